@@ -1,0 +1,39 @@
+# The commands of freshet. Each does the set-up that it needs; the second time that takes about a second.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/freshet/target
+
+FRESHET := $(CARGO_TARGET_DIR)/release/freshet
+CARGO := cargo
+DATA ?= .freshet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo up test bench clean
+
+help: ## List the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Install what is missing: system packages, Kafka, SeaweedFS
+	@scripts/setup
+
+build: setup ## Build target/release/freshet (in CARGO_TARGET_DIR)
+	$(CARGO) build --release --workspace
+
+demo: setup ## Start everything here, drop sample files, show them arrive, stop
+	$(CARGO) build --release --quiet --bin freshet
+	$(FRESHET) demo --data $(DATA)
+
+up: setup ## The same, and keep running until Ctrl-C
+	$(CARGO) build --release --quiet --bin freshet
+	$(FRESHET) up --data $(DATA)
+
+test: setup ## Check format and lints, run all tests on the real components
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) test --release --workspace
+
+bench: setup ## Measure rows a second and drop-to-visible, beside COPY and a plain script
+	$(CARGO) build --release --quiet --bin freshet
+	$(FRESHET) bench
+
+clean: ## Delete what was built (not the data folder, not the cache)
+	$(CARGO) clean

@@ -1,0 +1,196 @@
+//! The first pass over a file: everything that rejects the file as a whole is found here, before a row of it
+//! is published.
+
+use freshet_topics::{Domain, RawRow};
+use sha2::{Digest, Sha256};
+
+use crate::claim::Content;
+use crate::frame::{FrameError, FrameLimits, Framer, Record};
+use crate::header::{Header, HeaderError};
+use crate::producer::VALUE_BYTES_MAX;
+
+/// What a byte of text takes in JSON at most (`\u0001`).
+const JSON_BYTES_PER_BYTE: usize = 6;
+/// What a cell takes beside its text: column name, quotes, colon, comma. No column name is near this long.
+const JSON_BYTES_PER_CELL: usize = 80;
+
+/// Why a file is rejected as a whole; the text is for whoever dropped it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileReject {
+    /// The bytes are not CSV.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// The header does not fit the domain.
+    #[error("{0}")]
+    Header(#[from] HeaderError),
+    /// A row too long for Kafka.
+    #[error("line {line}: the row is longer than the {VALUE_BYTES_MAX} bytes that a message may have")]
+    RowTooLong {
+        /// Where it starts.
+        line: u64,
+    },
+}
+
+/// A file that passed.
+pub(crate) struct Checked {
+    pub(crate) header: Header,
+    pub(crate) rows: i64,
+    pub(crate) content: Content,
+    /// All of the bytes, if they are no more than was to be kept.
+    pub(crate) kept: Option<Vec<u8>>,
+}
+
+/// Takes a file piece by piece, however it is cut.
+pub(crate) struct Checker {
+    domain: &'static Domain,
+    framer: Framer,
+    header: Option<Header>,
+    hash: Sha256,
+    kept: Option<Vec<u8>>,
+    keep_bytes_max: usize,
+}
+
+impl Checker {
+    /// Keeps the bytes of a file of at most `keep_bytes_max`; `expected_bytes` is room made for them at once.
+    pub(crate) fn new(
+        domain: &'static Domain,
+        limits: FrameLimits,
+        keep_bytes_max: usize,
+        expected_bytes: usize,
+    ) -> Self {
+        Checker {
+            domain,
+            framer: Framer::new(limits),
+            header: None,
+            hash: Sha256::new(),
+            kept: (expected_bytes <= keep_bytes_max).then(|| Vec::with_capacity(expected_bytes)),
+            keep_bytes_max,
+        }
+    }
+
+    pub(crate) fn feed(&mut self, piece: &[u8]) -> Result<(), FileReject> {
+        self.hash.update(piece);
+        match &mut self.kept {
+            Some(kept) if kept.len() + piece.len() <= self.keep_bytes_max => kept.extend_from_slice(piece),
+            kept => *kept = None,
+        }
+        let mut input = piece;
+        while let Some(record) = self.framer.next(&mut input)? {
+            match &self.header {
+                Some(header) => check_row(self.domain, header, &record)?,
+                None => self.header = Some(Header::read(self.domain, &record)?),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Checked, FileReject> {
+        if let Some(record) = self.framer.finish()? {
+            match &self.header {
+                Some(header) => check_row(self.domain, header, &record)?,
+                None => self.header = Some(Header::read(self.domain, &record)?),
+            }
+        }
+        let header = self.header.ok_or(HeaderError::NoHeader)?;
+        let ignored_columns = header.ignored_columns().iter().map(ToString::to_string).collect();
+        Ok(Checked {
+            header,
+            rows: self.framer.position().row,
+            content: Content { sha256: self.hash.finalize().to_vec(), ignored_columns },
+            kept: self.kept,
+        })
+    }
+}
+
+/// Encodes a row only where it might be too long.
+fn check_row(domain: &Domain, header: &Header, record: &Record<'_>) -> Result<(), FileReject> {
+    let text: usize = record.iter().map(str::len).sum();
+    if text * JSON_BYTES_PER_BYTE + record.len() * JSON_BYTES_PER_CELL <= VALUE_BYTES_MAX {
+        return Ok(());
+    }
+    let row: RawRow<'_> = header.raw_row(record);
+    let mut value = Vec::new();
+    row.encode(domain, &mut value);
+    match value.len() <= VALUE_BYTES_MAX {
+        true => Ok(()),
+        false => Err(FileReject::RowTooLong { line: record.line() }),
+    }
+}
+
+/// Reads just the header again, for a reading that resumes.
+pub(crate) struct HeaderReader {
+    domain: &'static Domain,
+    framer: Framer,
+}
+
+impl HeaderReader {
+    pub(crate) fn new(domain: &'static Domain, limits: FrameLimits) -> Self {
+        HeaderReader { domain, framer: Framer::new(limits) }
+    }
+
+    pub(crate) fn feed(&mut self, mut piece: &[u8]) -> Result<Option<Header>, FileReject> {
+        match self.framer.next(&mut piece)? {
+            Some(record) => Ok(Some(Header::read(self.domain, &record)?)),
+            None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use freshet_topics::DOMAINS;
+
+    fn check(domain: &'static Domain, file: &[u8], cut: usize, keep: usize) -> Result<Checked, FileReject> {
+        let mut checker = Checker::new(domain, FrameLimits::default(), keep, 0);
+        for piece in file.chunks(cut) {
+            checker.feed(piece)?;
+        }
+        checker.finish()
+    }
+
+    /// The examples of a domain as a file.
+    fn file(domain: &Domain) -> String {
+        let names: Vec<&str> = domain.columns.iter().map(|column| column.name).collect();
+        let rows = domain
+            .examples
+            .iter()
+            .map(|example| example.cells.iter().map(|cell| format!("\"{cell}\"")).collect::<Vec<_>>().join(",") + "\n");
+        names.join(",") + "\n" + &rows.collect::<String>()
+    }
+
+    #[test]
+    fn a_file_is_the_same_however_it_is_cut() {
+        for domain in DOMAINS {
+            let file = file(domain);
+            let whole = check(domain, file.as_bytes(), usize::MAX, usize::MAX).expect("a good file");
+            assert_eq!(whole.rows, domain.examples.len() as i64);
+            assert_eq!(whole.kept.as_deref(), Some(file.as_bytes()));
+            for cut in [1, 7, 64] {
+                let pieces = check(domain, file.as_bytes(), cut, 10).expect("a good file");
+                assert_eq!(pieces.content, whole.content);
+                assert_eq!((pieces.rows, &pieces.header), (whole.rows, &whole.header));
+                assert_eq!(pieces.kept, None, "longer than what may be kept");
+            }
+        }
+    }
+
+    #[test]
+    fn what_rejects_a_file_is_found_before_a_row_is_published() {
+        let domain = DOMAINS[0];
+        let good = file(domain);
+        let long = "\u{1}".repeat(200_000);
+        let cases = [
+            (String::new(), "no header"),
+            ("\n\n".into(), "no header"),
+            (format!("{good}\"unclosed"), "never closed"),
+            (format!("{good}a\0b\n"), "NUL"),
+            (format!("{good}1,{long}\n"), "longer than the 900000 bytes"),
+        ];
+        for (file, expected) in cases {
+            let reject = check(domain, file.as_bytes(), 1 << 16, 0).err().expect(expected).to_string();
+            assert!(reject.contains(expected), "{reject}");
+        }
+        assert!(check(domain, good.lines().next().expect("header").as_bytes(), 5, 0).is_ok_and(|file| file.rows == 0));
+    }
+}

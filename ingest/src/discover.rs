@@ -1,0 +1,343 @@
+//! Discovery: the periodic listing of the raw bucket is the truth about what there is to publish.
+//!
+//! Every listing goes over all of a domain's prefixes and depends on no cursor, on no order, and on no clock,
+//! so that nothing is missed because of one. What it shows that the ledger does not know is registered, in key
+//! order. At a slower pace it also finds what is in the ledger and no longer in the bucket.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use freshet_sinks::postgres::{ErrorKind, error_kind};
+use freshet_topics::Domain;
+use futures::future::join_all;
+use sqlx::PgPool;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::known::Known;
+use crate::object::{ObjectVersion, ReadError};
+use crate::register::{self, KEYS_PER_TRANSACTION, Registered};
+use crate::{IngestError, Listener, metrics};
+
+/// Entries of listings that are remembered as settled, all domains together: about 20 MB.
+const KNOWN_MAX: usize = 500_000;
+/// New objects collected before they are registered, so that one listing of a full bucket stays bounded.
+const FOUND_MAX: usize = 20_000;
+/// Keys with trouble that are remembered; beyond that, the trouble of a key is met at every listing.
+const TROUBLED_MAX: usize = 10_000;
+/// Keys of the ledger compared with a listing in one statement.
+const PRESENT_PAGE: i64 = 1_000;
+/// Keys of one listing that are compared with the ledger for deletions: 32 MB of fingerprints. In a domain
+/// with more keys deletions go unrecorded, which changes no row of any table.
+const LISTED_MAX: usize = 1_000_000;
+/// HEAD requests of one look for deleted objects; the rest has its turn at the next.
+const DELETED_MAX: usize = 1_000;
+
+/// Why a listing was not finished. What it registered until then stands.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    /// S3 does not answer, or refuses.
+    #[error("list the raw bucket: {0}")]
+    Read(#[from] ReadError),
+    /// The ledger does not answer, or refuses.
+    #[error("compare the listing with the ledger: {0}")]
+    Ledger(#[from] sqlx::Error),
+}
+
+/// What one listing of a domain came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Entries that belong to the domain.
+    pub listed: u64,
+    /// Versions registered.
+    pub registered: u64,
+    /// Keys found deleted.
+    pub deleted: u64,
+}
+
+/// Discovery of one domain.
+pub struct Discovery {
+    listener: Arc<Listener>,
+    domain: &'static Domain,
+    known: Known,
+    /// Keys that could not be registered: failures so far, and when to try again.
+    troubled: HashMap<String, (u32, Instant)>,
+    reconciled_at: Option<Instant>,
+}
+
+/// Discovers every domain until `stop`.
+pub(crate) async fn discover(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
+    let each = listener.domains.iter().map(|domain| discover_domain(Arc::clone(&listener), domain, stop.clone()));
+    join_all(each).await.into_iter().collect()
+}
+
+async fn discover_domain(
+    listener: Arc<Listener>,
+    domain: &'static Domain,
+    stop: CancellationToken,
+) -> Result<(), IngestError> {
+    let pause = Duration::from_millis(listener.settings.list_interval_ms);
+    let mut discovery = Discovery::new(Arc::clone(&listener), domain);
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let pause = match discovery.discover_once().await {
+            Ok(_) => {
+                failures = 0;
+                pause
+            }
+            Err(DiscoverError::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => {
+                return Err(IngestError::Schema { action: "compare the listing with the ledger", source: error });
+            }
+            Err(error) => {
+                failures += 1;
+                let (domain, bucket) = (domain.name, &listener.bucket);
+                tracing::warn!(domain, bucket, %error, failures, "discovery failed, trying again");
+                metrics::LISTING_FAILURES.with_label_values(&[domain]).inc();
+                pause.max(listener.settings.back_off(failures))
+            }
+        };
+        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+    }
+    Ok(())
+}
+
+impl Discovery {
+    /// Knows nothing yet.
+    pub fn new(listener: Arc<Listener>, domain: &'static Domain) -> Self {
+        let known = Known::new(KNOWN_MAX / listener.domains.len().max(1));
+        Discovery { listener, domain, known, troubled: HashMap::new(), reconciled_at: None }
+    }
+
+    /// One listing of all that belongs to the domain.
+    ///
+    /// # Errors
+    /// If S3 or Postgres does not answer, or refuses.
+    pub async fn discover_once(&mut self) -> Result<Found, DiscoverError> {
+        let started = Instant::now();
+        let interval = Duration::from_millis(self.listener.settings.reconcile_interval_ms);
+        let mut reconciliation = None;
+        if self.reconciled_at.is_none_or(|at| at.elapsed() >= interval) {
+            self.known.forget();
+            reconciliation = Some(Reconciliation::begin(&self.listener.pool).await?);
+        }
+        let mut found = Found::default();
+        let mut fresh = Vec::new();
+        for prefix in prefixes(self.domain, &self.listener) {
+            self.list_prefix(&prefix, &mut fresh, &mut found, &mut reconciliation).await?;
+        }
+        found.registered += self.register(&mut fresh).await?;
+        if let Some(reconciliation) = reconciliation {
+            found.deleted = self.record_deletions(reconciliation).await?;
+            self.reconciled_at = Some(started);
+        }
+        metrics::LISTING_DURATION.observe(started.elapsed().as_secs_f64());
+        Ok(found)
+    }
+
+    async fn list_prefix(
+        &mut self,
+        prefix: &str,
+        fresh: &mut Vec<ObjectVersion>,
+        found: &mut Found,
+        reconciliation: &mut Option<Reconciliation>,
+    ) -> Result<(), DiscoverError> {
+        let listener = Arc::clone(&self.listener);
+        let mut pages = listener.reader.list_pages(&listener.bucket, prefix);
+        loop {
+            let Some(page) = listener.s3("list", pages.next()).await? else { return Ok(()) };
+            let extra: Vec<&str> = listener.settings.patterns_of(self.domain.name).collect();
+            let mut unseen = Vec::new();
+            for entry in page {
+                if !self.domain.matches(&entry.key, extra.iter().copied()) {
+                    continue;
+                }
+                found.listed += 1;
+                if let Some(reconciliation) = reconciliation
+                    && reconciliation.listed.len() < LISTED_MAX
+                {
+                    reconciliation.listed.insert(self.known.fingerprint(&entry.key));
+                }
+                if !self.known.contains(&entry) && !self.is_troubled(&entry.key) {
+                    unseen.push(entry);
+                }
+            }
+            self.compare(unseen, fresh).await?;
+            if fresh.len() >= FOUND_MAX {
+                found.registered += self.register(fresh).await?;
+            }
+        }
+    }
+
+    /// Asks the ledger about entries that are not remembered.
+    async fn compare(&mut self, unseen: Vec<ObjectVersion>, fresh: &mut Vec<ObjectVersion>) -> Result<(), sqlx::Error> {
+        if unseen.is_empty() {
+            return Ok(());
+        }
+        let listed: Vec<&ObjectVersion> = unseen.iter().collect();
+        let unknown = register::unknown(&self.listener.pool, &self.listener.bucket, &listed).await?;
+        for (entry, unknown) in unseen.into_iter().zip(unknown) {
+            match unknown {
+                true => fresh.push(entry),
+                false => self.known.insert(&entry),
+            }
+        }
+        Ok(())
+    }
+
+    /// Registers what was found, in key order, and empties `fresh`. Workers are woken after each transaction.
+    async fn register(&mut self, fresh: &mut Vec<ObjectVersion>) -> Result<u64, sqlx::Error> {
+        let mut fresh = std::mem::take(fresh);
+        fresh.sort_by(|one, other| one.key.cmp(&other.key));
+        // Prefixes may overlap.
+        fresh.dedup_by(|one, other| one.key == other.key);
+        let mut registered = 0;
+        for batch in fresh.chunks(KEYS_PER_TRANSACTION) {
+            let keys: Vec<String> = batch.iter().map(|entry| entry.key.clone()).collect();
+            let listener = Arc::clone(&self.listener);
+            let (pool, bucket) = (&listener.pool, &listener.bucket);
+            let outcomes =
+                register::register(pool, bucket, self.domain.name, &keys, |key| head(&listener, key)).await?;
+            let new = self.note(batch, outcomes);
+            if new > 0 {
+                metrics::OBJECTS_DISCOVERED.with_label_values(&[self.domain.name]).inc_by(new);
+                self.listener.work_to_do.notify_waiters();
+            }
+            registered += new;
+        }
+        Ok(registered)
+    }
+
+    /// Remembers what became of each key; gives how many versions are new.
+    fn note(&mut self, batch: &[ObjectVersion], outcomes: Vec<Registered>) -> u64 {
+        let mut new = 0;
+        for (entry, outcome) in batch.iter().zip(outcomes) {
+            let (domain, key) = (self.domain.name, &entry.key);
+            match outcome {
+                Registered::New(object) => {
+                    tracing::info!(domain, key, object, bytes = entry.size_bytes, "discovered");
+                    new += 1;
+                }
+                Registered::Known => {}
+                // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing.
+                Registered::Gone => {
+                    self.trouble(key);
+                    continue;
+                }
+                Registered::Failed(error) => {
+                    let bucket = &entry.bucket;
+                    let pause_ms = self.trouble(key).as_millis() as u64;
+                    tracing::warn!(domain, bucket, key, %error, pause_ms, "registration failed, trying again");
+                    continue;
+                }
+            }
+            self.troubled.remove(key);
+            // What was listed is settled, even where the HEAD told of a still newer version.
+            self.known.insert(entry);
+        }
+        new
+    }
+
+    fn trouble(&mut self, key: &str) -> Duration {
+        let failures = self.troubled.get(key).map_or(1, |(failures, _)| failures + 1);
+        let pause = self.listener.settings.back_off(failures);
+        if self.troubled.len() >= TROUBLED_MAX {
+            self.troubled.retain(|_, (_, until)| *until > Instant::now());
+        }
+        if self.troubled.len() < TROUBLED_MAX {
+            self.troubled.insert(key.to_owned(), (failures, Instant::now() + pause));
+        }
+        pause
+    }
+
+    fn is_troubled(&self, key: &str) -> bool {
+        self.troubled.get(key).is_some_and(|(_, until)| *until > Instant::now())
+    }
+
+    /// What the ledger holds as present, this listing did not show, and a HEAD does not find, is recorded as
+    /// deleted. Its rows stay.
+    async fn record_deletions(&self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
+        let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
+        if reconciliation.listed.len() >= LISTED_MAX {
+            tracing::warn!(domain = self.domain.name, bucket, LISTED_MAX, "too many keys to look for deletions");
+            return Ok(0);
+        }
+        let mut after = String::new();
+        let mut gone = Vec::new();
+        let mut asked = 0;
+        while asked < DELETED_MAX {
+            let page = register::present_keys(pool, bucket, self.domain.name, &after, PRESENT_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after.clone_from(last);
+            let absent = page.into_iter().filter(|key| !reconciliation.listed.contains(&self.known.fingerprint(key)));
+            for key in absent.take(DELETED_MAX - asked) {
+                asked += 1;
+                match head(&self.listener, key.clone()).await {
+                    Ok(None) => gone.push(key),
+                    Ok(Some(_)) => {}
+                    Err(error) => tracing::warn!(domain = self.domain.name, bucket, key, %error, "look for a deletion"),
+                }
+            }
+        }
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        let recorded = register::record_deletions(pool, bucket, &gone, reconciliation.started_at).await?;
+        tracing::info!(domain = self.domain.name, keys = gone.len(), versions = recorded, "recorded deletions");
+        Ok(gone.len() as u64)
+    }
+}
+
+/// A listing that is also compared with what the ledger holds as present.
+struct Reconciliation {
+    /// By the clock of the database.
+    started_at: DateTime<Utc>,
+    /// Fingerprints of all keys listed.
+    listed: HashSet<u128>,
+}
+
+impl Reconciliation {
+    async fn begin(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let started_at = sqlx::query_scalar("SELECT now()").fetch_one(pool).await?;
+        Ok(Reconciliation { started_at, listed: HashSet::new() })
+    }
+}
+
+/// What to list: a pattern that is a whole key is a prefix too, of itself above all. One that another covers
+/// is left out.
+fn prefixes(domain: &Domain, listener: &Listener) -> BTreeSet<String> {
+    let extra = listener.settings.patterns_of(domain.name);
+    cover(domain.patterns.iter().copied().chain(extra))
+}
+
+fn cover<'a>(patterns: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let patterns: BTreeSet<&str> = patterns.collect();
+    let covered = |pattern: &&&str| {
+        patterns.iter().any(|other| other != *pattern && other.ends_with('/') && pattern.starts_with(other))
+    };
+    patterns.iter().filter(|pattern| !covered(pattern)).map(ToString::to_string).collect()
+}
+
+async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>, ReadError> {
+    listener.s3("head", listener.reader.head(&listener.bucket, &key)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_listed_once() {
+        let cases: [(&[&str], &[&str]); 4] = [
+            (&["climate/", "raw/climate_data.csv"], &["climate/", "raw/climate_data.csv"]),
+            (&["climate/", "climate/2025/", "climate/x.csv"], &["climate/"]),
+            (&["raw/a", "raw/a.csv"], &["raw/a", "raw/a.csv"]),
+            (&["a/", "a/"], &["a/"]),
+        ];
+        for (patterns, expected) in cases {
+            let found: Vec<String> = cover(patterns.iter().copied()).into_iter().collect();
+            assert_eq!(found, expected, "{patterns:?}");
+        }
+    }
+}

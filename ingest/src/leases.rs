@@ -1,0 +1,99 @@
+//! The leases that this listener holds, renewed by one task while the objects are worked on.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger;
+
+struct Held {
+    epoch: i64,
+    lost: Arc<AtomicBool>,
+}
+
+/// All leases of a listener.
+#[derive(Default)]
+pub(crate) struct Leases {
+    held: Mutex<HashMap<i64, Held>>,
+}
+
+/// One lease; dropping it ends its renewal.
+pub(crate) struct Lease {
+    object: i64,
+    epoch: i64,
+    lost: Arc<AtomicBool>,
+    leases: Arc<Leases>,
+}
+
+impl Lease {
+    /// Whether another listener has taken the object over. Looked at between chunks, to save work only.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut held = self.leases.held();
+        if held.get(&self.object).is_some_and(|other| other.epoch == self.epoch) {
+            held.remove(&self.object);
+        }
+    }
+}
+
+impl Leases {
+    fn held(&self) -> MutexGuard<'_, HashMap<i64, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Renews the lease on an object until the result is dropped.
+    pub(crate) fn hold(self: &Arc<Self>, object: i64, epoch: i64) -> Lease {
+        let lost = Arc::new(AtomicBool::new(false));
+        self.held().insert(object, Held { epoch, lost: Arc::clone(&lost) });
+        Lease { object, epoch, lost, leases: Arc::clone(self) }
+    }
+
+    /// Renews three times in a lease's life, until `stop`.
+    pub(crate) async fn keep(&self, pool: &PgPool, lease: Duration, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(lease / 3)).await.is_some() {
+            let (objects, epochs): (Vec<i64>, Vec<i64>) =
+                self.held().iter().map(|(object, held)| (*object, held.epoch)).unzip();
+            if objects.is_empty() {
+                continue;
+            }
+            match ledger::renew(pool, &objects, &epochs, lease).await {
+                Ok(kept) => {
+                    for (object, held) in self.held().iter() {
+                        let asked = objects.iter().zip(&epochs).any(|pair| pair == (object, &held.epoch));
+                        if asked && !kept.contains(object) {
+                            held.lost.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+                // Whoever takes the object over meanwhile publishes the same rows with the same numbers.
+                Err(error) => tracing::warn!(%error, objects = objects.len(), "renew leases in the ledger"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_an_old_lease_leaves_a_newer_one_on_the_same_object() {
+        let leases = Arc::new(Leases::default());
+        let old = leases.hold(7, 1);
+        let new = leases.hold(7, 2);
+        drop(old);
+        assert_eq!(leases.held().get(&7).map(|held| held.epoch), Some(2));
+        assert!(!new.is_lost());
+        drop(new);
+        assert!(leases.held().is_empty());
+    }
+}

@@ -1,0 +1,86 @@
+//! What the listener counts, in the default registry of the `prometheus` crate.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    Histogram, HistogramVec, IntCounterVec, IntGaugeVec, exponential_buckets, register_histogram,
+    register_histogram_vec, register_int_counter_vec, register_int_gauge_vec,
+};
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register_int_counter_vec!(name, help, labels).expect("each metric is declared once")
+}
+
+fn gauges(name: &str, help: &str) -> IntGaugeVec {
+    register_int_gauge_vec!(name, help, &["domain"]).expect("each metric is declared once")
+}
+
+/// From 1 ms to about 65 s, each bucket twice the one before.
+fn durations() -> Vec<f64> {
+    exponential_buckets(0.001, 2.0, 17).expect("the bounds are positive")
+}
+
+macro_rules! by_domain {
+    ($($(#[$doc:meta])* $static:ident = $name:literal, $help:literal;)*) => {
+        $($(#[$doc])* pub(crate) static $static: LazyLock<IntCounterVec> =
+            LazyLock::new(|| counters($name, $help, &["domain"]));)*
+
+        /// Makes every metric appear, at zero, before the first event.
+        pub(crate) fn declare(domains: &[&'static freshet_topics::Domain]) {
+            for domain in domains {
+                $($static.with_label_values(&[domain.name]);)*
+                PUBLISH_DURATION.with_label_values(&[domain.name]);
+                PAUSED_DOMAINS.with_label_values(&[domain.name]).set(0);
+                LAG_ROWS.with_label_values(&[domain.name]).set(0);
+            }
+            for by in ["limit", "store"] {
+                S3_THROTTLES.with_label_values(&[by]);
+            }
+            LazyLock::force(&LISTING_DURATION);
+        }
+    };
+}
+
+by_domain! {
+    OBJECTS_DISCOVERED = "freshet_objects_discovered_total", "Object versions registered in the ledger.";
+    OBJECTS_PUBLISHED = "freshet_objects_published_total", "Object versions whose rows are all in Kafka.";
+    OBJECTS_APPLIED = "freshet_objects_applied_total", "Object versions found applied by the sweep.";
+    OBJECTS_REJECTED = "freshet_objects_rejected_total", "Files rejected before a row of them was published.";
+    OBJECTS_SUPERSEDED = "freshet_objects_superseded_total",
+        "Object versions overwritten or deleted before they were read, or the same as the version before.";
+    OBJECTS_REPAIRED = "freshet_objects_repaired_total",
+        "Published objects of which rows did not arrive, and that are published again.";
+    OBJECT_FAILURES = "freshet_object_failures_total", "Attempts to publish an object that failed and are retried.";
+    ROWS_PUBLISHED = "freshet_rows_published_total", "Rows acknowledged by Kafka, repeats included.";
+    LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed and are retried.";
+}
+
+/// By operation: list, head, get.
+pub(crate) static S3_REQUESTS: LazyLock<IntCounterVec> =
+    LazyLock::new(|| counters("freshet_s3_requests_total", "Requests to S3 by the listener.", &["operation"]));
+
+/// By whom: `limit` is ingest.s3_requests_per_second, `store` is S3 itself.
+pub(crate) static S3_THROTTLES: LazyLock<IntCounterVec> =
+    LazyLock::new(|| counters("freshet_s3_throttles_total", "Requests to S3 held back or refused.", &["by"]));
+
+pub(crate) static PUBLISH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    register_histogram_vec!(
+        "freshet_publish_duration_seconds",
+        "From the claim of an object to all its rows acknowledged.",
+        &["domain"],
+        durations()
+    )
+    .expect("each metric is declared once")
+});
+
+pub(crate) static LISTING_DURATION: LazyLock<Histogram> = LazyLock::new(|| {
+    register_histogram!("freshet_listing_duration_seconds", "One listing of one domain's prefixes.", durations())
+        .expect("each metric is declared once")
+});
+
+pub(crate) static PAUSED_DOMAINS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauges("freshet_paused_domains", "1 while nothing is published to the domain: lag limit, or topic unusable.")
+});
+
+pub(crate) static LAG_ROWS: LazyLock<IntGaugeVec> =
+    LazyLock::new(|| gauges("freshet_ingest_lag_rows", "Records in the topic beyond the bookmarks, as last seen."));

@@ -1,0 +1,461 @@
+//! Reads from S3: listing, HEAD, and the content of one version of an object. No other module does.
+//!
+//! A read is pinned: every GET carries the ETag as `If-Match`, and the versionId where there is one, so that a
+//! file overwritten while it is read is never a mixture. Compressed content is inflated on the way
+//! ([`inflate`]). Errors tell whose fault it is, since that decides what becomes of the object: the version is
+//! gone ([`ReadError::Superseded`]), the file is at fault ([`ReadError::Rejected`]), or it is worth another
+//! attempt ([`ReadError::World`], [`ReadError::Denied`]).
+//!
+//! Waits are bounded: the client is expected to have connect, read and attempt timeouts, as
+//! `freshet_sinks::s3::client` sets them; a body that gives no byte for [`BODY_TIMEOUT`] is given up here. How
+//! many requests there are a second is the caller's to limit: each method says how many it makes.
+
+mod inflate;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, DateTime as S3Time};
+use aws_sdk_s3::types::EncodingType;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::stream::{self, StreamExt};
+
+pub use inflate::{ReadLimits, Unreadable};
+
+use inflate::{Compression, Content, ContentError, Source};
+
+/// Keys of one page of a listing; S3 gives no more.
+const PAGE_KEYS_MAX: i32 = 1000;
+/// Longest wait for the next bytes of a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Characters of an error's text.
+const DETAIL_CHARS_MAX: usize = 500;
+
+/// What names one content of one key for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectVersion {
+    /// The bucket.
+    pub bucket: String,
+    /// The key.
+    pub key: String,
+    /// Where the bucket is versioned. A listing has none.
+    pub version_id: Option<String>,
+    /// As the server gives it, quotes included.
+    pub etag: String,
+    /// Size as stored, in bytes.
+    pub size_bytes: i64,
+    /// To the second, rounded down: HEAD tells no more, whatever a listing tells.
+    pub last_modified: DateTime<Utc>,
+}
+
+impl fmt::Display for ObjectVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "s3://{}/{}", self.bucket, self.key)?;
+        match &self.version_id {
+            Some(version_id) => write!(formatter, " version {version_id}"),
+            None => write!(formatter, " etag {}", self.etag),
+        }
+    }
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The version is gone: overwritten or deleted.
+    #[error("read {object}: this version is no longer there")]
+    Superseded {
+        /// Bucket, key and version.
+        object: String,
+    },
+    /// The file is at fault, and will be at the next attempt.
+    #[error("{reason}")]
+    Rejected {
+        /// Bucket, key and version.
+        object: String,
+        /// For whoever dropped the file.
+        reason: Unreadable,
+    },
+    /// Not allowed; an attempt later may be.
+    #[error("{action} {object}: access denied ({detail}); check the keys and the bucket's policy")]
+    Denied {
+        /// What was tried.
+        action: &'static str,
+        /// Bucket, key and version.
+        object: String,
+        /// What the server said.
+        detail: String,
+    },
+    /// The store or the way to it failed; try again later.
+    #[error("{action} {object}: {detail}")]
+    World {
+        /// What was tried.
+        action: &'static str,
+        /// Bucket, key and version.
+        object: String,
+        /// Whether the store asks for fewer requests.
+        throttled: bool,
+        /// What the server or the client said.
+        detail: String,
+    },
+}
+
+/// Reads from any bucket of one store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ObjectReader {
+    client: Client,
+    limits: ReadLimits,
+}
+
+impl ObjectReader {
+    /// Reads through `client`, with the default limits on compressed objects.
+    pub fn new(client: Client) -> Self {
+        ObjectReader { client, limits: ReadLimits::default() }
+    }
+
+    /// With other limits on compressed objects.
+    pub fn with_limits(self, limits: ReadLimits) -> Self {
+        ObjectReader { limits, ..self }
+    }
+
+    /// The listing of all keys that begin with `prefix`, page by page. In no order that could be relied upon,
+    /// and each key as it was at some moment while the listing ran.
+    pub fn list_pages<'a>(&'a self, bucket: &'a str, prefix: &'a str) -> Pages<'a> {
+        Pages { reader: self, bucket, prefix, next: NextPage::First }
+    }
+
+    /// What `key` holds now; `None` if nothing. One request.
+    ///
+    /// # Errors
+    /// [`ReadError::World`], [`ReadError::Denied`]. A HEAD has no body to explain itself in: a bucket that does
+    /// not exist cannot be told from a key that does not (a listing can).
+    pub async fn head(&self, bucket: &str, key: &str) -> Result<Option<ObjectVersion>, ReadError> {
+        let at = || format!("s3://{bucket}/{key}");
+        let head = match self.client.head_object().bucket(bucket).key(key).send().await {
+            Ok(head) => head,
+            Err(error) => {
+                return match classified("look up", at(), &error) {
+                    ReadError::Superseded { .. } => Ok(None),
+                    error => Err(error),
+                };
+            }
+        };
+        let lacks = |what| world("look up", at(), format!("the server gave no {what}"));
+        Ok(Some(ObjectVersion {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            version_id: head.version_id,
+            etag: head.e_tag.ok_or_else(|| lacks("ETag"))?,
+            size_bytes: head.content_length.ok_or_else(|| lacks("Content-Length"))?,
+            last_modified: head.last_modified.and_then(|at| to_second(&at)).ok_or_else(|| lacks("Last-Modified"))?,
+        }))
+    }
+
+    /// Whether this very version can still be read. One request.
+    ///
+    /// # Errors
+    /// [`ReadError::World`], [`ReadError::Denied`].
+    pub async fn exists(&self, version: &ObjectVersion) -> Result<bool, ReadError> {
+        let ObjectVersion { bucket, key, version_id, etag, .. } = version;
+        let request = self.client.head_object().bucket(bucket).key(key).set_version_id(version_id.clone());
+        match request.if_match(etag).send().await {
+            Ok(head) => Ok(head.e_tag.is_none_or(|found| found == *etag)),
+            Err(error) => match classified("look up", version.to_string(), &error) {
+                ReadError::Superseded { .. } => Ok(false),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// The content of this very version from `from_byte` (counted after decompression) on. One request, whose
+    /// body is then streamed. Compressed content is inflated from its start, and what comes before is skipped.
+    ///
+    /// # Errors
+    /// Any [`ReadError`].
+    pub async fn open(&self, version: &ObjectVersion, from_byte: u64) -> Result<ObjectBody, ReadError> {
+        let object_bytes = u64::try_from(version.size_bytes).unwrap_or(0);
+        let range_from = if Compression::of_name(&version.key).is_some() { 0 } else { from_byte };
+        if range_from > 0 && range_from >= object_bytes {
+            return self.open_at_end(version, range_from, object_bytes).await;
+        }
+        let answer = self.get(version, range_from).await?;
+        // A server that ignores the range sends all of it.
+        let is_range = range_from > 0 && answer.content_range().is_some();
+        let sent_from = if is_range { range_from } else { 0 };
+        let source = source_of(answer.body, object_bytes - sent_from);
+        let content = match is_range {
+            true => Content::plain_rest(source),
+            false => Content::sniff(&version.key, object_bytes, source, self.limits)
+                .await
+                .map_err(|error| content_error(&version.to_string(), error))?,
+        };
+        Ok(ObjectBody { content, object: version.to_string(), at: sent_from, from_byte })
+    }
+
+    /// There is nothing left to get; but whether the version is still there decides what becomes of it.
+    async fn open_at_end(
+        &self,
+        version: &ObjectVersion,
+        from_byte: u64,
+        object_bytes: u64,
+    ) -> Result<ObjectBody, ReadError> {
+        let object = version.to_string();
+        if !self.exists(version).await? {
+            return Err(ReadError::Superseded { object });
+        }
+        let content = Content::plain_rest(stream::empty().boxed());
+        Ok(ObjectBody { content, object, at: object_bytes, from_byte })
+    }
+
+    async fn get(&self, version: &ObjectVersion, range_from: u64) -> Result<GetObjectOutput, ReadError> {
+        let ObjectVersion { bucket, key, version_id, etag, .. } = version;
+        let mut request = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id.clone());
+        // Beside a versionId too: the one called `null` may be overwritten.
+        request = request.if_match(etag);
+        if range_from > 0 {
+            request = request.range(format!("bytes={range_from}-"));
+        }
+        let answer = request.send().await.map_err(|error| classified("read", version.to_string(), &error))?;
+        match answer.e_tag() {
+            Some(found) if found != etag => Err(ReadError::Superseded { object: version.to_string() }),
+            _ => Ok(answer),
+        }
+    }
+}
+
+/// A listing under way. Nothing of it stays in memory but the page given.
+#[derive(Debug)]
+pub struct Pages<'a> {
+    reader: &'a ObjectReader,
+    bucket: &'a str,
+    prefix: &'a str,
+    next: NextPage,
+}
+
+#[derive(Debug, PartialEq)]
+enum NextPage {
+    First,
+    From(String),
+    None,
+}
+
+impl Pages<'_> {
+    /// The next page, of at most 1000 keys and possibly none; `None` after the last. One request.
+    ///
+    /// # Errors
+    /// [`ReadError::World`], [`ReadError::Denied`]. The same page may be asked for again.
+    pub async fn next(&mut self) -> Result<Option<Vec<ObjectVersion>>, ReadError> {
+        let token = match &self.next {
+            NextPage::None => return Ok(None),
+            NextPage::First => None,
+            NextPage::From(token) => Some(token.clone()),
+        };
+        let at = || format!("s3://{}/{}", self.bucket, self.prefix);
+        let request = self.reader.client.list_objects_v2().bucket(self.bucket).set_continuation_token(token);
+        let prefix = (!self.prefix.is_empty()).then(|| self.prefix.to_owned());
+        // Keys may hold characters that XML cannot.
+        let request = request.set_prefix(prefix).max_keys(PAGE_KEYS_MAX).encoding_type(EncodingType::Url);
+        let answer = request.send().await.map_err(|error| match classified("list", at(), &error) {
+            ReadError::Superseded { object } => world("list", object, detail(&error)),
+            error => error,
+        })?;
+        let next = match (answer.is_truncated(), answer.next_continuation_token()) {
+            (Some(true), Some(token)) => NextPage::From(token.to_owned()),
+            (Some(true), None) => return Err(world("list", at(), "the listing goes on, but not how".into())),
+            _ => NextPage::None,
+        };
+        if next != NextPage::None && next == self.next {
+            return Err(world("list", at(), "the listing turns in a circle".into()));
+        }
+        let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
+        let page = answer.contents().iter().filter_map(|entry| listed(self.bucket, entry, is_encoded)).collect();
+        self.next = next;
+        Ok(Some(page))
+    }
+}
+
+/// An entry of a listing; `None` for one that lacks what an object has (a folder of some look-alikes).
+fn listed(bucket: &str, entry: &aws_sdk_s3::types::Object, is_encoded: bool) -> Option<ObjectVersion> {
+    let key = entry.key()?;
+    Some(ObjectVersion {
+        bucket: bucket.to_owned(),
+        key: if is_encoded { url_decoded(key)? } else { key.to_owned() },
+        version_id: None,
+        etag: entry.e_tag()?.to_owned(),
+        size_bytes: entry.size()?,
+        last_modified: to_second(entry.last_modified()?)?,
+    })
+}
+
+/// As in a query: `+` is a space, `%2B` a plus. `None` where it is not that, or not UTF-8.
+fn url_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn to_second(time: &S3Time) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(time.secs(), 0)
+}
+
+/// The content of an object, as text bytes.
+pub struct ObjectBody {
+    content: Content,
+    object: String,
+    /// How many bytes come before the next piece of `content`.
+    at: u64,
+    /// The first byte that is wanted.
+    from_byte: u64,
+}
+
+impl fmt::Debug for ObjectBody {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ObjectBody").field("object", &self.object).field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl ObjectBody {
+    /// The next bytes, at most 256 KiB and never none; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ReadError::World`] where the body breaks off: open it again from where the bytes so far end.
+    /// [`ReadError::Rejected`] where it cannot be inflated. After either the body is of no further use.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, ReadError> {
+        loop {
+            let piece = self.content.piece().await.map_err(|error| content_error(&self.object, error))?;
+            let Some(mut piece) = piece else {
+                return match self.at < self.from_byte {
+                    true => Err(content_error(&self.object, Unreadable::EndsEarly(self.from_byte).into())),
+                    false => Ok(None),
+                };
+            };
+            let unwanted = self.from_byte.saturating_sub(self.at).min(piece.len() as u64);
+            self.at += piece.len() as u64;
+            let wanted = piece.split_off(unwanted as usize);
+            if !wanted.is_empty() {
+                return Ok(Some(wanted));
+            }
+        }
+    }
+}
+
+/// The body as a stream that ends in an error unless it has all `expected_bytes`, and that never waits for ever.
+fn source_of(body: ByteStream, expected_bytes: u64) -> Source {
+    let step = |(mut body, missing): (ByteStream, Option<u64>)| async move {
+        // An error was the last.
+        let missing = missing?;
+        let failed = |text: String| Some((Err(io::Error::other(text)), (ByteStream::default(), None)));
+        match tokio::time::timeout(BODY_TIMEOUT, body.try_next()).await {
+            Err(_) => failed(format!("no data for {} s", BODY_TIMEOUT.as_secs())),
+            Ok(Err(error)) => failed(chain(&error)),
+            Ok(Ok(None)) if missing > 0 => failed(format!("the body broke off {missing} bytes before its end")),
+            Ok(Ok(None)) => None,
+            Ok(Ok(Some(bytes))) => match missing.checked_sub(bytes.len() as u64) {
+                Some(missing) => Some((Ok(bytes), (body, Some(missing)))),
+                None => failed("the body is longer than the object".into()),
+            },
+        }
+    };
+    stream::unfold((body, Some(expected_bytes)), step).boxed()
+}
+
+fn content_error(object: &str, error: ContentError) -> ReadError {
+    match error {
+        ContentError::Unreadable(reason) => ReadError::Rejected { object: object.to_owned(), reason },
+        ContentError::Source(error) => world("read", object.to_owned(), chain(&error)),
+    }
+}
+
+fn world(action: &'static str, object: String, detail: String) -> ReadError {
+    ReadError::World { action, object, throttled: false, detail }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Gone,
+    Denied,
+    Archived,
+    Throttled,
+    Other,
+}
+
+/// Whose fault an answer is, by its HTTP status and S3 error code.
+///
+/// | status | code | fault |
+/// |---|---|---|
+/// | 404 | `NoSuchBucket` | a setting is wrong, not the object: other |
+/// | 404, 412, 405 (a delete marker) | any | the version is gone |
+/// | 403 | `InvalidObjectState` | archived |
+/// | 403 | `RequestTimeTooSkewed` | a clock is wrong: other |
+/// | 401, 403; 400 with `ExpiredToken`, `InvalidToken` | any | denied |
+/// | 429; any with `SlowDown` and its kin | | throttled |
+/// | anything else, or no answer at all | | other: worth another attempt |
+fn fault(status: Option<u16>, code: Option<&str>) -> Fault {
+    match (status, code) {
+        (_, Some("NoSuchBucket" | "RequestTimeTooSkewed")) => Fault::Other,
+        (_, Some("InvalidObjectState")) => Fault::Archived,
+        (Some(404 | 405 | 412), _) => Fault::Gone,
+        (Some(401 | 403), _) | (_, Some("ExpiredToken" | "InvalidToken")) => Fault::Denied,
+        (Some(429), _) => Fault::Throttled,
+        (_, Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests")) => {
+            Fault::Throttled
+        }
+        _ => Fault::Other,
+    }
+}
+
+fn classified<E>(action: &'static str, object: String, error: &SdkError<E, HttpResponse>) -> ReadError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    match fault(status, error.code()) {
+        Fault::Gone => ReadError::Superseded { object },
+        Fault::Archived => ReadError::Rejected { object, reason: Unreadable::Archived },
+        Fault::Denied => ReadError::Denied { action, object, detail: detail(error) },
+        fault => ReadError::World { action, object, throttled: fault == Fault::Throttled, detail: detail(error) },
+    }
+}
+
+/// What the server said, or else what the client did.
+fn detail<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    match (status, error.code(), error.message()) {
+        (Some(status), Some(code), Some(message)) => bounded(format!("{status} {code}: {message}")),
+        (Some(status), code, _) => bounded(format!("{status} {}", code.unwrap_or("without an explanation"))),
+        _ => chain(error),
+    }
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.dedup();
+    bounded(texts.join(": "))
+}
+
+fn bounded(text: String) -> String {
+    text.chars().take(DETAIL_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests;

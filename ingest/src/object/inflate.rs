@@ -1,0 +1,421 @@
+//! The content of an object as plain text bytes: sniffed, inflated, and bounded.
+//!
+//! Name and content must agree: `.gz` is gzip (several members too), `.zst` is Zstandard (several frames too),
+//! anything else is neither. So a reading that resumes knows from the name alone how to go on, and a file
+//! whose name lies is rejected with a reason its owner understands.
+
+use std::io;
+use std::pin::Pin;
+
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::io::StreamReader;
+
+/// Most bytes of one piece.
+pub(super) const PIECE_BYTES_MAX: usize = 256 << 10;
+/// Enough to tell the formats apart.
+const MAGIC_BYTES: usize = 4;
+/// A content this small is no bomb, whatever its ratio.
+const RATIO_FREE_BYTES: u64 = 16 << 20;
+/// Window of a Zstandard frame, as a power of two: 8 MiB, what every decoder must offer (RFC 8878, 3.1.1.1.2)
+/// and what `zstd` uses up to level 19. It is memory that the file demands.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// Bounds on what a compressed object may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadLimits {
+    /// Bytes after decompression. Default 16 GiB.
+    pub inflated_bytes_max: u64,
+    /// Bytes after decompression per byte before, checked beyond the first 16 MiB. Default 200; CSV of
+    /// measurements has 4 to 20.
+    pub inflate_ratio_max: u64,
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        ReadLimits { inflated_bytes_max: 16 << 30, inflate_ratio_max: 200 }
+    }
+}
+
+/// Why the content of an object is no file of ours. The text is its reject reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Named as compressed, and is not.
+    #[error("the name ends in {0}, but the content is not {format}; rename it or compress it", format = format_of(.0))]
+    NotCompressed(&'static str),
+    /// Compressed, and not named so.
+    #[error("the content is {format}, but the name does not end in {0}; rename it", format = format_of(.0))]
+    Misnamed(&'static str),
+    /// Inflates to more than is allowed, or at a ratio that no table has.
+    #[error("the content inflates to more than {limit_bytes} bytes, the limit for an object of {object_bytes} bytes")]
+    TooLarge {
+        /// What is allowed, by either limit.
+        limit_bytes: u64,
+        /// What the object has.
+        object_bytes: u64,
+    },
+    /// The compressed stream ends before its end.
+    #[error("the compressed content is cut off; upload it again")]
+    Truncated,
+    /// The compressed stream is damaged, or demands too much memory.
+    #[error("the compressed content cannot be read: {0}")]
+    Damaged(String),
+    /// There is less content than was read before.
+    #[error("the content ends before byte {0}, from which the reading was to go on")]
+    EndsEarly(u64),
+    /// The store keeps it on tape, or the like.
+    #[error("the object is archived; restore it, then publish it again")]
+    Archived,
+}
+
+/// Why there are no more bytes.
+#[derive(Debug)]
+pub(super) enum ContentError {
+    /// The file's fault.
+    Unreadable(Unreadable),
+    /// The store or the way to it.
+    Source(io::Error),
+}
+
+impl From<Unreadable> for ContentError {
+    fn from(reason: Unreadable) -> Self {
+        ContentError::Unreadable(reason)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        let ends_in = |suffix: &str| {
+            name.len()
+                .checked_sub(suffix.len())
+                .and_then(|at| name.get(at..))
+                .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+        };
+        [Compression::Gzip, Compression::Zstd].into_iter().find(|compression| ends_in(compression.suffix()))
+    }
+
+    /// Text in UTF-8 begins like none of these: a second byte of theirs is no start of a character.
+    fn of_magic(start: &[u8]) -> Option<Self> {
+        match start {
+            [0x1f, 0x8b, ..] => Some(Compression::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
+            // A skippable frame, with which parallel compressors begin.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Compression::Zstd),
+            _ => None,
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Compression::Gzip => ".gz",
+            Compression::Zstd => ".zst",
+        }
+    }
+}
+
+fn format_of(suffix: &str) -> &'static str {
+    if suffix == ".gz" { "gzip" } else { "Zstandard" }
+}
+
+/// The bytes of an object as the store sends them.
+pub(super) type Source = BoxStream<'static, io::Result<Bytes>>;
+
+/// The bytes of an object as they are framed.
+pub(super) enum Content {
+    Plain {
+        source: Source,
+        rest: Bytes,
+    },
+    Inflated {
+        reader: Pin<Box<dyn AsyncRead + Send>>,
+        buffer: BytesMut,
+        inflated_bytes: u64,
+        limit_bytes: u64,
+        object_bytes: u64,
+    },
+}
+
+impl Content {
+    /// Content of which only a later part is asked for, so that there is nothing to sniff; not compressed.
+    pub(super) fn plain_rest(source: Source) -> Self {
+        Content::Plain { source, rest: Bytes::new() }
+    }
+
+    /// Looks at the first bytes, and inflates if `name` and they say so. `object_bytes` is the object's size.
+    pub(super) async fn sniff(
+        name: &str,
+        object_bytes: u64,
+        mut source: Source,
+        limits: ReadLimits,
+    ) -> Result<Self, ContentError> {
+        let start = start(&mut source).await.map_err(ContentError::Source)?;
+        match (Compression::of_name(name), Compression::of_magic(&start)) {
+            (None, None) => Ok(Content::Plain { source, rest: start }),
+            (Some(named), found) if found == Some(named) => {
+                let ratio_bytes = object_bytes.saturating_mul(limits.inflate_ratio_max).max(RATIO_FREE_BYTES);
+                let limit_bytes = ratio_bytes.min(limits.inflated_bytes_max);
+                let reader = inflating(named, start, source);
+                let buffer = BytesMut::new();
+                Ok(Content::Inflated { reader, buffer, inflated_bytes: 0, limit_bytes, object_bytes })
+            }
+            (Some(named), _) => Err(Unreadable::NotCompressed(named.suffix()).into()),
+            (None, Some(found)) => Err(Unreadable::Misnamed(found.suffix()).into()),
+        }
+    }
+
+    /// The next bytes, at most [`PIECE_BYTES_MAX`] and never none; `None` at the end.
+    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, ContentError> {
+        match self {
+            Content::Plain { source, rest } => {
+                while rest.is_empty() {
+                    match source.next().await {
+                        Some(bytes) => *rest = bytes.map_err(ContentError::Source)?,
+                        None => return Ok(None),
+                    }
+                }
+                Ok(Some(rest.split_to(rest.len().min(PIECE_BYTES_MAX))))
+            }
+            Content::Inflated { reader, buffer, inflated_bytes, limit_bytes, object_bytes } => {
+                buffer.reserve(PIECE_BYTES_MAX);
+                let mut room = reader.take(PIECE_BYTES_MAX as u64);
+                let count = room.read_buf(buffer).await.map_err(inflate_error)?;
+                *inflated_bytes += count as u64;
+                if *inflated_bytes > *limit_bytes {
+                    let (limit_bytes, object_bytes) = (*limit_bytes, *object_bytes);
+                    return Err(Unreadable::TooLarge { limit_bytes, object_bytes }.into());
+                }
+                Ok((count > 0).then(|| buffer.split().freeze()))
+            }
+        }
+    }
+}
+
+/// At least [`MAGIC_BYTES`], unless the object has fewer.
+async fn start(source: &mut Source) -> io::Result<Bytes> {
+    let mut start = Bytes::new();
+    while start.len() < MAGIC_BYTES {
+        match source.next().await.transpose()? {
+            Some(bytes) if start.is_empty() => start = bytes,
+            Some(bytes) => start = [start, bytes].concat().into(),
+            None => break,
+        }
+    }
+    Ok(start)
+}
+
+/// The source's own failure on its way through the decoder, which has failures of the same type.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct SourceFailed(io::Error);
+
+fn inflating(compression: Compression, start: Bytes, source: Source) -> Pin<Box<dyn AsyncRead + Send>> {
+    let tagged = |bytes: io::Result<Bytes>| bytes.map_err(|error| io::Error::other(SourceFailed(error)));
+    let reader = StreamReader::new(stream::iter([Ok(start)]).chain(source).map(tagged));
+    match compression {
+        Compression::Gzip => {
+            let mut decoder = GzipDecoder::new(reader);
+            decoder.multiple_members(true);
+            Box::pin(decoder)
+        }
+        Compression::Zstd => {
+            let mut decoder = ZstdDecoder::with_params(reader, &[DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX)]);
+            decoder.multiple_members(true);
+            Box::pin(decoder)
+        }
+    }
+}
+
+fn inflate_error(error: io::Error) -> ContentError {
+    let kind = error.kind();
+    let text = error.to_string();
+    match error.into_inner().map(|inner| inner.downcast::<SourceFailed>()) {
+        Some(Ok(source)) => ContentError::Source(source.0),
+        _ if kind == io::ErrorKind::UnexpectedEof => Unreadable::Truncated.into(),
+        _ => Unreadable::Damaged(text).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_compression::Level;
+    use async_compression::tokio::write::{GzipEncoder, ZstdEncoder};
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const TEXT: &[u8] = b"location_id,date,dengue_cases\n1,2025-09-21,2478\n2,2025-09-21,17\n";
+
+    fn source(pieces: impl IntoIterator<Item = io::Result<Vec<u8>>>) -> Source {
+        stream::iter(pieces.into_iter().map(|piece| piece.map(Bytes::from)).collect::<Vec<_>>()).boxed()
+    }
+
+    async fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzipEncoder::new(Vec::new());
+        encoder.write_all(text).await.expect("compress");
+        encoder.shutdown().await.expect("compress");
+        encoder.into_inner()
+    }
+
+    async fn zstd(text: &[u8]) -> Vec<u8> {
+        let mut encoder = ZstdEncoder::with_quality(Vec::new(), Level::Precise(3));
+        encoder.write_all(text).await.expect("compress");
+        encoder.shutdown().await.expect("compress");
+        encoder.into_inner()
+    }
+
+    /// All of the content, read from a source that gives `cut` bytes at a time.
+    async fn read(name: &str, object: &[u8], cut: usize, limits: ReadLimits) -> Result<Vec<u8>, ContentError> {
+        let pieces = source(object.chunks(cut).map(|piece| Ok(piece.to_vec())));
+        let mut content = Content::sniff(name, object.len() as u64, pieces, limits).await?;
+        let mut all = Vec::new();
+        while let Some(piece) = content.piece().await? {
+            assert!((1..=PIECE_BYTES_MAX).contains(&piece.len()));
+            all.extend_from_slice(&piece);
+        }
+        assert!(content.piece().await.is_ok_and(|piece| piece.is_none()), "the end is the end");
+        Ok(all)
+    }
+
+    async fn reason(name: &str, object: &[u8], limits: ReadLimits) -> Unreadable {
+        match read(name, object, 7, limits).await {
+            Err(ContentError::Unreadable(reason)) => reason,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_text_comes_out_of_every_format_and_cut() {
+        let (gzip_text, zstd_text) = (gzip(TEXT).await, zstd(TEXT).await);
+        let (first, second) = TEXT.split_at(20);
+        let members = [gzip(first).await, gzip(b"").await, gzip(second).await].concat();
+        let frames = [&b"\x50\x2a\x4d\x18\x02\0\0\0xx"[..], &zstd(first).await, &zstd(second).await].concat();
+        for (name, object) in [
+            ("a.csv", TEXT),
+            ("a", TEXT),
+            ("a.csv.gz", &gzip_text),
+            ("A.GZ", &gzip_text),
+            ("a.gz", &members),
+            ("a.csv.zst", &zstd_text),
+            ("ü.Zst", &frames),
+        ] {
+            for cut in [1, 2, 3, 10, 1 << 20] {
+                let text = read(name, object, cut, ReadLimits::default()).await.expect(name);
+                assert_eq!(text, TEXT, "{name} by {cut}");
+            }
+        }
+        assert_eq!(read("a.csv", b"", 1, ReadLimits::default()).await.expect("empty"), b"");
+        assert_eq!(read("a.gz", &gzip(b"").await, 1, ReadLimits::default()).await.expect("empty"), b"");
+    }
+
+    #[tokio::test]
+    async fn large_content_comes_in_bounded_pieces() {
+        let text: Vec<u8> = (0..3_000_000_u32).flat_map(|number| (number % 251).to_le_bytes()).collect();
+        for (name, object) in [("a.csv", text.clone()), ("a.gz", gzip(&text).await), ("a.zst", zstd(&text).await)] {
+            for cut in [4096, 1 << 30] {
+                assert_eq!(read(name, &object, cut, ReadLimits::default()).await.expect(name), text, "{name}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_and_a_content_that_disagree_reject_the_file() {
+        let (gzip_text, zstd_text) = (gzip(TEXT).await, zstd(TEXT).await);
+        for (name, object, expected) in [
+            ("a.csv.gz", TEXT, Unreadable::NotCompressed(".gz")),
+            ("a.gz", b"", Unreadable::NotCompressed(".gz")),
+            ("a.gz", b"\x1f", Unreadable::NotCompressed(".gz")),
+            ("a.gz", &zstd_text, Unreadable::NotCompressed(".gz")),
+            ("a.zst", &gzip_text, Unreadable::NotCompressed(".zst")),
+            ("a.csv", &gzip_text, Unreadable::Misnamed(".gz")),
+            ("gz", &gzip_text, Unreadable::Misnamed(".gz")),
+            ("a.csv", &zstd_text, Unreadable::Misnamed(".zst")),
+        ] {
+            assert_eq!(reason(name, object, ReadLimits::default()).await, expected, "{name}");
+        }
+        assert_eq!(
+            Unreadable::Misnamed(".zst").to_string(),
+            "the content is Zstandard, but the name does not end in .zst; rename it"
+        );
+    }
+
+    #[tokio::test]
+    async fn content_cut_off_anywhere_or_damaged_is_never_taken_for_whole() {
+        for (name, object) in [("a.gz", gzip(TEXT).await), ("a.zst", zstd(TEXT).await)] {
+            for len in 4..object.len() {
+                assert_eq!(
+                    reason(name, &object[..len], ReadLimits::default()).await,
+                    Unreadable::Truncated,
+                    "{name} {len}"
+                );
+                let second = [&object[..], &object[..len]].concat();
+                assert_eq!(reason(name, &second, ReadLimits::default()).await, Unreadable::Truncated, "{name} + {len}");
+            }
+            let with_rubbish = [&object[..], b"and more text"].concat();
+            let damaged = reason(name, &with_rubbish, ReadLimits::default()).await;
+            assert!(matches!(damaged, Unreadable::Damaged(_)), "{name}: {damaged:?}");
+        }
+        let mut flipped = gzip(TEXT).await;
+        let last = flipped.len() - 6;
+        flipped[last] ^= 1;
+        let damaged = reason("a.gz", &flipped, ReadLimits::default()).await;
+        assert!(matches!(damaged, Unreadable::Damaged(_)), "{damaged:?}");
+    }
+
+    #[tokio::test]
+    async fn a_bomb_is_refused_long_before_it_is_inflated() {
+        let zeros = vec![b'0'; 40 << 20];
+        for (name, object) in [("a.gz", gzip(&zeros).await), ("a.zst", zstd(&zeros).await)] {
+            let object_bytes = object.len() as u64;
+            let limit_bytes = (object_bytes * 200).max(RATIO_FREE_BYTES);
+            let too_large = Unreadable::TooLarge { limit_bytes, object_bytes };
+            assert_eq!(reason(name, &object, ReadLimits::default()).await, too_large);
+            let roomy = ReadLimits { inflate_ratio_max: u64::MAX, ..ReadLimits::default() };
+            assert_eq!(read(name, &object, 1 << 20, roomy).await.expect(name).len(), zeros.len());
+        }
+        let object = gzip(TEXT).await;
+        for (inflated_bytes_max, fits) in [(TEXT.len() as u64, true), (TEXT.len() as u64 - 1, false)] {
+            let limits = ReadLimits { inflated_bytes_max, ..ReadLimits::default() };
+            assert_eq!(read("a.gz", &object, 9, limits).await.is_ok(), fits);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_window_that_demands_much_memory_is_refused() {
+        // A frame header with a window descriptor of 2^27 bytes, and one raw block.
+        let frame = b"\x28\xb5\x2f\xfd\x00\x88\x19\x00\x00abc";
+        let damaged = reason("a.zst", frame, ReadLimits::default()).await;
+        assert!(matches!(damaged, Unreadable::Damaged(_)), "{damaged:?}");
+        let frame = b"\x28\xb5\x2f\xfd\x00\x58\x19\x00\x00abc";
+        assert_eq!(read("a.zst", frame, 9, ReadLimits::default()).await.expect("2^21 is fine"), b"abc");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_breaks_is_not_the_fault_of_the_file() {
+        let broken = || Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection reset"));
+        for (name, object) in [("a.csv", TEXT.to_vec()), ("a.gz", gzip(TEXT).await), ("a.zst", zstd(TEXT).await)] {
+            for len in [0, 3, 20] {
+                let pieces = source([Ok(object[..len].to_vec()), broken()]);
+                let error = match Content::sniff(name, 99, pieces, ReadLimits::default()).await {
+                    Err(error) => error,
+                    Ok(mut content) => loop {
+                        match content.piece().await {
+                            Ok(Some(_)) => {}
+                            Ok(None) => panic!("{name}: the end"),
+                            Err(error) => break error,
+                        }
+                    },
+                };
+                assert!(matches!(error, ContentError::Source(_)), "{name} {len}: {error:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+use std::sync::{Arc, Mutex};
+
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// A server that gives these answers, one a connection, and notes the requests.
+async fn server(answers: Vec<String>) -> (ObjectReader, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&requests);
+    tokio::spawn(async move {
+        for answer in answers {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(connection.read_u8().await.expect("a request"));
+            }
+            seen.lock().expect("requests").push(String::from_utf8_lossy(&request).to_lowercase());
+            connection.write_all(answer.as_bytes()).await.expect("answered");
+        }
+    });
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("key", "secret", None, None, "test"))
+        .retry_config(RetryConfig::disabled())
+        .force_path_style(true)
+        .endpoint_url(endpoint)
+        .build();
+    (ObjectReader::new(Client::from_conf(config)), requests)
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    let len = body.len();
+    format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len}\r\n{headers}\r\n{body}")
+}
+
+fn version(size_bytes: i64) -> ObjectVersion {
+    ObjectVersion {
+        bucket: "raw".into(),
+        key: "health/day 1.csv".into(),
+        version_id: Some("v7".into()),
+        etag: "\"tag\"".into(),
+        size_bytes,
+        last_modified: DateTime::from_timestamp(1_700_000_000, 0).expect("a time"),
+    }
+}
+
+async fn all(body: Result<ObjectBody, ReadError>) -> Result<String, ReadError> {
+    let mut body = body?;
+    let mut text = Vec::new();
+    while let Some(chunk) = body.chunk().await? {
+        text.extend_from_slice(&chunk);
+    }
+    Ok(String::from_utf8(text).expect("text"))
+}
+
+#[tokio::test]
+async fn a_reading_is_pinned_and_resumes_with_a_range() {
+    let etag = "ETag: \"tag\"\r\n";
+    let (reader, requests) = server(vec![
+        answer("200 OK", etag, "0123456789"),
+        answer("206 Partial Content", &format!("{etag}Content-Range: bytes 7-9/10\r\n"), "789"),
+        answer("200 OK", etag, "0123456789"),
+        answer("200 OK", "ETag: \"other\"\r\n", "0123456789"),
+        answer("200 OK", etag, ""),
+        answer("412 Precondition Failed", "", ""),
+    ])
+    .await;
+    assert_eq!(all(reader.open(&version(10), 0).await).await.expect("whole"), "0123456789");
+    assert_eq!(all(reader.open(&version(10), 7).await).await.expect("the rest"), "789");
+    assert_eq!(all(reader.open(&version(10), 8).await).await.expect("a server without ranges"), "89");
+    let ignored = all(reader.open(&version(10), 0).await).await.expect_err("a server that ignores If-Match");
+    assert!(matches!(ignored, ReadError::Superseded { .. }), "{ignored:?}");
+    assert_eq!(all(reader.open(&version(10), 10).await).await.expect("nothing is left"), "");
+    let gone = all(reader.open(&version(10), 10).await).await.expect_err("nothing is left of nothing");
+    assert_eq!(gone.to_string(), "read s3://raw/health/day 1.csv version v7: this version is no longer there");
+
+    let requests = requests.lock().expect("requests");
+    for request in &requests[..4] {
+        assert!(request.starts_with("get /raw/health/day%201.csv?") && request.contains("versionid=v7"), "{request}");
+        assert!(request.contains("if-match: \"tag\""), "{request}");
+    }
+    assert!(!requests[0].contains("range:") && requests[1].contains("range: bytes=7-\r\n"));
+    assert!(requests[4].starts_with("head ") && requests[4].contains("if-match: \"tag\""));
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_the_worlds_fault() {
+    let cut = answer("200 OK", "ETag: \"tag\"\r\n", "0123456789").replace("456789", "");
+    let short = answer("200 OK", "ETag: \"tag\"\r\n", "0123");
+    let long = answer("200 OK", "ETag: \"tag\"\r\n", "0123456789abc");
+    for (answer, expected) in [(cut, ""), (short, "6 bytes before its end"), (long, "longer than the object")] {
+        let (reader, _) = server(vec![answer]).await;
+        let error = all(reader.open(&version(10), 0).await).await.expect_err("not whole");
+        assert!(matches!(error, ReadError::World { .. }) && error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn errors_tell_whose_fault_they_are_and_where() {
+    let body = |code: &str| format!("<Error><Code>{code}</Code><Message>so it is</Message></Error>");
+    for (status, code, expected) in [
+        ("403 Forbidden", "AccessDenied", "read s3://raw/health/day 1.csv version v7: access denied (403 AccessDenied"),
+        ("503 Slow Down", "SlowDown", "read s3://raw/health/day 1.csv version v7: 503 SlowDown: so it is"),
+        ("403 Forbidden", "InvalidObjectState", "the object is archived"),
+        ("404 Not Found", "NoSuchVersion", "no longer there"),
+    ] {
+        let (reader, _) = server(vec![answer(status, "", &body(code))]).await;
+        let error = reader.open(&version(10), 0).await.expect_err("refused");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(matches!(error, ReadError::World { throttled: true, .. }), code == "SlowDown");
+    }
+    let nowhere = {
+        let (reader, _) = server(vec![]).await;
+        tokio::task::yield_now().await;
+        reader
+    };
+    let error = nowhere.head("raw", "a").await.expect_err("nobody answers");
+    assert!(matches!(error, ReadError::World { throttled: false, .. }), "{error:?}");
+}
+
+#[test]
+fn faults_follow_their_table() {
+    for (status, code, expected) in [
+        (Some(404), None, Fault::Gone),
+        (Some(404), Some("NoSuchKey"), Fault::Gone),
+        (Some(404), Some("NoSuchVersion"), Fault::Gone),
+        (Some(405), Some("MethodNotAllowed"), Fault::Gone),
+        (Some(412), Some("PreconditionFailed"), Fault::Gone),
+        (Some(404), Some("NoSuchBucket"), Fault::Other),
+        (Some(403), None, Fault::Denied),
+        (Some(403), Some("SignatureDoesNotMatch"), Fault::Denied),
+        (Some(400), Some("ExpiredToken"), Fault::Denied),
+        (Some(403), Some("InvalidObjectState"), Fault::Archived),
+        (Some(403), Some("RequestTimeTooSkewed"), Fault::Other),
+        (Some(503), Some("SlowDown"), Fault::Throttled),
+        (Some(429), None, Fault::Throttled),
+        (Some(503), Some("ServiceUnavailable"), Fault::Other),
+        (Some(500), Some("InternalError"), Fault::Other),
+        (Some(301), Some("PermanentRedirect"), Fault::Other),
+        (Some(416), Some("InvalidRange"), Fault::Other),
+        (None, None, Fault::Other),
+    ] {
+        assert_eq!(fault(status, code), expected, "{status:?} {code:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_gives_every_page_and_key_as_it_is() {
+    let entry = |key: &str| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2025-09-21T10:00:00.789Z</LastModified>\
+             <ETag>&quot;tag&quot;</ETag><Size>3</Size></Contents>"
+        )
+    };
+    let page = |keys: &[&str], rest: &str| {
+        let entries: String = keys.iter().map(|key| entry(key)).collect();
+        answer(
+            "200 OK",
+            "",
+            &format!("<ListBucketResult><EncodingType>url</EncodingType>{entries}{rest}</ListBucketResult>"),
+        )
+    };
+    let more = "<IsTruncated>true</IsTruncated><NextContinuationToken>next/+%</NextContinuationToken>";
+    let (reader, requests) = server(vec![
+        page(&["a/b", "a-b+c%2B%25", "%C3%BC%01"], more),
+        page(&["0%"], ""),
+        page(&[], more),
+        page(&[], more),
+        answer("404 Not Found", "", "<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>"),
+    ])
+    .await;
+    let mut pages = reader.list_pages("raw", "a");
+    let keys =
+        |page: Option<Vec<ObjectVersion>>| page.map(|page| page.into_iter().map(|entry| entry.key).collect::<Vec<_>>());
+    let first = pages.next().await.expect("a page").expect("a page");
+    assert_eq!(first[0].last_modified.to_rfc3339(), "2025-09-21T10:00:00+00:00", "to the second, like HEAD");
+    assert_eq!((first[0].etag.as_str(), first[0].size_bytes), ("\"tag\"", 3));
+    assert_eq!(keys(Some(first)).expect("keys"), ["a/b", "a-b c+%", "ü\u{1}"]);
+    assert_eq!(
+        keys(pages.next().await.expect("a page")).expect("keys"),
+        [""; 0],
+        "a key that is no encoding is left out"
+    );
+    assert_eq!(keys(pages.next().await.expect("the end")), None);
+    let mut circle = reader.list_pages("raw", "");
+    assert!(circle.next().await.expect("a page").is_some());
+    let error = circle.next().await.expect_err("the same token again");
+    assert!(error.to_string().contains("circle"), "{error}");
+    let error = reader.list_pages("raw", "").next().await.expect_err("no bucket");
+    assert_eq!(error.to_string(), "list s3://raw/: 404 NoSuchBucket: none");
+
+    let requests = requests.lock().expect("requests");
+    assert!(requests[0].contains("prefix=a") && requests[0].contains("encoding-type=url"), "{}", requests[0]);
+    assert!(requests[1].contains("continuation-token=next%2f%2b%25"), "{}", requests[1]);
+    assert!(!requests[2].contains("prefix"), "{}", requests[2]);
+}
+
+#[tokio::test]
+async fn a_key_that_holds_nothing_is_none() {
+    let headers = "ETag: \"tag\"\r\nLast-Modified: Sun, 21 Sep 2025 10:00:00 GMT\r\nx-amz-version-id: v7\r\n";
+    // The answer to a HEAD has a length and no body.
+    let head = answer("200 OK", headers, "123").replace("\r\n\r\n123", "\r\n\r\n");
+    let (reader, _) = server(vec![answer("404 Not Found", "", ""), head, answer("403 Forbidden", "", "")]).await;
+    assert_eq!(reader.head("raw", "a").await.expect("an answer"), None);
+    let found = reader.head("raw", "a").await.expect("an answer").expect("an object");
+    assert_eq!((found.etag.as_str(), found.size_bytes, found.version_id.as_deref()), ("\"tag\"", 3, Some("v7")));
+    assert_eq!(found.last_modified.timestamp(), 1_758_448_800);
+    let denied = reader.head("raw", "a").await.expect_err("not allowed");
+    assert!(matches!(denied, ReadError::Denied { .. }), "{denied:?}");
+}
+
+#[tokio::test]
+async fn a_reading_of_compressed_content_resumes_behind_what_was_read() {
+    let text: Vec<u8> = (0..700_000_u32).map(|number| (number % 251) as u8).collect();
+    let mut encoder = async_compression::tokio::write::GzipEncoder::new(Vec::new());
+    encoder.write_all(&text).await.expect("compress");
+    encoder.shutdown().await.expect("compress");
+    let object = Bytes::from(encoder.into_inner());
+    for from_byte in [0, 1, 262_144, 300_000, 699_999, 700_000, 700_001] {
+        let source = stream::iter([Ok(object.clone())]).boxed();
+        let content = Content::sniff("a.gz", object.len() as u64, source, ReadLimits::default()).await.expect("gzip");
+        let mut body = ObjectBody { content, object: "a.gz".into(), at: 0, from_byte };
+        let mut rest = Vec::new();
+        let end = loop {
+            match body.chunk().await {
+                Ok(Some(chunk)) => rest.extend_from_slice(&chunk),
+                end => break end,
+            }
+        };
+        assert_eq!(end.is_err(), from_byte > 700_000, "{from_byte}: {end:?}");
+        assert!(rest == text[(from_byte as usize).min(700_000)..], "{from_byte}");
+    }
+}

@@ -1,0 +1,290 @@
+//! The one producer: rows go in chunk by chunk, and each chunk says when all of it is acknowledged.
+//!
+//! It is idempotent with `acks=all`. What it sends twice after a fault carries the same sequence numbers, so
+//! nothing here needs to be exactly once; a chunk must only never be called acknowledged when it is not.
+//! Calls to send block while the queue is full: they belong on a blocking thread.
+
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use freshet_topics::kafka::KafkaSettings;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+
+/// The longest value of a message: with key and headers it stays below Kafka's default limit of 1 MB.
+pub(crate) const VALUE_BYTES_MAX: usize = 900_000;
+/// Kafka that acknowledges nothing for so long fails the chunk, which is tried again from its resume point.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Payload in the queue. Twice what a broker takes in a tenth of a second.
+const QUEUE_KBYTES: &str = "16384";
+/// Messages in the queue: each costs about 1 KiB beside its payload, so this bounds the queue to some 40 MiB.
+const QUEUE_MESSAGES: &str = "20000";
+/// How long a sender sleeps when the queue is full; about 200 messages leave it meanwhile.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
+/// A broker that does not tell its watermarks within this is an error of the world.
+const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Threaded = ThreadedProducer<Deliveries>;
+
+/// Why a chunk is not acknowledged.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ProduceError {
+    /// Kafka did not take a message.
+    #[error("publish to topic {topic}: {source}")]
+    Kafka {
+        /// The topic.
+        topic: Arc<str>,
+        /// What rdkafka says.
+        source: KafkaError,
+    },
+    /// The queue stayed full.
+    #[error("publish to topic {0}: the producer's queue stayed full, Kafka does not take messages")]
+    Full(Arc<str>),
+    /// A blocking task was cancelled or panicked.
+    #[error("ask Kafka about topic {0}: the task ended early")]
+    Task(Arc<str>),
+}
+
+/// The producer of a process, shared by its workers.
+pub(crate) struct Producer {
+    config: ClientConfig,
+    current: RwLock<Arc<Threaded>>,
+}
+
+impl Producer {
+    pub(crate) fn new(kafka: &KafkaSettings, linger_ms: u32) -> Result<Self, KafkaError> {
+        let mut config = kafka.client_config();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("compression.type", &kafka.compression)
+            .set("linger.ms", linger_ms.to_string())
+            .set("queue.buffering.max.kbytes", QUEUE_KBYTES)
+            .set("queue.buffering.max.messages", QUEUE_MESSAGES)
+            .set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string());
+        let current = RwLock::new(Arc::new(Threaded::from_config_and_context(&config, Deliveries)?));
+        Ok(Producer { config, current })
+    }
+
+    fn current(&self) -> Arc<Threaded> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Opens a chunk on a topic of at least `partitions` partitions.
+    pub(crate) fn chunk(&self, topic: &Arc<str>, partitions: usize) -> Chunk {
+        Chunk { producer: self.current(), topic: Arc::clone(topic), acks: Arc::new(Acks::new(partitions)) }
+    }
+
+    /// Waits until all of a chunk is acknowledged, at most [`DELIVERY_TIMEOUT`] after its last message. The
+    /// result is one past its last record in each partition, 0 where it has none.
+    pub(crate) async fn settle(&self, chunk: Chunk) -> Result<Vec<i64>, ProduceError> {
+        let Chunk { producer, topic, acks } = chunk;
+        acks.one_less();
+        acks.done.notified().await;
+        if let Some(source) = acks.failure.get() {
+            self.replace_if_fatal(&producer, &topic);
+            return Err(ProduceError::Kafka { topic, source: source.clone() });
+        }
+        let mut ends: Vec<i64> = acks.ends.iter().map(|end| end.load(Ordering::Acquire)).collect();
+        if ends.contains(&UNKNOWN_END) {
+            let watermarks = watermarks(producer, Arc::clone(&topic), ends.len()).await?;
+            for (end, (_, high)) in ends.iter_mut().zip(watermarks) {
+                if *end == UNKNOWN_END {
+                    *end = high;
+                }
+            }
+        }
+        Ok(ends)
+    }
+
+    /// The first offset and the one past the last of each partition.
+    pub(crate) async fn watermarks(&self, topic: &Arc<str>, count: usize) -> Result<Vec<(i64, i64)>, ProduceError> {
+        watermarks(self.current(), Arc::clone(topic), count).await
+    }
+
+    /// An idempotent producer that met a fatal error refuses everything from then on: a new one takes its
+    /// place. Of several that notice at once, the first replaces it.
+    fn replace_if_fatal(&self, failed: &Arc<Threaded>, topic: &str) {
+        let Some((code, reason)) = failed.client().fatal_error() else { return };
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current, failed) {
+            return;
+        }
+        match Threaded::from_config_and_context(&self.config, Deliveries) {
+            Ok(fresh) => {
+                tracing::warn!(topic, %code, reason, "replaced the Kafka producer after a fatal error");
+                *current = Arc::new(fresh);
+            }
+            Err(error) => tracing::error!(topic, %error, "replace the Kafka producer after a fatal error"),
+        }
+    }
+
+    /// Gives what is still queued a last chance to leave; dropping the producer would purge it.
+    pub(crate) async fn close(&self, within: Duration) {
+        let producer = self.current();
+        let flushed = tokio::task::spawn_blocking(move || producer.flush(within)).await;
+        if let Ok(Err(error)) = flushed {
+            tracing::warn!(%error, "flush the Kafka producer");
+        }
+    }
+}
+
+async fn watermarks(producer: Arc<Threaded>, topic: Arc<str>, count: usize) -> Result<Vec<(i64, i64)>, ProduceError> {
+    let name = Arc::clone(&topic);
+    let ask = move || {
+        (0..count)
+            .map(|partition| producer.client().fetch_watermarks(&topic, partition as i32, WATERMARK_TIMEOUT))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| ProduceError::Kafka { topic, source })
+    };
+    tokio::task::spawn_blocking(ask).await.map_err(|_| ProduceError::Task(name))?
+}
+
+/// The messages between two resume points.
+pub(crate) struct Chunk {
+    producer: Arc<Threaded>,
+    topic: Arc<str>,
+    acks: Arc<Acks>,
+}
+
+impl Chunk {
+    /// Queues one message; blocks while the queue is full, at most [`DELIVERY_TIMEOUT`]: by then every message
+    /// in it has left or failed.
+    pub(crate) fn send(
+        &self,
+        partition: i32,
+        key: Option<&str>,
+        value: &[u8],
+        headers: OwnedHeaders,
+    ) -> Result<(), ProduceError> {
+        let mut record = BaseRecord::with_opaque_to(&self.topic, Arc::clone(&self.acks))
+            .partition(partition)
+            .payload(value)
+            .headers(headers);
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        self.acks.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut full_since = None;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
+                    if full_since.get_or_insert_with(Instant::now).elapsed() > DELIVERY_TIMEOUT {
+                        self.acks.one_less();
+                        return Err(ProduceError::Full(Arc::clone(&self.topic)));
+                    }
+                    // Deliveries are served by the producer's own thread.
+                    std::thread::sleep(FULL_PAUSE);
+                    record = refused;
+                }
+                Err((source, _)) => {
+                    self.acks.fail(source.clone());
+                    self.acks.one_less();
+                    return Err(ProduceError::Kafka { topic: Arc::clone(&self.topic), source });
+                }
+            }
+        }
+    }
+}
+
+/// A record was acknowledged and its offset is not known (a retry that the broker had already written).
+const UNKNOWN_END: i64 = i64::MAX;
+
+/// What is known of a chunk's messages.
+struct Acks {
+    /// Messages not yet delivered or failed, and one for the sender until it has sent all.
+    waiting: AtomicUsize,
+    /// One past the highest acknowledged offset in each partition; 0 for none.
+    ends: Vec<AtomicI64>,
+    /// The first failure.
+    failure: OnceLock<KafkaError>,
+    done: Notify,
+}
+
+impl Acks {
+    fn new(partitions: usize) -> Self {
+        Acks {
+            waiting: AtomicUsize::new(1),
+            ends: (0..partitions).map(|_| AtomicI64::new(0)).collect(),
+            failure: OnceLock::new(),
+            done: Notify::new(),
+        }
+    }
+
+    fn delivered(&self, partition: i32, offset: i64) {
+        let end = if offset < 0 { UNKNOWN_END } else { offset + 1 };
+        match usize::try_from(partition).ok().and_then(|partition| self.ends.get(partition)) {
+            Some(slot) => _ = slot.fetch_max(end, Ordering::AcqRel),
+            None => self.fail(KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition)),
+        }
+    }
+
+    fn fail(&self, error: KafkaError) {
+        // Only the first is of interest: the others follow from it.
+        _ = self.failure.set(error);
+    }
+
+    fn one_less(&self) {
+        if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.done.notify_one();
+        }
+    }
+}
+
+/// Takes delivery reports on the producer's thread.
+struct Deliveries;
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "Kafka producer");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Arc<Acks>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, acks: Self::DeliveryOpaque) {
+        match result {
+            Ok(message) => acks.delivered(message.partition(), message.offset()),
+            Err((error, _)) => acks.fail(error.clone()),
+        }
+        acks.one_less();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_chunk_is_done_when_its_last_message_is_acknowledged() {
+        let acks = Acks::new(3);
+        for offset in [7, 9, 8] {
+            acks.waiting.fetch_add(1, Ordering::Relaxed);
+            acks.delivered(1, offset);
+            acks.one_less();
+        }
+        assert_eq!(acks.waiting.load(Ordering::Relaxed), 1, "the sender may send more");
+        acks.one_less();
+        acks.done.notified().await;
+        let ends: Vec<i64> = acks.ends.iter().map(|end| end.load(Ordering::Relaxed)).collect();
+        assert_eq!(ends, [0, 10, 0]);
+        assert!(acks.failure.get().is_none());
+    }
+
+    #[test]
+    fn an_unknown_offset_is_not_taken_for_a_low_one() {
+        let acks = Acks::new(1);
+        acks.delivered(0, -1);
+        acks.delivered(0, 5);
+        assert_eq!(acks.ends[0].load(Ordering::Relaxed), UNKNOWN_END);
+        acks.delivered(4, 5);
+        assert!(acks.failure.get().is_some(), "a partition that the chunk does not know");
+    }
+}

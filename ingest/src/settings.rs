@@ -1,0 +1,167 @@
+//! Settings of the section `ingest`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// How the listener looks, publishes and repairs.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestSettings {
+    /// Time between two listings of the raw bucket, in milliseconds. Default 30,000 (listing costs money); the
+    /// local stack sets 100.
+    pub list_interval_ms: u64,
+    /// Time between two looks for deleted objects, in milliseconds; each also compares the whole listing with
+    /// the ledger anew, so that a restored database is noticed. Default 60,000.
+    pub reconcile_interval_ms: u64,
+    /// Time between two sweeps over published objects, in milliseconds. Default 1,000; while objects are
+    /// waiting for their rows to be applied, the sweep comes four times as often.
+    pub sweep_interval_ms: u64,
+    /// Longest time that a waiting object whose back-off ends, or that another listener registered, goes
+    /// unnoticed by this one, in milliseconds. Default 500.
+    pub claim_interval_ms: u64,
+    /// Further object key patterns by domain: one ending in `/` is a prefix, any other a whole key. Default none.
+    pub patterns: BTreeMap<String, Vec<String>>,
+    /// Objects published at once. Each may hold two chunks in memory. Default 4.
+    pub workers: usize,
+    /// Bytes, after decompression, that are published between two resume points; a file below this is read
+    /// once and kept in memory. Default 8 MiB.
+    pub chunk_bytes: usize,
+    /// Rows of a domain that may be in its topic and not yet applied, before the domain is paused. Default 500,000.
+    pub lag_rows_max: i64,
+    /// How long a listener that went silent keeps the objects it was publishing, in milliseconds. Default 10,000.
+    pub lease_ms: u64,
+    /// Requests to S3 a second. Default 1,000.
+    pub s3_requests_per_second: u32,
+    /// Rows published a second. Default 1,000,000.
+    pub rows_per_second: u32,
+    /// Pause after a first failure, in milliseconds; it doubles with each further one. Default 500.
+    pub retry_min_ms: u64,
+    /// Longest pause after a failure, in milliseconds. Default 60,000.
+    pub retry_max_ms: u64,
+    /// How long a shutdown waits for the chunks under way, in milliseconds. Default 20,000.
+    pub drain_ms: u64,
+    /// `linger.ms` of the producer: how long it waits for a batch to fill, in milliseconds. Default 5.
+    pub linger_ms: u32,
+    /// Text of a row, in bytes. Default 1 MiB.
+    pub record_bytes_max: usize,
+    /// Cells of a row. Default 1,024.
+    pub fields_max: usize,
+    /// Text of a cell, in bytes; an unclosed quote is noticed after this much. Default 256 KiB.
+    pub field_bytes_max: usize,
+}
+
+impl Default for IngestSettings {
+    fn default() -> Self {
+        IngestSettings {
+            list_interval_ms: 30_000,
+            reconcile_interval_ms: 60_000,
+            sweep_interval_ms: 1_000,
+            claim_interval_ms: 500,
+            patterns: BTreeMap::new(),
+            workers: 4,
+            chunk_bytes: 8 << 20,
+            lag_rows_max: 500_000,
+            lease_ms: 10_000,
+            s3_requests_per_second: 1_000,
+            rows_per_second: 1_000_000,
+            retry_min_ms: 500,
+            retry_max_ms: 60_000,
+            drain_ms: 20_000,
+            linger_ms: 5,
+            record_bytes_max: 1 << 20,
+            fields_max: 1024,
+            field_bytes_max: 256 << 10,
+        }
+    }
+}
+
+impl IngestSettings {
+    /// The first setting that cannot work, and why.
+    ///
+    /// # Errors
+    /// One clear line for whoever wrote it.
+    pub fn check(&self, domains: &[&str]) -> Result<(), String> {
+        let positive = [
+            ("list_interval_ms", self.list_interval_ms),
+            ("reconcile_interval_ms", self.reconcile_interval_ms),
+            ("sweep_interval_ms", self.sweep_interval_ms),
+            ("claim_interval_ms", self.claim_interval_ms),
+            ("workers", self.workers as u64),
+            ("chunk_bytes", self.chunk_bytes as u64),
+            ("s3_requests_per_second", self.s3_requests_per_second.into()),
+            ("rows_per_second", self.rows_per_second.into()),
+            ("retry_min_ms", self.retry_min_ms),
+            ("record_bytes_max", self.record_bytes_max as u64),
+            ("fields_max", self.fields_max as u64),
+            ("field_bytes_max", self.field_bytes_max as u64),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("ingest.{name} must be at least 1"));
+        }
+        if self.lag_rows_max < 1 {
+            return Err("ingest.lag_rows_max must be at least 1".into());
+        }
+        if self.lease_ms < 1_000 {
+            return Err("ingest.lease_ms must be at least 1000: a lease is renewed three times in its life".into());
+        }
+        if self.retry_max_ms < self.retry_min_ms {
+            return Err("ingest.retry_max_ms must not be below ingest.retry_min_ms".into());
+        }
+        if let Some(name) = self.patterns.keys().find(|name| !domains.contains(&name.as_str())) {
+            return Err(format!("ingest.patterns.{name}: no such domain; there are {}", domains.join(", ")));
+        }
+        Ok(())
+    }
+
+    /// The further patterns of a domain.
+    pub fn patterns_of(&self, domain: &str) -> impl Iterator<Item = &str> {
+        self.patterns.get(domain).into_iter().flatten().map(String::as_str)
+    }
+
+    /// The pause after so many failures in a row: doubled each time, up to the longest.
+    ///
+    /// | failures | 1 | 2 | 3 | … |
+    /// |---|---|---|---|---|
+    /// | pause | min | 2 min | 4 min | max |
+    pub fn back_off(&self, failures: u32) -> Duration {
+        let doubled = self.retry_min_ms.saturating_mul(1 << failures.saturating_sub(1).min(30));
+        Duration::from_millis(doubled.min(self.retry_max_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_can_work() {
+        assert_eq!(IngestSettings::default().check(&["climate"]), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        let cases: [(fn(&mut IngestSettings), &str); 5] = [
+            (|settings| settings.workers = 0, "ingest.workers"),
+            (|settings| settings.lag_rows_max = 0, "ingest.lag_rows_max"),
+            (|settings| settings.lease_ms = 10, "ingest.lease_ms"),
+            (|settings| settings.retry_max_ms = 1, "ingest.retry_max_ms"),
+            (|settings| _ = settings.patterns.insert("helth".into(), vec![]), "ingest.patterns.helth"),
+        ];
+        for (change, name) in cases {
+            let mut settings = IngestSettings::default();
+            change(&mut settings);
+            let error = settings.check(&["climate", "health"]).expect_err(name);
+            assert!(error.starts_with(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_back_off_doubles_up_to_its_longest() {
+        let settings = IngestSettings::default();
+        for (failures, milliseconds) in [(0, 500), (1, 500), (2, 1_000), (3, 2_000), (8, 60_000), (u32::MAX, 60_000)] {
+            assert_eq!(settings.back_off(failures), Duration::from_millis(milliseconds), "{failures}");
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The consumer: the one module that touches rdkafka's, behind arroyo's `Consumer` trait.
+//!
+//! It starts each partition at the bookmark in Postgres, not at Kafka's commit. On assignment it checks that the
+//! topic is the one that the bookmarks were made on, takes the bookmarks (which shuts out the former owner),
+//! compares each with the log's ends, and assigns once. A partition whose bookmark does not fit is *halted*: it
+//! is not read, says why in `pipeline.bookmarks`, and is never silently reset.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use freshet_sinks::bookmark::{self, Taken};
+use freshet_sinks::streams::{self, Binding};
+use freshet_topics::catalog::{self, FirstRecord, TopicState};
+use freshet_topics::kafka::KafkaSettings;
+use freshet_topics::{Domain, Provenance};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use sentry_arroyo::backends::{AssignmentCallbacks, CommitOffsets, Consumer as ArroyoConsumer, ConsumerError};
+use sentry_arroyo::processing::Callbacks;
+use sentry_arroyo::types::{BrokerMessage, Partition, Topic};
+use sqlx::PgPool;
+use tokio::runtime::Handle;
+
+use crate::batch::Consumed;
+
+/// How long one poll waits: short, because arroyo flushes batches only between polls.
+const POLL_TIMEOUT: Duration = Duration::from_millis(5);
+/// A broker that does not answer about a log's ends within this fails the assignment, which is tried again.
+const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a partition stands for its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The offset of the next record to apply.
+    pub(crate) next_offset: i64,
+    /// The owner's epoch.
+    pub(crate) epoch: i64,
+}
+
+/// What the rebalance callback leaves for the writer.
+#[derive(Debug, Default)]
+pub(crate) struct Ownership {
+    positions: Mutex<Positions>,
+}
+
+#[derive(Debug, Default)]
+struct Positions {
+    owned: BTreeMap<i32, Position>,
+    halted: BTreeMap<i32, i64>,
+    failure: Option<String>,
+}
+
+impl Ownership {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Positions> {
+        // The lock is held for plain assignments only; a poisoned one still holds a whole value.
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partitions of this assignment.
+    pub(crate) fn positions(&self) -> BTreeMap<i32, Position> {
+        self.lock().owned.clone()
+    }
+
+    /// Halted partitions with the epoch that halted them.
+    pub(crate) fn halted(&self) -> BTreeMap<i32, i64> {
+        self.lock().halted.clone()
+    }
+}
+
+/// Where a partition is to be read from, decided from its bookmark and the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Start {
+    At(i64),
+    Halt(String),
+}
+
+/// Decides where to start.
+///
+/// | bookmark's stream | topic's stream | bookmark against log | start |
+/// |---|---|---|---|
+/// | a | a or unknown | low ≤ bookmark ≤ high | at the bookmark |
+/// | a | a or unknown | bookmark < low | halt: retention removed what was not applied |
+/// | a | a or unknown | bookmark > high | halt: the log lost what was applied |
+/// | a | b | – | halt: the topic was made again |
+fn decide_start(taken: &Taken, first: FirstRecord, low: i64, high: i64) -> Start {
+    const WAY_OUT: &str = "nothing was changed; see `freshet bookmarks adopt`";
+    match first {
+        FirstRecord::Stream(found) if found != taken.stream_id => Start::Halt(format!(
+            "the topic was made again: the bookmark belongs to stream {}, the partition to {found}; {WAY_OUT}",
+            taken.stream_id
+        )),
+        _ if taken.next_offset < low => Start::Halt(format!(
+            "the bookmark {} lies before the log's start {low}: retention removed {} records that were not applied; {WAY_OUT}",
+            taken.next_offset,
+            low - taken.next_offset
+        )),
+        _ if taken.next_offset > high => Start::Halt(format!(
+            "the bookmark {} lies beyond the log's end {high}: the log lost {} records that were applied; {WAY_OUT}",
+            taken.next_offset,
+            taken.next_offset - high
+        )),
+        _ => Start::At(taken.next_offset),
+    }
+}
+
+/// What the consumer needs of the world.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) domain: &'static Domain,
+    pub(crate) kafka: KafkaSettings,
+    pub(crate) pool: PgPool,
+    pub(crate) runtime: Handle,
+    pub(crate) owner: String,
+    pub(crate) ownership: Arc<Ownership>,
+}
+
+struct Rebalancer {
+    source: Source,
+    topic: Topic,
+    callbacks: Callbacks<Consumed>,
+}
+
+impl ClientContext for Rebalancer {}
+
+impl ConsumerContext for Rebalancer {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                let wanted: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+                if let Err(failure) = self.assign(consumer, &wanted) {
+                    tracing::warn!(domain = self.source.domain.name, %failure, "assignment failed, joining again");
+                    self.source.ownership.lock().failure = Some(failure.to_string());
+                }
+            }
+            _ => self.revoke(consumer),
+        }
+    }
+}
+
+/// Why an assignment failed; the processor joins again.
+#[derive(Debug, thiserror::Error)]
+enum AssignError {
+    #[error("ask Kafka about the assigned partitions: {0}")]
+    Kafka(#[from] KafkaError),
+    #[error("take the bookmarks: {0}")]
+    Postgres(#[from] sqlx::Error),
+    #[error("topic {0} has no stream id and Postgres knows none: run `freshet topics create`")]
+    Unbound(String),
+}
+
+impl Rebalancer {
+    fn assign(&self, consumer: &BaseConsumer<Self>, wanted: &[i32]) -> Result<(), AssignError> {
+        let log = self.look_at_log(wanted)?;
+        let (taken, starts) = self.source.runtime.block_on(self.take(&log))?;
+        let mut assignment = TopicPartitionList::new();
+        let mut positions = Positions::default();
+        let mut offsets = HashMap::new();
+        for (one, start) in taken.iter().zip(starts) {
+            match start {
+                Start::At(offset) => {
+                    assignment.add_partition_offset(self.topic.as_str(), one.partition, Offset::Offset(offset))?;
+                    positions.owned.insert(one.partition, Position { next_offset: offset, epoch: one.epoch });
+                    offsets.insert(self.partition(one.partition), offset.unsigned_abs());
+                }
+                Start::Halt(reason) => {
+                    tracing::error!(topic = %self.topic, partition = one.partition, reason, "partition halted");
+                    positions.halted.insert(one.partition, one.epoch);
+                }
+            }
+        }
+        consumer.assign(&assignment)?;
+        *self.source.ownership.lock() = positions;
+        self.callbacks.on_assign(offsets);
+        Ok(())
+    }
+
+    /// The first record and the ends of each partition, through a consumer of its own: the one that is being
+    /// assigned cannot read before it is.
+    fn look_at_log(&self, wanted: &[i32]) -> Result<Vec<(i32, FirstRecord, i64, i64)>, KafkaError> {
+        let asking: BaseConsumer = catalog::metadata_consumer_config(&self.source.kafka).create()?;
+        wanted
+            .iter()
+            .map(|&partition| {
+                let first = catalog::read_first_record(&asking, self.topic.as_str(), partition)?;
+                let (low, high) = asking.fetch_watermarks(self.topic.as_str(), partition, WATERMARK_TIMEOUT)?;
+                Ok((partition, first, low, high))
+            })
+            .collect()
+    }
+
+    async fn take(&self, log: &[(i32, FirstRecord, i64, i64)]) -> Result<(Vec<Taken>, Vec<Start>), AssignError> {
+        let Source { domain, pool, owner, .. } = &self.source;
+        let stream_id = log.iter().find_map(|(_, first, ..)| match first {
+            FirstRecord::Stream(id) => Some(*id),
+            _ => None,
+        });
+        let state = TopicState { topic: self.topic.as_str().into(), partitions: 0, stream_id };
+        let known = match streams::bind(pool, domain.name, &state).await? {
+            Binding::Same(known) | Binding::Other { known, .. } => known,
+            Binding::Unknown => return Err(AssignError::Unbound(state.topic)),
+        };
+        let beginnings: Vec<(i32, i64)> = log.iter().map(|(partition, _, low, _)| (*partition, *low)).collect();
+        let mut taken = bookmark::take(pool, domain.name, known, owner, &beginnings).await?;
+        taken.sort_by_key(|one| one.partition);
+        let mut starts = Vec::new();
+        for one in &taken {
+            let found = log.iter().find(|(partition, ..)| *partition == one.partition);
+            let start = found.map_or(Start::At(one.next_offset), |(_, first, low, high)| decide_start(one, *first, *low, *high));
+            let reason = match &start {
+                Start::Halt(reason) => Some(reason.as_str()),
+                Start::At(_) => None,
+            };
+            bookmark::set_halted(pool, domain.name, one.partition, one.epoch, reason).await?;
+            starts.push(start);
+        }
+        Ok((taken, starts))
+    }
+
+    /// Drains the strategy, which commits what it has applied, and gives the partitions back.
+    fn revoke(&self, consumer: &BaseConsumer<Self>) {
+        let owned = std::mem::take(&mut *self.source.ownership.lock()).owned;
+        let partitions = owned.keys().map(|partition| self.partition(*partition)).collect();
+        self.callbacks.on_revoke(CommitOnRevoke { consumer }, partitions);
+        if let Err(error) = consumer.unassign() {
+            tracing::warn!(topic = %self.topic, %error, "unassign partitions");
+        }
+    }
+
+    fn partition(&self, partition: i32) -> Partition {
+        // Kafka's limit is far below; arroyo's type is 16 bits.
+        Partition::new(self.topic, u16::try_from(partition).unwrap_or(u16::MAX))
+    }
+}
+
+struct CommitOnRevoke<'c> {
+    consumer: &'c BaseConsumer<Rebalancer>,
+}
+
+impl CommitOffsets for CommitOnRevoke<'_> {
+    fn commit(self, offsets: HashMap<Partition, u64>) -> Result<(), ConsumerError> {
+        commit(self.consumer, offsets, CommitMode::Sync);
+        Ok(())
+    }
+}
+
+/// Lets Kafka's own group commit follow, for lag tools to see. Nothing depends on it, so a failure is only told.
+fn commit(consumer: &BaseConsumer<Rebalancer>, offsets: HashMap<Partition, u64>, mode: CommitMode) {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+        if list.add_partition_offset(partition.topic.as_str(), partition.index.into(), offset).is_err() {
+            return;
+        }
+    }
+    if let Err(error) = consumer.commit(&list, mode) {
+        tracing::debug!(%error, "commit group offsets");
+    }
+}
+
+/// The consumer of one domain.
+pub(crate) struct BookmarkConsumer {
+    consumer: BaseConsumer<Rebalancer>,
+    ownership: Arc<Ownership>,
+    topic: Topic,
+    paused: HashSet<Partition>,
+    positions: HashMap<Partition, u64>,
+}
+
+impl BookmarkConsumer {
+    /// Joins the domain's group.
+    ///
+    /// # Errors
+    /// If rdkafka refuses the configuration.
+    pub(crate) fn join(source: Source, callbacks: Callbacks<Consumed>) -> Result<Self, KafkaError> {
+        let name = source.domain.topic(&source.kafka.topic_prefix);
+        let topic = Topic::new(&name);
+        let mut config = source.kafka.client_config();
+        config
+            .set("group.id", format!("{}{}", source.kafka.group_prefix, source.domain.name))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "false")
+            // Eager: revocation ends the strategy as a whole.
+            .set("partition.assignment.strategy", "range")
+            .set("session.timeout.ms", "10000")
+            .set("heartbeat.interval.ms", "1000")
+            // The default grows with partitions; this bounds what waits in memory for a domain.
+            .set("queued.max.messages.kbytes", "8192")
+            .set("queued.min.messages", "20000")
+            .set("fetch.max.bytes", "4194304")
+            .set("max.partition.fetch.bytes", "1048576")
+            .set("fetch.wait.max.ms", "100");
+        let ownership = Arc::clone(&source.ownership);
+        let consumer: BaseConsumer<Rebalancer> =
+            config.create_with_context(Rebalancer { source, topic, callbacks })?;
+        consumer.subscribe(&[&name])?;
+        Ok(BookmarkConsumer { consumer, ownership, topic, paused: HashSet::new(), positions: HashMap::new() })
+    }
+
+    fn list(&self, partitions: &HashSet<Partition>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(partition.topic.as_str(), partition.index.into());
+        }
+        list
+    }
+}
+
+fn broker_error(error: impl std::error::Error + 'static) -> ConsumerError {
+    ConsumerError::BrokerError(Box::new(error))
+}
+
+fn consumed(message: &BorrowedMessage) -> Consumed {
+    if catalog::stream_id(message.headers()).is_some() {
+        return Consumed::Stream;
+    }
+    Consumed::Row {
+        provenance: Provenance::from_headers(message.headers()).map_err(|error| error.to_string()),
+        value: message.payload().unwrap_or_default().into(),
+    }
+}
+
+impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
+    /// Errors end the processor's run; it joins again with back-off.
+    fn poll(&mut self, _timeout: Option<Duration>) -> Result<Option<BrokerMessage<Consumed>>, ConsumerError> {
+        let polled = self.consumer.poll(POLL_TIMEOUT);
+        if let Some(failure) = self.ownership.lock().failure.take() {
+            return Err(ConsumerError::BrokerError(failure.into()));
+        }
+        let Some(polled) = polled else { return Ok(None) };
+        let message = match polled {
+            Ok(message) => message,
+            // Brokers come and go: librdkafka reconnects by itself.
+            Err(error) if is_transient(&error) => {
+                tracing::debug!(topic = %self.topic, %error, "poll");
+                return Ok(None);
+            }
+            Err(error) => return Err(broker_error(error)),
+        };
+        let index = u16::try_from(message.partition()).map_err(broker_error)?;
+        let offset = u64::try_from(message.offset()).map_err(broker_error)?;
+        let partition = Partition::new(self.topic, index);
+        self.positions.insert(partition, offset + 1);
+        let timestamp: DateTime<Utc> = message
+            .timestamp()
+            .to_millis()
+            .and_then(DateTime::from_timestamp_millis)
+            .unwrap_or_else(Utc::now);
+        Ok(Some(BrokerMessage::new(consumed(&message), partition, offset, timestamp)))
+    }
+
+    fn pause(&mut self, partitions: HashSet<Partition>) -> Result<(), ConsumerError> {
+        self.consumer.pause(&self.list(&partitions)).map_err(broker_error)?;
+        self.paused.extend(partitions);
+        Ok(())
+    }
+
+    fn resume(&mut self, partitions: HashSet<Partition>) -> Result<(), ConsumerError> {
+        self.consumer.resume(&self.list(&partitions)).map_err(broker_error)?;
+        self.paused.retain(|partition| !partitions.contains(partition));
+        Ok(())
+    }
+
+    fn paused(&self) -> Result<HashSet<Partition>, ConsumerError> {
+        Ok(self.paused.clone())
+    }
+
+    fn tell(&self) -> Result<HashMap<Partition, u64>, ConsumerError> {
+        let owned = self.ownership.lock();
+        Ok(owned
+            .owned
+            .iter()
+            .filter_map(|(partition, position)| {
+                let partition = Partition::new(self.topic, u16::try_from(*partition).ok()?);
+                let at = self.positions.get(&partition).copied();
+                Some((partition, at.unwrap_or(position.next_offset.unsigned_abs())))
+            })
+            .collect())
+    }
+
+    fn seek(&self, _offsets: HashMap<Partition, u64>) -> Result<(), ConsumerError> {
+        // Positions come from the bookmarks alone.
+        Err(ConsumerError::InvalidConfig)
+    }
+
+    fn commit_offsets(&mut self, positions: HashMap<Partition, u64>) -> Result<(), ConsumerError> {
+        commit(&self.consumer, positions, CommitMode::Async);
+        Ok(())
+    }
+}
+
+/// Errors that librdkafka reports and gets over by itself.
+fn is_transient(error: &KafkaError) -> bool {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::Resolve
+                | Code::OperationTimedOut
+                | Code::NodeUpdate
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::CoordinatorNotAvailable
+                | Code::NotCoordinator
+                | Code::CoordinatorLoadInProgress
+                | Code::RebalanceInProgress
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_partition_starts_at_its_bookmark_or_halts_and_says_why() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let taken = |next_offset| Taken { partition: 0, next_offset, epoch: 1, stream_id: a };
+        let cases = [
+            (10, FirstRecord::Stream(a), 0, 20, None),
+            (0, FirstRecord::Stream(a), 0, 20, None),
+            (20, FirstRecord::Stream(a), 0, 20, None),
+            (10, FirstRecord::Removed, 5, 20, None),
+            (0, FirstRecord::Empty, 0, 0, None),
+            (10, FirstRecord::Stream(b), 0, 20, Some("made again")),
+            (4, FirstRecord::Removed, 5, 20, Some("retention removed 1 records")),
+            (21, FirstRecord::Stream(a), 0, 20, Some("the log lost 1 records")),
+        ];
+        for (bookmark, first, low, high, halted) in cases {
+            match (decide_start(&taken(bookmark), first, low, high), halted) {
+                (Start::At(offset), None) => assert_eq!(offset, bookmark),
+                (Start::Halt(reason), Some(words)) => assert!(reason.contains(words), "{reason}"),
+                (start, _) => panic!("{bookmark} {first:?} {low} {high}: {start:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What the processors count. The names and meanings are listed in `docs/metrics.md`.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use freshet_sinks::apply::Applied;
+use prometheus::{
+    HistogramVec, IntCounterVec, exponential_buckets, register_histogram_vec, register_int_counter_vec,
+};
+
+macro_rules! counter {
+    ($name:expr, $help:expr, $labels:expr) => {
+        LazyLock::new(|| register_int_counter_vec!($name, $help, $labels).expect("declared once, with a valid name"))
+    };
+}
+
+static ROWS_APPLIED: LazyLock<IntCounterVec> =
+    counter!("freshet_rows_applied_total", "Rows written to the domain's table.", &["domain"]);
+static ROWS_STALE: LazyLock<IntCounterVec> =
+    counter!("freshet_rows_stale_total", "Rows that lost to newer data.", &["domain"]);
+static ROWS_DUPLICATE: LazyLock<IntCounterVec> =
+    counter!("freshet_rows_duplicate_total", "Rows received before, and skipped.", &["domain"]);
+static ROWS_REJECTED: LazyLock<IntCounterVec> =
+    counter!("freshet_rows_rejected_total", "Rows that cannot load, by rule.", &["domain", "rule"]);
+static VALUES_CORRECTED: LazyLock<IntCounterVec> = counter!(
+    "freshet_values_corrected_total",
+    "Changes made to values, by column and rule.",
+    &["domain", "column", "rule"]
+);
+static APPLY_RETRIES: LazyLock<IntCounterVec> =
+    counter!("freshet_apply_retries_total", "Transactions tried again after an error of the world.", &["domain"]);
+static PROCESSOR_RESTARTS: LazyLock<IntCounterVec> =
+    counter!("freshet_processor_restarts_total", "Times a processor left its group and joined again.", &["domain"]);
+static BATCH_ROWS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let buckets = exponential_buckets(1.0, 4.0, 8).expect("valid buckets");
+    register_histogram_vec!("freshet_batch_rows", "Rows in a transaction.", &["domain"], buckets)
+        .expect("declared once, with a valid name")
+});
+static BATCH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let buckets = exponential_buckets(0.001, 2.0, 14).expect("valid buckets");
+    register_histogram_vec!("freshet_batch_duration_seconds", "Time to apply a batch, retries included.", &["domain"], buckets)
+        .expect("declared once, with a valid name")
+});
+
+/// Counts an applied batch.
+pub(crate) fn applied(domain: &str, applied: &Applied, duration: Duration) {
+    ROWS_APPLIED.with_label_values(&[domain]).inc_by(applied.applied);
+    ROWS_STALE.with_label_values(&[domain]).inc_by(applied.stale);
+    ROWS_DUPLICATE.with_label_values(&[domain]).inc_by(applied.duplicate);
+    for (rule, count) in &applied.rejected {
+        ROWS_REJECTED.with_label_values(&[domain, rule]).inc_by(*count);
+    }
+    for ((column, rule), count) in &applied.corrected {
+        VALUES_CORRECTED.with_label_values(&[domain, column, rule]).inc_by(*count);
+    }
+    let rows = applied.applied + applied.stale + applied.duplicate + applied.rejected.values().sum::<u64>();
+    BATCH_ROWS.with_label_values(&[domain]).observe(rows as f64);
+    BATCH_DURATION.with_label_values(&[domain]).observe(duration.as_secs_f64());
+}
+
+/// Counts a transaction that is tried again.
+pub(crate) fn retried(domain: &str) {
+    APPLY_RETRIES.with_label_values(&[domain]).inc();
+}
+
+/// Counts a processor that joins its group again.
+pub(crate) fn restarted(domain: &str) {
+    PROCESSOR_RESTARTS.with_label_values(&[domain]).inc();
+}

@@ -1,0 +1,214 @@
+//! Whole-file copies under the names that today's readers use, composed from the manifest's files without
+//! deriving anything again: CSV with one header, JSON as one array, Parquet row group by row group.
+
+use freshet_sinks::outputs::{
+    Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::column::writer::ColumnCloseResult;
+use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::reader::ChunkReader;
+use parquet::file::writer::SerializedFileWriter;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use super::RefreshError;
+use super::format::{FormatError, JSON_BETWEEN, JSON_CLOSE, JSON_OPEN, arrow_schema, csv_header, properties};
+use super::metrics;
+use super::schema::columns;
+use crate::windows::Output;
+
+/// Parts read ahead while one is appended; each is in memory up to a MiB and in a temporary file beyond.
+const READ_AHEAD: usize = 8;
+
+/// Brings every whole-file copy up to the version of `current`. `false`: another reconciler was writing one of
+/// them at the same time; look again.
+pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<bool, RefreshError> {
+    let mut complete = true;
+    for output in Output::ALL {
+        let Some(version) = current.manifest.changed.get(output.name()).copied() else { continue };
+        for format in FORMATS {
+            let key = copy_key(output.name(), format);
+            let seen = store.head_copy(&key).await?;
+            if seen.as_ref().is_some_and(|copy| copy.version >= version) {
+                continue;
+            }
+            let body = compose(store, &current.manifest, output, format).await?;
+            let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
+            complete &= put == Put::Written;
+        }
+        metrics::COPY_VERSION.with_label_values(&[output.name()]).set(version as i64);
+    }
+    Ok(complete)
+}
+
+/// The type that files of a format are served as.
+pub(super) fn content_type(format: &str) -> &'static str {
+    match format {
+        "csv" => "text/csv; charset=utf-8",
+        "json" => "application/json",
+        _ => "application/vnd.apache.parquet",
+    }
+}
+
+async fn compose(store: &Store, manifest: &Manifest, output: Output, format: &str) -> Result<Spooled, RefreshError> {
+    let windows = manifest.windows.iter().filter(|window| window.output == output.name());
+    let files: Vec<_> = windows.filter_map(|window: &WindowFiles| window.files.get(format).cloned()).collect();
+    let mut parts = stream::iter(files)
+        .map(|file| {
+            let store = store.clone();
+            async move { store.fetch(&file).await }
+        })
+        .buffered(READ_AHEAD);
+    let mut whole = Whole::new(output, format)?;
+    while let Some(part) = parts.try_next().await? {
+        whole.append(&part)?;
+    }
+    Ok(whole.finish()?)
+}
+
+/// A whole file as it is composed.
+enum Whole {
+    Csv { body: Spool, header: u64 },
+    Json { body: Spool, parts: usize },
+    Parquet(Box<SerializedFileWriter<Spool>>),
+}
+
+impl Whole {
+    fn new(output: Output, format: &str) -> Result<Self, FormatError> {
+        let mut body = Spool::new();
+        Ok(match format {
+            "csv" => {
+                let header = csv_header(columns(output));
+                body.write_all(&header)?;
+                Whole::Csv { body, header: header.len() as u64 }
+            }
+            "json" => {
+                body.write_all(JSON_OPEN)?;
+                Whole::Json { body, parts: 0 }
+            }
+            _ => {
+                let schema = ArrowSchemaConverter::new().convert(&arrow_schema(columns(output)))?.root_schema_ptr();
+                Whole::Parquet(Box::new(SerializedFileWriter::new(body, schema, Arc::new(properties()))?))
+            }
+        })
+    }
+
+    fn append(&mut self, part: &Spooled) -> Result<(), FormatError> {
+        let mut bytes = part.read()?;
+        match self {
+            Whole::Csv { body, header } => bytes.copy(*header, part.len(), body)?,
+            Whole::Json { body, parts } => {
+                if *parts > 0 {
+                    body.write_all(JSON_BETWEEN)?;
+                }
+                *parts += 1;
+                bytes.copy(JSON_OPEN.len() as u64, part.len() - JSON_CLOSE.len() as u64, body)?;
+            }
+            Whole::Parquet(writer) => match bytes {
+                Readable::Memory(bytes) => append_row_groups(writer, &bytes)?,
+                Readable::File(file) => append_row_groups(writer, &file)?,
+            },
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Spooled, FormatError> {
+        match self {
+            Whole::Csv { body, .. } => Ok(body.finish()?),
+            Whole::Json { mut body, parts } => {
+                body.write_all(if parts == 0 { &JSON_CLOSE[1..] } else { JSON_CLOSE })?;
+                Ok(body.finish()?)
+            }
+            Whole::Parquet(mut writer) => {
+                writer.finish()?;
+                Ok(writer.into_inner()?.finish()?)
+            }
+        }
+    }
+}
+
+/// Splices the encoded columns of `part` in, as `parquet-concat` of the parquet crate does.
+fn append_row_groups<R: ChunkReader>(writer: &mut SerializedFileWriter<Spool>, part: &R) -> Result<(), FormatError> {
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(part)?;
+    for group in metadata.row_groups() {
+        let mut to = writer.next_row_group()?;
+        for column in group.columns() {
+            let close = ColumnCloseResult {
+                bytes_written: column.compressed_size() as u64,
+                rows_written: group.num_rows() as u64,
+                metadata: column.clone(),
+                bloom_filter: None,
+                column_index: None,
+                offset_index: None,
+            };
+            to.append_column(part, close)?;
+        }
+        to.close()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+    use crate::refresh::format::{Cell, Table};
+
+    const OUTPUT: Output = Output::ResilienceScores;
+
+    fn parts() -> Vec<[Spooled; 3]> {
+        let row = |location: i64| {
+            let date = chrono::NaiveDate::from_ymd_opt(2025, 9, 21).expect("a date");
+            [Cell::Int(location), Cell::Date(date), Cell::Text("a, b"), Cell::Double(0.5), Cell::Null, Cell::Null]
+        };
+        let part = |locations: std::ops::Range<i64>| {
+            let mut table = Table::new(columns(OUTPUT)).expect("a table");
+            locations.for_each(|location| table.row(&row(location)).expect("a row"));
+            table.finish().expect("files").files
+        };
+        vec![part(0..2), part(2..3), part(3..5_000)]
+    }
+
+    fn parquet(bytes: Vec<u8>) -> ParquetRecordBatchReaderBuilder<impl ChunkReader + 'static> {
+        let Ok(Readable::Memory(bytes)) = Spooled::from(bytes).read() else { panic!("a body in memory") };
+        ParquetRecordBatchReaderBuilder::try_new(bytes).expect("parquet")
+    }
+
+    fn whole(format: usize, parts: &[[Spooled; 3]]) -> Vec<u8> {
+        let mut whole = Whole::new(OUTPUT, FORMATS[format]).expect("a file");
+        parts.iter().for_each(|part| whole.append(&part[format]).expect("a part"));
+        let whole = whole.finish().expect("complete");
+        let mut bytes = Vec::new();
+        whole.read().expect("read").copy(0, whole.len(), &mut bytes).expect("copy");
+        bytes
+    }
+
+    #[test]
+    fn parts_become_one_csv_one_array_and_one_parquet_file() {
+        let parts = parts();
+        let csv = String::from_utf8(whole(0, &parts)).expect("UTF-8");
+        assert_eq!(csv.lines().count(), 5_001);
+        assert_eq!(csv.matches("location_id").count(), 1);
+        assert!(csv.starts_with("location_id,date,location_name,overall_risk,resource_score,resilience_score\n0,"));
+        let json: Vec<serde_json::Value> = serde_json::from_slice(&whole(1, &parts)).expect("JSON");
+        assert_eq!(json.len(), 5_000);
+        assert!((0..).zip(&json).all(|(location, row)| row["location_id"] == location));
+        let parquet = parquet(whole(2, &parts));
+        assert_eq!(parquet.metadata().num_row_groups(), 3);
+        assert_eq!(parquet.metadata().file_metadata().created_by(), Some("freshet"));
+        let rows: usize = parquet.build().expect("reader").map(|batch| batch.expect("a batch").num_rows()).sum();
+        assert_eq!(rows, 5_000);
+    }
+
+    #[test]
+    fn no_parts_become_an_empty_file_of_each_format() {
+        assert_eq!(whole(0, &[]), csv_header(columns(OUTPUT)));
+        assert_eq!(whole(1, &[]), b"[\n]\n");
+        let parquet = parquet(whole(2, &[]));
+        assert_eq!(parquet.schema().fields().len(), columns(OUTPUT).len());
+    }
+}

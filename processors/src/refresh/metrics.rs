@@ -1,0 +1,48 @@
+//! What the publisher says about itself, in the default registry.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec, exponential_buckets, histogram_opts, register_gauge,
+    register_histogram, register_int_counter, register_int_gauge, register_int_gauge_vec,
+};
+
+const ONCE: &str = "a metric is declared once";
+
+/// Declares a metric of this file.
+macro_rules! metric {
+    ($name:ident: $type:ty = $register:expr) => {
+        pub(super) static $name: LazyLock<$type> = LazyLock::new(|| $register.expect(ONCE));
+    };
+}
+
+metric!(PUBLICATIONS: IntCounter = register_int_counter!(
+    "freshet_publications_total", "Versions of the derived outputs published"));
+metric!(CONFLICTS: IntCounter = register_int_counter!(
+    "freshet_publication_conflicts_total", "Publications begun again because another publisher was first"));
+metric!(ERRORS: IntCounter = register_int_counter!(
+    "freshet_publication_errors_total", "Publications that failed and are tried again"));
+metric!(REFUSED: IntGauge = register_int_gauge!(
+    "freshet_publication_refused", "1 while nothing is published because the tables are behind what was published"));
+metric!(DURATION: Histogram = register_histogram!(histogram_opts!(
+    "freshet_publication_duration_seconds", "Time from reading the pointer to having swapped it",
+    exponential_buckets(0.01, 2.0, 16).expect("buckets grow"))));
+metric!(DIRTY_WINDOWS: IntGauge = register_int_gauge!(
+    "freshet_publication_dirty_windows", "Windows that the last publication found dirty"));
+metric!(WINDOWS: IntCounter = register_int_counter!(
+    "freshet_publication_windows_total", "Windows derived again"));
+metric!(FILES: IntCounter = register_int_counter!(
+    "freshet_publication_files_total", "Data files written"));
+metric!(BYTES: IntCounter = register_int_counter!(
+    "freshet_publication_bytes_total", "Bytes of data files written"));
+metric!(VERSION: IntGauge = register_int_gauge!(
+    "freshet_publication_version", "Version of the derived outputs that this publisher published or found last"));
+metric!(TIMESTAMP: Gauge = register_gauge!(
+    "freshet_publication_timestamp_seconds", "Unix time at which this publisher last found the outputs up to date"));
+metric!(COPY_VERSION: IntGaugeVec = register_int_gauge_vec!(
+    "freshet_stable_copy_version", "Version that the whole-file copies of an output were made from", &["output"]));
+metric!(COPY_DURATION: Histogram = register_histogram!(histogram_opts!(
+    "freshet_stable_copy_duration_seconds", "Time to bring the whole-file copies up to date",
+    exponential_buckets(0.01, 2.0, 16).expect("buckets grow"))));
+metric!(DELETED: IntCounter = register_int_counter!(
+    "freshet_outputs_deleted_total", "Data files and manifests deleted because nothing names them any more"));

@@ -1,0 +1,19 @@
+//! Settings of the section `process`.
+
+use serde::Deserialize;
+
+/// How rows are gathered into transactions.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessSettings {
+    /// Rows after which a batch is applied. More of them make fewer, longer transactions.
+    pub batch_rows_max: usize,
+    /// Age in milliseconds at which a batch is applied whatever its size: the price of latency.
+    pub batch_age_ms_max: u64,
+}
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        ProcessSettings { batch_rows_max: 5_000, batch_age_ms_max: 50 }
+    }
+}

@@ -1,0 +1,167 @@
+//! The writer: applies one assignment's batches in order, one transaction each.
+//!
+//! Arroyo's tasks only wait for it, behind a bounded channel that is filled in the order of the stream. It
+//! outlives an aborted task: what it has begun it ends, and should the partitions be somebody else's by then,
+//! the epoch in its transaction no longer fits and nothing is written.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch};
+use freshet_sinks::bookmark::{self, Move};
+use freshet_sinks::upsert::Upsert;
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::batch::Batch;
+use crate::consumer::Position;
+use crate::metrics;
+
+/// Arroyo runs at most two tasks here; their batches always find room, so that the order of submission is the
+/// order of writing.
+pub(crate) const QUEUE_BATCHES_MAX: usize = 4;
+
+/// First wait after an error of the world; doubled each time.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait after an error of the world.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Wait before a halted batch is tried again: somebody has to mend the schema first.
+const HALTED_RETRY: Duration = Duration::from_secs(15);
+
+/// A batch and where to say that it is applied.
+pub(crate) struct Job {
+    pub(crate) batch: Batch,
+    pub(crate) done: oneshot::Sender<Result<(), WriterError>>,
+}
+
+/// The writer cannot go on with this assignment; the processor joins again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriterError {
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("partition {0} is not part of this assignment")]
+    NotAssigned(i32),
+    #[error("the writer has stopped")]
+    Stopped,
+}
+
+/// Writes the batches of one assignment.
+pub(crate) struct Writer {
+    pub(crate) pool: PgPool,
+    pub(crate) upsert: Upsert,
+    pub(crate) topic: String,
+    pub(crate) positions: BTreeMap<i32, Position>,
+}
+
+impl Writer {
+    /// Applies jobs until the assignment ends or a batch turns out not to be ours.
+    pub(crate) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut connection = None;
+        while let Some(Job { batch, done }) = jobs.recv().await {
+            let result = self.apply(&mut connection, batch, &done).await;
+            let failed = result.is_err();
+            // The task may be gone after a revocation; the bookmark remembers what was applied.
+            let _ = done.send(result);
+            if failed {
+                return;
+            }
+        }
+    }
+
+    async fn apply(
+        &mut self,
+        connection: &mut Option<PoolConnection<Postgres>>,
+        batch: Batch,
+        done: &oneshot::Sender<Result<(), WriterError>>,
+    ) -> Result<(), WriterError> {
+        let domain = self.upsert.domain().name;
+        let batch = self.placed(batch)?;
+        let begun = Instant::now();
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let result = match self.connected(connection).await {
+                Ok(connection) => apply::apply(connection, &self.upsert, &self.topic, &batch).await,
+                Err(error) => Err(error.into()),
+            };
+            let error = match result {
+                Ok(applied) => {
+                    self.advance(&batch);
+                    metrics::applied(domain, &applied, begun.elapsed());
+                    log_refused(domain, &applied);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            // Whatever state the connection is in, the next attempt starts on a new one.
+            drop(connection.take().map(PoolConnection::detach));
+            let wait = match &error {
+                ApplyError::Lost(_) => return Err(error.into()),
+                ApplyError::World(_) => {
+                    tracing::warn!(domain, %error, "apply failed, trying again in {backoff:?}");
+                    metrics::retried(domain);
+                    backoff
+                }
+                ApplyError::Schema(_) | ApplyError::TooManyRefused { .. } => {
+                    self.halt(&error).await;
+                    HALTED_RETRY
+                }
+            };
+            if done.is_closed() {
+                return Err(WriterError::Stopped);
+            }
+            tokio::time::sleep(wait).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn connected<'c>(
+        &self,
+        connection: &'c mut Option<PoolConnection<Postgres>>,
+    ) -> Result<&'c mut PgConnection, sqlx::Error> {
+        if connection.is_none() {
+            *connection = Some(self.pool.acquire().await?);
+        }
+        connection.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
+    }
+
+    /// Gives each partition's records the move that applying them makes.
+    fn placed(&self, batch: Batch) -> Result<Vec<PartitionBatch>, WriterError> {
+        batch
+            .partitions
+            .into_iter()
+            .map(|(partition, records)| {
+                let at = self.positions.get(&partition).ok_or(WriterError::NotAssigned(partition))?;
+                let bookmark =
+                    Move { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
+                Ok(PartitionBatch { bookmark, rows: records.rows })
+            })
+            .collect()
+    }
+
+    fn advance(&mut self, batch: &[PartitionBatch]) {
+        for partition in batch {
+            if let Some(position) = self.positions.get_mut(&partition.bookmark.partition) {
+                position.next_offset = partition.bookmark.next;
+            }
+        }
+    }
+
+    /// Says in the log and in the bookmarks why nothing moves.
+    async fn halt(&self, error: &ApplyError) {
+        let domain = self.upsert.domain().name;
+        tracing::error!(domain, %error, "halted, looking again in {HALTED_RETRY:?}");
+        let reason = error.to_string();
+        for (partition, position) in &self.positions {
+            let told = bookmark::set_halted(&self.pool, domain, *partition, position.epoch, Some(&reason)).await;
+            if let Err(error) = told {
+                tracing::warn!(domain, partition, %error, "record why the partition is halted");
+            }
+        }
+    }
+}
+
+fn log_refused(domain: &str, applied: &Applied) {
+    if applied.refused > 0 {
+        tracing::warn!(domain, rows = applied.refused, "rows refused by the database were rejected");
+    }
+}

@@ -1,0 +1,190 @@
+//! The bookmark: how far each partition is applied, in Postgres, moved in the transaction of the rows.
+//!
+//! An assignment *takes* the bookmarks of its partitions, raising their epoch; a transaction *advances* them
+//! only if they still stand where this owner left them. A former owner whose partition was taken therefore
+//! finds its epoch gone and can write nothing, however late its transaction arrives.
+
+use sqlx::{PgConnection, PgPool, Row};
+use uuid::Uuid;
+
+/// A partition's bookmark as an assignment received it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the next record to apply.
+    pub next_offset: i64,
+    /// This owner's epoch.
+    pub epoch: i64,
+    /// The stream that the bookmark was made on.
+    pub stream_id: Uuid,
+}
+
+/// What one batch does to one partition's bookmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// The partition.
+    pub partition: i32,
+    /// Where the bookmark must stand.
+    pub expected: i64,
+    /// Where it goes.
+    pub next: i64,
+    /// The epoch of the owner that moves it.
+    pub epoch: i64,
+}
+
+/// Whether a batch may apply to a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advance {
+    /// It is the next one.
+    Go,
+    /// It was applied before: the answer to its COMMIT was lost.
+    AlreadyApplied,
+    /// Somebody else owns the partition, or the bookmark was set by hand: leave it alone and join again.
+    Lost,
+}
+
+/// Decides whether a batch may apply, from the bookmark as it stands under its lock.
+///
+/// | bookmark | epoch | decision |
+/// |---|---|---|
+/// | none | – | lost |
+/// | at `expected` | mine | go |
+/// | at `next` | mine | already applied |
+/// | elsewhere | mine | lost (set by hand) |
+/// | anywhere | another's | lost |
+pub fn advance(found: Option<(i64, i64)>, wanted: Move) -> Advance {
+    match found {
+        Some((at, epoch)) if epoch == wanted.epoch && at == wanted.expected => Advance::Go,
+        Some((at, epoch)) if epoch == wanted.epoch && at == wanted.next => Advance::AlreadyApplied,
+        _ => Advance::Lost,
+    }
+}
+
+/// Takes the bookmarks of partitions for a new owner. `starts` gives (partition, offset): where a partition
+/// without a bookmark begins, the log's start. Two that take the same partition at once are ordered by the row
+/// lock; the later one owns it.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn take(
+    pool: &PgPool,
+    domain: &str,
+    stream_id: Uuid,
+    owner: &str,
+    starts: &[(i32, i64)],
+) -> Result<Vec<Taken>, sqlx::Error> {
+    let (partitions, offsets): (Vec<i32>, Vec<i64>) = starts.iter().copied().unzip();
+    let rows = sqlx::query(
+        "INSERT INTO pipeline.bookmarks AS b (domain, partition, next_offset, stream_id, owner_epoch, owner)
+         SELECT $1, u.partition, u.next_offset, $2, 1, $3
+         FROM UNNEST($4::int4[], $5::int8[]) AS u (partition, next_offset) ORDER BY u.partition
+         ON CONFLICT (domain, partition) DO UPDATE SET owner_epoch = b.owner_epoch + 1, owner = excluded.owner
+         RETURNING partition, next_offset, owner_epoch, stream_id",
+    )
+    .bind(domain)
+    .bind(stream_id)
+    .bind(owner)
+    .bind(partitions)
+    .bind(offsets)
+    .fetch_all(pool)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Taken {
+                partition: row.try_get(0)?,
+                next_offset: row.try_get(1)?,
+                epoch: row.try_get(2)?,
+                stream_id: row.try_get(3)?,
+            })
+        })
+        .collect()
+}
+
+/// Records why a partition is halted, or with `None` that it runs. Only the owner of `epoch` may say so.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn set_halted(
+    pool: &PgPool,
+    domain: &str,
+    partition: i32,
+    epoch: i64,
+    reason: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE pipeline.bookmarks SET halted = $4, updated_at = now()
+         WHERE domain = $1 AND partition = $2 AND owner_epoch = $3 AND halted IS DISTINCT FROM $4",
+    )
+    .bind(domain)
+    .bind(partition)
+    .bind(epoch)
+    .bind(reason)
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The first step of the transaction `apply`: locks the bookmarks in partition order, so that two batches
+/// cannot deadlock, decides each with [`advance`] and moves those that go.
+pub(crate) async fn move_all(
+    connection: &mut PgConnection,
+    domain: &str,
+    moves: &[Move],
+) -> Result<Vec<Advance>, sqlx::Error> {
+    let partitions: Vec<i32> = moves.iter().map(|one| one.partition).collect();
+    let found = sqlx::query_as::<_, (i32, i64, i64)>(
+        "SELECT partition, next_offset, owner_epoch FROM pipeline.bookmarks
+         WHERE domain = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE",
+    )
+    .bind(domain)
+    .bind(partitions)
+    .fetch_all(&mut *connection)
+    .await?;
+    let decisions: Vec<Advance> = moves
+        .iter()
+        .map(|one| {
+            let bookmark = found.iter().find(|(partition, ..)| *partition == one.partition);
+            advance(bookmark.map(|(_, at, epoch)| (*at, *epoch)), *one)
+        })
+        .collect();
+    let (partitions, offsets): (Vec<i32>, Vec<i64>) = moves
+        .iter()
+        .zip(&decisions)
+        .filter(|(_, decision)| **decision == Advance::Go)
+        .map(|(one, _)| (one.partition, one.next))
+        .unzip();
+    sqlx::query(
+        "UPDATE pipeline.bookmarks AS b SET next_offset = u.next_offset, halted = NULL, updated_at = now()
+         FROM UNNEST($2::int4[], $3::int8[]) AS u (partition, next_offset)
+         WHERE b.domain = $1 AND b.partition = u.partition",
+    )
+    .bind(domain)
+    .bind(partitions)
+    .bind(offsets)
+    .execute(connection)
+    .await?;
+    Ok(decisions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_applies_once_and_only_for_its_owner() {
+        let wanted = Move { partition: 0, expected: 10, next: 20, epoch: 7 };
+        let cases = [
+            (None, Advance::Lost),
+            (Some((10, 7)), Advance::Go),
+            (Some((20, 7)), Advance::AlreadyApplied),
+            (Some((15, 7)), Advance::Lost),
+            (Some((10, 8)), Advance::Lost),
+            (Some((20, 8)), Advance::Lost),
+            (Some((10, 6)), Advance::Lost),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(advance(found, wanted), expected, "{found:?}");
+        }
+    }
+}

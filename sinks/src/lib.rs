@@ -1,0 +1,19 @@
+//! Where freshet's data comes to rest: tables in Postgres and derived outputs in S3.
+//!
+//! This crate promises that a batch of rows, the bookmark that says how far the topic is applied, and every
+//! count about them move in one transaction ([`apply`]), and that derived outputs are published as a whole or
+//! not at all ([`outputs`]).
+//!
+//! One batch's path through it: [`bookmark`] decides whether the batch is the next one, [`progress`] which of
+//! its rows are new, [`upsert`] writes the newest row of each key, [`rejects`] keeps what could not load, and
+//! change marks tell the publisher which windows to derive again.
+
+pub mod apply;
+pub mod bookmark;
+pub mod outputs;
+pub mod postgres;
+pub mod progress;
+pub mod rejects;
+pub mod s3;
+pub mod streams;
+pub mod upsert;

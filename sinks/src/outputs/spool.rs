@@ -1,0 +1,194 @@
+//! A body of unknown length on its way to S3: in memory while it is small, in a temporary file from then on,
+//! hashed as it passes.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+
+use aws_sdk_s3::primitives::{ByteStream, Length};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempPath};
+
+/// Up to here a body stays in memory. About twelve are open at once, and eight on their way up.
+const MEMORY_BYTES: usize = 1024 * 1024;
+
+/// A body that is being written.
+#[derive(Default)]
+pub struct Spool {
+    buffer: Vec<u8>,
+    file: Option<NamedTempFile>,
+    length: u64,
+    hash: Sha256,
+}
+
+/// A body that is complete.
+#[derive(Debug)]
+pub struct Spooled {
+    body: Body,
+    length: u64,
+    sha256: String,
+}
+
+#[derive(Debug)]
+enum Body {
+    Memory(Bytes),
+    /// Deleted when dropped.
+    File(TempPath),
+}
+
+impl Spool {
+    /// An empty body.
+    pub fn new() -> Self {
+        Spool::default()
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Ends the body.
+    ///
+    /// # Errors
+    /// If the temporary file cannot be written.
+    pub fn finish(mut self) -> io::Result<Spooled> {
+        if self.file.is_some() {
+            self.spill()?;
+        } else {
+            self.hash.update(&self.buffer);
+        }
+        let body = match self.file {
+            Some(file) => Body::File(file.into_temp_path()),
+            None => Body::Memory(self.buffer.into()),
+        };
+        Ok(Spooled { body, length: self.length, sha256: hex::encode(self.hash.finalize()) })
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            empty => empty.insert(NamedTempFile::with_prefix("freshet-output-")?),
+        };
+        file.write_all(&self.buffer)?;
+        self.hash.update(&self.buffer);
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Write for Spool {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        self.length += bytes.len() as u64;
+        if self.buffer.len() >= MEMORY_BYTES {
+            self.spill()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Spooled {
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Its SHA-256, hexadecimal.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The bytes, to be read in any order; the file behind them lives as long as `self`.
+    ///
+    /// # Errors
+    /// If the temporary file cannot be read.
+    pub fn read(&self) -> io::Result<Readable> {
+        match &self.body {
+            Body::Memory(bytes) => Ok(Readable::Memory(bytes.clone())),
+            Body::File(path) => Ok(Readable::File(std::fs::File::open(path)?)),
+        }
+    }
+
+    /// A part of it, as a request's body.
+    pub(super) async fn stream(&self, offset: u64, length: u64) -> io::Result<ByteStream> {
+        match &self.body {
+            Body::Memory(bytes) => Ok(bytes.slice(offset as usize..(offset + length) as usize).into()),
+            Body::File(path) => ByteStream::read_from()
+                .path(path)
+                .offset(offset)
+                .length(Length::Exact(length))
+                .build()
+                .await
+                .map_err(io::Error::other),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Spooled {
+    fn from(bytes: Vec<u8>) -> Self {
+        let sha256 = hex::encode(Sha256::digest(&bytes));
+        Spooled { length: bytes.len() as u64, body: Body::Memory(bytes.into()), sha256 }
+    }
+}
+
+/// The bytes of a complete body.
+#[derive(Debug)]
+pub enum Readable {
+    /// In memory.
+    Memory(Bytes),
+    /// In a temporary file.
+    File(std::fs::File),
+}
+
+impl Readable {
+    /// Copies the bytes from `start` up to `end`.
+    ///
+    /// # Errors
+    /// If the temporary file cannot be read or `to` not be written.
+    pub fn copy(&mut self, start: u64, end: u64, to: &mut impl Write) -> io::Result<()> {
+        match self {
+            Readable::Memory(bytes) => to.write_all(&bytes[start as usize..end as usize]),
+            Readable::File(file) => {
+                file.seek(SeekFrom::Start(start))?;
+                io::copy(&mut file.take(end - start), to).map(drop)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_the_same_in_memory_and_in_a_file() {
+        for length in [0, 1, MEMORY_BYTES - 1, MEMORY_BYTES, 3 * MEMORY_BYTES + 17] {
+            let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+            let mut spool = Spool::new();
+            for chunk in bytes.chunks(100_003) {
+                spool.write_all(chunk).expect("write");
+            }
+            let spooled = spool.finish().expect("finish");
+            assert_eq!(spooled.len(), length as u64);
+            assert_eq!(spooled.sha256(), Spooled::from(bytes.clone()).sha256());
+            let mut read = Vec::new();
+            spooled.read().expect("read").copy(0, spooled.len(), &mut read).expect("copy");
+            assert_eq!(read, bytes);
+            let tail = spooled.stream(length as u64 / 2, length as u64 - length as u64 / 2).await.expect("stream");
+            assert_eq!(tail.collect().await.expect("collect").to_vec(), bytes[length / 2..]);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The one stream a topic: which topic the ledger and the bookmarks belong to.
+
+use freshet_topics::catalog::TopicState;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+/// Whether a topic is the one that the bookmarks were made on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// It is; or nothing was known of the domain and it is from now on.
+    Same(Uuid),
+    /// It was deleted and made again, or Kafka was lost: nothing may be published or applied before
+    /// `freshet bookmarks adopt`.
+    Other {
+        /// What the bookmarks belong to.
+        known: Uuid,
+        /// What the topic says.
+        found: Uuid,
+    },
+    /// Neither Postgres nor the topic knows a stream id.
+    Unknown,
+}
+
+/// Binds a domain to its topic on first sight, and compares ever after. Two that bind at once agree: the
+/// first insert wins and both read it.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn bind(pool: &PgPool, domain: &str, state: &TopicState) -> Result<Binding, sqlx::Error> {
+    if let Some(found) = state.stream_id {
+        sqlx::query(
+            "INSERT INTO pipeline.streams (domain, topic, stream_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        )
+        .bind(domain)
+        .bind(&state.topic)
+        .bind(found)
+        .execute(pool)
+        .await?;
+    }
+    let known: Option<Uuid> = sqlx::query_scalar("SELECT stream_id FROM pipeline.streams WHERE domain = $1")
+        .bind(domain)
+        .fetch_optional(pool)
+        .await?;
+    Ok(compare(known, state.stream_id))
+}
+
+/// The decision of [`bind`].
+///
+/// | known to Postgres | in record 0 | binding |
+/// |---|---|---|
+/// | a | a | same a |
+/// | a | b | other |
+/// | a | removed by retention | same a |
+/// | – | removed by retention | unknown |
+fn compare(known: Option<Uuid>, found: Option<Uuid>) -> Binding {
+    match (known, found) {
+        (Some(known), Some(found)) if known != found => Binding::Other { known, found },
+        (Some(known), _) => Binding::Same(known),
+        (None, _) => Binding::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_made_again_is_another() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(compare(Some(a), Some(a)), Binding::Same(a));
+        assert_eq!(compare(Some(a), Some(b)), Binding::Other { known: a, found: b });
+        assert_eq!(compare(Some(a), None), Binding::Same(a));
+        assert_eq!(compare(None, None), Binding::Unknown);
+    }
+}

@@ -1,0 +1,203 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use freshet_topics::{DOMAINS, Domain, domains};
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::{bench, demo, generate, status, up};
+use crate::config::{self, Base};
+use crate::roles::{self, Role, Services};
+use crate::{http, telemetry};
+
+/// A CSV dropped in S3 is in Postgres and in the derived outputs seconds later, exactly once.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    /// Settings file (TOML); see `freshet check-config --defaults`
+    #[arg(long, global = true, env = "FRESHET_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data folder of the local stack
+    #[arg(long, global = true, env = "FRESHET_DATA", value_name = "DIR", default_value_os_t = config::default_data_dir())]
+    data: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine until Ctrl-C: Kafka, Postgres, S3 and all roles
+    Up,
+    /// Run everything, drop sample files, show them arrive, and stop
+    Demo(demo::DemoOptions),
+    /// Listen to the raw bucket and publish its files (one role a process)
+    Ingest,
+    /// Apply one domain's topic to Postgres (one role a process)
+    Process {
+        /// Which domain
+        #[arg(value_parser = parse_domain)]
+        domain: &'static Domain,
+    },
+    /// Keep the derived outputs fresh (one role a process)
+    Metrics,
+    /// Bring the database schema up to date
+    Migrate,
+    /// Kafka topics
+    Topics {
+        #[command(subcommand)]
+        command: TopicsCommand,
+    },
+    /// Show how far everything is: files, rows, lag, freshness
+    Status(status::StatusOptions),
+    /// Write realistic sample files
+    Generate(generate::GenerateOptions),
+    /// Check the settings without connecting to anything
+    CheckConfig {
+        /// Print every setting with its meaning, unit and default instead
+        #[arg(long)]
+        defaults: bool,
+    },
+    /// Measure rows a second and drop-to-visible on this machine
+    Bench(bench::BenchOptions),
+}
+
+#[derive(Debug, Subcommand)]
+enum TopicsCommand {
+    /// Create the topics that are missing, and check the settings of the others
+    Create,
+}
+
+fn parse_domain(name: &str) -> Result<&'static Domain, String> {
+    domains::by_name(name).ok_or_else(|| {
+        let names: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
+        format!("no such domain; there are {}", names.join(", "))
+    })
+}
+
+/// Parses the command line, runs the command, and tells an error in one line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let quiet = matches!(cli.command, Command::Demo(_) | Command::Status(_) | Command::Bench(_));
+    telemetry::init(quiet);
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("freshet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let file = cli.config.as_deref();
+    match cli.command {
+        Command::Up => up::run(file, &cli.data, shutdown_on_signal()?).await?,
+        Command::Demo(options) => demo::run(&options, file, &cli.data, shutdown_on_signal()?).await?,
+        Command::Ingest => run_role(&cli, Role::Ingest).await?,
+        Command::Process { domain } => run_role(&cli, Role::Process(domain)).await?,
+        Command::Metrics => run_role(&cli, Role::Metrics).await?,
+        Command::Migrate => {
+            let services = Services::new(config::load_connected(file, &cli.data)?).await?;
+            roles::migrate(&services.pool).await?;
+            println!("the schema is up to date");
+        }
+        Command::Topics { command: TopicsCommand::Create } => return create_topics(&cli).await,
+        Command::Status(options) => {
+            let services = Services::new(config::load_connected(file, &cli.data)?).await?;
+            return status::run(&options, &services).await;
+        }
+        Command::Generate(options) => {
+            print!("{}", generate::run(&options)?);
+        }
+        Command::CheckConfig { defaults: true } => print!("{}", config::DEFAULT),
+        Command::CheckConfig { defaults: false } => {
+            config::load(file, Base::Production)?;
+            println!("the settings are valid");
+        }
+        Command::Bench(options) => bench::run(&options).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_role(cli: &Cli, role: Role) -> anyhow::Result<()> {
+    let config = config::load_connected(cli.config.as_deref(), &cli.data)?;
+    let shutdown = shutdown_on_signal()?;
+    if !config.http.listen.is_empty() {
+        let address = http::serve(&config.http.listen, shutdown.clone()).await?;
+        tracing::info!(%address, "serving /metrics and /healthz");
+    }
+    let services = Services::new(config).await?;
+    roles::run(&services, &[role], shutdown).await
+}
+
+async fn create_topics(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let config = config::load_connected(cli.config.as_deref(), &cli.data)?;
+    let mut as_wanted = true;
+    for report in roles::create_topics(&config).await? {
+        let topic = &report.state.topic;
+        match (report.created, report.differences.as_slice()) {
+            (true, _) => println!("{topic}: created with {} partitions", report.state.partitions),
+            (false, []) => println!("{topic}: exists, {} partitions, as wanted", report.state.partitions),
+            (false, differences) => {
+                as_wanted = false;
+                println!("{topic}: exists, but {}", differences.join("; "));
+            }
+        }
+    }
+    if !as_wanted {
+        eprintln!("freshet: nothing was changed; alter the topics with Kafka's own tools, or the settings");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.
+fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        for round in 0..2 {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if round == 1 {
+                std::process::exit(130);
+            }
+            token.cancel();
+        }
+    });
+    Ok(shutdown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_domain_can_be_processed() {
+        for domain in DOMAINS {
+            let cli = Cli::try_parse_from(["freshet", "process", domain.name]).expect(domain.name);
+            assert!(matches!(cli.command, Command::Process { domain: found } if found == *domain));
+        }
+        let error = Cli::try_parse_from(["freshet", "process", "weather"]).expect_err("no such domain");
+        assert!(error.to_string().contains("there are locations, climate"), "{error}");
+    }
+}

@@ -1,0 +1,287 @@
+//! `freshet bench` (`make bench`): how fast freshet is, beside what the same Postgres can do at best.
+//!
+//! Each run starts a `freshet up` of its own in a new folder, so that every run inserts into empty tables and the
+//! peak of freshet's memory is that of one run. In it, one after the other on the same two (or more) cores:
+//!
+//! 1. **freshet**: a million rows are dropped as files; from the first byte sent until all are committed.
+//! 2. **COPY**: the same rows into an identically keyed table, one connection a table, all at once: the limit.
+//! 3. **script**: the same rows by COPY into a staging table and an upsert from it, file by file, one connection a
+//!    table, all at once.
+//! 4. **drop to visible**: small files one after the other, each until its row can be selected.
+//!
+//! 2 and 3 read local files, with no S3 and no Kafka, and from text that Postgres can cast without help. This
+//! is a measurement, never a test: targets are printed beside the results.
+
+mod child;
+mod load;
+mod machine;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use chrono::{Days, NaiveDate};
+use sqlx::PgPool;
+
+use super::generate::{self, GenerateOptions, SampleFile};
+use super::terminal::{Look, span, thousands};
+use child::Child;
+use report::Run;
+
+/// Options of `freshet bench`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BenchOptions {
+    /// Rows dropped in all: four tenths climate, three health, three hospital
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
+    pub rows: u64,
+    /// Runs, each with a stack of its own
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// Small files for drop-to-visible, a run
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub small_files: u32,
+    /// Rows a file
+    #[arg(long, value_name = "ROWS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rows_per_file: u64,
+    /// Work in this folder, new or empty, and leave everything there
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+/// The rows that are loaded.
+struct Load {
+    /// Dropped and applied before the clock starts: facts refer to them.
+    locations: Vec<SampleFile>,
+    facts: Vec<SampleFile>,
+    rows: i64,
+}
+
+/// Objects sent to S3 at once.
+const UPLOADS: usize = 4;
+/// Longest time a run's rows may take.
+const TIMEOUT: Duration = Duration::from_secs(1_800);
+/// Longest time one small file may take.
+const TIMEOUT_SMALL: Duration = Duration::from_secs(60);
+/// Between two looks for a small file's row, which is a look-up by key.
+const POLL_SMALL: Duration = Duration::from_millis(1);
+/// Between two looks at the counters of a million rows.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Runs the benchmark and prints its report.
+///
+/// # Errors
+/// If the stack does not start, or rows do not arrive in time.
+pub async fn run(options: &BenchOptions, look: Look) -> Result<()> {
+    let folder = Folder::new(options.keep.as_deref())?;
+    let shown = folder.path.display();
+    println!("{}", machine::describe());
+    println!();
+    eprintln!("  generating {} rows in {shown}", thousands(options.rows.cast_signed()));
+    let load = generate_load(options, &folder.path)?;
+    let plain = load::plain_copies(&load.facts, &folder.path.join("plain"))?;
+    let mut runs = Vec::new();
+    for number in 1..=options.runs {
+        let run = one_run(options, &folder.path.join(format!("run-{number}")), &load, &plain).await;
+        let run = run.with_context(|| format!("benchmark run {number} in {shown}"))?;
+        eprintln!("  run {number} of {}: {} rows/s", options.runs, thousands(run.freshet.round() as i64));
+        runs.push(run);
+    }
+    println!("{}", report::render(options, load.rows, &runs, look));
+    folder.remove()
+}
+
+async fn one_run(options: &BenchOptions, data: &Path, load: &Load, plain: &[load::PlainFile]) -> Result<Run> {
+    let child = Child::start(data).await?;
+    let result = measure(options, &child, load, plain).await;
+    let stopped = child.stop().await;
+    let run = result?;
+    stopped?;
+    Ok(run)
+}
+
+async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[load::PlainFile]) -> Result<Run> {
+    let pool = child.pool().await?;
+    child.drop_files(&load.locations, 1).await?;
+    settle(&pool, load.locations.len()).await?;
+
+    load::checkpoint(&pool).await;
+    let started = Instant::now();
+    child.drop_files(&load.facts, UPLOADS).await?;
+    all_committed(&pool, load.rows).await?;
+    let freshet = started.elapsed();
+    verify(&pool, load.rows).await?;
+    let files = load.locations.len() + load.facts.len();
+    settle(&pool, files).await?;
+    let settled = started.elapsed();
+
+    let visible = drop_small_files(options, child, &pool).await?;
+    settle(&pool, files + visible.len()).await?;
+    let peak_memory_bytes = child.peak_memory()?;
+
+    load::checkpoint(&pool).await;
+    let copy = load::copy(&pool, plain).await.context("measure COPY")?;
+    load::checkpoint(&pool).await;
+    let script = load::script(&pool, plain).await.context("measure the plain script")?;
+
+    let rate = |duration: Duration| load.rows as f64 / duration.as_secs_f64();
+    Ok(Run {
+        freshet: rate(freshet),
+        outputs_seconds: settled.as_secs_f64(),
+        copy: rate(copy),
+        script: rate(script),
+        visible,
+        peak_memory_bytes,
+    })
+}
+
+/// A thousandth of the rows is the number of locations, so that the days come out even.
+fn generate_load(options: &BenchOptions, folder: &Path) -> Result<Load> {
+    let locations = (options.rows / 1_000).clamp(10, 1_000);
+    let mut load = Load { locations: Vec::new(), facts: Vec::new(), rows: 0 };
+    for (domain, tenths) in [("locations", 0), ("climate", 4), ("health", 3), ("hospital", 3)] {
+        let days = options.rows * tenths / 10 / locations;
+        let projections = days.min(5);
+        let set = GenerateOptions {
+            locations: u32::try_from(locations)?,
+            days: u32::try_from(days - projections)?,
+            projections: u32::try_from(projections)?,
+            rows_per_file: options.rows_per_file,
+            domains: vec![domain.into()],
+            ..GenerateOptions::into(folder.join("sets").join(domain))
+        };
+        let summary = generate::run(&set)?;
+        let files = generate::files(&set.out)?;
+        match tenths {
+            0 => load.locations = files,
+            _ => {
+                load.facts.extend(files);
+                load.rows += summary.rows().cast_signed();
+            }
+        }
+    }
+    Ok(load)
+}
+
+/// Until every fact is committed: counters move in the same transaction as the rows.
+async fn all_committed(pool: &PgPool, rows: i64) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let committed: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(applied + stale + rejected), 0)::bigint FROM pipeline.progress
+             WHERE domain <> 'locations'",
+        )
+        .fetch_one(pool)
+        .await
+        .context("count the rows committed")?;
+        if committed >= rows {
+            return Ok(());
+        }
+        if started.elapsed() > TIMEOUT {
+            bail!("{committed} of {rows} rows are committed after {}", span(TIMEOUT));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The tables hold what the counters say; every row has a key of its own.
+async fn verify(pool: &PgPool, rows: i64) -> Result<()> {
+    let found: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM climate_data) + (SELECT count(*) FROM health_data)
+            + (SELECT count(*) FROM hospital_data)",
+    )
+    .fetch_one(pool)
+    .await
+    .context("count the rows of the tables")?;
+    anyhow::ensure!(found == rows, "the tables hold {found} rows, not {rows}");
+    Ok(())
+}
+
+/// Until so many files are applied and their outputs published.
+async fn settle(pool: &PgPool, files: usize) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let (applied, marks): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM pipeline.objects WHERE state = 'applied'),
+                (SELECT count(*) FROM pipeline.marks)",
+        )
+        .fetch_one(pool)
+        .await
+        .context("read the ledger")?;
+        if applied >= files as i64 && marks == 0 {
+            return Ok(());
+        }
+        if started.elapsed() > TIMEOUT {
+            bail!("{applied} of {files} files are applied, {marks} marks left after {}", span(TIMEOUT));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Drops files of one row each, one after the other, and gives for each the time from before its first byte is
+/// sent until its row can be selected.
+async fn drop_small_files(options: &BenchOptions, child: &Child, pool: &PgPool) -> Result<Vec<Duration>> {
+    let first: NaiveDate = GenerateOptions::into("").end + Days::new(1);
+    let mut durations = Vec::new();
+    for number in 0..options.small_files {
+        let date = first + Days::new(number.into());
+        let text = format!(
+            "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases,is_projected,projection_year\n\
+             1,{date},{number},7,0,30,False,\n"
+        );
+        let started = Instant::now();
+        child.put(&format!("health/small-{date}.csv"), text.into_bytes()).await?;
+        let statement = "SELECT EXISTS (SELECT FROM health_data WHERE location_id = 1 AND date = $1)";
+        while !sqlx::query_scalar(statement).bind(date).fetch_one(pool).await.context("look for a small file's row")? {
+            if started.elapsed() > TIMEOUT_SMALL {
+                bail!("the row of small file {number} is not visible after {}", span(TIMEOUT_SMALL));
+            }
+            tokio::time::sleep(POLL_SMALL).await;
+        }
+        durations.push(started.elapsed());
+    }
+    Ok(durations)
+}
+
+/// The folder of a benchmark, removed at its end unless it is to be kept.
+struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    fn new(keep: Option<&Path>) -> Result<Self> {
+        let path = match keep {
+            Some(path) => path.to_owned(),
+            None => std::env::temp_dir().join(format!("freshet-bench-{}", std::process::id())),
+        };
+        std::fs::create_dir_all(&path).with_context(|| format!("make folder {}", path.display()))?;
+        let path = path.canonicalize().with_context(|| format!("open folder {}", path.display()))?;
+        if std::fs::read_dir(&path).with_context(|| format!("read folder {}", path.display()))?.next().is_some() {
+            bail!("{} is not empty: give --keep another folder", path.display());
+        }
+        Ok(Folder { path, keep: keep.is_some() })
+    }
+
+    fn remove(self) -> Result<()> {
+        match self.keep {
+            true => Ok(()),
+            false => std::fs::remove_dir_all(&self.path).with_context(|| format!("remove {}", self.path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_has_the_rows_asked_for_in_their_shares() {
+        let folder = tempfile::tempdir().expect("a value");
+        let options = BenchOptions { rows: 20_000, runs: 1, small_files: 1, rows_per_file: 5_000, keep: None };
+        let load = generate_load(&options, folder.path()).expect("a value");
+        assert_eq!((load.rows, load.locations.len()), (20_000, 1));
+        let files = |prefix: &str| load.facts.iter().filter(|file| file.key.starts_with(prefix)).count();
+        assert_eq!((files("climate/"), files("health/"), files("hospital/")), (2, 2, 2));
+    }
+}

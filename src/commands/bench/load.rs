@@ -1,0 +1,182 @@
+//! What Postgres does with the same rows when nothing of freshet is in the way.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use freshet_topics::{DOMAINS, Domain};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::task::JoinSet;
+
+use crate::commands::generate::SampleFile;
+
+/// A file whose every cell Postgres casts without help.
+#[derive(Debug, Clone)]
+pub(super) struct PlainFile {
+    domain: &'static Domain,
+    header: String,
+    path: PathBuf,
+}
+
+/// Sent to the server at once.
+const CHUNK: usize = 1 << 20;
+
+/// Rewrites `2253.0` and `2026.0` as integers, which `COPY` would refuse, before any clock runs.
+pub(super) fn plain_copies(files: &[SampleFile], folder: &Path) -> Result<Vec<PlainFile>> {
+    std::fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
+    let copies = files.iter().map(|file| {
+        let domain = DOMAINS.iter().copied().find(|domain| domain.matches(&file.key, []));
+        let domain = domain.with_context(|| format!("{} belongs to no domain", file.key))?;
+        let text = std::fs::read_to_string(&file.path).with_context(|| format!("read file {}", file.path.display()))?;
+        let header = text.lines().next().unwrap_or_default().to_owned();
+        let path = folder.join(file.key.replace('/', "-"));
+        std::fs::write(&path, plain(domain, &text)).with_context(|| format!("write file {}", path.display()))?;
+        Ok(PlainFile { domain, header, path })
+    });
+    copies.collect()
+}
+
+fn plain(domain: &Domain, text: &str) -> String {
+    let header = text.lines().next().unwrap_or_default();
+    let is_int: Vec<bool> =
+        header.split(',').map(|name| domain.columns[domain.index_of(name)].cast == freshet_topics::Cast::Int).collect();
+    let mut out = String::with_capacity(text.len());
+    for (number, line) in text.lines().enumerate() {
+        for (column, cell) in line.split(',').enumerate() {
+            let whole = is_int.get(column) == Some(&true) && number > 0;
+            out.push_str(if column > 0 { "," } else { "" });
+            out.push_str(if whole { cell.strip_suffix(".0").unwrap_or(cell) } else { cell });
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Writes out what earlier phases left, so that they do not pay for one another. A database user may lack the
+/// right to; then they do.
+pub(super) async fn checkpoint(pool: &PgPool) {
+    if let Err(error) = sqlx::query("CHECKPOINT").execute(pool).await {
+        tracing::debug!(%error, "checkpoint before a phase");
+    }
+}
+
+/// `COPY` straight into empty tables with the same keys and indexes.
+pub(super) async fn copy(pool: &PgPool, files: &[PlainFile]) -> Result<Duration> {
+    timed(pool, files, false).await
+}
+
+/// For each file `COPY` into a staging table, then upsert from it.
+pub(super) async fn script(pool: &PgPool, files: &[PlainFile]) -> Result<Duration> {
+    timed(pool, files, true).await
+}
+
+/// One connection a table, all tables at once.
+async fn timed(pool: &PgPool, files: &[PlainFile], upsert: bool) -> Result<Duration> {
+    let mut by_table: BTreeMap<&str, Vec<PlainFile>> = BTreeMap::new();
+    for file in files {
+        by_table.entry(file.domain.table).or_default().push(file.clone());
+    }
+    for table in by_table.keys() {
+        execute(pool, make_table(table)).await?;
+    }
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for files in by_table.into_values() {
+        let pool = pool.clone();
+        tasks.spawn(async move { load_table(&pool, &files, upsert).await });
+    }
+    while let Some(loaded) = tasks.join_next().await {
+        loaded.context("load a table")??;
+    }
+    let duration = started.elapsed();
+    execute(pool, "DROP SCHEMA bench CASCADE".into()).await?;
+    Ok(duration)
+}
+
+/// Lineage and identity columns are there as in the real table, so that rows are as wide.
+fn make_table(table: &str) -> String {
+    format!(
+        "CREATE SCHEMA IF NOT EXISTS bench;
+         CREATE TABLE bench.{table} (LIKE public.{table} INCLUDING ALL);
+         ALTER TABLE bench.{table} ALTER src_object SET DEFAULT 1, ALTER src_gen SET DEFAULT 1,
+            ALTER src_row SET DEFAULT 1, ALTER src_ord SET DEFAULT 1, ALTER value_ord SET DEFAULT 1"
+    )
+}
+
+async fn execute(pool: &PgPool, sql: String) -> Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.context("prepare the tables of the benchmark")?;
+    Ok(())
+}
+
+async fn load_table(pool: &PgPool, files: &[PlainFile], upsert: bool) -> Result<()> {
+    let mut connection = pool.acquire().await.context("connect to Postgres")?;
+    for file in files {
+        let PlainFile { domain, header, path } = file;
+        let bytes = tokio::fs::read(path).await.with_context(|| format!("read file {}", path.display()))?;
+        if !upsert {
+            copy_in(&mut connection, &format!("bench.{}", domain.table), header, &bytes).await?;
+            continue;
+        }
+        for statement in ["BEGIN".to_owned(), make_staging(domain, header)] {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await.context("make a staging table")?;
+        }
+        copy_in(&mut connection, "staging", header, &bytes).await?;
+        for statement in [upsert_sql(domain, header), "COMMIT".to_owned()] {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await.context("upsert a file")?;
+        }
+    }
+    Ok(())
+}
+
+async fn copy_in(connection: &mut PgConnection, table: &str, columns: &str, bytes: &[u8]) -> Result<()> {
+    let statement = format!("COPY {table} ({columns}) FROM STDIN (FORMAT csv, HEADER)");
+    let mut copy = connection.copy_in_raw(&statement).await.context("start COPY")?;
+    for chunk in bytes.chunks(CHUNK) {
+        copy.send(chunk).await.context("send rows to COPY")?;
+    }
+    copy.finish().await.context("finish COPY")?;
+    Ok(())
+}
+
+fn make_staging(domain: &Domain, header: &str) -> String {
+    format!(
+        "CREATE TEMPORARY TABLE staging ON COMMIT DROP AS SELECT {header} FROM bench.{} LIMIT 0;
+         ALTER TABLE staging ADD row bigint GENERATED ALWAYS AS IDENTITY",
+        domain.table
+    )
+}
+
+fn upsert_sql(domain: &Domain, header: &str) -> String {
+    let key = domain.key.join(", ");
+    let rest: Vec<String> = header
+        .split(',')
+        .filter(|column| !domain.key.contains(column))
+        .map(|column| format!("{column} = excluded.{column}"))
+        .collect();
+    format!(
+        "INSERT INTO bench.{table} ({header}) SELECT DISTINCT ON ({key}) {header} FROM staging
+         ORDER BY {key}, row DESC
+         ON CONFLICT ({key}) DO UPDATE SET {rest}",
+        table = domain.table,
+        rest = rest.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_lose_their_fraction_and_doubles_keep_it() {
+        let health = freshet_topics::domains::by_name("health").expect("a value");
+        let text = "location_id,date,dengue_cases,is_projected,projection_year\n1,2026-09-21,5.0,True,2026.0\n";
+        assert_eq!(
+            plain(health, text),
+            "location_id,date,dengue_cases,is_projected,projection_year\n1,2026-09-21,5,True,2026\n"
+        );
+        let climate = freshet_topics::domains::by_name("climate").expect("a value");
+        assert_eq!(plain(climate, "location_id,temperature\n1,25.0\n"), "location_id,temperature\n1,25.0\n");
+    }
+}

@@ -1,0 +1,106 @@
+//! The report: min, median and max over the runs, the target beside the result.
+
+use std::time::Duration;
+
+use super::BenchOptions;
+use crate::commands::terminal::{Look, table, thousands};
+
+/// What one run measured; rates in rows a second.
+#[derive(Debug, Clone)]
+pub(super) struct Run {
+    pub(super) freshet: f64,
+    /// Until the outputs were published too.
+    pub(super) outputs_seconds: f64,
+    pub(super) copy: f64,
+    pub(super) script: f64,
+    /// One a small file.
+    pub(super) visible: Vec<Duration>,
+    pub(super) peak_memory_bytes: u64,
+}
+
+/// The value at or below which a share of the values lie (nearest rank); 0 without values.
+fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil().max(1.0) as usize;
+    sorted.get(rank - 1).or(sorted.last()).copied().unwrap_or(0.0)
+}
+
+/// Renders the report.
+pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look) -> String {
+    let rate = |value: f64| thousands(value.round() as i64);
+    let share = |value: f64| format!("{:.0} %", value * 100.0);
+    let milliseconds = |value: f64| format!("{value:.0} ms");
+    let visible = |share: f64| {
+        move |run: &Run| {
+            let values: Vec<f64> = run.visible.iter().map(|it| it.as_secs_f64() * 1_000.0).collect();
+            percentile(&values, share)
+        }
+    };
+    let mut records = vec![["", "min", "median", "max", "target"].map(str::to_owned).to_vec()];
+    let mut line = |name: &str, of: &dyn Fn(&Run) -> f64, show: &dyn Fn(f64) -> String, target: &str| {
+        let values: Vec<f64> = runs.iter().map(of).collect();
+        let mut record = vec![name.to_owned()];
+        record.extend([0.0, 0.5, 1.0].map(|share| show(percentile(&values, share))));
+        record.push(target.to_owned());
+        records.push(record);
+    };
+    line("freshet, rows/s", &|run| run.freshet, &rate, "≥ 60,000");
+    line("COPY into a keyed table, rows/s (the limit)", &|run| run.copy, &rate, "");
+    line("COPY to staging and upsert, rows/s", &|run| run.script, &rate, "");
+    line("freshet ÷ COPY", &|run| run.freshet / run.copy, &share, "");
+    line("freshet ÷ staging and upsert", &|run| run.freshet / run.script, &share, "");
+    line("until the outputs are published too, s", &|run| run.outputs_seconds, &|value| format!("{value:.1}"), "");
+    line("drop to visible, p50", &visible(0.5), &milliseconds, "< 300 ms");
+    line("drop to visible, p99", &visible(0.99), &milliseconds, "< 1,000 ms");
+    let memory = |value: f64| format!("{:.0} MiB", value / f64::from(1 << 20));
+    line("peak memory of freshet itself", &|run| run.peak_memory_bytes as f64, &memory, "< 300 MiB");
+    let notes = [
+        format!("{} rows in files of {}, {} runs", thousands(rows), options.rows_per_file, runs.len()),
+        "freshet: from the first byte sent to S3 until every row is committed; S3, Kafka, Postgres, all roles and"
+            .into(),
+        "         this program share the cores. COPY and the script: local files, no S3, no Kafka, one connection"
+            .into(),
+        "         a table, three at once, in the same Postgres.".into(),
+        format!(
+            "visible: from before a one-row file is sent until its row is selected, {} files a run",
+            options.small_files
+        ),
+        "memory:  VmHWM of the `freshet up` process; Kafka, Postgres and S3 are processes of their own".into(),
+    ];
+    format!("{}\n{}", table(look, &records, 1), notes.map(|note| look.faint(&note)).join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_the_nearest_rank() {
+        let values: Vec<f64> = (1..=50).rev().map(f64::from).collect();
+        for (share, value) in [(0.0, 1.0), (0.5, 25.0), (0.99, 50.0), (1.0, 50.0)] {
+            assert_eq!(percentile(&values, share), value);
+        }
+        assert_eq!(percentile(&[3.0, 1.0, 2.0], 0.5), 2.0);
+        assert_eq!(percentile(&[], 0.5), 0.0);
+    }
+
+    #[test]
+    fn targets_stand_beside_results_and_lines_fit() {
+        let options = BenchOptions { rows: 1_000_000, runs: 1, small_files: 50, rows_per_file: 50_000, keep: None };
+        let run = Run {
+            freshet: 71_234.0,
+            outputs_seconds: 18.2,
+            copy: 210_000.0,
+            script: 90_000.0,
+            visible: vec![Duration::from_millis(210); 50],
+            peak_memory_bytes: 200 << 20,
+        };
+        let text = render(&options, 1_000_000, &[run], Look::PLAIN);
+        for part in ["71,234", "≥ 60,000", "34 %", "79 %", "210 ms", "200 MiB"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
+        println!("{text}");
+    }
+}

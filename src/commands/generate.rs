@@ -1,0 +1,299 @@
+//! `freshet generate`: sample data in the four shapes, of any size, in constant memory.
+//!
+//! A row is a pure function of (seed, locations, location, date), so that nothing is held: the weather of a day
+//! comes from noise with knots some days apart (which gives persistence) on top of the seasons, and the cases of
+//! a day come from the weather two weeks before. Only plain arithmetic is used, no `sin` or `exp` of the
+//! system's library, so that the same options give the same bytes on every machine.
+//!
+//! One row's path: a [`Shape`] fills a [`Row`] for a place and a day → perhaps a [`Defect`] → [`Files`].
+
+mod defects;
+mod files;
+mod shapes;
+mod world;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use chrono::{Datelike, Days, Months, NaiveDate};
+use serde::Serialize;
+
+use defects::Defect;
+use files::{Files, Row};
+use shapes::{SHAPES, Shape};
+use world::{Day, Dice, Place, World};
+
+/// Options of `freshet generate`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GenerateOptions {
+    /// Folder for the files, one sub-folder a domain; made if it is not there, refused if it is not empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The same seed and options give the same bytes
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of locations, with the ids 1 to N
+    #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub locations: u32,
+    /// Observed days, the last of them --end
+    #[arg(long, default_value_t = 30)]
+    pub days: u32,
+    /// Share of fact rows that carry one defect each, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub dirty: f64,
+    /// Rows a file holds at most
+    #[arg(long, value_name = "ROWS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rows_per_file: u64,
+    /// Last observed day
+    #[arg(long, value_name = "DATE", default_value_t = default_end())]
+    pub end: NaiveDate,
+    /// Projected rows a location: this day one, two, … years after --end
+    #[arg(long, value_name = "YEARS", default_value_t = 5)]
+    pub projections: u32,
+    /// Only these domains, comma-separated; all four unless given
+    #[arg(long, value_name = "DOMAIN", value_delimiter = ',')]
+    pub domains: Vec<String>,
+}
+
+impl GenerateOptions {
+    /// The defaults of the command line, into `out`.
+    pub fn into(out: impl Into<PathBuf>) -> Self {
+        GenerateOptions {
+            out: out.into(),
+            seed: 1,
+            locations: 36,
+            days: 30,
+            dirty: 0.0,
+            rows_per_file: 50_000,
+            end: default_end(),
+            projections: 5,
+            domains: Vec::new(),
+        }
+    }
+}
+
+/// Fixed, so that two runs on different days give the same bytes.
+fn default_end() -> NaiveDate {
+    NaiveDate::from_ymd_opt(2025, 9, 21).unwrap_or_default()
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Where.
+    pub out: PathBuf,
+    /// One a domain, in the order of the registry.
+    pub domains: Vec<DomainSummary>,
+}
+
+/// What was written for one domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DomainSummary {
+    /// The domain.
+    pub domain: &'static str,
+    /// Files.
+    pub files: u64,
+    /// Data rows, bad and repeated ones included.
+    pub rows: u64,
+    /// Rows that carry a defect, each with one.
+    pub defects: u64,
+    /// Bytes over all files.
+    pub bytes: u64,
+}
+
+impl Summary {
+    /// Rows over all domains.
+    pub fn rows(&self) -> u64 {
+        self.domains.iter().map(|domain| domain.rows).sum()
+    }
+
+    /// Files over all domains.
+    pub fn files(&self) -> u64 {
+        self.domains.iter().map(|domain| domain.files).sum()
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(formatter, "{:<10} {:>6} {:>12} {:>9} {:>14}", "domain", "files", "rows", "defects", "bytes")?;
+        for domain in &self.domains {
+            let DomainSummary { domain, files, rows, defects, bytes } = domain;
+            writeln!(formatter, "{domain:<10} {files:>6} {rows:>12} {defects:>9} {bytes:>14}")?;
+        }
+        writeln!(formatter, "written to {}; copy it into the raw bucket as it is", self.out.display())
+    }
+}
+
+/// Writes the sample data.
+///
+/// # Errors
+/// If the options contradict one another, the folder holds something already, or a file cannot be written.
+pub fn run(options: &GenerateOptions) -> Result<Summary> {
+    let shapes = check(options)?;
+    prepare(&options.out)?;
+    let world = World { seed: options.seed, locations: options.locations };
+    let mut domains = Vec::new();
+    for shape in shapes {
+        domains.push(write_domain(options, world, shape)?);
+    }
+    Ok(Summary { out: options.out.clone(), domains })
+}
+
+/// A generated file and the key it is dropped under.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SampleFile {
+    /// Object key: the path below the folder, with `/`.
+    pub key: String,
+    /// Where the file is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// The files below a folder that [`run`] wrote, in key order.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn files(out: &Path) -> Result<Vec<SampleFile>> {
+    let mut found = Vec::new();
+    for folder in fs::read_dir(out).with_context(|| format!("read folder {}", out.display()))? {
+        let folder = folder?.path();
+        if !folder.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(&folder).with_context(|| format!("read folder {}", folder.display()))? {
+            let path = entry?.path();
+            let key = path.strip_prefix(out)?.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
+            let bytes = path.metadata().with_context(|| format!("read file {}", path.display()))?.len();
+            found.push(SampleFile { key, path, bytes });
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Refuses what cannot be generated, in one line each, and resolves the domains.
+fn check(options: &GenerateOptions) -> Result<Vec<&'static Shape>> {
+    ensure!((0.0..=1.0).contains(&options.dirty), "--dirty {} is not between 0 and 1", options.dirty);
+    let first = options.end.checked_sub_days(Days::new(u64::from(options.days) + u64::from(LATE_DAYS)));
+    let last = options.end.checked_add_months(Months::new(options.projections.saturating_mul(12)));
+    let in_calendar = |date: Option<NaiveDate>| date.is_some_and(|date| (1..=9999).contains(&date.year()));
+    ensure!(
+        in_calendar(first) && in_calendar(last),
+        "--days {}, --end {} and --projections {} lead out of the years 1 to 9999",
+        options.days,
+        options.end,
+        options.projections
+    );
+    if options.domains.is_empty() {
+        return Ok(SHAPES.iter().collect());
+    }
+    let names = || SHAPES.iter().map(|shape| shape.domain).collect::<Vec<_>>().join(", ");
+    if let Some(unknown) = options.domains.iter().find(|name| !SHAPES.iter().any(|shape| shape.domain == **name)) {
+        bail!("there is no sample data for the domain `{unknown}`: choose from {}", names());
+    }
+    Ok(SHAPES.iter().filter(|shape| options.domains.iter().any(|name| name == shape.domain)).collect())
+}
+
+/// Makes the folder, or refuses one that holds something: what stands there would be dropped along.
+fn prepare(out: &Path) -> Result<()> {
+    if out.exists() && !out.is_dir() {
+        bail!("{} is not a folder: give --out another name", out.display());
+    }
+    fs::create_dir_all(out).with_context(|| format!("make folder {}", out.display()))?;
+    let mut entries = fs::read_dir(out).with_context(|| format!("read folder {}", out.display()))?;
+    if entries.next().is_some() {
+        bail!("{} is not empty: give --out another folder, or remove this one first", out.display());
+    }
+    Ok(())
+}
+
+fn write_domain(options: &GenerateOptions, world: World, shape: &'static Shape) -> Result<DomainSummary> {
+    let mut files = Files::new(options, shape)?;
+    let mut row = Row::default();
+    if shape.dated {
+        for day in days(options) {
+            for id in 1..=options.locations {
+                write_fact(&mut files, &mut row, options, world, &world.place(id), &day)?;
+            }
+        }
+    } else {
+        let day = Day::new(options.end, 0);
+        for id in 1..=options.locations {
+            write_location(&mut files, &mut row, options, world, &world.place(id), &day)?;
+        }
+    }
+    files.finish()
+}
+
+/// A fact, with a defect or as it should be.
+fn write_fact(
+    files: &mut Files,
+    row: &mut Row,
+    options: &GenerateOptions,
+    world: World,
+    place: &Place,
+    day: &Day,
+) -> Result<()> {
+    let shape = files.shape;
+    files.fill(row, world, place, day)?;
+    let mut dice = Dice::of(&[world.seed, DIRT, shape.salt, place.id.into(), day.number]);
+    if !dice.hits(options.dirty) {
+        return files.write(row, &day.text);
+    }
+    files.summary.defects += 1;
+    let defect = dice.pick(shape.defects);
+    match defect {
+        // The later row of a key wins within a file; the values must differ for that to be seen.
+        Defect::Again => {
+            files.write(row, &day.text)?;
+            files.fill(row, world.other(), place, day)?;
+        }
+        Defect::Late => {
+            files.write(row, &day.text)?;
+            files.fill(row, world.other(), place, &day.earlier())?;
+        }
+        Defect::BlankLine => files.blank_line(&day.text)?,
+        defect => defect.apply(row, |column| shape.index_of(column)),
+    }
+    files.write(row, &day.text)
+}
+
+/// A location; its defect is a row of its own after it, so that no fact loses its place.
+fn write_location(
+    files: &mut Files,
+    row: &mut Row,
+    options: &GenerateOptions,
+    world: World,
+    place: &Place,
+    day: &Day,
+) -> Result<()> {
+    let shape = files.shape;
+    files.fill(row, world, place, day)?;
+    files.write(row, &day.text)?;
+    let mut dice = Dice::of(&[world.seed, DIRT, shape.salt, place.id.into()]);
+    if dice.hits(options.dirty) {
+        files.summary.defects += 1;
+        dice.pick(shape.defects).apply(row, |column| shape.index_of(column));
+        files.write(row, &day.text)?;
+    }
+    Ok(())
+}
+
+/// How long before the day of its neighbours a late row is dated.
+const LATE_DAYS: u32 = 7;
+/// Keeps the dice for defects apart from those for values: the clean rows of a dirty set are those of a clean one.
+const DIRT: u64 = 0xD1;
+
+/// The observed days, oldest first, then the projected ones.
+fn days(options: &GenerateOptions) -> impl Iterator<Item = Day> {
+    let end = options.end;
+    let observed = (0..options.days).rev().map(move |back| Day::new(end - Days::new(back.into()), 0));
+    let projected = (1..=options.projections).map(move |year| Day::new(end + Months::new(12 * year), year));
+    observed.chain(projected)
+}
+
+#[cfg(test)]
+mod tests;

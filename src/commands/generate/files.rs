@@ -1,0 +1,256 @@
+//! Rows to bytes, and bytes to files of at most so many rows.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::shapes::Shape;
+use super::world::{Day, Place, World};
+use super::{DomainSummary, GenerateOptions};
+
+/// The cells of one row, in one buffer that is used again.
+#[derive(Default)]
+pub(super) struct Row {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Row {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn end_cell(&mut self) {
+        self.ends.push(self.bytes.len());
+    }
+
+    pub(super) fn text(&mut self, text: &str) {
+        self.bytes.extend_from_slice(text.as_bytes());
+        self.end_cell();
+    }
+
+    pub(super) fn int(&mut self, value: f64) {
+        self.digits(value.round().max(0.0) as u64);
+        self.end_cell();
+    }
+
+    /// One or three decimals, with no zeros at the end but the first decimal, as Python writes floats.
+    pub(super) fn fixed(&mut self, value: f64, scale: u64) {
+        let scaled = (value * scale as f64).round().max(0.0) as u64;
+        self.digits(scaled / scale);
+        self.bytes.push(b'.');
+        let (mut rest, mut place) = (scaled % scale, scale / 10);
+        loop {
+            self.bytes.push(b'0' + (rest / place) as u8);
+            (rest, place) = (rest % place, place / 10);
+            if rest == 0 {
+                break;
+            }
+        }
+        self.end_cell();
+    }
+
+    fn digits(&mut self, mut value: u64) {
+        let from = self.bytes.len();
+        loop {
+            self.bytes.push(b'0' + (value % 10) as u8);
+            value /= 10;
+            if value == 0 {
+                break;
+            }
+        }
+        self.bytes[from..].reverse();
+    }
+
+    pub(super) fn projection(&mut self, day: &Day) {
+        self.text(day.projected.0);
+        self.text(&day.projected.1);
+    }
+
+    pub(super) fn cells(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    pub(super) fn truncate(&mut self, cells: usize) {
+        self.ends.truncate(cells);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or_default());
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Replaces one cell; only rows with a defect pay for it.
+    pub(super) fn set(&mut self, index: usize, change: impl FnOnce(&str) -> String) {
+        let cells: Vec<Vec<u8>> = self.cells().map(<[u8]>::to_vec).collect();
+        let mut change = Some(change);
+        self.clear();
+        for (at, cell) in cells.iter().enumerate() {
+            let text = String::from_utf8_lossy(cell);
+            match (at == index).then(|| change.take()).flatten() {
+                Some(change) => self.text(&change(&text)),
+                None => self.text(&text),
+            }
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        for (at, cell) in self.cells().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            if cell.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) {
+                out.push(b'"');
+                for byte in cell {
+                    out.extend_from_slice(if *byte == b'"' { b"\"\"" } else { std::slice::from_ref(byte) });
+                }
+                out.push(b'"');
+            } else {
+                out.extend_from_slice(cell);
+            }
+        }
+    }
+}
+
+/// How a file is written. A dirty set goes through all of them, file by file: all say the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// As the source writes it.
+    Plain,
+    /// With a byte order mark and CRLF.
+    Windows,
+    /// Upper-case header with blanks, no newline after the last row.
+    Shouting,
+    /// A column that the domain does not know, with quoted commas, quotes and newlines.
+    ExtraColumn,
+}
+
+const STYLES: [Style; 4] = [Style::Plain, Style::Windows, Style::Shouting, Style::ExtraColumn];
+
+/// Rows go in, files of at most so many rows come out.
+pub(super) struct Files {
+    pub(super) shape: &'static Shape,
+    folder: PathBuf,
+    rows_per_file: u64,
+    dirty: bool,
+    open: Option<BufWriter<File>>,
+    style: Style,
+    rows_in_file: u64,
+    line: Vec<u8>,
+    pub(super) summary: DomainSummary,
+}
+
+impl Files {
+    pub(super) fn new(options: &GenerateOptions, shape: &'static Shape) -> Result<Self> {
+        let folder = options.out.join(shape.domain);
+        fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
+        Ok(Files {
+            shape,
+            folder,
+            rows_per_file: options.rows_per_file,
+            dirty: options.dirty > 0.0,
+            open: None,
+            style: Style::Plain,
+            rows_in_file: 0,
+            line: Vec::new(),
+            summary: DomainSummary { domain: shape.domain, files: 0, rows: 0, defects: 0, bytes: 0 },
+        })
+    }
+
+    /// Fills the row for the file that it will be written to.
+    pub(super) fn fill(&mut self, row: &mut Row, world: World, place: &Place, day: &Day) -> Result<()> {
+        self.roll(&day.text)?;
+        row.clear();
+        (self.shape.fill)(row, world, place, day);
+        if self.style == Style::ExtraColumn {
+            row.text("station 7, \"roof\"\nsouth side");
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, row: &Row, date: &str) -> Result<()> {
+        self.roll(date)?;
+        self.end_line();
+        row.write(&mut self.line);
+        self.rows_in_file += 1;
+        self.summary.rows += 1;
+        self.flush_line()
+    }
+
+    pub(super) fn blank_line(&mut self, date: &str) -> Result<()> {
+        self.roll(date)?;
+        self.end_line();
+        self.flush_line()
+    }
+
+    /// Lines are ended before the next begins, so that a file may lack the last newline.
+    fn end_line(&mut self) {
+        self.line.extend_from_slice(if self.style == Style::Windows { b"\r\n" } else { b"\n" });
+    }
+
+    fn flush_line(&mut self) -> Result<()> {
+        if let Some(open) = &mut self.open {
+            open.write_all(&self.line).with_context(|| format!("write to {}", self.folder.display()))?;
+            self.summary.bytes += self.line.len() as u64;
+        }
+        self.line.clear();
+        Ok(())
+    }
+
+    /// Opens the next file if there is none or the last one is full.
+    fn roll(&mut self, date: &str) -> Result<()> {
+        if self.open.is_some() && self.rows_in_file < self.rows_per_file {
+            return Ok(());
+        }
+        self.close()?;
+        let Shape { domain, dated, .. } = self.shape;
+        let number = self.summary.files + 1;
+        let name = match (dated, number) {
+            (true, _) => format!("{domain}-{date}-{number:05}.csv"),
+            (false, 1) => format!("{domain}.csv"),
+            (false, _) => format!("{domain}-{number:05}.csv"),
+        };
+        let path = self.folder.join(name);
+        let file = File::create_new(&path).with_context(|| format!("create file {}", path.display()))?;
+        self.open = Some(BufWriter::with_capacity(256 * 1024, file));
+        self.style = if self.dirty { STYLES[(self.summary.files % 4) as usize] } else { Style::Plain };
+        self.summary.files = number;
+        self.rows_in_file = 0;
+        self.write_header()
+    }
+
+    fn write_header(&mut self) -> Result<()> {
+        let mut header = self.shape.header.join(",");
+        match self.style {
+            Style::Plain => {}
+            Style::Windows => header.insert(0, '\u{feff}'),
+            Style::Shouting => header = header.to_uppercase().replace(',', " , "),
+            Style::ExtraColumn => header.push_str(",station"),
+        }
+        self.line.extend_from_slice(header.as_bytes());
+        self.flush_line()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if self.open.is_some() && self.style != Style::Shouting {
+            self.end_line();
+            self.flush_line()?;
+        }
+        if let Some(mut open) = self.open.take() {
+            open.flush().with_context(|| format!("write to {}", self.folder.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Result<DomainSummary> {
+        if self.open.is_none() && self.shape.dated {
+            return Ok(self.summary);
+        }
+        self.close()?;
+        Ok(self.summary)
+    }
+}

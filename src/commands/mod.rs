@@ -1,0 +1,8 @@
+//! What the commands do that are more than a role.
+
+pub mod bench;
+pub mod demo;
+pub mod generate;
+pub mod status;
+pub mod terminal;
+pub mod up;

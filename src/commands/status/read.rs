@@ -1,0 +1,247 @@
+//! What Postgres knows, in a handful of statements that stay cheap as the ledger grows.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use freshet_topics::Domain;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use super::{
+    DomainStatus, FileStatus, Files, Halted, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, Rows, STATES, Status,
+};
+
+/// Distinct locations looked at for orphans, at most.
+const LOCATIONS_LOOKED_AT: i64 = 200_000;
+
+/// Reads the status of `domains`. `files_max`: how many files to list, if any.
+///
+/// # Errors
+/// If Postgres does not answer, or was not migrated.
+pub async fn read(
+    pool: &PgPool,
+    domains: &[&'static Domain],
+    outside: &Outside,
+    files_max: Option<u32>,
+) -> Result<Status> {
+    let at = sqlx::query_scalar("SELECT now()").fetch_one(pool).await.context("connect to Postgres")?;
+    let files = file_counts(pool).await.context("count the files in the ledger")?;
+    let rows = row_counts(pool).await.context("count the rows in the ledger")?;
+    let places = positions(pool).await.context("read the bookmarks")?;
+    let mut statuses = Vec::new();
+    for domain in domains {
+        let mut status = DomainStatus { domain: domain.name, ..DomainStatus::default() };
+        fill_files(&mut status, &files, at);
+        status.rows = rows.get(domain.name).copied().unwrap_or_default();
+        status.rows.published = files.iter().filter(|it| it.domain == domain.name).map(|it| it.rows).sum();
+        fill_position(&mut status, &places, outside.high_watermarks.get(domain.name));
+        status.orphans = orphans(pool, domain).await.with_context(|| format!("count orphans of {}", domain.name))?;
+        statuses.push(status);
+    }
+    let marks = marks(pool).await.context("count the change marks")?;
+    let files = match files_max {
+        Some(limit) => Some(list_files(pool, limit).await.context("list the files in the ledger")?),
+        None => None,
+    };
+    Ok(Status { at, domains: statuses, outputs: outputs(marks, outside), files })
+}
+
+/// Change marks that no publication has taken up yet.
+pub(super) async fn marks(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT count(*) FROM pipeline.marks").fetch_one(pool).await
+}
+
+fn outputs(marks: i64, outside: &Outside) -> OutputsStatus {
+    let manifest = outside.outputs.as_ref().and_then(|outputs| outputs.manifest.as_ref());
+    OutputsStatus {
+        marks,
+        version: manifest.map(|manifest| manifest.version),
+        copies_behind: outside.outputs.as_ref().map(|outputs| outputs.copies_behind.clone()),
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct FileCount {
+    domain: String,
+    state: String,
+    files: i64,
+    rows: i64,
+    newest: DateTime<Utc>,
+    oldest: DateTime<Utc>,
+}
+
+async fn file_counts(pool: &PgPool) -> Result<Vec<FileCount>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT domain, state, count(*) AS files, coalesce(sum(coalesce(rows, resume_row)), 0)::bigint AS rows,
+            max(last_modified) AS newest, min(last_modified) AS oldest
+         FROM pipeline.objects
+         GROUP BY domain, state",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+fn fill_files(status: &mut DomainStatus, counts: &[FileCount], at: DateTime<Utc>) {
+    let age = |then: DateTime<Utc>| ((at - then).num_milliseconds().max(0)) as f64 / 1_000.0;
+    for state in STATES {
+        let count = counts.iter().find(|count| count.domain == status.domain && count.state == state);
+        status.files.insert(state, count.map_or(0, |count| count.files));
+        match (count, state) {
+            (Some(count), "applied") => status.freshness_seconds = Some(age(count.newest)),
+            (Some(count), "discovered" | "publishing" | "published") => {
+                let older = status.oldest_unfinished_seconds.unwrap_or(0.0);
+                status.oldest_unfinished_seconds = Some(age(count.oldest).max(older));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Sums over the newest reading of each object; an earlier one counted the same rows under other numbers.
+async fn row_counts(pool: &PgPool) -> Result<BTreeMap<String, Rows>, sqlx::Error> {
+    let sums: Vec<(String, i64, i64, i64, i64, i64)> = sqlx::query_as(
+        "SELECT p.domain, sum(p.applied)::bigint, sum(p.stale)::bigint, sum(p.duplicate)::bigint,
+            sum(p.rejected)::bigint, sum(p.corrected)::bigint
+         FROM pipeline.progress p JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
+         GROUP BY p.domain",
+    )
+    .fetch_all(pool)
+    .await?;
+    let rows = |(domain, applied, stale, duplicate, rejected, corrected)| {
+        (domain, Rows { published: 0, applied, stale, duplicate, rejected, corrected })
+    };
+    Ok(sums.into_iter().map(rows).collect())
+}
+
+#[derive(sqlx::FromRow)]
+struct Position {
+    domain: String,
+    partition: i32,
+    next_offset: i64,
+    published_end: i64,
+    halted: Option<String>,
+}
+
+/// Where each partition is, and where the published files of its stream end: objects that are applied are behind
+/// the bookmark already, so that only the unfinished ones are looked at.
+async fn positions(pool: &PgPool) -> Result<Vec<Position>, sqlx::Error> {
+    sqlx::query_as(
+        "WITH ends AS (
+            SELECT o.domain, (e.ord - 1)::integer AS partition, max(e.end_offset) AS end_offset
+            FROM pipeline.objects o CROSS JOIN LATERAL UNNEST(o.end_offsets) WITH ORDINALITY AS e (end_offset, ord)
+            WHERE o.state = 'published'
+                AND o.stream_id = (SELECT s.stream_id FROM pipeline.streams s WHERE s.domain = o.domain)
+            GROUP BY 1, 2
+         )
+         SELECT coalesce(b.domain, e.domain) AS domain, coalesce(b.partition, e.partition) AS partition,
+            coalesce(b.next_offset, 0) AS next_offset, coalesce(e.end_offset, 0) AS published_end, b.halted
+         FROM pipeline.bookmarks b FULL JOIN ends e ON e.domain = b.domain AND e.partition = b.partition
+         ORDER BY 1, 2",
+    )
+    .fetch_all(pool)
+    .await
+}
+
+fn fill_position(status: &mut DomainStatus, positions: &[Position], high: Option<&BTreeMap<i32, i64>>) {
+    let own = || positions.iter().filter(|position| position.domain == status.domain);
+    let next = |partition: i32| own().find(|it| it.partition == partition).map_or(0, |it| it.next_offset);
+    let lag = match high {
+        Some(high) => high.iter().map(|(partition, end)| lag(next(*partition), *end)).sum(),
+        None => own().map(|position| lag(position.next_offset, position.published_end)).sum(),
+    };
+    let halted = own().filter_map(|position| {
+        let reason = position.halted.clone()?;
+        Some(Halted { partition: position.partition, reason })
+    });
+    status.halted = halted.collect();
+    status.lag_is_kafkas = high.is_some();
+    status.lag_rows = lag;
+}
+
+/// Rows between a bookmark and an end. Record 0 of a partition is the stream record, which is no row.
+///
+/// | bookmark | end | rows |
+/// |---|---|---|
+/// | 0 | 1 | 0 |
+/// | 0 | 5 | 4 |
+/// | 3 | 5 | 2 |
+/// | 5 | 3 (an end of before) | 0 |
+fn lag(next_offset: i64, end: i64) -> i64 {
+    (end - next_offset.max(1)).max(0)
+}
+
+/// Counts the facts of unknown locations without reading the table: the locations named are found by skipping
+/// through the key's index, whose first column they are.
+async fn orphans(pool: &PgPool, domain: &Domain) -> Result<Option<Orphans>, sqlx::Error> {
+    let by_location = domain.key.first() == Some(&"location_id") && domain.event_time.is_some();
+    if !by_location {
+        return Ok(None);
+    }
+    let table = format!("\"{}\"", domain.table);
+    let sql = format!(
+        "WITH RECURSIVE named (location_id) AS (
+            (SELECT location_id FROM {table} ORDER BY location_id LIMIT 1)
+            UNION ALL
+            SELECT (SELECT t.location_id FROM {table} t WHERE t.location_id > n.location_id
+                    ORDER BY t.location_id LIMIT 1)
+            FROM named n WHERE n.location_id IS NOT NULL
+         ), unknown AS MATERIALIZED (
+            SELECT n.location_id FROM (SELECT location_id FROM named LIMIT {LOCATIONS_LOOKED_AT}) n
+            WHERE n.location_id IS NOT NULL
+                AND NOT EXISTS (SELECT FROM locations l WHERE l.id = n.location_id)
+         )
+         SELECT
+            (SELECT count(*) FROM (SELECT FROM {table} t WHERE t.location_id IN (SELECT location_id FROM unknown)
+                                   LIMIT {ORPHANS_COUNTED} + 1) AS counted),
+            (SELECT count(*) FROM unknown)"
+    );
+    let (rows, locations): (i64, i64) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(pool).await?;
+    Ok(Some(Orphans { rows: rows.min(ORPHANS_COUNTED), more: rows > ORPHANS_COUNTED, locations }))
+}
+
+async fn list_files(pool: &PgPool, limit: u32) -> Result<Files, sqlx::Error> {
+    let files: Vec<FileStatus> = sqlx::query_as(
+        "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified,
+            coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected
+         FROM (SELECT * FROM pipeline.objects ORDER BY id DESC LIMIT $1) AS o
+         LEFT JOIN LATERAL (
+            SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected
+            FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
+         ) AS p ON true
+         ORDER BY o.id DESC",
+    )
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await?;
+    let total = sqlx::query_scalar("SELECT count(*) FROM pipeline.objects").fetch_one(pool).await?;
+    Ok(Files { files, total })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_record_is_no_lag() {
+        for (next, end, rows) in [(0, 0, 0), (0, 1, 0), (0, 5, 4), (1, 5, 4), (3, 5, 2), (5, 3, 0)] {
+            assert_eq!(lag(next, end), rows, "{next} to {end}");
+        }
+    }
+
+    #[test]
+    fn lag_is_kafkas_where_kafka_answers_and_the_ledgers_elsewhere() {
+        let position = |partition, next_offset, published_end| Position {
+            domain: "health".into(),
+            partition,
+            next_offset,
+            published_end,
+            halted: (partition == 1).then(|| "the topic was made again".into()),
+        };
+        let positions = [position(0, 10, 15), position(1, 4, 0)];
+        let mut status = DomainStatus { domain: "health", ..DomainStatus::default() };
+        fill_position(&mut status, &positions, None);
+        assert_eq!((status.lag_rows, status.lag_is_kafkas, status.halted.len()), (5, false, 1));
+        fill_position(&mut status, &positions, Some(&BTreeMap::from([(0, 20), (1, 4), (2, 3)])));
+        assert_eq!((status.lag_rows, status.lag_is_kafkas), (12, true));
+    }
+}

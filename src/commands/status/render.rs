@@ -1,0 +1,208 @@
+//! A status for people.
+
+use std::time::Duration;
+
+use super::{DomainStatus, FileStatus, Files, Orphans, OutputsStatus, STATES, Status};
+use crate::commands::terminal::{Look, shorten, span, table, thousands};
+
+/// Shows the status: what needs a person first, then files, rows, outputs, and the list of files if it was read.
+pub fn render(status: &Status, look: Look) -> String {
+    let mut parts = Vec::new();
+    parts.extend(alarms(status, look));
+    parts.push(files_by_state(status, look));
+    parts.push(rows(status, look));
+    parts.push(outputs(&status.outputs, look));
+    if let Some(files) = &status.files {
+        parts.push(files_list(files, look));
+    }
+    parts.join("\n")
+}
+
+fn alarms(status: &Status, look: Look) -> Option<String> {
+    let lines: Vec<String> = status
+        .domains
+        .iter()
+        .flat_map(|domain| domain.halted.iter().map(move |halted| (domain.domain, halted)))
+        .map(|(domain, halted)| {
+            look.bad(&format!("halted: {domain} partition {}: {}", halted.partition, halted.reason))
+        })
+        .collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+fn files_by_state(status: &Status, look: Look) -> String {
+    let mut records = vec![["files"].iter().chain(&STATES).map(|it| (*it).to_owned()).collect::<Vec<_>>()];
+    records[0].push("oldest open".into());
+    for domain in &status.domains {
+        let counts = STATES.iter().map(|state| thousands(domain.files.get(state).copied().unwrap_or(0)));
+        let mut record: Vec<String> = std::iter::once(domain.domain.to_owned()).chain(counts).collect();
+        record.push(age(domain.oldest_unfinished_seconds));
+        records.push(record);
+    }
+    table(look, &records, 1)
+}
+
+fn rows(status: &Status, look: Look) -> String {
+    let heading = ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "lag", "orphans", "newest"];
+    let mut records = vec![heading.map(str::to_owned).to_vec()];
+    records.extend(status.domains.iter().map(row));
+    table(look, &records, 1)
+}
+
+fn row(domain: &DomainStatus) -> Vec<String> {
+    let rows = domain.rows;
+    let counts = [rows.published, rows.applied, rows.stale, rows.duplicate, rows.rejected, rows.corrected];
+    let mut record = vec![domain.domain.to_owned()];
+    record.extend(counts.map(thousands));
+    record.push(thousands(domain.lag_rows));
+    record.push(domain.orphans.map_or("–".into(), orphans));
+    record.push(age(domain.freshness_seconds));
+    record
+}
+
+fn orphans(orphans: Orphans) -> String {
+    format!("{}{}", thousands(orphans.rows), if orphans.more { "+" } else { "" })
+}
+
+fn age(seconds: Option<f64>) -> String {
+    seconds.map_or("–".into(), |seconds| span(Duration::from_secs_f64(seconds.max(0.0))))
+}
+
+fn outputs(outputs: &OutputsStatus, look: Look) -> String {
+    let version = match (outputs.version, &outputs.copies_behind) {
+        (_, None) => "S3 was not asked".to_owned(),
+        (None, Some(_)) => "nothing published yet".to_owned(),
+        (Some(version), Some(behind)) if behind.is_empty() => {
+            look.good(&format!("version {version}, whole-file copies current"))
+        }
+        (Some(version), Some(behind)) => look.busy(&format!("version {version}, {} copies behind it", behind.len())),
+    };
+    let marks = match outputs.marks {
+        0 => "nothing to refresh".to_owned(),
+        marks => look.busy(&format!("{} change marks to take up", thousands(marks))),
+    };
+    format!("{} {version}, {marks}", look.bold("outputs"))
+}
+
+fn files_list(files: &Files, look: Look) -> String {
+    if files.files.is_empty() {
+        return "no file was found yet".into();
+    }
+    let numbers = |number: Option<i64>| number.map_or("–".into(), thousands);
+    let mut records = vec![["file", "state", "why", "rows", "received", "rejected"].map(str::to_owned).to_vec()];
+    // Borders, padding and the narrow columns take about 55; key and reason share the rest.
+    let room = look.width.saturating_sub(55).max(24);
+    let reasons = files.files.iter().filter_map(|file| file.reason.as_deref()).map(|it| it.chars().count()).max();
+    let reason_width = reasons.unwrap_or(0).min(room / 2);
+    for file in &files.files {
+        let FileStatus { key, state, reason, rows, received, rejected, .. } = file;
+        records.push(vec![
+            shorten(key, room - reason_width),
+            state.clone(),
+            shorten(reason.as_deref().unwrap_or_default(), reason_width),
+            numbers(*rows),
+            thousands(*received),
+            thousands(*rejected),
+        ]);
+    }
+    let mut text = table(look, &records, 3);
+    for (state, painted) in [
+        (" applied ", look.good(" applied ")),
+        (" rejected ", look.bad(" rejected ")),
+        (" publishing ", look.busy(" publishing ")),
+        (" published ", look.busy(" published ")),
+    ] {
+        text = text.lines().enumerate().map(|(number, line)| paint(number, line, state, &painted)).collect();
+    }
+    let shown = files.files.len() as i64;
+    if shown < files.total {
+        let note =
+            format!("the newest {} of {} files; more with --files-max", thousands(shown), thousands(files.total));
+        text.push_str(&look.faint(&note));
+    }
+    text.trim_end().to_owned()
+}
+
+/// Paints the state of one line, but not in the heading, which [`table`] has painted.
+fn paint(number: usize, line: &str, state: &str, painted: &str) -> String {
+    match number > 2 {
+        true => format!("{}\n", line.replacen(state, painted, 1)),
+        false => format!("{line}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::commands::status::{Halted, Rows};
+
+    fn status() -> Status {
+        let domains = freshet_topics::DOMAINS.iter().map(|domain| DomainStatus {
+            domain: domain.name,
+            files: STATES.into_iter().map(|state| (state, 1_234)).collect(),
+            rows: Rows { published: 987_654, applied: 987_576, rejected: 78, ..Rows::default() },
+            lag_rows: 12_000,
+            freshness_seconds: Some(1.25),
+            orphans: Some(Orphans { rows: 100_000, more: true, locations: 3 }),
+            halted: vec![Halted { partition: 2, reason: "topic was made again: run `freshet bookmarks adopt`".into() }],
+            ..DomainStatus::default()
+        });
+        let file = |id: i64, state: &str, reason: Option<&str>| FileStatus {
+            id,
+            domain: "climate".into(),
+            key: format!("climate/a-rather-long-folder-name/another-one/climate-2025-09-21-{id:05}.csv"),
+            state: state.into(),
+            rows: Some(50_000),
+            received: 50_000,
+            rejected: 12,
+            reason: reason.map(str::to_owned),
+            last_modified: DateTime::default(),
+        };
+        let files = vec![
+            file(2, "applied", None),
+            file(1, "rejected", Some("line 12: a field is longer than 65536 bytes,\nwhich is the limit")),
+        ];
+        Status {
+            at: DateTime::default(),
+            domains: domains.collect(),
+            outputs: OutputsStatus { marks: 3, version: Some(7), copies_behind: Some(vec![]) },
+            files: Some(Files { files, total: 9_000 }),
+        }
+    }
+
+    #[test]
+    fn every_line_fits_and_nothing_is_coloured_where_it_is_not_wanted() {
+        let text = render(&status(), Look::PLAIN);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100, "{}: {line}", line.chars().count());
+        }
+        assert!(!text.contains('\u{1b}'));
+        for part in ["halted: health partition 2", "987,654", "100,000+", "version 7", "the newest 2 of 9,000 files"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        println!("{text}");
+    }
+
+    #[test]
+    fn colours_do_not_move_the_columns() {
+        let colored = render(&status(), Look { color: true, ..Look::PLAIN });
+        let mut plain = String::new();
+        let mut rest = colored.as_str();
+        while let Some((before, after)) = rest.split_once('\u{1b}') {
+            plain.push_str(before);
+            rest = after.split_once('m').map_or("", |(_, rest)| rest);
+        }
+        plain.push_str(rest);
+        assert_eq!(plain, render(&status(), Look::PLAIN));
+    }
+
+    #[test]
+    fn the_json_names_every_domain() {
+        let json = serde_json::to_value(status()).expect("json");
+        assert_eq!(json["domains"][2]["domain"], "health");
+        assert_eq!(json["domains"][2]["rows"]["applied"], 987_576);
+        assert_eq!(json["outputs"]["version"], 7);
+    }
+}

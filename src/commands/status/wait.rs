@@ -1,0 +1,252 @@
+//! `freshet status --wait`: returns once everything dropped so far is applied and published.
+//!
+//! "So far" is the listing of the raw bucket at the start: every object in it is in the ledger in a final state,
+//! and so is everything that was in the ledger already. Then every change mark that there was by then has been
+//! taken up, and the whole-file copies are at the published version. What is dropped meanwhile is not waited
+//! for; only copies that fall behind again because of it are.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgPool;
+
+use super::Outputs;
+use crate::commands::terminal::{shorten, span};
+
+/// An object under a domain's prefix, as the listing of the raw bucket shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its key.
+    pub key: String,
+    /// Its ETag, spelled as the ledger spells it.
+    pub etag: String,
+    /// Its size.
+    pub size_bytes: i64,
+    /// When S3 says it was written; only whole seconds are compared.
+    pub last_modified: DateTime<Utc>,
+}
+
+/// What became of what was waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Waited {
+    /// Objects in the listing.
+    pub objects: u64,
+    /// Of these, applied.
+    pub applied: u64,
+    /// Rejected as a whole.
+    pub rejected: u64,
+    /// Superseded: overwritten, or the same content as before.
+    pub superseded: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Between two looks at Postgres.
+const POLL: Duration = Duration::from_millis(50);
+/// Between two listings, to see whether what the ledger has not found is still there.
+const LIST_AGAIN: Duration = Duration::from_secs(2);
+/// Open objects named in a message.
+const NAMED: usize = 3;
+
+/// Waits. `list` gives the objects under the domains' prefixes in the raw bucket; `outputs` what S3 shows of
+/// the derived outputs (twelve requests; it is not asked before all rows are applied).
+///
+/// # Errors
+/// If it takes longer than `timeout`; the message says what is still open. Services that do not answer are
+/// asked again until then.
+pub async fn wait<L, O>(pool: &PgPool, bucket: &str, list: L, outputs: O, timeout: Duration) -> Result<Waited>
+where
+    L: AsyncFn() -> Result<Vec<Dropped>>,
+    O: AsyncFn() -> Result<Outputs>,
+{
+    let started = Instant::now();
+    let mut waiting =
+        Waiting { pool, bucket, objects: None, known_before: 0, marks_until: None, waited: Waited::default() };
+    loop {
+        let open = match waiting.look(&list, &outputs).await {
+            Ok(None) => {
+                waiting.waited.seconds = started.elapsed().as_secs_f64();
+                return Ok(waiting.waited);
+            }
+            Ok(Some(open)) => open,
+            Err(error) => format!("{error:#}"),
+        };
+        if started.elapsed() >= timeout {
+            let halted = waiting.halted().await.map(|halted| format!("; {halted}")).unwrap_or_default();
+            bail!("not everything is applied and published after {}: {open}{halted}", span(timeout));
+        }
+        tokio::time::sleep(POLL.min(timeout.saturating_sub(started.elapsed()))).await;
+    }
+}
+
+struct Waiting<'a> {
+    pool: &'a PgPool,
+    bucket: &'a str,
+    /// The listing's objects that are not final yet; none before the first listing.
+    objects: Option<Objects>,
+    /// Objects up to this id were in the ledger at the start.
+    known_before: i64,
+    /// Once all objects are final: marks up to this id are theirs.
+    marks_until: Option<i64>,
+    waited: Waited,
+}
+
+struct Objects {
+    open: Vec<Dropped>,
+    listed: Instant,
+}
+
+impl Waiting<'_> {
+    /// One look: what is still open, or nothing.
+    async fn look<L, O>(&mut self, list: &L, outputs: &O) -> Result<Option<String>>
+    where
+        L: AsyncFn() -> Result<Vec<Dropped>>,
+        O: AsyncFn() -> Result<Outputs>,
+    {
+        if self.marks_until.is_none() {
+            if let Some(open) = self.look_at_objects(list).await? {
+                return Ok(Some(open));
+            }
+            self.marks_until = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM pipeline.marks")
+                .fetch_one(self.pool)
+                .await
+                .map(Some)?;
+        }
+        let marks: i64 = sqlx::query_scalar("SELECT count(*) FROM pipeline.marks WHERE id <= $1")
+            .bind(self.marks_until.unwrap_or_default())
+            .fetch_one(self.pool)
+            .await?;
+        if marks > 0 {
+            return Ok(Some(format!("{marks} change marks are not in the outputs yet: does `freshet metrics` run?")));
+        }
+        let behind = outputs().await?.copies_behind;
+        let first = behind.first().map(|first| shorten(first, 60));
+        Ok(first.map(|first| format!("{} whole-file copies are not current, {first} among them", behind.len())))
+    }
+
+    async fn look_at_objects<L>(&mut self, list: &L) -> Result<Option<String>>
+    where
+        L: AsyncFn() -> Result<Vec<Dropped>>,
+    {
+        let objects = match &mut self.objects {
+            Some(objects) => objects,
+            none => {
+                self.known_before = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM pipeline.objects")
+                    .fetch_one(self.pool)
+                    .await?;
+                let open = list().await?;
+                self.waited.objects = open.len() as u64;
+                none.insert(Objects { open, listed: Instant::now() })
+            }
+        };
+        let states = states(self.pool, self.bucket, &objects.open).await?;
+        let mut still = Vec::new();
+        let mut unseen = 0;
+        for (object, state) in std::mem::take(&mut objects.open).into_iter().zip(&states) {
+            match state.as_deref() {
+                Some("applied") => self.waited.applied += 1,
+                Some("rejected") => self.waited.rejected += 1,
+                Some("superseded") => self.waited.superseded += 1,
+                state => {
+                    unseen += usize::from(state.is_none());
+                    still.push(object);
+                }
+            }
+        }
+        objects.open = still;
+        if unseen > 0 && objects.listed.elapsed() > LIST_AGAIN {
+            // Deleted or overwritten before anyone saw it: nothing will come of this version.
+            let there = list().await?;
+            let before = objects.open.len();
+            objects.open.retain(|object| there.contains(object));
+            self.waited.superseded += (before - objects.open.len()) as u64;
+            objects.listed = Instant::now();
+        }
+        if !objects.open.is_empty() {
+            return Ok(Some(name(&objects.open, unseen)));
+        }
+        let unfinished: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pipeline.objects
+             WHERE state IN ('discovered', 'publishing', 'published') AND id <= $1",
+        )
+        .bind(self.known_before)
+        .fetch_one(self.pool)
+        .await?;
+        Ok((unfinished > 0).then(|| format!("{unfinished} files found earlier are not applied yet")))
+    }
+
+    async fn halted(&self) -> Option<String> {
+        let first: Option<(String, i32, String)> = sqlx::query_as(
+            "SELECT domain, partition, halted FROM pipeline.bookmarks WHERE halted IS NOT NULL
+             ORDER BY domain, partition LIMIT 1",
+        )
+        .fetch_optional(self.pool)
+        .await
+        .ok()?;
+        first.map(|(domain, partition, reason)| format!("{domain} partition {partition} is halted: {reason}"))
+    }
+}
+
+/// The state of each object's newest entry in the ledger; none for one that is not in it.
+async fn states(pool: &PgPool, bucket: &str, objects: &[Dropped]) -> Result<Vec<Option<String>>, sqlx::Error> {
+    if objects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<&str> = objects.iter().map(|object| object.key.as_str()).collect();
+    let etags: Vec<&str> = objects.iter().map(|object| object.etag.as_str()).collect();
+    let sizes: Vec<i64> = objects.iter().map(|object| object.size_bytes).collect();
+    let seconds: Vec<i64> = objects.iter().map(|object| object.last_modified.timestamp()).collect();
+    sqlx::query_scalar(
+        "SELECT (
+            SELECT o.state FROM pipeline.objects o
+            WHERE o.bucket = $1 AND o.key = l.key AND o.etag = l.etag AND o.size_bytes = l.size_bytes
+                AND floor(extract(epoch FROM o.last_modified)) = l.second
+            ORDER BY o.src_ord DESC LIMIT 1
+         )
+         FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[])
+            WITH ORDINALITY AS l (key, etag, size_bytes, second, ord)
+         ORDER BY l.ord",
+    )
+    .bind(bucket)
+    .bind(keys)
+    .bind(etags)
+    .bind(sizes)
+    .bind(seconds)
+    .fetch_all(pool)
+    .await
+}
+
+fn name(open: &[Dropped], unseen: usize) -> String {
+    let names: Vec<String> = open.iter().take(NAMED).map(|object| shorten(&object.key, 60)).collect();
+    let more = if open.len() > NAMED { ", …" } else { "" };
+    let unseen = match unseen {
+        0 => String::new(),
+        unseen => format!(" ({unseen} not found by a listener yet: does `freshet ingest` run?)"),
+    };
+    format!("{} files are open{unseen}: {}{more}", open.len(), names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_a_few_and_counts_the_rest() {
+        let open: Vec<Dropped> = (0..5)
+            .map(|number| Dropped {
+                key: format!("health/{number}.csv"),
+                etag: "e".into(),
+                size_bytes: 1,
+                last_modified: DateTime::default(),
+            })
+            .collect();
+        assert_eq!(name(&open[..1], 0), "1 files are open: health/0.csv");
+        assert_eq!(
+            name(&open, 2),
+            "5 files are open (2 not found by a listener yet: does `freshet ingest` run?): \
+             health/0.csv, health/1.csv, health/2.csv, …"
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! How the commands speak to a terminal: colour where it is wanted, tables that fit, numbers for people.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use tabled::builder::Builder;
+use tabled::settings::object::Columns;
+use tabled::settings::{Alignment, Padding, Style};
+
+/// What the output may look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Whether ANSI colours are wanted.
+    pub color: bool,
+    /// Columns of text that fit.
+    pub width: usize,
+}
+
+/// Where nothing says how wide the terminal is, and never less than this can be laid out.
+const WIDTH: std::ops::RangeInclusive<usize> = 60..=200;
+
+impl Look {
+    /// For standard output as it is: no colour if it is not a terminal or `NO_COLOR` is set (to anything but the
+    /// empty string, see no-color.org); `COLUMNS` wide, or 100.
+    pub fn of_stdout() -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        Look {
+            color: std::io::stdout().is_terminal() && !refused,
+            width: columns.unwrap_or(100).clamp(*WIDTH.start(), *WIDTH.end()),
+        }
+    }
+
+    /// No colour, 100 columns.
+    pub const PLAIN: Look = Look { color: false, width: 100 };
+
+    fn paint(self, code: &str, text: &str) -> String {
+        match self.color {
+            true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+            false => text.to_owned(),
+        }
+    }
+
+    /// A heading.
+    pub fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    /// What is done.
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// What needs a person.
+    pub fn bad(self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+
+    /// What is on its way.
+    pub fn busy(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    /// What is beside the point.
+    pub fn faint(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+}
+
+/// A table; the first record is its heading. The first `text_columns` are text, the others numbers, to the
+/// right. Colours go in after the layout, which would count them as characters.
+pub fn table(look: Look, records: &[Vec<String>], text_columns: usize) -> String {
+    let mut builder = Builder::default();
+    for record in records {
+        builder.push_record(record.iter().map(String::as_str));
+    }
+    let mut table = builder.build();
+    table.with(Style::rounded()).with(Padding::new(1, 1, 0, 0));
+    table.modify(Columns::new(text_columns..), Alignment::right());
+    let text = table.to_string();
+    let bold = |(number, line): (usize, &str)| match number {
+        1 => look.bold(line),
+        _ => line.to_owned(),
+    };
+    text.lines().enumerate().map(bold).collect::<Vec<_>>().join("\n")
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if number < 0 { format!("-{text}") } else { text }
+}
+
+/// A span of time in its two largest units: `3d 4h`, `5m 12s`, `1.2s`, `340ms`.
+pub fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{}ms", duration.as_millis()),
+        1..60 => format!("{:.1}s", duration.as_secs_f64()),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+/// The text on one line and at most `width` characters long; what is cut out of its middle is marked.
+pub fn shorten(text: &str, width: usize) -> String {
+    let clean: String = text.chars().map(|it| if it.is_control() { ' ' } else { it }).collect();
+    let length = clean.chars().count();
+    if length <= width {
+        return clean;
+    }
+    let keep = width.saturating_sub(1);
+    let (front, back) = (keep.div_ceil(2), keep / 2);
+    let start: String = clean.chars().take(front).collect();
+    let end: String = clean.chars().skip(length - back).collect();
+    format!("{start}…{end}")
+}
+
+/// A connection URL that may be shown: without its password.
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let host_end = rest.find('/').unwrap_or(rest.len());
+    let Some(at) = rest[..host_end].rfind('@') else { return url.to_owned() };
+    let user = rest[..at].split(':').next().unwrap_or_default();
+    format!("{scheme}://{user}{}", &rest[at..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_spans_read_well() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-1_234_567, "-1,234,567")] {
+            assert_eq!(thousands(number), text);
+        }
+        for (milliseconds, text) in
+            [(340, "340ms"), (1_240, "1.2s"), (312_000, "5m 12s"), (7_260_000, "2h 1m"), (273_600_000, "3d 4h")]
+        {
+            assert_eq!(span(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
+    fn long_text_loses_its_middle_and_no_line_breaks_a_table() {
+        assert_eq!(shorten("abc\ndef", 10), "abc def");
+        assert_eq!(shorten("climate/2025-09-21.csv", 11), "clima…1.csv");
+        assert_eq!(shorten("ü".repeat(20).as_str(), 5).chars().count(), 5);
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let shown = without_password("postgres://freshet:se/cret@127.0.0.1:5432/freshet");
+        // A slash in a password must be written %2F in a URL; if it is not, at least nothing panics.
+        assert!(shown.starts_with("postgres://"));
+        assert_eq!(without_password("postgres://me:s%40x@[::1]:1/db?a=b"), "postgres://me@[::1]:1/db?a=b");
+        assert_eq!(without_password("postgres://me@host/db"), "postgres://me@host/db");
+        assert_eq!(without_password("postgres:///db"), "postgres:///db");
+    }
+
+    #[test]
+    fn colour_is_only_where_it_is_wanted() {
+        let records = vec![vec!["a".to_owned(), "b".to_owned()], vec!["x".to_owned(), "1".to_owned()]];
+        assert!(!table(Look::PLAIN, &records, 1).contains('\u{1b}'));
+        let colored = table(Look { color: true, ..Look::PLAIN }, &records, 1);
+        assert!(colored.contains("\u{1b}[1m"));
+    }
+}

@@ -1,0 +1,165 @@
+//! `freshet up`: the local stack and all roles in one process, until Ctrl-C.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Base, Config};
+use crate::local::{LocalStack, Options};
+use crate::roles::{self, Role, Services};
+use crate::http;
+
+/// A pipeline that runs in this process.
+pub struct Running {
+    /// The clients that the roles use too.
+    pub services: Services,
+    /// The file that other programs source.
+    pub env_file: PathBuf,
+    /// Where `/metrics` is served, `http://…`; empty where it is not.
+    pub http: String,
+    stack: LocalStack,
+    roles: JoinHandle<anyhow::Result<()>>,
+    shutdown: CancellationToken,
+}
+
+/// Starts everything and returns when it is ready: the stack answers, buckets, schema and topics are there, the
+/// roles run and `DIR/env` is written. `progress` hears one line a step.
+///
+/// # Errors
+/// One clear line about the part that does not start; what was started is stopped again.
+pub async fn start(
+    file: Option<&Path>,
+    data_dir: &Path,
+    progress: impl Fn(&str),
+    shutdown: CancellationToken,
+) -> anyhow::Result<Running> {
+    let mut config = config::load(file, Base::Local)?;
+    let options = Options {
+        data_dir: data_dir.to_path_buf(),
+        kafka: config.kafka.brokers.is_empty(),
+        postgres: config.postgres.url.is_empty(),
+        s3: config.s3.endpoint.is_empty(),
+    };
+    let stack = LocalStack::start(options, &progress).await?;
+    point_at(&mut config, &stack);
+    match start_roles(config, &stack, &progress, &shutdown).await {
+        Ok((services, roles, env_file, http)) => Ok(Running { services, env_file, http, stack, roles, shutdown }),
+        Err(error) => {
+            shutdown.cancel();
+            stack.stop().await.context("stop the local stack after a failed start")?;
+            Err(error)
+        }
+    }
+}
+
+/// Points the settings at the parts of the stack that were started.
+fn point_at(config: &mut Config, stack: &LocalStack) {
+    let endpoints = stack.endpoints();
+    if let Some(brokers) = &endpoints.kafka_brokers {
+        config.kafka.brokers.clone_from(brokers);
+    }
+    if let Some(url) = &endpoints.database_url {
+        config.postgres.url.clone_from(url);
+    }
+    if let Some(s3) = &endpoints.s3 {
+        config.s3.endpoint.clone_from(&s3.endpoint);
+        config.s3.region.clone_from(&s3.region);
+        config.s3.access_key_id.clone_from(&s3.access_key_id);
+        config.s3.secret_access_key.clone_from(&s3.secret_access_key);
+    }
+}
+
+type Started = (Services, JoinHandle<anyhow::Result<()>>, PathBuf, String);
+
+async fn start_roles(
+    config: Config,
+    stack: &LocalStack,
+    progress: &impl Fn(&str),
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Started> {
+    let services = Services::new(config).await?;
+    progress("preparing buckets, schema and topics");
+    tokio::try_join!(
+        roles::create_buckets(&services),
+        roles::migrate(&services.pool),
+        async { roles::create_topics(&services.config).await.map(|_| ()) },
+    )?;
+    let http = match services.config.http.listen.as_str() {
+        "" => String::new(),
+        listen => format!("http://{}", http::serve(listen, shutdown.clone()).await?),
+    };
+    let roles = {
+        let (services, shutdown) = (services.clone(), shutdown.clone());
+        tokio::spawn(async move { roles::run(&services, &Role::all(), shutdown).await })
+    };
+    let env_file = stack.write_env(&env_values(&services.config, &http))?;
+    Ok((services, roles, env_file, http))
+}
+
+fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("AWS_ENDPOINT_URL_S3", config.s3.endpoint.clone()),
+        ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.clone()),
+        ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.clone()),
+        ("AWS_REGION", config.s3.region.clone()),
+        ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),
+        ("FRESHET_PROCESSED_BUCKET", config.s3.processed_bucket.clone()),
+        ("DATABASE_URL", config.postgres.url.clone()),
+        ("KAFKA_BROKERS", config.kafka.brokers.clone()),
+        ("FRESHET_HTTP", http.to_owned()),
+    ]
+}
+
+impl Running {
+    /// Waits until somebody asks to stop, a part of the stack dies or a role cannot go on; then drains and stops
+    /// everything that was started.
+    ///
+    /// # Errors
+    /// What died, with the log to read.
+    pub async fn wait(mut self) -> anyhow::Result<()> {
+        let died = tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            exited = self.stack.died() => Some(exited),
+        };
+        let stopped = self.stop().await;
+        match died {
+            Some(exited) => Err(anyhow::anyhow!("{exited}")),
+            None => stopped,
+        }
+    }
+
+    /// Drains the roles, then stops the stack.
+    ///
+    /// # Errors
+    /// If a role ended in an error, or a part of the stack does not stop.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        let roles = self.roles.await.context("join the roles").and_then(|result| result);
+        self.services.pool.close().await;
+        let stopped = self.stack.stop().await;
+        roles.and(stopped)
+    }
+}
+
+/// `freshet up`.
+///
+/// # Errors
+/// See [`start`] and [`Running::wait`].
+pub async fn run(file: Option<&Path>, data_dir: &Path, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let running = start(file, data_dir, |line| eprintln!("  {line}"), shutdown).await?;
+    let config = &running.services.config;
+    println!("freshet is up.");
+    println!();
+    println!("  drop files   s3://{}/  (climate/ health/ hospital/ locations/)", config.s3.raw_bucket);
+    println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);
+    println!("  metrics      {}/metrics", running.http);
+    println!("  settings     . {}   (endpoints and keys for any S3, Postgres and Kafka client)", running.env_file.display());
+    println!("  see          freshet status");
+    println!();
+    println!("Ctrl-C drains and stops everything.");
+    running.wait().await?;
+    println!("stopped");
+    Ok(())
+}

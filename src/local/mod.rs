@@ -1,0 +1,249 @@
+//! A local stack: a real Kafka, a real PostgreSQL and an S3 server as children of this process, on loopback, under one
+//! data folder. None of them outlives the process that started it, and all they hold outlives them.
+//!
+//! The way of a start: take the data folder ([`folder`]) → find the programs ([`components`]) → stop what an earlier
+//! run left behind ([`child`]) → choose ports → start the three at once, each until it answers ([`kafka`],
+//! [`postgres`], [`s3`]).
+
+mod child;
+mod components;
+mod folder;
+mod kafka;
+mod postgres;
+mod s3;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+pub use child::Exited;
+use child::{Child, NotStarted, StopSteps};
+use components::Components;
+use folder::Folder;
+
+/// Another program may take a port between our choice and the child's bind: then others are tried, so often.
+const PORT_TRIES: usize = 3;
+
+/// What to start, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data folder; made where there is none.
+    pub data_dir: PathBuf,
+    /// Whether to start Kafka (or else it is a real one, from the settings).
+    pub kafka: bool,
+    /// Whether to start Postgres.
+    pub postgres: bool,
+    /// Whether to start the S3 server.
+    pub s3: bool,
+}
+
+/// Where the started parts answer; `None` for a part that was not asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoints {
+    /// `127.0.0.1:PORT`.
+    pub kafka_brokers: Option<String>,
+    /// `postgres://USER:PASSWORD@127.0.0.1:PORT/DATABASE`.
+    pub database_url: Option<String>,
+    /// The S3 server and its keys.
+    pub s3: Option<S3Endpoint>,
+}
+
+/// An S3 server (path-style addresses) and the keys to it.
+#[derive(Clone)]
+pub struct S3Endpoint {
+    /// `http://127.0.0.1:PORT`.
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The key's public half.
+    pub access_key_id: String,
+    /// The key's secret half.
+    pub secret_access_key: String,
+}
+
+impl std::fmt::Debug for S3Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "S3Endpoint({})", self.endpoint)
+    }
+}
+
+/// A running stack. Dropping it kills it; [`LocalStack::stop`] stops it in order.
+#[derive(Debug)]
+pub struct LocalStack {
+    children: Vec<Child>,
+    endpoints: Endpoints,
+    // Last: the folder is let go of after the children have ended.
+    folder: Folder,
+}
+
+impl LocalStack {
+    /// Starts the asked parts side by side and returns when each answers. Where one does not come up, the others are
+    /// stopped again. `progress` hears one line a step.
+    pub async fn start(options: Options, progress: impl Fn(&str)) -> anyhow::Result<LocalStack> {
+        let components = components::find(options.kafka, options.postgres, options.s3)?;
+        let mut folder = Folder::open(&options.data_dir)?;
+        fs::remove_file(folder.root.join("env")).ok();
+        stop_leftovers(&folder, &progress).await?;
+        let mut tries = 1;
+        loop {
+            match start_parts(&options, &mut folder, &components, &progress).await {
+                Ok(children) => {
+                    let endpoints = endpoints(&options, &folder);
+                    return Ok(LocalStack { children, endpoints, folder });
+                }
+                Err(error) if port_was_taken(&error) && tries < PORT_TRIES => {
+                    tries += 1;
+                    progress("a port was taken by another program: trying others");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Where the parts answer.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// The data folder, as an absolute path.
+    pub fn data_dir(&self) -> &Path {
+        &self.folder.root
+    }
+
+    /// The folder of the parts' logs.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.folder.root.join("logs")
+    }
+
+    /// Looks, without waiting, whether a part has ended by itself.
+    pub fn exited(&mut self) -> Option<Exited> {
+        self.children.iter_mut().find_map(Child::exited)
+    }
+
+    /// Waits until a part has ended by itself. Safe to drop at any point.
+    pub async fn died(&mut self) -> Exited {
+        loop {
+            if let Some(exited) = self.exited() {
+                return exited;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Writes `DATA/env`: `export NAME='value'` lines that any POSIX shell can source, readable by its owner only.
+    /// It is there while the stack runs: a start and a stop remove it.
+    pub fn write_env(&self, values: &[(&str, String)]) -> anyhow::Result<PathBuf> {
+        let path = self.folder.root.join("env");
+        folder::write_private(&path, &folder::env_text(values))?;
+        Ok(path)
+    }
+
+    /// Stops the parts, each in its clean way, all at once (their clients are gone by now, and none of them needs
+    /// another); one that does not end in time is killed.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        fs::remove_file(self.folder.root.join("env")).ok();
+        let children = std::mem::take(&mut self.children);
+        futures::future::join_all(children.into_iter().map(Child::stop)).await;
+        s3::remove_sockets(&self.folder.state);
+        Ok(())
+    }
+}
+
+/// The process that runs a stack on this data folder now, if there is one.
+pub fn running(data_dir: &Path) -> Option<u32> {
+    folder::holder(data_dir)
+}
+
+/// The values that the stack now running on this data folder has written to its `env`; none where no stack runs.
+pub fn read_env(data_dir: &Path) -> Option<Vec<(String, String)>> {
+    running(data_dir)?;
+    fs::read_to_string(data_dir.join("env")).ok().map(|text| folder::parse_env(&text))
+}
+
+/// Deletes a data folder that no stack runs on, with Postgres data that lives elsewhere (see [`postgres`]).
+pub fn remove(data_dir: &Path) -> anyhow::Result<()> {
+    let folder = Folder::open(data_dir)?;
+    postgres::remove_orphans(&folder.root);
+    fs::remove_dir_all(&folder.root).with_context(|| format!("delete {}", folder.root.display()))
+}
+
+async fn stop_leftovers(folder: &Folder, progress: &impl Fn(&str)) -> anyhow::Result<()> {
+    let parts: [(&str, StopSteps); 3] =
+        [(kafka::NAME, kafka::STOP), (postgres::NAME, postgres::STOP), (s3::NAME, s3::STOP)];
+    let stopped =
+        parts.map(|(name, steps)| async move { (name, child::stop_leftover(&folder.record(name), steps).await) });
+    for (name, result) in futures::future::join_all(stopped).await {
+        if let Some(pid) = result.with_context(|| format!("stop the {name} of an earlier run"))? {
+            progress(&format!("stopped {name} (process {pid}), left over from an earlier run"));
+        }
+    }
+    Ok(())
+}
+
+async fn start_parts(
+    options: &Options,
+    folder: &mut Folder,
+    components: &Components,
+    progress: &impl Fn(&str),
+) -> anyhow::Result<Vec<Child>> {
+    if options.kafka {
+        folder.claim_ports(&kafka::PORTS, None)?;
+    }
+    if options.postgres {
+        folder.claim_ports(&postgres::PORTS, None)?;
+    }
+    if options.s3 {
+        folder.claim_ports(&s3::PORTS, Some(s3::GRPC_OFFSET))?;
+    }
+    let place = if options.postgres { postgres::choose_place(folder, progress)? } else { PathBuf::new() };
+
+    let folder_now: &Folder = folder;
+    let kafka = when(options.kafka, "Kafka", progress, kafka::start(folder_now, components));
+    let postgres =
+        when(options.postgres, "PostgreSQL", progress, postgres::start(folder_now, components, place.clone()));
+    let s3 = when(options.s3, "S3", progress, s3::start(folder_now, components));
+    // The first error drops the other starts, and with them their children.
+    let (kafka, postgres, s3) = futures::future::try_join3(kafka, postgres, s3).await?;
+
+    // Recorded only now: a place without data in it would look lost.
+    if options.postgres && place != folder.root.join("postgres") {
+        folder.state.postgres_dir = Some(place);
+        folder.save()?;
+    }
+    Ok([kafka, postgres, s3].into_iter().flatten().collect())
+}
+
+async fn when(
+    wanted: bool,
+    name: &str,
+    progress: &impl Fn(&str),
+    start: impl Future<Output = anyhow::Result<Child>>,
+) -> anyhow::Result<Option<Child>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let since = std::time::Instant::now();
+    let child = start.await?;
+    progress(&format!("{name} is up ({:.1} s)", since.elapsed().as_secs_f64()));
+    Ok(Some(child))
+}
+
+fn port_was_taken(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<NotStarted>().is_some_and(NotStarted::port_was_taken)
+}
+
+fn endpoints(options: &Options, folder: &Folder) -> Endpoints {
+    let state = &folder.state;
+    Endpoints {
+        kafka_brokers: options.kafka.then(|| format!("127.0.0.1:{}", state.port("kafka"))),
+        database_url: options.postgres.then(|| postgres::url(state)),
+        s3: options.s3.then(|| S3Endpoint {
+            endpoint: format!("http://127.0.0.1:{}", state.port("s3")),
+            region: s3::REGION.to_owned(),
+            access_key_id: state.s3_access_key_id.clone(),
+            secret_access_key: state.s3_secret_access_key.clone(),
+        }),
+    }
+}

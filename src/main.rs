@@ -1,0 +1,7 @@
+//! The `freshet` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    freshet::cli::main()
+}

@@ -1,0 +1,188 @@
+//! The roles: which parts of freshet a process runs, wired to the services of the settings.
+
+use std::process;
+use std::time::Duration;
+
+use anyhow::Context;
+use aws_sdk_s3::Client;
+use freshet_processors::refresh::{self, RefreshContext};
+use freshet_sinks::{postgres, s3};
+use freshet_topics::catalog::{self, TopicReport};
+use freshet_topics::{DOMAINS, Domain};
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// One of the things a process can do for the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Listen to the raw bucket and publish its files.
+    Ingest,
+    /// Apply one domain's topic.
+    Process(&'static Domain),
+    /// Keep the derived outputs fresh.
+    Metrics,
+}
+
+impl Role {
+    /// Every role, as `freshet up` runs them.
+    pub fn all() -> Vec<Role> {
+        let processors = DOMAINS.iter().map(|domain| Role::Process(domain));
+        [Role::Ingest].into_iter().chain(processors).chain([Role::Metrics]).collect()
+    }
+
+    fn name(self) -> String {
+        match self {
+            Role::Ingest => "ingest".into(),
+            Role::Process(domain) => format!("process {}", domain.name),
+            Role::Metrics => "metrics".into(),
+        }
+    }
+}
+
+/// The connections that every role of a process shares.
+#[derive(Clone)]
+pub struct Services {
+    /// The settings.
+    pub config: Config,
+    /// Postgres.
+    pub pool: PgPool,
+    /// S3.
+    pub s3: Client,
+}
+
+impl Services {
+    /// Prepares the clients; none connects before it is used.
+    ///
+    /// # Errors
+    /// If the Postgres URL cannot be read.
+    pub async fn new(config: Config) -> anyhow::Result<Self> {
+        let pool = postgres::pool(&config.postgres).context("read the settings")?;
+        let s3 = s3::client(&config.s3).await;
+        Ok(Services { config, pool, s3 })
+    }
+}
+
+/// How long a role may take to drain before the process ends without it. Rows under way are then read again by
+/// the next start, once.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs roles until `shutdown`, then drains them.
+///
+/// # Errors
+/// The first role that cannot go on; the others are drained too.
+pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    for role in roles {
+        let (role, services, shutdown) = (*role, services.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            let result = run_one(services, role, shutdown.clone()).await;
+            if result.is_err() {
+                shutdown.cancel();
+            }
+            result.with_context(|| format!("run role {}", role.name()))
+        });
+    }
+    shutdown.cancelled().await;
+    let drained = async {
+        let mut first_error = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            let result = ended.context("run a role").and_then(|result| result);
+            first_error = first_error.and(result);
+        }
+        first_error
+    };
+    match tokio::time::timeout(DRAIN_TIMEOUT, drained).await {
+        Ok(result) => result,
+        Err(_) => {
+            tracing::warn!("roles did not drain within {DRAIN_TIMEOUT:?}: what was under way is read again at the next start");
+            Ok(())
+        }
+    }
+}
+
+async fn run_one(services: Services, role: Role, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Services { config, pool, s3 } = services;
+    let instance = format!("{}:{}", hostname(), process::id());
+    match role {
+        Role::Ingest => {
+            let context = freshet_ingest::Context {
+                settings: config.ingest,
+                kafka: config.kafka,
+                pool,
+                s3,
+                raw_bucket: config.s3.raw_bucket,
+                domains: DOMAINS.to_vec(),
+                listener: instance,
+            };
+            freshet_ingest::run(context, shutdown).await?;
+        }
+        Role::Process(domain) => {
+            let context = freshet_processors::Context {
+                domain,
+                settings: config.process,
+                kafka: config.kafka,
+                pool,
+                owner: instance,
+            };
+            freshet_processors::run(context, shutdown).await;
+        }
+        Role::Metrics => {
+            let context = RefreshContext {
+                settings: config.metrics,
+                pool,
+                s3,
+                bucket: config.s3.processed_bucket,
+                domains: DOMAINS,
+            };
+            refresh::run(context, shutdown).await?;
+        }
+    }
+    Ok(())
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+}
+
+/// Brings the schema up to date. Idempotent; two at once wait for each other.
+///
+/// # Errors
+/// If Postgres does not answer, or a migration was changed after it was applied.
+pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
+    postgres::MIGRATIONS.run(pool).await.context("migrate the schema")
+}
+
+/// Creates the topics that are missing, and checks the others.
+///
+/// # Errors
+/// If Kafka does not answer or refuses.
+pub async fn create_topics(config: &Config) -> anyhow::Result<Vec<TopicReport>> {
+    let mut reports = Vec::new();
+    for domain in DOMAINS {
+        let report = catalog::ensure(&config.kafka, domain).await;
+        reports.push(report.with_context(|| format!("create the topic of {}", domain.name))?);
+    }
+    Ok(reports)
+}
+
+/// Creates the two buckets where they are missing.
+///
+/// # Errors
+/// If S3 does not answer or refuses.
+pub async fn create_buckets(services: &Services) -> anyhow::Result<()> {
+    let Services { config, s3, .. } = services;
+    for bucket in [&config.s3.raw_bucket, &config.s3.processed_bucket] {
+        match s3.create_bucket().bucket(bucket).send().await {
+            Ok(_) => {}
+            Err(error) => {
+                let error = error.into_service_error();
+                let exists = error.is_bucket_already_owned_by_you() || error.is_bucket_already_exists();
+                anyhow::ensure!(exists, "create bucket {bucket}: {error}");
+            }
+        }
+    }
+    Ok(())
+}

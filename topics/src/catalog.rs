@@ -1,0 +1,314 @@
+//! The topics: their names and settings, created and checked, and the stream id by which a topic that was
+//! deleted and made again is told from the one it replaces.
+//!
+//! Kafka gives a topic an id, but librdkafka 2.x does not show it. So record 0 of each partition carries a UUID
+//! under the header [`STREAM_HEADER`]. Partition 0 decides: whoever creates a topic writes an id there, reads
+//! back which one came first, and copies that to the other partitions. Two that create the same topic at once
+//! therefore agree.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::FromClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use crate::Domain;
+use crate::kafka::KafkaSettings;
+use crate::message::STREAM_HEADER;
+
+/// A broker that does not answer within this is an error of the world; whoever calls tries again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a new topic's leaders may take to be elected before `create` gives up.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why a topic cannot be created, checked or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Kafka does not answer or refuses.
+    #[error("{action} topic {topic}: {source}")]
+    Kafka {
+        /// Verb of what was tried.
+        action: &'static str,
+        /// The topic.
+        topic: String,
+        /// What rdkafka says.
+        source: KafkaError,
+    },
+    /// The topic is not there.
+    #[error("topic {0} does not exist: run `freshet topics create`")]
+    Missing(String),
+    /// A partition has no stream record, or records that are not freshet's stand before it.
+    #[error("topic {topic} partition {partition} does not begin with a stream record: {hint}")]
+    Unmarked {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The blocking task was cancelled or panicked.
+    #[error("ask Kafka about topic {0}: the task ended early")]
+    Task(String),
+}
+
+/// A topic as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicState {
+    /// Its name.
+    pub topic: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// The stream id in partition 0; `None` where retention has removed that record.
+    pub stream_id: Option<Uuid>,
+}
+
+/// What a partition begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstRecord {
+    /// Nothing was ever written.
+    Empty,
+    /// The stream record.
+    Stream(Uuid),
+    /// Record 0 is not a stream record.
+    Foreign,
+    /// Retention has removed record 0.
+    Removed,
+}
+
+/// What `ensure` found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicReport {
+    /// The topic after it.
+    pub state: TopicState,
+    /// Whether it was made just now.
+    pub created: bool,
+    /// Settings that differ from what is wanted, one clause each; empty when all is well.
+    pub differences: Vec<String>,
+}
+
+/// The topic settings that matter, as (name, wanted value).
+fn wanted_config(settings: &KafkaSettings) -> [(&'static str, String); 3] {
+    [
+        ("cleanup.policy", "delete".into()),
+        ("retention.ms", settings.retention_ms.to_string()),
+        ("min.insync.replicas", settings.min_insync_replicas.to_string()),
+    ]
+}
+
+/// Creates the domain's topic if it is missing and writes its stream records; checks the settings of one that
+/// exists and reports, but does not change, what differs. Idempotent.
+///
+/// # Errors
+/// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
+pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicReport, CatalogError> {
+    let topic = domain.topic(&settings.topic_prefix);
+    let located = |action| {
+        let topic = topic.clone();
+        move |source| CatalogError::Kafka { action, topic, source }
+    };
+    let admin: AdminClient<DefaultClientContext> =
+        AdminClient::from_config(&settings.client_config()).map_err(located("configure the client for"))?;
+    let config = wanted_config(settings);
+    let new_topic = config.iter().fold(
+        NewTopic::new(&topic, settings.partitions, TopicReplication::Fixed(settings.replication)),
+        |new_topic, (name, value)| new_topic.set(name, value),
+    );
+    let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
+    let results = admin.create_topics([&new_topic], &options).await.map_err(located("create"))?;
+    let created = match results.into_iter().next() {
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => false,
+        Some(Err((_, code))) => return Err(located("create")(KafkaError::AdminOp(code))),
+        _ => true,
+    };
+    let mut differences = Vec::new();
+    if !created {
+        let found = admin
+            .describe_configs([&ResourceSpecifier::Topic(&topic)], &options)
+            .await
+            .map_err(located("describe"))?;
+        for resource in found.into_iter().flatten() {
+            for (name, wanted) in &config {
+                let entry = resource.entries.iter().find(|entry| entry.name == *name);
+                let value = entry.and_then(|entry| entry.value.as_deref()).unwrap_or("unset");
+                let by_default = entry.is_some_and(|entry| matches!(entry.source, ConfigSource::Default));
+                if value != wanted {
+                    let origin = if by_default { " (the broker's default)" } else { "" };
+                    differences.push(format!("{name} is {value}{origin}, wanted {wanted}"));
+                }
+            }
+        }
+    }
+    let state = mark(settings, &topic).await?;
+    if state.partitions != settings.partitions {
+        differences.push(format!("partitions is {}, wanted {}", state.partitions, settings.partitions));
+    }
+    Ok(TopicReport { state, created, differences })
+}
+
+/// Writes the stream record to every partition that is empty.
+async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, CatalogError> {
+    let partitions = wait_for_leaders(settings, topic).await?;
+    let producer: FutureProducer = settings
+        .client_config()
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .create()
+        .map_err(|source| CatalogError::Kafka { action: "configure the producer for", topic: topic.into(), source })?;
+    let mut stream_id = None;
+    // Partition 0 first: what it begins with is the topic's id.
+    for partition in 0..partitions {
+        let mut first = first_record(settings, topic, partition).await?;
+        if first == FirstRecord::Empty {
+            write_stream_record(&producer, topic, partition, stream_id.unwrap_or_else(Uuid::new_v4)).await?;
+            first = first_record(settings, topic, partition).await?;
+        }
+        match first {
+            FirstRecord::Stream(id) => stream_id = stream_id.or(Some(id)),
+            FirstRecord::Removed => {}
+            FirstRecord::Empty | FirstRecord::Foreign => {
+                return Err(CatalogError::Unmarked {
+                    topic: topic.into(),
+                    partition,
+                    hint: "it holds records of somebody else; choose another kafka.topic_prefix",
+                });
+            }
+        }
+    }
+    Ok(TopicState { topic: topic.into(), partitions, stream_id })
+}
+
+async fn write_stream_record(
+    producer: &FutureProducer,
+    topic: &str,
+    partition: i32,
+    id: Uuid,
+) -> Result<(), CatalogError> {
+    let text = id.to_string();
+    let headers = OwnedHeaders::new().insert(Header { key: STREAM_HEADER, value: Some(&text) });
+    let record = FutureRecord::<(), ()>::to(topic).partition(partition).headers(headers);
+    producer.send(record, REQUEST_TIMEOUT).await.map(|_| ()).map_err(|(source, _)| CatalogError::Kafka {
+        action: "write the stream record to",
+        topic: topic.into(),
+        source,
+    })
+}
+
+/// A topic as it stands now.
+///
+/// # Errors
+/// [`CatalogError::Missing`] where it does not exist, [`CatalogError::Unmarked`] where it has no stream record.
+pub async fn describe(settings: &KafkaSettings, domain: &Domain) -> Result<TopicState, CatalogError> {
+    let topic = domain.topic(&settings.topic_prefix);
+    let partitions = partition_count(settings, &topic).await?.ok_or_else(|| CatalogError::Missing(topic.clone()))?;
+    let stream_id = match first_record(settings, &topic, 0).await? {
+        FirstRecord::Stream(id) => Some(id),
+        FirstRecord::Removed => None,
+        FirstRecord::Empty | FirstRecord::Foreign => {
+            return Err(CatalogError::Unmarked { topic, partition: 0, hint: "run `freshet topics create`" });
+        }
+    };
+    Ok(TopicState { topic, partitions, stream_id })
+}
+
+/// Waits until every partition of a new topic has a leader, and says how many there are.
+async fn wait_for_leaders(settings: &KafkaSettings, topic: &str) -> Result<i32, CatalogError> {
+    let deadline = std::time::Instant::now() + ELECTION_TIMEOUT;
+    loop {
+        match partition_count(settings, topic).await? {
+            Some(count) => return Ok(count),
+            None if std::time::Instant::now() > deadline => return Err(CatalogError::Missing(topic.into())),
+            None => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// How many partitions the topic has; `None` where it does not exist or a partition has no leader yet.
+async fn partition_count(settings: &KafkaSettings, topic: &str) -> Result<Option<i32>, CatalogError> {
+    blocking(settings, topic, "look up", |consumer, topic| {
+        let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        Ok(found
+            .filter(|found| found.error().is_none() && !found.partitions().is_empty())
+            .filter(|found| found.partitions().iter().all(|partition| partition.leader() >= 0))
+            .and_then(|found| i32::try_from(found.partitions().len()).ok()))
+    })
+    .await
+}
+
+/// What the partition begins with.
+///
+/// # Errors
+/// If Kafka does not answer in time.
+pub async fn first_record(
+    settings: &KafkaSettings,
+    topic: &str,
+    partition: i32,
+) -> Result<FirstRecord, CatalogError> {
+    blocking(settings, topic, "read the stream record of", move |consumer, topic| {
+        read_first_record(consumer, topic, partition)
+    })
+    .await
+}
+
+/// [`first_record`] for a caller on a thread of its own.
+///
+/// # Errors
+/// What rdkafka says; no record within [`REQUEST_TIMEOUT`] is `OperationTimedOut`.
+pub fn read_first_record(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<FirstRecord, KafkaError> {
+    let (low, high) = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+    if low > 0 {
+        return Ok(FirstRecord::Removed);
+    }
+    if high == 0 {
+        return Ok(FirstRecord::Empty);
+    }
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, partition, Offset::Offset(0))?;
+    consumer.assign(&assignment)?;
+    let message = match consumer.poll(REQUEST_TIMEOUT) {
+        Some(message) => message?,
+        None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
+    };
+    Ok(stream_id(message.headers()).map_or(FirstRecord::Foreign, FirstRecord::Stream))
+}
+
+/// The stream id that a record carries, if it is a stream record.
+pub fn stream_id(headers: Option<&impl Headers>) -> Option<Uuid> {
+    let header = headers?.iter().find(|header| header.key == STREAM_HEADER)?;
+    std::str::from_utf8(header.value?).ok()?.parse().ok()
+}
+
+/// Runs a blocking question of a short-lived consumer on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    settings: &KafkaSettings,
+    topic: &str,
+    action: &'static str,
+    ask: impl FnOnce(&BaseConsumer, &str) -> Result<T, KafkaError> + Send + 'static,
+) -> Result<T, CatalogError> {
+    let config = metadata_consumer_config(settings);
+    let owned = topic.to_owned();
+    tokio::task::spawn_blocking(move || ask(&config.create()?, &owned))
+        .await
+        .map_err(|_| CatalogError::Task(topic.into()))?
+        .map_err(|source| CatalogError::Kafka { action, topic: topic.into(), source })
+}
+
+/// The configuration of a consumer that only asks: in no group, moving nothing.
+pub fn metadata_consumer_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
+    let mut config = settings.client_config();
+    config
+        .set("group.id", "freshet-ask")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("queued.max.messages.kbytes", "1024")
+        // A question is a single record: do not wait for more of them.
+        .set("fetch.wait.max.ms", "10");
+    config
+}

@@ -1,0 +1,49 @@
+//! Hospital: beds, staff and stocks, a location and a day.
+
+use crate::{Absent, Cast, Column, Domain, EventTime, Example, Expected, RowRule, Rule};
+
+pub(super) static HOSPITAL: Domain = Domain {
+    name: "hospital",
+    table: "hospital_data",
+    patterns: &["hospital/", "raw/hospital_data.csv"],
+    key: &["location_id", "date", "is_projected", "projection_year"],
+    partition_by: "location_id",
+    event_time: Some(EventTime { date: "date", projected: "is_projected" }),
+    columns: &[
+        Column::required("location_id", Cast::Int),
+        Column::required("date", Cast::Date),
+        Column::optional("total_beds", Cast::Int).rules(&[Rule::NegativeToZero]),
+        Column::optional("available_beds", Cast::Int).rules(&[Rule::NegativeToZero]),
+        Column::optional("doctors", Cast::Int).rules(&[Rule::NegativeToZero]),
+        Column::optional("nurses", Cast::Int).rules(&[Rule::NegativeToZero]),
+        Column::optional("iv_fluids_stock", Cast::Int).rules(&[Rule::NegativeToZero]),
+        Column::optional("antibiotics_stock", Cast::Int).rules(&[Rule::NegativeToZero]),
+        Column::optional("antipyretics_stock", Cast::Int).rules(&[Rule::NegativeToZero]),
+        Column::optional("is_projected", Cast::Bool).absent(Absent::Bool(false)),
+        Column::optional("projection_year", Cast::Int),
+    ],
+    row_rules: &[RowRule::Cap { column: "available_beds", limit: "total_beds", rule: "beds_capped" }],
+    examples: &[
+        Example {
+            cells: &["1", "2025-09-21", "97457", "82512", "27626", "103904", "0", "0", "2253.0", "False", ""],
+            expected: Expected::Applied(&[]),
+        },
+        Example {
+            cells: &["1", "2025-09-21", "100", "150", "1", "1", "36.6", "-4", "x", "no", ""],
+            expected: Expected::Applied(&[
+                ("iv_fluids_stock", "fraction_cut"),
+                ("antibiotics_stock", "negative_to_zero"),
+                ("antipyretics_stock", "uncastable_to_null"),
+                ("available_beds", "beds_capped"),
+            ]),
+        },
+        Example {
+            cells: &["1", "2025-09-21", "-5", "150", "", "", "", "", "", "no", ""],
+            expected: Expected::Applied(&[("total_beds", "negative_to_zero"), ("available_beds", "beds_capped")]),
+        },
+        Example {
+            cells: &["1", "", "1", "1", "1", "1", "1", "1", "1", "f", ""],
+            expected: Expected::Rejected("date", "required_empty"),
+        },
+    ],
+};

@@ -1,0 +1,48 @@
+//! What flows through freshet.
+//!
+//! This crate promises one description of the data that every stage shares: which domains there are, how a
+//! cell of text becomes a value, what a row looks like as a Kafka message, and which topics carry it. It does
+//! no input or output of its own but for [`catalog`], which creates and checks topics.
+//!
+//! One row's path through it: a file's key picks its [`Domain`]; the header is matched to the domain's
+//! [`Column`]s; the row's raw cells become a [`message`] keyed by location, whose [`partition`] is a pure
+//! function of that key; the processor reads the cells back, [`cast`]s them and applies the column's rules,
+//! and what comes out is a list of [`Value`]s with its [`Provenance`].
+
+pub mod cast;
+pub mod catalog;
+pub mod domain;
+pub mod domains;
+pub mod kafka;
+pub mod message;
+pub mod partition;
+pub mod window;
+
+pub use domain::{Absent, Cast, Column, Domain, EventTime, Example, Expected, RowRule, Rule};
+pub use domains::DOMAINS;
+pub use message::{Cell, Provenance, RawRow};
+
+use chrono::NaiveDate;
+
+/// A typed cell, as it is stored in Postgres.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// SQL NULL.
+    Null,
+    /// `integer`.
+    Int(i32),
+    /// `double precision`; NaN and the infinities are values.
+    Double(f64),
+    /// `boolean`.
+    Bool(bool),
+    /// `date`.
+    Date(NaiveDate),
+    /// `text`.
+    Text(Box<str>),
+}
+
+/// The version of the rules that turn bytes into rows: framing, header matching, sequence and partition.
+///
+/// It is frozen in the ledger per object and generation. Raise it whenever the same bytes would be numbered
+/// otherwise; a listener of another version then opens a new generation at row 0.
+pub const PARSER_VERSION: i32 = 1;

@@ -1,0 +1,264 @@
+//! A row as a Kafka message.
+//!
+//! The value is a JSON object of raw text by canonical column name, so that any consumer can read it and a
+//! replay sees exactly what the file said. Three cases are kept apart: a column the file does not have is not
+//! in the object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the
+//! header stand under [`EXTRA`]. Where the row comes from is in the headers.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+
+use crate::Domain;
+
+/// The JSON name under which cells beyond the header travel, as an array of text.
+pub const EXTRA: &str = "_extra";
+
+/// The header of record 0 of a partition; its value is the stream id. A record that has it carries no row.
+pub const STREAM_HEADER: &str = "stream";
+
+/// Where a row comes from: enough to find it in the file, to order it and to notice that one is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Provenance {
+    /// `pipeline.objects.id` of the object version.
+    pub object: i64,
+    /// The reading of that object; a new one begins when parser version or partition count change.
+    pub generation: i32,
+    /// Data row within the object, from 0, the header not counted.
+    pub row: i64,
+    /// Line on which the row starts, from 1, for people.
+    pub line: i64,
+    /// The object's place in the domain's order; the newest data wins by (`src_ord`, `generation`, `row`).
+    pub src_ord: i64,
+    /// 0, 1, 2, … without gaps per (object, generation, partition).
+    pub seq: i64,
+    /// [`crate::PARSER_VERSION`] of the listener that numbered the row.
+    pub parser: i32,
+}
+
+/// A message without its row's origin, or with headers this version cannot read.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// A header is missing or not a number.
+    #[error("header `{0}` is missing or not a number")]
+    Header(&'static str),
+    /// The value is not a JSON object of text.
+    #[error("the value is not a JSON object of text cells: {0}")]
+    Value(#[from] serde_json::Error),
+}
+
+const HEADER_NAMES: [&str; 7] = ["object", "generation", "row", "line", "src_ord", "seq", "parser"];
+
+impl Provenance {
+    fn numbers(&self) -> [i64; 7] {
+        [self.object, self.generation.into(), self.row, self.line, self.src_ord, self.seq, self.parser.into()]
+    }
+
+    /// The Kafka headers: decimal text, readable in any tool.
+    pub fn to_headers(&self) -> OwnedHeaders {
+        HEADER_NAMES.iter().zip(self.numbers()).fold(
+            OwnedHeaders::new_with_capacity(HEADER_NAMES.len()),
+            |headers, (key, number)| headers.insert(Header { key, value: Some(&number.to_string()) }),
+        )
+    }
+
+    /// Reads the headers of a row.
+    ///
+    /// # Errors
+    /// [`MessageError::Header`] names the first header that is missing or not a number. Unknown headers are
+    /// left alone, so that a later version may add some.
+    pub fn from_headers(headers: Option<&impl Headers>) -> Result<Self, MessageError> {
+        let mut numbers = [None; 7];
+        for header in headers.into_iter().flat_map(Headers::iter) {
+            if let Some(index) = HEADER_NAMES.iter().position(|name| *name == header.key) {
+                numbers[index] = header.value.and_then(|value| std::str::from_utf8(value).ok()?.parse::<i64>().ok());
+            }
+        }
+        let number = |index: usize| numbers[index].ok_or(MessageError::Header(HEADER_NAMES[index]));
+        let small = |index: usize| i32::try_from(number(index)?).map_err(|_| MessageError::Header(HEADER_NAMES[index]));
+        Ok(Provenance {
+            object: number(0)?,
+            generation: small(1)?,
+            row: number(2)?,
+            line: number(3)?,
+            src_ord: number(4)?,
+            seq: number(5)?,
+            parser: small(6)?,
+        })
+    }
+}
+
+/// One raw cell of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cell<'a> {
+    /// The file has no such column.
+    Absent,
+    /// The row is too short to reach the column.
+    Missing,
+    /// The text of the cell, possibly empty.
+    Text(Cow<'a, str>),
+}
+
+/// A row as the file has it: one [`Cell`] a column of the domain, in declaration order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRow<'a> {
+    /// One a column of the domain.
+    pub cells: Vec<Cell<'a>>,
+    /// Cells beyond the header; a row that has any is rejected.
+    pub extra: Vec<Cow<'a, str>>,
+}
+
+impl RawRow<'_> {
+    /// Appends the row to `buffer` as the JSON object that travels in the message value.
+    pub fn encode(&self, domain: &Domain, buffer: &mut Vec<u8>) {
+        let mut separator = b'{';
+        for (column, cell) in domain.columns.iter().zip(&self.cells) {
+            if matches!(cell, Cell::Absent) {
+                continue;
+            }
+            buffer.push(separator);
+            separator = b',';
+            push_json(buffer, column.name);
+            buffer.push(b':');
+            match cell {
+                Cell::Text(text) => push_json(buffer, text.as_ref()),
+                Cell::Absent | Cell::Missing => buffer.extend_from_slice(b"null"),
+            }
+        }
+        if !self.extra.is_empty() {
+            buffer.push(separator);
+            separator = b',';
+            push_json(buffer, EXTRA);
+            buffer.push(b':');
+            push_json(buffer, &self.extra);
+        }
+        if separator == b'{' {
+            buffer.push(b'{');
+        }
+        buffer.push(b'}');
+    }
+}
+
+fn push_json<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(buffer, value).expect("text always serialises, and writing to a Vec cannot fail");
+}
+
+impl<'a> RawRow<'a> {
+    /// Reads the value of a message. Names that the domain does not know are ignored, so that a message of a
+    /// later version is still readable.
+    ///
+    /// # Errors
+    /// [`MessageError::Value`] where the bytes are not a JSON object of text cells.
+    pub fn decode(domain: &Domain, value: &'a [u8]) -> Result<Self, MessageError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(value);
+        let row = RowSeed { domain }.deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(row)
+    }
+}
+
+struct RowSeed<'d> {
+    domain: &'d Domain,
+}
+
+impl<'de> DeserializeSeed<'de> for RowSeed<'_> {
+    type Value = RawRow<'de>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RowSeed<'_> {
+    type Value = RawRow<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        write!(formatter, "an object of text cells of domain {}", self.domain.name)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let columns = self.domain.columns;
+        let mut row = RawRow { cells: vec![Cell::Absent; columns.len()], extra: Vec::new() };
+        // Columns nearly always come in declaration order: look at the next one first.
+        let mut next = 0;
+        while let Some(name) = map.next_key::<Text<'de>>()? {
+            let found = match columns.get(next) {
+                Some(column) if column.name == name.0 => Some(next),
+                _ => columns.iter().position(|column| column.name == name.0),
+            };
+            match found {
+                Some(index) => {
+                    row.cells[index] = match map.next_value::<Option<Text<'de>>>()? {
+                        Some(text) => Cell::Text(text.0),
+                        None => Cell::Missing,
+                    };
+                    next = index + 1;
+                }
+                None if name.0 == EXTRA => {
+                    row.extra = map.next_value::<Vec<Text<'de>>>()?.into_iter().map(|text| text.0).collect();
+                }
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// Text that borrows from the message where it has no escapes (a plain `Cow` in a container never does).
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DOMAINS;
+
+    #[test]
+    fn a_row_reads_back_as_it_was_written_in_every_domain() {
+        for domain in DOMAINS {
+            let mut cells: Vec<Cell> = domain
+                .columns
+                .iter()
+                .enumerate()
+                .map(|(index, _)| Cell::Text(Cow::Owned(format!("text \"{index}\" \\ \u{1}\n π"))))
+                .collect();
+            cells[0] = Cell::Absent;
+            cells[1] = Cell::Missing;
+            cells[2] = Cell::Text("".into());
+            for extra in [vec![], vec!["beyond".into(), "".into()]] {
+                let row = RawRow { cells: cells.clone(), extra };
+                let mut buffer = Vec::new();
+                row.encode(domain, &mut buffer);
+                assert_eq!(RawRow::decode(domain, &buffer).expect("decode"), row);
+            }
+            let nothing = RawRow { cells: vec![Cell::Absent; domain.columns.len()], extra: vec![] };
+            let mut buffer = Vec::new();
+            nothing.encode(domain, &mut buffer);
+            assert_eq!(buffer, b"{}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_of_a_later_version_are_ignored() {
+        let row = RawRow::decode(DOMAINS[0], br#"{"colour":{"deep":[1]},"name":"Goa","id":"7"}"#).expect("decode");
+        assert_eq!(row.cells[0], Cell::Text("7".into()));
+        assert_eq!(row.cells[1], Cell::Text("Goa".into()));
+        for bad in ["", "[]", "{", r#"{"id":1}"#, r#"{"id":"1"} x"#] {
+            assert!(RawRow::decode(DOMAINS[0], bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn provenance_survives_the_headers_and_names_what_is_missing() {
+        let provenance =
+            Provenance { object: i64::MAX, generation: 3, row: 4, line: 9, src_ord: 1 << 60, seq: 0, parser: 1 };
+        assert_eq!(Provenance::from_headers(Some(&provenance.to_headers())).expect("read"), provenance);
+        let incomplete = OwnedHeaders::new().insert(Header { key: "object", value: Some("1") });
+        let error = Provenance::from_headers(Some(&incomplete)).expect_err("incomplete");
+        assert!(error.to_string().contains("`generation`"), "{error}");
+    }
+}
