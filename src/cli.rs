@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -8,7 +8,10 @@ use clap::{Parser, Subcommand};
 use freshet_topics::{DOMAINS, Domain, domains};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{bench, demo, generate, status, up};
+use crate::commands::demo::Demo;
+use crate::commands::status::StatusArgs;
+use crate::commands::terminal::Look;
+use crate::commands::{bench, demo, generate, observe, status, up};
 use crate::config::{self, Base};
 use crate::roles::{self, Role, Services};
 use crate::{http, telemetry};
@@ -32,7 +35,7 @@ enum Command {
     /// Run everything on this machine until Ctrl-C: Kafka, Postgres, S3 and all roles
     Up,
     /// Run everything, drop sample files, show them arrive, and stop
-    Demo(demo::DemoOptions),
+    Demo,
     /// Listen to the raw bucket and publish its files (one role a process)
     Ingest,
     /// Apply one domain's topic to Postgres (one role a process)
@@ -51,7 +54,7 @@ enum Command {
         command: TopicsCommand,
     },
     /// Show how far everything is: files, rows, lag, freshness
-    Status(status::StatusOptions),
+    Status(StatusArgs),
     /// Write realistic sample files
     Generate(generate::GenerateOptions),
     /// Check the settings without connecting to anything
@@ -80,7 +83,7 @@ fn parse_domain(name: &str) -> Result<&'static Domain, String> {
 /// Parses the command line, runs the command, and tells an error in one line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Demo(_) | Command::Status(_) | Command::Bench(_));
+    let quiet = matches!(cli.command, Command::Demo | Command::Status(_) | Command::Bench(_));
     telemetry::init(quiet);
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -100,7 +103,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let file = cli.config.as_deref();
     match cli.command {
         Command::Up => up::run(file, &cli.data, shutdown_on_signal()?).await?,
-        Command::Demo(options) => demo::run(&options, file, &cli.data, shutdown_on_signal()?).await?,
+        Command::Demo => run_demo(&cli).await?,
         Command::Ingest => run_role(&cli, Role::Ingest).await?,
         Command::Process { domain } => run_role(&cli, Role::Process(domain)).await?,
         Command::Metrics => run_role(&cli, Role::Metrics).await?,
@@ -112,7 +115,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Topics { command: TopicsCommand::Create } => return create_topics(&cli).await,
         Command::Status(options) => {
             let services = Services::new(config::load_connected(file, &cli.data)?).await?;
-            return status::run(&options, &services).await;
+            show_status(&options, &services).await?;
         }
         Command::Generate(options) => {
             print!("{}", generate::run(&options)?);
@@ -122,7 +125,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             config::load(file, Base::Production)?;
             println!("the settings are valid");
         }
-        Command::Bench(options) => bench::run(&options).await?,
+        Command::Bench(options) => bench::run(&options, Look::of_stdout()).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -136,6 +139,52 @@ async fn run_role(cli: &Cli, role: Role) -> anyhow::Result<()> {
     }
     let services = Services::new(config).await?;
     roles::run(&services, &[role], shutdown).await
+}
+
+/// Starts everything, shows the demonstration, and stops everything again.
+async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
+    let shutdown = shutdown_on_signal()?;
+    let progress = |line: &str| println!("  {line}");
+    let running = up::start(cli.config.as_deref(), &cli.data, progress, shutdown.clone()).await?;
+    let services = &running.services;
+    let config = &services.config.s3;
+    let samples = cli.data.join("samples");
+    let demo = Demo {
+        pool: &services.pool,
+        s3: &services.s3,
+        raw_bucket: &config.raw_bucket,
+        processed_bucket: &config.processed_bucket,
+        samples: &samples,
+        places: running.places(),
+        look: Look::of_stdout(),
+    };
+    let put = async |key: &str, path: &Path| observe::put(services, key, path).await;
+    let shown = tokio::select! {
+        shown = demo::run(&demo, put, async || observe::dropped(services).await, async || observe::outputs(services).await) => shown.map(|_| ()),
+        () = shutdown.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let stopped = running.stop().await;
+    shown.and(stopped)
+}
+
+async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Result<()> {
+    if options.wait {
+        let list = async || observe::dropped(services).await;
+        let outputs = async || observe::outputs(services).await;
+        let waited =
+            status::wait(&services.pool, &services.config.s3.raw_bucket, list, outputs, options.timeout).await?;
+        println!("{waited}");
+        return Ok(());
+    }
+    let outside = observe::outside(services).await;
+    let files = options.files.then_some(options.files_max);
+    let status = status::read(&services.pool, DOMAINS, &outside, files).await?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&status).context("write JSON")?);
+    } else {
+        println!("{}", status::render(&status, Look::of_stdout()));
+    }
+    Ok(())
 }
 
 async fn create_topics(cli: &Cli) -> anyhow::Result<ExitCode> {

@@ -94,13 +94,8 @@ pub enum IngestError {
         source: sqlx::Error,
     },
     /// A task panicked.
-    #[error("the listener's {task} ended early: {source}")]
-    Task {
-        /// Which.
-        task: &'static str,
-        /// The panic.
-        source: JoinError,
-    },
+    #[error("a task of the listener ended early: {0}")]
+    Task(JoinError),
 }
 
 /// A listener: what its tasks share.
@@ -235,7 +230,7 @@ fn note(outcome: &mut Result<(), IngestError>, ended: Option<Result<Result<(), I
     let ended = match ended {
         None => return,
         Some(Ok(ended)) => ended,
-        Some(Err(source)) => Err(IngestError::Task { task: "task", source }),
+        Some(Err(source)) => Err(IngestError::Task(source)),
     };
     if outcome.is_ok() {
         *outcome = ended;

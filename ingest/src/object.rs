@@ -10,6 +10,7 @@
 //! `freshet_sinks::s3::client` sets them; a body that gives no byte for [`BODY_TIMEOUT`] is given up here. How
 //! many requests there are a second is the caller's to limit: each method says how many it makes.
 
+mod error;
 mod inflate;
 
 use std::fmt;
@@ -17,8 +18,6 @@ use std::io;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime as S3Time};
 use aws_sdk_s3::types::EncodingType;
@@ -26,16 +25,16 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::stream::{self, StreamExt};
 
+pub use error::ReadError;
 pub use inflate::{ReadLimits, Unreadable};
 
-use inflate::{Compression, Content, ContentError, Source};
+use error::{chain, classified, content_error, detail, world};
+use inflate::{Compression, Content, Source};
 
 /// Keys of one page of a listing; S3 gives no more.
 const PAGE_KEYS_MAX: i32 = 1000;
 /// Longest wait for the next bytes of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Characters of an error's text.
-const DETAIL_CHARS_MAX: usize = 500;
 
 /// What names one content of one key for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,47 +61,6 @@ impl fmt::Display for ObjectVersion {
             None => write!(formatter, " etag {}", self.etag),
         }
     }
-}
-
-/// Why a read failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The version is gone: overwritten or deleted.
-    #[error("read {object}: this version is no longer there")]
-    Superseded {
-        /// Bucket, key and version.
-        object: String,
-    },
-    /// The file is at fault, and will be at the next attempt.
-    #[error("{reason}")]
-    Rejected {
-        /// Bucket, key and version.
-        object: String,
-        /// For whoever dropped the file.
-        reason: Unreadable,
-    },
-    /// Not allowed; an attempt later may be.
-    #[error("{action} {object}: access denied ({detail}); check the keys and the bucket's policy")]
-    Denied {
-        /// What was tried.
-        action: &'static str,
-        /// Bucket, key and version.
-        object: String,
-        /// What the server said.
-        detail: String,
-    },
-    /// The store or the way to it failed; try again later.
-    #[error("{action} {object}: {detail}")]
-    World {
-        /// What was tried.
-        action: &'static str,
-        /// Bucket, key and version.
-        object: String,
-        /// Whether the store asks for fewer requests.
-        throttled: bool,
-        /// What the server or the client said.
-        detail: String,
-    },
 }
 
 /// Reads from any bucket of one store. Cheap to clone.
@@ -372,89 +330,6 @@ fn source_of(body: ByteStream, expected_bytes: u64) -> Source {
         }
     };
     stream::unfold((body, Some(expected_bytes)), step).boxed()
-}
-
-fn content_error(object: &str, error: ContentError) -> ReadError {
-    match error {
-        ContentError::Unreadable(reason) => ReadError::Rejected { object: object.to_owned(), reason },
-        ContentError::Source(error) => world("read", object.to_owned(), chain(&error)),
-    }
-}
-
-fn world(action: &'static str, object: String, detail: String) -> ReadError {
-    ReadError::World { action, object, throttled: false, detail }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    Gone,
-    Denied,
-    Archived,
-    Throttled,
-    Other,
-}
-
-/// Whose fault an answer is, by its HTTP status and S3 error code.
-///
-/// | status | code | fault |
-/// |---|---|---|
-/// | 404 | `NoSuchBucket` | a setting is wrong, not the object: other |
-/// | 404, 412, 405 (a delete marker) | any | the version is gone |
-/// | 403 | `InvalidObjectState` | archived |
-/// | 403 | `RequestTimeTooSkewed` | a clock is wrong: other |
-/// | 401, 403; 400 with `ExpiredToken`, `InvalidToken` | any | denied |
-/// | 429; any with `SlowDown` and its kin | | throttled |
-/// | anything else, or no answer at all | | other: worth another attempt |
-fn fault(status: Option<u16>, code: Option<&str>) -> Fault {
-    match (status, code) {
-        (_, Some("NoSuchBucket" | "RequestTimeTooSkewed")) => Fault::Other,
-        (_, Some("InvalidObjectState")) => Fault::Archived,
-        (Some(404 | 405 | 412), _) => Fault::Gone,
-        (Some(401 | 403), _) | (_, Some("ExpiredToken" | "InvalidToken")) => Fault::Denied,
-        (Some(429), _) => Fault::Throttled,
-        (_, Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests")) => {
-            Fault::Throttled
-        }
-        _ => Fault::Other,
-    }
-}
-
-fn classified<E>(action: &'static str, object: String, error: &SdkError<E, HttpResponse>) -> ReadError
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    match fault(status, error.code()) {
-        Fault::Gone => ReadError::Superseded { object },
-        Fault::Archived => ReadError::Rejected { object, reason: Unreadable::Archived },
-        Fault::Denied => ReadError::Denied { action, object, detail: detail(error) },
-        fault => ReadError::World { action, object, throttled: fault == Fault::Throttled, detail: detail(error) },
-    }
-}
-
-/// What the server said, or else what the client did.
-fn detail<E>(error: &SdkError<E, HttpResponse>) -> String
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    match (status, error.code(), error.message()) {
-        (Some(status), Some(code), Some(message)) => bounded(format!("{status} {code}: {message}")),
-        (Some(status), code, _) => bounded(format!("{status} {}", code.unwrap_or("without an explanation"))),
-        _ => chain(error),
-    }
-}
-
-/// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
-    texts.dedup();
-    bounded(texts.join(": "))
-}
-
-fn bounded(text: String) -> String {
-    text.chars().take(DETAIL_CHARS_MAX).collect()
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ pub(crate) async fn work(listener: Arc<Listener>, stop: CancellationToken) -> Re
         match claim(&listener).await {
             Ok(Some(claim)) => {
                 failures = 0;
-                attempt(&listener, claim, &stop).await?;
+                attempt_apart(&listener, claim, &stop).await?;
             }
             Ok(None) => {
                 tokio::select! {
@@ -145,8 +145,27 @@ async fn claim(listener: &Listener) -> Result<Option<Claim>, sqlx::Error> {
     ledger::claim(&listener.pool, &listener.name, listener.lease(), &domains).await
 }
 
+/// One attempt in a task of its own: an object that makes freshet panic is a failed attempt, and stops neither
+/// the listener nor the other objects.
+async fn attempt_apart(listener: &Arc<Listener>, claim: Claim, stop: &CancellationToken) -> Result<(), IngestError> {
+    let task = tokio::spawn(attempt(Arc::clone(listener), claim.clone(), stop.clone()));
+    match task.await {
+        Ok(ended) => ended,
+        Err(panic) => {
+            let reason = format!("a fault of freshet itself: {panic}");
+            match fail(listener, &claim, &reason).await {
+                Ok(()) => Ok(()),
+                Err(error) => schema_or_wait(listener, RELEASE, error, 1, stop).await,
+            }
+        }
+    }
+}
+
+const RELEASE: &str = "write the end of an attempt to the ledger";
+
 /// One attempt at one object, and its end in the ledger.
-async fn attempt(listener: &Listener, claim: Claim, stop: &CancellationToken) -> Result<(), IngestError> {
+async fn attempt(listener: Arc<Listener>, claim: Claim, stop: CancellationToken) -> Result<(), IngestError> {
+    let (listener, stop) = (listener.as_ref(), &stop);
     let lease = listener.leases.hold(claim.id, claim.lease_epoch);
     let started = Instant::now();
     let outcome = publish(listener, &claim, &lease, stop).await;
@@ -170,7 +189,7 @@ async fn attempt(listener: &Listener, claim: Claim, stop: &CancellationToken) ->
     };
     match ended {
         Ok(()) => Ok(()),
-        Err(error) => schema_or_wait(listener, "write the end of an attempt to the ledger", error, 1, stop).await,
+        Err(error) => schema_or_wait(listener, RELEASE, error, 1, stop).await,
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod generate;
+pub mod observe;
 pub mod status;
 pub mod terminal;
 pub mod up;

@@ -113,6 +113,20 @@ fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
 }
 
 impl Running {
+    /// Where everything is, as (label, value).
+    pub fn places(&self) -> Vec<(&'static str, String)> {
+        let config = &self.services.config;
+        vec![
+            ("drop files", format!("s3://{}/  (climate/ health/ hospital/ locations/)", config.s3.raw_bucket)),
+            ("outputs", format!("s3://{}/metrics/", config.s3.processed_bucket)),
+            ("S3", config.s3.endpoint.clone()),
+            ("Postgres", config.postgres.url.clone()),
+            ("Kafka", config.kafka.brokers.clone()),
+            ("metrics", format!("{}/metrics", self.http)),
+            ("settings", format!("{} (source it while `freshet up` runs)", self.env_file.display())),
+        ]
+    }
+
     /// Waits until somebody asks to stop, a part of the stack dies or a role cannot go on; then drains and stops
     /// everything that was started.
     ///

@@ -6,6 +6,7 @@
 //! back which one came first, and copies that to the other partitions. Two that create the same topic at once
 //! therefore agree.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
@@ -283,6 +284,20 @@ pub fn read_first_record(consumer: &BaseConsumer, topic: &str, partition: i32) -
 pub fn stream_id(headers: Option<&impl Headers>) -> Option<Uuid> {
     let header = headers?.iter().find(|header| header.key == STREAM_HEADER)?;
     std::str::from_utf8(header.value?).ok()?.parse().ok()
+}
+
+/// One past the last record of each partition.
+///
+/// # Errors
+/// If Kafka does not answer in time, or the topic does not exist.
+pub async fn end_offsets(settings: &KafkaSettings, domain: &Domain) -> Result<BTreeMap<i32, i64>, CatalogError> {
+    let topic = domain.topic(&settings.topic_prefix);
+    let partitions = partition_count(settings, &topic).await?.ok_or_else(|| CatalogError::Missing(topic.clone()))?;
+    blocking(settings, &topic, "look up the ends of", move |consumer, topic| {
+        let end = |partition| Ok((partition, consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?.1));
+        (0..partitions).map(end).collect()
+    })
+    .await
 }
 
 /// Runs a blocking question of a short-lived consumer on a thread that may block.

@@ -4,6 +4,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, retry::RetryConfi
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::error::{Fault, fault};
 use super::*;
 
 /// A server that gives these answers, one a connection, and notes the requests.

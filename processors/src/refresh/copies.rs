@@ -122,10 +122,7 @@ impl Whole {
                 body.write_all(if parts == 0 { &JSON_CLOSE[1..] } else { JSON_CLOSE })?;
                 Ok(body.finish()?)
             }
-            Whole::Parquet(mut writer) => {
-                writer.finish()?;
-                Ok(writer.into_inner()?.finish()?)
-            }
+            Whole::Parquet(writer) => Ok(writer.into_inner()?.finish()?),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One stream of typed rows as CSV, JSON and Parquet, the same rows giving the same bytes.
 //!
-//! - **CSV**: header; numbers shortest round-trip; NULL empty, empty text `""`; booleans 0/1; NaN and the
+//! - **CSV**: header; numbers shortest round-trip, as serde_json prints them (`1e+16`); NULL empty, empty text `""`; booleans 0/1; NaN and the
 //!   infinities `NaN`, `Infinity`, `-Infinity`; RFC 4180 quoting; lines end in `\n`.
 //! - **JSON**: one array of objects, one object a line, columns in order; NULL, NaN and infinities `null`.
 //! - **Parquet**: plain Arrow types, zstd, a fixed writer name and no further metadata.
@@ -334,7 +334,7 @@ mod tests {
         let lines = [
             "i,l,d,t,day,b",
             "1,1099511627776,9.905782514157796,Andhra Pradesh,2025-08-22,0",
-            "1,1099511627776,1e16,\"a,\"\"b\"\"\nc\",2025-08-22,0",
+            "1,1099511627776,1e+16,\"a,\"\"b\"\"\nc\",2025-08-22,0",
             "1,1099511627776,100.0,\"\",2025-08-22,0",
             "1,1099511627776,NaN,é\u{1}\\,2025-08-22,0",
             "1,1099511627776,-Infinity, x ,2025-08-22,0",
@@ -353,7 +353,7 @@ mod tests {
             "[\n",
             r#"{"i":1,"l":1099511627776,"d":9.905782514157796,"t":"Andhra Pradesh","day":"2025-08-22","b":false},"#,
             "\n",
-            r#"{"i":1,"l":1099511627776,"d":1e16,"t":"a,\"b\"\nc","day":"2025-08-22","b":false}"#,
+            r#"{"i":1,"l":1099511627776,"d":1e+16,"t":"a,\"b\"\nc","day":"2025-08-22","b":false}"#,
             "\n]\n"
         );
         assert_eq!(json, expected);

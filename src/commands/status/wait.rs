@@ -43,6 +43,16 @@ pub struct Waited {
     pub seconds: f64,
 }
 
+impl std::fmt::Display for Waited {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Waited { objects, applied, rejected, superseded, seconds } = self;
+        write!(
+            formatter,
+            "{objects} files: {applied} applied, {rejected} rejected, {superseded} superseded; outputs are current ({seconds:.1}s)"
+        )
+    }
+}
+
 /// Between two looks at Postgres.
 const POLL: Duration = Duration::from_millis(50);
 /// Between two listings, to see whether what the ledger has not found is still there.
