@@ -97,7 +97,9 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
     match tokio::time::timeout(DRAIN_TIMEOUT, drained).await {
         Ok(result) => result,
         Err(_) => {
-            tracing::warn!("roles did not drain within {DRAIN_TIMEOUT:?}: what was under way is read again at the next start");
+            tracing::warn!(
+                "roles did not drain within {DRAIN_TIMEOUT:?}: what was under way is read again at the next start"
+            );
             Ok(())
         }
     }
@@ -144,7 +146,8 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
 /// Brings the schema up to date. Idempotent; two at once wait for each other.
@@ -160,12 +163,11 @@ pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
 /// # Errors
 /// If Kafka does not answer or refuses.
 pub async fn create_topics(config: &Config) -> anyhow::Result<Vec<TopicReport>> {
-    let mut reports = Vec::new();
-    for domain in DOMAINS {
+    let create = DOMAINS.iter().map(async |domain| {
         let report = catalog::ensure(&config.kafka, domain).await;
-        reports.push(report.with_context(|| format!("create the topic of {}", domain.name))?);
-    }
-    Ok(reports)
+        report.with_context(|| format!("create the topic of {}", domain.name))
+    });
+    futures::future::try_join_all(create).await
 }
 
 /// Creates the two buckets where they are missing.

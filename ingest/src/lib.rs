@@ -132,7 +132,7 @@ impl Listener {
         let opened = Arc::clone(&work_to_do);
         let gate = Gate::new(pool.clone(), kafka, Arc::clone(&producer), settings.lag_rows_max, &domains, opened);
         Ok(Arc::new(Listener {
-            reader: ObjectReader::new(s3),
+            reader: ObjectReader::new(s3).with_limits(settings.read_limits()),
             limits: Arc::new(Limits::new(&settings)),
             leases: Arc::default(),
             sweep_to_do: Notify::new(),

@@ -329,7 +329,8 @@ fn source_of(body: ByteStream, expected_bytes: u64) -> Source {
             },
         }
     };
-    stream::unfold((body, Some(expected_bytes)), step).boxed()
+    // Fused: sniffing the magic asks again after the end of a body shorter than it.
+    stream::unfold((body, Some(expected_bytes)), step).fuse().boxed()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::object::ReadLimits;
+
 /// How the listener looks, publishes and repairs.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -50,6 +52,10 @@ pub struct IngestSettings {
     pub fields_max: usize,
     /// Text of a cell, in bytes; an unclosed quote is noticed after this much. Default 256 KiB.
     pub field_bytes_max: usize,
+    /// Longest file after decompression, in bytes. Default 16 GiB.
+    pub inflated_bytes_max: u64,
+    /// Bytes after decompression per byte before, checked beyond the first 16 MiB. Default 200.
+    pub inflate_ratio_max: u64,
 }
 
 impl Default for IngestSettings {
@@ -73,6 +79,8 @@ impl Default for IngestSettings {
             record_bytes_max: 1 << 20,
             fields_max: 1024,
             field_bytes_max: 256 << 10,
+            inflated_bytes_max: ReadLimits::default().inflated_bytes_max,
+            inflate_ratio_max: ReadLimits::default().inflate_ratio_max,
         }
     }
 }
@@ -96,6 +104,8 @@ impl IngestSettings {
             ("record_bytes_max", self.record_bytes_max as u64),
             ("fields_max", self.fields_max as u64),
             ("field_bytes_max", self.field_bytes_max as u64),
+            ("inflated_bytes_max", self.inflated_bytes_max),
+            ("inflate_ratio_max", self.inflate_ratio_max),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("ingest.{name} must be at least 1"));
@@ -113,6 +123,11 @@ impl IngestSettings {
             return Err(format!("ingest.patterns.{name}: no such domain; there are {}", domains.join(", ")));
         }
         Ok(())
+    }
+
+    /// How much a compressed file may hold.
+    pub fn read_limits(&self) -> ReadLimits {
+        ReadLimits { inflated_bytes_max: self.inflated_bytes_max, inflate_ratio_max: self.inflate_ratio_max }
     }
 
     /// The further patterns of a domain.

@@ -51,11 +51,6 @@ impl Batch {
             records.rows.push(judge(domain, partition, offset, provenance, value));
         }
     }
-
-    /// How many rows it holds.
-    pub(crate) fn rows(&self) -> usize {
-        self.partitions.values().map(|records| records.rows.len()).sum()
-    }
 }
 
 fn judge(
@@ -115,6 +110,6 @@ mod tests {
         let mut batch = Batch::default();
         batch.push(DOMAINS[0], 0, 0, Consumed::Stream);
         assert_eq!(batch.partitions[&0].next_offset, 1);
-        assert_eq!(batch.rows(), 0);
+        assert!(batch.partitions[&0].rows.is_empty());
     }
 }

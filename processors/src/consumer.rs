@@ -211,7 +211,8 @@ impl Rebalancer {
         let mut starts = Vec::new();
         for one in &taken {
             let found = log.iter().find(|(partition, ..)| *partition == one.partition);
-            let start = found.map_or(Start::At(one.next_offset), |(_, first, low, high)| decide_start(one, *first, *low, *high));
+            let start = found
+                .map_or(Start::At(one.next_offset), |(_, first, low, high)| decide_start(one, *first, *low, *high));
             let reason = match &start {
                 Start::Halt(reason) => Some(reason.as_str()),
                 Start::At(_) => None,
@@ -298,8 +299,7 @@ impl BookmarkConsumer {
             .set("max.partition.fetch.bytes", "1048576")
             .set("fetch.wait.max.ms", "100");
         let ownership = Arc::clone(&source.ownership);
-        let consumer: BaseConsumer<Rebalancer> =
-            config.create_with_context(Rebalancer { source, topic, callbacks })?;
+        let consumer: BaseConsumer<Rebalancer> = config.create_with_context(Rebalancer { source, topic, callbacks })?;
         consumer.subscribe(&[&name])?;
         Ok(BookmarkConsumer { consumer, ownership, topic, paused: HashSet::new(), positions: HashMap::new() })
     }
@@ -348,11 +348,8 @@ impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
         let offset = u64::try_from(message.offset()).map_err(broker_error)?;
         let partition = Partition::new(self.topic, index);
         self.positions.insert(partition, offset + 1);
-        let timestamp: DateTime<Utc> = message
-            .timestamp()
-            .to_millis()
-            .and_then(DateTime::from_timestamp_millis)
-            .unwrap_or_else(Utc::now);
+        let timestamp: DateTime<Utc> =
+            message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis).unwrap_or_else(Utc::now);
         Ok(Some(BrokerMessage::new(consumed(&message), partition, offset, timestamp)))
     }
 

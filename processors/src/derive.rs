@@ -180,12 +180,8 @@ mod tests {
 
     #[test]
     fn occupancy_needs_beds() {
-        let cases = [
-            (Some(100), Some(25), Some(0.75)),
-            (Some(0), Some(0), None),
-            (None, Some(1), None),
-            (Some(1), None, None),
-        ];
+        let cases =
+            [(Some(100), Some(25), Some(0.75)), (Some(0), Some(0), None), (None, Some(1), None), (Some(1), None, None)];
         for (total, available, expected) in cases {
             assert_eq!(occupancy(total, available), expected, "{total:?} {available:?}");
         }

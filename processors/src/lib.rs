@@ -102,8 +102,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
 /// One membership of the group, from joining to leaving.
 fn run_once(context: &Context, shutdown: &CancellationToken, runtime: Handle) -> Result<(), String> {
     let ownership = Arc::new(Ownership::default());
-    let factory =
-        Pipeline { context: context.clone(), ownership: Arc::clone(&ownership), runtime: runtime.clone() };
+    let factory = Pipeline { context: context.clone(), ownership: Arc::clone(&ownership), runtime: runtime.clone() };
     let state = ConsumerState::new(Box::new(factory), None);
     let source = Source {
         domain: context.domain,

@@ -4,9 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use freshet_sinks::apply::Applied;
-use prometheus::{
-    HistogramVec, IntCounterVec, exponential_buckets, register_histogram_vec, register_int_counter_vec,
-};
+use prometheus::{HistogramVec, IntCounterVec, exponential_buckets, register_histogram_vec, register_int_counter_vec};
 
 macro_rules! counter {
     ($name:expr, $help:expr, $labels:expr) => {
@@ -38,8 +36,13 @@ static BATCH_ROWS: LazyLock<HistogramVec> = LazyLock::new(|| {
 });
 static BATCH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets = exponential_buckets(0.001, 2.0, 14).expect("valid buckets");
-    register_histogram_vec!("freshet_batch_duration_seconds", "Time to apply a batch, retries included.", &["domain"], buckets)
-        .expect("declared once, with a valid name")
+    register_histogram_vec!(
+        "freshet_batch_duration_seconds",
+        "Time to apply a batch, retries included.",
+        &["domain"],
+        buckets
+    )
+    .expect("declared once, with a valid name")
 });
 
 /// Counts an applied batch.

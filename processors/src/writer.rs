@@ -131,8 +131,7 @@ impl Writer {
             .into_iter()
             .map(|(partition, records)| {
                 let at = self.positions.get(&partition).ok_or(WriterError::NotAssigned(partition))?;
-                let bookmark =
-                    Move { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
+                let bookmark = Move { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
                 Ok(PartitionBatch { bookmark, rows: records.rows })
             })
             .collect()

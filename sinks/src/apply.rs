@@ -122,10 +122,12 @@ pub async fn apply(
     batch: &[PartitionBatch],
 ) -> Result<Applied, ApplyError> {
     match attempt(connection, upsert, topic, batch, Mode::Fast).await {
-        Err(Failure::Row) => attempt(connection, upsert, topic, batch, Mode::Careful).await.map_err(|failure| match failure {
-            Failure::Row => unreachable!("a careful attempt takes refused rows out"),
-            Failure::Final(error) => error,
-        }),
+        Err(Failure::Row) => {
+            attempt(connection, upsert, topic, batch, Mode::Careful).await.map_err(|failure| match failure {
+                Failure::Row => unreachable!("a careful attempt takes refused rows out"),
+                Failure::Final(error) => error,
+            })
+        }
         Err(Failure::Final(error)) => Err(error),
         Ok(applied) => Ok(applied),
     }
@@ -198,13 +200,17 @@ impl<'b> Work<'b> {
         connection: &mut PgConnection,
         batch: impl Iterator<Item = &'b PartitionBatch>,
     ) -> Result<Self, sqlx::Error> {
-        let received: Vec<(i32, &ReceivedRow)> = batch
-            .flat_map(|partition| partition.rows.iter().map(|row| (partition.bookmark.partition, row)))
-            .collect();
+        let received: Vec<(i32, &ReceivedRow)> =
+            batch.flat_map(|partition| partition.rows.iter().map(|row| (partition.bookmark.partition, row))).collect();
         let parts: BTreeSet<Part> = received.iter().map(|(partition, row)| part_of(*partition, row)).collect();
         let parts: Vec<Part> = parts.into_iter().collect();
         let progress = if parts.is_empty() { BTreeMap::new() } else { progress::load(connection, &parts).await? };
-        let mut work = Work { rows: Vec::with_capacity(received.len()), progress, rejects: Vec::new(), applied: Applied::default() };
+        let mut work = Work {
+            rows: Vec::with_capacity(received.len()),
+            progress,
+            rejects: Vec::new(),
+            applied: Applied::default(),
+        };
         for (partition, row) in received {
             work.receive(partition, row);
         }
@@ -259,7 +265,8 @@ impl<'b> Work<'b> {
             })
             .collect();
         sorted.sort_unstable_by(|left, right| upsert.compare(left, right));
-        let mut keys: Vec<&[Candidate]> = sorted.chunk_by(|left, right| upsert.compare_keys(left, right).is_eq()).collect();
+        let mut keys: Vec<&[Candidate]> =
+            sorted.chunk_by(|left, right| upsert.compare_keys(left, right).is_eq()).collect();
         let mut refusals = Vec::new();
         let mut written = Vec::new();
         while !keys.is_empty() {
@@ -309,10 +316,8 @@ impl<'b> Work<'b> {
     /// Counts what was written and what lost to newer data, and says what must be derived again.
     fn settle(&mut self, upsert: &Upsert, written: &[Written]) -> Marks {
         debug_assert_eq!(upsert.domain().event_time.is_none(), upsert.domain().key.len() == 1);
-        let lineages: BTreeSet<(i64, i32, i64)> = written
-            .iter()
-            .flat_map(|one| one.rows.iter().map(|row| (one.object, one.generation, *row)))
-            .collect();
+        let lineages: BTreeSet<(i64, i32, i64)> =
+            written.iter().flat_map(|one| one.rows.iter().map(|row| (one.object, one.generation, *row))).collect();
         for (partition, row) in &self.rows {
             let Provenance { object, generation, row: number, .. } = row.provenance;
             let added = &mut self.progress.entry(part_of(*partition, row)).or_default().added;

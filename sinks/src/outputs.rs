@@ -15,13 +15,12 @@ mod collect;
 mod manifest;
 mod probe;
 mod spool;
+mod write;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 
 use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
-use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use sha2::{Digest, Sha256};
 
 pub use aws_sdk_s3::Client;
@@ -38,8 +37,6 @@ pub const DATA_PREFIX: &str = "metrics/data/";
 pub const MANIFEST_PREFIX: &str = "metrics/manifests/";
 /// The object metadata of a whole-file copy that says from which version it was made.
 pub const VERSION_METADATA: &str = "freshet-version";
-/// Larger bodies go up in parts of this size, one after the other; 10,000 parts are S3's limit: 156 GiB.
-const PART_BYTES: u64 = 16 * 1024 * 1024;
 /// The pointer may move between reading it and reading its manifest; more often than this it does not.
 const READ_ATTEMPTS: usize = 3;
 
@@ -295,107 +292,6 @@ impl Store {
             true => Ok(spooled),
             false => Err(self.content(key, format!("its SHA-256 is {}, not {}", spooled.sha256(), file.sha256))),
         }
-    }
-
-    async fn put_with(
-        &self,
-        key: &str,
-        body: &Spooled,
-        content_type: &str,
-        condition: Condition,
-        metadata: &BTreeMap<String, String>,
-    ) -> Result<Put, OutputError> {
-        if body.len() > PART_BYTES {
-            return self.put_parts(key, body, content_type, condition, metadata).await;
-        }
-        let mut request = self.client.put_object().bucket(&self.bucket).key(key).content_type(content_type);
-        for (name, value) in metadata {
-            request = request.metadata(name, value);
-        }
-        let request = match &condition {
-            Condition::Always => request,
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Unchanged(etag) => request.if_match(etag),
-        };
-        let sent = request.body(self.stream(key, body, 0, body.len()).await?).send().await;
-        self.written("put", key, &condition, sent)
-    }
-
-    /// The condition is put to the completion: only then does the object come to be.
-    async fn put_parts(
-        &self,
-        key: &str,
-        body: &Spooled,
-        content_type: &str,
-        condition: Condition,
-        metadata: &BTreeMap<String, String>,
-    ) -> Result<Put, OutputError> {
-        let mut request = self.client.create_multipart_upload().bucket(&self.bucket).key(key);
-        for (name, value) in metadata {
-            request = request.metadata(name, value);
-        }
-        let created = request.content_type(content_type).send().await;
-        let created = created.map_err(|error| self.failed("start upload of", key, &error))?;
-        let upload = created.upload_id().unwrap_or_default().to_owned();
-        let put = self.finish_parts(key, body, &condition, &upload).await;
-        if !matches!(put, Ok(Put::Written)) {
-            // Best effort: parts that stay behind cost storage until a lifecycle rule ends them.
-            let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(&upload);
-            if let Err(error) = abort.send().await {
-                tracing::debug!(error = %DisplayErrorContext(&error), key, "abort upload");
-            }
-        }
-        put
-    }
-
-    async fn finish_parts(
-        &self,
-        key: &str,
-        body: &Spooled,
-        condition: &Condition,
-        upload: &str,
-    ) -> Result<Put, OutputError> {
-        let mut parts = Vec::new();
-        for (number, offset) in (1..).zip((0..body.len()).step_by(PART_BYTES as usize)) {
-            let length = PART_BYTES.min(body.len() - offset);
-            let request = self.client.upload_part().bucket(&self.bucket).key(key).upload_id(upload).part_number(number);
-            let sent = request.body(self.stream(key, body, offset, length).await?).send().await;
-            let sent = sent.map_err(|error| self.failed("put part of", key, &error))?;
-            parts.push(CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag).build());
-        }
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
-        let request = match condition {
-            Condition::Always => request,
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Unchanged(etag) => request.if_match(etag),
-        };
-        self.written("complete", key, condition, request.multipart_upload(parts).send().await)
-    }
-
-    fn written<T, E>(
-        &self,
-        action: &'static str,
-        key: &str,
-        condition: &Condition,
-        sent: Result<T, SdkError<E>>,
-    ) -> Result<Put, OutputError>
-    where
-        E: std::error::Error + 'static,
-    {
-        match sent {
-            Ok(_) => Ok(Put::Written),
-            // 409: S3 saw another write of the key under way. 404: If-Match on a key that is gone.
-            Err(error) => match (condition, status(&error)) {
-                (Condition::Absent | Condition::Unchanged(_), Some(409 | 412)) => Ok(Put::Refused),
-                (Condition::Unchanged(_), Some(404)) => Ok(Put::Refused),
-                _ => Err(self.failed(action, key, &error)),
-            },
-        }
-    }
-
-    async fn stream(&self, key: &str, body: &Spooled, offset: u64, length: u64) -> Result<ByteStream, OutputError> {
-        body.stream(offset, length).await.map_err(|error| self.content(key, error.to_string()))
     }
 
     /// The ETag and the bytes of a small object, `None` where there is none.

@@ -29,7 +29,8 @@ impl SeqSet {
     pub fn insert(&mut self, seq: i64) -> bool {
         // The first range that ends at or after `seq`: the only one that can hold it or grow upward to it.
         let at = self.ranges.partition_point(|&(_, end)| end < seq);
-        let joins_next = |ranges: &[(i64, i64)], index: usize| ranges.get(index).is_some_and(|&(start, _)| start == seq + 1);
+        let joins_next =
+            |ranges: &[(i64, i64)], index: usize| ranges.get(index).is_some_and(|&(start, _)| start == seq + 1);
         match self.ranges.get(at).copied() {
             Some((start, end)) if start <= seq && seq < end => return false,
             Some((_, end)) if end == seq => {

@@ -199,11 +199,8 @@ fn statement(domain: &Domain) -> String {
         .map(|(index, sql_type)| format!("${}::{sql_type}[]", index + 1))
         .collect::<Vec<_>>()
         .join(", ");
-    let assignments = values()
-        .chain(LINEAGE)
-        .map(|name| format!("\"{name}\" = excluded.\"{name}\""))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let assignments =
+        values().chain(LINEAGE).map(|name| format!("\"{name}\" = excluded.\"{name}\"")).collect::<Vec<_>>().join(", ");
     let changed = match &domain.event_time {
         Some(event_time) => format!(
             "array_agg(\"{}\") FILTER (WHERE changed AND \"{}\" IS FALSE)",
@@ -243,23 +240,14 @@ mod tests {
     fn the_newest_row_of_a_key_comes_first() {
         let upsert = Upsert::new(DOMAINS[0]);
         let row = |id: i32| vec![Value::Int(id), Value::Null, Value::Null, Value::Null, Value::Null];
-        let from = |src_ord, generation, row| Provenance {
-            object: 1,
-            generation,
-            row,
-            line: 0,
-            src_ord,
-            seq: 0,
-            parser: 1,
-        };
+        let from =
+            |src_ord, generation, row| Provenance { object: 1, generation, row, line: 0, src_ord, seq: 0, parser: 1 };
         let (one, two) = (row(1), row(2));
         let lineages = [from(5, 1, 9), from(5, 2, 0), from(6, 1, 0), from(5, 1, 8)];
         let mut rows: Vec<Candidate> = lineages
             .iter()
             .enumerate()
-            .flat_map(|(index, provenance)| {
-                [&two, &one].map(|values| Candidate { values, provenance, index })
-            })
+            .flat_map(|(index, provenance)| [&two, &one].map(|values| Candidate { values, provenance, index }))
             .collect();
         rows.sort_by(|left, right| upsert.compare(left, right));
         let order: Vec<(i32, usize)> = rows

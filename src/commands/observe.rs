@@ -48,7 +48,8 @@ pub async fn outputs(services: &Services) -> anyhow::Result<Outputs> {
 /// Outputs and Kafka's ends for a status. Whatever does not answer is left out, with a warning: a status is
 /// wanted most when something is down.
 pub async fn outside(services: &Services) -> Outside {
-    let outputs = outputs(services).await.map_err(|error| eprintln!("freshet: the outputs are left out: {error:#}")).ok();
+    let outputs =
+        outputs(services).await.map_err(|error| eprintln!("freshet: the outputs are left out: {error:#}")).ok();
     let mut high_watermarks = BTreeMap::new();
     for domain in DOMAINS {
         match catalog::end_offsets(&services.config.kafka, domain).await {

@@ -7,9 +7,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Base, Config};
+use crate::http;
 use crate::local::{LocalStack, Options};
 use crate::roles::{self, Role, Services};
-use crate::http;
 
 /// A pipeline that runs in this process.
 pub struct Running {
@@ -81,11 +81,9 @@ async fn start_roles(
 ) -> anyhow::Result<Started> {
     let services = Services::new(config).await?;
     progress("preparing buckets, schema and topics");
-    tokio::try_join!(
-        roles::create_buckets(&services),
-        roles::migrate(&services.pool),
-        async { roles::create_topics(&services.config).await.map(|_| ()) },
-    )?;
+    tokio::try_join!(roles::create_buckets(&services), roles::migrate(&services.pool), async {
+        roles::create_topics(&services.config).await.map(|_| ())
+    },)?;
     let http = match services.config.http.listen.as_str() {
         "" => String::new(),
         listen => format!("http://{}", http::serve(listen, shutdown.clone()).await?),
@@ -169,7 +167,10 @@ pub async fn run(file: Option<&Path>, data_dir: &Path, shutdown: CancellationTok
     println!("  drop files   s3://{}/  (climate/ health/ hospital/ locations/)", config.s3.raw_bucket);
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);
     println!("  metrics      {}/metrics", running.http);
-    println!("  settings     . {}   (endpoints and keys for any S3, Postgres and Kafka client)", running.env_file.display());
+    println!(
+        "  settings     . {}   (endpoints and keys for any S3, Postgres and Kafka client)",
+        running.env_file.display()
+    );
     println!("  see          freshet status");
     println!();
     println!("Ctrl-C drains and stops everything.");

@@ -130,10 +130,8 @@ pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicRe
     };
     let mut differences = Vec::new();
     if !created {
-        let found = admin
-            .describe_configs([&ResourceSpecifier::Topic(&topic)], &options)
-            .await
-            .map_err(located("describe"))?;
+        let found =
+            admin.describe_configs([&ResourceSpecifier::Topic(&topic)], &options).await.map_err(located("describe"))?;
         for resource in found.into_iter().flatten() {
             for (name, wanted) in &config {
                 let entry = resource.entries.iter().find(|entry| entry.name == *name);
@@ -156,10 +154,10 @@ pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicRe
 /// Writes the stream record to every partition that is empty.
 async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, CatalogError> {
     let partitions = wait_for_leaders(settings, topic).await?;
+    // Not idempotent: a stream record written twice is harmless, and a young broker has no producer ids yet.
     let producer: FutureProducer = settings
         .client_config()
         .set("acks", "all")
-        .set("enable.idempotence", "true")
         .create()
         .map_err(|source| CatalogError::Kafka { action: "configure the producer for", topic: topic.into(), source })?;
     let mut stream_id = None;
@@ -247,11 +245,7 @@ async fn partition_count(settings: &KafkaSettings, topic: &str) -> Result<Option
 ///
 /// # Errors
 /// If Kafka does not answer in time.
-pub async fn first_record(
-    settings: &KafkaSettings,
-    topic: &str,
-    partition: i32,
-) -> Result<FirstRecord, CatalogError> {
+pub async fn first_record(settings: &KafkaSettings, topic: &str, partition: i32) -> Result<FirstRecord, CatalogError> {
     blocking(settings, topic, "read the stream record of", move |consumer, topic| {
         read_first_record(consumer, topic, partition)
     })

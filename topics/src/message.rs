@@ -58,10 +58,12 @@ impl Provenance {
 
     /// The Kafka headers: decimal text, readable in any tool.
     pub fn to_headers(&self) -> OwnedHeaders {
-        HEADER_NAMES.iter().zip(self.numbers()).fold(
-            OwnedHeaders::new_with_capacity(HEADER_NAMES.len()),
-            |headers, (key, number)| headers.insert(Header { key, value: Some(&number.to_string()) }),
-        )
+        HEADER_NAMES
+            .iter()
+            .zip(self.numbers())
+            .fold(OwnedHeaders::new_with_capacity(HEADER_NAMES.len()), |headers, (key, number)| {
+                headers.insert(Header { key, value: Some(&number.to_string()) })
+            })
     }
 
     /// Reads the headers of a row.

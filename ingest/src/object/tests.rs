@@ -91,6 +91,15 @@ async fn a_reading_is_pinned_and_resumes_with_a_range() {
 }
 
 #[tokio::test]
+async fn a_body_shorter_than_any_magic_is_read_to_its_end() {
+    for content in ["", "a", "abc"] {
+        let (reader, _) = server(vec![answer("200 OK", "ETag: \"tag\"\r\n", content)]).await;
+        let read = all(reader.open(&version(content.len() as i64), 0).await).await;
+        assert_eq!(read.expect("whole"), content);
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_off_is_the_worlds_fault() {
     let cut = answer("200 OK", "ETag: \"tag\"\r\n", "0123456789").replace("456789", "");
     let short = answer("200 OK", "ETag: \"tag\"\r\n", "0123");

@@ -200,7 +200,11 @@ mod tests {
 
     fn locations() -> Locations {
         let location = |name: &str, population| Location { name: name.into(), population };
-        BTreeMap::from([(1, location("one", Some(100_000))), (2, location("two", None)), (3, location("three", Some(0)))])
+        BTreeMap::from([
+            (1, location("one", Some(100_000))),
+            (2, location("two", None)),
+            (3, location("three", Some(0))),
+        ])
     }
 
     /// The named cell of a row, as text.

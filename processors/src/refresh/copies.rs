@@ -1,9 +1,7 @@
 //! Whole-file copies under the names that today's readers use, composed from the manifest's files without
 //! deriving anything again: CSV with one header, JSON as one array, Parquet row group by row group.
 
-use freshet_sinks::outputs::{
-    Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key,
-};
+use freshet_sinks::outputs::{Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key};
 use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::column::writer::ColumnCloseResult;

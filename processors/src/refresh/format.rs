@@ -200,7 +200,13 @@ fn write_cell(cell: Cell<'_>, text: &mut Vec<u8>, csv: &mut Spool, json: &mut Sp
             return json.write_all(text);
         }
         Cell::Double(value) if !value.is_finite() => {
-            let name = if value.is_nan() { "NaN" } else if value > 0.0 { "Infinity" } else { "-Infinity" };
+            let name = if value.is_nan() {
+                "NaN"
+            } else if value > 0.0 {
+                "Infinity"
+            } else {
+                "-Infinity"
+            };
             csv.write_all(name.as_bytes())?;
             return json.write_all(b"null");
         }
@@ -316,7 +322,14 @@ mod tests {
     fn rows() -> Vec<[Cell<'static>; 6]> {
         let day = NaiveDate::from_ymd_opt(2025, 8, 22).expect("a date");
         let text = |double: f64, text: &'static str| {
-            [Cell::Int(1), Cell::Int(1 << 40), Cell::Double(double), Cell::Text(text), Cell::Date(day), Cell::Bool(false)]
+            [
+                Cell::Int(1),
+                Cell::Int(1 << 40),
+                Cell::Double(double),
+                Cell::Text(text),
+                Cell::Date(day),
+                Cell::Bool(false),
+            ]
         };
         vec![
             text(9.905782514157796, "Andhra Pradesh"),
@@ -325,7 +338,14 @@ mod tests {
             text(f64::NAN, "é\u{1}\\"),
             text(f64::NEG_INFINITY, " x "),
             [Cell::Null; 6],
-            [Cell::Int(-5), Cell::Int(0), Cell::Double(-0.0), Cell::Text("t"), Cell::Date(NaiveDate::MIN), Cell::Bool(true)],
+            [
+                Cell::Int(-5),
+                Cell::Int(0),
+                Cell::Double(-0.0),
+                Cell::Text("t"),
+                Cell::Date(NaiveDate::MIN),
+                Cell::Bool(true),
+            ],
         ]
     }
 
@@ -387,7 +407,14 @@ mod tests {
             .map(|row| {
                 let day = NaiveDate::from_num_days_from_ce_opt(739_000 + row as i32 % 40).expect("a date");
                 let double = (row as f64).sqrt();
-                [Cell::Int(row as i64 % 50), Cell::Null, Cell::Double(double), Cell::Null, Cell::Date(day), Cell::Bool(false)]
+                [
+                    Cell::Int(row as i64 % 50),
+                    Cell::Null,
+                    Cell::Double(double),
+                    Cell::Null,
+                    Cell::Date(day),
+                    Cell::Bool(false),
+                ]
             })
             .collect();
         let (first, second) = (encode(&many), encode(&many));

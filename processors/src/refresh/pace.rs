@@ -56,7 +56,8 @@ mod tests {
         let start = Instant::now();
         let millis = Duration::from_millis;
         assert_eq!(Pace::new(millis(1_000)).rest(start), Duration::ZERO);
-        let cases = [(100, 0, 1_000, 100), (2_000, 0, 8_000, 1_000), (2_000, 7_000, 1_000, 1_000), (600, 9_000, 0, 300)];
+        let cases =
+            [(100, 0, 1_000, 100), (2_000, 0, 8_000, 1_000), (2_000, 7_000, 1_000, 1_000), (600, 9_000, 0, 300)];
         for (duration, ago, rest, quiet) in cases {
             let mut pace = Pace::new(millis(1_000));
             let ended = start + millis(duration);

@@ -170,7 +170,8 @@ impl<'a> Pass<'a> {
     }
 
     fn hospital(&mut self, row: HospitalRow) -> Result<(), FormatError> {
-        let (id, location_id, date, total, available, doctors, nurses, iv_fluids, antibiotics, antipyretics, year) = row;
+        let (id, location_id, date, total, available, doctors, nurses, iv_fluids, antibiotics, antipyretics, year) =
+            row;
         let Some(location) = self.locations.get(&location_id) else { return Ok(()) };
         let [total_beds, available_beds, all_doctors, all_nurses] =
             [total, available, doctors, nurses].map(|count| count.map(i64::from));

@@ -165,7 +165,9 @@ impl Publisher {
     ) -> Result<(Manifest, usize), RefreshError> {
         let before = previous.map(|current| &current.manifest);
         let mut files: Files = match before.filter(|manifest| manifest.code_version == CODE_VERSION) {
-            Some(manifest) => entries(manifest).map(|(output, window, files)| ((output, window), files.clone())).collect(),
+            Some(manifest) => {
+                entries(manifest).map(|(output, window, files)| ((output, window), files.clone())).collect()
+            }
             None => Files::new(),
         };
         let mut uploads = Uploads::new(self.store.clone(), before);
@@ -206,7 +208,10 @@ impl Publisher {
     /// Deletes exactly these marks. One that a publisher deletes twice, or two at once, is gone all the same.
     async fn forget(&self, marks: &[i64]) -> Result<(), sqlx::Error> {
         for marks in marks.chunks(MARKS_BATCH) {
-            sqlx::query("DELETE FROM pipeline.marks WHERE id = ANY($1)").bind(marks).execute(&self.context.pool).await?;
+            sqlx::query("DELETE FROM pipeline.marks WHERE id = ANY($1)")
+                .bind(marks)
+                .execute(&self.context.pool)
+                .await?;
         }
         Ok(())
     }
@@ -225,9 +230,8 @@ fn entries(manifest: &Manifest) -> impl Iterator<Item = (Output, Window, &Window
 fn changed(before: Option<&Manifest>, files: &Files, version: u64) -> BTreeMap<String, u64> {
     let each = Output::ALL.into_iter().map(|output| {
         let now = files.iter().filter(|((of, _), _)| *of == output).map(|(_, files)| files);
-        let same = before.filter(|manifest| {
-            now.eq(entries(manifest).filter(|(of, _, _)| *of == output).map(|(_, _, files)| files))
-        });
+        let same = before
+            .filter(|manifest| now.eq(entries(manifest).filter(|(of, _, _)| *of == output).map(|(_, _, files)| files)));
         let since = same.and_then(|manifest| manifest.changed.get(output.name()).copied());
         (output.name().to_owned(), since.unwrap_or(version))
     });

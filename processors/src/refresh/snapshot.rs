@@ -50,10 +50,7 @@ impl Snapshot {
             tables.join(", ")
         );
         sqlx::query(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
-        sqlx::query("SELECT pg_advisory_xact_lock_shared($1)")
-            .bind(PUBLISHING_LOCK)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query("SELECT pg_advisory_xact_lock_shared($1)").bind(PUBLISHING_LOCK).execute(&mut *transaction).await?;
         let mut snapshot = Snapshot {
             mark_ids: Vec::new(),
             marked: Dirty::default(),
@@ -91,9 +88,8 @@ impl Snapshot {
         let mut dirty = std::mem::take(&mut self.marked);
         if !self.marked_locations.is_empty() {
             for (domain, table) in FACTS {
-                let sql = format!(
-                    "SELECT DISTINCT date FROM {table} WHERE location_id = ANY($1) AND is_projected = false"
-                );
+                let sql =
+                    format!("SELECT DISTINCT date FROM {table} WHERE location_id = ANY($1) AND is_projected = false");
                 let dates = sqlx::query_scalar::<_, NaiveDate>(AssertSqlSafe(sql)).bind(&self.marked_locations);
                 for date in dates.fetch_all(&mut *self.transaction).await? {
                     dirty.mark_date(domain, date);

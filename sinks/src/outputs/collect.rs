@@ -54,8 +54,7 @@ pub async fn collect(client: &Client, bucket: &str, keep: Duration) -> Result<Co
     let kept_from = oldest_needed(&manifests, young_from, current.pointer.version);
     let mut named: BTreeSet<String> = current.manifest.keys().map(str::to_owned).collect();
     let files = store.list(DATA_PREFIX).await?;
-    let old_files: Vec<Listed> =
-        files.into_iter().filter(|file| file.modified < files_until).collect();
+    let old_files: Vec<Listed> = files.into_iter().filter(|file| file.modified < files_until).collect();
     if !old_files.is_empty() {
         for manifest in &manifests {
             if (kept_from..=kept_from + 2).contains(&version_of(&manifest.key)) {
@@ -114,14 +113,19 @@ impl Store {
                 key: batch[0].clone(),
                 message,
             };
-            let objects: Result<Vec<_>, _> = batch.iter().map(|key| ObjectIdentifier::builder().key(key).build()).collect();
+            let objects: Result<Vec<_>, _> =
+                batch.iter().map(|key| ObjectIdentifier::builder().key(key).build()).collect();
             let objects = objects.map_err(|error| failed(error.to_string()))?;
             let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build();
             let delete = delete.map_err(|error| failed(error.to_string()))?;
             let answer = self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await;
             let answer = answer.map_err(|error| self.failed("delete", &batch[0], &error))?;
             if let Some(error) = answer.errors().first() {
-                return Err(failed(format!("{}: {}", error.key().unwrap_or_default(), error.message().unwrap_or_default())));
+                return Err(failed(format!(
+                    "{}: {}",
+                    error.key().unwrap_or_default(),
+                    error.message().unwrap_or_default()
+                )));
             }
         }
         Ok(keys.len())

@@ -27,7 +27,7 @@ enum Round {
 /// | 8 × `If-None-Match: *` at once on a new key | one written, and it is what is read |
 /// | 8 × `If-Match` of that ETag at once | one written, and it is what is read |
 /// | `If-Match` of the first ETag again | refused |
-/// | a multipart upload completed with `If-None-Match: *` on that key | refused |
+/// | a multipart upload completed with `If-None-Match: *`, and with the first ETag, on that key | refused |
 ///
 /// # Errors
 /// [`OutputError::Unfit`] if one is not kept; [`OutputError::Request`] if S3 does not answer.
@@ -61,15 +61,18 @@ async fn rounds(store: &Store, key: &str) -> Result<Round, OutputError> {
         other => return Ok(other),
     }
     let body = Spooled::from(b"stale".to_vec());
-    if store.put(key, &body, "text/plain", Condition::Unchanged(first)).await? == Put::Written {
+    if store.put(key, &body, "text/plain", Condition::Unchanged(first.clone())).await? == Put::Written {
         return Ok(Round::Broken("it overwrote an object whose ETag was not the one in If-Match".into()));
     }
     let created = store.client.create_multipart_upload().bucket(&store.bucket).key(key).send().await;
     let created = created.map_err(|error| store.failed("start upload of", key, &error))?;
     let upload = created.upload_id().unwrap_or_default();
-    let put = store.finish_parts(key, &body, &Condition::Absent, upload).await?;
-    if put == Put::Written {
-        return Ok(Round::Broken("it completed a multipart upload over an object in spite of If-None-Match: *".into()));
+    for (what, condition) in
+        [("If-None-Match: *", Condition::Absent), ("a stale If-Match", Condition::Unchanged(first))]
+    {
+        if store.finish_parts(key, &body, &condition, upload).await? == Put::Written {
+            return Ok(Round::Broken(format!("it completed a multipart upload over an object in spite of {what}")));
+        }
     }
     let abort = store.client.abort_multipart_upload().bucket(&store.bucket).key(key).upload_id(upload);
     abort.send().await.map_err(|error| store.failed("abort upload of", key, &error))?;

@@ -1,19 +1,23 @@
-//! The registry of domains. A new domain is one file here, one line in [`DOMAINS`] and one migration.
-
-mod climate;
-mod health;
-mod hospital;
-mod locations;
+//! The registry of domains. A new domain is one file here, one line in the registry below and one migration.
 
 use crate::Domain;
 
-/// Every domain, in the order in which lists and tables show them.
-pub static DOMAINS: &[&Domain] = &[
-    &locations::LOCATIONS,
-    &climate::CLIMATE,
-    &health::HEALTH,
-    &hospital::HOSPITAL,
-];
+/// Declares the file of each domain and lists what it declares, so that a domain is one line.
+macro_rules! registry {
+    ($($file:ident::$domain:ident,)*) => {
+        $(mod $file;)*
+
+        /// Every domain, in the order in which lists and tables show them.
+        pub static DOMAINS: &[&Domain] = &[$(&$file::$domain,)*];
+    };
+}
+
+registry! {
+    locations::LOCATIONS,
+    climate::CLIMATE,
+    health::HEALTH,
+    hospital::HOSPITAL,
+}
 
 /// The domain of that name.
 pub fn by_name(name: &str) -> Option<&'static Domain> {
@@ -60,7 +64,8 @@ mod tests {
             ("hospital/x.csv", Some("hospital")),
         ];
         for (key, expected) in keys {
-            let found: Vec<_> = DOMAINS.iter().filter(|domain| domain.matches(key, [])).map(|domain| domain.name).collect();
+            let found: Vec<_> =
+                DOMAINS.iter().filter(|domain| domain.matches(key, [])).map(|domain| domain.name).collect();
             assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{key}");
         }
     }

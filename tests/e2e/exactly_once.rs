@@ -1,0 +1,97 @@
+//! What comes twice counts once: not only in the tables, but in every count that is kept.
+
+use crate::harness::plain::SPECS;
+use crate::harness::{World, data};
+
+/// Everything that must not move, as text.
+async fn state_of(world: &World) -> Vec<String> {
+    let mut state = Vec::new();
+    for spec in &SPECS {
+        let sql = format!("SELECT t::text FROM {} t ORDER BY 1", spec.table);
+        state.extend(world.column::<String>(&sql).await);
+    }
+    for sql in [
+        "SELECT p::text FROM pipeline.progress p ORDER BY 1",
+        "SELECT r::text FROM pipeline.rejects r ORDER BY 1",
+        "SELECT (domain, partition, next_offset, halted)::text FROM pipeline.bookmarks ORDER BY 1",
+    ] {
+        state.extend(world.column::<String>(sql).await);
+    }
+    state.push(format!("{:?}", world.manifest().await));
+    for output in crate::harness::formulas::OUTPUTS {
+        state.push(String::from_utf8(world.output(&format!("metrics/{output}.csv")).await).expect("UTF-8"));
+    }
+    state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_dropped_twice_counts_once() {
+    let world = World::with("twice", |config| config.ingest.reconcile_interval_ms = 200).await;
+    let roles = world.run_all();
+    let health = data::health(3, "2025-07-20", 30, 7) + "x,2025-07-20,1,1,1,1,false\n2,2025-07-20,-1,1,1,1,false\n";
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", &health).await;
+    world.put("hospital/all.csv", data::hospital(3, "2025-07-20", 30, 7)).await;
+    world.settle().await;
+    world.all_hold().await;
+    let before = state_of(&world).await;
+
+    // Again, as a re-sync would.
+    world.next_second().await;
+    world.put("health/all.csv", &health).await;
+    let waited = world.settle().await;
+    assert_eq!((waited.applied, waited.superseded), (2, 1), "{waited}");
+    assert_eq!(state_of(&world).await, before);
+
+    // Deleted, seen to be deleted, and dropped again.
+    world.delete("health/all.csv").await;
+    world
+        .until(
+            "the deletion is recorded",
+            "SELECT bool_and(deleted_at IS NOT NULL) FROM pipeline.objects WHERE key = 'health/all.csv'",
+        )
+        .await;
+    assert_eq!(state_of(&world).await, before, "deleting an object deletes no rows");
+    world.next_second().await;
+    world.put("health/all.csv", &health).await;
+    let waited = world.settle().await;
+    assert_eq!((waited.applied, waited.superseded), (2, 1), "{waited}");
+    assert_eq!(state_of(&world).await, before);
+    let object = world.object("health/all.csv").await;
+    assert!(object.reason.as_deref().is_some_and(|reason| reason.contains("same content")), "{object:?}");
+
+    // The same content under another key is another file: its rows come, and change nothing but lineage.
+    world.put("health/copy.csv", &health).await;
+    let entries = crate::harness::oracles::entries(&world.manifest().await);
+    world.settle().await;
+    assert_eq!(world.object("health/copy.csv").await.state, "applied");
+    assert_eq!(crate::harness::oracles::entries(&world.manifest().await), entries);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn within_one_file_the_later_row_of_a_key_wins() {
+    let world = World::new("later-row").await;
+    let roles = world.run_all();
+    world
+        .put("locations/all.csv", "id,name,type,population,area\n1,First,s,5,1\n01,Second,s,6,2\n1.0,Third,s,,\n")
+        .await;
+    world
+        .put(
+            "health/all.csv",
+            "location_id,date,dengue_cases,is_projected\n1,2025-08-22,1,f\n01,2025-8-22,2,no\n1,2025-08-22,3,maybe\n\
+             1,2025-08-22,4,false\n 1 ,2025-08-22,x,0\n",
+        )
+        .await;
+    world.settle().await;
+    let names: Vec<String> = world.column("SELECT name FROM locations").await;
+    assert_eq!(names, ["Third"]);
+    let cases: Vec<String> =
+        world.column("SELECT (is_projected, dengue_cases)::text FROM health_data ORDER BY is_projected").await;
+    assert_eq!(cases, ["(f,)", "(,3)"], "the last of all, and the one that is not known to be a projection or not");
+    let stale: i64 = world.query("SELECT sum(stale)::bigint FROM pipeline.progress").await;
+    assert_eq!(stale, 5);
+    world.all_hold().await;
+    roles.stop().await;
+}

@@ -1,0 +1,24 @@
+//! What every story stands on.
+
+pub(crate) mod data;
+pub(crate) mod files;
+pub(crate) mod formulas;
+pub(crate) mod oracles;
+pub(crate) mod plain;
+pub(crate) mod process;
+mod stack;
+mod world;
+
+pub(crate) use process::Process;
+pub(crate) use stack::folder;
+pub(crate) use world::{Object, Roles, World};
+
+/// The seed of a random test, printed; `FRESHET_TEST_SEED` gives one to replay.
+pub(crate) fn seed() -> u64 {
+    let seed = match std::env::var("FRESHET_TEST_SEED") {
+        Ok(text) => text.parse().expect("FRESHET_TEST_SEED is a number"),
+        Err(_) => rand::random(),
+    };
+    println!("replay with FRESHET_TEST_SEED={seed}");
+    seed
+}

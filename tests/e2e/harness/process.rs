@@ -1,0 +1,95 @@
+//! The real binary as a process of its own, to be killed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::{World, folder};
+
+/// A running `freshet`. Dropping it kills it.
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `freshet` with these arguments and variables and nothing else of ours in its environment.
+    pub(crate) fn start(name: &str, arguments: &[&str], variables: &[(String, String)]) -> Process {
+        let log = folder().join(format!("{name}.log"));
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("open the log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("FRESHET") && variable != "FRESHET_HOME" {
+                command.env_remove(variable);
+            }
+        }
+        command.args(arguments).envs(variables.iter().cloned());
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("share the log")).stderr(file);
+        Process { child: command.spawn().expect("start freshet"), log }
+    }
+
+    /// What it wrote.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("look at the process").is_none()
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl World {
+    /// Starts one role of this world as a process of its own.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
+        let name = format!("{}-{}", self.name(), arguments.join("-"));
+        Process::start(&name, arguments, &self.variables())
+    }
+
+    /// The settings of this world as environment variables.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        let config = &self.services.config;
+        let settings = [
+            ("FRESHET__KAFKA__BROKERS", config.kafka.brokers.clone()),
+            ("FRESHET__KAFKA__TOPIC_PREFIX", config.kafka.topic_prefix.clone()),
+            ("FRESHET__KAFKA__GROUP_PREFIX", config.kafka.group_prefix.clone()),
+            ("FRESHET__POSTGRES__URL", config.postgres.url.clone()),
+            ("FRESHET__POSTGRES__CONNECTIONS_MAX", "6".into()),
+            ("FRESHET__S3__ENDPOINT", config.s3.endpoint.clone()),
+            ("FRESHET__S3__REGION", config.s3.region.clone()),
+            ("FRESHET__S3__ACCESS_KEY_ID", config.s3.access_key_id.clone()),
+            ("FRESHET__S3__SECRET_ACCESS_KEY", config.s3.secret_access_key.clone()),
+            ("FRESHET__S3__RAW_BUCKET", config.s3.raw_bucket.clone()),
+            ("FRESHET__S3__PROCESSED_BUCKET", config.s3.processed_bucket.clone()),
+            ("FRESHET__INGEST__CHUNK_BYTES", config.ingest.chunk_bytes.to_string()),
+            ("FRESHET__INGEST__LEASE_MS", config.ingest.lease_ms.to_string()),
+            ("FRESHET__INGEST__ROWS_PER_SECOND", config.ingest.rows_per_second.to_string()),
+            ("FRESHET__INGEST__WORKERS", config.ingest.workers.to_string()),
+            ("FRESHET__HTTP__LISTEN", String::new()),
+            // Takes the local stack's other settings, as in a shell that sourced its env.
+            ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),
+        ];
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// The `export NAME='value'` lines that a running `freshet up` wrote, once they are there.
+pub(crate) fn env_of(data: &Path) -> Option<Vec<(String, String)>> {
+    freshet::local::read_env(data)
+}

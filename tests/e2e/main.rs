@@ -1,0 +1,17 @@
+//! End to end on the real components: files dropped in S3, through Kafka, into Postgres and the derived outputs.
+//!
+//! One file a story. Each test has a world of its own on one shared stack ([`harness::World`]) and ends with the
+//! oracles ([`harness::oracles`]), which know the domains only from their own plain reading of the rules
+//! ([`harness::plain`]) and formulas ([`harness::formulas`]).
+//!
+//! Random tests print their seed; `FRESHET_TEST_SEED` replays one. `FRESHET_TEST_LOG=1` shows freshet's log.
+
+mod bad_files;
+mod every_domain;
+mod exactly_once;
+mod faults;
+mod harness;
+mod kills;
+mod overwrite;
+mod roles;
+mod windows;
