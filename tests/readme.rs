@@ -199,7 +199,9 @@ impl Session {
 /// Ctrl-C, as a terminal sends it: to the whole process group.
 fn interrupt(child: &mut Child) -> Option<i32> {
     let group = format!("-{}", child.id());
-    Command::new("kill").args(["-INT", "--", &group]).status().expect("kill");
+    if child.try_wait().expect("wait").is_none() {
+        Command::new("kill").args(["-INT", "--", &group]).status().expect("kill");
+    }
     let since = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("wait") {

@@ -4,7 +4,7 @@
 //! outputs"). Raise [`CODE_VERSION`] with any change here or in what the outputs hold: it marks every window.
 
 /// The version of the formulas and of the files' layout, kept in the manifest.
-pub const CODE_VERSION: u32 = 1;
+pub(crate) const CODE_VERSION: u32 = 1;
 
 /// What a rate refers to: cases, beds, people per this many inhabitants.
 const PER: f64 = 100_000.0;
@@ -16,38 +16,38 @@ const RISK_DIVISORS: [f64; 4] = [5.0, 3.0, 4.0, 6.0];
 const RISK_WEIGHT: f64 = 0.25;
 
 /// The diseases' cases of a row or a window: dengue, malaria, heatstroke, diarrhea.
-pub type Cases = [Option<i64>; 4];
+pub(crate) type Cases = [Option<i64>; 4];
 
 /// What a health row says about risk.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct HealthRisk {
+pub(crate) struct HealthRisk {
     /// Cases per 100,000 inhabitants: dengue, malaria, heatstroke, diarrhea.
-    pub rates: [Option<f64>; 4],
+    pub(crate) rates: [Option<f64>; 4],
     /// 0 to 100 each, in the same order.
-    pub risks: [Option<f64>; 4],
+    pub(crate) risks: [Option<f64>; 4],
     /// The mean of the four.
-    pub overall: Option<f64>,
+    pub(crate) overall: Option<f64>,
 }
 
 /// What a hospital row says about resources.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Resources {
+pub(crate) struct Resources {
     /// Beds per 100,000 inhabitants.
-    pub beds_per_100k: Option<f64>,
+    pub(crate) beds_per_100k: Option<f64>,
     /// Available beds per 100,000 inhabitants.
-    pub available_beds_per_100k: Option<f64>,
+    pub(crate) available_beds_per_100k: Option<f64>,
     /// Doctors per 100,000 inhabitants.
-    pub doctors_per_100k: Option<f64>,
+    pub(crate) doctors_per_100k: Option<f64>,
     /// Nurses per 100,000 inhabitants.
-    pub nurses_per_100k: Option<f64>,
+    pub(crate) nurses_per_100k: Option<f64>,
     /// 0 to 100.
-    pub beds_score: Option<f64>,
+    pub(crate) beds_score: Option<f64>,
     /// 0 to 100.
-    pub doctor_score: Option<f64>,
+    pub(crate) doctor_score: Option<f64>,
     /// 0 to 100.
-    pub nurse_score: Option<f64>,
+    pub(crate) nurse_score: Option<f64>,
     /// 0 to 100.
-    pub resource_score: Option<f64>,
+    pub(crate) resource_score: Option<f64>,
 }
 
 /// `value` per 100,000 inhabitants; nothing where the value or the population is unknown, or nobody lives there.
@@ -57,13 +57,13 @@ pub struct Resources {
 /// | 4911 | 49577103 | 9.905782514157796 |
 /// | NULL | any | NULL |
 /// | any | NULL or 0 | NULL |
-pub fn rate(value: Option<i64>, population: Option<i64>) -> Option<f64> {
+pub(crate) fn rate(value: Option<i64>, population: Option<i64>) -> Option<f64> {
     let population = population.filter(|population| *population != 0)?;
     Some(value? as f64 * PER / population as f64)
 }
 
 /// Rates, risks and overall risk of a health row.
-pub fn health_risk(cases: Cases, population: Option<i64>) -> HealthRisk {
+pub(crate) fn health_risk(cases: Cases, population: Option<i64>) -> HealthRisk {
     let rates = cases.map(|cases| rate(cases, population));
     let mut risks = [None; 4];
     for ((risk, rate), divisor) in risks.iter_mut().zip(rates).zip(RISK_DIVISORS) {
@@ -74,7 +74,7 @@ pub fn health_risk(cases: Cases, population: Option<i64>) -> HealthRisk {
 }
 
 /// Rates and scores of a hospital row.
-pub fn resources(
+pub(crate) fn resources(
     total_beds: Option<i64>,
     available_beds: Option<i64>,
     doctors: Option<i64>,
@@ -104,18 +104,18 @@ pub fn resources(
 }
 
 /// How well a place would stand its overall risk with its resources.
-pub fn resilience(overall_risk: Option<f64>, resource_score: Option<f64>) -> Option<f64> {
+pub(crate) fn resilience(overall_risk: Option<f64>, resource_score: Option<f64>) -> Option<f64> {
     Some(100.0 - overall_risk? * (100.0 - resource_score?) / 100.0)
 }
 
 /// The share of beds that is taken; nothing where there are none.
-pub fn occupancy(total_beds: Option<i64>, available_beds: Option<i64>) -> Option<f64> {
+pub(crate) fn occupancy(total_beds: Option<i64>, available_beds: Option<i64>) -> Option<f64> {
     let total_beds = total_beds.filter(|beds| *beds != 0)?;
     Some(1.0 - available_beds? as f64 / total_beds as f64)
 }
 
 /// The lesser of two; NaN if one is, where `f64::min` would hide it.
-pub fn least(left: f64, right: f64) -> f64 {
+pub(crate) fn least(left: f64, right: f64) -> f64 {
     match left.is_nan() || right.is_nan() {
         true => f64::NAN,
         false => left.min(right),
@@ -123,7 +123,7 @@ pub fn least(left: f64, right: f64) -> f64 {
 }
 
 /// The greater of two; NaN if one is.
-pub fn greatest(left: f64, right: f64) -> f64 {
+pub(crate) fn greatest(left: f64, right: f64) -> f64 {
     match left.is_nan() || right.is_nan() {
         true => f64::NAN,
         false => left.max(right),

@@ -10,7 +10,7 @@ use freshet_topics::window::{Window, WindowKind};
 const FUTURE_DAYS: u64 = 1;
 
 /// The latest event date that may move a watermark.
-pub fn watermark_limit(processing_date: NaiveDate) -> NaiveDate {
+pub(crate) fn watermark_limit(processing_date: NaiveDate) -> NaiveDate {
     processing_date + Days::new(FUTURE_DAYS)
 }
 
@@ -22,7 +22,7 @@ pub fn watermark_limit(processing_date: NaiveDate) -> NaiveDate {
 /// | 2025-09-03, 2025-09-01 | 2025-09-01 |
 /// | 2025-09-03, none | none |
 /// | no domains | none |
-pub fn least_watermark(watermarks: impl IntoIterator<Item = Option<NaiveDate>>) -> Option<NaiveDate> {
+pub(crate) fn least_watermark(watermarks: impl IntoIterator<Item = Option<NaiveDate>>) -> Option<NaiveDate> {
     watermarks.into_iter().reduce(|left, right| left.zip(right).map(|(left, right)| left.min(right))).flatten()
 }
 
@@ -36,14 +36,14 @@ pub fn least_watermark(watermarks: impl IntoIterator<Item = Option<NaiveDate>>) 
 /// | week from 2025-09-15 | 7 | 2025-09-29 | yes |
 /// | week from 2025-09-15 | 0 | 2025-09-22 | yes |
 /// | any | any | none | no |
-pub fn is_final(window: Window, allowed_lateness_days: u32, watermark: Option<NaiveDate>) -> bool {
+pub(crate) fn is_final(window: Window, allowed_lateness_days: u32, watermark: Option<NaiveDate>) -> bool {
     let closes = window.end().checked_add_days(Days::new(allowed_lateness_days.into()));
     matches!((watermark, closes), (Some(watermark), Some(closes)) if watermark >= closes)
 }
 
 /// A derived output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Output {
+pub(crate) enum Output {
     /// Rates and risks, one row a health row.
     HealthRisks,
     /// Rates and scores, one row a hospital row.
@@ -56,11 +56,11 @@ pub enum Output {
 
 impl Output {
     /// All of them, in the order of manifests.
-    pub const ALL: [Output; 4] =
+    pub(crate) const ALL: [Output; 4] =
         [Output::HealthRisks, Output::HospitalResources, Output::ResilienceScores, Output::WindowMetrics];
 
     /// Its name in keys, manifests and metrics.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Output::HealthRisks => "current_health_risks",
             Output::HospitalResources => "current_hospital_resources",
@@ -70,7 +70,7 @@ impl Output {
     }
 
     /// The domains whose facts it is derived from.
-    pub const fn sources(self) -> &'static [&'static str] {
+    pub(crate) const fn sources(self) -> &'static [&'static str] {
         match self {
             Output::HealthRisks => &["health"],
             Output::HospitalResources => &["hospital"],
@@ -80,14 +80,14 @@ impl Output {
     }
 
     /// Whether it has files of that kind of window.
-    pub const fn has(self, kind: WindowKind) -> bool {
+    pub(crate) const fn has(self, kind: WindowKind) -> bool {
         matches!((self, kind), (Output::WindowMetrics, _) | (_, WindowKind::Month))
     }
 }
 
 /// The windows to derive again, and which outputs of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dirty {
+pub(crate) struct Dirty {
     windows: BTreeMap<Window, BTreeSet<Output>>,
 }
 
@@ -101,7 +101,7 @@ impl Dirty {
     /// | climate, month | window_metrics |
     /// | health, hospital or climate, week | window_metrics |
     /// | anything else | none |
-    pub fn mark(&mut self, domain: &str, window: Window) {
+    pub(crate) fn mark(&mut self, domain: &str, window: Window) {
         for output in Output::ALL {
             if output.sources().contains(&domain) && output.has(window.kind) {
                 self.mark_output(output, window);
@@ -110,29 +110,29 @@ impl Dirty {
     }
 
     /// Marks both windows that hold a date.
-    pub fn mark_date(&mut self, domain: &str, date: NaiveDate) {
+    pub(crate) fn mark_date(&mut self, domain: &str, date: NaiveDate) {
         for kind in WindowKind::ALL {
             self.mark(domain, Window::containing(kind, date));
         }
     }
 
     /// Marks one output of a window.
-    pub fn mark_output(&mut self, output: Output, window: Window) {
+    pub(crate) fn mark_output(&mut self, output: Output, window: Window) {
         self.windows.entry(window).or_default().insert(output);
     }
 
     /// The windows, weeks first, by start, with their outputs.
-    pub fn iter(&self) -> impl Iterator<Item = (Window, &BTreeSet<Output>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Window, &BTreeSet<Output>)> {
         self.windows.iter().map(|(window, outputs)| (*window, outputs))
     }
 
     /// How many windows.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.windows.len()
     }
 
     /// Whether nothing is marked.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.windows.is_empty()
     }
 }

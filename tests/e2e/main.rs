@@ -12,6 +12,7 @@ mod exactly_once;
 mod faults;
 mod harness;
 mod kills;
+mod ledger;
 mod overwrite;
 mod roles;
 mod windows;

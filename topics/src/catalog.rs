@@ -163,10 +163,10 @@ async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, Catal
     let mut stream_id = None;
     // Partition 0 first: what it begins with is the topic's id.
     for partition in 0..partitions {
-        let mut first = first_record(settings, topic, partition).await?;
+        let mut first = first_record_of_new(settings, topic, partition).await?;
         if first == FirstRecord::Empty {
             write_stream_record(&producer, topic, partition, stream_id.unwrap_or_else(Uuid::new_v4)).await?;
-            first = first_record(settings, topic, partition).await?;
+            first = first_record_of_new(settings, topic, partition).await?;
         }
         match first {
             FirstRecord::Stream(id) => stream_id = stream_id.or(Some(id)),
@@ -181,6 +181,28 @@ async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, Catal
         }
     }
     Ok(TopicState { topic: topic.into(), partitions, stream_id })
+}
+
+/// [`first_record`] of a partition that may be a moment old: metadata names its leader before that broker knows.
+async fn first_record_of_new(
+    settings: &KafkaSettings,
+    topic: &str,
+    partition: i32,
+) -> Result<FirstRecord, CatalogError> {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition};
+    let deadline = std::time::Instant::now() + ELECTION_TIMEOUT;
+    loop {
+        let found = first_record(settings, topic, partition).await;
+        let code = match &found {
+            Err(CatalogError::Kafka { source, .. }) => source.rdkafka_error_code(),
+            _ => None,
+        };
+        let is_young = matches!(code, Some(LeaderNotAvailable | NotLeaderForPartition | UnknownTopicOrPartition));
+        if !is_young || std::time::Instant::now() > deadline {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn write_stream_record(

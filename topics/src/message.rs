@@ -3,7 +3,7 @@
 //! The value is a JSON object of raw text by canonical column name, so that any consumer can read it and a
 //! replay sees exactly what the file said. Three cases are kept apart: a column the file does not have is not
 //! in the object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the
-//! header stand under [`EXTRA`]. Where the row comes from is in the headers.
+//! header stand under [`EXTRA`]. Where the row comes from is in the header [`ORIGIN_HEADER`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -41,54 +41,57 @@ pub struct Provenance {
 /// A message without its row's origin, or with headers this version cannot read.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
-    /// A header is missing or not a number.
-    #[error("header `{0}` is missing or not a number")]
-    Header(&'static str),
+    /// A field of the origin is missing or not a number.
+    #[error("field `{0}` of header `origin` is missing or not a number")]
+    Origin(&'static str),
     /// The value is not a JSON object of text.
     #[error("the value is not a JSON object of text cells: {0}")]
     Value(#[from] serde_json::Error),
 }
 
-const HEADER_NAMES: [&str; 7] = ["object", "generation", "row", "line", "src_ord", "seq", "parser"];
+/// The header that carries a row's [`Provenance`].
+///
+/// One header with seven numbers, not seven headers: librdkafka allocates, copies and frees each of them on both
+/// sides, which costs more than all the rest that freshet does with a row.
+pub const ORIGIN_HEADER: &str = "origin";
+
+/// The fields of the origin in their order. A later version may append fields; it never reorders them.
+const ORIGIN_FIELDS: [&str; 7] = ["object", "generation", "row", "line", "src_ord", "seq", "parser"];
+
+/// The decimal text of an origin, `12,1,0,2,30199…,0,1`.
+impl fmt::Display for Provenance {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let Provenance { object, generation, row, line, src_ord, seq, parser } = self;
+        write!(formatter, "{object},{generation},{row},{line},{src_ord},{seq},{parser}")
+    }
+}
 
 impl Provenance {
-    fn numbers(&self) -> [i64; 7] {
-        [self.object, self.generation.into(), self.row, self.line, self.src_ord, self.seq, self.parser.into()]
-    }
-
-    /// The Kafka headers: decimal text, readable in any tool.
+    /// The Kafka headers: one, of decimal text that any tool can read.
     pub fn to_headers(&self) -> OwnedHeaders {
-        HEADER_NAMES
-            .iter()
-            .zip(self.numbers())
-            .fold(OwnedHeaders::new_with_capacity(HEADER_NAMES.len()), |headers, (key, number)| {
-                headers.insert(Header { key, value: Some(&number.to_string()) })
-            })
+        let origin = self.to_string();
+        OwnedHeaders::new_with_capacity(1).insert(Header { key: ORIGIN_HEADER, value: Some(&origin) })
     }
 
     /// Reads the headers of a row.
     ///
     /// # Errors
-    /// [`MessageError::Header`] names the first header that is missing or not a number. Unknown headers are
-    /// left alone, so that a later version may add some.
+    /// [`MessageError::Origin`] names the first field that is missing or not a number. Further fields and
+    /// unknown headers are left alone, so that a later version may add some.
     pub fn from_headers(headers: Option<&impl Headers>) -> Result<Self, MessageError> {
-        let mut numbers = [None; 7];
-        for header in headers.into_iter().flat_map(Headers::iter) {
-            if let Some(index) = HEADER_NAMES.iter().position(|name| *name == header.key) {
-                numbers[index] = header.value.and_then(|value| std::str::from_utf8(value).ok()?.parse::<i64>().ok());
-            }
+        let origin = headers
+            .and_then(|headers| headers.iter().find(|header| header.key == ORIGIN_HEADER))
+            .and_then(|header| std::str::from_utf8(header.value?).ok())
+            .unwrap_or_default();
+        let mut fields = origin.split(',');
+        let mut numbers = [0; ORIGIN_FIELDS.len()];
+        for (number, name) in numbers.iter_mut().zip(ORIGIN_FIELDS) {
+            *number = fields.next().and_then(|field| field.parse::<i64>().ok()).ok_or(MessageError::Origin(name))?;
         }
-        let number = |index: usize| numbers[index].ok_or(MessageError::Header(HEADER_NAMES[index]));
-        let small = |index: usize| i32::try_from(number(index)?).map_err(|_| MessageError::Header(HEADER_NAMES[index]));
-        Ok(Provenance {
-            object: number(0)?,
-            generation: small(1)?,
-            row: number(2)?,
-            line: number(3)?,
-            src_ord: number(4)?,
-            seq: number(5)?,
-            parser: small(6)?,
-        })
+        let [object, generation, row, line, src_ord, seq, parser] = numbers;
+        let small = |number: i64, name| i32::try_from(number).map_err(|_| MessageError::Origin(name));
+        let (generation, parser) = (small(generation, "generation")?, small(parser, "parser")?);
+        Ok(Provenance { object, generation, row, line, src_ord, seq, parser })
     }
 }
 
@@ -259,8 +262,11 @@ mod tests {
         let provenance =
             Provenance { object: i64::MAX, generation: 3, row: 4, line: 9, src_ord: 1 << 60, seq: 0, parser: 1 };
         assert_eq!(Provenance::from_headers(Some(&provenance.to_headers())).expect("read"), provenance);
-        let incomplete = OwnedHeaders::new().insert(Header { key: "object", value: Some("1") });
-        let error = Provenance::from_headers(Some(&incomplete)).expect_err("incomplete");
-        assert!(error.to_string().contains("`generation`"), "{error}");
+        let with = |origin| OwnedHeaders::new().insert(Header { key: ORIGIN_HEADER, value: Some(origin) });
+        assert_eq!(Provenance::from_headers(Some(&with("1,2,3,4,5,6,7,8"))).expect("a later version's").parser, 7);
+        for (origin, missing) in [("", "object"), ("1", "generation"), ("1,x", "generation"), ("1,2,3,4,5,6", "parser")] {
+            let error = Provenance::from_headers(Some(&with(origin))).expect_err(origin);
+            assert!(error.to_string().contains(&format!("`{missing}`")), "{error}");
+        }
     }
 }

@@ -359,7 +359,8 @@ mod tests {
         let at_one = changed(None, &first, 1);
         assert!(at_one.len() == Output::ALL.len() && at_one.values().all(|version| *version == 1));
         let one = manifest(&first, at_one);
-        let cases: &[(&[(Output, &str, u64)], [u64; 4])] = &[
+        type Case<'a> = (&'a [(Output, &'a str, u64)], [u64; 4]);
+        let cases: &[Case] = &[
             (&[(HealthRisks, "2025-08-01", 1), (HospitalResources, "2025-08-01", 1)], [1, 1, 1, 1]),
             (&[(HealthRisks, "2025-08-01", 2), (HospitalResources, "2025-08-01", 1)], [2, 1, 1, 1]),
             (&[(HospitalResources, "2025-08-01", 1)], [2, 1, 1, 1]),

@@ -142,7 +142,8 @@ mod tests {
             let key = |version: &u64| format!("{MANIFEST_PREFIX}{version:012}-abc.json");
             versions.iter().map(|(version, modified)| Listed { key: key(version), modified: *modified }).collect()
         };
-        let cases: &[(&[(u64, i64)], u64, u64)] = &[
+        type Case<'a> = (&'a [(u64, i64)], u64, u64);
+        let cases: &[Case] = &[
             (&[], 1, 1),
             (&[(7, 10)], 7, 7),
             (&[(5, 10), (6, 20), (7, 30)], 7, 7),

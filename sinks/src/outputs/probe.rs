@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::{Condition, OutputError, Put, Spooled, Store};
 
-/// How many write the probe's key at once.
-const WRITERS: usize = 8;
+/// How many write the probe's key at once. SeaweedFS makes each that has to wait for another wait a second.
+const WRITERS: usize = 4;
 /// A try in which no writer wins tells nothing: the SDK may have repeated the winner's request.
 const ATTEMPTS: usize = 3;
 
@@ -24,8 +24,8 @@ enum Round {
 ///
 /// | tried | must be |
 /// |---|---|
-/// | 8 × `If-None-Match: *` at once on a new key | one written, and it is what is read |
-/// | 8 × `If-Match` of that ETag at once | one written, and it is what is read |
+/// | 4 × `If-None-Match: *` at once on a new key | one written, and it is what is read |
+/// | 4 × `If-Match` of that ETag at once | one written, and it is what is read |
 /// | `If-Match` of the first ETag again | refused |
 /// | a multipart upload completed with `If-None-Match: *`, and with the first ETag, on that key | refused |
 ///

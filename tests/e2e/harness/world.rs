@@ -180,7 +180,7 @@ impl World {
     /// Waits until a query says true; bounded.
     pub(crate) async fn until(&self, what: &str, sql: &str) {
         let started = Instant::now();
-        while !self.query::<bool>(sql).await {
+        while self.query::<Option<bool>>(sql).await != Some(true) {
             assert!(
                 started.elapsed() < TRUE_WITHIN,
                 "{}: not within {TRUE_WITHIN:?}: {what}\n{:#?}",

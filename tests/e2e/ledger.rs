@@ -1,8 +1,6 @@
-//! The object ledger against a real Postgres: `DATABASE_URL` names a server in which databases may be made.
-//! Each test has one of its own, removed when the test succeeds.
+//! The object ledger against a real Postgres, without a listener: each test has a database of its own.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,9 +11,10 @@ use freshet_ingest::object::ObjectVersion;
 use freshet_ingest::register::{self, Registered};
 use freshet_ingest::{IngestSettings, Swept, order, sweep_once};
 use freshet_topics::{DOMAINS, Domain};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 use uuid::Uuid;
+
+use crate::harness::World;
 
 const BUCKET: &str = "raw";
 const LEASE: Duration = Duration::from_secs(60);
@@ -27,27 +26,13 @@ fn domain() -> &'static Domain {
 
 struct Database {
     pool: PgPool,
-    admin: PgPool,
-    name: String,
+    _world: World,
 }
 
 impl Database {
     async fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let url = std::env::var("DATABASE_URL").expect("DATABASE_URL names a Postgres server for this test");
-        let options: PgConnectOptions = url.parse().expect("DATABASE_URL is postgres://…");
-        let admin = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
-        let name = format!("ingest_ledger_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await.expect("create database");
-        let pool = PgPoolOptions::new().max_connections(8).connect_lazy_with(options.database(&name));
-        freshet_sinks::postgres::MIGRATIONS.run(&pool).await.expect("migrate");
-        Database { pool, admin, name }
-    }
-
-    async fn remove(self) {
-        self.pool.close().await;
-        let drop = AssertSqlSafe(format!("DROP DATABASE {}", self.name));
-        sqlx::query(drop).execute(&self.admin).await.expect("drop database");
+        let world = World::new("ledger").await;
+        Database { pool: world.services.pool.clone(), _world: world }
     }
 }
 
@@ -143,7 +128,6 @@ async fn a_file_is_registered_once_and_in_key_order() {
     let half = ObjectVersion { last_modified: at(1_000) + chrono::TimeDelta::milliseconds(500), ..held[0].clone() };
     assert!(!register::unknown(pool, BUCKET, &listed).await.expect("compare").contains(&true));
     assert_eq!(register::unknown(pool, BUCKET, &[&other, &half]).await.expect("compare"), [true, false]);
-    database.remove().await;
 }
 
 #[tokio::test]
@@ -164,7 +148,6 @@ async fn what_s3_holds_now_stands_above_all_the_key_had() {
         all.push(src_ord(pool, id).await);
     }
     assert!(all.is_sorted() && all[3] < all[4], "{all:?}");
-    database.remove().await;
 }
 
 #[tokio::test]
@@ -206,7 +189,6 @@ async fn a_claim_takes_what_the_table_of_may_claim_says() {
             }
         }
     }
-    database.remove().await;
 }
 
 #[tokio::test]
@@ -247,7 +229,6 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
     let again = claim_next(pool).await.expect("released");
     assert_eq!((again.generation, again.partition_count, again.resume_row, again.attempts), (2, 8, 0, 2));
     assert_eq!(again.end_offsets, None);
-    database.remove().await;
 }
 
 #[tokio::test]
@@ -266,7 +247,6 @@ async fn the_same_content_again_is_nothing_to_do() {
     register_one(pool, version("climate/a.csv", "2", 4_000)).await;
     let other = claim_next(pool).await.expect("claim");
     assert_eq!(claim::nothing_to_do(&other, &[8]), None);
-    database.remove().await;
 }
 
 async fn bookmark(pool: &PgPool, partition: i32, next_offset: i64, stream: Uuid) {
@@ -327,7 +307,6 @@ async fn an_object_is_applied_once_all_its_rows_are_there() {
     assert_eq!(sweep(pool).await, Swept { applied: 1, ..Swept::default() }, "by one of two sweepers");
     assert_eq!(sweep(pool).await, Swept::default());
     assert_eq!(state(pool, id).await.0, "applied");
-    database.remove().await;
 }
 
 #[tokio::test]
@@ -339,7 +318,6 @@ async fn a_file_with_no_rows_is_applied_at_once() {
     let nothing = Progress::start(Position { byte: 10, line: 2, row: 0 }, 4);
     assert!(ledger::publish(pool, &claimed, STREAM, &nothing, &content(1)).await.expect("publish"));
     assert_eq!(sweep(pool).await, Swept { applied: 1, ..Swept::default() });
-    database.remove().await;
 }
 
 #[tokio::test]
@@ -366,7 +344,6 @@ async fn missing_rows_are_published_again_or_named() {
     assert_eq!(ledger::wake_same_content(pool, &repair).await.expect("wake"), 1);
     let woken = claim_next(pool).await.expect("the copy goes its own way");
     assert_eq!((woken.id, claim::nothing_to_do(&woken, &[7])), (copy, None));
-    database.remove().await;
 }
 
 #[tokio::test]
@@ -389,5 +366,4 @@ async fn a_deletion_is_recorded_and_touches_nothing_else() {
         claim_next(pool).await.is_some(),
         "a version that was deleted is claimed, and found gone when it is opened"
     );
-    database.remove().await;
 }
