@@ -169,6 +169,7 @@ struct Pipeline {
 impl ProcessingStrategyFactory<Consumed> for Pipeline {
     fn update_partitions(&self, _partitions: &HashMap<Partition, u64>) {}
 
+    #[allow(clippy::result_large_err, reason = "the accumulator's signature is arroyo's")]
     fn create(&self) -> Box<dyn ProcessingStrategy<Consumed>> {
         let domain = self.context.domain;
         let (jobs, queue) = mpsc::channel(QUEUE_BATCHES_MAX);

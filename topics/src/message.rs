@@ -264,7 +264,8 @@ mod tests {
         assert_eq!(Provenance::from_headers(Some(&provenance.to_headers())).expect("read"), provenance);
         let with = |origin| OwnedHeaders::new().insert(Header { key: ORIGIN_HEADER, value: Some(origin) });
         assert_eq!(Provenance::from_headers(Some(&with("1,2,3,4,5,6,7,8"))).expect("a later version's").parser, 7);
-        for (origin, missing) in [("", "object"), ("1", "generation"), ("1,x", "generation"), ("1,2,3,4,5,6", "parser")] {
+        for (origin, missing) in [("", "object"), ("1", "generation"), ("1,x", "generation"), ("1,2,3,4,5,6", "parser")]
+        {
             let error = Provenance::from_headers(Some(&with(origin))).expect_err(origin);
             assert!(error.to_string().contains(&format!("`{missing}`")), "{error}");
         }

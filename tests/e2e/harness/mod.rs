@@ -11,7 +11,7 @@ mod world;
 
 pub(crate) use process::Process;
 pub(crate) use stack::folder;
-pub(crate) use world::{Object, Roles, World};
+pub(crate) use world::{Object, World};
 
 /// The seed of a random test, printed; `FRESHET_TEST_SEED` gives one to replay.
 pub(crate) fn seed() -> u64 {

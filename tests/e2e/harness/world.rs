@@ -23,6 +23,8 @@ use super::{oracles, stack};
 static SLOTS: Semaphore = Semaphore::const_new(3);
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 static LOG: Once = Once::new();
+/// Buckets of worlds that ended: the S3 server has room for some dozens, so the next world deletes them.
+static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// How long everything that was dropped may take to be through (oracle O5).
 pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(90);
@@ -36,7 +38,7 @@ pub(crate) struct World {
     /// The highest version of the outputs seen so far.
     version: Mutex<u64>,
     name: String,
-    _slot: Option<SemaphorePermit<'static>>,
+    slot: Option<SemaphorePermit<'static>>,
 }
 
 /// One row of the ledger.
@@ -70,6 +72,7 @@ impl World {
         config.postgres.connections_max = 20;
         change(&mut config);
         let services = Services::new(config).await.expect("services");
+        delete_ended_buckets(&services).await;
         tokio::try_join!(roles::create_buckets(&services), roles::migrate(&services.pool), async {
             roles::create_topics(&services.config).await.map(|_| ())
         },)
@@ -82,7 +85,7 @@ impl World {
         if std::env::var_os("FRESHET_TEST_LOG").is_some() {
             LOG.call_once(|| freshet::telemetry::init(false));
         }
-        let world = World { services, contents: Mutex::default(), version: Mutex::new(0), name, _slot: slot };
+        let world = World { services, contents: Mutex::default(), version: Mutex::new(0), name, slot };
         oracles::watch(&world).await;
         world
     }
@@ -254,6 +257,25 @@ impl World {
         assert!(manifest.version >= *seen, "the outputs went back from version {seen} to {}", manifest.version);
         *seen = manifest.version;
         manifest
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.slot.is_some() {
+            let buckets = [self.raw_bucket().to_owned(), self.processed_bucket().to_owned()];
+            ENDED.lock().expect("not poisoned").extend(buckets);
+        }
+    }
+}
+
+/// Deletes what worlds that ended have left, objects and all.
+async fn delete_ended_buckets(services: &Services) {
+    let buckets = std::mem::take(&mut *ENDED.lock().expect("not poisoned"));
+    for bucket in buckets {
+        if let Err(error) = services.s3.delete_bucket().bucket(&bucket).send().await {
+            println!("delete bucket {bucket}: {error:?}");
+        }
     }
 }
 

@@ -33,7 +33,10 @@ pub(super) static LOCATIONS: Domain = Domain {
         Example { cells: &["x", "Nowhere", "state", "1", "1"], expected: Expected::Rejected("id", "uncastable") },
         Example { cells: &["2", "   ", "state", "1", "1"], expected: Expected::Rejected("name", "required_empty") },
         Example { cells: &["2", "Assam", "", "1", "1"], expected: Expected::Rejected("type", "required_empty") },
-        Example { cells: &["2", "Assam", "state", "many", "1"], expected: Expected::Rejected("population", "uncastable") },
+        Example {
+            cells: &["2", "Assam", "state", "many", "1"],
+            expected: Expected::Rejected("population", "uncastable"),
+        },
         Example { cells: &["2", "Assam", "state", "1", "-0.5"], expected: Expected::Rejected("area", "negative") },
     ],
 };
