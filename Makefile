@@ -7,7 +7,7 @@ CARGO := cargo
 DATA ?= .freshet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo up test bench clean
+.PHONY: help setup checkout build demo up test bench clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -15,24 +15,33 @@ help: ## List the commands
 setup: ## Install what is missing: system packages, Kafka, SeaweedFS
 	@scripts/setup
 
-build: setup ## Build target/release/freshet (in CARGO_TARGET_DIR)
+# Cargo tells two checkouts that share a target folder apart by file times alone, and may take one's crates for the
+# other's. Where the folder was last used by another checkout, freshet's own crates are built anew.
+checkout: setup
+	@if [ "$$(cat $(CARGO_TARGET_DIR)/checkout 2>/dev/null)" != "$(CURDIR)" ]; then \
+	    mkdir -p $(CARGO_TARGET_DIR) && \
+	    $(CARGO) clean --quiet --release -p freshet -p freshet-topics -p freshet-sinks -p freshet-ingest -p freshet-processors && \
+	    echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/checkout; \
+	fi
+
+build: checkout ## Build target/release/freshet (in CARGO_TARGET_DIR)
 	$(CARGO) build --release --workspace
 
-demo: setup ## Start everything here, drop sample files, show them arrive, stop
+demo: checkout ## Start everything here, drop sample files, show them arrive, stop
 	$(CARGO) build --release --quiet --bin freshet
 	$(FRESHET) demo --data $(DATA)
 
-up: setup ## The same, and keep running until Ctrl-C
+up: checkout ## The same, and keep running until Ctrl-C
 	$(CARGO) build --release --quiet --bin freshet
 	$(FRESHET) up --data $(DATA)
 
-test: setup ## Check format and lints, run all tests on the real components
+test: checkout ## Check format and lints, run all tests on the real components
 # cargo fmt does not see the files that the registry of domains declares in a macro.
 	$(CARGO) fmt --all --check -- topics/src/domains/*.rs
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release --workspace
 
-bench: setup ## Measure rows a second and drop-to-visible, beside COPY and a plain script
+bench: checkout ## Measure rows a second and drop-to-visible, beside COPY and a plain script
 	$(CARGO) build --release --quiet --bin freshet
 	$(FRESHET) bench
 

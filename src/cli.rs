@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::demo::Demo;
 use crate::commands::status::StatusArgs;
 use crate::commands::terminal::Look;
-use crate::commands::{bench, demo, generate, observe, status, up};
+use crate::commands::{adopt, bench, demo, generate, observe, status, up};
 use crate::config::{self, Base};
 use crate::roles::{self, Role, Services};
 use crate::{http, telemetry};
@@ -53,6 +53,11 @@ enum Command {
         #[command(subcommand)]
         command: TopicsCommand,
     },
+    /// Bookmarks: how far each partition is applied
+    Bookmarks {
+        #[command(subcommand)]
+        command: BookmarksCommand,
+    },
     /// Show how far everything is: files, rows, lag, freshness
     Status(StatusArgs),
     /// Write realistic sample files
@@ -71,6 +76,19 @@ enum Command {
 enum TopicsCommand {
     /// Create the topics that are missing, and check the settings of the others
     Create,
+}
+
+#[derive(Debug, Subcommand)]
+enum BookmarksCommand {
+    /// End a halt: accept the domain's topic as it is now, and publish again what was not wholly applied
+    Adopt {
+        /// Which domain
+        #[arg(value_parser = parse_domain)]
+        domain: &'static Domain,
+        /// Do it; without, only say what would be done
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 fn parse_domain(name: &str) -> Result<&'static Domain, String> {
@@ -113,6 +131,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("the schema is up to date");
         }
         Command::Topics { command: TopicsCommand::Create } => return create_topics(&cli).await,
+        Command::Bookmarks { command: BookmarksCommand::Adopt { domain, yes } } => {
+            let services = Services::new(config::load_connected(file, &cli.data)?).await?;
+            return adopt::run(&services, domain, yes).await;
+        }
         Command::Status(options) => {
             let services = Services::new(config::load_connected(file, &cli.data)?).await?;
             show_status(&options, &services).await?;

@@ -148,6 +148,17 @@ pub fn fill(config: &mut Config, alias: impl Fn(&str) -> String) {
             *setting = alias(name);
         }
     }
+    // A bucket is never empty: its shipped name counts as not set.
+    let shipped = S3Settings::default();
+    for (setting, shipped, name) in [
+        (&mut config.s3.raw_bucket, shipped.raw_bucket, "FRESHET_RAW_BUCKET"),
+        (&mut config.s3.processed_bucket, shipped.processed_bucket, "FRESHET_PROCESSED_BUCKET"),
+    ] {
+        let running = alias(name);
+        if *setting == shipped && !running.is_empty() {
+            *setting = running;
+        }
+    }
     // The keys of one store are no use at another.
     if own_endpoint && config.s3.access_key_id.is_empty() {
         config.s3.access_key_id = alias("AWS_ACCESS_KEY_ID");
@@ -222,6 +233,7 @@ mod tests {
         fill(&mut config, |name| format!("<{name}>"));
         assert_eq!(config.postgres.url, "postgres://elsewhere/db");
         assert_eq!(config.kafka.brokers, "<KAFKA_BROKERS>");
+        assert_eq!(config.s3.raw_bucket, "<FRESHET_RAW_BUCKET>");
         assert_eq!(config.s3.access_key_id, "<AWS_ACCESS_KEY_ID>");
         let mut config = Config::default();
         config.s3.endpoint = "http://elsewhere".into();

@@ -1,4 +1,4 @@
-//! Logs, and arroyo's own metrics.
+//! Logs.
 
 use tracing_subscriber::EnvFilter;
 

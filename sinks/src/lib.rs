@@ -8,6 +8,7 @@
 //! its rows are new, [`upsert`] writes the newest row of each key, [`rejects`] keeps what could not load, and
 //! change marks tell the publisher which windows to derive again.
 
+pub mod adopt;
 pub mod apply;
 pub mod bookmark;
 pub mod outputs;

@@ -1,5 +1,6 @@
 //! What the commands do that are more than a role.
 
+pub mod adopt;
 pub mod bench;
 pub mod demo;
 pub mod generate;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use freshet_topics::DOMAINS;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -115,7 +116,7 @@ impl Running {
     pub fn places(&self) -> Vec<(&'static str, String)> {
         let config = &self.services.config;
         vec![
-            ("drop files", format!("s3://{}/  (climate/ health/ hospital/ locations/)", config.s3.raw_bucket)),
+            ("drop files", drop_hint(&config.s3.raw_bucket)),
             ("outputs", format!("s3://{}/metrics/", config.s3.processed_bucket)),
             ("S3", config.s3.endpoint.clone()),
             ("Postgres", config.postgres.url.clone()),
@@ -155,6 +156,13 @@ impl Running {
     }
 }
 
+/// Where files go: the bucket and the prefixes of its domains.
+fn drop_hint(bucket: &str) -> String {
+    let prefixes: Vec<&str> =
+        DOMAINS.iter().flat_map(|domain| domain.patterns.iter().copied().find(|it| it.ends_with('/'))).collect();
+    format!("s3://{bucket}/  ({})", prefixes.join(" "))
+}
+
 /// `freshet up`.
 ///
 /// # Errors
@@ -164,7 +172,7 @@ pub async fn run(file: Option<&Path>, data_dir: &Path, shutdown: CancellationTok
     let config = &running.services.config;
     println!("freshet is up.");
     println!();
-    println!("  drop files   s3://{}/  (climate/ health/ hospital/ locations/)", config.s3.raw_bucket);
+    println!("  drop files   {}", drop_hint(&config.s3.raw_bucket));
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);
     println!("  metrics      {}/metrics", running.http);
     println!(

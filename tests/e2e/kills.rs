@@ -74,6 +74,8 @@ async fn a_program_killed_at_random_moments_loses_nothing_and_repeats_nothing() 
     let waited = world.settle().await;
     assert_eq!((waited.applied, waited.rejected), (files.len() as u64, 0), "{waited}");
     let loaded = world.all_hold().await;
+    let repairs: i64 = world.query("SELECT sum(repairs)::bigint FROM pipeline.objects").await;
+    assert_eq!(repairs, 0, "rows were missing and had to be published again");
     let rows: i64 = loaded.rows.values().sum();
     assert!(rows > 60_000, "{rows} rows");
     process.kill();

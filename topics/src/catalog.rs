@@ -307,11 +307,19 @@ pub fn stream_id(headers: Option<&impl Headers>) -> Option<Uuid> {
 /// # Errors
 /// If Kafka does not answer in time, or the topic does not exist.
 pub async fn end_offsets(settings: &KafkaSettings, domain: &Domain) -> Result<BTreeMap<i32, i64>, CatalogError> {
+    Ok(watermarks(settings, domain).await?.into_iter().map(|(partition, (_, end))| (partition, end)).collect())
+}
+
+/// The first offset of each partition and the one past its last record.
+///
+/// # Errors
+/// If Kafka does not answer in time, or the topic does not exist.
+pub async fn watermarks(settings: &KafkaSettings, domain: &Domain) -> Result<BTreeMap<i32, (i64, i64)>, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
     let partitions = partition_count(settings, &topic).await?.ok_or_else(|| CatalogError::Missing(topic.clone()))?;
     blocking(settings, &topic, "look up the ends of", move |consumer, topic| {
-        let end = |partition| Ok((partition, consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?.1));
-        (0..partitions).map(end).collect()
+        let ends = |partition| Ok((partition, consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?));
+        (0..partitions).map(ends).collect()
     })
     .await
 }
