@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -98,16 +99,23 @@ fn parse_domain(name: &str) -> Result<&'static Domain, String> {
     })
 }
 
+/// How long the process waits at its end for threads that block.
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Parses the command line, runs the command, and tells an error in one line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = matches!(cli.command, Command::Demo | Command::Status(_) | Command::Bench(_));
     telemetry::init(quiet);
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")
-        .and_then(|runtime| runtime.block_on(run(cli)));
+    let result =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime").and_then(
+            |runtime| {
+                let result = runtime.block_on(run(cli));
+                // Threads that still wait for Kafka must not keep the process.
+                runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
+                result
+            },
+        );
     match result {
         Ok(code) => code,
         Err(error) => {

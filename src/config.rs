@@ -85,7 +85,7 @@ fn load_from(file: Option<&Path>, base: Base, environment: config::Environment) 
     if let Some(file) = file {
         builder = builder.add_source(config::File::from(file.to_path_buf()).format(config::FileFormat::Toml));
     }
-    let environment = environment.prefix_separator("__").separator("__").try_parsing(true);
+    let environment = environment.prefix_separator("__").separator("__");
     let config: Config = builder
         .add_source(environment)
         .build()

@@ -85,9 +85,16 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
             result.with_context(|| format!("run role {}", role.name()))
         });
     }
-    shutdown.cancelled().await;
+    // A role that ends, by an error or a panic, ends the process: half a pipeline would look alive.
+    let mut first_error = Ok(());
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        Some(ended) = tasks.join_next() => {
+            first_error = ended.context("run a role").and_then(|result| result);
+            shutdown.cancel();
+        }
+    }
     let drained = async {
-        let mut first_error = Ok(());
         while let Some(ended) = tasks.join_next().await {
             let result = ended.context("run a role").and_then(|result| result);
             first_error = first_error.and(result);
@@ -107,7 +114,8 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
 
 async fn run_one(services: Services, role: Role, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Services { config, pool, s3 } = services;
-    let instance = format!("{}:{}", hostname(), process::id());
+    // Two of a role in one process are two instances.
+    let instance = format!("{}:{}:{:08x}", hostname(), process::id(), rand::random::<u32>());
     match role {
         Role::Ingest => {
             let context = freshet_ingest::Context {

@@ -184,7 +184,7 @@ impl Listener {
 pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), IngestError> {
     let listener = Listener::new(context)?;
     let (stop, support_stop) = (shutdown.child_token(), CancellationToken::new());
-    let support = support(&listener, &support_stop);
+    let mut support = support(&listener, &support_stop);
     let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
     tasks.spawn(discover::discover(Arc::clone(&listener), stop.clone()));
     tasks.spawn(sweep(Arc::clone(&listener), stop.clone()));
@@ -195,6 +195,8 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
     let mut outcome = Ok(());
     let first = tokio::select! {
         first = tasks.join_next() => first,
+        // The gate or the leases' keeper: without them the listener would close its domains, or share its objects.
+        Some(ended) = support.join_next() => Some(ended.map(Ok)),
         () = stop.cancelled() => None,
     };
     stop.cancel();

@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_named() {
-        let cases: [(fn(&mut IngestSettings), &str); 5] = [
+        type Change = fn(&mut IngestSettings);
+        let cases: [(Change, &str); 5] = [
             (|settings| settings.workers = 0, "ingest.workers"),
             (|settings| settings.lag_rows_max = 0, "ingest.lag_rows_max"),
             (|settings| settings.lease_ms = 10, "ingest.lease_ms"),

@@ -116,7 +116,9 @@ async fn published(pool: &PgPool, domain: &str, after: i64) -> Result<Vec<Publis
             LIMIT $3
          ) AS o
          CROSS JOIN LATERAL (
-            SELECT NOT EXISTS (
+            -- The ends of a stream that was given up by adopt are never reached: what was received counts.
+            SELECT NOT EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain AND s.stream_id = o.stream_id)
+                AND EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain) OR NOT EXISTS (
                 SELECT FROM UNNEST(o.end_offsets) WITH ORDINALITY AS e (end_offset, ord)
                 LEFT JOIN pipeline.bookmarks m
                     ON m.domain = o.domain AND m.partition = e.ord - 1 AND m.stream_id = o.stream_id

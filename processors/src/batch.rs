@@ -29,6 +29,8 @@ pub(crate) enum Consumed {
 /// The records of one partition.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Records {
+    /// The first offset.
+    pub(crate) first_offset: i64,
     /// One past the last offset.
     pub(crate) next_offset: i64,
     /// The rows, in offset order.
@@ -45,7 +47,8 @@ pub(crate) struct Batch {
 impl Batch {
     /// Judges a record and adds it.
     pub(crate) fn push(&mut self, domain: &'static Domain, partition: i32, offset: i64, consumed: Consumed) {
-        let records = self.partitions.entry(partition).or_default();
+        let records =
+            self.partitions.entry(partition).or_insert_with(|| Records { first_offset: offset, ..Records::default() });
         records.next_offset = offset + 1;
         if let Consumed::Row { provenance, value } = consumed {
             records.rows.push(judge(domain, partition, offset, provenance, value));

@@ -88,12 +88,16 @@ enum Start {
 /// | a | a or unknown | bookmark < low | halt: retention removed what was not applied |
 /// | a | a or unknown | bookmark > high | halt: the log lost what was applied |
 /// | a | b | – | halt: the topic was made again |
+/// | a | no stream record | – | halt: it was made again by somebody else |
 fn decide_start(taken: &Taken, first: FirstRecord, low: i64, high: i64) -> Start {
     const WAY_OUT: &str = "nothing was changed; see `freshet bookmarks adopt`";
     match first {
         FirstRecord::Stream(found) if found != taken.stream_id => Start::Halt(format!(
             "the topic was made again: the bookmark belongs to stream {}, the partition to {found}; {WAY_OUT}",
             taken.stream_id
+        )),
+        FirstRecord::Foreign => Start::Halt(format!(
+            "the partition does not begin with a stream record: the topic was made again by somebody else; {WAY_OUT}"
         )),
         _ if taken.next_offset < low => Start::Halt(format!(
             "the bookmark {} lies before the log's start {low}: retention removed {} records that were not applied; {WAY_OUT}",
@@ -430,6 +434,7 @@ mod tests {
             (10, FirstRecord::Removed, 5, 20, None),
             (0, FirstRecord::Empty, 0, 0, None),
             (10, FirstRecord::Stream(b), 0, 20, Some("made again")),
+            (10, FirstRecord::Foreign, 0, 20, Some("does not begin with a stream record")),
             (4, FirstRecord::Removed, 5, 20, Some("retention removed 1 records")),
             (21, FirstRecord::Stream(a), 0, 20, Some("the log lost 1 records")),
         ];

@@ -178,6 +178,7 @@ impl ProcessingStrategyFactory<Consumed> for Pipeline {
             upsert: Upsert::new(domain),
             topic: domain.topic(&self.context.kafka.topic_prefix),
             positions: self.ownership.positions(),
+            recent: Default::default(),
         };
         self.runtime.spawn(writer.run(queue));
         let apply = RunTaskInThreads::new(
@@ -198,9 +199,18 @@ impl ProcessingStrategyFactory<Consumed> for Pipeline {
             Arc::new(Batch::default),
             self.context.settings.batch_rows_max,
             Duration::from_millis(self.context.settings.batch_age_ms_max),
-            |_| 1,
+            weight,
         );
         Box::new(Paced { next: batch })
+    }
+}
+
+/// How much of a batch a record fills: one row, and more for a long one, so that a batch is bounded in bytes too.
+fn weight(record: &Consumed) -> usize {
+    const ORDINARY_ROW_BYTES: usize = 1024;
+    match record {
+        Consumed::Row { value, .. } => 1 + value.len() / ORDINARY_ROW_BYTES,
+        Consumed::Stream => 1,
     }
 }
 

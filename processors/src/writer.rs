@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch};
+use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch, Refusals};
 use freshet_sinks::bookmark::{self, Move};
 use freshet_sinks::upsert::Upsert;
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
@@ -25,6 +25,8 @@ pub(crate) const QUEUE_BATCHES_MAX: usize = 4;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest wait after an error of the world.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A transaction that takes longer is given up: a hundred times what a full batch needs on two cores.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Wait before a halted batch is tried again: somebody has to mend the schema first.
 const HALTED_RETRY: Duration = Duration::from_secs(15);
 
@@ -41,6 +43,8 @@ pub(crate) enum WriterError {
     Apply(#[from] ApplyError),
     #[error("partition {0} is not part of this assignment")]
     NotAssigned(i32),
+    #[error("partition {partition} goes back to offset {offset}, before the bookmark")]
+    Backwards { partition: i32, offset: i64 },
     #[error("the writer has stopped")]
     Stopped,
 }
@@ -51,6 +55,8 @@ pub(crate) struct Writer {
     pub(crate) upsert: Upsert,
     pub(crate) topic: String,
     pub(crate) positions: BTreeMap<i32, Position>,
+    /// What Postgres refused lately.
+    pub(crate) recent: Refusals,
 }
 
 impl Writer {
@@ -80,12 +86,20 @@ impl Writer {
         let mut backoff = BACKOFF_MIN;
         loop {
             let result = match self.connected(connection).await {
-                Ok(connection) => apply::apply(connection, &self.upsert, &self.topic, &batch).await,
+                Ok(connection) => {
+                    let applied = apply::apply(connection, &self.upsert, &self.topic, &batch, &self.recent);
+                    // A server that went away without a word is an error of the world. The connection, with whatever
+                    // transaction is open on it, is thrown away below; the bookmark tells whether it had committed.
+                    tokio::time::timeout(APPLY_TIMEOUT, applied)
+                        .await
+                        .unwrap_or_else(|_| Err(ApplyError::World(sqlx::Error::PoolTimedOut)))
+                }
                 Err(error) => Err(error.into()),
             };
             let error = match result {
                 Ok(applied) => {
                     self.advance(&batch);
+                    self.recent.add(applied.offered, applied.refused);
                     metrics::applied(domain, &applied, begun.elapsed());
                     log_refused(domain, &applied);
                     return Ok(());
@@ -131,6 +145,10 @@ impl Writer {
             .into_iter()
             .map(|(partition, records)| {
                 let at = self.positions.get(&partition).ok_or(WriterError::NotAssigned(partition))?;
+                // Never backwards, whatever Kafka sends again.
+                if records.first_offset < at.next_offset {
+                    return Err(WriterError::Backwards { partition, offset: records.first_offset });
+                }
                 let bookmark = Move { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
                 Ok(PartitionBatch { bookmark, rows: records.rows })
             })

@@ -61,6 +61,11 @@ pub async fn adopt(
         .bind(&partitions)
         .execute(&mut *transaction)
         .await?;
+    // Malformed messages are told apart by their offsets, which begin anew.
+    sqlx::query("DELETE FROM pipeline.progress WHERE domain = $1 AND object = 0")
+        .bind(domain)
+        .execute(&mut *transaction)
+        .await?;
     let objects = sqlx::query(
         "UPDATE pipeline.objects SET state = 'discovered', lease_owner = NULL, lease_until = NULL,
              lease_epoch = lease_epoch + 1, attempts = 0, next_attempt_at = now(),

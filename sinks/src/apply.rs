@@ -9,7 +9,7 @@
 //! savepoints the rows are halved until the refused ones stand alone; those become rejects, and the next older
 //! row of their key gets its turn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use freshet_topics::window::{Window, WindowKind};
 use freshet_topics::{Provenance, Value};
@@ -64,6 +64,8 @@ pub struct Applied {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Changes made to values, as ((column, rule), count).
     pub corrected: BTreeMap<(&'static str, &'static str), u64>,
+    /// Rows that were handed to Postgres.
+    pub offered: usize,
     /// Rows that Postgres itself refused.
     pub refused: usize,
 }
@@ -98,19 +100,57 @@ pub enum ApplyError {
 impl From<sqlx::Error> for ApplyError {
     fn from(error: sqlx::Error) -> Self {
         match error_kind(&error) {
-            ErrorKind::Schema => ApplyError::Schema(error),
-            ErrorKind::Row | ErrorKind::World => ApplyError::World(error),
+            // Outside the upsert no row is to blame: the pipeline's own tables refuse, and will refuse again.
+            ErrorKind::Schema | ErrorKind::Row => ApplyError::Schema(error),
+            ErrorKind::World => ApplyError::World(error),
         }
     }
 }
 
-/// More than this share of a batch of at least [`REFUSED_ROWS_MIN`] rows refused by Postgres is not the rows'
-/// fault but the table's.
+/// More than this share of the latest rows refused by Postgres is not the rows' fault but the table's.
 const REFUSED_SHARE_MAX: f64 = 0.5;
-/// Batches with fewer new rows than this are never too bad: a small file may be wholly wrong.
+/// Fewer rows than this are never too bad: a small file may be wholly wrong.
 const REFUSED_ROWS_MIN: usize = 1000;
 
-/// Applies a batch on a connection that is in no transaction.
+/// How many of the latest rows Postgres refused: whole batches, as few as make [`REFUSED_ROWS_MIN`] rows.
+#[derive(Debug, Clone, Default)]
+pub struct Refusals {
+    /// (rows, refused) a batch.
+    batches: VecDeque<(usize, usize)>,
+    rows: usize,
+    refused: usize,
+}
+
+impl Refusals {
+    /// Remembers a batch that was applied.
+    pub fn add(&mut self, rows: usize, refused: usize) {
+        self.batches.push_back((rows, refused));
+        (self.rows, self.refused) = (self.rows + rows, self.refused + refused);
+        while let Some((oldest, oldest_refused)) = self.batches.front().copied()
+            && self.rows - oldest >= REFUSED_ROWS_MIN
+        {
+            self.batches.pop_front();
+            (self.rows, self.refused) = (self.rows - oldest, self.refused - oldest_refused);
+        }
+    }
+
+    /// Whether a batch of so many rows, so many of them refused, makes too many.
+    ///
+    /// | before: refused of | batch: refused of | too many |
+    /// |---|---|---|
+    /// | 0 of 0 | 400 of 400 | no: too few to tell |
+    /// | 0 of 0 | 501 of 1000 | yes |
+    /// | 900 of 900 | 100 of 100 | yes |
+    /// | 900 of 900 | 1 of 100 | no: the batch itself is well |
+    /// | 0 of 1000 | 600 of 600 | no: not yet half |
+    fn too_many(&self, rows: usize, refused: usize) -> bool {
+        let above = |refused: usize, rows: usize| refused as f64 > REFUSED_SHARE_MAX * rows as f64;
+        let (all, all_refused) = (self.rows + rows, self.refused + refused);
+        all >= REFUSED_ROWS_MIN && above(all_refused, all) && above(refused, rows)
+    }
+}
+
+/// Applies a batch on a connection that is in no transaction. `recent` is what Postgres refused of the rows before.
 ///
 /// # Errors
 /// See [`ApplyError`]; nothing of the batch is applied then, but for a lost answer to COMMIT, which calling
@@ -120,10 +160,11 @@ pub async fn apply(
     upsert: &Upsert,
     topic: &str,
     batch: &[PartitionBatch],
+    recent: &Refusals,
 ) -> Result<Applied, ApplyError> {
-    match attempt(connection, upsert, topic, batch, Mode::Fast).await {
+    match attempt(connection, upsert, topic, batch, Mode::Fast, recent).await {
         Err(Failure::Row) => {
-            attempt(connection, upsert, topic, batch, Mode::Careful).await.map_err(|failure| match failure {
+            attempt(connection, upsert, topic, batch, Mode::Careful, recent).await.map_err(|failure| match failure {
                 Failure::Row => unreachable!("a careful attempt takes refused rows out"),
                 Failure::Final(error) => error,
             })
@@ -158,9 +199,13 @@ async fn attempt(
     topic: &str,
     batch: &[PartitionBatch],
     mode: Mode,
+    recent: &Refusals,
 ) -> Result<Applied, Failure> {
     let domain = upsert.domain().name;
     let mut transaction = connection.begin().await?;
+    if mode == Mode::Careful {
+        sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
+    }
 
     let moves: Vec<Move> = batch.iter().map(|partition| partition.bookmark).collect();
     let decisions = bookmark::move_all(&mut transaction, domain, &moves).await?;
@@ -172,13 +217,17 @@ async fn attempt(
 
     let going = batch.iter().zip(&decisions).filter(|(_, decision)| **decision == Advance::Go).map(|(one, _)| one);
     let mut work = Work::sort_out(&mut transaction, going).await?;
-    let written = work.write(&mut transaction, upsert, mode).await?;
+    let written = work.write(&mut transaction, upsert, mode, recent).await?;
     let marks = work.settle(upsert, &written);
     rejects::insert(&mut transaction, domain, topic, &work.rejects).await?;
     progress::save(&mut transaction, domain, &work.progress).await?;
     append_marks(&mut transaction, domain, &marks).await?;
-    transaction.commit().await?;
-    Ok(work.applied)
+    match transaction.commit().await {
+        Ok(()) => Ok(work.applied),
+        // A deferred constraint: checked at once, it names its row.
+        Err(error) if mode == Mode::Fast && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A batch on its way through the transaction.
@@ -254,6 +303,7 @@ impl<'b> Work<'b> {
         connection: &mut PgConnection,
         upsert: &Upsert,
         mode: Mode,
+        recent: &Refusals,
     ) -> Result<Vec<Written>, Failure> {
         let mut sorted: Vec<Candidate> = self
             .rows
@@ -280,11 +330,11 @@ impl<'b> Work<'b> {
                     Err(error) if error_kind(&error) == ErrorKind::Row => return Err(Failure::Row),
                     Err(error) => return Err(error.into()),
                 },
-                Mode::Careful => write_carefully(connection, upsert, &newest, &mut written).await?,
+                Mode::Careful => write_carefully(connection, upsert, &newest, &mut written, recent).await?,
             };
             let refused_indexes: BTreeSet<usize> = refused.iter().map(|(index, _)| *index).collect();
             refusals.extend(refused);
-            check_share(&refusals, self.rows.len())?;
+            check_share(recent, &refusals, self.rows.len())?;
             keys = keys
                 .into_iter()
                 .filter(|key| refused_indexes.contains(&key[0].index))
@@ -299,7 +349,7 @@ impl<'b> Work<'b> {
 
     /// Turns the rows that Postgres refused into rejects.
     fn take_out(&mut self, refusals: Vec<(usize, String)>) {
-        self.applied.refused = refusals.len();
+        (self.applied.offered, self.applied.refused) = (self.rows.len(), refusals.len());
         for (index, message) in &refusals {
             let (partition, row) = self.rows[*index];
             let refusal = Refusal { rule: REFUSED_BY_DATABASE, column: None, value: Some(message.clone()) };
@@ -333,12 +383,13 @@ impl<'b> Work<'b> {
     }
 }
 
-fn check_share(refusals: &[(usize, String)], rows: usize) -> Result<(), ApplyError> {
-    let share = refusals.len() as f64 / rows.max(1) as f64;
+fn check_share(recent: &Refusals, refusals: &[(usize, String)], rows: usize) -> Result<(), ApplyError> {
     match refusals.last() {
-        Some((_, reason)) if rows >= REFUSED_ROWS_MIN && share > REFUSED_SHARE_MAX => {
-            Err(ApplyError::TooManyRefused { refused: refusals.len(), rows, reason: reason.clone() })
-        }
+        Some((_, reason)) if recent.too_many(rows, refusals.len()) => Err(ApplyError::TooManyRefused {
+            refused: recent.refused + refusals.len(),
+            rows: recent.rows + rows,
+            reason: reason.clone(),
+        }),
         _ => Ok(()),
     }
 }
@@ -349,6 +400,7 @@ async fn write_carefully(
     upsert: &Upsert,
     rows: &[Candidate<'_>],
     written: &mut Vec<Written>,
+    recent: &Refusals,
 ) -> Result<Vec<(usize, String)>, Failure> {
     let mut refused = Vec::new();
     let mut slices = vec![rows];
@@ -361,10 +413,11 @@ async fn write_carefully(
             }
             Err(error) if error_kind(&error) == ErrorKind::Row => {
                 sqlx::query("ROLLBACK TO SAVEPOINT slice").execute(&mut *connection).await?;
+                sqlx::query("RELEASE SAVEPOINT slice").execute(&mut *connection).await?;
                 match slice {
                     [row] => {
                         refused.push((row.index, error.to_string()));
-                        check_share(&refused, rows.len())?;
+                        check_share(recent, &refused, rows.len())?;
                     }
                     _ => {
                         let (low, high) = slice.split_at(slice.len() / 2);
@@ -425,4 +478,38 @@ async fn append_marks(connection: &mut PgConnection, domain: &str, marks: &Marks
     .execute(connection)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_refuses_most_rows_is_told_from_bad_rows() {
+        let cases = [
+            (&[][..], (400, 400), false),
+            (&[], (1000, 501), true),
+            (&[], (1000, 500), false),
+            (&[(900, 900)], (100, 100), true),
+            (&[(900, 900)], (100, 1), false),
+            (&[(1000, 0)], (600, 600), false),
+            (&[(1000, 0), (600, 600), (600, 600)], (100, 100), true),
+        ];
+        for (before, (rows, refused), expected) in cases {
+            let mut recent = Refusals::default();
+            for (rows, refused) in before {
+                recent.add(*rows, *refused);
+            }
+            assert_eq!(recent.too_many(rows, refused), expected, "{before:?} then {refused} of {rows}");
+        }
+    }
+
+    #[test]
+    fn only_the_latest_rows_are_remembered() {
+        let mut recent = Refusals::default();
+        for _ in 0..100 {
+            recent.add(300, 100);
+        }
+        assert_eq!((recent.batches.len(), recent.rows, recent.refused), (4, 1200, 400));
+    }
 }

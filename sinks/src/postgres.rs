@@ -37,6 +37,17 @@ impl std::fmt::Debug for PostgresSettings {
     }
 }
 
+/// What every session asks of the server. A process that is frozen or cut off in the middle of a transaction must
+/// not hold its locks for the hours of the system's own keepalive: whoever takes over its partitions waits for them.
+/// Registering files and taking snapshots idle in a transaction while they talk to S3, hence two minutes.
+const SESSION: [(&str, &str); 5] = [
+    ("timezone", "UTC"),
+    ("idle_in_transaction_session_timeout", "120s"),
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+];
+
 /// How long a caller waits for a free connection of the pool before it is told that there is none.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,13 +62,13 @@ pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
     Ok(PgPoolOptions::new()
         .max_connections(settings.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options.application_name("freshet").options([("timezone", "UTC")])))
+        .connect_lazy_with(options.application_name("freshet").options(SESSION)))
 }
 
 /// What an error of Postgres asks of whoever handles it (design, section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The row's fault (SQLSTATE classes 22 and 23): take it out and reject it.
+    /// The row's fault (SQLSTATE classes 22, 23 and 44, or what a trigger raises): take it out and reject it.
     Row,
     /// The schema's or a permission's fault (class 42): halt and say so.
     Schema,
@@ -69,14 +80,15 @@ pub enum ErrorKind {
 ///
 /// | SQLSTATE | kind |
 /// |---|---|
-/// | 22xxx data exception, 23xxx integrity constraint | row |
+/// | 22xxx data exception, 23xxx integrity constraint, 44xxx check option | row |
+/// | P0001 raised by a trigger, 54000 too large for an index | row |
 /// | 42xxx syntax, undefined object, no permission | schema |
 /// | anything else, or no answer at all | world |
 pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or(Cow::Borrowed(""));
-    match code.get(..2) {
-        Some("22" | "23") => ErrorKind::Row,
-        Some("42") => ErrorKind::Schema,
+    match (code.get(..2), code.as_ref()) {
+        (Some("22" | "23" | "44"), _) | (_, "P0001" | "54000") => ErrorKind::Row,
+        (Some("42"), _) => ErrorKind::Schema,
         _ => ErrorKind::World,
     }
 }

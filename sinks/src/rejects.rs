@@ -53,7 +53,7 @@ pub(crate) async fn insert(
     sqlx::query(
         r#"INSERT INTO pipeline.rejects
                (domain, topic, object, generation, row, line, partition, "offset", "column", value, rule, raw)
-           SELECT $1, $2, u.*
+           SELECT DISTINCT ON (u.object, u.generation, u.row) $1, $2, u.*
            FROM UNNEST($3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::text[],
                        $10::text[], $11::text[], $12::text[])
                 AS u (object, generation, row, line, partition, "offset", "column", value, rule, raw)

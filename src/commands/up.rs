@@ -1,6 +1,7 @@
 //! `freshet up`: the local stack and all roles in one process, until Ctrl-C.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use freshet_topics::DOMAINS;
@@ -11,6 +12,9 @@ use crate::config::{self, Base, Config};
 use crate::http;
 use crate::local::{LocalStack, Options};
 use crate::roles::{self, Role, Services};
+
+/// How long stopping waits for connections that are still in use.
+const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A pipeline that runs in this process.
 pub struct Running {
@@ -150,7 +154,8 @@ impl Running {
     pub async fn stop(self) -> anyhow::Result<()> {
         self.shutdown.cancel();
         let roles = self.roles.await.context("join the roles").and_then(|result| result);
-        self.services.pool.close().await;
+        // A connection that does not come back must not keep the stack from stopping.
+        let _ = tokio::time::timeout(POOL_CLOSE_TIMEOUT, self.services.pool.close()).await;
         let stopped = self.stack.stop().await;
         roles.and(stopped)
     }

@@ -42,7 +42,7 @@ pub struct Provenance {
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
     /// A field of the origin is missing or not a number.
-    #[error("field `{0}` of header `origin` is missing or not a number")]
+    #[error("field `{0}` of header `origin` is missing or out of range")]
     Origin(&'static str),
     /// The value is not a JSON object of text.
     #[error("the value is not a JSON object of text cells: {0}")]
@@ -86,7 +86,9 @@ impl Provenance {
         let mut fields = origin.split(',');
         let mut numbers = [0; ORIGIN_FIELDS.len()];
         for (number, name) in numbers.iter_mut().zip(ORIGIN_FIELDS) {
-            *number = fields.next().and_then(|field| field.parse::<i64>().ok()).ok_or(MessageError::Origin(name))?;
+            let field = fields.next().and_then(|field| field.parse::<i64>().ok());
+            // One below the greatest: what follows a number must still be one.
+            *number = field.filter(|field| (0..i64::MAX).contains(field)).ok_or(MessageError::Origin(name))?;
         }
         let [object, generation, row, line, src_ord, seq, parser] = numbers;
         let small = |number: i64, name| i32::try_from(number).map_err(|_| MessageError::Origin(name));
@@ -260,12 +262,17 @@ mod tests {
     #[test]
     fn provenance_survives_the_headers_and_names_what_is_missing() {
         let provenance =
-            Provenance { object: i64::MAX, generation: 3, row: 4, line: 9, src_ord: 1 << 60, seq: 0, parser: 1 };
+            Provenance { object: i64::MAX - 1, generation: 3, row: 4, line: 9, src_ord: 1 << 60, seq: 0, parser: 1 };
         assert_eq!(Provenance::from_headers(Some(&provenance.to_headers())).expect("read"), provenance);
         let with = |origin| OwnedHeaders::new().insert(Header { key: ORIGIN_HEADER, value: Some(origin) });
         assert_eq!(Provenance::from_headers(Some(&with("1,2,3,4,5,6,7,8"))).expect("a later version's").parser, 7);
-        for (origin, missing) in [("", "object"), ("1", "generation"), ("1,x", "generation"), ("1,2,3,4,5,6", "parser")]
-        {
+        for (origin, missing) in [
+            ("", "object"),
+            ("1", "generation"),
+            ("1,x", "generation"),
+            ("1,2,-3,4,5,6,7", "row"),
+            ("1,2,3,4,5,6", "parser"),
+        ] {
             let error = Provenance::from_headers(Some(&with(origin))).expect_err(origin);
             assert!(error.to_string().contains(&format!("`{missing}`")), "{error}");
         }

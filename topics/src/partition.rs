@@ -9,8 +9,11 @@ pub fn message_key(raw: &str) -> Option<String> {
     if let Some(cast) = cast::int(raw) {
         return Some(cast.value.to_string());
     }
-    (!cast::is_blank(raw)).then(|| raw.to_owned())
+    (!cast::is_blank(raw) && raw.len() <= KEY_BYTES_MAX).then(|| raw.to_owned())
 }
+
+/// A longer raw location id is no key: such a row is a reject in any case, and Kafka bounds key and value together.
+const KEY_BYTES_MAX: usize = 1024;
 
 /// The partition of a message key among `count`: murmur2 as Kafka's Java clients have it, masked to a positive
 /// number; a message without a key goes to partition 0.
@@ -77,6 +80,7 @@ mod tests {
             (" 1.0 ", Some("1")),
             ("+1", Some("1")),
             ("x7", Some("x7")),
+            (&"x".repeat(KEY_BYTES_MAX + 1), None),
             ("", None),
             ("  ", None),
         ];

@@ -186,6 +186,7 @@ impl Tables {
     }
 
     /// (location, date, overall risk, resource score, resilience) of every pair of a health and a hospital row.
+    #[allow(clippy::type_complexity)]
     fn resilience(&self) -> Vec<(i32, NaiveDate, Option<f64>, Option<f64>, Option<f64>)> {
         let mut by_day: BTreeMap<(i32, NaiveDate), Vec<Option<f64>>> = BTreeMap::new();
         for row in &self.hospital {

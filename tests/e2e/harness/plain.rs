@@ -292,7 +292,7 @@ fn judge(column: &Column, text: &str, corrections: &mut Vec<String>) -> Result<S
         },
         Kind::Double | Kind::Probability | Kind::Area => match double(bare, &mut correct) {
             Some(negative) if negative < 0.0 && column.kind == Kind::Area => return Err("negative"),
-            Some(value) if column.kind == Kind::Probability && !(value >= 0.0 && value <= 1.0) => {
+            Some(value) if column.kind == Kind::Probability && !(0.0..=1.0).contains(&value) => {
                 correct("probability_to_zero");
                 Some("0.0".into())
             }
@@ -334,7 +334,7 @@ fn int(text: &str, correct: &mut impl FnMut(&str)) -> Option<i64> {
     if i32::try_from(value).is_err() {
         return None;
     }
-    if fraction.trim_end_matches('0') != "" {
+    if !fraction.trim_end_matches('0').is_empty() {
         correct("fraction_cut");
     }
     Some(value)
