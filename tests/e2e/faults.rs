@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use freshet::commands::adopt;
 use freshet::roles::{self, Role};
 use freshet_topics::domains;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -148,6 +149,18 @@ async fn a_topic_made_again_halts_its_domain_and_nothing_else() {
         world.query::<bool>("SELECT bool_and(halted IS NULL) FROM pipeline.bookmarks WHERE domain <> 'health'").await
     );
     world.bookmarks_tile().await;
+
+    // The way out: the topic is accepted as it is now, and what was not applied is published to it.
+    let health = domains::by_name("health").expect("a domain");
+    for yes in [false, true] {
+        adopt::run(&world.services, health, yes).await.expect("adopt");
+        let halted = "SELECT count(*) FROM pipeline.bookmarks WHERE domain = 'health' AND halted IS NOT NULL";
+        assert_eq!(world.query::<i64>(halted).await == 0, yes);
+    }
+    world.settle().await;
+    assert_eq!(world.object("health/second.csv").await.state, "applied");
+    let rows: i64 = world.query("SELECT count(*) FROM health_data").await;
+    assert_eq!(rows, 160, "each row of both files once");
     roles.stop().await;
 
     // A log that lost what was applied.

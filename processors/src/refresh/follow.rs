@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use freshet_sinks::apply::MARKS_CHANNEL;
 use freshet_sinks::outputs::{self, Current, Store};
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use super::publish::{Outcome, Publication, Publisher};
-use super::{MARKS_CHANNEL, RefreshContext, RefreshError, collect_once, copies, metrics};
+use super::{RefreshContext, RefreshError, collect_once, copies, metrics};
 
 /// Garbage is collected this long after the start, and then once an hour.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);

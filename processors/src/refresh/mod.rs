@@ -38,9 +38,6 @@ pub use follow::run;
 pub use format::FormatError;
 pub use publish::{Outcome, Publication};
 
-/// The channel on which `apply` says that there are new marks.
-pub const MARKS_CHANNEL: &str = "freshet_marks";
-
 /// Settings of the section `metrics`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
