@@ -121,41 +121,6 @@ impl RefreshError {
     }
 }
 
-/// How far the outputs are behind the tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// Changes that are applied and not published.
-    pub marks: i64,
-    /// The published version, if there is one.
-    pub version: Option<u64>,
-    /// Keys of whole-file copies that are older than what is published.
-    pub copies_behind: Vec<String>,
-}
-
-impl Standing {
-    /// Whether everything that was applied when this was asked is published, whole-file copies included.
-    pub fn is_current(&self) -> bool {
-        self.marks == 0 && self.version.is_some() && self.copies_behind.is_empty()
-    }
-}
-
-/// Tells how far the outputs are behind the tables.
-///
-/// # Errors
-/// If Postgres or S3 does not answer.
-pub async fn standing(pool: &PgPool, s3: &Client, bucket: &str) -> Result<Standing, RefreshError> {
-    // Marks first: they go after the version that they are published in has come.
-    let marks = sqlx::query_scalar("SELECT count(*) FROM pipeline.marks")
-        .fetch_one(pool)
-        .await
-        .map_err(|source| RefreshError::Postgres { action: "count the marks", source })?;
-    let Some(manifest) = outputs::read_current(s3, bucket).await? else {
-        return Ok(Standing { marks, version: None, copies_behind: Vec::new() });
-    };
-    let copies_behind = outputs::copies_behind(s3, bucket, &manifest).await?;
-    Ok(Standing { marks, version: Some(manifest.version), copies_behind })
-}
-
 /// Publishes what the marks ask for, once, today.
 ///
 /// # Errors
