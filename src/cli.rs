@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use axum::Router;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use freshet_topics::{DOMAINS, Domain, domains};
 use tokio_util::sync::CancellationToken;
 
@@ -13,9 +15,10 @@ use crate::commands::demo::Demo;
 use crate::commands::status::StatusArgs;
 use crate::commands::terminal::Look;
 use crate::commands::{adopt, bench, demo, generate, observe, status, up};
-use crate::config::{self, Base};
+use crate::config::{self, Base, Sources};
+use crate::http;
 use crate::roles::{self, Role, Services};
-use crate::{http, telemetry};
+use crate::telemetry::{self, LogFormat};
 
 /// A CSV dropped in S3 is in Postgres and in the derived outputs seconds later, exactly once.
 #[derive(Debug, Parser)]
@@ -24,6 +27,12 @@ struct Cli {
     /// Settings file (TOML); see `freshet check-config --defaults`
     #[arg(long, global = true, env = "FRESHET_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// One setting, as section.key=value; wins over file and environment (others can see it: no secrets)
+    #[arg(long, global = true, value_name = "SETTING", value_parser = config::parse_set)]
+    set: Vec<(String, String)>,
+    /// How logs are written to standard error
+    #[arg(long, global = true, env = "FRESHET_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
     /// Data folder of the local stack
     #[arg(long, global = true, env = "FRESHET_DATA", value_name = "DIR", default_value_os_t = config::default_data_dir())]
     data: PathBuf,
@@ -69,6 +78,11 @@ enum Command {
         #[arg(long)]
         defaults: bool,
     },
+    /// Print a script that completes freshet's commands and options in a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
     /// Measure rows a second and drop-to-visible on this machine
     Bench(bench::BenchOptions),
 }
@@ -92,6 +106,17 @@ enum BookmarksCommand {
     },
 }
 
+impl Cli {
+    fn sources(&self) -> Sources {
+        Sources { file: self.config.clone(), set: self.set.clone() }
+    }
+
+    /// Clients for the services that are set, or that run here.
+    async fn services(&self) -> anyhow::Result<Services> {
+        Services::new(config::load_connected(&self.sources(), &self.data)?).await
+    }
+}
+
 fn parse_domain(name: &str) -> Result<&'static Domain, String> {
     domains::by_name(name).ok_or_else(|| {
         let names: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
@@ -106,7 +131,8 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = matches!(cli.command, Command::Demo | Command::Status(_) | Command::Bench(_));
-    telemetry::init(quiet);
+    let format = cli.log_format;
+    telemetry::init(quiet, format);
     let result =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime").and_then(
             |runtime| {
@@ -119,41 +145,46 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("freshet: {error:#}");
+            match format {
+                LogFormat::Text => eprintln!("freshet: {error:#}"),
+                LogFormat::Json => tracing::error!("{error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let file = cli.config.as_deref();
     match cli.command {
-        Command::Up => up::run(file, &cli.data, shutdown_on_signal()?).await?,
+        Command::Up => up::run(&cli.sources(), &cli.data, shutdown_on_signal()?).await?,
         Command::Demo => run_demo(&cli).await?,
         Command::Ingest => run_role(&cli, Role::Ingest).await?,
         Command::Process { domain } => run_role(&cli, Role::Process(domain)).await?,
         Command::Metrics => run_role(&cli, Role::Metrics).await?,
         Command::Migrate => {
-            let services = Services::new(config::load_connected(file, &cli.data)?).await?;
+            let services = cli.services().await?;
             roles::migrate(&services.pool).await?;
             println!("the schema is up to date");
         }
         Command::Topics { command: TopicsCommand::Create } => return create_topics(&cli).await,
         Command::Bookmarks { command: BookmarksCommand::Adopt { domain, yes } } => {
-            let services = Services::new(config::load_connected(file, &cli.data)?).await?;
+            let services = cli.services().await?;
             return adopt::run(&services, domain, yes).await;
         }
-        Command::Status(options) => {
-            let services = Services::new(config::load_connected(file, &cli.data)?).await?;
-            show_status(&options, &services).await?;
+        Command::Status(ref options) => {
+            let services = cli.services().await?;
+            show_status(options, &services).await?;
         }
         Command::Generate(options) => {
             print!("{}", generate::run(&options)?);
         }
         Command::CheckConfig { defaults: true } => print!("{}", config::DEFAULT),
         Command::CheckConfig { defaults: false } => {
-            config::load(file, Base::Production)?;
+            config::load(&cli.sources(), Base::Production)?;
             println!("the settings are valid");
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "freshet", &mut std::io::stdout());
         }
         Command::Bench(options) => bench::run(&options, Look::of_stdout()).await?,
     }
@@ -161,13 +192,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn run_role(cli: &Cli, role: Role) -> anyhow::Result<()> {
-    let config = config::load_connected(cli.config.as_deref(), &cli.data)?;
+    let services = cli.services().await?;
     let shutdown = shutdown_on_signal()?;
-    if !config.http.listen.is_empty() {
-        let address = http::serve(&config.http.listen, shutdown.clone()).await?;
-        tracing::info!(%address, "serving /metrics and /healthz");
+    if !services.config.http.listen.is_empty() {
+        let address = http::serve(&services, &[role], Router::new(), shutdown.clone()).await?;
+        tracing::info!(%address, "serving /metrics, /healthz and /readyz");
     }
-    let services = Services::new(config).await?;
     roles::run(&services, &[role], shutdown).await
 }
 
@@ -175,7 +205,7 @@ async fn run_role(cli: &Cli, role: Role) -> anyhow::Result<()> {
 async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
     let shutdown = shutdown_on_signal()?;
     let progress = |line: &str| println!("  {line}");
-    let running = up::start(cli.config.as_deref(), &cli.data, progress, shutdown.clone()).await?;
+    let running = up::start(&cli.sources(), &cli.data, progress, shutdown.clone()).await?;
     let services = &running.services;
     let config = &services.config.s3;
     let samples = cli.data.join("samples");
@@ -218,7 +248,7 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
 }
 
 async fn create_topics(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let config = config::load_connected(cli.config.as_deref(), &cli.data)?;
+    let config = config::load_connected(&cli.sources(), &cli.data)?;
     let mut as_wanted = true;
     for report in roles::create_topics(&config).await? {
         let topic = &report.state.topic;
@@ -263,7 +293,6 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {

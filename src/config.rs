@@ -1,5 +1,5 @@
-//! Settings: from the shipped defaults, a file, the environment, and a live local stack, in this order; later
-//! ones win, but the local stack only fills in what nobody has set.
+//! Settings: from the shipped defaults, a file, the environment, the command line, and a live local stack, in this
+//! order; later ones win, but the local stack only fills in what nobody has set.
 //!
 //! Environment variables are spelled `FRESHET__SECTION__KEY`. The names that standard clients use
 //! (`DATABASE_URL`, `KAFKA_BROKERS`, `AWS_ENDPOINT_URL_S3`, …) are aliases for what is still empty, so that a
@@ -49,13 +49,35 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpSettings {
-    /// Address that a role listens on for `/metrics` and `/healthz`; port 0 takes a free one; empty: none.
+    /// Address that a role listens on for `/metrics`, `/healthz` and `/readyz`; port 0 takes a free one; empty: none.
     pub listen: String,
+    /// Time between two looks at the state of the whole pipeline for `/metrics`, in milliseconds.
+    pub survey_interval_ms: u64,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        HttpSettings { listen: "127.0.0.1:9187".into() }
+        HttpSettings { listen: "127.0.0.1:9187".into(), survey_interval_ms: 15_000 }
+    }
+}
+
+/// Where settings come from besides the shipped defaults and the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// A settings file.
+    pub file: Option<PathBuf>,
+    /// Settings of the command line as (`section.key`, value): they win over all others.
+    pub set: Vec<(String, String)>,
+}
+
+/// Reads `section.key=value`, as the command line has it.
+///
+/// # Errors
+/// If the text is nothing like it.
+pub fn parse_set(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if key.contains('.') => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err("write it as section.key=value, for example process.batch_rows_max=1000".into()),
     }
 }
 
@@ -68,26 +90,28 @@ pub enum Base {
     Local,
 }
 
-/// The settings without any services filled in: defaults, file, environment.
+/// The settings without any services filled in: defaults, file, environment, command line.
 ///
 /// # Errors
 /// One line that names the file or variable and what is wrong with it.
-pub fn load(file: Option<&Path>, base: Base) -> anyhow::Result<Config> {
-    load_from(file, base, config::Environment::with_prefix("FRESHET"))
+pub fn load(sources: &Sources, base: Base) -> anyhow::Result<Config> {
+    load_from(sources, base, config::Environment::with_prefix("FRESHET"))
 }
 
-fn load_from(file: Option<&Path>, base: Base, environment: config::Environment) -> anyhow::Result<Config> {
+fn load_from(sources: &Sources, base: Base, environment: config::Environment) -> anyhow::Result<Config> {
     let text = |text| config::File::from_str(text, config::FileFormat::Toml);
     let mut builder = config::Config::builder().add_source(text(DEFAULT));
     if base == Base::Local {
         builder = builder.add_source(text(LOCAL));
     }
-    if let Some(file) = file {
-        builder = builder.add_source(config::File::from(file.to_path_buf()).format(config::FileFormat::Toml));
+    if let Some(file) = &sources.file {
+        builder = builder.add_source(config::File::from(file.clone()).format(config::FileFormat::Toml));
     }
-    let environment = environment.prefix_separator("__").separator("__");
+    builder = builder.add_source(environment.prefix_separator("__").separator("__"));
+    for (key, value) in &sources.set {
+        builder = builder.set_override(key, value.as_str()).with_context(|| format!("read --set {key}"))?;
+    }
     let config: Config = builder
-        .add_source(environment)
         .build()
         .context("read the settings")?
         .try_deserialize()
@@ -100,6 +124,7 @@ fn check(config: &Config) -> anyhow::Result<()> {
     let domains: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
     config.ingest.check(&domains).map_err(anyhow::Error::msg)?;
     anyhow::ensure!(config.process.batch_rows_max > 0, "process.batch_rows_max must be at least 1");
+    anyhow::ensure!(config.http.survey_interval_ms >= 100, "http.survey_interval_ms must be at least 100");
     anyhow::ensure!(config.kafka.partitions > 0, "kafka.partitions must be at least 1");
     anyhow::ensure!(
         config.s3.access_key_id.is_empty() == config.s3.secret_access_key.is_empty(),
@@ -113,11 +138,11 @@ fn check(config: &Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`load`], and where a service is neither set nor running here.
-pub fn load_connected(file: Option<&Path>, data_dir: &Path) -> anyhow::Result<Config> {
+pub fn load_connected(sources: &Sources, data_dir: &Path) -> anyhow::Result<Config> {
     let stack: HashMap<String, String> = local::read_env(data_dir).into_iter().flatten().collect();
     let sourced = std::env::var_os("FRESHET_RAW_BUCKET").is_some();
     let base = if stack.is_empty() && !sourced { Base::Production } else { Base::Local };
-    let mut config = load(file, base)?;
+    let mut config = load(sources, base)?;
     let alias = |name: &str| std::env::var(name).ok().or_else(|| stack.get(name).cloned()).unwrap_or_default();
     fill(&mut config, alias);
     let missing: Vec<&str> = [("kafka.brokers", &config.kafka.brokers), ("postgres.url", &config.postgres.url)]
@@ -175,16 +200,20 @@ pub fn default_data_dir() -> PathBuf {
 mod tests {
     use super::*;
 
-    fn with_environment(pairs: &[(&str, &str)]) -> anyhow::Result<Config> {
+    fn environment(pairs: &[(&str, &str)]) -> config::Environment {
         let source = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        load_from(None, Base::Production, config::Environment::with_prefix("FRESHET").source(Some(source)))
+        config::Environment::with_prefix("FRESHET").source(Some(source))
+    }
+
+    fn with_environment(pairs: &[(&str, &str)]) -> anyhow::Result<Config> {
+        load_from(&Sources::default(), Base::Production, environment(pairs))
     }
 
     #[test]
     fn the_shipped_files_say_what_the_code_defaults_to() {
         let shipped = with_environment(&[]).expect("default.toml is valid");
         assert_eq!(format!("{shipped:#?}"), format!("{:#?}", Config::default()));
-        load_from(None, Base::Local, config::Environment::with_prefix("NONE")).expect("local.toml is valid");
+        load_from(&Sources::default(), Base::Local, environment(&[])).expect("local.toml is valid");
     }
 
     #[test]
@@ -212,6 +241,23 @@ mod tests {
         assert!(format!("{error:#}").contains("broker"), "{error:#}");
         let error = with_environment(&[("FRESHET__PROCESS__BATCH_ROWS_MAX", "0")]).expect_err("no rows");
         assert!(format!("{error:#}").contains("process.batch_rows_max"), "{error:#}");
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        let set = ["process.batch_rows_max=9", "kafka.brokers=a:1,b:2", "http.listen="].map(parse_set);
+        let sources = Sources { file: None, set: set.into_iter().collect::<Result<_, _>>().expect("well formed") };
+        let environment =
+            environment(&[("FRESHET__PROCESS__BATCH_ROWS_MAX", "7"), ("FRESHET__KAFKA__PARTITIONS", "5")]);
+        let config = load_from(&sources, Base::Production, environment).expect("valid");
+        assert_eq!((config.process.batch_rows_max, config.kafka.partitions), (9, 5));
+        assert_eq!((config.kafka.brokers.as_str(), config.http.listen.as_str()), ("a:1,b:2", ""));
+        for wrong in ["process.batch_rows_max", "batch=1", ""] {
+            assert!(parse_set(wrong).is_err(), "{wrong}");
+        }
+        let unknown = Sources { file: None, set: vec![("process.batch_row_max".into(), "9".into())] };
+        let error = load_from(&unknown, Base::Production, self::environment(&[])).expect_err("unknown key");
+        assert!(format!("{error:#}").contains("batch_row_max"), "{error:#}");
     }
 
     #[test]

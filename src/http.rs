@@ -1,26 +1,59 @@
-//! What a role answers over HTTP: `/healthz` and `/metrics`, on loopback unless told otherwise.
+//! What a role answers over HTTP, on loopback unless told otherwise: `/healthz`, `/readyz` and `/metrics`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-/// Serves until `shutdown`; returns the address in use, which differs from the wanted one where its port is 0.
+use crate::metrics;
+use crate::ready;
+use crate::roles::{Role, Services};
+
+/// An answer of `/readyz` holds this long, so that asking costs the services nothing.
+const READINESS_AGE_MAX: Duration = Duration::from_secs(1);
+
+struct Served {
+    services: Services,
+    roles: Vec<Role>,
+    /// When readiness was last looked at, and what was missing. Held while looking: askers share one look.
+    readiness: Mutex<Option<(Instant, Vec<ready::Missing>)>>,
+}
+
+/// Serves until `shutdown` for a process that runs `roles`, and `more` beside it; returns the address in use, which
+/// differs from the wanted one where its port is 0.
 ///
 /// # Errors
 /// If the address cannot be bound.
-pub async fn serve(listen: &str, shutdown: CancellationToken) -> anyhow::Result<SocketAddr> {
+pub async fn serve(
+    services: &Services,
+    roles: &[Role],
+    more: Router,
+    shutdown: CancellationToken,
+) -> anyhow::Result<SocketAddr> {
+    let listen = &services.config.http.listen;
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("listen on http.listen = {listen} (is the port taken?)"))?;
     let address = listener.local_addr().context("read the address listened on")?;
-    let router = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(metrics));
+    metrics::declare(roles);
+    let served = Served { services: services.clone(), roles: roles.to_vec(), readiness: Mutex::default() };
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readiness))
+        .route("/metrics", get(encoded_metrics))
+        .with_state(Arc::new(served))
+        .merge(more);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await {
             tracing::error!(%error, "serve HTTP");
@@ -29,7 +62,28 @@ pub async fn serve(listen: &str, shutdown: CancellationToken) -> anyhow::Result<
     Ok(address)
 }
 
-async fn metrics() -> impl IntoResponse {
+/// 200, or 503 with a line for each thing that is missing.
+async fn readiness(State(served): State<Arc<Served>>) -> (StatusCode, String) {
+    let mut known = served.readiness.lock().await;
+    let missing = match known.take() {
+        Some((at, missing)) if at.elapsed() < READINESS_AGE_MAX => (at, missing),
+        _ => {
+            let missing = ready::missing(&served.services, &served.roles).await;
+            (Instant::now(), missing)
+        }
+    };
+    let (_, missing) = known.insert(missing);
+    match missing.as_slice() {
+        [] => (StatusCode::OK, "ready\n".to_owned()),
+        missing => {
+            let lines = missing.iter().map(|one| format!("{one}\n")).collect();
+            (StatusCode::SERVICE_UNAVAILABLE, lines)
+        }
+    }
+}
+
+async fn encoded_metrics(State(served): State<Arc<Served>>) -> impl IntoResponse {
+    metrics::observe_pool(&served.services.pool);
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
     // Writing to memory fails only for metrics without a name, which cannot be registered.

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::{ready, survey};
 
 /// One of the things a process can do for the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,15 @@ impl Role {
     pub fn all() -> Vec<Role> {
         let processors = DOMAINS.iter().map(|domain| Role::Process(domain));
         [Role::Ingest].into_iter().chain(processors).chain([Role::Metrics]).collect()
+    }
+
+    /// The role and its domain, empty for none, as metric labels.
+    pub(crate) fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Role::Ingest => ("ingest", ""),
+            Role::Process(domain) => ("process", domain.name),
+            Role::Metrics => ("metrics", ""),
+        }
     }
 
     fn name(self) -> String {
@@ -69,11 +79,16 @@ impl Services {
 /// the next start, once.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs roles until `shutdown`, then drains them.
+/// Waits for what the roles need, runs them until `shutdown`, then drains them.
 ///
 /// # Errors
 /// The first role that cannot go on; the others are drained too.
 pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToken) -> anyhow::Result<()> {
+    if !ready::wait(services, roles, &shutdown).await? {
+        return Ok(());
+    }
+    // What it shows is for people: nothing waits for its end.
+    tokio::spawn(survey::run(services.clone(), survey::domains_of(roles), shutdown.clone()));
     let mut tasks = JoinSet::new();
     for role in roles {
         let (role, services, shutdown) = (*role, services.clone(), shutdown.clone());

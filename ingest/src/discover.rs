@@ -146,7 +146,7 @@ impl Discovery {
         let listener = Arc::clone(&self.listener);
         let mut pages = listener.reader.list_pages(&listener.bucket, prefix);
         loop {
-            let Some(page) = listener.s3("list", pages.next()).await? else { return Ok(()) };
+            let Some(page) = listener.s3(pages.next()).await? else { return Ok(()) };
             let extra: Vec<&str> = listener.settings.patterns_of(self.domain.name).collect();
             let mut unseen = Vec::new();
             for entry in page {
@@ -320,7 +320,7 @@ fn cover<'a>(patterns: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
 }
 
 async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>, ReadError> {
-    listener.s3("head", listener.reader.head(&listener.bucket, &key)).await
+    listener.s3(listener.reader.head(&listener.bucket, &key)).await
 }
 
 #[cfg(test)]

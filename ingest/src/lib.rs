@@ -156,18 +156,10 @@ impl Listener {
         Duration::from_millis(self.settings.lease_ms)
     }
 
-    /// One request to S3, at its turn and counted.
-    async fn s3<T>(
-        &self,
-        operation: &str,
-        request: impl Future<Output = Result<T, ReadError>>,
-    ) -> Result<T, ReadError> {
-        self.limits.s3_request(operation).await;
-        let answer = request.await;
-        if let Err(ReadError::World { throttled: true, .. }) = &answer {
-            metrics::S3_THROTTLES.with_label_values(&["store"]).inc();
-        }
-        answer
+    /// One request to S3, at its turn.
+    async fn s3<T>(&self, request: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
+        self.limits.s3_request().await;
+        request.await
     }
 
     fn frame_limits(&self) -> FrameLimits {

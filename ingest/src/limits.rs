@@ -2,10 +2,10 @@
 
 use std::num::NonZeroU32;
 
+use freshet_sinks::metrics::{self, ThrottledBy};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-use crate::metrics;
 use crate::settings::IngestSettings;
 
 /// Rows are paid for in batches of this many, so that the limit costs nothing a row.
@@ -31,13 +31,12 @@ impl Limits {
         }
     }
 
-    /// Waits until one more request may go to S3, and counts it.
-    pub(crate) async fn s3_request(&self, operation: &str) {
+    /// Waits until one more request may go to S3.
+    pub(crate) async fn s3_request(&self) {
         if self.s3.check().is_err() {
-            metrics::S3_THROTTLES.with_label_values(&["limit"]).inc();
+            metrics::throttled(ThrottledBy::Limit);
             self.s3.until_ready().await;
         }
-        metrics::S3_REQUESTS.with_label_values(&[operation]).inc();
     }
 
     /// How many rows [`rows`](Self::rows) pays for.

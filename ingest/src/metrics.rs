@@ -32,9 +32,7 @@ macro_rules! by_domain {
                 PUBLISH_DURATION.with_label_values(&[domain.name]);
                 PAUSED_DOMAINS.with_label_values(&[domain.name]).set(0);
                 LAG_ROWS.with_label_values(&[domain.name]).set(0);
-            }
-            for by in ["limit", "store"] {
-                S3_THROTTLES.with_label_values(&[by]);
+                FRESHNESS.with_label_values(&[domain.name]);
             }
             LazyLock::force(&LISTING_DURATION);
         }
@@ -55,20 +53,25 @@ by_domain! {
     LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed and are retried.";
 }
 
-/// By operation: list, head, get.
-pub(crate) static S3_REQUESTS: LazyLock<IntCounterVec> =
-    LazyLock::new(|| counters("freshet_s3_requests_total", "Requests to S3 by the listener.", &["operation"]));
-
-/// By whom: `limit` is ingest.s3_requests_per_second, `store` is S3 itself.
-pub(crate) static S3_THROTTLES: LazyLock<IntCounterVec> =
-    LazyLock::new(|| counters("freshet_s3_throttles_total", "Requests to S3 held back or refused.", &["by"]));
-
 pub(crate) static PUBLISH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     register_histogram_vec!(
         "freshet_publish_duration_seconds",
         "From the claim of an object to all its rows acknowledged.",
         &["domain"],
         durations()
+    )
+    .expect("each metric is declared once")
+});
+
+/// The objective is seconds; a file that waited for a dead role may take days.
+pub(crate) static FRESHNESS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let buckets =
+        vec![0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];
+    register_histogram_vec!(
+        "freshet_freshness_seconds",
+        "From a file's last-modified to the commit of its last row.",
+        &["domain"],
+        buckets
     )
     .expect("each metric is declared once")
 });

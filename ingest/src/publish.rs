@@ -359,7 +359,7 @@ async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
 }
 
 async fn open(listener: &Listener, claim: &Claim, from_byte: u64) -> Result<ObjectBody, Stop> {
-    Ok(listener.s3("get", listener.reader.open(&claim.version(), from_byte)).await?)
+    Ok(listener.s3(listener.reader.open(&claim.version(), from_byte)).await?)
 }
 
 /// The second pass.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use freshet_topics::Domain;
 use sqlx::PgPool;
 
+use crate::metrics;
 use crate::settings::IngestSettings;
 
 /// Objects judged in one statement.
@@ -94,7 +95,7 @@ pub async fn sweep_once(pool: &PgPool, domain: &Domain, settings: &IngestSetting
                 Verdict::Repair => repairs.push(object),
             }
         }
-        swept.applied += mark_applied(pool, &applied).await?;
+        swept.applied += mark_applied(pool, domain, &applied).await?;
         swept.repaired += send_back(pool, &repairs, domain, settings).await?;
     }
 }
@@ -134,11 +135,12 @@ async fn published(pool: &PgPool, domain: &str, after: i64) -> Result<Vec<Publis
     .await
 }
 
-async fn mark_applied(pool: &PgPool, objects: &[&Published]) -> Result<u64, sqlx::Error> {
+/// Marks objects as applied and observes how fresh each was when its last row was committed.
+async fn mark_applied(pool: &PgPool, domain: &Domain, objects: &[&Published]) -> Result<u64, sqlx::Error> {
     if objects.is_empty() {
         return Ok(0);
     }
-    let done = sqlx::query(
+    let freshness_seconds: Vec<f64> = sqlx::query_scalar(
         "WITH mine AS (
             SELECT o.id FROM pipeline.objects o
             JOIN UNNEST($1::bigint[], $2::integer[]) AS judged (id, repairs)
@@ -148,13 +150,19 @@ async fn mark_applied(pool: &PgPool, objects: &[&Published]) -> Result<u64, sqlx
             FOR UPDATE OF o SKIP LOCKED
          )
          UPDATE pipeline.objects o SET state = 'applied', applied_at = now(), reason = NULL
-         FROM mine WHERE o.id = mine.id",
+         FROM mine WHERE o.id = mine.id
+         RETURNING extract(epoch FROM coalesce(
+            (SELECT max(p.updated_at) FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation),
+            now()) - o.last_modified)::double precision",
     )
     .bind(objects.iter().map(|object| object.id).collect::<Vec<_>>())
     .bind(objects.iter().map(|object| object.repairs).collect::<Vec<_>>())
-    .execute(pool)
+    .fetch_all(pool)
     .await?;
-    Ok(done.rows_affected())
+    let freshness = metrics::FRESHNESS.with_label_values(&[domain.name]);
+    // S3's clock may be ahead of Postgres' by a little.
+    freshness_seconds.iter().for_each(|seconds| freshness.observe(seconds.max(0.0)));
+    Ok(freshness_seconds.len() as u64)
 }
 
 /// Back to row 0 of the same generation. What the first publishing counted (rows, rows per partition) stays,

@@ -28,6 +28,7 @@ use sqlx::PgPool;
 use tokio::runtime::Handle;
 
 use crate::batch::Consumed;
+use crate::metrics;
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
@@ -179,6 +180,7 @@ impl Rebalancer {
             }
         }
         consumer.assign(&assignment)?;
+        metrics::assigned(self.source.domain.name, positions.owned.len());
         *self.source.ownership.lock() = positions;
         self.callbacks.on_assign(offsets);
         Ok(())
@@ -229,6 +231,7 @@ impl Rebalancer {
 
     /// Drains the strategy, which commits what it has applied, and gives the partitions back.
     fn revoke(&self, consumer: &BaseConsumer<Self>) {
+        metrics::revoked(self.source.domain.name);
         let owned = std::mem::take(&mut *self.source.ownership.lock()).owned;
         let partitions = owned.keys().map(|partition| self.partition(*partition)).collect();
         self.callbacks.on_revoke(CommitOnRevoke { consumer }, partitions);

@@ -74,6 +74,7 @@ const REJECTED_PAUSE: Duration = Duration::from_millis(2);
 /// never end it: it leaves the group and joins again with back-off. Several at once, in whatever processes,
 /// share the partitions.
 pub async fn run(context: Context, shutdown: CancellationToken) {
+    metrics::declare(context.domain);
     let mut backoff = REJOIN_BACKOFF_MIN;
     while !shutdown.is_cancelled() {
         let begun = Instant::now();

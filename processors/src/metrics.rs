@@ -4,7 +4,15 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use freshet_sinks::apply::Applied;
-use prometheus::{HistogramVec, IntCounterVec, exponential_buckets, register_histogram_vec, register_int_counter_vec};
+use freshet_sinks::apply::REFUSED_BY_DATABASE;
+use freshet_topics::Domain;
+use prometheus::{
+    HistogramVec, IntCounterVec, IntGaugeVec, exponential_buckets, register_histogram_vec, register_int_counter_vec,
+    register_int_gauge_vec,
+};
+
+use crate::batch::MALFORMED_MESSAGE;
+use crate::validate::{EXTRA_CELLS, NEGATIVE, REQUIRED_EMPTY, UNCASTABLE};
 
 macro_rules! counter {
     ($name:expr, $help:expr, $labels:expr) => {
@@ -29,6 +37,19 @@ static APPLY_RETRIES: LazyLock<IntCounterVec> =
     counter!("freshet_apply_retries_total", "Transactions tried again after an error of the world.", &["domain"]);
 static PROCESSOR_RESTARTS: LazyLock<IntCounterVec> =
     counter!("freshet_processor_restarts_total", "Times a processor left its group and joined again.", &["domain"]);
+static REBALANCES: LazyLock<IntCounterVec> = counter!(
+    "freshet_rebalances_total",
+    "Times partitions were assigned to this process, or taken from it.",
+    &["domain", "event"]
+);
+static ASSIGNED_PARTITIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "freshet_assigned_partitions",
+        "Partitions that this process reads, halted ones not counted.",
+        &["domain"]
+    )
+    .expect("declared once, with a valid name")
+});
 static BATCH_ROWS: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets = exponential_buckets(1.0, 4.0, 8).expect("valid buckets");
     register_histogram_vec!("freshet_batch_rows", "Rows in a transaction.", &["domain"], buckets)
@@ -44,6 +65,40 @@ static BATCH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     )
     .expect("declared once, with a valid name")
 });
+
+/// Rules under which a row is rejected.
+const REJECTING: [&str; 6] =
+    [REQUIRED_EMPTY, UNCASTABLE, NEGATIVE, EXTRA_CELLS, MALFORMED_MESSAGE, REFUSED_BY_DATABASE];
+
+/// Makes every metric appear, at zero, before the first event: a rate over a counter that begins at its first event
+/// misses that event. Corrections appear with the first of their column and rule.
+pub(crate) fn declare(domain: &Domain) {
+    let domain = domain.name;
+    for counter in [&ROWS_APPLIED, &ROWS_STALE, &ROWS_DUPLICATE, &APPLY_RETRIES, &PROCESSOR_RESTARTS] {
+        counter.with_label_values(&[domain]);
+    }
+    for rule in REJECTING {
+        ROWS_REJECTED.with_label_values(&[domain, rule]);
+    }
+    for event in ["assigned", "revoked"] {
+        REBALANCES.with_label_values(&[domain, event]);
+    }
+    ASSIGNED_PARTITIONS.with_label_values(&[domain]);
+    BATCH_ROWS.with_label_values(&[domain]);
+    BATCH_DURATION.with_label_values(&[domain]);
+}
+
+/// Partitions were assigned, so many of which are read.
+pub(crate) fn assigned(domain: &str, partitions: usize) {
+    REBALANCES.with_label_values(&[domain, "assigned"]).inc();
+    ASSIGNED_PARTITIONS.with_label_values(&[domain]).set(partitions as i64);
+}
+
+/// All partitions were given back.
+pub(crate) fn revoked(domain: &str) {
+    REBALANCES.with_label_values(&[domain, "revoked"]).inc();
+    ASSIGNED_PARTITIONS.with_label_values(&[domain]).set(0);
+}
 
 /// Counts an applied batch.
 pub(crate) fn applied(domain: &str, applied: &Applied, duration: Duration) {

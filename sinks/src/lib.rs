@@ -11,10 +11,12 @@
 pub mod adopt;
 pub mod apply;
 pub mod bookmark;
+pub mod metrics;
 pub mod outputs;
 pub mod postgres;
 pub mod progress;
 pub mod rejects;
 pub mod s3;
+pub mod schema;
 pub mod streams;
 pub mod upsert;

@@ -4,9 +4,16 @@ use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::FinalizerInterceptorContextRef;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Credentials, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::config::{
+    ConfigBag, Credentials, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+};
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use serde::Deserialize;
+
+use crate::metrics::{self, ThrottledBy};
 
 /// Settings of the section `s3`.
 #[derive(Clone, Deserialize)]
@@ -78,8 +85,9 @@ pub async fn client(settings: &S3Settings) -> Client {
             Credentials::new(&settings.access_key_id, &settings.secret_access_key, None, None, "freshet settings");
         loader = loader.credentials_provider(keys);
     }
+    metrics::declare();
     let shared = loader.load().await;
-    let mut builder = aws_sdk_s3::config::Builder::from(&shared);
+    let mut builder = aws_sdk_s3::config::Builder::from(&shared).interceptor(Counted);
     if !settings.endpoint.is_empty() {
         builder = builder
             .endpoint_url(&settings.endpoint)
@@ -88,4 +96,68 @@ pub async fn client(settings: &S3Settings) -> Client {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     }
     Client::from_conf(builder.build())
+}
+
+/// Counts every attempt of every request.
+#[derive(Debug)]
+struct Counted;
+
+impl Intercept for Counted {
+    fn name(&self) -> &'static str {
+        "freshet counts"
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let operation = config.load::<Metadata>().map_or("unknown", Metadata::name);
+        let outcome = outcome(context.response().map(|response| response.status().as_u16()));
+        metrics::S3_REQUESTS.with_label_values(&[operation, outcome]).inc();
+        if outcome == "throttled" {
+            metrics::throttled(ThrottledBy::Store);
+        }
+        Ok(())
+    }
+}
+
+/// What became of an attempt, from the status of its answer.
+///
+/// | status | outcome |
+/// |---|---|
+/// | 2xx, 3xx | ok |
+/// | 429, 503 (SlowDown) | throttled |
+/// | another 4xx, such as 404 of a deleted object or 412 of a condition | refused |
+/// | another 5xx, or no answer | failed |
+fn outcome(status: Option<u16>) -> &'static str {
+    match status {
+        Some(200..=399) => "ok",
+        Some(429 | 503) => "throttled",
+        Some(400..=499) => "refused",
+        _ => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_counts_by_what_became_of_it() {
+        let cases = [
+            (Some(200), "ok"),
+            (Some(304), "ok"),
+            (Some(404), "refused"),
+            (Some(412), "refused"),
+            (Some(429), "throttled"),
+            (Some(503), "throttled"),
+            (Some(500), "failed"),
+            (None, "failed"),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(outcome(status), expected, "{status:?}");
+        }
+    }
 }

@@ -119,6 +119,8 @@ pub struct DomainStatus {
     pub files: BTreeMap<&'static str, i64>,
     /// Rows by what became of them, each object at its newest reading.
     pub rows: Rows,
+    /// Where each partition is.
+    pub partitions: Vec<PartitionStatus>,
     /// Messages between the bookmarks and the end.
     pub lag_rows: i64,
     /// Whether the end is Kafka's high watermark; else it is that of the published files.
@@ -138,6 +140,17 @@ impl DomainStatus {
     pub fn unfinished(&self) -> i64 {
         STATES[..3].iter().filter_map(|state| self.files.get(state)).sum()
     }
+}
+
+/// Where a partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PartitionStatus {
+    /// The partition.
+    pub partition: i32,
+    /// The bookmark: the offset of the next record to apply.
+    pub next_offset: i64,
+    /// Records between the bookmark and the end.
+    pub lag_rows: i64,
 }
 
 /// Rows by what became of them.
@@ -185,6 +198,10 @@ pub struct Halted {
 pub struct OutputsStatus {
     /// Windows and locations that changed since the last publication.
     pub marks: i64,
+    /// The distinct ones among them.
+    pub dirty_windows: i64,
+    /// Age of the oldest of them; none if there are none.
+    pub oldest_mark_seconds: Option<f64>,
     /// The published version; `None` before the first, or if S3 was not asked.
     pub version: Option<u64>,
     /// Whole-file copies older than that version; `None` if S3 was not asked.

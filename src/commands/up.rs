@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use freshet_topics::DOMAINS;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Base, Config};
+use crate::config::{self, Base, Config, Sources};
 use crate::http;
 use crate::local::{LocalStack, Options};
 use crate::roles::{self, Role, Services};
@@ -35,12 +36,12 @@ pub struct Running {
 /// # Errors
 /// One clear line about the part that does not start; what was started is stopped again.
 pub async fn start(
-    file: Option<&Path>,
+    sources: &Sources,
     data_dir: &Path,
     progress: impl Fn(&str),
     shutdown: CancellationToken,
 ) -> anyhow::Result<Running> {
-    let mut config = config::load(file, Base::Local)?;
+    let mut config = config::load(sources, Base::Local)?;
     let options = Options {
         data_dir: data_dir.to_path_buf(),
         kafka: config.kafka.brokers.is_empty(),
@@ -91,7 +92,7 @@ async fn start_roles(
     },)?;
     let http = match services.config.http.listen.as_str() {
         "" => String::new(),
-        listen => format!("http://{}", http::serve(listen, shutdown.clone()).await?),
+        _ => format!("http://{}", http::serve(&services, &Role::all(), Router::new(), shutdown.clone()).await?),
     };
     let roles = {
         let (services, shutdown) = (services.clone(), shutdown.clone());
@@ -172,8 +173,8 @@ fn drop_hint(bucket: &str) -> String {
 ///
 /// # Errors
 /// See [`start`] and [`Running::wait`].
-pub async fn run(file: Option<&Path>, data_dir: &Path, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let running = start(file, data_dir, |line| eprintln!("  {line}"), shutdown).await?;
+pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let running = start(sources, data_dir, |line| eprintln!("  {line}"), shutdown).await?;
     let config = &running.services.config;
     println!("freshet is up.");
     println!();

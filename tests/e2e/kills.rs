@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use freshet::config::{self, Base};
+use freshet::config::{self, Base, Sources};
 use freshet::roles::Services;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -32,7 +32,7 @@ async fn up(data: &Path) -> (Process, Services) {
         assert!(process.runs() && started.elapsed() < UP_WITHIN, "freshet up did not come up:\n{}", process.log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    let mut config = config::load(None, Base::Local).expect("settings");
+    let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
     let value = |name: &str| env.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
     config::fill(&mut config, |name| value(name).unwrap_or_default());
     (process, Services::new(config).await.expect("services"))

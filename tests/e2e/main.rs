@@ -13,6 +13,7 @@ mod faults;
 mod harness;
 mod kills;
 mod ledger;
+mod operate;
 mod overwrite;
 mod roles;
 mod windows;

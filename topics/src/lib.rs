@@ -2,7 +2,7 @@
 //!
 //! This crate promises one description of the data that every stage shares: which domains there are, how a
 //! cell of text becomes a value, what a row looks like as a Kafka message, and which topics carry it. It does
-//! no input or output of its own but for [`catalog`], which creates and checks topics.
+//! no input or output of its own but for [`catalog`], which creates and checks topics, and [`log`], which looks at them.
 //!
 //! One row's path through it: a file's key picks its [`Domain`]; the header is matched to the domain's
 //! [`Column`]s; the row's raw cells become a [`message`] keyed by location, whose [`partition`] is a pure
@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod domain;
 pub mod domains;
 pub mod kafka;
+pub mod log;
 pub mod message;
 pub mod partition;
 pub mod window;

@@ -34,6 +34,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// # Errors
 /// If trying again is of no use: the store does not keep conditional writes, or the schema does not fit.
 pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result<(), RefreshError> {
+    metrics::declare();
     let mut retry = Retry::new("probe the store");
     while !shutdown.is_cancelled() {
         let probed = outputs::probe(&context.s3, &context.bucket).await.map_err(RefreshError::from);

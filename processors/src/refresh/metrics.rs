@@ -9,40 +9,47 @@ use prometheus::{
 
 const ONCE: &str = "a metric is declared once";
 
-/// Declares a metric of this file.
-macro_rules! metric {
-    ($name:ident: $type:ty = $register:expr) => {
-        pub(super) static $name: LazyLock<$type> = LazyLock::new(|| $register.expect(ONCE));
+/// Declares the metrics of this file, and a function that makes them all appear.
+macro_rules! metrics {
+    ($($name:ident: $type:ty = $register:expr;)*) => {
+        $(pub(super) static $name: LazyLock<$type> = LazyLock::new(|| $register.expect(ONCE));)*
+
+        /// Makes every metric appear, at zero, before the first event.
+        pub(super) fn declare() {
+            $(LazyLock::force(&$name);)*
+        }
     };
 }
 
-metric!(PUBLICATIONS: IntCounter = register_int_counter!(
-    "freshet_publications_total", "Versions of the derived outputs published"));
-metric!(CONFLICTS: IntCounter = register_int_counter!(
-    "freshet_publication_conflicts_total", "Publications begun again because another publisher was first"));
-metric!(ERRORS: IntCounter = register_int_counter!(
-    "freshet_publication_errors_total", "Publications that failed and are tried again"));
-metric!(REFUSED: IntGauge = register_int_gauge!(
-    "freshet_publication_refused", "1 while nothing is published because the tables are behind what was published"));
-metric!(DURATION: Histogram = register_histogram!(histogram_opts!(
-    "freshet_publication_duration_seconds", "Time from reading the pointer to having swapped it",
-    exponential_buckets(0.01, 2.0, 16).expect("buckets grow"))));
-metric!(DIRTY_WINDOWS: IntGauge = register_int_gauge!(
-    "freshet_publication_dirty_windows", "Windows that the last publication found dirty"));
-metric!(WINDOWS: IntCounter = register_int_counter!(
-    "freshet_publication_windows_total", "Windows derived again"));
-metric!(FILES: IntCounter = register_int_counter!(
-    "freshet_publication_files_total", "Data files written"));
-metric!(BYTES: IntCounter = register_int_counter!(
-    "freshet_publication_bytes_total", "Bytes of data files written"));
-metric!(VERSION: IntGauge = register_int_gauge!(
-    "freshet_publication_version", "Version of the derived outputs that this publisher published or found last"));
-metric!(TIMESTAMP: Gauge = register_gauge!(
-    "freshet_publication_timestamp_seconds", "Unix time at which this publisher last found the outputs up to date"));
-metric!(COPY_VERSION: IntGaugeVec = register_int_gauge_vec!(
-    "freshet_stable_copy_version", "Version that the whole-file copies of an output were made from", &["output"]));
-metric!(COPY_DURATION: Histogram = register_histogram!(histogram_opts!(
-    "freshet_stable_copy_duration_seconds", "Time to bring the whole-file copies up to date",
-    exponential_buckets(0.01, 2.0, 16).expect("buckets grow"))));
-metric!(DELETED: IntCounter = register_int_counter!(
-    "freshet_outputs_deleted_total", "Data files and manifests deleted because nothing names them any more"));
+metrics! {
+    PUBLICATIONS: IntCounter = register_int_counter!(
+        "freshet_publications_total", "Versions of the derived outputs published");
+    CONFLICTS: IntCounter = register_int_counter!(
+        "freshet_publication_conflicts_total", "Publications begun again because another publisher was first");
+    ERRORS: IntCounter = register_int_counter!(
+        "freshet_publication_errors_total", "Publications that failed and are tried again");
+    REFUSED: IntGauge = register_int_gauge!(
+        "freshet_publication_refused", "1 while nothing is published because the tables are behind what was published");
+    DURATION: Histogram = register_histogram!(histogram_opts!(
+        "freshet_publication_duration_seconds", "Time from reading the pointer to having swapped it",
+        exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
+    DIRTY_WINDOWS: IntGauge = register_int_gauge!(
+        "freshet_publication_dirty_windows", "Windows that the last publication found dirty");
+    WINDOWS: IntCounter = register_int_counter!(
+        "freshet_publication_windows_total", "Windows derived again");
+    FILES: IntCounter = register_int_counter!(
+        "freshet_publication_files_total", "Data files written");
+    BYTES: IntCounter = register_int_counter!(
+        "freshet_publication_bytes_total", "Bytes of data files written");
+    VERSION: IntGauge = register_int_gauge!(
+        "freshet_publication_version", "Version of the derived outputs that this publisher published or found last");
+    TIMESTAMP: Gauge = register_gauge!(
+        "freshet_publication_timestamp_seconds", "Unix time at which this publisher last found the outputs up to date");
+    COPY_VERSION: IntGaugeVec = register_int_gauge_vec!(
+        "freshet_stable_copy_version", "Version that the whole-file copies of an output were made from", &["output"]);
+    COPY_DURATION: Histogram = register_histogram!(histogram_opts!(
+        "freshet_stable_copy_duration_seconds", "Time to bring the whole-file copies up to date",
+        exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
+    DELETED: IntCounter = register_int_counter!(
+        "freshet_outputs_deleted_total", "Data files and manifests deleted because nothing names them any more");
+}

@@ -8,7 +8,8 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{
-    DomainStatus, FileStatus, Files, Halted, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, Rows, STATES, Status,
+    DomainStatus, FileStatus, Files, Halted, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus, Rows,
+    STATES, Status,
 };
 
 /// Distinct locations looked at for orphans, at most.
@@ -38,23 +39,31 @@ pub async fn read(
         status.orphans = orphans(pool, domain).await.with_context(|| format!("count orphans of {}", domain.name))?;
         statuses.push(status);
     }
-    let marks = marks(pool).await.context("count the change marks")?;
+    let waiting = waiting(pool).await.context("count the change marks")?;
     let files = match files_max {
         Some(limit) => Some(list_files(pool, limit).await.context("list the files in the ledger")?),
         None => None,
     };
-    Ok(Status { at, domains: statuses, outputs: outputs(marks, outside), files })
+    Ok(Status { at, domains: statuses, outputs: outputs(waiting, outside), files })
 }
 
-/// Change marks that no publication has taken up yet.
-pub(super) async fn marks(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT count(*) FROM pipeline.marks").fetch_one(pool).await
+/// Change marks, the distinct ones among them, and the age of the oldest in seconds.
+async fn waiting(pool: &PgPool) -> Result<(i64, i64, Option<f64>), sqlx::Error> {
+    sqlx::query_as(
+        "SELECT count(*), count(DISTINCT (window_kind, window_start, location_id)),
+            extract(epoch FROM now() - min(marked_at))::double precision
+         FROM pipeline.marks",
+    )
+    .fetch_one(pool)
+    .await
 }
 
-fn outputs(marks: i64, outside: &Outside) -> OutputsStatus {
+fn outputs((marks, dirty_windows, oldest): (i64, i64, Option<f64>), outside: &Outside) -> OutputsStatus {
     let manifest = outside.outputs.as_ref().and_then(|outputs| outputs.manifest.as_ref());
     OutputsStatus {
         marks,
+        dirty_windows,
+        oldest_mark_seconds: oldest.map(|seconds| seconds.max(0.0)),
         version: manifest.map(|manifest| manifest.version),
         copies_behind: outside.outputs.as_ref().map(|outputs| outputs.copies_behind.clone()),
     }
@@ -145,9 +154,10 @@ async fn positions(pool: &PgPool) -> Result<Vec<Position>, sqlx::Error> {
 fn fill_position(status: &mut DomainStatus, positions: &[Position], high: Option<&BTreeMap<i32, i64>>) {
     let own = || positions.iter().filter(|position| position.domain == status.domain);
     let next = |partition: i32| own().find(|it| it.partition == partition).map_or(0, |it| it.next_offset);
-    let lag = match high {
-        Some(high) => high.iter().map(|(partition, end)| lag(next(*partition), *end)).sum(),
-        None => own().map(|position| lag(position.next_offset, position.published_end)).sum(),
+    let at = |partition, next_offset, end| PartitionStatus { partition, next_offset, lag_rows: lag(next_offset, end) };
+    status.partitions = match high {
+        Some(high) => high.iter().map(|(partition, end)| at(*partition, next(*partition), *end)).collect(),
+        None => own().map(|it| at(it.partition, it.next_offset, it.published_end)).collect(),
     };
     let halted = own().filter_map(|position| {
         let reason = position.halted.clone()?;
@@ -155,7 +165,7 @@ fn fill_position(status: &mut DomainStatus, positions: &[Position], high: Option
     });
     status.halted = halted.collect();
     status.lag_is_kafkas = high.is_some();
-    status.lag_rows = lag;
+    status.lag_rows = status.partitions.iter().map(|partition| partition.lag_rows).sum();
 }
 
 /// Rows between a bookmark and an end. Record 0 of a partition is the stream record, which is no row.

@@ -167,7 +167,12 @@ mod tests {
         Status {
             at: DateTime::default(),
             domains: domains.collect(),
-            outputs: OutputsStatus { marks: 3, version: Some(7), copies_behind: Some(vec![]) },
+            outputs: OutputsStatus {
+                marks: 3,
+                version: Some(7),
+                copies_behind: Some(vec![]),
+                ..OutputsStatus::default()
+            },
             files: Some(Files { files, total: 9_000 }),
         }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod data;
 pub(crate) mod files;
 pub(crate) mod formulas;
+pub(crate) mod http;
 pub(crate) mod oracles;
 pub(crate) mod plain;
 pub(crate) mod process;

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use super::http::within;
+use super::world::TRUE_WITHIN;
 use super::{World, folder};
 
 /// A running `freshet`. Dropping it kills it.
@@ -38,6 +41,29 @@ impl Process {
         self.child.try_wait().expect("look at the process").is_none()
     }
 
+    /// Where it serves HTTP, once its log says so.
+    pub(crate) async fn http(&self) -> String {
+        let address = |log: String| {
+            let (_, rest) = log.split_once("serving /metrics, /healthz and /readyz")?;
+            let (_, rest) = rest.split_once("address=")?;
+            Some(rest.split_whitespace().next()?.to_owned())
+        };
+        within(TRUE_WITHIN, "the role serves HTTP", async || address(self.log())).await
+    }
+
+    /// Asks it to stop, and waits for its exit code.
+    pub(crate) async fn terminate(mut self, limit: Duration) -> Option<i32> {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().expect("run kill");
+        assert!(sent.success(), "send SIGTERM");
+        within(limit, "the role drains", async || self.child.try_wait().expect("look at the process")).await.code()
+    }
+
+    /// Waits for its own end, and for its exit code.
+    pub(crate) async fn ended(&mut self, limit: Duration) -> Option<i32> {
+        within(limit, "the role ends", async || self.child.try_wait().expect("look at the process")).await.code()
+    }
+
     /// kill -9.
     pub(crate) fn kill(mut self) {
         self.end();
@@ -58,7 +84,8 @@ impl Drop for Process {
 impl World {
     /// Starts one role of this world as a process of its own.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
-        let name = format!("{}-{}", self.name(), arguments.join("-"));
+        let role: Vec<&str> = arguments.iter().copied().take_while(|argument| !argument.starts_with('-')).collect();
+        let name = format!("{}-{}", self.name(), role.join("-"));
         Process::start(&name, arguments, &self.variables())
     }
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
 use freshet::commands::{observe, status};
-use freshet::config::{self, Base, Config};
+use freshet::config::{self, Base, Config, Sources};
 use freshet::roles::{self, Role, Services};
+use freshet::telemetry::LogFormat;
 use freshet_processors::refresh::{self, Publication, RefreshContext};
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_topics::DOMAINS;
@@ -66,24 +67,21 @@ impl World {
     pub(crate) async fn with(story: &str, change: impl FnOnce(&mut Config)) -> World {
         let slot = SLOTS.acquire().await.expect("never closed");
         let name = format!("{story}-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
-        let mut config = config::load(None, Base::Local).expect("settings");
+        let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
         point_at_stack(&mut config, &name).await;
         // Of the server's 100 connections.
         config.postgres.connections_max = 20;
         change(&mut config);
         let services = Services::new(config).await.expect("services");
         delete_ended_buckets(&services).await;
-        tokio::try_join!(roles::create_buckets(&services), roles::migrate(&services.pool), async {
-            roles::create_topics(&services.config).await.map(|_| ())
-        },)
-        .expect("prepare buckets, schema and topics");
+        prepare(&services).await;
         World::over(name, services, Some(slot)).await
     }
 
     /// A world on services that are prepared already.
     pub(crate) async fn over(name: String, services: Services, slot: Option<SemaphorePermit<'static>>) -> World {
         if std::env::var_os("FRESHET_TEST_LOG").is_some() {
-            LOG.call_once(|| freshet::telemetry::init(false));
+            LOG.call_once(|| freshet::telemetry::init(false, LogFormat::Text));
         }
         let world = World { services, contents: Mutex::default(), version: Mutex::new(0), name, slot };
         oracles::watch(&world).await;
@@ -267,6 +265,14 @@ impl Drop for World {
             ENDED.lock().expect("not poisoned").extend(buckets);
         }
     }
+}
+
+/// Makes buckets, schema and topics.
+async fn prepare(services: &Services) {
+    tokio::try_join!(roles::create_buckets(services), roles::migrate(&services.pool), async {
+        roles::create_topics(&services.config).await.map(|_| ())
+    },)
+    .expect("prepare buckets, schema and topics");
 }
 
 /// Deletes what worlds that ended have left, objects and all.

@@ -1,0 +1,83 @@
+//! Which version of the schema the database has, and whether this program can work with it.
+
+use sqlx::PgPool;
+
+use crate::postgres::MIGRATIONS;
+
+/// The schema of a database, compared with what this program was built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// They fit.
+    Current,
+    /// Migrations are missing, or one did not end: `freshet migrate` brings them.
+    Older {
+        /// The last migration that was applied; 0 for none.
+        found: i64,
+        /// The last that this program has.
+        wanted: i64,
+    },
+    /// Another, later program has migrated it: this one would not know what it writes to.
+    Newer {
+        /// The last migration that was applied.
+        found: i64,
+        /// The last that this program has.
+        wanted: i64,
+    },
+}
+
+/// Compares.
+///
+/// | applied | this program's | schema |
+/// |---|---|---|
+/// | none | 1, 2 | older |
+/// | 1 | 1, 2 | older |
+/// | 1, 2 | 1, 2 | current |
+/// | 1, 2 (not ended) | 1, 2 | older |
+/// | 1, 2, 3 | 1, 2 | newer |
+fn compare(applied: &[(i64, bool)], known: &[i64]) -> Schema {
+    let wanted = known.iter().copied().max().unwrap_or(0);
+    let found = applied.iter().filter(|(_, ended)| *ended).map(|(version, _)| *version).max().unwrap_or(0);
+    if applied.iter().any(|(version, _)| *version > wanted) {
+        let found = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
+        return Schema::Newer { found, wanted };
+    }
+    match known.iter().all(|version| applied.contains(&(*version, true))) {
+        true => Schema::Current,
+        false => Schema::Older { found, wanted },
+    }
+}
+
+/// Reads which migrations the database has had.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn read(pool: &PgPool) -> Result<Schema, sqlx::Error> {
+    let known: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+    let migrated: bool =
+        sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
+    let applied = match migrated {
+        true => sqlx::query_as("SELECT version, success FROM _sqlx_migrations").fetch_all(pool).await?,
+        false => Vec::new(),
+    };
+    Ok(compare(&applied, &known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_works_with_its_own_schema_only() {
+        let cases = [
+            (&[][..], Schema::Older { found: 0, wanted: 2 }),
+            (&[(1, true)], Schema::Older { found: 1, wanted: 2 }),
+            (&[(1, true), (2, true)], Schema::Current),
+            (&[(1, true), (2, false)], Schema::Older { found: 1, wanted: 2 }),
+            (&[(1, true), (2, true), (3, true)], Schema::Newer { found: 3, wanted: 2 }),
+            (&[(1, true), (2, true), (3, false)], Schema::Newer { found: 3, wanted: 2 }),
+        ];
+        for (applied, expected) in cases {
+            assert_eq!(compare(applied, &[1, 2]), expected, "{applied:?}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Whether what a role needs is there: asked before a role starts, and by whoever reads `/readyz`.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_sdk_s3::error::DisplayErrorContext;
+use freshet_sinks::schema::{self, Schema};
+use freshet_topics::log::LogReader;
+use tokio_util::sync::CancellationToken;
+
+use crate::roles::{Role, Services};
+
+/// A service that does not answer within this counts as out of reach.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// First wait before a role that cannot start looks again; doubled each time.
+const WAIT_MIN: Duration = Duration::from_millis(250);
+/// Longest wait before looking again.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// Something a role needs and does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// It may come: a service out of reach, a schema not yet migrated.
+    Yet(String),
+    /// It will not come by waiting: the schema is a later program's.
+    ForGood(String),
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Missing::Yet(what) | Missing::ForGood(what)) = self;
+        formatter.write_str(what)
+    }
+}
+
+/// What the roles need and do not have, each service once; nothing if all is there.
+pub async fn missing(services: &Services, roles: &[Role]) -> Vec<Missing> {
+    let wants_kafka = roles.iter().any(|role| !matches!(role, Role::Metrics));
+    let wants_raw = roles.contains(&Role::Ingest);
+    let wants_processed = roles.contains(&Role::Metrics);
+    let config = &services.config.s3;
+    let (postgres, kafka, raw, processed) = tokio::join!(
+        postgres(services),
+        async { if wants_kafka { kafka(services).await } else { None } },
+        async { if wants_raw { bucket(services, &config.raw_bucket).await } else { None } },
+        async { if wants_processed { bucket(services, &config.processed_bucket).await } else { None } },
+    );
+    [postgres, kafka, raw, processed].into_iter().flatten().collect()
+}
+
+async fn postgres(services: &Services) -> Option<Missing> {
+    let place = place_of(&services.pool);
+    let late = || Missing::Yet(format!("Postgres at {place} does not answer within {ANSWER_TIMEOUT:?}"));
+    match tokio::time::timeout(ANSWER_TIMEOUT, schema::read(&services.pool)).await {
+        Err(_) => Some(late()),
+        Ok(Err(error)) => Some(Missing::Yet(format!("Postgres at {place}: {error}"))),
+        Ok(Ok(Schema::Current)) => None,
+        Ok(Ok(Schema::Older { found, wanted })) => Some(Missing::Yet(format!(
+            "the schema of {place} is at version {found}, this program needs {wanted}: run `freshet migrate`"
+        ))),
+        Ok(Ok(Schema::Newer { found, wanted })) => Some(Missing::ForGood(format!(
+            "the schema of {place} is at version {found}, this program knows up to {wanted}: run the newer freshet"
+        ))),
+    }
+}
+
+/// Host, port and database, without user and password.
+fn place_of(pool: &sqlx::PgPool) -> String {
+    let options = pool.connect_options();
+    format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""))
+}
+
+async fn kafka(services: &Services) -> Option<Missing> {
+    let settings = services.config.kafka.clone();
+    let asked = tokio::task::spawn_blocking(move || LogReader::new(&settings)?.ping(ANSWER_TIMEOUT)).await;
+    let brokers = &services.config.kafka.brokers;
+    match asked {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(Missing::Yet(format!("Kafka at {brokers}: {error}"))),
+        Err(error) => Some(Missing::Yet(format!("Kafka at {brokers}: {error}"))),
+    }
+}
+
+async fn bucket(services: &Services, bucket: &str) -> Option<Missing> {
+    let place = match services.config.s3.endpoint.as_str() {
+        "" => format!("S3 bucket {bucket}"),
+        endpoint => format!("S3 bucket {bucket} at {endpoint}"),
+    };
+    let request = services.s3.head_bucket().bucket(bucket).send();
+    match tokio::time::timeout(ANSWER_TIMEOUT, request).await {
+        Ok(Ok(_)) => None,
+        Err(_) => Some(Missing::Yet(format!("{place} does not answer within {ANSWER_TIMEOUT:?}"))),
+        Ok(Err(error)) => {
+            let status = error.raw_response().map(|response| response.status().as_u16());
+            Some(Missing::Yet(match status {
+                Some(404) => format!("{place} does not exist: make it (`freshet setup` does)"),
+                Some(403) => format!("{place}: access denied; the role needs s3:ListBucket"),
+                _ => format!("{place}: {}", DisplayErrorContext(&error)),
+            }))
+        }
+    }
+}
+
+/// Waits until the roles have what they need, naming in the log what they wait for. `false`: told to stop before.
+///
+/// # Errors
+/// What waiting does not bring.
+pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationToken) -> anyhow::Result<bool> {
+    let mut pause = WAIT_MIN;
+    let mut told = Vec::new();
+    while !shutdown.is_cancelled() {
+        let missing = missing(services, roles).await;
+        if missing.is_empty() {
+            if !told.is_empty() {
+                tracing::info!("all that was missing is there");
+            }
+            return Ok(true);
+        }
+        for one in &missing {
+            if let Missing::ForGood(reason) = one {
+                anyhow::bail!("{reason}");
+            }
+        }
+        // What has been said is not said again until it changes.
+        for one in missing.iter().filter(|one| !told.contains(*one)) {
+            tracing::warn!("waiting for what a role needs: {one}");
+        }
+        told = missing;
+        shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+        pause = (pause * 2).min(WAIT_MAX);
+    }
+    Ok(false)
+}

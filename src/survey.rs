@@ -1,0 +1,177 @@
+//! The survey: the state of the whole pipeline as gauges, read from Postgres and Kafka now and then.
+//!
+//! A counter of a role that is down stands still or is gone, just when one wants to know. So the state (files,
+//! lag, halts, what waits to be published) is read from where it is kept, by whichever role is alive, whoever made
+//! it. Several that survey the same domain show the same: queries take the greatest of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use freshet_topics::log::{Ends, LogError, LogReader};
+use freshet_topics::{DOMAINS, Domain};
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::status::{self, DomainStatus, Outside, Status};
+use crate::metrics;
+use crate::roles::{Role, Services};
+
+/// Which domains a process surveys: a processor its own, any other role all.
+pub(crate) fn domains_of(roles: &[Role]) -> Vec<&'static Domain> {
+    let own = roles.iter().map(|role| match role {
+        Role::Process(domain) => Some(*domain),
+        Role::Ingest | Role::Metrics => None,
+    });
+    own.collect::<Option<Vec<_>>>().unwrap_or_else(|| DOMAINS.to_vec())
+}
+
+/// What Kafka tells of a domain.
+#[derive(Debug, Default, Clone)]
+struct Log {
+    ends: BTreeMap<i32, Ends>,
+    /// When the first record that is not applied was written.
+    waiting_since: BTreeMap<i32, DateTime<Utc>>,
+}
+
+/// Surveys `domains` until `shutdown`. What does not answer keeps its last values, and counts as a failure.
+pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutdown: CancellationToken) {
+    let interval = Duration::from_millis(services.config.http.survey_interval_ms);
+    let mut reader = None;
+    while !shutdown.is_cancelled() {
+        let outside = Outside::default();
+        match status::read(&services.pool, &domains, &outside, None).await {
+            Ok(state) => {
+                show(&state);
+                survey_logs(&services, &domains, &state, &mut reader).await;
+            }
+            Err(error) => {
+                metrics::SURVEY_FAILURES.with_label_values(&["postgres"]).inc();
+                tracing::debug!(error = format!("{error:#}"), "survey Postgres");
+            }
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(interval)).await;
+    }
+}
+
+/// Shows what Postgres knows.
+fn show(state: &Status) {
+    for domain in &state.domains {
+        let labels = &[domain.domain];
+        for (state, files) in &domain.files {
+            metrics::FILES.with_label_values(&[domain.domain, state]).set(*files);
+        }
+        metrics::OLDEST_UNFINISHED_FILE.with_label_values(labels).set(domain.oldest_unfinished_seconds.unwrap_or(0.0));
+        if let Some(age) = domain.freshness_seconds {
+            let at = state.at.timestamp_millis() as f64 / 1_000.0 - age;
+            metrics::NEWEST_APPLIED_FILE.with_label_values(labels).set(at);
+        }
+        if let Some(orphans) = domain.orphans {
+            metrics::ORPHAN_ROWS.with_label_values(labels).set(orphans.rows);
+            metrics::ORPHAN_LOCATIONS.with_label_values(labels).set(orphans.locations);
+        }
+        metrics::HALTED_PARTITIONS.with_label_values(labels).set(domain.halted.len() as i64);
+    }
+    metrics::DIRTY_WINDOWS.set(state.outputs.dirty_windows);
+    metrics::OLDEST_MARK.set(state.outputs.oldest_mark_seconds.unwrap_or(0.0));
+    metrics::SURVEY_TIMESTAMP.set(state.at.timestamp_millis() as f64 / 1_000.0);
+}
+
+/// Asks Kafka, with a client that is kept from survey to survey, and shows how far the bookmarks are behind.
+async fn survey_logs(
+    services: &Services,
+    domains: &[&'static Domain],
+    state: &Status,
+    kept: &mut Option<Arc<LogReader>>,
+) {
+    let reader = match kept.take().map_or_else(|| LogReader::new(&services.config.kafka).map(Arc::new), Ok) {
+        Ok(reader) => reader,
+        Err(error) => return failed(&error),
+    };
+    for (domain, status) in domains.iter().zip(&state.domains) {
+        let topic = domain.topic(&services.config.kafka.topic_prefix);
+        let bookmarks: BTreeMap<i32, i64> =
+            status.partitions.iter().map(|partition| (partition.partition, partition.next_offset)).collect();
+        let (asked, wanted) = (Arc::clone(&reader), bookmarks.clone());
+        let log = tokio::task::spawn_blocking(move || read_log(&asked, &topic, &wanted)).await;
+        match log {
+            Ok(Ok(log)) => show_lag(status, &bookmarks, &log, state.at),
+            Ok(Err(error)) => return failed(&error),
+            Err(error) => return tracing::warn!(%error, "survey Kafka"),
+        }
+    }
+    *kept = Some(reader);
+}
+
+fn failed(error: &LogError) {
+    metrics::SURVEY_FAILURES.with_label_values(&["kafka"]).inc();
+    tracing::debug!(%error, "survey Kafka");
+}
+
+fn read_log(reader: &LogReader, topic: &str, bookmarks: &BTreeMap<i32, i64>) -> Result<Log, LogError> {
+    let ends = reader.ends(topic)?;
+    let waiting = ends.iter().filter_map(|(partition, ends)| {
+        let first = first_waiting(bookmarks.get(partition).copied().unwrap_or(0), *ends)?;
+        Some((*partition, first))
+    });
+    let waiting_since = reader.written_at(topic, &waiting.collect())?;
+    Ok(Log { ends, waiting_since })
+}
+
+/// The offset of the first record that is not applied and that Kafka still has.
+///
+/// | bookmark | log | first |
+/// |---|---|---|
+/// | 0 | 0 to 1: the stream record only | none |
+/// | 0 | 0 to 5 | 1 |
+/// | 3 | 0 to 5 | 3 |
+/// | 3 | 4 to 5: retention was faster | 4 |
+/// | 5 | 0 to 5 | none |
+fn first_waiting(bookmark: i64, ends: Ends) -> Option<i64> {
+    let first = bookmark.max(1).max(ends.low);
+    (first < ends.high).then_some(first)
+}
+
+fn show_lag(status: &DomainStatus, bookmarks: &BTreeMap<i32, i64>, log: &Log, at: DateTime<Utc>) {
+    for (partition, ends) in &log.ends {
+        let number = partition.to_string();
+        let labels = &[status.domain, number.as_str()];
+        let bookmark = bookmarks.get(partition).copied().unwrap_or(0);
+        let rows = first_waiting(bookmark, *ends).map_or(0, |first| ends.high - first);
+        let since = log.waiting_since.get(partition);
+        let seconds = since.map_or(0.0, |since| (at - *since).num_milliseconds().max(0) as f64 / 1_000.0);
+        metrics::BOOKMARK_OFFSET.with_label_values(labels).set(bookmark);
+        metrics::LOG_END_OFFSET.with_label_values(labels).set(ends.high);
+        metrics::LAG_ROWS.with_label_values(labels).set(rows);
+        metrics::LAG_SECONDS.with_label_values(labels).set(seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_begins_at_the_bookmark_or_where_the_log_does() {
+        let cases = [
+            (0, 0, 0, None),
+            (0, 0, 1, None),
+            (0, 0, 5, Some(1)),
+            (3, 0, 5, Some(3)),
+            (3, 4, 5, Some(4)),
+            (5, 0, 5, None),
+            (9, 0, 5, None),
+        ];
+        for (bookmark, low, high, expected) in cases {
+            assert_eq!(first_waiting(bookmark, Ends { low, high }), expected, "{bookmark} in {low}..{high}");
+        }
+    }
+
+    #[test]
+    fn a_processor_surveys_its_own_domain_and_any_other_role_all() {
+        let one = [Role::Process(DOMAINS[1])];
+        assert_eq!(domains_of(&one).len(), 1);
+        assert_eq!(domains_of(&[Role::Process(DOMAINS[0]), Role::Ingest]).len(), DOMAINS.len());
+        assert_eq!(domains_of(&[Role::Metrics]).len(), DOMAINS.len());
+    }
+}

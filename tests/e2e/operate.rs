@@ -1,0 +1,195 @@
+//! What whoever runs freshet relies on: roles that say what they wait for, drain when asked to, refuse a schema that is
+//! not theirs, and show all that their documentation lists.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::harness::http::{Door, get, within};
+use crate::harness::{Process, World, data};
+
+/// A role that starts, drains, or waits for something does so well within this.
+const SOON: Duration = Duration::from_secs(40);
+/// What roles.rs gives a role to drain, and a little for the process to end.
+const DRAINED_WITHIN: Duration = Duration::from_secs(35);
+
+const HEALTH: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
+
+fn arguments<'a>(role: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [role, &["--set", "http.listen=127.0.0.1:0"], more].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_names_what_it_cannot_reach_and_goes_on_once_it_is_there() {
+    let world = World::new("unreachable").await;
+    let config = &world.services.config;
+    let (postgres, kafka, s3) = (Door::new().await, Door::new().await, Door::new().await);
+    let (server, database) = config.postgres.url.rsplit_once('/').expect("a URL with a database");
+    let (user, host) = server.rsplit_once('@').expect("a URL with a user");
+    let settings = [
+        format!("postgres.url={user}@{}/{database}", postgres.address),
+        format!("kafka.brokers={}", kafka.address),
+        format!("s3.endpoint=http://{}", s3.address),
+    ];
+    let set: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let role = world.spawn(&arguments(&["ingest"], &set));
+    let http = role.http().await;
+
+    let places = [
+        format!("Postgres at {}/{database}", postgres.address),
+        format!("Kafka at {}", kafka.address),
+        format!("S3 bucket {} at http://{}", world.raw_bucket(), s3.address),
+    ];
+    let names_all = |text: &str| places.iter().all(|place| text.contains(place));
+    within(SOON, "the log names all three", async || names_all(&role.log()).then_some(())).await;
+    let (status, body) = get(&http, "/readyz").await;
+    assert!(status == 503 && names_all(&body), "{status}: {body}");
+    assert_eq!(get(&http, "/healthz").await.0, 200, "alive all the same");
+
+    let target = |address: &str| address.trim_start_matches("http://").to_owned();
+    let doors = [
+        postgres.open(host).await,
+        kafka.open(&config.kafka.brokers).await,
+        s3.open(&target(&config.s3.endpoint)).await,
+    ];
+    within(SOON, "it is ready", async || (get(&http, "/readyz").await.0 == 200).then_some(())).await;
+    world.put("health/after.csv", format!("{HEALTH}1,2025-01-01,1,2,3,4\n")).await;
+    world.until("the file is published", "SELECT bool_or(state = 'published') FROM pipeline.objects").await;
+    drop(role);
+    for door in doors {
+        door.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_waits_for_an_older_schema_and_refuses_a_newer_one() {
+    let world = World::new("schema").await;
+    world.execute("UPDATE _sqlx_migrations SET success = false WHERE version = 2").await;
+    let waiting = world.spawn(&arguments(&["metrics"], &[]));
+    within(SOON, "it says what it waits for", async || waiting.log().contains("run `freshet migrate`").then_some(()))
+        .await;
+    let http = waiting.http().await;
+    assert_eq!(get(&http, "/readyz").await.0, 503);
+    world.execute("UPDATE _sqlx_migrations SET success = true WHERE version = 2").await;
+    within(SOON, "it is ready", async || (get(&http, "/readyz").await.0 == 200).then_some(())).await;
+    drop(waiting);
+
+    world
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (999, 'of a later freshet', true, '', 0)",
+        )
+        .await;
+    let mut refused = world.spawn(&arguments(&["process", "health"], &[]));
+    assert_eq!(refused.ended(SOON).await, Some(1), "{}", refused.log());
+    assert!(
+        refused.log().contains("at version 999") && refused.log().contains("run the newer freshet"),
+        "{}",
+        refused.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_every_role_within_its_bound_and_nothing_is_lost() {
+    let world = World::with("drained", |config| config.ingest.chunk_bytes = 16_384).await;
+    let roles: [&[&str]; 4] = [&["ingest"], &["process", "health"], &["process", "climate"], &["metrics"]];
+    let files = data::generated(|options| {
+        options.seed = 11;
+        options.locations = 20;
+        options.days = 120;
+        options.rows_per_file = 1_000;
+    });
+    let processes: Vec<Process> = roles.iter().map(|role| world.spawn(role)).collect();
+    for (key, content) in &files {
+        world.put(key, content).await;
+    }
+    world.until("rows flow", "SELECT count(*) > 0 FROM health_data").await;
+    for process in processes {
+        assert_eq!(process.terminate(DRAINED_WITHIN).await, Some(0));
+    }
+    let restarted = world.run_all();
+    world.settle().await;
+    world.all_hold().await;
+    let repeated: i64 = world.query("SELECT sum(repairs)::bigint FROM pipeline.objects").await;
+    assert_eq!(repeated, 0, "what was drained was whole");
+    restarted.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_that_is_documented_is_served_and_the_state_is_told_by_all() {
+    let world = World::new("metrics").await;
+    let domains = freshet_topics::DOMAINS.iter().map(|domain| vec!["process", domain.name]);
+    let roles: Vec<Vec<&str>> = domains.chain([vec!["ingest"], vec!["metrics"]]).collect();
+    let processes: Vec<Process> = roles.iter().map(|role| world.spawn(&arguments(role, &[]))).collect();
+    world.put("locations/a.csv", "id,name,type,population,area\n1,Aba,city,1000,10\n").await;
+    let rows = "1,2025-01-01,-1,2,3,4\n9,2025-01-01,1,2,3,4\nx,2025-01-01,1,2,3,4\n";
+    world.put("health/a.csv", format!("{HEALTH}{rows}")).await;
+    world.settle().await;
+
+    let page = include_str!("../../docs/metrics.md");
+    let listed = page.lines().filter_map(|line| Some(line.strip_prefix("| `freshet_")?.split_once('`')?.0));
+    let listed: BTreeSet<String> = listed.map(|name| format!("freshet_{name}")).collect();
+    let mut served = String::new();
+    for process in &processes {
+        served += &get(&process.http().await, "/metrics").await.1;
+    }
+    let has = |name: &&String| served.contains(&format!("# TYPE {name} "));
+    let missing: Vec<&String> = listed.iter().filter(|name| !has(name)).collect();
+    assert!(missing.is_empty() && listed.len() > 50, "not served: {missing:?}");
+    for name in ["process_resident_memory_bytes", "arroyo_consumer_"] {
+        assert!(served.contains(name), "{name} is not served");
+    }
+
+    // Any role but a processor tells the state of all.
+    let http = processes[roles.len() - 1].http().await;
+    for line in [
+        r#"freshet_files{domain="health",state="applied"} 1"#,
+        r#"freshet_orphan_rows{domain="health"} 1"#,
+        r#"freshet_halted_partitions{domain="climate"} 0"#,
+        r#"freshet_role_info{domain="",role="metrics"} 1"#,
+        "freshet_dirty_windows 0",
+    ] {
+        let told = async || get(&http, "/metrics").await.1.lines().any(|it| it == line).then_some(());
+        within(SOON, line, told).await;
+    }
+    let body = get(&http, "/metrics").await.1;
+    let lags = body.lines().filter(|line| line.starts_with(r#"freshet_lag_rows{domain="health""#));
+    assert_eq!(lags.filter(|line| line.ends_with(" 0")).count(), 4, "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_is_told_in_rows_and_seconds_while_the_processor_is_away() {
+    let world = World::new("lag").await;
+    let ingest = world.spawn(&arguments(&["ingest"], &[]));
+    world.put("health/waiting.csv", format!("{HEALTH}1,2025-01-01,1,2,3,4\n1,2025-01-02,1,2,3,4\n")).await;
+    world.until("the file is published", "SELECT bool_or(state = 'published') FROM pipeline.objects").await;
+    let http = ingest.http().await;
+    let sum = async |name: &str| {
+        let body = get(&http, "/metrics").await.1;
+        let values = body.lines().filter(|line| line.starts_with(name) && line.contains(r#"domain="health""#));
+        values.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>()
+    };
+    within(SOON, "two rows wait", async || (sum("freshet_lag_rows{").await == 2.0).then_some(())).await;
+    within(SOON, "they grow older", async || (sum("freshet_lag_seconds{").await > 1.0).then_some(())).await;
+    let oldest = async || (sum("freshet_oldest_unfinished_file_seconds{").await > 1.0).then_some(());
+    within(SOON, "the file does too", oldest).await;
+    let roles =
+        world.run(&[freshet::roles::Role::Process(freshet_topics::domains::by_name("health").expect("declared"))]);
+    within(SOON, "nothing waits", async || {
+        let (rows, seconds) = (sum("freshet_lag_rows{").await, sum("freshet_lag_seconds{").await);
+        (rows == 0.0 && seconds == 0.0).then_some(())
+    })
+    .await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_json_where_that_is_asked_for() {
+    let world = World::new("json").await;
+    let role = world.spawn(&["ingest", "--log-format", "json"]);
+    within(SOON, "it listens", async || role.log().contains("listening").then_some(())).await;
+    for line in role.log().lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(event["timestamp"].is_string() && event["level"].is_string(), "{line}");
+        assert!(event["fields"]["message"].is_string(), "{line}");
+    }
+}
