@@ -130,19 +130,8 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Parses the command line, runs the command, and tells an error in one line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Demo | Command::Status(_) | Command::Bench(_));
     let format = cli.log_format;
-    telemetry::init(quiet, format);
-    let result =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime").and_then(
-            |runtime| {
-                let result = runtime.block_on(run(cli));
-                // Threads that still wait for Kafka must not keep the process.
-                runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
-                result
-            },
-        );
-    match result {
+    match start(cli) {
         Ok(code) => code,
         Err(error) => {
             match format {
@@ -152,6 +141,17 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let quiet = matches!(cli.command, Command::Demo | Command::Status(_) | Command::Bench(_));
+    let telemetry = telemetry::init(quiet, cli.log_format, Some(runtime.handle()))?;
+    let result = runtime.block_on(run(cli));
+    telemetry.shutdown();
+    // Threads that still wait for Kafka must not keep the process.
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
+    result
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {

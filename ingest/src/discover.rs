@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
-use freshet_topics::Domain;
+use freshet_topics::{Domain, trace};
 use futures::future::join_all;
 use sqlx::PgPool;
 use tokio::time::Instant;
@@ -217,6 +217,8 @@ impl Discovery {
             match outcome {
                 Registered::New(object) => {
                     tracing::info!(domain, key, object, bytes = entry.size_bytes, "discovered");
+                    let detail = trace::Detail { domain: Some(domain), key: Some(key), ..trace::Detail::default() };
+                    trace::passed(object, "discover", entry.last_modified.into(), detail);
                     new += 1;
                 }
                 Registered::Known => {}

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use freshet_sinks::postgres::{ErrorKind, error_kind};
-use freshet_topics::{Domain, PARSER_VERSION};
+use freshet_topics::{Domain, PARSER_VERSION, trace};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -167,7 +167,7 @@ const RELEASE: &str = "write the end of an attempt to the ledger";
 async fn attempt(listener: Arc<Listener>, claim: Claim, stop: CancellationToken) -> Result<(), IngestError> {
     let (listener, stop) = (listener.as_ref(), &stop);
     let lease = listener.leases.hold(claim.id, claim.lease_epoch);
-    let started = Instant::now();
+    let (started, began) = (Instant::now(), SystemTime::now());
     let outcome = publish(listener, &claim, &lease, stop).await;
     let ended = match outcome {
         Ok(rows) => {
@@ -175,6 +175,7 @@ async fn attempt(listener: Arc<Listener>, claim: Claim, stop: CancellationToken)
             metrics::OBJECTS_PUBLISHED.with_label_values(&domain).inc();
             metrics::PUBLISH_DURATION.with_label_values(&domain).observe(started.elapsed().as_secs_f64());
             listener.sweep_to_do.notify_one();
+            trace::passed(claim.id, "publish", began, told(&claim, Some(rows), None));
             tracing::info!(
                 domain = claim.domain,
                 key = claim.key,
@@ -193,6 +194,15 @@ async fn attempt(listener: Arc<Listener>, claim: Claim, stop: CancellationToken)
     }
 }
 
+fn told<'a>(claim: &'a Claim, rows: Option<i64>, outcome: Option<&'a str>) -> trace::Detail<'a> {
+    trace::Detail { domain: Some(&claim.domain), key: Some(&claim.key), rows, outcome, ..trace::Detail::default() }
+}
+
+/// The file goes no further.
+fn tell_end(claim: &Claim, outcome: &str) {
+    trace::passed(claim.id, trace::FILE, claim.last_modified.into(), told(claim, None, Some(outcome)));
+}
+
 /// Writes to the ledger how an attempt ended that did not publish the object. Where that fails too, the lease
 /// runs out and another attempt follows.
 async fn end(listener: &Listener, claim: &Claim, reason: Stop) -> Result<(), sqlx::Error> {
@@ -208,6 +218,7 @@ async fn end(listener: &Listener, claim: &Claim, reason: Stop) -> Result<(), sql
             tracing::info!(domain, bucket, key, version, object, reason, "superseded");
             ledger::supersede(pool, claim, &reason, Some(&sha256)).await?;
             metrics::OBJECTS_SUPERSEDED.with_label_values(&label).inc();
+            tell_end(claim, "superseded");
         }
         Stop::LeaseLost => tracing::debug!(domain, key, object, "another listener has the object"),
         Stop::Paused => _ = ledger::release(pool, claim, Duration::ZERO, None).await?,
@@ -228,6 +239,7 @@ async fn set_aside(listener: &Listener, claim: &Claim, reason: &str) -> Result<(
     tracing::warn!(domain, bucket, key, object, reason, "rejected the file");
     ledger::reject(&listener.pool, claim, reason).await?;
     metrics::OBJECTS_REJECTED.with_label_values(&[domain.as_str()]).inc();
+    tell_end(claim, "rejected");
     Ok(())
 }
 
@@ -259,6 +271,7 @@ async fn overtaken(listener: &Listener, claim: &Claim, reason: &str, published: 
     }
     if ledger::supersede(&listener.pool, claim, &reason, None).await? {
         metrics::OBJECTS_SUPERSEDED.with_label_values(&[domain.as_str()]).inc();
+        tell_end(claim, "superseded");
         if ledger::wake_same_content(&listener.pool, claim).await? > 0 {
             listener.work_to_do.notify_waiters();
         }

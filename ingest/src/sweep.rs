@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use freshet_topics::Domain;
+use chrono::{DateTime, Utc};
+use freshet_topics::{Domain, trace};
 use sqlx::PgPool;
 
 use crate::metrics;
@@ -140,7 +141,7 @@ async fn mark_applied(pool: &PgPool, domain: &Domain, objects: &[&Published]) ->
     if objects.is_empty() {
         return Ok(0);
     }
-    let freshness_seconds: Vec<f64> = sqlx::query_scalar(
+    let applied: Vec<(i64, f64, DateTime<Utc>)> = sqlx::query_as(
         "WITH mine AS (
             SELECT o.id FROM pipeline.objects o
             JOIN UNNEST($1::bigint[], $2::integer[]) AS judged (id, repairs)
@@ -151,9 +152,9 @@ async fn mark_applied(pool: &PgPool, domain: &Domain, objects: &[&Published]) ->
          )
          UPDATE pipeline.objects o SET state = 'applied', applied_at = now(), reason = NULL
          FROM mine WHERE o.id = mine.id
-         RETURNING extract(epoch FROM coalesce(
+         RETURNING o.id, extract(epoch FROM coalesce(
             (SELECT max(p.updated_at) FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation),
-            now()) - o.last_modified)::double precision",
+            now()) - o.last_modified)::double precision, o.last_modified",
     )
     .bind(objects.iter().map(|object| object.id).collect::<Vec<_>>())
     .bind(objects.iter().map(|object| object.repairs).collect::<Vec<_>>())
@@ -161,8 +162,19 @@ async fn mark_applied(pool: &PgPool, domain: &Domain, objects: &[&Published]) ->
     .await?;
     let freshness = metrics::FRESHNESS.with_label_values(&[domain.name]);
     // S3's clock may be ahead of Postgres' by a little.
-    freshness_seconds.iter().for_each(|seconds| freshness.observe(seconds.max(0.0)));
-    Ok(freshness_seconds.len() as u64)
+    for (id, seconds, last_modified) in &applied {
+        freshness.observe(seconds.max(0.0));
+        let object = objects.iter().find(|object| object.id == *id);
+        let detail = trace::Detail {
+            domain: Some(domain.name),
+            key: object.map(|object| object.key.as_str()),
+            outcome: Some("applied"),
+            rows: object.map(|object| object.rows),
+            ..trace::Detail::default()
+        };
+        trace::passed(*id, trace::FILE, (*last_modified).into(), detail);
+    }
+    Ok(applied.len() as u64)
 }
 
 /// Back to row 0 of the same generation. What the first publishing counted (rows, rows per partition) stays,

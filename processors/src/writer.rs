@@ -5,11 +5,12 @@
 //! the epoch in its transaction no longer fits and nothing is written.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch, Refusals};
 use freshet_sinks::bookmark::{self, Move};
 use freshet_sinks::upsert::Upsert;
+use freshet_topics::trace;
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use tokio::sync::{mpsc, oneshot};
 
@@ -82,7 +83,7 @@ impl Writer {
     ) -> Result<(), WriterError> {
         let domain = self.upsert.domain().name;
         let batch = self.placed(batch)?;
-        let begun = Instant::now();
+        let (begun, began) = (Instant::now(), SystemTime::now());
         let mut backoff = BACKOFF_MIN;
         loop {
             let result = match self.connected(connection).await {
@@ -102,6 +103,7 @@ impl Writer {
                     self.recent.add(applied.offered, applied.refused);
                     metrics::applied(domain, &applied, begun.elapsed());
                     log_refused(domain, &applied);
+                    tell(domain, &batch, began);
                     return Ok(());
                 }
                 Err(error) => error,
@@ -174,6 +176,24 @@ impl Writer {
                 tracing::warn!(domain, partition, %error, "record why the partition is halted");
             }
         }
+    }
+}
+
+/// Tells of each file with rows in the batch that they are applied.
+fn tell(domain: &str, batch: &[PartitionBatch], began: SystemTime) {
+    if !trace::enabled() {
+        return;
+    }
+    let mut rows: BTreeMap<(i64, i32), i64> = BTreeMap::new();
+    for part in batch {
+        for row in &part.rows {
+            *rows.entry((row.provenance.object, part.bookmark.partition)).or_default() += 1;
+        }
+    }
+    for ((object, partition), rows) in rows {
+        let partition = Some(i64::from(partition));
+        let detail = trace::Detail { domain: Some(domain), rows: Some(rows), partition, ..trace::Detail::default() };
+        trace::passed(object, "apply", began, detail);
     }
 }
 

@@ -218,7 +218,7 @@ async fn attempt(
     let going = batch.iter().zip(&decisions).filter(|(_, decision)| **decision == Advance::Go).map(|(one, _)| one);
     let mut work = Work::sort_out(&mut transaction, going).await?;
     let written = work.write(&mut transaction, upsert, mode, recent).await?;
-    let marks = work.settle(upsert, &written);
+    let marks = work.settle(&written);
     rejects::insert(&mut transaction, domain, topic, &work.rejects).await?;
     progress::save(&mut transaction, domain, &work.progress).await?;
     append_marks(&mut transaction, domain, &marks).await?;
@@ -364,8 +364,7 @@ impl<'b> Work<'b> {
     }
 
     /// Counts what was written and what lost to newer data, and says what must be derived again.
-    fn settle(&mut self, upsert: &Upsert, written: &[Written]) -> Marks {
-        debug_assert_eq!(upsert.domain().event_time.is_none(), upsert.domain().key.len() == 1);
+    fn settle(&mut self, written: &[Written]) -> Marks {
         let lineages: BTreeSet<(i64, i32, i64)> =
             written.iter().flat_map(|one| one.rows.iter().map(|row| (one.object, one.generation, *row))).collect();
         for (partition, row) in &self.rows {

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::harness::http::{Door, get, within};
+use opentelemetry_proto::tonic::trace::v1::Span;
+
+use crate::harness::http::{Collector, Door, get, within};
 use crate::harness::{Process, World, data};
 
 /// A role that starts, drains, or waits for something does so well within this.
@@ -180,6 +182,44 @@ async fn lag_is_told_in_rows_and_seconds_while_the_processor_is_away() {
     })
     .await;
     roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_follows_a_file_through_all_processes() {
+    let world = World::new("traced").await;
+    let collector = Collector::start().await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address)),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned()),
+    ];
+    let roles: [&[&str]; 4] = [&["ingest"], &["process", "locations"], &["process", "health"], &["metrics"]];
+    let processes = roles.map(|role| world.spawn_with(role, &variables));
+    world.put("locations/a.csv", "id,name,type,population,area\n1,Aba,city,1000,10\n").await;
+    world.put("health/a.csv", format!("{HEALTH}1,2025-01-01,1,2,3,4\n")).await;
+    world.put("health/b.csv", "no,such,header\n").await;
+    world.settle().await;
+
+    let traced = world.object("health/a.csv").await;
+    let stages = ["file", "discover", "publish", "apply", "refresh"];
+    let trace_id = freshet::telemetry::trace_id(traced.id).to_bytes();
+    let spans = async || {
+        let spans: Vec<Span> = collector.spans().into_iter().filter(|span| span.trace_id == trace_id).collect();
+        stages.iter().all(|stage| spans.iter().any(|span| span.name == *stage)).then_some(spans)
+    };
+    let spans = within(SOON, "every stage is told", spans).await;
+    let root = spans.iter().find(|span| span.name == "file").expect("just found");
+    assert!(root.parent_span_id.is_empty());
+    for span in spans.iter().filter(|span| span.name != "file") {
+        assert_eq!(span.parent_span_id, root.span_id, "{}", span.name);
+        assert!(span.start_time_unix_nano <= span.end_time_unix_nano, "{}", span.name);
+    }
+    let rejected = world.object("health/b.csv").await;
+    let trace_id = freshet::telemetry::trace_id(rejected.id).to_bytes();
+    let is_root = |span: &Span| span.trace_id == trace_id && span.name == "file";
+    within(SOON, "the rejected file ends too", async || collector.spans().iter().any(is_root).then_some(())).await;
+    for process in processes {
+        assert!(!process.log().contains("freshet::trace"), "traces are not logged");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ pub mod kafka;
 pub mod log;
 pub mod message;
 pub mod partition;
+pub mod trace;
 pub mod window;
 
 pub use domain::{Absent, Cast, Column, Domain, EventTime, Example, Expected, RowRule, Rule};

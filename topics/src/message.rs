@@ -259,6 +259,32 @@ mod tests {
         }
     }
 
+    /// Topics keep messages for ever: one as 0.1 wrote it must be read by every later version. Add such a test with
+    /// each version that writes them otherwise; never change this one.
+    #[test]
+    fn a_message_as_version_0_1_wrote_it_is_read() {
+        let origin =
+            OwnedHeaders::new().insert(Header { key: "origin", value: Some("12,1,3,5,29360150283550720,2,1") });
+        let provenance = Provenance::from_headers(Some(&origin)).expect("read");
+        let expected = Provenance {
+            object: 12,
+            generation: 1,
+            row: 3,
+            line: 5,
+            src_ord: 29_360_150_283_550_720,
+            seq: 2,
+            parser: 1,
+        };
+        assert_eq!(provenance, expected);
+        let value = br#"{"id":"7","name":"Goa","type":null,"population":"","_extra":["beyond"]}"#;
+        let locations = crate::domains::by_name("locations").expect("declared");
+        let row = RawRow::decode(locations, value).expect("read");
+        let of = |name| &row.cells[locations.columns.iter().position(|column| column.name == name).expect(name)];
+        assert_eq!((of("id"), of("name")), (&Cell::Text("7".into()), &Cell::Text("Goa".into())));
+        assert_eq!((of("type"), of("population"), of("area")), (&Cell::Missing, &Cell::Text("".into()), &Cell::Absent));
+        assert_eq!(row.extra, ["beyond"]);
+    }
+
     #[test]
     fn provenance_survives_the_headers_and_names_what_is_missing() {
         let provenance =

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use freshet_sinks::outputs::{
     Condition, Current, DATA_PREFIX, FORMATS, FileRef, Manifest, OutputError, Put, Spooled, Store, WindowFiles,
 };
+use freshet_topics::trace;
 use freshet_topics::window::{Window, WindowKind};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -65,6 +66,8 @@ pub(super) struct Publisher {
     context: RefreshContext,
     store: Store,
     known: Option<Current>,
+    /// Files whose rows were in the last publication, with the time of their last batch; empty while nobody traces.
+    told: BTreeMap<i64, DateTime<Utc>>,
 }
 
 /// The files of the version to come.
@@ -73,7 +76,7 @@ type Files = BTreeMap<(Output, Window), WindowFiles>;
 impl Publisher {
     pub(super) fn new(context: RefreshContext) -> Self {
         let store = Store::new(context.s3.clone(), &context.bucket);
-        Publisher { context, store, known: None }
+        Publisher { context, store, known: None, told: BTreeMap::new() }
     }
 
     /// Publishes what the marks ask for, starting again as long as another publisher is faster.
@@ -120,6 +123,10 @@ impl Publisher {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             return publication(Outcome::Unchanged, version, 0, 0, 0);
         }
+        let applied = match trace::enabled() {
+            true => snapshot.applied_lately().await.map_err(postgres("read what was applied lately"))?,
+            false => BTreeMap::new(),
+        };
         let (manifest, files) = self.derive(&mut snapshot, previous, &dirty, shutdown).await?;
         let unchanged = previous.is_some_and(|it| it.manifest == Manifest { version, ..manifest.clone() });
         if !unchanged && self.store.publish(previous, &manifest).await? == Put::Refused {
@@ -128,11 +135,24 @@ impl Publisher {
         }
         let marks = std::mem::take(&mut snapshot.mark_ids);
         snapshot.close().await.map_err(postgres("close the snapshot"))?;
+        self.tell(applied, began, manifest.version);
         self.forget(&marks).await.map_err(postgres("delete the marks that are published"))?;
         match unchanged {
             true => publication(Outcome::Unchanged, version, dirty.len(), files, marks.len()),
             false => publication(Outcome::Published, manifest.version, dirty.len(), files, marks.len()),
         }
+    }
+
+    /// Tells of each file with rows in this publication that was not yet in the last that it is published.
+    fn tell(&mut self, applied: BTreeMap<i64, DateTime<Utc>>, began: Instant, version: u64) {
+        let began = SystemTime::now() - began.elapsed();
+        for (object, at) in &applied {
+            if self.told.get(object) != Some(at) {
+                let version = i64::try_from(version).ok();
+                trace::passed(*object, "refresh", began, trace::Detail { version, ..trace::Detail::default() });
+            }
+        }
+        self.told = applied;
     }
 
     /// The windows to derive: what the marks say and what has closed or opened since; or everything, where

@@ -5,8 +5,9 @@
 //! the rows of every mark that the snapshot sees are in the snapshot too.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use freshet_topics::Domain;
 use freshet_topics::window::{Window, WindowKind};
 use futures::TryStreamExt;
@@ -17,6 +18,11 @@ use crate::windows::{Dirty, Output, watermark_limit};
 
 /// Shared by publications, taken alone by the garbage collection: `frshmtrc` in ASCII.
 pub(super) const PUBLISHING_LOCK: i64 = 0x6672_7368_6d74_7263;
+
+/// A batch applied longer ago than this has been published, or traces are the least of the troubles.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+/// Files that one publication is told of at most.
+const TOLD_OBJECTS_MAX: i64 = 1_000;
 
 /// The facts that outputs are derived from, as (domain, table).
 const FACTS: [(&str, &str); 3] =
@@ -67,6 +73,20 @@ impl Snapshot {
     /// The transaction, to read windows with.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
         &mut self.transaction
+    }
+
+    /// Objects of which rows were applied within the last [`TOLD_FOR`], with the time of the last such batch.
+    pub(super) async fn applied_lately(&mut self) -> Result<BTreeMap<i64, DateTime<Utc>>, sqlx::Error> {
+        let objects: Vec<(i64, DateTime<Utc>)> = sqlx::query_as(
+            "SELECT object, max(updated_at) FROM pipeline.progress
+             WHERE object > 0 AND updated_at > now() - $1 * interval '1 second'
+             GROUP BY object ORDER BY 2 DESC LIMIT $2",
+        )
+        .bind(TOLD_FOR.as_secs_f64())
+        .bind(TOLD_OBJECTS_MAX)
+        .fetch_all(&mut *self.transaction)
+        .await?;
+        Ok(objects.into_iter().collect())
     }
 
     /// Ends the transaction; there is nothing to commit.

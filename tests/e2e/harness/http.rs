@@ -1,7 +1,11 @@
-//! Asking a role over HTTP, and a door that can be opened later.
+//! Asking a role over HTTP, a door that can be opened later, and a collector of traces.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -55,5 +59,59 @@ impl Door {
                 });
             }
         })
+    }
+}
+
+/// Takes the traces that roles send by OTLP over HTTP.
+pub(crate) struct Collector {
+    pub(crate) address: String,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+impl Collector {
+    pub(crate) async fn start() -> Collector {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let spans: Arc<Mutex<Vec<Span>>> = Arc::default();
+        let taken = Arc::clone(&spans);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(take(client, Arc::clone(&taken)));
+            }
+        });
+        Collector { address, spans }
+    }
+
+    /// All that has come.
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        self.spans.lock().expect("not poisoned").clone()
+    }
+}
+
+/// Reads the requests of one connection, which all have a length, until it ends.
+async fn take(mut client: TcpStream, spans: Arc<Mutex<Vec<Span>>>) {
+    let mut bytes = Vec::new();
+    loop {
+        let head = loop {
+            if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            match client.read_buf(&mut bytes).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        };
+        let header = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
+        assert!(header.starts_with("post /v1/traces "), "{header}");
+        let length = header.lines().find_map(|line| line.strip_prefix("content-length:")).expect("a length");
+        let length: usize = length.trim().parse().expect("a number");
+        while bytes.len() < head + length {
+            assert!(client.read_buf(&mut bytes).await.expect("the rest") > 0, "cut short");
+        }
+        let request = ExportTraceServiceRequest::decode(&bytes[head..head + length]).expect("a request");
+        let told = request.resource_spans.into_iter().flat_map(|it| it.scope_spans).flat_map(|it| it.spans);
+        spans.lock().expect("not poisoned").extend(told);
+        bytes.drain(..head + length);
+        client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.ok();
     }
 }

@@ -84,9 +84,16 @@ impl Drop for Process {
 impl World {
     /// Starts one role of this world as a process of its own.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
+        self.spawn_with(arguments, &[])
+    }
+
+    /// The same, with more variables.
+    pub(crate) fn spawn_with(&self, arguments: &[&str], more: &[(&str, String)]) -> Process {
         let role: Vec<&str> = arguments.iter().copied().take_while(|argument| !argument.starts_with('-')).collect();
         let name = format!("{}-{}", self.name(), role.join("-"));
-        Process::start(&name, arguments, &self.variables())
+        let own = more.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let variables: Vec<(String, String)> = self.variables().into_iter().chain(own).collect();
+        Process::start(&name, arguments, &variables)
     }
 
     /// The settings of this world as environment variables.

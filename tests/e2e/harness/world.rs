@@ -81,7 +81,7 @@ impl World {
     /// A world on services that are prepared already.
     pub(crate) async fn over(name: String, services: Services, slot: Option<SemaphorePermit<'static>>) -> World {
         if std::env::var_os("FRESHET_TEST_LOG").is_some() {
-            LOG.call_once(|| freshet::telemetry::init(false, LogFormat::Text));
+            LOG.call_once(|| _ = freshet::telemetry::init(false, LogFormat::Text, None).expect("start logging"));
         }
         let world = World { services, contents: Mutex::default(), version: Mutex::new(0), name, slot };
         oracles::watch(&world).await;
