@@ -1,0 +1,154 @@
+//! What holds of the dashboards' files by themselves.
+
+use std::collections::BTreeSet;
+
+use freshet_topics::DOMAINS;
+use serde_json::Value;
+
+use crate::files::{DASHBOARDS, Panel, dashboard, list, panels, path, read, strings, text, words};
+
+/// Grafana's grid.
+const COLUMNS: u64 = 24;
+
+#[test]
+fn every_panel_says_what_it_shows_in_which_unit_and_from_where() {
+    let sources = read("grafana/provisioning/datasources/freshet.yml");
+    for name in DASHBOARDS {
+        for panel in panels(name).iter().filter(|panel| !panel.is_row()) {
+            let defaults = &panel.json["fieldConfig"]["defaults"];
+            assert!(text(&panel.json, "description").len() > 20, "{}: no description", panel.place);
+            assert!(text(&panel.json, "description").ends_with('.'), "{}: its description is cut", panel.place);
+            assert!(!text(defaults, "unit").is_empty(), "{}: no unit", panel.place);
+            assert!(!panel.targets().is_empty(), "{}: no query", panel.place);
+            for source in panel.targets().iter().chain([&panel.json]).map(|it| text(&it["datasource"], "uid")) {
+                assert!(sources.contains(&format!("uid: {source}\n")), "{}: no source {source}", panel.place);
+            }
+            // A tile is its colour.
+            if panel.kind() == "stat" {
+                let steps = list(&defaults["thresholds"]["steps"]).len();
+                assert!(steps > 1, "{}: no thresholds", panel.place);
+            }
+        }
+    }
+}
+
+#[test]
+fn ids_and_addresses_are_there_once() {
+    let mut uids = BTreeSet::new();
+    for name in DASHBOARDS {
+        assert!(uids.insert(text(&dashboard(name), "uid").to_owned()), "{name}");
+        let panels = panels(name);
+        let ids: BTreeSet<_> = panels.iter().map(|panel| panel.json["id"].as_u64().expect("an id")).collect();
+        let titles: BTreeSet<_> = panels.iter().map(|panel| &panel.place).collect();
+        assert_eq!((ids.len(), titles.len()), (panels.len(), panels.len()), "{name}");
+    }
+}
+
+#[test]
+fn panels_fill_the_grid_without_overlap_or_gap() {
+    for name in DASHBOARDS {
+        let panels = panels(name);
+        let at = |panel: &Panel, side: &str| panel.json["gridPos"][side].as_u64().expect("a number");
+        let bottom = panels.iter().map(|panel| at(panel, "y") + at(panel, "h")).max().expect("panels");
+        for y in 0..bottom {
+            let mut taken = vec![None; COLUMNS as usize];
+            for panel in panels.iter().filter(|panel| (at(panel, "y")..at(panel, "y") + at(panel, "h")).contains(&y)) {
+                for x in at(panel, "x")..at(panel, "x") + at(panel, "w") {
+                    let cell = taken.get_mut(x as usize).unwrap_or_else(|| panic!("{}: beyond the grid", panel.place));
+                    assert_eq!(cell.replace(&panel.place), None, "{}: overlaps at {x}, {y}", panel.place);
+                }
+            }
+            assert!(taken.iter().all(Option::is_some), "{name}: a gap in line {y}: {taken:?}");
+        }
+        // Whoever reads the file meets the panels as whoever looks at the dashboard.
+        assert!(panels.iter().map(|panel| (at(panel, "y"), at(panel, "x"))).is_sorted(), "{name}");
+    }
+}
+
+#[test]
+fn links_lead_to_a_dashboard_and_take_the_time_and_the_domain_along() {
+    let uids: Vec<String> = DASHBOARDS.map(|name| text(&dashboard(name), "uid").to_owned()).into();
+    let mut led_to = BTreeSet::new();
+    for name in DASHBOARDS {
+        let dashboard = dashboard(name);
+        for link in list(&dashboard["links"]) {
+            assert_eq!((&link["keepTime"], &link["includeVars"]), (&Value::Bool(true), &Value::Bool(true)), "{name}");
+        }
+        assert_eq!(list(&dashboard["links"]).len(), DASHBOARDS.len() - 1, "{name}: a link to each other one");
+        let mut found = Vec::new();
+        strings(&dashboard, &mut found);
+        for link in found.iter().filter(|it| it.starts_with("/d/")) {
+            let (uid, query) = link["/d/".len()..].split_once('?').unwrap_or((&link["/d/".len()..], ""));
+            assert!(uids.iter().any(|it| it == uid), "{name}: {link}");
+            let carries = ["${__url_time_range}", "domain"].iter().all(|it| query.contains(it));
+            assert!(query.is_empty() || carries, "{name}: {link}");
+            if name == "overview" && !query.is_empty() {
+                led_to.insert(uid.to_owned());
+            }
+        }
+    }
+    assert_eq!(led_to.into_iter().collect::<Vec<_>>(), ["freshet-data-quality", "freshet-pipeline"]);
+}
+
+#[test]
+fn a_new_domain_needs_no_change_of_the_dashboards() {
+    for name in DASHBOARDS {
+        let dashboard = dashboard(name);
+        let variable = &dashboard["templating"]["list"][0];
+        assert_eq!((text(variable, "name"), &variable["multi"]), ("domain", &Value::Bool(true)), "{name}");
+        assert_eq!(variable["query"]["query"], "label_values(freshet_files, domain)", "{name}");
+        for panel in panels(name) {
+            for target in panel.targets() {
+                // Risk and resilience are of the tables that their formulas name; all else is of any domain.
+                let asked = format!("{}{}", text(target, "expr"), text(target, "rawSql"));
+                let named = DOMAINS.iter().any(|domain| {
+                    words(&asked).any(|word| word == domain.table && word != "locations")
+                        || asked.contains(&quoted(domain.name))
+                });
+                assert_eq!(named, panel.place.contains("Risk and resilience"), "{}: {asked}", panel.place);
+            }
+        }
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{name}\"")
+}
+
+#[test]
+fn every_metric_that_is_asked_for_is_in_the_list() {
+    let listed = read("docs/metrics.md");
+    let mut asked = read("grafana/prometheus/alerts.yml") + &read("grafana/prometheus/alerts.test.yml");
+    for name in DASHBOARDS {
+        let mut found = Vec::new();
+        strings(&dashboard(name), &mut found);
+        asked.extend(found.into_iter().map(|it| it + "\n"));
+    }
+    let named: BTreeSet<&str> = words(&asked).filter(|word| word.starts_with("freshet_")).collect();
+    assert!(named.len() > 40, "{named:?}");
+    for name in named {
+        // A histogram is listed under its own name.
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        assert!(
+            [name, base].iter().any(|it| listed.contains(&format!("| `{it}` |"))),
+            "{name} is not in docs/metrics.md"
+        );
+    }
+}
+
+#[test]
+fn prometheus_reads_every_role_of_every_domain() {
+    let config = read("grafana/prometheus/prometheus.yml");
+    let processors = DOMAINS.iter().map(|domain| format!("process-{}", domain.name));
+    for service in ["ingest".to_owned(), "metrics".to_owned()].into_iter().chain(processors) {
+        assert!(config.contains(&format!("          - {service}\n")), "{service}");
+    }
+}
+
+#[test]
+fn no_password_has_a_default() {
+    let sources = read("grafana/provisioning/datasources/freshet.yml");
+    let secrets: Vec<&str> = sources.lines().filter(|line| line.contains("password:")).map(str::trim).collect();
+    assert_eq!(secrets, ["password: $FRESHET_POSTGRES_PASSWORD"]);
+    assert!(path("grafana/provisioning/dashboards/freshet.yml").exists());
+}

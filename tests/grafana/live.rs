@@ -1,0 +1,235 @@
+//! Beside a running pipeline, a real Prometheus and Postgres: every query of every panel returns data, and the scores that
+//! the dashboards compute are those that the pipeline publishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use freshet_topics::DOMAINS;
+use serde_json::Value;
+
+use crate::files::{DASHBOARDS, Panel, dashboard, list, panels, text};
+use crate::pipeline::{Pipeline, Rows};
+use crate::prometheus::{Prometheus, has_number};
+use crate::variables::Chosen;
+
+/// A scrape and an evaluation of the rules take a second each.
+const DATA_TIMEOUT: Duration = Duration::from_secs(30);
+/// As Grafana makes it of a scrape interval of a second.
+const RATE_INTERVAL: &str = "4s";
+/// Samples begin long before today.
+const YEARS: Duration = Duration::from_secs(3 * 365 * 86_400);
+
+#[test]
+fn every_panel_has_data_beside_a_running_pipeline() {
+    let pipeline = Pipeline::start();
+    let address = pipeline.env("FRESHET_HTTP").trim_start_matches("http://").to_owned();
+    let prometheus = Prometheus::start(&pipeline.folder().join("prometheus"), &address);
+    let started = Instant::now();
+    // A counter's first steps are seen only if it was read before.
+    wait_for("the pipeline to be read", || !prometheus.instant(r#"freshet_role_info{role="ingest"}"#).is_empty());
+    pipeline.execute("CREATE ROLE grafana; GRANT pg_read_all_data TO grafana");
+    drop_samples(&pipeline);
+
+    let mut chosen = Chosen {
+        from: SystemTime::now() - YEARS,
+        to: SystemTime::now() + Duration::from_secs(60),
+        domains: domains(&prometheus),
+        table: None,
+        location: None,
+    };
+    assert_eq!(chosen.domains, sorted(DOMAINS.iter().map(|domain| domain.name.to_owned())));
+    let tables = variable(&pipeline, &chosen, "table");
+    let facts = DOMAINS.iter().filter(|domain| domain.event_time.is_some()).map(|domain| domain.table.to_owned());
+    assert_eq!(tables, sorted(facts));
+    chosen.location = variable(&pipeline, &chosen, "location").into_iter().next();
+
+    let mut asked = 0;
+    for name in DASHBOARDS {
+        for panel in panels(name) {
+            for target in panel.targets() {
+                asked += 1;
+                match text(&target["datasource"], "uid") {
+                    "freshet-prometheus" => prometheus_has_data(&prometheus, &chosen, &panel, target, started),
+                    _ => postgres_has_data(&pipeline, &mut chosen, &tables, &panel, target),
+                }
+            }
+        }
+    }
+    println!("{asked} queries returned data");
+    assert!(asked > 80);
+    nothing_is_firing_but_the_unreadable_file(&prometheus);
+    the_scores_are_those_published(&pipeline, &chosen);
+    a_fifth_domain_shows_by_itself(&pipeline, &mut chosen);
+}
+
+/// Every kind of thing that a panel shows: dirty rows, a file that cannot be read, rows of a location that is not known.
+fn drop_samples(pipeline: &Pipeline) {
+    let folder = pipeline.folder().join("samples");
+    let out = folder.to_string_lossy().into_owned();
+    pipeline.run(&["generate", "--out", &out, "--seed", "7", "--locations", "12", "--days", "40", "--dirty", "0.02"]);
+    let locations = folder.join("locations/locations.csv");
+    let known = fs::read_to_string(&locations).expect("read the locations");
+    let known: Vec<&str> = known.lines().collect();
+    fs::write(&locations, known[..known.len() - 1].join("\n")).expect("forget the last location");
+    fs::write(folder.join("health/unreadable.csv"), "when,how many\n2025-09-20,3\n").expect("write a file");
+    let drop_all = |folder: &Path, domain: &str| {
+        for file in fs::read_dir(folder.join(domain)).expect("the domain's files").flatten() {
+            pipeline.drop_file(&format!("{domain}/{}", file.file_name().to_string_lossy()), &file.path());
+        }
+    };
+    for domain in DOMAINS {
+        drop_all(&folder, domain.name);
+    }
+    pipeline.run(&["status", "--wait", "--timeout", "120s"]);
+}
+
+fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !there() {
+        assert!(since.elapsed() < DATA_TIMEOUT, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn sorted(items: impl Iterator<Item = String>) -> Vec<String> {
+    items.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The values of the variable `domain`, by the query of the dashboards.
+fn domains(prometheus: &Prometheus) -> Vec<String> {
+    prometheus.label_values("freshet_files", "domain")
+}
+
+/// The values of a variable of the data quality dashboard, by its query.
+fn variable(pipeline: &Pipeline, chosen: &Chosen, name: &str) -> Vec<String> {
+    let dashboard = dashboard("data-quality");
+    let variables = list(&dashboard["templating"]["list"]);
+    let variable = variables.iter().find(|it| text(it, "name") == name).expect("the variable");
+    let found = pipeline.query(&chosen.sql(text(variable, "query")));
+    found.rows.iter().map(|row| found.cell(row, "__value").to_owned()).collect()
+}
+
+fn prometheus_has_data(prometheus: &Prometheus, chosen: &Chosen, panel: &Panel, target: &Value, started: Instant) {
+    let recent = || Chosen {
+        from: SystemTime::now() - started.elapsed(),
+        to: SystemTime::now(),
+        domains: chosen.domains.clone(),
+        table: None,
+        location: None,
+    };
+    wait_for(&format!("{} {}: {}", panel.place, text(target, "refId"), text(target, "expr")), || {
+        let recent = recent();
+        let query = recent.promql(text(target, "expr"), RATE_INTERVAL);
+        let series = match target["instant"] == true {
+            true => prometheus.instant(&query),
+            false => prometheus.range(&query, recent.range().as_secs()),
+        };
+        series.iter().any(has_number)
+    });
+}
+
+/// Once for each value that the panel is repeated for.
+fn postgres_has_data(pipeline: &Pipeline, chosen: &mut Chosen, tables: &[String], panel: &Panel, target: &Value) {
+    let sql = text(target, "rawSql");
+    let repeated = text(&panel.json, "repeat");
+    assert_eq!(sql.contains("${table"), repeated == "table", "{}", panel.place);
+    for table in if repeated.is_empty() { &tables[..1] } else { tables } {
+        chosen.table = Some(table.clone());
+        let found = pipeline.query(&chosen.sql(sql));
+        assert!(!found.rows.is_empty(), "{} of {table}:\n{sql}", panel.place);
+        let is_series = text(target, "format") == "time_series";
+        assert_eq!(found.columns[0] == "time", is_series, "{}", panel.place);
+        // What an override is for is there.
+        for matcher in list(&panel.json["fieldConfig"]["overrides"]).iter().map(|it| text(&it["matcher"], "options")) {
+            assert!(found.columns.iter().any(|column| column == matcher), "{}: no column {matcher}", panel.place);
+        }
+    }
+}
+
+fn nothing_is_firing_but_the_unreadable_file(prometheus: &Prometheus) {
+    wait_for("the alert about the unreadable file", || {
+        let firing = prometheus.instant(r#"ALERTS{alertstate="firing"}"#);
+        let names: Vec<&str> = firing.iter().map(|it| text(&it["metric"], "alertname")).collect();
+        assert!(names.iter().all(|name| *name == "FreshetFileRejected"), "{names:?}");
+        firing.iter().any(|it| text(&it["metric"], "domain") == "health")
+    });
+}
+
+/// By (location, date): the columns of each row as text, empty for unknown.
+type Scores = BTreeMap<(String, String), BTreeMap<String, String>>;
+
+fn published(pipeline: &Pipeline, output: &str) -> Scores {
+    let bytes = pipeline.output(&format!("metrics/{output}.csv"));
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    let rows = reader.deserialize().map(|row| row.expect("a row"));
+    rows.map(|row: BTreeMap<String, String>| ((row["location_id"].clone(), row["date"].clone()), row)).collect()
+}
+
+/// The panels compute the formulas of the outputs in SQL; to the last digit, they say what the outputs say.
+fn the_scores_are_those_published(pipeline: &Pipeline, chosen: &Chosen) {
+    let risks = published(pipeline, "current_health_risks");
+    let resources = published(pipeline, "current_hospital_resources");
+    let resilience = published(pipeline, "resilience_scores");
+    let location = chosen.location.as_deref().expect("a location");
+    let (mut compared, mut unknown) = (BTreeSet::new(), 0);
+    for panel in panels("data-quality").iter().filter(|panel| panel.place.contains("Risk and resilience")) {
+        let Some(target) = panel.targets().first() else { continue };
+        let found = pipeline.query(&chosen.sql(text(target, "rawSql")));
+        assert!(found.rows.len() > 10, "{}", panel.place);
+        for row in &found.rows {
+            let key = key_of(&found, row, location);
+            for (column, cell) in found.columns.iter().zip(row) {
+                let outputs = [&risks, &resources, &resilience];
+                if !(column.ends_with("_risk") || column.ends_with("_score")) {
+                    continue;
+                }
+                let said = outputs.iter().find_map(|output| output.get(&key)?.get(column)).map_or("", String::as_str);
+                let number = |it: &str| it.parse::<f64>().ok();
+                assert_eq!(number(cell), number(said), "{}: {column} of {key:?}", panel.place);
+                unknown += usize::from(cell.is_empty());
+                compared.insert(column.clone());
+            }
+        }
+    }
+    let columns = [
+        "dengue_risk",
+        "diarrhea_risk",
+        "heatstroke_risk",
+        "malaria_risk",
+        "overall_risk",
+        "resilience_score",
+        "resource_score",
+    ];
+    assert_eq!(compared.iter().map(String::as_str).collect::<Vec<_>>(), columns);
+    println!("all scores as published, {unknown} of them unknown");
+}
+
+fn key_of(found: &Rows, row: &[String], location: &str) -> (String, String) {
+    match found.columns.iter().any(|it| it == "time") {
+        true => (location.to_owned(), found.cell(row, "time")[..10].to_owned()),
+        false => (found.cell(row, "location_id").to_owned(), found.cell(row, "date").to_owned()),
+    }
+}
+
+/// A domain's table is found by its columns, and its domain by the files that its rows are from.
+fn a_fifth_domain_shows_by_itself(pipeline: &Pipeline, chosen: &mut Chosen) {
+    pipeline.execute(include_str!("../pharmacy/migration.sql"));
+    pipeline.execute(
+        "WITH object AS (
+            INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord)
+            VALUES ('raw', 'pharmacy/x.csv', 'x', 1, now(), 'pharmacy', 1) RETURNING id)
+        INSERT INTO pharmacy_data (location_id, date, medicine, is_projected, src_object, src_gen, src_row, src_ord, value_ord)
+        SELECT 1, '2025-09-21', 'Paracetamol', false, id, 1, 1, 1, 1 FROM object",
+    );
+    chosen.domains = vec!["pharmacy".into()];
+    let tables = variable(pipeline, chosen, "table");
+    assert_eq!(tables, ["pharmacy_data"]);
+    chosen.table = tables.into_iter().next();
+    let panels = panels("data-quality");
+    let panel = panels.iter().find(|panel| panel.place.contains("Completeness")).expect("the panel");
+    let found = pipeline.query(&chosen.sql(text(&panel.targets()[0], "rawSql")));
+    let days: Vec<&str> = found.rows.iter().filter(|row| row[1] != "0").map(|row| &row[0][..10]).collect();
+    assert_eq!(days, ["2025-09-21"]);
+}

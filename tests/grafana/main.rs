@@ -1,0 +1,11 @@
+//! The dashboards, alerts and runbook in `grafana/` and `docs/runbook.md` hold: the files are what Grafana takes, what
+//! they name exists, every alert fires where it should, and every query returns data beside a running pipeline.
+
+mod alerts;
+mod dashboards;
+mod files;
+mod live;
+mod pipeline;
+mod prometheus;
+mod schema;
+mod variables;
