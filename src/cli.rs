@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::demo::Demo;
 use crate::commands::status::StatusArgs;
 use crate::commands::terminal::Look;
-use crate::commands::{adopt, bench, demo, generate, observe, status, up};
+use crate::commands::{adopt, bench, demo, generate, healthcheck, observe, setup, status, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::roles::{self, Role, Services};
@@ -56,6 +56,14 @@ enum Command {
     },
     /// Keep the derived outputs fresh (one role a process)
     Metrics,
+    /// Prepare buckets, topics and schema; say what was there, what was made, and what may not be
+    Setup {
+        /// Change nothing: only say what would be made
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Ask the role that listens on http.listen here whether it can do its work: exit code 0 or 1
+    Healthcheck,
     /// Bring the database schema up to date
     Migrate,
     /// Kafka topics
@@ -161,6 +169,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ingest => run_role(&cli, Role::Ingest).await?,
         Command::Process { domain } => run_role(&cli, Role::Process(domain)).await?,
         Command::Metrics => run_role(&cli, Role::Metrics).await?,
+        Command::Setup { dry_run } => {
+            setup::run(&cli.services().await?, dry_run).await?;
+        }
+        Command::Healthcheck => {
+            healthcheck::run(&config::load(&cli.sources(), Base::Production)?.http.listen).await?;
+        }
         Command::Migrate => {
             let services = cli.services().await?;
             roles::migrate(&services.pool).await?;

@@ -192,22 +192,3 @@ pub async fn create_topics(config: &Config) -> anyhow::Result<Vec<TopicReport>> 
     });
     futures::future::try_join_all(create).await
 }
-
-/// Creates the two buckets where they are missing.
-///
-/// # Errors
-/// If S3 does not answer or refuses.
-pub async fn create_buckets(services: &Services) -> anyhow::Result<()> {
-    let Services { config, s3, .. } = services;
-    for bucket in [&config.s3.raw_bucket, &config.s3.processed_bucket] {
-        match s3.create_bucket().bucket(bucket).send().await {
-            Ok(_) => {}
-            Err(error) => {
-                let error = error.into_service_error();
-                let exists = error.is_bucket_already_owned_by_you() || error.is_bucket_already_exists();
-                anyhow::ensure!(exists, "create bucket {bucket}: {error}");
-            }
-        }
-    }
-    Ok(())
-}

@@ -107,7 +107,8 @@ impl ObjectReader {
         Ok(Some(ObjectVersion {
             bucket: bucket.to_owned(),
             key: key.to_owned(),
-            version_id: head.version_id,
+            // `null` is no identity: where versioning is off for a while, each overwrite is called that.
+            version_id: head.version_id.filter(|id| id != "null"),
             etag: head.e_tag.ok_or_else(|| lacks("ETag"))?,
             size_bytes: head.content_length.ok_or_else(|| lacks("Content-Length"))?,
             last_modified: head.last_modified.and_then(|at| to_second(&at)).ok_or_else(|| lacks("Last-Modified"))?,

@@ -206,7 +206,7 @@ impl Rebalancer {
             FirstRecord::Stream(id) => Some(*id),
             _ => None,
         });
-        let state = TopicState { topic: self.topic.as_str().into(), partitions: 0, stream_id };
+        let state = TopicState { topic: self.topic.as_str().into(), partitions: 0, replication: 0, stream_id };
         let known = match streams::bind(pool, domain.name, &state).await? {
             Binding::Same(known) | Binding::Other { known, .. } => known,
             Binding::Unknown => return Err(AssignError::Unbound(state.topic)),

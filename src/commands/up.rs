@@ -9,6 +9,7 @@ use freshet_topics::DOMAINS;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::setup::{self, Standing};
 use crate::config::{self, Base, Config, Sources};
 use crate::http;
 use crate::local::{LocalStack, Options};
@@ -87,9 +88,13 @@ async fn start_roles(
 ) -> anyhow::Result<Started> {
     let services = Services::new(config).await?;
     progress("preparing buckets, schema and topics");
-    tokio::try_join!(roles::create_buckets(&services), roles::migrate(&services.pool), async {
-        roles::create_topics(&services.config).await.map(|_| ())
-    },)?;
+    for finding in setup::prepare(&services, false).await {
+        match finding.standing {
+            Standing::Failed => anyhow::bail!("prepare {finding}"),
+            Standing::Differs => progress(&format!("warning: {finding}")),
+            Standing::Found | Standing::Made | Standing::Would => {}
+        }
+    }
     let http = match services.config.http.listen.as_str() {
         "" => String::new(),
         _ => format!("http://{}", http::serve(&services, &Role::all(), Router::new(), shutdown.clone()).await?),

@@ -28,6 +28,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new topic's leaders may take to be elected before `create` gives up.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What to do about a topic that somebody else writes to.
+const FOREIGN: &str = "it holds records of somebody else; choose another kafka.topic_prefix";
+
 /// Why a topic cannot be created, checked or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -59,6 +62,16 @@ pub enum CatalogError {
     Task(String),
 }
 
+impl CatalogError {
+    /// Whether Kafka refuses for want of a permission.
+    pub fn is_denied(&self) -> bool {
+        use RDKafkaErrorCode::{ClusterAuthorizationFailed, GroupAuthorizationFailed, TopicAuthorizationFailed};
+        let CatalogError::Kafka { source, .. } = self else { return false };
+        let code = source.rdkafka_error_code();
+        matches!(code, Some(TopicAuthorizationFailed | ClusterAuthorizationFailed | GroupAuthorizationFailed))
+    }
+}
+
 /// A topic as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicState {
@@ -66,6 +79,8 @@ pub struct TopicState {
     pub topic: String,
     /// How many partitions it has.
     pub partitions: i32,
+    /// How many replicas each partition has, the fewest where they differ.
+    pub replication: i32,
     /// The stream id in partition 0; `None` where retention has removed that record.
     pub stream_id: Option<Uuid>,
 }
@@ -114,46 +129,99 @@ pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicRe
         let topic = topic.clone();
         move |source| CatalogError::Kafka { action, topic, source }
     };
-    let admin: AdminClient<DefaultClientContext> =
-        AdminClient::from_config(&settings.client_config()).map_err(located("configure the client for"))?;
+    let admin = admin(settings).map_err(located("configure the client for"))?;
     let config = wanted_config(settings);
     let new_topic = config.iter().fold(
         NewTopic::new(&topic, settings.partitions, TopicReplication::Fixed(settings.replication)),
         |new_topic, (name, value)| new_topic.set(name, value),
     );
-    let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
-    let results = admin.create_topics([&new_topic], &options).await.map_err(located("create"))?;
+    let results = admin.create_topics([&new_topic], &options()).await.map_err(located("create"))?;
     let created = match results.into_iter().next() {
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => false,
         Some(Err((_, code))) => return Err(located("create")(KafkaError::AdminOp(code))),
         _ => true,
     };
+    let state = mark(settings, &topic).await?;
+    let differences = match created {
+        true => Vec::new(),
+        false => differences(&admin, settings, &state).await?,
+    };
+    Ok(TopicReport { state, created, differences })
+}
+
+/// Looks at the domain's topic as [`ensure`] does, and changes nothing; `None` where it does not exist.
+///
+/// # Errors
+/// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
+pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option<TopicReport>, CatalogError> {
+    let topic = domain.topic(&settings.topic_prefix);
+    let located = |action| {
+        let topic = topic.clone();
+        move |source| CatalogError::Kafka { action, topic, source }
+    };
+    let admin = admin(settings).map_err(located("configure the client for"))?;
+    // Asked about its settings, no broker creates a topic, as one that is asked for metadata may.
+    let found = admin.describe_configs([&ResourceSpecifier::Topic(&topic)], &options()).await;
+    match found.map_err(located("describe"))?.into_iter().next() {
+        None | Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition)) => return Ok(None),
+        Some(Err(code)) => return Err(located("describe")(KafkaError::AdminOp(code))),
+        Some(Ok(_)) => {}
+    }
+    let Layout { partitions, replication } = wait_for_leaders(settings, &topic).await?;
+    let stream_id = match first_record(settings, &topic, 0).await? {
+        FirstRecord::Stream(id) => Some(id),
+        FirstRecord::Empty | FirstRecord::Removed => None,
+        FirstRecord::Foreign => return Err(CatalogError::Unmarked { topic, partition: 0, hint: FOREIGN }),
+    };
+    let state = TopicState { topic, partitions, replication, stream_id };
+    let differences = differences(&admin, settings, &state).await?;
+    Ok(Some(TopicReport { state, created: false, differences }))
+}
+
+fn admin(settings: &KafkaSettings) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
+    AdminClient::from_config(&settings.client_config())
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT))
+}
+
+/// In what a topic differs from what is wanted, one clause each.
+async fn differences(
+    admin: &AdminClient<DefaultClientContext>,
+    settings: &KafkaSettings,
+    state: &TopicState,
+) -> Result<Vec<String>, CatalogError> {
+    let failed = |source| CatalogError::Kafka { action: "describe", topic: state.topic.clone(), source };
     let mut differences = Vec::new();
-    if !created {
-        let found =
-            admin.describe_configs([&ResourceSpecifier::Topic(&topic)], &options).await.map_err(located("describe"))?;
-        for resource in found.into_iter().flatten() {
-            for (name, wanted) in &config {
-                let entry = resource.entries.iter().find(|entry| entry.name == *name);
-                let value = entry.and_then(|entry| entry.value.as_deref()).unwrap_or("unset");
-                let by_default = entry.is_some_and(|entry| matches!(entry.source, ConfigSource::Default));
-                if value != wanted {
-                    let origin = if by_default { " (the broker's default)" } else { "" };
-                    differences.push(format!("{name} is {value}{origin}, wanted {wanted}"));
-                }
+    let counts = [
+        ("partitions", state.partitions, settings.partitions),
+        ("replication factor", state.replication, settings.replication),
+    ];
+    for (name, found, wanted) in counts {
+        if found != wanted {
+            differences.push(format!("{name} is {found}, wanted {wanted}"));
+        }
+    }
+    let found = admin.describe_configs([&ResourceSpecifier::Topic(&state.topic)], &options()).await.map_err(failed)?;
+    for resource in found {
+        let resource = resource.map_err(|code| failed(KafkaError::AdminOp(code)))?;
+        for (name, wanted) in wanted_config(settings) {
+            let entry = resource.entries.iter().find(|entry| entry.name == name);
+            let value = entry.and_then(|entry| entry.value.as_deref()).unwrap_or("unset");
+            let by_default = entry.is_some_and(|entry| matches!(entry.source, ConfigSource::Default));
+            if value != wanted {
+                let origin = if by_default { " (the broker's default)" } else { "" };
+                differences.push(format!("{name} is {value}{origin}, wanted {wanted}"));
             }
         }
     }
-    let state = mark(settings, &topic).await?;
-    if state.partitions != settings.partitions {
-        differences.push(format!("partitions is {}, wanted {}", state.partitions, settings.partitions));
-    }
-    Ok(TopicReport { state, created, differences })
+    Ok(differences)
 }
 
 /// Writes the stream record to every partition that is empty.
 async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, CatalogError> {
-    let partitions = wait_for_leaders(settings, topic).await?;
+    let Layout { partitions, replication } = wait_for_leaders(settings, topic).await?;
     // Not idempotent: a stream record written twice is harmless, and a young broker has no producer ids yet.
     let producer: FutureProducer = settings
         .client_config()
@@ -172,15 +240,11 @@ async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, Catal
             FirstRecord::Stream(id) => stream_id = stream_id.or(Some(id)),
             FirstRecord::Removed => {}
             FirstRecord::Empty | FirstRecord::Foreign => {
-                return Err(CatalogError::Unmarked {
-                    topic: topic.into(),
-                    partition,
-                    hint: "it holds records of somebody else; choose another kafka.topic_prefix",
-                });
+                return Err(CatalogError::Unmarked { topic: topic.into(), partition, hint: FOREIGN });
             }
         }
     }
-    Ok(TopicState { topic: topic.into(), partitions, stream_id })
+    Ok(TopicState { topic: topic.into(), partitions, replication, stream_id })
 }
 
 /// [`first_record`] of a partition that may be a moment old: metadata names its leader before that broker knows.
@@ -227,7 +291,8 @@ async fn write_stream_record(
 /// [`CatalogError::Missing`] where it does not exist, [`CatalogError::Unmarked`] where it has no stream record.
 pub async fn describe(settings: &KafkaSettings, domain: &Domain) -> Result<TopicState, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
-    let partitions = partition_count(settings, &topic).await?.ok_or_else(|| CatalogError::Missing(topic.clone()))?;
+    let found = layout(settings, &topic).await?.ok_or_else(|| CatalogError::Missing(topic.clone()))?;
+    let Layout { partitions, replication } = found;
     let stream_id = match first_record(settings, &topic, 0).await? {
         FirstRecord::Stream(id) => Some(id),
         FirstRecord::Removed => None,
@@ -235,32 +300,48 @@ pub async fn describe(settings: &KafkaSettings, domain: &Domain) -> Result<Topic
             return Err(CatalogError::Unmarked { topic, partition: 0, hint: "run `freshet topics create`" });
         }
     };
-    Ok(TopicState { topic, partitions, stream_id })
+    Ok(TopicState { topic, partitions, replication, stream_id })
+}
+
+/// How a topic is spread over the brokers.
+struct Layout {
+    partitions: i32,
+    /// Replicas of the partition that has the fewest.
+    replication: i32,
 }
 
 /// Waits until every partition of a new topic has a leader, and says how many there are.
-async fn wait_for_leaders(settings: &KafkaSettings, topic: &str) -> Result<i32, CatalogError> {
+async fn wait_for_leaders(settings: &KafkaSettings, topic: &str) -> Result<Layout, CatalogError> {
     let deadline = std::time::Instant::now() + ELECTION_TIMEOUT;
     loop {
-        match partition_count(settings, topic).await? {
-            Some(count) => return Ok(count),
+        match layout(settings, topic).await? {
+            Some(layout) => return Ok(layout),
             None if std::time::Instant::now() > deadline => return Err(CatalogError::Missing(topic.into())),
             None => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }
 
-/// How many partitions the topic has; `None` where it does not exist or a partition has no leader yet.
-async fn partition_count(settings: &KafkaSettings, topic: &str) -> Result<Option<i32>, CatalogError> {
+/// How the topic is spread; `None` where it does not exist or a partition has no leader yet.
+async fn layout(settings: &KafkaSettings, topic: &str) -> Result<Option<Layout>, CatalogError> {
     blocking(settings, topic, "look up", |consumer, topic| {
         let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
-        Ok(found
-            .filter(|found| found.error().is_none() && !found.partitions().is_empty())
-            .filter(|found| found.partitions().iter().all(|partition| partition.leader() >= 0))
-            .and_then(|found| i32::try_from(found.partitions().len()).ok()))
+        let found = found.filter(|found| found.error().is_none()).map_or(&[][..], |found| found.partitions());
+        let replicas = found.iter().map(|partition| partition.replicas().len()).min();
+        let layout = |replicas| {
+            let partitions = i32::try_from(found.len()).ok()?;
+            Some(Layout { partitions, replication: i32::try_from(replicas).ok()? })
+        };
+        let led = found.iter().all(|partition| partition.leader() >= 0);
+        Ok(replicas.filter(|_| led).and_then(layout))
     })
     .await
+}
+
+/// How many partitions the topic has; `None` where it does not exist or a partition has no leader yet.
+async fn partition_count(settings: &KafkaSettings, topic: &str) -> Result<Option<i32>, CatalogError> {
+    Ok(layout(settings, topic).await?.map(|layout| layout.partitions))
 }
 
 /// What the partition begins with.

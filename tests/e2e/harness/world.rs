@@ -6,6 +6,7 @@ use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
+use freshet::commands::setup::{self, Standing};
 use freshet::commands::{observe, status};
 use freshet::config::{self, Base, Config, Sources};
 use freshet::roles::{self, Role, Services};
@@ -269,10 +270,9 @@ impl Drop for World {
 
 /// Makes buckets, schema and topics.
 async fn prepare(services: &Services) {
-    tokio::try_join!(roles::create_buckets(services), roles::migrate(&services.pool), async {
-        roles::create_topics(&services.config).await.map(|_| ())
-    },)
-    .expect("prepare buckets, schema and topics");
+    for finding in setup::prepare(services, false).await {
+        assert_eq!(finding.standing, Standing::Made, "{finding}");
+    }
 }
 
 /// Deletes what worlds that ended have left, objects and all.

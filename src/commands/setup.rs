@@ -1,0 +1,138 @@
+//! `freshet setup`: prepares what the settings point at, so that the roles can start: the two buckets with their
+//! versioning, the topics, the schema.
+//!
+//! Each part says in one line a thing what it found, what it made, and what it may not do, and goes on past what it
+//! may not. Nothing that is there is made anew, emptied or altered, but for what the schema's migrations do and for
+//! versioning, which is turned on. So it can be run as often as one likes, also by two at once.
+
+mod buckets;
+mod schema;
+mod topics;
+
+use std::fmt;
+
+use crate::roles::Services;
+
+/// What became of a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It was there, as wanted.
+    Found,
+    /// It was made, or brought to what is wanted.
+    Made,
+    /// It would be made: this was a dry run.
+    Would,
+    /// It is there and can be used, but is not as wanted, and may not or will not be changed.
+    Differs,
+    /// It is not there, or cannot be looked at: what needs it will not start.
+    Failed,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind of thing it is: bucket, topic, schema.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// What became of it.
+    pub standing: Standing,
+    /// The same for people, and what to do.
+    pub said: String,
+}
+
+impl Finding {
+    fn new(kind: &'static str, name: &str, standing: Standing, said: impl Into<String>) -> Finding {
+        Finding { kind, name: name.to_owned(), standing, said: said.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}: {}", self.kind, self.name, self.said)
+    }
+}
+
+/// Looks at everything and, unless `dry_run`, makes what is missing. Never fails: what does not work is a finding.
+pub async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
+    let (buckets, topics, schema) = tokio::join!(
+        buckets::prepare(services, dry_run),
+        topics::prepare(&services.config.kafka, dry_run),
+        schema::prepare(&services.pool, dry_run),
+    );
+    [buckets, topics, vec![schema]].concat()
+}
+
+/// `freshet setup`.
+///
+/// # Errors
+/// If anything is not as wanted in the end (or, for a dry run, would not be), with its names.
+pub async fn run(services: &Services, dry_run: bool) -> anyhow::Result<()> {
+    let findings = prepare(services, dry_run).await;
+    print!("{}", table(&findings));
+    println!();
+    println!("{}", summary(&findings, dry_run));
+    let wrong: Vec<String> = wrong(&findings).map(|it| format!("{} {}", it.kind, it.name)).collect();
+    anyhow::ensure!(wrong.is_empty(), "prepare {}: see what is said of each above", wrong.join(", "));
+    Ok(())
+}
+
+fn wrong(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
+    findings.iter().filter(|it| matches!(it.standing, Standing::Differs | Standing::Failed))
+}
+
+/// A line a thing, in columns.
+fn table(findings: &[Finding]) -> String {
+    let width = |text: fn(&Finding) -> &str| findings.iter().map(|it| text(it).chars().count()).max().unwrap_or(0);
+    let (kind, name) = (width(|it| it.kind), width(|it| &it.name));
+    findings.iter().map(|it| format!("{:kind$}  {:name$}  {}\n", it.kind, it.name, it.said)).collect()
+}
+
+fn summary(findings: &[Finding], dry_run: bool) -> String {
+    let count = |standing| findings.iter().filter(|it| it.standing == standing).count();
+    let (all, wrong) = (findings.len(), wrong(findings).count());
+    let done = match (dry_run, count(Standing::Made), count(Standing::Would)) {
+        (true, _, 0) => "a dry run, and nothing to do".to_owned(),
+        (true, _, would) => format!("a dry run: {would} of {all} would be prepared"),
+        (false, 0, _) => "nothing to do".to_owned(),
+        (false, made, _) => format!("{made} of {all} prepared"),
+    };
+    match wrong {
+        0 => format!("{done}; all else is as wanted").replace("nothing to do; all else", "nothing to do; all"),
+        wrong => format!("{done}; {wrong} of {all} not as wanted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(standings: &[Standing]) -> Vec<Finding> {
+        standings.iter().map(|standing| Finding::new("bucket", "s3://b", *standing, "said")).collect()
+    }
+
+    #[test]
+    fn the_summary_counts() {
+        use Standing::{Differs, Failed, Found, Made, Would};
+        let cases: &[(&[Standing], bool, &str)] = &[
+            (&[Found, Found], false, "nothing to do; all is as wanted"),
+            (&[Found, Made], false, "1 of 2 prepared; all else is as wanted"),
+            (&[Found, Would], true, "a dry run: 1 of 2 would be prepared; all else is as wanted"),
+            (&[Found], true, "a dry run, and nothing to do; all is as wanted"),
+            (&[Made, Differs, Failed], false, "1 of 3 prepared; 2 of 3 not as wanted"),
+            (&[Differs], true, "a dry run, and nothing to do; 1 of 1 not as wanted"),
+        ];
+        for (standings, dry_run, expected) in cases {
+            assert_eq!(summary(&findings(standings), *dry_run), *expected, "{standings:?}");
+        }
+    }
+
+    #[test]
+    fn the_columns_are_aligned() {
+        let lines = [
+            Finding::new("bucket", "s3://a-long-one", Standing::Found, "found"),
+            Finding::new("schema", "db", Standing::Made, "made"),
+        ];
+        assert_eq!(table(&lines), "bucket  s3://a-long-one  found\nschema  db               made\n");
+    }
+}

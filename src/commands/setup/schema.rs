@@ -1,0 +1,70 @@
+//! The schema: which migrations the database has had, which it lacks, and whether this program may apply them.
+
+use freshet_sinks::postgres::MIGRATIONS;
+use freshet_sinks::schema::{self, Schema};
+use sqlx::PgPool;
+use sqlx::error::DatabaseError;
+
+use super::{Finding, Standing};
+use crate::roles;
+
+pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
+    let options = pool.connect_options();
+    let name = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
+    let (standing, said) = match schema::read(pool).await {
+        Ok(Schema::Current) => (Standing::Found, format!("found, at version {}", newest())),
+        Ok(Schema::Newer { found, wanted }) => {
+            let said = format!("is at version {found}, this program knows up to {wanted}: run the newer freshet");
+            (Standing::Failed, said)
+        }
+        Ok(Schema::Older { found, wanted }) => bring_up(pool, found, wanted, dry_run).await,
+        Err(error) => (Standing::Failed, refused(&error)),
+    };
+    Finding::new("schema", &name, standing, said)
+}
+
+fn newest() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+async fn bring_up(pool: &PgPool, found: i64, wanted: i64, dry_run: bool) -> (Standing, String) {
+    let from = if found == 0 { "empty".to_owned() } else { format!("at version {found}") };
+    match may_create(pool).await {
+        Ok(true) => {}
+        Ok(false) => {
+            let needs = "needs CREATE on the database and on its schema public";
+            return (Standing::Failed, format!("{from}; may not bring it to version {wanted} ({needs})"));
+        }
+        Err(error) => return (Standing::Failed, refused(&error)),
+    }
+    let missing = MIGRATIONS.iter().filter(|migration| migration.version > found);
+    let missing = missing.map(|migration| migration.description.as_ref()).collect::<Vec<_>>().join(", ");
+    if dry_run {
+        return (Standing::Would, format!("{from}; would be brought to version {wanted} ({missing})"));
+    }
+    match roles::migrate(pool).await {
+        Ok(()) => (Standing::Made, format!("was {from}, brought to version {wanted} ({missing})")),
+        Err(error) => (Standing::Failed, format!("{from}; cannot bring it to version {wanted} ({error:#})")),
+    }
+}
+
+/// Whether this user may make schemas and tables. Asked before, because a migration that is refused half-way says
+/// only which statement was.
+async fn may_create(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT has_database_privilege(current_database(), 'CREATE') AND has_schema_privilege('public', 'CREATE')",
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// What may not or cannot be done.
+fn refused(error: &sqlx::Error) -> String {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    match code.as_deref() {
+        Some("28P01" | "28000") => format!("may not connect ({error}: see postgres.url)"),
+        Some("42501") => format!("may not look at it ({error}: needs SELECT on the table _sqlx_migrations)"),
+        Some("3D000") => "does not exist: make the database (createdb), or see postgres.url".to_owned(),
+        _ => format!("cannot look at it ({error})"),
+    }
+}
