@@ -41,7 +41,7 @@ fn compile(name: &str, json: &str) -> Output {
     let options = ["--noEmit", "--strict", "--skipLibCheck", "--target", "esnext", "--module", "esnext"];
     let mut compiler = Command::new("node");
     compiler.arg(packages.join("node_modules/typescript/bin/tsc")).args(options);
-    compiler.args(["--moduleResolution", "bundler", "--types", "", "check.ts"]).current_dir(&folder);
+    compiler.args(["--moduleResolution", "bundler", "check.ts"]).current_dir(&folder);
     compiler.output().expect("run node: scripts/setup installs it")
 }
 
