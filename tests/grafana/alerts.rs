@@ -38,7 +38,8 @@ fn every_alert_fires_where_it_should_and_nothing_fires_on_a_healthy_pipeline() {
     let cases = read("grafana/prometheus/alerts.test.yml");
     for name in names() {
         // With `exp_alerts: []` first: silent, then fired.
-        let mut of_it = cases.split(&format!("- alertname: {name}\n")).skip(1);
+        let heading = format!("- alertname: {name}\n");
+        let mut of_it = cases.split(&heading).skip(1);
         let silent = of_it.clone().any(|case| case.lines().nth(1).is_some_and(|line| line.trim() == "exp_alerts: []"));
         let fired = of_it.any(|case| case.lines().nth(2).is_some_and(|line| line.trim().starts_with("- exp_labels")));
         assert!(silent && fired, "{name} is silent: {silent}, fires: {fired}");
