@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # The one image of every role: `freshet` and the shared libraries that it loads, run by a user who owns nothing.
-# tests/compose.rs runs the steps of the build without Docker, and checks that the second stage has every library.
+# tests/deploy runs the steps of the build without Docker, and checks that the second stage has every library.
 
 FROM rust:1.95-bookworm AS build
 # librdkafka is built with cmake, and wants curl's and OpenSSL's headers.

@@ -117,3 +117,34 @@ async fn old_data_never_wins_over_new_whichever_arrives_first() {
     two_files_of_one_key(&second, true).await;
     assert_eq!(values(&first).await, values(&second).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_whose_versioning_is_turned_off_and_on_loses_no_overwrite() {
+    use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+    let world = World::new("versioning").await;
+    let roles = world.run_all();
+    let turn = async |status| {
+        let versioning = VersioningConfiguration::builder().status(status).build();
+        let request = world.services.s3.put_bucket_versioning().bucket(world.raw_bucket());
+        request.versioning_configuration(versioning).send().await.expect("turn versioning");
+    };
+    let cases = "SELECT dengue_cases FROM health_data WHERE location_id = 1 AND date = '2025-07-01' AND NOT is_projected";
+    // While it is suspended, S3 calls every overwrite by the same version id.
+    let (on, off) = (BucketVersioningStatus::Enabled, BucketVersioningStatus::Suspended);
+    let turns = [None, Some(off.clone()), None, None, Some(on), None, Some(off), None];
+    for (count, status) in (1..).zip(turns) {
+        if let Some(status) = status {
+            turn(status).await;
+        }
+        world.put("health/one.csv", format!("location_id,date,dengue_cases\n1,2025-07-01,{count}\n")).await;
+        world.settle().await;
+        assert_eq!(world.query::<Option<i32>>(cases).await, Some(count));
+    }
+    let overwritten = world.objects().await;
+    assert_eq!(overwritten.len(), 8, "{overwritten:#?}");
+    world.delete("health/one.csv").await;
+    world.until("the deletion is recorded", "SELECT bool_and(deleted_at IS NOT NULL) FROM pipeline.objects").await;
+    assert_eq!(world.query::<Option<i32>>(cases).await, Some(8), "a deletion deletes no rows");
+    world.all_hold().await;
+    roles.stop().await;
+}
