@@ -65,7 +65,7 @@ async fn postgres(services: &Services) -> Option<Missing> {
 }
 
 /// Host, port and database, without user and password.
-fn place_of(pool: &sqlx::PgPool) -> String {
+pub(crate) fn place_of(pool: &sqlx::PgPool) -> String {
     let options = pool.connect_options();
     format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""))
 }

@@ -49,15 +49,8 @@ impl Machine {
         variables.insert("POSTGRES_PASSWORD".into(), password);
         let (kafka, s3) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
         let addresses = vec![("kafka:9092", kafka), ("postgres:5432", postgres), ("s3:8333", s3)];
-        let mut machine = Machine {
-            compose: compose(),
-            variables,
-            addresses,
-            stack: Some(stack),
-            folder,
-            kafka: None,
-            s3: None,
-        };
+        let mut machine =
+            Machine { compose: compose(), variables, addresses, stack: Some(stack), folder, kafka: None, s3: None };
         assert_eq!(machine.here(&machine.compose.services["setup"].environment["FRESHET__POSTGRES__URL"]), url);
         machine.kafka = Some(machine.start_kafka());
         machine.s3 = Some(machine.start_s3());
@@ -183,7 +176,8 @@ fn curl(url: &str) -> bool {
 
 /// The user that the dashboards ask as can read, and no more.
 async fn the_reader_reads_only(machine: &Machine) {
-    let (password, address) = password_and_address(&machine.here("postgres://freshet:${POSTGRES_PASSWORD:?}@postgres:5432/"));
+    let (password, address) =
+        password_and_address(&machine.here("postgres://freshet:${POSTGRES_PASSWORD:?}@postgres:5432/"));
     let (host, port) = address.split_once(':').expect("a port");
     let script = Command::new(Path::new(ROOT).join("scripts/compose-reader.sh"))
         .envs([("PGHOST", host), ("PGPORT", port), ("PGPASSWORD", &password)])

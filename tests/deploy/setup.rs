@@ -149,6 +149,14 @@ async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
     assert_eq!((made.code, made.of("s3://freshet-raw")), (Some(0), "made, versioning on"), "{made:?}");
     assert_eq!(made.of("freshet.health"), "made, 3 partitions, 1 replica each");
     assert!(made.of("/freshet").starts_with("was empty, brought to version "), "{made:?}");
+    let bounded = "made, versioning on, old versions of outputs kept 7 days";
+    assert_eq!(made.of("s3://freshet-processed"), bounded);
+    let rules = client.get_bucket_lifecycle_configuration().bucket("freshet-processed").send().await.expect("ask");
+    let rule = rules.rules().first().expect("a rule");
+    assert_eq!(rule.noncurrent_version_expiration().and_then(|it| it.noncurrent_days()), Some(7));
+    assert_eq!(rule.filter().and_then(|it| it.prefix()), Some("metrics/"), "only what freshet writes is bounded");
+    let raw = client.get_bucket_lifecycle_configuration().bucket("freshet-raw").send().await;
+    assert!(raw.is_err(), "nothing that was dropped is ended: {raw:?}");
     let versioning = client.get_bucket_versioning().bucket("freshet-processed").send().await.expect("ask");
     assert_eq!(versioning.status().map(|it| it.as_str()), Some("Enabled"));
     for arguments in [&["setup"][..], &["setup", "--dry-run"]] {
@@ -203,7 +211,8 @@ async fn what_differs_is_said_and_left_alone() {
 async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
     let place = Place::start("denied").await;
     place.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'; REVOKE CREATE ON SCHEMA public FROM PUBLIC").await;
-    let (_, address) = place.database_url().split_once('@').map(|(l, a)| (l.to_owned(), a.to_owned())).expect("a login");
+    let (_, address) =
+        place.database_url().split_once('@').map(|(l, a)| (l.to_owned(), a.to_owned())).expect("a login");
     let guest = format!("postgres://guest:guest@{address}");
     let reader = [
         ("FRESHET__S3__ACCESS_KEY_ID", "reader"),
@@ -237,6 +246,9 @@ async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
     ];
     let said = place.run(&["setup", "--dry-run"], &settings);
     assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.of("s3://freshet-raw").starts_with("may not look at it (access denied: needs s3:ListBucket"), "{said:?}");
+    assert!(
+        said.of("s3://freshet-raw").starts_with("may not look at it (access denied: needs s3:ListBucket"),
+        "{said:?}"
+    );
     assert!(said.of("/nowhere").starts_with("does not exist: make the database"), "{said:?}");
 }

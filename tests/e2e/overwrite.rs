@@ -128,7 +128,8 @@ async fn a_bucket_whose_versioning_is_turned_off_and_on_loses_no_overwrite() {
         let request = world.services.s3.put_bucket_versioning().bucket(world.raw_bucket());
         request.versioning_configuration(versioning).send().await.expect("turn versioning");
     };
-    let cases = "SELECT dengue_cases FROM health_data WHERE location_id = 1 AND date = '2025-07-01' AND NOT is_projected";
+    let cases =
+        "SELECT dengue_cases FROM health_data WHERE location_id = 1 AND date = '2025-07-01' AND NOT is_projected";
     // While it is suspended, S3 calls every overwrite by the same version id.
     let (on, off) = (BucketVersioningStatus::Enabled, BucketVersioningStatus::Suspended);
     let turns = [None, Some(off.clone()), None, None, Some(on), None, Some(off), None];

@@ -1,12 +1,19 @@
 //! The two buckets. Versioning lets a file be read as it was when it was found, and an overwritten pointer or copy
 //! be had back.
+//!
+//! The pointer and the copies are overwritten as often as every second, and without a bound every one of them would
+//! stay for ever. So whoever turns versioning on for the outputs also says how long: as long as freshet keeps outputs
+//! that are no longer current. Where versioning was on before, how long is its owner's business; and what was dropped
+//! in the raw bucket freshet never ends.
 
 use std::error::Error;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{
-    BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, VersioningConfiguration,
+    BucketLifecycleConfiguration, BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration,
+    ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter, NoncurrentVersionExpiration,
+    VersioningConfiguration,
 };
 
 use super::{Finding, Standing};
@@ -14,44 +21,57 @@ use crate::roles::Services;
 
 /// Where a bucket needs no location constraint, and may have none.
 const DEFAULT_REGION: &str = "us-east-1";
+/// What freshet writes lies under it; what else is in the bucket is not ours to bound.
+const OUTPUTS_PREFIX: &str = "metrics/";
 
 pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
     let config = &services.config.s3;
     // Only AWS itself takes the region as a place; look-alikes have one place.
     let region = services.s3.config().region().map(|region| region.as_ref().to_owned());
     let place = region.filter(|region| config.endpoint.is_empty() && region != DEFAULT_REGION);
-    let mut buckets = vec![&config.raw_bucket, &config.processed_bucket];
-    buckets.dedup();
-    let each = buckets.into_iter().map(async |bucket| {
-        let (standing, said) = prepare_one(&services.s3, bucket, place.as_deref(), dry_run).await;
+    let keep_days = i32::try_from(services.config.metrics.keep_days.max(1)).unwrap_or(i32::MAX);
+    let mut buckets = vec![(&config.raw_bucket, None), (&config.processed_bucket, Some(keep_days))];
+    buckets.dedup_by_key(|(bucket, _)| *bucket);
+    let each = buckets.into_iter().map(async |(bucket, keep_days)| {
+        let wanted = Wanted { bucket, place: place.as_deref(), keep_days };
+        let (standing, said) = prepare_one(&services.s3, &wanted, dry_run).await;
         Finding::new("bucket", &format!("s3://{bucket}"), standing, said)
     });
     futures::future::join_all(each).await
 }
 
+/// A bucket as it should be.
+struct Wanted<'a> {
+    bucket: &'a str,
+    /// The region to make it in, where that has to be said.
+    place: Option<&'a str>,
+    /// How many days the old versions of outputs are kept; `None` where it is none of freshet's business.
+    keep_days: Option<i32>,
+}
+
 type Outcome = (Standing, String);
 
-async fn prepare_one(client: &Client, bucket: &str, place: Option<&str>, dry_run: bool) -> Outcome {
-    let made = match client.head_bucket().bucket(bucket).send().await {
+async fn prepare_one(client: &Client, wanted: &Wanted<'_>, dry_run: bool) -> Outcome {
+    let made = match client.head_bucket().bucket(wanted.bucket).send().await {
         Ok(_) => false,
         Err(error) if status(&error) == Some(404) && dry_run => {
             return (Standing::Would, "would be made, with versioning".into());
         }
-        Err(error) if status(&error) == Some(404) => match create(client, bucket, place).await {
+        Err(error) if status(&error) == Some(404) => match create(client, wanted).await {
             Ok(made) => made,
             Err(said) => return (Standing::Failed, said),
         },
         Err(error) => return (Standing::Failed, refused("look at it", "s3:ListBucket", &error)),
     };
-    version(client, bucket, made, dry_run).await
+    version(client, wanted, made, dry_run).await
 }
 
 /// Whether this very request made the bucket: somebody else may have made it meanwhile.
-async fn create(client: &Client, bucket: &str, place: Option<&str>) -> Result<bool, String> {
-    let location = place.map(|place| {
+async fn create(client: &Client, wanted: &Wanted<'_>) -> Result<bool, String> {
+    let location = wanted.place.map(|place| {
         CreateBucketConfiguration::builder().location_constraint(BucketLocationConstraint::from(place)).build()
     });
-    let request = client.create_bucket().bucket(bucket).set_create_bucket_configuration(location);
+    let request = client.create_bucket().bucket(wanted.bucket).set_create_bucket_configuration(location);
     match request.send().await {
         Ok(_) => Ok(true),
         Err(error) => match error.as_service_error() {
@@ -65,12 +85,12 @@ async fn create(client: &Client, bucket: &str, place: Option<&str>) -> Result<bo
 }
 
 /// Turns versioning on where it is off. A store that knows no versioning is used as it is.
-async fn version(client: &Client, bucket: &str, made: bool, dry_run: bool) -> Outcome {
+async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool) -> Outcome {
     let (unchanged, there) = if made { (Standing::Made, "made") } else { (Standing::Found, "found") };
     let without = || (unchanged, format!("{there}; this store has no versioning, and goes without"));
-    let found = match client.get_bucket_versioning().bucket(bucket).send().await {
+    let found = match client.get_bucket_versioning().bucket(wanted.bucket).send().await {
         Ok(answer) => answer.status,
-        Err(error) if knows_no_versioning(&error) => return without(),
+        Err(error) if is_unknown(&error) => return without(),
         Err(error) => {
             let said = refused("read its versioning", "s3:GetBucketVersioning", &error);
             return (Standing::Differs, format!("{there}, but {said}"));
@@ -84,14 +104,47 @@ async fn version(client: &Client, bucket: &str, made: bool, dry_run: bool) -> Ou
         return (Standing::Would, format!("{there}, versioning {was}: would be turned on"));
     }
     let on = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
-    match client.put_bucket_versioning().bucket(bucket).versioning_configuration(on).send().await {
-        Ok(_) if made => (Standing::Made, "made, versioning on".into()),
-        Ok(_) => (Standing::Made, format!("found, versioning turned on (was {was})")),
-        Err(error) if knows_no_versioning(&error) => without(),
+    let turned = client.put_bucket_versioning().bucket(wanted.bucket).versioning_configuration(on).send().await;
+    let said = match turned {
+        Ok(_) if made => "made, versioning on".to_owned(),
+        Ok(_) => format!("found, versioning turned on (was {was})"),
+        Err(error) if is_unknown(&error) => return without(),
         Err(error) => {
             let said = refused("turn versioning on", "s3:PutBucketVersioning", &error);
-            (Standing::Differs, format!("{there}, versioning {was}, but {said}"))
+            return (Standing::Differs, format!("{there}, versioning {was}, but {said}"));
         }
+    };
+    match bound_versions(client, wanted).await {
+        Ok(Some(days)) => (Standing::Made, format!("{said}, old versions of outputs kept {days} days")),
+        Ok(None) => (Standing::Made, said),
+        Err(refused) => (Standing::Differs, format!("{said}, but {refused}: old versions of outputs stay for ever")),
+    }
+}
+
+/// Has the store end old versions of outputs, unless the bucket has rules of its own. Gives after how many days.
+async fn bound_versions(client: &Client, wanted: &Wanted<'_>) -> Result<Option<i32>, String> {
+    let Some(days) = wanted.keep_days else { return Ok(None) };
+    match client.get_bucket_lifecycle_configuration().bucket(wanted.bucket).send().await {
+        Ok(_) => return Ok(None),
+        Err(error) if is_unknown(&error) => return Ok(None),
+        Err(error) if error.code() == Some("NoSuchLifecycleConfiguration") => {}
+        Err(error) => return Err(refused("read its lifecycle", "s3:GetLifecycleConfiguration", &error)),
+    }
+    let rule = LifecycleRule::builder()
+        .id("freshet: old versions of outputs")
+        .status(ExpirationStatus::Enabled)
+        .filter(LifecycleRuleFilter::builder().prefix(OUTPUTS_PREFIX).build())
+        .noncurrent_version_expiration(NoncurrentVersionExpiration::builder().noncurrent_days(days).build())
+        // What a deletion leaves once the last version is gone.
+        .expiration(LifecycleExpiration::builder().expired_object_delete_marker(true).build())
+        .build();
+    let rules = rule.and_then(|rule| BucketLifecycleConfiguration::builder().rules(rule).build());
+    let rules = rules.map_err(|error| format!("cannot bound its versions ({error})"))?;
+    let request = client.put_bucket_lifecycle_configuration().bucket(wanted.bucket).lifecycle_configuration(rules);
+    match request.send().await {
+        Ok(_) => Ok(Some(days)),
+        Err(error) if is_unknown(&error) => Ok(None),
+        Err(error) => Err(refused("bound its versions", "s3:PutLifecycleConfiguration", &error)),
     }
 }
 
@@ -100,7 +153,7 @@ fn status<E>(error: &SdkError<E>) -> Option<u16> {
 }
 
 /// 501 is the answer of a store that knows the request and does not do it, 405 of one that does not know it.
-fn knows_no_versioning<E>(error: &SdkError<E>) -> bool {
+fn is_unknown<E>(error: &SdkError<E>) -> bool {
     matches!(status(error), Some(405 | 501))
 }
 

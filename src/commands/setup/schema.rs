@@ -6,11 +6,9 @@ use sqlx::PgPool;
 use sqlx::error::DatabaseError;
 
 use super::{Finding, Standing};
-use crate::roles;
+use crate::{ready, roles};
 
 pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
-    let options = pool.connect_options();
-    let name = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
     let (standing, said) = match schema::read(pool).await {
         Ok(Schema::Current) => (Standing::Found, format!("found, at version {}", newest())),
         Ok(Schema::Newer { found, wanted }) => {
@@ -20,7 +18,7 @@ pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
         Ok(Schema::Older { found, wanted }) => bring_up(pool, found, wanted, dry_run).await,
         Err(error) => (Standing::Failed, refused(&error)),
     };
-    Finding::new("schema", &name, standing, said)
+    Finding::new("schema", &ready::place_of(pool), standing, said)
 }
 
 fn newest() -> i64 {
