@@ -8,13 +8,17 @@ use anyhow::Context;
 use axum::Router;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use freshet_topics::{DOMAINS, Domain, domains};
+use freshet_topics::{DOMAINS, Domain};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::bookmarks::{self, BookmarksCommand};
 use crate::commands::demo::Demo;
+use crate::commands::domain_arg::parse_domain;
+use crate::commands::replay::{self, ReplayArgs};
+use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::StatusArgs;
 use crate::commands::terminal::Look;
-use crate::commands::{adopt, bench, demo, generate, healthcheck, observe, setup, status, up};
+use crate::commands::{bench, demo, generate, healthcheck, observe, setup, status, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::roles::{self, Role, Services};
@@ -76,6 +80,10 @@ enum Command {
         #[command(subcommand)]
         command: BookmarksCommand,
     },
+    /// Read a topic again: correct the tables by the rules as they are now, or fill a second table
+    Replay(ReplayArgs),
+    /// Send files again from S3, where a topic no longer holds their rows
+    Republish(RepublishArgs),
     /// Show how far everything is: files, rows, lag, freshness
     Status(StatusArgs),
     /// Write realistic sample files
@@ -101,19 +109,6 @@ enum TopicsCommand {
     Create,
 }
 
-#[derive(Debug, Subcommand)]
-enum BookmarksCommand {
-    /// End a halt: accept the domain's topic as it is now, and publish again what was not wholly applied
-    Adopt {
-        /// Which domain
-        #[arg(value_parser = parse_domain)]
-        domain: &'static Domain,
-        /// Do it; without, only say what would be done
-        #[arg(long)]
-        yes: bool,
-    },
-}
-
 impl Cli {
     fn sources(&self) -> Sources {
         Sources { file: self.config.clone(), set: self.set.clone() }
@@ -123,13 +118,6 @@ impl Cli {
     async fn services(&self) -> anyhow::Result<Services> {
         Services::new(config::load_connected(&self.sources(), &self.data)?).await
     }
-}
-
-fn parse_domain(name: &str) -> Result<&'static Domain, String> {
-    domains::by_name(name).ok_or_else(|| {
-        let names: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
-        format!("no such domain; there are {}", names.join(", "))
-    })
 }
 
 /// How long the process waits at its end for threads that block.
@@ -181,10 +169,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("the schema is up to date");
         }
         Command::Topics { command: TopicsCommand::Create } => return create_topics(&cli).await,
-        Command::Bookmarks { command: BookmarksCommand::Adopt { domain, yes } } => {
-            let services = cli.services().await?;
-            return adopt::run(&services, domain, yes).await;
+        Command::Bookmarks { ref command } => {
+            return bookmarks::run(&cli.services().await?, command, Look::of_stdout()).await;
         }
+        Command::Replay(ref options) => {
+            let services = cli.services().await?;
+            return replay::run(&services, options, Look::of_stdout(), &shutdown_on_signal()?).await;
+        }
+        Command::Republish(ref options) => return republish::run(&cli.services().await?, options).await,
         Command::Status(ref options) => {
             let services = cli.services().await?;
             show_status(options, &services).await?;

@@ -129,8 +129,7 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
 
 async fn run_one(services: Services, role: Role, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Services { config, pool, s3 } = services;
-    // Two of a role in one process are two instances.
-    let instance = format!("{}:{}:{:08x}", hostname(), process::id(), rand::random::<u32>());
+    let instance = instance();
     match role {
         Role::Ingest => {
             let context = freshet_ingest::Context {
@@ -166,6 +165,12 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
         }
     }
     Ok(())
+}
+
+/// A name for whoever works in this process, for people who look at the ledger and the bookmarks. Two of a role in one
+/// process are two instances.
+pub(crate) fn instance() -> String {
+    format!("{}:{}:{:08x}", hostname(), process::id(), rand::random::<u32>())
 }
 
 fn hostname() -> String {

@@ -143,6 +143,11 @@ pub fn may_claim(state: &str, lease_expired: bool, due: bool, earlier_unfinished
 
 const SAME_CONTENT: &str = "same content as object ";
 
+/// Whether a version was set aside for having the content of the one before.
+pub(crate) fn is_same_content(reason: &str) -> bool {
+    reason.starts_with(SAME_CONTENT)
+}
+
 pub(crate) fn same_content_reason(object: i64) -> String {
     format!("{SAME_CONTENT}{object}, nothing to do")
 }
@@ -162,7 +167,7 @@ pub fn nothing_to_do(claim: &Claim, sha256: &[u8]) -> Option<String> {
     }
     match (claim.earlier_state.as_deref()?, &claim.earlier_reason) {
         ("published" | "applied", _) => claim.earlier_id.map(same_content_reason),
-        ("superseded", Some(reason)) if reason.starts_with(SAME_CONTENT) => Some(reason.clone()),
+        ("superseded", Some(reason)) if is_same_content(reason) => Some(reason.clone()),
         _ => None,
     }
 }

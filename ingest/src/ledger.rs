@@ -255,12 +255,20 @@ pub async fn release(
     Ok(done.rows_affected() == 1)
 }
 
-/// The rows of a published object that were never received, as `partition 3: seqs {[7,9)}`, for the reason of
-/// one that S3 no longer has.
+/// An object that was applied before and sent again cannot be read any more: it is applied all the same.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn missing_rows(pool: &PgPool, claim: &Claim) -> Result<String, sqlx::Error> {
+pub async fn applied_before(pool: &PgPool, claim: &Claim, reason: &str) -> Result<bool, sqlx::Error> {
+    finish(pool, claim, "applied", reason, None).await
+}
+
+/// The rows of a published object that were never received, as `partition 3: seqs {[7,9)}`, for the reason of
+/// one that S3 no longer has; `None` where none are missing.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn missing_rows(pool: &PgPool, claim: &Claim) -> Result<Option<String>, sqlx::Error> {
     let missing: Vec<(i32, i64, String)> = sqlx::query_as(
         "SELECT m.partition, (SELECT sum(upper(r) - lower(r)) FROM unnest(m.seqs) AS r)::bigint, m.seqs::text
          FROM (
@@ -279,9 +287,12 @@ pub async fn missing_rows(pool: &PgPool, claim: &Claim) -> Result<String, sqlx::
     .fetch_all(pool)
     .await?;
     let rows: i64 = missing.iter().map(|(_, count, _)| count).sum();
+    if missing.is_empty() {
+        return Ok(None);
+    }
     let places: Vec<String> =
         missing.iter().map(|(partition, _, seqs)| format!("partition {partition}: seqs {seqs}")).collect();
-    Ok(bounded(&format!("{rows} rows are missing ({})", places.join("; "))))
+    Ok(Some(bounded(&format!("{rows} rows are missing ({})", places.join("; ")))))
 }
 
 /// An object was given up with rows missing: newer versions that were set aside because they had its content

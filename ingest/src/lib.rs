@@ -27,6 +27,7 @@ pub mod order;
 mod producer;
 mod publish;
 pub mod register;
+pub mod republish;
 mod rows;
 pub mod settings;
 pub mod sweep;

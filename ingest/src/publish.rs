@@ -260,10 +260,15 @@ async fn fail(listener: &Listener, claim: &Claim, reason: &str) -> Result<(), sq
 async fn overtaken(listener: &Listener, claim: &Claim, reason: &str, published: i64) -> Result<(), sqlx::Error> {
     let Claim { id: object, domain, bucket, key, .. } = claim;
     let missing = match claim.repairs > 0 {
-        true => Some(ledger::missing_rows(&listener.pool, claim).await?),
+        true => ledger::missing_rows(&listener.pool, claim).await?,
         false if published > 0 => Some(format!("the rows from {published} on are missing")),
         false => None,
     };
+    if missing.is_none() && claim.repairs > 0 && claim.rows.is_some() {
+        tracing::info!(domain, bucket, key, object, reason, "not sent again: all its rows were received before");
+        ledger::applied_before(&listener.pool, claim, reason).await?;
+        return Ok(());
+    }
     let reason = missing.as_ref().map_or_else(|| reason.to_owned(), |missing| format!("{reason}; {missing}"));
     match missing {
         Some(_) => tracing::warn!(domain, bucket, key, object, reason, "superseded with rows missing"),

@@ -65,6 +65,46 @@ where
     Ok(heads.into_iter().map(outcome).collect())
 }
 
+/// The transaction `place_anew`: gives a version that was published a place above all that its domain has had up to
+/// now, and sets it back to be published in a new generation. `false` if it is on its way.
+///
+/// # Errors
+/// If Postgres does not answer. Nothing has changed then.
+pub(crate) async fn place_anew(
+    pool: &PgPool,
+    bucket: &str,
+    domain: &str,
+    key: &str,
+    object: i64,
+) -> Result<bool, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    lock_keys(&mut transaction, bucket, &[key.to_owned()]).await?;
+    lock_domain(&mut transaction, domain).await?;
+    let (now, newest): (i64, Option<i64>) = sqlx::query_as(
+        "SELECT extract(epoch FROM now())::bigint, max(src_ord) FROM pipeline.objects WHERE domain = $1",
+    )
+    .bind(domain)
+    .fetch_one(&mut *transaction)
+    .await?;
+    let second = order::second_for(now, newest);
+    let newest_in_second = newest_in_seconds(&mut transaction, domain, &[second]).await?;
+    let src_ord = order::assign(second, newest, newest_in_second.get(&second).copied());
+    let done = sqlx::query(
+        "UPDATE pipeline.objects SET state = 'discovered', src_ord = $2, generation = generation + 1,
+            parser_version = NULL, partition_count = NULL, repairs = repairs + 1, attempts = 0,
+            lease_epoch = lease_epoch + 1, lease_owner = NULL, lease_until = NULL, next_attempt_at = now(),
+            resume_byte = 0, resume_line = 0, resume_row = 0, resume_seqs = NULL, end_offsets = NULL,
+            rows = NULL, partition_rows = NULL, stream_id = NULL, reason = 'sent again as new'
+         WHERE id = $1 AND state IN ('applied', 'rejected', 'superseded')",
+    )
+    .bind(object)
+    .bind(src_ord)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Held until the end of the transaction. Sorted, so that two sets of keys never wait for each other.
 async fn lock_keys(connection: &mut PgConnection, bucket: &str, keys: &[String]) -> Result<(), sqlx::Error> {
     sqlx::query(

@@ -141,28 +141,28 @@ async fn mark_applied(pool: &PgPool, domain: &Domain, objects: &[&Published]) ->
     if objects.is_empty() {
         return Ok(0);
     }
-    let applied: Vec<(i64, f64, DateTime<Utc>)> = sqlx::query_as(
+    let applied: Vec<(i64, f64, DateTime<Utc>, bool)> = sqlx::query_as(
         "WITH mine AS (
-            SELECT o.id FROM pipeline.objects o
+            SELECT o.id, o.applied_at IS NULL AS is_new FROM pipeline.objects o
             JOIN UNNEST($1::bigint[], $2::integer[]) AS judged (id, repairs)
                 ON judged.id = o.id AND judged.repairs = o.repairs
             WHERE o.state = 'published'
             ORDER BY o.id
             FOR UPDATE OF o SKIP LOCKED
          )
-         UPDATE pipeline.objects o SET state = 'applied', applied_at = now(), reason = NULL
+         UPDATE pipeline.objects o SET state = 'applied', applied_at = coalesce(o.applied_at, now()), reason = NULL
          FROM mine WHERE o.id = mine.id
          RETURNING o.id, extract(epoch FROM coalesce(
             (SELECT max(p.updated_at) FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation),
-            now()) - o.last_modified)::double precision, o.last_modified",
+            now()) - o.last_modified)::double precision, o.last_modified, mine.is_new",
     )
     .bind(objects.iter().map(|object| object.id).collect::<Vec<_>>())
     .bind(objects.iter().map(|object| object.repairs).collect::<Vec<_>>())
     .fetch_all(pool)
     .await?;
     let freshness = metrics::FRESHNESS.with_label_values(&[domain.name]);
-    // S3's clock may be ahead of Postgres' by a little.
-    for (id, seconds, last_modified) in &applied {
+    // S3's clock may be ahead of Postgres' by a little. A file that was sent again is as fresh as it was the first time.
+    for (id, seconds, last_modified, _) in applied.iter().filter(|(.., is_new)| *is_new) {
         freshness.observe(seconds.max(0.0));
         let object = objects.iter().find(|object| object.id == *id);
         let detail = trace::Detail {

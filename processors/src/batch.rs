@@ -47,12 +47,30 @@ pub(crate) struct Batch {
 impl Batch {
     /// Judges a record and adds it.
     pub(crate) fn push(&mut self, domain: &'static Domain, partition: i32, offset: i64, consumed: Consumed) {
-        let records =
-            self.partitions.entry(partition).or_insert_with(|| Records { first_offset: offset, ..Records::default() });
-        records.next_offset = offset + 1;
+        let records = self.passed(partition, offset);
         if let Consumed::Row { provenance, value } = consumed {
             records.rows.push(judge(domain, partition, offset, provenance, value));
         }
+    }
+
+    /// Passes over a record that is not asked for.
+    pub(crate) fn pass(&mut self, partition: i32, offset: i64) {
+        self.passed(partition, offset);
+    }
+
+    /// Nothing more comes of a partition before `end`, whether or not a record stands there.
+    pub(crate) fn end(&mut self, partition: i32, end: i64) {
+        self.at(partition, end).next_offset = end;
+    }
+
+    fn passed(&mut self, partition: i32, offset: i64) -> &mut Records {
+        let records = self.at(partition, offset);
+        records.next_offset = offset + 1;
+        records
+    }
+
+    fn at(&mut self, partition: i32, offset: i64) -> &mut Records {
+        self.partitions.entry(partition).or_insert_with(|| Records { first_offset: offset, ..Records::default() })
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use freshet_sinks::bookmark::{self, Taken};
+use freshet_sinks::place::Place;
 use freshet_sinks::streams::{self, Binding};
 use freshet_topics::catalog::{self, FirstRecord, TopicState};
 use freshet_topics::kafka::KafkaSettings;
@@ -68,9 +69,11 @@ impl Ownership {
         self.lock().owned.clone()
     }
 
-    /// Halted partitions with the epoch that halted them.
-    pub(crate) fn halted(&self) -> BTreeMap<i32, i64> {
-        self.lock().halted.clone()
+    /// The epochs of the partitions of this assignment, halted ones too.
+    pub(crate) fn epochs(&self) -> BTreeMap<i32, i64> {
+        let positions = self.lock();
+        let owned = positions.owned.iter().map(|(partition, position)| (*partition, position.epoch));
+        owned.chain(positions.halted.iter().map(|(partition, epoch)| (*partition, *epoch))).collect()
     }
 }
 
@@ -212,7 +215,7 @@ impl Rebalancer {
             Binding::Unknown => return Err(AssignError::Unbound(state.topic)),
         };
         let beginnings: Vec<(i32, i64)> = log.iter().map(|(partition, _, low, _)| (*partition, *low)).collect();
-        let mut taken = bookmark::take(pool, domain.name, known, owner, &beginnings).await?;
+        let mut taken = bookmark::take(pool, Place::Live, domain.name, known, owner, &beginnings).await?;
         taken.sort_by_key(|one| one.partition);
         let mut starts = Vec::new();
         for one in &taken {
@@ -324,7 +327,8 @@ fn broker_error(error: impl std::error::Error + 'static) -> ConsumerError {
     ConsumerError::BrokerError(Box::new(error))
 }
 
-fn consumed(message: &BorrowedMessage) -> Consumed {
+/// A record as it leaves the consumer.
+pub(crate) fn consumed(message: &BorrowedMessage) -> Consumed {
     if catalog::stream_id(message.headers()).is_some() {
         return Consumed::Stream;
     }
@@ -401,7 +405,7 @@ impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
 }
 
 /// Errors that librdkafka reports and gets over by itself.
-fn is_transient(error: &KafkaError) -> bool {
+pub(crate) fn is_transient(error: &KafkaError) -> bool {
     use rdkafka::error::RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),

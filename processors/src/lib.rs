@@ -4,12 +4,16 @@
 //! killed: consume → validate → apply. The consumer ([`consumer`](self)) starts at the bookmark in Postgres;
 //! each record is judged as it arrives ([`validate`]); batches are applied in order by one writer, one
 //! transaction each, which moves the bookmark with the rows (`freshet_sinks::apply`).
+//!
+//! [`replay`] sends rows that a topic holds the same way once more, and [`refresh`] keeps the derived outputs fresh.
 
 mod batch;
 mod consumer;
 mod derive;
 mod metrics;
+mod ranges;
 pub mod refresh;
+pub mod replay;
 mod settings;
 pub mod validate;
 mod windows;
@@ -19,6 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use freshet_sinks::place::Place;
 use freshet_sinks::upsert::Upsert;
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
@@ -39,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Consumed};
 use crate::consumer::{BookmarkConsumer, Ownership, Source};
+pub use crate::ranges::RangeError;
 pub use crate::settings::ProcessSettings;
 use crate::writer::{Job, QUEUE_BATCHES_MAX, Writer, WriterError};
 
@@ -59,8 +65,9 @@ pub struct Context {
 
 /// How often Kafka's own group commit follows the bookmark.
 const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a halted partition is looked at: `freshet bookmarks adopt` raises its epoch.
-const HALTED_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the epochs of the bookmarks are looked at, where no batch does it: `freshet bookmarks` and the swap of a
+/// shadow raise them.
+const EPOCHS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// First wait before a processor that failed joins its group again; doubled each time.
 const REJOIN_BACKOFF_MIN: Duration = Duration::from_millis(200);
 /// Longest wait before joining again.
@@ -83,7 +90,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
         let ended = tokio::task::spawn_blocking(move || run_once(&run_context, &run_shutdown, runtime)).await;
         let error = match ended {
             Ok(Ok(())) if shutdown.is_cancelled() => return,
-            Ok(Ok(())) => "a halted partition was adopted".to_owned(),
+            Ok(Ok(())) => "its bookmarks were set by hand, adopted, or are of a new table".to_owned(),
             Ok(Err(error)) => error,
             Err(panic) => panic.to_string(),
         };
@@ -118,9 +125,9 @@ fn run_once(context: &Context, shutdown: &CancellationToken, runtime: Handle) ->
     let mut looked = Instant::now();
     while !shutdown.is_cancelled() {
         processor.run_once().map_err(|error| describe(&error))?;
-        if looked.elapsed() > HALTED_LOOK_INTERVAL {
+        if looked.elapsed() > EPOCHS_LOOK_INTERVAL {
             looked = Instant::now();
-            if runtime.block_on(was_adopted(context, &ownership.halted())) {
+            if runtime.block_on(were_taken(context, &ownership.epochs())) {
                 return Ok(());
             }
         }
@@ -140,12 +147,12 @@ fn describe(error: &RunError) -> String {
     text
 }
 
-/// Whether somebody raised the epoch of a partition that this owner halted.
-async fn was_adopted(context: &Context, halted: &BTreeMap<i32, i64>) -> bool {
-    if halted.is_empty() {
+/// Whether somebody raised the epoch of a partition that this owner has, or has halted.
+async fn were_taken(context: &Context, epochs: &BTreeMap<i32, i64>) -> bool {
+    if epochs.is_empty() {
         return false;
     }
-    let (partitions, epochs): (Vec<i32>, Vec<i64>) = halted.iter().map(|(p, e)| (*p, *e)).unzip();
+    let (partitions, epochs): (Vec<i32>, Vec<i64>) = epochs.iter().map(|(p, e)| (*p, *e)).unzip();
     sqlx::query_scalar::<_, bool>(
         "SELECT EXISTS (
              SELECT FROM UNNEST($2::int4[], $3::int8[]) AS u (partition, epoch)
@@ -176,7 +183,7 @@ impl ProcessingStrategyFactory<Consumed> for Pipeline {
         let (jobs, queue) = mpsc::channel(QUEUE_BATCHES_MAX);
         let writer = Writer {
             pool: self.context.pool.clone(),
-            upsert: Upsert::new(domain),
+            upsert: Upsert::new(domain, Place::Live),
             topic: domain.topic(&self.context.kafka.topic_prefix),
             positions: self.ownership.positions(),
             recent: Default::default(),

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch, Refusals};
+use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch};
 use freshet_sinks::bookmark::{self, Move};
+use freshet_sinks::refusals::Refusals;
 use freshet_sinks::upsert::Upsert;
 use freshet_topics::trace;
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};

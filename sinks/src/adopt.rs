@@ -6,7 +6,10 @@
 //! are kept.
 
 use freshet_topics::catalog::TopicState;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
+
+/// The states of an object that is not through, as SQL lists them.
+pub const UNFINISHED: &str = "('discovered', 'publishing', 'published')";
 
 /// What adopting did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,12 +69,12 @@ pub async fn adopt(
         .bind(domain)
         .execute(&mut *transaction)
         .await?;
-    let objects = sqlx::query(
+    let objects = sqlx::query(AssertSqlSafe(format!(
         "UPDATE pipeline.objects SET state = 'discovered', lease_owner = NULL, lease_until = NULL,
              lease_epoch = lease_epoch + 1, attempts = 0, next_attempt_at = now(),
              resume_byte = 0, resume_line = 0, resume_row = 0, resume_seqs = NULL, end_offsets = NULL
-         WHERE domain = $1 AND state IN ('discovered', 'publishing', 'published')",
-    )
+         WHERE domain = $1 AND state IN {UNFINISHED}"
+    )))
     .bind(domain)
     .execute(&mut *transaction)
     .await?

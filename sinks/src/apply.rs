@@ -5,24 +5,24 @@
 //! it commits or none. An unanswered COMMIT is resolved by applying the same batch again: the bookmark says
 //! whether it had worked.
 //!
-//! A row that Postgres refuses fails the whole statement. The batch is then applied again *carefully*: under
-//! savepoints the rows are halved until the refused ones stand alone; those become rejects, and the next older
-//! row of their key gets its turn.
+//! A row that Postgres refuses becomes a reject, and the next older row of its key gets its turn ([`newest`](self)).
+//!
+//! A shadow is filled by the same transaction, at another [`Place`]; only its changes mark nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use freshet_topics::window::{Window, WindowKind};
 use freshet_topics::{Provenance, Value};
 use sqlx::{Connection, PgConnection};
 
 use crate::bookmark::{self, Advance, Move};
+use crate::marks::Marks;
+use crate::newest::{self, Failure, Mode};
+use crate::place::Place;
 use crate::postgres::{ErrorKind, error_kind};
 use crate::progress::{self, Part, PartProgress};
+use crate::refusals::Refusals;
 use crate::rejects::{self, Refusal, Reject};
-use crate::upsert::{Candidate, Changed, Upsert, Written};
-
-/// The channel on which a publisher hears that there are change marks.
-pub const MARKS_CHANNEL: &str = "freshet_marks";
+use crate::upsert::{Candidate, Upsert, Written};
 
 /// The name of the rule that rows refused by Postgres are rejected under.
 pub const REFUSED_BY_DATABASE: &str = "refused_by_database";
@@ -40,6 +40,19 @@ pub struct ReceivedRow {
     pub outcome: Result<Vec<Value>, Refusal>,
     /// Changes made to its values, as (column, rule).
     pub corrections: Vec<(&'static str, &'static str)>,
+}
+
+impl ReceivedRow {
+    /// The dead letter of the row.
+    pub(crate) fn rejected(&self, partition: i32, refusal: Refusal) -> Reject {
+        Reject {
+            provenance: self.provenance,
+            partition,
+            offset: self.offset,
+            raw: String::from_utf8_lossy(&self.raw).into_owned(),
+            refusal,
+        }
+    }
 }
 
 /// The records of one partition in a batch: everything from `bookmark.expected` up to `bookmark.next`.
@@ -107,49 +120,6 @@ impl From<sqlx::Error> for ApplyError {
     }
 }
 
-/// More than this share of the latest rows refused by Postgres is not the rows' fault but the table's.
-const REFUSED_SHARE_MAX: f64 = 0.5;
-/// Fewer rows than this are never too bad: a small file may be wholly wrong.
-const REFUSED_ROWS_MIN: usize = 1000;
-
-/// How many of the latest rows Postgres refused: whole batches, as few as make [`REFUSED_ROWS_MIN`] rows.
-#[derive(Debug, Clone, Default)]
-pub struct Refusals {
-    /// (rows, refused) a batch.
-    batches: VecDeque<(usize, usize)>,
-    rows: usize,
-    refused: usize,
-}
-
-impl Refusals {
-    /// Remembers a batch that was applied.
-    pub fn add(&mut self, rows: usize, refused: usize) {
-        self.batches.push_back((rows, refused));
-        (self.rows, self.refused) = (self.rows + rows, self.refused + refused);
-        while let Some((oldest, oldest_refused)) = self.batches.front().copied()
-            && self.rows - oldest >= REFUSED_ROWS_MIN
-        {
-            self.batches.pop_front();
-            (self.rows, self.refused) = (self.rows - oldest, self.refused - oldest_refused);
-        }
-    }
-
-    /// Whether a batch of so many rows, so many of them refused, makes too many.
-    ///
-    /// | before: refused of | batch: refused of | too many |
-    /// |---|---|---|
-    /// | 0 of 0 | 400 of 400 | no: too few to tell |
-    /// | 0 of 0 | 501 of 1000 | yes |
-    /// | 900 of 900 | 100 of 100 | yes |
-    /// | 900 of 900 | 1 of 100 | no: the batch itself is well |
-    /// | 0 of 1000 | 600 of 600 | no: not yet half |
-    fn too_many(&self, rows: usize, refused: usize) -> bool {
-        let above = |refused: usize, rows: usize| refused as f64 > REFUSED_SHARE_MAX * rows as f64;
-        let (all, all_refused) = (self.rows + rows, self.refused + refused);
-        all >= REFUSED_ROWS_MIN && above(all_refused, all) && above(refused, rows)
-    }
-}
-
 /// Applies a batch on a connection that is in no transaction. `recent` is what Postgres refused of the rows before.
 ///
 /// # Errors
@@ -174,25 +144,6 @@ pub async fn apply(
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// One statement; a refused row fails the attempt.
-    Fast,
-    /// Savepoints and halving; refused rows are taken out.
-    Careful,
-}
-
-enum Failure {
-    Row,
-    Final(ApplyError),
-}
-
-impl<E: Into<ApplyError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Failure::Final(error.into())
-    }
-}
-
 async fn attempt(
     connection: &mut PgConnection,
     upsert: &Upsert,
@@ -201,32 +152,46 @@ async fn attempt(
     mode: Mode,
     recent: &Refusals,
 ) -> Result<Applied, Failure> {
-    let domain = upsert.domain().name;
+    let (domain, place) = (upsert.domain().name, upsert.place());
     let mut transaction = connection.begin().await?;
     if mode == Mode::Careful {
         sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
     }
 
-    let moves: Vec<Move> = batch.iter().map(|partition| partition.bookmark).collect();
-    let decisions = bookmark::move_all(&mut transaction, domain, &moves).await?;
-    let lost: Vec<i32> =
-        moves.iter().zip(&decisions).filter(|(_, one)| **one == Advance::Lost).map(|(one, _)| one.partition).collect();
-    if !lost.is_empty() {
-        return Err(ApplyError::Lost(lost).into());
-    }
-
-    let going = batch.iter().zip(&decisions).filter(|(_, decision)| **decision == Advance::Go).map(|(one, _)| one);
-    let mut work = Work::sort_out(&mut transaction, going).await?;
+    let going = advance(&mut transaction, place, domain, batch).await?;
+    let mut work = Work::sort_out(&mut transaction, place, &going).await?;
     let written = work.write(&mut transaction, upsert, mode, recent).await?;
     let marks = work.settle(&written);
-    rejects::insert(&mut transaction, domain, topic, &work.rejects).await?;
-    progress::save(&mut transaction, domain, &work.progress).await?;
-    append_marks(&mut transaction, domain, &marks).await?;
+    rejects::insert(&mut transaction, place, domain, topic, &work.rejects).await?;
+    progress::save(&mut transaction, place, domain, &work.progress).await?;
+    if place == Place::Live {
+        marks.append(&mut transaction, domain).await?;
+    }
     match transaction.commit().await {
         Ok(()) => Ok(work.applied),
         // A deferred constraint: checked at once, it names its row.
         Err(error) if mode == Mode::Fast && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Moves the bookmarks, and gives the parts of the batch that were not applied before.
+///
+/// # Errors
+/// [`ApplyError::Lost`] names the partitions whose bookmarks are not where this owner left them.
+pub(crate) async fn advance<'b>(
+    connection: &mut PgConnection,
+    place: Place,
+    domain: &str,
+    batch: &'b [PartitionBatch],
+) -> Result<Vec<&'b PartitionBatch>, ApplyError> {
+    let moves: Vec<Move> = batch.iter().map(|partition| partition.bookmark).collect();
+    let decisions = bookmark::move_all(connection, place, domain, &moves).await?;
+    let decided = |wanted: Advance| batch.iter().zip(&decisions).filter(move |(_, one)| **one == wanted);
+    let lost: Vec<i32> = decided(Advance::Lost).map(|(one, _)| one.bookmark.partition).collect();
+    match lost.is_empty() {
+        true => Ok(decided(Advance::Go).map(|(one, _)| one).collect()),
+        false => Err(ApplyError::Lost(lost)),
     }
 }
 
@@ -247,13 +212,17 @@ impl<'b> Work<'b> {
     /// Tells new rows from duplicates, and rejects from rows to write.
     async fn sort_out(
         connection: &mut PgConnection,
-        batch: impl Iterator<Item = &'b PartitionBatch>,
+        place: Place,
+        batch: &[&'b PartitionBatch],
     ) -> Result<Self, sqlx::Error> {
-        let received: Vec<(i32, &ReceivedRow)> =
-            batch.flat_map(|partition| partition.rows.iter().map(|row| (partition.bookmark.partition, row))).collect();
+        let received: Vec<(i32, &ReceivedRow)> = batch
+            .iter()
+            .flat_map(|partition| partition.rows.iter().map(|row| (partition.bookmark.partition, row)))
+            .collect();
         let parts: BTreeSet<Part> = received.iter().map(|(partition, row)| part_of(*partition, row)).collect();
         let parts: Vec<Part> = parts.into_iter().collect();
-        let progress = if parts.is_empty() { BTreeMap::new() } else { progress::load(connection, &parts).await? };
+        let progress =
+            if parts.is_empty() { BTreeMap::new() } else { progress::load(connection, place, &parts).await? };
         let mut work = Work {
             rows: Vec::with_capacity(received.len()),
             progress,
@@ -285,19 +254,13 @@ impl<'b> Work<'b> {
         }
     }
 
-    fn reject(&mut self, partition: i32, row: &ReceivedRow, refusal: Refusal) {
+    fn reject(&mut self, partition: i32, row: &'b ReceivedRow, refusal: Refusal) {
         self.progress.entry(part_of(partition, row)).or_default().added.rejected += 1;
         *self.applied.rejected.entry(refusal.rule).or_default() += 1;
-        self.rejects.push(Reject {
-            provenance: row.provenance,
-            partition,
-            offset: row.offset,
-            raw: String::from_utf8_lossy(&row.raw).into_owned(),
-            refusal,
-        });
+        self.rejects.push(row.rejected(partition, refusal));
     }
 
-    /// Writes the newest row of each key; where Postgres refuses it, the next older one.
+    /// Writes the rows, and takes out those that Postgres refuses.
     async fn write(
         &mut self,
         connection: &mut PgConnection,
@@ -305,46 +268,13 @@ impl<'b> Work<'b> {
         mode: Mode,
         recent: &Refusals,
     ) -> Result<Vec<Written>, Failure> {
-        let mut sorted: Vec<Candidate> = self
-            .rows
-            .iter()
-            .enumerate()
-            .filter_map(|(index, (_, row))| {
-                let values = row.outcome.as_ref().ok()?;
-                Some(Candidate { values, provenance: &row.provenance, index })
-            })
-            .collect();
-        sorted.sort_unstable_by(|left, right| upsert.compare(left, right));
-        let mut keys: Vec<&[Candidate]> =
-            sorted.chunk_by(|left, right| upsert.compare_keys(left, right).is_eq()).collect();
-        let mut refusals = Vec::new();
-        let mut written = Vec::new();
-        while !keys.is_empty() {
-            let newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
-            let refused = match mode {
-                Mode::Fast => match upsert.write(connection, &newest).await {
-                    Ok(answer) => {
-                        written.extend(answer);
-                        Vec::new()
-                    }
-                    Err(error) if error_kind(&error) == ErrorKind::Row => return Err(Failure::Row),
-                    Err(error) => return Err(error.into()),
-                },
-                Mode::Careful => write_carefully(connection, upsert, &newest, &mut written, recent).await?,
-            };
-            let refused_indexes: BTreeSet<usize> = refused.iter().map(|(index, _)| *index).collect();
-            refusals.extend(refused);
-            check_share(recent, &refusals, self.rows.len())?;
-            keys = keys
-                .into_iter()
-                .filter(|key| refused_indexes.contains(&key[0].index))
-                .map(|key| &key[1..])
-                .filter(|key| !key.is_empty())
-                .collect();
-        }
-        drop(sorted);
-        self.take_out(refusals);
-        Ok(written)
+        let rows = self.rows.iter().enumerate().filter_map(|(index, (_, row))| {
+            let values = row.outcome.as_ref().ok()?;
+            Some(Candidate { values, provenance: &row.provenance, index })
+        });
+        let outcome = newest::write(connection, upsert, rows.collect(), mode, recent).await?;
+        self.take_out(outcome.refused);
+        Ok(outcome.written)
     }
 
     /// Turns the rows that Postgres refused into rejects.
@@ -379,136 +309,5 @@ impl<'b> Work<'b> {
             }
         }
         Marks::of(written)
-    }
-}
-
-fn check_share(recent: &Refusals, refusals: &[(usize, String)], rows: usize) -> Result<(), ApplyError> {
-    match refusals.last() {
-        Some((_, reason)) if recent.too_many(rows, refusals.len()) => Err(ApplyError::TooManyRefused {
-            refused: recent.refused + refusals.len(),
-            rows: recent.rows + rows,
-            reason: reason.clone(),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Writes rows under savepoints, halving what fails, and returns the rows that Postgres refuses with its words.
-async fn write_carefully(
-    connection: &mut PgConnection,
-    upsert: &Upsert,
-    rows: &[Candidate<'_>],
-    written: &mut Vec<Written>,
-    recent: &Refusals,
-) -> Result<Vec<(usize, String)>, Failure> {
-    let mut refused = Vec::new();
-    let mut slices = vec![rows];
-    while let Some(slice) = slices.pop() {
-        sqlx::query("SAVEPOINT slice").execute(&mut *connection).await?;
-        match upsert.write(connection, slice).await {
-            Ok(answer) => {
-                sqlx::query("RELEASE SAVEPOINT slice").execute(&mut *connection).await?;
-                written.extend(answer);
-            }
-            Err(error) if error_kind(&error) == ErrorKind::Row => {
-                sqlx::query("ROLLBACK TO SAVEPOINT slice").execute(&mut *connection).await?;
-                sqlx::query("RELEASE SAVEPOINT slice").execute(&mut *connection).await?;
-                match slice {
-                    [row] => {
-                        refused.push((row.index, error.to_string()));
-                        check_share(recent, &refused, rows.len())?;
-                    }
-                    _ => {
-                        let (low, high) = slice.split_at(slice.len() / 2);
-                        slices.extend([high, low]);
-                    }
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(refused)
-}
-
-/// What a batch changed, each once.
-#[derive(Default)]
-struct Marks {
-    windows: BTreeSet<Window>,
-    locations: BTreeSet<i32>,
-}
-
-impl Marks {
-    fn of(written: &[Written]) -> Self {
-        let mut marks = Marks::default();
-        for one in written {
-            match &one.changed {
-                Changed::Locations(ids) => marks.locations.extend(ids),
-                Changed::Dates(dates) => {
-                    let dates: BTreeSet<_> = dates.iter().copied().collect();
-                    for kind in WindowKind::ALL {
-                        marks.windows.extend(dates.iter().map(|date| Window::containing(kind, *date)));
-                    }
-                }
-            }
-        }
-        marks
-    }
-}
-
-/// Appends change marks and wakes the publisher when the transaction commits.
-async fn append_marks(connection: &mut PgConnection, domain: &str, marks: &Marks) -> Result<(), sqlx::Error> {
-    if marks.windows.is_empty() && marks.locations.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "WITH appended AS (
-             INSERT INTO pipeline.marks (domain, window_kind, window_start, location_id)
-             SELECT $1, u.kind, u.start, NULL::int4 FROM UNNEST($2::text[], $3::date[]) AS u (kind, start)
-             UNION ALL
-             SELECT $1, NULL, NULL, u.id FROM UNNEST($4::int4[]) AS u (id)
-         )
-         SELECT pg_notify($5, $1)",
-    )
-    .bind(domain)
-    .bind(marks.windows.iter().map(|window| window.kind.name().to_owned()).collect::<Vec<_>>())
-    .bind(marks.windows.iter().map(|window| window.start).collect::<Vec<_>>())
-    .bind(marks.locations.iter().copied().collect::<Vec<_>>())
-    .bind(MARKS_CHANNEL)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_that_refuses_most_rows_is_told_from_bad_rows() {
-        let cases = [
-            (&[][..], (400, 400), false),
-            (&[], (1000, 501), true),
-            (&[], (1000, 500), false),
-            (&[(900, 900)], (100, 100), true),
-            (&[(900, 900)], (100, 1), false),
-            (&[(1000, 0)], (600, 600), false),
-            (&[(1000, 0), (600, 600), (600, 600)], (100, 100), true),
-        ];
-        for (before, (rows, refused), expected) in cases {
-            let mut recent = Refusals::default();
-            for (rows, refused) in before {
-                recent.add(*rows, *refused);
-            }
-            assert_eq!(recent.too_many(rows, refused), expected, "{before:?} then {refused} of {rows}");
-        }
-    }
-
-    #[test]
-    fn only_the_latest_rows_are_remembered() {
-        let mut recent = Refusals::default();
-        for _ in 0..100 {
-            recent.add(300, 100);
-        }
-        assert_eq!((recent.batches.len(), recent.rows, recent.refused), (4, 1200, 400));
     }
 }

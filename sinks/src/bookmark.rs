@@ -4,8 +4,10 @@
 //! only if they still stand where this owner left them. A former owner whose partition was taken therefore
 //! finds its epoch gone and can write nothing, however late its transaction arrives.
 
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
+
+use crate::place::Place;
 
 /// A partition's bookmark as an assignment received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub fn advance(found: Option<(i64, i64)>, wanted: Move) -> Advance {
     }
 }
 
-/// Takes the bookmarks of partitions for a new owner. `starts` gives (partition, offset): where a partition
+/// Takes the bookmarks of partitions at `place` for a new owner. `starts` gives (partition, offset): where a partition
 /// without a bookmark begins, the log's start. Two that take the same partition at once are ordered by the row
 /// lock; the later one owns it.
 ///
@@ -69,26 +71,29 @@ pub fn advance(found: Option<(i64, i64)>, wanted: Move) -> Advance {
 /// If Postgres does not answer.
 pub async fn take(
     pool: &PgPool,
+    place: Place,
     domain: &str,
     stream_id: Uuid,
     owner: &str,
     starts: &[(i32, i64)],
 ) -> Result<Vec<Taken>, sqlx::Error> {
     let (partitions, offsets): (Vec<i32>, Vec<i64>) = starts.iter().copied().unzip();
-    let rows = sqlx::query(
-        "INSERT INTO pipeline.bookmarks AS b (domain, partition, next_offset, stream_id, owner_epoch, owner)
+    let sql = format!(
+        "INSERT INTO {} AS b (domain, partition, next_offset, stream_id, owner_epoch, owner)
          SELECT $1, u.partition, u.next_offset, $2, 1, $3
          FROM UNNEST($4::int4[], $5::int8[]) AS u (partition, next_offset) ORDER BY u.partition
          ON CONFLICT (domain, partition) DO UPDATE SET owner_epoch = b.owner_epoch + 1, owner = excluded.owner
          RETURNING partition, next_offset, owner_epoch, stream_id",
-    )
-    .bind(domain)
-    .bind(stream_id)
-    .bind(owner)
-    .bind(partitions)
-    .bind(offsets)
-    .fetch_all(pool)
-    .await?;
+        place.bookmarks()
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(domain)
+        .bind(stream_id)
+        .bind(owner)
+        .bind(partitions)
+        .bind(offsets)
+        .fetch_all(pool)
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(Taken {
@@ -129,14 +134,16 @@ pub async fn set_halted(
 /// cannot deadlock, decides each with [`advance`] and moves those that go.
 pub(crate) async fn move_all(
     connection: &mut PgConnection,
+    place: Place,
     domain: &str,
     moves: &[Move],
 ) -> Result<Vec<Advance>, sqlx::Error> {
     let partitions: Vec<i32> = moves.iter().map(|one| one.partition).collect();
-    let found = sqlx::query_as::<_, (i32, i64, i64)>(
-        "SELECT partition, next_offset, owner_epoch FROM pipeline.bookmarks
-         WHERE domain = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE",
-    )
+    let bookmarks = place.bookmarks();
+    let found = sqlx::query_as::<_, (i32, i64, i64)>(AssertSqlSafe(format!(
+        "SELECT partition, next_offset, owner_epoch FROM {bookmarks}
+         WHERE domain = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE"
+    )))
     .bind(domain)
     .bind(partitions)
     .fetch_all(&mut *connection)
@@ -154,11 +161,11 @@ pub(crate) async fn move_all(
         .filter(|(_, decision)| **decision == Advance::Go)
         .map(|(one, _)| (one.partition, one.next))
         .unzip();
-    sqlx::query(
-        "UPDATE pipeline.bookmarks AS b SET next_offset = u.next_offset, halted = NULL, updated_at = now()
+    sqlx::query(AssertSqlSafe(format!(
+        "UPDATE {bookmarks} AS b SET next_offset = u.next_offset, halted = NULL, updated_at = now()
          FROM UNNEST($2::int4[], $3::int8[]) AS u (partition, next_offset)
-         WHERE b.domain = $1 AND b.partition = u.partition",
-    )
+         WHERE b.domain = $1 AND b.partition = u.partition"
+    )))
     .bind(domain)
     .bind(partitions)
     .bind(offsets)

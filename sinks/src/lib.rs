@@ -6,17 +6,28 @@
 //!
 //! One batch's path through it: [`bookmark`] decides whether the batch is the next one, [`progress`] which of
 //! its rows are new, [`upsert`] writes the newest row of each key, [`rejects`] keeps what could not load, and
-//! change marks tell the publisher which windows to derive again.
+//! [`marks`] tell the publisher which windows to derive again.
+//!
+//! A batch that is replayed goes the same way into a [`shadow`], or [`mod@correct`]s the tables in place.
 
 pub mod adopt;
 pub mod apply;
 pub mod bookmark;
+pub mod correct;
+pub mod difference;
+pub mod marks;
 pub mod metrics;
+mod newest;
 pub mod outputs;
+pub mod place;
 pub mod postgres;
 pub mod progress;
+pub mod rebookmark;
+pub mod refusals;
 pub mod rejects;
+pub mod replays;
 pub mod s3;
 pub mod schema;
+pub mod shadow;
 pub mod streams;
 pub mod upsert;

@@ -9,7 +9,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use sqlx::types::Json;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+
+use crate::place::Place;
 
 /// A set of sequence numbers, kept as half-open ranges in order: nearly always one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,16 +143,18 @@ pub struct PartProgress {
 /// writer of these partitions out.
 pub(crate) async fn load(
     connection: &mut PgConnection,
+    place: Place,
     parts: &[Part],
 ) -> Result<BTreeMap<Part, PartProgress>, sqlx::Error> {
     let mut progress: BTreeMap<Part, PartProgress> =
         parts.iter().map(|part| (*part, PartProgress::default())).collect();
     let (objects, generations, partitions) = columns(parts.iter());
-    let rows = sqlx::query(
+    let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT p.object, p.generation, p.partition, p.received::text, p.corrections
          FROM UNNEST($1::int8[], $2::int4[], $3::int4[]) AS u (object, generation, partition)
-         JOIN pipeline.progress AS p USING (object, generation, partition)",
-    )
+         JOIN {} AS p USING (object, generation, partition)",
+        place.progress()
+    )))
     .bind(objects)
     .bind(generations)
     .bind(partitions)
@@ -169,6 +173,7 @@ pub(crate) async fn load(
 /// Writes the progress back: the received set as it is now, the counts added.
 pub(crate) async fn save(
     connection: &mut PgConnection,
+    place: Place,
     domain: &str,
     progress: &BTreeMap<Part, PartProgress>,
 ) -> Result<(), sqlx::Error> {
@@ -184,8 +189,8 @@ pub(crate) async fn save(
             Json(merged)
         })
         .collect();
-    sqlx::query(
-        "INSERT INTO pipeline.progress AS p
+    sqlx::query(AssertSqlSafe(format!(
+        "INSERT INTO {} AS p
              (domain, object, generation, partition, received, applied, stale, duplicate, rejected, corrected, corrections)
          SELECT $1, u.object, u.generation, u.partition, u.received::int8multirange,
                 u.applied, u.stale, u.duplicate, u.rejected, u.corrected, u.corrections
@@ -201,7 +206,8 @@ pub(crate) async fn save(
              corrected = p.corrected + excluded.corrected,
              corrections = excluded.corrections,
              updated_at = now()",
-    )
+        place.progress()
+    )))
     .bind(domain)
     .bind(objects)
     .bind(generations)

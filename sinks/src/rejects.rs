@@ -1,7 +1,11 @@
 //! Dead letters: rows that cannot load, kept whole with where they came from and why.
 
+use std::collections::BTreeMap;
+
 use freshet_topics::Provenance;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::place::Place;
 
 /// A row that cannot load.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,10 +42,11 @@ fn storable(text: &str) -> String {
     text.chars().filter(|character| *character != '\0').take(TEXT_MAX).collect()
 }
 
-/// Inserts rejects as part of the transaction `apply`. A row rejected again (by a replay) replaces what was
-/// said of it before.
+/// Inserts rejects as part of a transaction. A row that is rejected again, for another reason, replaces what was said
+/// of it before; for the same, it leaves that as it is.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
+    place: Place,
     domain: &str,
     topic: &str,
     rejects: &[Reject],
@@ -50,8 +55,8 @@ pub(crate) async fn insert(
         return Ok(());
     }
     let column = |pick: fn(&Reject) -> i64| rejects.iter().map(pick).collect::<Vec<i64>>();
-    sqlx::query(
-        r#"INSERT INTO pipeline.rejects
+    sqlx::query(AssertSqlSafe(format!(
+        r#"INSERT INTO {} AS r
                (domain, topic, object, generation, row, line, partition, "offset", "column", value, rule, raw)
            SELECT DISTINCT ON (u.object, u.generation, u.row) $1, $2, u.*
            FROM UNNEST($3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::text[],
@@ -60,8 +65,10 @@ pub(crate) async fn insert(
            ON CONFLICT (object, generation, row) DO UPDATE SET
                domain = excluded.domain, topic = excluded.topic, line = excluded.line,
                partition = excluded.partition, "offset" = excluded."offset", "column" = excluded."column",
-               value = excluded.value, rule = excluded.rule, raw = excluded.raw, rejected_at = now()"#,
-    )
+               value = excluded.value, rule = excluded.rule, raw = excluded.raw, rejected_at = now()
+           WHERE (r.rule, r."column", r.value) IS DISTINCT FROM (excluded.rule, excluded."column", excluded.value)"#,
+        place.rejects()
+    )))
     .bind(domain)
     .bind(topic)
     .bind(column(|reject| reject.provenance.object))
@@ -74,6 +81,49 @@ pub(crate) async fn insert(
     .bind(rejects.iter().map(|reject| reject.refusal.value.as_deref().map(storable)).collect::<Vec<_>>())
     .bind(rejects.iter().map(|reject| reject.refusal.rule.to_owned()).collect::<Vec<_>>())
     .bind(rejects.iter().map(|reject| storable(&reject.raw)).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The rejects of files between two rows each, with their rule. `spans`: (object, generation) → first and last row.
+pub(crate) async fn between(
+    connection: &mut PgConnection,
+    place: Place,
+    spans: &BTreeMap<(i64, i32), (i64, i64)>,
+) -> Result<BTreeMap<(i64, i32, i64), String>, sqlx::Error> {
+    let rows: Vec<(i64, i32, i64, String)> = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT r.object, r.generation, r.row, r.rule
+         FROM UNNEST($1::int8[], $2::int4[], $3::int8[], $4::int8[]) AS u (object, generation, first, last)
+         JOIN {} AS r ON r.object = u.object AND r.generation = u.generation AND r.row BETWEEN u.first AND u.last",
+        place.rejects()
+    )))
+    .bind(spans.keys().map(|(object, _)| *object).collect::<Vec<_>>())
+    .bind(spans.keys().map(|(_, generation)| *generation).collect::<Vec<_>>())
+    .bind(spans.values().map(|(first, _)| *first).collect::<Vec<_>>())
+    .bind(spans.values().map(|(_, last)| *last).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(object, generation, row, rule)| ((object, generation, row), rule)).collect())
+}
+
+/// Deletes rejects that are none any more.
+pub(crate) async fn delete(
+    connection: &mut PgConnection,
+    place: Place,
+    rows: &[(i64, i32, i64)],
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(AssertSqlSafe(format!(
+        "DELETE FROM {} AS r USING UNNEST($1::int8[], $2::int4[], $3::int8[]) AS u (object, generation, row)
+         WHERE r.object = u.object AND r.generation = u.generation AND r.row = u.row",
+        place.rejects()
+    )))
+    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

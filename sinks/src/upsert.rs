@@ -4,19 +4,24 @@
 //! (`src_ord`, `src_gen`, `src_row`), whatever order it arrives in. The statement answers, per object, which of
 //! its rows were written and what they changed, so that counts and change marks follow from what Postgres did,
 //! not from what was sent.
+//!
+//! Into a shadow, a row takes the `id` that the live table has for its key, so that a swap keeps the ids.
 
 use std::cmp::Ordering;
 
 use chrono::NaiveDate;
-use freshet_topics::{Cast, Domain, Provenance, Value};
+use freshet_topics::{Absent, Cast, Domain, Provenance, Value};
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 
-/// The upsert of one domain.
+use crate::place::Place;
+
+/// The upsert of one domain at one place.
 #[derive(Debug)]
 pub struct Upsert {
     domain: &'static Domain,
+    place: Place,
     key: Vec<usize>,
     sql: String,
 }
@@ -56,13 +61,19 @@ pub enum Changed {
 
 impl Upsert {
     /// Prepares the statement of a domain.
-    pub fn new(domain: &'static Domain) -> Self {
-        Upsert { domain, key: domain.key.iter().map(|name| domain.index_of(name)).collect(), sql: statement(domain) }
+    pub fn new(domain: &'static Domain, place: Place) -> Self {
+        let key = domain.key.iter().map(|name| domain.index_of(name)).collect();
+        Upsert { domain, place, key, sql: statement(domain, place) }
     }
 
     /// The domain it writes.
     pub fn domain(&self) -> &'static Domain {
         self.domain
+    }
+
+    /// Where it writes.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// Orders rows by key, the newest of a key first.
@@ -91,17 +102,7 @@ impl Upsert {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let mut query = sqlx::query(AssertSqlSafe(self.sql.as_str()));
-        for (index, column) in self.domain.columns.iter().enumerate() {
-            query = bind_column(query, column.cast, rows.iter().map(|row| &row.values[index]));
-        }
-        let answer = query
-            .bind(rows.iter().map(|row| row.provenance.object).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.provenance.generation).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.provenance.row).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.provenance.src_ord).collect::<Vec<_>>())
-            .fetch_all(connection)
-            .await?;
+        let answer = self.bind(&self.sql, rows).fetch_all(connection).await?;
         answer
             .iter()
             .map(|row| {
@@ -112,6 +113,21 @@ impl Upsert {
                 Ok(Written { object: row.try_get(0)?, generation: row.try_get(1)?, rows: row.try_get(2)?, changed })
             })
             .collect()
+    }
+}
+
+impl Upsert {
+    /// A statement with the rows as arrays: one a column, then `src_object`, `src_gen`, `src_row` and `src_ord`.
+    pub(crate) fn bind<'q>(&self, sql: &'q str, rows: &[Candidate<'_>]) -> Query<'q, Postgres, PgArguments> {
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for (index, column) in self.domain.columns.iter().enumerate() {
+            query = bind_column(query, column.cast, rows.iter().map(|row| &row.values[index]));
+        }
+        query
+            .bind(rows.iter().map(|row| row.provenance.object).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.provenance.generation).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.provenance.row).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.provenance.src_ord).collect::<Vec<_>>())
     }
 }
 
@@ -181,26 +197,66 @@ fn bind_column<'q, 'v>(
 }
 
 /// `"type"` and the like need quotes; declarations hold no quote characters.
-fn quoted<'a>(names: impl IntoIterator<Item = &'a str>, prefix: &str) -> String {
+pub(crate) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>, prefix: &str) -> String {
     names.into_iter().map(|name| format!("{prefix}\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
-const LINEAGE: [&str; 4] = ["src_object", "src_gen", "src_row", "src_ord"];
+/// Which row of which file a row of the table comes from.
+pub(crate) const LINEAGE: [&str; 4] = ["src_object", "src_gen", "src_row", "src_ord"];
 
-fn statement(domain: &Domain) -> String {
-    let columns = || domain.columns.iter().map(|column| column.name);
-    let values = || columns().filter(|name| !domain.key.contains(name));
-    let arrays = domain
-        .columns
-        .iter()
-        .map(|column| sql_type(column.cast))
-        .chain(["int8", "int4", "int8", "int8"])
-        .enumerate()
-        .map(|(index, sql_type)| format!("${}::{sql_type}[]", index + 1))
+/// The columns of a domain that are no part of its key.
+pub(crate) fn value_columns(domain: &Domain) -> impl Iterator<Item = &'static str> {
+    domain.columns.iter().map(|column| column.name).filter(|name| !domain.key.contains(name))
+}
+
+/// `UNNEST($1::int4[], …) AS u (columns, lineage)`: what [`Upsert::bind`] binds, as rows.
+pub(crate) fn unnest(domain: &Domain, more: &str) -> String {
+    let types = domain.columns.iter().map(|column| sql_type(column.cast)).chain(["int8", "int4", "int8", "int8"]);
+    let arrays: Vec<String> = types.enumerate().map(|(at, sql_type)| format!("${}::{sql_type}[]", at + 1)).collect();
+    let columns = quoted(domain.columns.iter().map(|column| column.name), "");
+    let ordinality = if more.is_empty() { "" } else { " WITH ORDINALITY" };
+    format!("UNNEST({}){ordinality} AS u ({columns}, {}{more})", arrays.join(", "), LINEAGE.join(", "))
+}
+
+/// Whether `left` and `right` have one key, NULL being a value of it. A column that is never NULL is compared so that
+/// an index serves.
+pub(crate) fn same_key(domain: &Domain, left: &str, right: &str) -> String {
+    let column = |name: &&str| {
+        let column = &domain.columns[domain.index_of(name)];
+        let never_null = column.absent == Absent::RejectFile && column.reject_empty && column.reject_uncastable;
+        let same = if never_null { "=" } else { "IS NOT DISTINCT FROM" };
+        format!("{left}.\"{name}\" {same} {right}.\"{name}\"")
+    };
+    domain.key.iter().map(column).collect::<Vec<_>>().join(" AND ")
+}
+
+/// Whether the table has an `id` that means nothing, beside the domain's own columns.
+pub(crate) fn has_surrogate_id(domain: &Domain) -> bool {
+    domain.columns.iter().all(|column| column.name != "id")
+}
+
+/// Where the rows to write come from, with the columns to write them to.
+fn source(domain: &Domain, place: Place) -> (String, String) {
+    let columns = quoted(domain.columns.iter().map(|column| column.name), "");
+    let (columns, lineage) = (columns.as_str(), LINEAGE.join(", "));
+    let rows = unnest(domain, "");
+    if place != Place::Shadow || !has_surrogate_id(domain) {
+        return (format!("({columns}, {lineage}, value_ord)"), format!("SELECT u.*, u.src_ord FROM {rows}"));
+    }
+    let live = Place::Live.table(domain);
+    let target = format!("(id, {columns}, {lineage}, value_ord) OVERRIDING SYSTEM VALUE");
+    let id = format!("coalesce(live.id, nextval(pg_get_serial_sequence('{live}', 'id')))");
+    // A look-up a row, by the key's index: the limit keeps the planner from reading the whole table instead.
+    let looked_up = format!("SELECT l.id FROM {live} AS l WHERE {} LIMIT 1", same_key(domain, "l", "u"));
+    (target, format!("SELECT {id}, u.*, u.src_ord FROM {rows} LEFT JOIN LATERAL ({looked_up}) AS live ON true"))
+}
+
+fn statement(domain: &Domain, place: Place) -> String {
+    let assignments = value_columns(domain)
+        .chain(LINEAGE)
+        .map(|name| format!("\"{name}\" = excluded.\"{name}\""))
         .collect::<Vec<_>>()
         .join(", ");
-    let assignments =
-        values().chain(LINEAGE).map(|name| format!("\"{name}\" = excluded.\"{name}\"")).collect::<Vec<_>>().join(", ");
     let changed = match &domain.event_time {
         Some(event_time) => format!(
             "array_agg(\"{}\") FILTER (WHERE changed AND \"{}\" IS FALSE)",
@@ -212,22 +268,21 @@ fn statement(domain: &Domain) -> String {
         Some(event_time) => quoted([event_time.date, event_time.projected], ""),
         None => quoted([domain.partition_by], ""),
     };
+    let (columns, rows) = source(domain, place);
     format!(
         "WITH written AS (
-             INSERT INTO \"{table}\" AS t ({all}, {lineage}, value_ord)
-             SELECT u.*, u.src_ord FROM UNNEST({arrays}) AS u ({all}, {lineage})
+             INSERT INTO {table} AS t {columns}
+             {rows}
              ON CONFLICT ({key}) DO UPDATE SET {assignments}, value_ord = CASE
                  WHEN ({old}) IS DISTINCT FROM ({new}) THEN excluded.src_ord ELSE t.value_ord END
              WHERE (excluded.src_ord, excluded.src_gen, excluded.src_row) >= (t.src_ord, t.src_gen, t.src_row)
              RETURNING src_object, src_gen, src_row, {returned}, value_ord = src_ord AS changed
          )
          SELECT src_object, src_gen, array_agg(src_row), {changed} FROM written GROUP BY src_object, src_gen",
-        table = domain.table,
-        all = quoted(columns(), ""),
-        lineage = LINEAGE.join(", "),
+        table = place.table(domain),
         key = quoted(domain.key.iter().copied(), ""),
-        old = quoted(values(), "t."),
-        new = quoted(values(), "excluded."),
+        old = quoted(value_columns(domain), "t."),
+        new = quoted(value_columns(domain), "excluded."),
     )
 }
 
@@ -238,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_newest_row_of_a_key_comes_first() {
-        let upsert = Upsert::new(DOMAINS[0]);
+        let upsert = Upsert::new(DOMAINS[0], Place::Live);
         let row = |id: i32| vec![Value::Int(id), Value::Null, Value::Null, Value::Null, Value::Null];
         let from =
             |src_ord, generation, row| Provenance { object: 1, generation, row, line: 0, src_ord, seq: 0, parser: 1 };

@@ -1,11 +1,15 @@
 //! What the commands do that are more than a role.
 
-pub mod adopt;
 pub mod bench;
+pub mod bookmarks;
+pub mod confirm;
 pub mod demo;
+pub mod domain_arg;
 pub mod generate;
 pub mod healthcheck;
 pub mod observe;
+pub mod replay;
+pub mod republish;
 pub mod setup;
 pub mod status;
 pub mod terminal;

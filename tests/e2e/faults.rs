@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use freshet::commands::adopt;
+use freshet::commands::bookmarks::adopt;
 use freshet::roles::{self, Role};
 use freshet_topics::domains;
 use rdkafka::admin::{AdminClient, AdminOptions};

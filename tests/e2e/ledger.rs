@@ -338,7 +338,7 @@ async fn missing_rows_are_published_again_or_named() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     let repair = claim_next(pool).await.expect("the repair");
     assert_eq!((repair.id, repair.generation, repair.repairs, repair.resume_row), (id, 1, 1, 0));
-    let missing = ledger::missing_rows(pool, &repair).await.expect("missing");
+    let missing = ledger::missing_rows(pool, &repair).await.expect("ask").expect("rows are missing");
     assert_eq!(missing, "5 rows are missing (partition 0: seqs {[0,3)}; partition 2: seqs {[1,3)})");
     assert!(ledger::supersede(pool, &repair, &missing, None).await.expect("supersede"));
     assert_eq!(ledger::wake_same_content(pool, &repair).await.expect("wake"), 1);

@@ -5,7 +5,7 @@
 use crate::Value;
 
 /// One kind of file, one topic, one table, one processor.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Domain {
     /// The one spelling: prefix, topic suffix, metric label, CLI argument.
     pub name: &'static str,
@@ -29,7 +29,7 @@ pub struct Domain {
 }
 
 /// The columns that place a row in event time.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct EventTime {
     /// The date column.
     pub date: &'static str,
@@ -39,7 +39,7 @@ pub struct EventTime {
 }
 
 /// A column of a domain.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Column {
     /// Canonical name: in the table, in messages, in metrics.
     pub name: &'static str,

@@ -75,6 +75,51 @@ impl LogReader {
             .collect()
     }
 
+    /// What a consumer group has committed in Kafka; a partition that it never committed is left out.
+    ///
+    /// # Errors
+    /// If Kafka does not answer in time, or refuses.
+    pub fn committed(
+        settings: &KafkaSettings,
+        group: &str,
+        topic: &str,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, i64>, LogError> {
+        let consumer: BaseConsumer = metadata_consumer_config(settings).set("group.id", group).create()?;
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            wanted.add_partition(topic, *partition);
+        }
+        let found = consumer.committed_offsets(wanted, REQUEST_TIMEOUT)?;
+        let offset = |offset| match offset {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        Ok(found.elements().iter().filter_map(|it| Some((it.partition(), offset(it.offset())?))).collect())
+    }
+
+    /// The offset of the first record written at `time` or later in each partition; `None` where there is none.
+    ///
+    /// # Errors
+    /// If Kafka does not answer in time.
+    pub fn offsets_since(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+        time: DateTime<Utc>,
+    ) -> Result<BTreeMap<i32, Option<i64>>, LogError> {
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            wanted.add_partition_offset(topic, *partition, Offset::Offset(time.timestamp_millis()))?;
+        }
+        let found = self.consumer.offsets_for_times(wanted, REQUEST_TIMEOUT)?;
+        let offset = |offset| match offset {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        Ok(found.elements().iter().map(|element| (element.partition(), offset(element.offset()))).collect())
+    }
+
     /// When the records at these offsets were written, by partition. A record that does not come in time is left out.
     ///
     /// # Errors

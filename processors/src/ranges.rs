@@ -1,0 +1,214 @@
+//! Reading ranges of a topic's log again: in no group, moving nothing, beside whoever reads it live.
+//!
+//! A thread of its own polls (librdkafka's calls block), judges each row as it comes, and hands batches over a bounded
+//! channel: what is not taken waits in Kafka. A range ends at its end offset whether or not a record stands there, as
+//! retention may have removed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use freshet_topics::Domain;
+use freshet_topics::catalog;
+use freshet_topics::kafka::KafkaSettings;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+
+use crate::batch::{Batch, Consumed};
+use crate::consumer::{consumed, is_transient};
+use crate::weight;
+
+/// Batches read ahead of the one being written.
+const BATCHES_AHEAD: usize = 2;
+/// One poll waits at most this long.
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// Kafka giving nothing for this long, with rows to come, is an error: whoever replays goes on later.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// What to read of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The partition.
+    pub(crate) partition: i32,
+    /// The first offset.
+    pub(crate) from: i64,
+    /// One past the last offset.
+    pub(crate) to: i64,
+}
+
+impl Range {
+    /// How many offsets it spans.
+    pub(crate) fn len(&self) -> i64 {
+        (self.to - self.from).max(0)
+    }
+
+    /// Whether nothing is to be read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Kafka did not give the rows of the ranges.
+#[derive(Debug, thiserror::Error)]
+pub enum RangeError {
+    /// It refuses, or does not answer.
+    #[error("read topic {topic}: {source}")]
+    Kafka {
+        /// The topic.
+        topic: String,
+        /// What rdkafka says.
+        source: KafkaError,
+    },
+    /// It answers, and gives nothing.
+    #[error("read topic {topic}: no record came for {SILENCE_MAX:?}")]
+    Silence {
+        /// The topic.
+        topic: String,
+    },
+    /// Retention was faster.
+    #[error("read topic {topic}: it no longer holds all of the rows asked for; `freshet republish` sends them again")]
+    Gone {
+        /// The topic.
+        topic: String,
+    },
+}
+
+/// What to read.
+pub(crate) struct Reading {
+    pub(crate) domain: &'static Domain,
+    pub(crate) kafka: KafkaSettings,
+    pub(crate) ranges: Vec<Range>,
+    /// Only rows of these objects; the others count as read.
+    pub(crate) objects: Option<BTreeSet<i64>>,
+    pub(crate) batch_rows_max: usize,
+}
+
+/// Batches in the order of each partition, until all ranges are read or the receiver is dropped.
+pub(crate) fn read(reading: Reading) -> mpsc::Receiver<Result<Batch, RangeError>> {
+    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let topic = reading.domain.topic(&reading.kafka.topic_prefix);
+        if let Err(error) = Reader::start(reading, &topic).and_then(|mut reader| reader.run(&sender)) {
+            // Nobody listens any more if this fails.
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    receiver
+}
+
+struct Reader {
+    reading: Reading,
+    topic: String,
+    consumer: BaseConsumer,
+    /// Partition → end offset of the ranges that are not read to their end.
+    open: BTreeMap<i32, i64>,
+    batch: Batch,
+    weight: usize,
+}
+
+impl Reader {
+    fn start(reading: Reading, topic: &str) -> Result<Self, RangeError> {
+        let kafka = |source| RangeError::Kafka { topic: topic.to_owned(), source };
+        let mut config = catalog::metadata_consumer_config(&reading.kafka);
+        config
+            .set("enable.partition.eof", "true")
+            .set("queued.max.messages.kbytes", "8192")
+            .set("queued.min.messages", "20000")
+            .set("fetch.max.bytes", "4194304")
+            .set("max.partition.fetch.bytes", "1048576");
+        let consumer: BaseConsumer = config.create().map_err(kafka)?;
+        let mut assignment = TopicPartitionList::new();
+        let mut open = BTreeMap::new();
+        for range in reading.ranges.iter().filter(|range| !range.is_empty()) {
+            assignment.add_partition_offset(topic, range.partition, Offset::Offset(range.from)).map_err(kafka)?;
+            open.insert(range.partition, range.to);
+        }
+        consumer.assign(&assignment).map_err(kafka)?;
+        Ok(Reader { reading, topic: topic.to_owned(), consumer, open, batch: Batch::default(), weight: 0 })
+    }
+
+    fn run(&mut self, sender: &mpsc::Sender<Result<Batch, RangeError>>) -> Result<(), RangeError> {
+        let mut last_record = Instant::now();
+        while !self.open.is_empty() {
+            let idle = match self.poll()? {
+                true => {
+                    last_record = Instant::now();
+                    false
+                }
+                false if sender.is_closed() => return Ok(()),
+                false if last_record.elapsed() > SILENCE_MAX => {
+                    return Err(RangeError::Silence { topic: self.topic.clone() });
+                }
+                false => true,
+            };
+            let is_full = self.weight >= self.reading.batch_rows_max;
+            if is_full || (idle && self.weight > 0) || self.open.is_empty() {
+                let batch = std::mem::take(&mut self.batch);
+                self.weight = 0;
+                if sender.blocking_send(Ok(batch)).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next record, if one is there; whether there was anything.
+    fn poll(&mut self) -> Result<bool, RangeError> {
+        // The message borrows the consumer: what it says is taken out of it first.
+        let (partition, offset, record) = match self.consumer.poll(POLL_TIMEOUT) {
+            None => return Ok(false),
+            Some(Ok(message)) => (message.partition(), message.offset(), Some(self.wanted(&message))),
+            Some(Err(KafkaError::PartitionEOF(partition))) => (partition, i64::MAX, None),
+            Some(Err(error)) if is_transient(&error) => {
+                tracing::debug!(topic = self.topic, %error, "poll");
+                return Ok(false);
+            }
+            Some(Err(source)) => return Err(self.failed(source)),
+        };
+        let Some(end) = self.open.get(&partition).copied() else { return Ok(true) };
+        if let Some(consumed) = record.filter(|_| offset < end) {
+            self.weight += consumed.as_ref().map_or(1, weight);
+            match consumed {
+                Some(consumed) => self.batch.push(self.reading.domain, partition, offset, consumed),
+                None => self.batch.pass(partition, offset),
+            }
+        }
+        if offset >= end - 1 {
+            // An end of the log before the range's end: what was there is gone, and nothing more will come.
+            self.batch.end(partition, end);
+            self.weight += 1;
+            self.close(partition)?;
+        }
+        Ok(true)
+    }
+
+    /// The record, unless it is a row of an object that is not asked for.
+    fn wanted(&self, message: &BorrowedMessage) -> Option<Consumed> {
+        let record = consumed(message);
+        match (&record, &self.reading.objects) {
+            (Consumed::Row { provenance: Ok(provenance), .. }, Some(objects)) => {
+                objects.contains(&provenance.object).then_some(record)
+            }
+            (Consumed::Row { provenance: Err(_), .. }, Some(_)) => None,
+            _ => Some(record),
+        }
+    }
+
+    fn close(&mut self, partition: i32) -> Result<(), RangeError> {
+        self.open.remove(&partition);
+        let mut done = TopicPartitionList::new();
+        done.add_partition(&self.topic, partition);
+        self.consumer.pause(&done).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: KafkaError) -> RangeError {
+        let topic = self.topic.clone();
+        match source.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset) => RangeError::Gone { topic },
+            _ => RangeError::Kafka { topic, source },
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Replay: rows that are in the topic go the same way once more, while the live pipeline goes on.
+//!
+//! Whoever replays reads with an assignment of its own ([`crate::ranges`](self)), never past the live bookmarks, judges
+//! the rows by the rules of this program, and writes batch by batch, each a transaction that moves the replay's own
+//! bookmarks. Killed at any moment, it goes on where it stopped when it is asked the same again. A domain has one replay
+//! at a time.
+//!
+//! - [`in_place`] corrects the live table. Old data never comes over new: the guard of the live upsert holds.
+//! - [`preview`] says what that would do, and writes nothing.
+//! - [`Shadow`] fills a second table, compares it with the live one, and lets it take its place.
+
+mod drive;
+mod in_place;
+mod plan;
+mod shadow;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use freshet_sinks::apply::ApplyError;
+use freshet_sinks::replays::{self, BeginError, Hold};
+use freshet_sinks::shadow::Refused;
+use freshet_sinks::streams::{self, Binding};
+use freshet_topics::Domain;
+use freshet_topics::catalog::{self, CatalogError};
+use freshet_topics::kafka::KafkaSettings;
+use freshet_topics::log::{Ends, LogError, LogReader};
+use sqlx::PgPool;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use in_place::{Preview, in_place, preview};
+pub use plan::{ParsePointError, PlanError, Point, Request};
+pub use shadow::Shadow;
+
+use crate::ranges::RangeError;
+use crate::settings::ProcessSettings;
+
+/// What a replay needs of the world.
+#[derive(Clone)]
+pub struct ReplayContext {
+    /// The domain.
+    pub domain: &'static Domain,
+    /// Batching.
+    pub settings: ProcessSettings,
+    /// Kafka.
+    pub kafka: KafkaSettings,
+    /// Postgres.
+    pub pool: PgPool,
+    /// A name for this process, unlike any other's.
+    pub owner: String,
+    /// Rows a second at most, where the live pipeline is to have the machine.
+    pub rows_per_second: Option<NonZeroU32>,
+}
+
+impl ReplayContext {
+    fn topic(&self) -> String {
+        self.domain.topic(&self.kafka.topic_prefix)
+    }
+}
+
+/// How far a replay is, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Records read.
+    pub done: i64,
+    /// Records to read in all, as far as is known.
+    pub total: i64,
+}
+
+/// Where a replay tells how far it is.
+pub type Told = watch::Sender<Progress>;
+
+/// Why a replay did not get to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// Another process is at it.
+    #[error("another process replays {domain} at present{}", of(.owner.as_deref()))]
+    Busy {
+        /// The domain.
+        domain: &'static str,
+        /// Who.
+        owner: Option<String>,
+    },
+    /// The topic is not the one that the tables were made from.
+    #[error("the topic of {0} is not the one that was applied: `freshet bookmarks adopt {0}` first")]
+    OtherTopic(&'static str),
+    /// It asks for what is not there.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// An earlier one stands in its way.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// Kafka.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// Kafka.
+    #[error("look at the topic: {0}")]
+    Log(#[from] LogError),
+    /// Kafka.
+    #[error("look at the topic: {0}")]
+    Catalog(#[from] CatalogError),
+    /// Postgres took a batch no better when it was tried again.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Postgres.
+    #[error("{action}: {source}")]
+    Postgres {
+        /// What was asked.
+        action: &'static str,
+        /// Its answer.
+        source: sqlx::Error,
+    },
+    /// Another process has taken the replay over.
+    #[error("another process goes on with this replay")]
+    Lost,
+    /// The live pipeline is too fast to be caught up with, or rows do not come.
+    #[error("the shadow could not catch up with the live table in {0} tries: try again when less comes in")]
+    NotCaughtUp(u32),
+    /// The shadow cannot take the live table's place.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Ctrl-C.
+    #[error("interrupted; ask the same again to go on")]
+    Interrupted,
+    /// A task panicked.
+    #[error("a task of the replay ended early")]
+    Task,
+}
+
+fn of(owner: Option<&str>) -> String {
+    owner.map(|owner| format!(" ({owner})")).unwrap_or_default()
+}
+
+fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> ReplayError {
+    move |source| ReplayError::Postgres { action, source }
+}
+
+/// Takes hold of the domain's replays.
+async fn hold(context: &ReplayContext) -> Result<Hold, ReplayError> {
+    let failed = postgres("take hold of the domain's replays");
+    if let Some(hold) = replays::hold(&context.pool, context.domain.name).await.map_err(&failed)? {
+        return Ok(hold);
+    }
+    let unfinished = replays::unfinished(&context.pool, context.domain.name).await.map_err(&failed)?;
+    Err(ReplayError::Busy { domain: context.domain.name, owner: unfinished.map(|replay| replay.owner) })
+}
+
+/// The topic as it is, and how far it is applied.
+struct Topic {
+    stream_id: Uuid,
+    ends: BTreeMap<i32, Ends>,
+    /// Partition → the live bookmark.
+    bookmarks: BTreeMap<i32, i64>,
+}
+
+async fn look(context: &ReplayContext) -> Result<Topic, ReplayError> {
+    let failed = postgres("read the bookmarks");
+    let state = catalog::describe(&context.kafka, context.domain).await?;
+    let bound = streams::bind(&context.pool, context.domain.name, &state).await.map_err(&failed)?;
+    let Binding::Same(stream_id) = bound else { return Err(ReplayError::OtherTopic(context.domain.name)) };
+    let bookmarks = bookmarks(context, stream_id).await.map_err(&failed)?;
+    let ends = ask(context, |reader, topic| reader.ends(topic)).await?;
+    Ok(Topic { stream_id, ends, bookmarks })
+}
+
+/// The live bookmarks of a stream.
+async fn bookmarks(context: &ReplayContext, stream_id: Uuid) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
+    let rows: Vec<(i32, i64)> = sqlx::query_as(
+        "SELECT partition, next_offset FROM pipeline.bookmarks WHERE domain = $1 AND stream_id = $2 ORDER BY 1",
+    )
+    .bind(context.domain.name)
+    .bind(stream_id)
+    .fetch_all(&context.pool)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Asks Kafka something, on a thread that may block.
+async fn ask<T: Send + 'static>(
+    context: &ReplayContext,
+    question: impl FnOnce(&LogReader, &str) -> Result<T, LogError> + Send + 'static,
+) -> Result<T, ReplayError> {
+    let (kafka, topic) = (context.kafka.clone(), context.topic());
+    let asked = tokio::task::spawn_blocking(move || question(&LogReader::new(&kafka)?, &topic)).await;
+    Ok(asked.map_err(|_| ReplayError::Task)??)
+}

@@ -1,0 +1,209 @@
+//! A replay in place, and what it would do.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use chrono::{DateTime, Utc};
+use freshet_sinks::apply::PartitionBatch;
+use freshet_sinks::bookmark::Move;
+use freshet_sinks::correct::{self, Corrected, Example};
+use freshet_sinks::difference::Difference;
+use freshet_sinks::place::Place;
+use freshet_sinks::replays::{self, Kind, Replay, Running, Wanted};
+use freshet_sinks::upsert::Upsert;
+use tokio_util::sync::CancellationToken;
+
+use super::drive::{Drive, Sink, announce, positions};
+use super::plan::{self, Times};
+use super::{PlanError, Point, ReplayContext, ReplayError, Request, Told, Topic, ask, hold, look, postgres};
+use crate::ranges::{self, Range, Reading};
+
+/// Keys that a preview tells apart; past them it counts rows.
+const KEYS_MAX: usize = 1_000_000;
+
+/// Replays in place: corrects the live table by the rules of this program. Gives what it did.
+///
+/// # Errors
+/// [`ReplayError`]. What was corrected until then stays, and the same request goes on from there.
+pub async fn in_place(
+    context: &ReplayContext,
+    request: &Request,
+    told: &Told,
+    shutdown: &CancellationToken,
+) -> Result<Replay, ReplayError> {
+    let _hold = hold(context).await?;
+    let topic = look(context).await?;
+    let ranges = plan(context, request, &topic).await?;
+    let objects = objects(context, request).await?;
+    let mut end_offsets = vec![0; ranges.iter().map(|range| range.partition as usize + 1).max().unwrap_or(0)];
+    for range in &ranges {
+        end_offsets[range.partition as usize] = range.to;
+    }
+    let wanted = Wanted {
+        domain: context.domain,
+        kind: Kind::InPlace,
+        request: &request.to_string(),
+        stream_id: topic.stream_id,
+        starts: &ranges.iter().map(|range| (range.partition, range.from)).collect::<Vec<_>>(),
+        end_offsets: Some(end_offsets),
+        owner: &context.owner,
+    };
+    let (replay, taken) = replays::begin(&context.pool, &wanted).await?;
+    // One that was interrupted has its ends from when it began.
+    let ends: BTreeMap<i32, i64> = (0..).zip(replay.end_offsets.iter().flatten().copied()).collect();
+    let mut positions = positions(&taken);
+    announce(
+        told,
+        positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| (to - at.next_offset).max(0))),
+    );
+    let running = Running { id: replay.id, owner: context.owner.clone() };
+    let upsert = Upsert::new(context.domain, Place::InPlace);
+    let sink = Sink::InPlace(running.clone());
+    let mut drive = Drive { context, upsert: &upsert, sink, positions: &mut positions, objects, told };
+    drive.run(&ends, shutdown).await?;
+    Ok(replays::finish(&context.pool, context.domain, &running).await?)
+}
+
+/// What [`in_place`] would do, as the table is now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preview {
+    /// How many rows of each.
+    pub corrected: Corrected,
+    /// Examples, some of each.
+    pub examples: Vec<Example>,
+    /// Whether so many keys would be written that one of them may have been counted for several of its rows.
+    pub at_most: bool,
+}
+
+/// Says what [`in_place`] would do. Nothing is written: the connection could not.
+///
+/// # Errors
+/// [`ReplayError`].
+pub async fn preview(
+    context: &ReplayContext,
+    request: &Request,
+    examples_max: usize,
+    told: &Told,
+    shutdown: &CancellationToken,
+) -> Result<Preview, ReplayError> {
+    let topic = look(context).await?;
+    let ranges = plan(context, request, &topic).await?;
+    announce(told, ranges.iter().map(Range::len));
+    let mut batches = ranges::read(Reading {
+        domain: context.domain,
+        kafka: context.kafka.clone(),
+        ranges,
+        objects: objects(context, request).await?,
+        batch_rows_max: context.settings.batch_rows_max,
+    });
+    let failed = postgres("look at the table");
+    let mut connection = context.pool.acquire().await.map_err(&failed)?.detach();
+    sqlx::query("SET default_transaction_read_only = on").execute(&mut connection).await.map_err(&failed)?;
+    let upsert = Upsert::new(context.domain, Place::InPlace);
+    let mut sum = Sum { examples_max, ..Sum::default() };
+    while let Some(batch) = tokio::select! {
+        batch = batches.recv() => batch,
+        () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
+    } {
+        let part = |(partition, records): (i32, crate::batch::Records)| {
+            let bookmark = Move { partition, expected: records.first_offset, next: records.next_offset, epoch: 0 };
+            PartitionBatch { bookmark, rows: records.rows }
+        };
+        let batch: Vec<PartitionBatch> = batch?.partitions.into_iter().map(part).collect();
+        let (corrected, differences, examples) = correct::preview(&mut connection, &upsert, &batch).await?;
+        sum.add(corrected, &differences, examples);
+        let records: i64 = batch.iter().map(|part| part.bookmark.next - part.bookmark.expected).sum();
+        told.send_modify(|progress| progress.done += records);
+    }
+    Ok(sum.preview)
+}
+
+/// Adds batches up. As nothing is written, a later row of a key that was counted is not another one.
+#[derive(Default)]
+struct Sum {
+    preview: Preview,
+    keys: HashSet<String>,
+    shown: BTreeMap<&'static str, usize>,
+    examples_max: usize,
+}
+
+impl Sum {
+    fn add(&mut self, batch: Corrected, differences: &[Difference], examples: Vec<Example>) {
+        let sum = &mut self.preview.corrected;
+        sum.read += batch.read;
+        for difference in differences {
+            if self.keys.len() >= KEYS_MAX {
+                self.preview.at_most = true;
+            } else if !self.keys.insert(difference.key.clone()) {
+                continue;
+            }
+            match &difference.before {
+                None => sum.inserted += 1,
+                Some(before) => {
+                    sum.changed += 1;
+                    for (column, _) in &before.columns {
+                        *sum.columns.entry(column).or_default() += 1;
+                    }
+                }
+            }
+        }
+        for (rule, rows) in batch.rejected_anew {
+            *sum.rejected_anew.entry(rule).or_default() += rows;
+        }
+        for (rule, rows) in batch.accepted_anew {
+            *sum.accepted_anew.entry(rule).or_default() += rows;
+        }
+        for example in examples {
+            let shown = self.shown.entry(kind_of(&example)).or_default();
+            if *shown < self.examples_max {
+                *shown += 1;
+                self.preview.examples.push(example);
+            }
+        }
+    }
+}
+
+/// So that each kind of example is shown.
+fn kind_of(example: &Example) -> &'static str {
+    match &example.what {
+        correct::What::Inserted { .. } => "",
+        correct::What::Changed { column, .. } => column,
+        correct::What::RejectedAnew(_) => "rejected anew",
+        correct::What::AcceptedAnew(_) => "accepted anew",
+    }
+}
+
+/// The offsets that a request comes to.
+pub(super) async fn plan(context: &ReplayContext, request: &Request, topic: &Topic) -> Result<Vec<Range>, ReplayError> {
+    let from_times = times(context, Some(&request.from), topic).await?;
+    let to_times = times(context, request.to.as_ref(), topic).await?;
+    Ok(plan::ranges(request, &topic.ends, &from_times, &to_times, &topic.bookmarks)?)
+}
+
+async fn times(context: &ReplayContext, point: Option<&Point>, topic: &Topic) -> Result<Times, ReplayError> {
+    let Some(Point::Time(time)) = point else { return Ok(Times::new()) };
+    if *time > Utc::now() {
+        return Err(PlanError::Future(Point::Time(*time).to_string()).into());
+    }
+    let (time, partitions): (DateTime<Utc>, Vec<i32>) = (*time, topic.ends.keys().copied().collect());
+    ask(context, move |reader, topic| reader.offsets_since(topic, &partitions, time)).await
+}
+
+/// The ids of every version of the objects asked for.
+async fn objects(context: &ReplayContext, request: &Request) -> Result<Option<BTreeSet<i64>>, ReplayError> {
+    if request.objects.is_empty() {
+        return Ok(None);
+    }
+    let found: Vec<(String, i64)> =
+        sqlx::query_as("SELECT key, id FROM pipeline.objects WHERE domain = $1 AND key = ANY ($2)")
+            .bind(context.domain.name)
+            .bind(&request.objects)
+            .fetch_all(&context.pool)
+            .await
+            .map_err(postgres("look the files up in the ledger"))?;
+    let is_missing = |key: &&String| !found.iter().any(|(name, _)| name == *key);
+    let missing: Vec<String> = request.objects.iter().filter(is_missing).cloned().collect();
+    match missing.is_empty() {
+        true => Ok(Some(found.into_iter().map(|(_, id)| id).collect())),
+        false => Err(PlanError::NoObject(missing).into()),
+    }
+}

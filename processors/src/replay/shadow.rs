@@ -1,0 +1,195 @@
+//! A shadow, filled until it has caught up with the live table.
+//!
+//! It follows in rounds, each up to where the live bookmarks stand by then, until little is left. What has to be of one
+//! moment (a comparison, the swap) makes the live pipeline wait, reads that little, and goes on from there; should that
+//! take longer than [`HOLD_MAX`], the live pipeline is let go and another round follows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use freshet_sinks::place::Place;
+use freshet_sinks::replays::{self, Hold, Kind, Running, Wanted};
+use freshet_sinks::shadow::{self, Comparison, Held, Swapped};
+use freshet_sinks::upsert::Upsert;
+use sqlx::Connection;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::drive::{Drive, Sink, announce, positions};
+use super::in_place::plan;
+use super::{ReplayContext, ReplayError, Request, Told, bookmarks, hold, look, postgres};
+use crate::consumer::Position;
+
+/// With fewer records left than this, the live pipeline is made to wait for them: a fraction of a second's work.
+const LITTLE: i64 = 5_000;
+/// The live pipeline waits at most this long for the shadow.
+const HOLD_MAX: Duration = Duration::from_millis(1_500);
+/// Rounds until the shadow gives up running after the live pipeline, and holds of it that took too long.
+const TRIES_MAX: u32 = 100;
+/// Between two tries to hold the live pipeline.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A shadow that this process works on.
+pub struct Shadow {
+    context: ReplayContext,
+    upsert: Upsert,
+    running: Running,
+    stream_id: Uuid,
+    positions: BTreeMap<i32, Position>,
+    _hold: Hold,
+}
+
+impl Shadow {
+    /// Begins a shadow, or goes on with the one that is there.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub async fn open(context: &ReplayContext, request: &Request) -> Result<Self, ReplayError> {
+        let hold = hold(context).await?;
+        let topic = look(context).await?;
+        let ranges = plan(context, request, &topic).await?;
+        let wanted = Wanted {
+            domain: context.domain,
+            kind: Kind::Shadow,
+            request: &request.to_string(),
+            stream_id: topic.stream_id,
+            starts: &ranges.iter().map(|range| (range.partition, range.from)).collect::<Vec<_>>(),
+            end_offsets: None,
+            owner: &context.owner,
+        };
+        let (replay, taken) = replays::begin(&context.pool, &wanted).await?;
+        Ok(Shadow {
+            upsert: Upsert::new(context.domain, Place::Shadow),
+            running: Running { id: replay.id, owner: context.owner.clone() },
+            stream_id: topic.stream_id,
+            positions: positions(&taken),
+            context: context.clone(),
+            _hold: hold,
+        })
+    }
+
+    /// Fills it until little is left to read.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub async fn fill(&mut self, told: &Told, shutdown: &CancellationToken) -> Result<(), ReplayError> {
+        let mut is_first = true;
+        for _ in 0..TRIES_MAX {
+            let live = bookmarks(&self.context, self.stream_id).await.map_err(postgres("read the live bookmarks"))?;
+            let left: Vec<i64> = self.left(&live).collect();
+            let all: i64 = left.iter().sum();
+            match is_first {
+                true => announce(told, left.into_iter()),
+                false => told.send_modify(|progress| progress.total = progress.done + all),
+            }
+            if all <= LITTLE && !is_first {
+                return Ok(());
+            }
+            is_first = false;
+            self.read_up_to(&live, told, shutdown).await?;
+        }
+        Err(ReplayError::NotCaughtUp(TRIES_MAX))
+    }
+
+    /// How many records are left in each partition.
+    fn left<'a>(&'a self, live: &'a BTreeMap<i32, i64>) -> impl Iterator<Item = i64> + 'a {
+        let left =
+            |(partition, at): (&i32, &Position)| live.get(partition).map_or(0, |to| (to - at.next_offset).max(0));
+        self.positions.iter().map(left)
+    }
+
+    async fn read_up_to(
+        &mut self,
+        live: &BTreeMap<i32, i64>,
+        told: &Told,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ReplayError> {
+        let Shadow { context, upsert, positions, .. } = self;
+        Drive { context, upsert, sink: Sink::Shadow, positions, objects: None, told }.run(live, shutdown).await
+    }
+
+    /// Makes the live pipeline wait with the shadow exactly where it stands.
+    async fn level(&mut self, told: &Told, shutdown: &CancellationToken) -> Result<Held, ReplayError> {
+        for _ in 0..TRIES_MAX {
+            self.fill(told, shutdown).await?;
+            let held = shadow::hold_live(&self.context.pool, self.context.domain.name).await;
+            let held = held.map_err(postgres("make the live pipeline wait"))?;
+            // Cut off half-way, a batch's transaction goes with its connection; the bookmark tells what it did.
+            let read = tokio::time::timeout(HOLD_MAX, self.read_up_to(&held.bookmarks, told, shutdown)).await;
+            match read {
+                Ok(Ok(())) => return Ok(held),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    held.transaction.rollback().await.map_err(postgres("let the live pipeline go on"))?;
+                    self.retake().await?;
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(ReplayError::NotCaughtUp(TRIES_MAX))
+    }
+
+    /// Takes the shadow's bookmarks again: shuts out what was cut off, and learns whether it committed.
+    async fn retake(&mut self) -> Result<(), ReplayError> {
+        let starts: Vec<(i32, i64)> =
+            self.positions.iter().map(|(partition, at)| (*partition, at.next_offset)).collect();
+        let taken = freshet_sinks::bookmark::take(
+            &self.context.pool,
+            Place::Shadow,
+            self.context.domain.name,
+            self.stream_id,
+            &self.context.owner,
+            &starts,
+        )
+        .await;
+        self.positions = positions(&taken.map_err(postgres("take the shadow's bookmarks"))?);
+        Ok(())
+    }
+
+    /// Compares it with the live table at the same bookmarks. The live pipeline waits only until both are seen.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub async fn compare(&mut self, told: &Told, shutdown: &CancellationToken) -> Result<Comparison, ReplayError> {
+        let failed = postgres("compare the shadow with the live table");
+        let held = self.level(told, shutdown).await?;
+        let mut connection = self.context.pool.acquire().await.map_err(&failed)?;
+        let mut snapshot = connection.begin().await.map_err(&failed)?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            .execute(&mut *snapshot)
+            .await
+            .map_err(&failed)?;
+        // The first statement is the moment that the transaction sees.
+        sqlx::query("SELECT").execute(&mut *snapshot).await.map_err(&failed)?;
+        held.transaction.rollback().await.map_err(&failed)?;
+        let comparison = shadow::compare(&mut snapshot, self.context.domain).await.map_err(&failed)?;
+        snapshot.rollback().await.map_err(&failed)?;
+        Ok(comparison)
+    }
+
+    /// Lets it take the live table's place.
+    ///
+    /// # Errors
+    /// [`ReplayError::Refused`] says why it cannot; the shadow stays.
+    pub async fn swap(mut self, told: &Told, shutdown: &CancellationToken) -> Result<Swapped, ReplayError> {
+        self.fill(told, shutdown).await?;
+        shadow::analyze(&self.context.pool, self.context.domain).await.map_err(postgres("analyse the shadow"))?;
+        let mut refused = None;
+        for _ in 0..TRIES_MAX {
+            let held = self.level(told, shutdown).await?;
+            match shadow::swap(held, self.context.domain, &self.running).await {
+                // Somebody reads the table for long.
+                Err(shadow::Refused::Postgres(error)) if is_lock_timeout(&error) => refused = Some(error),
+                swapped => return Ok(swapped?),
+            }
+            if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                return Err(ReplayError::Interrupted);
+            }
+        }
+        Err(refused.map_or(ReplayError::NotCaughtUp(TRIES_MAX), |error| shadow::Refused::Postgres(error).into()))
+    }
+}
+
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("55P03")
+}

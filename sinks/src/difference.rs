@@ -1,0 +1,99 @@
+//! In what rows differ from what stands in the table: what a replay would write, before it does.
+//!
+//! | table | row | difference |
+//! |---|---|---|
+//! | no row of the key | – | to be inserted |
+//! | older lineage | – | to be replaced |
+//! | the very lineage of the row | other values: the rules have changed | to be changed |
+//! | the very lineage of the row | the same values | none |
+//! | newer lineage | – | none: old data never replaces new |
+//!
+//! Only what differs comes back from Postgres; nothing is locked.
+
+use freshet_topics::Domain;
+use sqlx::{PgConnection, Row};
+
+use crate::upsert::{Candidate, Upsert, quoted, same_key, unnest, value_columns};
+
+/// A row that differs from what stands in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The caller's index of the row.
+    pub index: usize,
+    /// Its key, as Postgres spells a row of it.
+    pub key: String,
+    /// What stands there; `None` where nothing does.
+    pub before: Option<Before>,
+}
+
+/// What stands in the table under the key of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// Object, generation and row it comes from.
+    pub lineage: (i64, i32, i64),
+    /// Columns whose value differs, with the value there as text.
+    pub columns: Vec<(&'static str, Option<String>)>,
+}
+
+/// The statement of [`Upsert::differences`].
+pub(crate) fn statement(domain: &Domain, table: &str) -> String {
+    let differs: Vec<String> =
+        value_columns(domain).map(|name| format!("t.\"{name}\" IS DISTINCT FROM u.\"{name}\"")).collect();
+    let texts: Vec<String> = value_columns(domain).map(|name| format!("t.\"{name}\"::text")).collect();
+    // A look-up a row, by the key's index: the limit keeps the planner from reading the whole table instead.
+    format!(
+        "SELECT u.ord - 1, ROW({key})::text, t.src_object, t.src_gen, t.src_row,
+            ARRAY[{differs}]::bool[], ARRAY[{texts}]::text[]
+         FROM {rows}
+         LEFT JOIN LATERAL (SELECT * FROM {table} AS l WHERE {same_key} LIMIT 1) AS t ON true
+         WHERE t.src_object IS NULL
+            OR (u.src_ord, u.src_gen, u.src_row) > (t.src_ord, t.src_gen, t.src_row)
+            OR (u.src_ord, u.src_gen, u.src_row) = (t.src_ord, t.src_gen, t.src_row)
+                AND ({new}) IS DISTINCT FROM ({old})",
+        key = quoted(domain.key.iter().copied(), "u."),
+        differs = differs.join(", "),
+        texts = texts.join(", "),
+        rows = unnest(domain, ", ord"),
+        same_key = same_key(domain, "l", "u"),
+        new = quoted(value_columns(domain), "u."),
+        old = quoted(value_columns(domain), "t."),
+    )
+}
+
+impl Upsert {
+    /// In what rows, one a key, differ from the table.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn differences(
+        &self,
+        connection: &mut PgConnection,
+        rows: &[Candidate<'_>],
+    ) -> Result<Vec<Difference>, sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = statement(self.domain(), &self.place().table(self.domain()));
+        let answer = self.bind(&sql, rows).fetch_all(connection).await?;
+        let columns: Vec<&'static str> = value_columns(self.domain()).collect();
+        answer
+            .iter()
+            .map(|row| {
+                let place: i64 = row.try_get(0)?;
+                let lineage = match row.try_get::<Option<i64>, _>(2)? {
+                    Some(object) => Some((object, row.try_get(3)?, row.try_get(4)?)),
+                    None => None,
+                };
+                let (differs, texts): (Vec<bool>, Vec<Option<String>>) = (row.try_get(5)?, row.try_get(6)?);
+                let differing = columns.iter().copied().zip(texts).zip(differs).filter(|(_, differs)| *differs);
+                let columns = differing.map(|(column, _)| column).collect();
+                Ok(Difference {
+                    // Postgres counts what it was given.
+                    index: rows[place as usize].index,
+                    key: row.try_get(1)?,
+                    before: lineage.map(|lineage| Before { lineage, columns }),
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,138 @@
+//! The newest row of each key, written; where Postgres refuses it, the next older one.
+//!
+//! A row that Postgres refuses fails the whole statement, and with it the transaction. The batch is then written again
+//! *carefully*: under savepoints the rows are halved until the refused ones stand alone.
+
+use std::collections::BTreeSet;
+
+use sqlx::PgConnection;
+
+use crate::apply::ApplyError;
+use crate::difference::Difference;
+use crate::place::Place;
+use crate::postgres::{ErrorKind, error_kind};
+use crate::refusals::{Refusals, check_share};
+use crate::upsert::{Candidate, Upsert, Written};
+
+/// How a batch is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// One statement; a refused row fails the attempt.
+    Fast,
+    /// Savepoints and halving; refused rows are taken out.
+    Careful,
+}
+
+/// Why an attempt failed.
+pub(crate) enum Failure {
+    /// Postgres refuses a row: to be tried again carefully.
+    Row,
+    /// For good.
+    Final(ApplyError),
+}
+
+impl<E: Into<ApplyError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Final(error.into())
+    }
+}
+
+/// What became of the rows of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// What was written.
+    pub(crate) written: Vec<Written>,
+    /// Rows that Postgres refused, by index, with its words.
+    pub(crate) refused: Vec<(usize, String)>,
+    /// In place only: how the rows offered to Postgres differed from what stood there.
+    pub(crate) differences: Vec<Difference>,
+}
+
+/// The newest row of each key, in key order.
+pub(crate) fn of_each_key<'a>(upsert: &Upsert, mut rows: Vec<Candidate<'a>>) -> Vec<Candidate<'a>> {
+    rows.sort_unstable_by(|left, right| upsert.compare(left, right));
+    rows.dedup_by(|next, kept| upsert.compare_keys(next, kept).is_eq());
+    rows
+}
+
+/// Writes the newest row of each key; where Postgres refuses it, the next older. In place, only rows that differ from
+/// what stands in the table are written at all.
+pub(crate) async fn write(
+    connection: &mut PgConnection,
+    upsert: &Upsert,
+    mut rows: Vec<Candidate<'_>>,
+    mode: Mode,
+    recent: &Refusals,
+) -> Result<Outcome, Failure> {
+    rows.sort_unstable_by(|left, right| upsert.compare(left, right));
+    let all = rows.len();
+    let mut keys: Vec<&[Candidate]> = rows.chunk_by(|left, right| upsert.compare_keys(left, right).is_eq()).collect();
+    let mut outcome = Outcome::default();
+    while !keys.is_empty() {
+        let mut newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
+        if upsert.place() == Place::InPlace {
+            let differences = upsert.differences(connection, &newest).await?;
+            let differ: BTreeSet<usize> = differences.iter().map(|difference| difference.index).collect();
+            newest.retain(|row| differ.contains(&row.index));
+            outcome.differences.extend(differences);
+        }
+        let refused = match mode {
+            Mode::Fast => match upsert.write(connection, &newest).await {
+                Ok(answer) => {
+                    outcome.written.extend(answer);
+                    Vec::new()
+                }
+                Err(error) if error_kind(&error) == ErrorKind::Row => return Err(Failure::Row),
+                Err(error) => return Err(error.into()),
+            },
+            Mode::Careful => write_carefully(connection, upsert, &newest, &mut outcome.written, recent).await?,
+        };
+        let refused_indexes: BTreeSet<usize> = refused.iter().map(|(index, _)| *index).collect();
+        outcome.refused.extend(refused);
+        check_share(recent, &outcome.refused, all)?;
+        keys = keys
+            .into_iter()
+            .filter(|key| refused_indexes.contains(&key[0].index))
+            .map(|key| &key[1..])
+            .filter(|key| !key.is_empty())
+            .collect();
+    }
+    Ok(outcome)
+}
+
+/// Writes rows under savepoints, halving what fails, and returns the rows that Postgres refuses with its words.
+async fn write_carefully(
+    connection: &mut PgConnection,
+    upsert: &Upsert,
+    rows: &[Candidate<'_>],
+    written: &mut Vec<Written>,
+    recent: &Refusals,
+) -> Result<Vec<(usize, String)>, Failure> {
+    let mut refused = Vec::new();
+    let mut slices = vec![rows];
+    while let Some(slice) = slices.pop() {
+        sqlx::query("SAVEPOINT slice").execute(&mut *connection).await?;
+        match upsert.write(connection, slice).await {
+            Ok(answer) => {
+                sqlx::query("RELEASE SAVEPOINT slice").execute(&mut *connection).await?;
+                written.extend(answer);
+            }
+            Err(error) if error_kind(&error) == ErrorKind::Row => {
+                sqlx::query("ROLLBACK TO SAVEPOINT slice").execute(&mut *connection).await?;
+                sqlx::query("RELEASE SAVEPOINT slice").execute(&mut *connection).await?;
+                match slice {
+                    [row] => {
+                        refused.push((row.index, error.to_string()));
+                        check_share(recent, &refused, rows.len())?;
+                    }
+                    _ => {
+                        let (low, high) = slice.split_at(slice.len() / 2);
+                        slices.extend([high, low]);
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(refused)
+}

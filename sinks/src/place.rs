@@ -1,0 +1,55 @@
+//! Which copy of a domain's state a transaction writes to.
+//!
+//! The live pipeline has the domain's table and, in the schema `pipeline`, its bookmarks, its progress and its
+//! rejects. A replay has bookmarks and progress of its own, so that it is fenced and goes on like the live one. In
+//! place, it corrects the live table and rejects. A *shadow* has all of them once more, under the same names in the schema
+//! `shadow`, and the live pipeline knows nothing of it.
+
+use freshet_topics::Domain;
+
+/// A copy of a domain's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// What everybody reads.
+    Live,
+    /// The live table, corrected by a replay.
+    InPlace,
+    /// A second table.
+    Shadow,
+}
+
+impl Place {
+    /// The domain's table, quoted, as SQL names it.
+    pub fn table(self, domain: &Domain) -> String {
+        match self {
+            Place::Live | Place::InPlace => format!("\"{}\"", domain.table),
+            Place::Shadow => format!("shadow.\"{}\"", domain.table),
+        }
+    }
+
+    /// The table of bookmarks.
+    pub(crate) fn bookmarks(self) -> &'static str {
+        match self {
+            Place::Live => "pipeline.bookmarks",
+            Place::InPlace => "pipeline.replay_bookmarks",
+            Place::Shadow => "shadow.bookmarks",
+        }
+    }
+
+    /// The table of progress.
+    pub(crate) fn progress(self) -> &'static str {
+        match self {
+            Place::Live => "pipeline.progress",
+            Place::InPlace => "pipeline.replay_progress",
+            Place::Shadow => "shadow.progress",
+        }
+    }
+
+    /// The table of rejects.
+    pub(crate) fn rejects(self) -> &'static str {
+        match self {
+            Place::Live | Place::InPlace => "pipeline.rejects",
+            Place::Shadow => "shadow.rejects",
+        }
+    }
+}

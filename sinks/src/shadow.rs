@@ -1,0 +1,111 @@
+//! The shadow: a second table of a domain, filled by a replay from the topic, that takes the live one's place or is
+//! dropped.
+//!
+//! It is made like the live table ([`create`]): the same columns, constraints and indexes, under the same names, in the
+//! schema `shadow`; the state that belongs to it (bookmarks, progress, rejects) stands beside it. It is filled by the
+//! same transaction as the live table ([`crate::apply`]), never past the live bookmarks. So whatever key it has, the
+//! live table had when the row was applied there, and gave it the `id` that the shadow takes over; a key that only the
+//! new rules accept gets the next one.
+//!
+//! [`hold_live`] makes the live pipeline wait; what is compared or swapped under it is of one moment. [`swap()`] then
+//! puts the shadow where the live table was, in one transaction.
+
+mod compare;
+mod dependants;
+mod swap;
+
+use std::collections::BTreeMap;
+
+use freshet_topics::Domain;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+
+use crate::place::Place;
+
+pub use compare::{Comparison, Differs, compare};
+pub use swap::{Refused, Swapped, swap};
+
+/// How long a statement that needs the live table for itself waits for those who read it. Whoever comes after it waits
+/// too: better to give up and try again.
+const LOCK_TIMEOUT: &str = "2s";
+
+/// Makes an empty shadow. What an earlier one left is dropped.
+pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
+    drop_all(connection, domain).await?;
+    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let sql = format!("CREATE TABLE {shadow} (LIKE {live} INCLUDING ALL)");
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    // LIKE makes up names of its own. A constraint's index is renamed with its constraint.
+    for (made, wanted) in index_names(connection, &live, &shadow).await? {
+        let sql = format!("ALTER INDEX shadow.\"{made}\" RENAME TO \"{wanted}\"");
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Pairs the indexes of two tables that are alike: (name here, name there), where they differ.
+async fn index_names(
+    connection: &mut PgConnection,
+    live: &str,
+    shadow: &str,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let of = "SELECT c.relname, i.indrelid, row_number() OVER (
+            PARTITION BY i.indrelid
+            ORDER BY i.indkey::text, i.indisunique, i.indisprimary, pg_get_expr(i.indexprs, i.indrelid),
+                pg_get_expr(i.indpred, i.indrelid), i.indoption::text, i.indclass::text, c.relam) AS number
+         FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid";
+    sqlx::query_as(AssertSqlSafe(format!(
+        "WITH indexes AS ({of})
+         SELECT made.relname::text, wanted.relname::text FROM indexes made JOIN indexes wanted USING (number)
+         WHERE made.indrelid = $1::regclass AND wanted.indrelid = $2::regclass AND made.relname <> wanted.relname"
+    )))
+    .bind(shadow)
+    .bind(live)
+    .fetch_all(connection)
+    .await
+}
+
+/// Drops the domain's shadow and all that belongs to it, if there is one.
+pub(crate) async fn drop_all(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
+    let sql = format!("DROP TABLE IF EXISTS {}", Place::Shadow.table(domain));
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    for table in [Place::Shadow.bookmarks(), Place::Shadow.progress(), Place::Shadow.rejects()] {
+        let sql = format!("DELETE FROM {table} WHERE domain = $1");
+        sqlx::query(AssertSqlSafe(sql)).bind(domain.name).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Where the live bookmarks stand, with the live pipeline waiting for the end of the transaction.
+pub struct Held {
+    /// The transaction that holds them. It must be ended within seconds.
+    pub transaction: Transaction<'static, Postgres>,
+    /// Partition → next offset.
+    pub bookmarks: BTreeMap<i32, i64>,
+}
+
+/// Makes the domain's live pipeline wait before its next batch.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn hold_live(pool: &PgPool, domain: &str) -> Result<Held, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let sql = format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
+    let rows: Vec<(i32, i64)> = sqlx::query_as(
+        "SELECT partition, next_offset FROM pipeline.bookmarks WHERE domain = $1 ORDER BY partition FOR UPDATE",
+    )
+    .bind(domain)
+    .fetch_all(&mut *transaction)
+    .await?;
+    Ok(Held { transaction, bookmarks: rows.into_iter().collect() })
+}
+
+/// Gives the planner what it should know of the shadow, before everybody reads it.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn analyze(pool: &PgPool, domain: &'static Domain) -> Result<(), sqlx::Error> {
+    let sql = format!("ANALYZE {}", Place::Shadow.table(domain));
+    sqlx::query(AssertSqlSafe(sql)).execute(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! The live table and its shadow, row by row.
+
+use freshet_topics::Domain;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::place::Place;
+use crate::upsert::quoted;
+
+/// What is shown of each kind of difference, at most.
+const SHOWN_MAX: i64 = 5;
+
+/// A row that is not the same on both sides. Each side is its values as Postgres spells a row of them.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Differs {
+    /// The key.
+    pub key: String,
+    /// In the live table; `None` where it has no such key.
+    pub live: Option<String>,
+    /// In the shadow; `None` where it has no such key.
+    pub shadow: Option<String>,
+}
+
+/// How a shadow compares with the live table. Ids and lineage do not count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Rows of the live table.
+    pub live_rows: i64,
+    /// Rows of the shadow.
+    pub shadow_rows: i64,
+    /// The sum of a hash of each row, whatever their order.
+    pub live_checksum: String,
+    /// The same of the shadow.
+    pub shadow_checksum: String,
+    /// Keys that only the live table has: a swap removes them.
+    pub only_live: i64,
+    /// Keys that only the shadow has: a swap adds them.
+    pub only_shadow: i64,
+    /// Keys with other values: a swap changes them.
+    pub changed: i64,
+    /// The first differences of each kind, in key order.
+    pub first: Vec<Differs>,
+}
+
+impl Comparison {
+    /// Whether a swap would change no value.
+    pub fn is_same(&self) -> bool {
+        (self.only_live, self.only_shadow, self.changed) == (0, 0, 0)
+    }
+}
+
+/// Compares, on a connection whose transaction sees one moment.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> Result<Comparison, sqlx::Error> {
+    let columns = quoted(domain.columns.iter().map(|column| column.name), "");
+    let mut comparison = Comparison::default();
+    (comparison.live_rows, comparison.live_checksum) = sum(connection, &Place::Live.table(domain), &columns).await?;
+    (comparison.shadow_rows, comparison.shadow_checksum) =
+        sum(connection, &Place::Shadow.table(domain), &columns).await?;
+    let differing = differing(domain, &columns);
+    let counts = format!(
+        "{differing} SELECT count(*) FILTER (WHERE shadow IS NULL), count(*) FILTER (WHERE live IS NULL),
+            count(*) FILTER (WHERE live IS NOT NULL AND shadow IS NOT NULL) FROM differing"
+    );
+    (comparison.only_live, comparison.only_shadow, comparison.changed) =
+        sqlx::query_as(AssertSqlSafe(counts)).fetch_one(&mut *connection).await?;
+    if !comparison.is_same() {
+        let first = format!(
+            "{differing}, numbered AS (
+                SELECT *, row_number() OVER (PARTITION BY live IS NULL, shadow IS NULL ORDER BY place) AS number
+                FROM differing)
+             SELECT key, live, shadow FROM numbered WHERE number <= {SHOWN_MAX} ORDER BY place"
+        );
+        comparison.first = sqlx::query_as(AssertSqlSafe(first)).fetch_all(connection).await?;
+    }
+    Ok(comparison)
+}
+
+async fn sum(connection: &mut PgConnection, table: &str, columns: &str) -> Result<(i64, String), sqlx::Error> {
+    let sql = format!(
+        "SELECT count(*), to_hex((coalesce(sum(hashtextextended(ROW({columns})::text, 0)::numeric), 0)
+            % 9223372036854775807)::bigint) FROM {table}"
+    );
+    sqlx::query_as(AssertSqlSafe(sql)).fetch_one(connection).await
+}
+
+/// `WITH … differing`: keys that only one side has or that have other values there. Set operations and grouping take
+/// NULL for a value, as the keys do; a join by hash would not.
+fn differing(domain: &Domain, columns: &str) -> String {
+    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let key = quoted(domain.key.iter().copied(), "");
+    format!(
+        "WITH differing AS (
+            SELECT ROW({key})::text AS key, row_number() OVER (ORDER BY {key}) AS place,
+                max(text) FILTER (WHERE side = 'live') AS live, max(text) FILTER (WHERE side = 'shadow') AS shadow
+            FROM (
+                SELECT l.*, 'live' AS side, ROW(l.*)::text AS text
+                FROM (SELECT {columns} FROM {live} EXCEPT SELECT {columns} FROM {shadow}) AS l
+                UNION ALL
+                SELECT s.*, 'shadow', ROW(s.*)::text
+                FROM (SELECT {columns} FROM {shadow} EXCEPT SELECT {columns} FROM {live}) AS s
+            ) AS sides
+            GROUP BY {key})"
+    )
+}

@@ -1,0 +1,135 @@
+//! What hangs on the live table, and so would be left behind by a swap.
+//!
+//! A view over the table is told to read the new one: it keeps its own identity, and with it its grants and whatever
+//! depends on it. Grants on the table are given again. Anything else that Postgres ties to a table's identity (foreign
+//! keys, triggers, materialised views, publications, policies, …) is left to a person: the swap refuses, naming it.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+/// A view that reads the table.
+#[derive(Debug, sqlx::FromRow)]
+pub(super) struct View {
+    /// As SQL names it.
+    name: String,
+    /// `security_barrier=true` and the like.
+    options: Option<String>,
+    definition: String,
+}
+
+/// The views that read the table itself; views over them are not touched.
+pub(super) async fn views(connection: &mut PgConnection, table: &str) -> Result<Vec<View>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT DISTINCT v.oid::regclass::text AS name, array_to_string(v.reloptions, ', ') AS options,
+            pg_get_viewdef(v.oid) AS definition
+         FROM pg_depend d
+         JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+         JOIN pg_class v ON v.oid = r.ev_class
+         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::regclass AND v.relkind = 'v'
+         ORDER BY 1",
+    )
+    .bind(table)
+    .fetch_all(connection)
+    .await
+}
+
+/// Makes a view read the table that now has the name.
+pub(super) async fn renew(connection: &mut PgConnection, view: &View) -> Result<(), sqlx::Error> {
+    let options = view.options.as_ref().map(|options| format!(" WITH ({options})")).unwrap_or_default();
+    let sql = format!("CREATE OR REPLACE VIEW {}{options} AS {}", view.name, view.definition);
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+/// The statements that give the shadow the owner and the grants of the live table.
+pub(super) async fn grants(
+    connection: &mut PgConnection,
+    table: &str,
+    shadow: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT format('ALTER TABLE %s OWNER TO %I', $2, pg_get_userbyid(relowner))
+         FROM pg_class WHERE oid = $1::regclass
+         UNION ALL
+         SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $2,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+         FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+         WHERE c.oid = $1::regclass AND a.grantee <> c.relowner",
+    )
+    .bind(table)
+    .bind(shadow)
+    .fetch_all(connection)
+    .await
+}
+
+/// What a swap would leave behind, each in Postgres' own words.
+pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "WITH me AS (SELECT c.oid, c.reltype, c.relrowsecurity FROM pg_class c WHERE c.oid = $1::regclass)
+         -- Objects that others made on the table or on its row type; plain views are renewed.
+         SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
+         FROM me JOIN pg_depend d ON d.deptype = 'n' AND (
+            (d.refclassid = 'pg_class'::regclass AND d.refobjid = me.oid)
+            OR (d.refclassid = 'pg_type'::regclass AND d.refobjid = me.reltype))
+         LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+         LEFT JOIN pg_class v ON v.oid = r.ev_class
+         WHERE v.relkind IS DISTINCT FROM 'v'
+         UNION
+         SELECT pg_describe_object('pg_trigger'::regclass, t.oid, 0) FROM me JOIN pg_trigger t ON t.tgrelid = me.oid
+         WHERE NOT t.tgisinternal
+         UNION
+         SELECT pg_describe_object('pg_constraint'::regclass, f.oid, 0) FROM me
+         JOIN pg_constraint f ON f.contype = 'f' AND me.oid IN (f.conrelid, f.confrelid)
+         UNION
+         SELECT pg_describe_object('pg_rewrite'::regclass, r.oid, 0) FROM me JOIN pg_rewrite r ON r.ev_class = me.oid
+         UNION
+         SELECT pg_describe_object('pg_publication_rel'::regclass, p.oid, 0) FROM me
+         JOIN pg_publication_rel p ON p.prrelid = me.oid
+         UNION
+         SELECT 'table ' || i.inhrelid::regclass || ' inherits' FROM me JOIN pg_inherits i ON i.inhparent = me.oid
+         UNION
+         SELECT 'inheritance from ' || i.inhparent::regclass FROM me JOIN pg_inherits i ON i.inhrelid = me.oid
+         UNION
+         SELECT 'row level security' FROM me
+         WHERE me.relrowsecurity OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = me.oid)
+         UNION
+         SELECT 'grants on column ' || a.attname FROM me
+         JOIN pg_attribute a ON a.attrelid = me.oid AND a.attacl IS NOT NULL
+         ORDER BY 1",
+    )
+    .bind(table)
+    .fetch_all(connection)
+    .await
+}
+
+/// In what the two tables are made otherwise, as columns and indexes: the live one was altered since.
+pub(super) async fn made_otherwise(
+    connection: &mut PgConnection,
+    table: &str,
+    shadow: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "WITH made AS (
+            SELECT a.attrelid AS of, format('column %s %s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+                CASE WHEN a.attnotnull THEN ' not null' ELSE '' END) AS what
+            FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL
+            SELECT i.indrelid, format('index %s on (%s)', c.relname,
+                (SELECT string_agg(pg_get_indexdef(i.indexrelid, n, true), ', ') FROM generate_series(1, i.indnatts) n))
+            FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+            UNION ALL
+            SELECT k.conrelid, format('constraint %s %s', k.conname, pg_get_constraintdef(k.oid))
+            FROM pg_constraint k WHERE k.contype = 'c'
+         ),
+         live AS (SELECT what FROM made WHERE of = $1::regclass),
+         shadow AS (SELECT what FROM made WHERE of = $2::regclass)
+         (SELECT 'only the live table has ' || what FROM (TABLE live EXCEPT TABLE shadow) AS l
+          UNION ALL
+          SELECT 'only the shadow has ' || what FROM (TABLE shadow EXCEPT TABLE live) AS s)
+         ORDER BY 1",
+    )
+    .bind(table)
+    .bind(shadow)
+    .fetch_all(connection)
+    .await
+}

@@ -1,0 +1,251 @@
+//! The swap: the shadow takes the live table's place, in one transaction.
+
+use std::collections::BTreeMap;
+
+use freshet_topics::Domain;
+use freshet_topics::window::WindowKind;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::{Held, dependants};
+use crate::marks::MARKS_CHANNEL;
+use crate::place::Place;
+use crate::replays::Running;
+use crate::upsert::has_surrogate_id;
+
+/// Named of a long list, at most.
+const NAMED_MAX: i64 = 20;
+
+/// What a swap did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swapped {
+    /// Rows of the table now.
+    pub rows: i64,
+    /// Rows that it had before.
+    pub rows_before: i64,
+    /// Views that read the new table now.
+    pub views: usize,
+}
+
+/// Why a swap does not happen. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The shadow has not read as far as the live table, or further.
+    #[error("the shadow stands at other offsets than the live table: {0}")]
+    Elsewhere(String),
+    /// Rows that the live table was made of are not in the shadow: the topic does not hold them any more.
+    #[error(
+        "the topic no longer holds all rows of these files: {}; send them again with `freshet republish`, or drop \
+         the shadow", .0.join(", ")
+    )]
+    Incomplete(Vec<String>),
+    /// Something hangs on the live table that a swap would leave behind.
+    #[error(
+        "this hangs on the table and would be left behind: {}; drop it, swap, and make it again", .0.join(", ")
+    )]
+    Dependants(Vec<String>),
+    /// The live table was altered since the shadow was made.
+    #[error("the table was altered since the shadow was made ({}): drop the shadow and fill a new one", .0.join(", "))]
+    Altered(Vec<String>),
+    /// Another process works on the replay by now.
+    #[error("another process goes on with this replay")]
+    Lost,
+    /// Somebody reads the live table for longer than the swap waits, or Postgres does not answer.
+    #[error("swap the tables: {0}")]
+    Postgres(#[from] sqlx::Error),
+}
+
+/// Swaps, and commits. The live pipeline, which waits for `held`, finds its epochs raised, takes the bookmarks again
+/// and goes on with the new table. Every window of either table is marked.
+///
+/// # Errors
+/// [`Refused`]; nothing has changed then.
+pub async fn swap(held: Held, domain: &'static Domain, replay: &Running) -> Result<Swapped, Refused> {
+    let Held { mut transaction, bookmarks } = held;
+    let connection = &mut *transaction;
+    check(connection, domain, &bookmarks).await?;
+    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let count = |table: &str| format!("SELECT count(*) FROM {table}");
+    let rows_before = sqlx::query_scalar(AssertSqlSafe(count(&live))).fetch_one(&mut *connection).await?;
+    let rows = sqlx::query_scalar(AssertSqlSafe(count(&shadow))).fetch_one(&mut *connection).await?;
+    mark_all(connection, domain).await?;
+    swap_state(connection, domain.name).await?;
+    let views = swap_table(connection, domain).await?;
+    raise_epochs(connection, domain.name).await?;
+    end(connection, replay).await?;
+    transaction.commit().await?;
+    Ok(Swapped { rows, rows_before, views })
+}
+
+async fn check(
+    connection: &mut PgConnection,
+    domain: &'static Domain,
+    bookmarks: &BTreeMap<i32, i64>,
+) -> Result<(), Refused> {
+    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let elsewhere = elsewhere(connection, domain.name, bookmarks).await?;
+    if !elsewhere.is_empty() {
+        return Err(Refused::Elsewhere(elsewhere.join(", ")));
+    }
+    let incomplete = incomplete(connection, domain.name).await?;
+    if !incomplete.is_empty() {
+        return Err(Refused::Incomplete(incomplete));
+    }
+    let altered = dependants::made_otherwise(connection, &live, &shadow).await?;
+    if !altered.is_empty() {
+        return Err(Refused::Altered(altered));
+    }
+    let left_behind = dependants::left_behind(connection, &live).await?;
+    if !left_behind.is_empty() {
+        return Err(Refused::Dependants(left_behind));
+    }
+    Ok(())
+}
+
+/// Partitions where the two bookmarks differ, or are of two streams.
+async fn elsewhere(
+    connection: &mut PgConnection,
+    domain: &str,
+    bookmarks: &BTreeMap<i32, i64>,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT format('partition %s at %s, live at %s', coalesce(l.partition, s.partition),
+            coalesce(s.next_offset, 0), coalesce(l.next_offset, 0))
+         FROM UNNEST($2::int4[], $3::int8[]) AS l (partition, next_offset)
+         FULL JOIN (SELECT * FROM shadow.bookmarks WHERE domain = $1) AS s ON s.partition = l.partition
+         LEFT JOIN pipeline.streams AS t ON t.domain = $1
+         WHERE s.next_offset IS DISTINCT FROM l.next_offset OR s.stream_id IS DISTINCT FROM t.stream_id",
+    )
+    .bind(domain)
+    .bind(bookmarks.keys().copied().collect::<Vec<_>>())
+    .bind(bookmarks.values().copied().collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await
+}
+
+/// Files applied live of which the shadow lacks rows.
+async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT format('%s (object %s: %s of %s rows)', o.key, o.id, r.received, o.rows)
+         FROM pipeline.objects AS o
+         CROSS JOIN LATERAL (
+            SELECT coalesce(sum(upper(s) - lower(s)), 0) AS received
+            FROM shadow.progress AS p CROSS JOIN LATERAL unnest(p.received) AS s
+            WHERE p.object = o.id AND p.generation = o.generation
+         ) AS r
+         WHERE o.domain = $1 AND o.state = 'applied' AND r.received < o.rows
+         ORDER BY o.src_ord LIMIT $2",
+    )
+    .bind(domain)
+    .bind(NAMED_MAX)
+    .fetch_all(connection)
+    .await
+}
+
+/// Marks whatever either table holds: rows that go are derived again as much as those that come.
+async fn mark_all(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
+    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let sql = match &domain.event_time {
+        Some(event_time) => {
+            let (date, projected) = (event_time.date, event_time.projected);
+            let dates = |table: &str| format!("SELECT DISTINCT {date} AS date FROM {table} WHERE {projected} IS FALSE");
+            let kinds = WindowKind::ALL.map(|kind| format!("('{}')", kind.name())).join(", ");
+            format!(
+                "INSERT INTO pipeline.marks (domain, window_kind, window_start)
+                 SELECT DISTINCT $1, k.kind, date_trunc(k.kind, d.date)::date
+                 FROM ({} UNION {}) AS d CROSS JOIN (VALUES {kinds}) AS k (kind)",
+                dates(&live),
+                dates(&shadow)
+            )
+        }
+        None => {
+            let id = domain.partition_by;
+            format!(
+                "INSERT INTO pipeline.marks (domain, location_id)
+                 SELECT $1, b.id FROM (SELECT \"{id}\" AS id FROM {live} UNION SELECT \"{id}\" FROM {shadow}) AS b"
+            )
+        }
+    };
+    sqlx::query(AssertSqlSafe(sql)).bind(domain.name).execute(&mut *connection).await?;
+    sqlx::query("SELECT pg_notify($1, $2)").bind(MARKS_CHANNEL).bind(domain.name).execute(connection).await?;
+    Ok(())
+}
+
+/// Progress and rejects of the domain become those of the shadow.
+async fn swap_state(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
+    for table in ["progress", "rejects"] {
+        for sql in [
+            format!("DELETE FROM pipeline.{table} WHERE domain = $1"),
+            format!("INSERT INTO pipeline.{table} SELECT * FROM shadow.{table} WHERE domain = $1"),
+            format!("DELETE FROM shadow.{table} WHERE domain = $1"),
+        ] {
+            sqlx::query(AssertSqlSafe(sql)).bind(domain).execute(&mut *connection).await?;
+        }
+    }
+    sqlx::query("DELETE FROM shadow.bookmarks WHERE domain = $1").bind(domain).execute(connection).await?;
+    Ok(())
+}
+
+/// Puts the shadow where the live table was, and drops that. Gives how many views read it now.
+async fn swap_table(connection: &mut PgConnection, domain: &'static Domain) -> Result<usize, sqlx::Error> {
+    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let lock = format!("LOCK TABLE {live} IN ACCESS EXCLUSIVE MODE");
+    sqlx::query(AssertSqlSafe(lock)).execute(&mut *connection).await?;
+    let schema: String = sqlx::query_scalar(
+        "SELECT quote_ident(n.nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.oid = $1::regclass",
+    )
+    .bind(&live)
+    .fetch_one(&mut *connection)
+    .await?;
+    let views = dependants::views(connection, &live).await?;
+    let mut statements = dependants::grants(connection, &live, &shadow).await?;
+    if has_surrogate_id(domain) {
+        // The ids that the shadow took came from the live table's sequence: its own goes on from there.
+        let of = |table: &str| format!("pg_get_serial_sequence('{table}', 'id')");
+        let live_sequence: String =
+            sqlx::query_scalar(AssertSqlSafe(format!("SELECT {}", of(&live)))).fetch_one(&mut *connection).await?;
+        statements.push(format!("SELECT setval({}, last_value, is_called) FROM {live_sequence}", of(&shadow)));
+    }
+    statements.extend([
+        format!("ALTER TABLE {live} SET SCHEMA shadow_retired"),
+        format!("ALTER TABLE {shadow} SET SCHEMA {schema}"),
+    ]);
+    for sql in statements {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    for view in &views {
+        dependants::renew(connection, view).await?;
+    }
+    let retired = format!("DROP TABLE shadow_retired.\"{}\"", domain.table);
+    sqlx::query(AssertSqlSafe(retired)).execute(connection).await?;
+    Ok(views.len())
+}
+
+/// Of the stream, because the outputs are of another table now; of the owners, because they hold what they knew of
+/// the old one.
+async fn raise_epochs(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE pipeline.streams SET epoch = epoch + 1 WHERE domain = $1")
+        .bind(domain)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("UPDATE pipeline.bookmarks SET owner_epoch = owner_epoch + 1, updated_at = now() WHERE domain = $1")
+        .bind(domain)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn end(connection: &mut PgConnection, replay: &Running) -> Result<(), Refused> {
+    let ended = sqlx::query(
+        "UPDATE pipeline.replays SET ended_at = now(), updated_at = now(), outcome = 'swapped'
+         WHERE id = $1 AND owner = $2 AND ended_at IS NULL",
+    )
+    .bind(replay.id)
+    .bind(&replay.owner)
+    .execute(connection)
+    .await?;
+    match ended.rows_affected() {
+        0 => Err(Refused::Lost),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,138 @@
+//! `freshet bookmarks list`: where everything stands, partition by partition.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use freshet_topics::Domain;
+use freshet_topics::log::{Ends, LogReader};
+use serde::Serialize;
+
+use crate::commands::terminal::{Look, table, thousands};
+use crate::roles::Services;
+
+/// A partition, as Postgres and Kafka know it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+struct Line {
+    domain: &'static str,
+    partition: i32,
+    /// The next offset to apply; `None` where no processor has read the partition yet.
+    bookmark: Option<i64>,
+    /// What Kafka's group has committed: for lag tools to see, nothing depends on it.
+    committed: Option<i64>,
+    log_start: Option<i64>,
+    log_end: Option<i64>,
+    halted: Option<String>,
+}
+
+/// Shows it.
+///
+/// # Errors
+/// If Postgres does not answer. Kafka out of reach leaves its columns empty, with a warning.
+pub(super) async fn run(services: &Services, domains: &[&'static Domain], json: bool, look: Look) -> Result<ExitCode> {
+    let mut lines = Vec::new();
+    for domain in domains {
+        let (ends, committed) = match kafka(services, domain).await {
+            Ok(known) => known,
+            Err(error) => {
+                eprintln!("freshet: what Kafka knows of {} is left out: {error:#}", domain.name);
+                Default::default()
+            }
+        };
+        lines.extend(of_domain(services, domain, &ends, &committed).await?);
+    }
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&lines).context("write JSON")?),
+        false => println!("{}", render(&lines, look)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+type Known = (BTreeMap<i32, Ends>, BTreeMap<i32, i64>);
+
+async fn kafka(services: &Services, domain: &'static Domain) -> Result<Known> {
+    let settings = services.config.kafka.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let topic = domain.topic(&settings.topic_prefix);
+        let ends = LogReader::new(&settings)?.ends(&topic)?;
+        let group = format!("{}{}", settings.group_prefix, domain.name);
+        let partitions: Vec<i32> = ends.keys().copied().collect();
+        let committed = LogReader::committed(&settings, &group, &topic, &partitions)?;
+        Ok::<_, freshet_topics::log::LogError>((ends, committed))
+    });
+    Ok(asked.await.context("ask Kafka")??)
+}
+
+async fn of_domain(
+    services: &Services,
+    domain: &'static Domain,
+    ends: &BTreeMap<i32, Ends>,
+    committed: &BTreeMap<i32, i64>,
+) -> Result<Vec<Line>> {
+    let bookmarks: Vec<(i32, i64, Option<String>)> =
+        sqlx::query_as("SELECT partition, next_offset, halted FROM pipeline.bookmarks WHERE domain = $1")
+            .bind(domain.name)
+            .fetch_all(&services.pool)
+            .await
+            .context("read the bookmarks")?;
+    let mut lines: BTreeMap<i32, Line> = BTreeMap::new();
+    let mut line = |partition: i32, fill: &dyn Fn(&mut Line)| {
+        let line = lines.entry(partition).or_insert(Line { domain: domain.name, partition, ..Line::default() });
+        fill(line);
+    };
+    for (partition, at, halted) in &bookmarks {
+        line(*partition, &|line| (line.bookmark, line.halted) = (Some(*at), halted.clone()));
+    }
+    for (partition, ends) in ends {
+        line(*partition, &|line| (line.log_start, line.log_end) = (Some(ends.low), Some(ends.high)));
+    }
+    for (partition, offset) in committed {
+        line(*partition, &|line| line.committed = Some(*offset));
+    }
+    Ok(lines.into_values().collect())
+}
+
+fn render(lines: &[Line], look: Look) -> String {
+    let number = |offset: Option<i64>| offset.map_or_else(|| "–".to_owned(), thousands);
+    let heading = ["domain", "partition", "bookmark", "committed", "log start", "log end", "to apply"];
+    let mut records = vec![heading.map(str::to_owned).to_vec()];
+    for line in lines {
+        // Record 0 is the stream record.
+        let lag = line.log_end.map(|end| (end - line.bookmark.unwrap_or(0).max(1)).max(0));
+        let offsets = [line.bookmark, line.committed, line.log_start, line.log_end, lag].map(number);
+        records.push([line.domain.to_owned(), line.partition.to_string()].into_iter().chain(offsets).collect());
+    }
+    let mut text = table(look, &records, 1);
+    for line in lines {
+        if let Some(reason) = &line.halted {
+            let what = format!("{} partition {} is halted", line.domain, line.partition);
+            text.push_str(&format!("\n{}: {reason}", look.bad(&what)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_a_dash() {
+        let known = Line {
+            domain: "health",
+            partition: 0,
+            bookmark: Some(1_200),
+            committed: Some(1_150),
+            log_start: Some(0),
+            log_end: Some(1_300),
+            halted: None,
+        };
+        let halted = Line { partition: 1, halted: Some("the topic was made again".into()), ..known.clone() };
+        let fresh = Line { domain: "climate", partition: 0, log_end: Some(1), ..Line::default() };
+        let text = render(&[known, halted, fresh], Look::PLAIN);
+        for part in ["1,150", "│      100 │", "health partition 1 is halted: the topic was made again", "–"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        println!("{text}");
+    }
+}

@@ -1,0 +1,209 @@
+//! `freshet replay`: read a topic again while the live pipeline goes on.
+
+mod bar;
+mod show;
+
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use freshet_processors::replay::{self, Point, ReplayContext, Request, Shadow};
+use freshet_sinks::replays;
+use freshet_topics::Domain;
+use tokio_util::sync::CancellationToken;
+
+use super::confirm::confirm;
+use super::domain_arg::{Domains, parse_domains};
+use super::terminal::Look;
+use crate::roles::{self, Services};
+
+/// Options of `freshet replay`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReplayArgs {
+    /// Which domain, or all of them one after the other
+    #[arg(value_name = "DOMAIN", value_parser = parse_domains)]
+    domains: Domains,
+    /// From here: beginning, a time such as 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
+    #[arg(long, value_name = "POINT", required_unless_present_any = ["objects", "into", "abandon"])]
+    from: Option<Point>,
+    /// Up to here, exclusive; unless given, up to what is applied
+    #[arg(long, value_name = "POINT")]
+    to: Option<Point>,
+    /// Only rows of this file, in all its versions; may be given several times
+    #[arg(long = "object", value_name = "KEY")]
+    objects: Vec<String>,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Examples that --dry-run shows of each kind
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "dry_run")]
+    examples: u8,
+    /// Fill a second table instead of correcting the first
+    #[arg(long, value_name = "WHERE", conflicts_with_all = ["dry_run", "to", "objects"])]
+    into: Option<Into>,
+    /// With --into shadow: compare the shadow with the live table, once it has caught up
+    #[arg(long, requires = "into")]
+    compare: bool,
+    /// With --into shadow: let it take the live table's place, once it has caught up
+    #[arg(long, requires = "into", conflicts_with = "drop")]
+    swap: bool,
+    /// With --into shadow: drop it
+    #[arg(long, requires = "into")]
+    drop: bool,
+    /// Give up a replay that was interrupted: what it corrected stays, a shadow is dropped
+    #[arg(long, conflicts_with_all = ["from", "to", "objects", "dry_run", "into"])]
+    abandon: bool,
+    /// Do it without asking
+    #[arg(long)]
+    yes: bool,
+    /// Rows a second at most, to leave the machine to the live pipeline
+    #[arg(long, value_name = "N")]
+    rows_per_second: Option<NonZeroU32>,
+}
+
+/// Where a replay writes to, other than the live table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Into {
+    /// A second table.
+    Shadow,
+}
+
+/// Replays the domains, one after the other.
+///
+/// # Errors
+/// The first that cannot be replayed; those before it are.
+pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<ExitCode> {
+    for domain in &args.domains.0 {
+        let context = ReplayContext {
+            domain,
+            settings: services.config.process.clone(),
+            kafka: services.config.kafka.clone(),
+            pool: services.pool.clone(),
+            owner: roles::instance(),
+            rows_per_second: args.rows_per_second,
+        };
+        let agreed = match (args.abandon || args.drop, args.into) {
+            (true, _) => abandon(&context, args.yes).await,
+            (false, Some(Into::Shadow)) => shadow(&context, args, look, shutdown).await,
+            (false, None) => in_place(&context, args, look, shutdown).await.map(|()| true),
+        };
+        if !agreed.with_context(|| format!("replay {}", domain.name))? {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request(args: &ReplayArgs) -> Request {
+    let from = args.from.clone().unwrap_or(Point::Beginning);
+    Request { from, to: args.to.clone(), objects: args.objects.clone() }
+}
+
+async fn in_place(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<()> {
+    let (bar, told) = bar::start(context.domain.name);
+    if args.dry_run {
+        let preview = replay::preview(context, &request(args), args.examples.into(), &told, shutdown).await;
+        let took = bar.finish().await;
+        let preview = preview?;
+        let files = show::file_names(&context.pool, &preview.examples).await?;
+        println!("{}", show::preview(context.domain, &preview, &files, took, look));
+        return Ok(());
+    }
+    let ended = replay::in_place(context, &request(args), &told, shutdown).await;
+    let took = bar.finish().await;
+    println!("{}", show::in_place(context.domain, &ended?, took, look));
+    Ok(())
+}
+
+/// Fills, compares and swaps, as asked; `false` if a person did not agree.
+async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<bool> {
+    let domain = context.domain;
+    let (bar, told) = bar::start(domain.name);
+    let mut shadow = Shadow::open(context, &request(args)).await?;
+    let filled = shadow.fill(&told, shutdown).await;
+    let took = bar.finish().await;
+    filled?;
+    println!("{}: the shadow has caught up{}", domain.name, show::at_rate(told.borrow().done, took));
+    if !args.compare && !args.swap {
+        println!("Look at it as shadow.{}, then add --compare, --swap or --drop to the same command.", domain.table);
+        return Ok(true);
+    }
+    let comparison = shadow.compare(&told, shutdown).await?;
+    println!("{}", show::comparison(domain, &comparison, look));
+    if !args.swap {
+        return Ok(true);
+    }
+    if !confirm(&question(domain, &comparison), args.yes)? {
+        return Ok(false);
+    }
+    let swapped = shadow.swap(&told, shutdown).await?;
+    println!("{}", show::swapped(domain, &swapped));
+    Ok(true)
+}
+
+fn question(domain: &Domain, comparison: &freshet_sinks::shadow::Comparison) -> String {
+    match comparison.only_live {
+        0 => format!("Put the shadow in the place of {}?", domain.table),
+        rows => format!("Put the shadow in the place of {}? {rows} rows disappear.", domain.table),
+    }
+}
+
+async fn abandon(context: &ReplayContext, yes: bool) -> Result<bool> {
+    let domain = context.domain;
+    let Some(hold) = replays::hold(&context.pool, domain.name).await? else {
+        anyhow::bail!("another process is at it: stop that one first");
+    };
+    let Some(replay) = replays::unfinished(&context.pool, domain.name).await? else {
+        println!("{}: no replay is under way", domain.name);
+        return Ok(true);
+    };
+    println!("{}: {}", domain.name, show::unfinished(&replay));
+    if !confirm("Give it up?", yes)? {
+        return Ok(false);
+    }
+    replays::abandon(&context.pool, domain).await?;
+    drop(hold);
+    println!("{}: given up", domain.name);
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ReplayArgs,
+    }
+
+    #[test]
+    fn what_is_asked_has_to_fit_together() {
+        let parse = |line: &str| Line::try_parse_from(["replay"].into_iter().chain(line.split(' ')));
+        for good in [
+            "health --from beginning",
+            "all --from 2026-03-01T00:00:00Z --to 2026-04-01T00:00:00Z",
+            "health --from 0:5,1:7 --dry-run --examples 9",
+            "health --object health/a.csv --object health/b.csv",
+            "health --into shadow",
+            "health --into shadow --compare --swap --yes",
+            "health --into shadow --drop",
+            "health --abandon",
+        ] {
+            assert!(parse(good).is_ok(), "{good}: {:?}", parse(good).err());
+        }
+        for bad in [
+            "health",
+            "weather --from beginning",
+            "health --from march",
+            "health --from beginning --swap",
+            "health --into shadow --swap --drop",
+            "health --into shadow --object health/a.csv",
+            "health --from beginning --abandon",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What a replay has done, or would do, for people.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use freshet_processors::replay::Preview;
+use freshet_sinks::correct::{Example, What};
+use freshet_sinks::replays::Replay;
+use freshet_sinks::shadow::{Comparison, Differs, Swapped};
+use freshet_topics::Domain;
+use sqlx::PgPool;
+
+use crate::commands::terminal::{Look, span, table, thousands};
+
+/// A value longer than this is cut.
+const VALUE_CHARS_MAX: usize = 120;
+
+/// `, 250,000 records in 2.5s (100,000 a second)`; nothing where nothing was read.
+pub(super) fn at_rate(records: i64, took: Duration) -> String {
+    if records == 0 {
+        return String::new();
+    }
+    let rate = records as f64 / took.as_secs_f64().max(0.001);
+    format!(", {} records in {} ({} a second)", thousands(records), span(took), thousands(rate as i64))
+}
+
+/// The report of a replay in place.
+pub(super) fn in_place(domain: &Domain, replay: &Replay, took: Duration, look: Look) -> String {
+    let head = format!("{}: replayed{}", domain.name, at_rate(replay.rows_read, took));
+    let counts = [
+        ("inserted", replay.inserted),
+        ("changed", replay.changed),
+        ("rejected anew", replay.rejected_anew),
+        ("accepted anew", replay.accepted_anew),
+        ("removed", replay.removed),
+    ];
+    if counts.iter().all(|(_, rows)| *rows == 0) {
+        return format!("{head}\nNothing differed: {} is as the rules make it.", domain.table);
+    }
+    format!("{head}\n{}\nWhat follows from it is published anew by itself.", rows_table(&counts, look))
+}
+
+fn rows_table(counts: &[(&str, i64)], look: Look) -> String {
+    let heading = vec![String::new(), "rows".to_owned()];
+    let rows = counts.iter().map(|(name, rows)| vec![(*name).to_owned(), thousands(*rows)]);
+    table(look, &[heading].into_iter().chain(rows).collect::<Vec<_>>(), 1)
+}
+
+/// Object id → key, for examples.
+pub(super) async fn file_names(pool: &PgPool, examples: &[Example]) -> Result<BTreeMap<i64, String>> {
+    let ids: Vec<i64> = examples.iter().map(|example| example.provenance.object).collect();
+    let found: Vec<(i64, String)> = sqlx::query_as("SELECT id, key FROM pipeline.objects WHERE id = ANY ($1)")
+        .bind(ids)
+        .fetch_all(pool)
+        .await
+        .context("look up the files of the examples")?;
+    Ok(found.into_iter().collect())
+}
+
+/// What a replay in place would do.
+pub(super) fn preview(
+    domain: &Domain,
+    preview: &Preview,
+    files: &BTreeMap<i64, String>,
+    took: Duration,
+    look: Look,
+) -> String {
+    let corrected = &preview.corrected;
+    let signed = |rows: u64| rows.cast_signed();
+    let mut text = format!("{}: looked{}; nothing was written", domain.name, at_rate(signed(corrected.read), took));
+    let mut counts = vec![("inserted", signed(corrected.inserted)), ("changed", signed(corrected.changed))];
+    counts.extend(corrected.rejected_anew.iter().map(|(rule, rows)| (*rule, signed(*rows))));
+    counts.extend(corrected.accepted_anew.iter().map(|(rule, rows)| (rule.as_str(), signed(*rows))));
+    if counts.iter().all(|(_, rows)| *rows == 0) {
+        return format!("{text}\nNothing would differ: {} is as the rules make it.", domain.table);
+    }
+    let mut names: Vec<(String, i64)> = vec![
+        ("would be inserted".into(), signed(corrected.inserted)),
+        ("would be changed".into(), signed(corrected.changed)),
+    ];
+    names.extend(corrected.columns.iter().map(|(column, rows)| (format!("  in {column}"), signed(*rows))));
+    names.extend(corrected.rejected_anew.iter().map(|(rule, rows)| (format!("rejected anew: {rule}"), signed(*rows))));
+    names.extend(corrected.accepted_anew.iter().map(|(rule, rows)| (format!("accepted anew: {rule}"), signed(*rows))));
+    let named: Vec<(&str, i64)> = names.iter().map(|(name, rows)| (name.as_str(), *rows)).collect();
+    text = format!("{text}\n{}", rows_table(&named, look));
+    if preview.at_most {
+        text.push_str("\nSo many keys differ that one may have been counted for several of its rows.");
+    }
+    for example in &preview.examples {
+        text.push_str(&format!("\n  {}", self::example(example, files, look)));
+    }
+    text
+}
+
+fn example(example: &Example, files: &BTreeMap<i64, String>, look: Look) -> String {
+    let provenance = &example.provenance;
+    let file = files.get(&provenance.object).map_or_else(|| format!("object {}", provenance.object), Clone::clone);
+    let value = |value: &Option<String>| value.as_deref().map_or_else(|| "NULL".to_owned(), cut);
+    let what = match &example.what {
+        What::Inserted { key } => format!("inserts {key}"),
+        What::Changed { key, column, before, after } => {
+            format!("{key} {column}: {} → {}", value(before), value(after))
+        }
+        What::RejectedAnew(refusal) => {
+            let column = refusal.column.map(|column| format!(" {column}")).unwrap_or_default();
+            format!("rejected, {}{column}: {}", refusal.rule, value(&refusal.value))
+        }
+        What::AcceptedAnew(rule) => format!("accepted, no longer {rule}"),
+    };
+    format!("{} {what}", look.faint(&format!("{file} line {}:", provenance.line)))
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(VALUE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// How a shadow compares with the live table.
+pub(super) fn comparison(domain: &Domain, comparison: &Comparison, look: Look) -> String {
+    let Comparison { live_rows, shadow_rows, live_checksum, shadow_checksum, .. } = comparison;
+    let records = [
+        ["", "rows", "checksum"].map(str::to_owned).to_vec(),
+        vec![domain.table.to_owned(), thousands(*live_rows), live_checksum.clone()],
+        vec![format!("shadow.{}", domain.table), thousands(*shadow_rows), shadow_checksum.clone()],
+    ];
+    let mut text = table(look, &records, 1);
+    if comparison.is_same() {
+        text.push_str("\nThey hold the same values.");
+        return text;
+    }
+    text.push_str(&format!(
+        "\nA swap would add {} rows, remove {} and change {}. The first of each:",
+        thousands(comparison.only_shadow),
+        thousands(comparison.only_live),
+        thousands(comparison.changed)
+    ));
+    for Differs { key, live, shadow } in &comparison.first {
+        let side = |name: &str, row: &Option<String>| row.as_deref().map(|row| format!("\n    {name:<7}{}", cut(row)));
+        let sides = [side("live", live), side("shadow", shadow)].into_iter().flatten().collect::<String>();
+        text.push_str(&format!("\n  {key}{sides}"));
+    }
+    text
+}
+
+/// What a swap did.
+pub(super) fn swapped(domain: &Domain, Swapped { rows, rows_before, views }: &Swapped) -> String {
+    let views = match views {
+        0 => String::new(),
+        1 => "; one view reads it now".to_owned(),
+        views => format!("; {views} views read it now"),
+    };
+    format!(
+        "{}: swapped: {} has {} rows, had {}{views}",
+        domain.name,
+        domain.table,
+        thousands(*rows),
+        thousands(*rows_before)
+    )
+}
+
+/// A replay that has not ended.
+pub(super) fn unfinished(replay: &Replay) -> String {
+    let kind = if replay.kind == "shadow" { "into a shadow" } else { "in place" };
+    format!(
+        "replay {} {kind}, {}, begun {} by {}, {} rows read",
+        replay.id,
+        replay.request,
+        replay.began_at.format("%Y-%m-%d %H:%M:%S UTC"),
+        replay.owner,
+        thousands(replay.rows_read)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_sinks::correct::Corrected;
+    use freshet_topics::{DOMAINS, Provenance};
+
+    use super::*;
+
+    #[test]
+    fn a_preview_counts_by_column_and_rule_and_shows_where() {
+        let provenance = Provenance { object: 7, generation: 1, row: 3, line: 5, src_ord: 1, seq: 0, parser: 1 };
+        let changed = What::Changed {
+            key: "(1,2025-08-22,f,)".into(),
+            column: "dengue_cases",
+            before: Some("4911".into()),
+            after: None,
+        };
+        let found = Preview {
+            corrected: Corrected {
+                read: 1_000,
+                inserted: 2,
+                changed: 3,
+                columns: BTreeMap::from([("dengue_cases", 3)]),
+                accepted_anew: BTreeMap::from([("uncastable".to_owned(), 4)]),
+                ..Corrected::default()
+            },
+            examples: vec![Example { provenance, what: changed }],
+            at_most: false,
+        };
+        let files = BTreeMap::from([(7, "health/a.csv".to_owned())]);
+        let text = preview(DOMAINS[2], &found, &files, Duration::from_secs(1), Look::PLAIN);
+        for part in [
+            "nothing was written",
+            "in dengue_cases",
+            "accepted anew: uncastable",
+            "health/a.csv line 5: (1,2025-08-22,f,) dengue_cases: 4911 → NULL",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        println!("{text}");
+    }
+
+    #[test]
+    fn rules_that_have_not_changed_say_so() {
+        let text = preview(DOMAINS[2], &Preview::default(), &BTreeMap::new(), Duration::ZERO, Look::PLAIN);
+        assert!(text.contains("Nothing would differ: health_data is as the rules make it."), "{text}");
+    }
+}

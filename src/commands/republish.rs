@@ -1,0 +1,153 @@
+//! `freshet republish`: send files again from S3, where a topic no longer holds their rows.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use freshet_ingest::object::ObjectReader;
+use freshet_ingest::republish::{self, Candidate, Selected, Selection};
+
+use super::confirm::confirm;
+use super::terminal::thousands;
+use crate::roles::Services;
+
+/// Named of a long list, at most.
+const NAMED_MAX: usize = 10;
+
+/// Options of `freshet republish`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RepublishArgs {
+    /// This file; may be given several times
+    #[arg(long = "object", value_name = "KEY", required_unless_present_any = ["prefix", "since"])]
+    objects: Vec<String>,
+    /// Files whose keys begin with this, such as health/ or health/2026-03
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Only files last modified then or later, such as 2026-03-01T00:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<DateTime<Utc>>,
+    /// As if they were dropped just now: their rows win over what other files have said since. Newest versions only
+    #[arg(long)]
+    as_new: bool,
+    /// Do it without asking
+    #[arg(long)]
+    yes: bool,
+}
+
+fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| "write a time as 2026-03-01T00:00:00Z".to_owned())?;
+    Ok(time.to_utc())
+}
+
+/// Looks the files up, says what sending them again means, and does it.
+///
+/// # Errors
+/// If Postgres or S3 does not answer.
+pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> {
+    let selection = Selection {
+        keys: args.objects.clone(),
+        prefix: args.prefix.clone(),
+        since: args.since,
+        newest_only: args.as_new,
+    };
+    let reader = ObjectReader::new(services.s3.clone());
+    let bucket = &services.config.s3.raw_bucket;
+    let selected = republish::select(&services.pool, &reader, bucket, &selection).await.context("find the files")?;
+    print!("{}", describe(&selected, args.as_new));
+    if selected.ready.is_empty() || !confirm("Send them again?", args.yes)? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let sent = match args.as_new {
+        true => send_as_new(services, &selected.ready).await?,
+        false => {
+            let ids: Vec<i64> = selected.ready.iter().map(|candidate| candidate.id).collect();
+            republish::send_again(&services.pool, &ids).await.context("set the files back in the ledger")?
+        }
+    };
+    println!("{} are sent again by whoever runs `freshet ingest`; see `freshet status --files`", files(sent as usize));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In the order they had.
+async fn send_as_new(services: &Services, candidates: &[Candidate]) -> Result<u64> {
+    let mut sent = 0;
+    for candidate in candidates {
+        let placed = republish::send_as_new(&services.pool, candidate).await;
+        sent += u64::from(placed.with_context(|| format!("set {} back in the ledger", candidate.key))?);
+    }
+    Ok(sent)
+}
+
+fn files(count: usize) -> String {
+    match count {
+        1 => "1 file".to_owned(),
+        count => format!("{} files", thousands(count as i64)),
+    }
+}
+
+fn describe(selected: &Selected, as_new: bool) -> String {
+    let Selected { ready, gone, passed_over } = selected;
+    let mut text = String::new();
+    let names = |candidates: &[Candidate]| {
+        let mut names: Vec<&str> = candidates.iter().take(NAMED_MAX).map(|it| it.key.as_str()).collect();
+        if candidates.len() > NAMED_MAX {
+            names.push("…");
+        }
+        names.join(", ")
+    };
+    if !gone.is_empty() {
+        text.push_str(&format!("S3 no longer has these {}: {}\n", files(gone.len()), names(gone)));
+    }
+    if !passed_over.is_empty() {
+        let count = files(passed_over.len());
+        text.push_str(&format!("On their way, or superseded, and passed over: {count}: {}\n", names(passed_over)));
+    }
+    if ready.is_empty() {
+        text.push_str("No file is to be sent again.\n");
+        return text;
+    }
+    let rows: i64 = ready.iter().filter_map(|candidate| candidate.rows).sum();
+    let meaning = match as_new {
+        true => "Their rows win over what other files have said since.",
+        false => "Rows received before count once: the tables stay as they are, and a replay finds them in the topic.",
+    };
+    text.push_str(&format!("{}, {} rows: {}\n{meaning}\n", files(ready.len()), thousands(rows), names(ready)));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(key: &str) -> Candidate {
+        Candidate {
+            id: 1,
+            bucket: "raw".into(),
+            key: key.into(),
+            version_id: None,
+            etag: "e".into(),
+            size_bytes: 1,
+            last_modified: DateTime::UNIX_EPOCH,
+            domain: "health".into(),
+            state: "applied".into(),
+            reason: None,
+            rows: Some(1_200),
+        }
+    }
+
+    #[test]
+    fn what_can_be_sent_and_what_cannot_is_said_before() {
+        let selected = Selected {
+            ready: vec![candidate("health/a.csv"), candidate("health/b.csv")],
+            gone: vec![candidate("health/old.csv")],
+            passed_over: (0..12).map(|number| candidate(&format!("health/{number}.csv"))).collect(),
+        };
+        let text = describe(&selected, false);
+        for part in
+            ["no longer has these 1 file: health/old.csv", "2 files, 2,400 rows: health/a.csv, health/b.csv", "…"]
+        {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(describe(&Selected::default(), true).contains("No file"), "nothing to do is said");
+    }
+}

@@ -1,0 +1,69 @@
+//! A pipeline whose rules are wrong, as they were before somebody noticed.
+
+use freshet_processors::Context;
+use freshet_topics::{Column, DOMAINS, Domain, Rule};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::World;
+
+/// The domains with rules that were wrong: negative cases stay, malaria cases that do not cast reject their row, a
+/// projection's year is never negative (which is part of the key), beds are not capped, a population may be negative,
+/// and an impossible probability rejects its row.
+pub(crate) fn wrong() -> Vec<&'static Domain> {
+    let each = DOMAINS.iter().map(|domain| {
+        let mut columns: Vec<Column> = domain.columns.to_vec();
+        for column in &mut columns {
+            match (domain.name, column.name) {
+                ("health", "dengue_cases") | ("locations", "population") => column.rules = &[],
+                ("health", "malaria_cases") => column.reject_uncastable = true,
+                ("health", "projection_year") => column.rules = &[Rule::NegativeToZero],
+                ("climate", "flood_probability") => column.rules = &[Rule::NegativeRejected],
+                _ => {}
+            }
+        }
+        let row_rules = if domain.name == "hospital" { &[] } else { domain.row_rules };
+        &*Box::leak(Box::new(Domain { columns: Vec::leak(columns), row_rules, ..**domain }))
+    });
+    each.collect()
+}
+
+/// Processors with rules of their own. Dropping them stops them.
+pub(crate) struct Processors {
+    tasks: Vec<JoinHandle<()>>,
+    shutdown: CancellationToken,
+}
+
+impl Processors {
+    pub(crate) async fn stop(mut self) {
+        self.shutdown.cancel();
+        for task in self.tasks.drain(..) {
+            task.await.expect("the processor drains");
+        }
+    }
+}
+
+impl Drop for Processors {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl World {
+    /// Runs a processor for each of these domains.
+    pub(crate) fn process(&self, domains: Vec<&'static Domain>) -> Processors {
+        let shutdown = CancellationToken::new();
+        let run = |domain: &'static Domain| {
+            let context = Context {
+                domain,
+                settings: self.services.config.process.clone(),
+                kafka: self.services.config.kafka.clone(),
+                pool: self.services.pool.clone(),
+                owner: format!("{} {}", self.name(), domain.name),
+            };
+            tokio::spawn(freshet_processors::run(context, shutdown.clone()))
+        };
+        let tasks = domains.into_iter().map(run).collect();
+        Processors { tasks, shutdown }
+    }
+}

@@ -1,0 +1,140 @@
+//! Files are sent again from S3: where a topic lost them, where they are to win once more, where Kafka is gone.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use freshet::config::{self, Base, Sources};
+use freshet::roles::Services;
+
+use crate::harness::{Process, World, data, folder, process};
+
+/// How long `freshet up` may take to come up.
+const UP_WITHIN: Duration = Duration::from_secs(90);
+/// How long a command may take.
+const COMMAND_WITHIN: Duration = Duration::from_secs(60);
+
+async fn run(world: &World, line: &str) -> (Option<i32>, String) {
+    let mut command = world.spawn(&line.split(' ').collect::<Vec<_>>());
+    let code = command.ended(COMMAND_WITHIN).await;
+    (code, command.log())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_sent_again_changes_nothing_and_is_as_fresh_as_it_was() {
+    let world = World::new("again").await;
+    let roles = world.run_all();
+    world.put("health/a.csv", data::health(3, "2025-06-01", 20, 5)).await;
+    world.put("hospital/a.csv", data::hospital(3, "2025-06-01", 20, 5)).await;
+    world.settle().await;
+    let applied_at = "SELECT string_agg(applied_at::text, ' ' ORDER BY id) FROM pipeline.objects";
+    let (before, rows) =
+        (world.query::<String>(applied_at).await, "SELECT sum(duplicate)::bigint FROM pipeline.progress");
+    let (code, said) = run(&world, "republish --prefix health/").await;
+    assert_eq!(code, Some(1), "it asks first: {said}");
+    assert!(said.contains("1 file, 60 rows: health/a.csv"), "{said}");
+    let (code, said) = run(&world, "republish --prefix health/ --yes").await;
+    assert_eq!(code, Some(0), "{said}");
+    world.settle().await;
+    assert_eq!(world.query::<i64>(rows).await, 60, "each row came once more, and is a duplicate");
+    assert_eq!(world.query::<String>(applied_at).await, before);
+    world.all_hold().await;
+
+    // What S3 does not have is said and left as it is.
+    let version: Option<String> =
+        world.query("SELECT version_id FROM pipeline.objects WHERE key = 'health/a.csv'").await;
+    let request = world.services.s3.delete_object().bucket(world.raw_bucket()).key("health/a.csv");
+    request.set_version_id(version).send().await.expect("delete the version itself");
+    let (code, said) = run(&world, "republish --object health/a.csv --yes").await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("S3 no longer has these 1 file: health/a.csv"), "{said}");
+    assert_eq!(world.object("health/a.csv").await.state, "applied");
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_sent_again_as_new_wins_over_what_came_after_it() {
+    let world = World::new("as-new").await;
+    let roles = world.run_all();
+    world.put("health/a.csv", data::health(3, "2025-06-01", 20, 5)).await;
+    world.settle().await;
+    world.next_second().await;
+    world.put("health/b.csv", data::health(3, "2025-06-01", 20, 9)).await;
+    world.settle().await;
+    let from = "SELECT count(*) FROM health_data h JOIN pipeline.objects o ON o.id = h.src_object WHERE o.key = 'health/a.csv'";
+    assert_eq!(world.query::<i64>(from).await, 0);
+    let (code, said) = run(&world, "republish --object health/a.csv --as-new --yes").await;
+    assert_eq!(code, Some(0), "{said}");
+    world.settle().await;
+    assert_eq!(world.query::<i64>(from).await, 60);
+    assert_eq!(world.object("health/a.csv").await.generation, 2);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+async fn up(data: &Path) -> (Process, Services) {
+    let mut process = Process::start("kafka-lost", &["up", "--data", &data.to_string_lossy()], &[]);
+    let started = Instant::now();
+    let env = loop {
+        if let Some(env) = process::env_of(data) {
+            break env;
+        }
+        assert!(process.runs() && started.elapsed() < UP_WITHIN, "freshet up did not come up:\n{}", process.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
+    let value = |name: &str| env.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+    config::fill(&mut config, |name| value(name).unwrap_or_default());
+    (process, Services::new(config).await.expect("services"))
+}
+
+/// O1, O2, O4 and O5. Bookmarks were moved to another stream, where they tile anew.
+async fn all_but_the_tiling_hold(world: &World) {
+    world.settle().await;
+    let loaded = world.tables_are_a_batch_load(|_, _| false).await;
+    world.every_row_is_accounted_for(&loaded).await;
+    world.outputs_follow_the_tables().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_kafka_lost_altogether_the_runbook_brings_everything_back() {
+    let data_folder = folder().join("kafka-lost");
+    let (process, services) = up(&data_folder).await;
+    let mut world = World::over("kafka-lost".into(), services, None).await;
+    world.put("locations/all.csv", data::locations(5)).await;
+    world.put("health/first.csv", data::health(5, "2025-06-01", 60, 5)).await;
+    world.put("hospital/first.csv", data::hospital(5, "2025-06-01", 60, 5)).await;
+    world.settle().await;
+    // Kafka dies with rows on their way: published, not applied.
+    let mut held = world.services.pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE health_data IN SHARE MODE").execute(&mut *held).await.expect("keep writers out");
+    world.put("health/second.csv", data::health(5, "2025-08-01", 60, 6)).await;
+    let published =
+        "SELECT EXISTS (SELECT FROM pipeline.objects WHERE key = 'health/second.csv' AND state = 'published')";
+    world.until("the file is published", published).await;
+    process.kill();
+    drop(held);
+    fs::remove_dir_all(data_folder.join("kafka")).expect("delete Kafka's data");
+
+    let (process, services) = up(&data_folder).await;
+    world.services = services;
+    let halted = "SELECT count(*) > 0 AND bool_and(halted LIKE '%the topic was made again%') FROM pipeline.bookmarks";
+    world.until("every partition is halted", halted).await;
+    let line = format!("bookmarks adopt all --yes --data {}", data_folder.display());
+    let mut command = Process::start("adopt", &line.split(' ').collect::<Vec<_>>(), &[]);
+    assert_eq!(command.ended(COMMAND_WITHIN).await, Some(0), "{}", command.log());
+    world.put("hospital/second.csv", data::hospital(5, "2025-08-01", 60, 6)).await;
+    all_but_the_tiling_hold(&world).await;
+
+    // History: the topics hold again what replays need.
+    let line = format!("republish --prefix h --yes --data {}", data_folder.display());
+    let mut command = Process::start("republish", &line.split(' ').collect::<Vec<_>>(), &[]);
+    assert_eq!(command.ended(COMMAND_WITHIN).await, Some(0), "{}", command.log());
+    world.settle().await;
+    world.execute("UPDATE health_data SET dengue_cases = 99999").await;
+    let line = format!("replay health --from beginning --data {}", data_folder.display());
+    let mut command = Process::start("replay", &line.split(' ').collect::<Vec<_>>(), &[]);
+    assert_eq!(command.ended(COMMAND_WITHIN).await, Some(0), "{}", command.log());
+    all_but_the_tiling_hold(&world).await;
+    assert_eq!(process.terminate(Duration::from_secs(60)).await, Some(0));
+}

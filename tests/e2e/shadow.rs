@@ -1,0 +1,221 @@
+//! A second table is filled beside the live one, compared, and takes its place, while files keep coming.
+
+use std::time::Duration;
+
+use freshet_processors::replay::{Point, ReplayError, Request, Shadow};
+use freshet_sinks::shadow::Refused;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::FromClientConfig;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{World, data};
+use crate::replay::{context, domain, everything};
+
+async fn open(world: &World, request: &Request) -> Shadow {
+    Shadow::open(&context(world, domain("health")), request).await.unwrap_or_else(|error| panic!("open: {error}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
+    let world = World::new("swap").await;
+    let roles = world.run_all();
+    world.put("locations/all.csv", data::locations(20)).await;
+    world.put("health/all.csv", data::health(20, "2025-01-01", 300, 5)).await;
+    world.put("hospital/all.csv", data::hospital(20, "2025-01-01", 300, 5)).await;
+    world.settle().await;
+    // What no file has ever said, what was lost, and what was altered by hand.
+    world
+        .execute(
+            "INSERT INTO health_data (location_id, date, is_projected, src_object, src_gen, src_row, src_ord, value_ord)
+                VALUES (1, '1999-01-01', false, 0, 1, 0, 0, 0);
+             DELETE FROM health_data WHERE location_id = 2 AND date = '2025-02-02';
+             UPDATE health_data SET malaria_cases = 12345 WHERE location_id = 3;
+             CREATE ROLE swap_reader; GRANT SELECT ON health_data TO swap_reader;
+             CREATE VIEW dengue WITH (security_barrier) AS SELECT location_id, date, dengue_cases FROM health_data;
+             CREATE VIEW dengue_of_one AS SELECT * FROM dengue WHERE location_id = 1;",
+        )
+        .await;
+    let ids = "SELECT coalesce(sum(hashtext(ROW(location_id, date, id)::text)), 0)::bigint FROM health_data
+        WHERE date BETWEEN '2025-01-01' AND '2025-10-27' AND NOT (location_id = 2 AND date = '2025-02-02')";
+    let (ids_before, token) = (world.query::<i64>(ids).await, CancellationToken::new());
+    let (told, _) = watch::channel(Default::default());
+
+    let swap = async {
+        let mut shadow = open(&world, &everything()).await;
+        shadow.fill(&told, &token).await.expect("fill");
+        let compared = shadow.compare(&told, &token).await.expect("compare");
+        assert_eq!((compared.only_live, compared.only_shadow, compared.changed), (1, 1, 300), "{compared:#?}");
+        assert_ne!(compared.live_checksum, compared.shadow_checksum);
+        assert!(compared.first.iter().any(|it| it.key.contains("1999-01-01") && it.shadow.is_none()), "{compared:#?}");
+        shadow.swap(&told, &token).await.expect("swap")
+    };
+    let load = async {
+        for day in 0..40 {
+            let date = format!("2026-{:02}-{:02}", 1 + day / 28, 1 + day % 28);
+            world.put(&format!("health/{date}.csv"), data::health(20, &date, 1, day)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (swapped, ()) = tokio::join!(swap, load);
+    assert_eq!(swapped.views, 1);
+    world.settle().await;
+    world.all_hold().await;
+    let rows: i64 = world.query("SELECT count(*) FROM health_data").await;
+    assert_eq!(rows, 6_000 + 40 * 20, "each row of each file once, and no other");
+    assert_eq!(world.query::<i64>(ids).await, ids_before, "ids are kept by key");
+    let same: bool = world
+        .query("SELECT (SELECT count(*) FROM dengue_of_one) = (SELECT count(*) FROM health_data WHERE location_id = 1)")
+        .await;
+    assert!(same, "views read the new table");
+    let barrier: bool =
+        world.query("SELECT 'security_barrier=true' = ANY (reloptions) FROM pg_class WHERE relname = 'dengue'").await;
+    assert!(barrier, "views keep their options");
+    assert!(world.query::<bool>("SELECT has_table_privilege('swap_reader', 'health_data', 'SELECT')").await);
+    let left: i64 = world.query("SELECT count(*) FROM pg_class WHERE relname LIKE 'health_data%' AND relnamespace <> 'public'::regnamespace").await;
+    assert_eq!(left, 0, "nothing of the old table or of the shadow is left");
+    let indexes: Vec<String> =
+        world.column("SELECT indexname::text FROM pg_indexes WHERE tablename = 'health_data' ORDER BY 1").await;
+    assert_eq!(indexes, ["health_data_date", "health_data_key", "health_data_pkey"]);
+
+    // New rows get ids that nobody has had, and a second swap finds nothing to change.
+    world.put("health/later.csv", data::health(20, "2027-01-01", 1, 3)).await;
+    world.settle().await;
+    let unique: bool = world.query("SELECT count(DISTINCT id) = count(*) FROM health_data").await;
+    assert!(unique);
+    let mut shadow = open(&world, &everything()).await;
+    let compared = shadow.compare(&told, &token).await.expect("compare");
+    assert!(compared.is_same() && compared.live_checksum == compared.shadow_checksum, "{compared:#?}");
+    shadow.swap(&told, &token).await.expect("swap again");
+    world.settle().await;
+    world.all_hold().await;
+    world.execute("DROP OWNED BY swap_reader; DROP ROLE swap_reader").await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_would_leave_something_behind_refuses_and_names_it() {
+    let world = World::new("dependants").await;
+    let roles = world.run_all();
+    world.put("health/all.csv", data::health(3, "2025-01-01", 10, 5)).await;
+    world.settle().await;
+    let (told, _) = watch::channel(Default::default());
+    let token = CancellationToken::new();
+    let cases = [
+        (
+            "CREATE TABLE notes (id bigint REFERENCES health_data (id))",
+            "DROP TABLE notes",
+            "constraint notes_id_fkey on table notes",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW sums AS SELECT sum(dengue_cases) FROM health_data",
+            "DROP MATERIALIZED VIEW sums",
+            "materialized view sums",
+        ),
+        (
+            "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER told AFTER INSERT ON health_data EXECUTE FUNCTION nothing()",
+            "DROP FUNCTION nothing CASCADE",
+            "trigger told on table health_data",
+        ),
+        (
+            "ALTER TABLE health_data ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE health_data DISABLE ROW LEVEL SECURITY",
+            "row level security",
+        ),
+        (
+            "ALTER TABLE health_data ADD COLUMN remark text",
+            "ALTER TABLE health_data DROP COLUMN remark",
+            "only the live table has column remark text",
+        ),
+    ];
+    for (make, drop, named) in cases {
+        let mut shadow = open(&world, &everything()).await;
+        shadow.fill(&told, &token).await.expect("fill");
+        world.execute(make).await;
+        let refused = shadow.swap(&told, &token).await.expect_err("it refuses").to_string();
+        assert!(refused.contains(named), "{named} in {refused}");
+        world.execute(drop).await;
+    }
+    open(&world, &everything()).await.swap(&told, &token).await.expect("without them it swaps");
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_topic_no_longer_holds_is_named_and_sent_again_before_a_swap() {
+    let world = World::new("retention").await;
+    let roles = world.run_all();
+    world.put("health/old.csv", data::health(12, "2025-01-01", 30, 5)).await;
+    world.settle().await;
+    let topic = format!("{}health", world.services.config.kafka.topic_prefix);
+    let mut until = TopicPartitionList::new();
+    for partition in 0..4 {
+        until.add_partition_offset(&topic, partition, Offset::End).expect("a partition");
+    }
+    let admin = AdminClient::<DefaultClientContext>::from_config(&world.services.config.kafka.client_config());
+    admin.expect("an admin client").delete_records(&until, &AdminOptions::new()).await.expect("delete records");
+    world.put("health/new.csv", data::health(12, "2025-03-01", 30, 5)).await;
+    world.settle().await;
+
+    let (told, _) = watch::channel(Default::default());
+    let token = CancellationToken::new();
+    let refused = open(&world, &everything()).await.swap(&told, &token).await.expect_err("rows are gone");
+    assert!(matches!(refused, ReplayError::Refused(Refused::Incomplete(_))), "{refused}");
+    let words = refused.to_string();
+    assert!(words.contains("health/old.csv") && !words.contains("health/new.csv"), "{words}");
+    let offsets = Request { from: Point::Offsets([(0, 1)].into()), ..everything() };
+    let gone = Shadow::open(&context(&world, domain("health")), &offsets).await.err().expect("the log begins later");
+    assert!(gone.to_string().contains("retention has removed"), "{gone}");
+
+    let mut command = world.spawn(&["republish", "--object", "health/old.csv", "--yes"]);
+    assert_eq!(command.ended(Duration::from_secs(60)).await, Some(0), "{}", command.log());
+    world.settle().await;
+    open(&world, &everything()).await.swap(&told, &token).await.expect("all of it is in the topic again");
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_fill_compare_swap_and_drop() {
+    let world = World::new("shadow-commands").await;
+    let roles = world.run_all();
+    world.put("locations/all.csv", data::locations(4)).await;
+    world.put("health/all.csv", data::health(4, "2025-01-01", 30, 5)).await;
+    world.settle().await;
+    world.execute("DELETE FROM health_data WHERE location_id = 4").await;
+    let run = async |line: &str| {
+        let mut command = world.spawn(&line.split(' ').collect::<Vec<_>>());
+        let code = command.ended(Duration::from_secs(60)).await;
+        (code, command.log())
+    };
+    let (code, said) = run("replay health --into shadow").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("has caught up") && said.contains("shadow.health_data"), "{said}");
+    let rows: i64 = world.query("SELECT count(*) FROM shadow.health_data").await;
+    assert_eq!(rows, 120);
+    let (code, said) = run("replay health --into shadow --compare").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("A swap would add 30 rows, remove 0 and change 0"), "{said}");
+    let (code, said) = run("replay health --from beginning").await;
+    assert_eq!(code, Some(1), "another kind of replay is refused: {said}");
+    assert!(said.contains("has not ended"), "{said}");
+    let (code, said) = run("replay health --into shadow --drop --yes").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(world.query::<bool>("SELECT to_regclass('shadow.health_data') IS NULL").await);
+    let (code, said) = run("replay health --into shadow --swap").await;
+    assert_eq!(code, Some(1), "it asks first: {said}");
+    assert!(said.contains("add --yes"), "{said}");
+    let (code, said) = run("replay health --into shadow --swap --yes").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("health_data has 120 rows, had 90"), "{said}");
+    let (code, said) = run("replay all --into shadow --swap --yes").await;
+    assert_eq!(code, Some(0), "{said}");
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
