@@ -8,6 +8,8 @@
 //! 3. **script**: the same rows by COPY into a staging table and an upsert from it, file by file, one connection a
 //!    table, all at once.
 //! 4. **drop to visible**: small files one after the other, each until its row can be selected.
+//! 5. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
+//!    correct, while small files keep coming.
 //!
 //! 2 and 3 read local files, with no S3 and no Kafka, and from text that Postgres can cast without help. This
 //! is a measurement, never a test: targets are printed beside the results.
@@ -15,19 +17,21 @@
 mod child;
 mod load;
 mod machine;
+mod replayed;
 mod report;
+mod visible;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use chrono::{Days, NaiveDate};
 use sqlx::PgPool;
 
 use super::generate::{self, GenerateOptions, SampleFile};
 use super::terminal::{Look, span, thousands};
 use child::Child;
 use report::Run;
+use visible::SmallFiles;
 
 /// Options of `freshet bench`.
 #[derive(Debug, Clone, clap::Args)]
@@ -61,10 +65,6 @@ struct Load {
 const UPLOADS: usize = 4;
 /// Longest time a run's rows may take.
 const TIMEOUT: Duration = Duration::from_secs(1_800);
-/// Longest time one small file may take.
-const TIMEOUT_SMALL: Duration = Duration::from_secs(60);
-/// Between two looks for a small file's row, which is a look-up by key.
-const POLL_SMALL: Duration = Duration::from_millis(1);
 /// Between two looks at the counters of a million rows.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -115,9 +115,19 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
     settle(&pool, files).await?;
     let settled = started.elapsed();
 
-    let visible = drop_small_files(options, child, &pool).await?;
-    settle(&pool, files + visible.len()).await?;
+    let mut small_files = SmallFiles::new(child, &pool);
+    let mut visible = Vec::new();
+    for _ in 0..options.small_files {
+        visible.push(small_files.next().await?);
+    }
+    settle(&pool, files + small_files.dropped()).await?;
     let peak_memory_bytes = child.peak_memory()?;
+
+    load::checkpoint(&pool).await;
+    let unchanged = replayed::unchanged(child, &pool, &mut small_files).await.context("replay the history")?;
+    let corrected = replayed::corrected(child, &pool, &mut small_files, load.rows).await;
+    let corrected = corrected.context("replay a history that was wrong")?;
+    settle(&pool, files + small_files.dropped()).await?;
 
     load::checkpoint(&pool).await;
     let copy = load::copy(&pool, plain).await.context("measure COPY")?;
@@ -131,6 +141,8 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
         copy: rate(copy),
         script: rate(script),
         visible,
+        unchanged,
+        corrected,
         peak_memory_bytes,
     })
 }
@@ -216,31 +228,6 @@ async fn settle(pool: &PgPool, files: usize) -> Result<()> {
         }
         tokio::time::sleep(POLL).await;
     }
-}
-
-/// Drops files of one row each, one after the other, and gives for each the time from before its first byte is
-/// sent until its row can be selected.
-async fn drop_small_files(options: &BenchOptions, child: &Child, pool: &PgPool) -> Result<Vec<Duration>> {
-    let first: NaiveDate = GenerateOptions::into("").end + Days::new(1);
-    let mut durations = Vec::new();
-    for number in 0..options.small_files {
-        let date = first + Days::new(number.into());
-        let text = format!(
-            "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases,is_projected,projection_year\n\
-             1,{date},{number},7,0,30,False,\n"
-        );
-        let started = Instant::now();
-        child.put(&format!("health/small-{date}.csv"), text.into_bytes()).await?;
-        let statement = "SELECT EXISTS (SELECT FROM health_data WHERE location_id = 1 AND date = $1)";
-        while !sqlx::query_scalar(statement).bind(date).fetch_one(pool).await.context("look for a small file's row")? {
-            if started.elapsed() > TIMEOUT_SMALL {
-                bail!("the row of small file {number} is not visible after {}", span(TIMEOUT_SMALL));
-            }
-            tokio::time::sleep(POLL_SMALL).await;
-        }
-        durations.push(started.elapsed());
-    }
-    Ok(durations)
 }
 
 /// The folder of a benchmark, removed at its end unless it is to be kept.

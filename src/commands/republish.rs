@@ -18,7 +18,7 @@ const NAMED_MAX: usize = 10;
 #[derive(Debug, Clone, clap::Args)]
 pub struct RepublishArgs {
     /// This file; may be given several times
-    #[arg(long = "object", value_name = "KEY", required_unless_present_any = ["prefix", "since"])]
+    #[arg(long = "object", value_name = "KEY", required_unless_present_any = ["prefix", "since", "all"])]
     objects: Vec<String>,
     /// Files whose keys begin with this, such as health/ or health/2026-03
     #[arg(long, value_name = "PREFIX")]
@@ -26,6 +26,9 @@ pub struct RepublishArgs {
     /// Only files last modified then or later, such as 2026-03-01T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<DateTime<Utc>>,
+    /// Every file
+    #[arg(long, conflicts_with_all = ["objects", "prefix", "since"])]
+    all: bool,
     /// As if they were dropped just now: their rows win over what other files have said since. Newest versions only
     #[arg(long)]
     as_new: bool,

@@ -88,6 +88,25 @@ async fn up(data: &Path) -> (Process, Services) {
     (process, Services::new(config).await.expect("services"))
 }
 
+/// The commands in the `text` blocks of a section of docs/replay.md, block by block.
+fn commands_of(heading: &str) -> Vec<Vec<String>> {
+    let page = include_str!("../../docs/replay.md");
+    let (_, section) = page.split_once(heading).expect("the section is there");
+    let section = section.split("\n## ").next().expect("a section");
+    let blocks = section.split("```text\n").skip(1).map(|rest| rest.split("```").next().expect("an end"));
+    blocks.map(|block| block.lines().map(str::to_owned).collect()).collect()
+}
+
+/// Runs commands as they stand there, on the stack of this data folder.
+async fn run_on(data: &Path, commands: &[String]) {
+    for line in commands {
+        let words = line.strip_prefix("freshet ").expect("a command of ours");
+        let line = format!("{words} --data {}", data.display());
+        let mut command = Process::start("kafka-lost-command", &line.split(' ').collect::<Vec<_>>(), &[]);
+        assert_eq!(command.ended(COMMAND_WITHIN).await, Some(0), "{line}\n{}", command.log());
+    }
+}
+
 /// O1, O2, O4 and O5. Bookmarks were moved to another stream, where they tile anew.
 async fn all_but_the_tiling_hold(world: &World) {
     world.settle().await;
@@ -120,21 +139,15 @@ async fn with_kafka_lost_altogether_the_runbook_brings_everything_back() {
     world.services = services;
     let halted = "SELECT count(*) > 0 AND bool_and(halted LIKE '%the topic was made again%') FROM pipeline.bookmarks";
     world.until("every partition is halted", halted).await;
-    let line = format!("bookmarks adopt all --yes --data {}", data_folder.display());
-    let mut command = Process::start("adopt", &line.split(' ').collect::<Vec<_>>(), &[]);
-    assert_eq!(command.ended(COMMAND_WITHIN).await, Some(0), "{}", command.log());
+    let [recover, history] = &commands_of("## Kafka is lost")[..] else { panic!("two blocks of commands") };
+    run_on(&data_folder, recover).await;
     world.put("hospital/second.csv", data::hospital(5, "2025-08-01", 60, 6)).await;
     all_but_the_tiling_hold(&world).await;
 
     // History: the topics hold again what replays need.
-    let line = format!("republish --prefix h --yes --data {}", data_folder.display());
-    let mut command = Process::start("republish", &line.split(' ').collect::<Vec<_>>(), &[]);
-    assert_eq!(command.ended(COMMAND_WITHIN).await, Some(0), "{}", command.log());
-    world.settle().await;
+    run_on(&data_folder, history).await;
     world.execute("UPDATE health_data SET dengue_cases = 99999").await;
-    let line = format!("replay health --from beginning --data {}", data_folder.display());
-    let mut command = Process::start("replay", &line.split(' ').collect::<Vec<_>>(), &[]);
-    assert_eq!(command.ended(COMMAND_WITHIN).await, Some(0), "{}", command.log());
+    run_on(&data_folder, &["freshet replay health --from beginning".to_owned()]).await;
     all_but_the_tiling_hold(&world).await;
     assert_eq!(process.terminate(Duration::from_secs(60)).await, Some(0));
 }

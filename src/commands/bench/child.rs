@@ -27,6 +27,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 /// The running child. Dropping it kills it, and its own children end with it.
 pub(super) struct Child {
     process: tokio::process::Child,
+    data: PathBuf,
     log: PathBuf,
     env: HashMap<String, String>,
     s3: Client,
@@ -61,7 +62,7 @@ impl Child {
         };
         let bucket = of("FRESHET_RAW_BUCKET")?;
         let s3 = s3::client(&settings).await;
-        Ok(Child { process, log, env, s3, bucket })
+        Ok(Child { process, data: data.to_owned(), log, env, s3, bucket })
     }
 
     /// Connections of the benchmark's own.
@@ -96,6 +97,22 @@ impl Child {
     /// The most memory that freshet itself has held, in bytes: Kafka, Postgres and S3 are other processes.
     pub(super) fn peak_memory(&self) -> Result<u64> {
         machine::peak_memory(self.process.id().context("freshet up has ended")?)
+    }
+
+    /// Starts another `freshet` on the same data folder; what it says goes to the child's log.
+    pub(super) fn command(&self, arguments: &[&str]) -> Result<tokio::process::Child> {
+        let log = std::fs::OpenOptions::new().append(true).open(&self.log);
+        let log = log.with_context(|| format!("open file {}", self.log.display()))?;
+        tokio::process::Command::new(std::env::current_exe().context("find this program")?)
+            .args(arguments)
+            .arg("--data")
+            .arg(&self.data)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log file")?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start freshet {}", arguments.join(" ")))
     }
 
     /// Ctrl-C, and until it has drained and stopped everything.

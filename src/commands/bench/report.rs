@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::BenchOptions;
+use super::replayed::Replayed;
 use crate::commands::terminal::{Look, table, thousands};
 
 /// What one run measured; rates in rows a second.
@@ -15,6 +16,10 @@ pub(super) struct Run {
     pub(super) script: f64,
     /// One a small file.
     pub(super) visible: Vec<Duration>,
+    /// A replay that had nothing to correct.
+    pub(super) unchanged: Replayed,
+    /// A replay that had every row to correct.
+    pub(super) corrected: Replayed,
     pub(super) peak_memory_bytes: u64,
 }
 
@@ -31,12 +36,10 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     let rate = |value: f64| thousands(value.round() as i64);
     let share = |value: f64| format!("{:.0} %", value * 100.0);
     let milliseconds = |value: f64| format!("{value:.0} ms");
-    let visible = |share: f64| {
-        move |run: &Run| {
-            let values: Vec<f64> = run.visible.iter().map(|it| it.as_secs_f64() * 1_000.0).collect();
-            percentile(&values, share)
-        }
+    let of = |durations: &[Duration], share: f64| {
+        percentile(&durations.iter().map(|it| it.as_secs_f64() * 1_000.0).collect::<Vec<_>>(), share)
     };
+    let visible = |share: f64| move |run: &Run| of(&run.visible, share);
     let mut records = vec![["", "min", "median", "max", "target"].map(str::to_owned).to_vec()];
     let mut line = |name: &str, of: &dyn Fn(&Run) -> f64, show: &dyn Fn(f64) -> String, target: &str| {
         let values: Vec<f64> = runs.iter().map(of).collect();
@@ -53,6 +56,12 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     line("until the outputs are published too, s", &|run| run.outputs_seconds, &|value| format!("{value:.1}"), "");
     line("drop to visible, p50", &visible(0.5), &milliseconds, "< 300 ms");
     line("drop to visible, p99", &visible(0.99), &milliseconds, "< 1,000 ms");
+    line("replay, nothing to correct, rows/s", &|run| run.unchanged.rate, &rate, "");
+    line("replay ÷ freshet", &|run| run.unchanged.rate / run.freshet, &share, "≥ 100 %");
+    line("drop to visible meanwhile, p99", &|run| of(&run.unchanged.visible, 0.99), &milliseconds, "< 2,000 ms");
+    line("replay, every row to correct, rows/s", &|run| run.corrected.rate, &rate, "");
+    line("replay ÷ freshet", &|run| run.corrected.rate / run.freshet, &share, "≥ 100 %");
+    line("drop to visible meanwhile, p99", &|run| of(&run.corrected.visible, 0.99), &milliseconds, "< 2,000 ms");
     let memory = |value: f64| format!("{:.0} MiB", value / f64::from(1 << 20));
     line("peak memory of freshet itself", &|run| run.peak_memory_bytes as f64, &memory, "< 300 MiB");
     let notes = [
@@ -66,6 +75,9 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
             "visible: from before a one-row file is sent until its row is selected, {} files a run",
             options.small_files
         ),
+        "replay:  `freshet replay all --from beginning` beside the running pipeline, from its beginning to its end;"
+            .into(),
+        "         small files are dropped one after the other meanwhile".into(),
         "memory:  VmHWM of the `freshet up` process; Kafka, Postgres and S3 are processes of their own".into(),
     ];
     format!("{}\n{}", table(look, &records, 1), notes.map(|note| look.faint(&note)).join("\n"))
@@ -94,10 +106,12 @@ mod tests {
             copy: 210_000.0,
             script: 90_000.0,
             visible: vec![Duration::from_millis(210); 50],
+            unchanged: Replayed { rate: 142_468.0, visible: vec![Duration::from_millis(333); 9] },
+            corrected: Replayed { rate: 71_234.0, visible: vec![Duration::from_millis(444); 9] },
             peak_memory_bytes: 200 << 20,
         };
         let text = render(&options, 1_000_000, &[run], Look::PLAIN);
-        for part in ["71,234", "≥ 60,000", "34 %", "79 %", "210 ms", "200 MiB"] {
+        for part in ["71,234", "≥ 60,000", "34 %", "79 %", "210 ms", "200 %", "333 ms", "444 ms", "200 MiB"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
