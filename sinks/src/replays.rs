@@ -5,6 +5,7 @@
 //! carries its name and its bookmarks' epochs: should it be taken for dead and wake up, nothing of it fits any more.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use freshet_topics::Domain;
@@ -138,6 +139,11 @@ pub struct Hold {
     _connection: PgConnection,
 }
 
+/// Postgres lets go of what a process held that has just ended within moments.
+const LET_GO_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks whether it has.
+const LET_GO_LOOK: Duration = Duration::from_millis(50);
+
 /// Takes hold of a domain's replays; `None` while another process has it.
 ///
 /// # Errors
@@ -145,11 +151,17 @@ pub struct Hold {
 pub async fn hold(pool: &PgPool, domain: &str) -> Result<Option<Hold>, sqlx::Error> {
     // Not the pool's: closing it, in whatever way, is what lets go.
     let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-    let held: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtextextended('freshet replay of ' || $1, 2))")
-        .bind(domain)
-        .fetch_one(&mut connection)
-        .await?;
-    Ok(held.then_some(Hold { _connection: connection }))
+    let began = Instant::now();
+    loop {
+        let held = "SELECT pg_try_advisory_lock(hashtextextended('freshet replay of ' || $1, 2))";
+        if sqlx::query_scalar(held).bind(domain).fetch_one(&mut connection).await? {
+            return Ok(Some(Hold { _connection: connection }));
+        }
+        if began.elapsed() > LET_GO_WITHIN {
+            return Ok(None);
+        }
+        tokio::time::sleep(LET_GO_LOOK).await;
+    }
 }
 
 /// The domain's replay that has not ended.
@@ -213,7 +225,7 @@ async fn forget_state(connection: &mut PgConnection, place: Place, domain: &str)
     Ok(())
 }
 
-/// Ends the domain's replay without finishing it: what it has corrected stays corrected, a shadow is dropped.
+/// Ends the domain's replay before it has read all: what it has judged up to now holds, a shadow is dropped.
 /// To be called with a [`Hold`] on the domain. Gives what was ended.
 ///
 /// # Errors
@@ -228,11 +240,7 @@ pub async fn abandon(pool: &PgPool, domain: &'static Domain) -> Result<Option<Re
     let ended: Option<Replay> =
         sqlx::query_as(AssertSqlSafe(sql)).bind(domain.name).fetch_optional(&mut *transaction).await?;
     if let Some(ended) = &ended {
-        sqlx::query("DELETE FROM pipeline.replay_suspects WHERE replay = $1")
-            .bind(ended.id)
-            .execute(&mut *transaction)
-            .await?;
-        forget_state(&mut transaction, Place::InPlace, domain.name).await?;
+        settle(&mut transaction, domain, ended.id).await?;
         crate::shadow::drop_all(&mut transaction, domain).await?;
     }
     transaction.commit().await?;
@@ -337,13 +345,7 @@ pub(crate) async fn add(
 /// [`ApplyError::Lost`] if another process works on the replay by now.
 pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) -> Result<Replay, ApplyError> {
     let mut transaction = pool.begin().await?;
-    let removed = remove_suspects(&mut transaction, domain, replay.id).await?;
-    take_over_corrections(&mut transaction, domain.name).await?;
-    sqlx::query("DELETE FROM pipeline.replay_suspects WHERE replay = $1")
-        .bind(replay.id)
-        .execute(&mut *transaction)
-        .await?;
-    forget_state(&mut transaction, Place::InPlace, domain.name).await?;
+    let removed = settle(&mut transaction, domain, replay.id).await?;
     let sql = format!(
         "UPDATE pipeline.replays SET removed = removed + $3, ended_at = now(), updated_at = now(), outcome = 'done'
          WHERE id = $1 AND owner = $2 AND ended_at IS NULL RETURNING {COLUMNS}"
@@ -357,6 +359,18 @@ pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) ->
     let Some(ended) = ended else { return Err(ApplyError::Lost(Vec::new())) };
     transaction.commit().await?;
     Ok(ended)
+}
+
+/// What is left to do once no more rows are read in place. Gives how many rows were removed.
+async fn settle(connection: &mut PgConnection, domain: &'static Domain, replay: i64) -> Result<i64, sqlx::Error> {
+    let removed = remove_suspects(connection, domain, replay).await?;
+    take_over_corrections(connection, domain.name).await?;
+    sqlx::query("DELETE FROM pipeline.replay_suspects WHERE replay = $1")
+        .bind(replay)
+        .execute(&mut *connection)
+        .await?;
+    forget_state(connection, Place::InPlace, domain.name).await?;
+    Ok(removed)
 }
 
 /// Corrections are counted anew where all rows that the live pipeline has received were read again.

@@ -1,4 +1,7 @@
 //! Driving batches from the topic into Postgres, one transaction each, for a replay.
+//!
+//! Several workers share the partitions, as several processors share them live: the rows of a key are in one partition,
+//! so that they do not get into each other's way, and where they do (partitions were added) the guard decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,6 +12,7 @@ use freshet_sinks::correct;
 use freshet_sinks::refusals::Refusals;
 use freshet_sinks::replays::Running;
 use freshet_sinks::upsert::Upsert;
+use futures::future::try_join_all;
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +23,8 @@ use crate::ranges::{self, Range, Reading};
 
 /// First wait after an error of the world; doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait after an error of the world.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A replay that Postgres has not answered for this long ends; it goes on when it is asked the same again.
 const TRIED_FOR_MAX: Duration = Duration::from_secs(120);
 
@@ -31,12 +37,14 @@ pub(super) enum Sink {
     Shadow,
 }
 
+/// One reads and judges while Postgres writes for the other; more would take the machine from the live pipeline.
+const WORKERS: usize = 2;
+
 /// What is under way.
 pub(super) struct Drive<'a> {
     pub(super) context: &'a ReplayContext,
     pub(super) upsert: &'a Upsert,
     pub(super) sink: Sink,
-    pub(super) positions: &'a mut BTreeMap<i32, Position>,
     pub(super) objects: Option<BTreeSet<i64>>,
     pub(super) told: &'a Told,
 }
@@ -47,30 +55,69 @@ pub(super) fn positions(taken: &[Taken]) -> BTreeMap<i32, Position> {
 }
 
 impl Drive<'_> {
-    /// Reads each partition from where it stands up to `ends`, and writes all of it.
+    /// Reads each partition from where it stands up to `ends`, and writes all of it. Where that fails, what was written
+    /// is known to Postgres alone.
     pub(super) async fn run(
-        &mut self,
+        &self,
+        positions: &mut BTreeMap<i32, Position>,
         ends: &BTreeMap<i32, i64>,
         shutdown: &CancellationToken,
     ) -> Result<(), ReplayError> {
-        let range = |(&partition, position): (&i32, &Position)| {
-            let to = ends.get(&partition).copied()?;
-            Some(Range { partition, from: position.next_offset, to })
-        };
-        let ranges: Vec<Range> = self.positions.iter().filter_map(range).filter(|range| !range.is_empty()).collect();
-        if ranges.is_empty() {
-            return Ok(());
-        }
-        let mut batches = ranges::read(Reading {
-            domain: self.context.domain,
-            kafka: self.context.kafka.clone(),
-            ranges,
-            objects: self.objects.clone(),
-            batch_rows_max: self.context.settings.batch_rows_max,
+        let workers = shares(positions, ends).into_iter().map(|positions| {
+            let pace = Pace::new(self.context.rows_per_second.map(|rate| f64::from(rate.get()) / WORKERS as f64));
+            Worker { drive: self, positions, connection: None, recent: Refusals::default(), pace }
         });
-        let mut connection = None;
-        let mut recent = Refusals::default();
-        let mut pace = Pace::new(self.context.rows_per_second.map(|rate| rate.get()));
+        for worker in try_join_all(workers.map(|worker| worker.run(ends, shutdown))).await? {
+            positions.extend(worker);
+        }
+        Ok(())
+    }
+}
+
+/// Splits the partitions that are not at their end, the fullest first, so that the shares have about as much to read.
+fn shares(positions: &BTreeMap<i32, Position>, ends: &BTreeMap<i32, i64>) -> Vec<BTreeMap<i32, Position>> {
+    let left = |(partition, at): (&i32, &Position)| ends.get(partition).map_or(0, |to| to - at.next_offset);
+    let mut open: Vec<(i64, i32, Position)> =
+        positions.iter().map(|(partition, at)| (left((partition, at)), *partition, *at)).collect();
+    open.retain(|(left, ..)| *left > 0);
+    open.sort_by_key(|(left, partition, _)| (-left, *partition));
+    let mut shares: Vec<(i64, BTreeMap<i32, Position>)> = vec![Default::default(); WORKERS.min(open.len())];
+    for (left, partition, at) in open {
+        if let Some(share) = shares.iter_mut().min_by_key(|(sum, _)| *sum) {
+            share.0 += left;
+            share.1.insert(partition, at);
+        }
+    }
+    shares.into_iter().map(|(_, share)| share).collect()
+}
+
+/// A share of the partitions on its way.
+struct Worker<'a> {
+    drive: &'a Drive<'a>,
+    positions: BTreeMap<i32, Position>,
+    connection: Option<PgConnection>,
+    recent: Refusals,
+    pace: Pace,
+}
+
+impl Worker<'_> {
+    /// Gives where the partitions stand at the end, which is `ends`.
+    async fn run(
+        mut self,
+        ends: &BTreeMap<i32, i64>,
+        shutdown: &CancellationToken,
+    ) -> Result<BTreeMap<i32, Position>, ReplayError> {
+        let context = self.drive.context;
+        let range = |(&partition, at): (&i32, &Position)| {
+            Some(Range { partition, from: at.next_offset, to: ends.get(&partition).copied()? })
+        };
+        let mut batches = ranges::read(Reading {
+            domain: context.domain,
+            kafka: context.kafka.clone(),
+            ranges: self.positions.iter().filter_map(range).collect(),
+            objects: self.drive.objects.clone(),
+            batch_rows_max: context.settings.batch_rows_max,
+        });
         loop {
             let batch = tokio::select! {
                 batch = batches.recv() => batch,
@@ -78,13 +125,12 @@ impl Drive<'_> {
             };
             let Some(batch) = batch else { break };
             let batch = self.placed(batch?)?;
-            let records = self.write(&mut connection, &batch, &mut recent, shutdown).await?;
-            self.told.send_modify(|progress| progress.done += records);
-            shutdown.run_until_cancelled(pace.rest(records)).await;
+            let records = self.write(&batch, shutdown).await?;
+            self.drive.told.send_modify(|progress| progress.done += records);
+            shutdown.run_until_cancelled(self.pace.rest(records)).await;
         }
-        let complete =
-            self.positions.iter().all(|(partition, it)| ends.get(partition).is_none_or(|to| it.next_offset >= *to));
-        if complete { Ok(()) } else { Err(ReplayError::Task) }
+        let is_read = |(partition, at): (&i32, &Position)| ends.get(partition).is_some_and(|to| at.next_offset >= *to);
+        if self.positions.iter().all(is_read) { Ok(self.positions) } else { Err(ReplayError::Task) }
     }
 
     fn placed(&self, batch: Batch) -> Result<Vec<PartitionBatch>, ReplayError> {
@@ -97,36 +143,22 @@ impl Drive<'_> {
     }
 
     /// Writes a batch, trying again for a while where the world is at fault. Gives how many records it was.
-    async fn write(
-        &mut self,
-        connection: &mut Option<PgConnection>,
-        batch: &[PartitionBatch],
-        recent: &mut Refusals,
-        shutdown: &CancellationToken,
-    ) -> Result<i64, ReplayError> {
+    async fn write(&mut self, batch: &[PartitionBatch], shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut backoff) = (Instant::now(), BACKOFF_MIN);
-        loop {
-            let written = match connected(self.context, connection).await {
-                Ok(connection) => self.write_once(connection, batch, recent).await,
-                Err(error) => Err(error.into()),
-            };
-            let error = match written {
-                Ok(()) => break,
-                Err(error) => error,
-            };
+        while let Err(error) = self.write_once(batch).await {
             // Whatever state the connection is in, the next attempt starts on a new one.
-            drop(connection.take());
+            self.connection = None;
             match error {
                 ApplyError::Lost(_) => return Err(ReplayError::Lost),
                 ApplyError::World(error) if began.elapsed() < TRIED_FOR_MAX => {
-                    tracing::warn!(domain = self.context.domain.name, %error, "replay a batch, trying again in {backoff:?}");
+                    tracing::warn!(domain = self.drive.context.domain.name, %error, "replay a batch, trying again in {backoff:?}");
                 }
                 error => return Err(error.into()),
             }
             if shutdown.run_until_cancelled(tokio::time::sleep(backoff)).await.is_none() {
                 return Err(ReplayError::Interrupted);
             }
-            backoff *= 2;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
         let mut records = 0;
         for part in batch {
@@ -138,48 +170,39 @@ impl Drive<'_> {
         Ok(records)
     }
 
-    async fn write_once(
-        &self,
-        connection: &mut PgConnection,
-        batch: &[PartitionBatch],
-        recent: &mut Refusals,
-    ) -> Result<(), ApplyError> {
-        let topic = self.context.topic();
-        let (offered, refused) = match &self.sink {
+    async fn write_once(&mut self, batch: &[PartitionBatch]) -> Result<(), ApplyError> {
+        let Drive { context, upsert, sink, .. } = self.drive;
+        // Not one of the pool's: cut off in the middle of a transaction, it must go, and nobody may find it open.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => PgConnection::connect_with(&context.pool.connect_options()).await?,
+        };
+        let topic = context.topic();
+        let (offered, refused) = match sink {
             Sink::InPlace(replay) => {
-                let corrected = correct::correct(connection, self.upsert, &topic, batch, replay, recent).await?;
+                let corrected = correct::correct(&mut connection, upsert, &topic, batch, replay, &self.recent).await?;
                 (corrected.offered, corrected.refused)
             }
             Sink::Shadow => {
-                let applied = apply::apply(connection, self.upsert, &topic, batch, recent).await?;
+                let applied = apply::apply(&mut connection, upsert, &topic, batch, &self.recent).await?;
                 (applied.offered, applied.refused)
             }
         };
-        recent.add(offered, refused);
+        self.connection = Some(connection);
+        self.recent.add(offered, refused);
         Ok(())
     }
 }
 
-/// Not one of the pool's: cut off in the middle of a transaction, it must go, and nobody may find it open.
-async fn connected<'c>(
-    context: &ReplayContext,
-    connection: &'c mut Option<PgConnection>,
-) -> Result<&'c mut PgConnection, sqlx::Error> {
-    if connection.is_none() {
-        *connection = Some(PgConnection::connect_with(&context.pool.connect_options()).await?);
-    }
-    connection.as_mut().ok_or(sqlx::Error::PoolClosed)
-}
-
 /// Keeps a replay from going faster than it may, on the average since it began.
 struct Pace {
-    rows_per_second: Option<u32>,
+    rows_per_second: Option<f64>,
     began: Instant,
     rows: i64,
 }
 
 impl Pace {
-    fn new(rows_per_second: Option<u32>) -> Self {
+    fn new(rows_per_second: Option<f64>) -> Self {
         Pace { rows_per_second, began: Instant::now(), rows: 0 }
     }
 
@@ -187,7 +210,7 @@ impl Pace {
     async fn rest(&mut self, rows: i64) {
         self.rows += rows;
         let Some(rate) = self.rows_per_second else { return };
-        let due = Duration::from_secs_f64(self.rows as f64 / f64::from(rate));
+        let due = Duration::from_secs_f64(self.rows as f64 / rate);
         tokio::time::sleep(due.saturating_sub(self.began.elapsed())).await;
     }
 }
@@ -196,4 +219,21 @@ impl Pace {
 pub(super) fn announce(told: &Told, ranges: impl Iterator<Item = i64>) {
     let total = ranges.sum();
     told.send_replace(Progress { done: 0, total });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workers_share_what_is_left_evenly() {
+        let at = |next_offset| Position { next_offset, epoch: 1 };
+        let positions = BTreeMap::from([(0, at(10)), (1, at(0)), (2, at(5)), (3, at(7))]);
+        let ends = BTreeMap::from([(0, 110), (1, 60), (2, 65), (3, 7)]);
+        let shared: Vec<Vec<i32>> =
+            shares(&positions, &ends).into_iter().map(|share| share.into_keys().collect()).collect();
+        assert_eq!(shared, [vec![0], vec![1, 2]], "partition 3 is read to its end");
+        assert!(shares(&positions, &BTreeMap::new()).is_empty());
+        assert_eq!(shares(&positions, &BTreeMap::from([(1, 1)])).len(), 1);
+    }
 }

@@ -58,8 +58,8 @@ pub async fn in_place(
     let running = Running { id: replay.id, owner: context.owner.clone() };
     let upsert = Upsert::new(context.domain, Place::InPlace);
     let sink = Sink::InPlace(running.clone());
-    let mut drive = Drive { context, upsert: &upsert, sink, positions: &mut positions, objects, told };
-    drive.run(&ends, shutdown).await?;
+    let drive = Drive { context, upsert: &upsert, sink, objects, told };
+    drive.run(&mut positions, &ends, shutdown).await?;
     Ok(replays::finish(&context.pool, context.domain, &running).await?)
 }
 

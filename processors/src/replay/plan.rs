@@ -133,6 +133,7 @@ pub(super) type Times = BTreeMap<i32, Option<i64>>;
 /// | to | one past the last offset |
 /// |---|---|
 /// | not said | the bookmark |
+/// | beginning | the log's start: nothing to read |
 /// | a time, an offset | the lesser of that and the bookmark |
 /// | offsets, and the partition is not among them | the bookmark |
 pub(super) fn ranges(
@@ -161,7 +162,8 @@ pub(super) fn ranges(
             },
         };
         let last = match &request.to {
-            None | Some(Point::Beginning) => None,
+            None => None,
+            Some(Point::Beginning) => Some(low),
             Some(Point::Time(_)) => to_times.get(&partition).copied().flatten(),
             Some(Point::Offsets(offsets)) => offsets.get(&partition).copied(),
         };
@@ -216,6 +218,7 @@ mod tests {
             (offsets(&[(0, 25)]), None, [(20, 20), (9, 9)]),
             (offsets(&[(0, 5)]), Some(offsets(&[(0, 6), (1, 3)])), [(5, 6), (3, 3)]),
             (offsets(&[(0, 8)]), Some(offsets(&[(0, 6)])), [(6, 6), (9, 9)]),
+            (Point::Beginning, Some(Point::Beginning), [(3, 3), (0, 0)]),
         ];
         for (from, to, expected) in cases {
             let request = Request { from, to, objects: Vec::new() };

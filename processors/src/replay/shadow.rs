@@ -105,7 +105,8 @@ impl Shadow {
         shutdown: &CancellationToken,
     ) -> Result<(), ReplayError> {
         let Shadow { context, upsert, positions, .. } = self;
-        Drive { context, upsert, sink: Sink::Shadow, positions, objects: None, told }.run(live, shutdown).await
+        let drive = Drive { context, upsert, sink: Sink::Shadow, objects: None, told };
+        drive.run(positions, live, shutdown).await
     }
 
     /// Makes the live pipeline wait with the shadow exactly where it stands.
