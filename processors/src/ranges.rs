@@ -24,6 +24,8 @@ use crate::weight;
 const BATCHES_AHEAD: usize = 2;
 /// One poll waits at most this long.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// A broker that does not answer about a log's end within this is an error.
+const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Kafka giving nothing for this long, with rows to come, is an error: whoever replays goes on later.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -161,7 +163,11 @@ impl Reader {
         let (partition, offset, record) = match self.consumer.poll(POLL_TIMEOUT) {
             None => return Ok(false),
             Some(Ok(message)) => (message.partition(), message.offset(), Some(self.wanted(&message))),
-            Some(Err(KafkaError::PartitionEOF(partition))) => (partition, i64::MAX, None),
+            Some(Err(KafkaError::PartitionEOF(partition))) => match self.log_end(partition)? {
+                // A leader that does not know all yet: what is missing comes, or the silence is told.
+                end if self.open.get(&partition).is_some_and(|to| end < *to) => return Ok(false),
+                end => (partition, end, None),
+            },
             Some(Err(error)) if is_transient(&error) => {
                 tracing::debug!(topic = self.topic, %error, "poll");
                 return Ok(false);
@@ -177,12 +183,17 @@ impl Reader {
             }
         }
         if offset >= end - 1 {
-            // An end of the log before the range's end: what was there is gone, and nothing more will come.
+            // At the log's end: where no record stood last, none will come.
             self.batch.end(partition, end);
             self.weight += 1;
             self.close(partition)?;
         }
         Ok(true)
+    }
+
+    fn log_end(&self, partition: i32) -> Result<i64, RangeError> {
+        let ends = self.consumer.fetch_watermarks(&self.topic, partition, WATERMARK_TIMEOUT);
+        ends.map(|(_, high)| high).map_err(|source| self.failed(source))
     }
 
     /// The record, unless it is a row of an object that is not asked for.

@@ -133,6 +133,23 @@ pub struct DomainStatus {
     pub orphans: Option<Orphans>,
     /// Partitions that a person must look at.
     pub halted: Vec<Halted>,
+    /// The replay that has not ended, whether or not anybody works on it at present.
+    pub replay: Option<ReplayStatus>,
+}
+
+/// A replay that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct ReplayStatus {
+    /// Its number.
+    pub id: i64,
+    /// `in_place` or `shadow`.
+    pub kind: String,
+    /// What was asked for.
+    pub request: String,
+    /// Who works on it, or did last.
+    pub owner: String,
+    /// When it began.
+    pub began_at: DateTime<Utc>,
 }
 
 impl DomainStatus {

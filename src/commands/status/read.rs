@@ -8,8 +8,8 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{
-    DomainStatus, FileStatus, Files, Halted, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus, Rows,
-    STATES, Status,
+    DomainStatus, FileStatus, Files, Halted, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
+    ReplayStatus, Rows, STATES, Status,
 };
 
 /// Distinct locations looked at for orphans, at most.
@@ -36,6 +36,7 @@ pub async fn read(
         status.rows = rows.get(domain.name).copied().unwrap_or_default();
         status.rows.published = files.iter().filter(|it| it.domain == domain.name).map(|it| it.rows).sum();
         fill_position(&mut status, &places, outside.high_watermarks.get(domain.name));
+        status.replay = replay(pool, domain).await.context("look for replays")?;
         status.orphans = orphans(pool, domain).await.with_context(|| format!("count orphans of {}", domain.name))?;
         statuses.push(status);
     }
@@ -45,6 +46,15 @@ pub async fn read(
         None => None,
     };
     Ok(Status { at, domains: statuses, outputs: outputs(waiting, outside), files })
+}
+
+async fn replay(pool: &PgPool, domain: &Domain) -> Result<Option<ReplayStatus>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, kind, request, owner, began_at FROM pipeline.replays WHERE domain = $1 AND ended_at IS NULL",
+    )
+    .bind(domain.name)
+    .fetch_optional(pool)
+    .await
 }
 
 /// Change marks, the distinct ones among them, and the age of the oldest in seconds.

@@ -12,6 +12,7 @@ pub fn render(status: &Status, look: Look) -> String {
     parts.push(files_by_state(status, look));
     parts.push(rows(status, look));
     parts.push(outputs(&status.outputs, look));
+    parts.extend(status.domains.iter().filter_map(|domain| replay(domain, look)));
     if let Some(files) = &status.files {
         parts.push(files_list(files, look));
     }
@@ -84,6 +85,15 @@ fn outputs(outputs: &OutputsStatus, look: Look) -> String {
     format!("{} {version}, {marks}", look.bold("outputs"))
 }
 
+/// The replay that has not ended.
+fn replay(domain: &DomainStatus, look: Look) -> Option<String> {
+    let replay = domain.replay.as_ref()?;
+    let kind = if replay.kind == "shadow" { "into a shadow" } else { "in place" };
+    let began = replay.began_at.format("%Y-%m-%d %H:%M:%S UTC");
+    let text = format!("{} {kind}, {}, begun {began} by {}", domain.domain, replay.request, replay.owner);
+    Some(format!("{} {}", look.bold("replay "), look.busy(&text)))
+}
+
 fn files_list(files: &Files, look: Look) -> String {
     if files.files.is_empty() {
         return "no file was found yet".into();
@@ -136,7 +146,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::commands::status::{Halted, Rows};
+    use crate::commands::status::{Halted, ReplayStatus, Rows};
 
     fn status() -> Status {
         let domains = freshet_topics::DOMAINS.iter().map(|domain| DomainStatus {
@@ -175,6 +185,22 @@ mod tests {
             },
             files: Some(Files { files, total: 9_000 }),
         }
+    }
+
+    #[test]
+    fn a_replay_that_has_not_ended_is_shown() {
+        let mut status = status();
+        status.domains[2].replay = Some(ReplayStatus {
+            id: 4,
+            kind: "shadow".into(),
+            request: "from beginning".into(),
+            owner: "here:17:0badcafe".into(),
+            began_at: DateTime::default(),
+        });
+        let text = render(&status, Look::PLAIN);
+        let expected =
+            "replay  health into a shadow, from beginning, begun 1970-01-01 00:00:00 UTC by here:17:0badcafe";
+        assert!(text.lines().any(|line| line == expected), "{text}");
     }
 
     #[test]
