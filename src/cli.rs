@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use freshet_topics::{DOMAINS, Domain, domains};
@@ -51,7 +52,7 @@ enum Command {
     /// Apply one domain's topic to Postgres (one role a process)
     Process {
         /// Which domain
-        #[arg(value_parser = parse_domain)]
+        #[arg(value_parser = parse_domain())]
         domain: &'static Domain,
     },
     /// Keep the derived outputs fresh (one role a process)
@@ -106,7 +107,7 @@ enum BookmarksCommand {
     /// End a halt: accept the domain's topic as it is now, and publish again what was not wholly applied
     Adopt {
         /// Which domain
-        #[arg(value_parser = parse_domain)]
+        #[arg(value_parser = parse_domain())]
         domain: &'static Domain,
         /// Do it; without, only say what would be done
         #[arg(long)]
@@ -125,11 +126,10 @@ impl Cli {
     }
 }
 
-fn parse_domain(name: &str) -> Result<&'static Domain, String> {
-    domains::by_name(name).ok_or_else(|| {
-        let names: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
-        format!("no such domain; there are {}", names.join(", "))
-    })
+/// Takes the name of a domain. Help and completions list what there is.
+fn parse_domain() -> impl TypedValueParser<Value = &'static Domain> {
+    PossibleValuesParser::new(DOMAINS.iter().map(|domain| domain.name))
+        .try_map(|name| domains::by_name(&name).ok_or("no such domain"))
 }
 
 /// How long the process waits at its end for threads that block.
@@ -153,7 +153,8 @@ pub fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let quiet = matches!(cli.command, Command::Demo | Command::Status(_) | Command::Bench(_));
+    // What they print says it all.
+    let quiet = matches!(cli.command, Command::Demo | Command::Setup { .. } | Command::Status(_) | Command::Bench(_));
     let telemetry = telemetry::init(quiet, cli.log_format, Some(runtime.handle()))?;
     let result = runtime.block_on(run(cli));
     telemetry.shutdown();
@@ -320,6 +321,6 @@ mod tests {
             assert!(matches!(cli.command, Command::Process { domain: found } if found == *domain));
         }
         let error = Cli::try_parse_from(["freshet", "process", "weather"]).expect_err("no such domain");
-        assert!(error.to_string().contains("there are locations, climate"), "{error}");
+        assert!(error.to_string().contains("[possible values: locations, climate"), "{error}");
     }
 }

@@ -7,6 +7,7 @@
 //! Random tests print their seed; `FRESHET_TEST_SEED` replays one. `FRESHET_TEST_LOG=1` shows freshet's log.
 
 mod bad_files;
+mod command;
 mod every_domain;
 mod exactly_once;
 mod faults;
