@@ -55,7 +55,7 @@ enum Command {
     /// Apply one domain's topic to Postgres (one role a process)
     Process {
         /// Which domain
-        #[arg(value_parser = parse_domain)]
+        #[arg(value_parser = parse_domain())]
         domain: &'static Domain,
     },
     /// Keep the derived outputs fresh (one role a process)
@@ -141,7 +141,8 @@ pub fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let quiet = matches!(cli.command, Command::Demo | Command::Status(_) | Command::Bench(_));
+    // What they print says it all.
+    let quiet = matches!(cli.command, Command::Demo | Command::Setup { .. } | Command::Status(_) | Command::Bench(_));
     let telemetry = telemetry::init(quiet, cli.log_format, Some(runtime.handle()))?;
     let result = runtime.block_on(run(cli));
     telemetry.shutdown();
@@ -312,6 +313,6 @@ mod tests {
             assert!(matches!(cli.command, Command::Process { domain: found } if found == *domain));
         }
         let error = Cli::try_parse_from(["freshet", "process", "weather"]).expect_err("no such domain");
-        assert!(error.to_string().contains("there are locations, climate"), "{error}");
+        assert!(error.to_string().contains("[possible values: locations, climate"), "{error}");
     }
 }

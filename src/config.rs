@@ -230,17 +230,33 @@ mod tests {
 
     #[test]
     fn the_environment_wins_over_the_file_and_unknown_keys_are_refused() {
-        let config = with_environment(&[
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("settings.toml");
+        let load = |text: &str, pairs: &[(&str, &str)]| {
+            std::fs::write(&path, text).expect("write the file");
+            let sources = Sources { file: Some(path.clone()), set: Vec::new() };
+            load_from(&sources, Base::Production, environment(pairs))
+        };
+        let text = "[process]\nbatch_rows_max = 5\nbatch_age_ms_max = 6\n";
+        let variables = [
             ("FRESHET__KAFKA__BROKERS", "kafka:9092"),
             ("FRESHET__PROCESS__BATCH_ROWS_MAX", "7"),
             ("FRESHET__POSTGRES__URL", "postgres://u:12@h/d"),
-        ])
-        .expect("valid");
+        ];
+        let config = load(text, &variables).expect("valid");
         assert_eq!((config.kafka.brokers.as_str(), config.process.batch_rows_max), ("kafka:9092", 7));
-        let error = with_environment(&[("FRESHET__KAFKA__BROKER", "x")]).expect_err("unknown key");
-        assert!(format!("{error:#}").contains("broker"), "{error:#}");
-        let error = with_environment(&[("FRESHET__PROCESS__BATCH_ROWS_MAX", "0")]).expect_err("no rows");
-        assert!(format!("{error:#}").contains("process.batch_rows_max"), "{error:#}");
+        assert_eq!(config.process.batch_age_ms_max, 6, "the file wins over the defaults");
+        for (text, variables, complaint) in [
+            ("", &[("FRESHET__KAFKA__BROKER", "x")][..], "`broker`"),
+            ("[kafka]\nbroker = 'x'\n", &[], "`broker`"),
+            ("[kafkas]\n", &[], "`kafkas`"),
+            ("[kafka\n", &[], "settings.toml"),
+            ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "0")], "process.batch_rows_max"),
+            ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "many")], "batch_rows_max"),
+        ] {
+            let error = format!("{:#}", load(text, variables).expect_err(complaint));
+            assert!(error.contains(complaint), "{error}");
+        }
     }
 
     #[test]

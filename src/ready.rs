@@ -1,9 +1,9 @@
 //! Whether what a role needs is there: asked before a role starts, and by whoever reads `/readyz`.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use aws_sdk_s3::error::DisplayErrorContext;
 use freshet_sinks::schema::{self, Schema};
 use freshet_topics::log::LogReader;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,15 @@ async fn postgres(services: &Services) -> Option<Missing> {
     }
 }
 
+/// The innermost cause of an error: `Connection refused` says more than the layers that passed it on.
+pub(crate) fn cause_of(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
 /// Host, port and database, without user and password.
 pub(crate) fn place_of(pool: &sqlx::PgPool) -> String {
     let options = pool.connect_options();
@@ -95,7 +104,7 @@ async fn bucket(services: &Services, bucket: &str) -> Option<Missing> {
             Some(Missing::Yet(match status {
                 Some(404) => format!("{place} does not exist: make it (`freshet setup` does)"),
                 Some(403) => format!("{place}: access denied; the role needs s3:ListBucket"),
-                _ => format!("{place}: {}", DisplayErrorContext(&error)),
+                _ => format!("{place}: {}", cause_of(&error)),
             }))
         }
     }

@@ -5,11 +5,15 @@ mod otlp;
 use std::io;
 
 use anyhow::Context;
+use freshet_topics::trace::TARGET;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::runtime::Handle;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, filter, fmt};
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 pub use otlp::trace_id;
 
@@ -48,25 +52,47 @@ impl Telemetry {
 /// If traces are asked for in a way that cannot work.
 pub fn init(quiet: bool, format: LogFormat, runtime: Option<&Handle>) -> anyhow::Result<Telemetry> {
     let fallback = if quiet { "error,librdkafka=off,rdkafka=off" } else { DEFAULT_FILTER };
-    let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
-    // What is told for traces is in the log in other words.
-    let not_traces = filter::filter_fn(|metadata| metadata.target() != freshet_topics::trace::TARGET);
-    let ansi = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    let logs = fmt::layer().with_writer(io::stderr);
-    let logs = match format {
-        LogFormat::Text => logs.with_ansi(ansi).with_target(false).boxed(),
-        LogFormat::Json => logs.json().with_current_span(false).with_span_list(false).boxed(),
-    };
     let traces = match runtime {
         Some(runtime) if otlp::is_wanted() => Some(otlp::provider(runtime.clone()).context("start tracing")?),
         _ => None,
     };
-    let stages = traces.as_ref().map(|provider| {
-        let only_traces = filter::Targets::new().with_target(freshet_topics::trace::TARGET, tracing::Level::INFO);
-        otlp::Stages::new(provider).with_filter(only_traces)
-    });
-    let logs = logs.with_filter(not_traces).with_filter(wanted);
+    let of_traces = format!("{TARGET}={}", if traces.is_some() { "info" } else { "off" });
+    let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
+    let wanted = wanted.add_directive(of_traces.parse().context("name what traces are told by")?);
+    let ansi = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    let logs = fmt::layer().with_writer(io::stderr);
+    let logs = match format {
+        LogFormat::Text => logs.with_ansi(ansi).with_target(false).map_event_format(NotTraces).boxed(),
+        LogFormat::Json => {
+            logs.json().with_current_span(false).with_span_list(false).map_event_format(NotTraces).boxed()
+        }
+    };
+    // One filter for all, and none a layer: those keep on the thread what they were last asked. Whoever only asks
+    // whether something is logged, as rdkafka does for each new client, would then silence the thread's next event.
+    let stages = traces.as_ref().map(otlp::Stages::new);
     // Tests start several roles in one process: the first one wins.
-    let _ = tracing_subscriber::registry().with(logs).with(stages).try_init();
+    let _ = tracing_subscriber::registry().with(logs).with(stages).with(wanted).try_init();
     Ok(Telemetry { traces })
+}
+
+/// Leaves out what is told for traces: it is in the log in other words.
+struct NotTraces<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for NotTraces<F>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        match event.metadata().target() {
+            TARGET => Ok(()),
+            _ => self.0.format_event(context, writer, event),
+        }
+    }
 }

@@ -248,7 +248,7 @@ async fn a_fifth_domain_is_one_file_one_migration_and_one_line() {
 
     // The command knows it, and so does Kafka.
     let (succeeded, said) = up.run(&["process", "weather"]);
-    assert!(!succeeded && said.contains("there are locations, climate, health, hospital, pharmacy"), "{said}");
+    assert!(!succeeded && said.contains("possible values: locations, climate, health, hospital, pharmacy"), "{said}");
     let said = up.succeed(&["topics", "create"]);
     assert!(said.contains("freshet.pharmacy: exists, 4 partitions, as wanted"), "{said}");
 

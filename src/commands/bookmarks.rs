@@ -18,7 +18,7 @@ pub enum BookmarksCommand {
     /// Show each partition's bookmark, what Kafka's group has committed, and where the log begins and ends
     List {
         /// Which domain, or all
-        #[arg(value_name = "DOMAIN", default_value = "all", value_parser = parse_domains)]
+        #[arg(value_name = "DOMAIN", default_value = "all", value_parser = parse_domains())]
         domains: Domains,
         /// Print JSON
         #[arg(long)]
@@ -27,7 +27,7 @@ pub enum BookmarksCommand {
     /// Set bookmarks, with nothing or anything running
     Set {
         /// Which domain
-        #[arg(value_parser = parse_domain)]
+        #[arg(value_parser = parse_domain())]
         domain: &'static Domain,
         /// Which partition; may be given several times; all unless given
         #[arg(long = "partition", value_name = "N")]
@@ -42,7 +42,7 @@ pub enum BookmarksCommand {
     /// End a halt: accept the domain's topic as it is now, and publish again what was not wholly applied
     Adopt {
         /// Which domain, or all
-        #[arg(value_name = "DOMAIN", value_parser = parse_domains)]
+        #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
         domains: Domains,
         /// Do it without asking
         #[arg(long)]

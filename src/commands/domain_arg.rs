@@ -1,29 +1,28 @@
-//! Domains on the command line: one by its name, or `all`.
+//! Domains on the command line: one by its name, or `all`. Help and completions list what there is.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use freshet_topics::{DOMAINS, Domain, domains};
 
 /// One domain or all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domains(pub Vec<&'static Domain>);
 
-/// Reads a domain's name.
-///
-/// # Errors
-/// If there is none of that name.
-pub fn parse_domain(name: &str) -> Result<&'static Domain, String> {
-    domains::by_name(name).ok_or_else(|| {
-        let names: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
-        format!("no such domain; there are {}", names.join(", "))
+/// How `all` is spelled.
+const ALL: &str = "all";
+
+/// Takes the name of a domain.
+pub fn parse_domain() -> impl TypedValueParser<Value = &'static Domain> {
+    PossibleValuesParser::new(names()).try_map(|name| domains::by_name(&name).ok_or("no such domain"))
+}
+
+/// Takes the name of a domain, or `all`.
+pub fn parse_domains() -> impl TypedValueParser<Value = Domains> {
+    PossibleValuesParser::new(names().chain([ALL])).try_map(|name| match name.as_str() {
+        ALL => Ok(Domains(DOMAINS.to_vec())),
+        name => domains::by_name(name).map(|domain| Domains(vec![domain])).ok_or("no such domain"),
     })
 }
 
-/// Reads a domain's name, or `all`.
-///
-/// # Errors
-/// If there is none of that name.
-pub fn parse_domains(name: &str) -> Result<Domains, String> {
-    match name {
-        "all" => Ok(Domains(DOMAINS.to_vec())),
-        name => Ok(Domains(vec![parse_domain(name).map_err(|error| format!("{error}, and all"))?])),
-    }
+fn names() -> impl Iterator<Item = &'static str> {
+    DOMAINS.iter().map(|domain| domain.name)
 }

@@ -21,7 +21,7 @@ use crate::roles::{self, Services};
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReplayArgs {
     /// Which domain, or all of them one after the other
-    #[arg(value_name = "DOMAIN", value_parser = parse_domains)]
+    #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
     domains: Domains,
     /// From here: beginning, a time such as 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
     #[arg(long, value_name = "POINT", required_unless_present_any = ["objects", "into", "abandon"])]

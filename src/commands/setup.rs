@@ -73,7 +73,7 @@ pub async fn run(services: &Services, dry_run: bool) -> anyhow::Result<()> {
     println!();
     println!("{}", summary(&findings, dry_run));
     let wrong: Vec<String> = wrong(&findings).map(|it| format!("{} {}", it.kind, it.name)).collect();
-    anyhow::ensure!(wrong.is_empty(), "prepare {}: see what is said of each above", wrong.join(", "));
+    anyhow::ensure!(wrong.is_empty(), "not as wanted: {} (what is wrong is said above)", wrong.join(", "));
     Ok(())
 }
 
@@ -92,13 +92,14 @@ fn summary(findings: &[Finding], dry_run: bool) -> String {
     let count = |standing| findings.iter().filter(|it| it.standing == standing).count();
     let (all, wrong) = (findings.len(), wrong(findings).count());
     let done = match (dry_run, count(Standing::Made), count(Standing::Would)) {
-        (true, _, 0) => "a dry run, and nothing to do".to_owned(),
+        (true, _, 0) => "a dry run: nothing would be prepared".to_owned(),
         (true, _, would) => format!("a dry run: {would} of {all} would be prepared"),
-        (false, 0, _) => "nothing to do".to_owned(),
+        (false, 0, _) => "nothing prepared".to_owned(),
         (false, made, _) => format!("{made} of {all} prepared"),
     };
     match wrong {
-        0 => format!("{done}; all else is as wanted").replace("nothing to do; all else", "nothing to do; all"),
+        0 if count(Standing::Found) == all => "nothing to do; all is as wanted".to_owned(),
+        0 => format!("{done}; all else is as wanted"),
         wrong => format!("{done}; {wrong} of {all} not as wanted"),
     }
 }
@@ -118,9 +119,10 @@ mod tests {
             (&[Found, Found], false, "nothing to do; all is as wanted"),
             (&[Found, Made], false, "1 of 2 prepared; all else is as wanted"),
             (&[Found, Would], true, "a dry run: 1 of 2 would be prepared; all else is as wanted"),
-            (&[Found], true, "a dry run, and nothing to do; all is as wanted"),
+            (&[Found], true, "nothing to do; all is as wanted"),
             (&[Made, Differs, Failed], false, "1 of 3 prepared; 2 of 3 not as wanted"),
-            (&[Differs], true, "a dry run, and nothing to do; 1 of 1 not as wanted"),
+            (&[Differs], true, "a dry run: nothing would be prepared; 1 of 1 not as wanted"),
+            (&[Found, Failed], false, "nothing prepared; 1 of 2 not as wanted"),
         ];
         for (standings, dry_run, expected) in cases {
             assert_eq!(summary(&findings(standings), *dry_run), *expected, "{standings:?}");

@@ -296,6 +296,16 @@ fn networks_volumes_and_mounted_files_are_there() {
 }
 
 #[test]
+fn grafana_is_given_all_that_its_data_sources_ask_for() {
+    let sources = Path::new(ROOT).join("grafana/provisioning/datasources/freshet.yml");
+    let sources = fs::read_to_string(sources).expect("read the data sources");
+    let asked = sources.lines().filter_map(|line| Some(line.split_once(": $")?.1)).collect::<BTreeSet<_>>();
+    let grafana = &compose().services["grafana"].environment;
+    let given = grafana.keys().map(String::as_str).filter(|name| name.starts_with("FRESHET_")).collect();
+    assert_eq!(asked, given);
+}
+
+#[test]
 fn the_local_stack_and_the_compose_file_run_the_same_kafka_and_seaweedfs() {
     let compose = compose();
     let programs = PathBuf::from(ROOT).join("src/local/components.rs");

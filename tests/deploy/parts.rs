@@ -32,9 +32,18 @@ pub(crate) fn weed() -> PathBuf {
     installed("seaweedfs-4").join("weed")
 }
 
-/// The folder of Kafka's libraries.
-pub(crate) fn kafka_libraries() -> PathBuf {
-    installed("kafka-4").join("libs")
+/// Starts a Kafka of one node with these properties and options of Java; its data is in `folder`.
+pub(crate) fn start_kafka(folder: &Path, cluster_id: &str, properties: &str, options: &[&str]) -> Part {
+    let (home, data) = (folder.join("kafka"), folder.join("kafka/data"));
+    fs::create_dir_all(&data).expect("make Kafka's folder");
+    let meta = format!("version=1\ncluster.id={cluster_id}\nnode.id=1\n");
+    fs::write(data.join("meta.properties"), meta).expect("format Kafka's folder");
+    let properties = format!("{properties}log.dirs={}\n", data.display());
+    fs::write(home.join("server.properties"), properties).expect("write Kafka's properties");
+    let mut java = Command::new("java");
+    java.args(options).args(["-XX:+UseSerialGC", "-cp"]).arg(installed("kafka-4").join("libs/*"));
+    java.arg("kafka.Kafka").arg(home.join("server.properties"));
+    Part::start("kafka", folder, java.env("LANG", "C.UTF-8").current_dir(home))
 }
 
 /// A port on which nobody listens now, below the range of outgoing connections; never the same twice.

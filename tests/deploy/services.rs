@@ -1,5 +1,5 @@
 //! The compose file's services, run here: Kafka and SeaweedFS with its settings, `setup`, then every role with its own
-//! command, variables and health check; a file goes through, and SIGTERM ends each in time.
+//! command, variables and health check, by the program of the image; a file goes through, and SIGTERM ends each in time.
 //!
 //! Only addresses are others: every service has a name and a network of its own there, and a port of loopback here.
 
@@ -14,8 +14,9 @@ use freshet::local::{self, LocalStack, Options};
 use freshet_sinks::s3::{self, S3Settings};
 use sqlx::Connection;
 
-use crate::compose::{Compose, FRESHET, ROOT, Service, compose, filled, seconds, written_env};
-use crate::parts::{Part, READY_WITHIN, free_port, kafka_libraries, weed};
+use crate::compose::{Compose, ROOT, Service, compose, filled, seconds, written_env};
+use crate::image;
+use crate::parts::{Part, READY_WITHIN, free_port, start_kafka, weed};
 
 const LOCATIONS: &str = "id,name,type,population,area\n1,Riverside,district,250000,120.5\n";
 const HEALTH: &str = "\
@@ -39,6 +40,8 @@ struct Machine {
 
 impl Machine {
     async fn start() -> Machine {
+        // Made before anything runs: it may take a minute.
+        image::program();
         let folder = std::env::temp_dir().join(format!("freshet-compose-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("make the folder of the test");
         let options = Options { data_dir: folder.join("data"), kafka: false, postgres: true, s3: false };
@@ -70,26 +73,17 @@ impl Machine {
     /// The variables `KAFKA_…` as the image of Kafka makes properties of them.
     fn start_kafka(&self) -> Part {
         let environment = &self.compose.services["kafka"].environment;
-        let (home, data) = (self.folder.join("kafka"), self.folder.join("kafka/data"));
-        fs::create_dir_all(&data).expect("make Kafka's folder");
         let (broker, host, controller) = (self.address("kafka:9092").to_owned(), free_port(), free_port());
         let ports = [("//:9092", format!("//{broker}")), ("29092", host.to_string()), ("9093", controller.to_string())];
         let mut properties = String::new();
         for (name, value) in environment {
-            let Some(name) = name.strip_prefix("KAFKA_").filter(|name| *name != "HEAP_OPTS") else { continue };
-            let value = match name {
-                "LOG_DIRS" => data.display().to_string(),
-                _ => ports.iter().fold(self.here(value), |text, (there, here)| text.replace(there, here)),
-            };
+            let name = name.strip_prefix("KAFKA_").filter(|name| !["HEAP_OPTS", "LOG_DIRS"].contains(name));
+            let Some(name) = name else { continue };
+            let value = ports.iter().fold(self.here(value), |text, (there, here)| text.replace(there, here));
             properties += &format!("{}={value}\n", name.to_lowercase().replace('_', "."));
         }
-        let meta = format!("version=1\ncluster.id={}\nnode.id=1\n", environment["CLUSTER_ID"]);
-        fs::write(data.join("meta.properties"), meta).expect("format Kafka's folder");
-        fs::write(home.join("server.properties"), &properties).expect("write Kafka's properties");
-        let mut java = Command::new("java");
-        java.args(environment["KAFKA_HEAP_OPTS"].split(' ')).args(["-XX:+UseSerialGC", "-cp"]);
-        java.arg(kafka_libraries().join("*")).arg("kafka.Kafka").arg(home.join("server.properties"));
-        Part::start("kafka", &self.folder, java.env("LANG", "C.UTF-8").current_dir(home))
+        let options: Vec<&str> = environment["KAFKA_HEAP_OPTS"].split(' ').collect();
+        start_kafka(&self.folder, &environment["CLUSTER_ID"], &properties, &options)
     }
 
     fn start_s3(&self) -> Part {
@@ -116,7 +110,7 @@ impl Machine {
 
     /// `freshet` as a service's container runs it, with these arguments.
     fn freshet(&self, service: &Service, port: u16, arguments: &[String]) -> Command {
-        let mut command = Command::new(FRESHET);
+        let mut command = Command::new(image::program());
         command.args(arguments).env_clear().current_dir(&self.folder);
         for (name, value) in &service.environment {
             command.env(name, self.here(value).replace("0.0.0.0:9187", &format!("127.0.0.1:{port}")));

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
 use freshet::local::{self, LocalStack, Options};
 use freshet_sinks::s3::{self, S3Settings};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::config::{ClientConfig, FromClientConfig};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::compose::FRESHET;
-use crate::parts::{Part, READY_WITHIN, free_port, weed};
+use crate::parts::{Part, READY_WITHIN, free_port, start_kafka, weed};
 
 /// Kafka and Postgres of a local stack, and an S3 server with three identities. Dropping it ends and removes them.
 struct Place {
@@ -31,23 +34,27 @@ impl Place {
         fs::create_dir_all(folder.join("s3")).expect("make the folder of the test");
         let options = Options { data_dir: folder.join("data"), kafka: true, postgres: true, s3: false };
         let stack = LocalStack::start(options, |_| ()).await.expect("start Kafka and Postgres");
-        let port = free_port();
-        let place = Place {
-            stack: Some(stack),
-            s3: None,
-            s3_endpoint: format!("http://127.0.0.1:{port}"),
-            folder: folder.clone(),
-        };
+        let s3_endpoint = format!("http://127.0.0.1:{}", free_port());
+        let mut place = Place { stack: Some(stack), s3: None, s3_endpoint, folder };
+        let mut s3 = place.start_s3();
+        let client = place.client().await;
+        s3.until(READY_WITHIN, async || client.list_buckets().send().await.ok()).await;
+        place.s3 = Some(s3);
+        place
+    }
+
+    fn start_s3(&self) -> Part {
         let identities = IDENTITIES.map(|(name, actions)| {
             let keys = serde_json::json!([{"accessKey": name, "secretKey": name}]);
             serde_json::json!({"name": name, "credentials": keys, "actions": actions})
         });
-        let file = folder.join("identities.json");
+        let file = self.folder.join("identities.json");
         fs::write(&file, serde_json::json!({"identities": identities}).to_string()).expect("write the identities");
+        let port = self.s3_endpoint.rsplit_once(':').expect("a port").1;
         let mut program = Command::new(weed());
         program.args(["-logtostderr=true", "mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]);
         program.args(["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]);
-        program.arg(format!("-dir={}", folder.join("s3").display())).arg(format!("-s3.config={}", file.display()));
+        program.arg(format!("-dir={}", self.folder.join("s3").display())).arg(format!("-s3.config={}", file.display()));
         program.arg(format!("-s3.port={port}"));
         for door in ["s3.port.grpc", "master.port", "volume.port", "filer.port", "admin.port"] {
             program.arg(format!("-{door}={}", free_port()));
@@ -55,10 +62,7 @@ impl Place {
         for door in ["master.port.grpc", "volume.port.grpc", "filer.port.grpc", "admin.port.grpc"] {
             program.arg(format!("-{door}={}", free_port()));
         }
-        let mut part = Part::start("s3", &folder, program.env("HOME", &folder));
-        let client = place.client().await;
-        part.until(READY_WITHIN, async || client.list_buckets().send().await.ok()).await;
-        Place { s3: Some(part), ..place }
+        Part::start("s3", &self.folder, program.env("HOME", &self.folder))
     }
 
     async fn client(&self) -> Client {
@@ -79,6 +83,19 @@ impl Place {
     async fn execute(&self, sql: &str) {
         let mut owner = PgConnection::connect(&self.database_url()).await.expect("connect to Postgres");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut owner).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// A topic that somebody made, empty and with the brokers' settings.
+    async fn make_topic(&self, name: &str) {
+        let mut config = ClientConfig::new();
+        config.set(
+            "bootstrap.servers",
+            self.stack.as_ref().expect("runs").endpoints().kafka_brokers.as_ref().expect("Kafka"),
+        );
+        let admin = AdminClient::from_config(&config).expect("an admin client");
+        let topic = NewTopic::new(name, 3, TopicReplication::Fixed(1));
+        let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("ask for a topic");
+        assert!(made[0].is_ok(), "{made:?}");
     }
 
     /// Runs `freshet` as the owner of everything, but for the settings given.
@@ -103,8 +120,7 @@ impl Place {
             .current_dir(&self.folder)
             .output()
             .expect("run freshet");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        Said::new(output)
     }
 }
 
@@ -124,6 +140,11 @@ struct Said {
 }
 
 impl Said {
+    fn new(output: Output) -> Said {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
     /// What is said of a thing.
     fn of(&self, thing: &str) -> &str {
         let line = self.out.lines().find(|line| line.split_whitespace().nth(1).is_some_and(|it| it.ends_with(thing)));
@@ -135,11 +156,16 @@ impl Said {
 async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
     let place = Place::start("twice").await;
     let client = place.client().await;
+    place.make_topic("freshet.climate").await;
     for _ in 0..2 {
         let dry = place.run(&["setup", "--dry-run"], &[]);
         assert_eq!(dry.code, Some(0), "{dry:?}");
         assert_eq!(dry.of("s3://freshet-raw"), "would be made, with versioning");
+        let bounded = "would be made, with versioning, old versions of outputs kept 7 days";
+        assert_eq!(dry.of("s3://freshet-processed"), bounded);
         assert_eq!(dry.of("freshet.health"), "would be made, 3 partitions, 1 replica each");
+        let empty = "found empty, 3 partitions, 1 replica each: would be marked as freshet's";
+        assert_eq!(dry.of("freshet.climate"), empty);
         assert!(dry.of("/freshet").starts_with("empty; would be brought to version "), "{dry:?}");
         assert!(dry.out.ends_with("a dry run: 7 of 7 would be prepared; all else is as wanted\n"), "{dry:?}");
         // Where a dry run made something, this would find it.
@@ -148,6 +174,7 @@ async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
     let made = place.run(&["setup"], &[]);
     assert_eq!((made.code, made.of("s3://freshet-raw")), (Some(0), "made, versioning on"), "{made:?}");
     assert_eq!(made.of("freshet.health"), "made, 3 partitions, 1 replica each");
+    assert_eq!(made.of("freshet.climate"), "found empty, 3 partitions, 1 replica each, and marked as freshet's");
     assert!(made.of("/freshet").starts_with("was empty, brought to version "), "{made:?}");
     let bounded = "made, versioning on, old versions of outputs kept 7 days";
     assert_eq!(made.of("s3://freshet-processed"), bounded);
@@ -162,7 +189,9 @@ async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
     for arguments in [&["setup"][..], &["setup", "--dry-run"]] {
         let found = place.run(arguments, &[]);
         assert_eq!((found.code, found.of("s3://freshet-raw")), (Some(0), "found, versioning on"), "{found:?}");
-        assert_eq!(found.of("freshet.health"), "found, 3 partitions, 1 replica each");
+        for topic in ["freshet.health", "freshet.climate"] {
+            assert_eq!(found.of(topic), "found, 3 partitions, 1 replica each");
+        }
         assert!(found.of("/freshet").starts_with("found, at version "), "{found:?}");
         assert!(found.out.ends_with("nothing to do; all is as wanted\n"), "{found:?}");
     }
@@ -176,7 +205,9 @@ async fn what_differs_is_said_and_left_alone() {
     let place = Place::start("differs").await;
     let client = place.client().await;
     // A bucket that was there before, and topics that were made otherwise.
-    client.create_bucket().bucket("freshet-raw").send().await.expect("make a bucket");
+    for bucket in ["freshet-raw", "freshet-processed"] {
+        client.create_bucket().bucket(bucket).send().await.expect("make a bucket");
+    }
     assert_eq!(place.run(&["topics", "create"], &[]).code, Some(0));
     let wanted = [
         ("FRESHET__KAFKA__PARTITIONS", "5"),
@@ -196,8 +227,12 @@ async fn what_differs_is_said_and_left_alone() {
             assert!(said.of("freshet.climate").contains(difference), "{said:?}");
         }
         assert!(said.err.contains("topic freshet.locations") && said.err.lines().count() == 1, "{said:?}");
-        let expected = if arguments.len() == 2 { "versioning off: would be" } else { "versioning turned on (was off)" };
-        assert!(said.of("s3://freshet-raw").contains(expected), "{said:?}");
+        let expected = match arguments {
+            [_] => "found, versioning turned on (was off)",
+            _ => "found, versioning off: would be turned on",
+        };
+        assert_eq!(said.of("s3://freshet-raw"), expected);
+        assert_eq!(said.of("s3://freshet-processed"), format!("{expected}, old versions of outputs kept 7 days"));
     }
     // A database that a later program has migrated is left alone.
     place.execute("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', true, '', 0)").await;
@@ -207,6 +242,24 @@ async fn what_differs_is_said_and_left_alone() {
     assert_eq!(said.of("freshet.health"), "found, 3 partitions, 1 replica each");
 }
 
+/// A Kafka that asks who one is, and lets nobody but `owner` do anything. Users' passwords are their names.
+fn start_guarded_kafka(folder: &Path, broker: &str) -> Part {
+    let (inside, controller) = (free_port(), free_port());
+    let login = "org.apache.kafka.common.security.plain.PlainLoginModule required";
+    let properties = format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+         controller.listener.names=CONTROLLER\ninter.broker.listener.name=INSIDE\n\
+         listeners=INSIDE://127.0.0.1:{inside},CLIENTS://{broker},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=INSIDE://127.0.0.1:{inside},CLIENTS://{broker}\n\
+         listener.security.protocol.map=INSIDE:PLAINTEXT,CLIENTS:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         listener.name.clients.sasl.enabled.mechanisms=PLAIN\n\
+         listener.name.clients.plain.sasl.jaas.config={login} user_owner=\"owner\" user_guest=\"guest\";\n\
+         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+         super.users=User:ANONYMOUS;User:owner\nauto.create.topics.enable=true\n"
+    );
+    start_kafka(folder, "c2V0dXAtaW4tYS10ZXN0LQ", &properties, &["-Xmx256m"])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
     let place = Place::start("denied").await;
@@ -214,18 +267,41 @@ async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
     let (_, address) =
         place.database_url().split_once('@').map(|(l, a)| (l.to_owned(), a.to_owned())).expect("a login");
     let guest = format!("postgres://guest:guest@{address}");
-    let reader = [
-        ("FRESHET__S3__ACCESS_KEY_ID", "reader"),
-        ("FRESHET__S3__SECRET_ACCESS_KEY", "reader"),
-        ("FRESHET__POSTGRES__URL", guest.as_str()),
-    ];
-    let said = place.run(&["setup"], &reader);
+    let broker = format!("127.0.0.1:{}", free_port());
+    let mut kafka = start_guarded_kafka(&place.folder, &broker);
+    let of = |user: &'static str| {
+        [
+            ("FRESHET__S3__ACCESS_KEY_ID", "reader"),
+            ("FRESHET__S3__SECRET_ACCESS_KEY", "reader"),
+            ("FRESHET__POSTGRES__URL", guest.as_str()),
+            ("FRESHET__KAFKA__BROKERS", broker.as_str()),
+            ("FRESHET__KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+            ("FRESHET__KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN"),
+            ("FRESHET__KAFKA__PROPERTIES__SASL_USERNAME", user),
+            ("FRESHET__KAFKA__PROPERTIES__SASL_PASSWORD", user),
+        ]
+    };
+    let answers = async || {
+        place.run(&["setup", "--dry-run"], &of("owner")).of("freshet.health").starts_with("would").then_some(())
+    };
+    kafka.until(READY_WITHIN, answers).await;
+    for arguments in [&["setup", "--dry-run"][..], &["setup"]] {
+        let said = place.run(arguments, &of("guest"));
+        let topic = said.of("freshet.health");
+        assert!(
+            topic.starts_with("may not look up this topic") && topic.contains("needs the ACLs Create, "),
+            "{topic}"
+        );
+        assert_eq!(said.err.lines().count(), 1, "{said:?}");
+        assert!(said.err.contains("topic freshet.locations"), "{said:?}");
+    }
+    let said = place.run(&["setup"], &of("owner"));
     assert_eq!(said.code, Some(1), "{said:?}");
     let bucket = said.of("s3://freshet-raw");
     assert!(bucket.starts_with("may not make it (AccessDenied: needs s3:CreateBucket"), "{bucket}");
     let schema = said.of("/freshet");
     assert!(schema.contains("may not bring it to version") && schema.contains("needs CREATE on"), "{schema}");
-    assert_eq!(said.of("freshet.health"), "made, 3 partitions, 1 replica each");
+    assert_eq!(said.of("freshet.health"), "made, 3 partitions, 1 replica each", "the broker made none by being asked");
     for name in ["bucket s3://freshet-raw", "bucket s3://freshet-processed", "schema "] {
         assert!(said.err.contains(name), "{said:?}");
     }
@@ -234,7 +310,7 @@ async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
     // Made by its owner without versioning, the bucket can be used, but not changed.
     let client = place.client().await;
     client.create_bucket().bucket("freshet-raw").send().await.expect("make a bucket");
-    let said = place.run(&["setup"], &reader);
+    let said = place.run(&["setup"], &of("owner"));
     let bucket = said.of("s3://freshet-raw");
     assert!(bucket.contains("needs s3:") && bucket.starts_with("found, "), "{bucket}");
     assert_eq!(said.code, Some(1), "{said:?}");
@@ -251,4 +327,30 @@ async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
         "{said:?}"
     );
     assert!(said.of("/nowhere").starts_with("does not exist: make the database"), "{said:?}");
+}
+
+#[test]
+fn what_does_not_answer_is_named_with_its_address_and_soon() {
+    let begun = Instant::now();
+    let output = Command::new(FRESHET)
+        .args(["setup"])
+        .env_clear()
+        .env("FRESHET__KAFKA__BROKERS", "127.0.0.1:1")
+        .env("FRESHET__POSTGRES__URL", "postgres://user:hunter2@127.0.0.1:2/db")
+        .envs([("FRESHET__S3__ENDPOINT", "http://127.0.0.1:3"), ("FRESHET__S3__REGION", "us-east-1")])
+        .envs([("FRESHET__S3__ACCESS_KEY_ID", "key"), ("FRESHET__S3__SECRET_ACCESS_KEY", "hunter2")])
+        .current_dir(std::env::temp_dir())
+        .output()
+        .expect("run freshet");
+    let said = Said::new(output);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let bucket = said.of("s3://freshet-raw");
+    assert!(bucket.starts_with("cannot look at it (no answer from http://127.0.0.1:3: Connection refused"), "{bucket}");
+    assert_eq!(said.of("freshet.health"), "cannot look up this topic (no answer from Kafka at 127.0.0.1:1)");
+    assert!(said.of("127.0.0.1:2/db").contains("Connection refused"), "{said:?}");
+    assert!(said.out.ends_with("nothing prepared; 7 of 7 not as wanted\n"), "{said:?}");
+    assert!(said.err.starts_with("freshet: not as wanted: bucket s3://freshet-raw, "), "{said:?}");
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    assert!(!format!("{said:?}").contains("hunter2"), "{said:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }

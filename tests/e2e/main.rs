@@ -8,6 +8,7 @@
 
 mod bad_files;
 mod bookmarks;
+mod command;
 mod every_domain;
 mod exactly_once;
 mod faults;

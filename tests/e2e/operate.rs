@@ -13,6 +13,8 @@ use crate::harness::{Process, World, data};
 const SOON: Duration = Duration::from_secs(40);
 /// What roles.rs gives a role to drain, and a little for the process to end.
 const DRAINED_WITHIN: Duration = Duration::from_secs(35);
+/// Nothing is waited for.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 const HEALTH: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
 
@@ -114,6 +116,36 @@ async fn sigterm_drains_every_role_within_its_bound_and_nothing_is_lost() {
     let repeated: i64 = world.query("SELECT sum(repairs)::bigint FROM pipeline.objects").await;
     assert_eq!(repeated, 0, "what was drained was whole");
     restarted.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_cannot_drain_ends_within_its_bound_and_at_once_on_a_second_signal() {
+    let world = World::new("stuck").await;
+    let patient = world.spawn(&["process", "health"]);
+    let mut hurried = world.spawn(&["process", "health"]);
+    let shared = "SELECT count(DISTINCT owner) = 2 FROM pipeline.bookmarks WHERE domain = 'health'";
+    world.until("both have their share of the partitions", shared).await;
+    // Whoever writes to the table waits; whoever reads it does not.
+    let mut lock = world.services.pool.acquire().await.expect("a connection");
+    sqlx::raw_sql("BEGIN; LOCK TABLE health_data IN SHARE MODE").execute(&mut *lock).await.expect("lock the table");
+    world.put("health/a.csv", data::health(12, "2025-08-01", 20, 1)).await;
+    let ingest = world.run(&[freshet::roles::Role::Ingest]);
+    let waiting = "SELECT count(*) = 2 FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%health_data%'";
+    world.until("both wait in the middle of a transaction", waiting).await;
+
+    // Two kinds of signals: two of a kind could arrive as one.
+    hurried.signal("TERM");
+    hurried.signal("INT");
+    assert_eq!(hurried.ended(AT_ONCE).await, Some(130), "{}", hurried.log());
+    assert_eq!(patient.terminate(DRAINED_WITHIN).await, Some(0));
+
+    sqlx::raw_sql("ROLLBACK").execute(&mut *lock).await.expect("unlock the table");
+    ingest.stop().await;
+    let roles = world.run_all();
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,9 +66,23 @@ impl CatalogError {
     /// Whether Kafka refuses for want of a permission.
     pub fn is_denied(&self) -> bool {
         use RDKafkaErrorCode::{ClusterAuthorizationFailed, GroupAuthorizationFailed, TopicAuthorizationFailed};
-        let CatalogError::Kafka { source, .. } = self else { return false };
-        let code = source.rdkafka_error_code();
-        matches!(code, Some(TopicAuthorizationFailed | ClusterAuthorizationFailed | GroupAuthorizationFailed))
+        matches!(self.code(), Some(TopicAuthorizationFailed | ClusterAuthorizationFailed | GroupAuthorizationFailed))
+    }
+
+    /// Whether no broker answers.
+    pub fn is_out_of_reach(&self) -> bool {
+        use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve};
+        matches!(self.code(), Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut | Resolve))
+    }
+
+    /// What Kafka or librdkafka answered, where one did.
+    fn code(&self) -> Option<RDKafkaErrorCode> {
+        match self {
+            // Not among those that rdkafka gives itself.
+            CatalogError::Kafka { source: KafkaError::AdminOp(code), .. } => Some(*code),
+            CatalogError::Kafka { source, .. } => source.rdkafka_error_code(),
+            _ => None,
+        }
     }
 }
 
@@ -105,6 +119,8 @@ pub struct TopicReport {
     pub state: TopicState,
     /// Whether it was made just now.
     pub created: bool,
+    /// Whether its stream records were missing: written just now, or, where nothing was to be changed, still to be.
+    pub marked: bool,
     /// Settings that differ from what is wanted, one clause each; empty when all is well.
     pub differences: Vec<String>,
 }
@@ -125,28 +141,35 @@ fn wanted_config(settings: &KafkaSettings) -> [(&'static str, String); 3] {
 /// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
 pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicReport, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
-    let located = |action| {
-        let topic = topic.clone();
-        move |source| CatalogError::Kafka { action, topic, source }
-    };
-    let admin = admin(settings).map_err(located("configure the client for"))?;
-    let config = wanted_config(settings);
-    let new_topic = config.iter().fold(
-        NewTopic::new(&topic, settings.partitions, TopicReplication::Fixed(settings.replication)),
-        |new_topic, (name, value)| new_topic.set(name, value),
-    );
-    let results = admin.create_topics([&new_topic], &options()).await.map_err(located("create"))?;
-    let created = match results.into_iter().next() {
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => false,
-        Some(Err((_, code))) => return Err(located("create")(KafkaError::AdminOp(code))),
-        _ => true,
-    };
-    let state = mark(settings, &topic).await?;
+    let admin = admin(settings, &topic)?;
+    // Looked for first: whoever may not create topics can use those that are there.
+    let created = !exists(settings, &topic).await? && create(&admin, settings, &topic).await?;
+    let (state, marked) = mark(settings, &topic).await?;
     let differences = match created {
         true => Vec::new(),
         false => differences(&admin, settings, &state).await?,
     };
-    Ok(TopicReport { state, created, differences })
+    Ok(TopicReport { state, created, marked, differences })
+}
+
+/// Whether this very request created the topic: somebody else may have meanwhile.
+async fn create(
+    admin: &AdminClient<DefaultClientContext>,
+    settings: &KafkaSettings,
+    topic: &str,
+) -> Result<bool, CatalogError> {
+    let failed = |source| CatalogError::Kafka { action: "create", topic: topic.to_owned(), source };
+    let config = wanted_config(settings);
+    let new_topic = config.iter().fold(
+        NewTopic::new(topic, settings.partitions, TopicReplication::Fixed(settings.replication)),
+        |new_topic, (name, value)| new_topic.set(name, value),
+    );
+    let results = admin.create_topics([&new_topic], &options()).await.map_err(failed)?;
+    match results.into_iter().next() {
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
+        Some(Err((_, code))) => Err(failed(KafkaError::AdminOp(code))),
+        _ => Ok(true),
+    }
 }
 
 /// Looks at the domain's topic as [`ensure`] does, and changes nothing; `None` where it does not exist.
@@ -155,31 +178,42 @@ pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicRe
 /// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
 pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option<TopicReport>, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
-    let located = |action| {
-        let topic = topic.clone();
-        move |source| CatalogError::Kafka { action, topic, source }
-    };
-    let admin = admin(settings).map_err(located("configure the client for"))?;
-    // Asked about its settings, no broker creates a topic, as one that is asked for metadata may.
-    let found = admin.describe_configs([&ResourceSpecifier::Topic(&topic)], &options()).await;
-    match found.map_err(located("describe"))?.into_iter().next() {
-        None | Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition)) => return Ok(None),
-        Some(Err(code)) => return Err(located("describe")(KafkaError::AdminOp(code))),
-        Some(Ok(_)) => {}
+    if !exists(settings, &topic).await? {
+        return Ok(None);
     }
+    let admin = admin(settings, &topic)?;
     let Layout { partitions, replication } = wait_for_leaders(settings, &topic).await?;
-    let stream_id = match first_record(settings, &topic, 0).await? {
-        FirstRecord::Stream(id) => Some(id),
-        FirstRecord::Empty | FirstRecord::Removed => None,
+    let (stream_id, marked) = match first_record(settings, &topic, 0).await? {
+        FirstRecord::Stream(id) => (Some(id), false),
+        FirstRecord::Empty => (None, true),
+        FirstRecord::Removed => (None, false),
         FirstRecord::Foreign => return Err(CatalogError::Unmarked { topic, partition: 0, hint: FOREIGN }),
     };
     let state = TopicState { topic, partitions, replication, stream_id };
     let differences = differences(&admin, settings, &state).await?;
-    Ok(Some(TopicReport { state, created: false, differences }))
+    Ok(Some(TopicReport { state, created: false, marked, differences }))
 }
 
-fn admin(settings: &KafkaSettings) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
-    AdminClient::from_config(&settings.client_config())
+/// Whether the topic exists. No broker makes it because it was asked for: a consumer does not allow that.
+async fn exists(settings: &KafkaSettings, topic: &str) -> Result<bool, CatalogError> {
+    blocking(settings, topic, "look up", |consumer, topic| {
+        let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        match found.map(|found| found.error().map(RDKafkaErrorCode::from)) {
+            None | Some(Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => Ok(false),
+            Some(None | Some(RDKafkaErrorCode::LeaderNotAvailable)) => Ok(true),
+            Some(Some(code)) => Err(KafkaError::MetadataFetch(code)),
+        }
+    })
+    .await
+}
+
+fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<DefaultClientContext>, CatalogError> {
+    AdminClient::from_config(&settings.client_config()).map_err(|source| CatalogError::Kafka {
+        action: "configure the client for",
+        topic: topic.to_owned(),
+        source,
+    })
 }
 
 fn options() -> AdminOptions {
@@ -206,6 +240,11 @@ async fn differences(
     let found = admin.describe_configs([&ResourceSpecifier::Topic(&state.topic)], &options()).await.map_err(failed)?;
     for resource in found {
         let resource = resource.map_err(|code| failed(KafkaError::AdminOp(code)))?;
+        // rdkafka gives no error where Kafka refuses; but a topic has some settings.
+        if resource.entries.is_empty() {
+            differences.push("its settings cannot be read (needs the ACL DescribeConfigs)".into());
+            continue;
+        }
         for (name, wanted) in wanted_config(settings) {
             let entry = resource.entries.iter().find(|entry| entry.name == name);
             let value = entry.and_then(|entry| entry.value.as_deref()).unwrap_or("unset");
@@ -219,8 +258,8 @@ async fn differences(
     Ok(differences)
 }
 
-/// Writes the stream record to every partition that is empty.
-async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, CatalogError> {
+/// Writes the stream record to every partition that is empty; `true` if there was one.
+async fn mark(settings: &KafkaSettings, topic: &str) -> Result<(TopicState, bool), CatalogError> {
     let Layout { partitions, replication } = wait_for_leaders(settings, topic).await?;
     // Not idempotent: a stream record written twice is harmless, and a young broker has no producer ids yet.
     let producer: FutureProducer = settings
@@ -228,13 +267,14 @@ async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, Catal
         .set("acks", "all")
         .create()
         .map_err(|source| CatalogError::Kafka { action: "configure the producer for", topic: topic.into(), source })?;
-    let mut stream_id = None;
+    let (mut stream_id, mut marked) = (None, false);
     // Partition 0 first: what it begins with is the topic's id.
     for partition in 0..partitions {
         let mut first = first_record_of_new(settings, topic, partition).await?;
         if first == FirstRecord::Empty {
             write_stream_record(&producer, topic, partition, stream_id.unwrap_or_else(Uuid::new_v4)).await?;
             first = first_record_of_new(settings, topic, partition).await?;
+            marked = true;
         }
         match first {
             FirstRecord::Stream(id) => stream_id = stream_id.or(Some(id)),
@@ -244,7 +284,7 @@ async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, Catal
             }
         }
     }
-    Ok(TopicState { topic: topic.into(), partitions, replication, stream_id })
+    Ok((TopicState { topic: topic.into(), partitions, replication, stream_id }, marked))
 }
 
 /// [`first_record`] of a partition that may be a moment old: metadata names its leader before that broker knows.
@@ -420,15 +460,38 @@ async fn blocking<T: Send + 'static>(
         .map_err(|source| CatalogError::Kafka { action, topic: topic.into(), source })
 }
 
-/// The configuration of a consumer that only asks: in no group, moving nothing.
+/// The configuration of a consumer that only asks: it joins no group, and moves nothing. That it has to name one all
+/// the same is librdkafka's; under this name, the permission to use the domains' groups covers it.
 pub fn metadata_consumer_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
     let mut config = settings.client_config();
     config
-        .set("group.id", "freshet-ask")
+        .set("group.id", format!("{}ask", settings.group_prefix))
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
         .set("queued.max.messages.kbytes", "1024")
         // A question is a single record: do not wait for more of them.
         .set("fetch.wait.max.ms", "10");
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_from_an_error_of_the_world_however_rdkafka_wraps_it() {
+        use RDKafkaErrorCode::{ClusterAuthorizationFailed, OperationTimedOut, TopicAuthorizationFailed};
+        for (source, expected) in [
+            (KafkaError::AdminOp(TopicAuthorizationFailed), true),
+            (KafkaError::AdminOp(ClusterAuthorizationFailed), true),
+            (KafkaError::MetadataFetch(TopicAuthorizationFailed), true),
+            (KafkaError::MessageProduction(TopicAuthorizationFailed), true),
+            (KafkaError::AdminOp(OperationTimedOut), false),
+            (KafkaError::Canceled, false),
+        ] {
+            let error = CatalogError::Kafka { action: "create", topic: "t".into(), source };
+            assert_eq!(error.is_denied(), expected, "{error}");
+        }
+        assert!(!CatalogError::Missing("t".into()).is_denied());
+    }
 }

@@ -9,7 +9,7 @@
 use std::error::Error;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{
     BucketLifecycleConfiguration, BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration,
     ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter, NoncurrentVersionExpiration,
@@ -17,6 +17,7 @@ use aws_sdk_s3::types::{
 };
 
 use super::{Finding, Standing};
+use crate::ready;
 use crate::roles::Services;
 
 /// Where a bucket needs no location constraint, and may have none.
@@ -33,7 +34,8 @@ pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> 
     let mut buckets = vec![(&config.raw_bucket, None), (&config.processed_bucket, Some(keep_days))];
     buckets.dedup_by_key(|(bucket, _)| *bucket);
     let each = buckets.into_iter().map(async |(bucket, keep_days)| {
-        let wanted = Wanted { bucket, place: place.as_deref(), keep_days };
+        let store = if config.endpoint.is_empty() { "S3" } else { &config.endpoint };
+        let wanted = Wanted { bucket, store, place: place.as_deref(), keep_days };
         let (standing, said) = prepare_one(&services.s3, &wanted, dry_run).await;
         Finding::new("bucket", &format!("s3://{bucket}"), standing, said)
     });
@@ -43,6 +45,8 @@ pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> 
 /// A bucket as it should be.
 struct Wanted<'a> {
     bucket: &'a str,
+    /// Where it is looked for, for people.
+    store: &'a str,
     /// The region to make it in, where that has to be said.
     place: Option<&'a str>,
     /// How many days the old versions of outputs are kept; `None` where it is none of freshet's business.
@@ -55,12 +59,17 @@ async fn prepare_one(client: &Client, wanted: &Wanted<'_>, dry_run: bool) -> Out
     let made = match client.head_bucket().bucket(wanted.bucket).send().await {
         Ok(_) => false,
         Err(error) if status(&error) == Some(404) && dry_run => {
-            return (Standing::Would, "would be made, with versioning".into());
+            let said = "would be made, with versioning";
+            return (Standing::Would, wanted.keep_days.map_or(said.into(), |days| format!("{said}, {}", kept(days))));
         }
         Err(error) if status(&error) == Some(404) => match create(client, wanted).await {
             Ok(made) => made,
             Err(said) => return (Standing::Failed, said),
         },
+        Err(error) if status(&error).is_none() => {
+            let said = format!("cannot look at it (no answer from {}: {})", wanted.store, ready::cause_of(&error));
+            return (Standing::Failed, said);
+        }
         Err(error) => return (Standing::Failed, refused("look at it", "s3:ListBucket", &error)),
     };
     version(client, wanted, made, dry_run).await
@@ -101,7 +110,12 @@ async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool
     }
     let was = if found.is_some() { "suspended" } else { "off" };
     if dry_run {
-        return (Standing::Would, format!("{there}, versioning {was}: would be turned on"));
+        let said = format!("{there}, versioning {was}: would be turned on");
+        return match days_to_set(client, wanted).await {
+            Ok(Some(days)) => (Standing::Would, format!("{said}, {}", kept(days))),
+            Ok(None) => (Standing::Would, said),
+            Err(refused) => (Standing::Would, format!("{said}, but {refused}")),
+        };
     }
     let on = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     let turned = client.put_bucket_versioning().bucket(wanted.bucket).versioning_configuration(on).send().await;
@@ -115,21 +129,31 @@ async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool
         }
     };
     match bound_versions(client, wanted).await {
-        Ok(Some(days)) => (Standing::Made, format!("{said}, old versions of outputs kept {days} days")),
+        Ok(Some(days)) => (Standing::Made, format!("{said}, {}", kept(days))),
         Ok(None) => (Standing::Made, said),
         Err(refused) => (Standing::Differs, format!("{said}, but {refused}: old versions of outputs stay for ever")),
     }
 }
 
-/// Has the store end old versions of outputs, unless the bucket has rules of its own. Gives after how many days.
-async fn bound_versions(client: &Client, wanted: &Wanted<'_>) -> Result<Option<i32>, String> {
+fn kept(days: i32) -> String {
+    format!("old versions of outputs kept {days} day{}", if days == 1 { "" } else { "s" })
+}
+
+/// After how many days the store is to end old versions of outputs; `None` where the bucket has rules of its own, or
+/// the store knows none.
+async fn days_to_set(client: &Client, wanted: &Wanted<'_>) -> Result<Option<i32>, String> {
     let Some(days) = wanted.keep_days else { return Ok(None) };
     match client.get_bucket_lifecycle_configuration().bucket(wanted.bucket).send().await {
-        Ok(_) => return Ok(None),
-        Err(error) if is_unknown(&error) => return Ok(None),
-        Err(error) if error.code() == Some("NoSuchLifecycleConfiguration") => {}
-        Err(error) => return Err(refused("read its lifecycle", "s3:GetLifecycleConfiguration", &error)),
+        Ok(_) => Ok(None),
+        Err(error) if is_unknown(&error) => Ok(None),
+        Err(error) if error.code() == Some("NoSuchLifecycleConfiguration") => Ok(Some(days)),
+        Err(error) => Err(refused("read its lifecycle", "s3:GetLifecycleConfiguration", &error)),
     }
+}
+
+/// Has the store end old versions of outputs, unless the bucket has rules of its own. Gives after how many days.
+async fn bound_versions(client: &Client, wanted: &Wanted<'_>) -> Result<Option<i32>, String> {
+    let Some(days) = days_to_set(client, wanted).await? else { return Ok(None) };
     let rule = LifecycleRule::builder()
         .id("freshet: old versions of outputs")
         .status(ExpirationStatus::Enabled)
@@ -167,6 +191,6 @@ where
         (Some(403), None) => format!("may not {what} (access denied: needs {permission})"),
         (Some(401 | 403), Some(code)) => format!("may not {what} ({code}: needs {permission})"),
         (Some(status), Some(code)) => format!("cannot {what} ({status} {code}: {})", error.message().unwrap_or("")),
-        _ => format!("cannot {what} ({})", DisplayErrorContext(error)),
+        _ => format!("cannot {what} ({})", ready::cause_of(error)),
     }
 }

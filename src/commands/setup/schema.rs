@@ -1,15 +1,20 @@
 //! The schema: which migrations the database has had, which it lacks, and whether this program may apply them.
 
+use std::time::Duration;
+
 use freshet_sinks::postgres::MIGRATIONS;
 use freshet_sinks::schema::{self, Schema};
-use sqlx::PgPool;
 use sqlx::error::DatabaseError;
+use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{Finding, Standing};
 use crate::{ready, roles};
 
+/// A server that does not answer within this is out of reach.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
-    let (standing, said) = match schema::read(pool).await {
+    let (standing, said) = match look(pool).await {
         Ok(Schema::Current) => (Standing::Found, format!("found, at version {}", newest())),
         Ok(Schema::Newer { found, wanted }) => {
             let said = format!("is at version {found}, this program knows up to {wanted}: run the newer freshet");
@@ -19,6 +24,15 @@ pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
         Err(error) => (Standing::Failed, refused(&error)),
     };
     Finding::new("schema", &ready::place_of(pool), standing, said)
+}
+
+/// Connects by itself first: the pool would keep trying for half a minute, and then not say why.
+async fn look(pool: &PgPool) -> Result<Schema, sqlx::Error> {
+    let options = pool.connect_options();
+    let timed_out = |_| sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    let connected = tokio::time::timeout(ANSWER_TIMEOUT, PgConnection::connect_with(&options)).await;
+    connected.map_err(timed_out)??.close().await?;
+    schema::read(pool).await
 }
 
 fn newest() -> i64 {

@@ -51,11 +51,15 @@ impl Process {
         within(TRUE_WITHIN, "the role serves HTTP", async || address(self.log())).await
     }
 
+    /// Sends it a signal, `TERM` or `INT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("run kill").success(), "send SIG{name}");
+    }
+
     /// Asks it to stop, and waits for its exit code.
     pub(crate) async fn terminate(mut self, limit: Duration) -> Option<i32> {
-        let pid = i32::try_from(self.child.id()).expect("a process id");
-        let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().expect("run kill");
-        assert!(sent.success(), "send SIGTERM");
+        self.signal("TERM");
         within(limit, "the role drains", async || self.child.try_wait().expect("look at the process")).await.code()
     }
 

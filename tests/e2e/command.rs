@@ -1,0 +1,103 @@
+//! What the command says to whoever types it or calls it: exit codes, errors, completions, and the status as JSON.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::harness::{World, folder};
+
+/// Runs `freshet` to its end with nothing in its environment, where no stack runs.
+fn freshet(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+    command.args(arguments).env_clear().current_dir(folder()).output().expect("run freshet")
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+#[test]
+fn the_exit_codes_are_those_documented() {
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["check-config"], 0, ""),
+        (&["--version"], 0, ""),
+        (&["check-config", "--set", "kafka.partitions=0"], 1, "freshet: kafka.partitions must be at least 1"),
+        (&["check-config", "--config", "nowhere.toml"], 1, "nowhere.toml"),
+        (&["status"], 1, "kafka.brokers and postgres.url not set"),
+        (&["process", "weather"], 2, "[possible values: locations"),
+        (&["frobnicate"], 2, "unrecognized subcommand"),
+    ];
+    for (arguments, code, complaint) in cases {
+        let output = freshet(arguments);
+        let said = text(output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {said}");
+        assert!(said.contains(complaint), "{arguments:?}: {said}");
+        assert!(*code != 1 || said.lines().count() == 1, "an error is one line: {said}");
+    }
+    // That of a second signal is in operate.rs.
+    let (_, table) = include_str!("../../README.md").split_once("| exit code | meaning |").expect("the table");
+    let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| ")?.split_once(' '));
+    assert_eq!(rows.map(|(code, _)| code).collect::<Vec<_>>(), ["0", "1", "2", "130"]);
+}
+
+#[test]
+fn an_error_is_json_where_the_logs_are() {
+    let output = freshet(&["status", "--log-format", "json"]);
+    let event: Value = serde_json::from_slice(&output.stderr).expect("one JSON object");
+    assert_eq!(event["level"], "ERROR");
+    assert!(event["fields"]["message"].as_str().is_some_and(|it| it.contains("kafka.brokers")), "{event}");
+}
+
+#[test]
+fn a_shell_completes_commands_options_and_domains() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = text(freshet(&["completions", shell]).stdout);
+        for word in ["process", "dry-run", "hospital"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    // As bash calls it: the command, the word at the cursor, the word before.
+    let complete = |line: &[&str]| {
+        let script = r#"eval "$SCRIPT"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+            _freshet freshet "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"; echo "${COMPREPLY[@]}""#;
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script, "bash"]).args(line).env("SCRIPT", text(freshet(&["completions", "bash"]).stdout));
+        let output = bash.output().expect("run bash");
+        assert!(output.status.success(), "{line:?}: {}", text(output.stderr));
+        text(output.stdout).trim().to_owned()
+    };
+    assert_eq!(complete(&["freshet", "pro"]), "process");
+    assert_eq!(complete(&["freshet", "process", "ho"]), "hospital");
+    assert_eq!(complete(&["freshet", "setup", "--dry"]), "--dry-run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_for_programs_says_what_is_known_of_every_domain() {
+    let world = World::new("status-json").await;
+    let roles = world.run_all();
+    world.put("health/a.csv", "location_id,date,dengue_cases\n1,2025-01-01,-1\n9,2025-01-01,1\nx,2025-01-01,1\n").await;
+    world.put("health/b.csv", "no,such,header\n").await;
+    world.settle().await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+    command.args(["status", "--json", "--files"]).env_clear().envs(world.variables()).current_dir(folder());
+    let output = command.output().expect("run freshet");
+    assert!(output.status.success(), "{}", text(output.stderr));
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let domains = status["domains"].as_array().expect("a list");
+    assert_eq!(domains.len(), freshet_topics::DOMAINS.len());
+    let health = domains.iter().find(|domain| domain["domain"] == "health").expect("health");
+    for (pointer, expected) in [
+        ("/files/applied", 1),
+        ("/files/rejected", 1),
+        ("/files/discovered", 0),
+        ("/rows/applied", 2),
+        ("/rows/rejected", 1),
+        ("/lag_rows", 0),
+        ("/orphans/rows", 2),
+    ] {
+        assert_eq!(health.pointer(pointer), Some(&expected.into()), "{pointer}: {health:#}");
+    }
+    let newest = &status["files"]["files"][0];
+    assert_eq!((&newest["key"], &newest["state"]), (&"health/b.csv".into(), &"rejected".into()), "{status:#}");
+    roles.stop().await;
+}
