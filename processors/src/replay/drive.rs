@@ -118,19 +118,19 @@ impl Worker<'_> {
             objects: self.drive.objects.clone(),
             batch_rows_max: context.settings.batch_rows_max,
         });
-        loop {
+        let is_read = |(partition, at): (&i32, &Position)| ends.get(partition).is_some_and(|to| at.next_offset >= *to);
+        // Not until the reader is gone: librdkafka takes its time to close.
+        while !self.positions.iter().all(is_read) {
             let batch = tokio::select! {
-                batch = batches.recv() => batch,
+                batch = batches.recv() => batch.ok_or(ReplayError::Task)?,
                 () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
             };
-            let Some(batch) = batch else { break };
             let batch = self.placed(batch?)?;
             let records = self.write(&batch, shutdown).await?;
             self.drive.told.send_modify(|progress| progress.done += records);
             shutdown.run_until_cancelled(self.pace.rest(records)).await;
         }
-        let is_read = |(partition, at): (&i32, &Position)| ends.get(partition).is_some_and(|to| at.next_offset >= *to);
-        if self.positions.iter().all(is_read) { Ok(self.positions) } else { Err(ReplayError::Task) }
+        Ok(self.positions)
     }
 
     fn placed(&self, batch: Batch) -> Result<Vec<PartitionBatch>, ReplayError> {
