@@ -41,6 +41,7 @@ pub(super) async fn download(
     let busy = |_| (StatusCode::SERVICE_UNAVAILABLE, "too many downloads at once\n".to_owned());
     let place = Arc::clone(&downloads.places).try_acquire_owned().map_err(busy)?;
     let away = |error: String| (StatusCode::BAD_GATEWAY, format!("{error}\n"));
+    let late = || (StatusCode::NOT_FOUND, "it is being written: ask again in a moment\n".to_owned());
     let absent = || (StatusCode::NOT_FOUND, "there is no such output\n".to_owned());
     let published = outputs::read_current(&downloads.s3, &downloads.bucket).await;
     let published = published.map_err(|error| away(error.to_string()))?.ok_or_else(absent)?;
@@ -48,7 +49,7 @@ pub(super) async fn download(
     let object = match downloads.s3.get_object().bucket(&downloads.bucket).key(key).send().await {
         Ok(object) => object,
         // Published, and its first copy is about to be written.
-        Err(error) if error.as_service_error().is_some_and(|it| it.is_no_such_key()) => return Err(absent()),
+        Err(error) if error.as_service_error().is_some_and(|it| it.is_no_such_key()) => return Err(late()),
         Err(error) => return Err(away(DisplayErrorContext(&error).to_string())),
     };
     let content_type = object.content_type().unwrap_or("application/octet-stream").to_owned();

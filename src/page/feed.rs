@@ -19,7 +19,7 @@ const PAUSES: u32 = 4;
 /// Viewers at once. A few people and their forgotten tabs; each costs a connection.
 const VIEWERS: usize = 32;
 
-/// What is read: JSON by the name of its section.
+/// What is read: JSON by the name of its section. Sections are sent in the order of their names.
 pub(super) type Sections = BTreeMap<&'static str, String>;
 
 /// Where the state is read from.

@@ -21,6 +21,8 @@ use crate::commands::status::{self, FileStatus, Outside, STATES, Status};
 use crate::config::Config;
 use crate::roles::Services;
 
+/// The section that says when the others were read. It is different each time and, by its name, the last.
+const WHEN: &str = "when";
 /// A service that does not answer within this counts as away, until the next reading.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Files listed of each state, the newest.
@@ -141,10 +143,9 @@ impl Reader {
 
 impl Source for Reader {
     async fn read(&mut self) -> Sections {
-        let (tables, published) = tokio::join!(
-            tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool)),
-            tokio::time::timeout(ANSWER_TIMEOUT, self.published.look()),
-        );
+        // S3 after Postgres: a change that no longer waits there is in what is published here.
+        let tables = tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool)).await;
+        let published = tokio::time::timeout(ANSWER_TIMEOUT, self.published.look()).await;
         let tables = tables.context("no answer in time").and_then(|tables| tables).context("Postgres");
         let published = published.context("no answer in time").and_then(|look| look).context("S3");
         let trouble = [tables.as_ref().err(), published.as_ref().err()];
@@ -162,6 +163,7 @@ impl Source for Reader {
         put(sections, "scores", self.published.scores());
         put(sections, "history", &self.history.columns());
         put(sections, "trouble", &trouble);
+        put(sections, WHEN, &Utc::now());
         sections.clone()
     }
 }

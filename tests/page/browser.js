@@ -57,9 +57,9 @@ const escaped = (key) => [...new TextEncoder().encode(key)]
   .join("");
 
 function s3(bucket, key, ...options) {
-  return execFileSync("curl", ["-sS", "--fail", "--aws-sigv4", `aws:amz:${env.AWS_REGION}:s3`,
-    "--user", `${env.AWS_ACCESS_KEY_ID}:${env.AWS_SECRET_ACCESS_KEY}`, ...options,
-    `${env.AWS_ENDPOINT_URL_S3}/${bucket}/${escaped(key)}`]);
+  const input = `user = "${env.AWS_ACCESS_KEY_ID}:${env.AWS_SECRET_ACCESS_KEY}"\n`;
+  return execFileSync("curl", ["-sS", "--fail", "--config", "-", "--aws-sigv4", `aws:amz:${env.AWS_REGION}:s3`,
+    ...options, `${env.AWS_ENDPOINT_URL_S3}/${bucket}/${escaped(key)}`], { input });
 }
 
 /** Drops a file in the raw bucket. */

@@ -111,6 +111,7 @@ test("a file may be named anything and stays text", async () => {
 test("locations are charted as they are published, and sorted as asked", async () => {
   const chart = section("Resilience and risk, by location");
   await there(chart.getByRole("row"), "Low Town", "<u>Upper</u> Town");
+  await there(page.locator("#flow li").filter({ hasText: "Outputs" }), "up to date");
   const published = JSON.parse(output("metrics/resilience_scores.json"));
   const shown = async () => (await chart.locator("tbody tr").allTextContents()).map((it) => it.replace(/2025.*/, ""));
   const expected = published.sort((a, b) => a.resilience_score - b.resilience_score).map((it) =>
@@ -137,6 +138,7 @@ test("the outputs can be taken away, and nothing else", async () => {
 
 test("everything can be reached and used by keyboard", async () => {
   const keys = await opened();
+  await keys.getByRole("button", { name: "Rejected 1" }).waitFor();
   const focused = () => keys.evaluate(() => document.activeElement.textContent);
   const reached = [];
   for (let tabs = 0; tabs < 30; tabs += 1) {

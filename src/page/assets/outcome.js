@@ -86,7 +86,7 @@ function makeScore() {
 
 // --- Outputs ------------------------------------------------------------------------------------------------------
 
-export function renderOutputs({ version, at, outputs }) {
+export function renderOutputs({ version, at, outputs, copies_behind }) {
   show(the("outputs-none"), version === null);
   show(the("outputs-hint"), version !== null);
   text(the("outputs-version"), count(version ?? 0));
@@ -95,7 +95,8 @@ export function renderOutputs({ version, at, outputs }) {
   list(the("outputs"), outputs, (output) => output.name, makeOutput, (item, output) => {
     const [name, rows, links] = item.children;
     text(name, output.name);
-    text(rows, counted(output.rows, "row"));
+    const follows = copies_behind.some((key) => key.startsWith(`metrics/${output.name}.`));
+    text(rows, `${counted(output.rows, "row")}${follows ? ", the files follow in a moment" : ""}`);
     Object.values(output.bytes).forEach((size, index) => text(links.children[index].lastChild, bytes(size)));
   });
 }

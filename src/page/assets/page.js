@@ -48,17 +48,16 @@ function disconnect() {
 
 function take(name, value) {
   state[name] = value;
-  if (name === "status") {
-    setClock(value.at);
-    setTime(the("updated"), value.at);
-    connection.heard = Date.now();
-    connection.again = AGAIN_MS[0];
-    say("live");
-  }
+  if (name !== "when") return;
+  // The last section of a reading: only a whole one is drawn.
+  setClock(value);
+  connection.heard = Date.now();
+  connection.again = AGAIN_MS[0];
+  say("live");
   draw();
 }
 
-/** Draws once for all that came since the last frame. */
+/** Draws with the next frame, once. */
 function draw() {
   connection.drawing ||= requestAnimationFrame(() => {
     connection.drawing = 0;
@@ -68,6 +67,7 @@ function draw() {
 
 function render() {
   if (!state.status) return;
+  setTime(the("updated"), state.status.at);
   if (state.about) renderAbout(state.about);
   renderAlarms();
   renderFlow();

@@ -2,7 +2,7 @@
 
 export const state = {
   about: null, status: null, files: [], freshness: {}, quality: null, outputs: null, scores: null, history: null,
-  trouble: [],
+  trouble: [], when: null,
 };
 
 /** The page draws itself anew when one of these is changed: see page.js. */
