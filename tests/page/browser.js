@@ -62,6 +62,9 @@ function s3(bucket, key, ...options) {
     ...options, `${env.AWS_ENDPOINT_URL_S3}/${bucket}/${escaped(key)}`], { input });
 }
 
+/** Changes the database. */
+export const execute = (sql) => execFileSync("psql", ["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "-qc", sql, env.DATABASE_URL]);
+
 /** Drops a file in the raw bucket. */
 export const dropFile = (key, path) => s3(env.FRESHET_RAW_BUCKET, key, "-T", path);
 

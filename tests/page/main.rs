@@ -39,6 +39,7 @@ fn run(pipeline: &Pipeline, script: &str, arguments: &[&str]) {
     node.args(arguments).arg(script).current_dir(folder);
     node.env("BROWSER", browser()).env("SCRATCH", pipeline.folder());
     for name in [
+        "DATABASE_URL",
         "FRESHET_HTTP",
         "FRESHET_RAW_BUCKET",
         "FRESHET_PROCESSED_BUCKET",

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { after, before, test } from "node:test";
 
-import { Door, drop, launch, output } from "./browser.js";
+import { Door, drop, execute, launch, output } from "./browser.js";
 
 const HEALTH = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases";
 const HOSPITAL = "location_id,date,total_beds,available_beds,doctors,nurses";
@@ -134,6 +134,19 @@ test("the outputs can be taken away, and nothing else", async () => {
   for (const name of ["current.json", "resilience_scores.exe", "..%2Fcurrent.json", "data%2Fx.csv", "..", "%2e%2e", ""]) {
     assert.equal((await ask("localhost", `/outputs/${name}`)).statusCode, 404, name);
   }
+});
+
+test("what needs a person is said at the top", async () => {
+  const alarms = page.getByRole("alert");
+  execute("UPDATE pipeline.bookmarks SET halted = 'made again: <adopt> it' WHERE domain = 'health' AND partition = 1");
+  await there(alarms, "health is halted at partition 1: made again: <adopt> it");
+  execute("UPDATE pipeline.bookmarks SET halted = NULL");
+  // What cannot be read leaves the rest as it was.
+  execute("ALTER TABLE pipeline.rejects RENAME TO hidden");
+  await there(alarms, "Not up to date. Postgres: count the rejects");
+  assert.equal(await row("health/good.csv").count(), 1);
+  execute("ALTER TABLE pipeline.hidden RENAME TO rejects");
+  await page.waitForFunction(() => document.getElementById("alarms").childElementCount === 0);
 });
 
 test("everything can be reached and used by keyboard", async () => {
