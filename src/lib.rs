@@ -1,7 +1,7 @@
 //! freshet: a CSV file dropped in S3 is in Postgres and in the derived outputs seconds later, exactly once.
 //!
 //! This package only wires: the command line ([`cli`]), the settings ([`config`]), the roles ([`roles`]), the
-//! local stack ([`local`]), HTTP, the survey of the pipeline's state, and logs. What freshet is for stands in the crates it imports: `freshet_ingest`
+//! local stack ([`local`]), HTTP, the survey of the pipeline's state, the status page ([`page`]), and logs. What freshet is for stands in the crates it imports: `freshet_ingest`
 //! (S3 to Kafka), `freshet_processors` (Kafka to Postgres, Postgres to S3), over `freshet_sinks` and
 //! `freshet_topics`.
 
@@ -11,6 +11,7 @@ pub mod config;
 pub mod http;
 pub mod local;
 mod metrics;
+pub mod page;
 pub mod ready;
 pub mod roles;
 mod survey;

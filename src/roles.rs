@@ -1,6 +1,7 @@
 //! The roles: which parts of freshet a process runs, wired to the services of the settings.
 
 use std::process;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,11 +11,13 @@ use freshet_sinks::{postgres, s3};
 use freshet_topics::catalog::{self, TopicReport};
 use freshet_topics::{DOMAINS, Domain};
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::{ready, survey};
+use crate::ready;
+use crate::survey::{self, Survey};
 
 /// One of the things a process can do for the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub struct Services {
     pub pool: PgPool,
     /// S3.
     pub s3: Client,
+    /// What the last survey of the pipeline found; none before the first.
+    pub(crate) surveyed: watch::Sender<Option<Arc<Survey>>>,
 }
 
 impl Services {
@@ -71,7 +76,7 @@ impl Services {
     pub async fn new(config: Config) -> anyhow::Result<Self> {
         let pool = postgres::pool(&config.postgres).context("read the settings")?;
         let s3 = s3::client(&config.s3).await;
-        Ok(Services { config, pool, s3 })
+        Ok(Services { config, pool, s3, surveyed: watch::Sender::default() })
     }
 }
 
@@ -128,7 +133,7 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
 }
 
 async fn run_one(services: Services, role: Role, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Services { config, pool, s3 } = services;
+    let Services { config, pool, s3, .. } = services;
     let instance = instance();
     match role {
         Role::Ingest => {

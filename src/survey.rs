@@ -2,7 +2,8 @@
 //!
 //! A counter of a role that is down stands still or is gone, just when one wants to know. So the state (files,
 //! lag, halts, what waits to be published) is read from where it is kept, by whichever role is alive, whoever made
-//! it. Several that survey the same domain show the same: queries take the greatest of them.
+//! it. Several that survey the same domain show the same: queries take the greatest of them. What was found is also
+//! told within the process ([`Services::surveyed`]), so that the status page has a history and reads nothing for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use freshet_topics::log::{Ends, LogError, LogReader};
 use freshet_topics::{DOMAINS, Domain};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::status::{self, DomainStatus, Outside, Status};
+use crate::commands::status::{self, DomainStatus, Outside, Rows, Status};
 use crate::metrics;
 use crate::roles::{Role, Services};
 
@@ -24,6 +25,39 @@ pub(crate) fn domains_of(roles: &[Role]) -> Vec<&'static Domain> {
         Role::Ingest | Role::Metrics => None,
     });
     own.collect::<Option<Vec<_>>>().unwrap_or_else(|| DOMAINS.to_vec())
+}
+
+/// What one survey found.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Survey {
+    /// When, by Postgres' clock.
+    pub(crate) at: DateTime<Utc>,
+    /// One a domain, in the order of the registry.
+    pub(crate) domains: Vec<Surveyed>,
+    /// Windows and locations that changed and are not yet published.
+    pub(crate) dirty_windows: i64,
+}
+
+/// What one survey found of a domain.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Surveyed {
+    /// The domain.
+    pub(crate) domain: &'static str,
+    /// Files in the ledger, in any state.
+    pub(crate) files: i64,
+    /// Rows by what became of them.
+    pub(crate) rows: Rows,
+    /// How far its bookmarks are behind.
+    pub(crate) lag: Lag,
+}
+
+/// How far the bookmarks of a domain are behind the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Lag {
+    /// Records, over all partitions; of the ledger's published files if Kafka did not answer.
+    pub(crate) rows: i64,
+    /// Age in seconds of the oldest record that is not applied; none if nothing waits or Kafka did not answer.
+    pub(crate) seconds: Option<f64>,
 }
 
 /// What Kafka tells of a domain.
@@ -43,7 +77,8 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
         match status::read(&services.pool, &domains, &outside, None).await {
             Ok(state) => {
                 show(&state);
-                survey_logs(&services, &domains, &state, &mut reader).await;
+                let lags = survey_logs(&services, &domains, &state, &mut reader).await;
+                services.surveyed.send_replace(Some(Arc::new(survey(&state, &lags))));
             }
             Err(error) => {
                 metrics::SURVEY_FAILURES.with_label_values(&["postgres"]).inc();
@@ -77,16 +112,32 @@ fn show(state: &Status) {
     metrics::SURVEY_TIMESTAMP.set(state.at.timestamp_millis() as f64 / 1_000.0);
 }
 
-/// Asks Kafka, with a client that is kept from survey to survey, and shows how far the bookmarks are behind.
+fn survey(state: &Status, lags: &BTreeMap<&'static str, Lag>) -> Survey {
+    let of_ledger = |status: &DomainStatus| Lag { rows: status.lag_rows, seconds: None };
+    let domains = state.domains.iter().map(|status| Surveyed {
+        domain: status.domain,
+        files: status.files.values().sum(),
+        rows: status.rows,
+        lag: lags.get(status.domain).copied().unwrap_or_else(|| of_ledger(status)),
+    });
+    Survey { at: state.at, domains: domains.collect(), dirty_windows: state.outputs.dirty_windows }
+}
+
+/// Asks Kafka, with a client that is kept from survey to survey, and shows how far the bookmarks are behind. Domains
+/// of which it does not answer are left out.
 async fn survey_logs(
     services: &Services,
     domains: &[&'static Domain],
     state: &Status,
     kept: &mut Option<Arc<LogReader>>,
-) {
+) -> BTreeMap<&'static str, Lag> {
+    let mut lags = BTreeMap::new();
     let reader = match kept.take().map_or_else(|| LogReader::new(&services.config.kafka).map(Arc::new), Ok) {
         Ok(reader) => reader,
-        Err(error) => return failed(&error),
+        Err(error) => {
+            failed(&error);
+            return lags;
+        }
     };
     for (domain, status) in domains.iter().zip(&state.domains) {
         let topic = domain.topic(&services.config.kafka.topic_prefix);
@@ -95,12 +146,21 @@ async fn survey_logs(
         let (asked, wanted) = (Arc::clone(&reader), bookmarks.clone());
         let log = tokio::task::spawn_blocking(move || read_log(&asked, &topic, &wanted)).await;
         match log {
-            Ok(Ok(log)) => show_lag(status, &bookmarks, &log, state.at),
-            Ok(Err(error)) => return failed(&error),
-            Err(error) => return tracing::warn!(%error, "survey Kafka"),
+            Ok(Ok(log)) => {
+                lags.insert(domain.name, show_lag(status, &bookmarks, &log, state.at));
+            }
+            Ok(Err(error)) => {
+                failed(&error);
+                return lags;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "survey Kafka");
+                return lags;
+            }
         }
     }
     *kept = Some(reader);
+    lags
 }
 
 fn failed(error: &LogError) {
@@ -132,7 +192,8 @@ fn first_waiting(bookmark: i64, ends: Ends) -> Option<i64> {
     (first < ends.high).then_some(first)
 }
 
-fn show_lag(status: &DomainStatus, bookmarks: &BTreeMap<i32, i64>, log: &Log, at: DateTime<Utc>) {
+fn show_lag(status: &DomainStatus, bookmarks: &BTreeMap<i32, i64>, log: &Log, at: DateTime<Utc>) -> Lag {
+    let mut lag = Lag::default();
     for (partition, ends) in &log.ends {
         let number = partition.to_string();
         let labels = &[status.domain, number.as_str()];
@@ -144,7 +205,10 @@ fn show_lag(status: &DomainStatus, bookmarks: &BTreeMap<i32, i64>, log: &Log, at
         metrics::LOG_END_OFFSET.with_label_values(labels).set(ends.high);
         metrics::LAG_ROWS.with_label_values(labels).set(rows);
         metrics::LAG_SECONDS.with_label_values(labels).set(seconds);
+        lag.rows += rows;
+        lag.seconds = since.map(|_| seconds.max(lag.seconds.unwrap_or(0.0))).or(lag.seconds);
     }
+    lag
 }
 
 #[cfg(test)]
@@ -165,6 +229,30 @@ mod tests {
         for (bookmark, low, high, expected) in cases {
             assert_eq!(first_waiting(bookmark, Ends { low, high }), expected, "{bookmark} in {low}..{high}");
         }
+    }
+
+    #[test]
+    fn the_lag_of_a_domain_is_that_of_all_its_partitions_and_its_oldest_record() {
+        let status = DomainStatus { domain: "health", lag_rows: 99, ..DomainStatus::default() };
+        let at = DateTime::from_timestamp(1_000, 0).expect("a time");
+        let since = |seconds: i64| DateTime::from_timestamp(1_000 - seconds, 0).expect("a time");
+        let log = Log {
+            ends: BTreeMap::from([
+                (0, Ends { low: 0, high: 10 }),
+                (1, Ends { low: 0, high: 5 }),
+                (2, Ends { low: 0, high: 1 }),
+            ]),
+            waiting_since: BTreeMap::from([(0, since(2)), (1, since(7))]),
+        };
+        let lag = show_lag(&status, &BTreeMap::from([(0, 8), (1, 4)]), &log, at);
+        assert_eq!(lag, Lag { rows: 3, seconds: Some(7.0) });
+        assert_eq!(show_lag(&status, &BTreeMap::new(), &Log::default(), at), Lag::default());
+
+        let state = Status { at, domains: vec![status], outputs: status::OutputsStatus::default(), files: None };
+        let kafka = survey(&state, &BTreeMap::from([("health", lag)]));
+        assert_eq!(kafka.domains[0].lag, lag);
+        let ledger = survey(&state, &BTreeMap::new());
+        assert_eq!(ledger.domains[0].lag, Lag { rows: 99, seconds: None }, "Kafka did not answer");
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
 use freshet_topics::DOMAINS;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +12,7 @@ use super::setup::{self, Standing};
 use crate::config::{self, Base, Config, Sources};
 use crate::http;
 use crate::local::{LocalStack, Options};
+use crate::page;
 use crate::roles::{self, Role, Services};
 
 /// How long stopping waits for connections that are still in use.
@@ -24,7 +24,7 @@ pub struct Running {
     pub services: Services,
     /// The file that other programs source.
     pub env_file: PathBuf,
-    /// Where `/metrics` is served, `http://…`; empty where it is not.
+    /// Where the status page and `/metrics` are served, `http://…`; empty where they are not.
     pub http: String,
     stack: LocalStack,
     roles: JoinHandle<anyhow::Result<()>>,
@@ -97,7 +97,10 @@ async fn start_roles(
     }
     let http = match services.config.http.listen.as_str() {
         "" => String::new(),
-        _ => format!("http://{}", http::serve(&services, &Role::all(), Router::new(), shutdown.clone()).await?),
+        _ => {
+            let page = page::router(&services, &stack.env_file(), shutdown);
+            format!("http://{}", http::serve(&services, &Role::all(), page, shutdown.clone()).await?)
+        }
     };
     let roles = {
         let (services, shutdown) = (services.clone(), shutdown.clone());
@@ -183,6 +186,9 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
     let config = &running.services.config;
     println!("freshet is up.");
     println!();
+    if !running.http.is_empty() {
+        println!("  look         {}/   (the status page, in a browser)", running.http);
+    }
     println!("  drop files   {}", drop_hint(&config.s3.raw_bucket));
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);
     println!("  metrics      {}/metrics", running.http);
@@ -190,7 +196,7 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
         "  settings     . {}   (endpoints and keys for any S3, Postgres and Kafka client)",
         running.env_file.display()
     );
-    println!("  see          freshet status");
+    println!("  ask          freshet status");
     println!();
     println!("Ctrl-C drains and stops everything.");
     running.wait().await?;

@@ -132,10 +132,15 @@ impl LocalStack {
         }
     }
 
+    /// Where [`LocalStack::write_env`] writes.
+    pub fn env_file(&self) -> PathBuf {
+        self.folder.root.join("env")
+    }
+
     /// Writes `DATA/env`: `export NAME='value'` lines that any POSIX shell can source, readable by its owner only.
     /// It is there while the stack runs: a start and a stop remove it.
     pub fn write_env(&self, values: &[(&str, String)]) -> anyhow::Result<PathBuf> {
-        let path = self.folder.root.join("env");
+        let path = self.env_file();
         folder::write_private(&path, &folder::env_text(values))?;
         Ok(path)
     }
@@ -143,7 +148,7 @@ impl LocalStack {
     /// Stops the parts, each in its clean way, all at once (their clients are gone by now, and none of them needs
     /// another); one that does not end in time is killed.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        fs::remove_file(self.folder.root.join("env")).ok();
+        fs::remove_file(self.env_file()).ok();
         let children = std::mem::take(&mut self.children);
         futures::future::join_all(children.into_iter().map(Child::stop)).await;
         s3::remove_sockets(&self.folder.state);

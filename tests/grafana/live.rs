@@ -23,7 +23,7 @@ const YEARS: Duration = Duration::from_secs(3 * 365 * 86_400);
 
 #[test]
 fn every_panel_has_data_beside_a_running_pipeline() {
-    let pipeline = Pipeline::start();
+    let pipeline = Pipeline::start("grafana");
     let address = pipeline.env("FRESHET_HTTP").trim_start_matches("http://").to_owned();
     let prometheus = Prometheus::start(&pipeline.folder().join("prometheus"), &address);
     let started = Instant::now();

@@ -5,6 +5,7 @@ mod alerts;
 mod dashboards;
 mod files;
 mod live;
+mod packages;
 mod pipeline;
 mod prometheus;
 mod schema;

@@ -36,9 +36,10 @@ impl Rows {
 }
 
 impl Pipeline {
-    pub(crate) fn start() -> Pipeline {
+    /// Starts it in a folder of that name.
+    pub(crate) fn start(name: &str) -> Pipeline {
         // Not below the target folder: that may lie in a home that Postgres' user cannot enter.
-        let folder = std::env::temp_dir().join(format!("freshet-grafana-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("freshet-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("make the folder of the test");
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("open the folder to Postgres");
         let log = File::create(folder.join("up.log")).expect("make the log");
@@ -64,6 +65,7 @@ impl Pipeline {
         &self.folder
     }
 
+    /// A value of the env file.
     pub(crate) fn env(&self, name: &str) -> &str {
         self.env.get(name).unwrap_or_else(|| panic!("{name} is not in the env file"))
     }

@@ -1,31 +1,14 @@
 //! The dashboards are what Grafana's published schema says, checked by the TypeScript compiler: the schema is types.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::Mutex;
 
 use crate::files::{DASHBOARDS, path, read};
+use crate::packages;
 
-/// Two tests would install into one folder.
-static INSTALLING: Mutex<()> = Mutex::new(());
-
-/// A folder with the packages of package.json, fetched from the npm registry if they are not there yet.
 fn packages() -> PathBuf {
-    let _one = INSTALLING.lock().expect("no test panics while it installs");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("grafana-schema");
-    let wanted = read("tests/grafana/package.json");
-    let mark = folder.join("installed.json");
-    if fs::read_to_string(&mark).ok().as_deref() != Some(wanted.as_str()) {
-        fs::create_dir_all(&folder).expect("make the folder of the packages");
-        fs::write(folder.join("package.json"), &wanted).expect("write package.json");
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]).current_dir(&folder);
-        let output = npm.output().expect("run npm: scripts/setup installs it");
-        assert!(output.status.success(), "npm install: {}", String::from_utf8_lossy(&output.stderr));
-        fs::write(&mark, &wanted).expect("mark the packages as installed");
-    }
-    folder
+    packages::installed("grafana-schema", &read("tests/grafana/package.json"))
 }
 
 /// Compiles a dashboard's text as a value of the schema's type.

@@ -1,0 +1,221 @@
+// What the status page has to do. The tests follow each other: what one dropped is there for the next.
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import http from "node:http";
+import { after, before, test } from "node:test";
+
+import { Door, drop, execute, launch, output } from "./browser.js";
+
+const HEALTH = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases";
+const HOSPITAL = "location_id,date,total_beds,available_beds,doctors,nurses";
+const HOSTILE = `health/<img src=x onerror="document.title='owned'">'&amp;.csv`;
+/** Well over the second or two that a row takes to the page. */
+const LIMIT = { timeout: 20_000 };
+
+let browser;
+let door;
+let page;
+const complaints = [];
+const asked = [];
+
+/** A page that writes down what it asks for and what it complains of. */
+async function opened(options) {
+  const page = await browser.newPage(options);
+  page.setDefaultTimeout(LIMIT.timeout);
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
+  page.on("pageerror", (error) => complaints.push(error.message));
+  page.on("dialog", (dialog) => { complaints.push(dialog.message()); dialog.dismiss(); });
+  page.on("request", (request) => asked.push(request.url()));
+  await page.goto(door.url);
+  await page.locator("body[data-connection=live]").waitFor();
+  return page;
+}
+
+const row = (name) => page.getByRole("row").filter({ hasText: name });
+const section = (title) => page.locator("section", { has: page.getByRole("heading", { name: title, exact: true }) });
+/** Waits until the texts are there. */
+const there = async (locator, ...texts) => {
+  for (const text of texts) await locator.filter({ hasText: text }).first().waitFor();
+};
+
+/** Asks for exactly that path, as a browser would not, under that host's name. */
+const ask = (host, path) => new Promise((resolve, reject) => {
+  http.get({ host: "127.0.0.1", port: door.port, path, headers: { host } }, (answer) => {
+    answer.resume();
+    resolve(answer);
+  }).on("error", reject);
+});
+
+before(async () => {
+  browser = await launch();
+  door = await Door.opened();
+  page = await opened({ viewport: { width: 1240, height: 900 } });
+});
+
+after(async () => {
+  await browser?.close();
+  await door?.shut();
+});
+
+test("an empty pipeline says what to do", async () => {
+  await there(page.getByRole("region", { name: "First steps" }), "Nothing was dropped yet", "s3://freshet-raw/", "hospital/");
+  await there(section("Files"), "No file was found yet");
+});
+
+test("what is dropped appears without a reload", async () => {
+  await page.evaluate(() => { window.loadedOnce = true; });
+  drop("locations/two.csv", ["id,name,type,population,area", "1,<u>Upper</u> Town,city,50000,10", "2,Low Town,city,90000,12"]);
+  drop("health/good.csv", [HEALTH, "1,2025-09-20,120,70,1,310", "2,2025-09-20,20,7,0,31"]);
+  drop("hospital/good.csv", [HOSPITAL, "1,2025-09-20,100,40,20,60", "2,2025-09-20,10,4,2,6"]);
+  drop("health/dirty.csv", [HEALTH, "1,2025-09-21,-4,9,0,28", "<b>one</b>,2025-09-22,1,1,1,1", "2,,1,1,1,1"]);
+  await there(row("health/good.csv"), "applied", "2 rows");
+  await there(row("health/dirty.csv"), "2 rejected", "1 corrected", "3 rows");
+  await there(page.locator("#flow li").filter({ hasText: "Kafka" }), "9rows published");
+  await there(page.locator("#flow li").filter({ hasText: "Postgres" }), "7rows applied", "2 rejected");
+  await there(page.locator("#flow li").filter({ hasText: "S3" }), "4files found");
+  assert.equal(await page.locator("#empty").isVisible(), false);
+  assert.equal(await page.evaluate(() => window.loadedOnce), true);
+});
+
+test("each domain has its lag and freshness as charts with words", async () => {
+  for (const domain of ["locations", "health", "hospital"]) {
+    await page.getByRole("img", { name: new RegExp(`^lag of ${domain}: now 0 rows, at most`) }).waitFor();
+    await page.getByRole("img", { name: new RegExp(`^freshness of the last \\d files of ${domain}: the last [\\d.]+ s`) }).waitFor();
+  }
+  await page.getByRole("img", { name: "freshness of climate: no file yet" }).waitFor();
+  const bars = page.locator("article", { hasText: "health" }).locator(".chart.freshness rect");
+  assert.equal(await bars.count(), 2);
+  assert.ok((await page.locator("article", { hasText: "health" }).locator(".chart.lag .line").getAttribute("d")).length > 10);
+});
+
+test("rejects and corrections stand under their rules, with an example", async () => {
+  const rejects = section("Rejected rows, by rule").getByRole("listitem").filter({ hasText: "uncastable" });
+  await there(rejects, "uncastable1", "health 1", 'location_id = "<b>one</b>"', "health/dirty.csv, line 3");
+  await there(section("Corrected values, by rule").getByRole("listitem"), "negative_to_zero1", "health.dengue_cases 1");
+});
+
+test("a file that cannot be read is shown with its reason", async () => {
+  drop("health/unreadable.csv", ["when,how many", "2025-09-20,3"]);
+  await there(row("health/unreadable.csv"), "rejected", "location_id");
+});
+
+test("a file may be named anything and stays text", async () => {
+  drop(HOSTILE, [HEALTH, "2,2025-09-23,1,1,1,1"]);
+  await there(row("onerror"), "applied");
+  assert.equal(await row("onerror").locator(".name").textContent(), HOSTILE);
+  assert.equal(await page.locator("main img, main script, main b b, main u").count(), 0);
+  assert.equal(await page.title(), "freshet");
+});
+
+test("locations are charted as they are published, and sorted as asked", async () => {
+  const chart = section("Resilience and risk, by location");
+  await there(chart.getByRole("row"), "Low Town", "<u>Upper</u> Town");
+  await there(page.locator("#flow li").filter({ hasText: "Outputs" }), "up to date");
+  const published = JSON.parse(output("metrics/resilience_scores.json"));
+  const shown = async () => (await chart.locator("tbody tr").allTextContents()).map((it) => it.replace(/2025.*/, ""));
+  const expected = published.sort((a, b) => a.resilience_score - b.resilience_score).map((it) =>
+    `${it.location_name}${it.overall_risk.toFixed(1)}${it.resilience_score.toFixed(1)}`);
+  assert.equal(expected.length, 2);
+  assert.deepEqual(await shown(), expected);
+  assert.equal(await chart.locator("tbody rect").count(), 2);
+  assert.equal(await chart.locator("tbody circle").count(), 2);
+  await chart.getByRole("button", { name: "By name" }).click();
+  await chart.locator("tbody tr").first().filter({ hasText: "<u>" }).waitFor();
+  assert.deepEqual(await shown(), published.map((it) => it.location_name).sort().map((name) => expected.find((it) => it.startsWith(name))));
+});
+
+test("the outputs can be taken away, and nothing else", async () => {
+  const download = page.waitForEvent("download");
+  await page.getByRole("link", { name: "Download resilience_scores as csv" }).click();
+  const file = await download;
+  assert.equal(file.suggestedFilename(), "resilience_scores.csv");
+  assert.deepEqual(await readFile(await file.path()), output("metrics/resilience_scores.csv"));
+  for (const name of ["current.json", "resilience_scores.exe", "..%2Fcurrent.json", "data%2Fx.csv", "..", "%2e%2e", ""]) {
+    assert.equal((await ask("localhost", `/outputs/${name}`)).statusCode, 404, name);
+  }
+});
+
+test("what needs a person is said at the top", async () => {
+  const alarms = page.getByRole("alert");
+  execute("UPDATE pipeline.bookmarks SET halted = 'made again: <adopt> it' WHERE domain = 'health' AND partition = 1");
+  await there(alarms, "health is halted at partition 1: made again: <adopt> it");
+  execute("UPDATE pipeline.bookmarks SET halted = NULL");
+  // What cannot be read leaves the rest as it was.
+  execute("ALTER TABLE pipeline.rejects RENAME TO hidden");
+  await there(alarms, "Not up to date. Postgres: count the rejects");
+  assert.equal(await row("health/good.csv").count(), 1);
+  execute("ALTER TABLE pipeline.hidden RENAME TO rejects");
+  await page.waitForFunction(() => document.getElementById("alarms").childElementCount === 0);
+});
+
+test("everything can be reached and used by keyboard", async () => {
+  const keys = await opened();
+  await keys.getByRole("button", { name: "Rejected 1" }).waitFor();
+  const focused = () => keys.evaluate(() => document.activeElement.textContent);
+  const reached = [];
+  for (let tabs = 0; tabs < 30; tabs += 1) {
+    await keys.keyboard.press("Tab");
+    reached.push(await focused());
+    if (reached.at(-1) === "Rejected 1") break;
+  }
+  assert.equal(reached[0], "Skip to the content");
+  assert.equal(reached.at(-1), "Rejected 1");
+  const outline = await keys.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+  assert.equal(outline, "solid", "the focus is seen");
+  await keys.keyboard.press("Enter");
+  await keys.locator("#files tr").filter({ hasText: "dirty.csv" }).waitFor({ state: "detached" });
+  assert.equal(await keys.locator("#files tr").count(), 1);
+  assert.equal(await keys.getByRole("button", { name: "Rejected 1" }).getAttribute("aria-pressed"), "true");
+  assert.equal(await focused(), "Rejected 1", "the focus stays");
+  await there(keys.locator("#files-shown"), "Rejected: 1 of 1 file shown");
+  // News do not take the focus away.
+  drop("health/unreadable-2.csv", ["when,how many", "2025-09-20,3"]);
+  await there(keys.locator("#files tr"), "unreadable-2.csv");
+  assert.equal(await focused(), "Rejected 2");
+  await keys.close();
+});
+
+test("it is readable in the dark and on a phone", async () => {
+  const luminance = (page, name) => page.evaluate((name) => {
+    const [red, green, blue] = getComputedStyle(document.body)[name].match(/\d+/g).map(Number);
+    return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255;
+  }, name);
+  const dark = await opened({ colorScheme: "dark", viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true });
+  assert.ok(await luminance(dark, "backgroundColor") < 0.15 && await luminance(dark, "color") > 0.8);
+  assert.ok(await luminance(page, "backgroundColor") > 0.85 && await luminance(page, "color") < 0.2);
+  await dark.getByText("onerror").waitFor();
+  for (const width of [390, 320]) {
+    await dark.setViewportSize({ width, height: 844 });
+    assert.equal(await dark.evaluate(() => document.documentElement.scrollWidth), width, "nothing sticks out");
+  }
+  await dark.close();
+});
+
+test("all of it came from the page's own server, without a complaint", async () => {
+  assert.deepEqual(complaints, []);
+  assert.ok(asked.length > 10);
+  assert.deepEqual(asked.filter((url) => !url.startsWith(door.url)), []);
+});
+
+test("a web page elsewhere cannot read it by a name of its own", async () => {
+  for (const path of ["/", "/page/events", "/page/page.js", "/outputs/resilience_scores.csv"]) {
+    assert.equal((await ask("elsewhere.example", path)).statusCode, 403, path);
+  }
+  const { statusCode, headers } = await ask(`localhost:${door.port}`, "/");
+  assert.equal(statusCode, 200);
+  assert.match(headers["content-security-policy"], /default-src 'none'.*require-trusted-types-for 'script'/);
+});
+
+test("it says when freshet is away, and goes on by itself", async () => {
+  const state = page.getByRole("status").first();
+  await there(state, "Live");
+  await door.shut();
+  await there(state, "does not answer");
+  await door.open();
+  await there(state, "Live");
+  drop("health/later.csv", [HEALTH, "2,2025-09-24,1,1,1,1"]);
+  await page.getByRole("button", { name: "All" }).click();
+  await there(row("health/later.csv"), "applied");
+  assert.equal(await page.evaluate(() => window.loadedOnce), true);
+});
