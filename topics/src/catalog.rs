@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::FromClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -21,6 +19,7 @@ use uuid::Uuid;
 
 use crate::Domain;
 use crate::kafka::KafkaSettings;
+use crate::kafka::access::{self, Access, Asking, Unreachable};
 use crate::message::STREAM_HEADER;
 
 /// A broker that does not answer within this is an error of the world; whoever calls tries again.
@@ -43,6 +42,16 @@ pub enum CatalogError {
         topic: String,
         /// What rdkafka says.
         source: KafkaError,
+    },
+    /// No broker can be used.
+    #[error("{action} topic {topic}: {source}")]
+    Unreachable {
+        /// Verb of what was tried.
+        action: &'static str,
+        /// The topic.
+        topic: String,
+        /// Why, and what to do.
+        source: Unreachable,
     },
     /// The topic is not there.
     #[error("topic {0} does not exist: run `freshet topics create`")]
@@ -129,7 +138,8 @@ pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicRe
         let topic = topic.clone();
         move |source| CatalogError::Kafka { action, topic, source }
     };
-    let admin = admin(settings).map_err(located("configure the client for"))?;
+    reach(settings, &topic, "create").await?;
+    let admin = access::admin(settings).map_err(located("configure the client for"))?;
     let config = wanted_config(settings);
     let new_topic = config.iter().fold(
         NewTopic::new(&topic, settings.partitions, TopicReplication::Fixed(settings.replication)),
@@ -159,7 +169,8 @@ pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option
         let topic = topic.clone();
         move |source| CatalogError::Kafka { action, topic, source }
     };
-    let admin = admin(settings).map_err(located("configure the client for"))?;
+    reach(settings, &topic, "describe").await?;
+    let admin = access::admin(settings).map_err(located("configure the client for"))?;
     // Asked about its settings, no broker creates a topic, as one that is asked for metadata may.
     let found = admin.describe_configs([&ResourceSpecifier::Topic(&topic)], &options()).await;
     match found.map_err(located("describe"))?.into_iter().next() {
@@ -178,8 +189,10 @@ pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option
     Ok(Some(TopicReport { state, created: false, differences }))
 }
 
-fn admin(settings: &KafkaSettings) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
-    AdminClient::from_config(&settings.client_config())
+/// Says why where no broker can be used: an admin client would only find that none answers, and take its time.
+async fn reach(settings: &KafkaSettings, topic: &str, action: &'static str) -> Result<(), CatalogError> {
+    let reached = blocking(settings, topic, action, |consumer, _| Ok(access::reach(consumer, REQUEST_TIMEOUT))).await?;
+    reached.map_err(|source| CatalogError::Unreachable { action, topic: topic.into(), source })
 }
 
 fn options() -> AdminOptions {
@@ -188,7 +201,7 @@ fn options() -> AdminOptions {
 
 /// In what a topic differs from what is wanted, one clause each.
 async fn differences(
-    admin: &AdminClient<DefaultClientContext>,
+    admin: &AdminClient<Access>,
     settings: &KafkaSettings,
     state: &TopicState,
 ) -> Result<Vec<String>, CatalogError> {
@@ -223,10 +236,7 @@ async fn differences(
 async fn mark(settings: &KafkaSettings, topic: &str) -> Result<TopicState, CatalogError> {
     let Layout { partitions, replication } = wait_for_leaders(settings, topic).await?;
     // Not idempotent: a stream record written twice is harmless, and a young broker has no producer ids yet.
-    let producer: FutureProducer = settings
-        .client_config()
-        .set("acks", "all")
-        .create()
+    let producer = access::producer(settings, settings.client_config().set("acks", "all"))
         .map_err(|source| CatalogError::Kafka { action: "configure the producer for", topic: topic.into(), source })?;
     let mut stream_id = None;
     // Partition 0 first: what it begins with is the topic's id.
@@ -270,7 +280,7 @@ async fn first_record_of_new(
 }
 
 async fn write_stream_record(
-    producer: &FutureProducer,
+    producer: &FutureProducer<Access>,
     topic: &str,
     partition: i32,
     id: Uuid,
@@ -359,7 +369,7 @@ pub async fn first_record(settings: &KafkaSettings, topic: &str, partition: i32)
 ///
 /// # Errors
 /// What rdkafka says; no record within [`REQUEST_TIMEOUT`] is `OperationTimedOut`.
-pub fn read_first_record(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<FirstRecord, KafkaError> {
+pub fn read_first_record(consumer: &Asking, topic: &str, partition: i32) -> Result<FirstRecord, KafkaError> {
     let (low, high) = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
     if low > 0 {
         return Ok(FirstRecord::Removed);
@@ -410,25 +420,21 @@ async fn blocking<T: Send + 'static>(
     settings: &KafkaSettings,
     topic: &str,
     action: &'static str,
-    ask: impl FnOnce(&BaseConsumer, &str) -> Result<T, KafkaError> + Send + 'static,
+    ask: impl FnOnce(&Asking, &str) -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, CatalogError> {
-    let config = metadata_consumer_config(settings);
-    let owned = topic.to_owned();
-    tokio::task::spawn_blocking(move || ask(&config.create()?, &owned))
-        .await
-        .map_err(|_| CatalogError::Task(topic.into()))?
-        .map_err(|source| CatalogError::Kafka { action, topic: topic.into(), source })
-}
-
-/// The configuration of a consumer that only asks: in no group, moving nothing.
-pub fn metadata_consumer_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
-    let mut config = settings.client_config();
-    config
-        .set("group.id", "freshet-ask")
-        .set("enable.auto.commit", "false")
-        .set("auto.offset.reset", "error")
-        .set("queued.max.messages.kbytes", "1024")
-        // A question is a single record: do not wait for more of them.
-        .set("fetch.wait.max.ms", "10");
-    config
+    let (settings, owned) = (settings.clone(), topic.to_owned());
+    let ask = move || {
+        let located = |source| CatalogError::Kafka { action, topic: owned.clone(), source };
+        let consumer = access::asking(&settings).map_err(located)?;
+        ask(&consumer, &owned).map_err(|source| {
+            access::serve(&consumer);
+            match consumer.context().complaint() {
+                Some(reason) => {
+                    CatalogError::Unreachable { action, topic: owned.clone(), source: Unreachable::Refused(reason) }
+                }
+                None => located(source),
+            }
+        })
+    };
+    tokio::task::spawn_blocking(ask).await.map_err(|_| CatalogError::Task(topic.into()))?
 }
