@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_sdk_s3::Client;
+use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
 use freshet_sinks::{postgres, s3};
 use freshet_topics::catalog::{self, TopicReport};
@@ -61,6 +62,8 @@ pub struct Services {
     pub pool: PgPool,
     /// S3.
     pub s3: Client,
+    /// What stores tell the listener of this process, if it is one.
+    pub hints: Hints,
 }
 
 impl Services {
@@ -71,7 +74,8 @@ impl Services {
     pub async fn new(config: Config) -> anyhow::Result<Self> {
         let pool = postgres::pool(&config.postgres).context("read the settings")?;
         let s3 = s3::client(&config.s3).await;
-        Ok(Services { config, pool, s3 })
+        let hints = Hints::new(&config.s3.raw_bucket, DOMAINS, &config.ingest);
+        Ok(Services { config, pool, s3, hints })
     }
 }
 
@@ -128,7 +132,7 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
 }
 
 async fn run_one(services: Services, role: Role, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Services { config, pool, s3 } = services;
+    let Services { config, pool, s3, hints } = services;
     // Two of a role in one process are two instances.
     let instance = format!("{}:{}:{:08x}", hostname(), process::id(), rand::random::<u32>());
     match role {
@@ -141,6 +145,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 raw_bucket: config.s3.raw_bucket,
                 domains: DOMAINS.to_vec(),
                 listener: instance,
+                hints,
             };
             freshet_ingest::run(context, shutdown).await?;
         }
