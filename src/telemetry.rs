@@ -49,8 +49,9 @@ impl Telemetry {
 pub fn init(quiet: bool, format: LogFormat, runtime: Option<&Handle>) -> anyhow::Result<Telemetry> {
     let fallback = if quiet { "error,librdkafka=off,rdkafka=off" } else { DEFAULT_FILTER };
     let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
-    // What is told for traces is in the log in other words.
-    let not_traces = filter::filter_fn(|metadata| metadata.target() != freshet_topics::trace::TARGET);
+    // What is told for traces is in the log in other words. Dynamic, so that every event is asked about: rdkafka asks
+    // whether a level is enabled and logs nothing, and that answer would be taken for the next event's.
+    let not_traces = filter::dynamic_filter_fn(|metadata, _| metadata.target() != freshet_topics::trace::TARGET);
     let ansi = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     let logs = fmt::layer().with_writer(io::stderr);
     let logs = match format {
