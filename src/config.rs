@@ -1,11 +1,14 @@
 //! Settings: from the shipped defaults, a file, the environment, the command line, and a live local stack, in this
 //! order; later ones win, but the local stack only fills in what nobody has set.
 //!
-//! Environment variables are spelled `FRESHET__SECTION__KEY`. The names that standard clients use
+//! A secret may be named by its file ([`secrets`]). Environment variables are spelled `FRESHET__SECTION__KEY`. The names that standard clients use
 //! (`DATABASE_URL`, `KAFKA_BROKERS`, `AWS_ENDPOINT_URL_S3`, …) are aliases for what is still empty, so that a
 //! shell that has sourced `DATA/env` reaches the same services.
 
+pub mod secrets;
+
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -46,18 +49,31 @@ pub struct Config {
 }
 
 /// Settings of the section `http`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpSettings {
     /// Address that a role listens on for `/metrics`, `/healthz` and `/readyz`; port 0 takes a free one; empty: none.
     pub listen: String,
+    /// What whoever asks for more than `/healthz` and `/readyz` has to show. Empty: see [`crate::http`].
+    pub token: String,
     /// Time between two looks at the state of the whole pipeline for `/metrics`, in milliseconds.
     pub survey_interval_ms: u64,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        HttpSettings { listen: "127.0.0.1:9187".into(), survey_interval_ms: 15_000 }
+        HttpSettings { listen: "127.0.0.1:9187".into(), token: String::new(), survey_interval_ms: 15_000 }
+    }
+}
+
+/// The token is not shown.
+impl std::fmt::Debug for HttpSettings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter
+            .debug_struct("HttpSettings")
+            .field("listen", &self.listen)
+            .field("survey_interval_ms", &self.survey_interval_ms)
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,6 +96,9 @@ pub fn parse_set(text: &str) -> Result<(String, String), String> {
         _ => Err("write it as section.key=value, for example process.batch_rows_max=1000".into()),
     }
 }
+
+/// A token that can be guessed protects nothing.
+const TOKEN_CHARACTERS_MIN: usize = 16;
 
 /// Which defaults hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,19 +124,30 @@ fn load_from(sources: &Sources, base: Base, environment: config::Environment) ->
         builder = builder.add_source(text(LOCAL));
     }
     if let Some(file) = &sources.file {
-        builder = builder.add_source(config::File::from(file.clone()).format(config::FileFormat::Toml));
+        builder = builder.add_source(config::File::from_str(&settings_file(file)?, config::FileFormat::Toml));
     }
     builder = builder.add_source(environment.prefix_separator("__").separator("__"));
     for (key, value) in &sources.set {
         builder = builder.set_override(key, value.as_str()).with_context(|| format!("read --set {key}"))?;
     }
-    let config: Config = builder
-        .build()
-        .context("read the settings")?
+    let mut settings = builder.build().context("read the settings")?;
+    secrets::read(&mut settings.cache)?;
+    let config: Config = settings
         .try_deserialize()
         .context("read the settings (they are documented in `freshet check-config --defaults`)")?;
     check(&config)?;
     Ok(config)
+}
+
+/// A settings file that is TOML. What is wrong with one is told without its lines, which may hold a secret.
+fn settings_file(path: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("read the settings file {}", path.display()))?;
+    if let Err(error) = toml::from_str::<toml::Table>(&text) {
+        let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        anyhow::bail!("read the settings file {} line {line}: it is not TOML ({})", path.display(), error.message());
+    }
+    Ok(text)
 }
 
 fn check(config: &Config) -> anyhow::Result<()> {
@@ -126,9 +156,14 @@ fn check(config: &Config) -> anyhow::Result<()> {
     anyhow::ensure!(config.process.batch_rows_max > 0, "process.batch_rows_max must be at least 1");
     anyhow::ensure!(config.http.survey_interval_ms >= 100, "http.survey_interval_ms must be at least 100");
     anyhow::ensure!(config.kafka.partitions > 0, "kafka.partitions must be at least 1");
+    config.kafka.check().map_err(anyhow::Error::msg)?;
+    freshet_sinks::postgres::check(&config.postgres).map_err(anyhow::Error::msg)?;
+    config.s3.check().map_err(anyhow::Error::msg)?;
+    let token = &config.http.token;
+    let can_be_sent = token.bytes().all(|byte| byte.is_ascii_graphic());
     anyhow::ensure!(
-        config.s3.access_key_id.is_empty() == config.s3.secret_access_key.is_empty(),
-        "s3.access_key_id and s3.secret_access_key go together: set both or neither"
+        token.is_empty() || (can_be_sent && token.len() >= TOKEN_CHARACTERS_MIN),
+        "http.token must be at least {TOKEN_CHARACTERS_MIN} characters of ASCII without spaces (openssl rand -hex 32)"
     );
     Ok(())
 }
@@ -276,16 +311,83 @@ mod tests {
         assert!(format!("{error:#}").contains("batch_row_max"), "{error:#}");
     }
 
+    const SECRET: &str = "hunter2hunter2hunter2";
+
+    /// A value for each secret that holds [`SECRET`].
+    fn with_secrets(suffix: &str, value: impl Fn(&str) -> String) -> Vec<(String, String)> {
+        let secret = |(section, key): (&str, &str)| {
+            let text = if key == "url" { format!("postgres://user:{SECRET}@host/db") } else { SECRET.to_owned() };
+            let name = format!("FRESHET__{}__{}{suffix}", section.to_uppercase(), key.to_uppercase());
+            (name, value(&text))
+        };
+        // The password is either in the URL or beside it.
+        let secrets = secrets::SECRETS.into_iter().filter(|(_, key)| *key != "password");
+        secrets.map(secret).chain([("FRESHET__KAFKA__PROPERTIES__SASL_PASSWORD".into(), SECRET.into())]).collect()
+    }
+
     #[test]
     fn a_secret_is_in_no_debug_output() {
-        let config = with_environment(&[
-            ("FRESHET__POSTGRES__URL", "postgres://user:hunter2@host/db"),
-            ("FRESHET__S3__ACCESS_KEY_ID", "hunter2"),
-            ("FRESHET__S3__SECRET_ACCESS_KEY", "hunter2"),
-            ("FRESHET__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter2"),
-        ])
-        .expect("valid");
-        assert!(!format!("{config:?}").contains("hunter2"));
+        let pairs = with_secrets("", str::to_owned);
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let config = with_environment(&pairs).expect("valid");
+        assert!(!format!("{config:?}").contains(SECRET), "{config:?}");
+    }
+
+    #[test]
+    fn every_secret_can_be_in_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |text: &str| {
+            let path = folder.path().join(format!("{:x}", text.len()));
+            fs::write(&path, format!("{text}\n")).expect("write");
+            path.display().to_string()
+        };
+        let pairs = with_secrets("_FILE", file);
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let config = with_environment(&pairs).expect("valid");
+        let url = format!("postgres://user:{SECRET}@host/db");
+        assert_eq!((config.postgres.url.as_str(), config.http.token.as_str()), (url.as_str(), SECRET));
+        for secret in [
+            &config.kafka.sasl_password,
+            &config.kafka.ssl_key_password,
+            &config.kafka.oauth_client_secret,
+            &config.s3.access_key_id,
+            &config.s3.secret_access_key,
+        ] {
+            assert_eq!(secret, SECRET);
+        }
+        let password = [("FRESHET__POSTGRES__PASSWORD_FILE", file(SECRET))];
+        assert_eq!(with_environment(&[(password[0].0, &password[0].1)]).expect("valid").postgres.password, SECRET);
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_had_is_named_and_not_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (token, empty) = (folder.path().join("token"), folder.path().join("empty"));
+        fs::write(&token, SECRET).expect("write");
+        fs::write(&empty, "\n").expect("write");
+        let (token, empty) = (token.to_str().expect("text"), empty.to_str().expect("text"));
+        let cases: [(&[(&str, &str)], &str); 5] = [
+            (&[("FRESHET__HTTP__TOKEN_FILE", "/nowhere/token")], "read http.token_file = /nowhere/token"),
+            (&[("FRESHET__HTTP__TOKEN_FILE", empty)], "it is empty"),
+            (&[("FRESHET__HTTP__TOKEN_FILE", token), ("FRESHET__HTTP__TOKEN", SECRET)], "are both set"),
+            (&[("FRESHET__HTTP__LISTEN_FILE", token)], "listen_file"),
+            (&[("FRESHET__HTTP__TOKEN", "hunter2")], "http.token must be at least"),
+        ];
+        for (pairs, expected) in cases {
+            let error = format!("{:#}", with_environment(pairs).expect_err(expected));
+            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_told_by_its_line_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("freshet.toml");
+        fs::write(&file, "[kafka]\nbrokers = \"a:1\"\nsasl_password = \"hunter2\n").expect("write");
+        let sources = Sources { file: Some(file), set: vec![] };
+        let error = load_from(&sources, Base::Production, environment(&[])).expect_err("not TOML");
+        let error = format!("{error:#}");
+        assert!(error.contains("freshet.toml line 3: it is not TOML") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

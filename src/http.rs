@@ -1,4 +1,8 @@
-//! What a role answers over HTTP, on loopback unless told otherwise: `/healthz`, `/readyz` and `/metrics`.
+//! What a role answers over HTTP, on loopback unless told otherwise: `/healthz`, `/readyz` and `/metrics`, and for a
+//! listener [`events`]. All of it stands behind [`guard`], which asks for the token where there is one.
+
+mod events;
+mod guard;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,12 +13,15 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
+
+use guard::Guard;
 
 use crate::metrics;
 use crate::ready;
@@ -48,12 +55,21 @@ pub async fn serve(
     let address = listener.local_addr().context("read the address listened on")?;
     metrics::declare(roles);
     let served = Served { services: services.clone(), roles: roles.to_vec(), readiness: Mutex::default() };
+    let guarded = Guard::new(&services.config.http.token, address.ip());
+    if let Some(warning) = guarded.warning() {
+        tracing::warn!(%address, "{warning}");
+    }
+    let more = match roles.contains(&Role::Ingest) {
+        true => more.merge(events::router(services.hints.clone())),
+        false => more,
+    };
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
         .route("/metrics", get(encoded_metrics))
         .with_state(Arc::new(served))
-        .merge(more);
+        .merge(more)
+        .layer(middleware::from_fn_with_state(guarded, guard::guard));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await {
             tracing::error!(%error, "serve HTTP");

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use freshet_sinks::postgres::explain;
 use freshet_sinks::schema::{self, Schema};
 use freshet_topics::log::LogReader;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +54,7 @@ async fn postgres(services: &Services) -> Option<Missing> {
     let late = || Missing::Yet(format!("Postgres at {place} does not answer within {ANSWER_TIMEOUT:?}"));
     match tokio::time::timeout(ANSWER_TIMEOUT, schema::read(&services.pool)).await {
         Err(_) => Some(late()),
-        Ok(Err(error)) => Some(Missing::Yet(format!("Postgres at {place}: {error}"))),
+        Ok(Err(error)) => Some(Missing::Yet(format!("Postgres at {place}: {}", explain(&error)))),
         Ok(Ok(Schema::Current)) => None,
         Ok(Ok(Schema::Older { found, wanted })) => Some(Missing::Yet(format!(
             "the schema of {place} is at version {found}, this program needs {wanted}: run `freshet migrate`"

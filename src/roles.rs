@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_sdk_s3::Client;
+use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
 use freshet_sinks::{postgres, s3};
 use freshet_topics::catalog::{self, TopicReport};
@@ -66,6 +67,8 @@ pub struct Services {
     pub s3: Client,
     /// What the last survey of the pipeline found; none before the first.
     pub(crate) surveyed: watch::Sender<Option<Arc<Survey>>>,
+    /// What stores tell the listener of this process, if it is one.
+    pub hints: Hints,
 }
 
 impl Services {
@@ -76,7 +79,8 @@ impl Services {
     pub async fn new(config: Config) -> anyhow::Result<Self> {
         let pool = postgres::pool(&config.postgres).context("read the settings")?;
         let s3 = s3::client(&config.s3).await;
-        Ok(Services { config, pool, s3, surveyed: watch::Sender::default() })
+        let hints = Hints::new(&config.s3.raw_bucket, DOMAINS, &config.ingest);
+        Ok(Services { config, pool, s3, surveyed: watch::Sender::default(), hints })
     }
 }
 
@@ -133,7 +137,7 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
 }
 
 async fn run_one(services: Services, role: Role, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Services { config, pool, s3, .. } = services;
+    let Services { config, pool, s3, hints, .. } = services;
     let instance = instance();
     match role {
         Role::Ingest => {
@@ -145,6 +149,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 raw_bucket: config.s3.raw_bucket,
                 domains: DOMAINS.to_vec(),
                 listener: instance,
+                hints,
             };
             freshet_ingest::run(context, shutdown).await?;
         }

@@ -266,7 +266,14 @@ fn the_settings_shown_are_accepted() {
     let folder = tempfile::tempdir().expect("a folder");
     for block in shown {
         let file = folder.path().join("settings.toml");
-        fs::write(&file, &block.text).expect("write the settings");
+        // Secrets that are mounted there.
+        let secrets = folder.path().join("secrets");
+        fs::create_dir_all(&secrets).expect("a folder");
+        for name in block.text.split("/run/secrets/").skip(1).filter_map(|rest| rest.split('"').next()) {
+            fs::write(secrets.join(name), "a secret of some length\n".replace(' ', "-")).expect("write a secret");
+        }
+        let text = block.text.replace("/run/secrets", &secrets.display().to_string());
+        fs::write(&file, text).expect("write the settings");
         let output =
             Command::new(FRESHET).arg("--config").arg(&file).arg("check-config").output().expect("run freshet");
         let complaint = String::from_utf8_lossy(&output.stderr);

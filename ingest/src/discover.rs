@@ -2,7 +2,7 @@
 //!
 //! Every listing goes over all of a domain's prefixes and depends on no cursor, on no order, and on no clock,
 //! so that nothing is missed because of one. What it shows that the ledger does not know is registered, in key
-//! order. At a slower pace it also finds what is in the ledger and no longer in the bucket.
+//! order. Between two listings it lists the single keys that a store told of. At a slower pace it also finds what is in the ledger and no longer in the bucket.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -98,7 +98,7 @@ async fn discover_domain(
                 pause.max(listener.settings.back_off(failures))
             }
         };
-        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        discovery.look_where_told(pause, &stop).await;
     }
     Ok(())
 }
@@ -133,6 +133,33 @@ impl Discovery {
             self.reconciled_at = Some(started);
         }
         metrics::LISTING_DURATION.observe(started.elapsed().as_secs_f64());
+        Ok(found)
+    }
+
+    /// Looks at the keys that are told of for as long as that, or until `stop`; what fails waits for the listing.
+    async fn look_where_told(&mut self, during: Duration, stop: &CancellationToken) {
+        let (hints, until) = (self.listener.hints.clone(), Instant::now() + during);
+        // Only the waiting is cut off: a transaction is not.
+        let domain = self.domain;
+        let told = async || tokio::time::timeout_at(until, hints.of(domain)).await.ok();
+        while let Some(Some(keys)) = stop.run_until_cancelled(told()).await {
+            if let Err(error) = self.look_at(&keys).await {
+                tracing::debug!(domain = domain.name, bucket = self.listener.bucket, %error, "look at what was told of");
+            }
+        }
+    }
+
+    /// Lists these keys, and registers what is there and not known.
+    ///
+    /// # Errors
+    /// If S3 or Postgres does not answer, or refuses.
+    pub async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<Found, DiscoverError> {
+        let mut found = Found::default();
+        let mut fresh = Vec::new();
+        for key in keys {
+            self.list_prefix(key, &mut fresh, &mut found, &mut None).await?;
+        }
+        found.registered += self.register(&mut fresh).await?;
         Ok(found)
     }
 

@@ -5,11 +5,11 @@
 //! publishing it twice is harmless, because a row's number is a function of the bytes; and that publishing
 //! less than all of it is noticed and mended.
 //!
-//! One file's path through it: [`discover`] lists the bucket and finds it, [`register`] gives it its identity
-//! and its place in the order of the [`ledger`]; a worker claims it ([`publish`]), opens it at the pinned
-//! version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them, then sends them
-//! chunk by chunk; and once the processors have passed its end, [`sweep`] finds it applied, or has it
-//! published again.
+//! One file's path through it: [`discover`] lists the bucket, or the one key that a store told of ([`hints`]), and finds
+//! it; [`register`] gives it its identity and its place in the order of the [`ledger`]; a worker claims it
+//! ([`publish`]), opens it at the pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks
+//! all of them, then sends them chunk by chunk; and once the processors have passed its end, [`sweep`] finds it
+//! applied, or has it published again.
 
 mod check;
 pub mod claim;
@@ -17,6 +17,7 @@ pub mod discover;
 pub mod frame;
 mod gate;
 pub mod header;
+pub mod hints;
 mod known;
 mod leases;
 pub mod ledger;
@@ -44,6 +45,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use discover::{Discovery, Found};
+pub use hints::Hints;
 pub use settings::IngestSettings;
 pub use sweep::{Swept, sweep_once};
 
@@ -75,6 +77,8 @@ pub struct Context {
     pub domains: Vec<&'static Domain>,
     /// The listener's name in the ledger, unique among those that run.
     pub listener: String,
+    /// What stores tell it.
+    pub hints: Hints,
 }
 
 /// Why a listener ends. Everything else is tried again for ever.
@@ -116,6 +120,7 @@ pub struct Listener {
     /// An object was published.
     sweep_to_do: Notify,
     turn: Turn,
+    hints: Hints,
 }
 
 impl Listener {
@@ -124,7 +129,7 @@ impl Listener {
     /// # Errors
     /// If a setting cannot work.
     pub fn new(context: Context) -> Result<Arc<Self>, IngestError> {
-        let Context { settings, kafka, pool, s3, raw_bucket, domains, listener } = context;
+        let Context { settings, kafka, pool, s3, raw_bucket, domains, listener, hints } = context;
         let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
         settings.check(&names).map_err(IngestError::Setting)?;
         metrics::declare(&domains);
@@ -138,6 +143,7 @@ impl Listener {
             leases: Arc::default(),
             sweep_to_do: Notify::new(),
             turn: Turn::new(0),
+            hints,
             bucket: raw_bucket,
             name: listener,
             settings,

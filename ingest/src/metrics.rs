@@ -35,6 +35,9 @@ macro_rules! by_domain {
                 FRESHNESS.with_label_values(&[domain.name]);
             }
             LazyLock::force(&LISTING_DURATION);
+            for outcome in ["taken", "ignored", "dropped"] {
+                HINTS.with_label_values(&[outcome]);
+            }
         }
     };
 }
@@ -79,6 +82,11 @@ pub(crate) static FRESHNESS: LazyLock<HistogramVec> = LazyLock::new(|| {
 pub(crate) static LISTING_DURATION: LazyLock<Histogram> = LazyLock::new(|| {
     register_histogram!("freshet_listing_duration_seconds", "One listing of one domain's prefixes.", durations())
         .expect("each metric is declared once")
+});
+
+pub(crate) static HINTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Keys that stores told of: taken, ignored (not a domain's), dropped (too many wait for the listing).";
+    counters("freshet_hints_total", help, &["outcome"])
 });
 
 pub(crate) static PAUSED_DOMAINS: LazyLock<IntGaugeVec> = LazyLock::new(|| {

@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use freshet_topics::kafka::KafkaSettings;
-use rdkafka::client::ClientContext;
+use freshet_topics::kafka::access::Access;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
@@ -53,6 +54,7 @@ pub(crate) enum ProduceError {
 /// The producer of a process, shared by its workers.
 pub(crate) struct Producer {
     config: ClientConfig,
+    access: Access,
     current: RwLock<Arc<Threaded>>,
 }
 
@@ -67,8 +69,9 @@ impl Producer {
             .set("queue.buffering.max.kbytes", QUEUE_KBYTES)
             .set("queue.buffering.max.messages", QUEUE_MESSAGES)
             .set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string());
-        let current = RwLock::new(Arc::new(Threaded::from_config_and_context(&config, Deliveries)?));
-        Ok(Producer { config, current })
+        let access = Access::new(kafka);
+        let first = Threaded::from_config_and_context(&config, Deliveries { access: access.clone() })?;
+        Ok(Producer { config, access, current: RwLock::new(Arc::new(first)) })
     }
 
     fn current(&self) -> Arc<Threaded> {
@@ -115,7 +118,8 @@ impl Producer {
         if !Arc::ptr_eq(&current, failed) {
             return;
         }
-        match Threaded::from_config_and_context(&self.config, Deliveries) {
+        let deliveries = Deliveries { access: self.access.clone() };
+        match Threaded::from_config_and_context(&self.config, deliveries) {
             Ok(fresh) => {
                 tracing::warn!(topic, %code, reason, "replaced the Kafka producer after a fatal error");
                 *current = Arc::new(fresh);
@@ -238,11 +242,23 @@ impl Acks {
 }
 
 /// Takes delivery reports on the producer's thread.
-struct Deliveries;
+struct Deliveries {
+    access: Access,
+}
 
 impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Access::ENABLE_REFRESH_OAUTH_TOKEN;
+
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "Kafka producer");
+        self.access.error(error.clone(), reason);
+        match self.access.complaint() {
+            Some(complaint) => tracing::warn!("Kafka producer: {complaint}"),
+            None => tracing::warn!(%error, reason, "Kafka producer"),
+        }
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.access.generate_oauth_token(config)
     }
 }
 

@@ -15,8 +15,9 @@ use freshet_sinks::place::Place;
 use freshet_sinks::streams::{self, Binding};
 use freshet_topics::catalog::{self, FirstRecord, TopicState};
 use freshet_topics::kafka::KafkaSettings;
+use freshet_topics::kafka::access::{self, Access};
 use freshet_topics::{Domain, Provenance};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -132,9 +133,20 @@ struct Rebalancer {
     source: Source,
     topic: Topic,
     callbacks: Callbacks<Consumed>,
+    access: Access,
 }
 
-impl ClientContext for Rebalancer {}
+impl ClientContext for Rebalancer {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Access::ENABLE_REFRESH_OAUTH_TOKEN;
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.access.error(error, reason);
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.access.generate_oauth_token(config)
+    }
+}
 
 impl ConsumerContext for Rebalancer {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
@@ -192,7 +204,7 @@ impl Rebalancer {
     /// The first record and the ends of each partition, through a consumer of its own: the one that is being
     /// assigned cannot read before it is.
     fn look_at_log(&self, wanted: &[i32]) -> Result<Vec<(i32, FirstRecord, i64, i64)>, KafkaError> {
-        let asking: BaseConsumer = catalog::metadata_consumer_config(&self.source.kafka).create()?;
+        let asking = access::asking(&self.source.kafka)?;
         wanted
             .iter()
             .map(|&partition| {
@@ -309,7 +321,9 @@ impl BookmarkConsumer {
             .set("max.partition.fetch.bytes", "1048576")
             .set("fetch.wait.max.ms", "100");
         let ownership = Arc::clone(&source.ownership);
-        let consumer: BaseConsumer<Rebalancer> = config.create_with_context(Rebalancer { source, topic, callbacks })?;
+        let access = Access::new(&source.kafka);
+        let context = Rebalancer { source, topic, callbacks, access };
+        let consumer: BaseConsumer<Rebalancer> = config.create_with_context(context)?;
         consumer.subscribe(&[&name])?;
         Ok(BookmarkConsumer { consumer, ownership, topic, paused: HashSet::new(), positions: HashMap::new() })
     }
@@ -353,7 +367,10 @@ impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
                 tracing::debug!(topic = %self.topic, %error, "poll");
                 return Ok(None);
             }
-            Err(error) => return Err(broker_error(error)),
+            Err(error) => {
+                let refused = self.consumer.context().access.complaint();
+                return Err(refused.map_or_else(|| broker_error(error), |why| ConsumerError::BrokerError(why.into())));
+            }
         };
         let index = u16::try_from(message.partition()).map_err(broker_error)?;
         let offset = u64::try_from(message.offset()).map_err(broker_error)?;

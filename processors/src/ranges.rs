@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use freshet_topics::Domain;
-use freshet_topics::catalog;
 use freshet_topics::kafka::KafkaSettings;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use freshet_topics::kafka::access::{self, Asking};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
@@ -28,6 +28,15 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Kafka giving nothing for this long, with rows to come, is an error: whoever replays goes on later.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// As the live consumer has them, and told where a log ends.
+const PROPERTIES: [(&str, &str); 5] = [
+    ("enable.partition.eof", "true"),
+    ("queued.max.messages.kbytes", "8192"),
+    ("queued.min.messages", "20000"),
+    ("fetch.max.bytes", "4194304"),
+    ("max.partition.fetch.bytes", "1048576"),
+];
 
 /// What to read of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +112,7 @@ pub(crate) fn read(reading: Reading) -> mpsc::Receiver<Result<Batch, RangeError>
 struct Reader {
     reading: Reading,
     topic: String,
-    consumer: BaseConsumer,
+    consumer: Asking,
     /// Partition → end offset of the ranges that are not read to their end.
     open: BTreeMap<i32, i64>,
     batch: Batch,
@@ -113,14 +122,7 @@ struct Reader {
 impl Reader {
     fn start(reading: Reading, topic: &str) -> Result<Self, RangeError> {
         let kafka = |source| RangeError::Kafka { topic: topic.to_owned(), source };
-        let mut config = catalog::metadata_consumer_config(&reading.kafka);
-        config
-            .set("enable.partition.eof", "true")
-            .set("queued.max.messages.kbytes", "8192")
-            .set("queued.min.messages", "20000")
-            .set("fetch.max.bytes", "4194304")
-            .set("max.partition.fetch.bytes", "1048576");
-        let consumer: BaseConsumer = config.create().map_err(kafka)?;
+        let consumer = access::asking_with(&reading.kafka, &PROPERTIES).map_err(kafka)?;
         let mut assignment = TopicPartitionList::new();
         let mut open = BTreeMap::new();
         for range in reading.ranges.iter().filter(|range| !range.is_empty()) {

@@ -1,10 +1,12 @@
 //! The connection to Postgres: pool, schema version, and what kind of error an error is.
 
 use std::borrow::Cow;
+use std::fs;
 use std::time::Duration;
 
 use serde::Deserialize;
 use sqlx::PgPool;
+use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -15,15 +17,18 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PostgresSettings {
-    /// `postgres://user:password@host:port/database`. Empty: the local stack's own server.
+    /// `postgres://user:password@host:port/database`, with the [`PARAMETERS`] of TLS. Empty: the local stack's own
+    /// server.
     pub url: String,
+    /// The user's password, where the URL has none.
+    pub password: String,
     /// Connections that one process opens at most.
     pub connections_max: u32,
 }
 
 impl Default for PostgresSettings {
     fn default() -> Self {
-        PostgresSettings { url: String::new(), connections_max: 16 }
+        PostgresSettings { url: String::new(), password: String::new(), connections_max: 16 }
     }
 }
 
@@ -51,18 +56,91 @@ const SESSION: [(&str, &str); 5] = [
 /// How long a caller waits for a free connection of the pool before it is told that there is none.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What may stand behind the `?` of the URL. sqlx passes over others with a warning that repeats them.
+pub const PARAMETERS: [&str; 8] =
+    ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "options", "statement-cache-capacity"];
+
 /// A pool that connects when it is first used.
 ///
 /// # Errors
 /// If the URL cannot be read; the error does not repeat the URL, which may hold a password.
 pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
-    let options: PgConnectOptions = settings.url.parse().map_err(|_| {
-        sqlx::Error::Configuration("postgres.url is not postgres://user:password@host:port/database".into())
-    })?;
+    check(settings).and_then(|()| files(settings)).map_err(|reason| sqlx::Error::Configuration(reason.into()))?;
+    let options: PgConnectOptions = settings.url.parse().map_err(|_| sqlx::Error::Configuration(WRONG_URL.into()))?;
+    let options = match settings.password.as_str() {
+        "" => options,
+        password => options.password(password),
+    };
     Ok(PgPoolOptions::new()
         .max_connections(settings.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_lazy_with(options.application_name("freshet").options(SESSION)))
+}
+
+const WRONG_URL: &str = "postgres.url is not postgres://user:password@host:port/database";
+
+/// What is wrong with the settings. No value is repeated.
+///
+/// # Errors
+/// One clear line for whoever wrote them.
+pub fn check(settings: &PostgresSettings) -> Result<(), String> {
+    if settings.url.is_empty() {
+        return Ok(());
+    }
+    let (place, parameters) = settings.url.split_once('?').unwrap_or((&settings.url, ""));
+    let login = place.split_once("://").and_then(|(_, rest)| Some(rest.rsplit_once('@')?.0));
+    if login.is_some_and(|login| login.contains(':')) && !settings.password.is_empty() {
+        return Err("postgres.url holds a password, and postgres.password is set too: leave one out".into());
+    }
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+        let plain = name.split('[').next().unwrap_or(name);
+        if !PARAMETERS.contains(&plain) {
+            return Err(format!("postgres.url has a parameter that is not one of {}", PARAMETERS.join(", ")));
+        }
+    }
+    settings.url.parse::<PgConnectOptions>().map(|_| ()).map_err(|_| WRONG_URL.into())
+}
+
+/// Whether the certificates that the URL names can be read. Whoever connects would only say that a file is missing.
+fn files(settings: &PostgresSettings) -> Result<(), String> {
+    let parameters = settings.url.split_once('?').map_or("", |(_, parameters)| parameters);
+    for (name, path) in parameters.split('&').filter_map(|parameter| parameter.split_once('=')) {
+        // An escaped name is sqlx's to read.
+        if matches!(name, "sslrootcert" | "sslcert" | "sslkey") && !path.contains(['%', '+']) {
+            fs::File::open(path).map_err(|error| format!("read {name} of postgres.url, {path}: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// An error of a connection, with what to do where that is known.
+///
+/// | Postgres or TLS says | told |
+/// |---|---|
+/// | a certificate of an unknown issuer | which CA is trusted |
+/// | a certificate for another name | which name is expected |
+/// | 28P01, 28000 | user, password, or `pg_hba.conf` |
+/// | anything else | as it is |
+pub fn explain(error: &sqlx::Error) -> String {
+    let said = error.to_string();
+    let code = error.as_database_error().and_then(DatabaseError::code).unwrap_or_default();
+    let hint = match code.as_ref() {
+        "28P01" | "28000" => {
+            "check user and password in postgres.url or postgres.password, and the server's pg_hba.conf"
+        }
+        _ if said.contains("UnknownIssuer") => {
+            "its certificate is not signed by a CA that is trusted: name its CA's file as sslrootcert in postgres.url"
+        }
+        _ if said.contains("not valid for name") || said.contains("NotValidForName") => {
+            "its certificate is for another host name: use that name in postgres.url"
+        }
+        _ if said.contains("server does not support TLS") => {
+            "the server has no TLS: turn it on there (ssl = on), or change sslmode in postgres.url"
+        }
+        _ => return said,
+    };
+    format!("{hint} ({said})")
 }
 
 /// What an error of Postgres asks of whoever handles it (design, section 4).
@@ -85,10 +163,38 @@ pub enum ErrorKind {
 /// | 42xxx syntax, undefined object, no permission | schema |
 /// | anything else, or no answer at all | world |
 pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or(Cow::Borrowed(""));
+    let code = error.as_database_error().and_then(DatabaseError::code).unwrap_or(Cow::Borrowed(""));
     match (code.get(..2), code.as_ref()) {
         (Some("22" | "23" | "44"), _) | (_, "P0001" | "54000") => ErrorKind::Row,
         (Some("42"), _) => ErrorKind::Schema,
         _ => ErrorKind::World,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_cannot_work_is_refused_and_not_repeated() {
+        let cases = [
+            ("", "", None),
+            ("postgres://u:hunter2@h/d", "", None),
+            ("postgres://u@h/d?sslmode=verify-full&sslrootcert=/ca.pem&options[search_path]=x", "hunter2", None),
+            ("postgres://u:hunter2@h/d", "hunter2", Some("leave one out")),
+            ("postgres://u@h/d?sslmode=hunter2", "", Some("postgres.url is not")),
+            ("postgres://u@h/d?passwrod=hunter2", "", Some("a parameter that is not one of sslmode")),
+            ("hunter2", "", Some("postgres.url is not")),
+        ];
+        for (url, password, expected) in cases {
+            let settings =
+                PostgresSettings { url: url.into(), password: password.into(), ..PostgresSettings::default() };
+            match (check(&settings), expected) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) => assert!(error.contains(words) && !error.contains("hunter2"), "{error}"),
+                (result, _) => panic!("{url}: {result:?}"),
+            }
+            assert!(!format!("{settings:?}").contains("hunter2"));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::interceptors::FinalizerInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{BeforeTransmitInterceptorContextMut, FinalizerInterceptorContextRef};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     ConfigBag, Credentials, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
@@ -31,6 +31,10 @@ pub struct S3Settings {
     pub access_key_id: String,
     /// Secret of the access key.
     pub secret_access_key: String,
+    /// How what is written is encrypted: s3 (a key of S3's own) or kms. Empty: as the bucket says.
+    pub sse: String,
+    /// For kms: the key's id or ARN; empty: the account's key for S3.
+    pub sse_kms_key_id: String,
 }
 
 impl Default for S3Settings {
@@ -42,6 +46,8 @@ impl Default for S3Settings {
             processed_bucket: "freshet-processed".into(),
             access_key_id: String::new(),
             secret_access_key: String::new(),
+            sse: String::new(),
+            sse_kms_key_id: String::new(),
         }
     }
 }
@@ -55,7 +61,26 @@ impl std::fmt::Debug for S3Settings {
             .field("region", &self.region)
             .field("raw_bucket", &self.raw_bucket)
             .field("processed_bucket", &self.processed_bucket)
+            .field("sse", &self.sse)
+            .field("sse_kms_key_id", &self.sse_kms_key_id)
             .finish_non_exhaustive()
+    }
+}
+
+impl S3Settings {
+    /// The first setting that cannot work, and why.
+    ///
+    /// # Errors
+    /// One clear line for whoever wrote it.
+    pub fn check(&self) -> Result<(), String> {
+        if self.access_key_id.is_empty() != self.secret_access_key.is_empty() {
+            return Err("s3.access_key_id and s3.secret_access_key go together: set both or neither".into());
+        }
+        match (self.sse.as_str(), self.sse_kms_key_id.as_str()) {
+            ("" | "s3" | "kms", "") | ("kms", _) => Ok(()),
+            ("" | "s3", _) => Err("s3.sse_kms_key_id has no effect without s3.sse = \"kms\"".into()),
+            _ => Err("s3.sse is neither s3 nor kms, nor empty".into()),
+        }
     }
 }
 
@@ -88,6 +113,9 @@ pub async fn client(settings: &S3Settings) -> Client {
     metrics::declare();
     let shared = loader.load().await;
     let mut builder = aws_sdk_s3::config::Builder::from(&shared).interceptor(Counted);
+    if !settings.sse.is_empty() {
+        builder = builder.interceptor(Encrypted::of(settings));
+    }
     if !settings.endpoint.is_empty() {
         builder = builder
             .endpoint_url(&settings.endpoint)
@@ -123,6 +151,47 @@ impl Intercept for Counted {
     }
 }
 
+/// Asks for encryption of every object that is written, whoever writes it: in one place, so that none is forgotten.
+#[derive(Debug)]
+struct Encrypted {
+    headers: Vec<(&'static str, String)>,
+}
+
+/// The operations that make an object. Parts of an upload are encrypted as its beginning says.
+const MAKES_OBJECT: [&str; 3] = ["PutObject", "CopyObject", "CreateMultipartUpload"];
+
+impl Encrypted {
+    fn of(settings: &S3Settings) -> Self {
+        let algorithm = if settings.sse == "kms" { "aws:kms" } else { "AES256" };
+        let mut headers = vec![("x-amz-server-side-encryption", algorithm.to_owned())];
+        if !settings.sse_kms_key_id.is_empty() {
+            headers.push(("x-amz-server-side-encryption-aws-kms-key-id", settings.sse_kms_key_id.clone()));
+        }
+        Encrypted { headers }
+    }
+}
+
+impl Intercept for Encrypted {
+    fn name(&self) -> &'static str {
+        "freshet encrypts"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let operation = config.load::<Metadata>().map_or("", Metadata::name);
+        if MAKES_OBJECT.contains(&operation) {
+            for (name, value) in &self.headers {
+                context.request_mut().headers_mut().insert(*name, value.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What became of an attempt, from the status of its answer.
 ///
 /// | status | outcome |
@@ -142,7 +211,90 @@ fn outcome(status: Option<u16>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_s3::primitives::ByteStream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// The heads of the requests that writing and reading send, by a store that says yes to all.
+    async fn sent(sse: &str, key: &str) -> Vec<String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let settings = S3Settings {
+            endpoint: format!("http://{}", listener.local_addr().expect("an address")),
+            region: "us-east-1".into(),
+            access_key_id: "key".into(),
+            secret_access_key: "secret".into(),
+            sse: sse.into(),
+            sse_kms_key_id: key.into(),
+            ..S3Settings::default()
+        };
+        assert_eq!(settings.check(), Ok(()));
+        let client = client(&settings).await;
+        let serve = async {
+            let mut heads = Vec::new();
+            while heads.len() < 4 {
+                let (mut stream, _) = listener.accept().await.expect("asked");
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.expect("a request"));
+                }
+                heads.push(String::from_utf8(head).expect("text").to_ascii_lowercase());
+                let body = match heads.last().is_some_and(|head| head.contains("x-amz-copy-source")) {
+                    true => "<CopyObjectResult></CopyObjectResult>",
+                    false => "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>",
+                };
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.expect("answer");
+            }
+            heads
+        };
+        let ask = async {
+            client.put_object().bucket("b").key("k").body(ByteStream::from_static(b"")).send().await.expect("put");
+            client.create_multipart_upload().bucket("b").key("k").send().await.expect("begin");
+            client.copy_object().bucket("b").key("k").copy_source("b/c").send().await.expect("copy");
+            client.get_object().bucket("b").key("k").send().await.expect("get");
+        };
+        tokio::join!(serve, ask).0
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_encrypted_as_wanted_and_signed_so() {
+        const ARN: &str = "arn:aws:kms:eu-west-1:1:key/k";
+        for (sse, key, algorithm) in
+            [("s3", "", Some("aes256")), ("kms", "", Some("aws:kms")), ("kms", ARN, Some("aws:kms")), ("", "", None)]
+        {
+            for (at, head) in sent(sse, key).await.into_iter().enumerate() {
+                let lines: Vec<&str> =
+                    head.lines().filter(|it| it.starts_with("x-amz-server-side-encryption")).collect();
+                let mut expected = Vec::new();
+                if let Some(algorithm) = algorithm.filter(|_| at < 3) {
+                    expected.push(format!("x-amz-server-side-encryption: {algorithm}"));
+                    assert!(head.contains(";x-amz-server-side-encryption"), "not signed: {head}");
+                    if !key.is_empty() {
+                        expected.push(format!("x-amz-server-side-encryption-aws-kms-key-id: {key}"));
+                    }
+                }
+                assert_eq!(lines, expected, "{head}");
+            }
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        type Change = fn(&mut S3Settings);
+        let cases: [(Change, &str); 3] = [
+            (|it| it.sse = "aes".into(), "s3.sse is neither"),
+            (|it| it.sse_kms_key_id = "k".into(), "s3.sse_kms_key_id has no effect"),
+            (|it| it.access_key_id = "k".into(), "s3.access_key_id and s3.secret_access_key"),
+        ];
+        for (change, expected) in cases {
+            let mut settings = S3Settings::default();
+            change(&mut settings);
+            assert!(settings.check().expect_err(expected).starts_with(expected));
+        }
+    }
 
     #[test]
     fn an_attempt_counts_by_what_became_of_it() {

@@ -69,6 +69,7 @@ fn point_at(config: &mut Config, stack: &LocalStack) {
     }
     if let Some(url) = &endpoints.database_url {
         config.postgres.url.clone_from(url);
+        config.postgres.password.clear();
     }
     if let Some(s3) = &endpoints.s3 {
         config.s3.endpoint.clone_from(&s3.endpoint);
@@ -132,11 +133,17 @@ impl Running {
             ("drop files", drop_hint(&config.s3.raw_bucket)),
             ("outputs", format!("s3://{}/metrics/", config.s3.processed_bucket)),
             ("S3", config.s3.endpoint.clone()),
-            ("Postgres", config.postgres.url.clone()),
+            ("Postgres", self.postgres()),
             ("Kafka", config.kafka.brokers.clone()),
             ("metrics", format!("{}/metrics", self.http)),
             ("settings", format!("{} (source it while `freshet up` runs)", self.env_file.display())),
         ]
+    }
+
+    /// The stack's own Postgres with its password, which is nobody's secret; of another only the place.
+    fn postgres(&self) -> String {
+        let place = || crate::ready::place_of(&self.services.pool);
+        self.stack.endpoints().database_url.clone().unwrap_or_else(place)
     }
 
     /// Waits until somebody asks to stop, a part of the stack dies or a role cannot go on; then drains and stops

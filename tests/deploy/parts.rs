@@ -32,6 +32,11 @@ pub(crate) fn weed() -> PathBuf {
     installed("seaweedfs-4").join("weed")
 }
 
+/// The folder of Kafka's jars.
+pub(crate) fn kafka_libraries() -> PathBuf {
+    installed("kafka-4").join("libs")
+}
+
 /// Starts a Kafka of one node with these properties and options of Java; its data is in `folder`.
 pub(crate) fn start_kafka(folder: &Path, cluster_id: &str, properties: &str, options: &[&str]) -> Part {
     let (home, data) = (folder.join("kafka"), folder.join("kafka/data"));
@@ -41,7 +46,7 @@ pub(crate) fn start_kafka(folder: &Path, cluster_id: &str, properties: &str, opt
     let properties = format!("{properties}log.dirs={}\n", data.display());
     fs::write(home.join("server.properties"), properties).expect("write Kafka's properties");
     let mut java = Command::new("java");
-    java.args(options).args(["-XX:+UseSerialGC", "-cp"]).arg(installed("kafka-4").join("libs/*"));
+    java.args(options).args(["-XX:+UseSerialGC", "-cp"]).arg(kafka_libraries().join("*"));
     java.arg("kafka.Kafka").arg(home.join("server.properties"));
     Part::start("kafka", folder, java.env("LANG", "C.UTF-8").current_dir(home))
 }

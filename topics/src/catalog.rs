@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::FromClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -21,6 +19,7 @@ use uuid::Uuid;
 
 use crate::Domain;
 use crate::kafka::KafkaSettings;
+use crate::kafka::access::{self, Access, Asking, Unreachable};
 use crate::message::STREAM_HEADER;
 
 /// A broker that does not answer within this is an error of the world; whoever calls tries again.
@@ -43,6 +42,16 @@ pub enum CatalogError {
         topic: String,
         /// What rdkafka says.
         source: KafkaError,
+    },
+    /// No broker can be used.
+    #[error("{action} topic {topic}: {source}")]
+    Unreachable {
+        /// Verb of what was tried.
+        action: &'static str,
+        /// The topic.
+        topic: String,
+        /// Why, and what to do.
+        source: Unreachable,
     },
     /// The topic is not there.
     #[error("topic {0} does not exist: run `freshet topics create`")]
@@ -141,6 +150,7 @@ fn wanted_config(settings: &KafkaSettings) -> [(&'static str, String); 3] {
 /// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
 pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicReport, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
+    reach(settings, &topic, "create").await?;
     let admin = admin(settings, &topic)?;
     // Looked for first: whoever may not create topics can use those that are there.
     let created = !exists(settings, &topic).await? && create(&admin, settings, &topic).await?;
@@ -153,11 +163,7 @@ pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicRe
 }
 
 /// Whether this very request created the topic: somebody else may have meanwhile.
-async fn create(
-    admin: &AdminClient<DefaultClientContext>,
-    settings: &KafkaSettings,
-    topic: &str,
-) -> Result<bool, CatalogError> {
+async fn create(admin: &AdminClient<Access>, settings: &KafkaSettings, topic: &str) -> Result<bool, CatalogError> {
     let failed = |source| CatalogError::Kafka { action: "create", topic: topic.to_owned(), source };
     let config = wanted_config(settings);
     let new_topic = config.iter().fold(
@@ -178,6 +184,7 @@ async fn create(
 /// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
 pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option<TopicReport>, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
+    reach(settings, &topic, "describe").await?;
     if !exists(settings, &topic).await? {
         return Ok(None);
     }
@@ -208,12 +215,18 @@ async fn exists(settings: &KafkaSettings, topic: &str) -> Result<bool, CatalogEr
     .await
 }
 
-fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<DefaultClientContext>, CatalogError> {
-    AdminClient::from_config(&settings.client_config()).map_err(|source| CatalogError::Kafka {
+fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Access>, CatalogError> {
+    access::admin(settings).map_err(|source| CatalogError::Kafka {
         action: "configure the client for",
         topic: topic.to_owned(),
         source,
     })
+}
+
+/// Says why where no broker can be used: an admin client would only find that none answers, and take its time.
+async fn reach(settings: &KafkaSettings, topic: &str, action: &'static str) -> Result<(), CatalogError> {
+    let reached = blocking(settings, topic, action, |consumer, _| Ok(access::reach(consumer, REQUEST_TIMEOUT))).await?;
+    reached.map_err(|source| CatalogError::Unreachable { action, topic: topic.into(), source })
 }
 
 fn options() -> AdminOptions {
@@ -222,7 +235,7 @@ fn options() -> AdminOptions {
 
 /// In what a topic differs from what is wanted, one clause each.
 async fn differences(
-    admin: &AdminClient<DefaultClientContext>,
+    admin: &AdminClient<Access>,
     settings: &KafkaSettings,
     state: &TopicState,
 ) -> Result<Vec<String>, CatalogError> {
@@ -262,10 +275,7 @@ async fn differences(
 async fn mark(settings: &KafkaSettings, topic: &str) -> Result<(TopicState, bool), CatalogError> {
     let Layout { partitions, replication } = wait_for_leaders(settings, topic).await?;
     // Not idempotent: a stream record written twice is harmless, and a young broker has no producer ids yet.
-    let producer: FutureProducer = settings
-        .client_config()
-        .set("acks", "all")
-        .create()
+    let producer = access::producer(settings, settings.client_config().set("acks", "all"))
         .map_err(|source| CatalogError::Kafka { action: "configure the producer for", topic: topic.into(), source })?;
     let (mut stream_id, mut marked) = (None, false);
     // Partition 0 first: what it begins with is the topic's id.
@@ -310,7 +320,7 @@ async fn first_record_of_new(
 }
 
 async fn write_stream_record(
-    producer: &FutureProducer,
+    producer: &FutureProducer<Access>,
     topic: &str,
     partition: i32,
     id: Uuid,
@@ -399,7 +409,7 @@ pub async fn first_record(settings: &KafkaSettings, topic: &str, partition: i32)
 ///
 /// # Errors
 /// What rdkafka says; no record within [`REQUEST_TIMEOUT`] is `OperationTimedOut`.
-pub fn read_first_record(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<FirstRecord, KafkaError> {
+pub fn read_first_record(consumer: &Asking, topic: &str, partition: i32) -> Result<FirstRecord, KafkaError> {
     let (low, high) = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
     if low > 0 {
         return Ok(FirstRecord::Removed);
@@ -450,28 +460,23 @@ async fn blocking<T: Send + 'static>(
     settings: &KafkaSettings,
     topic: &str,
     action: &'static str,
-    ask: impl FnOnce(&BaseConsumer, &str) -> Result<T, KafkaError> + Send + 'static,
+    ask: impl FnOnce(&Asking, &str) -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, CatalogError> {
-    let config = metadata_consumer_config(settings);
-    let owned = topic.to_owned();
-    tokio::task::spawn_blocking(move || ask(&config.create()?, &owned))
-        .await
-        .map_err(|_| CatalogError::Task(topic.into()))?
-        .map_err(|source| CatalogError::Kafka { action, topic: topic.into(), source })
-}
-
-/// The configuration of a consumer that only asks: it joins no group, and moves nothing. That it has to name one all
-/// the same is librdkafka's; under this name, the permission to use the domains' groups covers it.
-pub fn metadata_consumer_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
-    let mut config = settings.client_config();
-    config
-        .set("group.id", format!("{}ask", settings.group_prefix))
-        .set("enable.auto.commit", "false")
-        .set("auto.offset.reset", "error")
-        .set("queued.max.messages.kbytes", "1024")
-        // A question is a single record: do not wait for more of them.
-        .set("fetch.wait.max.ms", "10");
-    config
+    let (settings, owned) = (settings.clone(), topic.to_owned());
+    let ask = move || {
+        let located = |source| CatalogError::Kafka { action, topic: owned.clone(), source };
+        let consumer = access::asking(&settings).map_err(located)?;
+        ask(&consumer, &owned).map_err(|source| {
+            access::serve(&consumer);
+            match consumer.context().complaint() {
+                Some(reason) => {
+                    CatalogError::Unreachable { action, topic: owned.clone(), source: Unreachable::Refused(reason) }
+                }
+                None => located(source),
+            }
+        })
+    };
+    tokio::task::spawn_blocking(ask).await.map_err(|_| CatalogError::Task(topic.into()))?
 }
 
 #[cfg(test)]

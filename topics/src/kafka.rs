@@ -1,9 +1,22 @@
-//! How every Kafka client of freshet is configured.
+//! How every Kafka client of freshet is configured, and what its settings must be to work.
+//!
+//! [`access`] is what all clients have in common once they run: their tokens, and what Kafka complains of.
+
+pub mod access;
+mod msk;
+mod token;
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use rdkafka::ClientConfig;
 use serde::Deserialize;
+
+/// The mechanism of freshet's own that stands for OAUTHBEARER with tokens signed by AWS credentials.
+const AWS_MSK_IAM: &str = "AWS_MSK_IAM";
+/// What librdkafka as built here can do, and [`AWS_MSK_IAM`].
+const MECHANISMS: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", AWS_MSK_IAM];
+const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
 /// Settings of the section `kafka`.
 #[derive(Clone, Deserialize)]
@@ -25,7 +38,35 @@ pub struct KafkaSettings {
     pub retention_ms: i64,
     /// `compression.type` of the producer: lz4, zstd, gzip or none.
     pub compression: String,
-    /// Further librdkafka properties, for security above all; `_` in a name stands for a dot.
+    /// plaintext, ssl, sasl_plaintext or sasl_ssl. Empty: plaintext.
+    pub security_protocol: String,
+    /// PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, or AWS_MSK_IAM. Empty: no login.
+    pub sasl_mechanism: String,
+    /// User of PLAIN and SCRAM.
+    pub sasl_username: String,
+    /// Its password.
+    pub sasl_password: String,
+    /// File of the CAs that sign the brokers' certificates (PEM). Empty: the system's.
+    pub ssl_ca_location: String,
+    /// File of the client's own certificate (PEM), where the brokers ask for one.
+    pub ssl_certificate_location: String,
+    /// File of its key (PEM).
+    pub ssl_key_location: String,
+    /// What the key is encrypted with.
+    pub ssl_key_password: String,
+    /// OAUTHBEARER: where a token is got for the client id and secret (OIDC client credentials).
+    pub oauth_token_url: String,
+    /// The client's id.
+    pub oauth_client_id: String,
+    /// The client's secret.
+    pub oauth_client_secret: String,
+    /// The scope to ask for; empty: none.
+    pub oauth_scope: String,
+    /// OAUTHBEARER: a file with a token that somebody else renews (a JWT), read again before it expires.
+    pub oauth_token_file: String,
+    /// AWS_MSK_IAM: region of the cluster; empty: from the AWS environment or profile.
+    pub aws_region: String,
+    /// Further librdkafka properties; `_` in a name stands for a dot. They win over the settings above.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -40,12 +81,26 @@ impl Default for KafkaSettings {
             min_insync_replicas: 2,
             retention_ms: -1,
             compression: "lz4".into(),
+            security_protocol: String::new(),
+            sasl_mechanism: String::new(),
+            sasl_username: String::new(),
+            sasl_password: String::new(),
+            ssl_ca_location: String::new(),
+            ssl_certificate_location: String::new(),
+            ssl_key_location: String::new(),
+            ssl_key_password: String::new(),
+            oauth_token_url: String::new(),
+            oauth_client_id: String::new(),
+            oauth_client_secret: String::new(),
+            oauth_scope: String::new(),
+            oauth_token_file: String::new(),
+            aws_region: String::new(),
             properties: BTreeMap::new(),
         }
     }
 }
 
-/// The properties may hold passwords: only their names are shown.
+/// Passwords are not shown, and of the properties, which may hold some, only the names.
 impl std::fmt::Debug for KafkaSettings {
     fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
         formatter
@@ -58,20 +113,267 @@ impl std::fmt::Debug for KafkaSettings {
             .field("min_insync_replicas", &self.min_insync_replicas)
             .field("retention_ms", &self.retention_ms)
             .field("compression", &self.compression)
+            .field("security_protocol", &self.security_protocol)
+            .field("sasl_mechanism", &self.sasl_mechanism)
+            .field("sasl_username", &self.sasl_username)
+            .field("ssl_ca_location", &self.ssl_ca_location)
+            .field("ssl_certificate_location", &self.ssl_certificate_location)
+            .field("ssl_key_location", &self.ssl_key_location)
+            .field("oauth_token_url", &self.oauth_token_url)
+            .field("oauth_client_id", &self.oauth_client_id)
+            .field("oauth_scope", &self.oauth_scope)
+            .field("oauth_token_file", &self.oauth_token_file)
+            .field("aws_region", &self.aws_region)
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl KafkaSettings {
-    /// What producers, consumers and admin clients have in common. A role adds its own properties.
+    /// What producers, consumers and admin clients have in common. A role adds its own properties, and
+    /// [`access::Access`] as the context.
     pub fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("client.id", "freshet");
+        for (name, value) in self.security_properties() {
+            config.set(name, value);
+        }
         for (name, value) in &self.properties {
-            // Environment variables cannot hold dots, and no librdkafka property holds an underscore.
-            config.set(name.replace('_', "."), value);
+            config.set(property(name), value);
         }
         config
+    }
+
+    /// What the settings that are not empty come to.
+    fn security_properties(&self) -> BTreeMap<&'static str, &str> {
+        let mechanism = match self.uses_msk_iam() {
+            true => "OAUTHBEARER",
+            false => self.sasl_mechanism.as_str(),
+        };
+        let mut properties = BTreeMap::from([
+            ("security.protocol", self.security_protocol.as_str()),
+            ("sasl.mechanism", mechanism),
+            ("sasl.username", &self.sasl_username),
+            ("sasl.password", &self.sasl_password),
+            ("ssl.ca.location", &self.ssl_ca_location),
+            ("ssl.certificate.location", &self.ssl_certificate_location),
+            ("ssl.key.location", &self.ssl_key_location),
+            ("ssl.key.password", &self.ssl_key_password),
+            ("sasl.oauthbearer.token.endpoint.url", &self.oauth_token_url),
+            ("sasl.oauthbearer.client.id", &self.oauth_client_id),
+            ("sasl.oauthbearer.client.secret", &self.oauth_client_secret),
+            ("sasl.oauthbearer.scope", &self.oauth_scope),
+        ]);
+        if !self.oauth_token_url.is_empty() {
+            properties.insert("sasl.oauthbearer.method", "oidc");
+            // curl is linked in and knows no place of the system's CAs by itself.
+            properties.insert("https.ca.location", "probe");
+        }
+        properties.retain(|_, value| !value.is_empty());
+        properties
+    }
+
+    fn uses_msk_iam(&self) -> bool {
+        self.sasl_mechanism.eq_ignore_ascii_case(AWS_MSK_IAM)
+    }
+
+    /// The first setting about security that cannot work, and why. No value is repeated.
+    ///
+    /// # Errors
+    /// One clear line for whoever wrote it.
+    pub fn check(&self) -> Result<(), String> {
+        one_of("kafka.security_protocol", &self.security_protocol, &PROTOCOLS)?;
+        one_of("kafka.sasl_mechanism", &self.sasl_mechanism, &MECHANISMS)?;
+        let has = |name: &str| self.has_property(name);
+        let logs_in = self.security_protocol.to_ascii_lowercase().starts_with("sasl_");
+        if logs_in && self.sasl_mechanism.is_empty() && !has("sasl.mechanism") && !has("sasl.mechanisms") {
+            return Err(format!("kafka.sasl_mechanism is not set: one of {}", MECHANISMS.join(", ")));
+        }
+        if !self.sasl_mechanism.is_empty() && !logs_in && !has("security.protocol") {
+            return Err("kafka.sasl_mechanism has no effect without kafka.security_protocol = \"sasl_ssl\" (or \
+                        sasl_plaintext)"
+                .into());
+        }
+        self.check_login()?;
+        if self.ssl_certificate_location.is_empty() != self.ssl_key_location.is_empty() {
+            return Err(
+                "kafka.ssl_certificate_location and kafka.ssl_key_location go together: set both or neither".into()
+            );
+        }
+        self.check_properties()
+    }
+
+    fn has_property(&self, wanted: &str) -> bool {
+        self.properties.keys().any(|name| property(name) == wanted)
+    }
+
+    /// What the mechanism asks for.
+    fn check_login(&self) -> Result<(), String> {
+        let has = |property: &str| self.has_property(property);
+        let missing = |name: &str, value: &str, property: &str| match value.is_empty() && !has(property) {
+            true => Err(format!("kafka.{name} is not set, and kafka.sasl_mechanism asks for it")),
+            false => Ok(()),
+        };
+        match self.sasl_mechanism.to_ascii_uppercase().as_str() {
+            "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512" => {
+                missing("sasl_username", &self.sasl_username, "sasl.username")?;
+                missing("sasl_password", &self.sasl_password, "sasl.password")
+            }
+            "OAUTHBEARER" => match (self.oauth_token_url.as_str(), self.oauth_token_file.as_str()) {
+                ("", "") if has("sasl.oauthbearer.method") || has("enable.sasl.oauthbearer.unsecure.jwt") => Ok(()),
+                ("", "") => Err("kafka.oauth_token_url or kafka.oauth_token_file is not set: OAUTHBEARER takes its \
+                                 token from one of them"
+                    .into()),
+                (_, "") => {
+                    missing("oauth_client_id", &self.oauth_client_id, "sasl.oauthbearer.client.id")?;
+                    missing("oauth_client_secret", &self.oauth_client_secret, "sasl.oauthbearer.client.secret")
+                }
+                ("", _) => Ok(()),
+                _ => Err("kafka.oauth_token_url and kafka.oauth_token_file exclude each other".into()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the certificates that are named can be read: librdkafka does not say which it misses.
+    pub(crate) fn check_files(&self) -> Result<(), String> {
+        for (name, path) in [
+            ("ssl_ca_location", &self.ssl_ca_location),
+            ("ssl_certificate_location", &self.ssl_certificate_location),
+            ("ssl_key_location", &self.ssl_key_location),
+        ] {
+            if !path.is_empty() {
+                fs::metadata(path).map_err(|error| format!("read kafka.{name}, {path}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// librdkafka's own opinion, which it would give when the first client is made, value and all.
+    fn check_properties(&self) -> Result<(), String> {
+        use rdkafka::types::RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN;
+        for (name, value) in &self.properties {
+            let mut one = ClientConfig::new();
+            let Err(error) = one.set(property(name), value).create_native_config() else { continue };
+            return Err(match error {
+                rdkafka::error::KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..) => {
+                    format!("kafka.properties.{name}: librdkafka has no such property")
+                }
+                _ => format!("kafka.properties.{name}: librdkafka does not take its value"),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Environment variables cannot hold dots, and no librdkafka property of use here holds an underscore.
+fn property(name: &str) -> String {
+    name.replace('_', ".")
+}
+
+fn one_of(name: &str, value: &str, known: &[&str]) -> Result<(), String> {
+    match value.is_empty() || known.iter().any(|known| known.eq_ignore_ascii_case(value)) {
+        true => Ok(()),
+        false => Err(format!("{name} is not one of {}", known.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut KafkaSettings);
+
+    fn changed(change: Change) -> KafkaSettings {
+        let mut settings = KafkaSettings::default();
+        change(&mut settings);
+        settings
+    }
+
+    fn scram(settings: &mut KafkaSettings) {
+        settings.security_protocol = "SASL_SSL".into();
+        settings.sasl_mechanism = "scram-sha-512".into();
+        settings.sasl_username = "freshet".into();
+        settings.sasl_password = "hunter2".into();
+    }
+
+    #[test]
+    fn what_can_work_passes_and_librdkafka_takes_it() {
+        let cases: [Change; 7] = [
+            |_| (),
+            |it| it.security_protocol = "ssl".into(),
+            scram,
+            |it| {
+                it.security_protocol = "sasl_ssl".into();
+                it.sasl_mechanism = "AWS_MSK_IAM".into();
+            },
+            |it| {
+                it.security_protocol = "sasl_ssl".into();
+                it.sasl_mechanism = "OAUTHBEARER".into();
+                it.oauth_token_url = "https://login.example/token".into();
+                (it.oauth_client_id, it.oauth_client_secret) = ("freshet".into(), "hunter2".into());
+            },
+            |it| {
+                it.security_protocol = "sasl_ssl".into();
+                it.sasl_mechanism = "OAUTHBEARER".into();
+                it.oauth_token_file = "/run/secrets/token".into();
+            },
+            |it| {
+                let names = ["security_protocol", "sasl.mechanism", "sasl_username", "sasl_password"];
+                let values = ["SASL_SSL", "PLAIN", "freshet", "hunter2"];
+                it.properties = names.map(String::from).into_iter().zip(values.map(String::from)).collect();
+            },
+        ];
+        for change in cases {
+            let settings = changed(change);
+            assert_eq!(settings.check(), Ok(()), "{settings:?}");
+            settings.client_config().create_native_config().unwrap_or_else(|error| panic!("{settings:?}: {error}"));
+            assert!(!format!("{settings:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_and_no_value_is_repeated() {
+        let cases: [(Change, &str); 9] = [
+            (|it| it.security_protocol = "hunter2".into(), "kafka.security_protocol is not one of plaintext"),
+            (|it| it.sasl_mechanism = "GSSAPI".into(), "kafka.sasl_mechanism is not one of PLAIN"),
+            (|it| it.security_protocol = "sasl_ssl".into(), "kafka.sasl_mechanism is not set"),
+            (|it| it.sasl_mechanism = "PLAIN".into(), "kafka.sasl_mechanism has no effect"),
+            (
+                |it| {
+                    scram(it);
+                    it.sasl_password.clear();
+                },
+                "kafka.sasl_password is not set",
+            ),
+            (
+                |it| {
+                    scram(it);
+                    it.sasl_mechanism = "OAUTHBEARER".into();
+                },
+                "kafka.oauth_token_url or kafka.oauth_token_file",
+            ),
+            (|it| it.ssl_key_location = "key.pem".into(), "kafka.ssl_certificate_location and"),
+            (
+                |it| _ = it.properties.insert("sasl_passwrod".into(), "hunter2".into()),
+                "kafka.properties.sasl_passwrod: librdkafka has no such property",
+            ),
+            (
+                |it| _ = it.properties.insert("socket.timeout.ms".into(), "hunter2".into()),
+                "kafka.properties.socket.timeout.ms: librdkafka does not take its value",
+            ),
+        ];
+        for (change, expected) in cases {
+            let error = changed(change).check().expect_err(expected);
+            assert!(error.starts_with(expected) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_property_wins_over_a_setting() {
+        let mut settings = changed(scram);
+        settings.properties.insert("sasl_username".into(), "other".into());
+        assert_eq!(settings.client_config().get("sasl.username"), Some("other"));
+        assert_eq!(settings.client_config().get("sasl.mechanism"), Some("scram-sha-512"));
     }
 }

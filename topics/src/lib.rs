@@ -2,7 +2,8 @@
 //!
 //! This crate promises one description of the data that every stage shares: which domains there are, how a
 //! cell of text becomes a value, what a row looks like as a Kafka message, and which topics carry it. It does
-//! no input or output of its own but for [`catalog`], which creates and checks topics, and [`log`], which looks at them.
+//! no input or output of its own but for [`catalog`], which creates and checks topics, [`log`], which looks at them, and
+//! [`kafka::access`], by which every client logs in.
 //!
 //! One row's path through it: a file's key picks its [`Domain`]; the header is matched to the domain's
 //! [`Column`]s; the row's raw cells become a [`message`] keyed by location, whose [`partition`] is a pure

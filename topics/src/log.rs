@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::catalog::metadata_consumer_config;
 use crate::kafka::KafkaSettings;
+use crate::kafka::access::{self, Asking, Unreachable};
 
 /// A broker that does not answer within this is an error; whoever asks does so again later.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,8 +21,14 @@ const RECORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Kafka did not answer, or refused.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct LogError(#[from] KafkaError);
+pub enum LogError {
+    /// What rdkafka says.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// No broker can be used.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+}
 
 /// The first offset of a partition and the one past its last record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +41,7 @@ pub struct Ends {
 
 /// A client that only looks.
 pub struct LogReader {
-    consumer: BaseConsumer,
+    consumer: Asking,
 }
 
 impl LogReader {
@@ -44,19 +50,15 @@ impl LogReader {
     /// # Errors
     /// If rdkafka refuses the configuration.
     pub fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
-        Ok(LogReader { consumer: metadata_consumer_config(settings).create()? })
+        Ok(LogReader { consumer: access::asking(settings)? })
     }
 
     /// Whether any broker answers.
     ///
     /// # Errors
-    /// What rdkafka says where none does.
+    /// Why none does, with what to do where that is known.
     pub fn ping(&self, timeout: Duration) -> Result<(), LogError> {
-        // The cluster's controller, and no topic: authentication and TLS have worked by then.
-        match self.consumer.client().fetch_cluster_id(timeout) {
-            Some(_) => Ok(()),
-            None => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut).into()),
-        }
+        Ok(access::reach(&self.consumer, timeout)?)
     }
 
     /// The ends of each partition; none where the topic does not exist.
@@ -64,6 +66,7 @@ impl LogReader {
     /// # Errors
     /// If Kafka does not answer in time.
     pub fn ends(&self, topic: &str) -> Result<BTreeMap<i32, Ends>, LogError> {
+        access::serve(&self.consumer);
         let metadata = self.consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         let partitions = found.into_iter().flat_map(|found| found.partitions().iter().map(|it| it.id()));
@@ -85,7 +88,7 @@ impl LogReader {
         topic: &str,
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, i64>, LogError> {
-        let consumer: BaseConsumer = metadata_consumer_config(settings).set("group.id", group).create()?;
+        let consumer = access::asking_with(settings, &[("group.id", group)])?;
         let mut wanted = TopicPartitionList::new();
         for partition in partitions {
             wanted.add_partition(topic, *partition);

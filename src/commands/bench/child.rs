@@ -68,7 +68,8 @@ impl Child {
     /// Connections of the benchmark's own.
     pub(super) async fn pool(&self) -> Result<PgPool> {
         let url = self.env.get("DATABASE_URL").cloned().context("the env file lacks DATABASE_URL")?;
-        postgres::pool(&PostgresSettings { url, connections_max: 8 }).context("connect to the child's Postgres")
+        postgres::pool(&PostgresSettings { url, connections_max: 8, ..PostgresSettings::default() })
+            .context("connect to the child's Postgres")
     }
 
     /// Drops bytes under a key.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use freshet_sinks::postgres::MIGRATIONS;
+use freshet_sinks::postgres::{MIGRATIONS, explain};
 use freshet_sinks::schema::{self, Schema};
 use sqlx::error::DatabaseError;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -74,9 +74,9 @@ async fn may_create(pool: &PgPool) -> Result<bool, sqlx::Error> {
 fn refused(error: &sqlx::Error) -> String {
     let code = error.as_database_error().and_then(DatabaseError::code);
     match code.as_deref() {
-        Some("28P01" | "28000") => format!("may not connect ({error}: see postgres.url)"),
+        Some("28P01" | "28000") => format!("may not connect ({})", explain(error)),
         Some("42501") => format!("may not look at it ({error}: needs SELECT on the table _sqlx_migrations)"),
         Some("3D000") => "does not exist: make the database (createdb), or see postgres.url".to_owned(),
-        _ => format!("cannot look at it ({error})"),
+        _ => format!("cannot look at it ({})", explain(error)),
     }
 }
