@@ -347,8 +347,9 @@ fn the_metrics_listed_are_those_declared() {
             .extend(text.split('"').filter(|it| it.starts_with("freshet_") && !it.contains(' ')).map(str::to_owned));
     }
     let page = read(&Path::new(ROOT).join("docs/metrics.md"));
-    let rows =
-        page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name.to_owned()));
+    let rows = page.lines().filter_map(|line| {
+        line.strip_prefix("| `freshet_")?.split_once('`').map(|(name, _)| format!("freshet_{name}"))
+    });
     let mut listed = BTreeMap::new();
     rows.for_each(|name| *listed.entry(name).or_insert(0) += 1);
     assert!(listed.values().all(|times| *times == 1), "listed twice: {listed:?}");
