@@ -150,7 +150,7 @@ fn wanted_config(settings: &KafkaSettings) -> [(&'static str, String); 3] {
 /// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
 pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicReport, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
-    reach(settings, &topic, "create").await?;
+    reach(settings, &topic).await?;
     let admin = admin(settings, &topic)?;
     // Looked for first: whoever may not create topics can use those that are there.
     let created = !exists(settings, &topic).await? && create(&admin, settings, &topic).await?;
@@ -184,7 +184,7 @@ async fn create(admin: &AdminClient<Access>, settings: &KafkaSettings, topic: &s
 /// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
 pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option<TopicReport>, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
-    reach(settings, &topic, "describe").await?;
+    reach(settings, &topic).await?;
     if !exists(settings, &topic).await? {
         return Ok(None);
     }
@@ -224,7 +224,8 @@ fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Access>, C
 }
 
 /// Says why where no broker can be used: an admin client would only find that none answers, and take its time.
-async fn reach(settings: &KafkaSettings, topic: &str, action: &'static str) -> Result<(), CatalogError> {
+async fn reach(settings: &KafkaSettings, topic: &str) -> Result<(), CatalogError> {
+    let action = "look up";
     let reached = blocking(settings, topic, action, |consumer, _| Ok(access::reach(consumer, REQUEST_TIMEOUT))).await?;
     reached.map_err(|source| CatalogError::Unreachable { action, topic: topic.into(), source })
 }

@@ -2,6 +2,7 @@
 
 use freshet_topics::catalog::{self, CatalogError, TopicReport};
 use freshet_topics::kafka::KafkaSettings;
+use freshet_topics::kafka::access::Unreachable;
 use freshet_topics::{DOMAINS, Domain};
 
 use super::{Finding, Standing};
@@ -57,6 +58,12 @@ fn refused(brokers: &str, error: &CatalogError) -> String {
         }
         CatalogError::Kafka { action, .. } if error.is_out_of_reach() => {
             format!("cannot {action} this topic (no answer from Kafka at {brokers})")
+        }
+        CatalogError::Unreachable { action, source: Unreachable::Silent(_), .. } => {
+            format!("cannot {action} this topic (no answer from Kafka at {brokers})")
+        }
+        CatalogError::Unreachable { action, source: Unreachable::Refused(reason), .. } => {
+            format!("cannot {action} this topic (Kafka at {brokers}: {reason})")
         }
         CatalogError::Kafka { action, source, .. } => format!("cannot {action} this topic ({source})"),
         error => format!("cannot use it ({error})"),
