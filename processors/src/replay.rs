@@ -111,8 +111,8 @@ pub enum ReplayError {
         /// Its answer.
         source: sqlx::Error,
     },
-    /// Another process has taken the replay over.
-    #[error("another process goes on with this replay")]
+    /// Another process has taken the replay over, or its topic was given up for another.
+    #[error("another process goes on with this replay, or another topic was adopted meanwhile")]
     Lost,
     /// The live pipeline is too fast to be caught up with, or rows do not come.
     #[error("the shadow could not catch up with the live table in {0} tries: try again when less comes in")]

@@ -141,7 +141,7 @@ async fn attempt(
     let mut work = Work::sort_out(&mut transaction, &going).await?;
     let outcome = newest::write(&mut transaction, upsert, work.candidates(), mode, recent).await?;
     let marks = Marks::of(&outcome.written);
-    let corrected = work.settle(upsert, &outcome);
+    let corrected = work.settle(&outcome);
     let mut progress = progress::load(&mut transaction, Place::InPlace, &work.parts()).await?;
     work.count_corrections(&mut progress);
     progress::save(&mut transaction, Place::InPlace, domain, &progress).await?;
@@ -177,7 +177,7 @@ pub async fn preview(
     let newest = newest::of_each_key(upsert, candidates);
     let differences = upsert.differences(connection, &newest).await?;
     let outcome = Outcome { differences, ..Outcome::default() };
-    let corrected = work.settle(upsert, &outcome);
+    let corrected = work.settle(&outcome);
     let examples = work.examples(upsert, &outcome.differences);
     Ok((corrected, outcome.differences, examples))
 }
@@ -260,7 +260,7 @@ impl<'b> Work<'b> {
     }
 
     /// Counts, and says which rejects to delete, which rows to suspect and how the counts of the files move.
-    fn settle(&mut self, upsert: &Upsert, outcome: &Outcome) -> Corrected {
+    fn settle(&mut self, outcome: &Outcome) -> Corrected {
         let mut corrected = Corrected {
             read: (self.rows.len() + self.rejected.len()) as u64,
             offered: outcome.differences.len(),
@@ -301,7 +301,6 @@ impl<'b> Work<'b> {
                 self.suspects.push(Suspect { lineage, kept: None });
             }
         }
-        debug_assert!(corrected.columns.keys().all(|name| upsert.domain().columns.iter().any(|it| it.name == *name)));
         corrected
     }
 
@@ -341,8 +340,9 @@ impl<'b> Work<'b> {
                 Some(Example { provenance: row.provenance, what })
             })
             .collect();
+        let accepted_anew: BTreeSet<Lineage> = self.accepted_anew.iter().copied().collect();
         for (_, row) in &self.rows {
-            if self.accepted_anew.contains(&lineage_of(row)) {
+            if accepted_anew.contains(&lineage_of(row)) {
                 let rule = self.formerly[&lineage_of(row)].clone();
                 examples.push(Example { provenance: row.provenance, what: What::AcceptedAnew(rule) });
             }

@@ -312,7 +312,7 @@ pub(crate) async fn recount(connection: &mut PgConnection, moved: &BTreeMap<Part
 /// Adds a batch to what the replay has done.
 ///
 /// # Errors
-/// [`ApplyError::Lost`] if another process works on the replay by now.
+/// [`ApplyError::Lost`] if another process works on the replay by now, or another topic was adopted.
 pub(crate) async fn add(
     connection: &mut PgConnection,
     replay: &Running,
@@ -321,7 +321,8 @@ pub(crate) async fn add(
     let added = sqlx::query(
         "UPDATE pipeline.replays SET rows_read = rows_read + $3, inserted = inserted + $4, changed = changed + $5,
             rejected_anew = rejected_anew + $6, accepted_anew = accepted_anew + $7, updated_at = now()
-         WHERE id = $1 AND owner = $2 AND ended_at IS NULL",
+         WHERE id = $1 AND owner = $2 AND ended_at IS NULL
+            AND EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = replays.domain AND s.stream_id = replays.stream_id)",
     )
     .bind(replay.id)
     .bind(&replay.owner)
