@@ -260,7 +260,16 @@ pub async fn release(
 /// # Errors
 /// If Postgres does not answer.
 pub async fn applied_before(pool: &PgPool, claim: &Claim, reason: &str) -> Result<bool, sqlx::Error> {
-    finish(pool, claim, "applied", reason, None).await
+    let done = sqlx::query(
+        "UPDATE pipeline.objects SET state = 'applied', reason = $3, lease_until = NULL
+         WHERE id = $1 AND lease_epoch = $2 AND state = 'publishing' AND rows IS NOT NULL",
+    )
+    .bind(claim.id)
+    .bind(claim.lease_epoch)
+    .bind(bounded(reason))
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// The rows of a published object that were never received, as `partition 3: seqs {[7,9)}`, for the reason of

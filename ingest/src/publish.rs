@@ -264,9 +264,9 @@ async fn overtaken(listener: &Listener, claim: &Claim, reason: &str, published: 
         false if published > 0 => Some(format!("the rows from {published} on are missing")),
         false => None,
     };
-    if missing.is_none() && claim.repairs > 0 && claim.rows.is_some() {
+    let is_whole = missing.is_none() && claim.repairs > 0 && claim.rows.is_some();
+    if is_whole && ledger::applied_before(&listener.pool, claim, reason).await? {
         tracing::info!(domain, bucket, key, object, reason, "not sent again: all its rows were received before");
-        ledger::applied_before(&listener.pool, claim, reason).await?;
         return Ok(());
     }
     let reason = missing.as_ref().map_or_else(|| reason.to_owned(), |missing| format!("{reason}; {missing}"));

@@ -66,7 +66,7 @@ where
 }
 
 /// The transaction `place_anew`: gives a version that was published a place above all that its domain has had up to
-/// now, and sets it back to be published in a new generation. `false` if it is on its way.
+/// now, and sets it back to be published in a new generation. `false` if it is on its way, or its key has a newer one.
 ///
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.
@@ -95,7 +95,9 @@ pub(crate) async fn place_anew(
             lease_epoch = lease_epoch + 1, lease_owner = NULL, lease_until = NULL, next_attempt_at = now(),
             resume_byte = 0, resume_line = 0, resume_row = 0, resume_seqs = NULL, end_offsets = NULL,
             rows = NULL, partition_rows = NULL, stream_id = NULL, reason = 'sent again as new'
-         WHERE id = $1 AND state IN ('applied', 'rejected', 'superseded')",
+         WHERE id = $1 AND state IN ('applied', 'rejected', 'superseded')
+            AND NOT EXISTS (SELECT FROM pipeline.objects n
+                WHERE n.bucket = objects.bucket AND n.key = objects.key AND n.src_ord > objects.src_ord)",
     )
     .bind(object)
     .bind(src_ord)

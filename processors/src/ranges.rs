@@ -79,7 +79,10 @@ pub enum RangeError {
         topic: String,
     },
     /// Retention was faster.
-    #[error("read topic {topic}: it no longer holds all of the rows asked for; `freshet republish` sends them again")]
+    #[error(
+        "read topic {topic}: retention has removed rows that were still to be read; send their files again with \
+         `freshet republish`, give this replay up with `--abandon`, and begin again"
+    )]
     Gone {
         /// The topic.
         topic: String,
@@ -154,6 +157,8 @@ impl Reader {
                 if sender.blocking_send(Ok(batch)).is_err() {
                     return Ok(());
                 }
+                // Whoever writes may have taken minutes: that was not Kafka's silence.
+                last_record = Instant::now();
             }
         }
         Ok(())

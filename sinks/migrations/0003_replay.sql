@@ -1,5 +1,9 @@
 -- Replay: reading a topic again, in place or into a shadow, while the live pipeline goes on.
 
+-- Messages that are no row of a file stand under object 0 of their domain: two domains may have one at the same offset.
+ALTER TABLE pipeline.progress DROP CONSTRAINT progress_pkey, ADD PRIMARY KEY (object, generation, partition, domain);
+ALTER TABLE pipeline.rejects DROP CONSTRAINT rejects_pkey, ADD PRIMARY KEY (object, generation, row, domain);
+
 -- One row a replay. A domain has one that is not ended at most, so that two never correct the same rows at once.
 CREATE TABLE pipeline.replays (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -9,8 +13,11 @@ CREATE TABLE pipeline.replays (
     -- only with its own.
     request text NOT NULL,
     stream_id uuid NOT NULL,
-    -- One past the last offset to read, by partition; a shadow follows the live bookmarks instead.
+    -- The first offset to read, and one past the last, by partition; a shadow follows the live bookmarks instead.
+    start_offsets bigint[],
     end_offsets bigint[],
+    -- Readings begun. Where the first one removed rows, a second one fills the places that they had kept.
+    pass integer NOT NULL DEFAULT 1,
     owner text NOT NULL,
     began_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -35,8 +42,8 @@ CREATE TABLE pipeline.replay_bookmarks (LIKE pipeline.bookmarks INCLUDING ALL);
 -- partition, its corrections are counted anew.
 CREATE TABLE pipeline.replay_progress (LIKE pipeline.progress INCLUDING ALL);
 
--- Rows that a replay in place has judged otherwise than before: what stands in the table under their lineage and
--- another key than `kept` (NULL: under any) is removed when the replay ends.
+-- Rows that have no place in the table by the rules as they are, or that came to one: what stands under their lineage
+-- and another key than `kept` (NULL: under any) is removed once all is read.
 CREATE TABLE pipeline.replay_suspects (
     replay bigint NOT NULL REFERENCES pipeline.replays (id) ON DELETE CASCADE,
     object bigint NOT NULL,

@@ -64,6 +64,11 @@ pub async fn adopt(
         .bind(&partitions)
         .execute(&mut *transaction)
         .await?;
+    // Replays of the log that is gone write nothing any more.
+    for table in ["pipeline.replay_bookmarks", "shadow.bookmarks"] {
+        let sql = format!("UPDATE {table} SET owner_epoch = owner_epoch + 1 WHERE domain = $1");
+        sqlx::query(AssertSqlSafe(sql)).bind(domain).execute(&mut *transaction).await?;
+    }
     // Malformed messages are told apart by their offsets, which begin anew.
     sqlx::query("DELETE FROM pipeline.progress WHERE domain = $1 AND object = 0")
         .bind(domain)

@@ -159,7 +159,7 @@ async fn attempt(
     }
 
     let going = advance(&mut transaction, place, domain, batch).await?;
-    let mut work = Work::sort_out(&mut transaction, place, &going).await?;
+    let mut work = Work::sort_out(&mut transaction, upsert, &going).await?;
     let written = work.write(&mut transaction, upsert, mode, recent).await?;
     let marks = work.settle(&written);
     rejects::insert(&mut transaction, place, domain, topic, &work.rejects).await?;
@@ -212,7 +212,7 @@ impl<'b> Work<'b> {
     /// Tells new rows from duplicates, and rejects from rows to write.
     async fn sort_out(
         connection: &mut PgConnection,
-        place: Place,
+        upsert: &Upsert,
         batch: &[&'b PartitionBatch],
     ) -> Result<Self, sqlx::Error> {
         let received: Vec<(i32, &ReceivedRow)> = batch
@@ -221,8 +221,11 @@ impl<'b> Work<'b> {
             .collect();
         let parts: BTreeSet<Part> = received.iter().map(|(partition, row)| part_of(*partition, row)).collect();
         let parts: Vec<Part> = parts.into_iter().collect();
-        let progress =
-            if parts.is_empty() { BTreeMap::new() } else { progress::load(connection, place, &parts).await? };
+        let progress = if parts.is_empty() {
+            BTreeMap::new()
+        } else {
+            progress::load(connection, upsert.place(), upsert.domain().name, &parts).await?
+        };
         let mut work = Work {
             rows: Vec::with_capacity(received.len()),
             progress,

@@ -11,9 +11,10 @@
 //!   write nothing;
 //! - a row that was a reject and loads now is one no longer; one that loaded and is refused now becomes one. Both move
 //!   between the counts of their file, whose sum stays;
-//! - a row that loaded before and has no place any more, or another key, leaves what it had written behind. It is
-//!   remembered as a *suspect*, and removed when the replay ends ([`crate::replays::finish`]): finding it needs a look
-//!   through the whole table, which once is enough.
+//! - a row that loaded before and has no place any more, or another key, leaves what it had written behind. Whoever is
+//!   rejected, comes to a place or finds it taken by newer data is remembered as a *suspect*, and what stands under its
+//!   lineage elsewhere is removed when all is read ([`crate::replays::finish`]): finding it needs a look through the
+//!   whole table, which once is enough. What those rows kept out comes in with a second reading.
 //!
 //! With the live pipeline at work on the same rows, whoever comes second waits for the row, and the guard decides.
 
@@ -30,7 +31,7 @@ use crate::place::Place;
 use crate::postgres::{ErrorKind, error_kind};
 use crate::progress::{self, Part, PartProgress};
 use crate::refusals::Refusals;
-use crate::rejects::{self, Refusal, Reject};
+use crate::rejects::{self, Lineage, Refusal, Reject};
 use crate::replays::{self, Running, Suspect};
 use crate::upsert::{Candidate, Upsert};
 
@@ -89,9 +90,6 @@ pub enum What {
     AcceptedAnew(String),
 }
 
-/// (object, generation, row)
-type Lineage = (i64, i32, i64);
-
 fn lineage_of(row: &ReceivedRow) -> Lineage {
     (row.provenance.object, row.provenance.generation, row.provenance.row)
 }
@@ -138,19 +136,19 @@ async fn attempt(
         sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
     }
     let going = apply::advance(&mut transaction, Place::InPlace, domain, batch).await?;
-    let mut work = Work::sort_out(&mut transaction, &going).await?;
+    let mut work = Work::sort_out(&mut transaction, domain, &going).await?;
     let outcome = newest::write(&mut transaction, upsert, work.candidates(), mode, recent).await?;
     let marks = Marks::of(&outcome.written);
     let corrected = work.settle(&outcome);
-    let mut progress = progress::load(&mut transaction, Place::InPlace, &work.parts()).await?;
+    let mut progress = progress::load(&mut transaction, Place::InPlace, domain, &work.parts()).await?;
     work.count_corrections(&mut progress);
     progress::save(&mut transaction, Place::InPlace, domain, &progress).await?;
     let rejects: Vec<Reject> =
         work.rejected.iter().map(|(partition, row, refusal)| row.rejected(*partition, refusal.clone())).collect();
     rejects::insert(&mut transaction, Place::InPlace, domain, topic, &rejects).await?;
-    rejects::delete(&mut transaction, Place::InPlace, &work.accepted_anew).await?;
+    rejects::delete(&mut transaction, Place::InPlace, domain, &work.accepted_anew).await?;
     replays::suspect(&mut transaction, replay, &work.suspects).await?;
-    replays::recount(&mut transaction, &work.moved).await?;
+    replays::recount(&mut transaction, domain, &work.moved).await?;
     replays::add(&mut transaction, replay, &corrected).await?;
     marks.append(&mut transaction, domain).await?;
     match transaction.commit().await {
@@ -172,11 +170,12 @@ pub async fn preview(
     batch: &[PartitionBatch],
 ) -> Result<(Corrected, Vec<Difference>, Vec<Example>), ApplyError> {
     let parts: Vec<&PartitionBatch> = batch.iter().collect();
-    let mut work = Work::sort_out(connection, &parts).await?;
+    let mut work = Work::sort_out(connection, upsert.domain().name, &parts).await?;
     let candidates = work.candidates();
-    let newest = newest::of_each_key(upsert, candidates);
+    let (newest, mut lost) = newest::of_each_key(upsert, candidates);
     let differences = upsert.differences(connection, &newest).await?;
-    let outcome = Outcome { differences, ..Outcome::default() };
+    lost.extend(differences.lost);
+    let outcome = Outcome { differences: differences.differing, lost, ..Outcome::default() };
     let corrected = work.settle(&outcome);
     let examples = work.examples(upsert, &outcome.differences);
     Ok((corrected, outcome.differences, examples))
@@ -206,7 +205,11 @@ struct Work<'b> {
 }
 
 impl<'b> Work<'b> {
-    async fn sort_out(connection: &mut PgConnection, batch: &[&'b PartitionBatch]) -> Result<Self, sqlx::Error> {
+    async fn sort_out(
+        connection: &mut PgConnection,
+        domain: &str,
+        batch: &[&'b PartitionBatch],
+    ) -> Result<Self, sqlx::Error> {
         let mut work = Work {
             rows: Vec::new(),
             rejected: Vec::new(),
@@ -215,19 +218,16 @@ impl<'b> Work<'b> {
             suspects: Vec::new(),
             moved: BTreeMap::new(),
         };
-        let mut spans: BTreeMap<(i64, i32), (i64, i64)> = BTreeMap::new();
         for part in batch {
             for row in &part.rows {
-                let (object, generation, number) = lineage_of(row);
-                let span = spans.entry((object, generation)).or_insert((number, number));
-                *span = (span.0.min(number), span.1.max(number));
                 match &row.outcome {
                     Ok(_) => work.rows.push((part.bookmark.partition, row)),
                     Err(refusal) => work.rejected.push((part.bookmark.partition, row, refusal.clone())),
                 }
             }
         }
-        work.formerly = rejects::between(connection, Place::InPlace, &spans).await?;
+        let lineages: Vec<Lineage> = work.received().map(|(_, row)| lineage_of(row)).collect();
+        work.formerly = rejects::among(connection, Place::InPlace, domain, &lineages).await?;
         Ok(work)
     }
 
@@ -291,6 +291,12 @@ impl<'b> Work<'b> {
                     moved.accepted += 1;
                     moved.written += i64::from(written.contains(&index));
                 }
+            }
+        }
+        for index in &outcome.lost {
+            let lineage = lineage_of(self.rows[*index].1);
+            if !self.formerly.contains_key(&lineage) {
+                self.suspects.push(Suspect { lineage, kept: None });
             }
         }
         for (partition, row, refusal) in &self.rejected {

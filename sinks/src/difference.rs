@@ -6,14 +6,23 @@
 //! | older lineage | – | to be replaced |
 //! | the very lineage of the row | other values: the rules have changed | to be changed |
 //! | the very lineage of the row | the same values | none |
-//! | newer lineage | – | none: old data never replaces new |
+//! | newer lineage | – | it lost: old data never replaces new |
 //!
-//! Only what differs comes back from Postgres; nothing is locked.
+//! Only what differs or has lost comes back from Postgres; nothing is locked.
 
 use freshet_topics::Domain;
 use sqlx::{PgConnection, Row};
 
 use crate::upsert::{Candidate, Upsert, quoted, same_key, unnest, value_columns};
+
+/// How rows compare with the table; those that stand there as they are are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Rows to write.
+    pub differing: Vec<Difference>,
+    /// The caller's indexes of rows whose key holds newer data.
+    pub lost: Vec<usize>,
+}
 
 /// A row that differs from what stands in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +52,13 @@ pub(crate) fn statement(domain: &Domain, table: &str) -> String {
     // A look-up a row, by the key's index: the limit keeps the planner from reading the whole table instead.
     format!(
         "SELECT u.ord - 1, ROW({key})::text, t.src_object, t.src_gen, t.src_row,
-            ARRAY[{differs}]::bool[], ARRAY[{texts}]::text[]
+            ARRAY[{differs}]::bool[], ARRAY[{texts}]::text[],
+            coalesce((u.src_ord, u.src_gen, u.src_row) < (t.src_ord, t.src_gen, t.src_row), false)
          FROM {rows}
          LEFT JOIN LATERAL (SELECT * FROM {table} AS l WHERE {same_key} LIMIT 1) AS t ON true
          WHERE t.src_object IS NULL
-            OR (u.src_ord, u.src_gen, u.src_row) > (t.src_ord, t.src_gen, t.src_row)
-            OR (u.src_ord, u.src_gen, u.src_row) = (t.src_ord, t.src_gen, t.src_row)
-                AND ({new}) IS DISTINCT FROM ({old})",
+            OR (u.src_ord, u.src_gen, u.src_row) <> (t.src_ord, t.src_gen, t.src_row)
+            OR ({new}) IS DISTINCT FROM ({old})",
         key = quoted(domain.key.iter().copied(), "u."),
         differs = differs.join(", "),
         texts = texts.join(", "),
@@ -69,31 +78,31 @@ impl Upsert {
         &self,
         connection: &mut PgConnection,
         rows: &[Candidate<'_>],
-    ) -> Result<Vec<Difference>, sqlx::Error> {
+    ) -> Result<Differences, sqlx::Error> {
+        let mut differences = Differences::default();
         if rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(differences);
         }
         let sql = statement(self.domain(), &self.place().table(self.domain()));
         let answer = self.bind(&sql, rows).fetch_all(connection).await?;
         let columns: Vec<&'static str> = value_columns(self.domain()).collect();
-        answer
-            .iter()
-            .map(|row| {
-                let place: i64 = row.try_get(0)?;
-                let lineage = match row.try_get::<Option<i64>, _>(2)? {
-                    Some(object) => Some((object, row.try_get(3)?, row.try_get(4)?)),
-                    None => None,
-                };
-                let (differs, texts): (Vec<bool>, Vec<Option<String>>) = (row.try_get(5)?, row.try_get(6)?);
-                let differing = columns.iter().copied().zip(texts).zip(differs).filter(|(_, differs)| *differs);
-                let columns = differing.map(|(column, _)| column).collect();
-                Ok(Difference {
-                    // Postgres counts what it was given.
-                    index: rows[place as usize].index,
-                    key: row.try_get(1)?,
-                    before: lineage.map(|lineage| Before { lineage, columns }),
-                })
-            })
-            .collect()
+        for row in &answer {
+            let place: i64 = row.try_get(0)?;
+            // Postgres counts what it was given.
+            let index = rows[place as usize].index;
+            if row.try_get(7)? {
+                differences.lost.push(index);
+                continue;
+            }
+            let lineage = match row.try_get::<Option<i64>, _>(2)? {
+                Some(object) => Some((object, row.try_get(3)?, row.try_get(4)?)),
+                None => None,
+            };
+            let (differs, texts): (Vec<bool>, Vec<Option<String>>) = (row.try_get(5)?, row.try_get(6)?);
+            let differing = columns.iter().copied().zip(texts).zip(differs).filter(|(_, differs)| *differs);
+            let before = lineage.map(|lineage| Before { lineage, columns: differing.map(|(it, _)| it).collect() });
+            differences.differing.push(Difference { index, key: row.try_get(1)?, before });
+        }
+        Ok(differences)
     }
 }

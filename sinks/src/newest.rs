@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use sqlx::PgConnection;
 
 use crate::apply::ApplyError;
-use crate::difference::Difference;
+use crate::difference::{Difference, Differences};
 use crate::place::Place;
 use crate::postgres::{ErrorKind, error_kind};
 use crate::refusals::{Refusals, check_share};
@@ -46,13 +46,28 @@ pub(crate) struct Outcome {
     pub(crate) refused: Vec<(usize, String)>,
     /// In place only: how the rows offered to Postgres differed from what stood there.
     pub(crate) differences: Vec<Difference>,
+    /// In place only: rows that lost to newer data of their key, in the table or in the batch, by index.
+    pub(crate) lost: Vec<usize>,
 }
 
-/// The newest row of each key, in key order.
-pub(crate) fn of_each_key<'a>(upsert: &Upsert, mut rows: Vec<Candidate<'a>>) -> Vec<Candidate<'a>> {
+/// A topic may hold a row twice.
+fn is_same_row(left: &Candidate, right: &Candidate) -> bool {
+    let lineage = |row: &Candidate| (row.provenance.object, row.provenance.generation, row.provenance.row);
+    lineage(left) == lineage(right)
+}
+
+/// The newest row of each key, in key order, and the indexes of the others.
+pub(crate) fn of_each_key<'a>(upsert: &Upsert, mut rows: Vec<Candidate<'a>>) -> (Vec<Candidate<'a>>, Vec<usize>) {
     rows.sort_unstable_by(|left, right| upsert.compare(left, right));
-    rows.dedup_by(|next, kept| upsert.compare_keys(next, kept).is_eq());
-    rows
+    let mut others = Vec::new();
+    rows.dedup_by(|next, kept| {
+        let is_same_key = upsert.compare_keys(next, kept).is_eq();
+        if is_same_key && !is_same_row(next, kept) {
+            others.push(next.index);
+        }
+        is_same_key
+    });
+    (rows, others)
 }
 
 /// Writes the newest row of each key; where Postgres refuses it, the next older. In place, only rows that differ from
@@ -71,10 +86,11 @@ pub(crate) async fn write(
     while !keys.is_empty() {
         let mut newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
         if upsert.place() == Place::InPlace {
-            let differences = upsert.differences(connection, &newest).await?;
-            let differ: BTreeSet<usize> = differences.iter().map(|difference| difference.index).collect();
+            let Differences { differing, lost } = upsert.differences(connection, &newest).await?;
+            let differ: BTreeSet<usize> = differing.iter().map(|difference| difference.index).collect();
             newest.retain(|row| differ.contains(&row.index));
-            outcome.differences.extend(differences);
+            outcome.differences.extend(differing);
+            outcome.lost.extend(lost);
         }
         let refused = match mode {
             Mode::Fast => match upsert.write(connection, &newest).await {
@@ -90,12 +106,11 @@ pub(crate) async fn write(
         let refused_indexes: BTreeSet<usize> = refused.iter().map(|(index, _)| *index).collect();
         outcome.refused.extend(refused);
         check_share(recent, &outcome.refused, all)?;
-        keys = keys
-            .into_iter()
-            .filter(|key| refused_indexes.contains(&key[0].index))
-            .map(|key| &key[1..])
-            .filter(|key| !key.is_empty())
-            .collect();
+        let (refused_keys, settled): (Vec<&[Candidate]>, Vec<&[Candidate]>) =
+            keys.into_iter().partition(|key| refused_indexes.contains(&key[0].index));
+        let lost = settled.iter().flat_map(|key| key[1..].iter().filter(|row| !is_same_row(row, &key[0])));
+        outcome.lost.extend(lost.map(|row| row.index));
+        keys = refused_keys.into_iter().map(|key| &key[1..]).filter(|key| !key.is_empty()).collect();
     }
     Ok(outcome)
 }

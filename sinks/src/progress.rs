@@ -144,6 +144,7 @@ pub struct PartProgress {
 pub(crate) async fn load(
     connection: &mut PgConnection,
     place: Place,
+    domain: &str,
     parts: &[Part],
 ) -> Result<BTreeMap<Part, PartProgress>, sqlx::Error> {
     let mut progress: BTreeMap<Part, PartProgress> =
@@ -152,12 +153,14 @@ pub(crate) async fn load(
     let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT p.object, p.generation, p.partition, p.received::text, p.corrections
          FROM UNNEST($1::int8[], $2::int4[], $3::int4[]) AS u (object, generation, partition)
-         JOIN {} AS p USING (object, generation, partition)",
+         JOIN {} AS p USING (object, generation, partition)
+         WHERE p.domain = $4",
         place.progress()
     )))
     .bind(objects)
     .bind(generations)
     .bind(partitions)
+    .bind(domain)
     .fetch_all(connection)
     .await?;
     for row in rows {
@@ -197,7 +200,7 @@ pub(crate) async fn save(
          FROM UNNEST($2::int8[], $3::int4[], $4::int4[], $5::text[], $6::int8[], $7::int8[], $8::int8[], $9::int8[],
                      $10::int8[], $11::jsonb[])
               AS u (object, generation, partition, received, applied, stale, duplicate, rejected, corrected, corrections)
-         ON CONFLICT (object, generation, partition) DO UPDATE SET
+         ON CONFLICT (object, generation, partition, domain) DO UPDATE SET
              received = excluded.received,
              applied = p.applied + excluded.applied,
              stale = p.stale + excluded.stale,

@@ -62,8 +62,8 @@ pub(crate) async fn insert(
            FROM UNNEST($3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::text[],
                        $10::text[], $11::text[], $12::text[])
                 AS u (object, generation, row, line, partition, "offset", "column", value, rule, raw)
-           ON CONFLICT (object, generation, row) DO UPDATE SET
-               domain = excluded.domain, topic = excluded.topic, line = excluded.line,
+           ON CONFLICT (object, generation, row, domain) DO UPDATE SET
+               topic = excluded.topic, line = excluded.line,
                partition = excluded.partition, "offset" = excluded."offset", "column" = excluded."column",
                value = excluded.value, rule = excluded.rule, raw = excluded.raw, rejected_at = now()
            WHERE (r.rule, r."column", r.value) IS DISTINCT FROM (excluded.rule, excluded."column", excluded.value)"#,
@@ -86,41 +86,48 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// The rejects of files between two rows each, with their rule. `spans`: (object, generation) → first and last row.
-pub(crate) async fn between(
+/// (object, generation, row)
+pub(crate) type Lineage = (i64, i32, i64);
+
+/// Those of `rows` that are rejects, with their rule.
+pub(crate) async fn among(
     connection: &mut PgConnection,
     place: Place,
-    spans: &BTreeMap<(i64, i32), (i64, i64)>,
-) -> Result<BTreeMap<(i64, i32, i64), String>, sqlx::Error> {
-    let rows: Vec<(i64, i32, i64, String)> = sqlx::query_as(AssertSqlSafe(format!(
+    domain: &str,
+    rows: &[Lineage],
+) -> Result<BTreeMap<Lineage, String>, sqlx::Error> {
+    let found: Vec<(i64, i32, i64, String)> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT r.object, r.generation, r.row, r.rule
-         FROM UNNEST($1::int8[], $2::int4[], $3::int8[], $4::int8[]) AS u (object, generation, first, last)
-         JOIN {} AS r ON r.object = u.object AND r.generation = u.generation AND r.row BETWEEN u.first AND u.last",
+         FROM UNNEST($2::int8[], $3::int4[], $4::int8[]) AS u (object, generation, row)
+         JOIN {} AS r USING (object, generation, row)
+         WHERE r.domain = $1",
         place.rejects()
     )))
-    .bind(spans.keys().map(|(object, _)| *object).collect::<Vec<_>>())
-    .bind(spans.keys().map(|(_, generation)| *generation).collect::<Vec<_>>())
-    .bind(spans.values().map(|(first, _)| *first).collect::<Vec<_>>())
-    .bind(spans.values().map(|(_, last)| *last).collect::<Vec<_>>())
+    .bind(domain)
+    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|(object, generation, row, rule)| ((object, generation, row), rule)).collect())
+    Ok(found.into_iter().map(|(object, generation, row, rule)| ((object, generation, row), rule)).collect())
 }
 
 /// Deletes rejects that are none any more.
 pub(crate) async fn delete(
     connection: &mut PgConnection,
     place: Place,
-    rows: &[(i64, i32, i64)],
+    domain: &str,
+    rows: &[Lineage],
 ) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
     sqlx::query(AssertSqlSafe(format!(
-        "DELETE FROM {} AS r USING UNNEST($1::int8[], $2::int4[], $3::int8[]) AS u (object, generation, row)
-         WHERE r.object = u.object AND r.generation = u.generation AND r.row = u.row",
+        "DELETE FROM {} AS r USING UNNEST($2::int8[], $3::int4[], $4::int8[]) AS u (object, generation, row)
+         WHERE r.domain = $1 AND r.object = u.object AND r.generation = u.generation AND r.row = u.row",
         place.rejects()
     )))
+    .bind(domain)
     .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())

@@ -61,6 +61,8 @@ pub struct Replay {
     pub stream_id: Uuid,
     /// One past the last offset to read in each partition; a shadow has none.
     pub end_offsets: Option<Vec<i64>>,
+    /// Which reading it is at, from 1.
+    pub pass: i32,
     /// Who works on it, or did.
     pub owner: String,
     /// When it began.
@@ -82,7 +84,7 @@ pub struct Replay {
 }
 
 /// Its columns, as [`Replay`] reads them.
-const COLUMNS: &str = "id, domain, kind, request, stream_id, end_offsets, owner, began_at, updated_at, rows_read, \
+const COLUMNS: &str = "id, domain, kind, request, stream_id, end_offsets, pass, owner, began_at, updated_at, rows_read, \
      inserted, changed, rejected_anew, accepted_anew, removed";
 
 /// The replay that this process works on.
@@ -189,8 +191,8 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Ta
         None => {
             let mut transaction = pool.begin().await?;
             sqlx::query(
-                "INSERT INTO pipeline.replays (domain, kind, request, stream_id, end_offsets, owner)
-                 VALUES ($1, $2, $3, $4, $5, $6)",
+                "INSERT INTO pipeline.replays (domain, kind, request, stream_id, end_offsets, owner, start_offsets)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
             )
             .bind(domain.name)
             .bind(kind.name())
@@ -198,6 +200,7 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Ta
             .bind(stream_id)
             .bind(end_offsets)
             .bind(owner)
+            .bind(by_partition(starts))
             .execute(&mut *transaction)
             .await?;
             forget_state(&mut transaction, kind.place(), domain.name).await?;
@@ -214,6 +217,15 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Ta
     );
     let replay = sqlx::query_as(AssertSqlSafe(sql)).bind(domain.name).bind(owner).fetch_one(pool).await?;
     Ok((replay, taken))
+}
+
+/// Offsets as an array that has partition 0 first.
+fn by_partition(offsets: &[(i32, i64)]) -> Vec<i64> {
+    let mut array = vec![0; offsets.iter().map(|(partition, _)| *partition as usize + 1).max().unwrap_or(0)];
+    for (partition, offset) in offsets {
+        array[*partition as usize] = *offset;
+    }
+    array
 }
 
 /// Forgets how far a replay was.
@@ -240,7 +252,9 @@ pub async fn abandon(pool: &PgPool, domain: &'static Domain) -> Result<Option<Re
     let ended: Option<Replay> =
         sqlx::query_as(AssertSqlSafe(sql)).bind(domain.name).fetch_optional(&mut *transaction).await?;
     if let Some(ended) = &ended {
-        settle(&mut transaction, domain, ended.id).await?;
+        remove_suspects(&mut transaction, domain, ended.id).await?;
+        take_over_corrections(&mut transaction, domain.name).await?;
+        forget_state(&mut transaction, Place::InPlace, domain.name).await?;
         crate::shadow::drop_all(&mut transaction, domain).await?;
     }
     transaction.commit().await?;
@@ -284,7 +298,11 @@ pub(crate) async fn suspect(
 
 /// Moves rows between the counts of their files. The sum of applied, stale and rejected stays: what is a reject now
 /// is taken from `applied`, and from `stale` where no more were applied.
-pub(crate) async fn recount(connection: &mut PgConnection, moved: &BTreeMap<Part, Moved>) -> Result<(), sqlx::Error> {
+pub(crate) async fn recount(
+    connection: &mut PgConnection,
+    domain: &str,
+    moved: &BTreeMap<Part, Moved>,
+) -> Result<(), sqlx::Error> {
     if moved.is_empty() {
         return Ok(());
     }
@@ -296,7 +314,7 @@ pub(crate) async fn recount(connection: &mut PgConnection, moved: &BTreeMap<Part
             stale = p.stale + u.accepted - u.written - (u.rejected - least(p.applied + u.written, u.rejected))
          FROM UNNEST($1::int8[], $2::int4[], $3::int4[], $4::int8[], $5::int8[], $6::int8[])
             AS u (object, generation, partition, accepted, written, rejected)
-         WHERE p.object = u.object AND p.generation = u.generation AND p.partition = u.partition",
+         WHERE p.object = u.object AND p.generation = u.generation AND p.partition = u.partition AND p.domain = $7",
     )
     .bind(moved.keys().map(|part| part.object).collect::<Vec<_>>())
     .bind(moved.keys().map(|part| part.generation).collect::<Vec<_>>())
@@ -304,6 +322,7 @@ pub(crate) async fn recount(connection: &mut PgConnection, moved: &BTreeMap<Part
     .bind(count(|moved| moved.accepted))
     .bind(count(|moved| moved.written))
     .bind(count(|moved| moved.rejected))
+    .bind(domain)
     .execute(connection)
     .await?;
     Ok(())
@@ -339,47 +358,83 @@ pub(crate) async fn add(
     }
 }
 
-/// Ends a replay in place that has read all: removes what rows that were judged otherwise have left behind. The live
-/// pipeline may write newer rows meanwhile; those have another lineage and stay.
+/// What came of a replay in place that has read all.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finished {
+    /// It is over.
+    Ended(Replay),
+    /// Rows were removed from places that others may take: it has begun to read once more.
+    Again,
+}
+
+/// Readings at most. The first one removes whatever has no place any more; the second finds every place free that is.
+const PASSES_MAX: i32 = 2;
+
+/// Ends a replay in place that has read all: removes what rows that were judged otherwise have left behind. Where that
+/// was any, it sets the replay back to its start, once. The live pipeline may write newer rows meanwhile; those have
+/// another lineage and stay.
 ///
 /// # Errors
 /// [`ApplyError::Lost`] if another process works on the replay by now.
-pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) -> Result<Replay, ApplyError> {
+pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) -> Result<Finished, ApplyError> {
     let mut transaction = pool.begin().await?;
-    let removed = settle(&mut transaction, domain, replay.id).await?;
+    let pass: Option<i32> = sqlx::query_scalar(
+        "SELECT pass FROM pipeline.replays WHERE id = $1 AND owner = $2 AND ended_at IS NULL FOR UPDATE",
+    )
+    .bind(replay.id)
+    .bind(&replay.owner)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let pass = pass.ok_or_else(|| ApplyError::Lost(Vec::new()))?;
+    let removed = remove_suspects(&mut transaction, domain, replay.id).await?;
+    if removed > 0 && pass < PASSES_MAX {
+        set_back(&mut transaction, domain.name, replay.id, removed).await?;
+        transaction.commit().await?;
+        return Ok(Finished::Again);
+    }
+    take_over_corrections(&mut transaction, domain.name).await?;
+    forget_state(&mut transaction, Place::InPlace, domain.name).await?;
     let sql = format!(
-        "UPDATE pipeline.replays SET removed = removed + $3, ended_at = now(), updated_at = now(), outcome = 'done'
-         WHERE id = $1 AND owner = $2 AND ended_at IS NULL RETURNING {COLUMNS}"
+        "UPDATE pipeline.replays SET removed = removed + $2, ended_at = now(), updated_at = now(), outcome = 'done'
+         WHERE id = $1 RETURNING {COLUMNS}"
     );
-    let ended: Option<Replay> = sqlx::query_as(AssertSqlSafe(sql))
-        .bind(replay.id)
-        .bind(&replay.owner)
-        .bind(removed)
-        .fetch_optional(&mut *transaction)
-        .await?;
-    let Some(ended) = ended else { return Err(ApplyError::Lost(Vec::new())) };
+    let ended = sqlx::query_as(AssertSqlSafe(sql)).bind(replay.id).bind(removed).fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
-    Ok(ended)
+    Ok(Finished::Ended(ended))
 }
 
-/// What is left to do once no more rows are read in place. Gives how many rows were removed.
-async fn settle(connection: &mut PgConnection, domain: &'static Domain, replay: i64) -> Result<i64, sqlx::Error> {
-    let removed = remove_suspects(connection, domain, replay).await?;
-    take_over_corrections(connection, domain.name).await?;
-    sqlx::query("DELETE FROM pipeline.replay_suspects WHERE replay = $1")
-        .bind(replay)
-        .execute(&mut *connection)
-        .await?;
-    forget_state(connection, Place::InPlace, domain.name).await?;
-    Ok(removed)
+/// Sets a replay back to where it began, for another reading.
+async fn set_back(connection: &mut PgConnection, domain: &str, replay: i64, removed: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE pipeline.replays SET pass = pass + 1, removed = removed + $2, updated_at = now() WHERE id = $1",
+    )
+    .bind(replay)
+    .bind(removed)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "UPDATE pipeline.replay_bookmarks AS b SET next_offset = r.start_offsets[b.partition + 1], updated_at = now()
+         FROM pipeline.replays AS r WHERE r.id = $2 AND b.domain = $1",
+    )
+    .bind(domain)
+    .bind(replay)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Corrections are counted anew where all rows that the live pipeline has received were read again.
 async fn take_over_corrections(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
+    // A batch of the live pipeline adds to the corrections that it has read: not while these are written.
+    sqlx::query("SELECT FROM pipeline.bookmarks WHERE domain = $1 ORDER BY partition FOR UPDATE")
+        .bind(domain)
+        .execute(&mut *connection)
+        .await?;
     sqlx::query(
         "UPDATE pipeline.progress AS p SET corrected = r.corrected, corrections = r.corrections
          FROM pipeline.replay_progress AS r
-         WHERE r.domain = $1 AND p.object = r.object AND p.generation = r.generation AND p.partition = r.partition
+         WHERE r.domain = $1 AND p.domain = r.domain
+            AND p.object = r.object AND p.generation = r.generation AND p.partition = r.partition
             AND p.received = r.received AND p.corrections IS DISTINCT FROM r.corrections",
     )
     .bind(domain)
@@ -426,6 +481,7 @@ async fn remove_suspects(
     };
     let mut marks = Marks::default();
     marks.add(&changed);
-    marks.append(connection, domain.name).await?;
+    marks.append(&mut *connection, domain.name).await?;
+    sqlx::query("DELETE FROM pipeline.replay_suspects WHERE replay = $1").bind(replay).execute(connection).await?;
     Ok(removed)
 }

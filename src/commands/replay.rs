@@ -83,7 +83,7 @@ pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &
             rows_per_second: args.rows_per_second,
         };
         let agreed = match (args.abandon || args.drop, args.into) {
-            (true, _) => abandon(&context, args.yes).await,
+            (true, _) => abandon(&context, args.drop, args.yes).await,
             (false, Some(Into::Shadow)) => shadow(&context, args, look, shutdown).await,
             (false, None) => in_place(&context, args, look, shutdown).await.map(|()| true),
         };
@@ -118,8 +118,8 @@ async fn in_place(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdo
 /// Fills, compares and swaps, as asked; `false` if a person did not agree.
 async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<bool> {
     let domain = context.domain;
-    let (bar, told) = bar::start(domain.name);
     let mut shadow = Shadow::open(context, &request(args)).await?;
+    let (bar, told) = bar::start(domain.name);
     let filled = shadow.fill(&told, shutdown).await;
     let took = bar.finish().await;
     filled?;
@@ -137,7 +137,7 @@ async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown
         return Ok(false);
     }
     let swapped = shadow.swap(&told, shutdown).await?;
-    println!("{}", show::swapped(domain, &swapped));
+    println!("{}", show::swapped(domain, &comparison, &swapped));
     Ok(true)
 }
 
@@ -148,7 +148,7 @@ fn question(domain: &Domain, comparison: &freshet_sinks::shadow::Comparison) -> 
     }
 }
 
-async fn abandon(context: &ReplayContext, yes: bool) -> Result<bool> {
+async fn abandon(context: &ReplayContext, only_shadow: bool, yes: bool) -> Result<bool> {
     let domain = context.domain;
     let Some(hold) = replays::hold(&context.pool, domain.name).await? else {
         anyhow::bail!("another process is at it: stop that one first");
@@ -158,6 +158,7 @@ async fn abandon(context: &ReplayContext, yes: bool) -> Result<bool> {
         return Ok(true);
     };
     println!("{}: {}", domain.name, show::unfinished(&replay));
+    anyhow::ensure!(!only_shadow || replay.kind == "shadow", "this is no shadow: give it up with --abandon");
     if !confirm("Give it up?", yes)? {
         return Ok(false);
     }

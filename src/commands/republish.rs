@@ -67,6 +67,12 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
             republish::send_again(&services.pool, &ids).await.context("set the files back in the ledger")?
         }
     };
+    if sent < selected.ready.len() as u64 {
+        println!(
+            "{} went on their way, or got a newer version, meanwhile",
+            files(selected.ready.len() - sent as usize)
+        );
+    }
     println!("{} are sent again by whoever runs `freshet ingest`; see `freshet status --files`", files(sent as usize));
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use freshet::config::{self, Base, Sources};
 use freshet::roles::Services;
+use freshet_ingest::object::ObjectReader;
+use freshet_ingest::republish::{self, Selection};
 
 use crate::harness::{Process, World, data, folder, process};
 
@@ -68,6 +70,15 @@ async fn a_file_sent_again_as_new_wins_over_what_came_after_it() {
     world.settle().await;
     assert_eq!(world.query::<i64>(from).await, 60);
     assert_eq!(world.object("health/a.csv").await.generation, 2);
+    world.all_hold().await;
+    // A version that was overtaken meanwhile does not come back over the newer one.
+    let reader = ObjectReader::new(world.services.s3.clone());
+    let selection = Selection { keys: vec!["health/a.csv".into()], newest_only: true, ..Selection::default() };
+    let selected = republish::select(&world.services.pool, &reader, world.raw_bucket(), &selection).await;
+    let selected = selected.expect("select").ready;
+    world.put("health/a.csv", data::health(3, "2025-06-01", 20, 7)).await;
+    world.settle().await;
+    assert!(!republish::send_as_new(&world.services.pool, &selected[0]).await.expect("ask"));
     world.all_hold().await;
     roles.stop().await;
 }

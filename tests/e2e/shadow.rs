@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use freshet::roles::Role;
 use freshet_processors::replay::{Point, ReplayError, Request, Shadow};
 use freshet_sinks::shadow::Refused;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -42,6 +43,7 @@ async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
         WHERE date BETWEEN '2025-01-01' AND '2025-10-27' AND NOT (location_id = 2 AND date = '2025-02-02')";
     let (ids_before, token) = (world.query::<i64>(ids).await, CancellationToken::new());
     let (told, _) = watch::channel(Default::default());
+    let over = CancellationToken::new();
 
     let swap = async {
         let mut shadow = open(&world, &everything()).await;
@@ -50,21 +52,36 @@ async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
         assert_eq!((compared.only_live, compared.only_shadow, compared.changed), (1, 1, 300), "{compared:#?}");
         assert_ne!(compared.live_checksum, compared.shadow_checksum);
         assert!(compared.first.iter().any(|it| it.key.contains("1999-01-01") && it.shadow.is_none()), "{compared:#?}");
-        shadow.swap(&told, &token).await.expect("swap")
+        let swapped = shadow.swap(&told, &token).await.expect("swap");
+        over.cancel();
+        swapped
     };
+    // Some files come after the swap.
     let load = async {
-        for day in 0..40 {
-            let date = format!("2026-{:02}-{:02}", 1 + day / 28, 1 + day % 28);
-            world.put(&format!("health/{date}.csv"), data::health(20, &date, 1, day)).await;
+        let (mut days, mut after) = (0, 0);
+        while after < 5 {
+            let date = format!("2026-{:02}-{:02}", 1 + days / 28, 1 + days % 28);
+            world.put(&format!("health/{date}.csv"), data::health(20, &date, 1, days)).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
+            days += 1;
+            after += i32::from(over.is_cancelled());
+            assert!(days < 330, "the swap takes too long");
+        }
+        days
+    };
+    // Readers of the view never fail.
+    let readers = async {
+        while !over.is_cancelled() {
+            world.query::<i64>("SELECT count(*) FROM dengue_of_one").await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let (swapped, ()) = tokio::join!(swap, load);
+    let (swapped, days, ()) = tokio::join!(swap, load, readers);
     assert_eq!(swapped.views, 1);
     world.settle().await;
     world.all_hold().await;
     let rows: i64 = world.query("SELECT count(*) FROM health_data").await;
-    assert_eq!(rows, 6_000 + 40 * 20, "each row of each file once, and no other");
+    assert_eq!(rows, 6_000 + i64::from(days) * 20, "each row of each file once, and no other");
     assert_eq!(world.query::<i64>(ids).await, ids_before, "ids are kept by key");
     let same: bool = world
         .query("SELECT (SELECT count(*) FROM dengue_of_one) = (SELECT count(*) FROM health_data WHERE location_id = 1)")
@@ -171,8 +188,15 @@ async fn what_the_topic_no_longer_holds_is_named_and_sent_again_before_a_swap() 
     let gone = Shadow::open(&context(&world, domain("health")), &offsets).await.err().expect("the log begins later");
     assert!(gone.to_string().contains("retention has removed"), "{gone}");
 
+    // Sent again and not yet there, it is missing all the same.
+    roles.stop().await;
+    let processor = world.run(&[Role::Process(domain("health"))]);
     let mut command = world.spawn(&["republish", "--object", "health/old.csv", "--yes"]);
     assert_eq!(command.ended(Duration::from_secs(60)).await, Some(0), "{}", command.log());
+    let refused = open(&world, &everything()).await.swap(&told, &token).await.expect_err("rows are on their way");
+    assert!(refused.to_string().contains("health/old.csv"), "{refused}");
+    processor.stop().await;
+    let roles = world.run_all();
     world.settle().await;
     open(&world, &everything()).await.swap(&told, &token).await.expect("all of it is in the topic again");
     world.settle().await;

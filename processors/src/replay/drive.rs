@@ -25,6 +25,8 @@ use crate::ranges::{self, Range, Reading};
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest wait after an error of the world.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A transaction that takes longer is given up, as the live writer does.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A replay that Postgres has not answered for this long ends; it goes on when it is asked the same again.
 const TRIED_FOR_MAX: Duration = Duration::from_secs(120);
 
@@ -145,7 +147,17 @@ impl Worker<'_> {
     /// Writes a batch, trying again for a while where the world is at fault. Gives how many records it was.
     async fn write(&mut self, batch: &[PartitionBatch], shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut backoff) = (Instant::now(), BACKOFF_MIN);
-        while let Err(error) = self.write_once(batch).await {
+        loop {
+            // Cut off, it goes with its connection; the bookmark tells whether it had committed.
+            let written = tokio::select! {
+                written = tokio::time::timeout(WRITE_TIMEOUT, self.write_once(batch)) => written,
+                () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
+            };
+            let error = match written {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => error,
+                Err(_) => ApplyError::World(sqlx::Error::PoolTimedOut),
+            };
             // Whatever state the connection is in, the next attempt starts on a new one.
             self.connection = None;
             match error {

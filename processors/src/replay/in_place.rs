@@ -3,22 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
-use freshet_sinks::apply::PartitionBatch;
+use freshet_sinks::apply::{ApplyError, PartitionBatch};
 use freshet_sinks::bookmark::Move;
 use freshet_sinks::correct::{self, Corrected, Example};
 use freshet_sinks::difference::Difference;
 use freshet_sinks::place::Place;
-use freshet_sinks::replays::{self, Kind, Replay, Running, Wanted};
+use freshet_sinks::replays::{self, Finished, Kind, Replay, Running, Wanted};
 use freshet_sinks::upsert::Upsert;
+use freshet_topics::Provenance;
 use tokio_util::sync::CancellationToken;
 
-use super::drive::{Drive, Sink, announce, positions};
+use super::drive::{Drive, Sink, announce, positions as taken_positions};
 use super::plan::{self, Times};
 use super::{PlanError, Point, ReplayContext, ReplayError, Request, Told, Topic, ask, hold, look, postgres};
 use crate::ranges::{self, Range, Reading};
 
 /// Keys that a preview tells apart; past them it counts rows.
 const KEYS_MAX: usize = 1_000_000;
+/// How often the end of a replay is tried, [`FINISH_PAUSE`] apart: half a minute.
+const FINISH_TRIES_MAX: u32 = 30;
+const FINISH_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Replays in place: corrects the live table by the rules of this program. Gives what it did.
 ///
@@ -50,7 +54,7 @@ pub async fn in_place(
     let (replay, taken) = replays::begin(&context.pool, &wanted).await?;
     // One that was interrupted has its ends from when it began.
     let ends: BTreeMap<i32, i64> = (0..).zip(replay.end_offsets.iter().flatten().copied()).collect();
-    let mut positions = positions(&taken);
+    let mut positions = taken_positions(&taken);
     announce(
         told,
         positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| (to - at.next_offset).max(0))),
@@ -59,8 +63,42 @@ pub async fn in_place(
     let upsert = Upsert::new(context.domain, Place::InPlace);
     let sink = Sink::InPlace(running.clone());
     let drive = Drive { context, upsert: &upsert, sink, objects, told };
-    drive.run(&mut positions, &ends, shutdown).await?;
-    Ok(replays::finish(&context.pool, context.domain, &running).await?)
+    loop {
+        drive.run(&mut positions, &ends, shutdown).await?;
+        match finish(context, &running, shutdown).await? {
+            Finished::Ended(replay) => return Ok(replay),
+            Finished::Again => {
+                let (_, taken) = replays::begin(&context.pool, &wanted).await?;
+                positions = taken_positions(&taken);
+                announce(
+                    told,
+                    positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| to - at.next_offset)),
+                );
+            }
+        }
+    }
+}
+
+/// Finishes, trying again for a while where the world is at fault: a live batch may be at the same rows.
+async fn finish(
+    context: &ReplayContext,
+    running: &Running,
+    shutdown: &CancellationToken,
+) -> Result<Finished, ReplayError> {
+    let mut tries = 0;
+    loop {
+        match replays::finish(&context.pool, context.domain, running).await {
+            Err(ApplyError::World(error)) if tries < FINISH_TRIES_MAX => {
+                tries += 1;
+                tracing::warn!(domain = context.domain.name, %error, "finish the replay, trying again");
+            }
+            Err(ApplyError::Lost(_)) => return Err(ReplayError::Lost),
+            finished => return Ok(finished?),
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(FINISH_PAUSE)).await.is_none() {
+            return Err(ReplayError::Interrupted);
+        }
+    }
 }
 
 /// What [`in_place`] would do, as the table is now.
@@ -122,6 +160,8 @@ pub async fn preview(
 struct Sum {
     preview: Preview,
     keys: HashSet<String>,
+    /// Rows that are rejects anew or no longer.
+    rows: HashSet<(i64, i32, i64)>,
     shown: BTreeMap<&'static str, usize>,
     examples_max: usize,
 }
@@ -146,13 +186,19 @@ impl Sum {
                 }
             }
         }
-        for (rule, rows) in batch.rejected_anew {
-            *sum.rejected_anew.entry(rule).or_default() += rows;
-        }
-        for (rule, rows) in batch.accepted_anew {
-            *sum.accepted_anew.entry(rule).or_default() += rows;
-        }
         for example in examples {
+            let Provenance { object, generation, row, .. } = example.provenance;
+            // A topic may hold a row twice.
+            let mut is_new = || self.rows.len() >= KEYS_MAX || self.rows.insert((object, generation, row));
+            match &example.what {
+                correct::What::RejectedAnew(refusal) if is_new() => {
+                    *sum.rejected_anew.entry(refusal.rule).or_default() += 1;
+                }
+                correct::What::AcceptedAnew(rule) if is_new() => {
+                    *sum.accepted_anew.entry(rule.clone()).or_default() += 1;
+                }
+                _ => {}
+            }
             let shown = self.shown.entry(kind_of(&example)).or_default();
             if *shown < self.examples_max {
                 *shown += 1;

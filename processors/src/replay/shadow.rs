@@ -113,8 +113,15 @@ impl Shadow {
     async fn level(&mut self, told: &Told, shutdown: &CancellationToken) -> Result<Held, ReplayError> {
         for _ in 0..TRIES_MAX {
             self.fill(told, shutdown).await?;
-            let held = shadow::hold_live(&self.context.pool, self.context.domain.name).await;
-            let held = held.map_err(postgres("make the live pipeline wait"))?;
+            let held = match shadow::hold_live(&self.context.pool, self.context.domain.name).await {
+                Ok(held) => held,
+                // A batch of the live pipeline takes long.
+                Err(error) if is_lock_conflict(&error) => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(postgres("make the live pipeline wait")(error)),
+            };
             // Cut off half-way, a batch's transaction goes with its connection; the bookmark tells what it did.
             let read = tokio::time::timeout(HOLD_MAX, self.read_up_to(&held.bookmarks, told, shutdown)).await;
             match read {
@@ -180,7 +187,7 @@ impl Shadow {
             let held = self.level(told, shutdown).await?;
             match shadow::swap(held, self.context.domain, &self.running).await {
                 // Somebody reads the table for long.
-                Err(shadow::Refused::Postgres(error)) if is_lock_timeout(&error) => refused = Some(error),
+                Err(shadow::Refused::Postgres(error)) if is_lock_conflict(&error) => refused = Some(error),
                 swapped => return Ok(swapped?),
             }
             if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
@@ -191,6 +198,8 @@ impl Shadow {
     }
 }
 
-fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("55P03")
+/// Somebody else has what is needed, for too long or the other way round: not now.
+fn is_lock_conflict(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
 }

@@ -16,6 +16,13 @@ pub(super) struct View {
     definition: String,
 }
 
+impl View {
+    /// As SQL names it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// The views that read the table itself; views over them are not touched.
 pub(super) async fn views(connection: &mut PgConnection, table: &str) -> Result<Vec<View>, sqlx::Error> {
     sqlx::query_as(
@@ -85,6 +92,11 @@ pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> R
          UNION
          SELECT pg_describe_object('pg_publication_rel'::regclass, p.oid, 0) FROM me
          JOIN pg_publication_rel p ON p.prrelid = me.oid
+         UNION
+         SELECT 'publication ' || p.pubname FROM pg_publication p WHERE p.puballtables
+         UNION
+         SELECT 'publication ' || p.pubname FROM me JOIN pg_class c ON c.oid = me.oid
+         JOIN pg_publication_namespace n ON n.pnnspid = c.relnamespace JOIN pg_publication p ON p.oid = n.pnpubid
          UNION
          SELECT 'table ' || i.inhrelid::regclass || ' inherits' FROM me JOIN pg_inherits i ON i.inhparent = me.oid
          UNION

@@ -6,6 +6,7 @@ use freshet_topics::Domain;
 use freshet_topics::window::WindowKind;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::dependants::View;
 use super::{Held, dependants};
 use crate::marks::MARKS_CHANNEL;
 use crate::place::Place;
@@ -18,10 +19,6 @@ const NAMED_MAX: i64 = 20;
 /// What a swap did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swapped {
-    /// Rows of the table now.
-    pub rows: i64,
-    /// Rows that it had before.
-    pub rows_before: i64,
     /// Views that read the new table now.
     pub views: usize,
 }
@@ -30,12 +27,13 @@ pub struct Swapped {
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The shadow has not read as far as the live table, or further.
-    #[error("the shadow stands at other offsets than the live table: {0}")]
+    #[error("the shadow stands at other offsets than the live table ({0}): try again, or drop the shadow")]
     Elsewhere(String),
     /// Rows that the live table was made of are not in the shadow: the topic does not hold them any more.
     #[error(
-        "the topic no longer holds all rows of these files: {}; send them again with `freshet republish`, or drop \
-         the shadow", .0.join(", ")
+        "rows of these files are in the live table's account and not in the shadow's, because the topic does not hold \
+         them: {}; send them again with `freshet republish`, wait until they are applied, and try again, or drop the \
+         shadow", .0.join(", ")
     )]
     Incomplete(Vec<String>),
     /// Something hangs on the live table that a swap would leave behind.
@@ -63,17 +61,20 @@ pub async fn swap(held: Held, domain: &'static Domain, replay: &Running) -> Resu
     let Held { mut transaction, bookmarks } = held;
     let connection = &mut *transaction;
     check(connection, domain, &bookmarks).await?;
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
-    let count = |table: &str| format!("SELECT count(*) FROM {table}");
-    let rows_before = sqlx::query_scalar(AssertSqlSafe(count(&live))).fetch_one(&mut *connection).await?;
-    let rows = sqlx::query_scalar(AssertSqlSafe(count(&shadow))).fetch_one(&mut *connection).await?;
     mark_all(connection, domain).await?;
+    let views = lock(connection, domain).await?;
+    // A partition that came after the bookmarks were held has written its rows by now, or waits for the table.
+    let bookmarks = all_bookmarks(connection, domain.name).await?;
+    let elsewhere = elsewhere(connection, domain.name, &bookmarks).await?;
+    if !elsewhere.is_empty() {
+        return Err(Refused::Elsewhere(elsewhere.join(", ")));
+    }
     swap_state(connection, domain.name).await?;
-    let views = swap_table(connection, domain).await?;
+    swap_table(connection, domain, &views).await?;
     raise_epochs(connection, domain.name).await?;
     end(connection, replay).await?;
     transaction.commit().await?;
-    Ok(Swapped { rows, rows_before, views })
+    Ok(Swapped { views: views.len() })
 }
 
 async fn check(
@@ -122,18 +123,19 @@ async fn elsewhere(
     .await
 }
 
-/// Files applied live of which the shadow lacks rows.
+/// Files of which the live pipeline has received rows that the shadow has not, whatever state they are in.
 async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT format('%s (object %s: %s of %s rows)', o.key, o.id, r.received, o.rows)
-         FROM pipeline.objects AS o
+        "SELECT format('%s (object %s, %s rows)', o.key, o.id, sum(m.missing))
+         FROM pipeline.progress AS l
+         JOIN pipeline.objects AS o ON o.id = l.object AND o.generation = l.generation
+         LEFT JOIN shadow.progress AS s
+            ON s.object = l.object AND s.generation = l.generation AND s.partition = l.partition AND s.domain = l.domain
          CROSS JOIN LATERAL (
-            SELECT coalesce(sum(upper(s) - lower(s)), 0) AS received
-            FROM shadow.progress AS p CROSS JOIN LATERAL unnest(p.received) AS s
-            WHERE p.object = o.id AND p.generation = o.generation
-         ) AS r
-         WHERE o.domain = $1 AND o.state = 'applied' AND r.received < o.rows
-         ORDER BY o.src_ord LIMIT $2",
+            SELECT sum(upper(r) - lower(r)) AS missing FROM unnest(l.received - coalesce(s.received, '{}')) AS r
+         ) AS m
+         WHERE l.domain = $1 AND NOT l.received <@ coalesce(s.received, '{}')
+         GROUP BY o.id ORDER BY o.src_ord LIMIT $2",
     )
     .bind(domain)
     .bind(NAMED_MAX)
@@ -185,11 +187,28 @@ async fn swap_state(connection: &mut PgConnection, domain: &str) -> Result<(), s
     Ok(())
 }
 
-/// Puts the shadow where the live table was, and drops that. Gives how many views read it now.
-async fn swap_table(connection: &mut PgConnection, domain: &'static Domain) -> Result<usize, sqlx::Error> {
+async fn all_bookmarks(connection: &mut PgConnection, domain: &str) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
+    let rows: Vec<(i32, i64)> =
+        sqlx::query_as("SELECT partition, next_offset FROM pipeline.bookmarks WHERE domain = $1")
+            .bind(domain)
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Takes the live table and the views over it for itself. The views first, as those who read through them do.
+async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<Vec<View>, sqlx::Error> {
+    let live = Place::Live.table(domain);
+    let views = dependants::views(connection, &live).await?;
+    let tables: Vec<&str> = views.iter().map(View::name).chain([live.as_str()]).collect();
+    let sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(views)
+}
+
+/// Puts the shadow where the live table was, under the views, and drops that.
+async fn swap_table(connection: &mut PgConnection, domain: &'static Domain, views: &[View]) -> Result<(), sqlx::Error> {
     let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
-    let lock = format!("LOCK TABLE {live} IN ACCESS EXCLUSIVE MODE");
-    sqlx::query(AssertSqlSafe(lock)).execute(&mut *connection).await?;
     let schema: String = sqlx::query_scalar(
         "SELECT quote_ident(n.nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = $1::regclass",
@@ -197,7 +216,6 @@ async fn swap_table(connection: &mut PgConnection, domain: &'static Domain) -> R
     .bind(&live)
     .fetch_one(&mut *connection)
     .await?;
-    let views = dependants::views(connection, &live).await?;
     let mut statements = dependants::grants(connection, &live, &shadow).await?;
     if has_surrogate_id(domain) {
         // The ids that the shadow took came from the live table's sequence: its own goes on from there.
@@ -213,12 +231,12 @@ async fn swap_table(connection: &mut PgConnection, domain: &'static Domain) -> R
     for sql in statements {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
-    for view in &views {
+    for view in views {
         dependants::renew(connection, view).await?;
     }
     let retired = format!("DROP TABLE shadow_retired.\"{}\"", domain.table);
     sqlx::query(AssertSqlSafe(retired)).execute(connection).await?;
-    Ok(views.len())
+    Ok(())
 }
 
 /// Of the stream, because the outputs are of another table now; of the owners, because they hold what they knew of

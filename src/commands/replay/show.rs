@@ -25,6 +25,10 @@ pub(super) fn at_rate(records: i64, took: Duration) -> String {
     format!(", {} records in {} ({} a second)", thousands(records), span(took), thousands(rate as i64))
 }
 
+/// Not to be taken for an answer.
+const NOTHING_READ: &str = "No row was read: the topic holds none of what was asked for. Where retention or the loss of \
+     Kafka has taken it, `freshet republish` sends the files again.";
+
 /// The report of a replay in place.
 pub(super) fn in_place(domain: &Domain, replay: &Replay, took: Duration, look: Look) -> String {
     let head = format!("{}: replayed{}", domain.name, at_rate(replay.rows_read, took));
@@ -35,8 +39,11 @@ pub(super) fn in_place(domain: &Domain, replay: &Replay, took: Duration, look: L
         ("accepted anew", replay.accepted_anew),
         ("removed", replay.removed),
     ];
+    if replay.rows_read == 0 {
+        return format!("{head}\n{NOTHING_READ}");
+    }
     if counts.iter().all(|(_, rows)| *rows == 0) {
-        return format!("{head}\nNothing differed: {} is as the rules make it.", domain.table);
+        return format!("{head}\nNothing differed: what was read is in {} as the rules make it.", domain.table);
     }
     format!("{head}\n{}\nWhat follows from it is published anew by itself.", rows_table(&counts, look))
 }
@@ -69,11 +76,8 @@ pub(super) fn preview(
     let corrected = &preview.corrected;
     let signed = |rows: u64| rows.cast_signed();
     let mut text = format!("{}: looked{}; nothing was written", domain.name, at_rate(signed(corrected.read), took));
-    let mut counts = vec![("inserted", signed(corrected.inserted)), ("changed", signed(corrected.changed))];
-    counts.extend(corrected.rejected_anew.iter().map(|(rule, rows)| (*rule, signed(*rows))));
-    counts.extend(corrected.accepted_anew.iter().map(|(rule, rows)| (rule.as_str(), signed(*rows))));
-    if counts.iter().all(|(_, rows)| *rows == 0) {
-        return format!("{text}\nNothing would differ: {} is as the rules make it.", domain.table);
+    if corrected.read == 0 {
+        return format!("{text}\n{NOTHING_READ}");
     }
     let mut names: Vec<(String, i64)> = vec![
         ("would be inserted".into(), signed(corrected.inserted)),
@@ -82,6 +86,9 @@ pub(super) fn preview(
     names.extend(corrected.columns.iter().map(|(column, rows)| (format!("  in {column}"), signed(*rows))));
     names.extend(corrected.rejected_anew.iter().map(|(rule, rows)| (format!("rejected anew: {rule}"), signed(*rows))));
     names.extend(corrected.accepted_anew.iter().map(|(rule, rows)| (format!("accepted anew: {rule}"), signed(*rows))));
+    if names.iter().all(|(_, rows)| *rows == 0) {
+        return format!("{text}\nNothing would differ: what was read is in {} as the rules make it.", domain.table);
+    }
     let named: Vec<(&str, i64)> = names.iter().map(|(name, rows)| (name.as_str(), *rows)).collect();
     text = format!("{text}\n{}", rows_table(&named, look));
     if preview.at_most {
@@ -146,7 +153,8 @@ pub(super) fn comparison(domain: &Domain, comparison: &Comparison, look: Look) -
 }
 
 /// What a swap did.
-pub(super) fn swapped(domain: &Domain, Swapped { rows, rows_before, views }: &Swapped) -> String {
+pub(super) fn swapped(domain: &Domain, comparison: &Comparison, Swapped { views }: &Swapped) -> String {
+    let Comparison { shadow_rows: rows, live_rows: rows_before, .. } = comparison;
     let views = match views {
         0 => String::new(),
         1 => "; one view reads it now".to_owned(),
@@ -217,7 +225,11 @@ mod tests {
 
     #[test]
     fn rules_that_have_not_changed_say_so() {
-        let text = preview(DOMAINS[2], &Preview::default(), &BTreeMap::new(), Duration::ZERO, Look::PLAIN);
-        assert!(text.contains("Nothing would differ: health_data is as the rules make it."), "{text}");
+        let of = |read| {
+            let found = Preview { corrected: Corrected { read, ..Corrected::default() }, ..Preview::default() };
+            preview(DOMAINS[2], &found, &BTreeMap::new(), Duration::ZERO, Look::PLAIN)
+        };
+        assert!(of(7).contains("Nothing would differ: what was read is in health_data as the rules make it."));
+        assert!(of(0).contains("No row was read"), "{}", of(0));
     }
 }
