@@ -139,10 +139,9 @@ impl Discovery {
     /// Looks at the keys that are told of for as long as that, or until `stop`; what fails waits for the listing.
     async fn look_where_told(&mut self, during: Duration, stop: &CancellationToken) {
         let (hints, until) = (self.listener.hints.clone(), Instant::now() + during);
-        // Only the waiting is cut off: a transaction is not.
         let domain = self.domain;
-        let told = async || tokio::time::timeout_at(until, hints.of(domain)).await.ok();
-        while let Some(Some(keys)) = stop.run_until_cancelled(told()).await {
+        // Only the waiting is cut off: a transaction is not.
+        while let Some(Some(keys)) = stop.run_until_cancelled(hints.of_until(domain, until)).await {
             if let Err(error) = self.look_at(&keys).await {
                 tracing::debug!(domain = domain.name, bucket = self.listener.bucket, %error, "look at what was told of");
             }

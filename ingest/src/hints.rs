@@ -11,6 +11,7 @@ use freshet_topics::Domain;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::metrics;
 use crate::settings::IngestSettings;
@@ -89,6 +90,16 @@ impl Hints {
             waiting.came.notified().await;
         }
     }
+
+    /// The same, `None` from `until` on: even if keys wait, so that those who tell without a pause keep no listing from
+    /// its turn.
+    pub(crate) async fn of_until(&self, domain: &Domain, until: Instant) -> Option<BTreeSet<String>> {
+        // What is ready counts more to a timeout than that its time is over.
+        if Instant::now() >= until {
+            return None;
+        }
+        tokio::time::timeout_at(until, self.of(domain)).await.ok()
+    }
 }
 
 /// The shapes of a notification; what else they hold is passed over.
@@ -162,6 +173,8 @@ fn decoded(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn hints() -> Hints {
@@ -209,6 +222,24 @@ mod tests {
         for wrong in ["", "[]", "{}", "nonsense", r#"{"Records":[{}]}"#] {
             assert!(hints.take_notification(wrong.as_bytes()).is_err(), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_tells_without_a_pause_keeps_no_listing_from_its_turn() {
+        let hints = hints();
+        let health = freshet_topics::domains::by_name("health").expect("declared");
+        let until = Instant::now() + Duration::from_millis(20);
+        let deadline = until + Duration::from_secs(10);
+        let mut looks = 0;
+        hints.take("raw", "health/a.csv");
+        while hints.of_until(health, until).await.is_some() {
+            looks += 1;
+            assert!(Instant::now() < deadline, "no end after {looks} looks");
+            hints.take("raw", "health/a.csv");
+        }
+        assert!(looks > 0);
+        // What waits then is not lost.
+        assert_eq!(hints.of(health).await.len(), 1);
     }
 
     #[tokio::test]
