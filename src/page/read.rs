@@ -179,7 +179,7 @@ fn put(sections: &mut Sections, name: &'static str, value: &impl Serialize) {
 
 impl Tables {
     async fn read(pool: &PgPool) -> Result<Tables> {
-        // One after the other: a viewer costs one connection. What the transaction is for is the timeout, which ends with it.
+        // One after the other: a viewer costs one connection. The transaction is there for the timeout, which ends with it.
         let mut transaction = pool.begin().await.context("connect")?;
         let connection = &mut *transaction;
         sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
