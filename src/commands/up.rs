@@ -116,6 +116,8 @@ fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
         ("AWS_ENDPOINT_URL_S3", config.s3.endpoint.clone()),
         ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.clone()),
         ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.clone()),
+        // One that stands in the environment belongs to other keys.
+        ("AWS_SESSION_TOKEN", String::new()),
         ("AWS_REGION", config.s3.region.clone()),
         ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),
         ("FRESHET_PROCESSED_BUCKET", config.s3.processed_bucket.clone()),
