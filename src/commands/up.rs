@@ -1,5 +1,6 @@
 //! `freshet up`: the local stack and all roles in one process, until Ctrl-C.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -186,6 +187,22 @@ fn drop_hint(bucket: &str) -> String {
     format!("s3://{bucket}/  ({})", prefixes.join(" "))
 }
 
+/// How the page is opened.
+///
+/// | `http.token` | listening | |
+/// |---|---|---|
+/// | not set | on loopback | the address |
+/// | set | anywhere | the address with the token |
+/// | not set | beyond loopback | it is shut |
+fn look(http: &str, has_token: bool) -> String {
+    let address = http.trim_start_matches("http://").parse::<SocketAddr>();
+    match (has_token, address.is_ok_and(|address| !address.ip().is_loopback())) {
+        (true, _) => format!("{http}/?token=…   (the status page, in a browser; … is http.token, once)"),
+        (false, true) => format!("{http}/   (the status page; shut until http.token is set)"),
+        (false, false) => format!("{http}/   (the status page, in a browser)"),
+    }
+}
+
 /// `freshet up`.
 ///
 /// # Errors
@@ -196,7 +213,7 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
     println!("freshet is up.");
     println!();
     if !running.http.is_empty() {
-        println!("  look         {}/   (the status page, in a browser)", running.http);
+        println!("  look         {}", look(&running.http, !config.http.token.is_empty()));
     }
     println!("  drop files   {}", drop_hint(&config.s3.raw_bucket));
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);
