@@ -219,7 +219,8 @@ pub fn fill(config: &mut Config, alias: impl Fn(&str) -> String) {
             *setting = running;
         }
     }
-    // The keys of one store are no use at another. Temporary ones are none without their token: the AWS chain takes both.
+    // The keys of one store are no use at another, and temporary ones none without their token: the AWS chain takes
+    // both.
     let temporary = !alias("AWS_SESSION_TOKEN").is_empty();
     if own_endpoint && !temporary && config.s3.access_key_id.is_empty() {
         config.s3.access_key_id = alias("AWS_ACCESS_KEY_ID");
