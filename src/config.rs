@@ -219,8 +219,10 @@ pub fn fill(config: &mut Config, alias: impl Fn(&str) -> String) {
             *setting = running;
         }
     }
-    // The keys of one store are no use at another.
-    if own_endpoint && config.s3.access_key_id.is_empty() {
+    // The keys of one store are no use at another, and temporary ones none without their token: the AWS chain takes
+    // both.
+    let temporary = !alias("AWS_SESSION_TOKEN").is_empty();
+    if own_endpoint && !temporary && config.s3.access_key_id.is_empty() {
         config.s3.access_key_id = alias("AWS_ACCESS_KEY_ID");
         config.s3.secret_access_key = alias("AWS_SECRET_ACCESS_KEY");
     }
@@ -392,16 +394,21 @@ mod tests {
 
     #[test]
     fn the_local_stack_fills_in_only_what_nobody_set() {
+        let named = |name: &str| if name == "AWS_SESSION_TOKEN" { String::new() } else { format!("<{name}>") };
         let mut config = Config::default();
         config.postgres.url = "postgres://elsewhere/db".into();
-        fill(&mut config, |name| format!("<{name}>"));
+        fill(&mut config, named);
         assert_eq!(config.postgres.url, "postgres://elsewhere/db");
         assert_eq!(config.kafka.brokers, "<KAFKA_BROKERS>");
         assert_eq!(config.s3.raw_bucket, "<FRESHET_RAW_BUCKET>");
         assert_eq!(config.s3.access_key_id, "<AWS_ACCESS_KEY_ID>");
         let mut config = Config::default();
         config.s3.endpoint = "http://elsewhere".into();
-        fill(&mut config, |name| format!("<{name}>"));
+        fill(&mut config, named);
         assert_eq!(config.s3.access_key_id, "", "keys of another store are not sent there");
+        let mut config = Config::default();
+        fill(&mut config, |name| format!("<{name}>"));
+        let keys = (config.s3.access_key_id.as_str(), config.s3.secret_access_key.as_str());
+        assert_eq!(keys, ("", ""), "temporary keys are left to the chain, with their token");
     }
 }

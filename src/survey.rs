@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use chrono::{DateTime, Utc};
 use freshet_topics::log::{Ends, LogError, LogReader};
 use freshet_topics::{DOMAINS, Domain};
@@ -73,8 +74,7 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
     let interval = Duration::from_millis(services.config.http.survey_interval_ms);
     let mut reader = None;
     while !shutdown.is_cancelled() {
-        let outside = Outside::default();
-        match status::read(&services.pool, &domains, &outside, None).await {
+        match ledger(&services, &domains).await {
             Ok(state) => {
                 show(&state);
                 let lags = survey_logs(&services, &domains, &state, &mut reader).await;
@@ -87,6 +87,12 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
         }
         shutdown.run_until_cancelled(tokio::time::sleep(interval)).await;
     }
+}
+
+/// What Postgres knows.
+async fn ledger(services: &Services, domains: &[&'static Domain]) -> anyhow::Result<Status> {
+    let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
+    status::read(&mut connection, domains, &Outside::default(), None).await
 }
 
 /// Shows what Postgres knows.

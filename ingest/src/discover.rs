@@ -139,25 +139,29 @@ impl Discovery {
     /// Looks at the keys that are told of for as long as that, or until `stop`; what fails waits for the listing.
     async fn look_where_told(&mut self, during: Duration, stop: &CancellationToken) {
         let (hints, until) = (self.listener.hints.clone(), Instant::now() + during);
-        // Only the waiting is cut off: a transaction is not.
         let domain = self.domain;
-        let told = async || tokio::time::timeout_at(until, hints.of(domain)).await.ok();
-        while let Some(Some(keys)) = stop.run_until_cancelled(told()).await {
+        // Only the waiting is cut off: a transaction is not.
+        while let Some(Some(keys)) = stop.run_until_cancelled(hints.of_until(domain, until)).await {
             if let Err(error) = self.look_at(&keys).await {
                 tracing::debug!(domain = domain.name, bucket = self.listener.bucket, %error, "look at what was told of");
             }
         }
     }
 
-    /// Lists these keys, and registers what is there and not known.
+    /// Looks these keys up in the listing, and registers what is there and not known.
     ///
     /// # Errors
     /// If S3 or Postgres does not answer, or refuses.
     pub async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<Found, DiscoverError> {
         let mut found = Found::default();
         let mut fresh = Vec::new();
+        let listener = Arc::clone(&self.listener);
         for key in keys {
-            self.list_prefix(key, &mut fresh, &mut found, &mut None).await?;
+            // The keys that begin with it and go on come after it: they are nobody's hint, and may be the whole bucket.
+            let mut pages = listener.reader.list_pages(&listener.bucket, key);
+            let mut page = listener.s3(pages.next()).await?.unwrap_or_default();
+            page.retain(|entry| entry.key == *key);
+            self.take_page(page, &mut fresh, &mut found, &mut None).await?;
         }
         found.registered += self.register(&mut fresh).await?;
         Ok(found)
@@ -174,27 +178,40 @@ impl Discovery {
         let mut pages = listener.reader.list_pages(&listener.bucket, prefix);
         loop {
             let Some(page) = listener.s3(pages.next()).await? else { return Ok(()) };
-            let extra: Vec<&str> = listener.settings.patterns_of(self.domain.name).collect();
-            let mut unseen = Vec::new();
-            for entry in page {
-                if !self.domain.matches(&entry.key, extra.iter().copied()) {
-                    continue;
-                }
-                found.listed += 1;
-                if let Some(reconciliation) = reconciliation
-                    && reconciliation.listed.len() < LISTED_MAX
-                {
-                    reconciliation.listed.insert(self.known.fingerprint(&entry.key));
-                }
-                if !self.known.contains(&entry) && !self.is_troubled(&entry.key) {
-                    unseen.push(entry);
-                }
+            self.take_page(page, fresh, found, reconciliation).await?;
+        }
+    }
+
+    /// Takes what is new of a page.
+    async fn take_page(
+        &mut self,
+        page: Vec<ObjectVersion>,
+        fresh: &mut Vec<ObjectVersion>,
+        found: &mut Found,
+        reconciliation: &mut Option<Reconciliation>,
+    ) -> Result<(), DiscoverError> {
+        let listener = Arc::clone(&self.listener);
+        let extra: Vec<&str> = listener.settings.patterns_of(self.domain.name).collect();
+        let mut unseen = Vec::new();
+        for entry in page {
+            if !self.domain.matches(&entry.key, extra.iter().copied()) {
+                continue;
             }
-            self.compare(unseen, fresh).await?;
-            if fresh.len() >= FOUND_MAX {
-                found.registered += self.register(fresh).await?;
+            found.listed += 1;
+            if let Some(reconciliation) = reconciliation
+                && reconciliation.listed.len() < LISTED_MAX
+            {
+                reconciliation.listed.insert(self.known.fingerprint(&entry.key));
+            }
+            if !self.known.contains(&entry) && !self.is_troubled(&entry.key) {
+                unseen.push(entry);
             }
         }
+        self.compare(unseen, fresh).await?;
+        if fresh.len() >= FOUND_MAX {
+            found.registered += self.register(fresh).await?;
+        }
+        Ok(())
     }
 
     /// Asks the ledger about entries that are not remembered.

@@ -11,6 +11,7 @@ use freshet_topics::Domain;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::metrics;
 use crate::settings::IngestSettings;
@@ -89,6 +90,16 @@ impl Hints {
             waiting.came.notified().await;
         }
     }
+
+    /// The same, `None` from `until` on: even if keys wait, so that those who tell without a pause keep no listing from
+    /// its turn.
+    pub(crate) async fn of_until(&self, domain: &Domain, until: Instant) -> Option<BTreeSet<String>> {
+        // What is ready counts more to a timeout than that its time is over.
+        if Instant::now() >= until {
+            return None;
+        }
+        tokio::time::timeout_at(until, self.of(domain)).await.ok()
+    }
 }
 
 /// The shapes of a notification; what else they hold is passed over.
@@ -107,8 +118,19 @@ enum Notification {
     },
     /// EventBridge.
     Event { detail: Entity },
-    /// SeaweedFS: `/buckets/BUCKET/KEY`.
+    /// SeaweedFS: `/buckets/BUCKET/KEY`, or where the bucket is versioned what is behind the key.
     Path { key: String },
+    /// S3's own first message.
+    Test {
+        #[serde(rename = "Event")]
+        _event: TestEvent,
+    },
+}
+
+#[derive(Deserialize)]
+enum TestEvent {
+    #[serde(rename = "s3:TestEvent")]
+    Sent,
 }
 
 #[derive(Deserialize)]
@@ -150,9 +172,22 @@ fn keys(body: &[u8]) -> Result<Vec<(String, String)>, serde_json::Error> {
         Notification::Event { detail } => vec![(detail.bucket.name, detail.object.key)],
         Notification::Path { key } => {
             let path = key.strip_prefix("/buckets/").and_then(|path| path.split_once('/'));
-            path.map(|(bucket, key)| (bucket.to_owned(), key.to_owned())).into_iter().collect()
+            path.map(|(bucket, key)| (bucket.to_owned(), unversioned(key).to_owned())).into_iter().collect()
         }
+        Notification::Test { .. } => Vec::new(),
     })
+}
+
+/// The key that SeaweedFS keeps at a path of a bucket.
+///
+/// | path | key |
+/// |---|---|
+/// | `health/a.csv` | the same |
+/// | `health/a.csv.versions/v_0123abcd` | `health/a.csv` |
+/// | `health/a.csv.versions` | `health/a.csv` |
+fn unversioned(path: &str) -> &str {
+    let versions = path.rsplit_once("/v_").map_or(path, |(versions, _)| versions);
+    versions.strip_suffix(".versions").unwrap_or(path)
 }
 
 fn decoded(key: &str) -> String {
@@ -162,6 +197,8 @@ fn decoded(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn hints() -> Hints {
@@ -179,6 +216,12 @@ mod tests {
     #[tokio::test]
     async fn every_shape_names_its_keys() {
         let s3 = |key| format!(r#"{{"Records":[{}]}}"#, record("raw", key));
+        // With the entry as it is now, which holds more than this.
+        let weed = |path| {
+            format!(
+                r#"{{"key":"/buckets/raw/{path}","event_type":"update","message":{{"new_entry":{{"name":"a"}},"delete_chunks":true}}}}"#
+            )
+        };
         let sns = serde_json::json!({"Type": "Notification", "Message": s3("health/a.csv")}).to_string();
         let event =
             r#"{"detail-type":"Object Created","detail":{"bucket":{"name":"raw"},"object":{"key":"health/a+b.csv"}}}"#;
@@ -187,7 +230,11 @@ mod tests {
             (s3("sick+people/%C3%A4%2B1.csv"), "sick people/ä+1.csv"),
             (sns, "health/a.csv"),
             (event.to_owned(), "health/a+b.csv"),
-            (r#"{"key":"/buckets/raw/health/a.csv","event_type":"create"}"#.to_owned(), "health/a.csv"),
+            (weed("health/a.csv"), "health/a.csv"),
+            (weed("health/v_1/a+b.csv"), "health/v_1/a+b.csv"),
+            (weed("health/v_1.csv"), "health/v_1.csv"),
+            (weed("health/a.csv.versions/v_644fdb0e5eb1d8ce1f4a"), "health/a.csv"),
+            (weed("health/a.csv.versions"), "health/a.csv"),
         ];
         let hints = hints();
         let health = freshet_topics::domains::by_name("health").expect("declared");
@@ -204,11 +251,32 @@ mod tests {
             let body = format!(r#"{{"Records":[{}]}}"#, record(bucket, key));
             assert_eq!(hints.take_notification(body.as_bytes()).expect("a notification"), 0, "{body}");
         }
-        // S3's own first message, and SNS asking whether anybody is there.
-        assert!(hints.take_notification(br#"{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"raw"}"#).is_err());
-        for wrong in ["", "[]", "{}", "nonsense", r#"{"Records":[{}]}"#] {
+        let test = r#"{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"raw"}"#;
+        let by_sns = serde_json::json!({"Type": "Notification", "Message": test}).to_string();
+        for first in [test, &by_sns] {
+            assert_eq!(hints.take_notification(first.as_bytes()).expect("S3's own first message"), 0);
+        }
+        for wrong in ["", "[]", "{}", "nonsense", r#"{"Records":[{}]}"#, r#"{"Event":"s3:Other"}"#] {
             assert!(hints.take_notification(wrong.as_bytes()).is_err(), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_tells_without_a_pause_keeps_no_listing_from_its_turn() {
+        let hints = hints();
+        let health = freshet_topics::domains::by_name("health").expect("declared");
+        let until = Instant::now() + Duration::from_millis(20);
+        let deadline = until + Duration::from_secs(10);
+        let mut looks = 0;
+        hints.take("raw", "health/a.csv");
+        while hints.of_until(health, until).await.is_some() {
+            looks += 1;
+            assert!(Instant::now() < deadline, "no end after {looks} looks");
+            hints.take("raw", "health/a.csv");
+        }
+        assert!(looks > 0);
+        // What waits then is not lost.
+        assert_eq!(hints.of(health).await.len(), 1);
     }
 
     #[tokio::test]

@@ -99,7 +99,15 @@ pub fn check(settings: &PostgresSettings) -> Result<(), String> {
             return Err(format!("postgres.url has a parameter that is not one of {}", PARAMETERS.join(", ")));
         }
     }
-    settings.url.parse::<PgConnectOptions>().map(|_| ()).map_err(|_| WRONG_URL.into())
+    settings.url.parse::<PgConnectOptions>().map(|_| ()).map_err(|_| WRONG_URL.to_owned())?;
+    let of =
+        |wanted: &str| parameters.split('&').filter_map(|one| one.split_once('=')).rfind(|(name, _)| *name == wanted);
+    let verifies = ["verify-ca", "verify-full"];
+    let verified = of("sslmode").is_some_and(|(_, mode)| verifies.iter().any(|one| mode.eq_ignore_ascii_case(one)));
+    if of("sslrootcert").is_some() && !verified {
+        return Err("sslrootcert of postgres.url has no effect without sslmode=verify-full (or verify-ca)".into());
+    }
+    Ok(())
 }
 
 /// Whether the certificates that the URL names can be read. Whoever connects would only say that a file is missing.
@@ -182,6 +190,9 @@ mod tests {
             ("postgres://u:hunter2@h/d", "", None),
             ("postgres://u@h/d?sslmode=verify-full&sslrootcert=/ca.pem&options[search_path]=x", "hunter2", None),
             ("postgres://u:hunter2@h/d", "hunter2", Some("leave one out")),
+            ("postgres://u@h/d?sslmode=verify-ca&sslrootcert=/ca.pem", "", None),
+            ("postgres://u@h/d?sslrootcert=hunter2", "", Some("sslrootcert of postgres.url has no effect")),
+            ("postgres://u@h/d?sslmode=require&sslrootcert=hunter2", "", Some("without sslmode=verify-full")),
             ("postgres://u@h/d?sslmode=hunter2", "", Some("postgres.url is not")),
             ("postgres://u@h/d?passwrod=hunter2", "", Some("a parameter that is not one of sslmode")),
             ("hunter2", "", Some("postgres.url is not")),

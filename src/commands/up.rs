@@ -1,5 +1,6 @@
 //! `freshet up`: the local stack and all roles in one process, until Ctrl-C.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -116,6 +117,8 @@ fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
         ("AWS_ENDPOINT_URL_S3", config.s3.endpoint.clone()),
         ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.clone()),
         ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.clone()),
+        // One that stands in the environment belongs to other keys.
+        ("AWS_SESSION_TOKEN", String::new()),
         ("AWS_REGION", config.s3.region.clone()),
         ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),
         ("FRESHET_PROCESSED_BUCKET", config.s3.processed_bucket.clone()),
@@ -184,6 +187,22 @@ fn drop_hint(bucket: &str) -> String {
     format!("s3://{bucket}/  ({})", prefixes.join(" "))
 }
 
+/// How the page is opened.
+///
+/// | `http.token` | listening | |
+/// |---|---|---|
+/// | not set | on loopback | the address |
+/// | set | anywhere | the address with the token |
+/// | not set | beyond loopback | it is shut |
+fn look(http: &str, has_token: bool) -> String {
+    let address = http.trim_start_matches("http://").parse::<SocketAddr>();
+    match (has_token, address.is_ok_and(|address| !address.ip().is_loopback())) {
+        (true, _) => format!("{http}/?token=…   (the status page, in a browser; … is http.token, once)"),
+        (false, true) => format!("{http}/   (the status page; shut until http.token is set)"),
+        (false, false) => format!("{http}/   (the status page, in a browser)"),
+    }
+}
+
 /// `freshet up`.
 ///
 /// # Errors
@@ -194,7 +213,7 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
     println!("freshet is up.");
     println!();
     if !running.http.is_empty() {
-        println!("  look         {}/   (the status page, in a browser)", running.http);
+        println!("  look         {}", look(&running.http, !config.http.token.is_empty()));
     }
     println!("  drop files   {}", drop_hint(&config.s3.raw_bucket));
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);

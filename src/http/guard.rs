@@ -8,7 +8,8 @@
 //! | any other | token | open | refused |
 //!
 //! The token comes as `Authorization: Bearer …`. A browser that opens `/?token=…` is given a cookie and sent on to the
-//! address without it; the cookie holds for reading only, so that no other site can make a browser change anything.
+//! address without it; the cookie holds for reading only, so that no other site can make a browser change anything. It is
+//! sent along where somebody follows a link from elsewhere, and not where a site elsewhere asks by itself.
 
 use std::net::IpAddr;
 
@@ -76,8 +77,8 @@ impl Guard {
             let open = path != EVENTS && (!self.beyond_loopback || path == "/metrics");
             return if open { Verdict::Pass } else { Verdict::Shut };
         };
-        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        if bearer.is_some_and(|shown| digested.is(shown)) {
+        let login = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
+        if login.is_some_and(|(scheme, shown)| scheme.eq_ignore_ascii_case("bearer") && digested.is(shown)) {
             return Verdict::Pass;
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
@@ -128,7 +129,7 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
         Verdict::Pass => next.run(request).await,
         Verdict::SendTo(address) => {
             let value = guard.token.as_ref().map_or("", |digested| &digested.cookie);
-            let cookie = format!("{COOKIE_NAME}={value}; Path=/; HttpOnly; SameSite=Strict");
+            let cookie = format!("{COOKIE_NAME}={value}; Path=/; HttpOnly; SameSite=Lax");
             (StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, address)]).into_response()
         }
         Verdict::WantsToken => {
@@ -183,7 +184,14 @@ mod tests {
     #[test]
     fn only_the_whole_token_opens() {
         let guard = Guard::new(TOKEN, [127, 0, 0, 1].into());
-        for wrong in ["", "Bearer ", "Bearer 0123456789abcde", "Bearer 0123456789abcdef0", "bearer", "Basic x", TOKEN] {
+        // The name of the scheme may be written in any case.
+        for scheme in ["bearer", "BEARER"] {
+            let header = Some(("authorization", format!("{scheme} {TOKEN}")));
+            assert_eq!(judged(&guard, Method::GET, "/", header), Verdict::Pass, "{scheme}");
+        }
+        let basic = format!("Basic {TOKEN}");
+        let wrongs = ["", "Bearer ", "Bearer 0123456789abcde", "Bearer 0123456789abcdef0", "bearer", "Basic x", TOKEN];
+        for wrong in wrongs.into_iter().chain([basic.as_str()]) {
             let header = Some(("authorization", wrong.to_owned()));
             assert_eq!(judged(&guard, Method::GET, "/", header), Verdict::WantsToken, "{wrong}");
         }

@@ -3,6 +3,7 @@
 //! A web page elsewhere cannot read another's answers, unless it makes its own name resolve to this machine (DNS
 //! rebinding): the browser then takes us for that page's server. Such a request names that server in `Host`. So
 //! only hosts that nobody else can make resolve to us are answered: addresses, `localhost`, and the one listened on.
+//! Where there is a token, a browser has to have been given it at that very host, and any is answered.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,23 +36,28 @@ const HEADERS: [(HeaderName, &str); 5] = [
 pub(super) struct Hosts {
     /// The host of `http.listen`.
     listen: Arc<str>,
+    /// Whether a token is asked for before.
+    any: bool,
 }
 
 impl Hosts {
-    /// For a server that listens on `host:port`.
-    pub(super) fn of(listen: &str) -> Hosts {
+    /// For a server that listens on `host:port`, and asks for `token` unless that is empty.
+    pub(super) fn of(listen: &str, token: &str) -> Hosts {
         let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
-        Hosts { listen: host.into() }
+        Hosts { listen: host.into(), any: !token.is_empty() }
     }
 
     /// Whether a request with these headers is meant for us.
     ///
-    /// | Host | listening on 127.0.0.1:9187 |
-    /// |---|---|
-    /// | `localhost:9187`, `127.0.0.1:9187`, `[::1]:9187`, `192.0.2.7` | yes |
-    /// | `elsewhere.example:9187`, `localhost.elsewhere.example` | no |
-    /// | none, or two | no |
+    /// | Host | listening on 127.0.0.1:9187 | with a token |
+    /// |---|---|---|
+    /// | `localhost:9187`, `127.0.0.1:9187`, `[::1]:9187`, `192.0.2.7` | yes | yes |
+    /// | `elsewhere.example:9187`, `localhost.elsewhere.example` | no | yes |
+    /// | none, or two | no | yes |
     fn answers(&self, headers: &HeaderMap) -> bool {
+        if self.any {
+            return true;
+        }
         let mut named = headers.get_all(HOST).iter();
         let (Some(host), None) = (named.next(), named.next()) else { return false };
         let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
@@ -82,11 +88,15 @@ mod tests {
     use super::*;
 
     fn answers(listen: &str, hosts: &[&str]) -> bool {
+        answers_with("", listen, hosts)
+    }
+
+    fn answers_with(token: &str, listen: &str, hosts: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
         for host in hosts {
             headers.append(HOST, HeaderValue::from_str(host).expect("a header"));
         }
-        Hosts::of(listen).answers(&headers)
+        Hosts::of(listen, token).answers(&headers)
     }
 
     #[test]
@@ -111,5 +121,7 @@ mod tests {
         assert!(!answers("freshet.internal:80", &["elsewhere.example"]));
         assert!(!answers("", &["elsewhere.example"]));
         assert!(answers("[::]:9187", &["[2001:db8::7]:9187"]));
+        // Behind a proxy with a name, say.
+        assert!(answers_with("a-token-of-some-length", "127.0.0.1:9187", &["freshet.example"]));
     }
 }

@@ -67,12 +67,13 @@ pub fn router(services: &Services, env_file: &Path, shutdown: &CancellationToken
     }
     let viewers = Viewers { feed, shutdown: shutdown.clone() };
     let downloads = Downloads::new(services);
+    let http = &services.config.http;
     Router::new()
         .route("/", get(|| async { ([(CONTENT_TYPE, HTML)], PAGE) }))
         .route("/page/{file}", get(file))
         .route("/page/events", get(events).with_state(viewers))
         .route("/outputs/{name}", get(downloads::download).with_state(downloads))
-        .layer(middleware::from_fn_with_state(Hosts::of(&services.config.http.listen), guard::guard))
+        .layer(middleware::from_fn_with_state(Hosts::of(&http.listen, &http.token), guard::guard))
 }
 
 async fn file(PathOf(name): PathOf<String>) -> Response {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_topics::DOMAINS;
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use super::feed::{Sections, Source};
 use super::history::History;
@@ -25,6 +25,8 @@ use crate::roles::Services;
 const WHEN: &str = "when";
 /// A service that does not answer within this counts as away, until the next reading.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What ends a statement at the server: whoever stops waiting for one does not stop it.
+const STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = '9s'";
 /// Files listed of each state, the newest.
 const FILES_A_STATE: i64 = 40;
 /// Files of each domain whose way through is charted, the newest.
@@ -177,16 +179,21 @@ fn put(sections: &mut Sections, name: &'static str, value: &impl Serialize) {
 
 impl Tables {
     async fn read(pool: &PgPool) -> Result<Tables> {
-        // One after the other: a viewer costs one connection.
-        Ok(Tables {
-            status: status::read(pool, DOMAINS, &Outside::default(), None).await?,
-            files: files(pool).await.context("list the files in the ledger")?,
-            freshness: freshness(pool).await.context("read how long files took")?,
+        // One after the other: a viewer costs one connection. The transaction is there for the timeout, which ends with it.
+        let mut transaction = pool.begin().await.context("connect")?;
+        let connection = &mut *transaction;
+        sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
+        let tables = Tables {
+            status: status::read(connection, DOMAINS, &Outside::default(), None).await?,
+            files: files(connection).await.context("list the files in the ledger")?,
+            freshness: freshness(connection).await.context("read how long files took")?,
             quality: Quality {
-                rejects: rejects(pool).await.context("count the rejects")?,
-                corrections: corrections(pool).await.context("count the corrections")?,
+                rejects: rejects(connection).await.context("count the rejects")?,
+                corrections: corrections(connection).await.context("count the corrections")?,
             },
-        })
+        };
+        transaction.commit().await.context("end the reading")?;
+        Ok(tables)
     }
 
     /// What only S3 knows.
@@ -197,7 +204,7 @@ impl Tables {
 }
 
 /// The newest files of each state, the newest first.
-async fn files(pool: &PgPool) -> Result<Vec<File>, sqlx::Error> {
+async fn files(connection: &mut PgConnection) -> Result<Vec<File>, sqlx::Error> {
     sqlx::query_as(
         "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified, o.size_bytes,
             coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
@@ -217,11 +224,11 @@ async fn files(pool: &PgPool) -> Result<Vec<File>, sqlx::Error> {
     )
     .bind(STATES.as_slice())
     .bind(FILES_A_STATE)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await
 }
 
-async fn freshness(pool: &PgPool) -> Result<BTreeMap<String, Vec<Freshness>>, sqlx::Error> {
+async fn freshness(connection: &mut PgConnection) -> Result<BTreeMap<String, Vec<Freshness>>, sqlx::Error> {
     let names: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
     let files: Vec<Freshness> = sqlx::query_as(
         "SELECT o.domain, o.key, p.committed_at AS applied_at,
@@ -240,7 +247,7 @@ async fn freshness(pool: &PgPool) -> Result<BTreeMap<String, Vec<Freshness>>, sq
     )
     .bind(names)
     .bind(FILES_CHARTED)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let mut freshness: BTreeMap<String, Vec<Freshness>> = BTreeMap::new();
     for file in files {
@@ -250,7 +257,7 @@ async fn freshness(pool: &PgPool) -> Result<BTreeMap<String, Vec<Freshness>>, sq
 }
 
 /// Counted in the index of rules; the example is whichever stands first there.
-async fn rejects(pool: &PgPool) -> Result<Vec<Rejects>, sqlx::Error> {
+async fn rejects(connection: &mut PgConnection) -> Result<Vec<Rejects>, sqlx::Error> {
     sqlx::query_as(
         "SELECT c.domain, c.rule, c.rows, o.key, e.line, e.\"column\", left(e.value, 60) AS value
          FROM (SELECT domain, rule, count(*) AS rows FROM pipeline.rejects GROUP BY domain, rule) AS c
@@ -262,11 +269,11 @@ async fn rejects(pool: &PgPool) -> Result<Vec<Rejects>, sqlx::Error> {
          ORDER BY c.rows DESC, c.domain, c.rule LIMIT $1",
     )
     .bind(RULES)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await
 }
 
-async fn corrections(pool: &PgPool) -> Result<Vec<Corrections>, sqlx::Error> {
+async fn corrections(connection: &mut PgConnection) -> Result<Vec<Corrections>, sqlx::Error> {
     sqlx::query_as(
         "SELECT p.domain, split_part(c.what, ':', 1) AS \"column\", split_part(c.what, ':', 2) AS rule,
             sum(c.number::bigint)::bigint AS values
@@ -275,6 +282,6 @@ async fn corrections(pool: &PgPool) -> Result<Vec<Corrections>, sqlx::Error> {
          GROUP BY p.domain, c.what ORDER BY 4 DESC, 1, 2, 3 LIMIT $1",
     )
     .bind(RULES)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::primitives::ByteStream;
 use freshet::local::{LocalStack, Options};
 use freshet_sinks::s3::{self, S3Settings};
+use sqlx::Connection;
 
 use crate::parts::free_port;
 use crate::settings::{SOON, Settings, folder, within};
@@ -35,13 +36,14 @@ async fn a_store_tells_of_a_file_with_the_token_and_it_is_read_at_once() {
         ..S3Settings::default()
     })
     .await;
+    let database_url = endpoints.database_url.expect("Postgres runs");
     let port = free_port();
     let settings = Settings::default()
         .set("kafka.brokers", &endpoints.kafka_brokers.expect("Kafka runs"))
         .set("kafka.replication", "1")
         .set("kafka.min_insync_replicas", "1")
         .set("kafka.partitions", "1")
-        .secret(&folder.0, "postgres.url", &endpoints.database_url.expect("Postgres runs"))
+        .secret(&folder.0, "postgres.url", &database_url)
         .set("s3.endpoint", &store.endpoint)
         .set("s3.region", &store.region)
         .secret(&folder.0, "s3.access_key_id", &store.access_key_id)
@@ -63,7 +65,7 @@ async fn a_store_tells_of_a_file_with_the_token_and_it_is_read_at_once() {
     // As a browser does it.
     let jar = folder.0.join("cookies").display().to_string();
     let (status, answer) = curl(&at(&format!("/metrics?token={TOKEN}")), &["-L", "-c", &jar, "-b", &jar]);
-    assert!(status == 303 && answer.contains("HttpOnly; SameSite=Strict"), "{answer}");
+    assert!(status == 303 && answer.contains("HttpOnly; SameSite=Lax"), "{answer}");
     assert!(answer.contains("location: /metrics\r\n") && answer.contains("freshet_build_info"), "{answer}");
 
     // The first listing is over once it has been timed, for every domain.
@@ -75,7 +77,8 @@ async fn a_store_tells_of_a_file_with_the_token_and_it_is_read_at_once() {
     let listed = async || (value("freshet_listing_duration_seconds_count") >= 4.0).then_some(());
     within(SOON, "every domain was listed once", listed).await;
     let rows = "location_id,date,dengue_cases\n1,2025-01-01,1\n";
-    for key in ["health/told of.csv", "health/untold.csv"] {
+    // What only begins as the key that is told of is not told of.
+    for key in ["health/told of.csv", "health/told of.csv.csv"] {
         let body = ByteStream::from_static(rows.as_bytes());
         client.put_object().bucket("freshet-raw").key(key).body(body).send().await.expect("drop a file");
     }
@@ -93,6 +96,9 @@ async fn a_store_tells_of_a_file_with_the_token_and_it_is_read_at_once() {
     let discovered = value(r#"freshet_objects_discovered_total{domain="health"}"#);
     assert_eq!(discovered, 1.0, "what nobody told of waits for the listing\n{}", ingest.log());
     assert_eq!(value(r#"freshet_hints_total{outcome="taken"}"#), 1.0);
+    let test = r#"{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"freshet-raw"}"#;
+    let (status, answer) = curl(&at("/s3-events"), &["-H", &bearer, "--data-binary", test]);
+    assert!(status == 202 && answer.ends_with("0 to look at\n"), "{answer}");
     assert_eq!(curl(&at("/s3-events"), &["-H", &bearer, "--data-binary", "nonsense"]).0, 400);
     let large = folder.0.join("large");
     std::fs::write(&large, vec![b' '; (1 << 20) + 1]).expect("write");
@@ -113,5 +119,34 @@ async fn a_store_tells_of_a_file_with_the_token_and_it_is_read_at_once() {
     let (status, answer) = curl(&at("/s3-events"), &["--data-binary", notification]);
     assert!(status == 403 && answer.contains("http.token"), "{answer}");
     drop(ingest);
+
+    // The page, by the name that a proxy has: with the token, for whoever has shown it.
+    let port = free_port();
+    let up = settings.clone().set("http.listen", &format!("0.0.0.0:{port}"));
+    let up = up.start(&folder.0, "up", &["up", "--data", "up"]);
+    let named = |path: &str, more: &[&str]| {
+        curl(&format!("http://127.0.0.1:{port}{path}"), &[&["-H", "Host: freshet.example"], more].concat())
+    };
+    within(SOON, "it is up", async || up.log().contains("freshet is up").then_some(())).await;
+    assert!(
+        up.log().contains(&format!("http://0.0.0.0:{port}/?token=… ")) && !up.log().contains(TOKEN),
+        "{}",
+        up.log()
+    );
+    let jar = folder.0.join("cookies of the page").display().to_string();
+    assert_eq!(named("/", &[]).0, 401);
+    let (status, answer) = named(&format!("/?token={TOKEN}"), &["-L", "-c", &jar, "-b", &jar]);
+    assert!(status == 303 && answer.contains("HTTP/1.1 200 OK") && answer.contains("<title>"), "{answer}");
+    let (status, answer) = named("/", &["-b", &jar]);
+    assert!(status == 200 && answer.contains("content-security-policy: default-src 'none'"), "{answer}");
+    assert_eq!(named("/page/page.js", &["-b", &jar]).0, 200);
+    assert_eq!(named("/outputs/current_health_risks.csv", &[]).0, 401);
+
+    // A statement that takes long is ended at the server, before the page gives up waiting for it.
+    let mut holder = sqlx::PgConnection::connect(&database_url).await.expect("connect");
+    sqlx::raw_sql("BEGIN; LOCK TABLE pipeline.objects").execute(&mut holder).await.expect("lock the ledger");
+    let (_, told) = named("/page/events", &["-b", &jar, "--max-time", "15"]);
+    assert!(told.contains("canceling statement due to statement timeout"), "{told}");
+    drop((holder, up));
     stack.stop().await.expect("stop");
 }

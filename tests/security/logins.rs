@@ -137,7 +137,13 @@ async fn every_mechanism_lets_the_right_user_in_and_says_what_is_wrong_with_anot
         (with(&scram, |it| it.ssl_ca_location = file(&other)), "kafka.ssl_ca_location"),
         (with(&scram, |it| it.brokers.clone_from(&broker.misnamed)), "another host name"),
         (with(&scram, |it| it.ssl_ca_location = "/nowhere/ca.pem".into()), "/nowhere/ca.pem"),
-        (with(&plain, |it| it.security_protocol = "sasl_plaintext".into()), "kafka.security_protocol"),
+        (
+            with(&plain, |it| {
+                it.security_protocol = "sasl_plaintext".into();
+                it.ssl_ca_location.clear();
+            }),
+            "check kafka.security_protocol",
+        ),
         (
             with(&mutual, |it| {
                 it.ssl_certificate_location = wrong_identity.certificate.display().to_string();

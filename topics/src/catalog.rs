@@ -151,7 +151,7 @@ fn wanted_config(settings: &KafkaSettings) -> [(&'static str, String); 3] {
 pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicReport, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
     reach(settings, &topic).await?;
-    let admin = admin(settings, &topic)?;
+    let admin = admin(settings, &topic).await?;
     // Looked for first: whoever may not create topics can use those that are there.
     let created = !exists(settings, &topic).await? && create(&admin, settings, &topic).await?;
     let (state, marked) = mark(settings, &topic).await?;
@@ -188,7 +188,7 @@ pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option
     if !exists(settings, &topic).await? {
         return Ok(None);
     }
-    let admin = admin(settings, &topic)?;
+    let admin = admin(settings, &topic).await?;
     let Layout { partitions, replication } = wait_for_leaders(settings, &topic).await?;
     let (stream_id, marked) = match first_record(settings, &topic, 0).await? {
         FirstRecord::Stream(id) => (Some(id), false),
@@ -215,8 +215,10 @@ async fn exists(settings: &KafkaSettings, topic: &str) -> Result<bool, CatalogEr
     .await
 }
 
-fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Access>, CatalogError> {
-    access::admin(settings).map_err(|source| CatalogError::Kafka {
+async fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Access>, CatalogError> {
+    let settings = settings.clone();
+    let admin = tokio::task::spawn_blocking(move || access::admin(&settings)).await;
+    admin.map_err(|_| CatalogError::Task(topic.into()))?.map_err(|source| CatalogError::Kafka {
         action: "configure the client for",
         topic: topic.to_owned(),
         source,

@@ -185,14 +185,23 @@ impl KafkaSettings {
         one_of("kafka.security_protocol", &self.security_protocol, &PROTOCOLS)?;
         one_of("kafka.sasl_mechanism", &self.sasl_mechanism, &MECHANISMS)?;
         let has = |name: &str| self.has_property(name);
-        let logs_in = self.security_protocol.to_ascii_lowercase().starts_with("sasl_");
-        if logs_in && self.sasl_mechanism.is_empty() && !has("sasl.mechanism") && !has("sasl.mechanisms") {
+        let sasl = self.security_protocol.to_ascii_lowercase().starts_with("sasl_");
+        if sasl && !self.logs_in() {
             return Err(format!("kafka.sasl_mechanism is not set: one of {}", MECHANISMS.join(", ")));
         }
-        if !self.sasl_mechanism.is_empty() && !logs_in && !has("security.protocol") {
+        if !self.sasl_mechanism.is_empty() && !sasl && !has("security.protocol") {
             return Err("kafka.sasl_mechanism has no effect without kafka.security_protocol = \"sasl_ssl\" (or \
                         sasl_plaintext)"
                 .into());
+        }
+        let encrypts = ["ssl", "sasl_ssl"].iter().any(|one| self.security_protocol.eq_ignore_ascii_case(one));
+        let needs_tls = [
+            ("ssl_ca_location", &self.ssl_ca_location),
+            ("ssl_certificate_location", &self.ssl_certificate_location),
+            ("ssl_key_location", &self.ssl_key_location),
+        ];
+        if !encrypts && !has("security.protocol") {
+            no_effect(needs_tls, "kafka.security_protocol = \"ssl\" or \"sasl_ssl\"")?;
         }
         self.check_login()?;
         if self.ssl_certificate_location.is_empty() != self.ssl_key_location.is_empty() {
@@ -203,12 +212,26 @@ impl KafkaSettings {
         self.check_properties()
     }
 
+    /// Whether a mechanism is named.
+    fn logs_in(&self) -> bool {
+        let names = ["sasl.mechanism", "sasl.mechanisms"];
+        !self.sasl_mechanism.is_empty() || names.iter().any(|name| self.has_property(name))
+    }
+
     fn has_property(&self, wanted: &str) -> bool {
         self.properties.keys().any(|name| property(name) == wanted)
     }
 
     /// What the mechanism asks for.
     fn check_login(&self) -> Result<(), String> {
+        if !self.logs_in() {
+            let logins = [
+                ("sasl_username", &self.sasl_username),
+                ("oauth_token_url", &self.oauth_token_url),
+                ("oauth_token_file", &self.oauth_token_file),
+            ];
+            return no_effect(logins, "kafka.sasl_mechanism");
+        }
         let has = |property: &str| self.has_property(property);
         let missing = |name: &str, value: &str, property: &str| match value.is_empty() && !has(property) {
             true => Err(format!("kafka.{name} is not set, and kafka.sasl_mechanism asks for it")),
@@ -271,6 +294,14 @@ fn property(name: &str) -> String {
     name.replace('_', ".")
 }
 
+/// Complains of the first of these settings that is not empty.
+fn no_effect<const N: usize>(settings: [(&str, &String); N], without: &str) -> Result<(), String> {
+    match settings.into_iter().find(|(_, value)| !value.is_empty()) {
+        Some((name, _)) => Err(format!("kafka.{name} has no effect without {without}")),
+        None => Ok(()),
+    }
+}
+
 fn one_of(name: &str, value: &str, known: &[&str]) -> Result<(), String> {
     match value.is_empty() || known.iter().any(|known| known.eq_ignore_ascii_case(value)) {
         true => Ok(()),
@@ -299,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_can_work_passes_and_librdkafka_takes_it() {
-        let cases: [Change; 7] = [
+        let cases: [Change; 8] = [
             |_| (),
             |it| it.security_protocol = "ssl".into(),
             scram,
@@ -319,6 +350,10 @@ mod tests {
                 it.oauth_token_file = "/run/secrets/token".into();
             },
             |it| {
+                it.properties.insert("security.protocol".into(), "ssl".into());
+                it.ssl_ca_location = "ca.pem".into();
+            },
+            |it| {
                 let names = ["security_protocol", "sasl.mechanism", "sasl_username", "sasl_password"];
                 let values = ["SASL_SSL", "PLAIN", "freshet", "hunter2"];
                 it.properties = names.map(String::from).into_iter().zip(values.map(String::from)).collect();
@@ -334,7 +369,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_named_and_no_value_is_repeated() {
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 15] = [
             (|it| it.security_protocol = "hunter2".into(), "kafka.security_protocol is not one of plaintext"),
             (|it| it.sasl_mechanism = "GSSAPI".into(), "kafka.sasl_mechanism is not one of PLAIN"),
             (|it| it.security_protocol = "sasl_ssl".into(), "kafka.sasl_mechanism is not set"),
@@ -353,7 +388,32 @@ mod tests {
                 },
                 "kafka.oauth_token_url or kafka.oauth_token_file",
             ),
-            (|it| it.ssl_key_location = "key.pem".into(), "kafka.ssl_certificate_location and"),
+            (
+                |it| {
+                    it.security_protocol = "ssl".into();
+                    it.ssl_key_location = "key.pem".into();
+                },
+                "kafka.ssl_certificate_location and",
+            ),
+            (|it| it.ssl_ca_location = "hunter2".into(), "kafka.ssl_ca_location has no effect without kafka.security"),
+            (
+                |it| {
+                    scram(it);
+                    it.security_protocol = "sasl_plaintext".into();
+                    it.ssl_ca_location = "hunter2".into();
+                },
+                "kafka.ssl_ca_location has no effect",
+            ),
+            (
+                |it| it.ssl_certificate_location = "hunter2".into(),
+                "kafka.ssl_certificate_location has no effect without kafka.security_protocol = \"ssl\" or \"sasl_ssl\"",
+            ),
+            (
+                |it| it.sasl_username = "hunter2".into(),
+                "kafka.sasl_username has no effect without kafka.sasl_mechanism",
+            ),
+            (|it| it.oauth_token_url = "hunter2".into(), "kafka.oauth_token_url has no effect"),
+            (|it| it.oauth_token_file = "hunter2".into(), "kafka.oauth_token_file has no effect"),
             (
                 |it| _ = it.properties.insert("sasl_passwrod".into(), "hunter2".into()),
                 "kafka.properties.sasl_passwrod: librdkafka has no such property",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_topics::Domain;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     DomainStatus, FileStatus, Files, Halted, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
@@ -15,20 +15,20 @@ use super::{
 /// Distinct locations looked at for orphans, at most.
 const LOCATIONS_LOOKED_AT: i64 = 200_000;
 
-/// Reads the status of `domains`. `files_max`: how many files to list, if any.
+/// Reads the status of `domains`, a statement after the other. `files_max`: how many files to list, if any.
 ///
 /// # Errors
 /// If Postgres does not answer, or was not migrated.
 pub async fn read(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     domains: &[&'static Domain],
     outside: &Outside,
     files_max: Option<u32>,
 ) -> Result<Status> {
-    let at = sqlx::query_scalar("SELECT now()").fetch_one(pool).await.context("connect to Postgres")?;
-    let files = file_counts(pool).await.context("count the files in the ledger")?;
-    let rows = row_counts(pool).await.context("count the rows in the ledger")?;
-    let places = positions(pool).await.context("read the bookmarks")?;
+    let at = sqlx::query_scalar("SELECT now()").fetch_one(&mut *connection).await.context("connect to Postgres")?;
+    let files = file_counts(connection).await.context("count the files in the ledger")?;
+    let rows = row_counts(connection).await.context("count the rows in the ledger")?;
+    let places = positions(connection).await.context("read the bookmarks")?;
     let mut statuses = Vec::new();
     for domain in domains {
         let mut status = DomainStatus { domain: domain.name, ..DomainStatus::default() };
@@ -36,35 +36,36 @@ pub async fn read(
         status.rows = rows.get(domain.name).copied().unwrap_or_default();
         status.rows.published = files.iter().filter(|it| it.domain == domain.name).map(|it| it.rows).sum();
         fill_position(&mut status, &places, outside.high_watermarks.get(domain.name));
-        status.replay = replay(pool, domain).await.context("look for replays")?;
-        status.orphans = orphans(pool, domain).await.with_context(|| format!("count orphans of {}", domain.name))?;
+        status.replay = replay(connection, domain).await.context("look for replays")?;
+        status.orphans =
+            orphans(connection, domain).await.with_context(|| format!("count orphans of {}", domain.name))?;
         statuses.push(status);
     }
-    let waiting = waiting(pool).await.context("count the change marks")?;
+    let waiting = waiting(connection).await.context("count the change marks")?;
     let files = match files_max {
-        Some(limit) => Some(list_files(pool, limit).await.context("list the files in the ledger")?),
+        Some(limit) => Some(list_files(connection, limit).await.context("list the files in the ledger")?),
         None => None,
     };
     Ok(Status { at, domains: statuses, outputs: outputs(waiting, outside), files })
 }
 
-async fn replay(pool: &PgPool, domain: &Domain) -> Result<Option<ReplayStatus>, sqlx::Error> {
+async fn replay(connection: &mut PgConnection, domain: &Domain) -> Result<Option<ReplayStatus>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, kind, request, owner, began_at FROM pipeline.replays WHERE domain = $1 AND ended_at IS NULL",
     )
     .bind(domain.name)
-    .fetch_optional(pool)
+    .fetch_optional(&mut *connection)
     .await
 }
 
 /// Change marks, the distinct ones among them, and the age of the oldest in seconds.
-async fn waiting(pool: &PgPool) -> Result<(i64, i64, Option<f64>), sqlx::Error> {
+async fn waiting(connection: &mut PgConnection) -> Result<(i64, i64, Option<f64>), sqlx::Error> {
     sqlx::query_as(
         "SELECT count(*), count(DISTINCT (window_kind, window_start, location_id)),
             extract(epoch FROM now() - min(marked_at))::double precision
          FROM pipeline.marks",
     )
-    .fetch_one(pool)
+    .fetch_one(&mut *connection)
     .await
 }
 
@@ -89,14 +90,14 @@ struct FileCount {
     oldest: DateTime<Utc>,
 }
 
-async fn file_counts(pool: &PgPool) -> Result<Vec<FileCount>, sqlx::Error> {
+async fn file_counts(connection: &mut PgConnection) -> Result<Vec<FileCount>, sqlx::Error> {
     sqlx::query_as(
         "SELECT domain, state, count(*) AS files, coalesce(sum(coalesce(rows, resume_row)), 0)::bigint AS rows,
             max(last_modified) AS newest, min(last_modified) AS oldest
          FROM pipeline.objects
          GROUP BY domain, state",
     )
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await
 }
 
@@ -117,14 +118,14 @@ fn fill_files(status: &mut DomainStatus, counts: &[FileCount], at: DateTime<Utc>
 }
 
 /// Sums over the newest reading of each object; an earlier one counted the same rows under other numbers.
-async fn row_counts(pool: &PgPool) -> Result<BTreeMap<String, Rows>, sqlx::Error> {
+async fn row_counts(connection: &mut PgConnection) -> Result<BTreeMap<String, Rows>, sqlx::Error> {
     let sums: Vec<(String, i64, i64, i64, i64, i64)> = sqlx::query_as(
         "SELECT p.domain, sum(p.applied)::bigint, sum(p.stale)::bigint, sum(p.duplicate)::bigint,
             sum(p.rejected)::bigint, sum(p.corrected)::bigint
          FROM pipeline.progress p JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
          GROUP BY p.domain",
     )
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await?;
     let rows = |(domain, applied, stale, duplicate, rejected, corrected)| {
         (domain, Rows { published: 0, applied, stale, duplicate, rejected, corrected })
@@ -143,7 +144,7 @@ struct Position {
 
 /// Where each partition is, and where the published files of its stream end: objects that are applied are behind
 /// the bookmark already, so that only the unfinished ones are looked at.
-async fn positions(pool: &PgPool) -> Result<Vec<Position>, sqlx::Error> {
+async fn positions(connection: &mut PgConnection) -> Result<Vec<Position>, sqlx::Error> {
     sqlx::query_as(
         "WITH ends AS (
             SELECT o.domain, (e.ord - 1)::integer AS partition, max(e.end_offset) AS end_offset
@@ -157,7 +158,7 @@ async fn positions(pool: &PgPool) -> Result<Vec<Position>, sqlx::Error> {
          FROM pipeline.bookmarks b FULL JOIN ends e ON e.domain = b.domain AND e.partition = b.partition
          ORDER BY 1, 2",
     )
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await
 }
 
@@ -192,7 +193,7 @@ fn lag(next_offset: i64, end: i64) -> i64 {
 
 /// Counts the facts of unknown locations without reading the table: the locations named are found by skipping
 /// through the key's index, whose first column they are.
-async fn orphans(pool: &PgPool, domain: &Domain) -> Result<Option<Orphans>, sqlx::Error> {
+async fn orphans(connection: &mut PgConnection, domain: &Domain) -> Result<Option<Orphans>, sqlx::Error> {
     let by_location = domain.key.first() == Some(&"location_id") && domain.event_time.is_some();
     if !by_location {
         return Ok(None);
@@ -215,11 +216,11 @@ async fn orphans(pool: &PgPool, domain: &Domain) -> Result<Option<Orphans>, sqlx
                                    LIMIT {ORPHANS_COUNTED} + 1) AS counted),
             (SELECT count(*) FROM unknown)"
     );
-    let (rows, locations): (i64, i64) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(pool).await?;
+    let (rows, locations): (i64, i64) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
     Ok(Some(Orphans { rows: rows.min(ORPHANS_COUNTED), more: rows > ORPHANS_COUNTED, locations }))
 }
 
-async fn list_files(pool: &PgPool, limit: u32) -> Result<Files, sqlx::Error> {
+async fn list_files(connection: &mut PgConnection, limit: u32) -> Result<Files, sqlx::Error> {
     let files: Vec<FileStatus> = sqlx::query_as(
         "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified,
             coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected
@@ -231,9 +232,9 @@ async fn list_files(pool: &PgPool, limit: u32) -> Result<Files, sqlx::Error> {
          ORDER BY o.id DESC",
     )
     .bind(i64::from(limit))
-    .fetch_all(pool)
+    .fetch_all(&mut *connection)
     .await?;
-    let total = sqlx::query_scalar("SELECT count(*) FROM pipeline.objects").fetch_one(pool).await?;
+    let total = sqlx::query_scalar("SELECT count(*) FROM pipeline.objects").fetch_one(&mut *connection).await?;
     Ok(Files { files, total })
 }
 

@@ -167,7 +167,7 @@ pub enum Unreachable {
     Silent(Duration),
 }
 
-/// Makes an admin client that can log in, for as long as its first token holds: minutes.
+/// Makes an admin client that can log in, for as long as its first token holds: minutes. Blocks until it has the token.
 ///
 /// # Errors
 /// If librdkafka refuses the configuration.
