@@ -362,7 +362,7 @@ pub(crate) async fn add(
 #[derive(Debug, Clone, PartialEq)]
 pub enum Finished {
     /// It is over.
-    Ended(Replay),
+    Ended(Box<Replay>),
     /// Rows were removed from places that others may take: it has begun to read once more.
     Again,
 }
@@ -400,7 +400,7 @@ pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) ->
     );
     let ended = sqlx::query_as(AssertSqlSafe(sql)).bind(replay.id).bind(removed).fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
-    Ok(Finished::Ended(ended))
+    Ok(Finished::Ended(Box::new(ended)))
 }
 
 /// Sets a replay back to where it began, for another reading.

@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use freshet_processors::replay::{self, Point, ReplayContext, Request, Shadow};
 use freshet_sinks::replays;
 use freshet_topics::Domain;
+use futures::future::join_all;
+use indicatif::MultiProgress;
 use tokio_util::sync::CancellationToken;
 
 use super::confirm::confirm;
@@ -20,7 +22,7 @@ use crate::roles::{self, Services};
 /// Options of `freshet replay`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReplayArgs {
-    /// Which domain, or all of them one after the other
+    /// Which domain, or all of them
     #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
     domains: Domains,
     /// From here: beginning, a time such as 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
@@ -56,7 +58,7 @@ pub struct ReplayArgs {
     /// Do it without asking
     #[arg(long)]
     yes: bool,
-    /// Rows a second at most, to leave the machine to the live pipeline
+    /// Rows a second and domain at most, to leave the machine to the live pipeline
     #[arg(long, value_name = "N")]
     rows_per_second: Option<NonZeroU32>,
 }
@@ -68,30 +70,47 @@ enum Into {
     Shadow,
 }
 
-/// Replays the domains, one after the other.
+/// Replays the domains: in place all at once, as they are processed live; into shadows one after the other, because a
+/// person is asked about each.
 ///
 /// # Errors
-/// The first that cannot be replayed; those before it are.
+/// The first that cannot be replayed; the others are, where they are replayed at once.
 pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<ExitCode> {
-    for domain in &args.domains.0 {
-        let context = ReplayContext {
-            domain,
-            settings: services.config.process.clone(),
-            kafka: services.config.kafka.clone(),
-            pool: services.pool.clone(),
-            owner: roles::instance(),
-            rows_per_second: args.rows_per_second,
+    let contexts: Vec<ReplayContext> = args.domains.0.iter().map(|domain| context(services, domain, args)).collect();
+    if !args.abandon && args.into.is_none() {
+        let bars = MultiProgress::new();
+        let each = contexts.iter().map(|context| in_place(context, args, &bars, look, shutdown));
+        let ended = join_all(each).await;
+        let mut outcome = Ok(ExitCode::SUCCESS);
+        for (context, ended) in contexts.iter().zip(ended) {
+            match ended.with_context(|| format!("replay {}", context.domain.name)) {
+                Ok(text) => println!("{text}"),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        return outcome;
+    }
+    for context in &contexts {
+        let agreed = match args.abandon || args.drop {
+            true => abandon(context, args.drop, args.yes).await,
+            false => shadow(context, args, look, shutdown).await,
         };
-        let agreed = match (args.abandon || args.drop, args.into) {
-            (true, _) => abandon(&context, args.drop, args.yes).await,
-            (false, Some(Into::Shadow)) => shadow(&context, args, look, shutdown).await,
-            (false, None) => in_place(&context, args, look, shutdown).await.map(|()| true),
-        };
-        if !agreed.with_context(|| format!("replay {}", domain.name))? {
+        if !agreed.with_context(|| format!("replay {}", context.domain.name))? {
             return Ok(ExitCode::FAILURE);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn context(services: &Services, domain: &'static Domain, args: &ReplayArgs) -> ReplayContext {
+    ReplayContext {
+        domain,
+        settings: services.config.process.clone(),
+        kafka: services.config.kafka.clone(),
+        pool: services.pool.clone(),
+        owner: roles::instance(),
+        rows_per_second: args.rows_per_second,
+    }
 }
 
 fn request(args: &ReplayArgs) -> Request {
@@ -99,27 +118,32 @@ fn request(args: &ReplayArgs) -> Request {
     Request { from, to: args.to.clone(), objects: args.objects.clone() }
 }
 
-async fn in_place(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<()> {
-    let (bar, told) = bar::start(context.domain.name);
+/// Gives what it did, or would do.
+async fn in_place(
+    context: &ReplayContext,
+    args: &ReplayArgs,
+    bars: &MultiProgress,
+    look: Look,
+    shutdown: &CancellationToken,
+) -> Result<String> {
+    let (bar, told) = bar::start(bars, context.domain.name);
     if args.dry_run {
         let preview = replay::preview(context, &request(args), args.examples.into(), &told, shutdown).await;
         let took = bar.finish().await;
         let preview = preview?;
         let files = show::file_names(&context.pool, &preview.examples).await?;
-        println!("{}", show::preview(context.domain, &preview, &files, took, look));
-        return Ok(());
+        return Ok(show::preview(context.domain, &preview, &files, took, look));
     }
     let ended = replay::in_place(context, &request(args), &told, shutdown).await;
     let took = bar.finish().await;
-    println!("{}", show::in_place(context.domain, &ended?, took, look));
-    Ok(())
+    Ok(show::in_place(context.domain, &ended?, took, look))
 }
 
 /// Fills, compares and swaps, as asked; `false` if a person did not agree.
 async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<bool> {
     let domain = context.domain;
     let mut shadow = Shadow::open(context, &request(args)).await?;
-    let (bar, told) = bar::start(domain.name);
+    let (bar, told) = bar::start(&MultiProgress::new(), domain.name);
     let filled = shadow.fill(&told, shutdown).await;
     let took = bar.finish().await;
     filled?;

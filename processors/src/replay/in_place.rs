@@ -66,7 +66,7 @@ pub async fn in_place(
     loop {
         drive.run(&mut positions, &ends, shutdown).await?;
         match finish(context, &running, shutdown).await? {
-            Finished::Ended(replay) => return Ok(replay),
+            Finished::Ended(replay) => return Ok(*replay),
             Finished::Again => {
                 let (_, taken) = replays::begin(&context.pool, &wanted).await?;
                 positions = taken_positions(&taken);
