@@ -267,7 +267,7 @@ async fn receive(pool: &PgPool, object: i64, partition: i32, received: &str) {
     sqlx::query(
         "INSERT INTO pipeline.progress (object, generation, partition, domain, received)
          VALUES ($1, 1, $2, $3, $4::int8multirange)
-         ON CONFLICT (object, generation, partition) DO UPDATE SET received = $4::int8multirange",
+         ON CONFLICT (object, generation, partition, domain) DO UPDATE SET received = $4::int8multirange",
     )
     .bind(object)
     .bind(partition)
