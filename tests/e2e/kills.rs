@@ -1,9 +1,8 @@
 //! kill -9 of the whole program, Kafka, Postgres and S3 with it, at random moments.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use freshet::config::{self, Base, Sources};
 use freshet::roles::Services;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -12,8 +11,6 @@ use rand::{Rng, SeedableRng};
 use crate::harness::{Process, World, data, folder, process, seed};
 
 const KILLS: usize = 5;
-/// How long `freshet up` may take over the data of a killed one.
-const UP_WITHIN: Duration = Duration::from_secs(90);
 
 async fn up(data: &Path) -> (Process, Services) {
     let variables = [
@@ -22,20 +19,7 @@ async fn up(data: &Path) -> (Process, Services) {
         // Slow enough for every kill to find something under way.
         ("FRESHET__INGEST__ROWS_PER_SECOND", "9000"),
     ];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let mut process = Process::start("up", &["up", "--data", &data.to_string_lossy()], &variables);
-    let started = Instant::now();
-    let env = loop {
-        if let Some(env) = process::env_of(data) {
-            break env;
-        }
-        assert!(process.runs() && started.elapsed() < UP_WITHIN, "freshet up did not come up:\n{}", process.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
-    let value = |name: &str| env.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
-    config::fill(&mut config, |name| value(name).unwrap_or_default());
-    (process, Services::new(config).await.expect("services"))
+    process::up("up", data, &variables.map(|(name, value)| (name.to_owned(), value.to_owned()))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,17 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use freshet::config::{self, Base, Sources};
-use freshet::roles::Services;
 use freshet_ingest::object::ObjectReader;
 use freshet_ingest::republish::{self, Selection};
 
 use crate::harness::{Process, World, data, folder, process};
 
-/// How long `freshet up` may take to come up.
-const UP_WITHIN: Duration = Duration::from_secs(90);
 /// How long a command may take.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
 
@@ -83,22 +79,6 @@ async fn a_file_sent_again_as_new_wins_over_what_came_after_it() {
     roles.stop().await;
 }
 
-async fn up(data: &Path) -> (Process, Services) {
-    let mut process = Process::start("kafka-lost", &["up", "--data", &data.to_string_lossy()], &[]);
-    let started = Instant::now();
-    let env = loop {
-        if let Some(env) = process::env_of(data) {
-            break env;
-        }
-        assert!(process.runs() && started.elapsed() < UP_WITHIN, "freshet up did not come up:\n{}", process.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
-    let value = |name: &str| env.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
-    config::fill(&mut config, |name| value(name).unwrap_or_default());
-    (process, Services::new(config).await.expect("services"))
-}
-
 /// The commands in the `text` blocks of a section of docs/replay.md, block by block.
 fn commands_of(heading: &str) -> Vec<Vec<String>> {
     let page = include_str!("../../docs/replay.md");
@@ -129,7 +109,7 @@ async fn all_but_the_tiling_hold(world: &World) {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_kafka_lost_altogether_the_runbook_brings_everything_back() {
     let data_folder = folder().join("kafka-lost");
-    let (process, services) = up(&data_folder).await;
+    let (process, services) = process::up("kafka-lost", &data_folder, &[]).await;
     let mut world = World::over("kafka-lost".into(), services, None).await;
     world.put("locations/all.csv", data::locations(5)).await;
     world.put("health/first.csv", data::health(5, "2025-06-01", 60, 5)).await;
@@ -146,7 +126,7 @@ async fn with_kafka_lost_altogether_the_runbook_brings_everything_back() {
     drop(held);
     fs::remove_dir_all(data_folder.join("kafka")).expect("delete Kafka's data");
 
-    let (process, services) = up(&data_folder).await;
+    let (process, services) = process::up("kafka-lost", &data_folder, &[]).await;
     world.services = services;
     let halted = "SELECT count(*) > 0 AND bool_and(halted LIKE '%the topic was made again%') FROM pipeline.bookmarks";
     world.until("every partition is halted", halted).await;

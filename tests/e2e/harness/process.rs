@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use freshet::config::{self, Base, Sources};
+use freshet::roles::Services;
 
 use super::http::within;
 use super::world::TRUE_WITHIN;
@@ -125,6 +128,26 @@ impl World {
         ];
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+/// How long `freshet up` may take, over the data of a killed one too.
+const UP_WITHIN: Duration = Duration::from_secs(90);
+
+/// Starts `freshet up` on a data folder, and gives clients for what it runs.
+pub(crate) async fn up(name: &str, data: &Path, variables: &[(String, String)]) -> (Process, Services) {
+    let mut process = Process::start(name, &["up", "--data", &data.to_string_lossy()], variables);
+    let started = Instant::now();
+    let env = loop {
+        if let Some(env) = env_of(data) {
+            break env;
+        }
+        assert!(process.runs() && started.elapsed() < UP_WITHIN, "freshet up did not come up:\n{}", process.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
+    let value = |name: &str| env.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+    config::fill(&mut config, |name| value(name).unwrap_or_default());
+    (process, Services::new(config).await.expect("services"))
 }
 
 /// The `export NAME='value'` lines that a running `freshet up` wrote, once they are there.
