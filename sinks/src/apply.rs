@@ -204,7 +204,8 @@ struct Work<'b> {
     applied: Applied,
 }
 
-fn part_of(partition: i32, row: &ReceivedRow) -> Part {
+/// The reading of a file, in a partition, that a row belongs to.
+pub(crate) fn part_of(partition: i32, row: &ReceivedRow) -> Part {
     Part { object: row.provenance.object, generation: row.provenance.generation, partition }
 }
 

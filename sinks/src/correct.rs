@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use freshet_topics::{Provenance, Value};
 use sqlx::{Connection, PgConnection};
 
-use crate::apply::{self, ApplyError, PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow};
+use crate::apply::{self, ApplyError, PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow, part_of};
 use crate::difference::Difference;
 use crate::marks::Marks;
 use crate::newest::{self, Failure, Mode, Outcome};
@@ -360,10 +360,6 @@ impl<'b> Work<'b> {
         }
         examples
     }
-}
-
-fn part_of(partition: i32, row: &ReceivedRow) -> Part {
-    Part { object: row.provenance.object, generation: row.provenance.generation, partition }
 }
 
 /// A value for people; `None` is NULL.
