@@ -100,7 +100,7 @@ fn show(state: &Status) {
     for domain in &state.domains {
         let labels = &[domain.domain];
         for (state, files) in &domain.files {
-            metrics::FILES.with_label_values(&[domain.domain, state]).set(*files);
+            metrics::FILES.with_label_values(&[domain.domain, state.name()]).set(*files);
         }
         metrics::OLDEST_UNFINISHED_FILE.with_label_values(labels).set(domain.oldest_unfinished_seconds.unwrap_or(0.0));
         if let Some(age) = domain.freshness_seconds {

@@ -1,10 +1,10 @@
 //! The first pass over a file: everything that rejects the file as a whole is found here, before a row of it
 //! is published.
 
+use freshet_sinks::ledger::Content;
 use freshet_topics::{Domain, RawRow};
 use sha2::{Digest, Sha256};
 
-use crate::claim::Content;
 use crate::frame::{FrameError, FrameLimits, Framer, Record};
 use crate::header::{Header, HeaderError};
 use crate::producer::VALUE_BYTES_MAX;

@@ -2,24 +2,25 @@
 //!
 //! Every listing goes over all of a domain's prefixes and depends on no cursor, on no order, and on no clock,
 //! so that nothing is missed because of one. What it shows that the ledger does not know is registered, in key
-//! order. Between two listings it lists the single keys that a store told of. At a slower pace it also finds what is in the ledger and no longer in the bucket.
+//! order. Between two listings it lists the single keys that a store named. At a slower
+//! pace it also finds what is in the ledger and no longer in the bucket.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use freshet_sinks::ledger::register::{self, KEYS_PER_TRANSACTION};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::{Domain, trace};
 use futures::future::join_all;
-use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::known::Known;
 use crate::object::{ObjectVersion, ReadError};
-use crate::register::{self, KEYS_PER_TRANSACTION, Registered};
 use crate::{IngestError, Listener, metrics};
+
+type Registered = register::Registered<ReadError>;
 
 /// Entries of listings that are remembered as settled, all domains together: about 20 MB.
 const KNOWN_MAX: usize = 500_000;
@@ -35,7 +36,7 @@ const LISTED_MAX: usize = 1_000_000;
 /// HEAD requests of one look for deleted objects; the rest has its turn at the next.
 const DELETED_MAX: usize = 1_000;
 
-/// Why a listing was not finished. What it registered until then stands.
+/// Why a listing was not finished. What it found all the same is registered.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// S3 does not answer, or refuses.
@@ -95,10 +96,10 @@ async fn discover_domain(
                 let (domain, bucket) = (domain.name, &listener.bucket);
                 tracing::warn!(domain, bucket, %error, failures, "discovery failed, trying again");
                 metrics::LISTING_FAILURES.with_label_values(&[domain]).inc();
-                pause.max(listener.settings.back_off(failures))
+                pause.max(listener.back_off().after(failures))
             }
         };
-        discovery.look_where_told(pause, &stop).await;
+        discovery.look_at_hinted_keys(pause, &stop).await;
     }
     Ok(())
 }
@@ -120,14 +121,24 @@ impl Discovery {
         let mut reconciliation = None;
         if self.reconciled_at.is_none_or(|at| at.elapsed() >= interval) {
             self.known.forget();
-            reconciliation = Some(Reconciliation::begin(&self.listener.pool).await?);
+            let newest_id = register::newest_id(&self.listener.pool).await?;
+            reconciliation = Some(Reconciliation { newest_id, listed: HashSet::new() });
         }
         let mut found = Found::default();
         let mut fresh = Vec::new();
+        let mut failure = None;
         for prefix in prefixes(self.domain, &self.listener) {
-            self.list_prefix(&prefix, &mut fresh, &mut found, &mut reconciliation).await?;
+            match self.list_prefix(&prefix, &mut fresh, &mut found, &mut reconciliation).await {
+                Ok(()) => {}
+                // What can be listed is found, whatever cannot. The failure is told once the rest is done.
+                Err(DiscoverError::Read(error)) => failure = failure.or(Some(error)),
+                Err(error) => return Err(error),
+            }
         }
         found.registered += self.register(&mut fresh).await?;
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
         if let Some(reconciliation) = reconciliation {
             found.deleted = self.record_deletions(reconciliation).await?;
             self.reconciled_at = Some(started);
@@ -136,14 +147,14 @@ impl Discovery {
         Ok(found)
     }
 
-    /// Looks at the keys that are told of for as long as that, or until `stop`; what fails waits for the listing.
-    async fn look_where_told(&mut self, during: Duration, stop: &CancellationToken) {
+    /// Looks at the keys that stores name, for as long as that or until `stop`; what fails waits for the listing.
+    async fn look_at_hinted_keys(&mut self, during: Duration, stop: &CancellationToken) {
         let (hints, until) = (self.listener.hints.clone(), Instant::now() + during);
         let domain = self.domain;
         // Only the waiting is cut off: a transaction is not.
-        while let Some(Some(keys)) = stop.run_until_cancelled(hints.of_until(domain, until)).await {
+        while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
             if let Err(error) = self.look_at(&keys).await {
-                tracing::debug!(domain = domain.name, bucket = self.listener.bucket, %error, "look at what was told of");
+                tracing::debug!(domain = domain.name, bucket = self.listener.bucket, %error, "look at keys that a store named");
             }
         }
     }
@@ -243,7 +254,7 @@ impl Discovery {
             let (pool, bucket) = (&listener.pool, &listener.bucket);
             let outcomes =
                 register::register(pool, bucket, self.domain.name, &keys, |key| head(&listener, key)).await?;
-            let new = self.note(batch, outcomes);
+            let new = self.remember(batch, outcomes);
             if new > 0 {
                 metrics::OBJECTS_DISCOVERED.with_label_values(&[self.domain.name]).inc_by(new);
                 self.listener.work_to_do.notify_waiters();
@@ -254,7 +265,7 @@ impl Discovery {
     }
 
     /// Remembers what became of each key; gives how many versions are new.
-    fn note(&mut self, batch: &[ObjectVersion], outcomes: Vec<Registered>) -> u64 {
+    fn remember(&mut self, batch: &[ObjectVersion], outcomes: Vec<Registered>) -> u64 {
         let mut new = 0;
         for (entry, outcome) in batch.iter().zip(outcomes) {
             let (domain, key) = (self.domain.name, &entry.key);
@@ -265,9 +276,14 @@ impl Discovery {
                     trace::passed(object, "discover", entry.last_modified.into(), detail);
                     new += 1;
                 }
+                Registered::Reappeared(object) => {
+                    let bucket = &entry.bucket;
+                    tracing::warn!(domain, bucket, key, object, "it was taken for gone, and the bucket still shows it");
+                    new += 1;
+                }
                 Registered::Known => {}
                 // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing.
-                Registered::Gone => {
+                Registered::Absent => {
                     self.trouble(key);
                     continue;
                 }
@@ -287,7 +303,7 @@ impl Discovery {
 
     fn trouble(&mut self, key: &str) -> Duration {
         let failures = self.troubled.get(key).map_or(1, |(failures, _)| failures + 1);
-        let pause = self.listener.settings.back_off(failures);
+        let pause = self.listener.back_off().after(failures);
         if self.troubled.len() >= TROUBLED_MAX {
             self.troubled.retain(|_, (_, until)| *until > Instant::now());
         }
@@ -329,7 +345,7 @@ impl Discovery {
         if gone.is_empty() {
             return Ok(0);
         }
-        let recorded = register::record_deletions(pool, bucket, &gone, reconciliation.started_at).await?;
+        let recorded = register::record_deletions(pool, bucket, &gone, reconciliation.newest_id).await?;
         tracing::info!(domain = self.domain.name, keys = gone.len(), versions = recorded, "recorded deletions");
         Ok(gone.len() as u64)
     }
@@ -337,17 +353,10 @@ impl Discovery {
 
 /// A listing that is also compared with what the ledger holds as present.
 struct Reconciliation {
-    /// By the clock of the database.
-    started_at: DateTime<Utc>,
+    /// Objects found later than this one may have come after the listing began.
+    newest_id: i64,
     /// Fingerprints of all keys listed.
-    listed: HashSet<u128>,
-}
-
-impl Reconciliation {
-    async fn begin(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        let started_at = sqlx::query_scalar("SELECT now()").fetch_one(pool).await?;
-        Ok(Reconciliation { started_at, listed: HashSet::new() })
-    }
+    listed: HashSet<[u64; 2]>,
 }
 
 /// What to list: a pattern that is a whole key is a prefix too, of itself above all. One that another covers

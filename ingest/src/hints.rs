@@ -93,7 +93,7 @@ impl Hints {
 
     /// The same, `None` from `until` on: even if keys wait, so that those who tell without a pause keep no listing from
     /// its turn.
-    pub(crate) async fn of_until(&self, domain: &Domain, until: Instant) -> Option<BTreeSet<String>> {
+    pub(crate) async fn wait_until(&self, domain: &Domain, until: Instant) -> Option<BTreeSet<String>> {
         // What is ready counts more to a timeout than that its time is over.
         if Instant::now() >= until {
             return None;
@@ -269,7 +269,7 @@ mod tests {
         let deadline = until + Duration::from_secs(10);
         let mut looks = 0;
         hints.take("raw", "health/a.csv");
-        while hints.of_until(health, until).await.is_some() {
+        while hints.wait_until(health, until).await.is_some() {
             looks += 1;
             assert!(Instant::now() < deadline, "no end after {looks} looks");
             hints.take("raw", "health/a.csv");

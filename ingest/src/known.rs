@@ -1,63 +1,67 @@
 //! What a listing showed before, so that one that shows nothing new costs no SQL.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use crate::object::ObjectVersion;
 
-/// The entries of a listing that are settled: in the ledger, at the last look. Only their fingerprints are
-/// kept, of 128 bits: at a million entries the odds that a new one is taken for an old one are 1 in 10^26.
+/// The entries of a listing that are settled: in the ledger, at the last look. Of each key only the last one: a key
+/// that was written A, B, A shows an entry again that was settled before, and is another version.
+///
+/// Only fingerprints are kept: 128 bits of the key, 64 of the rest, so that at a million entries the odds that a new
+/// one is taken for an old one are 1 in 10^19.
 ///
 /// Bounded by two generations: when the younger is full it becomes the older, whose entries are forgotten
 /// unless they are seen again. To forget is harmless, the ledger is asked once more.
 pub(crate) struct Known {
     hashers: [RandomState; 2],
-    younger: HashSet<u128>,
-    older: HashSet<u128>,
+    younger: HashMap<[u64; 2], u64>,
+    older: HashMap<[u64; 2], u64>,
     half: usize,
 }
 
 impl Known {
-    /// Remembers at most `entries_max` entries, 16 bytes each and as much again for the table.
+    /// Remembers at most `entries_max` entries, 24 bytes each and as much again for the table.
     pub(crate) fn new(entries_max: usize) -> Self {
         Known {
             hashers: [RandomState::new(), RandomState::new()],
-            younger: HashSet::new(),
-            older: HashSet::new(),
+            younger: HashMap::new(),
+            older: HashMap::new(),
             half: entries_max.div_ceil(2).max(1),
         }
     }
 
-    pub(crate) fn fingerprint(&self, value: impl Hash) -> u128 {
-        let [high, low] = &self.hashers;
-        u128::from(high.hash_one(&value)) << 64 | u128::from(low.hash_one(&value))
+    pub(crate) fn fingerprint(&self, value: impl Hash) -> [u64; 2] {
+        self.hashers.each_ref().map(|hasher| hasher.hash_one(&value))
     }
 
-    fn of(&self, entry: &ObjectVersion) -> u128 {
-        self.fingerprint((&entry.key, &entry.etag, entry.size_bytes, entry.last_modified.timestamp()))
+    fn of(&self, entry: &ObjectVersion) -> ([u64; 2], u64) {
+        let rest = (&entry.etag, entry.size_bytes, entry.last_modified.timestamp());
+        (self.fingerprint(&entry.key), self.hashers[0].hash_one(rest))
     }
 
     pub(crate) fn contains(&mut self, entry: &ObjectVersion) -> bool {
-        let fingerprint = self.of(entry);
-        if self.younger.contains(&fingerprint) {
-            return true;
+        let (key, rest) = self.of(entry);
+        if let Some(last) = self.younger.get(&key) {
+            return *last == rest;
         }
-        let found = self.older.contains(&fingerprint);
+        let found = self.older.get(&key) == Some(&rest);
         if found {
-            self.remember(fingerprint);
+            self.remember(key, rest);
         }
         found
     }
 
     pub(crate) fn insert(&mut self, entry: &ObjectVersion) {
-        self.remember(self.of(entry));
+        let (key, rest) = self.of(entry);
+        self.remember(key, rest);
     }
 
-    fn remember(&mut self, fingerprint: u128) {
-        if self.younger.len() >= self.half {
+    fn remember(&mut self, key: [u64; 2], rest: u64) {
+        if self.younger.len() >= self.half && !self.younger.contains_key(&key) {
             self.older = std::mem::take(&mut self.younger);
         }
-        self.younger.insert(fingerprint);
+        self.younger.insert(key, rest);
     }
 
     pub(crate) fn forget(&mut self) {
@@ -93,8 +97,11 @@ mod tests {
         assert!(!known.contains(&ObjectVersion { last_modified: later, ..entry(1) }));
         let within = DateTime::UNIX_EPOCH + chrono::TimeDelta::milliseconds(9);
         assert!(known.contains(&ObjectVersion { last_modified: within, ..entry(1) }), "one-second resolution");
+        let other = ObjectVersion { etag: "f".into(), ..entry(1) };
+        known.insert(&other);
+        assert!(!known.contains(&entry(1)), "written A, B, A: the second A is another version");
         known.forget();
-        assert!(!known.contains(&entry(1)));
+        assert!(!known.contains(&other));
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use freshet_sinks::backoff::Backoff;
+use freshet_sinks::ledger;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger;
-
 struct Held {
     epoch: i64,
+    attempts: i32,
     lost: Arc<AtomicBool>,
 }
 
@@ -51,31 +52,32 @@ impl Leases {
     }
 
     /// Renews the lease on an object until the result is dropped.
-    pub(crate) fn hold(self: &Arc<Self>, object: i64, epoch: i64) -> Lease {
+    pub(crate) fn hold(self: &Arc<Self>, object: i64, epoch: i64, attempts: i32) -> Lease {
         let lost = Arc::new(AtomicBool::new(false));
-        self.held().insert(object, Held { epoch, lost: Arc::clone(&lost) });
+        self.held().insert(object, Held { epoch, attempts, lost: Arc::clone(&lost) });
         Lease { object, epoch, lost, leases: Arc::clone(self) }
     }
 
     /// Renews three times in a lease's life, until `stop`.
-    pub(crate) async fn keep(&self, pool: &PgPool, lease: Duration, stop: CancellationToken) {
+    pub(crate) async fn keep(&self, pool: &PgPool, lease: Duration, back_off: Backoff, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(lease / 3)).await.is_some() {
-            let (objects, epochs): (Vec<i64>, Vec<i64>) =
-                self.held().iter().map(|(object, held)| (*object, held.epoch)).unzip();
-            if objects.is_empty() {
+            let of =
+                |(object, held): (&i64, &Held)| (*object, held.epoch, back_off.after(held.attempts.unsigned_abs() + 1));
+            let asked: Vec<(i64, i64, Duration)> = self.held().iter().map(of).collect();
+            if asked.is_empty() {
                 continue;
             }
-            match ledger::renew(pool, &objects, &epochs, lease).await {
+            match ledger::renew(pool, &asked, lease).await {
                 Ok(kept) => {
                     for (object, held) in self.held().iter() {
-                        let asked = objects.iter().zip(&epochs).any(|pair| pair == (object, &held.epoch));
-                        if asked && !kept.contains(object) {
+                        let is_asked = asked.iter().any(|(id, epoch, _)| (id, epoch) == (object, &held.epoch));
+                        if is_asked && !kept.contains(object) {
                             held.lost.store(true, Ordering::Relaxed);
                         }
                     }
                 }
                 // Whoever takes the object over meanwhile publishes the same rows with the same numbers.
-                Err(error) => tracing::warn!(%error, objects = objects.len(), "renew leases in the ledger"),
+                Err(error) => tracing::warn!(%error, objects = asked.len(), "renew leases in the ledger"),
             }
         }
     }
@@ -88,8 +90,8 @@ mod tests {
     #[test]
     fn dropping_an_old_lease_leaves_a_newer_one_on_the_same_object() {
         let leases = Arc::new(Leases::default());
-        let old = leases.hold(7, 1);
-        let new = leases.hold(7, 2);
+        let old = leases.hold(7, 1, 0);
+        let new = leases.hold(7, 2, 0);
         drop(old);
         assert_eq!(leases.held().get(&7).map(|held| held.epoch), Some(2));
         assert!(!new.is_lost());

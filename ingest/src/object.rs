@@ -3,8 +3,8 @@
 //! A read is pinned: every GET carries the ETag as `If-Match`, and the versionId where there is one, so that a
 //! file overwritten while it is read is never a mixture. Compressed content is inflated on the way
 //! ([`inflate`]). Errors tell whose fault it is, since that decides what becomes of the object: the version is
-//! gone ([`ReadError::Superseded`]), the file is at fault ([`ReadError::Rejected`]), or it is worth another
-//! attempt ([`ReadError::World`], [`ReadError::Denied`]).
+//! gone ([`ReadError::Gone`]), the file is at fault ([`ReadError::Rejected`]), or it is worth another
+//! attempt ([`ReadError::Transient`], [`ReadError::Denied`]).
 //!
 //! Waits are bounded: the client is expected to have connect, read and attempt timeouts, as
 //! `freshet_sinks::s3::client` sets them; a body that gives no byte for [`BODY_TIMEOUT`] is given up here. How
@@ -13,55 +13,33 @@
 mod error;
 mod inflate;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime as S3Time};
 use aws_sdk_s3::types::EncodingType;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::stream::{self, StreamExt};
+use percent_encoding::percent_decode_str;
 
 pub use error::ReadError;
+pub use freshet_sinks::ledger::ObjectVersion;
 pub use inflate::{ReadLimits, Unreadable};
 
-use error::{chain, classified, content_error, detail, world};
+use error::{chain, classified, content_error, detail, transient};
 use inflate::{Compression, Content, Source};
 
 /// Keys of one page of a listing; S3 gives no more.
 const PAGE_KEYS_MAX: i32 = 1000;
 /// Longest wait for the next bytes of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What names one content of one key for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectVersion {
-    /// The bucket.
-    pub bucket: String,
-    /// The key.
-    pub key: String,
-    /// Where the bucket is versioned. A listing has none.
-    pub version_id: Option<String>,
-    /// As the server gives it, quotes included.
-    pub etag: String,
-    /// Size as stored, in bytes.
-    pub size_bytes: i64,
-    /// To the second, rounded down: HEAD tells no more, whatever a listing tells.
-    pub last_modified: DateTime<Utc>,
-}
-
-impl fmt::Display for ObjectVersion {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "s3://{}/{}", self.bucket, self.key)?;
-        match &self.version_id {
-            Some(version_id) => write!(formatter, " version {version_id}"),
-            None => write!(formatter, " etag {}", self.etag),
-        }
-    }
-}
 
 /// Reads from any bucket of one store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -87,23 +65,18 @@ impl ObjectReader {
         Pages { reader: self, bucket, prefix, next: NextPage::First }
     }
 
-    /// What `key` holds now; `None` if nothing. One request.
+    /// What `key` holds now; `None` if nothing. One request, and another one where the first finds nothing.
     ///
     /// # Errors
-    /// [`ReadError::World`], [`ReadError::Denied`]. A HEAD has no body to explain itself in: a bucket that does
-    /// not exist cannot be told from a key that does not (a listing can).
+    /// [`ReadError::Transient`], [`ReadError::Denied`].
     pub async fn head(&self, bucket: &str, key: &str) -> Result<Option<ObjectVersion>, ReadError> {
         let at = || format!("s3://{bucket}/{key}");
         let head = match self.client.head_object().bucket(bucket).key(key).send().await {
             Ok(head) => head,
-            Err(error) => {
-                return match classified("look up", at(), &error) {
-                    ReadError::Superseded { .. } => Ok(None),
-                    error => Err(error),
-                };
-            }
+            Err(error) if is_unexplained(&error) => return self.confirm_gone(bucket, key, None).await.map(|()| None),
+            Err(error) => return Err(classified("look up", at(), &error)),
         };
-        let lacks = |what| world("look up", at(), format!("the server gave no {what}"));
+        let lacks = |what| transient("look up", at(), format!("the server gave no {what}"));
         Ok(Some(ObjectVersion {
             bucket: bucket.to_owned(),
             key: key.to_owned(),
@@ -115,17 +88,39 @@ impl ObjectReader {
         }))
     }
 
-    /// Whether this very version can still be read. One request.
+    /// Whether this very version can still be read. One request, and another one where the first finds nothing.
     ///
     /// # Errors
-    /// [`ReadError::World`], [`ReadError::Denied`].
+    /// [`ReadError::Transient`], [`ReadError::Denied`].
     pub async fn exists(&self, version: &ObjectVersion) -> Result<bool, ReadError> {
         let ObjectVersion { bucket, key, version_id, etag, .. } = version;
-        let request = self.client.head_object().bucket(bucket).key(key).set_version_id(version_id.clone());
-        match request.if_match(etag).send().await {
+        match self.client.head_object().bucket(bucket).key(key).set_version_id(version_id.clone()).send().await {
             Ok(head) => Ok(head.e_tag.is_none_or(|found| found == *etag)),
-            Err(error) => match classified("look up", version.to_string(), &error) {
-                ReadError::Superseded { .. } => Ok(false),
+            Err(error) if is_unexplained(&error) => {
+                self.confirm_gone(bucket, key, version_id.clone()).await.map(|()| false)
+            }
+            Err(error) => Err(classified("look up", version.to_string(), &error)),
+        }
+    }
+
+    /// Whether the listing of its key shows this version now. One request.
+    ///
+    /// # Errors
+    /// [`ReadError::Transient`], [`ReadError::Denied`].
+    pub async fn is_listed(&self, version: &ObjectVersion) -> Result<bool, ReadError> {
+        let page = self.list_pages(&version.bucket, &version.key).next().await?.unwrap_or_default();
+        let is_same = |entry: &ObjectVersion| ObjectVersion { version_id: version.version_id.clone(), ..entry.clone() };
+        Ok(page.iter().any(|entry| is_same(entry) == *version))
+    }
+
+    /// The answer to a HEAD has no body, and so no code: a GET of the first byte asks S3 to explain itself.
+    async fn confirm_gone(&self, bucket: &str, key: &str, version_id: Option<String>) -> Result<(), ReadError> {
+        let at = || format!("s3://{bucket}/{key}");
+        let request = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id).range("bytes=0-0");
+        match request.send().await {
+            Ok(_) => Err(transient("look up", at(), "HEAD does not find it, and GET does".into())),
+            Err(error) => match classified("look up", at(), &error) {
+                ReadError::Gone { .. } => Ok(()),
                 error => Err(error),
             },
         }
@@ -165,7 +160,7 @@ impl ObjectReader {
     ) -> Result<ObjectBody, ReadError> {
         let object = version.to_string();
         if !self.exists(version).await? {
-            return Err(ReadError::Superseded { object });
+            return Err(ReadError::Gone { object });
         }
         let content = Content::plain_rest(stream::empty().boxed());
         Ok(ObjectBody { content, object, at: object_bytes, from_byte })
@@ -181,7 +176,7 @@ impl ObjectReader {
         }
         let answer = request.send().await.map_err(|error| classified("read", version.to_string(), &error))?;
         match answer.e_tag() {
-            Some(found) if found != etag => Err(ReadError::Superseded { object: version.to_string() }),
+            Some(found) if found != etag => Err(ReadError::Gone { object: version.to_string() }),
             _ => Ok(answer),
         }
     }
@@ -207,7 +202,7 @@ impl Pages<'_> {
     /// The next page, of at most 1000 keys and possibly none; `None` after the last. One request.
     ///
     /// # Errors
-    /// [`ReadError::World`], [`ReadError::Denied`]. The same page may be asked for again.
+    /// [`ReadError::Transient`], [`ReadError::Denied`]. The same page may be asked for again.
     pub async fn next(&mut self) -> Result<Option<Vec<ObjectVersion>>, ReadError> {
         let token = match &self.next {
             NextPage::None => return Ok(None),
@@ -220,16 +215,16 @@ impl Pages<'_> {
         // Keys may hold characters that XML cannot.
         let request = request.set_prefix(prefix).max_keys(PAGE_KEYS_MAX).encoding_type(EncodingType::Url);
         let answer = request.send().await.map_err(|error| match classified("list", at(), &error) {
-            ReadError::Superseded { object } => world("list", object, detail(&error)),
+            ReadError::Gone { object } => transient("list", object, detail(&error)),
             error => error,
         })?;
         let next = match (answer.is_truncated(), answer.next_continuation_token()) {
             (Some(true), Some(token)) => NextPage::From(token.to_owned()),
-            (Some(true), None) => return Err(world("list", at(), "the listing goes on, but not how".into())),
+            (Some(true), None) => return Err(transient("list", at(), "the listing goes on, but not how".into())),
             _ => NextPage::None,
         };
         if next != NextPage::None && next == self.next {
-            return Err(world("list", at(), "the listing turns in a circle".into()));
+            return Err(transient("list", at(), "the listing turns in a circle".into()));
         }
         let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
         let page = answer.contents().iter().filter_map(|entry| listed(self.bucket, entry, is_encoded)).collect();
@@ -253,19 +248,17 @@ fn listed(bucket: &str, entry: &aws_sdk_s3::types::Object, is_encoded: bool) -> 
 
 /// As in a query: `+` is a space, `%2B` a plus. `None` where it is not that, or not UTF-8.
 fn url_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
+    let spaces = text.replace('+', " ");
+    // The crate leaves alone what is no encoding; a key that holds such a thing is not what S3 sent.
+    let is_encoded = spaces.match_indices('%').all(|(at, _)| {
+        spaces.get(at + 1..at + 3).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    });
+    is_encoded.then(|| percent_decode_str(&spaces).decode_utf8().ok().map(Cow::into_owned))?
+}
+
+/// Whether an answer to a HEAD says no more than that there is nothing.
+fn is_unexplained<E>(error: &SdkError<E, HttpResponse>) -> bool {
+    error.raw_response().is_some_and(|response| matches!(response.status().as_u16(), 404 | 405 | 412))
 }
 
 fn to_second(time: &S3Time) -> Option<DateTime<Utc>> {
@@ -292,7 +285,7 @@ impl ObjectBody {
     /// The next bytes, at most 256 KiB and never none; `None` at the end.
     ///
     /// # Errors
-    /// [`ReadError::World`] where the body breaks off: open it again from where the bytes so far end.
+    /// [`ReadError::Transient`] where the body breaks off: open it again from where the bytes so far end.
     /// [`ReadError::Rejected`] where it cannot be inflated. After either the body is of no further use.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {

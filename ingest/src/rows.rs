@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use freshet_sinks::ledger::Claim;
 use freshet_topics::partition::{message_key, partition_of};
 use freshet_topics::{Domain, Provenance};
 
-use crate::claim::Claim;
 use crate::frame::{FrameError, Framer, Position, Record};
 use crate::header::Header;
 use crate::limits::Limits;
@@ -55,11 +55,11 @@ impl RowPublisher {
         limits: Arc<Limits>,
     ) -> Self {
         let provenance = Provenance {
-            object: claim.id,
-            generation: claim.generation,
+            object: claim.object.id,
+            generation: claim.object.generation,
             row: 0,
             line: 0,
-            src_ord: claim.src_ord,
+            src_ord: claim.object.src_ord,
             seq: 0,
             parser: claim.parser_version,
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use freshet_sinks::backoff::Backoff;
 use serde::Deserialize;
 
 use crate::object::ReadLimits;
@@ -135,14 +136,9 @@ impl IngestSettings {
         self.patterns.get(domain).into_iter().flatten().map(String::as_str)
     }
 
-    /// The pause after so many failures in a row: doubled each time, up to the longest.
-    ///
-    /// | failures | 1 | 2 | 3 | … |
-    /// |---|---|---|---|---|
-    /// | pause | min | 2 min | 4 min | max |
-    pub fn back_off(&self, failures: u32) -> Duration {
-        let doubled = self.retry_min_ms.saturating_mul(1 << failures.saturating_sub(1).min(30));
-        Duration::from_millis(doubled.min(self.retry_max_ms))
+    /// The waits after failures in a row.
+    pub fn back_off(&self) -> Backoff {
+        Backoff::new(Duration::from_millis(self.retry_min_ms), Duration::from_millis(self.retry_max_ms))
     }
 }
 
@@ -170,14 +166,6 @@ mod tests {
             change(&mut settings);
             let error = settings.check(&["climate", "health"]).expect_err(name);
             assert!(error.starts_with(name), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_back_off_doubles_up_to_its_longest() {
-        let settings = IngestSettings::default();
-        for (failures, milliseconds) in [(0, 500), (1, 500), (2, 1_000), (3, 2_000), (8, 60_000), (u32::MAX, 60_000)] {
-            assert_eq!(settings.back_off(failures), Duration::from_millis(milliseconds), "{failures}");
         }
     }
 }

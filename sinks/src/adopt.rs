@@ -8,8 +8,7 @@
 use freshet_topics::catalog::TopicState;
 use sqlx::{AssertSqlSafe, PgPool};
 
-/// The states of an object that is not through, as SQL lists them.
-pub const UNFINISHED: &str = "('discovered', 'publishing', 'published')";
+use crate::ledger;
 
 /// What adopting did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +16,7 @@ pub struct Adopted {
     /// Bookmarks that were moved.
     pub partitions: usize,
     /// Objects that are published again from their first row.
-    pub objects: u64,
+    pub objects: usize,
 }
 
 /// Adopts a topic in one transaction, `adopt`. `starts` gives (partition, first offset of its log). Epochs and
@@ -74,16 +73,7 @@ pub async fn adopt(
         .bind(domain)
         .execute(&mut *transaction)
         .await?;
-    let objects = sqlx::query(AssertSqlSafe(format!(
-        "UPDATE pipeline.objects SET state = 'discovered', lease_owner = NULL, lease_until = NULL,
-             lease_epoch = lease_epoch + 1, attempts = 0, next_attempt_at = now(),
-             resume_byte = 0, resume_line = 0, resume_row = 0, resume_seqs = NULL, end_offsets = NULL
-         WHERE domain = $1 AND state IN {UNFINISHED}"
-    )))
-    .bind(domain)
-    .execute(&mut *transaction)
-    .await?
-    .rows_affected();
+    let objects = ledger::adopt(&mut transaction, domain).await?;
     transaction.commit().await?;
     Ok(Adopted { partitions: starts.len(), objects })
 }

@@ -12,9 +12,11 @@
 
 pub mod adopt;
 pub mod apply;
+pub mod backoff;
 pub mod bookmark;
 pub mod correct;
 pub mod difference;
+pub mod ledger;
 pub mod marks;
 pub mod metrics;
 mod newest;

@@ -56,6 +56,25 @@ impl SeqSet {
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
+
+    /// The numbers from 0 up to `end`, exclusive, that it does not hold.
+    ///
+    /// | set | below 5 |
+    /// |---|---|
+    /// | {} | {[0,5)} |
+    /// | {[0,2),[3,4)} | {[2,3),[4,5)} |
+    /// | {[0,9)} | {} |
+    pub fn missing_below(&self, end: i64) -> SeqSet {
+        let mut missing = SeqSet::default();
+        let mut from = 0;
+        for &(start, stop) in self.ranges.iter().chain(&[(end, end)]) {
+            if from < start.min(end) {
+                missing.ranges.push((from, start.min(end)));
+            }
+            from = from.max(stop);
+        }
+        missing
+    }
 }
 
 /// The text form of Postgres' `int8multirange`: `{[0,5),[7,9)}`.

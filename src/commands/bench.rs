@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use freshet_sinks::ledger::ObjectState;
 use sqlx::PgPool;
 
 use super::generate::{self, GenerateOptions, SampleFile};
@@ -214,9 +215,10 @@ async fn settle(pool: &PgPool, files: usize) -> Result<()> {
     let started = Instant::now();
     loop {
         let (applied, marks): (i64, i64) = sqlx::query_as(
-            "SELECT (SELECT count(*) FROM pipeline.objects WHERE state = 'applied'),
+            "SELECT (SELECT count(*) FROM pipeline.objects WHERE state = $1),
                 (SELECT count(*) FROM pipeline.marks)",
         )
+        .bind(ObjectState::Applied)
         .fetch_one(pool)
         .await
         .context("read the ledger")?;

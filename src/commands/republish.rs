@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_ingest::object::ObjectReader;
-use freshet_ingest::republish::{self, Candidate, Selected, Selection};
+use freshet_ingest::republish::{self, Selected};
+use freshet_sinks::ledger::{self, Candidate, Selection};
 
 use super::confirm::confirm;
 use super::terminal::thousands;
@@ -47,12 +48,8 @@ fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
 /// # Errors
 /// If Postgres or S3 does not answer.
 pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> {
-    let selection = Selection {
-        keys: args.objects.clone(),
-        prefix: args.prefix.clone(),
-        since: args.since,
-        newest_only: args.as_new,
-    };
+    let selection =
+        Selection { keys: args.objects.clone(), prefix: args.prefix.clone(), since: args.since, as_new: args.as_new };
     let reader = ObjectReader::new(services.s3.clone());
     let bucket = &services.config.s3.raw_bucket;
     let selected = republish::select(&services.pool, &reader, bucket, &selection).await.context("find the files")?;
@@ -63,26 +60,22 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
     let sent = match args.as_new {
         true => send_as_new(services, &selected.ready).await?,
         false => {
-            let ids: Vec<i64> = selected.ready.iter().map(|candidate| candidate.id).collect();
-            republish::send_again(&services.pool, &ids).await.context("set the files back in the ledger")?
+            ledger::send_again(&services.pool, &selected.ready).await.context("set the files back in the ledger")?
         }
     };
-    if sent < selected.ready.len() as u64 {
-        println!(
-            "{} went on their way, or got a newer version, meanwhile",
-            files(selected.ready.len() - sent as usize)
-        );
+    if sent < selected.ready.len() {
+        println!("skipped, in progress or replaced meanwhile: {}", files(selected.ready.len() - sent));
     }
-    println!("{} are sent again by whoever runs `freshet ingest`; see `freshet status --files`", files(sent as usize));
+    println!("{} queued; `freshet ingest` sends them again; see `freshet status --files`", files(sent));
     Ok(ExitCode::SUCCESS)
 }
 
 /// In the order they had.
-async fn send_as_new(services: &Services, candidates: &[Candidate]) -> Result<u64> {
+async fn send_as_new(services: &Services, candidates: &[Candidate]) -> Result<usize> {
     let mut sent = 0;
     for candidate in candidates {
-        let placed = republish::send_as_new(&services.pool, candidate).await;
-        sent += u64::from(placed.with_context(|| format!("set {} back in the ledger", candidate.key))?);
+        let placed = ledger::send_as_new(&services.pool, candidate).await;
+        sent += usize::from(placed.with_context(|| format!("set {} back in the ledger", candidate.version.key))?);
     }
     Ok(sent)
 }
@@ -95,10 +88,10 @@ fn files(count: usize) -> String {
 }
 
 fn describe(selected: &Selected, as_new: bool) -> String {
-    let Selected { ready, gone, passed_over } = selected;
+    let Selected { ready, gone, skipped } = selected;
     let mut text = String::new();
     let names = |candidates: &[Candidate]| {
-        let mut names: Vec<&str> = candidates.iter().take(NAMED_MAX).map(|it| it.key.as_str()).collect();
+        let mut names: Vec<&str> = candidates.iter().take(NAMED_MAX).map(|it| it.version.key.as_str()).collect();
         if candidates.len() > NAMED_MAX {
             names.push("…");
         }
@@ -107,9 +100,9 @@ fn describe(selected: &Selected, as_new: bool) -> String {
     if !gone.is_empty() {
         text.push_str(&format!("S3 no longer has these {}: {}\n", files(gone.len()), names(gone)));
     }
-    if !passed_over.is_empty() {
-        let count = files(passed_over.len());
-        text.push_str(&format!("On their way, or superseded, and passed over: {count}: {}\n", names(passed_over)));
+    if !skipped.is_empty() {
+        let count = files(skipped.len());
+        text.push_str(&format!("Skipped, in progress or replaced: {count}: {}\n", names(skipped)));
     }
     if ready.is_empty() {
         text.push_str("No file is to be sent again.\n");
@@ -126,22 +119,20 @@ fn describe(selected: &Selected, as_new: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use freshet_sinks::ledger::ObjectVersion;
+
     use super::*;
 
     fn candidate(key: &str) -> Candidate {
-        Candidate {
-            id: 1,
+        let version = ObjectVersion {
             bucket: "raw".into(),
             key: key.into(),
             version_id: None,
             etag: "e".into(),
             size_bytes: 1,
             last_modified: DateTime::UNIX_EPOCH,
-            domain: "health".into(),
-            state: "applied".into(),
-            reason: None,
-            rows: Some(1_200),
-        }
+        };
+        Candidate { rows: Some(1_200), ..Candidate::new(1, version, "health") }
     }
 
     #[test]
@@ -149,7 +140,7 @@ mod tests {
         let selected = Selected {
             ready: vec![candidate("health/a.csv"), candidate("health/b.csv")],
             gone: vec![candidate("health/old.csv")],
-            passed_over: (0..12).map(|number| candidate(&format!("health/{number}.csv"))).collect(),
+            skipped: (0..12).map(|number| candidate(&format!("health/{number}.csv"))).collect(),
         };
         let text = describe(&selected, false);
         for part in

@@ -13,15 +13,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::outputs::{self, Manifest};
 use serde::Serialize;
 
 pub use read::read;
 pub use render::render;
 pub use wait::{Dropped, Waited, wait};
-
-/// States of an object in the order in which it passes through them.
-pub const STATES: [&str; 6] = ["discovered", "publishing", "published", "applied", "rejected", "superseded"];
 
 /// Options of `freshet status`.
 #[derive(Debug, Clone, clap::Args)]
@@ -116,7 +114,7 @@ pub struct DomainStatus {
     /// The domain.
     pub domain: &'static str,
     /// Files by state; a state without files is 0.
-    pub files: BTreeMap<&'static str, i64>,
+    pub files: BTreeMap<ObjectState, i64>,
     /// Rows by what became of them, each object at its newest reading.
     pub rows: Rows,
     /// Where each partition is.
@@ -155,7 +153,7 @@ pub struct ReplayStatus {
 impl DomainStatus {
     /// Files that are not in a final state.
     pub fn unfinished(&self) -> i64 {
-        STATES[..3].iter().filter_map(|state| self.files.get(state)).sum()
+        self.files.iter().filter(|(state, _)| !state.is_final()).map(|(_, files)| files).sum()
     }
 }
 
@@ -243,8 +241,8 @@ pub struct FileStatus {
     pub domain: String,
     /// The key.
     pub key: String,
-    /// One of [`STATES`].
-    pub state: String,
+    /// Where it stands.
+    pub state: ObjectState,
     /// Rows in the file, once they are known.
     pub rows: Option<i64>,
     /// Rows received by the processor.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use freshet_sinks::ledger::ObjectState;
 use freshet_topics::DOMAINS;
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
@@ -17,7 +18,7 @@ use sqlx::{PgConnection, PgPool};
 use super::feed::{Sections, Source};
 use super::history::History;
 use super::published::{Published, Shown};
-use crate::commands::status::{self, FileStatus, Outside, STATES, Status};
+use crate::commands::status::{self, FileStatus, Outside, Status};
 use crate::config::Config;
 use crate::roles::Services;
 
@@ -209,7 +210,7 @@ async fn files(connection: &mut PgConnection) -> Result<Vec<File>, sqlx::Error> 
         "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified, o.size_bytes,
             coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
             coalesce(p.corrected, 0)::bigint AS corrected,
-            CASE WHEN o.state = 'applied'
+            CASE WHEN o.state = $3
                 THEN greatest(extract(epoch FROM p.committed_at - o.last_modified), 0)::double precision END AS seconds
          FROM UNNEST($1::text[]) AS s (state)
          CROSS JOIN LATERAL (
@@ -222,8 +223,9 @@ async fn files(connection: &mut PgConnection) -> Result<Vec<File>, sqlx::Error> 
          ) AS p ON true
          ORDER BY o.id DESC",
     )
-    .bind(STATES.as_slice())
+    .bind(ObjectState::ALL.map(ObjectState::name).as_slice())
     .bind(FILES_A_STATE)
+    .bind(ObjectState::Applied)
     .fetch_all(connection)
     .await
 }
@@ -235,7 +237,7 @@ async fn freshness(connection: &mut PgConnection) -> Result<BTreeMap<String, Vec
             greatest(extract(epoch FROM p.committed_at - o.last_modified), 0)::double precision AS seconds
          FROM UNNEST($1::text[]) AS d (domain)
          CROSS JOIN LATERAL (
-            SELECT * FROM pipeline.objects o WHERE o.domain = d.domain AND o.state = 'applied'
+            SELECT * FROM pipeline.objects o WHERE o.domain = d.domain AND o.state = $3
             ORDER BY o.src_ord DESC LIMIT $2
          ) AS o
          CROSS JOIN LATERAL (
@@ -247,6 +249,7 @@ async fn freshness(connection: &mut PgConnection) -> Result<BTreeMap<String, Vec
     )
     .bind(names)
     .bind(FILES_CHARTED)
+    .bind(ObjectState::Applied)
     .fetch_all(connection)
     .await?;
     let mut freshness: BTreeMap<String, Vec<Freshness>> = BTreeMap::new();

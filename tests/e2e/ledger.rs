@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use freshet_ingest::claim::{self, Claim, Content, Progress};
-use freshet_ingest::frame::Position;
-use freshet_ingest::ledger;
-use freshet_ingest::object::ObjectVersion;
-use freshet_ingest::register::{self, Registered};
-use freshet_ingest::{IngestSettings, Swept, order, sweep_once};
+use chrono::{DateTime, TimeDelta, Utc};
+use freshet_sinks::backoff::Backoff;
+use freshet_sinks::ledger::register::{self, Registered};
+use freshet_sinks::ledger::{
+    self, Claim, Claimant, Content, Event, Lost, ObjectState, ObjectVersion, Recorded, ResumePoint, nothing_to_do,
+    order,
+};
 use freshet_topics::{DOMAINS, Domain};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -59,11 +59,12 @@ async fn register_all(pool: &PgPool, held: &[ObjectVersion]) -> Vec<Option<i64>>
         let found = by_key.get(key.as_str()).map(|version| (*version).clone());
         async move { Ok(found) }
     };
-    let outcomes = register::register(pool, BUCKET, domain().name, &keys, head).await.expect("register");
+    let outcomes: Vec<Registered<()>> =
+        register::register(pool, BUCKET, domain().name, &keys, head).await.expect("register");
     outcomes
         .into_iter()
         .map(|outcome| match outcome {
-            Registered::New(id) => Some(id),
+            Registered::New(id) | Registered::Reappeared(id) => Some(id),
             Registered::Known => None,
             other => panic!("{other:?}"),
         })
@@ -91,24 +92,42 @@ async fn state(pool: &PgPool, id: i64) -> (String, Option<String>) {
 }
 
 async fn claim_next(pool: &PgPool) -> Option<Claim> {
-    ledger::claim(pool, "test", LEASE, &[("nothing", 1), (domain().name, 4)]).await.expect("claim")
+    let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+    let claimant = Claimant { owner: "test", lease: LEASE, back_off };
+    ledger::claim(pool, claimant, &[("nothing", 1), (domain().name, 4)]).await.expect("claim")
+}
+
+async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Recorded {
+    ledger::record(pool, claim, event).await.expect("record")
 }
 
 fn content(sha256: u8) -> Content {
     Content { sha256: vec![sha256], ignored_columns: vec!["colour".into()] }
 }
 
-fn progress(rows: [i64; 4], ends: [i64; 4]) -> Progress {
-    let at = Position { byte: 100, line: 12, row: rows.iter().sum() };
-    Progress { at, seqs: rows.to_vec(), ends: ends.to_vec() }
+fn point(rows: [i64; 4], ends: [i64; 4]) -> ResumePoint {
+    ResumePoint { byte: 100, line: 12, row: rows.iter().sum(), seqs: rows.to_vec(), ends: ends.to_vec() }
+}
+
+fn publish<'a>(point: &'a ResumePoint, content: &'a Content) -> Event<'a> {
+    Event::Publish { stream: STREAM, point, content }
 }
 
 /// Claims the next object and publishes it: 3 rows in partition 0 and 4 in partition 2.
 async fn publish_next(pool: &PgPool, sha256: u8) -> Claim {
-    let claimed = claim_next(pool).await.expect("an object to publish");
-    let progress = progress([3, 0, 4, 0], [10, 0, 20, 0]);
-    assert!(ledger::publish(pool, &claimed, STREAM, &progress, &content(sha256)).await.expect("publish"));
+    let mut claimed = claim_next(pool).await.expect("an object to publish");
+    let point = point([3, 0, 4, 0], [10, 0, 20, 0]);
+    assert!(record(pool, &mut claimed, publish(&point, &content(sha256))).await.is_written());
     claimed
+}
+
+/// What S3 no longer has, with what of it is lost.
+async fn give_up(pool: &PgPool, claim: &mut Claim) -> Lost {
+    let mut connection = pool.acquire().await.expect("a connection");
+    let received = ledger::received(&mut connection, &claim.object).await.expect("ask");
+    let lost = ledger::lost_rows(&claim.object, &received);
+    assert!(record(pool, claim, Event::Gone { detail: "gone".into(), lost: lost.clone() }).await.is_written());
+    lost
 }
 
 #[tokio::test]
@@ -156,35 +175,37 @@ async fn a_claim_takes_what_the_table_of_may_claim_says() {
     let pool = &database.pool;
     let older = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
     let newer = register_one(pool, version("climate/a.csv", "2", 2_000)).await;
-    let set = async |id: i64, state: &str, expired: bool, due: bool, attempts: i32| {
+    let set = async |id: i64, state: ObjectState, lease_from: TimeDelta, wait_from: TimeDelta, attempts: i32| {
         sqlx::query(
             "UPDATE pipeline.objects SET state = $2, attempts = $5,
-                lease_until = now() + CASE WHEN $3 THEN -1 ELSE 60 END * interval '1 second',
-                next_attempt_at = now() + CASE WHEN $4 THEN -1 ELSE 60 END * interval '1 second'
+                lease_from = now() + $3, lease_until = now() + $3 + interval '2 hours',
+                wait_from = now() + $4, next_attempt_at = now() + $4 + interval '2 hours'
              WHERE id = $1",
         )
         .bind(id)
         .bind(state)
-        .bind(expired)
-        .bind(due)
+        .bind(lease_from)
+        .bind(wait_from)
         .bind(attempts)
         .execute(pool)
         .await
         .expect("set");
     };
-    for state in ["discovered", "publishing", "published", "applied", "rejected", "superseded"] {
-        for (expired, due) in [(false, false), (false, true), (true, false), (true, true)] {
+    // Intervals of two hours that are under way, over, or yet to begin: the clock went back by an hour and more.
+    let [running, over, ahead] = [-60, -180, 60].map(TimeDelta::minutes);
+    for state in ObjectState::ALL {
+        for (lease, wait) in [(running, running), (running, over), (over, running), (over, over), (ahead, ahead)] {
             for earlier in [None, Some(0), Some(4), Some(5)] {
                 // The older version is never free itself.
-                set(older, if earlier.is_some() { "publishing" } else { "applied" }, false, true, earlier.unwrap_or(0))
-                    .await;
-                set(newer, state, expired, due, 0).await;
-                let expected = claim::may_claim(state, expired, due, earlier);
+                let holding = if earlier.is_some() { ObjectState::Publishing } else { ObjectState::Applied };
+                set(older, holding, running, over, earlier.unwrap_or(0)).await;
+                set(newer, state, lease, wait, 0).await;
+                let expected = ledger::may_claim(state, lease == running, wait == running, earlier);
                 let claimed = claim_next(pool).await;
                 assert_eq!(
-                    claimed.map(|claim| claim.id),
+                    claimed.map(|claim| claim.object.id),
                     expected.then_some(newer),
-                    "{state} {expired} {due} {earlier:?}"
+                    "{state} {lease} {wait} {earlier:?}"
                 );
             }
         }
@@ -198,37 +219,78 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
     register_one(pool, version("climate/a.csv", "1", 1_000)).await;
     register_one(pool, version("climate/b.csv", "1", 1_000)).await;
     let (one, two) = futures::future::join(claim_next(pool), claim_next(pool)).await;
-    let (one, two) = (one.expect("a claim"), two.expect("a claim"));
-    assert_ne!(one.id, two.id);
+    let (mut one, two) = (one.expect("a claim"), two.expect("a claim"));
+    assert_ne!(one.object.id, two.object.id);
     assert!(claim_next(pool).await.is_none());
-    assert_eq!((one.generation, one.parser_version, one.partition_count), (1, freshet_topics::PARSER_VERSION, 4));
-    let resume = progress([1, 2, 0, 0], [5, 6, 0, 0]);
-    assert!(ledger::checkpoint(pool, &one, STREAM, &resume, &content(7)).await.expect("checkpoint"));
-    assert_eq!(ledger::renew(pool, &[one.id, two.id], &[1, 0], LEASE).await.expect("renew"), [one.id]);
-    sqlx::query("UPDATE pipeline.objects SET lease_until = now() - interval '1 second' WHERE id = $1")
-        .bind(one.id)
-        .execute(pool)
-        .await
-        .expect("expire");
-    let taken = claim_next(pool).await.expect("the expired one");
-    assert_eq!((taken.id, taken.lease_epoch, taken.attempts), (one.id, one.lease_epoch + 1, 1));
-    assert_eq!(Progress::of(&taken), resume);
-    assert_eq!((taken.sha256.as_deref(), taken.stream_id), (Some(&[7][..]), Some(STREAM)));
-    let mine = [
-        ledger::checkpoint(pool, &one, STREAM, &resume, &content(8)).await,
-        ledger::publish(pool, &one, STREAM, &resume, &content(8)).await,
-        ledger::reject(pool, &one, "no").await,
-        ledger::supersede(pool, &one, "no", None).await,
-        ledger::release(pool, &one, Duration::ZERO, None).await,
-        ledger::open_generation(pool, &one, 8).await,
+    assert_eq!(
+        (one.object.generation, one.parser_version, one.partition_count),
+        (1, freshet_topics::PARSER_VERSION, 4)
+    );
+    let resume = point([1, 2, 0, 0], [5, 6, 0, 0]);
+    let checkpoint = Event::Checkpoint { stream: STREAM, point: &resume, content: &content(7) };
+    assert!(record(pool, &mut one, checkpoint.clone()).await.is_written());
+    let mine = [(one.object.id, 1, LEASE), (two.object.id, 0, LEASE)];
+    assert_eq!(ledger::renew(pool, &mine, LEASE).await.expect("renew"), [one.object.id]);
+    let expire =
+        "UPDATE pipeline.objects SET lease_from = now() - interval '2 s', lease_until = now() - interval '1 s',
+            wait_from = now() - interval '2 s', next_attempt_at = now() - interval '1 s' WHERE id = $1";
+    sqlx::query(expire).bind(one.object.id).execute(pool).await.expect("expire");
+    let mut taken = claim_next(pool).await.expect("the expired one");
+    let (id, epoch) = (one.object.id, one.object.lease_epoch);
+    assert_eq!((taken.object.id, taken.object.lease_epoch, taken.object.attempts), (id, epoch + 1, 1));
+    assert_eq!(taken.object.resume_point(4), resume);
+    assert_eq!((taken.object.sha256.as_deref(), taken.object.stream_id), (Some(&[7][..]), Some(STREAM)));
+    let (rejected, failed) = ("no".to_owned(), "no".to_owned());
+    let events = [
+        checkpoint,
+        publish(&resume, &content(8)),
+        Event::Reject { detail: rejected },
+        Event::SetAside { original: 1, sha256: vec![] },
+        Event::Gone { detail: "no".into(), lost: Lost::Nothing },
+        Event::Release,
+        Event::Fail { detail: failed, back_off: Duration::ZERO },
+        Event::OpenGeneration { parser_version: 1, partitions: 8 },
     ];
-    assert!(mine.iter().all(|written| matches!(written, Ok(false))), "{mine:?}");
-    assert!(ledger::open_generation(pool, &taken, 8).await.expect("open"));
-    assert!(ledger::release(pool, &taken, Duration::ZERO, Some("broken")).await.expect("release"));
-    assert_eq!(state(pool, one.id).await, ("discovered".into(), Some("broken".into())));
+    for event in events {
+        assert_eq!(record(pool, &mut one.clone(), event).await, Recorded::LeaseLost);
+    }
+    assert!(record(pool, &mut taken, Event::OpenGeneration { parser_version: 1, partitions: 8 }).await.is_written());
+    let fail = Event::Fail { detail: "broken".into(), back_off: Duration::ZERO };
+    assert!(record(pool, &mut taken, fail).await.is_written());
+    assert_eq!(state(pool, id).await, ("discovered".into(), Some("broken".into())));
     let again = claim_next(pool).await.expect("released");
-    assert_eq!((again.generation, again.partition_count, again.resume_row, again.attempts), (2, 8, 0, 2));
-    assert_eq!(again.end_offsets, None);
+    let object = again.object;
+    assert_eq!((object.generation, again.partition_count, object.resume_row, object.attempts), (2, 8, 0, 2));
+    assert_eq!(object.end_offsets, None);
+}
+
+#[tokio::test]
+async fn a_file_whose_listener_dies_of_it_is_left_alone_longer_each_time() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let id = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
+    let back_off = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let claimant = Claimant { owner: "doomed", lease: Duration::from_secs(10), back_off };
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        let claimed = ledger::claim(pool, claimant, &[(domain().name, 4)]).await.expect("claim");
+        assert_eq!(claimed.map(|claim| claim.object.id), Some(id));
+        let wait: f64 = sqlx::query_scalar(
+            "SELECT extract(epoch FROM next_attempt_at - lease_until)::float8 FROM pipeline.objects WHERE id = $1",
+        )
+        .bind(id)
+        .fetch_one(pool)
+        .await
+        .expect("read");
+        waits.push(wait.round() as i64);
+        let later = "UPDATE pipeline.objects SET lease_from = lease_from - $1, lease_until = lease_until - $1,
+            wait_from = wait_from - $1, next_attempt_at = next_attempt_at - $1";
+        // The lease runs out; the wait is not over.
+        sqlx::query(later).bind(TimeDelta::seconds(10)).execute(pool).await.expect("let time pass");
+        assert!(ledger::claim(pool, claimant, &[(domain().name, 4)]).await.expect("claim").is_none());
+        sqlx::query(later).bind(TimeDelta::seconds(60)).execute(pool).await.expect("let time pass");
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
 }
 
 #[tokio::test]
@@ -238,15 +300,56 @@ async fn the_same_content_again_is_nothing_to_do() {
     let first = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
     publish_next(pool, 7).await;
     for second in [2_000, 3_000] {
-        register_one(pool, version("climate/a.csv", "1", second)).await;
-        let again = claim_next(pool).await.expect("claim");
-        let reason = claim::nothing_to_do(&again, &[7]).expect("the same");
-        assert_eq!(reason, format!("same content as object {first}, nothing to do"));
-        assert!(ledger::supersede(pool, &again, &reason, Some(&[7])).await.expect("supersede"));
+        let copy = register_one(pool, version("climate/a.csv", "1", second)).await;
+        let mut again = claim_next(pool).await.expect("claim");
+        assert_eq!(nothing_to_do(&again, &[7]), Some(first));
+        let event = Event::SetAside { original: first, sha256: vec![7] };
+        assert!(record(pool, &mut again, event).await.is_written());
+        let reason = format!("same content as object {first}, nothing to do");
+        assert_eq!(state(pool, copy).await, ("superseded".into(), Some(reason)));
     }
     register_one(pool, version("climate/a.csv", "2", 4_000)).await;
     let other = claim_next(pool).await.expect("claim");
-    assert_eq!(claim::nothing_to_do(&other, &[8]), None);
+    assert_eq!(nothing_to_do(&other, &[8]), None);
+}
+
+#[tokio::test]
+async fn a_key_written_a_b_a_within_a_second_ends_as_a() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let [a, b] = ["a", "b"].map(|content| version("climate/a.csv", content, 1_000));
+    let mut ids = vec![];
+    for held in [&a, &b, &a] {
+        assert_eq!(register::unknown(pool, BUCKET, &[held]).await.expect("compare"), [true]);
+        ids.push(register_one(pool, held.clone()).await);
+        assert_eq!(register_all(pool, &[held.clone()]).await, [None]);
+        assert_eq!(register::unknown(pool, BUCKET, &[held]).await.expect("compare"), [false]);
+    }
+    let places = [src_ord(pool, ids[0]).await, src_ord(pool, ids[1]).await, src_ord(pool, ids[2]).await];
+    assert!(places.is_sorted() && places[0] < places[2], "{places:?}");
+}
+
+#[tokio::test]
+async fn a_version_given_up_that_the_bucket_still_shows_is_taken_up_again() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let held = version("climate/a.csv", "1", 1_000);
+    let id = register_one(pool, held.clone()).await;
+    let mut claimed = claim_next(pool).await.expect("claim");
+    assert_eq!(give_up(pool, &mut claimed).await, Lost::Nothing);
+    assert_eq!(state(pool, id).await.0, "superseded");
+    assert_eq!(register::unknown(pool, BUCKET, &[&held]).await.expect("compare"), [true]);
+    assert_eq!(register_all(pool, &[held.clone()]).await, [Some(id)], "the same object");
+    assert_eq!(register::unknown(pool, BUCKET, &[&held]).await.expect("compare"), [false]);
+    assert_eq!(claim_next(pool).await.map(|claim| claim.object.id), Some(id));
+    // A newer version of the key is what the bucket shows: the older one stays given up.
+    let database = Database::new().await;
+    let pool = &database.pool;
+    register_one(pool, held.clone()).await;
+    let mut claimed = claim_next(pool).await.expect("claim");
+    give_up(pool, &mut claimed).await;
+    register_one(pool, version("climate/a.csv", "2", 1_000)).await;
+    assert_eq!(claim_next(pool).await.map(|claim| claim.object.version.etag), Some("2".into()));
 }
 
 async fn bookmark(pool: &PgPool, partition: i32, next_offset: i64, stream: Uuid) {
@@ -278,14 +381,15 @@ async fn receive(pool: &PgPool, object: i64, partition: i32, received: &str) {
     .expect("progress");
 }
 
-async fn sweep(pool: &PgPool) -> Swept {
-    let settings = IngestSettings { retry_min_ms: 1, retry_max_ms: 1, ..IngestSettings::default() };
-    let (one, two) =
-        futures::future::join(sweep_once(pool, domain(), &settings), sweep_once(pool, domain(), &settings)).await;
-    let (mut swept, other) = (one.expect("sweep"), two.expect("sweep"));
-    let waiting = swept.waiting.max(other.waiting);
-    swept += other;
-    Swept { waiting, ..swept }
+/// Two sweeps at once: objects applied, objects repaired, objects waiting.
+async fn sweep(pool: &PgPool) -> (usize, usize, u64) {
+    let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+    let one = ledger::sweep(pool, domain().name, back_off, |_| false);
+    let two = ledger::sweep(pool, domain().name, back_off, |_| false);
+    let (one, two) = futures::future::join(one, two).await;
+    let (one, two) = (one.expect("sweep"), two.expect("sweep"));
+    let applied = one.applied.len() + two.applied.len();
+    (applied, one.repaired.len() + two.repaired.len(), one.waiting.max(two.waiting))
 }
 
 #[tokio::test]
@@ -294,7 +398,7 @@ async fn an_object_is_applied_once_all_its_rows_are_there() {
     let pool = &database.pool;
     let id = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
     publish_next(pool, 7).await;
-    let waiting = Swept { waiting: 1, ..Swept::default() };
+    let waiting = (0, 0, 1);
     assert_eq!(sweep(pool).await, waiting, "no bookmark");
     bookmark(pool, 0, 10, STREAM).await;
     bookmark(pool, 2, 19, STREAM).await;
@@ -304,8 +408,8 @@ async fn an_object_is_applied_once_all_its_rows_are_there() {
     bookmark(pool, 2, 20, STREAM).await;
     receive(pool, id, 0, "{[0,3)}").await;
     receive(pool, id, 2, "{[0,2),[2,4)}").await;
-    assert_eq!(sweep(pool).await, Swept { applied: 1, ..Swept::default() }, "by one of two sweepers");
-    assert_eq!(sweep(pool).await, Swept::default());
+    assert_eq!(sweep(pool).await, (1, 0, 0), "by one of two sweepers");
+    assert_eq!(sweep(pool).await, (0, 0, 0));
     assert_eq!(state(pool, id).await.0, "applied");
 }
 
@@ -314,10 +418,10 @@ async fn a_file_with_no_rows_is_applied_at_once() {
     let database = Database::new().await;
     let pool = &database.pool;
     register_one(pool, version("climate/a.csv", "1", 1_000)).await;
-    let claimed = claim_next(pool).await.expect("claim");
-    let nothing = Progress::start(Position { byte: 10, line: 2, row: 0 }, 4);
-    assert!(ledger::publish(pool, &claimed, STREAM, &nothing, &content(1)).await.expect("publish"));
-    assert_eq!(sweep(pool).await, Swept { applied: 1, ..Swept::default() });
+    let mut claimed = claim_next(pool).await.expect("claim");
+    let nothing = point([0; 4], [0; 4]);
+    assert!(record(pool, &mut claimed, publish(&nothing, &content(1))).await.is_written());
+    assert_eq!(sweep(pool).await, (1, 0, 0));
 }
 
 #[tokio::test]
@@ -327,23 +431,48 @@ async fn missing_rows_are_published_again_or_named() {
     let id = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
     publish_next(pool, 7).await;
     let copy = register_one(pool, version("climate/a.csv", "1", 2_000)).await;
-    let claimed = claim_next(pool).await.expect("the copy");
-    let reason = claim::nothing_to_do(&claimed, &[7]).expect("the same");
-    assert!(ledger::supersede(pool, &claimed, &reason, Some(&[7])).await.expect("supersede"));
+    let mut claimed = claim_next(pool).await.expect("the copy");
+    assert_eq!(nothing_to_do(&claimed, &[7]), Some(id));
+    assert!(record(pool, &mut claimed, Event::SetAside { original: id, sha256: vec![7] }).await.is_written());
     bookmark(pool, 0, 10, STREAM).await;
     bookmark(pool, 2, 20, STREAM).await;
     receive(pool, id, 2, "{[0,1),[3,4)}").await;
-    assert_eq!(sweep(pool).await, Swept { repaired: 1, ..Swept::default() }, "by one of two sweepers");
-    assert_eq!(sweep(pool).await, Swept::default(), "one repair outstanding");
+    assert_eq!(sweep(pool).await, (0, 1, 0), "by one of two sweepers");
+    assert_eq!(sweep(pool).await, (0, 0, 0), "one repair outstanding");
     tokio::time::sleep(Duration::from_millis(10)).await;
-    let repair = claim_next(pool).await.expect("the repair");
-    assert_eq!((repair.id, repair.generation, repair.repairs, repair.resume_row), (id, 1, 1, 0));
-    let missing = ledger::missing_rows(pool, &repair).await.expect("ask").expect("rows are missing");
-    assert_eq!(missing, "5 rows are missing (partition 0: seqs {[0,3)}; partition 2: seqs {[1,3)})");
-    assert!(ledger::supersede(pool, &repair, &missing, None).await.expect("supersede"));
-    assert_eq!(ledger::wake_same_content(pool, &repair).await.expect("wake"), 1);
+    let mut repair = claim_next(pool).await.expect("the repair");
+    let object = &repair.object;
+    assert_eq!((object.id, object.generation, object.repairs, object.resume_row), (id, 1, 1, 0));
+    let lost = give_up(pool, &mut repair).await;
+    let missing = "5 rows are missing (partition 0: seqs {[0,3)}; partition 2: seqs {[1,3)})";
+    assert_eq!(lost.to_string(), missing);
+    assert_eq!(state(pool, id).await, ("superseded".into(), Some(format!("gone; {missing}"))));
+    // In the same transaction: the copy cannot stay asleep.
     let woken = claim_next(pool).await.expect("the copy goes its own way");
-    assert_eq!((woken.id, claim::nothing_to_do(&woken, &[7])), (copy, None));
+    assert_eq!((woken.object.id, nothing_to_do(&woken, &[7])), (copy, None));
+}
+
+#[tokio::test]
+async fn after_adopting_what_s3_no_longer_has_is_named_too() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let whole = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
+    publish_next(pool, 7).await;
+    let half = register_one(pool, version("climate/b.csv", "1", 1_000)).await;
+    publish_next(pool, 8).await;
+    receive(pool, whole, 0, "{[0,3)}").await;
+    receive(pool, whole, 2, "{[0,4)}").await;
+    receive(pool, half, 0, "{[0,3)}").await;
+    let mut connection = pool.acquire().await.expect("a connection");
+    assert_eq!(ledger::adopt(&mut connection, domain().name).await.expect("adopt"), 2);
+    for (id, expected) in [(whole, "applied"), (half, "superseded")] {
+        let mut claimed = claim_next(pool).await.expect("claim");
+        assert_eq!((claimed.object.id, claimed.object.repairs), (id, 0));
+        give_up(pool, &mut claimed).await;
+        assert_eq!(state(pool, id).await.0, expected);
+    }
+    let named = state(pool, half).await.1.expect("a reason");
+    assert_eq!(named, "gone; 4 rows are missing (partition 2: seqs {[0,4)})");
 }
 
 #[tokio::test]
@@ -353,10 +482,9 @@ async fn a_deletion_is_recorded_and_touches_nothing_else() {
     register_all(pool, &[version("climate/a.csv", "1", 1_000), version("climate/b.csv", "1", 1_000)]).await;
     let present = register::present_keys(pool, BUCKET, domain().name, "", 10).await.expect("keys");
     assert_eq!(present, ["climate/a.csv", "climate/b.csv"]);
-    let long_ago = at(0);
     let gone = ["climate/a.csv".to_owned()];
-    assert_eq!(register::record_deletions(pool, BUCKET, &gone, long_ago).await.expect("record"), 0, "found since");
-    let now: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(pool).await.expect("now");
+    assert_eq!(register::record_deletions(pool, BUCKET, &gone, 0).await.expect("record"), 0, "found since");
+    let now = register::newest_id(pool).await.expect("ask");
     for expected in [1, 0] {
         assert_eq!(register::record_deletions(pool, BUCKET, &gone, now).await.expect("record"), expected);
     }

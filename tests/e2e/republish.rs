@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use freshet_ingest::object::ObjectReader;
-use freshet_ingest::republish::{self, Selection};
+use freshet_ingest::republish;
+use freshet_sinks::ledger::{self, Selection};
 
 use crate::harness::{Process, World, data, folder, process};
 
@@ -69,12 +70,12 @@ async fn a_file_sent_again_as_new_wins_over_what_came_after_it() {
     world.all_hold().await;
     // A version that was overtaken meanwhile does not come back over the newer one.
     let reader = ObjectReader::new(world.services.s3.clone());
-    let selection = Selection { keys: vec!["health/a.csv".into()], newest_only: true, ..Selection::default() };
+    let selection = Selection { keys: vec!["health/a.csv".into()], as_new: true, ..Selection::default() };
     let selected = republish::select(&world.services.pool, &reader, world.raw_bucket(), &selection).await;
     let selected = selected.expect("select").ready;
     world.put("health/a.csv", data::health(3, "2025-06-01", 20, 7)).await;
     world.settle().await;
-    assert!(!republish::send_as_new(&world.services.pool, &selected[0]).await.expect("ask"));
+    assert!(!ledger::send_as_new(&world.services.pool, &selected[0]).await.expect("ask"));
     world.all_hold().await;
     roles.stop().await;
 }

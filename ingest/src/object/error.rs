@@ -11,9 +11,9 @@ const DETAIL_CHARS_MAX: usize = 500;
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The version is gone: overwritten or deleted.
+    /// The version is gone: overwritten or deleted. Only S3's own codes say so.
     #[error("read {object}: this version is no longer there")]
-    Superseded {
+    Gone {
         /// Bucket, key and version.
         object: String,
     },
@@ -37,13 +37,11 @@ pub enum ReadError {
     },
     /// The store or the way to it failed; try again later.
     #[error("{action} {object}: {detail}")]
-    World {
+    Transient {
         /// What was tried.
         action: &'static str,
         /// Bucket, key and version.
         object: String,
-        /// Whether the store asks for fewer requests.
-        throttled: bool,
         /// What the server or the client said.
         detail: String,
     },
@@ -52,12 +50,12 @@ pub enum ReadError {
 pub(super) fn content_error(object: &str, error: ContentError) -> ReadError {
     match error {
         ContentError::Unreadable(reason) => ReadError::Rejected { object: object.to_owned(), reason },
-        ContentError::Source(error) => world("read", object.to_owned(), chain(&error)),
+        ContentError::Source(error) => transient("read", object.to_owned(), chain(&error)),
     }
 }
 
-pub(super) fn world(action: &'static str, object: String, detail: String) -> ReadError {
-    ReadError::World { action, object, throttled: false, detail }
+pub(super) fn transient(action: &'static str, object: String, detail: String) -> ReadError {
+    ReadError::Transient { action, object, detail }
 }
 
 /// What [`fault`] tells apart.
@@ -66,32 +64,41 @@ pub(super) enum Fault {
     Gone,
     Denied,
     Archived,
-    Throttled,
-    Other,
+    Transient,
 }
 
-/// Whose fault an answer is, by its HTTP status and S3 error code.
+/// An answer that is not a success.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Refusal<'a> {
+    /// HTTP status; none where no answer came.
+    pub(super) status: Option<u16>,
+    /// S3's error code, from the body.
+    pub(super) code: Option<&'a str>,
+    /// Whether the header `x-amz-delete-marker` says that the version is one.
+    pub(super) is_delete_marker: bool,
+}
+
+/// Whose fault an answer is.
+///
+/// Only S3's own codes end a version. A proxy, an ingress or a failing region answers 404, 405 or 412 as well, for
+/// every object that is asked for, and means nothing by it.
 ///
 /// | status | code | fault |
 /// |---|---|---|
-/// | 404 | `NoSuchBucket` | a setting is wrong, not the object: other |
-/// | 404, 412, 405 (a delete marker) | any | the version is gone |
+/// | any | `NoSuchKey`, `NoSuchVersion`, `PreconditionFailed` | the version is gone |
+/// | 405 | `MethodNotAllowed`, of a delete marker | the version is gone |
 /// | 403 | `InvalidObjectState` | archived |
-/// | 403 | `RequestTimeTooSkewed` | a clock is wrong: other |
-/// | 401, 403; 400 with `ExpiredToken`, `InvalidToken` | any | denied |
-/// | 429; any with `SlowDown` and its kin | | throttled |
-/// | anything else, or no answer at all | | other: worth another attempt |
-pub(super) fn fault(status: Option<u16>, code: Option<&str>) -> Fault {
-    match (status, code) {
-        (_, Some("NoSuchBucket" | "RequestTimeTooSkewed")) => Fault::Other,
+/// | 403 | `RequestTimeTooSkewed` | a clock is wrong: transient |
+/// | 401, 403; any with `ExpiredToken`, `InvalidToken` | | denied |
+/// | anything else (`NoSuchBucket`: a setting is wrong), or no answer at all | | transient: worth another attempt |
+pub(super) fn fault(refusal: Refusal<'_>) -> Fault {
+    match (refusal.status, refusal.code) {
+        (_, Some("NoSuchKey" | "NoSuchVersion" | "PreconditionFailed")) => Fault::Gone,
+        (_, Some("MethodNotAllowed")) if refusal.is_delete_marker => Fault::Gone,
         (_, Some("InvalidObjectState")) => Fault::Archived,
-        (Some(404 | 405 | 412), _) => Fault::Gone,
+        (_, Some("RequestTimeTooSkewed")) => Fault::Transient,
         (Some(401 | 403), _) | (_, Some("ExpiredToken" | "InvalidToken")) => Fault::Denied,
-        (Some(429), _) => Fault::Throttled,
-        (_, Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests")) => {
-            Fault::Throttled
-        }
-        _ => Fault::Other,
+        _ => Fault::Transient,
     }
 }
 
@@ -99,12 +106,19 @@ pub(super) fn classified<E>(action: &'static str, object: String, error: &SdkErr
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    match fault(status, error.code()) {
-        Fault::Gone => ReadError::Superseded { object },
+    let response = error.raw_response();
+    let refusal = Refusal {
+        status: response.map(|response| response.status().as_u16()),
+        code: error.code(),
+        is_delete_marker: response
+            .and_then(|response| response.headers().get("x-amz-delete-marker"))
+            .is_some_and(|value| value == "true"),
+    };
+    match fault(refusal) {
+        Fault::Gone => ReadError::Gone { object },
         Fault::Archived => ReadError::Rejected { object, reason: Unreadable::Archived },
         Fault::Denied => ReadError::Denied { action, object, detail: detail(error) },
-        fault => ReadError::World { action, object, throttled: fault == Fault::Throttled, detail: detail(error) },
+        Fault::Transient => ReadError::Transient { action, object, detail: detail(error) },
     }
 }
 

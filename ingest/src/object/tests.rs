@@ -4,7 +4,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, retry::RetryConfi
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::error::{Fault, fault};
+use super::error::{Fault, Refusal, fault};
 use super::*;
 
 /// A server that gives these answers, one a connection, and notes the requests.
@@ -69,14 +69,14 @@ async fn a_reading_is_pinned_and_resumes_with_a_range() {
         answer("200 OK", etag, "0123456789"),
         answer("200 OK", "ETag: \"other\"\r\n", "0123456789"),
         answer("200 OK", etag, ""),
-        answer("412 Precondition Failed", "", ""),
+        answer("200 OK", "ETag: \"other\"\r\n", ""),
     ])
     .await;
     assert_eq!(all(reader.open(&version(10), 0).await).await.expect("whole"), "0123456789");
     assert_eq!(all(reader.open(&version(10), 7).await).await.expect("the rest"), "789");
     assert_eq!(all(reader.open(&version(10), 8).await).await.expect("a server without ranges"), "89");
     let ignored = all(reader.open(&version(10), 0).await).await.expect_err("a server that ignores If-Match");
-    assert!(matches!(ignored, ReadError::Superseded { .. }), "{ignored:?}");
+    assert!(matches!(ignored, ReadError::Gone { .. }), "{ignored:?}");
     assert_eq!(all(reader.open(&version(10), 10).await).await.expect("nothing is left"), "");
     let gone = all(reader.open(&version(10), 10).await).await.expect_err("nothing is left of nothing");
     assert_eq!(gone.to_string(), "read s3://raw/health/day 1.csv version v7: this version is no longer there");
@@ -87,7 +87,7 @@ async fn a_reading_is_pinned_and_resumes_with_a_range() {
         assert!(request.contains("if-match: \"tag\""), "{request}");
     }
     assert!(!requests[0].contains("range:") && requests[1].contains("range: bytes=7-\r\n"));
-    assert!(requests[4].starts_with("head ") && requests[4].contains("if-match: \"tag\""));
+    assert!(requests[4].starts_with("head ") && requests[4].contains("versionid=v7"));
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_body_that_breaks_off_is_the_worlds_fault() {
     for (answer, expected) in [(cut, ""), (short, "6 bytes before its end"), (long, "longer than the object")] {
         let (reader, _) = server(vec![answer]).await;
         let error = all(reader.open(&version(10), 0).await).await.expect_err("not whole");
-        assert!(matches!(error, ReadError::World { .. }) && error.to_string().contains(expected), "{error}");
+        assert!(matches!(error, ReadError::Transient { .. }) && error.to_string().contains(expected), "{error}");
     }
 }
 
@@ -123,7 +123,6 @@ async fn errors_tell_whose_fault_they_are_and_where() {
         let (reader, _) = server(vec![answer(status, "", &body(code))]).await;
         let error = reader.open(&version(10), 0).await.expect_err("refused");
         assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(matches!(error, ReadError::World { throttled: true, .. }), code == "SlowDown");
     }
     let nowhere = {
         let (reader, _) = server(vec![]).await;
@@ -131,33 +130,58 @@ async fn errors_tell_whose_fault_they_are_and_where() {
         reader
     };
     let error = nowhere.head("raw", "a").await.expect_err("nobody answers");
-    assert!(matches!(error, ReadError::World { throttled: false, .. }), "{error:?}");
+    assert!(matches!(error, ReadError::Transient { .. }), "{error:?}");
 }
 
 #[test]
 fn faults_follow_their_table() {
     for (status, code, expected) in [
-        (Some(404), None, Fault::Gone),
+        (Some(404), None, Fault::Transient),
+        (Some(405), None, Fault::Transient),
+        (Some(412), None, Fault::Transient),
+        (Some(404), Some("NotFound"), Fault::Transient),
         (Some(404), Some("NoSuchKey"), Fault::Gone),
         (Some(404), Some("NoSuchVersion"), Fault::Gone),
-        (Some(405), Some("MethodNotAllowed"), Fault::Gone),
+        (Some(405), Some("MethodNotAllowed"), Fault::Transient),
         (Some(412), Some("PreconditionFailed"), Fault::Gone),
-        (Some(404), Some("NoSuchBucket"), Fault::Other),
+        (Some(404), Some("NoSuchBucket"), Fault::Transient),
         (Some(403), None, Fault::Denied),
         (Some(403), Some("SignatureDoesNotMatch"), Fault::Denied),
         (Some(400), Some("ExpiredToken"), Fault::Denied),
         (Some(403), Some("InvalidObjectState"), Fault::Archived),
-        (Some(403), Some("RequestTimeTooSkewed"), Fault::Other),
-        (Some(503), Some("SlowDown"), Fault::Throttled),
-        (Some(429), None, Fault::Throttled),
-        (Some(503), Some("ServiceUnavailable"), Fault::Other),
-        (Some(500), Some("InternalError"), Fault::Other),
-        (Some(301), Some("PermanentRedirect"), Fault::Other),
-        (Some(416), Some("InvalidRange"), Fault::Other),
-        (None, None, Fault::Other),
+        (Some(403), Some("RequestTimeTooSkewed"), Fault::Transient),
+        (Some(503), Some("SlowDown"), Fault::Transient),
+        (Some(429), None, Fault::Transient),
+        (Some(503), Some("ServiceUnavailable"), Fault::Transient),
+        (Some(500), Some("InternalError"), Fault::Transient),
+        (Some(301), Some("PermanentRedirect"), Fault::Transient),
+        (Some(416), Some("InvalidRange"), Fault::Transient),
+        (None, None, Fault::Transient),
     ] {
-        assert_eq!(fault(status, code), expected, "{status:?} {code:?}");
+        assert_eq!(fault(Refusal { status, code, is_delete_marker: false }), expected, "{status:?} {code:?}");
     }
+    let marker = Refusal { status: Some(405), code: Some("MethodNotAllowed"), is_delete_marker: true };
+    assert_eq!(fault(marker), Fault::Gone);
+}
+
+#[tokio::test]
+async fn a_proxy_that_answers_without_a_code_of_s3_ends_no_version() {
+    let page = "<html><body>not found</body></html>";
+    for status in ["404 Not Found", "405 Method Not Allowed", "412 Precondition Failed"] {
+        let (reader, _) = server(vec![answer(status, "", page), answer(status, "", page)]).await;
+        let read = reader.open(&version(10), 0).await.expect_err("no object");
+        assert!(matches!(read, ReadError::Transient { .. }), "{status}: {read:?}");
+        // A HEAD is explained by a GET, which the proxy answers in the same way.
+        let (reader, _) = server(vec![answer(status, "", ""), answer(status, "", page)]).await;
+        let head = reader.head("raw", "a").await.expect_err("no object");
+        assert!(matches!(head, ReadError::Transient { .. }), "{status}: {head:?}");
+        let (reader, _) = server(vec![answer(status, "", ""), answer(status, "", page)]).await;
+        let exists = reader.exists(&version(10)).await.expect_err("no object");
+        assert!(matches!(exists, ReadError::Transient { .. }), "{status}: {exists:?}");
+    }
+    let (reader, _) = server(vec![answer("404 Not Found", "", ""), answer("206 Partial Content", "", "1")]).await;
+    let head = reader.head("raw", "a").await.expect_err("HEAD and GET do not agree");
+    assert!(head.to_string().contains("HEAD does not find it, and GET does"), "{head}");
 }
 
 #[tokio::test]
@@ -216,7 +240,14 @@ async fn a_key_that_holds_nothing_is_none() {
     let headers = "ETag: \"tag\"\r\nLast-Modified: Sun, 21 Sep 2025 10:00:00 GMT\r\nx-amz-version-id: v7\r\n";
     // The answer to a HEAD has a length and no body.
     let head = answer("200 OK", headers, "123").replace("\r\n\r\n123", "\r\n\r\n");
-    let (reader, _) = server(vec![answer("404 Not Found", "", ""), head, answer("403 Forbidden", "", "")]).await;
+    let no_key = "<Error><Code>NoSuchKey</Code><Message>none</Message></Error>";
+    let answers = vec![
+        answer("404 Not Found", "", ""),
+        answer("404 Not Found", "", no_key),
+        head,
+        answer("403 Forbidden", "", ""),
+    ];
+    let (reader, _) = server(answers).await;
     assert_eq!(reader.head("raw", "a").await.expect("an answer"), None);
     let found = reader.head("raw", "a").await.expect("an answer").expect("an object");
     assert_eq!((found.etag.as_str(), found.size_bytes, found.version_id.as_deref()), ("\"tag\"", 3, Some("v7")));

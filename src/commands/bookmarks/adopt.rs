@@ -1,7 +1,8 @@
 //! `freshet bookmarks adopt`: end a halt.
 
 use anyhow::Context;
-use freshet_sinks::adopt::{UNFINISHED, adopt};
+use freshet_sinks::adopt::adopt;
+use freshet_sinks::ledger::UNFINISHED_SQL;
 use freshet_topics::{Domain, catalog};
 use sqlx::AssertSqlSafe;
 
@@ -19,7 +20,7 @@ pub async fn run(services: &Services, domain: &'static Domain, yes: bool) -> any
     let starts: Vec<(i32, i64)> = watermarks.iter().map(|(partition, (start, _))| (*partition, *start)).collect();
     if !yes {
         let records: i64 = watermarks.values().map(|(start, end)| end - start).sum();
-        let sql = format!("SELECT count(*) FROM pipeline.objects WHERE domain = $1 AND state IN {UNFINISHED}");
+        let sql = format!("SELECT count(*) FROM pipeline.objects WHERE domain = $1 AND state IN {UNFINISHED_SQL}");
         let unfinished: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
             .bind(domain.name)
             .fetch_one(&services.pool)

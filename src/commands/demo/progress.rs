@@ -1,6 +1,7 @@
 //! A bar a stage; where there is no terminal, a line a stage once it is done.
 
 use anyhow::{Context, Result};
+use freshet_sinks::ledger::ObjectState;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sqlx::PgPool;
 
@@ -63,7 +64,7 @@ impl Progress {
     pub(super) async fn look(&mut self, pool: &PgPool) -> Result<()> {
         let far: Far = sqlx::query_as(
             "SELECT count(DISTINCT o.key) AS found,
-                count(*) FILTER (WHERE o.rows IS NOT NULL OR o.state IN ('rejected', 'superseded')) AS counted,
+                count(*) FILTER (WHERE o.rows IS NOT NULL OR o.state = ANY ($3)) AS counted,
                 coalesce(sum(coalesce(o.rows, o.resume_row)), 0)::bigint AS published,
                 coalesce(sum(p.applied), 0)::bigint AS applied, coalesce(sum(p.rejected), 0)::bigint AS rejected,
                 (SELECT count(*) FROM pipeline.marks) AS marks
@@ -76,6 +77,7 @@ impl Progress {
         )
         .bind(self.known_before)
         .bind(&self.keys)
+        .bind([ObjectState::Rejected, ObjectState::Superseded].map(ObjectState::name).as_slice())
         .fetch_one(pool)
         .await
         .context("read the progress of the files")?;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use freshet_sinks::ledger::ObjectState;
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     DomainStatus, FileStatus, Files, Halted, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
-    ReplayStatus, Rows, STATES, Status,
+    ReplayStatus, Rows, Status,
 };
 
 /// Distinct locations looked at for orphans, at most.
@@ -83,7 +84,7 @@ fn outputs((marks, dirty_windows, oldest): (i64, i64, Option<f64>), outside: &Ou
 #[derive(sqlx::FromRow)]
 struct FileCount {
     domain: String,
-    state: String,
+    state: ObjectState,
     files: i64,
     rows: i64,
     newest: DateTime<Utc>,
@@ -103,12 +104,12 @@ async fn file_counts(connection: &mut PgConnection) -> Result<Vec<FileCount>, sq
 
 fn fill_files(status: &mut DomainStatus, counts: &[FileCount], at: DateTime<Utc>) {
     let age = |then: DateTime<Utc>| ((at - then).num_milliseconds().max(0)) as f64 / 1_000.0;
-    for state in STATES {
+    for state in ObjectState::ALL {
         let count = counts.iter().find(|count| count.domain == status.domain && count.state == state);
         status.files.insert(state, count.map_or(0, |count| count.files));
         match (count, state) {
-            (Some(count), "applied") => status.freshness_seconds = Some(age(count.newest)),
-            (Some(count), "discovered" | "publishing" | "published") => {
+            (Some(count), ObjectState::Applied) => status.freshness_seconds = Some(age(count.newest)),
+            (Some(count), state) if !state.is_final() => {
                 let older = status.oldest_unfinished_seconds.unwrap_or(0.0);
                 status.oldest_unfinished_seconds = Some(age(count.oldest).max(older));
             }
@@ -149,7 +150,7 @@ async fn positions(connection: &mut PgConnection) -> Result<Vec<Position>, sqlx:
         "WITH ends AS (
             SELECT o.domain, (e.ord - 1)::integer AS partition, max(e.end_offset) AS end_offset
             FROM pipeline.objects o CROSS JOIN LATERAL UNNEST(o.end_offsets) WITH ORDINALITY AS e (end_offset, ord)
-            WHERE o.state = 'published'
+            WHERE o.state = $1
                 AND o.stream_id = (SELECT s.stream_id FROM pipeline.streams s WHERE s.domain = o.domain)
             GROUP BY 1, 2
          )
@@ -158,6 +159,7 @@ async fn positions(connection: &mut PgConnection) -> Result<Vec<Position>, sqlx:
          FROM pipeline.bookmarks b FULL JOIN ends e ON e.domain = b.domain AND e.partition = b.partition
          ORDER BY 1, 2",
     )
+    .bind(ObjectState::Published)
     .fetch_all(&mut *connection)
     .await
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{DomainStatus, FileStatus, Files, Orphans, OutputsStatus, STATES, Status};
+use freshet_sinks::ledger::ObjectState;
+
+use super::{DomainStatus, FileStatus, Files, Orphans, OutputsStatus, Status};
 use crate::commands::terminal::{Look, shorten, span, table, thousands};
 
 /// Shows the status: what needs a person first, then files, rows, outputs, and the list of files if it was read.
@@ -32,10 +34,12 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
 }
 
 fn files_by_state(status: &Status, look: Look) -> String {
-    let mut records = vec![["files"].iter().chain(&STATES).map(|it| (*it).to_owned()).collect::<Vec<_>>()];
+    let mut records = vec![
+        ["files"].into_iter().chain(ObjectState::ALL.map(ObjectState::name)).map(str::to_owned).collect::<Vec<_>>(),
+    ];
     records[0].push("oldest open".into());
     for domain in &status.domains {
-        let counts = STATES.iter().map(|state| thousands(domain.files.get(state).copied().unwrap_or(0)));
+        let counts = ObjectState::ALL.iter().map(|state| thousands(domain.files.get(state).copied().unwrap_or(0)));
         let mut record: Vec<String> = std::iter::once(domain.domain.to_owned()).chain(counts).collect();
         record.push(age(domain.oldest_unfinished_seconds));
         records.push(record);
@@ -108,7 +112,7 @@ fn files_list(files: &Files, look: Look) -> String {
         let FileStatus { key, state, reason, rows, received, rejected, .. } = file;
         records.push(vec![
             shorten(key, room - reason_width),
-            state.clone(),
+            state.to_string(),
             shorten(reason.as_deref().unwrap_or_default(), reason_width),
             numbers(*rows),
             thousands(*received),
@@ -116,13 +120,15 @@ fn files_list(files: &Files, look: Look) -> String {
         ]);
     }
     let mut text = table(look, &records, 3);
-    for (state, painted) in [
-        (" applied ", look.good(" applied ")),
-        (" rejected ", look.bad(" rejected ")),
-        (" publishing ", look.busy(" publishing ")),
-        (" published ", look.busy(" published ")),
-    ] {
-        text = text.lines().enumerate().map(|(number, line)| paint(number, line, state, &painted)).collect();
+    for state in ObjectState::ALL {
+        let word = format!(" {state} ");
+        let painted = match state {
+            ObjectState::Applied => look.good(&word),
+            ObjectState::Rejected => look.bad(&word),
+            ObjectState::Publishing | ObjectState::Published => look.busy(&word),
+            ObjectState::Discovered | ObjectState::Superseded => continue,
+        };
+        text = text.lines().enumerate().map(|(number, line)| paint(number, line, &word, &painted)).collect();
     }
     let shown = files.files.len() as i64;
     if shown < files.total {
@@ -151,7 +157,7 @@ mod tests {
     fn status() -> Status {
         let domains = freshet_topics::DOMAINS.iter().map(|domain| DomainStatus {
             domain: domain.name,
-            files: STATES.into_iter().map(|state| (state, 1_234)).collect(),
+            files: ObjectState::ALL.into_iter().map(|state| (state, 1_234)).collect(),
             rows: Rows { published: 987_654, applied: 987_576, rejected: 78, ..Rows::default() },
             lag_rows: 12_000,
             freshness_seconds: Some(1.25),
@@ -159,11 +165,11 @@ mod tests {
             halted: vec![Halted { partition: 2, reason: "topic was made again: run `freshet bookmarks adopt`".into() }],
             ..DomainStatus::default()
         });
-        let file = |id: i64, state: &str, reason: Option<&str>| FileStatus {
+        let file = |id: i64, state: ObjectState, reason: Option<&str>| FileStatus {
             id,
             domain: "climate".into(),
             key: format!("climate/a-rather-long-folder-name/another-one/climate-2025-09-21-{id:05}.csv"),
-            state: state.into(),
+            state,
             rows: Some(50_000),
             received: 50_000,
             rejected: 12,
@@ -171,8 +177,8 @@ mod tests {
             last_modified: DateTime::default(),
         };
         let files = vec![
-            file(2, "applied", None),
-            file(1, "rejected", Some("line 12: a field is longer than 65536 bytes,\nwhich is the limit")),
+            file(2, ObjectState::Applied, None),
+            file(1, ObjectState::Rejected, Some("line 12: a field is longer than 65536 bytes,\nwhich is the limit")),
         ];
         Status {
             at: DateTime::default(),

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
+use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL};
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use super::Outputs;
 use crate::commands::terminal::{shorten, span};
@@ -155,10 +156,10 @@ impl Waiting<'_> {
         let mut still = Vec::new();
         let mut unseen = 0;
         for (object, state) in std::mem::take(&mut objects.open).into_iter().zip(&states) {
-            match state.as_deref() {
-                Some("applied") => self.waited.applied += 1,
-                Some("rejected") => self.waited.rejected += 1,
-                Some("superseded") => self.waited.superseded += 1,
+            match state {
+                Some(ObjectState::Applied) => self.waited.applied += 1,
+                Some(ObjectState::Rejected) => self.waited.rejected += 1,
+                Some(ObjectState::Superseded) => self.waited.superseded += 1,
                 state => {
                     unseen += usize::from(state.is_none());
                     still.push(object);
@@ -177,10 +178,9 @@ impl Waiting<'_> {
         if !objects.open.is_empty() {
             return Ok(Some(name(&objects.open, unseen)));
         }
-        let unfinished: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pipeline.objects
-             WHERE state IN ('discovered', 'publishing', 'published') AND id <= $1",
-        )
+        let unfinished: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
+            "SELECT count(*) FROM pipeline.objects WHERE state IN {UNFINISHED_SQL} AND id <= $1"
+        )))
         .bind(self.known_before)
         .fetch_one(self.pool)
         .await?;
@@ -199,8 +199,8 @@ impl Waiting<'_> {
     }
 }
 
-/// The state of each object's newest entry in the ledger; none for one that is not in it.
-async fn states(pool: &PgPool, bucket: &str, objects: &[Dropped]) -> Result<Vec<Option<String>>, sqlx::Error> {
+/// The state of each object; none for one that is not in the ledger as the newest version of its key.
+async fn states(pool: &PgPool, bucket: &str, objects: &[Dropped]) -> Result<Vec<Option<ObjectState>>, sqlx::Error> {
     if objects.is_empty() {
         return Ok(Vec::new());
     }
@@ -210,9 +210,10 @@ async fn states(pool: &PgPool, bucket: &str, objects: &[Dropped]) -> Result<Vec<
     let seconds: Vec<i64> = objects.iter().map(|object| object.last_modified.timestamp()).collect();
     sqlx::query_scalar(
         "SELECT (
-            SELECT o.state FROM pipeline.objects o
-            WHERE o.bucket = $1 AND o.key = l.key AND o.etag = l.etag AND o.size_bytes = l.size_bytes
-                AND floor(extract(epoch FROM o.last_modified)) = l.second
+            SELECT CASE WHEN o.etag = l.etag AND o.size_bytes = l.size_bytes
+                AND floor(extract(epoch FROM o.last_modified)) = l.second THEN o.state END
+            FROM pipeline.objects o
+            WHERE o.bucket = $1 AND o.key = l.key
             ORDER BY o.src_ord DESC LIMIT 1
          )
          FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[])

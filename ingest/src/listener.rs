@@ -1,0 +1,111 @@
+//! What the tasks of a listener share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use freshet_sinks::backoff::Backoff;
+use freshet_sinks::ledger::Claimant;
+use freshet_topics::Domain;
+use sqlx::PgPool;
+use tokio::sync::Notify;
+
+use crate::frame::FrameLimits;
+use crate::gate::Gate;
+use crate::hints::Hints;
+use crate::leases::Leases;
+use crate::limits::Limits;
+use crate::object::{ObjectReader, ReadError};
+use crate::producer::Producer;
+use crate::settings::IngestSettings;
+use crate::{Context, IngestError, metrics};
+
+/// A listener.
+pub struct Listener {
+    /// The section `ingest`.
+    pub(crate) settings: IngestSettings,
+    /// The database with the ledger.
+    pub(crate) pool: PgPool,
+    /// The store.
+    pub(crate) reader: ObjectReader,
+    /// The raw bucket.
+    pub(crate) bucket: String,
+    /// The domains that are published.
+    pub(crate) domains: Vec<&'static Domain>,
+    /// The listener's name in the ledger.
+    pub(crate) name: String,
+    /// The one producer.
+    pub(crate) producer: Arc<Producer>,
+    /// Whether each domain may be published to now.
+    pub(crate) gate: Gate,
+    /// How fast it may go.
+    pub(crate) limits: Arc<Limits>,
+    /// The objects that it works on.
+    pub(crate) leases: Arc<Leases>,
+    /// What stores tell it.
+    pub(crate) hints: Hints,
+    /// Objects were registered, or may be claimed again.
+    pub(crate) work_to_do: Arc<Notify>,
+    /// An object was published.
+    pub(crate) sweep_to_do: Notify,
+}
+
+impl Listener {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// If a setting cannot work.
+    pub fn new(context: Context) -> Result<Arc<Self>, IngestError> {
+        let Context { settings, kafka, pool, s3, raw_bucket, domains, listener, hints } = context;
+        let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
+        settings.check(&names).map_err(IngestError::Setting)?;
+        metrics::declare(&domains);
+        let producer = Arc::new(Producer::new(&kafka, settings.linger_ms)?);
+        let work_to_do = Arc::new(Notify::new());
+        let opened = Arc::clone(&work_to_do);
+        let gate = Gate::new(pool.clone(), kafka, Arc::clone(&producer), settings.lag_rows_max, &domains, opened);
+        Ok(Arc::new(Listener {
+            reader: ObjectReader::new(s3).with_limits(settings.read_limits()),
+            limits: Arc::new(Limits::new(&settings)),
+            leases: Arc::default(),
+            sweep_to_do: Notify::new(),
+            hints,
+            bucket: raw_bucket,
+            name: listener,
+            settings,
+            pool,
+            domains,
+            producer,
+            gate,
+            work_to_do,
+        }))
+    }
+
+    pub(crate) fn domain(&self, name: &str) -> Option<&'static Domain> {
+        self.domains.iter().copied().find(|domain| domain.name == name)
+    }
+
+    /// How long an object is kept without renewing.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.settings.lease_ms)
+    }
+
+    /// The waits after failures.
+    pub(crate) fn back_off(&self) -> Backoff {
+        self.settings.back_off()
+    }
+
+    pub(crate) fn claimant(&self) -> Claimant<'_> {
+        Claimant { owner: &self.name, lease: self.lease(), back_off: self.back_off() }
+    }
+
+    /// One request to S3, at its turn.
+    pub(crate) async fn s3<T>(&self, request: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
+        self.limits.s3_request().await;
+        request.await
+    }
+
+    pub(crate) fn frame_limits(&self) -> FrameLimits {
+        let IngestSettings { record_bytes_max, fields_max, field_bytes_max, .. } = self.settings;
+        FrameLimits { record_bytes_max, fields_max, field_bytes_max }
+    }
+}

@@ -1,0 +1,88 @@
+//! The sweeper: looks again and again whether published objects have arrived, and says what it found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use freshet_sinks::ledger::{self, Arrived, Object, Swept};
+use freshet_sinks::postgres::{ErrorKind, error_kind};
+use freshet_topics::{Domain, trace};
+use tokio_util::sync::CancellationToken;
+
+use crate::{IngestError, Listener, metrics};
+
+/// Sweeps every domain at the interval, and four times as often while published objects wait for their rows.
+pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
+    let interval = Duration::from_millis(listener.settings.sweep_interval_ms);
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let pause = match sweep_domains(&listener).await {
+            Ok(0) => interval,
+            Ok(_) => interval / 4,
+            Err(error) if error_kind(&error) == ErrorKind::Schema => {
+                return Err(IngestError::Schema { action: "sweep the ledger", source: error });
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::warn!(%error, failures, "sweep the ledger, trying again");
+                stop.run_until_cancelled(tokio::time::sleep(listener.back_off().after(failures))).await;
+                continue;
+            }
+        };
+        failures = 0;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // What was just published is not applied yet: look soon, not at once.
+            () = async { listener.sweep_to_do.notified().await; tokio::time::sleep(interval / 4).await } => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+/// Sweeps each domain once; gives how many objects wait.
+async fn sweep_domains(listener: &Listener) -> Result<u64, sqlx::Error> {
+    let mut waiting = 0;
+    for domain in &listener.domains {
+        let swept = ledger::sweep(&listener.pool, domain.name, listener.back_off(), |_| false).await?;
+        report(domain, &swept);
+        if !swept.repaired.is_empty() {
+            listener.work_to_do.notify_waiters();
+        }
+        waiting += swept.waiting;
+    }
+    Ok(waiting)
+}
+
+fn report(domain: &Domain, swept: &Swept) {
+    let label = [domain.name];
+    metrics::OBJECTS_APPLIED.with_label_values(&label).inc_by(swept.applied.len() as u64);
+    metrics::OBJECTS_REPAIRED.with_label_values(&label).inc_by(swept.repaired.len() as u64);
+    for (object, received) in &swept.repaired {
+        report_repair(object, *received);
+    }
+    // A file that was sent again is as fresh as it was the first time.
+    for Arrived { object, freshness_seconds, .. } in swept.applied.iter().filter(|arrived| arrived.is_new) {
+        metrics::FRESHNESS.with_label_values(&label).observe(*freshness_seconds);
+        let detail = trace::Detail {
+            domain: Some(domain.name),
+            key: Some(&object.version.key),
+            outcome: Some("applied"),
+            rows: object.rows,
+            ..trace::Detail::default()
+        };
+        trace::passed(object.id, trace::FILE, object.version.last_modified.into(), detail);
+    }
+}
+
+fn report_repair(object: &Object, received: i64) {
+    tracing::warn!(
+        domain = object.domain,
+        bucket = object.version.bucket,
+        key = object.version.key,
+        object = object.id,
+        rows = object.rows,
+        received,
+        repair = object.repairs + 1,
+        "rows of a published object did not arrive: publishing it again"
+    );
+}

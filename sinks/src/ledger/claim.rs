@@ -1,0 +1,259 @@
+//! Claiming: a listener takes the next object of its domains, for as long as it renews its lease.
+
+use std::time::Duration;
+
+use freshet_topics::PARSER_VERSION;
+use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use super::object::{COLUMNS, Object};
+use super::reason::Reason;
+use super::state::ObjectState;
+use super::transition::{Event, transition};
+use super::write::save;
+use crate::backoff::Backoff;
+
+/// A version that failed this often in a row no longer holds back newer versions of its key.
+pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
+
+/// An object that a listener has the lease on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The object, in the state `publishing`.
+    pub object: Object,
+    /// Frozen with its generation.
+    pub parser_version: i32,
+    /// Frozen with its generation.
+    pub partition_count: i32,
+    /// The newest older version of its key.
+    pub earlier: Option<Earlier>,
+    /// Rows of its newest reading that the processors have received.
+    pub received: i64,
+}
+
+/// An older version of a key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Earlier {
+    /// Its number.
+    pub id: i64,
+    /// Its state.
+    pub state: ObjectState,
+    /// Its content, where it was read.
+    pub sha256: Option<Vec<u8>>,
+    /// Why it is in its state.
+    pub reason: Option<Reason>,
+}
+
+/// Who claims, and on what terms.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimant<'a> {
+    /// The listener's name, unique among those that run.
+    pub owner: &'a str,
+    /// How long it keeps an object without renewing.
+    pub lease: Duration,
+    /// How long an object is left alone after its listener went silent, by the failures in a row.
+    pub back_off: Backoff,
+}
+
+#[derive(sqlx::FromRow)]
+struct Found {
+    #[sqlx(flatten)]
+    object: Object,
+    partitions: i32,
+    received: i64,
+    earlier_id: Option<i64>,
+    earlier_state: Option<ObjectState>,
+    earlier_sha256: Option<Vec<u8>>,
+    earlier_cause: Option<Json<Reason>>,
+}
+
+/// The transaction `claim`: the first of `domains` (with the partition count each topic has now) that has an object
+/// which [`may_claim`], and in it the lowest `src_ord`. Two that claim at once get different objects.
+///
+/// A generation that has just begun is frozen here, before its first row can be published.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn claim(
+    pool: &PgPool,
+    claimant: Claimant<'_>,
+    domains: &[(&str, i32)],
+) -> Result<Option<Claim>, sqlx::Error> {
+    let (names, partitions): (Vec<&str>, Vec<i32>) = domains.iter().copied().unzip();
+    let mut transaction = pool.begin().await?;
+    let found: Option<Found> = sqlx::query_as(AssertSqlSafe(format!(
+        "WITH candidate AS (
+            -- In the order given: the join stops at the first domain that has an object.
+            SELECT c.id, d.partitions
+            FROM UNNEST($1::text[], $2::integer[]) AS d (domain, partitions)
+            CROSS JOIN LATERAL (
+                SELECT o.id
+                FROM pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
+                WHERE o.domain = d.domain
+                  AND o.state IN ('discovered', 'publishing')
+                  AND (o.state = 'discovered' OR o.lease_until IS NULL
+                      OR t.now NOT BETWEEN coalesce(o.lease_from, '-infinity') AND o.lease_until)
+                  AND t.now NOT BETWEEN coalesce(o.wait_from, '-infinity') AND o.next_attempt_at
+                  AND NOT EXISTS (
+                      SELECT FROM pipeline.objects e
+                      WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord
+                        AND e.state IN ('discovered', 'publishing') AND e.attempts < $3)
+                ORDER BY o.src_ord
+                LIMIT 1
+                FOR UPDATE OF o SKIP LOCKED
+            ) AS c
+            LIMIT 1
+        )
+        SELECT {COLUMNS}, candidate.partitions,
+            coalesce((SELECT sum(upper(r) - lower(r))
+                FROM pipeline.progress p CROSS JOIN LATERAL unnest(p.received) AS r
+                WHERE p.object = o.id AND p.generation = o.generation AND p.domain = o.domain), 0)::bigint AS received,
+            earlier.id AS earlier_id, earlier.state AS earlier_state, earlier.sha256 AS earlier_sha256,
+            earlier.cause AS earlier_cause
+        FROM candidate JOIN pipeline.objects o ON o.id = candidate.id
+        LEFT JOIN LATERAL (
+            SELECT e.id, e.state, e.sha256, e.cause FROM pipeline.objects e
+            WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord
+            ORDER BY e.src_ord DESC
+            LIMIT 1
+        ) AS earlier ON true"
+    )))
+    .bind(names)
+    .bind(partitions)
+    .bind(ATTEMPTS_HOLDING_BACK)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(found) = found else {
+        transaction.rollback().await?;
+        return Ok(None);
+    };
+    let Claimant { owner, lease, back_off } = claimant;
+    let back_off = back_off.after(found.object.attempts.unsigned_abs() + 1);
+    let event = Event::Claim { owner, lease, back_off, parser_version: PARSER_VERSION, partitions: found.partitions };
+    let Some(change) = transition(&found.object, event) else {
+        transaction.rollback().await?;
+        return Ok(None);
+    };
+    save(&mut transaction, &[(&found.object, &change)]).await?;
+    transaction.commit().await?;
+    Ok(Some(found.claimed(change.object)))
+}
+
+impl Found {
+    fn claimed(self, object: Object) -> Claim {
+        let earlier = self.earlier_id.zip(self.earlier_state).map(|(id, state)| Earlier {
+            id,
+            state,
+            sha256: self.earlier_sha256,
+            reason: self.earlier_cause.map(|cause| cause.0),
+        });
+        Claim {
+            parser_version: object.parser_version.unwrap_or(PARSER_VERSION),
+            partition_count: object.partition_count.unwrap_or(self.partitions),
+            object,
+            earlier,
+            received: self.received,
+        }
+    }
+}
+
+/// Renews leases, as (object, epoch, back-off after it in milliseconds); the result names the objects that are still
+/// this listener's.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn renew(pool: &PgPool, leases: &[(i64, i64, Duration)], lease: Duration) -> Result<Vec<i64>, sqlx::Error> {
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+    sqlx::query_scalar(
+        "UPDATE pipeline.objects o SET lease_from = t.now, lease_until = t.now + $4 * interval '1 millisecond',
+            wait_from = t.now, next_attempt_at = t.now + ($4 + mine.back_off_ms) * interval '1 millisecond'
+         FROM UNNEST($1::bigint[], $2::bigint[], $3::double precision[]) AS mine (id, lease_epoch, back_off_ms),
+            (SELECT clock_timestamp() AS now) AS t
+         WHERE o.id = mine.id AND o.lease_epoch = mine.lease_epoch AND o.state = 'publishing'
+         RETURNING o.id",
+    )
+    .bind(leases.iter().map(|(object, ..)| *object).collect::<Vec<_>>())
+    .bind(leases.iter().map(|(_, epoch, _)| *epoch).collect::<Vec<_>>())
+    .bind(leases.iter().map(|(.., back_off)| milliseconds(*back_off)).collect::<Vec<_>>())
+    .bind(milliseconds(lease))
+    .fetch_all(pool)
+    .await
+}
+
+/// Whether an object may be claimed; [`claim`] says the same in SQL, and a test holds the two together. A lease and a
+/// wait are intervals: before their beginning (the clock went back) they hold no more than after their end.
+///
+/// | state | lease | wait | older version of the key unfinished | may |
+/// |---|---|---|---|---|
+/// | discovered | – | over | no, or it failed 5 times in a row | yes |
+/// | publishing | not held | over | no, or it failed 5 times in a row | yes |
+/// | publishing | held | – | – | no |
+/// | discovered, publishing | – | not over | – | no |
+/// | discovered, publishing | – | – | yes | no |
+/// | any other | – | – | – | no |
+pub fn may_claim(state: ObjectState, is_leased: bool, is_waiting: bool, earlier_unfinished: Option<i32>) -> bool {
+    let is_free = match state {
+        ObjectState::Discovered => true,
+        ObjectState::Publishing => !is_leased,
+        _ => false,
+    };
+    is_free && !is_waiting && earlier_unfinished.is_none_or(|attempts| attempts >= ATTEMPTS_HOLDING_BACK)
+}
+
+/// Whether a version need not be published because it has the content of the newest older version of its key; which
+/// one has it.
+///
+/// | the version | older version | its content | verdict |
+/// |---|---|---|---|
+/// | sent again, or rows of it were published | – | – | publish |
+/// | any other | none | – | publish |
+/// | any other | published, applied | same | nothing to do: same as it |
+/// | any other | superseded, as the same content as N | same | nothing to do: same as N |
+/// | any other | superseded otherwise, rejected, unfinished | – | publish |
+/// | any other | any | other | publish |
+pub fn nothing_to_do(claim: &Claim, sha256: &[u8]) -> Option<i64> {
+    let Object { repairs, rows, resume_row, .. } = claim.object;
+    if repairs > 0 || rows.is_some() || resume_row > 0 || claim.received > 0 {
+        return None;
+    }
+    let earlier = claim.earlier.as_ref().filter(|earlier| earlier.sha256.as_deref() == Some(sha256))?;
+    match earlier.state {
+        ObjectState::Published | ObjectState::Applied => Some(earlier.id),
+        ObjectState::Superseded => earlier.reason.as_ref().and_then(Reason::same_content_as),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lost::Lost;
+    use super::*;
+
+    fn claimed(earlier: Option<(ObjectState, Option<Reason>)>) -> Claim {
+        let earlier = earlier.map(|(state, reason)| Earlier { id: 5, state, sha256: Some(vec![1]), reason });
+        Claim { object: Object::example(), parser_version: 1, partition_count: 4, earlier, received: 0 }
+    }
+
+    #[test]
+    fn only_the_same_content_as_the_newest_older_version_is_nothing_to_do() {
+        let gone = Reason::Gone { detail: "gone".into(), lost: Lost::Nothing };
+        let cases = [
+            (None, None),
+            (Some((ObjectState::Published, None)), Some(5)),
+            (Some((ObjectState::Applied, None)), Some(5)),
+            (Some((ObjectState::Superseded, Some(Reason::SameContent { object: 3 }))), Some(3)),
+            (Some((ObjectState::Superseded, Some(gone))), None),
+            (Some((ObjectState::Rejected, Some(Reason::Unreadable { detail: "no header".into() }))), None),
+            (Some((ObjectState::Discovered, None)), None),
+        ];
+        for (earlier, expected) in cases {
+            let claim = claimed(earlier);
+            assert_eq!(nothing_to_do(&claim, &[1]), expected, "{claim:?}");
+            assert_eq!(nothing_to_do(&claim, &[2]), None, "other content");
+            let received = Claim { received: 1, ..claim.clone() };
+            assert_eq!(nothing_to_do(&received, &[1]), None, "rows of it are in the tables");
+            let insisted = Claim { object: Object { repairs: 1, ..claim.object.clone() }, ..claim };
+            assert_eq!(nothing_to_do(&insisted, &[1]), None, "somebody insists");
+        }
+    }
+}

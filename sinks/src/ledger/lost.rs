@@ -1,0 +1,133 @@
+//! Which rows of an object are lost for good, decided from what was published and what was received.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::object::Object;
+use crate::progress::SeqSet;
+
+/// Partitions named in a reason; `pipeline.progress` has them all.
+const PARTITIONS_NAMED_MAX: usize = 20;
+
+/// Rows that were to arrive and that nothing will bring any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lost {
+    /// None.
+    Nothing,
+    /// These: partition → sequence numbers, as Postgres writes a multirange.
+    Rows {
+        /// How many.
+        count: i64,
+        /// Where.
+        seqs: BTreeMap<i32, String>,
+    },
+    /// Every row from this one on: it was being published for the first time.
+    From {
+        /// The first row, from 0.
+        row: i64,
+    },
+    /// How many rows it has was never known; so many arrived.
+    Unknown {
+        /// Rows received.
+        received: i64,
+    },
+}
+
+/// Decides it for an object whose version S3 no longer has.
+///
+/// | rows per partition known | published up to | received | lost |
+/// |---|---|---|---|
+/// | yes | – | all | nothing |
+/// | yes | – | fewer | those that are missing, by partition |
+/// | no | a row later than the first | – | every row from there on |
+/// | no | nothing | some (the ledger forgot how far it was) | unknown |
+/// | no | nothing | none | nothing: it was never read |
+pub fn lost_rows(object: &Object, received: &BTreeMap<i32, SeqSet>) -> Lost {
+    let Some(partition_rows) = &object.partition_rows else {
+        let count: i64 = received.values().map(SeqSet::len).sum();
+        return match (object.resume_row, count) {
+            (0, 0) => Lost::Nothing,
+            (0, received) => Lost::Unknown { received },
+            (row, _) => Lost::From { row },
+        };
+    };
+    let mut seqs = BTreeMap::new();
+    let mut count = 0;
+    for (partition, rows) in (0..).zip(partition_rows) {
+        let missing = received.get(&partition).cloned().unwrap_or_default().missing_below(*rows);
+        if !missing.is_empty() {
+            count += missing.len();
+            seqs.insert(partition, missing.to_string());
+        }
+    }
+    if count == 0 { Lost::Nothing } else { Lost::Rows { count, seqs } }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Nothing => formatter.write_str("no rows are missing"),
+            Lost::Rows { count, seqs } => {
+                let named = seqs.iter().take(PARTITIONS_NAMED_MAX);
+                let named: Vec<String> = named.map(|(at, seqs)| format!("partition {at}: seqs {seqs}")).collect();
+                let more = if seqs.len() > PARTITIONS_NAMED_MAX { "; …" } else { "" };
+                write!(formatter, "{count} rows are missing ({}{more})", named.join("; "))
+            }
+            Lost::From { row } => write!(formatter, "the rows from {row} on are missing"),
+            Lost::Unknown { received } => {
+                write!(formatter, "{received} of its rows were received, how many it has is not known")
+            }
+        }
+    }
+}
+
+/// The sequence numbers received of the newest reading of an object, by partition.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn received(connection: &mut PgConnection, object: &Object) -> Result<BTreeMap<i32, SeqSet>, sqlx::Error> {
+    let rows: Vec<(i32, String)> = sqlx::query_as(
+        "SELECT partition, received::text FROM pipeline.progress WHERE object = $1 AND generation = $2 AND domain = $3",
+    )
+    .bind(object.id)
+    .bind(object.generation)
+    .bind(&object.domain)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|(partition, received)| {
+            let received = received.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+            Ok((partition, received))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(text: &str) -> SeqSet {
+        text.parse().expect("a set")
+    }
+
+    #[test]
+    fn what_is_lost_follows_from_rows_and_progress_alone() {
+        let object =
+            |partition_rows: Option<Vec<i64>>, resume_row| Object { partition_rows, resume_row, ..Object::example() };
+        let received =
+            |sets: &[(i32, &str)]| sets.iter().map(|(at, text)| (*at, set(text))).collect::<BTreeMap<_, _>>();
+        let all = received(&[(0, "{[0,3)}"), (2, "{[0,4)}")]);
+        let some = received(&[(2, "{[0,1),[3,4)}")]);
+        let rows = Some(vec![3, 0, 4]);
+        assert_eq!(lost_rows(&object(rows.clone(), 0), &all), Lost::Nothing);
+        let lost = lost_rows(&object(rows, 0), &some);
+        assert_eq!(lost.to_string(), "5 rows are missing (partition 0: seqs {[0,3)}; partition 2: seqs {[1,3)})");
+        assert_eq!(lost_rows(&object(None, 7), &some), Lost::From { row: 7 });
+        assert_eq!(lost_rows(&object(None, 0), &some), Lost::Unknown { received: 2 });
+        assert_eq!(lost_rows(&object(None, 0), &BTreeMap::new()), Lost::Nothing);
+    }
+}

@@ -1,0 +1,46 @@
+//! The object ledger: one row for each version of each object in the raw bucket, from the moment it is found until all
+//! of its rows are applied.
+//!
+//! This module is the only one that reads or writes `pipeline.objects` to decide something. It promises that
+//! - a version is registered once, at its place in the order of its domain ([`register`]),
+//! - a state changes only as the pure function [`transition()`] allows, and what belongs together is written together
+//!   ([`write`]),
+//! - a listener that has lost its lease writes nothing any more ([`claim`]),
+//! - a published object ends as applied, or is published again ([`sweep`]).
+//!
+//! One object's path:
+//!
+//! ```text
+//!            ┌───────────── failed, paused, lease expired ────────────┐
+//!            ▼                                                        │
+//! register → discovered ── claim ──► publishing ── publish ──► published ── sweep ──► applied
+//!            ▲                           │  └── reject ──► rejected     │
+//!            │                           └── set aside, gone ──► superseded
+//!            └── restart: rows are missing, sent again, adopted, still in the bucket
+//! ```
+//!
+//! Time is Postgres' alone. A lease and a wait are intervals, `[from, until)`: a clock that jumps back, to before
+//! `from`, or forward, beyond `until`, ends them early and never makes them longer. To end one early costs work and
+//! nothing else: two listeners that publish the same object write the same rows under the same numbers.
+
+mod claim;
+mod lost;
+mod object;
+pub mod order;
+mod reason;
+pub mod register;
+mod restart;
+mod state;
+mod sweep;
+mod transition;
+mod write;
+
+pub use claim::{ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, claim, may_claim, nothing_to_do, renew};
+pub use lost::{Lost, lost_rows, received};
+pub use object::{Content, Object, ObjectVersion, ResumePoint};
+pub use reason::Reason;
+pub use restart::{Candidate, Selection, adopt, is_sendable, select, send_again, send_as_new};
+pub use state::{ObjectState, UNFINISHED_SQL};
+pub use sweep::{Arrived, Swept, Verdict, judge, sweep};
+pub use transition::{Change, Event, Lease, Wait, transition};
+pub use write::{Recorded, record};

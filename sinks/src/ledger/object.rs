@@ -1,0 +1,180 @@
+//! An object version as the ledger has it.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::reason::Reason;
+use super::state::ObjectState;
+
+/// What names one content of one key for good.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct ObjectVersion {
+    /// The bucket.
+    pub bucket: String,
+    /// The key.
+    pub key: String,
+    /// Where the bucket is versioned. A listing has none.
+    pub version_id: Option<String>,
+    /// As the server gives it, quotes included.
+    pub etag: String,
+    /// Size as stored, in bytes.
+    pub size_bytes: i64,
+    /// To the second, rounded down: HEAD tells no more, whatever a listing tells.
+    pub last_modified: DateTime<Utc>,
+}
+
+impl fmt::Display for ObjectVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "s3://{}/{}", self.bucket, self.key)?;
+        match &self.version_id {
+            Some(version_id) => write!(formatter, " version {version_id}"),
+            None => write!(formatter, " etag {}", self.etag),
+        }
+    }
+}
+
+/// A row of `pipeline.objects`, but for its times: those stay in Postgres, whose clock they are of.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Object {
+    /// Its number.
+    pub id: i64,
+    /// What it is a version of, and which.
+    #[sqlx(flatten)]
+    pub version: ObjectVersion,
+    /// Domain name.
+    pub domain: String,
+    /// Place in the domain's order.
+    pub src_ord: i64,
+    /// Where it stands.
+    pub state: ObjectState,
+    /// Why.
+    pub cause: Option<Json<Reason>>,
+    /// Raised by every claim and every restart: a write that carries another one is not made.
+    pub lease_epoch: i64,
+    /// Failures in a row.
+    pub attempts: i32,
+    /// How often it was set back to its first row after it had been published.
+    pub repairs: i32,
+    /// Which reading of it.
+    pub generation: i32,
+    /// Frozen with the generation once it is claimed.
+    pub parser_version: Option<i32>,
+    /// Frozen with the generation once it is claimed.
+    pub partition_count: Option<i32>,
+    /// Resume point: bytes after decompression.
+    pub resume_byte: i64,
+    /// Resume point: line.
+    pub resume_line: i64,
+    /// Resume point: data row.
+    pub resume_row: i64,
+    /// Resume point: next seq in each partition.
+    pub resume_seqs: Option<Vec<i64>>,
+    /// Rows, where all were published once.
+    pub rows: Option<i64>,
+    /// The same by partition.
+    pub partition_rows: Option<Vec<i64>>,
+    /// One past the last record in each partition up to the resume point, 0 for none.
+    pub end_offsets: Option<Vec<i64>>,
+    /// The stream that `end_offsets` belong to.
+    pub stream_id: Option<Uuid>,
+    /// Of the content, where it was read once.
+    pub sha256: Option<Vec<u8>>,
+    /// Header names that the domain does not know.
+    pub ignored_columns: Vec<String>,
+}
+
+/// The columns that [`Object`] reads, of a table or alias `o`.
+pub(super) const COLUMNS: &str = "o.id, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, \
+     o.src_ord, o.state, o.cause, o.lease_epoch, o.attempts, o.repairs, o.generation, o.parser_version, \
+     o.partition_count, o.resume_byte, o.resume_line, o.resume_row, o.resume_seqs, o.rows, o.partition_rows, \
+     o.end_offsets, o.stream_id, o.sha256, o.ignored_columns";
+
+impl Object {
+    /// A version that was just found.
+    pub fn new(id: i64, version: ObjectVersion, domain: &str) -> Object {
+        Object {
+            id,
+            version,
+            domain: domain.to_owned(),
+            src_ord: 0,
+            state: ObjectState::Discovered,
+            cause: None,
+            lease_epoch: 0,
+            attempts: 0,
+            repairs: 0,
+            generation: 1,
+            parser_version: None,
+            partition_count: None,
+            resume_byte: 0,
+            resume_line: 0,
+            resume_row: 0,
+            resume_seqs: None,
+            rows: None,
+            partition_rows: None,
+            end_offsets: None,
+            stream_id: None,
+            sha256: None,
+            ignored_columns: Vec::new(),
+        }
+    }
+
+    /// Why it is in its state.
+    pub fn reason(&self) -> Option<&Reason> {
+        self.cause.as_ref().map(|cause| &cause.0)
+    }
+
+    /// How far it is published and acknowledged, in a topic of so many partitions.
+    pub fn resume_point(&self, partitions: usize) -> ResumePoint {
+        let known = |numbers: &Option<Vec<i64>>| numbers.clone().unwrap_or_else(|| vec![0; partitions]);
+        ResumePoint {
+            byte: self.resume_byte,
+            line: self.resume_line,
+            row: self.resume_row,
+            seqs: known(&self.resume_seqs),
+            ends: known(&self.end_offsets),
+        }
+    }
+}
+
+/// How far an object is published and acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumePoint {
+    /// Bytes after decompression before the first row that is not.
+    pub byte: i64,
+    /// Its line.
+    pub line: i64,
+    /// Its number.
+    pub row: i64,
+    /// Next seq in each partition, which is also the rows in it so far.
+    pub seqs: Vec<i64>,
+    /// One past the last record in each partition, 0 for none.
+    pub ends: Vec<i64>,
+}
+
+/// What is known of a file once all of it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Of the bytes after decompression.
+    pub sha256: Vec<u8>,
+    /// Header names that the domain does not know.
+    pub ignored_columns: Vec<String>,
+}
+
+#[cfg(test)]
+impl Object {
+    /// A version that was just found.
+    pub(super) fn example() -> Object {
+        let version = ObjectVersion {
+            bucket: "raw".into(),
+            key: "climate/a.csv".into(),
+            version_id: None,
+            etag: "e".into(),
+            size_bytes: 1,
+            last_modified: DateTime::UNIX_EPOCH,
+        };
+        Object { lease_epoch: 1, src_ord: 1, ..Object::new(9, version, "climate") }
+    }
+}

@@ -1,0 +1,130 @@
+//! Why an object is in its state: a value to decide by, and a sentence for people.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::lost::Lost;
+
+/// Reasons are for people; the details of a long list are in the tables.
+const REASON_CHARS_MAX: usize = 2_000;
+
+/// Why an object is in its state. Stored in `pipeline.objects.cause` as JSON; its text stands in `reason`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reason {
+    /// It has the content of this older version of its key, which is published or applied.
+    SameContent {
+        /// The older version.
+        object: i64,
+    },
+    /// S3 no longer has this version.
+    Gone {
+        /// What S3 said.
+        detail: String,
+        /// Rows that were published or begun, and did not arrive.
+        lost: Lost,
+    },
+    /// S3 no longer has this version; all of its rows were received before.
+    ReceivedBefore {
+        /// What S3 said.
+        detail: String,
+    },
+    /// The file is at fault.
+    Unreadable {
+        /// Where and why, for whoever dropped it.
+        detail: String,
+    },
+    /// The last attempt failed; it is tried again.
+    Failed {
+        /// Of what.
+        detail: String,
+    },
+    /// Rows of it did not arrive; it is published again.
+    RowsMissing {
+        /// Rows received.
+        received: i64,
+        /// Rows of the file.
+        rows: i64,
+    },
+    /// The log is shorter than what Kafka had acknowledged; it is published again.
+    LogTruncated,
+    /// Somebody asked for it with `freshet republish`.
+    SentAgain,
+    /// Somebody asked for it with `freshet republish --as-new`.
+    SentAsNew,
+    /// The topic was adopted; it is published again.
+    Adopted,
+    /// It was given up as gone, and the bucket still shows it.
+    StillThere,
+    /// The older version that it was a copy of was given up.
+    OriginalGone {
+        /// The older version.
+        object: i64,
+    },
+}
+
+impl Reason {
+    /// The version that it was set aside in favour of.
+    pub fn same_content_as(&self) -> Option<i64> {
+        match self {
+            Reason::SameContent { object } => Some(*object),
+            _ => None,
+        }
+    }
+
+    /// Whether the version was given up because S3 did not have it.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Reason::Gone { .. })
+    }
+
+    /// The sentence for people, of bounded length.
+    pub fn text(&self) -> String {
+        let text = self.to_string();
+        match text.char_indices().nth(REASON_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::SameContent { object } => write!(formatter, "same content as object {object}, nothing to do"),
+            Reason::Gone { detail, lost: Lost::Nothing } => formatter.write_str(detail),
+            Reason::Gone { detail, lost } => write!(formatter, "{detail}; {lost}"),
+            Reason::ReceivedBefore { detail } => write!(formatter, "{detail}; all of its rows were received before"),
+            Reason::Unreadable { detail } | Reason::Failed { detail } => formatter.write_str(detail),
+            Reason::RowsMissing { received, rows } => {
+                write!(formatter, "{received} of {rows} rows were received: publishing it again")
+            }
+            Reason::LogTruncated => {
+                formatter.write_str("the log is shorter than what Kafka had acknowledged: publishing it again")
+            }
+            Reason::SentAgain => formatter.write_str("sent again"),
+            Reason::SentAsNew => formatter.write_str("sent again as new"),
+            Reason::Adopted => formatter.write_str("the topic was adopted: publishing it again"),
+            Reason::StillThere => formatter.write_str("it was taken for gone, and the bucket still shows it"),
+            Reason::OriginalGone { object } => {
+                write!(formatter, "object {object}, of which it is a copy, was given up: publishing it instead")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_survives_the_database_and_is_bounded_for_people() {
+        let gone = Reason::Gone { detail: "gone".into(), lost: Lost::From { row: 7 } };
+        for reason in [gone, Reason::SameContent { object: 5 }, Reason::SentAgain] {
+            let json = serde_json::to_string(&reason).expect("JSON");
+            assert_eq!(serde_json::from_str::<Reason>(&json).expect("a reason"), reason, "{json}");
+        }
+        let long = Reason::Failed { detail: "ä".repeat(3_000) };
+        assert_eq!(long.text().chars().count(), REASON_CHARS_MAX + 1);
+    }
+}

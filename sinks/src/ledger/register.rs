@@ -1,0 +1,374 @@
+//! Registering objects: identity and order.
+//!
+//! Whatever a listing or a notification says of a key, what is registered is what a HEAD tells while the key
+//! is locked. So two listeners that find the same key at once register it once, and the order of a key's
+//! versions in the ledger is the order in which S3 held them.
+//!
+//! A version is known if its version id is; or, where the bucket keeps none, if the *newest* version of its key has
+//! its ETag, size and second. An older one that looks the same is another: the key was written A, B, A.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use futures::stream::{self, StreamExt};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+
+use super::object::{COLUMNS, Object, ObjectVersion};
+use super::order;
+use super::transition::Event;
+use super::write::change_all;
+
+/// Keys in one transaction: bounds how long their locks are held.
+pub const KEYS_PER_TRANSACTION: usize = 64;
+/// HEAD requests at once.
+const HEADS_AT_ONCE: usize = 16;
+/// A listener that is frozen while it asks S3 holds the locks on its keys for no longer than this: as long as the
+/// slowest HEAD takes with its retries.
+const IDLE_MAX: &str = "SET LOCAL idle_in_transaction_session_timeout = '100s'";
+
+/// What became of a key.
+#[derive(Debug)]
+pub enum Registered<E> {
+    /// A new version, under this object id.
+    New(i64),
+    /// This object was given up as gone, and S3 has it: it is on its way again.
+    Reappeared(i64),
+    /// The version that S3 holds is in the ledger.
+    Known,
+    /// S3 holds nothing under this key any more.
+    Absent,
+    /// S3 could not be asked; try again later.
+    Failed(E),
+}
+
+/// The transaction `register`: locks the keys, asks S3 what it holds under each, and gives every version that
+/// the ledger does not know its place in the domain's order, in the order of `keys`. At most
+/// [`KEYS_PER_TRANSACTION`] keys, each once; the result is in their order.
+///
+/// Two at once: the second waits for the locks, which both take in the same order, and finds everything known.
+/// The future must run to its end (a cancelled transaction would stay open in the pool).
+///
+/// # Errors
+/// If Postgres does not answer. Nothing is registered then.
+pub async fn register<F, E>(
+    pool: &PgPool,
+    bucket: &str,
+    domain: &str,
+    keys: &[String],
+    head: impl Fn(String) -> F,
+) -> Result<Vec<Registered<E>>, sqlx::Error>
+where
+    F: Future<Output = Result<Option<ObjectVersion>, E>>,
+{
+    debug_assert!(keys.len() <= KEYS_PER_TRANSACTION);
+    let mut transaction = pool.begin().await?;
+    sqlx::query(IDLE_MAX).execute(&mut *transaction).await?;
+    lock_keys(&mut transaction, bucket, keys).await?;
+    let heads: Vec<_> = stream::iter(keys.iter().cloned()).map(head).buffered(HEADS_AT_ONCE).collect().await;
+    let versions: Vec<&ObjectVersion> = heads.iter().filter_map(|head| head.as_ref().ok()?.as_ref()).collect();
+    lock_domain(&mut transaction, domain).await?;
+    let mut outcomes = register_versions(&mut transaction, bucket, domain, &versions).await?.into_iter();
+    transaction.commit().await?;
+    let outcome = |head| match head {
+        Ok(None) => Registered::Absent,
+        Ok(Some(_)) => match outcomes.next() {
+            Some(Outcome::New(id)) => Registered::New(id),
+            Some(Outcome::Reappeared(id)) => Registered::Reappeared(id),
+            Some(Outcome::Known) | None => Registered::Known,
+        },
+        Err(error) => Registered::Failed(error),
+    };
+    Ok(heads.into_iter().map(outcome).collect())
+}
+
+/// Held until the end of the transaction. Sorted, so that two sets of keys never wait for each other.
+pub(super) async fn lock_keys(connection: &mut PgConnection, bucket: &str, keys: &[String]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "SELECT pg_advisory_xact_lock(locks.id) FROM (
+            SELECT DISTINCT hashtextextended($1 || '/' || key, 0) AS id FROM UNNEST($2::text[]) AS k (key) ORDER BY 1
+         ) AS locks",
+    )
+    .bind(bucket)
+    .bind(keys)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes `src_ord` unique without a retry. Taken after the locks on keys, and by nobody before them.
+pub(super) async fn lock_domain(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet order of ' || $1, 1))")
+        .bind(domain)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    New(i64),
+    Reappeared(i64),
+    Known,
+}
+
+/// What becomes of versions that S3 holds now, each of another key.
+async fn register_versions(
+    connection: &mut PgConnection,
+    bucket: &str,
+    domain: &str,
+    versions: &[&ObjectVersion],
+) -> Result<Vec<Outcome>, sqlx::Error> {
+    let histories = histories(connection, bucket, versions).await?;
+    let mut outcomes = vec![Outcome::Known; versions.len()];
+    let given_up: Vec<Object> = histories.iter().filter_map(|it| it.same.clone().filter(is_gone)).collect();
+    let revived = change_all(connection, &given_up, |_| Event::Reappear).await?;
+    let mut fresh = Vec::new();
+    for (index, history) in histories.iter().enumerate() {
+        match &history.same {
+            Some(object) if revived.contains(&object.id) => outcomes[index] = Outcome::Reappeared(object.id),
+            Some(_) => {}
+            None => fresh.push(index),
+        }
+    }
+    if fresh.is_empty() {
+        return Ok(outcomes);
+    }
+    let new: Vec<&ObjectVersion> = fresh.iter().map(|index| versions[*index]).collect();
+    let key_newest: Vec<Option<i64>> = fresh.iter().map(|index| histories[*index].newest).collect();
+    let src_ords = places(connection, domain, &new, &key_newest).await?;
+    let inserted = insert(connection, bucket, domain, &new, &src_ords).await?;
+    for (index, id) in fresh.into_iter().zip(inserted) {
+        outcomes[index] = Outcome::New(id);
+    }
+    Ok(outcomes)
+}
+
+fn is_gone(object: &Object) -> bool {
+    object.reason().is_some_and(super::Reason::is_gone)
+}
+
+/// What the ledger has of a version's key.
+struct History {
+    /// The version itself.
+    same: Option<Object>,
+    /// The highest `src_ord` of the key.
+    newest: Option<i64>,
+}
+
+async fn histories(
+    connection: &mut PgConnection,
+    bucket: &str,
+    versions: &[&ObjectVersion],
+) -> Result<Vec<History>, sqlx::Error> {
+    let keys: Vec<&str> = versions.iter().map(|version| version.key.as_str()).collect();
+    let ids: Vec<Option<&str>> = versions.iter().map(|version| version.version_id.as_deref()).collect();
+    // The newest version of each key, and the one that has the version id.
+    let found: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM UNNEST($2::text[], $3::text[]) AS n (key, version_id)
+         JOIN pipeline.objects o ON o.bucket = $1 AND o.key = n.key
+         WHERE o.version_id = n.version_id
+            OR o.src_ord = (SELECT max(m.src_ord) FROM pipeline.objects m WHERE m.bucket = $1 AND m.key = n.key)
+         ORDER BY o.src_ord"
+    )))
+    .bind(bucket)
+    .bind(&keys)
+    .bind(&ids)
+    .fetch_all(connection)
+    .await?;
+    let mut by_key: HashMap<&str, Vec<&Object>> = HashMap::new();
+    for object in &found {
+        by_key.entry(object.version.key.as_str()).or_default().push(object);
+    }
+    let history = |version: &&ObjectVersion| {
+        let of_key = by_key.get(version.key.as_str()).map_or(&[][..], Vec::as_slice);
+        let newest = of_key.last();
+        let same = match &version.version_id {
+            Some(_) => of_key.iter().find(|object| object.version.version_id == version.version_id),
+            None => newest.filter(|object| object.version == **version),
+        };
+        History { same: same.map(|object| (*object).clone()), newest: newest.map(|object| object.src_ord) }
+    };
+    Ok(versions.iter().map(history).collect())
+}
+
+/// The places of new versions in the domain's order, in the order given.
+async fn places(
+    connection: &mut PgConnection,
+    domain: &str,
+    versions: &[&ObjectVersion],
+    key_newest: &[Option<i64>],
+) -> Result<Vec<i64>, sqlx::Error> {
+    let second = |(version, newest): (&&ObjectVersion, &Option<i64>)| {
+        order::second_for(version.last_modified.timestamp(), *newest)
+    };
+    let seconds: Vec<i64> = versions.iter().zip(key_newest).map(second).collect();
+    let mut newest_in_second = newest_in_seconds(connection, domain, &seconds).await?;
+    let mut src_ords = Vec::with_capacity(versions.len());
+    for (second, newest) in seconds.into_iter().zip(key_newest) {
+        let src_ord = order::assign(second, *newest, newest_in_second.get(&second).copied());
+        newest_in_second.insert(second, src_ord);
+        src_ords.push(src_ord);
+    }
+    Ok(src_ords)
+}
+
+/// The highest `src_ord` of the domain within each second that has one.
+async fn newest_in_seconds(
+    connection: &mut PgConnection,
+    domain: &str,
+    seconds: &[i64],
+) -> Result<HashMap<i64, i64>, sqlx::Error> {
+    let found: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT s.second, o.src_ord
+         FROM (SELECT DISTINCT second, first, next FROM UNNEST($2::bigint[], $3::bigint[], $4::bigint[])
+                AS s (second, first, next)) AS s
+         CROSS JOIN LATERAL (
+            SELECT src_ord FROM pipeline.objects
+            WHERE domain = $1 AND src_ord >= s.first AND src_ord < s.next
+            ORDER BY src_ord DESC LIMIT 1
+         ) AS o",
+    )
+    .bind(domain)
+    .bind(seconds)
+    .bind(seconds.iter().map(|second| order::first_of(*second)).collect::<Vec<_>>())
+    .bind(seconds.iter().map(|second| order::first_of(*second + 1)).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().collect())
+}
+
+/// Versions as the arrays that statements take.
+struct Columns<'a> {
+    keys: Vec<&'a str>,
+    version_ids: Vec<Option<&'a str>>,
+    etags: Vec<&'a str>,
+    sizes: Vec<i64>,
+    last_modified: Vec<DateTime<Utc>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(versions: &[&'a ObjectVersion]) -> Self {
+        Columns {
+            keys: versions.iter().map(|version| version.key.as_str()).collect(),
+            version_ids: versions.iter().map(|version| version.version_id.as_deref()).collect(),
+            etags: versions.iter().map(|version| version.etag.as_str()).collect(),
+            sizes: versions.iter().map(|version| version.size_bytes).collect(),
+            last_modified: versions.iter().map(|version| version.last_modified).collect(),
+        }
+    }
+}
+
+/// The locks make a conflict impossible; one that came all the same would be a fault to see, not to pass over.
+async fn insert(
+    connection: &mut PgConnection,
+    bucket: &str,
+    domain: &str,
+    versions: &[&ObjectVersion],
+    src_ords: &[i64],
+) -> Result<Vec<i64>, sqlx::Error> {
+    let columns = Columns::of(versions);
+    let inserted: Vec<(i64, i64)> = sqlx::query_as(
+        "INSERT INTO pipeline.objects
+            (bucket, key, version_id, etag, size_bytes, last_modified, domain, src_ord)
+         SELECT $1, n.key, n.version_id, n.etag, n.size_bytes, n.last_modified, $2, n.src_ord
+         FROM UNNEST($3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[])
+            AS n (key, version_id, etag, size_bytes, last_modified, src_ord)
+         RETURNING src_ord, id",
+    )
+    .bind(bucket)
+    .bind(domain)
+    .bind(&columns.keys)
+    .bind(&columns.version_ids)
+    .bind(&columns.etags)
+    .bind(&columns.sizes)
+    .bind(&columns.last_modified)
+    .bind(src_ords)
+    .fetch_all(connection)
+    .await?;
+    let by_src_ord: HashMap<i64, i64> = inserted.into_iter().collect();
+    src_ords.iter().map(|src_ord| by_src_ord.get(src_ord).copied().ok_or(sqlx::Error::RowNotFound)).collect()
+}
+
+/// Which entries of a listing are to be registered: those that are not the newest version of their key, and those
+/// that were given up as gone. A listing has no version ids, so what it does tell is compared, to the second.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn unknown(pool: &PgPool, bucket: &str, listed: &[&ObjectVersion]) -> Result<Vec<bool>, sqlx::Error> {
+    let columns = Columns::of(listed);
+    let seconds: Vec<i64> = columns.last_modified.iter().map(DateTime::timestamp).collect();
+    sqlx::query_scalar(
+        "SELECT NOT coalesce((
+            SELECT o.etag = l.etag AND o.size_bytes = l.size_bytes
+                AND date_trunc('second', o.last_modified) = to_timestamp(l.second)
+                AND NOT (o.state = 'superseded' AND coalesce(o.cause->>'kind', '') = 'gone')
+            FROM pipeline.objects o
+            WHERE o.bucket = $1 AND o.key = l.key
+            ORDER BY o.src_ord DESC LIMIT 1), false)
+         FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[])
+            WITH ORDINALITY AS l (key, etag, size_bytes, second, ord)
+         ORDER BY l.ord",
+    )
+    .bind(bucket)
+    .bind(&columns.keys)
+    .bind(&columns.etags)
+    .bind(&columns.sizes)
+    .bind(seconds)
+    .fetch_all(pool)
+    .await
+}
+
+/// Keys of the domain after `after` that the ledger holds as present, in order, at most `limit`.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn present_keys(
+    pool: &PgPool,
+    bucket: &str,
+    domain: &str,
+    after: &str,
+    limit: i64,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT DISTINCT key FROM pipeline.objects
+         WHERE bucket = $1 AND domain = $2 AND key > $3 AND deleted_at IS NULL
+         ORDER BY key LIMIT $4",
+    )
+    .bind(bucket)
+    .bind(domain)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// The number of the newest object: what was found until now.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM pipeline.objects").fetch_one(pool).await
+}
+
+/// Records that S3 holds nothing under these keys; versions registered after object `newest_id` are left alone. No
+/// row of any table is touched by a deletion.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn record_deletions(
+    pool: &PgPool,
+    bucket: &str,
+    keys: &[String],
+    newest_id: i64,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "UPDATE pipeline.objects SET deleted_at = clock_timestamp()
+         WHERE bucket = $1 AND key = ANY ($2) AND deleted_at IS NULL AND id <= $3",
+    )
+    .bind(bucket)
+    .bind(keys)
+    .bind(newest_id)
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}

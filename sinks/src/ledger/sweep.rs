@@ -1,0 +1,211 @@
+//! Complete or repair: the one place that decides whether a published object has arrived as a whole.
+//!
+//! Once the bookmarks have passed an object's end offsets, the rows received are counted. All there: `applied`.
+//! Fewer: the object is published again from row 0 under the same numbers, so that what is there is a duplicate
+//! and what is missing fits. A log that ends before the object does will never be passed there: the same.
+//!
+//! One repair is outstanding by construction, since only a published object is judged. Every write is guarded by the
+//! state and the repair count that were judged: two sweeps at once do each thing once.
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+
+use super::object::{COLUMNS, Object};
+use super::reason::Reason;
+use super::transition::Event;
+use super::write::change_all;
+use crate::backoff::Backoff;
+
+/// Objects judged in one statement.
+const PAGE: i64 = 1_000;
+
+/// What a sweep found and did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Swept {
+    /// Objects found complete.
+    pub applied: Vec<Arrived>,
+    /// Objects sent back to be published again, with the rows received of each.
+    pub repaired: Vec<(Object, i64)>,
+    /// Published objects whose end the bookmarks have not reached.
+    pub waiting: u64,
+}
+
+/// An object that has arrived as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arrived {
+    /// The object.
+    pub object: Object,
+    /// For the first time: it was not sent again.
+    pub is_new: bool,
+    /// From its last-modified to the commit of its last row, in seconds.
+    pub freshness_seconds: f64,
+}
+
+/// What becomes of a published object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its records may still be on their way.
+    Wait,
+    /// All rows were received.
+    Applied,
+    /// Rows are missing that nothing will bring any more.
+    Repair,
+}
+
+/// Decides it.
+///
+/// | bookmarks have passed its end | rows received | the log ends before it does | verdict |
+/// |---|---|---|---|
+/// | – | all | yes | applied |
+/// | – | fewer | yes | repair |
+/// | no | – | no | wait |
+/// | yes | all | no | applied |
+/// | yes | fewer | no | repair |
+///
+/// More than all cannot be: seqs are a function of the bytes, and counted once each.
+pub fn judge(passed: bool, received: i64, rows: i64, is_truncated: bool) -> Verdict {
+    match (passed || is_truncated, received >= rows) {
+        (false, _) => Verdict::Wait,
+        (true, true) => Verdict::Applied,
+        (true, false) => Verdict::Repair,
+    }
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Published {
+    #[sqlx(flatten)]
+    object: Object,
+    passed: bool,
+    received: i64,
+    is_new: bool,
+    last_row_at: DateTime<Utc>,
+}
+
+/// Looks at every published object of the domain once. `is_truncated` tells whether the log ends before an object
+/// does, which only Kafka knows.
+///
+/// # Errors
+/// If Postgres does not answer. What was done until then stands.
+pub async fn sweep(
+    pool: &PgPool,
+    domain: &str,
+    back_off: Backoff,
+    mut is_truncated: impl FnMut(&Object) -> bool,
+) -> Result<Swept, sqlx::Error> {
+    let mut swept = Swept::default();
+    let mut after = i64::MIN;
+    let mut connection = pool.acquire().await?;
+    loop {
+        let page = published(&mut connection, domain, after).await?;
+        let Some(last) = page.last() else { return Ok(swept) };
+        after = last.object.src_ord;
+        let (mut applied, mut repairs) = (vec![], vec![]);
+        for one in page {
+            let truncated = !one.passed && is_truncated(&one.object);
+            match judge(one.passed, one.received, one.object.rows.unwrap_or(0), truncated) {
+                Verdict::Wait => swept.waiting += 1,
+                Verdict::Applied => applied.push(one),
+                Verdict::Repair => repairs.push((one, truncated)),
+            }
+        }
+        complete(&mut connection, applied, &mut swept).await?;
+        repair(&mut connection, repairs, back_off, &mut swept).await?;
+    }
+}
+
+/// The next page of published objects. One statement, so that bookmarks and progress are of one moment: both
+/// move in the same transaction.
+async fn published(connection: &mut PgConnection, domain: &str, after: i64) -> Result<Vec<Published>, sqlx::Error> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, b.passed, o.applied_at IS NULL AS is_new, coalesce(p.received, 0)::bigint AS received,
+            coalesce(p.last_row_at, clock_timestamp()) AS last_row_at
+         FROM (
+            SELECT * FROM pipeline.objects
+            WHERE state = 'published' AND domain = $1 AND src_ord > $2
+            ORDER BY src_ord
+            LIMIT $3
+         ) AS o
+         CROSS JOIN LATERAL (
+            -- The ends of a stream that was given up by adopt are never reached: what was received counts.
+            SELECT NOT EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain AND s.stream_id = o.stream_id)
+                AND EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain) OR NOT EXISTS (
+                SELECT FROM UNNEST(o.end_offsets) WITH ORDINALITY AS e (end_offset, ord)
+                LEFT JOIN pipeline.bookmarks m
+                    ON m.domain = o.domain AND m.partition = e.ord - 1 AND m.stream_id = o.stream_id
+                WHERE e.end_offset > 0 AND (m.next_offset IS NULL OR m.next_offset < e.end_offset)
+            ) AS passed
+         ) AS b
+         CROSS JOIN LATERAL (
+            SELECT sum((SELECT sum(upper(r) - lower(r)) FROM unnest(p.received) AS r)) AS received,
+                max(p.updated_at) AS last_row_at
+            FROM pipeline.progress p
+            WHERE p.object = o.id AND p.generation = o.generation AND p.domain = o.domain
+         ) AS p
+         ORDER BY o.src_ord"
+    )))
+    .bind(domain)
+    .bind(after)
+    .bind(PAGE)
+    .fetch_all(connection)
+    .await
+}
+
+async fn complete(
+    connection: &mut PgConnection,
+    objects: Vec<Published>,
+    swept: &mut Swept,
+) -> Result<(), sqlx::Error> {
+    let before: Vec<Object> = objects.iter().map(|one| one.object.clone()).collect();
+    let written = change_all(connection, &before, |_| Event::Complete).await?;
+    for one in objects.into_iter().filter(|one| written.contains(&one.object.id)) {
+        // S3's clock may be ahead of Postgres' by a little.
+        let fresh = (one.last_row_at - one.object.version.last_modified).num_milliseconds().max(0) as f64 / 1_000.0;
+        swept.applied.push(Arrived { object: one.object, is_new: one.is_new, freshness_seconds: fresh });
+    }
+    Ok(())
+}
+
+async fn repair(
+    connection: &mut PgConnection,
+    objects: Vec<(Published, bool)>,
+    back_off: Backoff,
+    swept: &mut Swept,
+) -> Result<(), sqlx::Error> {
+    for (one, is_truncated) in objects {
+        let Published { object, received, .. } = one;
+        let reason = match is_truncated {
+            true => Reason::LogTruncated,
+            false => Reason::RowsMissing { received, rows: object.rows.unwrap_or(0) },
+        };
+        let event = |object: &Object| Event::Repair {
+            reason: reason.clone(),
+            back_off: back_off.after(object.repairs.unsigned_abs() + 1),
+        };
+        if !change_all(connection, std::slice::from_ref(&object), event).await?.is_empty() {
+            swept.repaired.push((object, received));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_applied_or_repaired_only_once_nothing_more_can_come() {
+        let cases = [
+            (false, 0, 10, false, Verdict::Wait),
+            (false, 10, 10, false, Verdict::Wait),
+            (false, 10, 10, true, Verdict::Applied),
+            (false, 4, 10, true, Verdict::Repair),
+            (true, 10, 10, false, Verdict::Applied),
+            (true, 0, 0, false, Verdict::Applied),
+            (true, 9, 10, false, Verdict::Repair),
+            (true, 0, 1, false, Verdict::Repair),
+        ];
+        for (passed, received, rows, truncated, expected) in cases {
+            assert_eq!(judge(passed, received, rows, truncated), expected, "{passed} {received}/{rows} {truncated}");
+        }
+    }
+}

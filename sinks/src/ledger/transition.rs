@@ -1,0 +1,379 @@
+//! What may happen to an object in which state, and what follows from it. Pure: who, when and what was found are
+//! arguments.
+
+use std::time::Duration;
+
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::lost::Lost;
+use super::object::{Content, Object, ResumePoint};
+use super::reason::Reason;
+use super::state::ObjectState;
+
+/// Something that happens to an object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event<'a> {
+    /// A listener takes it. A lease that has run out counts as a failed attempt: its listener may have died of this
+    /// very object. `back_off`: how long after the end of this lease nobody takes it, should it run out too.
+    Claim { owner: &'a str, lease: Duration, back_off: Duration, parser_version: i32, partitions: i32 },
+    /// The listener reads otherwise than the generation is frozen to: the next one begins at row 0.
+    OpenGeneration { parser_version: i32, partitions: i32 },
+    /// Everything before this point is acknowledged by the topic.
+    Checkpoint { stream: Uuid, point: &'a ResumePoint, content: &'a Content },
+    /// All rows are acknowledged by the topic.
+    Publish { stream: Uuid, point: &'a ResumePoint, content: &'a Content },
+    /// The file is at fault.
+    Reject { detail: String },
+    /// It has the content of an older version that is published or applied.
+    SetAside { original: i64, sha256: Vec<u8> },
+    /// S3 no longer has the version.
+    Gone { detail: String, lost: Lost },
+    /// The listener hands it back unharmed: it shuts down, or the domain is paused.
+    Release,
+    /// The attempt failed: not to be tried again before `back_off` is over.
+    Fail { detail: String, back_off: Duration },
+    /// All of its rows were received.
+    Complete,
+    /// Rows of it will not arrive any more.
+    Repair { reason: Reason, back_off: Duration },
+    /// A person wants it published again.
+    SendAgain,
+    /// A person wants it published again, as the newest of its domain.
+    SendAsNew { src_ord: i64 },
+    /// The topic was adopted: what was on its way is gone.
+    Adopt,
+    /// It was given up as gone, and S3 has it.
+    Reappear,
+    /// The older version that it is a copy of was given up.
+    OriginalGone { original: i64 },
+}
+
+/// What becomes of the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease<'a> {
+    /// It stays as it is.
+    Keep,
+    /// Nobody has it.
+    Release,
+    /// This listener has it from now on, for so long.
+    Grant(&'a str, Duration),
+}
+
+/// When the object may be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// As before.
+    Keep,
+    /// At once.
+    Until(Duration),
+}
+
+/// What an event comes to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change<'a> {
+    /// The object after it.
+    pub object: Object,
+    /// Its lease.
+    pub lease: Lease<'a>,
+    /// Its wait.
+    pub wait: Wait,
+    /// Whether versions that were set aside as copies of it go their own way now. Written in the same transaction:
+    /// a crash in between would leave them asleep for good.
+    pub wakes_copies: bool,
+}
+
+/// Decides what an event does to an object; `None` where it may not happen.
+///
+/// | event | in state | afterwards |
+/// |---|---|---|
+/// | claim | discovered, publishing (lease run out: attempts + 1) | publishing, leased |
+/// | open generation | publishing | publishing, at row 0 of the next generation |
+/// | checkpoint | publishing | publishing, attempts 0 |
+/// | publish | publishing | published |
+/// | reject | publishing | rejected |
+/// | set aside | publishing | superseded |
+/// | gone, all rows known and received | publishing | applied |
+/// | gone, otherwise | publishing | superseded; its copies wake |
+/// | release | publishing | discovered |
+/// | fail | publishing | discovered, attempts + 1, waiting |
+/// | complete | published | applied |
+/// | repair | published | discovered at row 0, repairs + 1, waiting |
+/// | send again | applied, rejected | discovered at row 0, repairs + 1 |
+/// | send as new | applied, rejected, superseded as a copy | discovered at row 0 of the next generation, repairs + 1 |
+/// | adopt | discovered, publishing, published | discovered at row 0 |
+/// | reappear | superseded as gone | discovered at row 0 |
+/// | original gone | superseded as a copy of that one | discovered |
+///
+/// Every other pair is refused.
+pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
+    use ObjectState::{Applied, Discovered, Published, Publishing, Rejected, Superseded};
+    let is_copy = object.reason().and_then(Reason::same_content_as);
+    let is_gone = object.reason().is_some_and(Reason::is_gone);
+    let change = Change::of(object);
+    Some(match (object.state, event) {
+        (Discovered | Publishing, Event::Claim { owner, lease, back_off, parser_version, partitions }) => {
+            change.claim(owner, lease, back_off, parser_version, partitions)
+        }
+        (Publishing, Event::OpenGeneration { parser_version, partitions }) => {
+            change.open_generation(Some(parser_version), Some(partitions))
+        }
+        (Publishing, Event::Checkpoint { stream, point, content }) => change.checkpoint(stream, point, content),
+        (Publishing, Event::Publish { stream, point, content }) => {
+            let mut change = change.checkpoint(stream, point, content).end(Published, None);
+            (change.object.rows, change.object.partition_rows) = (Some(point.row), Some(point.seqs.clone()));
+            change
+        }
+        (Publishing, Event::Reject { detail }) => change.end(Rejected, Some(Reason::Unreadable { detail })),
+        (Publishing, Event::SetAside { original, sha256 }) => {
+            let mut change = change.end(Superseded, Some(Reason::SameContent { object: original }));
+            change.object.sha256 = Some(sha256);
+            change
+        }
+        (Publishing, Event::Gone { detail, lost: Lost::Nothing }) if object.rows.is_some() => {
+            change.end(Applied, Some(Reason::ReceivedBefore { detail }))
+        }
+        (Publishing, Event::Gone { detail, lost }) => {
+            Change { wakes_copies: true, ..change.end(Superseded, Some(Reason::Gone { detail, lost })) }
+        }
+        (Publishing, Event::Release) => change.end(Discovered, None),
+        (Publishing, Event::Fail { detail, back_off }) => {
+            let mut change = change.end(Discovered, Some(Reason::Failed { detail }));
+            change.object.attempts += 1;
+            Change { wait: Wait::Until(back_off), ..change }
+        }
+        (Published, Event::Complete) => change.end(Applied, None),
+        (Published, Event::Repair { reason, back_off }) => {
+            Change { wait: Wait::Until(back_off), ..change.restart(Some(reason)).counted() }
+        }
+        (Applied | Rejected, Event::SendAgain) => change.restart(Some(Reason::SentAgain)).counted(),
+        (Applied | Rejected | Superseded, Event::SendAsNew { src_ord })
+            if object.state != Superseded || is_copy.is_some() =>
+        {
+            // What it is frozen to is decided when it is claimed.
+            let mut change = change.open_generation(None, None).restart(Some(Reason::SentAsNew)).counted();
+            change.object.src_ord = src_ord;
+            change
+        }
+        (Discovered | Publishing | Published, Event::Adopt) => change.restart(Some(Reason::Adopted)),
+        (Superseded, Event::Reappear) if is_gone => change.restart(Some(Reason::StillThere)),
+        (Superseded, Event::OriginalGone { original }) if is_copy == Some(original) => {
+            change.restart(Some(Reason::OriginalGone { object: original }))
+        }
+        _ => return None,
+    })
+}
+
+impl<'a> Change<'a> {
+    fn of(object: &Object) -> Self {
+        Change { object: object.clone(), lease: Lease::Keep, wait: Wait::Keep, wakes_copies: false }
+    }
+
+    fn claim(
+        mut self,
+        owner: &'a str,
+        lease: Duration,
+        back_off: Duration,
+        parser_version: i32,
+        partitions: i32,
+    ) -> Self {
+        let object = &mut self.object;
+        object.attempts += i32::from(object.state == ObjectState::Publishing);
+        object.state = ObjectState::Publishing;
+        object.lease_epoch += 1;
+        object.parser_version.get_or_insert(parser_version);
+        object.partition_count.get_or_insert(partitions);
+        self.lease = Lease::Grant(owner, lease);
+        self.wait = Wait::Until(lease + back_off);
+        self
+    }
+
+    fn open_generation(mut self, parser_version: Option<i32>, partitions: Option<i32>) -> Self {
+        let object = &mut self.object;
+        object.generation += 1;
+        (object.parser_version, object.partition_count) = (parser_version, partitions);
+        (object.rows, object.partition_rows) = (None, None);
+        self.to_first_row();
+        self
+    }
+
+    fn checkpoint(mut self, stream: Uuid, point: &ResumePoint, content: &Content) -> Self {
+        let object = &mut self.object;
+        (object.resume_byte, object.resume_line, object.resume_row) = (point.byte, point.line, point.row);
+        object.resume_seqs = Some(point.seqs.clone());
+        object.end_offsets = Some(point.ends.clone());
+        object.stream_id = Some(stream);
+        object.sha256 = Some(content.sha256.clone());
+        object.ignored_columns.clone_from(&content.ignored_columns);
+        object.attempts = 0;
+        self
+    }
+
+    /// No listener has it any more.
+    fn end(mut self, state: ObjectState, reason: Option<Reason>) -> Self {
+        self.object.state = state;
+        self.object.cause = reason.map(Json);
+        (self.lease, self.wait) = (Lease::Release, Wait::Until(Duration::ZERO));
+        self
+    }
+
+    /// Back to the first row of the generation, whoever had it. What a first publishing counted (rows, rows by
+    /// partition) stays: by it the rows that are missing are named, should S3 no longer have the version.
+    fn restart(self, reason: Option<Reason>) -> Self {
+        let mut change = self.end(ObjectState::Discovered, reason);
+        change.object.attempts = 0;
+        change.object.lease_epoch += 1;
+        change.to_first_row();
+        change
+    }
+
+    fn to_first_row(&mut self) {
+        let object = &mut self.object;
+        (object.resume_byte, object.resume_line, object.resume_row) = (0, 0, 0);
+        (object.resume_seqs, object.end_offsets, object.stream_id) = (None, None, None);
+    }
+
+    fn counted(mut self) -> Self {
+        self.object.repairs += 1;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published() -> Object {
+        Object {
+            state: ObjectState::Published,
+            rows: Some(7),
+            partition_rows: Some(vec![3, 0, 4]),
+            resume_row: 7,
+            resume_seqs: Some(vec![3, 0, 4]),
+            end_offsets: Some(vec![10, 0, 20]),
+            stream_id: Some(Uuid::from_u128(1)),
+            parser_version: Some(1),
+            partition_count: Some(3),
+            attempts: 2,
+            ..Object::example()
+        }
+    }
+
+    fn events(point: &ResumePoint, content: &Content) -> Vec<(&'static str, Event<'static>)> {
+        // Leaked: a test's few bytes, so that the events outlive this function.
+        let (point, content) = (Box::leak(Box::new(point.clone())), Box::leak(Box::new(content.clone())));
+        let stream = Uuid::from_u128(2);
+        let (lease, back_off) = (Duration::from_secs(10), Duration::from_secs(1));
+        let detail = || "why".to_owned();
+        vec![
+            ("claim", Event::Claim { owner: "me", lease, back_off, parser_version: 2, partitions: 4 }),
+            ("open generation", Event::OpenGeneration { parser_version: 2, partitions: 4 }),
+            ("checkpoint", Event::Checkpoint { stream, point, content }),
+            ("publish", Event::Publish { stream, point, content }),
+            ("reject", Event::Reject { detail: detail() }),
+            ("set aside", Event::SetAside { original: 5, sha256: vec![7] }),
+            ("gone", Event::Gone { detail: detail(), lost: Lost::From { row: 3 } }),
+            ("release", Event::Release),
+            ("fail", Event::Fail { detail: detail(), back_off }),
+            ("complete", Event::Complete),
+            ("repair", Event::Repair { reason: Reason::LogTruncated, back_off }),
+            ("send again", Event::SendAgain),
+            ("send as new", Event::SendAsNew { src_ord: 99 }),
+            ("adopt", Event::Adopt),
+            ("reappear", Event::Reappear),
+            ("original gone", Event::OriginalGone { original: 5 }),
+        ]
+    }
+
+    #[test]
+    fn an_event_happens_only_in_the_states_of_the_table() {
+        let point = ResumePoint { byte: 100, line: 12, row: 9, seqs: vec![5, 4], ends: vec![8, 9] };
+        let allowed: [(&str, &[&str]); 8] = [
+            ("discovered", &["claim", "adopt"]),
+            (
+                "publishing",
+                &[
+                    "claim",
+                    "open generation",
+                    "checkpoint",
+                    "publish",
+                    "reject",
+                    "set aside",
+                    "gone",
+                    "release",
+                    "fail",
+                    "adopt",
+                ],
+            ),
+            ("published", &["complete", "repair", "adopt"]),
+            ("applied", &["send again", "send as new"]),
+            ("rejected", &["send again", "send as new"]),
+            ("superseded", &[]),
+            ("superseded as gone", &["reappear"]),
+            ("superseded as a copy", &["send as new", "original gone"]),
+        ];
+        for (state, allowed) in allowed {
+            let cause = match state.split_once(" as ") {
+                Some((_, "gone")) => Some(Json(Reason::Gone { detail: "why".into(), lost: Lost::Nothing })),
+                Some(_) => Some(Json(Reason::SameContent { object: 5 })),
+                None => None,
+            };
+            let name = state.split(' ').next().expect("a word");
+            let object = Object { state: ObjectState::from_name(name).expect(name), cause, ..published() };
+            for (event, given) in events(&point, &Content::default()) {
+                assert_eq!(transition(&object, given).is_some(), allowed.contains(&event), "{event} in {state}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_restart_forgets_how_far_it_was_and_keeps_what_was_counted() {
+        let restarts = [
+            (published(), Event::Repair { reason: Reason::LogTruncated, back_off: Duration::from_secs(4) }, 1),
+            (published(), Event::Adopt, 0),
+            (Object { state: ObjectState::Applied, ..published() }, Event::SendAgain, 1),
+        ];
+        for (object, event, repairs) in restarts {
+            let change = transition(&object, event).expect("it may happen");
+            let after = &change.object;
+            assert_eq!((after.state, after.resume_row, after.attempts), (ObjectState::Discovered, 0, 0));
+            assert_eq!((&after.resume_seqs, &after.end_offsets, after.stream_id), (&None, &None, None));
+            assert_eq!((after.rows, &after.partition_rows), (object.rows, &object.partition_rows));
+            assert_eq!((after.repairs, after.lease_epoch, after.generation), (repairs, object.lease_epoch + 1, 1));
+            assert_eq!(change.lease, Lease::Release);
+        }
+        let applied = Object { state: ObjectState::Applied, ..published() };
+        let anew = transition(&applied, Event::SendAsNew { src_ord: 99 }).expect("it may happen").object;
+        assert_eq!((anew.generation, anew.rows, anew.partition_count, anew.src_ord), (2, None, None, 99));
+    }
+
+    #[test]
+    fn a_version_that_is_gone_is_applied_if_all_of_it_arrived_and_wakes_its_copies_if_not() {
+        let publishing = Object { state: ObjectState::Publishing, ..published() };
+        let gone = |object: &Object, lost| {
+            let change = transition(object, Event::Gone { detail: "gone".into(), lost }).expect("it may happen");
+            (change.object.state, change.wakes_copies)
+        };
+        assert_eq!(gone(&publishing, Lost::Nothing), (ObjectState::Applied, false));
+        assert_eq!(gone(&publishing, Lost::From { row: 3 }), (ObjectState::Superseded, true));
+        let unread = Object { rows: None, partition_rows: None, ..publishing };
+        assert_eq!(gone(&unread, Lost::Nothing), (ObjectState::Superseded, true));
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_is_a_failure_and_the_next_one_waits_longer_after_it() {
+        let claim = |object: &Object| {
+            let (lease, back_off) = (Duration::from_secs(10), Duration::from_secs(2));
+            transition(object, Event::Claim { owner: "me", lease, back_off, parser_version: 2, partitions: 4 })
+        };
+        let fresh = claim(&Object::example()).expect("it may happen");
+        assert_eq!((fresh.object.attempts, fresh.object.lease_epoch), (0, 2));
+        assert_eq!((fresh.object.parser_version, fresh.object.partition_count), (Some(2), Some(4)));
+        assert_eq!(fresh.wait, Wait::Until(Duration::from_secs(12)));
+        let again = claim(&fresh.object).expect("it may happen");
+        assert_eq!((again.object.attempts, again.object.lease_epoch), (1, 3));
+        let frozen = Object { parser_version: Some(1), partition_count: Some(3), ..Object::example() };
+        let claimed = claim(&frozen).expect("it may happen").object;
+        assert_eq!((claimed.parser_version, claimed.partition_count), (Some(1), Some(3)));
+    }
+}

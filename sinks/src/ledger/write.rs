@@ -1,0 +1,191 @@
+//! Writing changes of objects: the one place that turns what [`transition()`](super::transition()) decided into SQL.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+
+use super::claim::Claim;
+use super::object::{COLUMNS, Object};
+use super::reason::Reason;
+use super::transition::{Change, Event, Lease, Wait, transition};
+
+/// Objects written by one statement.
+const BATCH: usize = 1_000;
+
+/// What became of a listener's write.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recorded {
+    /// Another listener has the object by now; nothing was written.
+    LeaseLost,
+    /// It is written, and so many copies of the object go their own way now.
+    Written { woken: usize },
+}
+
+impl Recorded {
+    /// Whether it was written.
+    pub fn is_written(&self) -> bool {
+        matches!(self, Recorded::Written { .. })
+    }
+}
+
+/// Writes what happens to a claimed object, and keeps the claim up to date.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Result<Recorded, sqlx::Error> {
+    // A claim is in the state `publishing`, in which all that a listener does may happen.
+    let Some(change) = transition(&claim.object, event) else { return Ok(Recorded::LeaseLost) };
+    let written = match change.wakes_copies {
+        false => {
+            let mut connection = pool.acquire().await?;
+            save(&mut connection, &[(&claim.object, &change)]).await?.len()
+        }
+        true => return give_up(pool, claim, change).await,
+    };
+    if written == 0 {
+        return Ok(Recorded::LeaseLost);
+    }
+    claim.object = change.object;
+    Ok(Recorded::Written { woken: 0 })
+}
+
+/// The transaction `give_up`: the object ends, and its copies wake.
+async fn give_up(pool: &PgPool, claim: &mut Claim, change: Change<'_>) -> Result<Recorded, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    if save(&mut transaction, &[(&claim.object, &change)]).await?.is_empty() {
+        transaction.rollback().await?;
+        return Ok(Recorded::LeaseLost);
+    }
+    let original = claim.object.id;
+    let copies: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM pipeline.objects o
+         WHERE o.bucket = $1 AND o.key = $2 AND o.state = 'superseded' AND o.cause = $3
+         ORDER BY o.id FOR UPDATE"
+    )))
+    .bind(&claim.object.version.bucket)
+    .bind(&claim.object.version.key)
+    .bind(Json(Reason::SameContent { object: original }))
+    .fetch_all(&mut *transaction)
+    .await?;
+    let woken = change_all(&mut transaction, &copies, |_| Event::OriginalGone { original }).await?.len();
+    transaction.commit().await?;
+    claim.object = change.object;
+    Ok(Recorded::Written { woken })
+}
+
+/// Lets the same thing happen to each of `objects`; gives the ids of those to which it did: it may not, or somebody
+/// else has changed them meanwhile.
+pub(super) async fn change_all<'a>(
+    connection: &mut PgConnection,
+    objects: &[Object],
+    event: impl Fn(&Object) -> Event<'a>,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let mut written = Vec::new();
+    for objects in objects.chunks(BATCH) {
+        let changes: Vec<(&Object, Change)> =
+            objects.iter().filter_map(|object| Some((object, transition(object, event(object))?))).collect();
+        let pairs: Vec<(&Object, &Change)> = changes.iter().map(|(object, change)| (*object, change)).collect();
+        written.extend(save(connection, &pairs).await?);
+    }
+    Ok(written)
+}
+
+/// Writes objects as they are after a change, each only if it still is what it was before. Gives the ids of those
+/// that were written.
+///
+/// The four columns that are compared change with everything that another listener, sweeper or person may do to an
+/// object: no two changes of the same object are both written.
+pub(super) async fn save(
+    connection: &mut PgConnection,
+    changes: &[(&Object, &Change<'_>)],
+) -> Result<Vec<i64>, sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut owners, mut leases_ms, mut waits_ms) = (Vec::new(), Vec::new(), Vec::new());
+    for (_, change) in changes {
+        let (owner, lease) = match change.lease {
+            Lease::Keep => (None, None),
+            Lease::Release => (None, Some(Duration::ZERO)),
+            Lease::Grant(owner, lease) => (Some(owner), Some(lease)),
+        };
+        owners.push(owner);
+        leases_ms.push(lease.map(milliseconds));
+        waits_ms.push(match change.wait {
+            Wait::Keep => None,
+            Wait::Until(wait) => Some(milliseconds(wait)),
+        });
+    }
+    let before = |pick: fn(&Object) -> i64| changes.iter().map(|(object, _)| pick(object)).collect::<Vec<i64>>();
+    sqlx::query_scalar(
+        "UPDATE pipeline.objects o SET
+            state = n.state, cause = n.cause, reason = n.reason, src_ord = n.src_ord, attempts = n.attempts,
+            repairs = n.repairs, generation = n.generation, parser_version = n.parser_version,
+            partition_count = n.partition_count, resume_byte = n.resume_byte, resume_line = n.resume_line,
+            resume_row = n.resume_row, resume_seqs = n.resume_seqs, rows = n.rows, partition_rows = n.partition_rows,
+            end_offsets = n.end_offsets, stream_id = n.stream_id, sha256 = n.sha256,
+            ignored_columns = n.ignored_columns, lease_epoch = n.lease_epoch,
+            lease_owner = CASE WHEN b.lease_ms IS NULL THEN o.lease_owner ELSE b.owner END,
+            lease_from = CASE WHEN b.lease_ms IS NULL THEN o.lease_from WHEN b.lease_ms > 0 THEN t.now END,
+            lease_until = CASE WHEN b.lease_ms IS NULL THEN o.lease_until
+                WHEN b.lease_ms > 0 THEN t.now + b.lease_ms * interval '1 millisecond' END,
+            wait_from = CASE WHEN b.wait_ms IS NULL THEN o.wait_from ELSE t.now END,
+            next_attempt_at = CASE WHEN b.wait_ms IS NULL THEN o.next_attempt_at
+                ELSE t.now + b.wait_ms * interval '1 millisecond' END,
+            published_at = CASE n.state WHEN 'published' THEN t.now ELSE o.published_at END,
+            applied_at = CASE n.state WHEN 'applied' THEN coalesce(o.applied_at, t.now) ELSE o.applied_at END
+         FROM (SELECT clock_timestamp() AS now) AS t,
+            UNNEST($2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::double precision[],
+                $9::double precision[])
+                AS b (id, state, lease_epoch, repairs, generation, owner, lease_ms, wait_ms)
+            JOIN jsonb_populate_recordset(NULL::pipeline.objects, $1) AS n ON n.id = b.id
+         WHERE o.id = b.id AND o.state = b.state AND o.lease_epoch = b.lease_epoch AND o.repairs = b.repairs
+            AND o.generation = b.generation
+         RETURNING o.id",
+    )
+    .bind(Json(changes.iter().map(|(_, change)| row(&change.object)).collect::<Vec<_>>()))
+    .bind(before(|object| object.id))
+    .bind(changes.iter().map(|(object, _)| object.state.name()).collect::<Vec<_>>())
+    .bind(before(|object| object.lease_epoch))
+    .bind(before(|object| object.repairs.into()))
+    .bind(before(|object| object.generation.into()))
+    .bind(owners)
+    .bind(leases_ms)
+    .bind(waits_ms)
+    .fetch_all(connection)
+    .await
+}
+
+/// The columns that a change may alter.
+fn row(object: &Object) -> Value {
+    json!({
+        "id": object.id,
+        "state": object.state,
+        "cause": object.reason(),
+        "reason": object.reason().map(Reason::text),
+        "src_ord": object.src_ord,
+        "lease_epoch": object.lease_epoch,
+        "attempts": object.attempts,
+        "repairs": object.repairs,
+        "generation": object.generation,
+        "parser_version": object.parser_version,
+        "partition_count": object.partition_count,
+        "resume_byte": object.resume_byte,
+        "resume_line": object.resume_line,
+        "resume_row": object.resume_row,
+        "resume_seqs": object.resume_seqs,
+        "rows": object.rows,
+        "partition_rows": object.partition_rows,
+        "end_offsets": object.end_offsets,
+        "stream_id": object.stream_id,
+        // Postgres' own spelling of bytes.
+        "sha256": object.sha256.as_ref().map(|hash| format!("\\x{}", hex::encode(hash))),
+        "ignored_columns": object.ignored_columns,
+    })
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
