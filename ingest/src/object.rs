@@ -13,6 +13,7 @@
 mod error;
 mod inflate;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub use inflate::{ReadLimits, Unreadable};
 
 use error::{chain, classified, content_error, detail, world};
 use inflate::{Compression, Content, Source};
+use percent_encoding::percent_decode_str;
 
 /// Keys of one page of a listing; S3 gives no more.
 const PAGE_KEYS_MAX: i32 = 1000;
@@ -251,21 +253,11 @@ fn listed(bucket: &str, entry: &aws_sdk_s3::types::Object, is_encoded: bool) -> 
     })
 }
 
-/// As in a query: `+` is a space, `%2B` a plus. `None` where it is not that, or not UTF-8.
+/// As in a query: `+` is a space, `%2B` a plus. `None` where it is not UTF-8.
 fn url_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
+    // `%2B` is still escaped here: every plus is a space.
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(Cow::into_owned)
 }
 
 fn to_second(time: &S3Time) -> Option<DateTime<Utc>> {

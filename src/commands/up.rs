@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use freshet_topics::DOMAINS;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +48,7 @@ pub async fn start(
     let options = Options {
         data_dir: data_dir.to_path_buf(),
         kafka: config.kafka.brokers.is_empty(),
-        postgres: config.postgres.url.is_empty(),
+        postgres: config.postgres.url.expose_secret().is_empty(),
         s3: config.s3.endpoint.is_empty(),
     };
     let stack = LocalStack::start(options, &progress).await?;
@@ -69,8 +70,8 @@ fn point_at(config: &mut Config, stack: &LocalStack) {
         config.kafka.brokers.clone_from(brokers);
     }
     if let Some(url) = &endpoints.database_url {
-        config.postgres.url.clone_from(url);
-        config.postgres.password.clear();
+        config.postgres.url = url.as_str().into();
+        config.postgres.password = SecretString::default();
     }
     if let Some(s3) = &endpoints.s3 {
         config.s3.endpoint.clone_from(&s3.endpoint);
@@ -115,14 +116,14 @@ async fn start_roles(
 fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
     vec![
         ("AWS_ENDPOINT_URL_S3", config.s3.endpoint.clone()),
-        ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.clone()),
-        ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.clone()),
+        ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.expose_secret().to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.expose_secret().to_owned()),
         // One that stands in the environment belongs to other keys.
         ("AWS_SESSION_TOKEN", String::new()),
         ("AWS_REGION", config.s3.region.clone()),
         ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),
         ("FRESHET_PROCESSED_BUCKET", config.s3.processed_bucket.clone()),
-        ("DATABASE_URL", config.postgres.url.clone()),
+        ("DATABASE_URL", config.postgres.url.expose_secret().to_owned()),
         ("KAFKA_BROKERS", config.kafka.brokers.clone()),
         ("FRESHET_HTTP", http.to_owned()),
     ]
@@ -213,7 +214,7 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
     println!("freshet is up.");
     println!();
     if !running.http.is_empty() {
-        println!("  look         {}", look(&running.http, !config.http.token.is_empty()));
+        println!("  look         {}", look(&running.http, !config.http.token.expose_secret().is_empty()));
     }
     println!("  drop files   {}", drop_hint(&config.s3.raw_bucket));
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use secrecy::SecretString;
 
 pub use child::Exited;
 use child::{Child, NotStarted, StopSteps};
@@ -51,22 +52,16 @@ pub struct Endpoints {
 }
 
 /// An S3 server (path-style addresses) and the keys to it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct S3Endpoint {
     /// `http://127.0.0.1:PORT`.
     pub endpoint: String,
     /// The region that requests are signed for.
     pub region: String,
     /// The key's public half.
-    pub access_key_id: String,
+    pub access_key_id: SecretString,
     /// The key's secret half.
-    pub secret_access_key: String,
-}
-
-impl std::fmt::Debug for S3Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "S3Endpoint({})", self.endpoint)
-    }
+    pub secret_access_key: SecretString,
 }
 
 /// A running stack. Dropping it kills it; [`LocalStack::stop`] stops it in order.
@@ -247,8 +242,8 @@ fn endpoints(options: &Options, folder: &Folder) -> Endpoints {
         s3: options.s3.then(|| S3Endpoint {
             endpoint: format!("http://127.0.0.1:{}", state.port("s3")),
             region: s3::REGION.to_owned(),
-            access_key_id: state.s3_access_key_id.clone(),
-            secret_access_key: state.s3_secret_access_key.clone(),
+            access_key_id: state.s3_access_key_id.as_str().into(),
+            secret_access_key: state.s3_secret_access_key.as_str().into(),
         }),
     }
 }
