@@ -43,7 +43,6 @@ pub(super) struct User {
 /// What to send, and how long to wait for the end before the next step; after the last one comes SIGKILL.
 pub(super) type StopSteps = &'static [(Signal, Duration)];
 
-/// A child to be started.
 pub(super) struct Spec {
     pub(super) name: &'static str,
     pub(super) program: PathBuf,
@@ -77,9 +76,9 @@ pub(super) struct Child {
 pub struct Exited {
     /// `kafka`, `postgres` or `s3`.
     pub name: &'static str,
-    /// How it ended.
+    /// The id that its process had.
+    pub pid: u32,
     pub status: ExitStatus,
-    /// Where it says why.
     pub log: PathBuf,
 }
 
@@ -93,9 +92,25 @@ impl fmt::Display for Exited {
 #[derive(Debug)]
 pub(super) struct NotStarted {
     pub(super) name: &'static str,
-    reason: String,
+    pid: u32,
+    reason: Reason,
     log: PathBuf,
     pub(super) log_end: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    Ended(ExitStatus),
+    NoAnswer(Duration),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Ended(status) => write!(f, "it ended ({status})"),
+            Reason::NoAnswer(limit) => write!(f, "no answer within {} s", limit.as_secs()),
+        }
+    }
 }
 
 impl fmt::Display for NotStarted {
@@ -116,6 +131,14 @@ impl NotStarted {
         ["Address already in use", "BindException", "is not available on", "could not bind"]
             .iter()
             .any(|sign| self.log_end.contains(sign))
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn exited(&self) -> Option<Exited> {
+        match self.reason {
+            Reason::Ended(status) => Some(Exited { name: self.name, pid: self.pid, status, log: self.log.clone() }),
+            Reason::NoAnswer(_) => None,
+        }
     }
 }
 
@@ -148,22 +171,25 @@ impl Child {
     pub(super) fn exited(&mut self) -> Option<Exited> {
         let status = self.process.try_wait().ok().flatten()?;
         self.ended = true;
-        Some(Exited { name: self.name, status, log: self.log.clone() })
+        Some(Exited { name: self.name, pid: self.process.id(), status, log: self.log.clone() })
     }
 
     /// Waits until `probe` says yes. Fails with the log's last lines when the child ends first or the limit is over.
-    pub(super) async fn ready(&mut self, limit: Duration, mut probe: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+    pub(super) async fn ready<F>(&mut self, limit: Duration, probe: impl Fn() -> F) -> anyhow::Result<()>
+    where
+        F: Future<Output = bool>,
+    {
         let start = Instant::now();
         loop {
             if let Some(exited) = self.exited() {
-                return Err(self.not_started(format!("it ended ({})", exited.status)).into());
+                return Err(self.not_started(Reason::Ended(exited.status)).into());
             }
             // A probe that hangs must not hide the end of the child or of the limit.
             if tokio::time::timeout(Duration::from_secs(2), probe()).await.unwrap_or(false) {
                 return Ok(());
             }
             if start.elapsed() > limit {
-                return Err(self.not_started(format!("no answer within {} s", limit.as_secs())).into());
+                return Err(self.not_started(Reason::NoAnswer(limit)).into());
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -202,8 +228,8 @@ impl Child {
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
     }
 
-    fn not_started(&self, reason: String) -> NotStarted {
-        NotStarted { name: self.name, reason, log: self.log.clone(), log_end: self.log_end() }
+    fn not_started(&self, reason: Reason) -> NotStarted {
+        NotStarted { name: self.name, pid: self.process.id(), reason, log: self.log.clone(), log_end: self.log_end() }
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn start(folder: &Folder, components: &Components) -> anyhow::R
         stop: STOP,
     })?;
     let port = folder.state.port("kafka");
-    match child.ready(START_LIMIT, async || answers(port).await.unwrap_or(false)).await {
+    match child.ready(START_LIMIT, || async move { answers(port).await.unwrap_or(false) }).await {
         Err(error) if is_old_java(&error) => Err(error).context("this Java is older than 17: run `make setup`"),
         result => result.map(|()| child),
     }

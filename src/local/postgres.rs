@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -64,6 +65,11 @@ pub(super) async fn start(folder: &Folder, components: &Components, place: PathB
             result => return result.map(|()| child),
         }
     }
+}
+
+/// Where the data of a folder is that has some.
+pub(super) fn place(folder: &Folder) -> PathBuf {
+    folder.state.postgres_dir.clone().unwrap_or_else(|| folder.root.join("postgres"))
 }
 
 /// The address of the database, password included.
@@ -261,18 +267,19 @@ jit = off
 }
 
 async fn ready(child: &mut Child, state: &State) -> anyhow::Result<()> {
-    let mut refused = None;
-    let probe = async || match connect_and_prepare(state).await {
-        Ok(()) => true,
-        Err(error) => {
-            // Class 28: the server is there and does not know the password. Waiting does not mend that.
-            let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
-            refused = code.starts_with("28").then(|| error.to_string());
-            refused.is_some()
+    let refused = Mutex::new(None);
+    let probe = || async {
+        let Err(error) = connect_and_prepare(state).await else { return true };
+        // Class 28: the server is there and does not know the password. Waiting does not mend that.
+        let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
+        let is_refused = code.starts_with("28");
+        if is_refused {
+            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
         }
+        is_refused
     };
     child.ready(START_LIMIT, probe).await?;
-    match refused {
+    match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(reason) => bail!("Postgres refuses the password in stack.json ({reason}): delete the data folder"),
         None => Ok(()),
     }

@@ -56,7 +56,7 @@ pub(super) async fn start(folder: &Folder, components: &Components) -> anyhow::R
         stop: STOP,
     })?;
     let (s3, master) = (folder.state.port("s3"), folder.state.port("s3_master"));
-    child.ready(START_LIMIT, async || is_ready(s3, master).await.unwrap_or(false)).await?;
+    child.ready(START_LIMIT, || async move { is_ready(s3, master).await.unwrap_or(false) }).await?;
     Ok(child)
 }
 
