@@ -230,8 +230,8 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
         shown = demo::run(&demo, put, async || observe::dropped(services).await, async || observe::outputs(services).await) => shown.map(|_| ()),
         () = shutdown.cancelled() => Err(anyhow::anyhow!("interrupted")),
     };
-    let stopped = running.stop().await;
-    shown.and(stopped)
+    // A stack that gave up says why; the demonstration would only say that it was interrupted.
+    running.stop().await.and(shown)
 }
 
 async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Result<()> {

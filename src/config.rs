@@ -19,6 +19,7 @@ use freshet_sinks::postgres::PostgresSettings;
 use freshet_sinks::s3::S3Settings;
 use freshet_topics::DOMAINS;
 use freshet_topics::kafka::KafkaSettings;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::local;
@@ -28,59 +29,39 @@ pub const DEFAULT: &str = include_str!("config/default.toml");
 /// What is different on the local stack.
 pub const LOCAL: &str = include_str!("config/local.toml");
 
-/// All settings.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Kafka.
     pub kafka: KafkaSettings,
-    /// Postgres.
     pub postgres: PostgresSettings,
-    /// S3.
     pub s3: S3Settings,
-    /// The listener.
     pub ingest: IngestSettings,
-    /// The processors.
     pub process: ProcessSettings,
-    /// The publisher of derived outputs.
     pub metrics: MetricsSettings,
-    /// What a role serves.
     pub http: HttpSettings,
 }
 
 /// Settings of the section `http`.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpSettings {
     /// Address that a role listens on for `/metrics`, `/healthz` and `/readyz`; port 0 takes a free one; empty: none.
     pub listen: String,
     /// What whoever asks for more than `/healthz` and `/readyz` has to show. Empty: see [`crate::http`].
-    pub token: String,
+    pub token: SecretString,
     /// Time between two looks at the state of the whole pipeline for `/metrics`, in milliseconds.
     pub survey_interval_ms: u64,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        HttpSettings { listen: "127.0.0.1:9187".into(), token: String::new(), survey_interval_ms: 15_000 }
-    }
-}
-
-/// The token is not shown.
-impl std::fmt::Debug for HttpSettings {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        formatter
-            .debug_struct("HttpSettings")
-            .field("listen", &self.listen)
-            .field("survey_interval_ms", &self.survey_interval_ms)
-            .finish_non_exhaustive()
+        HttpSettings { listen: "127.0.0.1:9187".into(), token: SecretString::default(), survey_interval_ms: 15_000 }
     }
 }
 
 /// Where settings come from besides the shipped defaults and the environment.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// A settings file.
     pub file: Option<PathBuf>,
     /// Settings of the command line as (`section.key`, value): they win over all others.
     pub set: Vec<(String, String)>,
@@ -159,7 +140,7 @@ fn check(config: &Config) -> anyhow::Result<()> {
     config.kafka.check().map_err(anyhow::Error::msg)?;
     freshet_sinks::postgres::check(&config.postgres).map_err(anyhow::Error::msg)?;
     config.s3.check().map_err(anyhow::Error::msg)?;
-    let token = &config.http.token;
+    let token = config.http.token.expose_secret();
     let can_be_sent = token.bytes().all(|byte| byte.is_ascii_graphic());
     anyhow::ensure!(
         token.is_empty() || (can_be_sent && token.len() >= TOKEN_CHARACTERS_MIN),
@@ -180,11 +161,12 @@ pub fn load_connected(sources: &Sources, data_dir: &Path) -> anyhow::Result<Conf
     let mut config = load(sources, base)?;
     let alias = |name: &str| std::env::var(name).ok().or_else(|| stack.get(name).cloned()).unwrap_or_default();
     fill(&mut config, alias);
-    let missing: Vec<&str> = [("kafka.brokers", &config.kafka.brokers), ("postgres.url", &config.postgres.url)]
-        .into_iter()
-        .filter(|(_, value)| value.is_empty())
-        .map(|(name, _)| name)
-        .collect();
+    let missing: Vec<&str> =
+        [("kafka.brokers", config.kafka.brokers.as_str()), ("postgres.url", config.postgres.url.expose_secret())]
+            .into_iter()
+            .filter(|(_, value)| value.is_empty())
+            .map(|(name, _)| name)
+            .collect();
     anyhow::ensure!(
         missing.is_empty(),
         "{} not set, and no `freshet up` is running on {}: start it, or set FRESHET__{}",
@@ -200,13 +182,15 @@ pub fn fill(config: &mut Config, alias: impl Fn(&str) -> String) {
     let own_endpoint = config.s3.endpoint.is_empty();
     for (setting, name) in [
         (&mut config.kafka.brokers, "KAFKA_BROKERS"),
-        (&mut config.postgres.url, "DATABASE_URL"),
         (&mut config.s3.endpoint, "AWS_ENDPOINT_URL_S3"),
         (&mut config.s3.region, "AWS_REGION"),
     ] {
         if setting.is_empty() {
             *setting = alias(name);
         }
+    }
+    if config.postgres.url.expose_secret().is_empty() {
+        config.postgres.url = alias("DATABASE_URL").into();
     }
     // A bucket is never empty: its shipped name counts as not set.
     let shipped = S3Settings::default();
@@ -222,9 +206,9 @@ pub fn fill(config: &mut Config, alias: impl Fn(&str) -> String) {
     // The keys of one store are no use at another, and temporary ones none without their token: the AWS chain takes
     // both.
     let temporary = !alias("AWS_SESSION_TOKEN").is_empty();
-    if own_endpoint && !temporary && config.s3.access_key_id.is_empty() {
-        config.s3.access_key_id = alias("AWS_ACCESS_KEY_ID");
-        config.s3.secret_access_key = alias("AWS_SECRET_ACCESS_KEY");
+    if own_endpoint && !temporary && config.s3.access_key_id.expose_secret().is_empty() {
+        config.s3.access_key_id = alias("AWS_ACCESS_KEY_ID").into();
+        config.s3.secret_access_key = alias("AWS_SECRET_ACCESS_KEY").into();
     }
 }
 
@@ -347,7 +331,7 @@ mod tests {
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let config = with_environment(&pairs).expect("valid");
         let url = format!("postgres://user:{SECRET}@host/db");
-        assert_eq!((config.postgres.url.as_str(), config.http.token.as_str()), (url.as_str(), SECRET));
+        assert_eq!((config.postgres.url.expose_secret(), config.http.token.expose_secret()), (url.as_str(), SECRET));
         for secret in [
             &config.kafka.sasl_password,
             &config.kafka.ssl_key_password,
@@ -355,10 +339,11 @@ mod tests {
             &config.s3.access_key_id,
             &config.s3.secret_access_key,
         ] {
-            assert_eq!(secret, SECRET);
+            assert_eq!(secret.expose_secret(), SECRET);
         }
         let password = [("FRESHET__POSTGRES__PASSWORD_FILE", file(SECRET))];
-        assert_eq!(with_environment(&[(password[0].0, &password[0].1)]).expect("valid").postgres.password, SECRET);
+        let config = with_environment(&[(password[0].0, &password[0].1)]).expect("valid");
+        assert_eq!(config.postgres.password.expose_secret(), SECRET);
     }
 
     #[test]
@@ -398,17 +383,17 @@ mod tests {
         let mut config = Config::default();
         config.postgres.url = "postgres://elsewhere/db".into();
         fill(&mut config, named);
-        assert_eq!(config.postgres.url, "postgres://elsewhere/db");
+        assert_eq!(config.postgres.url.expose_secret(), "postgres://elsewhere/db");
         assert_eq!(config.kafka.brokers, "<KAFKA_BROKERS>");
         assert_eq!(config.s3.raw_bucket, "<FRESHET_RAW_BUCKET>");
-        assert_eq!(config.s3.access_key_id, "<AWS_ACCESS_KEY_ID>");
+        assert_eq!(config.s3.access_key_id.expose_secret(), "<AWS_ACCESS_KEY_ID>");
         let mut config = Config::default();
         config.s3.endpoint = "http://elsewhere".into();
         fill(&mut config, named);
-        assert_eq!(config.s3.access_key_id, "", "keys of another store are not sent there");
+        assert_eq!(config.s3.access_key_id.expose_secret(), "", "keys of another store are not sent there");
         let mut config = Config::default();
         fill(&mut config, |name| format!("<{name}>"));
-        let keys = (config.s3.access_key_id.as_str(), config.s3.secret_access_key.as_str());
+        let keys = (config.s3.access_key_id.expose_secret(), config.s3.secret_access_key.expose_secret());
         assert_eq!(keys, ("", ""), "temporary keys are left to the chain, with their token");
     }
 }

@@ -17,6 +17,7 @@ use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
+use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -55,7 +56,7 @@ pub async fn serve(
     let address = listener.local_addr().context("read the address listened on")?;
     metrics::declare(roles);
     let served = Served { services: services.clone(), roles: roles.to_vec(), readiness: Mutex::default() };
-    let guarded = Guard::new(&services.config.http.token, address.ip());
+    let guarded = Guard::new(services.config.http.token.expose_secret(), address.ip());
     if let Some(warning) = guarded.warning() {
         tracing::warn!(%address, "{warning}");
     }

@@ -59,11 +59,8 @@ impl Role {
 /// The connections that every role of a process shares.
 #[derive(Clone)]
 pub struct Services {
-    /// The settings.
     pub config: Config,
-    /// Postgres.
     pub pool: PgPool,
-    /// S3.
     pub s3: Client,
     /// What the last survey of the pipeline found; none before the first.
     pub(crate) surveyed: watch::Sender<Option<Arc<Survey>>>,

@@ -1,6 +1,7 @@
 //! Logs, and traces where the environment asks for them.
 
 mod otlp;
+mod repeats;
 
 use std::io;
 
@@ -16,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 pub use otlp::trace_id;
+use repeats::WithoutRepeats;
 
 /// What is logged unless `RUST_LOG` says otherwise: librdkafka's and arroyo's notices of every rebalance are of
 /// use only when one looks for them.
@@ -62,10 +64,8 @@ pub fn init(quiet: bool, format: LogFormat, runtime: Option<&Handle>) -> anyhow:
     let ansi = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     let logs = fmt::layer().with_writer(io::stderr);
     let logs = match format {
-        LogFormat::Text => logs.with_ansi(ansi).with_target(false).map_event_format(NotTraces).boxed(),
-        LogFormat::Json => {
-            logs.json().with_current_span(false).with_span_list(false).map_event_format(NotTraces).boxed()
-        }
+        LogFormat::Text => logs.with_ansi(ansi).with_target(false).map_event_format(quietly).boxed(),
+        LogFormat::Json => logs.json().with_current_span(false).with_span_list(false).map_event_format(quietly).boxed(),
     };
     // One filter for all, and none a layer: those keep on the thread what they were last asked. Whoever only asks
     // whether something is logged, as rdkafka does for each new client, would then silence the thread's next event.
@@ -73,6 +73,11 @@ pub fn init(quiet: bool, format: LogFormat, runtime: Option<&Handle>) -> anyhow:
     // Tests start several roles in one process: the first one wins.
     let _ = tracing_subscriber::registry().with(logs).with(stages).with(wanted).try_init();
     Ok(Telemetry { traces })
+}
+
+/// A way to format events, for those that a log needs.
+fn quietly<F>(format: F) -> NotTraces<WithoutRepeats<F>> {
+    NotTraces(WithoutRepeats::new(format))
 }
 
 /// Leaves out what is told for traces: it is in the log in other words.

@@ -255,8 +255,8 @@ async fn a_fifth_domain_is_one_file_one_migration_and_one_line() {
     let client = s3::client(&S3Settings {
         endpoint: up.env("AWS_ENDPOINT_URL_S3"),
         region: up.env("AWS_REGION"),
-        access_key_id: up.env("AWS_ACCESS_KEY_ID"),
-        secret_access_key: up.env("AWS_SECRET_ACCESS_KEY"),
+        access_key_id: up.env("AWS_ACCESS_KEY_ID").into(),
+        secret_access_key: up.env("AWS_SECRET_ACCESS_KEY").into(),
         ..S3Settings::default()
     })
     .await;

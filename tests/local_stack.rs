@@ -1,15 +1,19 @@
 //! The local stack on its real components: it comes up over new and old data, refuses a second owner, and leaves
-//! nothing running, whether it is stopped or killed.
+//! nothing running, whether it is stopped or killed. Under `freshet up`, a child that is killed comes back.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::ByteStream;
 use freshet::local::{self, LocalStack, Options};
+use freshet_sinks::s3::{self, S3Settings};
+use secrecy::ExposeSecret;
 use sqlx::Connection;
 
 /// Set for the copy of this test binary that holds a stack until it is killed.
@@ -117,7 +121,7 @@ async fn a_stopped_stack_leaves_nothing_running_and_comes_up_over_its_data() {
     assert_ne!(first.kafka_brokers, second.kafka_brokers);
     let (first, second) = (first.s3.expect("s3"), second.s3.expect("s3"));
     assert_ne!(first.endpoint, second.endpoint);
-    assert_eq!(first.secret_access_key, second.secret_access_key);
+    assert_eq!(first.secret_access_key.expose_secret(), second.secret_access_key.expose_secret());
     assert_eq!(query(&stack, "SELECT n FROM kept").await, 42);
     drop(taken);
 
@@ -126,11 +130,198 @@ async fn a_stopped_stack_leaves_nothing_running_and_comes_up_over_its_data() {
     let url = stack.endpoints().database_url.clone().expect("url");
     let password = url.split([':', '@']).nth(2).expect("password").to_owned();
     assert!(lines.contains("postgres") && lines.contains("kafka.Kafka") && lines.contains("weed"), "{lines}");
-    assert!(!lines.contains(&password) && !lines.contains(&second.secret_access_key), "{lines}");
+    assert!(!lines.contains(&password) && !lines.contains(second.secret_access_key.expose_secret()), "{lines}");
 
     // A drop without a stop ends them all the same.
     drop(stack);
     assert_gone(&data.0, Duration::ZERO);
+}
+
+/// A `freshet up` on a data folder. Dropping it kills it, and its children with it.
+struct Up {
+    process: Child,
+    data: Data,
+    log: PathBuf,
+}
+
+impl Up {
+    async fn start(name: &str) -> Up {
+        let data = Data::new(name);
+        let parent = data.0.parent().expect("parent");
+        fs::create_dir_all(parent).expect("mkdir");
+        let log = parent.join("up.log");
+        let file = fs::File::create(&log).expect("create the log");
+        let process = Command::new(env!("CARGO_BIN_EXE_freshet"))
+            .args(["up", "--data"])
+            .arg(&data.0)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("share the log"))
+            .stderr(file)
+            .spawn()
+            .expect("start freshet up");
+        let mut up = Up { process, data, log };
+        up.until("it is up", Duration::from_secs(60), |up| up.said().contains("freshet is up")).await;
+        up
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).expect("its log")
+    }
+
+    fn said_with(&self, words: &str) -> usize {
+        self.said().lines().filter(|line| line.contains(words)).count()
+    }
+
+    async fn until(&mut self, what: &str, limit: Duration, mut look: impl FnMut(&mut Up) -> bool) {
+        let since = Instant::now();
+        while !look(self) {
+            assert!(since.elapsed() < limit, "{what}: not within {limit:?}:\n{}", self.said());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        println!("{what} after {:.2} s", since.elapsed().as_secs_f64());
+    }
+
+    /// The process that a child is, by its record; `None` while it is being started again.
+    fn pid(&self, child: &str) -> Option<u32> {
+        let record = fs::read_to_string(self.data.0.join(format!("run/{child}.pid"))).ok()?;
+        record.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Kills this very process of a child.
+    fn kill(&self, child: &str) -> u32 {
+        let pid = self.pid(child).expect("a running child");
+        signal("-9", pid);
+        pid
+    }
+
+    fn freshet(&self, args: &[&str]) -> (ExitStatus, String) {
+        let command = Command::new(env!("CARGO_BIN_EXE_freshet")).args(args).arg("--data").arg(&self.data.0).output();
+        let output = command.expect("run freshet");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&text).into_owned())
+    }
+
+    async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        let mut status = None;
+        self.until("freshet up has ended", limit, |up| {
+            status = up.process.try_wait().expect("wait");
+            status.is_some()
+        })
+        .await;
+        status.expect("ended")
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+        let since = Instant::now();
+        while !processes_of(&self.data.0).is_empty() && since.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn signal(signal: &str, pid: u32) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill").success());
+}
+
+/// A client of the stack's S3 server, and its raw bucket.
+async fn store(up: &Up) -> (Client, String) {
+    let env = local::read_env(&up.data.0).expect("its env");
+    let of = |wanted: &str| env.iter().find(|(name, _)| name == wanted).expect("set").1.clone();
+    let settings = S3Settings {
+        endpoint: of("AWS_ENDPOINT_URL_S3"),
+        region: of("AWS_REGION"),
+        access_key_id: of("AWS_ACCESS_KEY_ID").into(),
+        secret_access_key: of("AWS_SECRET_ACCESS_KEY").into(),
+        ..S3Settings::default()
+    };
+    (s3::client(&settings).await, of("FRESHET_RAW_BUCKET"))
+}
+
+/// A month of sick people at fifty places: 1,400 rows.
+fn month(number: u32) -> String {
+    let mut text = String::from("location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n");
+    let (year, month) = (2021 + number / 12, number % 12 + 1);
+    for location in 1..=50 {
+        for day in 1..=28 {
+            text += &format!("{location},{year}-{month:02}-{day:02},{day},{location},0,{number}\n");
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn each_child_is_killed_in_the_middle_of_a_load_and_everything_goes_on() {
+    const FILES: u32 = 36;
+    let mut up = Up::start("again").await;
+    let (client, bucket) = store(&up).await;
+    for number in 0..FILES {
+        match number {
+            6 => _ = up.kill("postgres"),
+            16 => _ = up.kill("kafka"),
+            26 => _ = up.kill("s3"),
+            _ => {}
+        }
+        let since = Instant::now();
+        loop {
+            let body = ByteStream::from(month(number).into_bytes());
+            let put = client.put_object().bucket(&bucket).key(format!("health/{number}.csv")).body(body).send().await;
+            match put {
+                Ok(_) => break,
+                Err(error) => assert!(since.elapsed() < Duration::from_secs(30), "drop a file: {error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let (status, said) = up.freshet(&["status", "--wait", "--timeout", "120s"]);
+    println!("{said}\n{}", up.said());
+    assert!(status.success(), "{said}");
+    let env = local::read_env(&up.data.0).expect("its env");
+    let url = &env.iter().find(|(name, _)| name == "DATABASE_URL").expect("set").1;
+    let mut connection = sqlx::PgConnection::connect(url).await.expect("connect");
+    let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM health_data");
+    assert_eq!(count.fetch_one(&mut connection).await.expect("count"), i64::from(FILES) * 50 * 28);
+    connection.close().await.expect("close");
+    for child in ["postgres", "kafka", "s3"] {
+        assert_eq!(up.said_with(&format!("{child} died")), 1, "{child}:\n{}", up.said());
+    }
+    let warnings = up.said_with(" WARN ") + up.said_with("ERROR ");
+    assert!(warnings <= WARNINGS_MAX, "{warnings} warnings:\n{}", up.said());
+
+    // Asked to stop in the middle of a restart, it drains and stops as ever.
+    up.kill("postgres");
+    up.until("its death is noticed", Duration::from_secs(5), |up| up.said_with("postgres died") == 2).await;
+    signal("-INT", up.process.id());
+    let status = up.ended(Duration::from_secs(60)).await;
+    assert!(status.success() && up.said().ends_with("stopped\n"), "{status}:\n{}", up.said());
+    assert_gone(&up.data.0, Duration::ZERO);
+}
+
+/// What three outages of some seconds may say: each once by whoever meets it.
+const WARNINGS_MAX: usize = 30;
+
+#[tokio::test]
+async fn a_child_that_is_killed_three_times_within_a_minute_ends_the_stack_in_one_line() {
+    let mut up = Up::start("thrice").await;
+    for _ in 0..2 {
+        let killed = up.kill("s3");
+        up.until("it is started again", Duration::from_secs(15), |up| up.pid("s3").is_some_and(|pid| pid != killed))
+            .await;
+    }
+    up.kill("s3");
+    let status = up.ended(Duration::from_secs(25)).await;
+    let said = up.said();
+    println!("{said}");
+    assert!(!status.success());
+    let last = said.lines().last().expect("a last line");
+    let log = up.data.0.join("logs/s3.log").display().to_string();
+    assert!(last.contains("s3 died 3 times within a minute") && last.contains(&log), "{said}");
+    assert_gone(&up.data.0, Duration::ZERO);
 }
 
 #[tokio::test]

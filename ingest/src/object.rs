@@ -246,14 +246,11 @@ fn listed(bucket: &str, entry: &aws_sdk_s3::types::Object, is_encoded: bool) -> 
     })
 }
 
-/// As in a query: `+` is a space, `%2B` a plus. `None` where it is not that, or not UTF-8.
+/// As in a query: `+` is a space, `%2B` a plus. `None` where it is not UTF-8.
 fn url_decoded(text: &str) -> Option<String> {
-    let spaces = text.replace('+', " ");
-    // The crate leaves alone what is no encoding; a key that holds such a thing is not what S3 sent.
-    let is_encoded = spaces.match_indices('%').all(|(at, _)| {
-        spaces.get(at + 1..at + 3).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-    });
-    is_encoded.then(|| percent_decode_str(&spaces).decode_utf8().ok().map(Cow::into_owned))?
+    // `%2B` is still escaped here: every plus is a space.
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(Cow::into_owned)
 }
 
 /// Whether an answer to a HEAD says no more than that there is nothing.

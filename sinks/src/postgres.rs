@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::PgPool;
 use sqlx::error::DatabaseError;
@@ -14,31 +15,21 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Settings of the section `postgres`.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PostgresSettings {
     /// `postgres://user:password@host:port/database`, with the [`PARAMETERS`] of TLS. Empty: the local stack's own
     /// server.
-    pub url: String,
+    pub url: SecretString,
     /// The user's password, where the URL has none.
-    pub password: String,
+    pub password: SecretString,
     /// Connections that one process opens at most.
     pub connections_max: u32,
 }
 
 impl Default for PostgresSettings {
     fn default() -> Self {
-        PostgresSettings { url: String::new(), password: String::new(), connections_max: 16 }
-    }
-}
-
-/// The URL may hold a password: it is not shown.
-impl std::fmt::Debug for PostgresSettings {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        formatter
-            .debug_struct("PostgresSettings")
-            .field("connections_max", &self.connections_max)
-            .finish_non_exhaustive()
+        PostgresSettings { url: SecretString::default(), password: SecretString::default(), connections_max: 16 }
     }
 }
 
@@ -66,8 +57,9 @@ pub const PARAMETERS: [&str; 8] =
 /// If the URL cannot be read; the error does not repeat the URL, which may hold a password.
 pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
     check(settings).and_then(|()| files(settings)).map_err(|reason| sqlx::Error::Configuration(reason.into()))?;
-    let options: PgConnectOptions = settings.url.parse().map_err(|_| sqlx::Error::Configuration(WRONG_URL.into()))?;
-    let options = match settings.password.as_str() {
+    let options: PgConnectOptions =
+        settings.url.expose_secret().parse().map_err(|_| sqlx::Error::Configuration(WRONG_URL.into()))?;
+    let options = match settings.password.expose_secret() {
         "" => options,
         password => options.password(password),
     };
@@ -84,12 +76,13 @@ const WRONG_URL: &str = "postgres.url is not postgres://user:password@host:port/
 /// # Errors
 /// One clear line for whoever wrote them.
 pub fn check(settings: &PostgresSettings) -> Result<(), String> {
-    if settings.url.is_empty() {
+    if settings.url.expose_secret().is_empty() {
         return Ok(());
     }
-    let (place, parameters) = settings.url.split_once('?').unwrap_or((&settings.url, ""));
+    let (place, parameters) =
+        settings.url.expose_secret().split_once('?').unwrap_or((settings.url.expose_secret(), ""));
     let login = place.split_once("://").and_then(|(_, rest)| Some(rest.rsplit_once('@')?.0));
-    if login.is_some_and(|login| login.contains(':')) && !settings.password.is_empty() {
+    if login.is_some_and(|login| login.contains(':')) && !settings.password.expose_secret().is_empty() {
         return Err("postgres.url holds a password, and postgres.password is set too: leave one out".into());
     }
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -99,7 +92,7 @@ pub fn check(settings: &PostgresSettings) -> Result<(), String> {
             return Err(format!("postgres.url has a parameter that is not one of {}", PARAMETERS.join(", ")));
         }
     }
-    settings.url.parse::<PgConnectOptions>().map(|_| ()).map_err(|_| WRONG_URL.to_owned())?;
+    settings.url.expose_secret().parse::<PgConnectOptions>().map(|_| ()).map_err(|_| WRONG_URL.to_owned())?;
     let of =
         |wanted: &str| parameters.split('&').filter_map(|one| one.split_once('=')).rfind(|(name, _)| *name == wanted);
     let verifies = ["verify-ca", "verify-full"];
@@ -112,7 +105,7 @@ pub fn check(settings: &PostgresSettings) -> Result<(), String> {
 
 /// Whether the certificates that the URL names can be read. Whoever connects would only say that a file is missing.
 fn files(settings: &PostgresSettings) -> Result<(), String> {
-    let parameters = settings.url.split_once('?').map_or("", |(_, parameters)| parameters);
+    let parameters = settings.url.expose_secret().split_once('?').map_or("", |(_, parameters)| parameters);
     for (name, path) in parameters.split('&').filter_map(|parameter| parameter.split_once('=')) {
         // An escaped name is sqlx's to read.
         if matches!(name, "sslrootcert" | "sslcert" | "sslkey") && !path.contains(['%', '+']) {

@@ -11,12 +11,13 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::BoxError;
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::metrics::{self, ThrottledBy};
 
 /// Settings of the section `s3`.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct S3Settings {
     /// Address of an S3 look-alike, `http://host:port`; empty for AWS itself (or the local stack's own).
@@ -28,9 +29,9 @@ pub struct S3Settings {
     /// Bucket that receives the derived outputs.
     pub processed_bucket: String,
     /// Access key; empty: the AWS default credential chain.
-    pub access_key_id: String,
+    pub access_key_id: SecretString,
     /// Secret of the access key.
-    pub secret_access_key: String,
+    pub secret_access_key: SecretString,
     /// How what is written is encrypted: s3 (a key of S3's own) or kms. Empty: as the bucket says.
     pub sse: String,
     /// For kms: the key's id or ARN; empty: the account's key for S3.
@@ -44,26 +45,11 @@ impl Default for S3Settings {
             region: String::new(),
             raw_bucket: "freshet-raw".into(),
             processed_bucket: "freshet-processed".into(),
-            access_key_id: String::new(),
-            secret_access_key: String::new(),
+            access_key_id: SecretString::default(),
+            secret_access_key: SecretString::default(),
             sse: String::new(),
             sse_kms_key_id: String::new(),
         }
-    }
-}
-
-/// Keys are never shown.
-impl std::fmt::Debug for S3Settings {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        formatter
-            .debug_struct("S3Settings")
-            .field("endpoint", &self.endpoint)
-            .field("region", &self.region)
-            .field("raw_bucket", &self.raw_bucket)
-            .field("processed_bucket", &self.processed_bucket)
-            .field("sse", &self.sse)
-            .field("sse_kms_key_id", &self.sse_kms_key_id)
-            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +59,7 @@ impl S3Settings {
     /// # Errors
     /// One clear line for whoever wrote it.
     pub fn check(&self) -> Result<(), String> {
-        if self.access_key_id.is_empty() != self.secret_access_key.is_empty() {
+        if self.access_key_id.expose_secret().is_empty() != self.secret_access_key.expose_secret().is_empty() {
             return Err("s3.access_key_id and s3.secret_access_key go together: set both or neither".into());
         }
         match (self.sse.as_str(), self.sse_kms_key_id.as_str()) {
@@ -105,10 +91,9 @@ pub async fn client(settings: &S3Settings) -> Client {
     if !settings.region.is_empty() {
         loader = loader.region(Region::new(settings.region.clone()));
     }
-    if !settings.access_key_id.is_empty() {
-        let keys =
-            Credentials::new(&settings.access_key_id, &settings.secret_access_key, None, None, "freshet settings");
-        loader = loader.credentials_provider(keys);
+    let (key, secret) = (settings.access_key_id.expose_secret(), settings.secret_access_key.expose_secret());
+    if !key.is_empty() {
+        loader = loader.credentials_provider(Credentials::new(key, secret, None, None, "freshet settings"));
     }
     metrics::declare();
     let shared = loader.load().await;

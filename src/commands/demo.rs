@@ -20,7 +20,6 @@ use progress::Progress;
 
 /// What the demonstration works on.
 pub struct Demo<'a> {
-    /// Postgres.
     pub pool: &'a PgPool,
     /// S3, for reading the outputs.
     pub s3: &'a aws_sdk_s3::Client,
@@ -33,7 +32,6 @@ pub struct Demo<'a> {
     /// Where everything is, as (label, value), shown at the end. A `postgres://` value is shown without its
     /// password.
     pub places: Vec<(&'static str, String)>,
-    /// What the terminal can do.
     pub look: Look,
 }
 

@@ -7,7 +7,6 @@ use freshet_topics::{DOMAINS, Domain, domains};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domains(pub Vec<&'static Domain>);
 
-/// How `all` is spelled.
 const ALL: &str = "all";
 
 /// Takes the name of a domain.

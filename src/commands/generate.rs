@@ -79,10 +79,8 @@ fn default_end() -> NaiveDate {
     NaiveDate::from_ymd_opt(2025, 9, 21).unwrap_or_default()
 }
 
-/// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Where.
     pub out: PathBuf,
     /// One a domain, in the order of the registry.
     pub domains: Vec<DomainSummary>,
@@ -91,25 +89,20 @@ pub struct Summary {
 /// What was written for one domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DomainSummary {
-    /// The domain.
     pub domain: &'static str,
-    /// Files.
     pub files: u64,
     /// Data rows, bad and repeated ones included.
     pub rows: u64,
     /// Rows that carry a defect, each with one.
     pub defects: u64,
-    /// Bytes over all files.
     pub bytes: u64,
 }
 
 impl Summary {
-    /// Rows over all domains.
     pub fn rows(&self) -> u64 {
         self.domains.iter().map(|domain| domain.rows).sum()
     }
 
-    /// Files over all domains.
     pub fn files(&self) -> u64 {
         self.domains.iter().map(|domain| domain.files).sum()
     }
@@ -146,9 +139,7 @@ pub fn run(options: &GenerateOptions) -> Result<Summary> {
 pub struct SampleFile {
     /// Object key: the path below the folder, with `/`.
     pub key: String,
-    /// Where the file is.
     pub path: PathBuf,
-    /// Its size.
     pub bytes: u64,
 }
 

@@ -28,14 +28,11 @@ pub enum Standing {
     Failed,
 }
 
-/// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What kind of thing it is: bucket, topic, schema.
     pub kind: &'static str,
-    /// Its name.
     pub name: String,
-    /// What became of it.
     pub standing: Standing,
     /// The same for people, and what to do.
     pub said: String,

@@ -31,7 +31,6 @@ impl Look {
         }
     }
 
-    /// No colour, 100 columns.
     pub const PLAIN: Look = Look { color: false, width: 100 };
 
     fn paint(self, code: &str, text: &str) -> String {
@@ -41,7 +40,6 @@ impl Look {
         }
     }
 
-    /// A heading.
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }

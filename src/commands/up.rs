@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use freshet_topics::DOMAINS;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,8 @@ use crate::roles::{self, Role, Services};
 
 /// How long stopping waits for connections that are still in use.
 const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the roles get to end when the stack under them is gone: there is nothing left that they could finish.
+const ROLES_WITHOUT_STACK: Duration = Duration::from_secs(3);
 
 /// A pipeline that runs in this process.
 pub struct Running {
@@ -27,9 +30,12 @@ pub struct Running {
     pub env_file: PathBuf,
     /// Where the status page and `/metrics` are served, `http://…`; empty where they are not.
     pub http: String,
-    stack: LocalStack,
+    database_url: Option<String>,
     roles: JoinHandle<anyhow::Result<()>>,
     shutdown: CancellationToken,
+    /// Ends before `stop_stack` only when it gives up; it cancels `shutdown` then.
+    stack: JoinHandle<anyhow::Result<()>>,
+    stop_stack: CancellationToken,
 }
 
 /// Starts everything and returns when it is ready: the stack answers, buckets, schema and topics are there, the
@@ -47,13 +53,22 @@ pub async fn start(
     let options = Options {
         data_dir: data_dir.to_path_buf(),
         kafka: config.kafka.brokers.is_empty(),
-        postgres: config.postgres.url.is_empty(),
+        postgres: config.postgres.url.expose_secret().is_empty(),
         s3: config.s3.endpoint.is_empty(),
     };
     let stack = LocalStack::start(options, &progress).await?;
     point_at(&mut config, &stack);
     match start_roles(config, &stack, &progress, &shutdown).await {
-        Ok((services, roles, env_file, http)) => Ok(Running { services, env_file, http, stack, roles, shutdown }),
+        Ok((services, roles, env_file, http)) => {
+            let database_url = stack.endpoints().database_url.clone();
+            let stop_stack = CancellationToken::new();
+            let (stop, ended) = (stop_stack.clone(), shutdown.clone().drop_guard());
+            let stack = tokio::spawn(async move {
+                let _ended = ended;
+                stack.supervise(stop).await
+            });
+            Ok(Running { services, env_file, http, database_url, roles, shutdown, stack, stop_stack })
+        }
         Err(error) => {
             shutdown.cancel();
             stack.stop().await.context("stop the local stack after a failed start")?;
@@ -69,8 +84,8 @@ fn point_at(config: &mut Config, stack: &LocalStack) {
         config.kafka.brokers.clone_from(brokers);
     }
     if let Some(url) = &endpoints.database_url {
-        config.postgres.url.clone_from(url);
-        config.postgres.password.clear();
+        config.postgres.url = url.as_str().into();
+        config.postgres.password = SecretString::default();
     }
     if let Some(s3) = &endpoints.s3 {
         config.s3.endpoint.clone_from(&s3.endpoint);
@@ -106,7 +121,10 @@ async fn start_roles(
     };
     let roles = {
         let (services, shutdown) = (services.clone(), shutdown.clone());
-        tokio::spawn(async move { roles::run(&services, &Role::all(), shutdown).await })
+        tokio::spawn(async move {
+            let _ended = shutdown.clone().drop_guard();
+            roles::run(&services, &Role::all(), shutdown).await
+        })
     };
     let env_file = stack.write_env(&env_values(&services.config, &http))?;
     Ok((services, roles, env_file, http))
@@ -115,14 +133,14 @@ async fn start_roles(
 fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
     vec![
         ("AWS_ENDPOINT_URL_S3", config.s3.endpoint.clone()),
-        ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.clone()),
-        ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.clone()),
+        ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.expose_secret().to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.expose_secret().to_owned()),
         // One that stands in the environment belongs to other keys.
         ("AWS_SESSION_TOKEN", String::new()),
         ("AWS_REGION", config.s3.region.clone()),
         ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),
         ("FRESHET_PROCESSED_BUCKET", config.s3.processed_bucket.clone()),
-        ("DATABASE_URL", config.postgres.url.clone()),
+        ("DATABASE_URL", config.postgres.url.expose_secret().to_owned()),
         ("KAFKA_BROKERS", config.kafka.brokers.clone()),
         ("FRESHET_HTTP", http.to_owned()),
     ]
@@ -146,37 +164,44 @@ impl Running {
     /// The stack's own Postgres with its password, which is nobody's secret; of another only the place.
     fn postgres(&self) -> String {
         let place = || crate::ready::place_of(&self.services.pool);
-        self.stack.endpoints().database_url.clone().unwrap_or_else(place)
+        self.database_url.clone().unwrap_or_else(place)
     }
 
-    /// Waits until somebody asks to stop, a part of the stack dies or a role cannot go on; then drains and stops
-    /// everything that was started.
+    /// Waits until somebody asks to stop, a part of the stack keeps dying or a role cannot go on; then drains and
+    /// stops everything that was started.
     ///
     /// # Errors
-    /// What died, with the log to read.
-    pub async fn wait(mut self) -> anyhow::Result<()> {
-        let died = tokio::select! {
-            () = self.shutdown.cancelled() => None,
-            exited = self.stack.died() => Some(exited),
-        };
-        let stopped = self.stop().await;
-        match died {
-            Some(exited) => Err(anyhow::anyhow!("{exited}")),
-            None => stopped,
-        }
+    /// What keeps dying, with the log to read, or why a role cannot go on.
+    pub async fn wait(self) -> anyhow::Result<()> {
+        self.shutdown.cancelled().await;
+        self.stop().await
     }
 
-    /// Drains the roles, then stops the stack.
+    /// Drains the roles, then stops the stack. What dies while they drain is still started again: they need it.
     ///
     /// # Errors
-    /// If a role ended in an error, or a part of the stack does not stop.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    /// If a role ended in an error, or a part of the stack kept dying or does not stop.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
-        let roles = self.roles.await.context("join the roles").and_then(|result| result);
+        let mut gave_up = None;
+        let roles = tokio::select! {
+            roles = &mut self.roles => roles.context("join the roles").and_then(|result| result),
+            stack = &mut self.stack => {
+                gave_up = Some(stack);
+                if tokio::time::timeout(ROLES_WITHOUT_STACK, &mut self.roles).await.is_err() {
+                    self.roles.abort();
+                }
+                Ok(())
+            }
+        };
         // A connection that does not come back must not keep the stack from stopping.
         let _ = tokio::time::timeout(POOL_CLOSE_TIMEOUT, self.services.pool.close()).await;
-        let stopped = self.stack.stop().await;
-        roles.and(stopped)
+        self.stop_stack.cancel();
+        let stack = match gave_up {
+            Some(stack) => stack,
+            None => self.stack.await,
+        };
+        stack.context("join the local stack").and_then(|result| result).and(roles)
     }
 }
 
@@ -213,7 +238,7 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
     println!("freshet is up.");
     println!();
     if !running.http.is_empty() {
-        println!("  look         {}", look(&running.http, !config.http.token.is_empty()));
+        println!("  look         {}", look(&running.http, !config.http.token.expose_secret().is_empty()));
     }
     println!("  drop files   {}", drop_hint(&config.s3.raw_bucket));
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);

@@ -9,12 +9,13 @@
 //!   The next start stops a child that is still there all the same, and exactly that one.
 //! - A child has its own process group, so that a Ctrl-C in the terminal reaches freshet alone, which then stops its
 //!   children in its own order.
+//!
+//! The first two are Linux's. Elsewhere a `kill -9` of freshet leaves its children running.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long between two looks at whether something has happened.
 const LOOK: Duration = Duration::from_millis(20);
@@ -39,9 +41,8 @@ pub(super) struct User {
 }
 
 /// What to send, and how long to wait for the end before the next step; after the last one comes SIGKILL.
-pub(super) type StopSteps = &'static [(libc::c_int, Duration)];
+pub(super) type StopSteps = &'static [(Signal, Duration)];
 
-/// A child to be started.
 pub(super) struct Spec {
     pub(super) name: &'static str,
     pub(super) program: PathBuf,
@@ -53,7 +54,7 @@ pub(super) struct Spec {
     pub(super) log: PathBuf,
     pub(super) record: PathBuf,
     /// The signal that the kernel sends when freshet dies.
-    pub(super) on_our_death: libc::c_int,
+    pub(super) on_our_death: Signal,
     pub(super) stop: StopSteps,
 }
 
@@ -65,7 +66,7 @@ pub(super) struct Child {
     process: std::process::Child,
     record: PathBuf,
     log_start: u64,
-    on_our_death: libc::c_int,
+    on_our_death: Signal,
     stop: StopSteps,
     ended: bool,
 }
@@ -75,9 +76,9 @@ pub(super) struct Child {
 pub struct Exited {
     /// `kafka`, `postgres` or `s3`.
     pub name: &'static str,
-    /// How it ended.
+    /// The id that its process had.
+    pub pid: u32,
     pub status: ExitStatus,
-    /// Where it says why.
     pub log: PathBuf,
 }
 
@@ -91,9 +92,25 @@ impl fmt::Display for Exited {
 #[derive(Debug)]
 pub(super) struct NotStarted {
     pub(super) name: &'static str,
-    reason: String,
+    pid: u32,
+    reason: Reason,
     log: PathBuf,
     pub(super) log_end: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    Ended(ExitStatus),
+    NoAnswer(Duration),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Ended(status) => write!(f, "it ended ({status})"),
+            Reason::NoAnswer(limit) => write!(f, "no answer within {} s", limit.as_secs()),
+        }
+    }
 }
 
 impl fmt::Display for NotStarted {
@@ -114,6 +131,14 @@ impl NotStarted {
         ["Address already in use", "BindException", "is not available on", "could not bind"]
             .iter()
             .any(|sign| self.log_end.contains(sign))
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn exited(&self) -> Option<Exited> {
+        match self.reason {
+            Reason::Ended(status) => Some(Exited { name: self.name, pid: self.pid, status, log: self.log.clone() }),
+            Reason::NoAnswer(_) => None,
+        }
     }
 }
 
@@ -146,22 +171,25 @@ impl Child {
     pub(super) fn exited(&mut self) -> Option<Exited> {
         let status = self.process.try_wait().ok().flatten()?;
         self.ended = true;
-        Some(Exited { name: self.name, status, log: self.log.clone() })
+        Some(Exited { name: self.name, pid: self.process.id(), status, log: self.log.clone() })
     }
 
     /// Waits until `probe` says yes. Fails with the log's last lines when the child ends first or the limit is over.
-    pub(super) async fn ready(&mut self, limit: Duration, mut probe: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+    pub(super) async fn ready<F>(&mut self, limit: Duration, probe: impl Fn() -> F) -> anyhow::Result<()>
+    where
+        F: Future<Output = bool>,
+    {
         let start = Instant::now();
         loop {
             if let Some(exited) = self.exited() {
-                return Err(self.not_started(format!("it ended ({})", exited.status)).into());
+                return Err(self.not_started(Reason::Ended(exited.status)).into());
             }
             // A probe that hangs must not hide the end of the child or of the limit.
             if tokio::time::timeout(Duration::from_secs(2), probe()).await.unwrap_or(false) {
                 return Ok(());
             }
             if start.elapsed() > limit {
-                return Err(self.not_started(format!("no answer within {} s", limit.as_secs())).into());
+                return Err(self.not_started(Reason::NoAnswer(limit)).into());
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -173,7 +201,7 @@ impl Child {
             if self.exited().is_some() {
                 break;
             }
-            send(self.process.id() as i32, signal);
+            send(&self.process, signal);
             let start = Instant::now();
             while self.exited().is_none() && start.elapsed() < wait {
                 tokio::time::sleep(LOOK).await;
@@ -200,15 +228,15 @@ impl Child {
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
     }
 
-    fn not_started(&self, reason: String) -> NotStarted {
-        NotStarted { name: self.name, reason, log: self.log.clone(), log_end: self.log_end() }
+    fn not_started(&self, reason: Reason) -> NotStarted {
+        NotStarted { name: self.name, pid: self.process.id(), reason, log: self.log.clone(), log_end: self.log_end() }
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
         if self.exited().is_none() {
-            send(self.process.id() as i32, self.on_our_death);
+            send(&self.process, self.on_our_death);
             let start = Instant::now();
             while self.exited().is_none() && start.elapsed() < Duration::from_secs(3) {
                 std::thread::sleep(LOOK);
@@ -231,7 +259,7 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    prepare(&mut command, user, env, Path::new("/"), libc::SIGKILL);
+    prepare(&mut command, user, env, Path::new("/"), Signal::KILL);
     let shown = program.display();
     let output = spawn_from_lifelong_thread(command)
         .and_then(|process| process.wait_with_output())
@@ -255,15 +283,14 @@ pub(super) async fn stop_leftover(record: &Path, steps: StopSteps) -> anyhow::Re
         return Ok(None);
     };
     // The handle is taken before the look at the identity: from there on it can mean no other process.
-    let handle = pidfd_open(identity.pid);
+    let handle = Handle::of(identity.pid);
     if !identity.is_alive() {
         fs::remove_file(record).ok();
         return Ok(None);
     }
-    for &(signal, wait) in steps.iter().chain(&[(libc::SIGKILL, Duration::from_secs(10))]) {
-        match &handle {
-            Some(handle) => pidfd_send(handle, signal),
-            None => send(identity.pid, signal),
+    for &(signal, wait) in steps.iter().chain(&[(Signal::KILL, Duration::from_secs(10))]) {
+        if let Some(handle) = &handle {
+            handle.send(signal);
         }
         let start = Instant::now();
         while start.elapsed() < wait {
@@ -343,7 +370,7 @@ fn prepare(
     user: Option<User>,
     env: &[(&'static str, OsString)],
     working_dir: &Path,
-    on_our_death: libc::c_int,
+    on_our_death: Signal,
 ) {
     // Nothing of ours leaks in: neither AWS_* into the S3 server nor PG* into Postgres.
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
@@ -356,26 +383,28 @@ fn prepare(
     die_with_us(command, on_our_death);
 }
 
+/// Has the kernel signal the child when its parent ends.
+#[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-fn die_with_us(command: &mut Command, signal: libc::c_int) {
-    let parent = std::process::id() as libc::pid_t;
+fn die_with_us(command: &mut Command, signal: Signal) {
+    let parent = Pid::from_raw(std::process::id() as i32);
     let request = move || {
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed. prctl and getppid are plain system
-        // calls, take no memory of ours, and nothing here allocates or locks.
-        unsafe {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0, 0, 0) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            if libc::getppid() != parent {
-                // The parent died before the request was made: nobody would ever send the signal.
-                return Err(io::Error::from_raw_os_error(libc::ESRCH));
-            }
+        rustix::process::set_parent_process_death_signal(Some(signal))?;
+        if rustix::process::getppid() != parent {
+            // The parent died before the request was made: nobody would ever send the signal.
+            return Err(io::Error::from(rustix::io::Errno::SRCH));
         }
         Ok(())
     };
-    // SAFETY: as above. The standard library runs this after it has changed user and group, so that the request holds.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. Both are plain system calls, and nothing
+    // here allocates or locks. The standard library runs this after it has changed user and group, so that the request
+    // holds.
     unsafe { command.pre_exec(request) };
 }
+
+/// No other system has such a signal.
+#[cfg(not(target_os = "linux"))]
+fn die_with_us(_: &mut Command, _: Signal) {}
 
 type Job = (Command, mpsc::Sender<io::Result<std::process::Child>>);
 
@@ -399,33 +428,47 @@ fn spawn_from_lifelong_thread(command: Command) -> io::Result<std::process::Chil
     result.recv().map_err(|_| gone(()))?
 }
 
-/// Signals a child that has not been waited for (its id cannot have been given to another process).
-#[allow(unsafe_code)]
-fn send(pid: i32, signal: libc::c_int) {
-    // SAFETY: kill takes two numbers; a process that is gone is an error that does not matter.
-    unsafe { libc::kill(pid, signal) };
+/// Signals a child that has not been waited for: its id cannot have been given to another process. One that is gone
+/// is an error that does not matter.
+fn send(process: &std::process::Child, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(process.id() as i32) {
+        kill_process(pid, signal).ok();
+    }
 }
 
-#[allow(unsafe_code)]
-fn pidfd_open(pid: i32) -> Option<OwnedFd> {
-    // SAFETY: takes two numbers and returns a new descriptor or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    // SAFETY: the descriptor is new and nobody else's.
-    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+/// A process that is no child of ours.
+struct Handle {
+    #[cfg(target_os = "linux")]
+    pidfd: Option<std::os::fd::OwnedFd>,
+    pid: Pid,
 }
 
-#[allow(unsafe_code)]
-fn pidfd_send(handle: &OwnedFd, signal: libc::c_int) {
-    let no_info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null siginfo asks the kernel to fill in that of kill(2).
-    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, handle.as_raw_fd(), signal, no_info, 0) };
+impl Handle {
+    fn of(pid: i32) -> Option<Handle> {
+        let pid = Pid::from_raw(pid)?;
+        Some(Handle {
+            #[cfg(target_os = "linux")]
+            pidfd: rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok(),
+            pid,
+        })
+    }
+
+    /// One that is gone is an error that does not matter.
+    fn send(&self, signal: Signal) {
+        #[cfg(target_os = "linux")]
+        if let Some(pidfd) = &self.pidfd {
+            rustix::process::pidfd_send_signal(pidfd, signal).ok();
+            return;
+        }
+        kill_process(self.pid, signal).ok();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TERM_THEN_KILL: StopSteps = &[(libc::SIGTERM, Duration::from_millis(300))];
+    const TERM_THEN_KILL: StopSteps = &[(Signal::TERM, Duration::from_millis(300))];
 
     fn shell(folder: &Path, script: &str) -> Spec {
         Spec {
@@ -437,7 +480,7 @@ mod tests {
             working_dir: "/".into(),
             log: folder.join("shell.log"),
             record: folder.join("shell.pid"),
-            on_our_death: libc::SIGKILL,
+            on_our_death: Signal::KILL,
             stop: TERM_THEN_KILL,
         }
     }

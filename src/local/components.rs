@@ -24,7 +24,6 @@ pub(super) struct Components {
     pub(super) weed: PathBuf,
 }
 
-/// An installed PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Postgres {
     pub(super) major: u32,

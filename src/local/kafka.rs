@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -17,7 +18,7 @@ use super::folder::{Folder, State, make_dir, write_private};
 pub(super) const NAME: &str = "kafka";
 pub(super) const PORTS: [&str; 2] = ["kafka", "kafka_controller"];
 /// A clean stop takes under a second; one with much to flush some more.
-pub(super) const STOP: StopSteps = &[(libc::SIGTERM, Duration::from_secs(20))];
+pub(super) const STOP: StopSteps = &[(Signal::TERM, Duration::from_secs(20))];
 /// With gigabytes of log to check after a crash it takes longer than its usual second.
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// An answer to a request for metadata is some hundred bytes.
@@ -43,11 +44,11 @@ pub(super) async fn start(folder: &Folder, components: &Components) -> anyhow::R
         record: folder.record(NAME),
         // A clean stop, so that the next start need not wait for the old broker's session to end (see below). A
         // process that hangs in it is stopped by the next start, from its record.
-        on_our_death: libc::SIGTERM,
+        on_our_death: Signal::TERM,
         stop: STOP,
     })?;
     let port = folder.state.port("kafka");
-    match child.ready(START_LIMIT, async || answers(port).await.unwrap_or(false)).await {
+    match child.ready(START_LIMIT, || async move { answers(port).await.unwrap_or(false) }).await {
         Err(error) if is_old_java(&error) => Err(error).context("this Java is older than 17: run `make setup`"),
         result => result.map(|()| child),
     }

@@ -3,7 +3,7 @@
 //!
 //! The way of a start: take the data folder ([`folder`]) → find the programs ([`components`]) → stop what an earlier
 //! run left behind ([`child`]) → choose ports → start the three at once, each until it answers ([`kafka`],
-//! [`postgres`], [`s3`]).
+//! [`postgres`], [`s3`]) → start again what dies ([`supervise`]).
 
 mod child;
 mod components;
@@ -11,17 +11,22 @@ mod folder;
 mod kafka;
 mod postgres;
 mod s3;
+mod supervise;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 pub use child::Exited;
 use child::{Child, NotStarted, StopSteps};
 use components::Components;
 use folder::Folder;
+use supervise::{Part, Program};
 
 /// Another program may take a port between our choice and the child's bind: then others are tried, so often.
 const PORT_TRIES: usize = 3;
@@ -33,9 +38,7 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Whether to start Kafka (or else it is a real one, from the settings).
     pub kafka: bool,
-    /// Whether to start Postgres.
     pub postgres: bool,
-    /// Whether to start the S3 server.
     pub s3: bool,
 }
 
@@ -51,29 +54,22 @@ pub struct Endpoints {
 }
 
 /// An S3 server (path-style addresses) and the keys to it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct S3Endpoint {
     /// `http://127.0.0.1:PORT`.
     pub endpoint: String,
     /// The region that requests are signed for.
     pub region: String,
-    /// The key's public half.
-    pub access_key_id: String,
-    /// The key's secret half.
-    pub secret_access_key: String,
-}
-
-impl std::fmt::Debug for S3Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "S3Endpoint({})", self.endpoint)
-    }
+    pub access_key_id: SecretString,
+    pub secret_access_key: SecretString,
 }
 
 /// A running stack. Dropping it kills it; [`LocalStack::stop`] stops it in order.
 #[derive(Debug)]
 pub struct LocalStack {
-    children: Vec<Child>,
+    parts: Vec<Part>,
     endpoints: Endpoints,
+    components: Components,
     // Last: the folder is let go of after the children have ended.
     folder: Folder,
 }
@@ -89,9 +85,9 @@ impl LocalStack {
         let mut tries = 1;
         loop {
             match start_parts(&options, &mut folder, &components, &progress).await {
-                Ok(children) => {
+                Ok(parts) => {
                     let endpoints = endpoints(&options, &folder);
-                    return Ok(LocalStack { children, endpoints, folder });
+                    return Ok(LocalStack { parts, endpoints, components, folder });
                 }
                 Err(error) if port_was_taken(&error) && tries < PORT_TRIES => {
                     tries += 1;
@@ -102,7 +98,6 @@ impl LocalStack {
         }
     }
 
-    /// Where the parts answer.
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }
@@ -112,24 +107,32 @@ impl LocalStack {
         &self.folder.root
     }
 
-    /// The folder of the parts' logs.
-    pub fn logs_dir(&self) -> PathBuf {
-        self.folder.root.join("logs")
-    }
-
     /// Looks, without waiting, whether a part has ended by itself.
     pub fn exited(&mut self) -> Option<Exited> {
-        self.children.iter_mut().find_map(Child::exited)
+        self.parts.iter_mut().find_map(Part::exited)
     }
 
     /// Waits until a part has ended by itself. Safe to drop at any point.
     pub async fn died(&mut self) -> Exited {
-        loop {
-            if let Some(exited) = self.exited() {
-                return exited;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        supervise::died(|| self.exited()).await
+    }
+
+    /// Starts again what dies, until `stop`; then stops everything in order.
+    ///
+    /// # Errors
+    /// If a part keeps dying or does not come up again: then everything is stopped without waiting for `stop`.
+    pub async fn supervise(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let LocalStack { parts, components, folder, .. } = &mut self;
+        let kept = FuturesUnordered::new();
+        for part in parts {
+            kept.push(part.keep(folder, components));
         }
+        let gave_up = tokio::select! {
+            () = stop.cancelled() => None,
+            error = first(kept) => Some(error),
+        };
+        let stopped = self.stop().await;
+        gave_up.map_or(stopped, Err)
     }
 
     /// Where [`LocalStack::write_env`] writes.
@@ -149,10 +152,18 @@ impl LocalStack {
     /// another); one that does not end in time is killed.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         fs::remove_file(self.env_file()).ok();
-        let children = std::mem::take(&mut self.children);
-        futures::future::join_all(children.into_iter().map(Child::stop)).await;
+        let parts = std::mem::take(&mut self.parts);
+        futures::future::join_all(parts.into_iter().map(Part::stop)).await;
         s3::remove_sockets(&self.folder.state);
         Ok(())
+    }
+}
+
+/// The first to end; never, where there is none.
+async fn first<T>(mut futures: FuturesUnordered<impl Future<Output = T>>) -> T {
+    match futures.next().await {
+        Some(ended) => ended,
+        None => std::future::pending().await,
     }
 }
 
@@ -192,7 +203,7 @@ async fn start_parts(
     folder: &mut Folder,
     components: &Components,
     progress: &impl Fn(&str),
-) -> anyhow::Result<Vec<Child>> {
+) -> anyhow::Result<Vec<Part>> {
     if options.kafka {
         folder.claim_ports(&kafka::PORTS, None)?;
     }
@@ -206,18 +217,19 @@ async fn start_parts(
 
     let folder_now: &Folder = folder;
     let kafka = when(options.kafka, "Kafka", progress, kafka::start(folder_now, components));
-    let postgres =
-        when(options.postgres, "PostgreSQL", progress, postgres::start(folder_now, components, place.clone()));
+    let postgres = postgres::start(folder_now, components, place.clone());
+    let postgres = when(options.postgres, "PostgreSQL", progress, postgres);
     let s3 = when(options.s3, "S3", progress, s3::start(folder_now, components));
     // The first error drops the other starts, and with them their children.
     let (kafka, postgres, s3) = futures::future::try_join3(kafka, postgres, s3).await?;
 
     // Recorded only now: a place without data in it would look lost.
-    if options.postgres && place != folder.root.join("postgres") {
+    if options.postgres && place != postgres::place(folder) {
         folder.state.postgres_dir = Some(place);
         folder.save()?;
     }
-    Ok([kafka, postgres, s3].into_iter().flatten().collect())
+    let started = [(Program::Kafka, kafka), (Program::Postgres, postgres), (Program::S3, s3)];
+    Ok(started.into_iter().filter_map(|(program, child)| Some(Part::new(program, child?))).collect())
 }
 
 async fn when(
@@ -247,8 +259,8 @@ fn endpoints(options: &Options, folder: &Folder) -> Endpoints {
         s3: options.s3.then(|| S3Endpoint {
             endpoint: format!("http://127.0.0.1:{}", state.port("s3")),
             region: s3::REGION.to_owned(),
-            access_key_id: state.s3_access_key_id.clone(),
-            secret_access_key: state.s3_secret_access_key.clone(),
+            access_key_id: state.s3_access_key_id.as_str().into(),
+            secret_access_key: state.s3_secret_access_key.as_str().into(),
         }),
     }
 }

@@ -6,11 +6,12 @@
 //! data lives in a folder under /var/tmp instead, and the stack says so.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Signal, geteuid};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
@@ -21,7 +22,7 @@ use super::folder::{Folder, State, make_dir, write_private};
 pub(super) const NAME: &str = "postgres";
 pub(super) const PORTS: [&str; 1] = ["postgres"];
 /// SIGINT is its fast shutdown (a checkpoint), SIGQUIT the immediate one, which still ends its children in order.
-pub(super) const STOP: StopSteps = &[(libc::SIGINT, Duration::from_secs(20)), (libc::SIGQUIT, Duration::from_secs(6))];
+pub(super) const STOP: StopSteps = &[(Signal::INT, Duration::from_secs(20)), (Signal::QUIT, Duration::from_secs(6))];
 const USER: &str = "freshet";
 const DATABASE: &str = "freshet";
 /// Recovery of two GiB of changes takes some tens of seconds.
@@ -53,7 +54,7 @@ pub(super) async fn start(folder: &Folder, components: &Components, place: PathB
             working_dir: "/".into(),
             log: folder.log(NAME),
             record: folder.record(NAME),
-            on_our_death: libc::SIGQUIT,
+            on_our_death: Signal::QUIT,
             stop: STOP,
         })?;
         match ready(&mut child, &folder.state).await {
@@ -64,6 +65,11 @@ pub(super) async fn start(folder: &Folder, components: &Components, place: PathB
             result => return result.map(|()| child),
         }
     }
+}
+
+/// Where the data of a folder is that has some.
+pub(super) fn place(folder: &Folder) -> PathBuf {
+    folder.state.postgres_dir.clone().unwrap_or_else(|| folder.root.join("postgres"))
 }
 
 /// The address of the database, password included.
@@ -127,7 +133,7 @@ impl Place {
 
 /// As root: the user to run as. Otherwise none: we run it ourselves.
 fn other_user() -> anyhow::Result<Option<User>> {
-    if fs::metadata("/proc/self")?.uid() != 0 {
+    if !geteuid().is_root() {
         return Ok(None);
     }
     let passwd = fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
@@ -196,6 +202,10 @@ async fn init(server: &Postgres, place: &Place, state: &State) -> anyhow::Result
 /// Waits for a server of an earlier run that is still going down. A lock file whose process is no Postgres of this
 /// folder is stale, but would stop the new server: it is removed.
 async fn wait_for_predecessor(data: &Path) -> anyhow::Result<()> {
+    if cfg!(not(target_os = "linux")) {
+        // Without /proc a stale file cannot be told from a good one: Postgres looks at it itself.
+        return Ok(());
+    }
     let file = data.join("postmaster.pid");
     let since = Instant::now();
     while let Ok(text) = fs::read_to_string(&file) {
@@ -257,18 +267,19 @@ jit = off
 }
 
 async fn ready(child: &mut Child, state: &State) -> anyhow::Result<()> {
-    let mut refused = None;
-    let probe = async || match connect_and_prepare(state).await {
-        Ok(()) => true,
-        Err(error) => {
-            // Class 28: the server is there and does not know the password. Waiting does not mend that.
-            let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
-            refused = code.starts_with("28").then(|| error.to_string());
-            refused.is_some()
+    let refused = Mutex::new(None);
+    let probe = || async {
+        let Err(error) = connect_and_prepare(state).await else { return true };
+        // Class 28: the server is there and does not know the password. Waiting does not mend that.
+        let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
+        let is_refused = code.starts_with("28");
+        if is_refused {
+            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
         }
+        is_refused
     };
     child.ready(START_LIMIT, probe).await?;
-    match refused {
+    match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(reason) => bail!("Postgres refuses the password in stack.json ({reason}): delete the data folder"),
         None => Ok(()),
     }

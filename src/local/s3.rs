@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -22,7 +23,7 @@ pub(super) const PORTS: [&str; 5] = ["s3", "s3_master", "s3_volume", "s3_filer",
 /// SeaweedFS's own: its maintenance worker looks for the admin server there, whatever the flag says.
 pub(super) const GRPC_OFFSET: u16 = 10_000;
 /// It takes 1 to 3 s by itself, and a kill does its data no harm.
-pub(super) const STOP: StopSteps = &[(libc::SIGTERM, Duration::from_secs(4))];
+pub(super) const STOP: StopSteps = &[(Signal::TERM, Duration::from_secs(4))];
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// The state of one volume server with a few volumes is some kilobytes.
 const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
@@ -51,11 +52,11 @@ pub(super) async fn start(folder: &Folder, components: &Components) -> anyhow::R
         working_dir: home,
         log: folder.log(NAME),
         record: folder.record(NAME),
-        on_our_death: libc::SIGKILL,
+        on_our_death: Signal::KILL,
         stop: STOP,
     })?;
     let (s3, master) = (folder.state.port("s3"), folder.state.port("s3_master"));
-    child.ready(START_LIMIT, async || is_ready(s3, master).await.unwrap_or(false)).await?;
+    child.ready(START_LIMIT, || async move { is_ready(s3, master).await.unwrap_or(false) }).await?;
     Ok(child)
 }
 

@@ -17,7 +17,6 @@ use crate::roles::Services;
 /// Downloads at once. Each holds a connection to S3 and a buffer.
 const DOWNLOADS: usize = 16;
 
-/// Where the outputs are.
 #[derive(Clone)]
 pub(super) struct Downloads {
     s3: Client,

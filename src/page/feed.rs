@@ -31,15 +31,12 @@ pub(super) trait Source: Send {
 /// A section as a viewer is sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Section {
-    /// Its name.
     pub(super) name: &'static str,
-    /// What it holds.
     pub(super) json: Arc<str>,
     /// The reading in which it became what it is.
     since: u64,
 }
 
-/// What was last read.
 #[derive(Debug, Default)]
 struct Latest {
     /// Readings so far.

@@ -31,7 +31,6 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// The hosts that are answered.
 #[derive(Debug, Clone)]
 pub(super) struct Hosts {
     /// The host of `http.listen`.

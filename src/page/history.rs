@@ -12,7 +12,6 @@ use crate::survey::Survey;
 /// Surveys that are kept: three minutes of the local stack, which surveys each second.
 const SURVEYS: usize = 180;
 
-/// The last surveys.
 #[derive(Default)]
 pub(super) struct History {
     surveys: Mutex<VecDeque<Arc<Survey>>>,
@@ -36,7 +35,6 @@ struct DomainColumns {
     published: Vec<i64>,
     /// Rows that a processor is done with since ever: applied, stale or rejected.
     processed: Vec<i64>,
-    /// Records that wait.
     lag_rows: Vec<i64>,
     /// Age of the oldest of them in seconds; 0 for none.
     lag_seconds: Vec<f64>,
@@ -51,7 +49,6 @@ impl History {
         surveys.push_back(survey);
     }
 
-    /// All of it.
     pub(super) fn columns(&self) -> Columns {
         let surveys = self.surveys.lock().unwrap_or_else(PoisonError::into_inner);
         let mut columns = Columns::default();

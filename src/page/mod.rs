@@ -28,6 +28,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::{Stream, StreamExt};
+use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::roles::Services;
@@ -73,7 +74,7 @@ pub fn router(services: &Services, env_file: &Path, shutdown: &CancellationToken
         .route("/page/{file}", get(file))
         .route("/page/events", get(events).with_state(viewers))
         .route("/outputs/{name}", get(downloads::download).with_state(downloads))
-        .layer(middleware::from_fn_with_state(Hosts::of(&http.listen, &http.token), guard::guard))
+        .layer(middleware::from_fn_with_state(Hosts::of(&http.listen, http.token.expose_secret()), guard::guard))
 }
 
 async fn file(PathOf(name): PathOf<String>) -> Response {

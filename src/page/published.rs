@@ -26,12 +26,10 @@ pub(super) struct Published {
     scores: Scores,
 }
 
-/// As the page gets it.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Shown {
     /// The published version; none before the first.
     pub(super) version: Option<u64>,
-    /// When it was published.
     at: Option<DateTime<Utc>>,
     /// Whole-file copies that are not of that version yet.
     pub(super) copies_behind: Vec<String>,
@@ -47,7 +45,6 @@ struct Output {
 }
 
 impl Published {
-    /// Nothing is asked yet.
     pub(super) fn new(services: &Services) -> Published {
         Published {
             s3: services.s3.clone(),
@@ -85,7 +82,6 @@ impl Published {
         Ok(())
     }
 
-    /// What is published.
     pub(super) fn shown(&self) -> Shown {
         let manifest = self.current.as_ref().map(|current| &current.manifest);
         Shown {

@@ -32,7 +32,6 @@ const STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = '9s'";
 const FILES_A_STATE: i64 = 40;
 /// Files of each domain whose way through is charted, the newest.
 const FILES_CHARTED: i64 = 40;
-/// Rules listed.
 const RULES: i64 = 60;
 
 /// What stays as it is.
@@ -49,7 +48,6 @@ pub(super) struct About {
 }
 
 impl About {
-    /// What the settings say.
     pub(super) fn new(config: &Config, env_file: &Path) -> About {
         let prefixes = DOMAINS.iter().map(|domain| {
             let patterns = domain.patterns.iter().copied().chain(config.ingest.patterns_of(domain.name));
@@ -66,7 +64,6 @@ impl About {
     }
 }
 
-/// What Postgres tells.
 #[derive(Debug, Serialize)]
 struct Tables {
     status: Status,
@@ -136,7 +133,6 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads nothing yet.
     pub(super) fn new(services: Services, history: Arc<History>, about: About) -> Reader {
         let mut sections = Sections::new();
         put(&mut sections, "about", &about);

@@ -17,7 +17,6 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 /// Locations that are shown, the least resilient first.
 const LOCATIONS: usize = 60;
 
-/// A row of the output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Score {
     location_id: i64,
@@ -29,7 +28,6 @@ struct Score {
     resilience_score: Option<f64>,
 }
 
-/// The newest scores.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Scores {
     /// The files they were read from.

@@ -214,8 +214,8 @@ async fn the_services_of_the_file_carry_a_file_through_and_stop_in_time() {
     let client = s3::client(&S3Settings {
         endpoint: machine.here(&setup["FRESHET__S3__ENDPOINT"]),
         region: machine.here(&setup["FRESHET__S3__REGION"]),
-        access_key_id: machine.here(&setup["FRESHET__S3__ACCESS_KEY_ID"]),
-        secret_access_key: machine.here(&setup["FRESHET__S3__SECRET_ACCESS_KEY"]),
+        access_key_id: machine.here(&setup["FRESHET__S3__ACCESS_KEY_ID"]).into(),
+        secret_access_key: machine.here(&setup["FRESHET__S3__SECRET_ACCESS_KEY"]).into(),
         ..S3Settings::default()
     })
     .await;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::trace::v1::Span;
+use secrecy::ExposeSecret;
 
 use crate::harness::http::{Collector, Door, get, within};
 use crate::harness::{Process, World, data};
@@ -27,7 +28,7 @@ async fn a_role_names_what_it_cannot_reach_and_goes_on_once_it_is_there() {
     let world = World::new("unreachable").await;
     let config = &world.services.config;
     let (postgres, kafka, s3) = (Door::new().await, Door::new().await, Door::new().await);
-    let (server, database) = config.postgres.url.rsplit_once('/').expect("a URL with a database");
+    let (server, database) = config.postgres.url.expose_secret().rsplit_once('/').expect("a URL with a database");
     let (user, host) = server.rsplit_once('@').expect("a URL with a user");
     let settings = [
         format!("postgres.url={user}@{}/{database}", postgres.address),

@@ -8,6 +8,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use freshet::config::secrets::SECRETS;
 use freshet::local::{LocalStack, Options};
 use freshet_sinks::s3::{self, S3Settings};
+use secrecy::ExposeSecret;
 
 use crate::broker::Broker;
 use crate::certificates::Authority;
@@ -137,7 +138,7 @@ async fn roles_work_and_fail_without_a_word_of_a_secret() {
     secure(&url, &ours).await;
     let url_password = url.split(['/', '@']).nth(2).and_then(|login| login.split_once(':')).expect("a login").1;
     heard.secrets.push(("the password of Postgres".into(), url_password.to_owned()));
-    heard.secrets.push(("the secret key of S3".into(), store.secret_access_key.clone()));
+    heard.secrets.push(("the secret key of S3".into(), store.secret_access_key.expose_secret().to_owned()));
     // The id of the key is no secret: the AWS SDK shows it at debug.
     let kafka_password = heard.secret("the password of Kafka");
     let token = heard.secret("the token");
@@ -166,8 +167,8 @@ async fn roles_work_and_fail_without_a_word_of_a_secret() {
         .set("postgres.url", &format!("{named}?sslmode=verify-full&sslrootcert={ca}"))
         .set("s3.endpoint", &store.endpoint)
         .set("s3.region", &store.region)
-        .set("s3.access_key_id", &store.access_key_id)
-        .set("s3.secret_access_key", &store.secret_access_key)
+        .set("s3.access_key_id", store.access_key_id.expose_secret())
+        .set("s3.secret_access_key", store.secret_access_key.expose_secret())
         .set("ingest.list_interval_ms", "200")
         .set("metrics.stable_copy_interval_ms", "500")
         .set("http.survey_interval_ms", "300")

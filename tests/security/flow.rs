@@ -3,6 +3,7 @@
 use aws_sdk_s3::primitives::ByteStream;
 use freshet::local::{LocalStack, Options};
 use freshet_sinks::s3::{self, S3Settings};
+use secrecy::ExposeSecret;
 
 use crate::broker::Broker;
 use crate::certificates::Authority;
@@ -75,8 +76,8 @@ async fn a_file_goes_through_services_that_let_each_role_do_only_its_own() {
             .secret(&folder.0, "postgres.password", &password(postgres))
             .set("s3.endpoint", &store.endpoint)
             .set("s3.region", &store.region)
-            .secret(&folder.0, "s3.access_key_id", &store.access_key_id)
-            .secret(&folder.0, "s3.secret_access_key", &store.secret_access_key)
+            .secret(&folder.0, "s3.access_key_id", store.access_key_id.expose_secret())
+            .secret(&folder.0, "s3.secret_access_key", store.secret_access_key.expose_secret())
             .set("ingest.list_interval_ms", "200")
             .set("metrics.stable_copy_interval_ms", "500")
             .set("http.listen", "127.0.0.1:0")

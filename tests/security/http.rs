@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::primitives::ByteStream;
 use freshet::local::{LocalStack, Options};
 use freshet_sinks::s3::{self, S3Settings};
+use secrecy::ExposeSecret;
 use sqlx::Connection;
 
 use crate::parts::free_port;
@@ -46,8 +47,8 @@ async fn a_store_tells_of_a_file_with_the_token_and_it_is_read_at_once() {
         .secret(&folder.0, "postgres.url", &database_url)
         .set("s3.endpoint", &store.endpoint)
         .set("s3.region", &store.region)
-        .secret(&folder.0, "s3.access_key_id", &store.access_key_id)
-        .secret(&folder.0, "s3.secret_access_key", &store.secret_access_key)
+        .secret(&folder.0, "s3.access_key_id", store.access_key_id.expose_secret())
+        .secret(&folder.0, "s3.secret_access_key", store.secret_access_key.expose_secret())
         // No listing comes of itself while this test lasts.
         .set("ingest.list_interval_ms", "3600000")
         .set("http.listen", &format!("127.0.0.1:{port}"))

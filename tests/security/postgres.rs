@@ -76,7 +76,8 @@ async fn who_the_server_is_is_checked_as_far_as_sslmode_says_and_told_in_a_line(
         (format!("{nobody}?sslmode=verify-full&sslrootcert={ca}"), "", Some("check user and password")),
     ];
     for (url, password, expected) in cases {
-        let settings = PostgresSettings { url: url.clone(), password: password.into(), ..PostgresSettings::default() };
+        let settings =
+            PostgresSettings { url: url.as_str().into(), password: password.into(), ..PostgresSettings::default() };
         let connected = match pool(&settings) {
             Ok(pool) => pool.acquire().await.map(|_| ()),
             Err(error) => Err(error),
@@ -94,7 +95,7 @@ async fn who_the_server_is_is_checked_as_far_as_sslmode_says_and_told_in_a_line(
     }
     // A role says the same while it waits.
     let mut config = Config::default();
-    config.postgres.url = format!("{named}?sslmode=verify-full&sslrootcert={wrong_ca}");
+    config.postgres.url = format!("{named}?sslmode=verify-full&sslrootcert={wrong_ca}").into();
     let services = Services::new(config).await.expect("clients");
     let missing = ready::missing(&services, &[Role::Metrics]).await;
     let told = |one: &&Missing| matches!(one, Missing::Yet(what) if what.contains("sslrootcert"));

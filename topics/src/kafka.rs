@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use rdkafka::ClientConfig;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 /// The mechanism of freshet's own that stands for OAUTHBEARER with tokens signed by AWS credentials.
@@ -19,7 +20,7 @@ const MECHANISMS: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTH
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
 /// Settings of the section `kafka`.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KafkaSettings {
     /// `host:port`, comma separated. Empty: the local stack's own broker.
@@ -45,7 +46,7 @@ pub struct KafkaSettings {
     /// User of PLAIN and SCRAM.
     pub sasl_username: String,
     /// Its password.
-    pub sasl_password: String,
+    pub sasl_password: SecretString,
     /// File of the CAs that sign the brokers' certificates (PEM). Empty: the system's.
     pub ssl_ca_location: String,
     /// File of the client's own certificate (PEM), where the brokers ask for one.
@@ -53,21 +54,22 @@ pub struct KafkaSettings {
     /// File of its key (PEM).
     pub ssl_key_location: String,
     /// What the key is encrypted with.
-    pub ssl_key_password: String,
+    pub ssl_key_password: SecretString,
     /// OAUTHBEARER: where a token is got for the client id and secret (OIDC client credentials).
     pub oauth_token_url: String,
     /// The client's id.
     pub oauth_client_id: String,
     /// The client's secret.
-    pub oauth_client_secret: String,
+    pub oauth_client_secret: SecretString,
     /// The scope to ask for; empty: none.
     pub oauth_scope: String,
     /// OAUTHBEARER: a file with a token that somebody else renews (a JWT), read again before it expires.
     pub oauth_token_file: String,
     /// AWS_MSK_IAM: region of the cluster; empty: from the AWS environment or profile.
     pub aws_region: String,
-    /// Further librdkafka properties; `_` in a name stands for a dot. They win over the settings above.
-    pub properties: BTreeMap<String, String>,
+    /// Further librdkafka properties; `_` in a name stands for a dot. They win over the settings above. Any of them
+    /// may be a password.
+    pub properties: BTreeMap<String, SecretString>,
 }
 
 impl Default for KafkaSettings {
@@ -84,48 +86,19 @@ impl Default for KafkaSettings {
             security_protocol: String::new(),
             sasl_mechanism: String::new(),
             sasl_username: String::new(),
-            sasl_password: String::new(),
+            sasl_password: SecretString::default(),
             ssl_ca_location: String::new(),
             ssl_certificate_location: String::new(),
             ssl_key_location: String::new(),
-            ssl_key_password: String::new(),
+            ssl_key_password: SecretString::default(),
             oauth_token_url: String::new(),
             oauth_client_id: String::new(),
-            oauth_client_secret: String::new(),
+            oauth_client_secret: SecretString::default(),
             oauth_scope: String::new(),
             oauth_token_file: String::new(),
             aws_region: String::new(),
             properties: BTreeMap::new(),
         }
-    }
-}
-
-/// Passwords are not shown, and of the properties, which may hold some, only the names.
-impl std::fmt::Debug for KafkaSettings {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        formatter
-            .debug_struct("KafkaSettings")
-            .field("brokers", &self.brokers)
-            .field("topic_prefix", &self.topic_prefix)
-            .field("group_prefix", &self.group_prefix)
-            .field("partitions", &self.partitions)
-            .field("replication", &self.replication)
-            .field("min_insync_replicas", &self.min_insync_replicas)
-            .field("retention_ms", &self.retention_ms)
-            .field("compression", &self.compression)
-            .field("security_protocol", &self.security_protocol)
-            .field("sasl_mechanism", &self.sasl_mechanism)
-            .field("sasl_username", &self.sasl_username)
-            .field("ssl_ca_location", &self.ssl_ca_location)
-            .field("ssl_certificate_location", &self.ssl_certificate_location)
-            .field("ssl_key_location", &self.ssl_key_location)
-            .field("oauth_token_url", &self.oauth_token_url)
-            .field("oauth_client_id", &self.oauth_client_id)
-            .field("oauth_scope", &self.oauth_scope)
-            .field("oauth_token_file", &self.oauth_token_file)
-            .field("aws_region", &self.aws_region)
-            .field("properties", &self.properties.keys().collect::<Vec<_>>())
-            .finish_non_exhaustive()
     }
 }
 
@@ -139,7 +112,7 @@ impl KafkaSettings {
             config.set(name, value);
         }
         for (name, value) in &self.properties {
-            config.set(property(name), value);
+            config.set(property(name), value.expose_secret());
         }
         config
     }
@@ -154,14 +127,14 @@ impl KafkaSettings {
             ("security.protocol", self.security_protocol.as_str()),
             ("sasl.mechanism", mechanism),
             ("sasl.username", &self.sasl_username),
-            ("sasl.password", &self.sasl_password),
+            ("sasl.password", self.sasl_password.expose_secret()),
             ("ssl.ca.location", &self.ssl_ca_location),
             ("ssl.certificate.location", &self.ssl_certificate_location),
             ("ssl.key.location", &self.ssl_key_location),
-            ("ssl.key.password", &self.ssl_key_password),
+            ("ssl.key.password", self.ssl_key_password.expose_secret()),
             ("sasl.oauthbearer.token.endpoint.url", &self.oauth_token_url),
             ("sasl.oauthbearer.client.id", &self.oauth_client_id),
-            ("sasl.oauthbearer.client.secret", &self.oauth_client_secret),
+            ("sasl.oauthbearer.client.secret", self.oauth_client_secret.expose_secret()),
             ("sasl.oauthbearer.scope", &self.oauth_scope),
         ]);
         if !self.oauth_token_url.is_empty() {
@@ -240,7 +213,7 @@ impl KafkaSettings {
         match self.sasl_mechanism.to_ascii_uppercase().as_str() {
             "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512" => {
                 missing("sasl_username", &self.sasl_username, "sasl.username")?;
-                missing("sasl_password", &self.sasl_password, "sasl.password")
+                missing("sasl_password", self.sasl_password.expose_secret(), "sasl.password")
             }
             "OAUTHBEARER" => match (self.oauth_token_url.as_str(), self.oauth_token_file.as_str()) {
                 ("", "") if has("sasl.oauthbearer.method") || has("enable.sasl.oauthbearer.unsecure.jwt") => Ok(()),
@@ -249,7 +222,11 @@ impl KafkaSettings {
                     .into()),
                 (_, "") => {
                     missing("oauth_client_id", &self.oauth_client_id, "sasl.oauthbearer.client.id")?;
-                    missing("oauth_client_secret", &self.oauth_client_secret, "sasl.oauthbearer.client.secret")
+                    missing(
+                        "oauth_client_secret",
+                        self.oauth_client_secret.expose_secret(),
+                        "sasl.oauthbearer.client.secret",
+                    )
                 }
                 ("", _) => Ok(()),
                 _ => Err("kafka.oauth_token_url and kafka.oauth_token_file exclude each other".into()),
@@ -277,7 +254,7 @@ impl KafkaSettings {
         use rdkafka::types::RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN;
         for (name, value) in &self.properties {
             let mut one = ClientConfig::new();
-            let Err(error) = one.set(property(name), value).create_native_config() else { continue };
+            let Err(error) = one.set(property(name), value.expose_secret()).create_native_config() else { continue };
             return Err(match error {
                 rdkafka::error::KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..) => {
                     format!("kafka.properties.{name}: librdkafka has no such property")
@@ -356,7 +333,7 @@ mod tests {
             |it| {
                 let names = ["security_protocol", "sasl.mechanism", "sasl_username", "sasl_password"];
                 let values = ["SASL_SSL", "PLAIN", "freshet", "hunter2"];
-                it.properties = names.map(String::from).into_iter().zip(values.map(String::from)).collect();
+                it.properties = names.map(String::from).into_iter().zip(values.map(SecretString::from)).collect();
             },
         ];
         for change in cases {
@@ -377,7 +354,7 @@ mod tests {
             (
                 |it| {
                     scram(it);
-                    it.sasl_password.clear();
+                    it.sasl_password = SecretString::default();
                 },
                 "kafka.sasl_password is not set",
             ),

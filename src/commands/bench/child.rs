@@ -56,8 +56,8 @@ impl Child {
         let settings = S3Settings {
             endpoint: of("AWS_ENDPOINT_URL_S3")?,
             region: of("AWS_REGION")?,
-            access_key_id: of("AWS_ACCESS_KEY_ID")?,
-            secret_access_key: of("AWS_SECRET_ACCESS_KEY")?,
+            access_key_id: of("AWS_ACCESS_KEY_ID")?.into(),
+            secret_access_key: of("AWS_SECRET_ACCESS_KEY")?.into(),
             ..S3Settings::default()
         };
         let bucket = of("FRESHET_RAW_BUCKET")?;
@@ -68,11 +68,10 @@ impl Child {
     /// Connections of the benchmark's own.
     pub(super) async fn pool(&self) -> Result<PgPool> {
         let url = self.env.get("DATABASE_URL").cloned().context("the env file lacks DATABASE_URL")?;
-        postgres::pool(&PostgresSettings { url, connections_max: 8, ..PostgresSettings::default() })
+        postgres::pool(&PostgresSettings { url: url.into(), connections_max: 8, ..PostgresSettings::default() })
             .context("connect to the child's Postgres")
     }
 
-    /// Drops bytes under a key.
     pub(super) async fn put(&self, key: &str, bytes: Vec<u8>) -> Result<()> {
         put(&self.s3, &self.bucket, key, ByteStream::from(bytes)).await
     }

@@ -31,7 +31,6 @@ fn percentile(values: &[f64], share: f64) -> f64 {
     sorted.get(rank - 1).or(sorted.last()).copied().unwrap_or(0.0)
 }
 
-/// Renders the report.
 pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look) -> String {
     let rate = |value: f64| thousands(value.round() as i64);
     let share = |value: f64| format!("{:.0} %", value * 100.0);

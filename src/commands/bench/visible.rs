@@ -28,7 +28,6 @@ impl<'a> SmallFiles<'a> {
         SmallFiles { child, pool, number: 0 }
     }
 
-    /// How many were dropped.
     pub(super) fn dropped(&self) -> usize {
         self.number as usize
     }

@@ -15,11 +15,8 @@ use crate::roles::Services;
 /// Where a bookmark is to stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// At the log's start.
     Beginning,
-    /// At the log's end.
     End,
-    /// At this offset.
     Offset(i64),
 }
 

@@ -10,7 +10,6 @@ use crate::commands::terminal::thousands;
 
 const STAGES: [&str; 5] = ["files found", "rows published", "rows applied", "rows rejected", "outputs refreshed"];
 
-/// The bars.
 pub(super) struct Progress {
     bars: [ProgressBar; 5],
     hidden: bool,

@@ -139,7 +139,6 @@ fn records(text: &str) -> impl Iterator<Item = Vec<String>> {
     })
 }
 
-/// How long it took.
 pub(super) fn timing(demo: &Demo<'_>, waited: &Waited, drop_to_visible: Duration) {
     let all = span(Duration::from_secs_f64(waited.seconds));
     println!();
@@ -148,7 +147,6 @@ pub(super) fn timing(demo: &Demo<'_>, waited: &Waited, drop_to_visible: Duration
     println!("  {:<18} {}, from the drop to its rows in Postgres", "one more file", span(drop_to_visible));
 }
 
-/// Where everything is.
 pub(super) fn places(demo: &Demo<'_>) {
     println!();
     println!("{}", demo.look.bold("Where everything is"));

@@ -95,7 +95,6 @@ macro_rules! facts {
     };
 }
 
-/// Defects of a location's row.
 pub(super) static LOCATIONS: &[Defect] = &[
     Defect::Set("id", ""),
     Defect::Set("id", "x"),
@@ -114,7 +113,6 @@ pub(super) static LOCATIONS: &[Defect] = &[
     Defect::Extra,
 ];
 
-/// Defects of a climate row.
 pub(super) static CLIMATE: &[Defect] = facts![
     Defect::Set("temperature", ""),
     Defect::Set("temperature", "26,5"),
@@ -138,7 +136,6 @@ pub(super) static CLIMATE: &[Defect] = facts![
     Defect::Set("heatwave_probability", "inf"),
 ];
 
-/// Defects of a health row.
 pub(super) static HEALTH: &[Defect] = facts![
     Defect::Set("dengue_cases", "-5"),
     Defect::Set("dengue_cases", "12.7"),
@@ -153,7 +150,6 @@ pub(super) static HEALTH: &[Defect] = facts![
     Defect::Set("diarrhea_cases", "２"),
 ];
 
-/// Defects of a hospital row.
 pub(super) static HOSPITAL: &[Defect] = facts![
     Defect::BedsAbove,
     Defect::BedsAbove,

@@ -152,7 +152,6 @@ pub(super) fn comparison(domain: &Domain, comparison: &Comparison, look: Look) -
     text
 }
 
-/// What a swap did.
 pub(super) fn swapped(domain: &Domain, comparison: &Comparison, Swapped { views }: &Swapped) -> String {
     let Comparison { shadow_rows: rows, live_rows: rows_before, .. } = comparison;
     let views = match views {

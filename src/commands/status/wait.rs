@@ -19,11 +19,9 @@ use crate::commands::terminal::{shorten, span};
 /// An object under a domain's prefix, as the listing of the raw bucket shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
-    /// Its key.
     pub key: String,
     /// Its ETag, spelled as the ledger spells it.
     pub etag: String,
-    /// Its size.
     pub size_bytes: i64,
     /// When S3 says it was written; only whole seconds are compared.
     pub last_modified: DateTime<Utc>,
@@ -40,7 +38,6 @@ pub struct Waited {
     pub rejected: u64,
     /// Superseded: overwritten, or the same content as before.
     pub superseded: u64,
-    /// How long it took.
     pub seconds: f64,
 }
 

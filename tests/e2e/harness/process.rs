@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use freshet::config::{self, Base, Sources};
 use freshet::roles::Services;
+use secrecy::ExposeSecret;
 
 use super::http::within;
 use super::world::TRUE_WITHIN;
@@ -110,12 +111,12 @@ impl World {
             ("FRESHET__KAFKA__BROKERS", config.kafka.brokers.clone()),
             ("FRESHET__KAFKA__TOPIC_PREFIX", config.kafka.topic_prefix.clone()),
             ("FRESHET__KAFKA__GROUP_PREFIX", config.kafka.group_prefix.clone()),
-            ("FRESHET__POSTGRES__URL", config.postgres.url.clone()),
+            ("FRESHET__POSTGRES__URL", config.postgres.url.expose_secret().to_owned()),
             ("FRESHET__POSTGRES__CONNECTIONS_MAX", "6".into()),
             ("FRESHET__S3__ENDPOINT", config.s3.endpoint.clone()),
             ("FRESHET__S3__REGION", config.s3.region.clone()),
-            ("FRESHET__S3__ACCESS_KEY_ID", config.s3.access_key_id.clone()),
-            ("FRESHET__S3__SECRET_ACCESS_KEY", config.s3.secret_access_key.clone()),
+            ("FRESHET__S3__ACCESS_KEY_ID", config.s3.access_key_id.expose_secret().to_owned()),
+            ("FRESHET__S3__SECRET_ACCESS_KEY", config.s3.secret_access_key.expose_secret().to_owned()),
             ("FRESHET__S3__RAW_BUCKET", config.s3.raw_bucket.clone()),
             ("FRESHET__S3__PROCESSED_BUCKET", config.s3.processed_bucket.clone()),
             ("FRESHET__INGEST__CHUNK_BYTES", config.ingest.chunk_bytes.to_string()),

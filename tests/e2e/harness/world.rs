@@ -303,7 +303,7 @@ async fn point_at_stack(config: &mut Config, name: &str) {
     let create = format!("CREATE DATABASE \"{name}\"");
     sqlx::query(AssertSqlSafe(create)).execute(&mut admin).await.expect("create the database");
     let server = url.rsplit_once('/').expect("a URL with a database").0;
-    config.postgres.url = format!("{server}/{name}");
+    config.postgres.url = format!("{server}/{name}").into();
 }
 
 /// Roles that run in this process. Dropping them stops them without waiting.
