@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use freshet_sinks::apply::ReceivedRow;
-use freshet_sinks::rejects::Refusal;
+use freshet_sinks::apply::rejects::Refusal;
 use freshet_topics::message::MessageError;
 use freshet_topics::{Domain, Provenance, RawRow};
 

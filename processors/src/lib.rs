@@ -23,8 +23,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use freshet_sinks::place::Place;
-use freshet_sinks::upsert::Upsert;
+use freshet_sinks::apply::upsert::Upsert;
+use freshet_sinks::destination::Destination;
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use sentry_arroyo::processing::strategies::commit_offsets::CommitOffsets;
@@ -183,7 +183,7 @@ impl ProcessingStrategyFactory<Consumed> for Pipeline {
         let (jobs, queue) = mpsc::channel(QUEUE_BATCHES_MAX);
         let writer = Writer {
             pool: self.context.pool.clone(),
-            upsert: Upsert::new(domain, Place::Live),
+            upsert: Upsert::new(domain, Destination::Live),
             topic: domain.topic(&self.context.kafka.topic_prefix),
             positions: self.ownership.positions(),
             recent: Default::default(),

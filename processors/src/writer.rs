@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use freshet_sinks::apply::refusals::Refusals;
+use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch};
 use freshet_sinks::bookmark::{self, Move};
-use freshet_sinks::refusals::Refusals;
-use freshet_sinks::upsert::Upsert;
 use freshet_topics::trace;
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use tokio::sync::{mpsc, oneshot};
@@ -94,7 +94,7 @@ impl Writer {
                     // transaction is open on it, is thrown away below; the bookmark tells whether it had committed.
                     tokio::time::timeout(APPLY_TIMEOUT, applied)
                         .await
-                        .unwrap_or_else(|_| Err(ApplyError::World(sqlx::Error::PoolTimedOut)))
+                        .unwrap_or_else(|_| Err(ApplyError::Transient(sqlx::Error::PoolTimedOut)))
                 }
                 Err(error) => Err(error.into()),
             };
@@ -113,7 +113,7 @@ impl Writer {
             drop(connection.take().map(PoolConnection::detach));
             let wait = match &error {
                 ApplyError::Lost(_) => return Err(error.into()),
-                ApplyError::World(_) => {
+                ApplyError::Transient(_) => {
                     tracing::warn!(domain, %error, "apply failed, trying again in {backoff:?}");
                     metrics::retried(domain);
                     backoff

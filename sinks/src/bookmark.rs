@@ -7,7 +7,7 @@
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use crate::place::Place;
+use crate::destination::Destination;
 
 /// A partition's bookmark as an assignment received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub fn advance(found: Option<(i64, i64)>, wanted: Move) -> Advance {
 /// If Postgres does not answer.
 pub async fn take(
     pool: &PgPool,
-    place: Place,
+    destination: Destination,
     domain: &str,
     stream_id: Uuid,
     owner: &str,
@@ -84,7 +84,7 @@ pub async fn take(
          FROM UNNEST($4::int4[], $5::int8[]) AS u (partition, next_offset) ORDER BY u.partition
          ON CONFLICT (domain, partition) DO UPDATE SET owner_epoch = b.owner_epoch + 1, owner = excluded.owner
          RETURNING partition, next_offset, owner_epoch, stream_id",
-        place.bookmarks()
+        destination.bookmarks()
     );
     let rows = sqlx::query(AssertSqlSafe(sql))
         .bind(domain)
@@ -134,12 +134,12 @@ pub async fn set_halted(
 /// cannot deadlock, decides each with [`advance`] and moves those that go.
 pub(crate) async fn move_all(
     connection: &mut PgConnection,
-    place: Place,
+    destination: Destination,
     domain: &str,
     moves: &[Move],
 ) -> Result<Vec<Advance>, sqlx::Error> {
     let partitions: Vec<i32> = moves.iter().map(|one| one.partition).collect();
-    let bookmarks = place.bookmarks();
+    let bookmarks = destination.bookmarks();
     let found = sqlx::query_as::<_, (i32, i64, i64)>(AssertSqlSafe(format!(
         "SELECT partition, next_offset, owner_epoch FROM {bookmarks}
          WHERE domain = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE"

@@ -158,8 +158,8 @@ pub enum ErrorKind {
     Row,
     /// The schema's or a permission's fault (class 42): halt and say so.
     Schema,
-    /// The world's fault: try again.
-    World,
+    /// Neither: a lost connection, a lock, a restart. Try again.
+    Transient,
 }
 
 /// Classifies an error.
@@ -169,13 +169,13 @@ pub enum ErrorKind {
 /// | 22xxx data exception, 23xxx integrity constraint, 44xxx check option | row |
 /// | P0001 raised by a trigger, 54000 too large for an index | row |
 /// | 42xxx syntax, undefined object, no permission | schema |
-/// | anything else, or no answer at all | world |
+/// | anything else, or no answer at all | transient |
 pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
     let code = error.as_database_error().and_then(DatabaseError::code).unwrap_or(Cow::Borrowed(""));
     match (code.get(..2), code.as_ref()) {
         (Some("22" | "23" | "44"), _) | (_, "P0001" | "54000") => ErrorKind::Row,
         (Some("42"), _) => ErrorKind::Schema,
-        _ => ErrorKind::World,
+        _ => ErrorKind::Transient,
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use freshet_processors::replay::{self, Point, ReplayContext, Request, Shadow};
-use freshet_sinks::replays;
+use freshet_sinks::replay as replays;
 use freshet_topics::Domain;
 use futures::future::join_all;
 use indicatif::MultiProgress;

@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use freshet_sinks::apply::refusals::Refusals;
+use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, ApplyError, PartitionBatch};
 use freshet_sinks::bookmark::{Move, Taken};
-use freshet_sinks::correct;
-use freshet_sinks::refusals::Refusals;
-use freshet_sinks::replays::Running;
-use freshet_sinks::upsert::Upsert;
+use freshet_sinks::replay::Running;
+use freshet_sinks::replay::correct;
 use futures::future::try_join_all;
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -156,13 +156,13 @@ impl Worker<'_> {
             let error = match written {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => error,
-                Err(_) => ApplyError::World(sqlx::Error::PoolTimedOut),
+                Err(_) => ApplyError::Transient(sqlx::Error::PoolTimedOut),
             };
             // Whatever state the connection is in, the next attempt starts on a new one.
             self.connection = None;
             match error {
                 ApplyError::Lost(_) => return Err(ReplayError::Lost),
-                ApplyError::World(error) if began.elapsed() < TRIED_FOR_MAX => {
+                ApplyError::Transient(error) if began.elapsed() < TRIED_FOR_MAX => {
                     tracing::warn!(domain = self.drive.context.domain.name, %error, "replay a batch, trying again in {backoff:?}");
                 }
                 error => return Err(error.into()),

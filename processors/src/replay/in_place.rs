@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
+use freshet_sinks::apply::difference::Difference;
+use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{ApplyError, PartitionBatch};
 use freshet_sinks::bookmark::Move;
-use freshet_sinks::correct::{self, Corrected, Example};
-use freshet_sinks::difference::Difference;
-use freshet_sinks::place::Place;
-use freshet_sinks::replays::{self, Finished, Kind, Replay, Running, Wanted};
-use freshet_sinks::upsert::Upsert;
+use freshet_sinks::destination::Destination;
+use freshet_sinks::replay::correct::{self, Corrected, Example};
+use freshet_sinks::replay::{self as replays, Finished, Kind, Replay, Running, Wanted};
 use freshet_topics::Provenance;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +60,7 @@ pub async fn in_place(
         positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| (to - at.next_offset).max(0))),
     );
     let running = Running { id: replay.id, owner: context.owner.clone() };
-    let upsert = Upsert::new(context.domain, Place::InPlace);
+    let upsert = Upsert::new(context.domain, Destination::Correction);
     let sink = Sink::InPlace(running.clone());
     let drive = Drive { context, upsert: &upsert, sink, objects, told };
     loop {
@@ -88,7 +88,7 @@ async fn finish(
     let mut tries = 0;
     loop {
         match replays::finish(&context.pool, context.domain, running).await {
-            Err(ApplyError::World(error)) if tries < FINISH_TRIES_MAX => {
+            Err(ApplyError::Transient(error)) if tries < FINISH_TRIES_MAX => {
                 tries += 1;
                 tracing::warn!(domain = context.domain.name, %error, "finish the replay, trying again");
             }
@@ -136,7 +136,7 @@ pub async fn preview(
     let failed = postgres("look at the table");
     let mut connection = context.pool.acquire().await.map_err(&failed)?.detach();
     sqlx::query("SET default_transaction_read_only = on").execute(&mut connection).await.map_err(&failed)?;
-    let upsert = Upsert::new(context.domain, Place::InPlace);
+    let upsert = Upsert::new(context.domain, Destination::Correction);
     let mut sum = Sum { examples_max, ..Sum::default() };
     while let Some(batch) = tokio::select! {
         batch = batches.recv() => batch,

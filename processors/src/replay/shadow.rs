@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use freshet_sinks::place::Place;
-use freshet_sinks::replays::{self, Hold, Kind, Running, Wanted};
+use freshet_sinks::apply::upsert::Upsert;
+use freshet_sinks::destination::Destination;
+use freshet_sinks::replay::{self as replays, Hold, Kind, Running, Wanted};
 use freshet_sinks::shadow::{self, Comparison, Held, Swapped};
-use freshet_sinks::upsert::Upsert;
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -59,7 +59,7 @@ impl Shadow {
         };
         let (replay, taken) = replays::begin(&context.pool, &wanted).await?;
         Ok(Shadow {
-            upsert: Upsert::new(context.domain, Place::Shadow),
+            upsert: Upsert::new(context.domain, Destination::Shadow),
             running: Running { id: replay.id, owner: context.owner.clone() },
             stream_id: topic.stream_id,
             positions: positions(&taken),
@@ -143,7 +143,7 @@ impl Shadow {
             self.positions.iter().map(|(partition, at)| (*partition, at.next_offset)).collect();
         let taken = freshet_sinks::bookmark::take(
             &self.context.pool,
-            Place::Shadow,
+            Destination::Shadow,
             self.context.domain.name,
             self.stream_id,
             &self.context.owner,

@@ -8,10 +8,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::dependants::View;
 use super::{Held, dependants};
-use crate::marks::MARKS_CHANNEL;
-use crate::place::Place;
-use crate::replays::Running;
-use crate::upsert::has_surrogate_id;
+use crate::apply::marks::MARKS_CHANNEL;
+use crate::apply::upsert::has_surrogate_id;
+use crate::destination::Destination;
+use crate::replay::Running;
 
 /// Named of a long list, at most.
 const NAMED_MAX: i64 = 20;
@@ -82,7 +82,7 @@ async fn check(
     domain: &'static Domain,
     bookmarks: &BTreeMap<i32, i64>,
 ) -> Result<(), Refused> {
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let elsewhere = elsewhere(connection, domain.name, bookmarks).await?;
     if !elsewhere.is_empty() {
         return Err(Refused::Elsewhere(elsewhere.join(", ")));
@@ -145,7 +145,7 @@ async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<S
 
 /// Marks whatever either table holds: rows that go are derived again as much as those that come.
 async fn mark_all(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let sql = match &domain.event_time {
         Some(event_time) => {
             let (date, projected) = (event_time.date, event_time.projected);
@@ -198,7 +198,7 @@ async fn all_bookmarks(connection: &mut PgConnection, domain: &str) -> Result<BT
 
 /// Takes the live table and the views over it for itself. The views first, as those who read through them do.
 async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<Vec<View>, sqlx::Error> {
-    let live = Place::Live.table(domain);
+    let live = Destination::Live.table(domain);
     let views = dependants::views(connection, &live).await?;
     let tables: Vec<&str> = views.iter().map(View::name).chain([live.as_str()]).collect();
     let sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
@@ -208,7 +208,7 @@ async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<
 
 /// Puts the shadow where the live table was, under the views, and drops that.
 async fn swap_table(connection: &mut PgConnection, domain: &'static Domain, views: &[View]) -> Result<(), sqlx::Error> {
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let schema: String = sqlx::query_scalar(
         "SELECT quote_ident(n.nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = $1::regclass",

@@ -7,22 +7,30 @@
 //!
 //! A row that Postgres refuses becomes a reject, and the next older row of its key gets its turn ([`newest`](self)).
 //!
-//! A shadow is filled by the same transaction, at another [`Place`]; only its changes mark nothing.
+//! A shadow is filled by the same transaction, at another [`Destination`]; only its changes mark nothing.
+
+pub mod difference;
+pub mod marks;
+pub(crate) mod newest;
+pub mod progress;
+pub mod refusals;
+pub mod rejects;
+pub mod upsert;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use freshet_topics::{Provenance, Value};
 use sqlx::{Connection, PgConnection};
 
+use crate::apply::marks::Marks;
+use crate::apply::newest::{Failure, Mode};
+use crate::apply::progress::{Part, PartProgress};
+use crate::apply::refusals::Refusals;
+use crate::apply::rejects::{Refusal, Reject};
+use crate::apply::upsert::{Candidate, Upsert, Written};
 use crate::bookmark::{self, Advance, Move};
-use crate::marks::Marks;
-use crate::newest::{self, Failure, Mode};
-use crate::place::Place;
+use crate::destination::Destination;
 use crate::postgres::{ErrorKind, error_kind};
-use crate::progress::{self, Part, PartProgress};
-use crate::refusals::Refusals;
-use crate::rejects::{self, Refusal, Reject};
-use crate::upsert::{Candidate, Upsert, Written};
 
 /// The name of the rule that rows refused by Postgres are rejected under.
 pub const REFUSED_BY_DATABASE: &str = "refused_by_database";
@@ -105,9 +113,9 @@ pub enum ApplyError {
     /// The schema is not what this version needs, or a permission is missing.
     #[error("the schema or a permission is wrong (run `freshet migrate`): {0}")]
     Schema(sqlx::Error),
-    /// The world's fault: the same batch can be applied again.
+    /// Not the batch's fault (a connection, a lock, a restart): the same batch can be applied again.
     #[error("apply a batch: {0}")]
-    World(sqlx::Error),
+    Transient(sqlx::Error),
 }
 
 impl From<sqlx::Error> for ApplyError {
@@ -115,7 +123,7 @@ impl From<sqlx::Error> for ApplyError {
         match error_kind(&error) {
             // Outside the upsert no row is to blame: the pipeline's own tables refuse, and will refuse again.
             ErrorKind::Schema | ErrorKind::Row => ApplyError::Schema(error),
-            ErrorKind::World => ApplyError::World(error),
+            ErrorKind::Transient => ApplyError::Transient(error),
         }
     }
 }
@@ -152,19 +160,19 @@ async fn attempt(
     mode: Mode,
     recent: &Refusals,
 ) -> Result<Applied, Failure> {
-    let (domain, place) = (upsert.domain().name, upsert.place());
+    let (domain, destination) = (upsert.domain().name, upsert.destination());
     let mut transaction = connection.begin().await?;
     if mode == Mode::Careful {
         sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
     }
 
-    let going = advance(&mut transaction, place, domain, batch).await?;
+    let going = advance(&mut transaction, destination, domain, batch).await?;
     let mut work = Work::sort_out(&mut transaction, upsert, &going).await?;
     let written = work.write(&mut transaction, upsert, mode, recent).await?;
     let marks = work.settle(&written);
-    rejects::insert(&mut transaction, place, domain, topic, &work.rejects).await?;
-    progress::save(&mut transaction, place, domain, &work.progress).await?;
-    if place == Place::Live {
+    rejects::insert(&mut transaction, destination, domain, topic, &work.rejects).await?;
+    progress::save(&mut transaction, destination, domain, &work.progress).await?;
+    if destination == Destination::Live {
         marks.append(&mut transaction, domain).await?;
     }
     match transaction.commit().await {
@@ -181,12 +189,12 @@ async fn attempt(
 /// [`ApplyError::Lost`] names the partitions whose bookmarks are not where this owner left them.
 pub(crate) async fn advance<'b>(
     connection: &mut PgConnection,
-    place: Place,
+    destination: Destination,
     domain: &str,
     batch: &'b [PartitionBatch],
 ) -> Result<Vec<&'b PartitionBatch>, ApplyError> {
     let moves: Vec<Move> = batch.iter().map(|partition| partition.bookmark).collect();
-    let decisions = bookmark::move_all(connection, place, domain, &moves).await?;
+    let decisions = bookmark::move_all(connection, destination, domain, &moves).await?;
     let decided = |wanted: Advance| batch.iter().zip(&decisions).filter(move |(_, one)| **one == wanted);
     let lost: Vec<i32> = decided(Advance::Lost).map(|(one, _)| one.bookmark.partition).collect();
     match lost.is_empty() {
@@ -225,7 +233,7 @@ impl<'b> Work<'b> {
         let progress = if parts.is_empty() {
             BTreeMap::new()
         } else {
-            progress::load(connection, upsert.place(), upsert.domain().name, &parts).await?
+            progress::load(connection, upsert.destination(), upsert.domain().name, &parts).await?
         };
         let mut work = Work {
             rows: Vec::with_capacity(received.len()),

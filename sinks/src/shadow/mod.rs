@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
-use crate::place::Place;
+use crate::destination::Destination;
 
 pub use compare::{Comparison, Differs, compare};
 pub use swap::{Refused, Swapped, swap};
@@ -31,7 +31,7 @@ const LOCK_TIMEOUT: &str = "2s";
 /// Makes an empty shadow. What an earlier one left is dropped.
 pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
     drop_all(connection, domain).await?;
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let sql = format!("CREATE TABLE {shadow} (LIKE {live} INCLUDING ALL)");
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     // LIKE makes up names of its own. A constraint's index is renamed with its constraint.
@@ -66,9 +66,9 @@ async fn index_names(
 
 /// Drops the domain's shadow and all that belongs to it, if there is one.
 pub(crate) async fn drop_all(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
-    let sql = format!("DROP TABLE IF EXISTS {}", Place::Shadow.table(domain));
+    let sql = format!("DROP TABLE IF EXISTS {}", Destination::Shadow.table(domain));
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
-    for table in [Place::Shadow.bookmarks(), Place::Shadow.progress(), Place::Shadow.rejects()] {
+    for table in [Destination::Shadow.bookmarks(), Destination::Shadow.progress(), Destination::Shadow.rejects()] {
         let sql = format!("DELETE FROM {table} WHERE domain = $1");
         sqlx::query(AssertSqlSafe(sql)).bind(domain.name).execute(&mut *connection).await?;
     }
@@ -105,7 +105,7 @@ pub async fn hold_live(pool: &PgPool, domain: &str) -> Result<Held, sqlx::Error>
 /// # Errors
 /// If Postgres does not answer.
 pub async fn analyze(pool: &PgPool, domain: &'static Domain) -> Result<(), sqlx::Error> {
-    let sql = format!("ANALYZE {}", Place::Shadow.table(domain));
+    let sql = format!("ANALYZE {}", Destination::Shadow.table(domain));
     sqlx::query(AssertSqlSafe(sql)).execute(pool).await?;
     Ok(())
 }

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use sqlx::PgConnection;
 
 use crate::apply::ApplyError;
-use crate::difference::{Difference, Differences};
-use crate::place::Place;
+use crate::apply::difference::{Difference, Differences};
+use crate::apply::refusals::{Refusals, check_share};
+use crate::apply::upsert::{Candidate, Upsert, Written};
+use crate::destination::Destination;
 use crate::postgres::{ErrorKind, error_kind};
-use crate::refusals::{Refusals, check_share};
-use crate::upsert::{Candidate, Upsert, Written};
 
 /// How a batch is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub(crate) async fn write(
     let mut outcome = Outcome::default();
     while !keys.is_empty() {
         let mut newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
-        if upsert.place() == Place::InPlace {
+        if upsert.destination() == Destination::Correction {
             let Differences { differing, lost } = upsert.differences(connection, &newest).await?;
             let differ: BTreeSet<usize> = differing.iter().map(|difference| difference.index).collect();
             newest.retain(|row| differ.contains(&row.index));

@@ -4,6 +4,8 @@
 //! ([`Hold`]), so that another is refused while it lives and may go on where it stopped once it is dead. What it writes
 //! carries its name and its bookmarks' epochs: should it be taken for dead and wake up, nothing of it fits any more.
 
+pub mod correct;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -13,12 +15,12 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::apply::ApplyError;
+use crate::apply::marks::Marks;
+use crate::apply::progress::Part;
+use crate::apply::upsert::{Changed, quoted};
 use crate::bookmark::{self, Taken};
-use crate::correct::{Corrected, Moved};
-use crate::marks::Marks;
-use crate::place::Place;
-use crate::progress::Part;
-use crate::upsert::{Changed, quoted};
+use crate::destination::Destination;
+use crate::replay::correct::{Corrected, Moved};
 
 /// Where a replay writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +40,10 @@ impl Kind {
     }
 
     /// The place it writes to.
-    pub fn place(self) -> Place {
+    pub fn destination(self) -> Destination {
         match self {
-            Kind::InPlace => Place::InPlace,
-            Kind::Shadow => Place::Shadow,
+            Kind::InPlace => Destination::Correction,
+            Kind::Shadow => Destination::Shadow,
         }
     }
 }
@@ -203,14 +205,14 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Ta
             .bind(by_partition(starts))
             .execute(&mut *transaction)
             .await?;
-            forget_state(&mut transaction, kind.place(), domain.name).await?;
+            forget_state(&mut transaction, kind.destination(), domain.name).await?;
             if *kind == Kind::Shadow {
                 crate::shadow::create(&mut transaction, domain).await?;
             }
             transaction.commit().await?;
         }
     }
-    let taken = bookmark::take(pool, kind.place(), domain.name, *stream_id, owner, starts).await?;
+    let taken = bookmark::take(pool, kind.destination(), domain.name, *stream_id, owner, starts).await?;
     let sql = format!(
         "UPDATE pipeline.replays SET owner = $2, updated_at = now() WHERE domain = $1 AND ended_at IS NULL
          RETURNING {COLUMNS}"
@@ -229,8 +231,12 @@ fn by_partition(offsets: &[(i32, i64)]) -> Vec<i64> {
 }
 
 /// Forgets how far a replay was.
-async fn forget_state(connection: &mut PgConnection, place: Place, domain: &str) -> Result<(), sqlx::Error> {
-    for table in [place.bookmarks(), place.progress()] {
+async fn forget_state(
+    connection: &mut PgConnection,
+    destination: Destination,
+    domain: &str,
+) -> Result<(), sqlx::Error> {
+    for table in [destination.bookmarks(), destination.progress()] {
         let sql = format!("DELETE FROM {table} WHERE domain = $1");
         sqlx::query(AssertSqlSafe(sql)).bind(domain).execute(&mut *connection).await?;
     }
@@ -254,7 +260,7 @@ pub async fn abandon(pool: &PgPool, domain: &'static Domain) -> Result<Option<Re
     if let Some(ended) = &ended {
         remove_suspects(&mut transaction, domain, ended.id).await?;
         take_over_corrections(&mut transaction, domain.name).await?;
-        forget_state(&mut transaction, Place::InPlace, domain.name).await?;
+        forget_state(&mut transaction, Destination::Correction, domain.name).await?;
         crate::shadow::drop_all(&mut transaction, domain).await?;
     }
     transaction.commit().await?;
@@ -393,7 +399,7 @@ pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) ->
         return Ok(Finished::Again);
     }
     take_over_corrections(&mut transaction, domain.name).await?;
-    forget_state(&mut transaction, Place::InPlace, domain.name).await?;
+    forget_state(&mut transaction, Destination::Correction, domain.name).await?;
     let sql = format!(
         "UPDATE pipeline.replays SET removed = removed + $2, ended_at = now(), updated_at = now(), outcome = 'done'
          WHERE id = $1 RETURNING {COLUMNS}"
@@ -464,7 +470,7 @@ async fn remove_suspects(
             RETURNING {returned}
          )
          SELECT count(*), {changed} FROM removed",
-        table = Place::Live.table(domain),
+        table = Destination::Live.table(domain),
         key = quoted(domain.key.iter().copied(), "t."),
     );
     let query = |sql: String| sqlx::query_as::<_, (i64, Option<Vec<NaiveDate>>)>(AssertSqlSafe(sql)).bind(replay);

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use freshet_sinks::apply::ApplyError;
-use freshet_sinks::replays::{self, BeginError, Hold};
+use freshet_sinks::replay::{self as replays, BeginError, Hold};
 use freshet_sinks::shadow::Refused;
 use freshet_sinks::streams::{self, Binding};
 use freshet_topics::Domain;

@@ -7,13 +7,13 @@
 //! What differs, because the rows were received before:
 //! - which rows were received is known: the sets and counts of the live pipeline are left alone. The replay keeps sets
 //!   of its own, beside the corrections that it makes: of files that it has read as a whole, they are what counts then;
-//! - only rows that differ from the table are written ([`crate::difference`]), so that rules that have not changed
+//! - only rows that differ from the table are written ([`crate::apply::difference`]), so that rules that have not changed
 //!   write nothing;
 //! - a row that was a reject and loads now is one no longer; one that loaded and is refused now becomes one. Both move
 //!   between the counts of their file, whose sum stays;
 //! - a row that loaded before and has no place any more, or another key, leaves what it had written behind. Whoever is
 //!   rejected, comes to a place or finds it taken by newer data is remembered as a *suspect*, and what stands under its
-//!   lineage elsewhere is removed when all is read ([`crate::replays::finish`]): finding it needs a look through the
+//!   lineage elsewhere is removed when all is read ([`crate::replay::finish`]): finding it needs a look through the
 //!   whole table, which once is enough. What those rows kept out comes in with a second reading.
 //!
 //! With the live pipeline at work on the same rows, whoever comes second waits for the row, and the guard decides.
@@ -23,17 +23,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use freshet_topics::{Provenance, Value};
 use sqlx::{Connection, PgConnection};
 
+use crate::apply::difference::Difference;
+use crate::apply::marks::Marks;
+use crate::apply::newest::{self, Failure, Mode, Outcome};
+use crate::apply::progress::{self, Part, PartProgress};
+use crate::apply::refusals::Refusals;
+use crate::apply::rejects::{self, Lineage, Refusal, Reject};
+use crate::apply::upsert::{Candidate, Upsert};
 use crate::apply::{self, ApplyError, PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow, part_of};
-use crate::difference::Difference;
-use crate::marks::Marks;
-use crate::newest::{self, Failure, Mode, Outcome};
-use crate::place::Place;
+use crate::destination::Destination;
 use crate::postgres::{ErrorKind, error_kind};
-use crate::progress::{self, Part, PartProgress};
-use crate::refusals::Refusals;
-use crate::rejects::{self, Lineage, Refusal, Reject};
-use crate::replays::{self, Running, Suspect};
-use crate::upsert::{Candidate, Upsert};
+use crate::replay::{self as replays, Running, Suspect};
 
 /// What became of rows that were read again, or would.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -129,24 +129,24 @@ async fn attempt(
     mode: Mode,
     recent: &Refusals,
 ) -> Result<Corrected, Failure> {
-    debug_assert_eq!(upsert.place(), Place::InPlace);
+    debug_assert_eq!(upsert.destination(), Destination::Correction);
     let domain = upsert.domain().name;
     let mut transaction = connection.begin().await?;
     if mode == Mode::Careful {
         sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
     }
-    let going = apply::advance(&mut transaction, Place::InPlace, domain, batch).await?;
+    let going = apply::advance(&mut transaction, Destination::Correction, domain, batch).await?;
     let mut work = Work::sort_out(&mut transaction, domain, &going).await?;
     let outcome = newest::write(&mut transaction, upsert, work.candidates(), mode, recent).await?;
     let marks = Marks::of(&outcome.written);
     let corrected = work.settle(&outcome);
-    let mut progress = progress::load(&mut transaction, Place::InPlace, domain, &work.parts()).await?;
+    let mut progress = progress::load(&mut transaction, Destination::Correction, domain, &work.parts()).await?;
     work.count_corrections(&mut progress);
-    progress::save(&mut transaction, Place::InPlace, domain, &progress).await?;
+    progress::save(&mut transaction, Destination::Correction, domain, &progress).await?;
     let rejects: Vec<Reject> =
         work.rejected.iter().map(|(partition, row, refusal)| row.rejected(*partition, refusal.clone())).collect();
-    rejects::insert(&mut transaction, Place::InPlace, domain, topic, &rejects).await?;
-    rejects::delete(&mut transaction, Place::InPlace, domain, &work.accepted_anew).await?;
+    rejects::insert(&mut transaction, Destination::Correction, domain, topic, &rejects).await?;
+    rejects::delete(&mut transaction, Destination::Correction, domain, &work.accepted_anew).await?;
     replays::suspect(&mut transaction, replay, &work.suspects).await?;
     replays::recount(&mut transaction, domain, &work.moved).await?;
     replays::add(&mut transaction, replay, &corrected).await?;
@@ -227,7 +227,7 @@ impl<'b> Work<'b> {
             }
         }
         let lineages: Vec<Lineage> = work.received().map(|(_, row)| lineage_of(row)).collect();
-        work.formerly = rejects::among(connection, Place::InPlace, domain, &lineages).await?;
+        work.formerly = rejects::among(connection, Destination::Correction, domain, &lineages).await?;
         Ok(work)
     }
 
