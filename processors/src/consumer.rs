@@ -29,8 +29,8 @@ use sentry_arroyo::types::{BrokerMessage, Partition, Topic};
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 
-use crate::batch::Consumed;
 use crate::metrics;
+use crate::record::Consumed;
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);

@@ -20,3 +20,4 @@ pub mod s3;
 pub mod schema;
 pub mod shadow;
 pub mod streams;
+pub mod transactions;

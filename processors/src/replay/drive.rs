@@ -16,14 +16,14 @@ use futures::future::try_join_all;
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, ReplayContext, ReplayError, Told};
+use super::{Progress, ProgressSender, ReplayContext, ReplayError};
 use crate::batch::Batch;
 use crate::consumer::Position;
 use crate::ranges::{self, Range, Reading};
 
-/// First wait after an error of the world; doubled each time.
+/// First wait after an transient error; doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait after an error of the world.
+/// Longest wait after an transient error.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A transaction that takes longer is given up, as the live writer does.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -48,7 +48,7 @@ pub(super) struct Drive<'a> {
     pub(super) upsert: &'a Upsert,
     pub(super) sink: Sink,
     pub(super) objects: Option<BTreeSet<i64>>,
-    pub(super) told: &'a Told,
+    pub(super) progress: &'a ProgressSender,
 }
 
 /// Bookmarks that were taken, as positions.
@@ -129,7 +129,7 @@ impl Worker<'_> {
             };
             let batch = self.placed(batch?)?;
             let records = self.write(&batch, shutdown).await?;
-            self.drive.told.send_modify(|progress| progress.done += records);
+            self.drive.progress.send_modify(|progress| progress.done += records);
             shutdown.run_until_cancelled(self.pace.rest(records)).await;
         }
         Ok(self.positions)
@@ -144,7 +144,7 @@ impl Worker<'_> {
         batch.partitions.into_iter().map(placed).collect()
     }
 
-    /// Writes a batch, trying again for a while where the world is at fault. Gives how many records it was.
+    /// Writes a batch, trying again for a while where the error is transient. Gives how many records it was.
     async fn write(&mut self, batch: &[PartitionBatch], shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut backoff) = (Instant::now(), BACKOFF_MIN);
         loop {
@@ -227,10 +227,10 @@ impl Pace {
     }
 }
 
-/// Tells how much there is to do.
-pub(super) fn announce(told: &Told, ranges: impl Iterator<Item = i64>) {
+/// Says how much there is to do.
+pub(super) fn announce(progress: &ProgressSender, ranges: impl Iterator<Item = i64>) {
     let total = ranges.sum();
-    told.send_replace(Progress { done: 0, total });
+    progress.send_replace(Progress { done: 0, total });
 }
 
 #[cfg(test)]

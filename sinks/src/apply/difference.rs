@@ -13,7 +13,7 @@
 use freshet_topics::Domain;
 use sqlx::{PgConnection, Row};
 
-use crate::apply::upsert::{Candidate, Upsert, quoted, same_key, unnest, value_columns};
+use super::upsert::{Candidate, Upsert, quoted, same_key, unnest, value_columns};
 
 /// How rows compare with the table; those that stand there as they are are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,76 +1,41 @@
-//! The transaction `apply`: one batch of rows, exactly once.
+//! Applying: one batch of rows into Postgres, exactly once, in one transaction.
 //!
-//! In this order: move the bookmarks, or find that the batch is not ours to apply; tell new rows from
-//! duplicates; write the newest row of each key; keep the rejects; add up the counts; mark what changed. All of
-//! it commits or none. An unanswered COMMIT is resolved by applying the same batch again: the bookmark says
-//! whether it had worked.
+//! A batch's path through it ([`mod@transaction`](self)):
+//! 1. the bookmarks are moved, or the batch turns out not to be ours ([`crate::bookmark`]);
+//! 2. what was received before is taken out ([`progress`]);
+//! 3. the newest row of each key is written ([`upsert`]), fast; where Postgres refuses a row, carefully: the row becomes
+//!    a reject, and the next older one of its key gets its turn (`newest`). A table that refuses everything is told from
+//!    a few bad rows ([`refusals`]);
+//! 4. what cannot load is kept ([`rejects`]), and what was received is added to the sets and counts ([`progress`]);
+//! 5. what the outputs are derived from is marked ([`marks`]);
+//! 6. commit.
 //!
-//! A row that Postgres refuses becomes a reject, and the next older row of its key gets its turn ([`newest`](self)).
-//!
-//! A shadow is filled by the same transaction, at another [`Destination`]; only its changes mark nothing.
+//! A shadow is filled by the same transaction at another [`Destination`](crate::destination::Destination); only its
+//! changes mark nothing. A replay in place goes the same way and differs in how it counts ([`crate::replay::correct`]).
 
+mod batch;
 pub mod difference;
+mod error;
 pub mod marks;
 pub(crate) mod newest;
 pub mod progress;
 pub mod refusals;
 pub mod rejects;
+pub(crate) mod transaction;
 pub mod upsert;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use freshet_topics::{Provenance, Value};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
-use crate::apply::marks::Marks;
-use crate::apply::newest::{Failure, Mode};
-use crate::apply::progress::{Part, PartProgress};
-use crate::apply::refusals::Refusals;
-use crate::apply::rejects::{Refusal, Reject};
-use crate::apply::upsert::{Candidate, Upsert, Written};
-use crate::bookmark::{self, Advance, Move};
-use crate::destination::Destination;
-use crate::postgres::{ErrorKind, error_kind};
-
-/// The name of the rule that rows refused by Postgres are rejected under.
-pub const REFUSED_BY_DATABASE: &str = "refused_by_database";
-
-/// One row as it was received and judged.
-#[derive(Debug, Clone)]
-pub struct ReceivedRow {
-    /// Where it comes from.
-    pub provenance: Provenance,
-    /// Offset of its message.
-    pub offset: i64,
-    /// The message's value, kept for the case that the row is rejected.
-    pub raw: Box<[u8]>,
-    /// Its values, or why it cannot load.
-    pub outcome: Result<Vec<Value>, Refusal>,
-    /// Changes made to its values, as (column, rule).
-    pub corrections: Vec<(&'static str, &'static str)>,
-}
-
-impl ReceivedRow {
-    /// The dead letter of the row.
-    pub(crate) fn rejected(&self, partition: i32, refusal: Refusal) -> Reject {
-        Reject {
-            provenance: self.provenance,
-            partition,
-            offset: self.offset,
-            raw: String::from_utf8_lossy(&self.raw).into_owned(),
-            refusal,
-        }
-    }
-}
-
-/// The records of one partition in a batch: everything from `bookmark.expected` up to `bookmark.next`.
-#[derive(Debug, Clone)]
-pub struct PartitionBatch {
-    /// What applying does to the bookmark.
-    pub bookmark: Move,
-    /// The rows in it. Records that carry no row move the bookmark alone.
-    pub rows: Vec<ReceivedRow>,
-}
+pub(crate) use batch::{ApplyBatch, Duplicates, PartitionRow};
+pub use batch::{PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow};
+pub use error::ApplyError;
+use newest::Outcome;
+use refusals::Refusals;
+use rejects::Lineage;
+use transaction::{Request, Strategy};
+use upsert::Upsert;
 
 /// What became of a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,43 +56,6 @@ pub struct Applied {
     pub refused: usize,
 }
 
-/// Why a batch did not apply. Nothing of it did.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// The bookmarks of these partitions are not where this owner left them: it must leave them alone.
-    #[error("partitions {0:?} belong to another owner, or their bookmarks were set by hand")]
-    Lost(Vec<i32>),
-    /// Postgres refuses more rows than a few bad ones would explain.
-    #[error(
-        "the database refuses {refused} of {rows} rows, the last because of {reason}: \
-         check constraints and triggers of the table"
-    )]
-    TooManyRefused {
-        /// Rows refused.
-        refused: usize,
-        /// Rows looked at.
-        rows: usize,
-        /// What Postgres said of the last one.
-        reason: String,
-    },
-    /// The schema is not what this version needs, or a permission is missing.
-    #[error("the schema or a permission is wrong (run `freshet migrate`): {0}")]
-    Schema(sqlx::Error),
-    /// Not the batch's fault (a connection, a lock, a restart): the same batch can be applied again.
-    #[error("apply a batch: {0}")]
-    Transient(sqlx::Error),
-}
-
-impl From<sqlx::Error> for ApplyError {
-    fn from(error: sqlx::Error) -> Self {
-        match error_kind(&error) {
-            // Outside the upsert no row is to blame: the pipeline's own tables refuse, and will refuse again.
-            ErrorKind::Schema | ErrorKind::Row => ApplyError::Schema(error),
-            ErrorKind::Transient => ApplyError::Transient(error),
-        }
-    }
-}
-
 /// Applies a batch on a connection that is in no transaction. `recent` is what Postgres refused of the rows before.
 ///
 /// # Errors
@@ -140,186 +68,56 @@ pub async fn apply(
     batch: &[PartitionBatch],
     recent: &Refusals,
 ) -> Result<Applied, ApplyError> {
-    match attempt(connection, upsert, topic, batch, Mode::Fast, recent).await {
-        Err(Failure::Row) => {
-            attempt(connection, upsert, topic, batch, Mode::Careful, recent).await.map_err(|failure| match failure {
-                Failure::Row => unreachable!("a careful attempt takes refused rows out"),
-                Failure::Final(error) => error,
-            })
-        }
-        Err(Failure::Final(error)) => Err(error),
-        Ok(applied) => Ok(applied),
-    }
+    transaction::run(connection, Request { upsert, topic, batch, recent }, FirstTime::default).await
 }
 
-async fn attempt(
-    connection: &mut PgConnection,
-    upsert: &Upsert,
-    topic: &str,
-    batch: &[PartitionBatch],
-    mode: Mode,
-    recent: &Refusals,
-) -> Result<Applied, Failure> {
-    let (domain, destination) = (upsert.domain().name, upsert.destination());
-    let mut transaction = connection.begin().await?;
-    if mode == Mode::Careful {
-        sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
-    }
-
-    let going = advance(&mut transaction, destination, domain, batch).await?;
-    let mut work = Work::sort_out(&mut transaction, upsert, &going).await?;
-    let written = work.write(&mut transaction, upsert, mode, recent).await?;
-    let marks = work.settle(&written);
-    rejects::insert(&mut transaction, destination, domain, topic, &work.rejects).await?;
-    progress::save(&mut transaction, destination, domain, &work.progress).await?;
-    if destination == Destination::Live {
-        marks.append(&mut transaction, domain).await?;
-    }
-    match transaction.commit().await {
-        Ok(()) => Ok(work.applied),
-        // A deferred constraint: checked at once, it names its row.
-        Err(error) if mode == Mode::Fast && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Moves the bookmarks, and gives the parts of the batch that were not applied before.
-///
-/// # Errors
-/// [`ApplyError::Lost`] names the partitions whose bookmarks are not where this owner left them.
-pub(crate) async fn advance<'b>(
-    connection: &mut PgConnection,
-    destination: Destination,
-    domain: &str,
-    batch: &'b [PartitionBatch],
-) -> Result<Vec<&'b PartitionBatch>, ApplyError> {
-    let moves: Vec<Move> = batch.iter().map(|partition| partition.bookmark).collect();
-    let decisions = bookmark::move_all(connection, destination, domain, &moves).await?;
-    let decided = |wanted: Advance| batch.iter().zip(&decisions).filter(move |(_, one)| **one == wanted);
-    let lost: Vec<i32> = decided(Advance::Lost).map(|(one, _)| one.bookmark.partition).collect();
-    match lost.is_empty() {
-        true => Ok(decided(Advance::Go).map(|(one, _)| one).collect()),
-        false => Err(ApplyError::Lost(lost)),
-    }
-}
-
-/// A batch on its way through the transaction.
-struct Work<'b> {
-    /// New rows with their partition, in the order received.
-    rows: Vec<(i32, &'b ReceivedRow)>,
-    progress: BTreeMap<Part, PartProgress>,
-    rejects: Vec<Reject>,
+/// The strategy for rows that come for the first time: each is counted once, as applied, stale or rejected.
+#[derive(Default)]
+struct FirstTime {
     applied: Applied,
 }
 
-/// The reading of a file, in a partition, that a row belongs to.
-pub(crate) fn part_of(partition: i32, row: &ReceivedRow) -> Part {
-    Part { object: row.provenance.object, generation: row.provenance.generation, partition }
-}
+impl Strategy for FirstTime {
+    const NAME: &'static str = "apply";
+    const DUPLICATES: Duplicates = Duplicates::TakeOut;
+    type Summary = Applied;
 
-impl<'b> Work<'b> {
-    /// Tells new rows from duplicates, and rejects from rows to write.
-    async fn sort_out(
-        connection: &mut PgConnection,
-        upsert: &Upsert,
-        batch: &[&'b PartitionBatch],
-    ) -> Result<Self, sqlx::Error> {
-        let received: Vec<(i32, &ReceivedRow)> = batch
+    async fn look(&mut self, _: &mut PgConnection, _: &str, _: &ApplyBatch<'_>) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome) {
+        let written: BTreeSet<Lineage> = outcome
+            .written
             .iter()
-            .flat_map(|partition| partition.rows.iter().map(|row| (partition.bookmark.partition, row)))
+            .flat_map(|one| one.rows.iter().map(|row| (one.object, one.generation, *row)))
             .collect();
-        let parts: BTreeSet<Part> = received.iter().map(|(partition, row)| part_of(*partition, row)).collect();
-        let parts: Vec<Part> = parts.into_iter().collect();
-        let progress = if parts.is_empty() {
-            BTreeMap::new()
-        } else {
-            progress::load(connection, upsert.destination(), upsert.domain().name, &parts).await?
-        };
-        let mut work = Work {
-            rows: Vec::with_capacity(received.len()),
-            progress,
-            rejects: Vec::new(),
-            applied: Applied::default(),
-        };
-        for (partition, row) in received {
-            work.receive(partition, row);
-        }
-        Ok(work)
-    }
-
-    fn receive(&mut self, partition: i32, row: &'b ReceivedRow) {
-        let progress = self.progress.entry(part_of(partition, row)).or_default();
-        if !progress.received.insert(row.provenance.seq) {
-            progress.added.duplicate += 1;
-            self.applied.duplicate += 1;
-            return;
-        }
-        match &row.outcome {
-            Ok(_) => {
-                for (column, rule) in &row.corrections {
-                    progress.added.correct(column, rule);
-                    *self.applied.corrected.entry((column, rule)).or_default() += 1;
-                }
-                self.rows.push((partition, row));
-            }
-            Err(refusal) => self.reject(partition, row, refusal.clone()),
-        }
-    }
-
-    fn reject(&mut self, partition: i32, row: &'b ReceivedRow, refusal: Refusal) {
-        self.progress.entry(part_of(partition, row)).or_default().added.rejected += 1;
-        *self.applied.rejected.entry(refusal.rule).or_default() += 1;
-        self.rejects.push(row.rejected(partition, refusal));
-    }
-
-    /// Writes the rows, and takes out those that Postgres refuses.
-    async fn write(
-        &mut self,
-        connection: &mut PgConnection,
-        upsert: &Upsert,
-        mode: Mode,
-        recent: &Refusals,
-    ) -> Result<Vec<Written>, Failure> {
-        let rows = self.rows.iter().enumerate().filter_map(|(index, (_, row))| {
-            let values = row.outcome.as_ref().ok()?;
-            Some(Candidate { values, provenance: &row.provenance, index })
-        });
-        let outcome = newest::write(connection, upsert, rows.collect(), mode, recent).await?;
-        self.take_out(outcome.refused);
-        Ok(outcome.written)
-    }
-
-    /// Turns the rows that Postgres refused into rejects.
-    fn take_out(&mut self, refusals: Vec<(usize, String)>) {
-        (self.applied.offered, self.applied.refused) = (self.rows.len(), refusals.len());
-        for (index, message) in &refusals {
-            let (partition, row) = self.rows[*index];
-            let refusal = Refusal { rule: REFUSED_BY_DATABASE, column: None, value: Some(message.clone()) };
-            self.reject(partition, row, refusal);
-        }
-        let refused: BTreeSet<usize> = refusals.into_iter().map(|(index, _)| index).collect();
-        let mut index = 0;
-        self.rows.retain(|_| {
-            index += 1;
-            !refused.contains(&(index - 1))
-        });
-    }
-
-    /// Counts what was written and what lost to newer data, and says what must be derived again.
-    fn settle(&mut self, written: &[Written]) -> Marks {
-        let lineages: BTreeSet<(i64, i32, i64)> =
-            written.iter().flat_map(|one| one.rows.iter().map(|row| (one.object, one.generation, *row))).collect();
-        for (partition, row) in &self.rows {
-            let Provenance { object, generation, row: number, .. } = row.provenance;
-            let added = &mut self.progress.entry(part_of(*partition, row)).or_default().added;
-            if lineages.contains(&(object, generation, number)) {
+        let applied = &mut self.applied;
+        let accepted: Vec<PartitionRow> = batch.accepted().map(|(_, row)| *row).collect();
+        for row in accepted {
+            let added = &mut batch.progress_of(row.part()).added;
+            if written.contains(&row.lineage()) {
                 added.applied += 1;
-                self.applied.applied += 1;
+                applied.applied += 1;
             } else {
                 added.stale += 1;
-                self.applied.stale += 1;
+                applied.stale += 1;
             }
         }
-        Marks::of(written)
+        let rejected: Vec<_> = batch.rejected.iter().map(|(row, refusal)| (row.part(), refusal.rule)).collect();
+        for (part, rule) in rejected {
+            batch.progress_of(part).added.rejected += 1;
+            *applied.rejected.entry(rule).or_default() += 1;
+        }
+        (applied.offered, applied.refused) = (batch.rows.len(), batch.refused.len());
+        (applied.duplicate, applied.corrected) = (batch.duplicate, std::mem::take(&mut batch.corrected));
+    }
+
+    async fn save(&mut self, _: &mut PgConnection, _: &str) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    fn summary(self) -> Applied {
+        self.applied
     }
 }

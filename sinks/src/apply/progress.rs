@@ -149,6 +149,9 @@ pub(crate) async fn load(
 ) -> Result<BTreeMap<Part, PartProgress>, sqlx::Error> {
     let mut progress: BTreeMap<Part, PartProgress> =
         parts.iter().map(|part| (*part, PartProgress::default())).collect();
+    if parts.is_empty() {
+        return Ok(progress);
+    }
     let (objects, generations, partitions) = columns(parts.iter());
     let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT p.object, p.generation, p.partition, p.received::text, p.corrections
@@ -180,6 +183,9 @@ pub(crate) async fn save(
     domain: &str,
     progress: &BTreeMap<Part, PartProgress>,
 ) -> Result<(), sqlx::Error> {
+    if progress.is_empty() {
+        return Ok(());
+    }
     let (objects, generations, partitions) = columns(progress.keys());
     let all = || progress.values();
     let count = |pick: fn(&Counts) -> i64| all().map(|part| pick(&part.added)).collect::<Vec<i64>>();

@@ -1,8 +1,7 @@
 //! The transaction `correct`: one batch of rows read again, judged by the rules as they are now.
 //!
-//! It stands where [`apply`](crate::apply) stands for rows that come for the first time, and goes the same way: move
-//! the replay's own bookmarks, or find that the batch is not ours; write the newest row of each key, under the same
-//! guard that never lets old data over new; keep the rejects; mark what changed. All of it commits or none.
+//! It is the transaction of [`apply`](crate::apply), at the replay's own bookmarks and under the same guard that never
+//! lets old data over new.
 //!
 //! What differs, because the rows were received before:
 //! - which rows were received is known: the sets and counts of the live pipeline are left alone. The replay keeps sets
@@ -12,28 +11,29 @@
 //! - a row that was a reject and loads now is one no longer; one that loaded and is refused now becomes one. Both move
 //!   between the counts of their file, whose sum stays;
 //! - a row that loaded before and has no place any more, or another key, leaves what it had written behind. Whoever is
-//!   rejected, comes to a place or finds it taken by newer data is remembered as a *suspect*, and what stands under its
-//!   lineage elsewhere is removed when all is read ([`crate::replay::finish`]): finding it needs a look through the
-//!   whole table, which once is enough. What those rows kept out comes in with a second reading.
+//!   rejected, comes to a key or finds it taken by newer data may have left a *leftover*: what stands under its lineage
+//!   and another key is removed when all is read ([`super::finish()`]): finding it needs a look through the whole table,
+//!   which once is enough. What those rows kept out comes in with a second reading.
 //!
 //! With the live pipeline at work on the same rows, whoever comes second waits for the row, and the guard decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use freshet_topics::{Provenance, Value};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
+use super::Running;
+use super::counts::{self, Moved};
+use super::leftovers::{self, Leftover};
 use crate::apply::difference::Difference;
-use crate::apply::marks::Marks;
-use crate::apply::newest::{self, Failure, Mode, Outcome};
-use crate::apply::progress::{self, Part, PartProgress};
+use crate::apply::newest::{self, Outcome};
+use crate::apply::progress::Part;
 use crate::apply::refusals::Refusals;
-use crate::apply::rejects::{self, Lineage, Refusal, Reject};
-use crate::apply::upsert::{Candidate, Upsert};
-use crate::apply::{self, ApplyError, PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow, part_of};
+use crate::apply::rejects::{self, Lineage, Refusal};
+use crate::apply::transaction::{self, Request, Strategy};
+use crate::apply::upsert::Upsert;
+use crate::apply::{ApplyBatch, ApplyError, Duplicates, PartitionBatch, PartitionRow, REFUSED_BY_DATABASE};
 use crate::destination::Destination;
-use crate::postgres::{ErrorKind, error_kind};
-use crate::replay::{self as replays, Running, Suspect};
 
 /// What became of rows that were read again, or would.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,14 +90,10 @@ pub enum What {
     AcceptedAnew(String),
 }
 
-fn lineage_of(row: &ReceivedRow) -> Lineage {
-    (row.provenance.object, row.provenance.generation, row.provenance.row)
-}
-
 /// Corrects the table by a batch, on a connection that is in no transaction, as part of a replay.
 ///
 /// # Errors
-/// As [`apply::apply`].
+/// As [`crate::apply::apply`].
 pub async fn correct(
     connection: &mut PgConnection,
     upsert: &Upsert,
@@ -106,260 +102,184 @@ pub async fn correct(
     replay: &Running,
     recent: &Refusals,
 ) -> Result<Corrected, ApplyError> {
-    match attempt(connection, upsert, topic, batch, replay, Mode::Fast, recent).await {
-        Err(Failure::Row) => {
-            attempt(connection, upsert, topic, batch, replay, Mode::Careful, recent).await.map_err(|failure| {
-                match failure {
-                    Failure::Row => unreachable!("a careful attempt takes refused rows out"),
-                    Failure::Final(error) => error,
-                }
-            })
-        }
-        Err(Failure::Final(error)) => Err(error),
-        Ok(corrected) => Ok(corrected),
-    }
-}
-
-async fn attempt(
-    connection: &mut PgConnection,
-    upsert: &Upsert,
-    topic: &str,
-    batch: &[PartitionBatch],
-    replay: &Running,
-    mode: Mode,
-    recent: &Refusals,
-) -> Result<Corrected, Failure> {
     debug_assert_eq!(upsert.destination(), Destination::Correction);
-    let domain = upsert.domain().name;
-    let mut transaction = connection.begin().await?;
-    if mode == Mode::Careful {
-        sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
-    }
-    let going = apply::advance(&mut transaction, Destination::Correction, domain, batch).await?;
-    let mut work = Work::sort_out(&mut transaction, domain, &going).await?;
-    let outcome = newest::write(&mut transaction, upsert, work.candidates(), mode, recent).await?;
-    let marks = Marks::of(&outcome.written);
-    let corrected = work.settle(&outcome);
-    let mut progress = progress::load(&mut transaction, Destination::Correction, domain, &work.parts()).await?;
-    work.count_corrections(&mut progress);
-    progress::save(&mut transaction, Destination::Correction, domain, &progress).await?;
-    let rejects: Vec<Reject> =
-        work.rejected.iter().map(|(partition, row, refusal)| row.rejected(*partition, refusal.clone())).collect();
-    rejects::insert(&mut transaction, Destination::Correction, domain, topic, &rejects).await?;
-    rejects::delete(&mut transaction, Destination::Correction, domain, &work.accepted_anew).await?;
-    replays::suspect(&mut transaction, replay, &work.suspects).await?;
-    replays::recount(&mut transaction, domain, &work.moved).await?;
-    replays::add(&mut transaction, replay, &corrected).await?;
-    marks.append(&mut transaction, domain).await?;
-    match transaction.commit().await {
-        Ok(()) => Ok(corrected),
-        // A deferred constraint: checked at once, it names its row.
-        Err(error) if mode == Mode::Fast && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
-        Err(error) => Err(error.into()),
-    }
+    transaction::run(connection, Request { upsert, topic, batch, recent }, || Correction::of(Some(replay))).await
 }
 
 /// What [`correct`] would do with a batch, as the table is now, and examples of it. Nothing is written; what only
 /// Postgres would refuse is not known.
 ///
 /// # Errors
-/// As [`apply::apply`].
+/// As [`crate::apply::apply`].
 pub async fn preview(
     connection: &mut PgConnection,
     upsert: &Upsert,
     batch: &[PartitionBatch],
 ) -> Result<(Corrected, Vec<Difference>, Vec<Example>), ApplyError> {
     let parts: Vec<&PartitionBatch> = batch.iter().collect();
-    let mut work = Work::sort_out(connection, upsert.domain().name, &parts).await?;
-    let candidates = work.candidates();
-    let (newest, mut lost) = newest::of_each_key(upsert, candidates);
+    let mut batch = ApplyBatch::sort_out(&parts, BTreeMap::new(), Correction::DUPLICATES);
+    let mut correction = Correction::of(None);
+    correction.look(connection, upsert.domain().name, &batch).await?;
+    let (newest, mut lost) = newest::of_each_key(upsert, batch.candidates());
     let differences = upsert.differences(connection, &newest).await?;
     lost.extend(differences.lost);
     let outcome = Outcome { differences: differences.differing, lost, ..Outcome::default() };
-    let corrected = work.settle(&outcome);
-    let examples = work.examples(upsert, &outcome.differences);
-    Ok((corrected, outcome.differences, examples))
+    correction.count(&mut batch, &outcome);
+    let examples = correction.examples(upsert, &batch, &outcome.differences);
+    Ok((correction.corrected, outcome.differences, examples))
 }
 
-/// How rows of a file move between its counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Moved {
-    /// Rejects that load now.
-    pub(crate) accepted: i64,
-    /// Those of them that stand in the table.
-    pub(crate) written: i64,
-    /// Rows that are rejects now.
-    pub(crate) rejected: i64,
-}
-
-/// A batch on its way through the transaction.
-struct Work<'b> {
-    /// Rows that load, in the order read.
-    rows: Vec<(i32, &'b ReceivedRow)>,
-    rejected: Vec<(i32, &'b ReceivedRow, Refusal)>,
-    /// Rows of the batch's files that are rejects at present, with their rule.
+/// The strategy for rows that are read again: only what differs from before is counted.
+struct Correction<'r> {
+    /// `None` where nothing is to be written.
+    replay: Option<&'r Running>,
+    /// Rows of the batch that are rejects at present, with their rule.
     formerly: BTreeMap<Lineage, String>,
     accepted_anew: Vec<Lineage>,
-    suspects: Vec<Suspect>,
+    leftovers: Vec<Leftover>,
     moved: BTreeMap<Part, Moved>,
+    corrected: Corrected,
 }
 
-impl<'b> Work<'b> {
-    async fn sort_out(
+impl Strategy for Correction<'_> {
+    const NAME: &'static str = "correct";
+    const DUPLICATES: Duplicates = Duplicates::Keep;
+    type Summary = Corrected;
+
+    async fn look(
+        &mut self,
         connection: &mut PgConnection,
         domain: &str,
-        batch: &[&'b PartitionBatch],
-    ) -> Result<Self, sqlx::Error> {
-        let mut work = Work {
-            rows: Vec::new(),
-            rejected: Vec::new(),
-            formerly: BTreeMap::new(),
-            accepted_anew: Vec::new(),
-            suspects: Vec::new(),
-            moved: BTreeMap::new(),
-        };
-        for part in batch {
-            for row in &part.rows {
-                match &row.outcome {
-                    Ok(_) => work.rows.push((part.bookmark.partition, row)),
-                    Err(refusal) => work.rejected.push((part.bookmark.partition, row, refusal.clone())),
-                }
-            }
-        }
-        let lineages: Vec<Lineage> = work.received().map(|(_, row)| lineage_of(row)).collect();
-        work.formerly = rejects::among(connection, Destination::Correction, domain, &lineages).await?;
-        Ok(work)
+        batch: &ApplyBatch<'_>,
+    ) -> Result<(), sqlx::Error> {
+        let rejected = batch.rejected.iter().map(|(row, _)| row);
+        let lineages: Vec<Lineage> = batch.rows.iter().chain(rejected).map(PartitionRow::lineage).collect();
+        self.formerly = rejects::among(connection, Destination::Correction, domain, &lineages).await?;
+        Ok(())
     }
 
-    fn received(&self) -> impl Iterator<Item = (i32, &'b ReceivedRow)> {
-        self.rows.iter().copied().chain(self.rejected.iter().map(|(partition, row, _)| (*partition, *row)))
-    }
-
-    fn parts(&self) -> Vec<Part> {
-        let parts: BTreeSet<Part> = self.received().map(|(partition, row)| part_of(partition, row)).collect();
-        parts.into_iter().collect()
-    }
-
-    /// Counts the corrections made in rows that this replay had not read before.
-    fn count_corrections(&self, progress: &mut BTreeMap<Part, PartProgress>) {
-        for (partition, row) in self.received() {
-            let progress = progress.entry(part_of(partition, row)).or_default();
-            if progress.received.insert(row.provenance.seq) {
-                for (column, rule) in &row.corrections {
-                    progress.added.correct(column, rule);
-                }
-            }
-        }
-    }
-
-    fn candidates(&self) -> Vec<Candidate<'b>> {
-        let candidate = |(index, (_, row)): (usize, &(i32, &'b ReceivedRow))| {
-            Some(Candidate { values: row.outcome.as_ref().ok()?, provenance: &row.provenance, index })
-        };
-        self.rows.iter().enumerate().filter_map(candidate).collect()
-    }
-
-    /// Counts, and says which rejects to delete, which rows to suspect and how the counts of the files move.
-    fn settle(&mut self, outcome: &Outcome) -> Corrected {
-        let mut corrected = Corrected {
-            read: (self.rows.len() + self.rejected.len()) as u64,
-            offered: outcome.differences.len(),
-            refused: outcome.refused.len(),
-            ..Corrected::default()
-        };
-        let refused: BTreeMap<usize, &String> = outcome.refused.iter().map(|(index, words)| (*index, words)).collect();
+    /// Counts, and says which rejects to delete, which rows may have left something behind and how the counts of the
+    /// files move.
+    fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome) {
+        self.corrected.read = (batch.rows.len() + batch.rejected.len() - batch.refused.len()) as u64;
+        (self.corrected.offered, self.corrected.refused) = (outcome.differences.len(), batch.refused.len());
         let mut written = BTreeSet::new();
-        for difference in outcome.differences.iter().filter(|difference| !refused.contains_key(&difference.index)) {
+        for difference in outcome.differences.iter().filter(|difference| !batch.refused.contains(&difference.index)) {
             written.insert(difference.index);
-            self.place(difference, &mut corrected);
+            self.count_written(batch.rows[difference.index].lineage(), difference);
         }
-        for (index, (partition, row)) in self.rows.iter().enumerate() {
-            match refused.get(&index) {
-                Some(words) => {
-                    let value = Some((*words).clone());
-                    self.rejected.push((*partition, row, Refusal { rule: REFUSED_BY_DATABASE, column: None, value }));
-                }
-                None => {
-                    let Some(rule) = self.formerly.get(&lineage_of(row)) else { continue };
-                    // Whether Postgres would still refuse it is known only of a row that was offered.
-                    if rule == REFUSED_BY_DATABASE && !written.contains(&index) {
-                        continue;
-                    }
-                    *corrected.accepted_anew.entry(rule.clone()).or_default() += 1;
-                    self.accepted_anew.push(lineage_of(row));
-                    let moved = self.moved.entry(part_of(*partition, row)).or_default();
-                    moved.accepted += 1;
-                    moved.written += i64::from(written.contains(&index));
-                }
-            }
+        for (index, row) in batch.accepted() {
+            self.count_accepted(row, written.contains(&index));
         }
         for index in &outcome.lost {
-            let lineage = lineage_of(self.rows[*index].1);
-            if !self.formerly.contains_key(&lineage) {
-                self.suspects.push(Suspect { lineage, kept: None });
+            self.may_have_left(batch.rows[*index].lineage(), None);
+        }
+        for (row, refusal) in &batch.rejected {
+            if !self.formerly.contains_key(&row.lineage()) {
+                *self.corrected.rejected_anew.entry(refusal.rule).or_default() += 1;
+                self.moved.entry(row.part()).or_default().rejected += 1;
+                self.may_have_left(row.lineage(), None);
             }
         }
-        for (partition, row, refusal) in &self.rejected {
-            let lineage = lineage_of(row);
-            if !self.formerly.contains_key(&lineage) {
-                *corrected.rejected_anew.entry(refusal.rule).or_default() += 1;
-                self.moved.entry(part_of(*partition, row)).or_default().rejected += 1;
-                self.suspects.push(Suspect { lineage, kept: None });
-            }
+    }
+
+    async fn save(&mut self, connection: &mut PgConnection, domain: &str) -> Result<(), ApplyError> {
+        rejects::delete(connection, Destination::Correction, domain, &self.accepted_anew).await?;
+        counts::recount(connection, domain, &self.moved).await?;
+        if let Some(replay) = self.replay {
+            leftovers::remember(connection, replay, &self.leftovers).await?;
+            counts::add(connection, replay, &self.corrected).await?;
         }
-        corrected
+        Ok(())
+    }
+
+    fn summary(self) -> Corrected {
+        self.corrected
+    }
+}
+
+impl<'r> Correction<'r> {
+    fn of(replay: Option<&'r Running>) -> Self {
+        Correction {
+            replay,
+            formerly: BTreeMap::new(),
+            accepted_anew: Vec::new(),
+            leftovers: Vec::new(),
+            moved: BTreeMap::new(),
+            corrected: Corrected::default(),
+        }
     }
 
     /// Counts a row that is written. Where it did not stand under this key before, it may stand under another.
-    fn place(&mut self, difference: &Difference, corrected: &mut Corrected) {
-        let lineage = lineage_of(self.rows[difference.index].1);
+    fn count_written(&mut self, lineage: Lineage, difference: &Difference) {
         match &difference.before {
-            None => corrected.inserted += 1,
+            None => self.corrected.inserted += 1,
             Some(before) => {
-                corrected.changed += 1;
+                self.corrected.changed += 1;
                 for (column, _) in &before.columns {
-                    *corrected.columns.entry(column).or_default() += 1;
+                    *self.corrected.columns.entry(column).or_default() += 1;
                 }
             }
         }
-        let stood_here = difference.before.as_ref().is_some_and(|before| before.lineage == lineage);
-        if !stood_here && !self.formerly.contains_key(&lineage) {
-            self.suspects.push(Suspect { lineage, kept: Some(difference.key.clone()) });
+        if difference.before.as_ref().is_none_or(|before| before.lineage != lineage) {
+            self.may_have_left(lineage, Some(difference.key.clone()));
         }
     }
 
-    fn examples(&self, upsert: &Upsert, differences: &[Difference]) -> Vec<Example> {
-        let mut examples: Vec<Example> = differences
-            .iter()
-            .filter_map(|difference| {
-                let row = self.rows[difference.index].1;
-                let key = difference.key.clone();
-                let what = match &difference.before {
-                    None => What::Inserted { key },
-                    Some(before) => {
-                        let (column, before) = before.columns.first().cloned()?;
-                        let after =
-                            row.outcome.as_ref().ok().and_then(|it| shown(&it[upsert.domain().index_of(column)]));
-                        What::Changed { key, column, before, after }
-                    }
-                };
-                Some(Example { provenance: row.provenance, what })
-            })
-            .collect();
+    /// Counts a row that loads, if it was a reject.
+    fn count_accepted(&mut self, row: &PartitionRow<'_>, is_written: bool) {
+        let Some(rule) = self.formerly.get(&row.lineage()) else { return };
+        // Whether Postgres would still refuse it is known only of a row that was offered.
+        if rule == REFUSED_BY_DATABASE && !is_written {
+            return;
+        }
+        *self.corrected.accepted_anew.entry(rule.clone()).or_default() += 1;
+        self.accepted_anew.push(row.lineage());
+        let moved = self.moved.entry(row.part()).or_default();
+        moved.accepted += 1;
+        moved.written += i64::from(is_written);
+    }
+
+    /// A row that was no reject may stand in the table under another key than `kept`.
+    fn may_have_left(&mut self, lineage: Lineage, kept: Option<String>) {
+        if !self.formerly.contains_key(&lineage) {
+            self.leftovers.push(Leftover { lineage, kept });
+        }
+    }
+
+    fn examples(&self, upsert: &Upsert, batch: &ApplyBatch<'_>, differences: &[Difference]) -> Vec<Example> {
+        let mut examples: Vec<Example> =
+            differences.iter().filter_map(|difference| changed(upsert, batch, difference)).collect();
         let accepted_anew: BTreeSet<Lineage> = self.accepted_anew.iter().copied().collect();
-        for (_, row) in &self.rows {
-            if accepted_anew.contains(&lineage_of(row)) {
-                let rule = self.formerly[&lineage_of(row)].clone();
-                examples.push(Example { provenance: row.provenance, what: What::AcceptedAnew(rule) });
+        for row in &batch.rows {
+            if accepted_anew.contains(&row.lineage()) {
+                let rule = self.formerly[&row.lineage()].clone();
+                examples.push(Example { provenance: row.row.provenance, what: What::AcceptedAnew(rule) });
             }
         }
-        for (_, row, refusal) in &self.rejected {
-            if !self.formerly.contains_key(&lineage_of(row)) {
-                examples.push(Example { provenance: row.provenance, what: What::RejectedAnew(refusal.clone()) });
+        for (row, refusal) in &batch.rejected {
+            if !self.formerly.contains_key(&row.lineage()) {
+                let what = What::RejectedAnew(refusal.clone());
+                examples.push(Example { provenance: row.row.provenance, what });
             }
         }
         examples
     }
+}
+
+/// What would be written of a row, and the first column that would change.
+fn changed(upsert: &Upsert, batch: &ApplyBatch<'_>, difference: &Difference) -> Option<Example> {
+    let row = batch.rows[difference.index].row;
+    let key = difference.key.clone();
+    let what = match &difference.before {
+        None => What::Inserted { key },
+        Some(before) => {
+            let (column, before) = before.columns.first().cloned()?;
+            let after = row.outcome.as_ref().ok().and_then(|it| shown(&it[upsert.domain().index_of(column)]));
+            What::Changed { key, column, before, after }
+        }
+    };
+    Some(Example { provenance: row.provenance, what })
 }
 
 /// A value for people; `None` is NULL.

@@ -15,18 +15,20 @@ mod dependants;
 mod swap;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use freshet_topics::Domain;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::destination::Destination;
+use crate::transactions::{self, Limits, Named};
 
 pub use compare::{Comparison, Differs, compare};
 pub use swap::{Refused, Swapped, swap};
 
 /// How long a statement that needs the live table for itself waits for those who read it. Whoever comes after it waits
 /// too: better to give up and try again.
-const LOCK_TIMEOUT: &str = "2s";
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Makes an empty shadow. What an earlier one left is dropped.
 pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
@@ -78,7 +80,7 @@ pub(crate) async fn drop_all(connection: &mut PgConnection, domain: &'static Dom
 /// Where the live bookmarks stand, with the live pipeline waiting for the end of the transaction.
 pub struct Held {
     /// The transaction that holds them. It must be ended within seconds.
-    pub transaction: Transaction<'static, Postgres>,
+    pub transaction: Named<'static>,
     /// Partition → next offset.
     pub bookmarks: BTreeMap<i32, i64>,
 }
@@ -88,9 +90,7 @@ pub struct Held {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn hold_live(pool: &PgPool, domain: &str) -> Result<Held, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    let sql = format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
+    let mut transaction = transactions::begin(pool, "swap", Limits::SHORT.waiting_at_most(LOCK_TIMEOUT)).await?;
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "SELECT partition, next_offset FROM pipeline.bookmarks WHERE domain = $1 ORDER BY partition FOR UPDATE",
     )
