@@ -12,6 +12,7 @@ mod command;
 mod every_domain;
 mod exactly_once;
 mod faults;
+mod frozen;
 mod harness;
 mod kills;
 mod ledger;
