@@ -123,19 +123,46 @@ async fn elsewhere(
     .await
 }
 
-/// Files of which the live pipeline has received rows that the shadow has not, whatever state they are in.
+/// Files of which the live pipeline has received rows that the shadow has not, whatever state they are in. Each
+/// reading (generation) of a file is looked at by itself: the newest one may not have been read yet, and then the live
+/// table's rows are an older one's.
+///
+/// | the shadow has of the reading | of the file's newest reading | missing |
+/// |---|---|---|
+/// | every row that the live pipeline has | – | no |
+/// | fewer | every row of the file: newer rows stand over these | no |
+/// | fewer | fewer, or how many there are is not known yet | yes |
+///
+/// Messages that are no row of a file (object 0) are rejects and nothing else: they do not count.
 async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT format('%s (object %s, %s rows)', o.key, o.id, sum(m.missing))
-         FROM pipeline.progress AS l
-         JOIN pipeline.objects AS o ON o.id = l.object AND o.generation = l.generation
-         LEFT JOIN shadow.progress AS s
-            ON s.object = l.object AND s.generation = l.generation AND s.partition = l.partition AND s.domain = l.domain
-         CROSS JOIN LATERAL (
-            SELECT sum(upper(r) - lower(r)) AS missing FROM unnest(l.received - coalesce(s.received, '{}')) AS r
-         ) AS m
-         WHERE l.domain = $1 AND NOT l.received <@ coalesce(s.received, '{}')
-         GROUP BY o.id ORDER BY o.src_ord LIMIT $2",
+        "WITH missing AS (
+            SELECT l.object, l.generation, sum(m.rows) AS rows
+            FROM pipeline.progress AS l
+            LEFT JOIN shadow.progress AS s
+                ON s.object = l.object AND s.generation = l.generation AND s.partition = l.partition
+                AND s.domain = l.domain
+            CROSS JOIN LATERAL (
+                SELECT sum(upper(r) - lower(r)) AS rows FROM unnest(l.received - coalesce(s.received, '{}')) AS r
+            ) AS m
+            WHERE l.domain = $1 AND l.object <> 0 AND NOT l.received <@ coalesce(s.received, '{}')
+            GROUP BY l.object, l.generation
+         ),
+         newest AS (
+            SELECT o.id, sum(upper(r) - lower(r)) AS rows
+            FROM pipeline.objects AS o
+            JOIN shadow.progress AS s ON s.object = o.id AND s.generation = o.generation AND s.domain = o.domain
+            CROSS JOIN LATERAL unnest(s.received) AS r
+            WHERE o.domain = $1
+            GROUP BY o.id
+         )
+         SELECT format('%s (object %s, %s rows of its reading %s)',
+            coalesce(o.key, 'a file that is not in the ledger'), m.object, m.rows, m.generation)
+         FROM missing AS m
+         LEFT JOIN pipeline.objects AS o ON o.id = m.object
+         LEFT JOIN newest AS n ON n.id = m.object
+         WHERE (o.generation > m.generation AND n.rows >= o.rows) IS NOT TRUE
+         ORDER BY o.src_ord, m.object, m.generation LIMIT $2",
     )
     .bind(domain)
     .bind(NAMED_MAX)
