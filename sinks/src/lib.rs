@@ -18,6 +18,7 @@ pub mod rebookmark;
 pub mod replay;
 pub mod s3;
 pub mod schema;
+pub mod session;
 pub mod shadow;
 pub mod streams;
 pub mod transactions;

@@ -18,6 +18,7 @@ mod kills;
 mod ledger;
 mod operate;
 mod overwrite;
+mod pooler;
 mod replay;
 mod republish;
 mod roles;
