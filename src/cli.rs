@@ -21,6 +21,7 @@ use crate::commands::terminal::Look;
 use crate::commands::{bench, demo, generate, healthcheck, observe, setup, status, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
+use crate::ready;
 use crate::roles::{self, Role, Services};
 use crate::telemetry::{self, LogFormat};
 
@@ -166,6 +167,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Migrate => {
             let services = cli.services().await?;
+            ready::require_sessions(&services.pool).await?;
             roles::migrate(&services.pool).await?;
             println!("the schema is up to date");
         }

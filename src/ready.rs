@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use freshet_sinks::postgres::explain;
 use freshet_sinks::schema::{self, Schema};
+use freshet_sinks::session::{self, Session};
 use freshet_topics::log::LogReader;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 pub enum Missing {
     /// It may come: a service out of reach, a schema not yet migrated.
     Yet(String),
-    /// It will not come by waiting: the schema is a later program's.
+    /// It will not come by waiting: the schema is a later program's, or a pooler stands before Postgres.
     ForGood(String),
 }
 
@@ -63,6 +64,50 @@ async fn postgres(services: &Services) -> Option<Missing> {
             "the schema of {place} is at version {found}, this program knows up to {wanted}: run the newer freshet"
         ))),
     }
+}
+
+/// Refuses to go on where the sessions of Postgres cannot be worked with.
+///
+/// # Errors
+/// Why not, and what to do.
+pub async fn require_sessions(pool: &sqlx::PgPool) -> anyhow::Result<()> {
+    match unusable_session(pool).await {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => anyhow::bail!("{reason}"),
+        Err(error) => anyhow::bail!("Postgres at {}: {}", place_of(pool), explain(&error)),
+    }
+}
+
+/// What is wrong with the sessions of a Postgres that answers.
+async fn session(pool: &sqlx::PgPool) -> Option<Missing> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, unusable_session(pool)).await {
+        Err(_) => {
+            Some(Missing::Yet(format!("Postgres at {} does not answer within {ANSWER_TIMEOUT:?}", place_of(pool))))
+        }
+        Ok(Err(error)) => Some(Missing::Yet(format!("Postgres at {}: {}", place_of(pool), explain(&error)))),
+        Ok(Ok(reason)) => reason.map(Missing::ForGood),
+    }
+}
+
+/// Why the sessions of Postgres cannot be worked with; `None` if they can. Asked once, before a role or a command that
+/// writes does anything: it opens two connections, and what stands between does not change while a process runs.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(crate) async fn unusable_session(pool: &sqlx::PgPool) -> Result<Option<String>, sqlx::Error> {
+    let place = place_of(pool);
+    Ok(match session::look(pool).await? {
+        Session::Own => None,
+        Session::Shared => Some(format!(
+            "a pooler in transaction mode stands before Postgres at {place}: locks and settings of a session would be \
+             anybody's; put Postgres itself into postgres.url, or set pool_mode = session for this database"
+        )),
+        Session::WithoutSettings(statements) => Some(format!(
+            "the settings that freshet opens its sessions with do not arrive at {place}, because a pooler drops them: put \
+             Postgres itself into postgres.url, or run {}",
+            statements.join("; ")
+        )),
+    })
 }
 
 /// The innermost cause of an error: `Connection refused` says more than the layers that passed it on.
@@ -118,8 +163,17 @@ async fn bucket(services: &Services, bucket: &str) -> Option<Missing> {
 pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationToken) -> anyhow::Result<bool> {
     let mut pause = WAIT_MIN;
     let mut told = Vec::new();
+    let mut is_session_usable = false;
     while !shutdown.is_cancelled() {
-        let missing = missing(services, roles).await;
+        let looked_at = async { if is_session_usable { None } else { session(&services.pool).await } };
+        let (session, mut missing) = tokio::join!(looked_at, missing(services, roles));
+        is_session_usable = session.is_none();
+        match session {
+            // What else Postgres has said by then is of no use.
+            Some(Missing::ForGood(reason)) => anyhow::bail!("{reason}"),
+            Some(yet) if missing.is_empty() => missing.push(yet),
+            _ => {}
+        }
         if missing.is_empty() {
             if !told.is_empty() {
                 tracing::info!("all that was missing is there");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use freshet_sinks::bookmark::{self, Taken};
-use freshet_sinks::place::Place;
+use freshet_sinks::destination::Destination;
 use freshet_sinks::streams::{self, Binding};
 use freshet_topics::catalog::{self, FirstRecord, TopicState};
 use freshet_topics::kafka::KafkaSettings;
@@ -29,8 +29,8 @@ use sentry_arroyo::types::{BrokerMessage, Partition, Topic};
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 
-use crate::batch::Consumed;
 use crate::metrics;
+use crate::record::Consumed;
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
@@ -227,7 +227,7 @@ impl Rebalancer {
             Binding::Unknown => return Err(AssignError::Unbound(state.topic)),
         };
         let beginnings: Vec<(i32, i64)> = log.iter().map(|(partition, _, low, _)| (*partition, *low)).collect();
-        let mut taken = bookmark::take(pool, Place::Live, domain.name, known, owner, &beginnings).await?;
+        let mut taken = bookmark::take(pool, Destination::Live, domain.name, known, owner, &beginnings).await?;
         taken.sort_by_key(|one| one.partition);
         let mut starts = Vec::new();
         for one in &taken {

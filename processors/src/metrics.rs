@@ -11,7 +11,7 @@ use prometheus::{
     register_int_gauge_vec,
 };
 
-use crate::batch::MALFORMED_MESSAGE;
+use crate::record::MALFORMED_MESSAGE;
 use crate::validate::{EXTRA_CELLS, NEGATIVE, REQUIRED_EMPTY, UNCASTABLE};
 
 macro_rules! counter {
@@ -34,7 +34,7 @@ static VALUES_CORRECTED: LazyLock<IntCounterVec> = counter!(
     &["domain", "column", "rule"]
 );
 static APPLY_RETRIES: LazyLock<IntCounterVec> =
-    counter!("freshet_apply_retries_total", "Transactions tried again after an error of the world.", &["domain"]);
+    counter!("freshet_apply_retries_total", "Transactions tried again after a transient error.", &["domain"]);
 static PROCESSOR_RESTARTS: LazyLock<IntCounterVec> =
     counter!("freshet_processor_restarts_total", "Times a processor left its group and joined again.", &["domain"]);
 static REBALANCES: LazyLock<IntCounterVec> = counter!(

@@ -1,6 +1,6 @@
 //! Reading ranges of a topic's log again: in no group, moving nothing, beside whoever reads it live.
 //!
-//! A thread of its own polls (librdkafka's calls block), judges each row as it comes, and hands batches over a bounded
+//! A thread of its own polls (librdkafka's calls block), holds each row against the rules as it comes, and hands batches over a bounded
 //! channel: what is not taken waits in Kafka. A range ends at its end offset whether or not a record stands there, as
 //! retention may have removed it.
 
@@ -16,9 +16,9 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
-use crate::batch::{Batch, Consumed};
+use crate::batch::Batch;
 use crate::consumer::{consumed, is_transient};
-use crate::weight;
+use crate::record::{Consumed, validated};
 
 /// Batches read ahead of the one being written.
 const BATCHES_AHEAD: usize = 2;
@@ -29,7 +29,7 @@ const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Kafka giving nothing for this long, with rows to come, is an error: whoever replays goes on later.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// As the live consumer has them, and told where a log ends.
+/// As the live consumer has them, and with a sign where a log ends.
 const PROPERTIES: [(&str, &str); 5] = [
     ("enable.partition.eof", "true"),
     ("queued.max.messages.kbytes", "8192"),
@@ -171,7 +171,7 @@ impl Reader {
             None => return Ok(false),
             Some(Ok(message)) => (message.partition(), message.offset(), Some(self.wanted(&message))),
             Some(Err(KafkaError::PartitionEOF(partition))) => match self.log_end(partition)? {
-                // A leader that does not know all yet: what is missing comes, or the silence is told.
+                // A leader that does not know all yet: what is missing comes, or the silence ends it.
                 end if self.open.get(&partition).is_some_and(|to| end < *to) => return Ok(false),
                 end => (partition, end, None),
             },
@@ -183,10 +183,16 @@ impl Reader {
         };
         let Some(end) = self.open.get(&partition).copied() else { return Ok(true) };
         if let Some(consumed) = record.filter(|_| offset < end) {
-            self.weight += consumed.as_ref().map_or(1, weight);
             match consumed {
-                Some(consumed) => self.batch.push(self.reading.domain, partition, offset, consumed),
-                None => self.batch.pass(partition, offset),
+                Some(consumed) => {
+                    let record = validated(self.reading.domain, partition, offset, consumed);
+                    self.weight += record.weight();
+                    self.batch.push(partition, offset, record);
+                }
+                None => {
+                    self.weight += 1;
+                    self.batch.pass(partition, offset);
+                }
             }
         }
         if offset >= end - 1 {

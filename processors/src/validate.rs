@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use freshet_sinks::rejects::Refusal;
+use freshet_sinks::apply::rejects::Refusal;
 use freshet_topics::cast::{self, Casted};
 use freshet_topics::{Cast, Cell, Column, Domain, RawRow, RowRule, Rule, Value};
 

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use freshet_sinks::apply::refusals::Refusals;
+use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch};
 use freshet_sinks::bookmark::{self, Move};
-use freshet_sinks::refusals::Refusals;
-use freshet_sinks::upsert::Upsert;
 use freshet_topics::trace;
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use tokio::sync::{mpsc, oneshot};
@@ -23,9 +23,9 @@ use crate::metrics;
 /// order of writing.
 pub(crate) const QUEUE_BATCHES_MAX: usize = 4;
 
-/// First wait after an error of the world; doubled each time.
+/// First wait after an transient error; doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait after an error of the world.
+/// Longest wait after a transient error.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A transaction that takes longer is given up: a hundred times what a full batch needs on two cores.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
@@ -90,21 +90,21 @@ impl Writer {
             let result = match self.connected(connection).await {
                 Ok(connection) => {
                     let applied = apply::apply(connection, &self.upsert, &self.topic, &batch, &self.recent);
-                    // A server that went away without a word is an error of the world. The connection, with whatever
+                    // A server that went away without a word is a transient error. The connection, with whatever
                     // transaction is open on it, is thrown away below; the bookmark tells whether it had committed.
                     tokio::time::timeout(APPLY_TIMEOUT, applied)
                         .await
-                        .unwrap_or_else(|_| Err(ApplyError::World(sqlx::Error::PoolTimedOut)))
+                        .unwrap_or_else(|_| Err(ApplyError::Transient(sqlx::Error::PoolTimedOut)))
                 }
                 Err(error) => Err(error.into()),
             };
             let error = match result {
                 Ok(applied) => {
-                    self.advance(&batch);
+                    self.remember_positions(&batch);
                     self.recent.add(applied.offered, applied.refused);
                     metrics::applied(domain, &applied, begun.elapsed());
                     log_refused(domain, &applied);
-                    tell(domain, &batch, began);
+                    trace_applied(domain, &batch, began);
                     return Ok(());
                 }
                 Err(error) => error,
@@ -113,7 +113,7 @@ impl Writer {
             drop(connection.take().map(PoolConnection::detach));
             let wait = match &error {
                 ApplyError::Lost(_) => return Err(error.into()),
-                ApplyError::World(_) => {
+                ApplyError::Transient(_) => {
                     tracing::warn!(domain, %error, "apply failed, trying again in {backoff:?}");
                     metrics::retried(domain);
                     backoff
@@ -158,7 +158,8 @@ impl Writer {
             .collect()
     }
 
-    fn advance(&mut self, batch: &[PartitionBatch]) {
+    /// The bookmarks stand behind this batch now.
+    fn remember_positions(&mut self, batch: &[PartitionBatch]) {
         for partition in batch {
             if let Some(position) = self.positions.get_mut(&partition.bookmark.partition) {
                 position.next_offset = partition.bookmark.next;
@@ -172,16 +173,16 @@ impl Writer {
         tracing::error!(domain, %error, "halted, looking again in {HALTED_RETRY:?}");
         let reason = error.to_string();
         for (partition, position) in &self.positions {
-            let told = bookmark::set_halted(&self.pool, domain, *partition, position.epoch, Some(&reason)).await;
-            if let Err(error) = told {
+            let recorded = bookmark::set_halted(&self.pool, domain, *partition, position.epoch, Some(&reason)).await;
+            if let Err(error) = recorded {
                 tracing::warn!(domain, partition, %error, "record why the partition is halted");
             }
         }
     }
 }
 
-/// Tells of each file with rows in the batch that they are applied.
-fn tell(domain: &str, batch: &[PartitionBatch], began: SystemTime) {
+/// Adds to the trace of each file with rows in the batch that they are applied.
+fn trace_applied(domain: &str, batch: &[PartitionBatch], began: SystemTime) {
     if !trace::enabled() {
         return;
     }

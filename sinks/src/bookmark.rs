@@ -4,10 +4,14 @@
 //! only if they still stand where this owner left them. A former owner whose partition was taken therefore
 //! finds its epoch gone and can write nothing, however late its transaction arrives.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use crate::place::Place;
+use crate::destination::Destination;
+use crate::postgres::is_lock_timeout;
+use crate::transactions::{self, Limits};
 
 /// A partition's bookmark as an assignment received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,15 +67,56 @@ pub fn advance(found: Option<(i64, i64)>, wanted: Move) -> Advance {
     }
 }
 
-/// Takes the bookmarks of partitions at `place` for a new owner. `starts` gives (partition, offset): where a partition
-/// without a bookmark begins, the log's start. Two that take the same partition at once are ordered by the row
-/// lock; the later one owns it.
+/// A new owner waits this long for a former one's transaction, then says whom it waits for and tries again.
+const TAKE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Tries until an assignment fails, and is made again. The server ends the transaction of a frozen owner long before
+/// that ([`Limits::SHORT`]).
+const TAKE_TRIES_MAX: u32 = 10;
+
+/// Takes the bookmarks of partitions at a destination for a new owner. `starts` gives (partition, offset): where a
+/// partition without a bookmark begins, the log's start. Two that take the same partition at once are ordered by the
+/// row lock; the later one owns it.
 ///
 /// # Errors
-/// If Postgres does not answer.
+/// If Postgres does not answer, or somebody else holds a bookmark and does not let go.
 pub async fn take(
     pool: &PgPool,
-    place: Place,
+    destination: Destination,
+    domain: &str,
+    stream_id: Uuid,
+    owner: &str,
+    starts: &[(i32, i64)],
+) -> Result<Vec<Taken>, sqlx::Error> {
+    let mut tries = 1;
+    loop {
+        match take_once(pool, destination, domain, stream_id, owner, starts).await {
+            Err(error) if is_lock_timeout(&error) && tries < TAKE_TRIES_MAX => {
+                let holders = holders(pool, destination, domain).await?.join("; ");
+                tracing::warn!(domain, holders, "waiting for bookmarks that another transaction holds");
+                tries += 1;
+            }
+            taken => return taken,
+        }
+    }
+}
+
+/// Who holds bookmarks of a domain at this moment: the transaction that has locked a row stands in its `xmax`.
+async fn holders(pool: &PgPool, destination: Destination, domain: &str) -> Result<Vec<String>, sqlx::Error> {
+    let sql = format!(
+        "SELECT format('partitions %s: backend %s of %s, %s for %s s', string_agg(b.partition::text, ', '), a.pid,
+            coalesce(a.client_addr::text || ':' || a.client_port, 'this machine'), a.state,
+            round(extract(epoch FROM clock_timestamp() - a.state_change)))
+         FROM {} AS b JOIN pg_stat_activity AS a ON a.backend_xid = b.xmax
+         WHERE b.domain = $1
+         GROUP BY a.pid, a.client_addr, a.client_port, a.state, a.state_change ORDER BY a.pid",
+        destination.bookmarks()
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql)).bind(domain).fetch_all(pool).await
+}
+
+async fn take_once(
+    pool: &PgPool,
+    destination: Destination,
     domain: &str,
     stream_id: Uuid,
     owner: &str,
@@ -84,16 +129,19 @@ pub async fn take(
          FROM UNNEST($4::int4[], $5::int8[]) AS u (partition, next_offset) ORDER BY u.partition
          ON CONFLICT (domain, partition) DO UPDATE SET owner_epoch = b.owner_epoch + 1, owner = excluded.owner
          RETURNING partition, next_offset, owner_epoch, stream_id",
-        place.bookmarks()
+        destination.bookmarks()
     );
+    let mut transaction =
+        transactions::begin(pool, "take_bookmarks", Limits::SHORT.waiting_at_most(TAKE_LOCK_TIMEOUT)).await?;
     let rows = sqlx::query(AssertSqlSafe(sql))
         .bind(domain)
         .bind(stream_id)
         .bind(owner)
         .bind(partitions)
         .bind(offsets)
-        .fetch_all(pool)
+        .fetch_all(&mut *transaction)
         .await?;
+    transaction.commit().await?;
     rows.iter()
         .map(|row| {
             Ok(Taken {
@@ -134,12 +182,12 @@ pub async fn set_halted(
 /// cannot deadlock, decides each with [`advance`] and moves those that go.
 pub(crate) async fn move_all(
     connection: &mut PgConnection,
-    place: Place,
+    destination: Destination,
     domain: &str,
     moves: &[Move],
 ) -> Result<Vec<Advance>, sqlx::Error> {
     let partitions: Vec<i32> = moves.iter().map(|one| one.partition).collect();
-    let bookmarks = place.bookmarks();
+    let bookmarks = destination.bookmarks();
     let found = sqlx::query_as::<_, (i32, i64, i64)>(AssertSqlSafe(format!(
         "SELECT partition, next_offset, owner_epoch FROM {bookmarks}
          WHERE domain = $1 AND partition = ANY($2) ORDER BY partition FOR UPDATE"

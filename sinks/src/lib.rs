@@ -4,32 +4,23 @@
 //! count about them move in one transaction ([`apply`]), and that derived outputs are published as a whole or
 //! not at all ([`outputs`]).
 //!
-//! One batch's path through it: [`bookmark`] decides whether the batch is the next one, [`progress`] which of
-//! its rows are new, [`upsert`] writes the newest row of each key, [`rejects`] keeps what could not load, and
-//! [`marks`] tell the publisher which windows to derive again.
-//!
-//! A batch that is replayed goes the same way into a [`shadow`], or [`mod@correct`]s the tables in place.
+//! [`apply`] opens with one batch's path. A batch that is read again by a [`replay`] goes the same way: as a correction
+//! of the tables, or into a [`shadow`] of them.
 
 pub mod adopt;
 pub mod apply;
 pub mod backoff;
 pub mod bookmark;
-pub mod correct;
-pub mod difference;
+pub mod destination;
 pub mod ledger;
-pub mod marks;
 pub mod metrics;
-mod newest;
 pub mod outputs;
-pub mod place;
 pub mod postgres;
-pub mod progress;
 pub mod rebookmark;
-pub mod refusals;
-pub mod rejects;
-pub mod replays;
+pub mod replay;
 pub mod s3;
 pub mod schema;
+pub mod session;
 pub mod shadow;
 pub mod streams;
-pub mod upsert;
+pub mod transactions;

@@ -1,8 +1,8 @@
-//! What every S3 client of freshet counts, in the default registry of the `prometheus` crate.
+//! What every client of S3 and Postgres counts, in the default registry of the `prometheus` crate.
 
 use std::sync::LazyLock;
 
-use prometheus::{IntCounterVec, register_int_counter_vec};
+use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
 
 const ONCE: &str = "a metric is declared once";
 
@@ -15,6 +15,14 @@ pub(crate) static S3_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 static S3_THROTTLES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("freshet_s3_throttles_total", "Requests to S3 held back or refused.", &["by"])
         .expect(ONCE)
+});
+
+/// By the transaction's name and how it ended.
+pub(crate) static TRANSACTIONS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    // From a round trip to what somebody should look into.
+    let buckets = vec![0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0];
+    let help = "From BEGIN to the end of a transaction.";
+    register_histogram_vec!("freshet_transactions_seconds", help, &["name", "outcome"], buckets).expect(ONCE)
 });
 
 /// Who holds a request to S3 back.

@@ -34,9 +34,10 @@ impl Default for PostgresSettings {
 }
 
 /// What every session asks of the server. A process that is frozen or cut off in the middle of a transaction must
-/// not hold its locks for the hours of the system's own keepalive: whoever takes over its partitions waits for them.
-/// Registering files and taking snapshots idle in a transaction while they talk to S3, hence two minutes.
-const SESSION: [(&str, &str); 5] = [
+/// not hold its locks for the hours of the system's own keepalive: whoever takes over its work waits for them.
+/// Registering files and taking snapshots idle in a transaction while they talk to S3, hence two minutes; transactions
+/// that hold bookmarks have a bound of their own ([`crate::transactions::Limits::SHORT`]).
+pub(crate) const SESSION: [(&str, &str); 5] = [
     ("timezone", "UTC"),
     ("idle_in_transaction_session_timeout", "120s"),
     ("tcp_keepalives_idle", "30"),
@@ -122,6 +123,7 @@ fn files(settings: &PostgresSettings) -> Result<(), String> {
 /// | a certificate of an unknown issuer | which CA is trusted |
 /// | a certificate for another name | which name is expected |
 /// | 28P01, 28000 | user, password, or `pg_hba.conf` |
+/// | `unsupported startup parameter` | a pooler stands between, and what to do about it |
 /// | anything else | as it is |
 pub fn explain(error: &sqlx::Error) -> String {
     let said = error.to_string();
@@ -136,12 +138,21 @@ pub fn explain(error: &sqlx::Error) -> String {
         _ if said.contains("not valid for name") || said.contains("NotValidForName") => {
             "its certificate is for another host name: use that name in postgres.url"
         }
+        _ if said.contains("unsupported startup parameter") => {
+            "a pooler (pgbouncer) stands between and refuses what freshet asks of its sessions: put Postgres itself into \
+             postgres.url"
+        }
         _ if said.contains("server does not support TLS") => {
             "the server has no TLS: turn it on there (ssl = on), or change sslmode in postgres.url"
         }
         _ => return said,
     };
     format!("{hint} ({said})")
+}
+
+/// Whether a statement waited for a lock for as long as it may (SQLSTATE 55P03).
+pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("55P03")
 }
 
 /// What an error of Postgres asks of whoever handles it (design, section 4).
@@ -151,8 +162,8 @@ pub enum ErrorKind {
     Row,
     /// The schema's or a permission's fault (class 42): halt and say so.
     Schema,
-    /// The world's fault: try again.
-    World,
+    /// Neither: a lost connection, a lock, a restart. Try again.
+    Transient,
 }
 
 /// Classifies an error.
@@ -162,13 +173,13 @@ pub enum ErrorKind {
 /// | 22xxx data exception, 23xxx integrity constraint, 44xxx check option | row |
 /// | P0001 raised by a trigger, 54000 too large for an index | row |
 /// | 42xxx syntax, undefined object, no permission | schema |
-/// | anything else, or no answer at all | world |
+/// | anything else, or no answer at all | transient |
 pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
     let code = error.as_database_error().and_then(DatabaseError::code).unwrap_or(Cow::Borrowed(""));
     match (code.get(..2), code.as_ref()) {
         (Some("22" | "23" | "44"), _) | (_, "P0001" | "54000") => ErrorKind::Row,
         (Some("42"), _) => ErrorKind::Schema,
-        _ => ErrorKind::World,
+        _ => ErrorKind::Transient,
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use freshet_processors::replay::{self, Point, ReplayContext, Request, Shadow};
-use freshet_sinks::replays;
+use freshet_sinks::replay as replays;
 use freshet_topics::Domain;
 use futures::future::join_all;
 use indicatif::MultiProgress;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::confirm::confirm;
 use super::domain_arg::{Domains, parse_domains};
 use super::terminal::Look;
+use crate::ready;
 use crate::roles::{self, Services};
 
 /// Options of `freshet replay`.
@@ -76,6 +77,8 @@ enum Into {
 /// # Errors
 /// The first that cannot be replayed; the others are, where they are replayed at once.
 pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<ExitCode> {
+    // Its lock is a session's.
+    ready::require_sessions(&services.pool).await?;
     let contexts: Vec<ReplayContext> = args.domains.0.iter().map(|domain| context(services, domain, args)).collect();
     if !args.abandon && args.into.is_none() {
         let bars = MultiProgress::new();
@@ -126,15 +129,15 @@ async fn in_place(
     look: Look,
     shutdown: &CancellationToken,
 ) -> Result<String> {
-    let (bar, told) = bar::start(bars, context.domain.name);
+    let (bar, progress) = bar::start(bars, context.domain.name);
     if args.dry_run {
-        let preview = replay::preview(context, &request(args), args.examples.into(), &told, shutdown).await;
+        let preview = replay::preview(context, &request(args), args.examples.into(), &progress, shutdown).await;
         let took = bar.finish().await;
         let preview = preview?;
         let files = show::file_names(&context.pool, &preview.examples).await?;
         return Ok(show::preview(context.domain, &preview, &files, took, look));
     }
-    let ended = replay::in_place(context, &request(args), &told, shutdown).await;
+    let ended = replay::in_place(context, &request(args), &progress, shutdown).await;
     let took = bar.finish().await;
     Ok(show::in_place(context.domain, &ended?, took, look))
 }
@@ -143,16 +146,16 @@ async fn in_place(
 async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<bool> {
     let domain = context.domain;
     let mut shadow = Shadow::open(context, &request(args)).await?;
-    let (bar, told) = bar::start(&MultiProgress::new(), domain.name);
-    let filled = shadow.fill(&told, shutdown).await;
+    let (bar, progress) = bar::start(&MultiProgress::new(), domain.name);
+    let filled = shadow.fill(&progress, shutdown).await;
     let took = bar.finish().await;
     filled?;
-    println!("{}: the shadow has caught up{}", domain.name, show::at_rate(told.borrow().done, took));
+    println!("{}: the shadow has caught up{}", domain.name, show::at_rate(progress.borrow().done, took));
     if !args.compare && !args.swap {
         println!("Look at it as shadow.{}, then add --compare, --swap or --drop to the same command.", domain.table);
         return Ok(true);
     }
-    let comparison = shadow.compare(&told, shutdown).await?;
+    let comparison = shadow.compare(&progress, shutdown).await?;
     println!("{}", show::comparison(domain, &comparison, look));
     if !args.swap {
         return Ok(true);
@@ -160,7 +163,7 @@ async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown
     if !confirm(&question(domain, &comparison), args.yes)? {
         return Ok(false);
     }
-    let swapped = shadow.swap(&told, shutdown).await?;
+    let swapped = shadow.swap(&progress, shutdown).await?;
     println!("{}", show::swapped(domain, &comparison, &swapped));
     Ok(true)
 }
@@ -174,7 +177,7 @@ fn question(domain: &Domain, comparison: &freshet_sinks::shadow::Comparison) -> 
 
 async fn abandon(context: &ReplayContext, only_shadow: bool, yes: bool) -> Result<bool> {
     let domain = context.domain;
-    let Some(hold) = replays::hold(&context.pool, domain.name).await? else {
+    let Some(lock) = replays::lock(&context.pool, domain.name).await? else {
         anyhow::bail!("another process is at it: stop that one first");
     };
     let Some(replay) = replays::unfinished(&context.pool, domain.name).await? else {
@@ -187,7 +190,7 @@ async fn abandon(context: &ReplayContext, only_shadow: bool, yes: bool) -> Resul
         return Ok(false);
     }
     replays::abandon(&context.pool, domain).await?;
-    drop(hold);
+    drop(lock);
     println!("{}: given up", domain.name);
     Ok(true)
 }

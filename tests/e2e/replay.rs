@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use freshet::roles::Role;
 use freshet_processors::replay::{self, Point, Preview, ReplayContext, ReplayError, Request};
-use freshet_sinks::replays::Replay;
+use freshet_sinks::replay::Replay;
 use freshet_topics::{DOMAINS, Domain, domains};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;

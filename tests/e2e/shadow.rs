@@ -162,12 +162,8 @@ async fn a_swap_that_would_leave_something_behind_refuses_and_names_it() {
     roles.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_topic_no_longer_holds_is_named_and_sent_again_before_a_swap() {
-    let world = World::new("retention").await;
-    let roles = world.run_all();
-    world.put("health/old.csv", data::health(12, "2025-01-01", 30, 5)).await;
-    world.settle().await;
+/// Deletes every record of the topic of health, as retention would.
+async fn delete_records(world: &World) {
     let topic = format!("{}health", world.services.config.kafka.topic_prefix);
     let mut until = TopicPartitionList::new();
     for partition in 0..4 {
@@ -175,6 +171,55 @@ async fn what_the_topic_no_longer_holds_is_named_and_sent_again_before_a_swap() 
     }
     let admin = AdminClient::<DefaultClientContext>::from_config(&world.services.config.kafka.client_config());
     admin.expect("an admin client").delete_records(&until, &AdminOptions::new()).await.expect("delete records");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_an_earlier_reading_are_not_swapped_away_while_the_newest_is_unread() {
+    let world = World::new("readings").await;
+    let roles = world.run_all();
+    world.put("health/old.csv", data::health(12, "2025-01-01", 30, 5)).await;
+    world.settle().await;
+    delete_records(&world).await;
+    roles.stop().await;
+
+    // Sent again after the topic got more partitions, the file is read in a new generation. No processor has seen it.
+    world.execute("UPDATE pipeline.objects SET partition_count = 3").await;
+    let mut command = world.spawn(&["republish", "--object", "health/old.csv", "--yes"]);
+    assert_eq!(command.ended(Duration::from_secs(60)).await, Some(0), "{}", command.log());
+    let (progress, _) = watch::channel(Default::default());
+    let token = CancellationToken::new();
+    let refused = async |when: &str| {
+        let swapped = open(&world, &everything()).await.swap(&progress, &token).await;
+        let refused = swapped.err().unwrap_or_else(|| panic!("{when}: rows were swapped away"));
+        assert!(matches!(refused, ReplayError::Refused(Refused::Incomplete(_))), "{when}: {refused}");
+        assert!(refused.to_string().contains("health/old.csv (object"), "{when}: {refused}");
+        assert!(refused.to_string().contains("360 rows of its reading 1"), "{when}: {refused}");
+        assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 360, "{when}");
+    };
+    refused("before the new reading has begun").await;
+    let listener = world.run(&[Role::Ingest]);
+    let published = "SELECT generation = 2 AND state = 'published' FROM pipeline.objects";
+    world.until("the file is published in a new generation", published).await;
+    refused("while the new reading is not applied").await;
+    listener.stop().await;
+
+    // Applied in the new reading, all rows are in the shadow, over whatever the first one had.
+    let roles = world.run_all();
+    world.settle().await;
+    open(&world, &everything()).await.swap(&progress, &token).await.expect("every row is there in the new reading");
+    world.settle().await;
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 360);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_topic_no_longer_holds_is_named_and_sent_again_before_a_swap() {
+    let world = World::new("retention").await;
+    let roles = world.run_all();
+    world.put("health/old.csv", data::health(12, "2025-01-01", 30, 5)).await;
+    world.settle().await;
+    delete_records(&world).await;
     world.put("health/new.csv", data::health(12, "2025-03-01", 30, 5)).await;
     world.settle().await;
 

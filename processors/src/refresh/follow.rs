@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use freshet_sinks::marks::MARKS_CHANNEL;
+use freshet_sinks::apply::marks::MARKS_CHANNEL;
 use freshet_sinks::outputs::{self, Current, Store};
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};

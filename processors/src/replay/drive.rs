@@ -6,24 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use freshet_sinks::apply::refusals::Refusals;
+use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, ApplyError, PartitionBatch};
 use freshet_sinks::bookmark::{Move, Taken};
-use freshet_sinks::correct;
-use freshet_sinks::refusals::Refusals;
-use freshet_sinks::replays::Running;
-use freshet_sinks::upsert::Upsert;
+use freshet_sinks::replay::Running;
+use freshet_sinks::replay::correct;
 use futures::future::try_join_all;
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, ReplayContext, ReplayError, Told};
+use super::{Progress, ProgressSender, ReplayContext, ReplayError};
 use crate::batch::Batch;
 use crate::consumer::Position;
 use crate::ranges::{self, Range, Reading};
 
-/// First wait after an error of the world; doubled each time.
+/// First wait after an transient error; doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait after an error of the world.
+/// Longest wait after an transient error.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A transaction that takes longer is given up, as the live writer does.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -48,7 +48,7 @@ pub(super) struct Drive<'a> {
     pub(super) upsert: &'a Upsert,
     pub(super) sink: Sink,
     pub(super) objects: Option<BTreeSet<i64>>,
-    pub(super) told: &'a Told,
+    pub(super) progress: &'a ProgressSender,
 }
 
 /// Bookmarks that were taken, as positions.
@@ -129,7 +129,7 @@ impl Worker<'_> {
             };
             let batch = self.placed(batch?)?;
             let records = self.write(&batch, shutdown).await?;
-            self.drive.told.send_modify(|progress| progress.done += records);
+            self.drive.progress.send_modify(|progress| progress.done += records);
             shutdown.run_until_cancelled(self.pace.rest(records)).await;
         }
         Ok(self.positions)
@@ -144,7 +144,7 @@ impl Worker<'_> {
         batch.partitions.into_iter().map(placed).collect()
     }
 
-    /// Writes a batch, trying again for a while where the world is at fault. Gives how many records it was.
+    /// Writes a batch, trying again for a while where the error is transient. Gives how many records it was.
     async fn write(&mut self, batch: &[PartitionBatch], shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut backoff) = (Instant::now(), BACKOFF_MIN);
         loop {
@@ -156,13 +156,13 @@ impl Worker<'_> {
             let error = match written {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => error,
-                Err(_) => ApplyError::World(sqlx::Error::PoolTimedOut),
+                Err(_) => ApplyError::Transient(sqlx::Error::PoolTimedOut),
             };
             // Whatever state the connection is in, the next attempt starts on a new one.
             self.connection = None;
             match error {
                 ApplyError::Lost(_) => return Err(ReplayError::Lost),
-                ApplyError::World(error) if began.elapsed() < TRIED_FOR_MAX => {
+                ApplyError::Transient(error) if began.elapsed() < TRIED_FOR_MAX => {
                     tracing::warn!(domain = self.drive.context.domain.name, %error, "replay a batch, trying again in {backoff:?}");
                 }
                 error => return Err(error.into()),
@@ -227,10 +227,10 @@ impl Pace {
     }
 }
 
-/// Tells how much there is to do.
-pub(super) fn announce(told: &Told, ranges: impl Iterator<Item = i64>) {
+/// Says how much there is to do.
+pub(super) fn announce(progress: &ProgressSender, ranges: impl Iterator<Item = i64>) {
     let total = ranges.sum();
-    told.send_replace(Progress { done: 0, total });
+    progress.send_replace(Progress { done: 0, total });
 }
 
 #[cfg(test)]

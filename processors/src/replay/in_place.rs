@@ -3,19 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
+use freshet_sinks::apply::difference::Difference;
+use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{ApplyError, PartitionBatch};
 use freshet_sinks::bookmark::Move;
-use freshet_sinks::correct::{self, Corrected, Example};
-use freshet_sinks::difference::Difference;
-use freshet_sinks::place::Place;
-use freshet_sinks::replays::{self, Finished, Kind, Replay, Running, Wanted};
-use freshet_sinks::upsert::Upsert;
+use freshet_sinks::destination::Destination;
+use freshet_sinks::replay::correct::{self, Corrected, Example};
+use freshet_sinks::replay::{self as replays, Finished, Kind, Replay, Running, Wanted};
 use freshet_topics::Provenance;
+use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
 use super::drive::{Drive, Sink, announce, positions as taken_positions};
 use super::plan::{self, Times};
-use super::{PlanError, Point, ReplayContext, ReplayError, Request, Told, Topic, ask, hold, look, postgres};
+use super::{PlanError, Point, ProgressSender, ReplayContext, ReplayError, Request, Topic, ask, lock, look, postgres};
 use crate::ranges::{self, Range, Reading};
 
 /// Keys that a preview tells apart; past them it counts rows.
@@ -31,10 +32,10 @@ const FINISH_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 pub async fn in_place(
     context: &ReplayContext,
     request: &Request,
-    told: &Told,
+    progress: &ProgressSender,
     shutdown: &CancellationToken,
 ) -> Result<Replay, ReplayError> {
-    let _hold = hold(context).await?;
+    let _lock = lock(context).await?;
     let topic = look(context).await?;
     let ranges = plan(context, request, &topic).await?;
     let objects = objects(context, request).await?;
@@ -56,13 +57,13 @@ pub async fn in_place(
     let ends: BTreeMap<i32, i64> = (0..).zip(replay.end_offsets.iter().flatten().copied()).collect();
     let mut positions = taken_positions(&taken);
     announce(
-        told,
+        progress,
         positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| (to - at.next_offset).max(0))),
     );
     let running = Running { id: replay.id, owner: context.owner.clone() };
-    let upsert = Upsert::new(context.domain, Place::InPlace);
+    let upsert = Upsert::new(context.domain, Destination::Correction);
     let sink = Sink::InPlace(running.clone());
-    let drive = Drive { context, upsert: &upsert, sink, objects, told };
+    let drive = Drive { context, upsert: &upsert, sink, objects, progress };
     loop {
         drive.run(&mut positions, &ends, shutdown).await?;
         match finish(context, &running, shutdown).await? {
@@ -71,7 +72,7 @@ pub async fn in_place(
                 let (_, taken) = replays::begin(&context.pool, &wanted).await?;
                 positions = taken_positions(&taken);
                 announce(
-                    told,
+                    progress,
                     positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| to - at.next_offset)),
                 );
             }
@@ -79,7 +80,7 @@ pub async fn in_place(
     }
 }
 
-/// Finishes, trying again for a while where the world is at fault: a live batch may be at the same rows.
+/// Finishes, trying again for a while where the error is transient: a live batch may be at the same rows.
 async fn finish(
     context: &ReplayContext,
     running: &Running,
@@ -88,7 +89,7 @@ async fn finish(
     let mut tries = 0;
     loop {
         match replays::finish(&context.pool, context.domain, running).await {
-            Err(ApplyError::World(error)) if tries < FINISH_TRIES_MAX => {
+            Err(ApplyError::Transient(error)) if tries < FINISH_TRIES_MAX => {
                 tries += 1;
                 tracing::warn!(domain = context.domain.name, %error, "finish the replay, trying again");
             }
@@ -112,7 +113,7 @@ pub struct Preview {
     pub at_most: bool,
 }
 
-/// Says what [`in_place`] would do. Nothing is written: the connection could not.
+/// Says what [`in_place`] would do. Nothing is written: the transaction could not.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -120,12 +121,12 @@ pub async fn preview(
     context: &ReplayContext,
     request: &Request,
     examples_max: usize,
-    told: &Told,
+    progress: &ProgressSender,
     shutdown: &CancellationToken,
 ) -> Result<Preview, ReplayError> {
     let topic = look(context).await?;
     let ranges = plan(context, request, &topic).await?;
-    announce(told, ranges.iter().map(Range::len));
+    announce(progress, ranges.iter().map(Range::len));
     let mut batches = ranges::read(Reading {
         domain: context.domain,
         kafka: context.kafka.clone(),
@@ -134,9 +135,8 @@ pub async fn preview(
         batch_rows_max: context.settings.batch_rows_max,
     });
     let failed = postgres("look at the table");
-    let mut connection = context.pool.acquire().await.map_err(&failed)?.detach();
-    sqlx::query("SET default_transaction_read_only = on").execute(&mut connection).await.map_err(&failed)?;
-    let upsert = Upsert::new(context.domain, Place::InPlace);
+    let mut connection = context.pool.acquire().await.map_err(&failed)?;
+    let upsert = Upsert::new(context.domain, Destination::Correction);
     let mut sum = Sum { examples_max, ..Sum::default() };
     while let Some(batch) = tokio::select! {
         batch = batches.recv() => batch,
@@ -147,10 +147,13 @@ pub async fn preview(
             PartitionBatch { bookmark, rows: records.rows }
         };
         let batch: Vec<PartitionBatch> = batch?.partitions.into_iter().map(part).collect();
-        let (corrected, differences, examples) = correct::preview(&mut connection, &upsert, &batch).await?;
+        // One a batch: a snapshot held for the whole log would keep Postgres from cleaning up behind the live pipeline.
+        let mut looking = connection.begin_with("BEGIN READ ONLY").await.map_err(&failed)?;
+        let (corrected, differences, examples) = correct::preview(&mut looking, &upsert, &batch).await?;
+        looking.rollback().await.map_err(&failed)?;
         sum.add(corrected, &differences, examples);
         let records: i64 = batch.iter().map(|part| part.bookmark.next - part.bookmark.expected).sum();
-        told.send_modify(|progress| progress.done += records);
+        progress.send_modify(|progress| progress.done += records);
     }
     Ok(sum.preview)
 }

@@ -7,17 +7,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use freshet_sinks::place::Place;
-use freshet_sinks::replays::{self, Hold, Kind, Running, Wanted};
+use freshet_sinks::apply::upsert::Upsert;
+use freshet_sinks::destination::Destination;
+use freshet_sinks::postgres::is_lock_timeout;
+use freshet_sinks::replay::{self as replays, Kind, ReplayLock, Running, Wanted};
 use freshet_sinks::shadow::{self, Comparison, Held, Swapped};
-use freshet_sinks::upsert::Upsert;
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::drive::{Drive, Sink, announce, positions};
 use super::in_place::plan;
-use super::{ReplayContext, ReplayError, Request, Told, bookmarks, hold, look, postgres};
+use super::{ProgressSender, ReplayContext, ReplayError, Request, bookmarks, lock, look, postgres};
 use crate::consumer::Position;
 
 /// With fewer records left than this, the live pipeline is made to wait for them: a fraction of a second's work.
@@ -36,7 +37,7 @@ pub struct Shadow {
     running: Running,
     stream_id: Uuid,
     positions: BTreeMap<i32, Position>,
-    _hold: Hold,
+    _lock: ReplayLock,
 }
 
 impl Shadow {
@@ -45,7 +46,7 @@ impl Shadow {
     /// # Errors
     /// [`ReplayError`].
     pub async fn open(context: &ReplayContext, request: &Request) -> Result<Self, ReplayError> {
-        let hold = hold(context).await?;
+        let lock = lock(context).await?;
         let topic = look(context).await?;
         let ranges = plan(context, request, &topic).await?;
         let wanted = Wanted {
@@ -59,12 +60,12 @@ impl Shadow {
         };
         let (replay, taken) = replays::begin(&context.pool, &wanted).await?;
         Ok(Shadow {
-            upsert: Upsert::new(context.domain, Place::Shadow),
+            upsert: Upsert::new(context.domain, Destination::Shadow),
             running: Running { id: replay.id, owner: context.owner.clone() },
             stream_id: topic.stream_id,
             positions: positions(&taken),
             context: context.clone(),
-            _hold: hold,
+            _lock: lock,
         })
     }
 
@@ -72,21 +73,21 @@ impl Shadow {
     ///
     /// # Errors
     /// [`ReplayError`].
-    pub async fn fill(&mut self, told: &Told, shutdown: &CancellationToken) -> Result<(), ReplayError> {
+    pub async fn fill(&mut self, progress: &ProgressSender, shutdown: &CancellationToken) -> Result<(), ReplayError> {
         let mut is_first = true;
         for _ in 0..TRIES_MAX {
             let live = bookmarks(&self.context, self.stream_id).await.map_err(postgres("read the live bookmarks"))?;
             let left: Vec<i64> = self.left(&live).collect();
             let all: i64 = left.iter().sum();
             match is_first {
-                true => announce(told, left.into_iter()),
-                false => told.send_modify(|progress| progress.total = progress.done + all),
+                true => announce(progress, left.into_iter()),
+                false => progress.send_modify(|progress| progress.total = progress.done + all),
             }
             if all <= LITTLE && !is_first {
                 return Ok(());
             }
             is_first = false;
-            self.read_up_to(&live, told, shutdown).await?;
+            self.read_up_to(&live, progress, shutdown).await?;
         }
         Err(ReplayError::NotCaughtUp(TRIES_MAX))
     }
@@ -101,18 +102,18 @@ impl Shadow {
     async fn read_up_to(
         &mut self,
         live: &BTreeMap<i32, i64>,
-        told: &Told,
+        progress: &ProgressSender,
         shutdown: &CancellationToken,
     ) -> Result<(), ReplayError> {
         let Shadow { context, upsert, positions, .. } = self;
-        let drive = Drive { context, upsert, sink: Sink::Shadow, objects: None, told };
+        let drive = Drive { context, upsert, sink: Sink::Shadow, objects: None, progress };
         drive.run(positions, live, shutdown).await
     }
 
     /// Makes the live pipeline wait with the shadow exactly where it stands.
-    async fn level(&mut self, told: &Told, shutdown: &CancellationToken) -> Result<Held, ReplayError> {
+    async fn level(&mut self, progress: &ProgressSender, shutdown: &CancellationToken) -> Result<Held, ReplayError> {
         for _ in 0..TRIES_MAX {
-            self.fill(told, shutdown).await?;
+            self.fill(progress, shutdown).await?;
             let held = match shadow::hold_live(&self.context.pool, self.context.domain.name).await {
                 Ok(held) => held,
                 // A batch of the live pipeline takes long.
@@ -123,7 +124,7 @@ impl Shadow {
                 Err(error) => return Err(postgres("make the live pipeline wait")(error)),
             };
             // Cut off half-way, a batch's transaction goes with its connection; the bookmark tells what it did.
-            let read = tokio::time::timeout(HOLD_MAX, self.read_up_to(&held.bookmarks, told, shutdown)).await;
+            let read = tokio::time::timeout(HOLD_MAX, self.read_up_to(&held.bookmarks, progress, shutdown)).await;
             match read {
                 Ok(Ok(())) => return Ok(held),
                 Ok(Err(error)) => return Err(error),
@@ -143,7 +144,7 @@ impl Shadow {
             self.positions.iter().map(|(partition, at)| (*partition, at.next_offset)).collect();
         let taken = freshet_sinks::bookmark::take(
             &self.context.pool,
-            Place::Shadow,
+            Destination::Shadow,
             self.context.domain.name,
             self.stream_id,
             &self.context.owner,
@@ -158,9 +159,13 @@ impl Shadow {
     ///
     /// # Errors
     /// [`ReplayError`].
-    pub async fn compare(&mut self, told: &Told, shutdown: &CancellationToken) -> Result<Comparison, ReplayError> {
+    pub async fn compare(
+        &mut self,
+        progress: &ProgressSender,
+        shutdown: &CancellationToken,
+    ) -> Result<Comparison, ReplayError> {
         let failed = postgres("compare the shadow with the live table");
-        let held = self.level(told, shutdown).await?;
+        let held = self.level(progress, shutdown).await?;
         let mut connection = self.context.pool.acquire().await.map_err(&failed)?;
         let mut snapshot = connection.begin().await.map_err(&failed)?;
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -179,12 +184,16 @@ impl Shadow {
     ///
     /// # Errors
     /// [`ReplayError::Refused`] says why it cannot; the shadow stays.
-    pub async fn swap(mut self, told: &Told, shutdown: &CancellationToken) -> Result<Swapped, ReplayError> {
-        self.fill(told, shutdown).await?;
+    pub async fn swap(
+        mut self,
+        progress: &ProgressSender,
+        shutdown: &CancellationToken,
+    ) -> Result<Swapped, ReplayError> {
+        self.fill(progress, shutdown).await?;
         shadow::analyze(&self.context.pool, self.context.domain).await.map_err(postgres("analyse the shadow"))?;
         let mut refused = None;
         for _ in 0..TRIES_MAX {
-            let held = self.level(told, shutdown).await?;
+            let held = self.level(progress, shutdown).await?;
             match shadow::swap(held, self.context.domain, &self.running).await {
                 // Somebody reads the table for long.
                 Err(shadow::Refused::Postgres(error)) if is_lock_conflict(&error) => refused = Some(error),
@@ -201,5 +210,5 @@ impl Shadow {
 /// Somebody else has what is needed, for too long or the other way round: not now.
 fn is_lock_conflict(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    matches!(code.as_deref(), Some("55P03" | "40P01"))
+    is_lock_timeout(error) || code.as_deref() == Some("40P01")
 }

@@ -3,8 +3,8 @@
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::place::Place;
-use crate::upsert::quoted;
+use crate::apply::upsert::quoted;
+use crate::destination::Destination;
 
 /// What is shown of each kind of difference, at most.
 const SHOWN_MAX: i64 = 5;
@@ -55,9 +55,10 @@ impl Comparison {
 pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> Result<Comparison, sqlx::Error> {
     let columns = quoted(domain.columns.iter().map(|column| column.name), "");
     let mut comparison = Comparison::default();
-    (comparison.live_rows, comparison.live_checksum) = sum(connection, &Place::Live.table(domain), &columns).await?;
+    (comparison.live_rows, comparison.live_checksum) =
+        sum(connection, &Destination::Live.table(domain), &columns).await?;
     (comparison.shadow_rows, comparison.shadow_checksum) =
-        sum(connection, &Place::Shadow.table(domain), &columns).await?;
+        sum(connection, &Destination::Shadow.table(domain), &columns).await?;
     let differing = differing(domain, &columns);
     let counts = format!(
         "{differing} SELECT count(*) FILTER (WHERE shadow IS NULL), count(*) FILTER (WHERE live IS NULL),
@@ -88,11 +89,11 @@ async fn sum(connection: &mut PgConnection, table: &str, columns: &str) -> Resul
 /// `WITH … differing`: keys that only one side has or that have other values there. Set operations and grouping take
 /// NULL for a value, as the keys do; a join by hash would not.
 fn differing(domain: &Domain, columns: &str) -> String {
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let key = quoted(domain.key.iter().copied(), "");
     format!(
         "WITH differing AS (
-            SELECT ROW({key})::text AS key, row_number() OVER (ORDER BY {key}) AS place,
+            SELECT ROW({key})::text AS key, row_number() OVER (ORDER BY {key}) AS destination,
                 max(text) FILTER (WHERE side = 'live') AS live, max(text) FILTER (WHERE side = 'shadow') AS shadow
             FROM (
                 SELECT l.*, 'live' AS side, ROW(l.*)::text AS text

@@ -8,10 +8,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::dependants::View;
 use super::{Held, dependants};
-use crate::marks::MARKS_CHANNEL;
-use crate::place::Place;
-use crate::replays::Running;
-use crate::upsert::has_surrogate_id;
+use crate::apply::marks::MARKS_CHANNEL;
+use crate::apply::upsert::has_surrogate_id;
+use crate::destination::Destination;
+use crate::replay::Running;
 
 /// Named of a long list, at most.
 const NAMED_MAX: i64 = 20;
@@ -82,7 +82,7 @@ async fn check(
     domain: &'static Domain,
     bookmarks: &BTreeMap<i32, i64>,
 ) -> Result<(), Refused> {
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let elsewhere = elsewhere(connection, domain.name, bookmarks).await?;
     if !elsewhere.is_empty() {
         return Err(Refused::Elsewhere(elsewhere.join(", ")));
@@ -123,19 +123,46 @@ async fn elsewhere(
     .await
 }
 
-/// Files of which the live pipeline has received rows that the shadow has not, whatever state they are in.
+/// Files of which the live pipeline has received rows that the shadow has not, whatever state they are in. Each
+/// reading (generation) of a file is looked at by itself: the newest one may not have been read yet, and then the live
+/// table's rows are an older one's.
+///
+/// | the shadow has of the reading | of the file's newest reading | missing |
+/// |---|---|---|
+/// | every row that the live pipeline has | – | no |
+/// | fewer | every row of the file: newer rows stand over these | no |
+/// | fewer | fewer, or how many there are is not known yet | yes |
+///
+/// Messages that are no row of a file (object 0) are rejects and nothing else: they do not count.
 async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT format('%s (object %s, %s rows)', o.key, o.id, sum(m.missing))
-         FROM pipeline.progress AS l
-         JOIN pipeline.objects AS o ON o.id = l.object AND o.generation = l.generation
-         LEFT JOIN shadow.progress AS s
-            ON s.object = l.object AND s.generation = l.generation AND s.partition = l.partition AND s.domain = l.domain
-         CROSS JOIN LATERAL (
-            SELECT sum(upper(r) - lower(r)) AS missing FROM unnest(l.received - coalesce(s.received, '{}')) AS r
-         ) AS m
-         WHERE l.domain = $1 AND NOT l.received <@ coalesce(s.received, '{}')
-         GROUP BY o.id ORDER BY o.src_ord LIMIT $2",
+        "WITH missing AS (
+            SELECT l.object, l.generation, sum(m.rows) AS rows
+            FROM pipeline.progress AS l
+            LEFT JOIN shadow.progress AS s
+                ON s.object = l.object AND s.generation = l.generation AND s.partition = l.partition
+                AND s.domain = l.domain
+            CROSS JOIN LATERAL (
+                SELECT sum(upper(r) - lower(r)) AS rows FROM unnest(l.received - coalesce(s.received, '{}')) AS r
+            ) AS m
+            WHERE l.domain = $1 AND l.object <> 0 AND NOT l.received <@ coalesce(s.received, '{}')
+            GROUP BY l.object, l.generation
+         ),
+         newest AS (
+            SELECT o.id, sum(upper(r) - lower(r)) AS rows
+            FROM pipeline.objects AS o
+            JOIN shadow.progress AS s ON s.object = o.id AND s.generation = o.generation AND s.domain = o.domain
+            CROSS JOIN LATERAL unnest(s.received) AS r
+            WHERE o.domain = $1
+            GROUP BY o.id
+         )
+         SELECT format('%s (object %s, %s rows of its reading %s)',
+            coalesce(o.key, 'a file that is not in the ledger'), m.object, m.rows, m.generation)
+         FROM missing AS m
+         LEFT JOIN pipeline.objects AS o ON o.id = m.object
+         LEFT JOIN newest AS n ON n.id = m.object
+         WHERE (o.generation > m.generation AND n.rows >= o.rows) IS NOT TRUE
+         ORDER BY o.src_ord, m.object, m.generation LIMIT $2",
     )
     .bind(domain)
     .bind(NAMED_MAX)
@@ -145,7 +172,7 @@ async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<S
 
 /// Marks whatever either table holds: rows that go are derived again as much as those that come.
 async fn mark_all(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let sql = match &domain.event_time {
         Some(event_time) => {
             let (date, projected) = (event_time.date, event_time.projected);
@@ -198,7 +225,7 @@ async fn all_bookmarks(connection: &mut PgConnection, domain: &str) -> Result<BT
 
 /// Takes the live table and the views over it for itself. The views first, as those who read through them do.
 async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<Vec<View>, sqlx::Error> {
-    let live = Place::Live.table(domain);
+    let live = Destination::Live.table(domain);
     let views = dependants::views(connection, &live).await?;
     let tables: Vec<&str> = views.iter().map(View::name).chain([live.as_str()]).collect();
     let sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
@@ -208,7 +235,7 @@ async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<
 
 /// Puts the shadow where the live table was, under the views, and drops that.
 async fn swap_table(connection: &mut PgConnection, domain: &'static Domain, views: &[View]) -> Result<(), sqlx::Error> {
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let schema: String = sqlx::query_scalar(
         "SELECT quote_ident(n.nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = $1::regclass",

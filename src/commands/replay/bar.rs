@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use freshet_processors::replay::{Progress, Told};
+use freshet_processors::replay::{Progress, ProgressSender};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,14 +22,14 @@ pub(super) struct Bar {
 }
 
 /// Starts one below the others.
-pub(super) fn start(bars: &MultiProgress, name: &'static str) -> (Bar, Told) {
-    let (told, seen) = watch::channel(Progress::default());
+pub(super) fn start(bars: &MultiProgress, name: &'static str) -> (Bar, ProgressSender) {
+    let (progress, seen) = watch::channel(Progress::default());
     let style = "  {prefix:<10} {bar:36.cyan/238} {human_pos:>9} of {human_len}  {per_sec}  {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = bars.add(ProgressBar::new(0).with_prefix(name).with_style(style.progress_chars("━╸─")));
     let began = Instant::now();
     let task = tokio::spawn(follow(name, bar.clone(), seen, began));
-    (Bar { began, task, bar }, told)
+    (Bar { began, task, bar }, progress)
 }
 
 impl Bar {

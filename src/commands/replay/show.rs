@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use freshet_processors::replay::Preview;
-use freshet_sinks::correct::{Example, What};
-use freshet_sinks::replays::Replay;
+use freshet_sinks::replay::Replay;
+use freshet_sinks::replay::correct::{Example, What};
 use freshet_sinks::shadow::{Comparison, Differs, Swapped};
 use freshet_topics::Domain;
 use sqlx::PgPool;
@@ -183,7 +183,7 @@ pub(super) fn unfinished(replay: &Replay) -> String {
 
 #[cfg(test)]
 mod tests {
-    use freshet_sinks::correct::Corrected;
+    use freshet_sinks::replay::correct::Corrected;
     use freshet_topics::{DOMAINS, Provenance};
 
     use super::*;

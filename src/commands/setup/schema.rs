@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use freshet_sinks::postgres::{MIGRATIONS, explain};
 use freshet_sinks::schema::{self, Schema};
+use sqlx::PgPool;
 use sqlx::error::DatabaseError;
-use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{Finding, Standing};
 use crate::{ready, roles};
@@ -14,7 +14,16 @@ use crate::{ready, roles};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
-    let (standing, said) = match look(pool).await {
+    let (standing, said) = match usable(pool).await {
+        Ok(Some(unusable)) => (Standing::Failed, unusable),
+        Err(error) => (Standing::Failed, refused(&error)),
+        Ok(None) => standing(pool, dry_run).await,
+    };
+    Finding::new("schema", &ready::place_of(pool), standing, said)
+}
+
+async fn standing(pool: &PgPool, dry_run: bool) -> (Standing, String) {
+    match schema::read(pool).await {
         Ok(Schema::Current) => (Standing::Found, format!("found, at version {}", newest())),
         Ok(Schema::Newer { found, wanted }) => {
             let said = format!("is at version {found}, this program knows up to {wanted}: run the newer freshet");
@@ -22,17 +31,14 @@ pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
         }
         Ok(Schema::Older { found, wanted }) => bring_up(pool, found, wanted, dry_run).await,
         Err(error) => (Standing::Failed, refused(&error)),
-    };
-    Finding::new("schema", &ready::place_of(pool), standing, said)
+    }
 }
 
-/// Connects by itself first: the pool would keep trying for half a minute, and then not say why.
-async fn look(pool: &PgPool) -> Result<Schema, sqlx::Error> {
-    let options = pool.connect_options();
+/// Connects by itself: the pool would keep trying for half a minute, and then not say why. Gives what is wrong with its
+/// sessions, if anything is.
+async fn usable(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
     let timed_out = |_| sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut));
-    let connected = tokio::time::timeout(ANSWER_TIMEOUT, PgConnection::connect_with(&options)).await;
-    connected.map_err(timed_out)??.close().await?;
-    schema::read(pool).await
+    tokio::time::timeout(ANSWER_TIMEOUT, ready::unusable_session(pool)).await.map_err(timed_out)?
 }
 
 fn newest() -> i64 {

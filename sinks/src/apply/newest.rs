@@ -7,35 +7,12 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use crate::apply::ApplyError;
-use crate::difference::{Difference, Differences};
-use crate::place::Place;
+use super::difference::{Difference, Differences};
+use super::error::{Failure, Mode};
+use super::refusals::{Refusals, check_share};
+use super::upsert::{Candidate, Upsert, Written};
+use crate::destination::Destination;
 use crate::postgres::{ErrorKind, error_kind};
-use crate::refusals::{Refusals, check_share};
-use crate::upsert::{Candidate, Upsert, Written};
-
-/// How a batch is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// One statement; a refused row fails the attempt.
-    Fast,
-    /// Savepoints and halving; refused rows are taken out.
-    Careful,
-}
-
-/// Why an attempt failed.
-pub(crate) enum Failure {
-    /// Postgres refuses a row: to be tried again carefully.
-    Row,
-    /// For good.
-    Final(ApplyError),
-}
-
-impl<E: Into<ApplyError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Failure::Final(error.into())
-    }
-}
 
 /// What became of the rows of a batch.
 #[derive(Debug, Default)]
@@ -85,7 +62,7 @@ pub(crate) async fn write(
     let mut outcome = Outcome::default();
     while !keys.is_empty() {
         let mut newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
-        if upsert.place() == Place::InPlace {
+        if upsert.destination() == Destination::Correction {
             let Differences { differing, lost } = upsert.differences(connection, &newest).await?;
             let differ: BTreeSet<usize> = differing.iter().map(|difference| difference.index).collect();
             newest.retain(|row| differ.contains(&row.index));
@@ -106,9 +83,9 @@ pub(crate) async fn write(
         let refused_indexes: BTreeSet<usize> = refused.iter().map(|(index, _)| *index).collect();
         outcome.refused.extend(refused);
         check_share(recent, &outcome.refused, all)?;
-        let (refused_keys, settled): (Vec<&[Candidate]>, Vec<&[Candidate]>) =
+        let (refused_keys, written_keys): (Vec<&[Candidate]>, Vec<&[Candidate]>) =
             keys.into_iter().partition(|key| refused_indexes.contains(&key[0].index));
-        let lost = settled.iter().flat_map(|key| key[1..].iter().filter(|row| !is_same_row(row, &key[0])));
+        let lost = written_keys.iter().flat_map(|key| key[1..].iter().filter(|row| !is_same_row(row, &key[0])));
         outcome.lost.extend(lost.map(|row| row.index));
         keys = refused_keys.into_iter().map(|key| &key[1..]).filter(|key| !key.is_empty()).collect();
     }

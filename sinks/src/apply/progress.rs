@@ -11,7 +11,7 @@ use std::str::FromStr;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use crate::place::Place;
+use crate::destination::Destination;
 
 /// A set of sequence numbers, kept as half-open ranges in order: nearly always one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -162,19 +162,22 @@ pub struct PartProgress {
 /// writer of these partitions out.
 pub(crate) async fn load(
     connection: &mut PgConnection,
-    place: Place,
+    destination: Destination,
     domain: &str,
     parts: &[Part],
 ) -> Result<BTreeMap<Part, PartProgress>, sqlx::Error> {
     let mut progress: BTreeMap<Part, PartProgress> =
         parts.iter().map(|part| (*part, PartProgress::default())).collect();
+    if parts.is_empty() {
+        return Ok(progress);
+    }
     let (objects, generations, partitions) = columns(parts.iter());
     let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT p.object, p.generation, p.partition, p.received::text, p.corrections
          FROM UNNEST($1::int8[], $2::int4[], $3::int4[]) AS u (object, generation, partition)
          JOIN {} AS p USING (object, generation, partition)
          WHERE p.domain = $4",
-        place.progress()
+        destination.progress()
     )))
     .bind(objects)
     .bind(generations)
@@ -195,10 +198,13 @@ pub(crate) async fn load(
 /// Writes the progress back: the received set as it is now, the counts added.
 pub(crate) async fn save(
     connection: &mut PgConnection,
-    place: Place,
+    destination: Destination,
     domain: &str,
     progress: &BTreeMap<Part, PartProgress>,
 ) -> Result<(), sqlx::Error> {
+    if progress.is_empty() {
+        return Ok(());
+    }
     let (objects, generations, partitions) = columns(progress.keys());
     let all = || progress.values();
     let count = |pick: fn(&Counts) -> i64| all().map(|part| pick(&part.added)).collect::<Vec<i64>>();
@@ -228,7 +234,7 @@ pub(crate) async fn save(
              corrected = p.corrected + excluded.corrected,
              corrections = excluded.corrections,
              updated_at = now()",
-        place.progress()
+        destination.progress()
     )))
     .bind(domain)
     .bind(objects)

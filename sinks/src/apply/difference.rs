@@ -13,7 +13,7 @@
 use freshet_topics::Domain;
 use sqlx::{PgConnection, Row};
 
-use crate::upsert::{Candidate, Upsert, quoted, same_key, unnest, value_columns};
+use super::upsert::{Candidate, Upsert, quoted, same_key, unnest, value_columns};
 
 /// How rows compare with the table; those that stand there as they are are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Upsert {
         if rows.is_empty() {
             return Ok(differences);
         }
-        let sql = statement(self.domain(), &self.place().table(self.domain()));
+        let sql = statement(self.domain(), &self.destination().table(self.domain()));
         let answer = self.bind(&sql, rows).fetch_all(connection).await?;
         let columns: Vec<&'static str> = value_columns(self.domain()).collect();
         for row in &answer {

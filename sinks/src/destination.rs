@@ -9,47 +9,47 @@ use freshet_topics::Domain;
 
 /// A copy of a domain's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Destination {
     /// What everybody reads.
     Live,
     /// The live table, corrected by a replay.
-    InPlace,
+    Correction,
     /// A second table.
     Shadow,
 }
 
-impl Place {
+impl Destination {
     /// The domain's table, quoted, as SQL names it.
     pub fn table(self, domain: &Domain) -> String {
         match self {
-            Place::Live | Place::InPlace => format!("\"{}\"", domain.table),
-            Place::Shadow => format!("shadow.\"{}\"", domain.table),
+            Destination::Live | Destination::Correction => format!("\"{}\"", domain.table),
+            Destination::Shadow => format!("shadow.\"{}\"", domain.table),
         }
     }
 
     /// The table of bookmarks.
     pub(crate) fn bookmarks(self) -> &'static str {
         match self {
-            Place::Live => "pipeline.bookmarks",
-            Place::InPlace => "pipeline.replay_bookmarks",
-            Place::Shadow => "shadow.bookmarks",
+            Destination::Live => "pipeline.bookmarks",
+            Destination::Correction => "pipeline.replay_bookmarks",
+            Destination::Shadow => "shadow.bookmarks",
         }
     }
 
     /// The table of progress.
     pub(crate) fn progress(self) -> &'static str {
         match self {
-            Place::Live => "pipeline.progress",
-            Place::InPlace => "pipeline.replay_progress",
-            Place::Shadow => "shadow.progress",
+            Destination::Live => "pipeline.progress",
+            Destination::Correction => "pipeline.replay_progress",
+            Destination::Shadow => "shadow.progress",
         }
     }
 
     /// The table of rejects.
     pub(crate) fn rejects(self) -> &'static str {
         match self {
-            Place::Live | Place::InPlace => "pipeline.rejects",
-            Place::Shadow => "shadow.rejects",
+            Destination::Live | Destination::Correction => "pipeline.rejects",
+            Destination::Shadow => "shadow.rejects",
         }
     }
 }

@@ -15,13 +15,13 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 
-use crate::place::Place;
+use crate::destination::Destination;
 
 /// The upsert of one domain at one place.
 #[derive(Debug)]
 pub struct Upsert {
     domain: &'static Domain,
-    place: Place,
+    destination: Destination,
     key: Vec<usize>,
     sql: String,
 }
@@ -61,9 +61,9 @@ pub enum Changed {
 
 impl Upsert {
     /// Prepares the statement of a domain.
-    pub fn new(domain: &'static Domain, place: Place) -> Self {
+    pub fn new(domain: &'static Domain, destination: Destination) -> Self {
         let key = domain.key.iter().map(|name| domain.index_of(name)).collect();
-        Upsert { domain, place, key, sql: statement(domain, place) }
+        Upsert { domain, destination, key, sql: statement(domain, destination) }
     }
 
     /// The domain it writes.
@@ -72,8 +72,8 @@ impl Upsert {
     }
 
     /// Where it writes.
-    pub fn place(&self) -> Place {
-        self.place
+    pub fn destination(&self) -> Destination {
+        self.destination
     }
 
     /// Orders rows by key, the newest of a key first.
@@ -236,14 +236,14 @@ pub(crate) fn has_surrogate_id(domain: &Domain) -> bool {
 }
 
 /// Where the rows to write come from, with the columns to write them to.
-fn source(domain: &Domain, place: Place) -> (String, String) {
+fn source(domain: &Domain, destination: Destination) -> (String, String) {
     let columns = quoted(domain.columns.iter().map(|column| column.name), "");
     let (columns, lineage) = (columns.as_str(), LINEAGE.join(", "));
     let rows = unnest(domain, "");
-    if place != Place::Shadow || !has_surrogate_id(domain) {
+    if destination != Destination::Shadow || !has_surrogate_id(domain) {
         return (format!("({columns}, {lineage}, value_ord)"), format!("SELECT u.*, u.src_ord FROM {rows}"));
     }
-    let live = Place::Live.table(domain);
+    let live = Destination::Live.table(domain);
     let target = format!("(id, {columns}, {lineage}, value_ord) OVERRIDING SYSTEM VALUE");
     let id = format!("coalesce(live.id, nextval(pg_get_serial_sequence('{live}', 'id')))");
     // A look-up a row, by the key's index: the limit keeps the planner from reading the whole table instead.
@@ -251,7 +251,7 @@ fn source(domain: &Domain, place: Place) -> (String, String) {
     (target, format!("SELECT {id}, u.*, u.src_ord FROM {rows} LEFT JOIN LATERAL ({looked_up}) AS live ON true"))
 }
 
-fn statement(domain: &Domain, place: Place) -> String {
+fn statement(domain: &Domain, destination: Destination) -> String {
     let assignments = value_columns(domain)
         .chain(LINEAGE)
         .map(|name| format!("\"{name}\" = excluded.\"{name}\""))
@@ -268,7 +268,7 @@ fn statement(domain: &Domain, place: Place) -> String {
         Some(event_time) => quoted([event_time.date, event_time.projected], ""),
         None => quoted([domain.partition_by], ""),
     };
-    let (columns, rows) = source(domain, place);
+    let (columns, rows) = source(domain, destination);
     format!(
         "WITH written AS (
              INSERT INTO {table} AS t {columns}
@@ -279,7 +279,7 @@ fn statement(domain: &Domain, place: Place) -> String {
              RETURNING src_object, src_gen, src_row, {returned}, value_ord = src_ord AS changed
          )
          SELECT src_object, src_gen, array_agg(src_row), {changed} FROM written GROUP BY src_object, src_gen",
-        table = place.table(domain),
+        table = destination.table(domain),
         key = quoted(domain.key.iter().copied(), ""),
         old = quoted(value_columns(domain), "t."),
         new = quoted(value_columns(domain), "excluded."),
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_newest_row_of_a_key_comes_first() {
-        let upsert = Upsert::new(DOMAINS[0], Place::Live);
+        let upsert = Upsert::new(DOMAINS[0], Destination::Live);
         let row = |id: i32| vec![Value::Int(id), Value::Null, Value::Null, Value::Null, Value::Null];
         let from =
             |src_ord, generation, row| Provenance { object: 1, generation, row, line: 0, src_ord, seq: 0, parser: 1 };

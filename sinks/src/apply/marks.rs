@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use freshet_topics::window::{Window, WindowKind};
 use sqlx::PgConnection;
 
-use crate::upsert::{Changed, Written};
+use super::upsert::{Changed, Written};
 
 /// The channel on which a publisher hears that there are change marks.
 pub const MARKS_CHANNEL: &str = "freshet_marks";

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use freshet_sinks::apply::ApplyError;
-use freshet_sinks::replays::{self, BeginError, Hold};
+use freshet_sinks::replay::{self as replays, BeginError, ReplayLock};
 use freshet_sinks::shadow::Refused;
 use freshet_sinks::streams::{self, Binding};
 use freshet_topics::Domain;
@@ -36,7 +36,7 @@ pub use shadow::Shadow;
 use crate::ranges::RangeError;
 use crate::settings::ProcessSettings;
 
-/// What a replay needs of the world.
+/// What a replay needs.
 #[derive(Clone)]
 pub struct ReplayContext {
     /// The domain.
@@ -68,8 +68,8 @@ pub struct Progress {
     pub total: i64,
 }
 
-/// Where a replay tells how far it is.
-pub type Told = watch::Sender<Progress>;
+/// Where a replay says how far it is.
+pub type ProgressSender = watch::Sender<Progress>;
 
 /// Why a replay did not get to its end.
 #[derive(Debug, thiserror::Error)]
@@ -136,11 +136,11 @@ fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> ReplayError {
     move |source| ReplayError::Postgres { action, source }
 }
 
-/// Takes hold of the domain's replays.
-async fn hold(context: &ReplayContext) -> Result<Hold, ReplayError> {
-    let failed = postgres("take hold of the domain's replays");
-    if let Some(hold) = replays::hold(&context.pool, context.domain.name).await.map_err(&failed)? {
-        return Ok(hold);
+/// Takes the lock of the domain's replays.
+async fn lock(context: &ReplayContext) -> Result<ReplayLock, ReplayError> {
+    let failed = postgres("lock the domain's replays");
+    if let Some(lock) = replays::lock(&context.pool, context.domain.name).await.map_err(&failed)? {
+        return Ok(lock);
     }
     let unfinished = replays::unfinished(&context.pool, context.domain.name).await.map_err(&failed)?;
     Err(ReplayError::Busy { domain: context.domain.name, owner: unfinished.map(|replay| replay.owner) })

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::apply::ApplyError;
+use super::error::ApplyError;
 
 /// More than this share of the latest rows refused by Postgres is not the rows' fault but the table's.
 const REFUSED_SHARE_MAX: f64 = 0.5;

@@ -15,23 +15,25 @@ mod dependants;
 mod swap;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use freshet_topics::Domain;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
-use crate::place::Place;
+use crate::destination::Destination;
+use crate::transactions::{self, Limits, Named};
 
 pub use compare::{Comparison, Differs, compare};
 pub use swap::{Refused, Swapped, swap};
 
 /// How long a statement that needs the live table for itself waits for those who read it. Whoever comes after it waits
 /// too: better to give up and try again.
-const LOCK_TIMEOUT: &str = "2s";
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Makes an empty shadow. What an earlier one left is dropped.
 pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
     drop_all(connection, domain).await?;
-    let (live, shadow) = (Place::Live.table(domain), Place::Shadow.table(domain));
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let sql = format!("CREATE TABLE {shadow} (LIKE {live} INCLUDING ALL)");
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     // LIKE makes up names of its own. A constraint's index is renamed with its constraint.
@@ -66,9 +68,9 @@ async fn index_names(
 
 /// Drops the domain's shadow and all that belongs to it, if there is one.
 pub(crate) async fn drop_all(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
-    let sql = format!("DROP TABLE IF EXISTS {}", Place::Shadow.table(domain));
+    let sql = format!("DROP TABLE IF EXISTS {}", Destination::Shadow.table(domain));
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
-    for table in [Place::Shadow.bookmarks(), Place::Shadow.progress(), Place::Shadow.rejects()] {
+    for table in [Destination::Shadow.bookmarks(), Destination::Shadow.progress(), Destination::Shadow.rejects()] {
         let sql = format!("DELETE FROM {table} WHERE domain = $1");
         sqlx::query(AssertSqlSafe(sql)).bind(domain.name).execute(&mut *connection).await?;
     }
@@ -78,7 +80,7 @@ pub(crate) async fn drop_all(connection: &mut PgConnection, domain: &'static Dom
 /// Where the live bookmarks stand, with the live pipeline waiting for the end of the transaction.
 pub struct Held {
     /// The transaction that holds them. It must be ended within seconds.
-    pub transaction: Transaction<'static, Postgres>,
+    pub transaction: Named<'static>,
     /// Partition → next offset.
     pub bookmarks: BTreeMap<i32, i64>,
 }
@@ -88,9 +90,7 @@ pub struct Held {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn hold_live(pool: &PgPool, domain: &str) -> Result<Held, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    let sql = format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
+    let mut transaction = transactions::begin(pool, "swap", Limits::SHORT.waiting_at_most(LOCK_TIMEOUT)).await?;
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "SELECT partition, next_offset FROM pipeline.bookmarks WHERE domain = $1 ORDER BY partition FOR UPDATE",
     )
@@ -105,7 +105,7 @@ pub async fn hold_live(pool: &PgPool, domain: &str) -> Result<Held, sqlx::Error>
 /// # Errors
 /// If Postgres does not answer.
 pub async fn analyze(pool: &PgPool, domain: &'static Domain) -> Result<(), sqlx::Error> {
-    let sql = format!("ANALYZE {}", Place::Shadow.table(domain));
+    let sql = format!("ANALYZE {}", Destination::Shadow.table(domain));
     sqlx::query(AssertSqlSafe(sql)).execute(pool).await?;
     Ok(())
 }

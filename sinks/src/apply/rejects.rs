@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use freshet_topics::Provenance;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::place::Place;
+use crate::destination::Destination;
 
 /// A row that cannot load.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +46,7 @@ fn storable(text: &str) -> String {
 /// of it before; for the same, it leaves that as it is.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
-    place: Place,
+    destination: Destination,
     domain: &str,
     topic: &str,
     rejects: &[Reject],
@@ -67,7 +67,7 @@ pub(crate) async fn insert(
                partition = excluded.partition, "offset" = excluded."offset", "column" = excluded."column",
                value = excluded.value, rule = excluded.rule, raw = excluded.raw, rejected_at = now()
            WHERE (r.rule, r."column", r.value) IS DISTINCT FROM (excluded.rule, excluded."column", excluded.value)"#,
-        place.rejects()
+        destination.rejects()
     )))
     .bind(domain)
     .bind(topic)
@@ -92,7 +92,7 @@ pub(crate) type Lineage = (i64, i32, i64);
 /// Those of `rows` that are rejects, with their rule.
 pub(crate) async fn among(
     connection: &mut PgConnection,
-    place: Place,
+    destination: Destination,
     domain: &str,
     rows: &[Lineage],
 ) -> Result<BTreeMap<Lineage, String>, sqlx::Error> {
@@ -101,7 +101,7 @@ pub(crate) async fn among(
          FROM UNNEST($2::int8[], $3::int4[], $4::int8[]) AS u (object, generation, row)
          JOIN {} AS r USING (object, generation, row)
          WHERE r.domain = $1",
-        place.rejects()
+        destination.rejects()
     )))
     .bind(domain)
     .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
@@ -115,7 +115,7 @@ pub(crate) async fn among(
 /// Deletes rejects that are none any more.
 pub(crate) async fn delete(
     connection: &mut PgConnection,
-    place: Place,
+    destination: Destination,
     domain: &str,
     rows: &[Lineage],
 ) -> Result<(), sqlx::Error> {
@@ -125,7 +125,7 @@ pub(crate) async fn delete(
     sqlx::query(AssertSqlSafe(format!(
         "DELETE FROM {} AS r USING UNNEST($2::int8[], $3::int4[], $4::int8[]) AS u (object, generation, row)
          WHERE r.domain = $1 AND r.object = u.object AND r.generation = u.generation AND r.row = u.row",
-        place.rejects()
+        destination.rejects()
     )))
     .bind(domain)
     .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())

@@ -1,0 +1,123 @@
+//! Applying: one batch of rows into Postgres, exactly once, in one transaction.
+//!
+//! A batch's path through it ([`mod@transaction`](self)):
+//! 1. the bookmarks are moved, or the batch turns out not to be ours ([`crate::bookmark`]);
+//! 2. what was received before is taken out ([`progress`]);
+//! 3. the newest row of each key is written ([`upsert`]), fast; where Postgres refuses a row, carefully: the row becomes
+//!    a reject, and the next older one of its key gets its turn (`newest`). A table that refuses everything is told from
+//!    a few bad rows ([`refusals`]);
+//! 4. what cannot load is kept ([`rejects`]), and what was received is added to the sets and counts ([`progress`]);
+//! 5. what the outputs are derived from is marked ([`marks`]);
+//! 6. commit.
+//!
+//! A shadow is filled by the same transaction at another [`Destination`](crate::destination::Destination); only its
+//! changes mark nothing. A replay in place goes the same way and differs in how it counts ([`crate::replay::correct`]).
+
+mod batch;
+pub mod difference;
+mod error;
+pub mod marks;
+pub(crate) mod newest;
+pub mod progress;
+pub mod refusals;
+pub mod rejects;
+pub(crate) mod transaction;
+pub mod upsert;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::PgConnection;
+
+pub(crate) use batch::{ApplyBatch, Duplicates, PartitionRow};
+pub use batch::{PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow};
+pub use error::ApplyError;
+use newest::Outcome;
+use refusals::Refusals;
+use rejects::Lineage;
+use transaction::{Request, Strategy};
+use upsert::Upsert;
+
+/// What became of a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows now in the table.
+    pub applied: u64,
+    /// Rows that lost to newer data.
+    pub stale: u64,
+    /// Rows received before.
+    pub duplicate: u64,
+    /// Rows that cannot load, as (rule, count).
+    pub rejected: BTreeMap<&'static str, u64>,
+    /// Changes made to values, as ((column, rule), count).
+    pub corrected: BTreeMap<(&'static str, &'static str), u64>,
+    /// Rows that were handed to Postgres.
+    pub offered: usize,
+    /// Rows that Postgres itself refused.
+    pub refused: usize,
+}
+
+/// Applies a batch on a connection that is in no transaction. `recent` is what Postgres refused of the rows before.
+///
+/// # Errors
+/// See [`ApplyError`]; nothing of the batch is applied then, but for a lost answer to COMMIT, which calling
+/// again with the same batch resolves.
+pub async fn apply(
+    connection: &mut PgConnection,
+    upsert: &Upsert,
+    topic: &str,
+    batch: &[PartitionBatch],
+    recent: &Refusals,
+) -> Result<Applied, ApplyError> {
+    transaction::run(connection, Request { upsert, topic, batch, recent }, FirstTime::default).await
+}
+
+/// The strategy for rows that come for the first time: each is counted once, as applied, stale or rejected.
+#[derive(Default)]
+struct FirstTime {
+    applied: Applied,
+}
+
+impl Strategy for FirstTime {
+    const NAME: &'static str = "apply";
+    const DUPLICATES: Duplicates = Duplicates::TakeOut;
+    type Summary = Applied;
+
+    async fn look(&mut self, _: &mut PgConnection, _: &str, _: &ApplyBatch<'_>) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome) {
+        let written: BTreeSet<Lineage> = outcome
+            .written
+            .iter()
+            .flat_map(|one| one.rows.iter().map(|row| (one.object, one.generation, *row)))
+            .collect();
+        let applied = &mut self.applied;
+        let accepted: Vec<PartitionRow> = batch.accepted().map(|(_, row)| *row).collect();
+        for row in accepted {
+            let added = &mut batch.progress_of(row.part()).added;
+            if written.contains(&row.lineage()) {
+                added.applied += 1;
+                applied.applied += 1;
+            } else {
+                added.stale += 1;
+                applied.stale += 1;
+            }
+        }
+        let rejected: Vec<_> = batch.rejected.iter().map(|(row, refusal)| (row.part(), refusal.rule)).collect();
+        for (part, rule) in rejected {
+            batch.progress_of(part).added.rejected += 1;
+            *applied.rejected.entry(rule).or_default() += 1;
+        }
+        (applied.offered, applied.refused) = (batch.rows.len(), batch.refused.len());
+        (applied.duplicate, applied.corrected) = (batch.duplicate, std::mem::take(&mut batch.corrected));
+    }
+
+    async fn save(&mut self, _: &mut PgConnection, _: &str) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    fn summary(self) -> Applied {
+        self.applied
+    }
+}

@@ -1,0 +1,128 @@
+//! The transaction of a batch, in the order in which it goes.
+//!
+//! Applying rows that come for the first time and correcting by rows read again are one transaction; in what they
+//! differ is a [`Strategy`]. All of it commits or none. An unanswered COMMIT is resolved by the same batch again: the
+//! bookmark says whether it had worked.
+
+use sqlx::PgConnection;
+
+use super::batch::{ApplyBatch, Duplicates, PartitionBatch, parts_of};
+use super::error::{ApplyError, Failure, Mode};
+use super::marks::Marks;
+use super::newest::{self, Outcome};
+use super::refusals::Refusals;
+use super::upsert::Upsert;
+use super::{progress, rejects};
+use crate::bookmark::{self, Advance, Move};
+use crate::destination::Destination;
+use crate::postgres::{ErrorKind, error_kind};
+use crate::transactions::{self, Limits};
+
+/// What to apply, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) upsert: &'a Upsert,
+    pub(crate) topic: &'a str,
+    pub(crate) batch: &'a [PartitionBatch],
+    /// What Postgres refused of the rows before.
+    pub(crate) recent: &'a Refusals,
+}
+
+/// In what the transactions differ. One is made for each attempt.
+pub(crate) trait Strategy: Sized {
+    /// The transaction's name.
+    const NAME: &'static str;
+    /// What becomes of rows that were received before.
+    const DUPLICATES: Duplicates;
+    /// What the caller learns.
+    type Summary;
+
+    /// Reads what it has to know of the batch before anything is written.
+    async fn look(
+        &mut self,
+        connection: &mut PgConnection,
+        domain: &str,
+        batch: &ApplyBatch<'_>,
+    ) -> Result<(), sqlx::Error>;
+
+    /// Counts what became of the rows.
+    fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome);
+
+    /// Writes what it keeps beside rejects and progress.
+    async fn save(&mut self, connection: &mut PgConnection, domain: &str) -> Result<(), ApplyError>;
+
+    /// What was done.
+    fn summary(self) -> Self::Summary;
+}
+
+/// Writes a batch on a connection that is in no transaction: fast, and where Postgres refuses a row, carefully.
+pub(crate) async fn run<S: Strategy>(
+    connection: &mut PgConnection,
+    request: Request<'_>,
+    strategy: impl Fn() -> S,
+) -> Result<S::Summary, ApplyError> {
+    match attempt(connection, request, strategy(), Mode::Fast).await {
+        Ok(summary) => Ok(summary),
+        Err(Failure::Final(error)) => Err(error),
+        Err(Failure::Row) => match attempt(connection, request, strategy(), Mode::Careful).await {
+            Ok(summary) => Ok(summary),
+            Err(Failure::Final(error)) => Err(error),
+            Err(Failure::Row) => unreachable!("a careful attempt takes refused rows out"),
+        },
+    }
+}
+
+async fn attempt<S: Strategy>(
+    connection: &mut PgConnection,
+    request: Request<'_>,
+    mut strategy: S,
+    mode: Mode,
+) -> Result<S::Summary, Failure> {
+    let Request { upsert, topic, batch, recent } = request;
+    let (domain, destination) = (upsert.domain().name, upsert.destination());
+    let mut transaction = transactions::begin_on(connection, S::NAME, Limits::SHORT).await?;
+    if mode == Mode::Careful {
+        sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
+    }
+
+    let unapplied = move_bookmarks(&mut transaction, destination, domain, batch).await?;
+    let received = progress::load(&mut transaction, destination, domain, &parts_of(&unapplied)).await?;
+    let mut batch = ApplyBatch::sort_out(&unapplied, received, S::DUPLICATES);
+    strategy.look(&mut transaction, domain, &batch).await?;
+    let outcome = newest::write(&mut transaction, upsert, batch.candidates(), mode, recent).await?;
+    batch.reject_refused(&outcome.refused);
+    strategy.count(&mut batch, &outcome);
+    rejects::insert(&mut transaction, destination, domain, topic, &batch.rejects()).await?;
+    progress::save(&mut transaction, destination, domain, &batch.progress).await?;
+    strategy.save(&mut transaction, domain).await?;
+    // The outputs are derived from the live table.
+    if destination != Destination::Shadow {
+        Marks::of(&outcome.written).append(&mut transaction, domain).await?;
+    }
+    match transaction.commit().await {
+        Ok(()) => Ok(strategy.summary()),
+        // A deferred constraint: checked at once, it names its row.
+        Err(error) if mode == Mode::Fast && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Moves the bookmarks, and gives the partitions of the batch that were not applied before.
+///
+/// # Errors
+/// [`ApplyError::Lost`] names the partitions whose bookmarks are not where this owner left them.
+async fn move_bookmarks<'b>(
+    connection: &mut PgConnection,
+    destination: Destination,
+    domain: &str,
+    batch: &'b [PartitionBatch],
+) -> Result<Vec<&'b PartitionBatch>, ApplyError> {
+    let moves: Vec<Move> = batch.iter().map(|partition| partition.bookmark).collect();
+    let decisions = bookmark::move_all(connection, destination, domain, &moves).await?;
+    let decided = |wanted: Advance| batch.iter().zip(&decisions).filter(move |(_, one)| **one == wanted);
+    let lost: Vec<i32> = decided(Advance::Lost).map(|(one, _)| one.bookmark.partition).collect();
+    match lost.is_empty() {
+        true => Ok(decided(Advance::Go).map(|(one, _)| one).collect()),
+        false => Err(ApplyError::Lost(lost)),
+    }
+}

@@ -1,0 +1,295 @@
+//! The transaction `correct`: one batch of rows read again, judged by the rules as they are now.
+//!
+//! It is the transaction of [`apply`](crate::apply), at the replay's own bookmarks and under the same guard that never
+//! lets old data over new.
+//!
+//! What differs, because the rows were received before:
+//! - which rows were received is known: the sets and counts of the live pipeline are left alone. The replay keeps sets
+//!   of its own, beside the corrections that it makes: of files that it has read as a whole, they are what counts then;
+//! - only rows that differ from the table are written ([`crate::apply::difference`]), so that rules that have not changed
+//!   write nothing;
+//! - a row that was a reject and loads now is one no longer; one that loaded and is refused now becomes one. Both move
+//!   between the counts of their file, whose sum stays;
+//! - a row that loaded before and has no place any more, or another key, leaves what it had written behind. Whoever is
+//!   rejected, comes to a key or finds it taken by newer data may have left a *leftover*: what stands under its lineage
+//!   and another key is removed when all is read ([`super::finish()`]): finding it needs a look through the whole table,
+//!   which once is enough. What those rows kept out comes in with a second reading.
+//!
+//! With the live pipeline at work on the same rows, whoever comes second waits for the row, and the guard decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use freshet_topics::{Provenance, Value};
+use sqlx::PgConnection;
+
+use super::Running;
+use super::counts::{self, Moved};
+use super::leftovers::{self, Leftover};
+use crate::apply::difference::Difference;
+use crate::apply::newest::{self, Outcome};
+use crate::apply::progress::Part;
+use crate::apply::refusals::Refusals;
+use crate::apply::rejects::{self, Lineage, Refusal};
+use crate::apply::transaction::{self, Request, Strategy};
+use crate::apply::upsert::Upsert;
+use crate::apply::{ApplyBatch, ApplyError, Duplicates, PartitionBatch, PartitionRow, REFUSED_BY_DATABASE};
+use crate::destination::Destination;
+
+/// What became of rows that were read again, or would.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Corrected {
+    /// Rows read.
+    pub read: u64,
+    /// Rows of keys that were not in the table.
+    pub inserted: u64,
+    /// Rows that now stand in the table with other values.
+    pub changed: u64,
+    /// Values changed, by column.
+    pub columns: BTreeMap<&'static str, u64>,
+    /// Rows that loaded before and are rejects now, by rule.
+    pub rejected_anew: BTreeMap<&'static str, u64>,
+    /// Rows that were rejects and load now, by the rule that had refused them.
+    pub accepted_anew: BTreeMap<String, u64>,
+    /// Rows that were handed to Postgres.
+    pub offered: usize,
+    /// Rows that Postgres itself refused.
+    pub refused: usize,
+}
+
+/// A row that a replay treats otherwise than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Where the row comes from.
+    pub provenance: Provenance,
+    /// What happens to it.
+    pub what: What,
+}
+
+/// What happens to a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// It is written under a key that the table does not have.
+    Inserted {
+        /// The key.
+        key: String,
+    },
+    /// A value changes.
+    Changed {
+        /// The key.
+        key: String,
+        /// The column.
+        column: &'static str,
+        /// The value in the table.
+        before: Option<String>,
+        /// The value of the row.
+        after: Option<String>,
+    },
+    /// It is rejected, and was not.
+    RejectedAnew(Refusal),
+    /// It loads, and did not because of this rule.
+    AcceptedAnew(String),
+}
+
+/// Corrects the table by a batch, on a connection that is in no transaction, as part of a replay.
+///
+/// # Errors
+/// As [`crate::apply::apply`].
+pub async fn correct(
+    connection: &mut PgConnection,
+    upsert: &Upsert,
+    topic: &str,
+    batch: &[PartitionBatch],
+    replay: &Running,
+    recent: &Refusals,
+) -> Result<Corrected, ApplyError> {
+    debug_assert_eq!(upsert.destination(), Destination::Correction);
+    transaction::run(connection, Request { upsert, topic, batch, recent }, || Correction::of(Some(replay))).await
+}
+
+/// What [`correct`] would do with a batch, as the table is now, and examples of it. Nothing is written; what only
+/// Postgres would refuse is not known.
+///
+/// # Errors
+/// As [`crate::apply::apply`].
+pub async fn preview(
+    connection: &mut PgConnection,
+    upsert: &Upsert,
+    batch: &[PartitionBatch],
+) -> Result<(Corrected, Vec<Difference>, Vec<Example>), ApplyError> {
+    let parts: Vec<&PartitionBatch> = batch.iter().collect();
+    let mut batch = ApplyBatch::sort_out(&parts, BTreeMap::new(), Correction::DUPLICATES);
+    let mut correction = Correction::of(None);
+    correction.look(connection, upsert.domain().name, &batch).await?;
+    let (newest, mut lost) = newest::of_each_key(upsert, batch.candidates());
+    let differences = upsert.differences(connection, &newest).await?;
+    lost.extend(differences.lost);
+    let outcome = Outcome { differences: differences.differing, lost, ..Outcome::default() };
+    correction.count(&mut batch, &outcome);
+    let examples = correction.examples(upsert, &batch, &outcome.differences);
+    Ok((correction.corrected, outcome.differences, examples))
+}
+
+/// The strategy for rows that are read again: only what differs from before is counted.
+struct Correction<'r> {
+    /// `None` where nothing is to be written.
+    replay: Option<&'r Running>,
+    /// Rows of the batch that are rejects at present, with their rule.
+    formerly: BTreeMap<Lineage, String>,
+    accepted_anew: Vec<Lineage>,
+    leftovers: Vec<Leftover>,
+    moved: BTreeMap<Part, Moved>,
+    corrected: Corrected,
+}
+
+impl Strategy for Correction<'_> {
+    const NAME: &'static str = "correct";
+    const DUPLICATES: Duplicates = Duplicates::Keep;
+    type Summary = Corrected;
+
+    async fn look(
+        &mut self,
+        connection: &mut PgConnection,
+        domain: &str,
+        batch: &ApplyBatch<'_>,
+    ) -> Result<(), sqlx::Error> {
+        let rejected = batch.rejected.iter().map(|(row, _)| row);
+        let lineages: Vec<Lineage> = batch.rows.iter().chain(rejected).map(PartitionRow::lineage).collect();
+        self.formerly = rejects::among(connection, Destination::Correction, domain, &lineages).await?;
+        Ok(())
+    }
+
+    /// Counts, and says which rejects to delete, which rows may have left something behind and how the counts of the
+    /// files move.
+    fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome) {
+        self.corrected.read = (batch.rows.len() + batch.rejected.len() - batch.refused.len()) as u64;
+        (self.corrected.offered, self.corrected.refused) = (outcome.differences.len(), batch.refused.len());
+        let mut written = BTreeSet::new();
+        for difference in outcome.differences.iter().filter(|difference| !batch.refused.contains(&difference.index)) {
+            written.insert(difference.index);
+            self.count_written(batch.rows[difference.index].lineage(), difference);
+        }
+        for (index, row) in batch.accepted() {
+            self.count_accepted(row, written.contains(&index));
+        }
+        for index in &outcome.lost {
+            self.may_have_left(batch.rows[*index].lineage(), None);
+        }
+        for (row, refusal) in &batch.rejected {
+            if !self.formerly.contains_key(&row.lineage()) {
+                *self.corrected.rejected_anew.entry(refusal.rule).or_default() += 1;
+                self.moved.entry(row.part()).or_default().rejected += 1;
+                self.may_have_left(row.lineage(), None);
+            }
+        }
+    }
+
+    async fn save(&mut self, connection: &mut PgConnection, domain: &str) -> Result<(), ApplyError> {
+        rejects::delete(connection, Destination::Correction, domain, &self.accepted_anew).await?;
+        counts::recount(connection, domain, &self.moved).await?;
+        if let Some(replay) = self.replay {
+            leftovers::remember(connection, replay, &self.leftovers).await?;
+            counts::add(connection, replay, &self.corrected).await?;
+        }
+        Ok(())
+    }
+
+    fn summary(self) -> Corrected {
+        self.corrected
+    }
+}
+
+impl<'r> Correction<'r> {
+    fn of(replay: Option<&'r Running>) -> Self {
+        Correction {
+            replay,
+            formerly: BTreeMap::new(),
+            accepted_anew: Vec::new(),
+            leftovers: Vec::new(),
+            moved: BTreeMap::new(),
+            corrected: Corrected::default(),
+        }
+    }
+
+    /// Counts a row that is written. Where it did not stand under this key before, it may stand under another.
+    fn count_written(&mut self, lineage: Lineage, difference: &Difference) {
+        match &difference.before {
+            None => self.corrected.inserted += 1,
+            Some(before) => {
+                self.corrected.changed += 1;
+                for (column, _) in &before.columns {
+                    *self.corrected.columns.entry(column).or_default() += 1;
+                }
+            }
+        }
+        if difference.before.as_ref().is_none_or(|before| before.lineage != lineage) {
+            self.may_have_left(lineage, Some(difference.key.clone()));
+        }
+    }
+
+    /// Counts a row that loads, if it was a reject.
+    fn count_accepted(&mut self, row: &PartitionRow<'_>, is_written: bool) {
+        let Some(rule) = self.formerly.get(&row.lineage()) else { return };
+        // Whether Postgres would still refuse it is known only of a row that was offered.
+        if rule == REFUSED_BY_DATABASE && !is_written {
+            return;
+        }
+        *self.corrected.accepted_anew.entry(rule.clone()).or_default() += 1;
+        self.accepted_anew.push(row.lineage());
+        let moved = self.moved.entry(row.part()).or_default();
+        moved.accepted += 1;
+        moved.written += i64::from(is_written);
+    }
+
+    /// A row that was no reject may stand in the table under another key than `kept`.
+    fn may_have_left(&mut self, lineage: Lineage, kept: Option<String>) {
+        if !self.formerly.contains_key(&lineage) {
+            self.leftovers.push(Leftover { lineage, kept });
+        }
+    }
+
+    fn examples(&self, upsert: &Upsert, batch: &ApplyBatch<'_>, differences: &[Difference]) -> Vec<Example> {
+        let mut examples: Vec<Example> =
+            differences.iter().filter_map(|difference| changed(upsert, batch, difference)).collect();
+        let accepted_anew: BTreeSet<Lineage> = self.accepted_anew.iter().copied().collect();
+        for row in &batch.rows {
+            if accepted_anew.contains(&row.lineage()) {
+                let rule = self.formerly[&row.lineage()].clone();
+                examples.push(Example { provenance: row.row.provenance, what: What::AcceptedAnew(rule) });
+            }
+        }
+        for (row, refusal) in &batch.rejected {
+            if !self.formerly.contains_key(&row.lineage()) {
+                let what = What::RejectedAnew(refusal.clone());
+                examples.push(Example { provenance: row.row.provenance, what });
+            }
+        }
+        examples
+    }
+}
+
+/// What would be written of a row, and the first column that would change.
+fn changed(upsert: &Upsert, batch: &ApplyBatch<'_>, difference: &Difference) -> Option<Example> {
+    let row = batch.rows[difference.index].row;
+    let key = difference.key.clone();
+    let what = match &difference.before {
+        None => What::Inserted { key },
+        Some(before) => {
+            let (column, before) = before.columns.first().cloned()?;
+            let after = row.outcome.as_ref().ok().and_then(|it| shown(&it[upsert.domain().index_of(column)]));
+            What::Changed { key, column, before, after }
+        }
+    };
+    Some(Example { provenance: row.provenance, what })
+}
+
+/// A value for people; `None` is NULL.
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::Int(value) => Some(value.to_string()),
+        Value::Double(value) => Some(value.to_string()),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::Date(value) => Some(value.to_string()),
+        Value::Text(value) => Some(value.to_string()),
+    }
+}

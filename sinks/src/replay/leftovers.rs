@@ -1,0 +1,92 @@
+//! Leftovers: rows of the table whose own row in the topic is a reject by the rules as they are, or has another key.
+//!
+//! They are remembered batch by batch (`pipeline.replay_suspects`) and removed at the end, all at once.
+
+use std::collections::BTreeMap;
+
+use chrono::NaiveDate;
+use freshet_topics::Domain;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::Running;
+use crate::apply::marks::Marks;
+use crate::apply::rejects::Lineage;
+use crate::apply::upsert::{Changed, quoted};
+use crate::destination::Destination;
+
+/// What a row may have left in the table: whatever stands under its lineage and another key than `kept`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leftover {
+    /// Object, generation and row.
+    pub(crate) lineage: Lineage,
+    /// The key under which it belongs; `None` where it is a reject.
+    pub(crate) kept: Option<String>,
+}
+
+/// Remembers them until all is read; what was said last of a row holds.
+pub(crate) async fn remember(
+    connection: &mut PgConnection,
+    replay: &Running,
+    leftovers: &[Leftover],
+) -> Result<(), sqlx::Error> {
+    if leftovers.is_empty() {
+        return Ok(());
+    }
+    let last: BTreeMap<Lineage, &Option<String>> = leftovers.iter().map(|one| (one.lineage, &one.kept)).collect();
+    sqlx::query(
+        "INSERT INTO pipeline.replay_suspects (replay, object, generation, row, kept)
+         SELECT $1, u.* FROM UNNEST($2::int8[], $3::int4[], $4::int8[], $5::text[]) AS u (object, generation, row, kept)
+         ON CONFLICT (replay, object, generation, row) DO UPDATE SET kept = excluded.kept",
+    )
+    .bind(replay.id)
+    .bind(last.keys().map(|lineage| lineage.0).collect::<Vec<_>>())
+    .bind(last.keys().map(|lineage| lineage.1).collect::<Vec<_>>())
+    .bind(last.keys().map(|lineage| lineage.2).collect::<Vec<_>>())
+    .bind(last.values().map(|kept| (*kept).clone()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Deletes what was left from the table, marks it, and counts it.
+pub(super) async fn remove(
+    connection: &mut PgConnection,
+    domain: &'static Domain,
+    replay: i64,
+) -> Result<i64, sqlx::Error> {
+    let (returned, changed) = match &domain.event_time {
+        Some(it) => (
+            quoted([it.date, it.projected], "t."),
+            format!("array_agg(DISTINCT \"{}\") FILTER (WHERE \"{}\" IS FALSE)", it.date, it.projected),
+        ),
+        None => (quoted([domain.partition_by], "t."), format!("array_agg(DISTINCT \"{}\")", domain.partition_by)),
+    };
+    let sql = format!(
+        "WITH removed AS (
+            DELETE FROM {table} AS t USING pipeline.replay_suspects AS s
+            WHERE s.replay = $1 AND t.src_object = s.object AND t.src_gen = s.generation AND t.src_row = s.row
+                AND s.kept IS DISTINCT FROM ROW({key})::text
+            RETURNING {returned}
+         )
+         SELECT count(*), {changed} FROM removed",
+        table = Destination::Live.table(domain),
+        key = quoted(domain.key.iter().copied(), "t."),
+    );
+    let query = |sql: String| sqlx::query_as::<_, (i64, Option<Vec<NaiveDate>>)>(AssertSqlSafe(sql)).bind(replay);
+    let (removed, changed) = match domain.event_time {
+        Some(_) => {
+            let (removed, dates) = query(sql).fetch_one(&mut *connection).await?;
+            (removed, Changed::Dates(dates.unwrap_or_default()))
+        }
+        None => {
+            let (removed, ids): (i64, Option<Vec<i32>>) =
+                sqlx::query_as(AssertSqlSafe(sql)).bind(replay).fetch_one(&mut *connection).await?;
+            (removed, Changed::Locations(ids.unwrap_or_default()))
+        }
+    };
+    let mut marks = Marks::default();
+    marks.add(&changed);
+    marks.append(&mut *connection, domain.name).await?;
+    sqlx::query("DELETE FROM pipeline.replay_suspects WHERE replay = $1").bind(replay).execute(connection).await?;
+    Ok(removed)
+}

@@ -1,0 +1,36 @@
+//! The lock that keeps two processes from working on the replays of one domain.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, PgConnection, PgPool};
+
+/// Keeps others from working on the domain's replays until it is dropped, or the process dies.
+#[derive(Debug)]
+pub struct ReplayLock {
+    _connection: PgConnection,
+}
+
+/// Postgres releases the lock of a process that has just ended within moments.
+const RELEASED_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks whether it has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Takes the lock of a domain's replays; `None` while another process has it.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn lock(pool: &PgPool, domain: &str) -> Result<Option<ReplayLock>, sqlx::Error> {
+    // Not the pool's: closing it, in whatever way, is what releases the lock.
+    let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+    let began = Instant::now();
+    loop {
+        let locked = "SELECT pg_try_advisory_lock(hashtextextended('freshet replay of ' || $1, 2))";
+        if sqlx::query_scalar(locked).bind(domain).fetch_one(&mut connection).await? {
+            return Ok(Some(ReplayLock { _connection: connection }));
+        }
+        if began.elapsed() > RELEASED_WITHIN {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}

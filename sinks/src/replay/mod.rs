@@ -1,0 +1,213 @@
+//! Replays: which are under way, what was asked of them, how far they are, and how one ends.
+//!
+//! A domain has one that is not ended at most. Who works on it holds an advisory lock on a connection of its own
+//! ([`ReplayLock`]), so that another is refused while it lives and may go on where it stopped once it is dead. What it writes
+//! carries its name and its bookmarks' epochs: should it be taken for dead and wake up, nothing of it fits any more.
+
+pub mod correct;
+mod counts;
+mod finish;
+mod leftovers;
+mod lock;
+
+use chrono::{DateTime, Utc};
+use freshet_topics::Domain;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::bookmark::{self, Taken};
+use crate::destination::Destination;
+use crate::transactions::{self, Limits};
+
+pub use finish::{Finished, abandon, finish};
+pub use lock::{ReplayLock, lock};
+
+/// Where a replay writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The live table.
+    InPlace,
+    /// A shadow.
+    Shadow,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::InPlace => "in_place",
+            Kind::Shadow => "shadow",
+        }
+    }
+
+    /// What it writes to.
+    pub fn destination(self) -> Destination {
+        match self {
+            Kind::InPlace => Destination::Correction,
+            Kind::Shadow => Destination::Shadow,
+        }
+    }
+}
+
+/// A replay, as it is written down.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Replay {
+    /// Its number.
+    pub id: i64,
+    /// Domain name.
+    pub domain: String,
+    /// `in_place` or `shadow`.
+    pub kind: String,
+    /// What was asked for.
+    pub request: String,
+    /// The topic it reads.
+    pub stream_id: Uuid,
+    /// One past the last offset to read in each partition; a shadow has none.
+    pub end_offsets: Option<Vec<i64>>,
+    /// Which reading it is at, from 1.
+    pub pass: i32,
+    /// Who works on it, or did.
+    pub owner: String,
+    /// When it began.
+    pub began_at: DateTime<Utc>,
+    /// When it last wrote something.
+    pub updated_at: DateTime<Utc>,
+    /// Rows read so far.
+    pub rows_read: i64,
+    /// Rows of new keys written.
+    pub inserted: i64,
+    /// Rows changed.
+    pub changed: i64,
+    /// Rows that are rejects now.
+    pub rejected_anew: i64,
+    /// Rows that are rejects no longer.
+    pub accepted_anew: i64,
+    /// Rows removed from the table.
+    pub removed: i64,
+}
+
+/// Its columns, as [`Replay`] reads them.
+const COLUMNS: &str = "id, domain, kind, request, stream_id, end_offsets, pass, owner, began_at, updated_at, rows_read, \
+     inserted, changed, rejected_anew, accepted_anew, removed";
+
+/// The replay that this process works on.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Its number.
+    pub id: i64,
+    /// The name under which this process writes.
+    pub owner: String,
+}
+
+/// What a replay is asked to do.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// The domain.
+    pub domain: &'static Domain,
+    /// Where to.
+    pub kind: Kind,
+    /// What was asked for, in words that are equal if and only if the request is.
+    pub request: &'a str,
+    /// The topic.
+    pub stream_id: Uuid,
+    /// (partition, offset) to begin at.
+    pub starts: &'a [(i32, i64)],
+    /// One past the last offset to read in each partition.
+    pub end_offsets: Option<Vec<i64>>,
+    /// A name for this process, unlike any other's.
+    pub owner: &'a str,
+}
+
+/// Why a replay cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// Another one of the domain has not ended.
+    #[error(
+        "replay {} of {} has not ended ({}): go on with it by asking the same again, or give it up with \
+         `freshet replay {} --abandon`", .0.id, .0.domain, .0.request, .0.domain
+    )]
+    Unfinished(Box<Replay>),
+    /// It was begun on a topic that is gone.
+    #[error(
+        "replay {} of {} was begun on a topic that is gone: give it up with `freshet replay {} --abandon`",
+        .0.id, .0.domain, .0.domain
+    )]
+    OtherStream(Box<Replay>),
+    /// Postgres does not answer.
+    #[error("write the replay down: {0}")]
+    Postgres(#[from] sqlx::Error),
+}
+
+/// The domain's replay that has not ended.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn unfinished(pool: &PgPool, domain: &str) -> Result<Option<Replay>, sqlx::Error> {
+    let sql = format!("SELECT {COLUMNS} FROM pipeline.replays WHERE domain = $1 AND ended_at IS NULL");
+    sqlx::query_as(AssertSqlSafe(sql)).bind(domain).fetch_optional(pool).await
+}
+
+/// Begins a replay, or goes on with the one that was interrupted and was asked the same. Gives its bookmarks, taken.
+/// To be called with a [`ReplayLock`] on the domain.
+///
+/// # Errors
+/// [`BeginError`]; nothing has changed then.
+pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Taken>), BeginError> {
+    let Wanted { domain, kind, request, stream_id, starts, end_offsets, owner } = wanted;
+    match unfinished(pool, domain.name).await? {
+        Some(found) if found.kind != kind.name() || found.request != *request => {
+            return Err(BeginError::Unfinished(Box::new(found)));
+        }
+        Some(found) if found.stream_id != *stream_id => return Err(BeginError::OtherStream(Box::new(found))),
+        Some(_) => {}
+        None => {
+            let mut transaction = transactions::begin(pool, "begin_replay", Limits::SHORT).await?;
+            sqlx::query(
+                "INSERT INTO pipeline.replays (domain, kind, request, stream_id, end_offsets, owner, start_offsets)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            )
+            .bind(domain.name)
+            .bind(kind.name())
+            .bind(request)
+            .bind(stream_id)
+            .bind(end_offsets)
+            .bind(owner)
+            .bind(by_partition(starts))
+            .execute(&mut *transaction)
+            .await?;
+            forget_state(&mut transaction, kind.destination(), domain.name).await?;
+            if *kind == Kind::Shadow {
+                crate::shadow::create(&mut transaction, domain).await?;
+            }
+            transaction.commit().await?;
+        }
+    }
+    let taken = bookmark::take(pool, kind.destination(), domain.name, *stream_id, owner, starts).await?;
+    let sql = format!(
+        "UPDATE pipeline.replays SET owner = $2, updated_at = now() WHERE domain = $1 AND ended_at IS NULL
+         RETURNING {COLUMNS}"
+    );
+    let replay = sqlx::query_as(AssertSqlSafe(sql)).bind(domain.name).bind(owner).fetch_one(pool).await?;
+    Ok((replay, taken))
+}
+
+/// Offsets as an array that has partition 0 first.
+fn by_partition(offsets: &[(i32, i64)]) -> Vec<i64> {
+    let mut array = vec![0; offsets.iter().map(|(partition, _)| *partition as usize + 1).max().unwrap_or(0)];
+    for (partition, offset) in offsets {
+        array[*partition as usize] = *offset;
+    }
+    array
+}
+
+/// Forgets how far a replay was.
+async fn forget_state(
+    connection: &mut PgConnection,
+    destination: Destination,
+    domain: &str,
+) -> Result<(), sqlx::Error> {
+    for table in [destination.bookmarks(), destination.progress()] {
+        let sql = format!("DELETE FROM {table} WHERE domain = $1");
+        sqlx::query(AssertSqlSafe(sql)).bind(domain).execute(&mut *connection).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! Transactions with names: begun in one place, counted and timed by name, and bounded by the server itself.
+//!
+//! A transaction holds locks that others wait for. The process that holds it may be frozen at any moment (a paused
+//! machine, SIGSTOP, a debugger), and then only Postgres can end it: hence [`Limits`], which go to the server in the
+//! round trip of `BEGIN`.
+
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
+
+use crate::metrics::TRANSACTIONS;
+
+/// What Postgres does with a transaction that takes its time. What is not said here is as the session has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Ended by the server once its client has said nothing for so long.
+    pub idle: Option<Duration>,
+    /// A statement fails that waits longer than this for a lock.
+    pub lock: Option<Duration>,
+}
+
+impl Limits {
+    /// For transactions that hold a bookmark or another lock that the processors need.
+    ///
+    /// A processor that is frozen loses its partitions when the session of its consumer group times out
+    /// (`session.timeout.ms`, 10 s); whoever gets them then waits for the locks of the bookmarks. By that time the
+    /// server has ended the frozen one's transaction. One that is well does nothing between two statements but sort a
+    /// batch, which takes milliseconds.
+    pub const SHORT: Limits = Limits { idle: Some(Duration::from_secs(8)), lock: None };
+
+    /// The same, with a bound on waiting for locks.
+    pub const fn waiting_at_most(self, lock: Duration) -> Limits {
+        Limits { lock: Some(lock), ..self }
+    }
+
+    /// `BEGIN`, and what bounds the transaction.
+    fn statement(self) -> String {
+        let mut sql = "BEGIN".to_owned();
+        for (setting, limit) in [("idle_in_transaction_session_timeout", self.idle), ("lock_timeout", self.lock)] {
+            if let Some(limit) = limit {
+                // 0 would mean: without a bound.
+                sql.push_str(&format!("; SET LOCAL {setting} = {}", limit.as_millis().max(1)));
+            }
+        }
+        sql
+    }
+}
+
+/// How a transaction ended, as the metric names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Committed,
+    /// COMMIT failed, or was not answered: it may have worked.
+    CommitFailed,
+    /// Rolled back, or dropped.
+    RolledBack,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Outcome::Committed => "committed",
+            Outcome::CommitFailed => "commit_failed",
+            Outcome::RolledBack => "rolled_back",
+        }
+    }
+}
+
+/// A transaction that is under way. Dropped, it is rolled back.
+#[derive(Debug)]
+pub struct Named<'c> {
+    /// Until it ends.
+    transaction: Option<Transaction<'c, Postgres>>,
+    name: &'static str,
+    began: Instant,
+}
+
+/// Begins a transaction on a connection of the pool.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn begin(pool: &PgPool, name: &'static str, limits: Limits) -> Result<Named<'static>, sqlx::Error> {
+    let transaction = pool.begin_with(AssertSqlSafe(limits.statement())).await?;
+    Ok(Named { transaction: Some(transaction), name, began: Instant::now() })
+}
+
+/// Begins a transaction on a connection that is in none.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn begin_on<'c>(
+    connection: &'c mut PgConnection,
+    name: &'static str,
+    limits: Limits,
+) -> Result<Named<'c>, sqlx::Error> {
+    let transaction = connection.begin_with(AssertSqlSafe(limits.statement())).await?;
+    Ok(Named { transaction: Some(transaction), name, began: Instant::now() })
+}
+
+impl Named<'_> {
+    /// Commits.
+    ///
+    /// # Errors
+    /// Whatever Postgres says. Where it does not answer, the transaction may have been committed all the same.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        let committed = transaction.commit().await;
+        self.ended(if committed.is_ok() { Outcome::Committed } else { Outcome::CommitFailed });
+        committed
+    }
+
+    /// Rolls back, and waits until the server has: its locks are free then.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        self.ended(Outcome::RolledBack);
+        transaction.rollback().await
+    }
+
+    fn ended(&self, outcome: Outcome) {
+        TRANSACTIONS.with_label_values(&[self.name, outcome.name()]).observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        if self.transaction.is_some() {
+            self.ended(Outcome::RolledBack);
+        }
+    }
+}
+
+impl Deref for Named<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.transaction.as_deref().expect("a transaction that has ended is consumed")
+    }
+}
+
+impl DerefMut for Named<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.transaction.as_deref_mut().expect("a transaction that has ended is consumed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_begins_with_its_limits_in_one_round_trip() {
+        let second = Duration::from_secs(1);
+        let cases = [
+            (Limits::default(), "BEGIN"),
+            (Limits::SHORT, "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 8000"),
+            (Limits { idle: None, lock: Some(second) }, "BEGIN; SET LOCAL lock_timeout = 1000"),
+            (Limits { idle: None, lock: Some(Duration::ZERO) }, "BEGIN; SET LOCAL lock_timeout = 1"),
+            (
+                Limits::SHORT.waiting_at_most(2 * second),
+                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 8000; SET LOCAL lock_timeout = 2000",
+            ),
+        ];
+        for (limits, expected) in cases {
+            assert_eq!(limits.statement(), expected);
+        }
+    }
+}
