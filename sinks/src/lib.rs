@@ -4,15 +4,14 @@
 //! count about them move in one transaction ([`apply`]), and that derived outputs are published as a whole or
 //! not at all ([`outputs`]).
 //!
-//! One batch's path through it: [`bookmark`] decides whether the batch is the next one, [`progress`] which of
+//! One batch's path through it: [`bookmarks`] decides whether the batch is the next one, [`progress`] which of
 //! its rows are new, [`upsert`] writes the newest row of each key, [`rejects`] keeps what could not load, and
 //! [`marks`] tell the publisher which windows to derive again.
 //!
 //! A batch that is replayed goes the same way into a [`shadow`], or [`mod@correct`]s the tables in place.
 
-pub mod adopt;
 pub mod apply;
-pub mod bookmark;
+pub mod bookmarks;
 pub mod correct;
 pub mod difference;
 pub mod marks;
@@ -22,12 +21,13 @@ pub mod outputs;
 pub mod place;
 pub mod postgres;
 pub mod progress;
-pub mod rebookmark;
 pub mod refusals;
 pub mod rejects;
 pub mod replays;
 pub mod s3;
 pub mod schema;
 pub mod shadow;
-pub mod streams;
 pub mod upsert;
+
+pub use bookmarks as bookmark;
+pub use bookmarks::{adopt, set as rebookmark, streams};

@@ -4,6 +4,10 @@
 //! only if they still stand where this owner left them. A former owner whose partition was taken therefore
 //! finds its epoch gone and can write nothing, however late its transaction arrives.
 
+pub mod adopt;
+pub mod set;
+pub mod streams;
+
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
