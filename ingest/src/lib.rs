@@ -32,6 +32,7 @@ pub mod republish;
 mod rows;
 pub mod settings;
 pub mod sweep;
+mod truncation;
 
 use std::sync::Arc;
 use std::time::Duration;

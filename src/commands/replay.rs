@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::confirm::confirm;
 use super::domain_arg::{Domains, parse_domains};
+use super::halted;
 use super::terminal::Look;
 use crate::roles::{self, Services};
 
@@ -76,6 +77,7 @@ enum Into {
 /// # Errors
 /// The first that cannot be replayed; the others are, where they are replayed at once.
 pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<ExitCode> {
+    halted::warn(&services.pool, &args.domains.0).await;
     let contexts: Vec<ReplayContext> = args.domains.0.iter().map(|domain| context(services, domain, args)).collect();
     if !args.abandon && args.into.is_none() {
         let bars = MultiProgress::new();

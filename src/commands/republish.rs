@@ -6,8 +6,10 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_ingest::object::ObjectReader;
 use freshet_ingest::republish::{self, Candidate, Selected, Selection};
+use freshet_topics::DOMAINS;
 
 use super::confirm::confirm;
+use super::halted;
 use super::terminal::thousands;
 use crate::roles::Services;
 
@@ -47,6 +49,7 @@ fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
 /// # Errors
 /// If Postgres or S3 does not answer.
 pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> {
+    halted::warn(&services.pool, DOMAINS).await;
     let selection = Selection {
         keys: args.objects.clone(),
         prefix: args.prefix.clone(),
