@@ -18,7 +18,7 @@ use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::StatusArgs;
 use crate::commands::terminal::Look;
-use crate::commands::{bench, demo, generate, healthcheck, observe, setup, status, up};
+use crate::commands::{bench, demo, generate, healthcheck, observe, setup, status, topics, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::ready;
@@ -171,7 +171,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             roles::migrate(&services.pool).await?;
             println!("the schema is up to date");
         }
-        Command::Topics { command: TopicsCommand::Create } => return create_topics(&cli).await,
+        Command::Topics { command: TopicsCommand::Create } => {
+            return topics::create(&config::load_connected(&cli.sources(), &cli.data)?).await;
+        }
         Command::Bookmarks { ref command } => {
             return bookmarks::run(&cli.services().await?, command, Look::of_stdout()).await;
         }
@@ -255,27 +257,6 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
         println!("{}", status::render(&status, Look::of_stdout()));
     }
     Ok(())
-}
-
-async fn create_topics(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let config = config::load_connected(&cli.sources(), &cli.data)?;
-    let mut as_wanted = true;
-    for report in roles::create_topics(&config).await? {
-        let topic = &report.state.topic;
-        match (report.created, report.differences.as_slice()) {
-            (true, _) => println!("{topic}: created with {} partitions", report.state.partitions),
-            (false, []) => println!("{topic}: exists, {} partitions, as wanted", report.state.partitions),
-            (false, differences) => {
-                as_wanted = false;
-                println!("{topic}: exists, but {}", differences.join("; "));
-            }
-        }
-    }
-    if !as_wanted {
-        eprintln!("freshet: nothing was changed; alter the topics with Kafka's own tools, or the settings");
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// A token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.

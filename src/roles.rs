@@ -9,7 +9,6 @@ use aws_sdk_s3::Client;
 use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
 use freshet_sinks::{postgres, s3};
-use freshet_topics::catalog::{self, TopicReport};
 use freshet_topics::{DOMAINS, Domain};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -191,16 +190,4 @@ fn hostname() -> String {
 /// If Postgres does not answer, or a migration was changed after it was applied.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
     postgres::MIGRATIONS.run(pool).await.context("migrate the schema")
-}
-
-/// Creates the topics that are missing, and checks the others.
-///
-/// # Errors
-/// If Kafka does not answer or refuses.
-pub async fn create_topics(config: &Config) -> anyhow::Result<Vec<TopicReport>> {
-    let create = DOMAINS.iter().map(async |domain| {
-        let report = catalog::ensure(&config.kafka, domain).await;
-        report.with_context(|| format!("create the topic of {}", domain.name))
-    });
-    futures::future::try_join_all(create).await
 }

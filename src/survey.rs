@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use freshet_topics::log::{Ends, LogError, LogReader};
+use freshet_topics::log::{Ends, LogClient, LogError, LogReader};
 use freshet_topics::{DOMAINS, Domain};
 use tokio_util::sync::CancellationToken;
 
@@ -72,12 +72,12 @@ struct Log {
 /// Surveys `domains` until `shutdown`. What does not answer keeps its last values, and counts as a failure.
 pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutdown: CancellationToken) {
     let interval = Duration::from_millis(services.config.http.survey_interval_ms);
-    let mut reader = None;
+    let log = LogClient::new(&services.config.kafka);
     while !shutdown.is_cancelled() {
         match ledger(&services, &domains).await {
             Ok(state) => {
                 show(&state);
-                let lags = survey_logs(&services, &domains, &state, &mut reader).await;
+                let lags = survey_logs(&services, &domains, &state, &log).await;
                 services.surveyed.send_replace(Some(Arc::new(survey(&state, &lags))));
             }
             Err(error) => {
@@ -129,43 +129,27 @@ fn survey(state: &Status, lags: &BTreeMap<&'static str, Lag>) -> Survey {
     Survey { at: state.at, domains: domains.collect(), dirty_windows: state.outputs.dirty_windows }
 }
 
-/// Asks Kafka, with a client that is kept from survey to survey, and shows how far the bookmarks are behind. Domains
-/// of which it does not answer are left out.
+/// Asks Kafka, and shows how far the bookmarks are behind. Domains of which it does not answer are left out.
 async fn survey_logs(
     services: &Services,
     domains: &[&'static Domain],
     state: &Status,
-    kept: &mut Option<Arc<LogReader>>,
+    log: &LogClient,
 ) -> BTreeMap<&'static str, Lag> {
     let mut lags = BTreeMap::new();
-    let reader = match kept.take().map_or_else(|| LogReader::new(&services.config.kafka).map(Arc::new), Ok) {
-        Ok(reader) => reader,
-        Err(error) => {
-            failed(&error);
-            return lags;
-        }
-    };
     for (domain, status) in domains.iter().zip(&state.domains) {
         let topic = domain.topic(&services.config.kafka.topic_prefix);
         let bookmarks: BTreeMap<i32, i64> =
             status.partitions.iter().map(|partition| (partition.partition, partition.next_offset)).collect();
-        let (asked, wanted) = (Arc::clone(&reader), bookmarks.clone());
-        let log = tokio::task::spawn_blocking(move || read_log(&asked, &topic, &wanted)).await;
-        match log {
-            Ok(Ok(log)) => {
-                lags.insert(domain.name, show_lag(status, &bookmarks, &log, state.at));
-            }
-            Ok(Err(error)) => {
-                failed(&error);
-                return lags;
-            }
+        let wanted = bookmarks.clone();
+        match log.ask(move |reader| read_log(reader, &topic, &wanted)).await {
+            Ok(log) => _ = lags.insert(domain.name, show_lag(status, &bookmarks, &log, state.at)),
             Err(error) => {
-                tracing::warn!(%error, "survey Kafka");
+                failed(&error);
                 return lags;
             }
         }
     }
-    *kept = Some(reader);
     lags
 }
 

@@ -32,6 +32,7 @@ pub mod settings;
 mod start;
 mod sweeper;
 mod worker;
+mod truncation;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

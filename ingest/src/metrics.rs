@@ -32,6 +32,7 @@ macro_rules! by_domain {
                 PUBLISH_DURATION.with_label_values(&[domain.name]);
                 PAUSED_DOMAINS.with_label_values(&[domain.name]).set(0);
                 LAG_ROWS.with_label_values(&[domain.name]).set(0);
+                LOG_TRUNCATED_PARTITIONS.with_label_values(&[domain.name]).set(0);
                 FRESHNESS.with_label_values(&[domain.name]);
             }
             LazyLock::force(&LISTING_DURATION);
@@ -95,3 +96,8 @@ pub(crate) static PAUSED_DOMAINS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 
 pub(crate) static LAG_ROWS: LazyLock<IntGaugeVec> =
     LazyLock::new(|| gauges("freshet_ingest_lag_rows", "Records in the topic beyond the bookmarks, as last seen."));
+
+pub(crate) static LOG_TRUNCATED_PARTITIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "Partitions of which Kafka was found, within the last hour, to have lost records it had acknowledged.";
+    gauges("freshet_log_truncated_partitions", help)
+});

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::Access;
+use freshet_topics::log::{LogClient, LogError, REQUEST_TIMEOUT};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -27,8 +28,8 @@ const QUEUE_KBYTES: &str = "16384";
 const QUEUE_MESSAGES: &str = "20000";
 /// How long a sender sleeps when the queue is full; about 200 messages leave it meanwhile.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// A broker that does not tell its watermarks within this is an error of the world.
-const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Partitions that were added are known after this; by default it would be five minutes.
+const METADATA_REFRESH_MS: &str = "10000";
 
 type Threaded = ThreadedProducer<Deliveries>;
 
@@ -46,9 +47,14 @@ pub(crate) enum ProduceError {
     /// The queue stayed full.
     #[error("publish to topic {0}: the producer's queue stayed full, Kafka does not take messages")]
     Full(Arc<str>),
-    /// A blocking task was cancelled or panicked.
-    #[error("ask Kafka about topic {0}: the task ended early")]
-    Task(Arc<str>),
+    /// Kafka does not tell where the topic ends.
+    #[error("ask for the ends of topic {topic}: {source}")]
+    Ends {
+        /// The topic.
+        topic: Arc<str>,
+        /// What the client says.
+        source: Arc<LogError>,
+    },
 }
 
 /// The producer of a process, shared by its workers.
@@ -56,6 +62,7 @@ pub(crate) struct Producer {
     config: ClientConfig,
     access: Access,
     current: RwLock<Arc<Threaded>>,
+    log: LogClient,
 }
 
 impl Producer {
@@ -68,10 +75,30 @@ impl Producer {
             .set("linger.ms", linger_ms.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KBYTES)
             .set("queue.buffering.max.messages", QUEUE_MESSAGES)
-            .set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string());
+            .set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string())
+            .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
         let access = Access::new(kafka);
         let first = Threaded::from_config_and_context(&config, Deliveries { access: access.clone() })?;
-        Ok(Producer { config, access, current: RwLock::new(Arc::new(first)) })
+        Ok(Producer { config, access, current: RwLock::new(Arc::new(first)), log: LogClient::new(kafka) })
+    }
+
+    /// Asks about the logs that it writes to, through a client of its own.
+    pub(crate) fn log(&self) -> &LogClient {
+        &self.log
+    }
+
+    /// How many partitions of the topic the producer knows; it asks Kafka anew.
+    pub(crate) async fn known_partitions(&self, topic: &str) -> Result<i32, String> {
+        let (producer, name) = (self.current(), topic.to_owned());
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = producer.client().fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
+            let found = metadata.topics().iter().find(|found| found.name() == name && found.error().is_none());
+            Ok::<_, KafkaError>(found.map_or(0, |found| found.partitions().len()))
+        });
+        let known =
+            asked.await.map_err(|error| error.to_string()).and_then(|known| known.map_err(|error| error.to_string()));
+        let known = known.map_err(|reason| format!("ask for the partitions of topic {topic}: {reason}"))?;
+        Ok(i32::try_from(known).unwrap_or(i32::MAX))
     }
 
     fn current(&self) -> Arc<Threaded> {
@@ -95,19 +122,14 @@ impl Producer {
         }
         let mut ends: Vec<i64> = acks.ends.iter().map(|end| end.load(Ordering::Acquire)).collect();
         if ends.contains(&UNKNOWN_END) {
-            let watermarks = watermarks(producer, Arc::clone(&topic), ends.len()).await?;
-            for (end, (_, high)) in ends.iter_mut().zip(watermarks) {
-                if *end == UNKNOWN_END {
-                    *end = high;
-                }
+            let failed = |source| ProduceError::Ends { topic: Arc::clone(&topic), source: Arc::new(source) };
+            let log = self.log.ends(&topic).await.map_err(failed)?;
+            for (partition, end) in (0..).zip(&mut ends).filter(|(_, end)| **end == UNKNOWN_END) {
+                let unknown = || failed(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition).into());
+                *end = log.get(&partition).ok_or_else(unknown)?.high;
             }
         }
         Ok(ends)
-    }
-
-    /// The first offset and the one past the last of each partition.
-    pub(crate) async fn watermarks(&self, topic: &Arc<str>, count: usize) -> Result<Vec<(i64, i64)>, ProduceError> {
-        watermarks(self.current(), Arc::clone(topic), count).await
     }
 
     /// An idempotent producer that met a fatal error refuses everything from then on: a new one takes its
@@ -136,17 +158,6 @@ impl Producer {
             tracing::warn!(%error, "flush the Kafka producer");
         }
     }
-}
-
-async fn watermarks(producer: Arc<Threaded>, topic: Arc<str>, count: usize) -> Result<Vec<(i64, i64)>, ProduceError> {
-    let name = Arc::clone(&topic);
-    let ask = move || {
-        (0..count)
-            .map(|partition| producer.client().fetch_watermarks(&topic, partition as i32, WATERMARK_TIMEOUT))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| ProduceError::Kafka { topic, source })
-    };
-    tokio::task::spawn_blocking(ask).await.map_err(|_| ProduceError::Task(name))?
 }
 
 /// The messages between two resume points.

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use freshet_sinks::bookmark::{self, Taken};
+use freshet_sinks::bookmarks::streams::{self, Binding};
+use freshet_sinks::bookmarks::{self, Assigned};
 use freshet_sinks::destination::Destination;
-use freshet_sinks::streams::{self, Binding};
-use freshet_topics::catalog::{self, FirstRecord, TopicState};
 use freshet_topics::kafka::KafkaSettings;
-use freshet_topics::kafka::access::{self, Access};
+use freshet_topics::kafka::access::Access;
+use freshet_topics::log::{Ends, LogError, LogReader, PartitionLog};
+use freshet_topics::stream::{self, Beginning, FirstRecord};
 use freshet_topics::{Domain, Provenance};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
@@ -34,8 +35,8 @@ use crate::record::Consumed;
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
-/// A broker that does not answer about a log's ends within this fails the assignment, which is tried again.
-const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Partitions that were added are assigned after this; by default it would be five minutes.
+const METADATA_REFRESH_MS: &str = "10000";
 
 /// Where a partition stands for its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,36 +86,41 @@ enum Start {
     Halt(String),
 }
 
-/// Decides where to start.
+/// Decides where to start. `accepted` is what a person accepted the partition's beginning as.
 ///
-/// | bookmark's stream | topic's stream | bookmark against log | start |
-/// |---|---|---|---|
-/// | a | a or unknown | low ≤ bookmark ≤ high | at the bookmark |
-/// | a | a or unknown | bookmark < low | halt: retention removed what was not applied |
-/// | a | a or unknown | bookmark > high | halt: the log lost what was applied |
-/// | a | b | – | halt: the topic was made again |
-/// | a | no stream record | – | halt: it was made again by somebody else |
-fn decide_start(taken: &Taken, first: FirstRecord, low: i64, high: i64) -> Start {
-    const WAY_OUT: &str = "nothing was changed; see `freshet bookmarks adopt`";
-    match first {
-        FirstRecord::Stream(found) if found != taken.stream_id => Start::Halt(format!(
-            "the topic was made again: the bookmark belongs to stream {}, the partition to {found}; {WAY_OUT}",
-            taken.stream_id
+/// | beginning | bookmark against log | start |
+/// |---|---|---|
+/// | fits, or its stream record is still to come | low ≤ bookmark ≤ high | at the bookmark |
+/// | fits | bookmark < low | halt: retention removed what was not applied |
+/// | fits | bookmark > high | halt: the log lost what was applied |
+/// | another stream's record | – | halt: the topic was made again |
+/// | a row, a foreign record | – | halt: no stream record |
+///
+/// Each halt names the command that ends it.
+fn decide_start(domain: &str, assigned: &Assigned, accepted: Option<&str>, log: PartitionLog) -> Start {
+    let PartitionLog { first, ends: Ends { low, high } } = log;
+    let Assigned { partition, next_offset, stream_id, .. } = assigned;
+    let adopt = format!("nothing was changed; see `freshet bookmarks adopt {domain}`");
+    match (stream::judge_beginning(first, *stream_id, accepted), first) {
+        (Beginning::Unfit, FirstRecord::Stream(found)) => Start::Halt(format!(
+            "the topic was made again: the bookmark belongs to stream {stream_id}, the partition to {found}; {adopt}"
         )),
-        FirstRecord::Foreign => Start::Halt(format!(
-            "the partition does not begin with a stream record: the topic was made again by somebody else; {WAY_OUT}"
+        (Beginning::Unfit, _) => Start::Halt(format!(
+            "the partition {first}: it was published to before its stream record was written, or its topic was made \
+             again by somebody else; {adopt}"
         )),
-        _ if taken.next_offset < low => Start::Halt(format!(
-            "the bookmark {} lies before the log's start {low}: retention removed {} records that were not applied; {WAY_OUT}",
-            taken.next_offset,
-            low - taken.next_offset
+        _ if *next_offset < low => Start::Halt(format!(
+            "the bookmark {next_offset} lies before the log's start {low}: retention removed {} records that were not \
+             applied; {adopt}",
+            low - next_offset
         )),
-        _ if taken.next_offset > high => Start::Halt(format!(
-            "the bookmark {} lies beyond the log's end {high}: the log lost {} records that were applied; {WAY_OUT}",
-            taken.next_offset,
-            taken.next_offset - high
+        _ if *next_offset > high => Start::Halt(format!(
+            "the bookmark {next_offset} lies beyond the log's end {high}: the log lost {} records that were applied; \
+             nothing was changed; `freshet bookmarks set {domain} --partition {partition} --to end` goes on from there, \
+             and what is not applied of files is published again",
+            next_offset - high
         )),
-        _ => Start::At(taken.next_offset),
+        _ => Start::At(*next_offset),
     }
 }
 
@@ -168,20 +174,25 @@ impl ConsumerContext for Rebalancer {
 enum AssignError {
     #[error("ask Kafka about the assigned partitions: {0}")]
     Kafka(#[from] KafkaError),
+    #[error("ask Kafka about the assigned partitions: {0}")]
+    Log(#[from] LogError),
     #[error("take the bookmarks: {0}")]
     Postgres(#[from] sqlx::Error),
-    #[error("topic {0} has no stream id and Postgres knows none: run `freshet topics create`")]
-    Unbound(String),
+    #[error(
+        "topic {topic} has no stream record and the database does not know it: run `freshet topics create` if it is \
+         new, and `freshet bookmarks adopt {domain}` if it is not"
+    )]
+    Unbound { topic: String, domain: &'static str },
 }
 
 impl Rebalancer {
     fn assign(&self, consumer: &BaseConsumer<Self>, wanted: &[i32]) -> Result<(), AssignError> {
-        let log = self.look_at_log(wanted)?;
-        let (taken, starts) = self.source.runtime.block_on(self.take(&log))?;
+        let log = self.read_log(wanted)?;
+        let (assigned, starts) = self.source.runtime.block_on(self.take_bookmarks(wanted, &log))?;
         let mut assignment = TopicPartitionList::new();
         let mut positions = Positions::default();
         let mut offsets = HashMap::new();
-        for (one, start) in taken.iter().zip(starts) {
+        for (one, start) in assigned.iter().zip(starts) {
             match start {
                 Start::At(offset) => {
                     assignment.add_partition_offset(self.topic.as_str(), one.partition, Offset::Offset(offset))?;
@@ -201,47 +212,52 @@ impl Rebalancer {
         Ok(())
     }
 
-    /// The first record and the ends of each partition, through a consumer of its own: the one that is being
-    /// assigned cannot read before it is.
-    fn look_at_log(&self, wanted: &[i32]) -> Result<Vec<(i32, FirstRecord, i64, i64)>, KafkaError> {
-        let asking = access::asking(&self.source.kafka)?;
-        wanted
-            .iter()
-            .map(|&partition| {
-                let first = catalog::read_first_record(&asking, self.topic.as_str(), partition)?;
-                let (low, high) = asking.fetch_watermarks(self.topic.as_str(), partition, WATERMARK_TIMEOUT)?;
-                Ok((partition, first, low, high))
-            })
-            .collect()
+    /// The first record and the ends of each partition, and of partition 0, which tells the topic's stream. Read
+    /// through a client of its own: the one that is being assigned cannot read before it is.
+    fn read_log(&self, wanted: &[i32]) -> Result<BTreeMap<i32, PartitionLog>, LogError> {
+        let mut partitions = wanted.to_vec();
+        if !partitions.contains(&0) {
+            partitions.push(0);
+        }
+        let reader = LogReader::new(&self.source.kafka)?;
+        // Its metadata first: a young client knows no leaders.
+        reader.presence(self.topic.as_str())?;
+        reader.beginnings(self.topic.as_str(), &partitions)
     }
 
-    async fn take(&self, log: &[(i32, FirstRecord, i64, i64)]) -> Result<(Vec<Taken>, Vec<Start>), AssignError> {
+    async fn take_bookmarks(
+        &self,
+        wanted: &[i32],
+        log: &BTreeMap<i32, PartitionLog>,
+    ) -> Result<(Vec<Assigned>, Vec<Start>), AssignError> {
         let Source { domain, pool, owner, .. } = &self.source;
-        let stream_id = log.iter().find_map(|(_, first, ..)| match first {
-            FirstRecord::Stream(id) => Some(*id),
-            _ => None,
-        });
-        let state = TopicState { topic: self.topic.as_str().into(), partitions: 0, replication: 0, stream_id };
-        let known = match streams::bind(pool, domain.name, &state).await? {
+        let firsts: Vec<FirstRecord> = log.values().map(|partition| partition.first).collect();
+        let topic = self.topic.as_str();
+        let stream_id = match streams::bind(pool, domain.name, topic, stream::stream_of(&firsts)).await? {
             Binding::Same(known) | Binding::Other { known, .. } => known,
-            Binding::Unknown => return Err(AssignError::Unbound(state.topic)),
+            Binding::Unknown => return Err(AssignError::Unbound { topic: topic.into(), domain: domain.name }),
         };
-        let beginnings: Vec<(i32, i64)> = log.iter().map(|(partition, _, low, _)| (*partition, *low)).collect();
-        let mut taken = bookmark::take(pool, Destination::Live, domain.name, known, owner, &beginnings).await?;
-        taken.sort_by_key(|one| one.partition);
+        let is_wanted = |(partition, _): &(&i32, &PartitionLog)| wanted.contains(partition);
+        let beginnings: Vec<(i32, i64)> =
+            log.iter().filter(is_wanted).map(|(partition, log)| (*partition, log.ends.low)).collect();
+        let mut assigned = bookmarks::take(pool, Destination::Live, domain.name, stream_id, owner, &beginnings).await?;
+        assigned.sort_by_key(|one| one.partition);
+        let known = bookmarks::read(pool, domain.name, Some(stream_id)).await?;
         let mut starts = Vec::new();
-        for one in &taken {
-            let found = log.iter().find(|(partition, ..)| *partition == one.partition);
-            let start = found
-                .map_or(Start::At(one.next_offset), |(_, first, low, high)| decide_start(one, *first, *low, *high));
+        for one in &assigned {
+            let bookmark = known.iter().find(|bookmark| bookmark.partition == one.partition);
+            let accepted = bookmark.and_then(|bookmark| bookmark.accepted_beginning.as_deref());
+            let start = log
+                .get(&one.partition)
+                .map_or(Start::At(one.next_offset), |log| decide_start(domain.name, one, accepted, *log));
             let reason = match &start {
                 Start::Halt(reason) => Some(reason.as_str()),
                 Start::At(_) => None,
             };
-            bookmark::set_halted(pool, domain.name, one.partition, one.epoch, reason).await?;
+            bookmarks::set_halted(pool, domain.name, one.partition, one.epoch, reason).await?;
             starts.push(start);
         }
-        Ok((taken, starts))
+        Ok((assigned, starts))
     }
 
     /// Drains the strategy, which commits what it has applied, and gives the partitions back.
@@ -314,6 +330,7 @@ impl BookmarkConsumer {
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "1000")
+            .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS)
             // The default grows with partitions; this bounds what waits in memory for a domain.
             .set("queued.max.messages.kbytes", "8192")
             .set("queued.min.messages", "20000")
@@ -343,7 +360,7 @@ fn broker_error(error: impl std::error::Error + 'static) -> ConsumerError {
 
 /// A record as it leaves the consumer.
 pub(crate) fn consumed(message: &BorrowedMessage) -> Consumed {
-    if catalog::stream_id(message.headers()).is_some() {
+    if stream::stream_id(message.headers()).is_some() {
         return Consumed::Stream;
     }
     Consumed::Row {
@@ -450,23 +467,41 @@ mod tests {
     #[test]
     fn a_partition_starts_at_its_bookmark_or_halts_and_says_why() {
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let taken = |next_offset| Taken { partition: 0, next_offset, epoch: 1, stream_id: a };
+        let assigned = |next_offset| Assigned { partition: 3, next_offset, epoch: 1, stream_id: a };
+        let other = b.to_string();
+        let adopt = "`freshet bookmarks adopt health`";
         let cases = [
-            (10, FirstRecord::Stream(a), 0, 20, None),
-            (0, FirstRecord::Stream(a), 0, 20, None),
-            (20, FirstRecord::Stream(a), 0, 20, None),
-            (10, FirstRecord::Removed, 5, 20, None),
-            (0, FirstRecord::Empty, 0, 0, None),
-            (10, FirstRecord::Stream(b), 0, 20, Some("made again")),
-            (10, FirstRecord::Foreign, 0, 20, Some("does not begin with a stream record")),
-            (4, FirstRecord::Removed, 5, 20, Some("retention removed 1 records")),
-            (21, FirstRecord::Stream(a), 0, 20, Some("the log lost 1 records")),
+            (10, FirstRecord::Stream(a), None, 0, 20, None),
+            (0, FirstRecord::Stream(a), None, 0, 20, None),
+            (20, FirstRecord::Stream(a), None, 0, 20, None),
+            (10, FirstRecord::Removed, None, 5, 20, None),
+            (0, FirstRecord::Empty, None, 0, 0, None),
+            (10, FirstRecord::Row, Some("row"), 0, 20, None),
+            (10, FirstRecord::Foreign, Some("foreign"), 0, 20, None),
+            (10, FirstRecord::Stream(b), Some(other.as_str()), 0, 20, None),
+            (10, FirstRecord::Stream(b), None, 0, 20, Some(("made again", adopt))),
+            (10, FirstRecord::Foreign, None, 0, 20, Some(("a record that is not freshet's", adopt))),
+            (10, FirstRecord::Row, None, 0, 20, Some(("a row in the place of its stream record", adopt))),
+            (10, FirstRecord::Foreign, Some("row"), 0, 20, Some(("not freshet's", adopt))),
+            (4, FirstRecord::Removed, None, 5, 20, Some(("retention removed 1 records", adopt))),
+            (4, FirstRecord::Removed, Some("row"), 5, 20, Some(("retention removed 1 records", adopt))),
+            (
+                21,
+                FirstRecord::Stream(a),
+                None,
+                0,
+                20,
+                Some(("the log lost 1 records", "`freshet bookmarks set health --partition 3 --to end`")),
+            ),
         ];
-        for (bookmark, first, low, high, halted) in cases {
-            match (decide_start(&taken(bookmark), first, low, high), halted) {
+        for (bookmark, first, accepted, low, high, halted) in cases {
+            let log = PartitionLog { first, ends: Ends { low, high } };
+            match (decide_start("health", &assigned(bookmark), accepted, log), halted) {
                 (Start::At(offset), None) => assert_eq!(offset, bookmark),
-                (Start::Halt(reason), Some(words)) => assert!(reason.contains(words), "{reason}"),
-                (start, _) => panic!("{bookmark} {first:?} {low} {high}: {start:?}"),
+                (Start::Halt(reason), Some((why, command))) => {
+                    assert!(reason.contains(why) && reason.contains(command), "{reason}");
+                }
+                (start, _) => panic!("{bookmark} {log:?}: {start:?}"),
             }
         }
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
-use freshet_topics::kafka::access::{self, Asking};
+use freshet_topics::kafka::access::{self, MetadataClient};
+use freshet_topics::log::REQUEST_TIMEOUT;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -24,8 +25,6 @@ use crate::record::{Consumed, validated};
 const BATCHES_AHEAD: usize = 2;
 /// One poll waits at most this long.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
-/// A broker that does not answer about a log's end within this is an error.
-const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Kafka giving nothing for this long, with rows to come, is an error: whoever replays goes on later.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -115,7 +114,7 @@ pub(crate) fn read(reading: Reading) -> mpsc::Receiver<Result<Batch, RangeError>
 struct Reader {
     reading: Reading,
     topic: String,
-    consumer: Asking,
+    consumer: MetadataClient,
     /// Partition → end offset of the ranges that are not read to their end.
     open: BTreeMap<i32, i64>,
     batch: Batch,
@@ -125,7 +124,7 @@ struct Reader {
 impl Reader {
     fn start(reading: Reading, topic: &str) -> Result<Self, RangeError> {
         let kafka = |source| RangeError::Kafka { topic: topic.to_owned(), source };
-        let consumer = access::asking_with(&reading.kafka, &PROPERTIES).map_err(kafka)?;
+        let consumer = access::metadata_client_with(&reading.kafka, &PROPERTIES).map_err(kafka)?;
         let mut assignment = TopicPartitionList::new();
         let mut open = BTreeMap::new();
         for range in reading.ranges.iter().filter(|range| !range.is_empty()) {
@@ -205,7 +204,7 @@ impl Reader {
     }
 
     fn log_end(&self, partition: i32) -> Result<i64, RangeError> {
-        let ends = self.consumer.fetch_watermarks(&self.topic, partition, WATERMARK_TIMEOUT);
+        let ends = self.consumer.fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT);
         ends.map(|(_, high)| high).map_err(|source| self.failed(source))
     }
 

@@ -7,20 +7,17 @@
 //! [`apply`] opens with one batch's path. A batch that is read again by a [`replay`] goes the same way: as a correction
 //! of the tables, or into a [`shadow`] of them.
 
-pub mod adopt;
 pub mod apply;
 pub mod backoff;
-pub mod bookmark;
+pub mod bookmarks;
 pub mod destination;
 pub mod ledger;
 pub mod metrics;
 pub mod outputs;
 pub mod postgres;
-pub mod rebookmark;
 pub mod replay;
 pub mod s3;
 pub mod schema;
 pub mod session;
 pub mod shadow;
-pub mod streams;
 pub mod transactions;

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::Context;
 use aws_sdk_s3::primitives::ByteStream;
 use freshet_ingest::object::ObjectReader;
-use freshet_topics::{DOMAINS, catalog};
+use freshet_topics::DOMAINS;
+use freshet_topics::log::LogClient;
 
 use super::status::{Dropped, Outputs, Outside};
 use crate::roles::Services;
@@ -51,10 +52,17 @@ pub async fn outside(services: &Services) -> Outside {
     let outputs =
         outputs(services).await.map_err(|error| eprintln!("freshet: the outputs are left out: {error:#}")).ok();
     let mut high_watermarks = BTreeMap::new();
+    let log = LogClient::new(&services.config.kafka);
     for domain in DOMAINS {
-        match catalog::end_offsets(&services.config.kafka, domain).await {
+        let topic = domain.topic(&services.config.kafka.topic_prefix);
+        match log.ends(&topic).await {
+            Ok(ends) if ends.is_empty() => {
+                eprintln!("freshet: lag is counted from the ledger: topic {topic} does not exist");
+                break;
+            }
             Ok(ends) => {
-                high_watermarks.insert(domain.name.to_owned(), ends);
+                let high = ends.into_iter().map(|(partition, ends)| (partition, ends.high)).collect();
+                high_watermarks.insert(domain.name.to_owned(), high);
             }
             Err(error) => {
                 eprintln!("freshet: lag is counted from the ledger: {error}");

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::confirm::confirm;
 use super::domain_arg::{Domains, parse_domains};
+use super::halted;
 use super::terminal::Look;
 use crate::ready;
 use crate::roles::{self, Services};
@@ -79,6 +80,7 @@ enum Into {
 pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<ExitCode> {
     // Its lock is a session's.
     ready::require_sessions(&services.pool).await?;
+    halted::warn(&services.pool, &args.domains.0).await;
     let contexts: Vec<ReplayContext> = args.domains.0.iter().map(|domain| context(services, domain, args)).collect();
     if !args.abandon && args.into.is_none() {
         let bars = MultiProgress::new();

@@ -7,8 +7,10 @@ use chrono::{DateTime, Utc};
 use freshet_ingest::object::ObjectReader;
 use freshet_ingest::republish::{self, Selected};
 use freshet_sinks::ledger::{self, Candidate, Selection};
+use freshet_topics::DOMAINS;
 
 use super::confirm::confirm;
+use super::halted;
 use super::terminal::thousands;
 use crate::roles::Services;
 
@@ -48,6 +50,7 @@ fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
 /// # Errors
 /// If Postgres or S3 does not answer.
 pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> {
+    halted::warn(&services.pool, DOMAINS).await;
     let selection =
         Selection { keys: args.objects.clone(), prefix: args.prefix.clone(), since: args.since, as_new: args.as_new };
     let reader = ObjectReader::new(services.s3.clone());

@@ -54,7 +54,7 @@ impl fmt::Display for Finding {
 pub async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
     let (buckets, topics, schema) = tokio::join!(
         buckets::prepare(services, dry_run),
-        topics::prepare(&services.config.kafka, dry_run),
+        topics::prepare(services, dry_run),
         schema::prepare(&services.pool, dry_run),
     );
     [buckets, topics, vec![schema]].concat()

@@ -1,10 +1,12 @@
 //! The database refuses rows, Kafka loses them, topics are made again: said clearly, and mended or waited for,
 //! never passed over in silence.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use freshet::commands::bookmarks::adopt;
-use freshet::roles::{self, Role};
+use freshet::commands::topics;
+use freshet::roles::Role;
 use freshet_topics::domains;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -127,7 +129,7 @@ async fn a_topic_made_again_halts_its_domain_and_nothing_else() {
     admin(&world).delete_topics(&[&topic(&world, "health")], &AdminOptions::new()).await.expect("delete the topic");
     for attempt in 0.. {
         // Kafka deletes in its own time.
-        let reports = roles::create_topics(&world.services.config).await;
+        let reports = topics::ensure_all(&world.services.config, &HashMap::new()).await;
         if reports.is_ok_and(|reports| reports.iter().any(|report| report.created)) {
             break;
         }

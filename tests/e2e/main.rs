@@ -23,4 +23,5 @@ mod replay;
 mod republish;
 mod roles;
 mod shadow;
+mod topics;
 mod windows;

@@ -125,8 +125,9 @@ async fn every_mechanism_lets_the_right_user_in_and_says_what_is_wrong_with_anot
     // Every kind of client works by a token of the callback, and by librdkafka's own: admin, producer, consumer.
     for (prefix, settings) in [("file.", &by_file), ("oidc.", &oidc), ("plain.", &plain)] {
         let settings = with(settings, |it| it.topic_prefix = prefix.into());
-        let made = catalog::ensure(&settings, DOMAINS[0]).await.unwrap_or_else(|error| panic!("{prefix}: {error}"));
-        assert!(made.created && made.state.stream_id.is_some(), "{made:?}");
+        let made =
+            catalog::ensure(&settings, DOMAINS[0], None).await.unwrap_or_else(|error| panic!("{prefix}: {error}"));
+        assert!(made.created && made.state.stream_id().is_some(), "{made:?}");
     }
 
     let wrong_identity = other.sign(&["freshet.example"]);
@@ -162,7 +163,7 @@ async fn every_mechanism_lets_the_right_user_in_and_says_what_is_wrong_with_anot
         assert!(!told.contains("wrong-password"), "{told}");
         if settings.sasl_password.expose_secret() == "wrong-password" {
             // Whoever makes topics is told the same, and soon.
-            let told = catalog::ensure(&settings, DOMAINS[0]).await.expect_err("refused").to_string();
+            let told = catalog::ensure(&settings, DOMAINS[0], None).await.expect_err("refused").to_string();
             assert!(told.contains(expected), "{told}");
         }
     }

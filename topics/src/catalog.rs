@@ -1,34 +1,24 @@
-//! The topics: their names and settings, created and checked, and the stream id by which a topic that was
-//! deleted and made again is told from the one it replaces.
-//!
-//! Kafka gives a topic an id, but librdkafka 2.x does not show it. So record 0 of each partition carries a UUID
-//! under the header [`STREAM_HEADER`]. Partition 0 decides: whoever creates a topic writes an id there, reads
-//! back which one came first, and copies that to the other partitions. Two that create the same topic at once
-//! therefore agree.
+//! The topics: their names and settings, created and checked, and their stream records ([`crate::stream`]) written.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod mark;
+
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
+pub use self::mark::write_stream_records;
 use crate::Domain;
 use crate::kafka::KafkaSettings;
-use crate::kafka::access::{self, Access, Asking, Unreachable};
-use crate::message::STREAM_HEADER;
+use crate::kafka::access::{self, Access, Unreachable};
+use crate::log::{Layout, LogClient, LogError, Presence, REQUEST_TIMEOUT};
+use crate::stream::{self, Beginning, FirstRecord};
 
-/// A broker that does not answer within this is an error of the world; whoever calls tries again.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new topic's leaders may take to be elected before `create` gives up.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// What to do about a topic that somebody else writes to.
-const FOREIGN: &str = "it holds records of somebody else; choose another kafka.topic_prefix";
+/// How often a young topic is looked at until then.
+const ELECTION_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a topic cannot be created, checked or read.
 #[derive(Debug, thiserror::Error)]
@@ -56,16 +46,9 @@ pub enum CatalogError {
     /// The topic is not there.
     #[error("topic {0} does not exist: run `freshet topics create`")]
     Missing(String),
-    /// A partition has no stream record, or records that are not freshet's stand before it.
-    #[error("topic {topic} partition {partition} does not begin with a stream record: {hint}")]
-    Unmarked {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
-        /// What to do.
-        hint: &'static str,
-    },
+    /// The topic was made by hand, and nothing was written to it.
+    #[error("topic {0} has no stream record yet: run `freshet topics create`")]
+    Unmarked(String),
     /// The blocking task was cancelled or panicked.
     #[error("ask Kafka about topic {0}: the task ended early")]
     Task(String),
@@ -104,21 +87,25 @@ pub struct TopicState {
     pub partitions: i32,
     /// How many replicas each partition has, the fewest where they differ.
     pub replication: i32,
-    /// The stream id in partition 0; `None` where retention has removed that record.
-    pub stream_id: Option<Uuid>,
+    /// What each partition begins with.
+    pub firsts: Vec<FirstRecord>,
 }
 
-/// What a partition begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FirstRecord {
-    /// Nothing was ever written.
-    Empty,
-    /// The stream record.
-    Stream(Uuid),
-    /// Record 0 is not a stream record.
-    Foreign,
-    /// Retention has removed record 0.
-    Removed,
+impl TopicState {
+    /// The stream that the topic is; `None` where no partition has a stream record (any more).
+    pub fn stream_id(&self) -> Option<Uuid> {
+        stream::stream_of(&self.firsts)
+    }
+
+    /// The partitions whose beginning a person has to decide about. `accepted` tells what a partition was accepted as.
+    pub fn unfit<'a>(&self, stream: Uuid, accepted: impl Fn(i32) -> Option<&'a str>) -> Vec<(i32, FirstRecord)> {
+        let judged = (0..).zip(&self.firsts).map(|(partition, first)| (partition, *first));
+        judged
+            .filter(|(partition, first)| {
+                stream::judge_beginning(*first, stream, accepted(*partition)) == Beginning::Unfit
+            })
+            .collect()
+    }
 }
 
 /// What `ensure` found and did.
@@ -128,8 +115,8 @@ pub struct TopicReport {
     pub state: TopicState,
     /// Whether it was made just now.
     pub created: bool,
-    /// Whether its stream records were missing: written just now, or, where nothing was to be changed, still to be.
-    pub marked: bool,
+    /// Partitions whose stream record was missing: written just now, or, where nothing was to be changed, still to be.
+    pub marked: Vec<i32>,
     /// Settings that differ from what is wanted, one clause each; empty when all is well.
     pub differences: Vec<String>,
 }
@@ -143,23 +130,31 @@ fn wanted_config(settings: &KafkaSettings) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Creates the domain's topic if it is missing and writes its stream records; checks the settings of one that
-/// exists and reports, but does not change, what differs. Idempotent.
+/// Creates the domain's topic if it is missing and writes its stream records, also those of partitions that were
+/// added; checks the settings of one that exists and reports, but does not change, what differs. Idempotent. `known` is
+/// the stream that Postgres knows: added partitions get it where retention has removed all stream records.
 ///
 /// # Errors
-/// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
-pub async fn ensure(settings: &KafkaSettings, domain: &Domain) -> Result<TopicReport, CatalogError> {
+/// If Kafka does not answer, or refuses.
+pub async fn ensure(
+    settings: &KafkaSettings,
+    domain: &Domain,
+    known: Option<Uuid>,
+) -> Result<TopicReport, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
-    reach(settings, &topic).await?;
+    let log = LogClient::new(settings);
+    require_broker(&log, &topic).await?;
     let admin = admin(settings, &topic).await?;
     // Looked for first: whoever may not create topics can use those that are there.
-    let created = !exists(settings, &topic).await? && create(&admin, settings, &topic).await?;
-    let (state, marked) = mark(settings, &topic).await?;
+    let created = !exists(&log, &topic).await? && create(&admin, settings, &topic).await?;
+    let Layout { partitions, replication } = wait_for_leaders(&log, &topic).await?;
+    let marked = mark::mark_empty(settings, &log, &topic, partitions, known).await?;
+    let state = TopicState { topic, partitions, replication, firsts: marked.firsts };
     let differences = match created {
         true => Vec::new(),
         false => differences(&admin, settings, &state).await?,
     };
-    Ok(TopicReport { state, created, marked, differences })
+    Ok(TopicReport { state, created, marked: marked.written, differences })
 }
 
 /// Whether this very request created the topic: somebody else may have meanwhile.
@@ -181,38 +176,95 @@ async fn create(admin: &AdminClient<Access>, settings: &KafkaSettings, topic: &s
 /// Looks at the domain's topic as [`ensure`] does, and changes nothing; `None` where it does not exist.
 ///
 /// # Errors
-/// If Kafka does not answer, refuses, or the topic holds records that are not freshet's.
+/// If Kafka does not answer, or refuses.
 pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option<TopicReport>, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
-    reach(settings, &topic).await?;
-    if !exists(settings, &topic).await? {
+    let log = LogClient::new(settings);
+    require_broker(&log, &topic).await?;
+    if !exists(&log, &topic).await? {
         return Ok(None);
     }
     let admin = admin(settings, &topic).await?;
-    let Layout { partitions, replication } = wait_for_leaders(settings, &topic).await?;
-    let (stream_id, marked) = match first_record(settings, &topic, 0).await? {
-        FirstRecord::Stream(id) => (Some(id), false),
-        FirstRecord::Empty => (None, true),
-        FirstRecord::Removed => (None, false),
-        FirstRecord::Foreign => return Err(CatalogError::Unmarked { topic, partition: 0, hint: FOREIGN }),
-    };
-    let state = TopicState { topic, partitions, replication, stream_id };
+    let Layout { partitions, replication } = wait_for_leaders(&log, &topic).await?;
+    let firsts = beginnings(&log, &topic, partitions).await?;
+    let empty = (0..).zip(&firsts).filter(|(_, first)| **first == FirstRecord::Empty);
+    let marked = empty.map(|(partition, _)| partition).collect();
+    let state = TopicState { topic, partitions, replication, firsts };
     let differences = differences(&admin, settings, &state).await?;
     Ok(Some(TopicReport { state, created: false, marked, differences }))
 }
 
-/// Whether the topic exists. No broker makes it because it was asked for: a consumer does not allow that.
-async fn exists(settings: &KafkaSettings, topic: &str) -> Result<bool, CatalogError> {
-    blocking(settings, topic, "look up", |consumer, topic| {
-        let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic);
-        match found.map(|found| found.error().map(RDKafkaErrorCode::from)) {
-            None | Some(Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => Ok(false),
-            Some(None | Some(RDKafkaErrorCode::LeaderNotAvailable)) => Ok(true),
-            Some(Some(code)) => Err(KafkaError::MetadataFetch(code)),
+/// A topic as it stands now.
+///
+/// # Errors
+/// [`CatalogError::Missing`] where it does not exist, [`CatalogError::Unmarked`] where nothing was written to it yet.
+pub async fn describe(settings: &KafkaSettings, domain: &Domain) -> Result<TopicState, CatalogError> {
+    let topic = domain.topic(&settings.topic_prefix);
+    let log = LogClient::new(settings);
+    let Layout { partitions, replication } = match presence(&log, &topic).await? {
+        Presence::Ready(layout) => layout,
+        Presence::Missing | Presence::Electing => return Err(CatalogError::Missing(topic)),
+    };
+    let firsts = beginnings(&log, &topic, partitions).await?;
+    if firsts.iter().all(|first| *first == FirstRecord::Empty) {
+        return Err(CatalogError::Unmarked(topic));
+    }
+    Ok(TopicState { topic, partitions, replication, firsts })
+}
+
+async fn presence(log: &LogClient, topic: &str) -> Result<Presence, CatalogError> {
+    let name = topic.to_owned();
+    log.ask(move |reader| reader.presence(&name)).await.map_err(located("look up", topic))
+}
+
+async fn exists(log: &LogClient, topic: &str) -> Result<bool, CatalogError> {
+    Ok(presence(log, topic).await? != Presence::Missing)
+}
+
+/// Waits until every partition of a new topic has a leader, and says how many there are.
+async fn wait_for_leaders(log: &LogClient, topic: &str) -> Result<Layout, CatalogError> {
+    let deadline = Instant::now() + ELECTION_TIMEOUT;
+    loop {
+        match presence(log, topic).await? {
+            Presence::Ready(layout) => return Ok(layout),
+            _ if Instant::now() > deadline => return Err(CatalogError::Missing(topic.into())),
+            _ => tokio::time::sleep(ELECTION_LOOK_EVERY).await,
         }
-    })
-    .await
+    }
+}
+
+/// What each partition begins with. They may be a moment old: metadata names a leader before that broker knows.
+async fn beginnings(log: &LogClient, topic: &str, partitions: i32) -> Result<Vec<FirstRecord>, CatalogError> {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownPartition, UnknownTopicOrPartition};
+    let deadline = Instant::now() + ELECTION_TIMEOUT;
+    loop {
+        let name = topic.to_owned();
+        let asked = log.ask(move |reader| {
+            let wanted: Vec<i32> = (0..partitions).collect();
+            reader.beginnings(&name, &wanted)
+        });
+        let found = asked.await;
+        let code = match &found {
+            Err(LogError::Kafka(source)) => source.rdkafka_error_code(),
+            _ => None,
+        };
+        let young = [LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition, UnknownPartition];
+        if !code.is_some_and(|code| young.contains(&code)) || Instant::now() > deadline {
+            let found = found.map_err(located("read the stream records of", topic))?;
+            return Ok(found.into_values().map(|partition| partition.first).collect());
+        }
+        tokio::time::sleep(ELECTION_LOOK_EVERY).await;
+    }
+}
+
+/// Says of what was tried with which topic.
+fn located(action: &'static str, topic: &str) -> impl FnOnce(LogError) -> CatalogError {
+    let topic = topic.to_owned();
+    move |error| match error {
+        LogError::Kafka(source) => CatalogError::Kafka { action, topic, source },
+        LogError::Unreachable(source) => CatalogError::Unreachable { action, topic, source },
+        LogError::Task => CatalogError::Task(topic),
+    }
 }
 
 async fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Access>, CatalogError> {
@@ -226,10 +278,8 @@ async fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Acce
 }
 
 /// Says why where no broker can be used: an admin client would only find that none answers, and take its time.
-async fn reach(settings: &KafkaSettings, topic: &str) -> Result<(), CatalogError> {
-    let action = "look up";
-    let reached = blocking(settings, topic, action, |consumer, _| Ok(access::reach(consumer, REQUEST_TIMEOUT))).await?;
-    reached.map_err(|source| CatalogError::Unreachable { action, topic: topic.into(), source })
+async fn require_broker(log: &LogClient, topic: &str) -> Result<(), CatalogError> {
+    log.ask(|reader| reader.ping(REQUEST_TIMEOUT)).await.map_err(located("look up", topic))
 }
 
 fn options() -> AdminOptions {
@@ -272,214 +322,6 @@ async fn differences(
         }
     }
     Ok(differences)
-}
-
-/// Writes the stream record to every partition that is empty; `true` if there was one.
-async fn mark(settings: &KafkaSettings, topic: &str) -> Result<(TopicState, bool), CatalogError> {
-    let Layout { partitions, replication } = wait_for_leaders(settings, topic).await?;
-    // Not idempotent: a stream record written twice is harmless, and a young broker has no producer ids yet.
-    let producer = access::producer(settings, settings.client_config().set("acks", "all"))
-        .map_err(|source| CatalogError::Kafka { action: "configure the producer for", topic: topic.into(), source })?;
-    let (mut stream_id, mut marked) = (None, false);
-    // Partition 0 first: what it begins with is the topic's id.
-    for partition in 0..partitions {
-        let mut first = first_record_of_new(settings, topic, partition).await?;
-        if first == FirstRecord::Empty {
-            write_stream_record(&producer, topic, partition, stream_id.unwrap_or_else(Uuid::new_v4)).await?;
-            first = first_record_of_new(settings, topic, partition).await?;
-            marked = true;
-        }
-        match first {
-            FirstRecord::Stream(id) => stream_id = stream_id.or(Some(id)),
-            FirstRecord::Removed => {}
-            FirstRecord::Empty | FirstRecord::Foreign => {
-                return Err(CatalogError::Unmarked { topic: topic.into(), partition, hint: FOREIGN });
-            }
-        }
-    }
-    Ok((TopicState { topic: topic.into(), partitions, replication, stream_id }, marked))
-}
-
-/// [`first_record`] of a partition that may be a moment old: metadata names its leader before that broker knows.
-async fn first_record_of_new(
-    settings: &KafkaSettings,
-    topic: &str,
-    partition: i32,
-) -> Result<FirstRecord, CatalogError> {
-    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition};
-    let deadline = std::time::Instant::now() + ELECTION_TIMEOUT;
-    loop {
-        let found = first_record(settings, topic, partition).await;
-        let code = match &found {
-            Err(CatalogError::Kafka { source, .. }) => source.rdkafka_error_code(),
-            _ => None,
-        };
-        let is_young = matches!(code, Some(LeaderNotAvailable | NotLeaderForPartition | UnknownTopicOrPartition));
-        if !is_young || std::time::Instant::now() > deadline {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn write_stream_record(
-    producer: &FutureProducer<Access>,
-    topic: &str,
-    partition: i32,
-    id: Uuid,
-) -> Result<(), CatalogError> {
-    let text = id.to_string();
-    let headers = OwnedHeaders::new().insert(Header { key: STREAM_HEADER, value: Some(&text) });
-    let record = FutureRecord::<(), ()>::to(topic).partition(partition).headers(headers);
-    producer.send(record, REQUEST_TIMEOUT).await.map(|_| ()).map_err(|(source, _)| CatalogError::Kafka {
-        action: "write the stream record to",
-        topic: topic.into(),
-        source,
-    })
-}
-
-/// A topic as it stands now.
-///
-/// # Errors
-/// [`CatalogError::Missing`] where it does not exist, [`CatalogError::Unmarked`] where it has no stream record.
-pub async fn describe(settings: &KafkaSettings, domain: &Domain) -> Result<TopicState, CatalogError> {
-    let topic = domain.topic(&settings.topic_prefix);
-    let found = layout(settings, &topic).await?.ok_or_else(|| CatalogError::Missing(topic.clone()))?;
-    let Layout { partitions, replication } = found;
-    let stream_id = match first_record(settings, &topic, 0).await? {
-        FirstRecord::Stream(id) => Some(id),
-        FirstRecord::Removed => None,
-        FirstRecord::Empty | FirstRecord::Foreign => {
-            return Err(CatalogError::Unmarked { topic, partition: 0, hint: "run `freshet topics create`" });
-        }
-    };
-    Ok(TopicState { topic, partitions, replication, stream_id })
-}
-
-/// How a topic is spread over the brokers.
-struct Layout {
-    partitions: i32,
-    /// Replicas of the partition that has the fewest.
-    replication: i32,
-}
-
-/// Waits until every partition of a new topic has a leader, and says how many there are.
-async fn wait_for_leaders(settings: &KafkaSettings, topic: &str) -> Result<Layout, CatalogError> {
-    let deadline = std::time::Instant::now() + ELECTION_TIMEOUT;
-    loop {
-        match layout(settings, topic).await? {
-            Some(layout) => return Ok(layout),
-            None if std::time::Instant::now() > deadline => return Err(CatalogError::Missing(topic.into())),
-            None => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-/// How the topic is spread; `None` where it does not exist or a partition has no leader yet.
-async fn layout(settings: &KafkaSettings, topic: &str) -> Result<Option<Layout>, CatalogError> {
-    blocking(settings, topic, "look up", |consumer, topic| {
-        let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic);
-        let found = found.filter(|found| found.error().is_none()).map_or(&[][..], |found| found.partitions());
-        let replicas = found.iter().map(|partition| partition.replicas().len()).min();
-        let layout = |replicas| {
-            let partitions = i32::try_from(found.len()).ok()?;
-            Some(Layout { partitions, replication: i32::try_from(replicas).ok()? })
-        };
-        let led = found.iter().all(|partition| partition.leader() >= 0);
-        Ok(replicas.filter(|_| led).and_then(layout))
-    })
-    .await
-}
-
-/// How many partitions the topic has; `None` where it does not exist or a partition has no leader yet.
-async fn partition_count(settings: &KafkaSettings, topic: &str) -> Result<Option<i32>, CatalogError> {
-    Ok(layout(settings, topic).await?.map(|layout| layout.partitions))
-}
-
-/// What the partition begins with.
-///
-/// # Errors
-/// If Kafka does not answer in time.
-pub async fn first_record(settings: &KafkaSettings, topic: &str, partition: i32) -> Result<FirstRecord, CatalogError> {
-    blocking(settings, topic, "read the stream record of", move |consumer, topic| {
-        read_first_record(consumer, topic, partition)
-    })
-    .await
-}
-
-/// [`first_record`] for a caller on a thread of its own.
-///
-/// # Errors
-/// What rdkafka says; no record within [`REQUEST_TIMEOUT`] is `OperationTimedOut`.
-pub fn read_first_record(consumer: &Asking, topic: &str, partition: i32) -> Result<FirstRecord, KafkaError> {
-    let (low, high) = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
-    if low > 0 {
-        return Ok(FirstRecord::Removed);
-    }
-    if high == 0 {
-        return Ok(FirstRecord::Empty);
-    }
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic, partition, Offset::Offset(0))?;
-    consumer.assign(&assignment)?;
-    let message = match consumer.poll(REQUEST_TIMEOUT) {
-        Some(message) => message?,
-        None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
-    };
-    Ok(stream_id(message.headers()).map_or(FirstRecord::Foreign, FirstRecord::Stream))
-}
-
-/// The stream id that a record carries, if it is a stream record.
-pub fn stream_id(headers: Option<&impl Headers>) -> Option<Uuid> {
-    let header = headers?.iter().find(|header| header.key == STREAM_HEADER)?;
-    std::str::from_utf8(header.value?).ok()?.parse().ok()
-}
-
-/// One past the last record of each partition.
-///
-/// # Errors
-/// If Kafka does not answer in time, or the topic does not exist.
-pub async fn end_offsets(settings: &KafkaSettings, domain: &Domain) -> Result<BTreeMap<i32, i64>, CatalogError> {
-    Ok(watermarks(settings, domain).await?.into_iter().map(|(partition, (_, end))| (partition, end)).collect())
-}
-
-/// The first offset of each partition and the one past its last record.
-///
-/// # Errors
-/// If Kafka does not answer in time, or the topic does not exist.
-pub async fn watermarks(settings: &KafkaSettings, domain: &Domain) -> Result<BTreeMap<i32, (i64, i64)>, CatalogError> {
-    let topic = domain.topic(&settings.topic_prefix);
-    let partitions = partition_count(settings, &topic).await?.ok_or_else(|| CatalogError::Missing(topic.clone()))?;
-    blocking(settings, &topic, "look up the ends of", move |consumer, topic| {
-        let ends = |partition| Ok((partition, consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?));
-        (0..partitions).map(ends).collect()
-    })
-    .await
-}
-
-/// Runs a blocking question of a short-lived consumer on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    settings: &KafkaSettings,
-    topic: &str,
-    action: &'static str,
-    ask: impl FnOnce(&Asking, &str) -> Result<T, KafkaError> + Send + 'static,
-) -> Result<T, CatalogError> {
-    let (settings, owned) = (settings.clone(), topic.to_owned());
-    let ask = move || {
-        let located = |source| CatalogError::Kafka { action, topic: owned.clone(), source };
-        let consumer = access::asking(&settings).map_err(located)?;
-        ask(&consumer, &owned).map_err(|source| {
-            access::serve(&consumer);
-            match consumer.context().complaint() {
-                Some(reason) => {
-                    CatalogError::Unreachable { action, topic: owned.clone(), source: Unreachable::Refused(reason) }
-                }
-                None => located(source),
-            }
-        })
-    };
-    tokio::task::spawn_blocking(ask).await.map_err(|_| CatalogError::Task(topic.into()))?
 }
 
 #[cfg(test)]

@@ -1,23 +1,34 @@
-//! Looking at a topic's log from outside: where its partitions begin and end, and how old a record is.
+//! Looking at a topic's log from outside: where its partitions begin and end, what they begin with, and how old a
+//! record is.
 //!
-//! The reader belongs to no group and moves nothing. It keeps one client for all its questions; its calls block.
+//! This is the one place that asks Kafka about a log. [`LogReader`] belongs to no group and moves nothing; it keeps one
+//! client for all its questions, and its calls block. [`LogClient`] asks the same from async code. [`truncated`] tells
+//! by two measurements whether a log became shorter than what Kafka had acknowledged.
+
+mod client;
+mod truncated;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
+pub use self::client::LogClient;
+pub use self::truncated::{LogEnds, MEASUREMENTS_APART, truncated};
 use crate::kafka::KafkaSettings;
-use crate::kafka::access::{self, Asking, Unreachable};
+use crate::kafka::access::{self, MetadataClient, Unreachable};
+use crate::stream::FirstRecord;
 
-/// A broker that does not answer within this is an error; whoever asks does so again later.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Records that have not come within this are left out: their age is only shown.
-const RECORDS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The one timeout of a question about a log. A leader election or the restart of a broker takes some seconds and is
+/// waited out; whoever gets no answer asks again later.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Records of which only the age is shown are left out when they have not come within this.
+const AGES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Kafka did not answer, or refused.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +39,9 @@ pub enum LogError {
     /// No broker can be used.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
+    /// The blocking task was cancelled or panicked.
+    #[error("the task that asks Kafka ended early")]
+    Task,
 }
 
 /// The first offset of a partition and the one past its last record.
@@ -39,9 +53,40 @@ pub struct Ends {
     pub high: i64,
 }
 
+/// What a partition begins with, and where it begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionLog {
+    /// Its record 0.
+    pub first: FirstRecord,
+    /// Its ends, measured before record 0 was read.
+    pub ends: Ends,
+}
+
+/// How a topic is spread over the brokers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// Replicas of the partition that has the fewest.
+    pub replication: i32,
+}
+
+/// Whether a topic is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It does not exist.
+    Missing,
+    /// A partition has no leader yet, or not at present.
+    Electing,
+    /// It is there, and every partition has a leader.
+    Ready(Layout),
+}
+
 /// A client that only looks.
 pub struct LogReader {
-    consumer: Asking,
+    client: MetadataClient,
+    /// Held by whoever reads records: a client has one assignment, and who polls it gets its records.
+    assignment: Mutex<()>,
 }
 
 impl LogReader {
@@ -50,7 +95,7 @@ impl LogReader {
     /// # Errors
     /// If rdkafka refuses the configuration.
     pub fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
-        Ok(LogReader { consumer: access::asking(settings)? })
+        Ok(LogReader { client: access::metadata_client(settings)?, assignment: Mutex::default() })
     }
 
     /// Whether any broker answers.
@@ -58,7 +103,41 @@ impl LogReader {
     /// # Errors
     /// Why none does, with what to do where that is known.
     pub fn ping(&self, timeout: Duration) -> Result<(), LogError> {
-        Ok(access::reach(&self.consumer, timeout)?)
+        let _assignment = self.assignment();
+        Ok(access::wait_until_reachable(&self.client, timeout)?)
+    }
+
+    /// Why Kafka refuses this client, if it does and says so.
+    pub(crate) fn refusal(&self) -> Option<Unreachable> {
+        self.poll_events();
+        self.client.context().complaint().map(Unreachable::Refused)
+    }
+
+    /// Whether the topic is there, and how it is spread. No broker makes it because it was asked for.
+    ///
+    /// # Errors
+    /// If Kafka does not answer in time, or refuses.
+    pub fn presence(&self, topic: &str) -> Result<Presence, LogError> {
+        self.poll_events();
+        let metadata = self.client.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let Some(found) = found else { return Ok(Presence::Missing) };
+        match found.error().map(RDKafkaErrorCode::from) {
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                return Ok(Presence::Missing);
+            }
+            Some(RDKafkaErrorCode::LeaderNotAvailable) => return Ok(Presence::Electing),
+            Some(code) => return Err(KafkaError::MetadataFetch(code).into()),
+            None => {}
+        }
+        let partitions = found.partitions();
+        let replication = partitions.iter().map(|partition| partition.replicas().len()).min();
+        let is_led = partitions.iter().all(|partition| partition.leader() >= 0);
+        let layout = |replication| {
+            let partitions = i32::try_from(partitions.len()).ok()?;
+            Some(Layout { partitions, replication: i32::try_from(replication).ok()? })
+        };
+        Ok(replication.filter(|_| is_led).and_then(layout).map_or(Presence::Electing, Presence::Ready))
     }
 
     /// The ends of each partition; none where the topic does not exist.
@@ -66,16 +145,59 @@ impl LogReader {
     /// # Errors
     /// If Kafka does not answer in time.
     pub fn ends(&self, topic: &str) -> Result<BTreeMap<i32, Ends>, LogError> {
-        access::serve(&self.consumer);
-        let metadata = self.consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
+        self.poll_events();
+        let metadata = self.client.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-        let partitions = found.into_iter().flat_map(|found| found.partitions().iter().map(|it| it.id()));
-        partitions
-            .map(|partition| {
-                let (low, high) = self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
-                Ok((partition, Ends { low, high }))
-            })
-            .collect()
+        let partitions: Vec<i32> =
+            found.into_iter().flat_map(|found| found.partitions().iter().map(|it| it.id())).collect();
+        self.ends_of(topic, &partitions)
+    }
+
+    /// The ends of these partitions, of all in one request a broker.
+    ///
+    /// # Errors
+    /// If Kafka does not answer in time, or does not know one of them.
+    pub fn ends_of(&self, topic: &str, partitions: &[i32]) -> Result<BTreeMap<i32, Ends>, LogError> {
+        // The end first: retention may remove a record in between, but none is un-written.
+        let high = self.list_offsets(topic, partitions, Offset::End)?;
+        let low = self.list_offsets(topic, partitions, Offset::Beginning)?;
+        let ends = high.into_iter().filter_map(|(partition, high)| {
+            let low = (*low.get(&partition)?)?;
+            // A partition that retention emptied meanwhile begins where it ends.
+            Some((partition, Ends { low, high: high?.max(low) }))
+        });
+        Ok(ends.collect())
+    }
+
+    /// What each of these partitions begins with, and its ends; read in one go.
+    ///
+    /// # Errors
+    /// If Kafka does not answer in time, or does not know one of them.
+    pub fn beginnings(&self, topic: &str, partitions: &[i32]) -> Result<BTreeMap<i32, PartitionLog>, LogError> {
+        let ends = self.ends_of(topic, partitions)?;
+        let mut firsts = BTreeMap::new();
+        let wanted: BTreeMap<i32, i64> =
+            ends.iter().filter(|(_, ends)| ends.low == 0 && ends.high > 0).map(|(it, _)| (*it, 0)).collect();
+        self.read_one_of_each(topic, &wanted, REQUEST_TIMEOUT, |message| {
+            let first = match message.offset() {
+                0 => FirstRecord::of(message.headers()),
+                // The log begins at 0, and no record stands there: a marker of a transaction.
+                _ => FirstRecord::Foreign,
+            };
+            firsts.insert(message.partition(), first);
+        })?;
+        if firsts.len() < wanted.len() {
+            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut).into());
+        }
+        let log = |(partition, ends): (i32, Ends)| {
+            let first = match firsts.get(&partition) {
+                Some(first) => *first,
+                None if ends.low > 0 => FirstRecord::Removed,
+                None => FirstRecord::Empty,
+            };
+            (partition, PartitionLog { first, ends })
+        };
+        Ok(ends.into_iter().map(log).collect())
     }
 
     /// What a consumer group has committed in Kafka; a partition that it never committed is left out.
@@ -88,17 +210,14 @@ impl LogReader {
         topic: &str,
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, i64>, LogError> {
-        let consumer = access::asking_with(settings, &[("group.id", group)])?;
+        let consumer = access::metadata_client_with(settings, &[("group.id", group)])?;
         let mut wanted = TopicPartitionList::new();
         for partition in partitions {
             wanted.add_partition(topic, *partition);
         }
         let found = consumer.committed_offsets(wanted, REQUEST_TIMEOUT)?;
-        let offset = |offset| match offset {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        };
-        Ok(found.elements().iter().filter_map(|it| Some((it.partition(), offset(it.offset())?))).collect())
+        let known = found.elements().into_iter().map(|it| (it.partition(), real_offset(it.offset())));
+        Ok(known.filter_map(|(partition, offset)| Some((partition, offset?))).collect())
     }
 
     /// The offset of the first record written at `time` or later in each partition; `None` where there is none.
@@ -111,16 +230,7 @@ impl LogReader {
         partitions: &[i32],
         time: DateTime<Utc>,
     ) -> Result<BTreeMap<i32, Option<i64>>, LogError> {
-        let mut wanted = TopicPartitionList::new();
-        for partition in partitions {
-            wanted.add_partition_offset(topic, *partition, Offset::Offset(time.timestamp_millis()))?;
-        }
-        let found = self.consumer.offsets_for_times(wanted, REQUEST_TIMEOUT)?;
-        let offset = |offset| match offset {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        };
-        Ok(found.elements().iter().map(|element| (element.partition(), offset(element.offset()))).collect())
+        self.list_offsets(topic, partitions, Offset::Offset(time.timestamp_millis()))
     }
 
     /// When the records at these offsets were written, by partition. A record that does not come in time is left out.
@@ -133,35 +243,101 @@ impl LogReader {
         offsets: &BTreeMap<i32, i64>,
     ) -> Result<BTreeMap<i32, DateTime<Utc>>, LogError> {
         let mut found = BTreeMap::new();
-        if offsets.is_empty() {
-            return Ok(found);
-        }
-        let mut assignment = TopicPartitionList::new();
-        for (partition, offset) in offsets {
-            assignment.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
-        }
-        self.consumer.assign(&assignment)?;
-        let result = self.first_of_each(offsets.len(), &mut found);
-        // A pause outlives the assignment.
-        self.consumer.resume(&assignment)?;
-        self.consumer.unassign()?;
-        result?;
+        self.read_one_of_each(topic, offsets, AGES_TIMEOUT, |message| {
+            let at = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis);
+            found.extend(at.map(|at| (message.partition(), at)));
+        })?;
         Ok(found)
     }
 
-    fn first_of_each(&self, partitions: usize, found: &mut BTreeMap<i32, DateTime<Utc>>) -> Result<(), KafkaError> {
-        let deadline = Instant::now() + RECORDS_TIMEOUT;
-        while found.len() < partitions {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Some(message) = self.consumer.poll(left) else { return Ok(()) };
-            let message = message?;
-            let Some(at) = message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis) else { continue };
-            if found.insert(message.partition(), at).is_none() {
-                let mut done = TopicPartitionList::new();
-                done.add_partition(message.topic(), message.partition());
-                self.consumer.pause(&done)?;
-            }
+    /// Kafka's ListOffsets: `at` is a time in milliseconds, or the end or the beginning, which Kafka takes for times
+    /// too. One request a broker, where the watermarks of librdkafka take two a partition.
+    fn list_offsets(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+        at: Offset,
+    ) -> Result<BTreeMap<i32, Option<i64>>, LogError> {
+        if partitions.is_empty() {
+            return Ok(BTreeMap::new());
         }
-        Ok(())
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            wanted.add_partition_offset(topic, *partition, at)?;
+        }
+        let found = self.client.offsets_for_times(wanted, REQUEST_TIMEOUT)?;
+        let mut offsets = BTreeMap::new();
+        for element in found.elements() {
+            element.error()?;
+            offsets.insert(element.partition(), real_offset(element.offset()));
+        }
+        Ok(offsets)
+    }
+
+    /// Reads one record of each partition, the first at its offset or later, until all have come or the time is over.
+    fn read_one_of_each(
+        &self,
+        topic: &str,
+        offsets: &BTreeMap<i32, i64>,
+        within: Duration,
+        mut take: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<(), KafkaError> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let _assignment = self.assignment();
+        let mut wanted = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            wanted.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+        }
+        self.client.assign(&wanted)?;
+        let mut open = offsets.clone();
+        let deadline = Instant::now() + within;
+        let result = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let message = match self.client.poll(left) {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
+            };
+            if open.remove(&message.partition()).is_none() {
+                continue;
+            }
+            take(&message);
+            if open.is_empty() {
+                break Ok(());
+            }
+            let mut done = TopicPartitionList::new();
+            done.add_partition(topic, message.partition());
+            if let Err(error) = self.client.pause(&done) {
+                break Err(error);
+            }
+        };
+        // A pause outlives the assignment.
+        self.client.resume(&wanted)?;
+        self.client.unassign()?;
+        result
+    }
+
+    fn assignment(&self) -> MutexGuard<'_, ()> {
+        // It guards no value that a panic could leave half-made.
+        self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the client get its token and hear what Kafka complains of, unless somebody polls it already.
+    fn poll_events(&self) {
+        match self.assignment.try_lock() {
+            Ok(_assignment) => access::poll_events(&self.client),
+            Err(TryLockError::Poisoned(_)) => access::poll_events(&self.client),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+}
+
+/// The offset, unless it only stands for one.
+fn real_offset(offset: Offset) -> Option<i64> {
+    match offset {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
     }
 }

@@ -157,7 +157,8 @@ struct Topic {
 async fn look(context: &ReplayContext) -> Result<Topic, ReplayError> {
     let failed = postgres("read the bookmarks");
     let state = catalog::describe(&context.kafka, context.domain).await?;
-    let bound = streams::bind(&context.pool, context.domain.name, &state).await.map_err(&failed)?;
+    let bound =
+        streams::bind(&context.pool, context.domain.name, &state.topic, state.stream_id()).await.map_err(&failed)?;
     let Binding::Same(stream_id) = bound else { return Err(ReplayError::OtherTopic(context.domain.name)) };
     let bookmarks = bookmarks(context, stream_id).await.map_err(&failed)?;
     let ends = ask(context, |reader, topic| reader.ends(topic)).await?;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use freshet_sinks::bookmarks;
 use freshet_topics::Domain;
-use freshet_topics::log::{Ends, LogReader};
+use freshet_topics::log::{Ends, LogClient, LogReader};
 use serde::Serialize;
 
 use crate::commands::terminal::{Look, table, thousands};
@@ -52,15 +53,16 @@ type Known = (BTreeMap<i32, Ends>, BTreeMap<i32, i64>);
 
 async fn kafka(services: &Services, domain: &'static Domain) -> Result<Known> {
     let settings = services.config.kafka.clone();
-    let asked = tokio::task::spawn_blocking(move || {
+    let log = LogClient::new(&settings);
+    let asked = log.ask(move |reader| {
         let topic = domain.topic(&settings.topic_prefix);
-        let ends = LogReader::new(&settings)?.ends(&topic)?;
+        let ends = reader.ends(&topic)?;
         let group = format!("{}{}", settings.group_prefix, domain.name);
         let partitions: Vec<i32> = ends.keys().copied().collect();
         let committed = LogReader::committed(&settings, &group, &topic, &partitions)?;
-        Ok::<_, freshet_topics::log::LogError>((ends, committed))
+        Ok((ends, committed))
     });
-    Ok(asked.await.context("ask Kafka")??)
+    asked.await.context("ask Kafka")
 }
 
 async fn of_domain(
@@ -69,19 +71,15 @@ async fn of_domain(
     ends: &BTreeMap<i32, Ends>,
     committed: &BTreeMap<i32, i64>,
 ) -> Result<Vec<Line>> {
-    let bookmarks: Vec<(i32, i64, Option<String>)> =
-        sqlx::query_as("SELECT partition, next_offset, halted FROM pipeline.bookmarks WHERE domain = $1")
-            .bind(domain.name)
-            .fetch_all(&services.pool)
-            .await
-            .context("read the bookmarks")?;
+    let bookmarks = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
     let mut lines: BTreeMap<i32, Line> = BTreeMap::new();
     let mut line = |partition: i32, fill: &dyn Fn(&mut Line)| {
         let line = lines.entry(partition).or_insert(Line { domain: domain.name, partition, ..Line::default() });
         fill(line);
     };
-    for (partition, at, halted) in &bookmarks {
-        line(*partition, &|line| (line.bookmark, line.halted) = (Some(*at), halted.clone()));
+    for bookmark in &bookmarks {
+        let known = (Some(bookmark.next_offset), bookmark.halted.clone());
+        line(bookmark.partition, &|line| (line.bookmark, line.halted) = known.clone());
     }
     for (partition, ends) in ends {
         line(*partition, &|line| (line.log_start, line.log_end) = (Some(ends.low), Some(ends.high)));

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use freshet_sinks::rebookmark::{self, Reset};
-use freshet_topics::log::Ends;
-use freshet_topics::{Domain, catalog};
+use freshet_sinks::bookmarks;
+use freshet_sinks::bookmarks::set::{self, Reset};
+use freshet_topics::Domain;
+use freshet_topics::log::{Ends, LogClient};
 
 use crate::commands::confirm::confirm;
 use crate::commands::terminal::thousands;
@@ -43,15 +44,12 @@ pub(super) async fn run(
     to: Target,
     yes: bool,
 ) -> Result<ExitCode> {
-    let before: Vec<(i32, i64)> = sqlx::query_as(
-        "SELECT partition, next_offset FROM pipeline.bookmarks
-         WHERE domain = $1 AND (cardinality($2::int4[]) = 0 OR partition = ANY ($2)) ORDER BY 1",
-    )
-    .bind(domain.name)
-    .bind(partitions)
-    .fetch_all(&services.pool)
-    .await
-    .context("read the bookmarks")?;
+    let before = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
+    let before: Vec<(i32, i64)> = before
+        .into_iter()
+        .filter(|bookmark| partitions.is_empty() || partitions.contains(&bookmark.partition))
+        .map(|bookmark| (bookmark.partition, bookmark.next_offset))
+        .collect();
     if let Some(unknown) = partitions.iter().find(|it| !before.iter().any(|(partition, _)| partition == *it)) {
         bail!("partition {unknown} of {} has no bookmark", domain.name);
     }
@@ -60,12 +58,12 @@ pub(super) async fn run(
         "{} has no bookmarks yet: they are made when `freshet process` first runs",
         domain.name
     );
-    let ends = catalog::watermarks(&services.config.kafka, domain).await.context("look at the topic")?;
+    let topic = domain.topic(&services.config.kafka.topic_prefix);
+    let ends = LogClient::new(&services.config.kafka).ends(&topic).await.context("look at the topic")?;
     let mut wanted = Vec::new();
     for (partition, at) in &before {
-        let (low, high) =
-            ends.get(partition).copied().with_context(|| format!("the topic has no partition {partition}"))?;
-        let after = place(to, Ends { low, high }).with_context(|| format!("partition {partition}"))?;
+        let ends = ends.get(partition).with_context(|| format!("topic {topic} has no partition {partition}"))?;
+        let after = offset_of(to, *ends).with_context(|| format!("partition {partition}"))?;
         wanted.push(Reset { partition: *partition, before: *at, after });
     }
     for reset in &wanted {
@@ -78,13 +76,13 @@ pub(super) async fn run(
         return Ok(ExitCode::FAILURE);
     }
     let offsets: Vec<(i32, i64)> = wanted.iter().map(|reset| (reset.partition, reset.after)).collect();
-    let set = rebookmark::set(&services.pool, domain.name, &offsets).await.context("set the bookmarks")?;
+    let set = set::set(&services.pool, domain.name, &offsets).await.context("set the bookmarks")?;
     println!("{}: {} bookmarks set; whoever reads goes on from there", domain.name, set.len());
     Ok(ExitCode::SUCCESS)
 }
 
 /// The offset that a target comes to in a log.
-fn place(to: Target, Ends { low, high }: Ends) -> Result<i64> {
+fn offset_of(to: Target, Ends { low, high }: Ends) -> Result<i64> {
     match to {
         Target::Beginning => Ok(low),
         Target::End => Ok(high),
@@ -130,7 +128,7 @@ mod tests {
             [("beginning", Some(3)), ("end", Some(9)), ("3", Some(3)), ("9", Some(9)), ("2", None), ("10", None)];
         for (text, expected) in cases {
             let target = text.parse().expect(text);
-            assert_eq!(place(target, ends).ok(), expected, "{text}");
+            assert_eq!(offset_of(target, ends).ok(), expected, "{text}");
         }
         assert!("x".parse::<Target>().is_err());
     }

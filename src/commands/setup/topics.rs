@@ -6,40 +6,61 @@ use freshet_topics::kafka::access::Unreachable;
 use freshet_topics::{DOMAINS, Domain};
 
 use super::{Finding, Standing};
+use crate::commands::halted::{self, KnownTopic, partitions};
+use crate::commands::topics::unfit;
+use crate::roles::Services;
 
 /// What all that setup does with a topic asks for.
 const NEEDED_ACLS: &str = "Create, Describe, DescribeConfigs, Read and Write";
 
-pub(super) async fn prepare(settings: &KafkaSettings, dry_run: bool) -> Vec<Finding> {
+pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
+    let settings = &services.config.kafka;
+    // Postgres out of reach is a finding of its own.
+    let known = halted::known_topics(&services.pool, DOMAINS).await.unwrap_or_default();
     let each = DOMAINS.iter().map(async |domain| {
-        let (standing, said) = prepare_one(settings, domain, dry_run).await;
+        let known = known.get(domain.name).cloned().unwrap_or_default();
+        let (standing, said) = prepare_one(settings, domain, &known, dry_run).await;
         Finding::new("topic", &domain.topic(&settings.topic_prefix), standing, said)
     });
     futures::future::join_all(each).await
 }
 
-async fn prepare_one(settings: &KafkaSettings, domain: &Domain, dry_run: bool) -> (Standing, String) {
+async fn prepare_one(
+    settings: &KafkaSettings,
+    domain: &Domain,
+    known: &KnownTopic,
+    dry_run: bool,
+) -> (Standing, String) {
     let found = match dry_run {
         true => catalog::inspect(settings, domain).await,
-        false => catalog::ensure(settings, domain).await.map(Some),
+        false => catalog::ensure(settings, domain, known.stream).await.map(Some),
     };
     match found {
         Ok(None) => (Standing::Would, format!("would be made, {}", size(settings.partitions, settings.replication))),
-        Ok(Some(report)) => compared(&report, dry_run),
+        Ok(Some(report)) => {
+            let (standing, said) = compared(&report, unfit(domain, &report, known), dry_run);
+            // A halt is a person's to end, and no reason not to start the others.
+            (standing, known.halted().map_or(said.clone(), |halted| format!("{said}; {halted}")))
+        }
         Err(error) => (Standing::Failed, refused(&settings.brokers, &error)),
     }
 }
 
-fn compared(report: &TopicReport, dry_run: bool) -> (Standing, String) {
+fn compared(report: &TopicReport, unfit: Option<String>, dry_run: bool) -> (Standing, String) {
     let size = size(report.state.partitions, report.state.replication);
-    match (report.created, report.differences.as_slice()) {
-        (true, _) => (Standing::Made, format!("made, {size}")),
-        (false, []) if report.marked && dry_run => {
-            (Standing::Would, format!("found empty, {size}: would be marked as freshet's"))
-        }
-        (false, []) if report.marked => (Standing::Made, format!("found empty, {size}, and marked as freshet's")),
-        (false, []) => (Standing::Found, format!("found, {size}")),
-        (false, differences) => {
+    if let Some(unfit) = unfit {
+        return (Standing::Differs, format!("found, but {unfit}"));
+    }
+    let marked = match report.marked.len() == report.state.firsts.len() {
+        true => format!("found empty, {size}"),
+        false => format!("found, {size}, {} empty", partitions(&report.marked)),
+    };
+    match (report.created, report.differences.as_slice(), report.marked.as_slice()) {
+        (true, ..) => (Standing::Made, format!("made, {size}")),
+        (false, [], []) => (Standing::Found, format!("found, {size}")),
+        (false, [], _) if dry_run => (Standing::Would, format!("{marked}: would be marked as freshet's")),
+        (false, [], _) => (Standing::Made, format!("{marked}, and marked as freshet's")),
+        (false, differences, _) => {
             (Standing::Differs, format!("found, but {} (not changed: Kafka's tools do that)", differences.join("; ")))
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! librdkafka asks for a token, and tells of a refused login, through events that it queues until the client is
 //! polled. Producers poll on a thread of their own, and consumers of a group do all the time; a consumer that only
-//! asks is polled by [`serve`] before each question, and an admin client, which nothing polls, is given its token
+//! asks is polled by [`poll_events`] before each question, and an admin client, which nothing polls, is given its token
 //! when it is made.
 
 use std::error::Error;
@@ -40,7 +40,7 @@ pub struct Access {
 }
 
 /// A consumer that only asks: in no group, moving nothing.
-pub type Asking = BaseConsumer<Access>;
+pub type MetadataClient = BaseConsumer<Access>;
 
 impl Access {
     /// For one client.
@@ -95,15 +95,18 @@ impl ConsumerContext for Access {}
 ///
 /// # Errors
 /// If a certificate cannot be read, or librdkafka refuses the configuration.
-pub fn asking(settings: &KafkaSettings) -> Result<Asking, KafkaError> {
-    asking_with(settings, &[])
+pub fn metadata_client(settings: &KafkaSettings) -> Result<MetadataClient, KafkaError> {
+    metadata_client_with(settings, &[])
 }
 
 /// Makes a consumer that only asks, with properties of librdkafka's that win over those of all that ask.
 ///
 /// # Errors
 /// If a certificate cannot be read, or librdkafka refuses the configuration.
-pub fn asking_with(settings: &KafkaSettings, properties: &[(&str, &str)]) -> Result<Asking, KafkaError> {
+pub fn metadata_client_with(
+    settings: &KafkaSettings,
+    properties: &[(&str, &str)],
+) -> Result<MetadataClient, KafkaError> {
     settings.check_files().map_err(KafkaError::ClientCreation)?;
     let mut config = settings.client_config();
     config
@@ -112,20 +115,21 @@ pub fn asking_with(settings: &KafkaSettings, properties: &[(&str, &str)]) -> Res
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
         .set("queued.max.messages.kbytes", "1024")
-        // A question is a single record: do not wait for more of them.
+        // A question is a single record: do not wait for more of them, and fetch little else.
         .set("fetch.wait.max.ms", "10")
+        .set("max.partition.fetch.bytes", "65536")
         // What is logged is filtered later; here it is listened to.
         .set_log_level(RDKafkaLogLevel::Info);
     for (name, value) in properties {
         config.set(*name, *value);
     }
     let consumer = config.create_with_context(Access::new(settings))?;
-    serve(&consumer);
+    poll_events(&consumer);
     Ok(consumer)
 }
 
 /// Lets a consumer that has nothing assigned get its token, if one is due, and hear what Kafka complains of.
-pub fn serve(consumer: &Asking) {
+pub fn poll_events(consumer: &MetadataClient) {
     for _ in 0..EVENTS_MAX {
         if consumer.poll(SERVE_FOR).is_none() {
             return;
@@ -137,10 +141,10 @@ pub fn serve(consumer: &Asking) {
 ///
 /// # Errors
 /// [`Unreachable`] once Kafka refuses, or when the time is over.
-pub fn reach(consumer: &Asking, within: Duration) -> Result<(), Unreachable> {
+pub fn wait_until_reachable(consumer: &MetadataClient, within: Duration) -> Result<(), Unreachable> {
     let deadline = Instant::now() + within;
     loop {
-        serve(consumer);
+        poll_events(consumer);
         if let Some(reason) = consumer.context().complaint() {
             return Err(Unreachable::Refused(reason));
         }

@@ -1,6 +1,5 @@
 //! The one stream a topic: which topic the ledger and the bookmarks belong to.
 
-use freshet_topics::catalog::TopicState;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -22,36 +21,43 @@ pub enum Binding {
 }
 
 /// Binds a domain to its topic on first sight, and compares ever after. Two that bind at once agree: the
-/// first insert wins and both read it.
+/// first insert wins and both read it. `found` is what the topic says, `None` where no stream record is left.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn bind(pool: &PgPool, domain: &str, state: &TopicState) -> Result<Binding, sqlx::Error> {
-    if let Some(found) = state.stream_id {
+pub async fn bind(pool: &PgPool, domain: &str, topic: &str, found: Option<Uuid>) -> Result<Binding, sqlx::Error> {
+    if let Some(found) = found {
         sqlx::query(
             "INSERT INTO pipeline.streams (domain, topic, stream_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         )
         .bind(domain)
-        .bind(&state.topic)
+        .bind(topic)
         .bind(found)
         .execute(pool)
         .await?;
     }
-    let known: Option<Uuid> = sqlx::query_scalar("SELECT stream_id FROM pipeline.streams WHERE domain = $1")
+    Ok(compare(known(pool, domain).await?, found))
+}
+
+/// The stream that the domain's bookmarks belong to; `None` where no topic was ever bound.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn known(pool: &PgPool, domain: &str) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar("SELECT stream_id FROM pipeline.streams WHERE domain = $1")
         .bind(domain)
         .fetch_optional(pool)
-        .await?;
-    Ok(compare(known, state.stream_id))
+        .await
 }
 
 /// The decision of [`bind`].
 ///
-/// | known to Postgres | in record 0 | binding |
+/// | known to Postgres | the topic says | binding |
 /// |---|---|---|
 /// | a | a | same a |
 /// | a | b | other |
-/// | a | removed by retention | same a |
-/// | – | removed by retention | unknown |
+/// | a | no stream record is left | same a |
+/// | – | no stream record is left | unknown |
 fn compare(known: Option<Uuid>, found: Option<Uuid>) -> Binding {
     match (known, found) {
         (Some(known), Some(found)) if known != found => Binding::Other { known, found },

@@ -4,18 +4,54 @@
 //! only if they still stand where this owner left them. A former owner whose partition was taken therefore
 //! finds its epoch gone and can write nothing, however late its transaction arrives.
 
+pub mod adopt;
+pub mod set;
+pub mod streams;
+
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
 use crate::destination::Destination;
 use crate::postgres::is_lock_timeout;
 use crate::transactions::{self, Limits};
 
+/// A partition's bookmark as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Bookmark {
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the next record to apply.
+    pub next_offset: i64,
+    /// Why the partition is halted; `None` while it runs.
+    pub halted: Option<String>,
+    /// What a person accepted its record 0 as ([`freshet_topics::stream::FirstRecord::accepted_as`]).
+    pub accepted_beginning: Option<String>,
+}
+
+/// The bookmarks of a domain in the order of their partitions: those made on `stream`, or with `None` all.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn read(
+    executor: impl PgExecutor<'_>,
+    domain: &str,
+    stream: Option<Uuid>,
+) -> Result<Vec<Bookmark>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT partition, next_offset, halted, accepted_beginning FROM pipeline.bookmarks
+         WHERE domain = $1 AND ($2::uuid IS NULL OR stream_id = $2) ORDER BY partition",
+    )
+    .bind(domain)
+    .bind(stream)
+    .fetch_all(executor)
+    .await
+}
+
 /// A partition's bookmark as an assignment received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct Assigned {
     /// The partition.
     pub partition: i32,
     /// The offset of the next record to apply.
@@ -28,7 +64,7 @@ pub struct Taken {
 
 /// What one batch does to one partition's bookmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Move {
+pub struct BookmarkMove {
     /// The partition.
     pub partition: i32,
     /// Where the bookmark must stand.
@@ -41,7 +77,7 @@ pub struct Move {
 
 /// Whether a batch may apply to a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Advance {
+pub enum MoveDecision {
     /// It is the next one.
     Go,
     /// It was applied before: the answer to its COMMIT was lost.
@@ -59,11 +95,11 @@ pub enum Advance {
 /// | at `next` | mine | already applied |
 /// | elsewhere | mine | lost (set by hand) |
 /// | anywhere | another's | lost |
-pub fn advance(found: Option<(i64, i64)>, wanted: Move) -> Advance {
+pub fn decide_move(found: Option<(i64, i64)>, wanted: BookmarkMove) -> MoveDecision {
     match found {
-        Some((at, epoch)) if epoch == wanted.epoch && at == wanted.expected => Advance::Go,
-        Some((at, epoch)) if epoch == wanted.epoch && at == wanted.next => Advance::AlreadyApplied,
-        _ => Advance::Lost,
+        Some((at, epoch)) if epoch == wanted.epoch && at == wanted.expected => MoveDecision::Go,
+        Some((at, epoch)) if epoch == wanted.epoch && at == wanted.next => MoveDecision::AlreadyApplied,
+        _ => MoveDecision::Lost,
     }
 }
 
@@ -121,7 +157,7 @@ async fn take_once(
     stream_id: Uuid,
     owner: &str,
     starts: &[(i32, i64)],
-) -> Result<Vec<Taken>, sqlx::Error> {
+) -> Result<Vec<Assigned>, sqlx::Error> {
     let (partitions, offsets): (Vec<i32>, Vec<i64>) = starts.iter().copied().unzip();
     let sql = format!(
         "INSERT INTO {} AS b (domain, partition, next_offset, stream_id, owner_epoch, owner)
@@ -144,7 +180,7 @@ async fn take_once(
     transaction.commit().await?;
     rows.iter()
         .map(|row| {
-            Ok(Taken {
+            Ok(Assigned {
                 partition: row.try_get(0)?,
                 next_offset: row.try_get(1)?,
                 epoch: row.try_get(2)?,
@@ -179,13 +215,13 @@ pub async fn set_halted(
 }
 
 /// The first step of the transaction `apply`: locks the bookmarks in partition order, so that two batches
-/// cannot deadlock, decides each with [`advance`] and moves those that go.
+/// cannot deadlock, decides each with [`decide_move`] and moves those that go.
 pub(crate) async fn move_all(
     connection: &mut PgConnection,
     destination: Destination,
     domain: &str,
-    moves: &[Move],
-) -> Result<Vec<Advance>, sqlx::Error> {
+    moves: &[BookmarkMove],
+) -> Result<Vec<MoveDecision>, sqlx::Error> {
     let partitions: Vec<i32> = moves.iter().map(|one| one.partition).collect();
     let bookmarks = destination.bookmarks();
     let found = sqlx::query_as::<_, (i32, i64, i64)>(AssertSqlSafe(format!(
@@ -196,17 +232,17 @@ pub(crate) async fn move_all(
     .bind(partitions)
     .fetch_all(&mut *connection)
     .await?;
-    let decisions: Vec<Advance> = moves
+    let decisions: Vec<MoveDecision> = moves
         .iter()
         .map(|one| {
             let bookmark = found.iter().find(|(partition, ..)| *partition == one.partition);
-            advance(bookmark.map(|(_, at, epoch)| (*at, *epoch)), *one)
+            decide_move(bookmark.map(|(_, at, epoch)| (*at, *epoch)), *one)
         })
         .collect();
     let (partitions, offsets): (Vec<i32>, Vec<i64>) = moves
         .iter()
         .zip(&decisions)
-        .filter(|(_, decision)| **decision == Advance::Go)
+        .filter(|(_, decision)| **decision == MoveDecision::Go)
         .map(|(one, _)| (one.partition, one.next))
         .unzip();
     sqlx::query(AssertSqlSafe(format!(
@@ -222,24 +258,27 @@ pub(crate) async fn move_all(
     Ok(decisions)
 }
 
+// The former names, for callers that have not moved yet.
+pub use self::{Assigned as Taken, BookmarkMove as Move, MoveDecision as Advance};
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_batch_applies_once_and_only_for_its_owner() {
-        let wanted = Move { partition: 0, expected: 10, next: 20, epoch: 7 };
+        let wanted = BookmarkMove { partition: 0, expected: 10, next: 20, epoch: 7 };
         let cases = [
-            (None, Advance::Lost),
-            (Some((10, 7)), Advance::Go),
-            (Some((20, 7)), Advance::AlreadyApplied),
-            (Some((15, 7)), Advance::Lost),
-            (Some((10, 8)), Advance::Lost),
-            (Some((20, 8)), Advance::Lost),
-            (Some((10, 6)), Advance::Lost),
+            (None, MoveDecision::Lost),
+            (Some((10, 7)), MoveDecision::Go),
+            (Some((20, 7)), MoveDecision::AlreadyApplied),
+            (Some((15, 7)), MoveDecision::Lost),
+            (Some((10, 8)), MoveDecision::Lost),
+            (Some((20, 8)), MoveDecision::Lost),
+            (Some((10, 6)), MoveDecision::Lost),
         ];
         for (found, expected) in cases {
-            assert_eq!(advance(found, wanted), expected, "{found:?}");
+            assert_eq!(decide_move(found, wanted), expected, "{found:?}");
         }
     }
 }

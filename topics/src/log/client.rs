@@ -1,0 +1,61 @@
+//! The async side of [`LogReader`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Ends, LogError, LogReader};
+use crate::kafka::KafkaSettings;
+
+/// Asks Kafka about logs from async code, each question on a thread that may block. Its clones share one client,
+/// which is made when it is first needed and kept; several questions at once are fine.
+#[derive(Clone)]
+pub struct LogClient {
+    settings: Arc<KafkaSettings>,
+    kept: Arc<Mutex<Option<Arc<LogReader>>>>,
+}
+
+impl LogClient {
+    /// Connects when it is first asked.
+    pub fn new(settings: &KafkaSettings) -> Self {
+        LogClient { settings: Arc::new(settings.clone()), kept: Arc::default() }
+    }
+
+    /// Asks something; the question runs to its end even if nobody waits for the answer any more.
+    ///
+    /// # Errors
+    /// [`LogError::Unreachable`] with what to do where Kafka refuses this client; otherwise what rdkafka says.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&LogReader) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let client = self.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let reader = client.reader()?;
+            question(&reader).map_err(|error| match reader.refusal() {
+                Some(refusal) => LogError::Unreachable(refusal),
+                None => error,
+            })
+        });
+        asked.await.map_err(|_| LogError::Task)?
+    }
+
+    /// The ends of each partition; none where the topic does not exist.
+    ///
+    /// # Errors
+    /// As [`LogClient::ask`].
+    pub async fn ends(&self, topic: &str) -> Result<BTreeMap<i32, Ends>, LogError> {
+        let topic = topic.to_owned();
+        self.ask(move |reader| reader.ends(&topic)).await
+    }
+
+    fn reader(&self) -> Result<Arc<LogReader>, LogError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(reader) => Ok(Arc::clone(reader)),
+            None => {
+                let reader = Arc::new(LogReader::new(&self.settings)?);
+                Ok(Arc::clone(kept.insert(reader)))
+            }
+        }
+    }
+}
