@@ -1,7 +1,9 @@
 //! Whole-file copies under the names that today's readers use, composed from the manifest's files without
 //! deriving anything again: CSV with one header, JSON as one array, Parquet row group by row group.
 
-use freshet_sinks::outputs::{Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key};
+use freshet_sinks::outputs::{
+    Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key, is_copy_current,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::column::writer::ColumnCloseResult;
@@ -21,25 +23,44 @@ use crate::windows::Output;
 /// Parts read ahead while one is appended; each is in memory up to a MiB and in a temporary file beyond.
 const READ_AHEAD: usize = 8;
 
-/// Brings every whole-file copy up to the version of `current`. `false`: another reconciler was writing one of
-/// them at the same time; look again.
-pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<bool, RefreshError> {
-    let mut complete = true;
+/// What became of the copies.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reconciled {
+    /// Another reconciler was writing one of them at the same time, or a later version is published already: look
+    /// again.
+    pub(super) again: bool,
+    /// Copies that were gone.
+    pub(super) absent: Vec<String>,
+}
+
+/// Brings every whole-file copy to the version of `current`.
+pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconciled, RefreshError> {
+    let mut reconciled = Reconciled::default();
+    let published = current.manifest.version;
     for output in Output::ALL {
         let Some(version) = current.manifest.changed.get(output.name()).copied() else { continue };
         for format in FORMATS {
             let key = copy_key(output.name(), format);
             let seen = store.head_copy(&key).await?;
-            if seen.as_ref().is_some_and(|copy| copy.version >= version) {
-                continue;
+            if let Some(copy) = &seen {
+                if is_copy_current(copy.version, version, published) {
+                    continue;
+                }
+                if copy.version > published {
+                    // Of a version that was published since, or that a person took back: the publisher tells.
+                    reconciled.again = true;
+                    continue;
+                }
             }
             let body = compose(store, &current.manifest, output, format).await?;
+            let absent = seen.is_none();
             let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
-            complete &= put == Put::Written;
+            reconciled.again |= put == Put::Refused;
+            reconciled.absent.extend((absent && put == Put::Written).then_some(key));
         }
         metrics::COPY_VERSION.with_label_values(&[output.name()]).set(version as i64);
     }
-    Ok(complete)
+    Ok(reconciled)
 }
 
 /// The type that files of a format are served as.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use freshet_sinks::apply::marks::MARKS_CHANNEL;
-use freshet_sinks::outputs::{self, Current, Store};
+use freshet_sinks::outputs::{self, Current, OutputError, Store};
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::Notify;
@@ -16,16 +16,28 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use super::publish::{Outcome, Publication, Publisher};
+use super::retry::{RETRY_MIN, Retry, sleep};
 use super::{RefreshContext, RefreshError, collect_once, copies, metrics};
+use crate::derive::CODE_VERSION;
 
 /// Garbage is collected this long after the start, and then once an hour.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
 /// The publisher counts as idle once it had nothing to do this long ago and now.
-const SETTLE: Duration = Duration::from_millis(500);
-/// The wait after a failure doubles from the first to the second.
-const RETRY_MIN: Duration = Duration::from_millis(250);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const IDLE_FOR: Duration = Duration::from_millis(500);
+
+/// What the loops tell each other.
+#[derive(Default)]
+struct Signals {
+    /// There are new marks.
+    marks: Notify,
+    /// A copy could not be made because something published is gone: look now.
+    verify: Notify,
+    /// Something was made again: bring the copies after at once.
+    copy: Notify,
+    /// The publisher has nothing to do.
+    idle: AtomicBool,
+}
 
 /// Follows the tables until `shutdown`: publishes, copies, and deletes what nobody needs.
 ///
@@ -38,17 +50,16 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
     let mut retry = Retry::new("probe the store");
     while !shutdown.is_cancelled() {
         let probed = outputs::probe(&context.s3, &context.bucket).await.map_err(RefreshError::from);
-        if retry.settle(probed, &shutdown).await?.is_some() {
+        if retry.value_or_wait(probed, &shutdown).await?.is_some() {
             break;
         }
     }
-    let marks = Arc::new(Notify::new());
-    let listener = tokio::spawn(listen(context.pool.clone(), marks.clone()));
+    let signals = Arc::new(Signals::default());
+    let listener = tokio::spawn(listen(context.pool.clone(), signals.clone()));
     let stop = shutdown.child_token();
     let mut loops = JoinSet::new();
-    let idle = Arc::new(AtomicBool::new(false));
-    loops.spawn(publish_loop(context.clone(), marks, idle.clone(), stop.clone()));
-    loops.spawn(copy_loop(context.clone(), idle, stop.clone()));
+    loops.spawn(publish_loop(context.clone(), signals.clone(), stop.clone()));
+    loops.spawn(copy_loop(context.clone(), signals, stop.clone()));
     loops.spawn(collect_loop(context, stop.clone()));
     let mut result = Ok(());
     while let Some(ended) = loops.join_next().await {
@@ -60,41 +71,46 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
     result
 }
 
-/// Publishes whenever there are marks, and once a day because a day has passed.
+/// Publishes whenever there are marks, once a day because a day has passed, and every so often to see whether
+/// anything is gone.
 async fn publish_loop(
     context: RefreshContext,
-    marks: Arc<Notify>,
-    idle: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     shutdown: CancellationToken,
 ) -> Result<(), RefreshError> {
     let mut publisher = Publisher::new(context.clone());
     let mut pace = Pace::new(Duration::from_millis(context.settings.min_interval_ms));
     let mut retry = Retry::new("publish");
     let mut published_on = None;
-    let mut refused = None;
+    let mut said = None;
     while !shutdown.is_cancelled() {
         if published_on == Some(Utc::now().date_naive()) {
-            idle.store(true, Relaxed);
-            wait_for_marks(&context, &marks, &shutdown).await?;
-            idle.store(false, Relaxed);
-            rest(&pace, &marks, &shutdown).await;
+            signals.idle.store(true, Relaxed);
+            wait_for_work(&context, &signals, &mut publisher, &shutdown).await?;
+            signals.idle.store(false, Relaxed);
+            rest(&pace, &signals.marks, &shutdown).await;
         }
         let today = Utc::now().date_naive();
         let began = Instant::now();
         let published = publisher.publish(today, &shutdown).await;
         published_on = None;
-        let Some(publication) = retry.settle(published, &shutdown).await? else { continue };
+        let Some(publication) = retry.value_or_wait(published, &shutdown).await? else { continue };
         published_on = Some(today);
         pace.ran(began, Instant::now());
-        report(&publication, &mut refused);
+        report(&publication, &mut said);
+        if publication.mended {
+            signals.copy.notify_one();
+        }
     }
     Ok(())
 }
 
-/// Returns once there is reason to believe that there are marks, or that it is another day.
-async fn wait_for_marks(
+/// Returns once there is reason to believe that there are marks, that it is another day, or that something published
+/// may be gone.
+async fn wait_for_work(
     context: &RefreshContext,
-    marks: &Notify,
+    signals: &Signals,
+    publisher: &mut Publisher,
     shutdown: &CancellationToken,
 ) -> Result<(), RefreshError> {
     let mut retry = Retry::new("look for marks");
@@ -102,12 +118,17 @@ async fn wait_for_marks(
     while !shutdown.is_cancelled() && Utc::now().date_naive() == today {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = marks.notified() => return Ok(()),
+            () = signals.marks.notified() => return Ok(()),
+            () = signals.verify.notified() => {
+                publisher.verify_soon();
+                return Ok(());
+            }
+            () = tokio::time::sleep(publisher.verification_in()) => return Ok(()),
             () = tokio::time::sleep(Duration::from_millis(context.settings.look_interval_ms)) => {}
         }
         let any = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pipeline.marks)").fetch_one(&context.pool).await;
         let any = any.map_err(|source| RefreshError::Postgres { action: "look for marks", source });
-        if retry.settle(any, shutdown).await? == Some(true) {
+        if retry.value_or_wait(any, shutdown).await? == Some(true) {
             return Ok(());
         }
     }
@@ -130,85 +151,144 @@ async fn rest(pace: &Pace, marks: &Notify, shutdown: &CancellationToken) {
     }
 }
 
-fn report(publication: &Publication, refused: &mut Option<String>) {
-    let Publication { outcome, version, windows, files, marks, duration } = publication;
+/// Counts what became of a publication, and says it in the log; what keeps outputs from being published only when it
+/// changes.
+fn report(publication: &Publication, said: &mut Option<Outcome>) {
+    let Publication { outcome, version, windows, files, marks, duration, .. } = publication;
     metrics::VERSION.set(*version as i64);
-    let reason = match outcome {
-        Outcome::Refused(reason) => Some(reason.clone()),
-        Outcome::Unchanged => None,
-        Outcome::Published => {
-            metrics::PUBLICATIONS.inc();
-            metrics::DURATION.observe(duration.as_secs_f64());
-            tracing::info!(version, windows, files, marks, duration_ms = duration.as_millis() as u64, "published");
-            None
-        }
+    metrics::REFUSED.set(matches!(outcome, Outcome::Refused(_)).into());
+    metrics::OUTDATED.set(matches!(outcome, Outcome::Outdated { .. }).into());
+    let keeps_from_publishing = match outcome {
+        Outcome::Refused(_) | Outcome::Outdated { .. } => Some(outcome.clone()),
+        Outcome::Published | Outcome::Unchanged => None,
     };
-    metrics::REFUSED.set(reason.is_some().into());
-    if reason.is_none() {
+    if *outcome == Outcome::Published {
+        metrics::PUBLICATIONS.inc();
+        metrics::DURATION.observe(duration.as_secs_f64());
+        tracing::info!(version, windows, files, marks, duration_ms = duration.as_millis() as u64, "published");
+    }
+    if keeps_from_publishing.is_none() {
         metrics::TIMESTAMP.set(Utc::now().timestamp_millis() as f64 / 1_000.0);
     }
-    if *refused != reason {
-        match &reason {
-            Some(reason) => tracing::error!(
-                version,
-                reason,
-                "publish nothing: the tables are behind what was published, as after a restore of the database; \
-                 `freshet bookmarks adopt` begins a new epoch"
-            ),
-            None => tracing::info!(version, "publish again"),
-        }
-        *refused = reason;
+    if *said == keeps_from_publishing {
+        return;
     }
+    match &keeps_from_publishing {
+        Some(Outcome::Refused(reason)) => tracing::error!(
+            version,
+            reason,
+            "publish nothing: the tables are behind what was published, as after a restore of the database; \
+             `freshet bookmarks adopt` begins a new epoch"
+        ),
+        Some(Outcome::Outdated { published, own }) => tracing::error!(
+            version,
+            "publish nothing: the outputs were derived by code version {published}, and this program has {own}; run \
+             the newer program, or, to go back to this one for good, stop the newer and delete metrics/current.json \
+             and everything under metrics/manifests/"
+        ),
+        _ => tracing::info!(version, "publish again"),
+    }
+    *said = keeps_from_publishing;
 }
 
 /// Brings the whole-file copies after each version: at most every interval, and as long as the publisher is at
-/// work, at most every four times the last run's duration.
+/// work, at most every four times the last run's duration. Copies that were deleted are missed when they are looked
+/// at again, every `verify_interval_ms`.
 async fn copy_loop(
     context: RefreshContext,
-    idle: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     shutdown: CancellationToken,
 ) -> Result<(), RefreshError> {
     let store = Store::new(context.s3.clone(), &context.bucket);
     let interval = Duration::from_millis(context.settings.stable_copy_interval_ms);
+    let verify_interval = Duration::from_millis(context.settings.verify_interval_ms);
     let mut pace = Pace::new(interval);
     let mut retry = Retry::new("write the whole-file copies");
-    let mut known = None;
+    let mut known: Option<(Current, Instant)> = None;
     while !shutdown.is_cancelled() {
         let began = Instant::now();
-        let result = copy_new(&store, known.as_ref()).await;
-        if let Some(Some(current)) = retry.settle(result, &shutdown).await? {
-            metrics::COPY_DURATION.observe(began.elapsed().as_secs_f64());
-            known = Some(current);
+        let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
+        let result = copy_new(&store, copied).await;
+        if let Err(RefreshError::Output(OutputError::Missing { .. })) = &result {
+            signals.verify.notify_one();
+        }
+        match retry.value_or_wait(result, &shutdown).await? {
+            Some(Copied::Whole(current)) => {
+                metrics::COPY_DURATION.observe(began.elapsed().as_secs_f64());
+                known = Some((*current, Instant::now()));
+            }
+            Some(Copied::Lost) => signals.verify.notify_one(),
+            Some(Copied::Nothing) | None => {}
         }
         pace.ran(began, Instant::now());
-        sleep(interval, &shutdown).await;
-        while !pace.rest(Instant::now()).is_zero() && !shutdown.is_cancelled() {
-            let was_idle = idle.load(Relaxed);
-            sleep(SETTLE, &shutdown).await;
-            if was_idle && idle.load(Relaxed) {
-                break;
-            }
-        }
+        wait_to_copy(&pace, interval, &signals, &shutdown).await;
     }
     Ok(())
 }
 
-/// Brings the copies up to what is published, unless that is what they were brought up to last. What they are
-/// brought up to, if all of them are.
-async fn copy_new(store: &Store, copied: Option<&Current>) -> Result<Option<Current>, RefreshError> {
-    let Some(current) = store.current_unless(copied).await? else { return Ok(None) };
-    if copied.is_some_and(|copied| copied.pointer == current.pointer) {
-        return Ok(None);
+async fn wait_to_copy(pace: &Pace, interval: Duration, signals: &Signals, shutdown: &CancellationToken) {
+    tokio::select! {
+        () = signals.copy.notified() => return,
+        () = sleep(interval, shutdown) => {}
     }
-    Ok(copies::reconcile(store, &current).await?.then_some(current))
+    while !pace.rest(Instant::now()).is_zero() && !shutdown.is_cancelled() {
+        let was_idle = signals.idle.load(Relaxed);
+        sleep(IDLE_FOR, shutdown).await;
+        if was_idle && signals.idle.load(Relaxed) {
+            break;
+        }
+    }
 }
 
-/// Deletes what no recent manifest names, keeping publishers out meanwhile.
+/// What a look at the copies came to.
+enum Copied {
+    /// All of them are of this version.
+    Whole(Box<Current>),
+    /// There was nothing to do, or not all could be done.
+    Nothing,
+    /// What was published is gone.
+    Lost,
+}
+
+/// Brings the copies to what is published, unless that is what they were brought to last and they are not to be
+/// looked at again yet.
+async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Copied, RefreshError> {
+    let current = match store.current_unless(copied.map(|(current, _)| current)).await {
+        Ok(Some(current)) => current,
+        Ok(None) => return Ok(Copied::Nothing),
+        Err(OutputError::Lost { .. }) => return Ok(Copied::Lost),
+        Err(error) => return Err(error.into()),
+    };
+    // Only a program that derives the same columns can put the files of a version together.
+    if current.manifest.code_version != CODE_VERSION {
+        return Ok(Copied::Nothing);
+    }
+    let same = copied.filter(|(copied, _)| copied.pointer == current.pointer);
+    if same.is_some_and(|(_, look_again)| !look_again) {
+        return Ok(Copied::Nothing);
+    }
+    let reconciled = copies::reconcile(store, &current).await?;
+    if let (Some(first), Some(_)) = (reconciled.absent.first(), same) {
+        metrics::MADE_AGAIN.inc_by(reconciled.absent.len() as u64);
+        let count = reconciled.absent.len();
+        tracing::warn!(
+            count,
+            version = current.manifest.version,
+            "whole-file copies were gone, {first} among them; they are made again"
+        );
+    }
+    match reconciled.again {
+        true => Ok(Copied::Nothing),
+        false => Ok(Copied::Whole(Box::new(current))),
+    }
+}
+
+/// Deletes what no recent manifest names.
 async fn collect_loop(context: RefreshContext, shutdown: CancellationToken) -> Result<(), RefreshError> {
     let mut retry = Retry::new("delete what nothing names");
     sleep(COLLECT_FIRST, &shutdown).await;
     while !shutdown.is_cancelled() {
-        if retry.settle(collect_once(&context).await, &shutdown).await?.is_some() {
+        if retry.value_or_wait(collect_once(&context).await, &shutdown).await?.is_some() {
             sleep(COLLECT_INTERVAL, &shutdown).await;
         }
     }
@@ -216,9 +296,9 @@ async fn collect_loop(context: RefreshContext, shutdown: CancellationToken) -> R
 }
 
 /// Hears of new marks, on a connection of its own.
-async fn listen(pool: PgPool, marks: Arc<Notify>) {
+async fn listen(pool: PgPool, signals: Arc<Signals>) {
     loop {
-        if let Err(error) = hear(&pool, &marks).await {
+        if let Err(error) = hear(&pool, &signals.marks).await {
             tracing::debug!(%error, "listen for marks");
         }
         // Without LISTEN the periodic look finds the marks, later.
@@ -235,50 +315,5 @@ async fn hear(pool: &PgPool, marks: &Notify) -> Result<(), sqlx::Error> {
         // None: the connection was lost and is back; something may have been said meanwhile.
         listener.try_recv().await?;
         marks.notify_one();
-    }
-}
-
-/// Trying again after errors of the world, with back-off.
-///
-/// What is tried is never cancelled half-way: only the waits are.
-struct Retry {
-    action: &'static str,
-    wait: Duration,
-}
-
-impl Retry {
-    fn new(action: &'static str) -> Self {
-        Retry { action, wait: RETRY_MIN }
-    }
-
-    /// The value, if there is one; `None` after a wait, to try again unless the program is stopping; or an error
-    /// that trying again does not mend.
-    async fn settle<T>(
-        &mut self,
-        result: Result<T, RefreshError>,
-        shutdown: &CancellationToken,
-    ) -> Result<Option<T>, RefreshError> {
-        match result {
-            Ok(value) => {
-                self.wait = RETRY_MIN;
-                return Ok(Some(value));
-            }
-            Err(RefreshError::Stopped) => return Ok(None),
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => {
-                metrics::ERRORS.inc();
-                tracing::warn!(%error, wait_ms = self.wait.as_millis() as u64, "{}; it is tried again", self.action);
-            }
-        }
-        sleep(self.wait, shutdown).await;
-        self.wait = (self.wait * 2).min(RETRY_MAX);
-        Ok(None)
-    }
-}
-
-async fn sleep(duration: Duration, shutdown: &CancellationToken) {
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = tokio::time::sleep(duration) => {}
     }
 }

@@ -30,6 +30,8 @@ metrics! {
         "freshet_publication_errors_total", "Publications that failed and are tried again");
     REFUSED: IntGauge = register_int_gauge!(
         "freshet_publication_refused", "1 while nothing is published because the tables are behind what was published");
+    OUTDATED: IntGauge = register_int_gauge!(
+        "freshet_publication_outdated", "1 while this program publishes nothing because a later one's outputs are published");
     DURATION: Histogram = register_histogram!(histogram_opts!(
         "freshet_publication_duration_seconds", "Time from reading the pointer to having swapped it",
         exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
@@ -50,6 +52,8 @@ metrics! {
     COPY_DURATION: Histogram = register_histogram!(histogram_opts!(
         "freshet_stable_copy_duration_seconds", "Time to bring the whole-file copies up to date",
         exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
+    MADE_AGAIN: IntCounter = register_int_counter!(
+        "freshet_outputs_made_again_total", "Data files, copies and whole versions made again because they were deleted by hand");
     DELETED: IntCounter = register_int_counter!(
         "freshet_outputs_deleted_total", "Data files and manifests deleted because nothing names them any more");
 }

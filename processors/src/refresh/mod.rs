@@ -7,11 +7,14 @@
 //! One change's path through it: `apply` leaves a mark and notifies → [`run`] wakes, at a [`pace`] → a
 //! [`snapshot`] reads marks and bookmarks → a [`pass`] over each dirty window derives its rows
 //! ([`crate::derive`], [`aggregate`]) into files ([`format`]) → [`publish`] writes those that are new, the
-//! manifest, and swaps the pointer, then forgets the marks → [`copies`] brings the whole-file copies after.
+//! manifest, and swaps the pointer, then deletes the marks → [`copies`] brings the whole-file copies after.
 //!
-//! Any number of publishers may run at once: one wins each swap, the others start again.
+//! Any number of publishers may run at once: one wins each swap, the others start again. None waits for another, nor
+//! for the garbage collection. What was deleted by hand is found by looking now and then, and made again ([`basis`]
+//! says on what).
 
 mod aggregate;
+mod basis;
 mod copies;
 mod follow;
 mod format;
@@ -19,8 +22,10 @@ mod metrics;
 mod pace;
 mod pass;
 mod publish;
+mod retry;
 mod schema;
 mod snapshot;
+mod uploads;
 
 use std::time::Duration;
 
@@ -32,6 +37,7 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::derive::CODE_VERSION;
 use publish::Publisher;
 
 pub use follow::run;
@@ -49,6 +55,9 @@ pub struct MetricsSettings {
     pub look_interval_ms: u64,
     /// The whole-file copies are brought up to date at most this often, in milliseconds.
     pub stable_copy_interval_ms: u64,
+    /// How often to look whether outputs were deleted by hand, in milliseconds: a listing of the data files and a
+    /// request a copy.
+    pub verify_interval_ms: u64,
     /// A window is final once the watermark is this many days past its end.
     pub allowed_lateness_days: u32,
     /// Files that no manifest of the last so many days names are deleted.
@@ -61,9 +70,17 @@ impl Default for MetricsSettings {
             min_interval_ms: 1_000,
             look_interval_ms: 5_000,
             stable_copy_interval_ms: 60_000,
+            verify_interval_ms: 300_000,
             allowed_lateness_days: 7,
             keep_days: 7,
         }
+    }
+}
+
+impl MetricsSettings {
+    /// How long outputs are kept after the last version that named them.
+    fn keep(&self) -> Duration {
+        Duration::from_secs(u64::from(self.keep_days) * 24 * 3_600)
     }
 }
 
@@ -102,6 +119,17 @@ pub enum RefreshError {
     /// Other publishers were faster again and again.
     #[error("publish: other publishers were first, many times in a row")]
     Conflicts,
+    /// The publication took so long that what it was built on may be gone for readers.
+    #[error(
+        "publish: it took {took:?}, and may take {limit:?}; the process was frozen, or metrics.keep_days is too low for \
+         this many rows"
+    )]
+    Overlong {
+        /// How long it took.
+        took: Duration,
+        /// How long it may take.
+        limit: Duration,
+    },
     /// An upload panicked.
     #[error("upload a file: {0}")]
     Task(#[source] tokio::task::JoinError),
@@ -140,35 +168,13 @@ pub async fn publish_once_on(
     Publisher::new(context.clone()).publish(processing_date, &CancellationToken::new()).await
 }
 
-/// Brings the whole-file copies up to what is published, once.
-///
-/// # Errors
-/// If S3 does not answer.
-pub async fn copy_once(context: &RefreshContext) -> Result<(), RefreshError> {
-    let store = Store::new(context.s3.clone(), &context.bucket);
-    while let Some(current) = store.current().await? {
-        if copies::reconcile(&store, &current).await? {
-            break;
-        }
-    }
-    Ok(())
-}
-
 /// Deletes data files and manifests that no manifest of the last `keep_days` needs, once.
 ///
 /// # Errors
-/// If Postgres or S3 does not answer.
+/// If S3 does not answer.
 pub async fn collect_once(context: &RefreshContext) -> Result<outputs::Collected, RefreshError> {
-    let failed = |source| RefreshError::Postgres { action: "lock publishers out", source };
-    let keep = Duration::from_secs(u64::from(context.settings.keep_days) * 24 * 3_600);
-    let mut collection = context.pool.begin().await.map_err(failed)?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(snapshot::PUBLISHING_LOCK)
-        .execute(&mut *collection)
-        .await
-        .map_err(failed)?;
-    let collected = outputs::collect(&context.s3, &context.bucket, keep).await?;
-    collection.rollback().await.map_err(failed)?;
+    let store = Store::new(context.s3.clone(), &context.bucket);
+    let collected = outputs::collect(&store, context.settings.keep(), CODE_VERSION).await?;
     metrics::DELETED.inc_by((collected.files + collected.manifests) as u64);
     if collected != outputs::Collected::default() {
         tracing::info!(files = collected.files, manifests = collected.manifests, "deleted what nothing names");

@@ -1,33 +1,32 @@
-//! One publication: snapshot → files → manifest → swap → forget the marks.
+//! One publication: snapshot → files → manifest → swap → delete the marks.
 //!
 //! The pointer is read before the snapshot is taken, and swapped against what was read. So whoever published in
 //! between makes the swap fail, and what is published never goes back in time, however many publishers there
-//! are.
+//! are. Nothing is locked but the tables, against being dropped: a publisher that is frozen half-way holds up
+//! neither the others nor the garbage collection, and finds its swap refused when it wakes.
+//!
+//! Outputs have an order of code: a publisher whose formulas are older than those of what is published publishes
+//! nothing ([`Outcome::Outdated`]), so that in a rolling upgrade the newest program wins.
+//!
+//! What was deleted by hand is made again: see [`Publisher::verify_if_due`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, NaiveDate, Utc};
-use freshet_sinks::outputs::{
-    Condition, Current, DATA_PREFIX, FORMATS, FileRef, Manifest, OutputError, Put, Spooled, Store, WindowFiles,
-};
+use freshet_sinks::outputs::{Current, Damage, Manifest, Published, Put, Store, WindowFiles};
 use freshet_topics::trace;
 use freshet_topics::window::{Window, WindowKind};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::aggregate::Locations;
-use super::copies::content_type;
-use super::format::Encoded;
+use super::basis::{Basis, Began};
 use super::snapshot::Snapshot;
+use super::uploads::Uploads;
 use super::{RefreshContext, RefreshError, metrics, pass};
 use crate::derive::CODE_VERSION;
 use crate::windows::{Dirty, Output, is_final};
 
-/// Files on their way up at once.
-const UPLOADS_MAX: usize = 8;
 /// Every conflict means that another publisher has got on, so this many in a row mean that something is wrong.
 const CONFLICTS_MAX: u32 = 20;
 /// Marks deleted by one statement.
@@ -42,6 +41,13 @@ pub enum Outcome {
     Unchanged,
     /// The tables are behind what was published, for this reason; nothing is published until that is resolved.
     Refused(String),
+    /// What is published was derived by later code than this program has.
+    Outdated {
+        /// The code version of what is published.
+        published: u32,
+        /// This program's.
+        own: u32,
+    },
 }
 
 /// A publication, as tests and status see it.
@@ -57,6 +63,8 @@ pub struct Publication {
     pub files: usize,
     /// Marks consumed.
     pub marks: usize,
+    /// Whether something was made again that had been deleted or put back by hand.
+    pub mended: bool,
     /// From reading the pointer to having swapped it.
     pub duration: Duration,
 }
@@ -66,8 +74,13 @@ pub(super) struct Publisher {
     context: RefreshContext,
     store: Store,
     known: Option<Current>,
+    /// What the last verification found and no publication has mended yet.
+    damage: Damage,
+    verified_at: Option<Instant>,
+    /// The damage that the log speaks of already.
+    announced: Option<String>,
     /// Files whose rows were in the last publication, with the time of their last batch; empty while nobody traces.
-    told: BTreeMap<i64, DateTime<Utc>>,
+    traced: BTreeMap<i64, DateTime<Utc>>,
 }
 
 /// The files of the version to come.
@@ -76,18 +89,37 @@ type Files = BTreeMap<(Output, Window), WindowFiles>;
 impl Publisher {
     pub(super) fn new(context: RefreshContext) -> Self {
         let store = Store::new(context.s3.clone(), &context.bucket);
-        Publisher { context, store, known: None, told: BTreeMap::new() }
+        Publisher {
+            context,
+            store,
+            known: None,
+            damage: Damage::default(),
+            verified_at: None,
+            announced: None,
+            traced: BTreeMap::new(),
+        }
     }
 
-    /// Publishes what the marks ask for, starting again as long as another publisher is faster.
+    /// How long until the outputs are to be verified again; none before the first time.
+    pub(super) fn verification_in(&self) -> Duration {
+        let interval = Duration::from_millis(self.context.settings.verify_interval_ms);
+        self.verified_at.map_or(Duration::ZERO, |at| interval.saturating_sub(at.elapsed()))
+    }
+
+    /// Has the outputs verified before the next publication: somebody found something gone.
+    pub(super) fn verify_soon(&mut self) {
+        self.verified_at = None;
+    }
+
+    /// Publishes what the marks ask for and what is gone, starting again as long as another publisher is faster.
     pub(super) async fn publish(
         &mut self,
         processing_date: NaiveDate,
         shutdown: &CancellationToken,
     ) -> Result<Publication, RefreshError> {
+        self.verify_if_due().await;
         for attempt in 1..=CONFLICTS_MAX {
-            let began = Instant::now();
-            let publication = self.attempt(processing_date, shutdown, began).await?;
+            let publication = self.attempt(processing_date, shutdown, Began::now()).await?;
             if let Some(publication) = publication {
                 return Ok(publication);
             }
@@ -97,74 +129,154 @@ impl Publisher {
         Err(RefreshError::Conflicts)
     }
 
+    /// Compares what is there with what is published, every [`super::MetricsSettings::verify_interval_ms`]. An error
+    /// keeps nothing from being published.
+    async fn verify_if_due(&mut self) {
+        if !self.verification_in().is_zero() {
+            return;
+        }
+        match self.store.verify(self.damage.resume_after.as_deref()).await {
+            Ok(damage) => {
+                // More was found than one verification takes in: the next one follows as soon as this is mended.
+                let more = damage.resume_after.is_some() && !damage.missing.is_empty();
+                self.verified_at = (!more).then(Instant::now);
+                if damage.lost {
+                    self.known = None;
+                }
+                self.damage = damage;
+            }
+            Err(error) => {
+                self.verified_at = Some(Instant::now());
+                metrics::ERRORS.inc();
+                tracing::warn!(%error, "verify the outputs; it is tried again");
+            }
+        }
+    }
+
     /// `None`: another publisher was first.
     async fn attempt(
         &mut self,
         processing_date: NaiveDate,
         shutdown: &CancellationToken,
-        began: Instant,
+        began: Began,
     ) -> Result<Option<Publication>, RefreshError> {
-        let previous = self.store.current_unless(self.known.as_ref()).await?;
-        self.known = previous.clone();
-        let previous = previous.as_ref();
-        let version = previous.map_or(0, |current| current.manifest.version);
-        let publication = |outcome, version, windows, files, marks| {
-            Ok(Some(Publication { outcome, version, windows, files, marks, duration: began.elapsed() }))
+        let published = self.store.published(self.known.as_ref()).await?;
+        self.known = match &published {
+            Published::Current(current) => Some((**current).clone()),
+            _ => None,
         };
+        let basis = Basis::of(published, &self.damage);
+        let mut publication = Publication {
+            outcome: Outcome::Unchanged,
+            version: basis.version(),
+            windows: 0,
+            files: 0,
+            marks: 0,
+            mended: false,
+            duration: Duration::ZERO,
+        };
+        let published_code = basis.seen.as_ref().map_or(0, |manifest| manifest.code_version);
+        if published_code > CODE_VERSION {
+            publication.outcome = Outcome::Outdated { published: published_code, own: CODE_VERSION };
+            return Ok(Some(publication));
+        }
         let mut snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date)
             .await
             .map_err(postgres("take a snapshot"))?;
-        if let Some(reason) = previous.and_then(|it| it.manifest.behind(&snapshot.epochs, &snapshot.bookmarks)) {
+        if let Some(reason) = basis.seen.as_ref().and_then(|it| it.behind(&snapshot.epochs, &snapshot.bookmarks)) {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
-            return publication(Outcome::Refused(reason), version, 0, 0, 0);
+            publication.outcome = Outcome::Refused(reason);
+            return Ok(Some(publication));
         }
-        let dirty = self.dirty(&mut snapshot, previous).await?;
-        if previous.is_some() && dirty.is_empty() && snapshot.mark_ids.is_empty() {
+        let dirty = self.dirty(&mut snapshot, basis.kept()).await?;
+        if basis.kept().is_some() && dirty.is_empty() && snapshot.mark_ids.is_empty() {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
-            return publication(Outcome::Unchanged, version, 0, 0, 0);
+            return Ok(Some(publication));
         }
+        self.announce(&basis);
         let applied = match trace::enabled() {
             true => snapshot.applied_lately().await.map_err(postgres("read what was applied lately"))?,
             false => BTreeMap::new(),
         };
-        let (manifest, files) = self.derive(&mut snapshot, previous, &dirty, shutdown).await?;
-        let unchanged = previous.is_some_and(|it| it.manifest == Manifest { version, ..manifest.clone() });
-        if !unchanged && self.store.publish(previous, &manifest).await? == Put::Refused {
+        let (manifest, files) = self.derive(&mut snapshot, &basis, &dirty, shutdown).await?;
+        if let Some((took, limit)) = began.overlong(self.context.settings.keep()) {
+            return Err(RefreshError::Overlong { took, limit });
+        }
+        let unchanged = basis.kept().is_some_and(|it| *it == Manifest { version: it.version, ..manifest.clone() });
+        if !unchanged && self.store.publish(basis.swap.clone(), &manifest).await? == Put::Refused {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             return Ok(None);
         }
         let marks = std::mem::take(&mut snapshot.mark_ids);
         snapshot.close().await.map_err(postgres("close the snapshot"))?;
-        self.tell(applied, began, manifest.version);
-        self.forget(&marks).await.map_err(postgres("delete the marks that are published"))?;
-        match unchanged {
-            true => publication(Outcome::Unchanged, version, dirty.len(), files, marks.len()),
-            false => publication(Outcome::Published, manifest.version, dirty.len(), files, marks.len()),
+        self.trace_publication(applied, began.at, manifest.version);
+        self.delete_marks(&marks).await.map_err(postgres("delete the marks that are published"))?;
+        if !unchanged {
+            publication.outcome = Outcome::Published;
+            publication.version = manifest.version;
+        }
+        publication.mended = self.mended(&basis);
+        Ok(Some(Publication {
+            windows: dirty.len(),
+            files,
+            marks: marks.len(),
+            duration: began.at.elapsed(),
+            ..publication
+        }))
+    }
+
+    /// Says once, for people, what was deleted or put back and is made again.
+    fn announce(&mut self, basis: &Basis) {
+        let text = match (&basis.lost, self.damage.missing.first()) {
+            (Some(lost), _) => {
+                format!("{lost}; all outputs are derived again, as version {}", basis.next_version())
+            }
+            (None, Some(first)) => format!(
+                "{} data files that version {} names are gone, {first} among them; their windows are derived again",
+                self.damage.missing.len(),
+                basis.version()
+            ),
+            (None, None) => return,
+        };
+        if self.announced.as_ref() != Some(&text) {
+            tracing::warn!(bucket = self.context.bucket, "{text}");
+            self.announced = Some(text);
         }
     }
 
+    /// Whether the publication that has just succeeded mended something.
+    fn mended(&mut self, basis: &Basis) -> bool {
+        let files = self.damage.missing.len() as u64;
+        let mended = if basis.lost.is_some() { 1 } else { files };
+        metrics::MADE_AGAIN.inc_by(mended);
+        self.damage = Damage { resume_after: self.damage.resume_after.take(), ..Damage::default() };
+        self.announced = None;
+        mended > 0
+    }
+
     /// Tells of each file with rows in this publication that was not yet in the last that it is published.
-    fn tell(&mut self, applied: BTreeMap<i64, DateTime<Utc>>, began: Instant, version: u64) {
+    fn trace_publication(&mut self, applied: BTreeMap<i64, DateTime<Utc>>, began: Instant, version: u64) {
         let began = SystemTime::now() - began.elapsed();
         for (object, at) in &applied {
-            if self.told.get(object) != Some(at) {
+            if self.traced.get(object) != Some(at) {
                 let version = i64::try_from(version).ok();
                 trace::passed(*object, "refresh", began, trace::Detail { version, ..trace::Detail::default() });
             }
         }
-        self.told = applied;
+        self.traced = applied;
     }
 
-    /// The windows to derive: what the marks say and what has closed or opened since; or everything, where
-    /// nothing was published yet or other formulas made it.
-    async fn dirty(&self, snapshot: &mut Snapshot, previous: Option<&Current>) -> Result<Dirty, RefreshError> {
+    /// The windows to derive: what the marks say, what has closed or opened since, and what has lost a file; or
+    /// everything, where no files are kept or other formulas made them.
+    async fn dirty(&self, snapshot: &mut Snapshot, kept: Option<&Manifest>) -> Result<Dirty, RefreshError> {
         let failed = postgres("find the dirty windows");
-        let Some(previous) = previous.filter(|current| current.manifest.code_version == CODE_VERSION) else {
+        let Some(kept) = kept.filter(|manifest| manifest.code_version == CODE_VERSION) else {
             return snapshot.everything().await.map_err(failed);
         };
         let mut dirty = snapshot.dirty().await.map_err(failed)?;
-        for (output, window, files) in entries(&previous.manifest) {
-            if files.is_final.is_some_and(|before| before != self.is_final(snapshot, output, window)) {
+        for (output, window, files) in entries(kept) {
+            let turned = files.is_final.is_some_and(|before| before != self.is_final(snapshot, output, window));
+            if turned || files.files.values().any(|file| self.damage.missing.contains(&file.key)) {
                 dirty.mark_output(output, window);
             }
         }
@@ -179,18 +291,18 @@ impl Publisher {
     async fn derive(
         &self,
         snapshot: &mut Snapshot,
-        previous: Option<&Current>,
+        basis: &Basis,
         dirty: &Dirty,
         shutdown: &CancellationToken,
     ) -> Result<(Manifest, usize), RefreshError> {
-        let before = previous.map(|current| &current.manifest);
+        let (before, version) = (basis.kept(), basis.next_version());
         let mut files: Files = match before.filter(|manifest| manifest.code_version == CODE_VERSION) {
             Some(manifest) => {
                 entries(manifest).map(|(output, window, files)| ((output, window), files.clone())).collect()
             }
             None => Files::new(),
         };
-        let mut uploads = Uploads::new(self.store.clone(), before);
+        let mut uploads = Uploads::new(self.store.clone(), version, before, &self.damage.missing);
         let locations = match dirty.is_empty() {
             true => Locations::new(),
             false => snapshot.locations().await.map_err(postgres("read the locations"))?,
@@ -212,7 +324,6 @@ impl Publisher {
             }
         }
         let written = uploads.finish().await?;
-        let version = before.map_or(0, |manifest| manifest.version) + 1;
         let manifest = Manifest {
             version,
             code_version: CODE_VERSION,
@@ -226,7 +337,7 @@ impl Publisher {
     }
 
     /// Deletes exactly these marks. One that a publisher deletes twice, or two at once, is gone all the same.
-    async fn forget(&self, marks: &[i64]) -> Result<(), sqlx::Error> {
+    async fn delete_marks(&self, marks: &[i64]) -> Result<(), sqlx::Error> {
         for marks in marks.chunks(MARKS_BATCH) {
             sqlx::query("DELETE FROM pipeline.marks WHERE id = ANY($1)")
                 .bind(marks)
@@ -238,7 +349,7 @@ impl Publisher {
 }
 
 /// The files of a manifest with what they are of; what this version does not know is left out.
-fn entries(manifest: &Manifest) -> impl Iterator<Item = (Output, Window, &WindowFiles)> {
+pub(super) fn entries(manifest: &Manifest) -> impl Iterator<Item = (Output, Window, &WindowFiles)> {
     manifest.windows.iter().filter_map(|files| {
         let output = Output::ALL.into_iter().find(|output| output.name() == files.output)?;
         let kind = WindowKind::from_name(&files.window_kind)?;
@@ -260,91 +371,6 @@ fn changed(before: Option<&Manifest>, files: &Files, version: u64) -> BTreeMap<S
 
 fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> RefreshError {
     move |source| RefreshError::Postgres { action, source }
-}
-
-/// Data files on their way to S3, [`UPLOADS_MAX`] at once.
-struct Uploads {
-    store: Store,
-    /// Keys that the version before names: those files are there, and are kept.
-    present: BTreeSet<String>,
-    slots: Arc<Semaphore>,
-    tasks: JoinSet<Result<Put, OutputError>>,
-    files: usize,
-}
-
-impl Uploads {
-    fn new(store: Store, before: Option<&Manifest>) -> Self {
-        Uploads {
-            store,
-            present: before.into_iter().flat_map(Manifest::keys).map(str::to_owned).collect(),
-            slots: Arc::new(Semaphore::new(UPLOADS_MAX)),
-            tasks: JoinSet::new(),
-            files: 0,
-        }
-    }
-
-    /// Sends the files of a window that are new, waiting while too many are under way. `None`: it has no rows.
-    async fn add(
-        &mut self,
-        output: Output,
-        window: Window,
-        is_final: Option<bool>,
-        encoded: Encoded,
-    ) -> Result<Option<WindowFiles>, RefreshError> {
-        if encoded.rows == 0 {
-            return Ok(None);
-        }
-        let mut files = BTreeMap::new();
-        for (format, body) in FORMATS.into_iter().zip(encoded.files) {
-            let file = file_ref(output, window, format, &body);
-            if !self.present.contains(&file.key) {
-                self.send(file.key.clone(), format, body).await?;
-            }
-            files.insert(format.to_owned(), file);
-        }
-        Ok(Some(WindowFiles {
-            output: output.name().to_owned(),
-            window_kind: window.kind.name().to_owned(),
-            window_start: window.start,
-            rows: encoded.rows,
-            is_final,
-            files,
-        }))
-    }
-
-    async fn send(&mut self, key: String, format: &'static str, body: Spooled) -> Result<(), RefreshError> {
-        while let Some(done) = self.tasks.try_join_next() {
-            done.map_err(RefreshError::Task)??;
-        }
-        let slot = self.slots.clone().acquire_owned().await.map_err(|_| RefreshError::Stopped)?;
-        self.files += 1;
-        metrics::FILES.inc();
-        metrics::BYTES.inc_by(body.len());
-        let store = self.store.clone();
-        self.tasks.spawn(async move {
-            let _slot = slot;
-            store.put(&key, &body, content_type(format), Condition::Always).await
-        });
-        Ok(())
-    }
-
-    /// Waits until all are there; how many were written.
-    async fn finish(mut self) -> Result<usize, RefreshError> {
-        while let Some(done) = self.tasks.join_next().await {
-            done.map_err(RefreshError::Task)??;
-        }
-        Ok(self.files)
-    }
-}
-
-/// A data file's name says what it is and which bytes it holds: 64 bits of their hash.
-fn file_ref(output: Output, window: Window, format: &str, body: &Spooled) -> FileRef {
-    let (kind, start, hash) = (window.kind.name(), window.start, &body.sha256()[..16]);
-    FileRef {
-        key: format!("{DATA_PREFIX}{}/{kind}-{start}-{hash}.{format}", output.name()),
-        sha256: body.sha256().to_owned(),
-        bytes: body.len(),
-    }
 }
 
 #[cfg(test)]

@@ -16,13 +16,10 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 use super::aggregate::{Location, Locations};
 use crate::windows::{Dirty, Output, watermark_limit};
 
-/// Shared by publications, taken alone by the garbage collection: `frshmtrc` in ASCII.
-pub(super) const PUBLISHING_LOCK: i64 = 0x6672_7368_6d74_7263;
-
 /// A batch applied longer ago than this has been published, or traces are the least of the troubles.
-const TOLD_FOR: Duration = Duration::from_secs(60);
-/// Files that one publication is told of at most.
-const TOLD_OBJECTS_MAX: i64 = 1_000;
+const TRACED_FOR: Duration = Duration::from_secs(60);
+/// Files that one publication traces at most.
+const TRACED_OBJECTS_MAX: i64 = 1_000;
 
 /// The facts that outputs are derived from, as (domain, table).
 const FACTS: [(&str, &str); 3] =
@@ -43,7 +40,8 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes the snapshot, and the lock that keeps the garbage collection out until [`Snapshot::close`].
+    /// Takes the snapshot, which lives until [`Snapshot::close`]. Its locks keep nobody out but who would drop or
+    /// rename a table.
     pub(super) async fn open(
         pool: &PgPool,
         domains: &'static [&'static Domain],
@@ -56,7 +54,6 @@ impl Snapshot {
             tables.join(", ")
         );
         sqlx::query(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
-        sqlx::query("SELECT pg_advisory_xact_lock_shared($1)").bind(PUBLISHING_LOCK).execute(&mut *transaction).await?;
         let mut snapshot = Snapshot {
             mark_ids: Vec::new(),
             marked: Dirty::default(),
@@ -75,15 +72,15 @@ impl Snapshot {
         &mut self.transaction
     }
 
-    /// Objects of which rows were applied within the last [`TOLD_FOR`], with the time of the last such batch.
+    /// Objects of which rows were applied within the last [`TRACED_FOR`], with the time of the last such batch.
     pub(super) async fn applied_lately(&mut self) -> Result<BTreeMap<i64, DateTime<Utc>>, sqlx::Error> {
         let objects: Vec<(i64, DateTime<Utc>)> = sqlx::query_as(
             "SELECT object, max(updated_at) FROM pipeline.progress
              WHERE object > 0 AND updated_at > now() - $1 * interval '1 second'
              GROUP BY object ORDER BY 2 DESC LIMIT $2",
         )
-        .bind(TOLD_FOR.as_secs_f64())
-        .bind(TOLD_OBJECTS_MAX)
+        .bind(TRACED_FOR.as_secs_f64())
+        .bind(TRACED_OBJECTS_MAX)
         .fetch_all(&mut *self.transaction)
         .await?;
         Ok(objects.into_iter().collect())

@@ -1,26 +1,42 @@
 //! Garbage: data files and manifests that nobody can want any more.
 //!
-//! A file is kept while a manifest of the last `keep` names it, so that a reader that has read a manifest can
-//! take its time. Most files go unread here, by this argument: a publisher writes a file anew unless the
-//! manifest before its own names it. So a file that is old and that a manifest of the last days names was named
-//! by every published manifest in between, the oldest of those days included, and it is enough to read that one
-//! and its neighbours. [`SLACK_SHARE`] covers the time that a publication takes.
+//! Two may want a file: a reader that holds a manifest of the last `keep`, and a publisher that is about to name it.
+//! Neither is asked, locked out or waited for. Why that is safe:
+//!
+//! 1. *Names do not come back.* A manifest names a file only if the published manifest before it does, or if the
+//!    file was made for it and carries its version ([`super::data_key`]). So the versions that name a file are
+//!    contiguous and begin with the one in its name.
+//! 2. *Publishers.* Let C be current. Whoever swaps the pointer later does so against C or a later version, and
+//!    publishes above C. So a file of a version up to C that C does not name is named by no later manifest: by 1,
+//!    not by way of its predecessor, and not as a new file. A file of a version above C may be somebody's work in
+//!    progress, however old it is, and stays until the pointer has passed it. A publisher may be frozen for as long
+//!    as it likes: what it wrote is above the version it saw, and once that is passed its swap is refused.
+//! 3. *Readers.* Let K be the oldest version that was current within `keep`. A file of a version above K stays. One
+//!    of a version up to K was needed within `keep` only if K names it, by 1. So besides the current manifest it is
+//!    enough to read those around K; no clock is asked about a file. Which version K is rests on when S3 wrote the
+//!    manifests, which is before their swap: a publication that has taken more than a share of `keep` aborts
+//!    (`freshet metrics`), and files younger than `keep` and that share stay whatever is said above.
+//! 4. *The order.* First the pointer, then the listings: a manifest that appears after that is above C. Before each
+//!    request that deletes, the pointer is read again: if a person has put an older one back, nothing is deleted.
+//!
+//! Files named as in 0.1, without a version, count as version 0; the age of a file alone protects one that a
+//! publisher of 0.1 is about to name again, so 0.1 and later publishers are not to run beside each other for long.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use chrono::Utc;
 
-use super::{Client, DATA_PREFIX, MANIFEST_PREFIX, OutputError, Store};
+use super::key::{DATA_PREFIX, MANIFEST_PREFIX, data_version, manifest_version};
+use super::list::{DELETE_BATCH, Listed, Listing};
+use super::{Current, OutputError, Store};
 
-/// A publication takes less than this share of the time that things are kept, from its first file to its swap.
+/// A file stays for so much longer than `keep`, which is the longest that a publication may take: 1/7 of it.
 const SLACK_SHARE: u32 = 7;
-/// What one DELETE request may name.
-const DELETE_BATCH: usize = 1_000;
-/// One collection deletes at most this many, so that publishers do not wait for it long; the next goes on.
+/// One collection deletes at most this many files and manifests, each; the next goes on.
 const DELETE_MAX: usize = 20_000;
+/// Pages that are listed: ten million objects. Files beyond are seen once others are gone.
+const PAGES_MAX: usize = 10_000;
 
 /// What a collection deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,131 +47,271 @@ pub struct Collected {
     pub manifests: usize,
 }
 
-/// An object as a listing shows it.
-struct Listed {
-    key: String,
-    modified: i64,
+/// The longest that a publication may take where outputs are kept for `keep`: one that takes longer has to abort before
+/// it swaps the pointer.
+pub fn publication_max(keep: Duration) -> Duration {
+    keep / SLACK_SHARE
 }
 
-/// Deletes data files and manifests that no manifest of the last `keep` needs; never what is current.
-///
-/// The caller keeps publishers out meanwhile: one that writes a file under the name of an old one just now
-/// would lose it.
+/// Deletes data files and manifests that no manifest of the last `keep` needs; never what is current, and nothing
+/// where a program of a later code version publishes.
 ///
 /// # Errors
 /// If S3 does not answer.
-pub async fn collect(client: &Client, bucket: &str, keep: Duration) -> Result<Collected, OutputError> {
-    let store = Store::new(client.clone(), bucket);
-    let Some(current) = store.current().await? else { return Ok(Collected::default()) };
+pub async fn collect(store: &Store, keep: Duration, code_version: u32) -> Result<Collected, OutputError> {
+    let current = match store.current_unless(None).await {
+        Ok(Some(current)) => current,
+        Ok(None) | Err(OutputError::Lost { .. }) => return Ok(Collected::default()),
+        Err(error) => return Err(error),
+    };
+    if current.manifest.code_version > code_version {
+        return Ok(Collected::default());
+    }
     let now = Utc::now().timestamp();
     let young_from = now - keep.as_secs() as i64;
-    let files_until = young_from - (keep / SLACK_SHARE).as_secs() as i64;
-    let manifests = store.list(MANIFEST_PREFIX).await?;
-    let kept_from = oldest_needed(&manifests, young_from, current.pointer.version);
-    let mut named: BTreeSet<String> = current.manifest.keys().map(str::to_owned).collect();
-    let files = store.list(DATA_PREFIX).await?;
-    let old_files: Vec<Listed> = files.into_iter().filter(|file| file.modified < files_until).collect();
-    if !old_files.is_empty() {
-        for manifest in &manifests {
-            if (kept_from..=kept_from + 2).contains(&version_of(&manifest.key)) {
-                let read = store.manifest(&manifest.key).await?;
-                named.extend(read.iter().flat_map(|manifest| manifest.keys()).map(str::to_owned));
-            }
-        }
+    let mut manifests = Vec::new();
+    if store.each_listed(MANIFEST_PREFIX, PAGES_MAX, |listed| manifests.push(listed)).await? == Listing::Cut {
+        // Without the youngest, the oldest that is needed cannot be told.
+        return Err(store.request("list", MANIFEST_PREFIX, format!("more than {PAGES_MAX} pages of manifests")));
     }
-    let old_manifests = manifests
-        .into_iter()
-        .filter(|manifest| version_of(&manifest.key) < kept_from && manifest.key != current.pointer.manifest);
-    let files = old_files.into_iter().map(|file| file.key).filter(|key| !named.contains(key));
+    let kept = Kept::of(&current, &manifests, young_from);
+    let mut named: BTreeSet<String> = current.manifest.keys().map(str::to_owned).collect();
+    for listed in manifests.iter().filter(|listed| kept.is_read(&listed.key)) {
+        let manifest = store.manifest(&listed.key).await?;
+        named.extend(manifest.iter().flat_map(|manifest| manifest.keys()).map(str::to_owned));
+    }
+    let files_until = young_from - publication_max(keep).as_secs() as i64;
+    let mut files = Vec::new();
+    store
+        .each_listed(DATA_PREFIX, PAGES_MAX, |listed| {
+            if files.len() < DELETE_MAX && kept.is_garbage(&listed, &named, files_until) {
+                files.push(listed.key);
+            }
+        })
+        .await?;
+    let manifests = manifests.into_iter().map(|listed| listed.key).filter(|key| kept.is_old_manifest(key));
     Ok(Collected {
-        files: store.delete(files.take(DELETE_MAX).collect()).await?,
-        manifests: store.delete(old_manifests.map(|manifest| manifest.key).take(DELETE_MAX).collect()).await?,
+        files: delete_checked(store, &current, &files).await?,
+        manifests: delete_checked(store, &current, &manifests.take(DELETE_MAX).collect::<Vec<_>>()).await?,
     })
 }
 
-/// The oldest version whose manifest is kept: the one before the oldest young one, which was still current at
-/// some time of the last days; or else the current one.
-fn oldest_needed(manifests: &[Listed], young_from: i64, current: u64) -> u64 {
-    let young = manifests.iter().filter(|manifest| manifest.modified >= young_from);
-    match young.map(|manifest| version_of(&manifest.key)).min() {
-        Some(oldest) if oldest <= current => oldest.saturating_sub(1),
-        _ => current,
+/// Deletes, batch by batch, as long as the pointer has not gone back. How many.
+async fn delete_checked(store: &Store, current: &Current, keys: &[String]) -> Result<usize, OutputError> {
+    let mut deleted = 0;
+    for batch in keys.chunks(DELETE_BATCH) {
+        let now = store.current_unless(Some(current)).await?;
+        if now.is_none_or(|now| now.pointer.version < current.pointer.version) {
+            break;
+        }
+        store.delete(batch).await?;
+        deleted += batch.len();
     }
+    Ok(deleted)
 }
 
-/// The version in a manifest's key; a key that has none is never old.
-fn version_of(key: &str) -> u64 {
-    let name = key.strip_prefix(MANIFEST_PREFIX).unwrap_or(key);
-    name.split('-').next().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
+/// Which versions are kept.
+#[derive(Debug, PartialEq, Eq)]
+struct Kept {
+    /// K: the oldest version that may have been current within the time that things are kept.
+    from: u64,
+    /// The oldest version that was written within that time; manifests up to it are read.
+    read_until: u64,
+    current: u64,
+    current_key: String,
 }
 
-impl Store {
-    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, OutputError> {
-        let mut listed = Vec::new();
-        let mut pages = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).into_paginator().send();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| self.failed("list", prefix, &error))?;
-            for object in page.contents() {
-                let modified = object.last_modified().map_or(i64::MAX, DateTime::secs);
-                if let Some(key) = object.key() {
-                    listed.push(Listed { key: key.to_owned(), modified });
-                }
+impl Kept {
+    /// K is the second version before the oldest young one, of those listed: the one before it was still current
+    /// within that time, and may be the orphan of a lost swap. A younger K than need be would lose a reader's file,
+    /// an older one keeps a few files longer.
+    ///
+    /// | versions, young ones in brackets | current | K |
+    /// |---|---|---|
+    /// | 5 6 7 | 7 | 7 |
+    /// | 4 5 6 (7) | 7 | 5 |
+    /// | 5 6 (7 8) | 8 | 5 |
+    /// | (5 6 7) | 7 | 5 |
+    /// | 6 7 (8: an orphan) | 7 | 7 |
+    fn of(current: &Current, manifests: &[Listed], young_from: i64) -> Kept {
+        let published = current.pointer.version;
+        let versions: BTreeSet<(u64, bool)> = manifests
+            .iter()
+            .filter_map(|listed| {
+                // A manifest may have waited for its swap: the pointer's time is when it became current.
+                let is_current = listed.key == current.pointer.manifest;
+                let modified = if is_current { listed.modified.max(current.modified) } else { listed.modified };
+                Some((manifest_version(&listed.key)?, modified >= young_from))
+            })
+            .filter(|(version, _)| *version <= published)
+            .collect();
+        let oldest_young = versions.iter().find(|(_, young)| *young).map(|(version, _)| *version);
+        let (from, read_until) = match oldest_young {
+            None => (published, published),
+            Some(young) => {
+                let mut before: Vec<u64> =
+                    versions.iter().map(|(version, _)| *version).filter(|version| *version < young).collect();
+                before.dedup();
+                (before.iter().rev().nth(1).or(before.first()).copied().unwrap_or(young), young)
             }
-        }
-        Ok(listed)
+        };
+        Kept { from, read_until, current: published, current_key: current.pointer.manifest.clone() }
     }
 
-    async fn delete(&self, keys: Vec<String>) -> Result<usize, OutputError> {
-        for batch in keys.chunks(DELETE_BATCH) {
-            let failed = |message: String| OutputError::Request {
-                action: "delete",
-                bucket: self.bucket.clone(),
-                key: batch[0].clone(),
-                message,
-            };
-            let objects: Result<Vec<_>, _> =
-                batch.iter().map(|key| ObjectIdentifier::builder().key(key).build()).collect();
-            let objects = objects.map_err(|error| failed(error.to_string()))?;
-            let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build();
-            let delete = delete.map_err(|error| failed(error.to_string()))?;
-            let answer = self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await;
-            let answer = answer.map_err(|error| self.failed("delete", &batch[0], &error))?;
-            if let Some(error) = answer.errors().first() {
-                return Err(failed(format!(
-                    "{}: {}",
-                    error.key().unwrap_or_default(),
-                    error.message().unwrap_or_default()
-                )));
-            }
-        }
-        Ok(keys.len())
+    /// Whether a manifest is one of those around K, which say what readers may need.
+    fn is_read(&self, key: &str) -> bool {
+        manifest_version(key).is_some_and(|version| (self.from..=self.read_until).contains(&version))
+    }
+
+    /// Whether a manifest was current too long ago; what is no manifest of ours is never old.
+    fn is_old_manifest(&self, key: &str) -> bool {
+        manifest_version(key).is_some_and(|version| version < self.from) && key != self.current_key
+    }
+
+    /// Whether a data file can be deleted.
+    ///
+    /// | version in its name | named by the current manifest or one around K | written | verdict |
+    /// |---|---|---|---|
+    /// | above K | any | any | stays: named within the time kept, or work in progress |
+    /// | up to K | yes | any | stays |
+    /// | up to K | no | lately | stays |
+    /// | up to K | no | long ago | garbage |
+    fn is_garbage(&self, file: &Listed, named: &BTreeSet<String>, files_until: i64) -> bool {
+        // K is never above C; said once more, because work in progress rests on it.
+        data_version(&file.key) <= self.from.min(self.current)
+            && file.modified < files_until
+            && !named.contains(&file.key)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::manifest_key;
+    use super::super::{Manifest, Pointer};
     use super::*;
 
+    const YOUNG_FROM: i64 = 100;
+
+    fn current(version: u64, swapped: i64) -> Current {
+        let manifest = manifest_key(version, "published");
+        let pointer = Pointer { version, manifest, sha256: String::new() };
+        Current { etag: String::new(), modified: swapped, pointer, manifest: Manifest::default() }
+    }
+
+    fn listed(versions: &[(u64, i64)]) -> Vec<Listed> {
+        let key = |version: u64| manifest_key(version, "published");
+        versions.iter().map(|(version, modified)| Listed { key: key(*version), modified: *modified }).collect()
+    }
+
     #[test]
-    fn the_manifest_before_the_oldest_young_one_is_kept() {
-        let listed = |versions: &[(u64, i64)]| -> Vec<Listed> {
-            let key = |version: &u64| format!("{MANIFEST_PREFIX}{version:012}-abc.json");
-            versions.iter().map(|(version, modified)| Listed { key: key(version), modified: *modified }).collect()
-        };
-        type Case<'a> = (&'a [(u64, i64)], u64, u64);
+    fn versions_are_kept_from_the_one_that_was_current_when_the_time_began() {
+        // Versions with their times, the current one, when the pointer was swapped, K, the oldest young one.
+        type Case<'a> = (&'a [(u64, i64)], u64, i64, u64, u64);
         let cases: &[Case] = &[
-            (&[], 1, 1),
-            (&[(7, 10)], 7, 7),
-            (&[(5, 10), (6, 20), (7, 30)], 7, 7),
-            (&[(5, 10), (6, 100), (7, 120)], 7, 5),
-            (&[(5, 100), (6, 110), (7, 120)], 7, 4),
+            // The manifest that the pointer names may be gone from the listing.
+            (&[], 1, 10, 1, 1),
+            (&[(7, 10)], 7, 10, 7, 7),
+            (&[(5, 10), (6, 20), (7, 30)], 7, 30, 7, 7),
+            (&[(4, 1), (5, 10), (6, 20), (7, 120)], 7, 120, 5, 7),
+            (&[(5, 10), (6, 20), (7, 110), (8, 120)], 8, 120, 5, 7),
+            (&[(6, 20), (7, 110), (8, 120)], 8, 120, 6, 7),
+            (&[(5, 100), (6, 110), (7, 120)], 7, 120, 5, 5),
             // An orphan that lost its swap names a version above the current one.
-            (&[(6, 10), (7, 20), (8, 150)], 7, 7),
+            (&[(6, 10), (7, 20), (8, 150)], 7, 20, 7, 7),
+            // After a loss there is a gap, and orphans are no predecessors.
+            (&[(3, 10), (9, 20), (12, 130)], 12, 130, 3, 12),
+            // Written long ago, published lately.
+            (&[(5, 10), (6, 20), (7, 30)], 7, 120, 5, 7),
         ];
-        for (versions, current, expected) in cases {
-            assert_eq!(oldest_needed(&listed(versions), 100, *current), *expected, "{versions:?}");
+        for (versions, published, swapped, from, read_until) in cases {
+            let kept = Kept::of(&current(*published, *swapped), &listed(versions), YOUNG_FROM);
+            assert_eq!((kept.from, kept.read_until), (*from, *read_until), "{versions:?}");
+            for (version, _) in *versions {
+                let key = manifest_key(*version, "published");
+                assert_eq!(kept.is_old_manifest(&key), version < from, "{versions:?} {version}");
+                assert_eq!(kept.is_read(&key), (from..=read_until).contains(&version), "{versions:?} {version}");
+            }
+            assert!(!kept.is_old_manifest("metrics/manifests/readme.txt"));
         }
-        assert_eq!(version_of("metrics/manifests/000000000012-ab.json"), 12);
-        assert_eq!(version_of("metrics/manifests/readme.txt"), u64::MAX);
+    }
+
+    #[test]
+    fn a_file_is_garbage_once_nobody_holds_it_and_nobody_can_name_it_again() {
+        let kept = Kept { from: 5, read_until: 7, current: 9, current_key: manifest_key(9, "published") };
+        let key = |version: u64| {
+            super::super::data_key("window_metrics", "week", chrono::NaiveDate::default(), version, "00", "csv")
+        };
+        let named = BTreeSet::from([key(2)]);
+        // Version in its name, written at, garbage.
+        let cases = [
+            (1, 10, true),
+            // Named by a manifest around K, or by the current one.
+            (2, 10, false),
+            (5, 10, true),
+            // Young: somebody may be putting a deleted file back.
+            (5, 60, false),
+            // Named within the time kept.
+            (6, 10, false),
+            (9, 10, false),
+            // A publisher is at work, or frozen since long ago.
+            (10, 10, false),
+        ];
+        for (version, modified, garbage) in cases {
+            let file = Listed { key: key(version), modified };
+            assert_eq!(kept.is_garbage(&file, &named, 50), garbage, "{version} {modified}");
+        }
+        let unversioned =
+            Listed { key: "metrics/data/window_metrics/week-2025-08-04-0123456789abcdef.csv".into(), modified: 10 };
+        assert!(kept.is_garbage(&unversioned, &named, 50), "named as in 0.1");
+    }
+
+    /// Every history of a few publications, orphans and collections: what the current manifest names is never
+    /// deleted, nor what was current within the time kept.
+    #[test]
+    fn no_history_of_publications_and_collections_loses_a_file_that_somebody_needs() {
+        use std::collections::BTreeMap;
+        let file = |window: u64, version: u64| format!("metrics/data/o/month-{window}-v{version}-00.csv");
+        // Each step publishes a version that changes some of three windows, two time units after the last.
+        for history in 0..8_u32.pow(4) {
+            let mut published: Vec<(u64, i64, BTreeMap<u64, String>)> = Vec::new();
+            let mut there: BTreeMap<String, i64> = BTreeMap::new();
+            let mut windows: BTreeMap<u64, String> = BTreeMap::new();
+            for step in 0..4_u64 {
+                let (version, at) = (step + 1, i64::try_from(step).expect("small") * 2 + 2);
+                let changes = history / 8_u32.pow(u32::try_from(step).expect("small")) % 8;
+                for window in (0..3).filter(|window| version == 1 || changes & (1 << window) != 0) {
+                    windows.insert(window, file(window, version));
+                    there.insert(file(window, version), at - 1);
+                }
+                // A publisher that saw the version before this one, and is still at work.
+                there.insert(format!("metrics/data/o/month-9-v{version}-ff.csv"), at - 1);
+                there.insert(format!("metrics/data/o/month-9-v{}-ff.csv", version + 1), at - 1);
+                published.push((version, at, windows.clone()));
+                for keep in [0, 1, 3, 5] {
+                    let now = at + 1;
+                    let young_from = now - keep;
+                    let manifests: Vec<(u64, i64)> = published.iter().map(|(version, at, _)| (*version, *at)).collect();
+                    let kept = Kept::of(&current(version, at), &listed(&manifests), young_from);
+                    let around = published.iter().filter(|(v, ..)| kept.is_read(&manifest_key(*v, "published")));
+                    let mut named: BTreeSet<String> = windows.values().cloned().collect();
+                    named.extend(around.flat_map(|(_, _, names)| names.values().cloned()));
+                    let garbage: BTreeSet<String> = there
+                        .iter()
+                        .map(|(key, modified)| Listed { key: key.clone(), modified: *modified })
+                        .filter(|listed| kept.is_garbage(listed, &named, young_from))
+                        .map(|listed| listed.key)
+                        .collect();
+                    // Current at some time from `young_from` on: its successor came after that.
+                    let ended = |index: usize| published.get(index + 1).map_or(i64::MAX, |(_, at, _)| *at);
+                    for (index, (version, _, names)) in published.iter().enumerate() {
+                        let held = ended(index) >= young_from;
+                        let lost = names.values().find(|name| garbage.contains(*name));
+                        assert!(!held || lost.is_none(), "history {history}, keep {keep}, version {version}: {lost:?}");
+                    }
+                    let next = format!("metrics/data/o/month-9-v{}-ff.csv", version + 1);
+                    assert!(!garbage.contains(&next), "work in progress was deleted");
+                }
+            }
+        }
     }
 }

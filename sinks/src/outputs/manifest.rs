@@ -22,9 +22,12 @@ pub struct Pointer {
 /// One version of the outputs: all its files, and the state of the tables that they are a function of.
 ///
 /// It holds no clock: publishing the same state twice gives the same bytes.
+///
+/// A field that is added later has to be `#[serde(default)]`, so that manifests of before still read; and comes with a
+/// higher version of the code, so that no publisher that does not know it publishes without it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// 1, 2, 3, … without gaps among the published ones.
+    /// 1, 2, 3, … : above every version that was ever published, also where the pointer or manifests were deleted.
     pub version: u64,
     /// The version of the formulas.
     pub code_version: u32,
@@ -61,7 +64,7 @@ pub struct WindowFiles {
 /// One data file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRef {
-    /// Its key, content-addressed.
+    /// Its key: what it is, the version that first named it, and its bytes.
     pub key: String,
     /// The SHA-256 of its bytes, hexadecimal.
     pub sha256: String,
@@ -177,5 +180,17 @@ mod tests {
         let text = serde_json::to_string(&manifest).expect("json");
         assert!(text.contains(r#""bookmarks":{"health":{"0":5,"1":7}}"#), "{text}");
         assert_eq!(serde_json::from_str::<Manifest>(&text).expect("a manifest"), manifest);
+    }
+
+    #[test]
+    fn a_manifest_of_an_older_or_a_later_program_reads() {
+        let of_0_1 = r#"{"version":12,"code_version":1,"epochs":{"health":1},"bookmarks":{"health":{"0":5}},
+            "watermarks":{"health":"2025-08-22"},"changed":{"window_metrics":12},"windows":[{"output":"window_metrics",
+            "window_kind":"week","window_start":"2025-08-18","rows":2,"final":false,"files":{"csv":{
+            "key":"metrics/data/window_metrics/week-2025-08-18-0123456789abcdef.csv","sha256":"0123","bytes":7}}}]}"#;
+        let manifest: Manifest = serde_json::from_str(of_0_1).expect("a manifest");
+        assert_eq!((manifest.version, manifest.windows[0].files["csv"].bytes), (12, 7));
+        let later = of_0_1.replacen('{', r#"{"a_field_of_later":[1],"#, 1);
+        assert_eq!(serde_json::from_str::<Manifest>(&later).expect("a manifest"), manifest);
     }
 }

@@ -55,7 +55,7 @@ async fn rounds(store: &Store, key: &str) -> Result<Round, OutputError> {
         Round::Kept => {}
         other => return Ok(other),
     }
-    let Some((first, _)) = store.get(key).await? else { return Ok(Round::NoneWon) };
+    let Some(first) = store.get(key).await?.map(|found| found.etag) else { return Ok(Round::NoneWon) };
     match round(store, key, "If-Match", &Condition::Unchanged(first.clone())).await? {
         Round::Kept => {}
         other => return Ok(other),
@@ -93,7 +93,7 @@ async fn round(store: &Store, key: &str, what: &str, condition: &Condition) -> R
     match winners.as_slice() {
         [] => Ok(Round::NoneWon),
         [winner] => match store.get(key).await? {
-            Some((_, bytes)) if bytes == winner.as_bytes() => Ok(Round::Kept),
+            Some(found) if found.bytes == winner.as_bytes() => Ok(Round::Kept),
             _ => Ok(Round::Broken(format!("after {WRITERS} writes with {what} at once it holds a loser's bytes"))),
         },
         several => Ok(Round::Broken(format!("{} of {WRITERS} writes with {what} at once succeeded", several.len()))),

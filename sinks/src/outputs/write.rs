@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_s3::error::{DisplayErrorContext, SdkError};
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 
-use super::{Condition, OutputError, Put, Spooled, Store, status};
+use super::error::{detail, says_refused, status};
+use super::{Condition, OutputError, Put, Spooled, Store};
 
 /// Larger bodies go up in parts of this size, one after the other; 10,000 parts are S3's limit: 156 GiB.
 const PART_BYTES: u64 = 16 * 1024 * 1024;
@@ -58,7 +60,7 @@ impl Store {
             // Best effort: parts that stay behind cost storage until a lifecycle rule ends them.
             let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(&upload);
             if let Err(error) = abort.send().await {
-                tracing::debug!(error = %DisplayErrorContext(&error), key, "abort upload");
+                tracing::debug!(error = detail(&error), key, "abort upload");
             }
         }
         put
@@ -95,19 +97,20 @@ impl Store {
         action: &'static str,
         key: &str,
         condition: &Condition,
-        sent: Result<T, SdkError<E>>,
+        sent: Result<T, SdkError<E, HttpResponse>>,
     ) -> Result<Put, OutputError>
     where
-        E: std::error::Error + 'static,
+        E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        match sent {
-            Ok(_) => Ok(Put::Written),
-            // 409: S3 saw another write of the key under way. 404: If-Match on a key that is gone.
-            Err(error) => match (condition, status(&error)) {
-                (Condition::Absent | Condition::Unchanged(_), Some(409 | 412)) => Ok(Put::Refused),
-                (Condition::Unchanged(_), Some(404)) => Ok(Put::Refused),
-                _ => Err(self.failed(action, key, &error)),
-            },
+        let Err(error) = sent else { return Ok(Put::Written) };
+        let refused = match condition {
+            Condition::Always => false,
+            Condition::Absent => says_refused(status(&error), error.code(), false),
+            Condition::Unchanged(_) => says_refused(status(&error), error.code(), true),
+        };
+        match refused {
+            true => Ok(Put::Refused),
+            false => Err(self.failed(action, key, &error)),
         }
     }
 

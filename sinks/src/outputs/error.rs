@@ -1,0 +1,164 @@
+//! What can go wrong with the outputs, and what an answer of S3 says.
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+/// Characters of what S3 or the client said: a line of a log, not a page.
+const DETAIL_CHARS_MAX: usize = 500;
+
+/// What can go wrong with the outputs.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// S3 did not do what was asked, after the SDK's own retries.
+    #[error("{action} s3://{bucket}/{key}: {message}")]
+    Request {
+        /// What was asked: "put", "read", …
+        action: &'static str,
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+        /// Status, code and message of the answer, or what kept it from coming.
+        message: String,
+    },
+    /// An object of freshet's own does not read as one.
+    #[error("read s3://{bucket}/{key}: {message}")]
+    Content {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A data file that a manifest names is gone: deleted by hand or by a lifecycle rule, or collected since.
+    #[error("read s3://{bucket}/{key}: a manifest names this file and it is gone")]
+    Missing {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+    },
+    /// What was published can no longer be found; a publisher derives everything again.
+    #[error("read s3://{bucket}/{key}: {message}; a running `freshet metrics` derives all outputs again")]
+    Lost {
+        /// The bucket.
+        bucket: String,
+        /// The pointer.
+        key: String,
+        /// What is gone.
+        message: String,
+    },
+    /// A temporary file could not be written or read.
+    #[error("spool an output through a temporary file: {0}")]
+    Spool(#[from] std::io::Error),
+    /// The store does not keep conditional writes.
+    #[error(
+        "the store of bucket {bucket} cannot publish safely: {reason}; use one that keeps If-Match and If-None-Match \
+         under concurrency (AWS S3, SeaweedFS from 4.48 on)"
+    )]
+    Unfit {
+        /// The bucket.
+        bucket: String,
+        /// Which write was not kept.
+        reason: String,
+    },
+}
+
+/// Whether an answer says that there is no such object.
+///
+/// | status | code | verdict |
+/// |---|---|---|
+/// | 404 | `NoSuchKey` | it is gone |
+/// | 404 | `NoSuchBucket` | a setting is wrong: an error |
+/// | 404 | none, or any other: a proxy, an ingress | an error of the world |
+/// | any other | any | an error of the world |
+pub(super) fn says_absent(status: Option<u16>, code: Option<&str>) -> bool {
+    status == Some(404) && code == Some("NoSuchKey")
+}
+
+/// Whether an answer to a conditional write says that its condition did not hold.
+///
+/// | status | code | asked with | verdict |
+/// |---|---|---|---|
+/// | 412 | `PreconditionFailed` | either condition | someone else was first |
+/// | 409 | `ConditionalRequestConflict`, `OperationAborted` | either condition | another write of the key is under way |
+/// | 404 | `NoSuchKey` | `If-Match` | the object is gone |
+/// | 404 | `NoSuchKey` | `If-None-Match` | an error: S3 does not say that |
+/// | 404, 409, 412 | none, or any other | any | an error of the world |
+pub(super) fn says_refused(status: Option<u16>, code: Option<&str>, if_match: bool) -> bool {
+    match (status, code) {
+        (Some(412), Some("PreconditionFailed")) => true,
+        (Some(409), Some("ConditionalRequestConflict" | "OperationAborted")) => true,
+        _ => if_match && says_absent(status, code),
+    }
+}
+
+pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
+}
+
+/// What the server said in one line, or else what the client did.
+pub(super) fn detail<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match (status(error), error.code(), error.message()) {
+        (Some(status), Some(code), Some(message)) => one_line(&format!("{status} {code}: {message}")),
+        (Some(status), Some(code), None) => one_line(&format!("{status} {code}")),
+        (Some(status), None, _) => format!("{status} without an S3 error code: not S3's own answer"),
+        (None, ..) => one_line(&causes(error)),
+    }
+}
+
+/// An error and its causes, each once.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut texts: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    texts.dedup();
+    texts.join(": ")
+}
+
+/// Bounded, without line breaks.
+pub(super) fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(DETAIL_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_s3s_own_codes_say_that_an_object_is_gone_or_a_condition_did_not_hold() {
+        // Status, code, gone, refused with If-None-Match, refused with If-Match.
+        type Case = (Option<u16>, Option<&'static str>, bool, bool, bool);
+        let cases: &[Case] = &[
+            (Some(404), Some("NoSuchKey"), true, false, true),
+            (Some(404), Some("NoSuchBucket"), false, false, false),
+            (Some(404), Some("NotFound"), false, false, false),
+            (Some(404), None, false, false, false),
+            (Some(200), Some("NoSuchKey"), false, false, false),
+            (Some(412), Some("PreconditionFailed"), false, true, true),
+            (Some(412), None, false, false, false),
+            (Some(409), Some("ConditionalRequestConflict"), false, true, true),
+            (Some(409), Some("OperationAborted"), false, true, true),
+            (Some(409), Some("BucketAlreadyExists"), false, false, false),
+            (Some(409), None, false, false, false),
+            (Some(403), Some("AccessDenied"), false, false, false),
+            (Some(503), Some("SlowDown"), false, false, false),
+            (None, None, false, false, false),
+        ];
+        for (status, code, gone, refused_new, refused_swap) in cases {
+            let found =
+                (says_absent(*status, *code), says_refused(*status, *code, false), says_refused(*status, *code, true));
+            assert_eq!(found, (*gone, *refused_new, *refused_swap), "{status:?} {code:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_text_becomes_a_line() {
+        assert_eq!(one_line("a\n  b\tc"), "a b c");
+        assert_eq!(one_line(&"é".repeat(9_000)).chars().count(), DETAIL_CHARS_MAX);
+    }
+}

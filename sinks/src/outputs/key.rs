@@ -1,0 +1,81 @@
+//! The names of objects. A version stands in the name of each manifest and data file, so that a name says which
+//! version first needed it, and never comes back.
+
+use chrono::NaiveDate;
+
+/// The key of the pointer to the newest manifest.
+pub const POINTER: &str = "metrics/current.json";
+/// Where everything is.
+pub(super) const ROOT: &str = "metrics/";
+/// Where data files live.
+pub(super) const DATA_PREFIX: &str = "metrics/data/";
+/// Where manifests live.
+pub(super) const MANIFEST_PREFIX: &str = "metrics/manifests/";
+
+/// The stable key of an output's whole-file copy.
+pub fn copy_key(output: &str, format: &str) -> String {
+    format!("{ROOT}{output}.{format}")
+}
+
+/// The key of a data file: of which output and window it is, the version of the manifest that is the first to name
+/// it, and 64 bits of the hash of its bytes.
+///
+/// Two publishers that make the same version of the same rows write the same bytes under it; any other two write
+/// under two keys.
+pub fn data_key(
+    output: &str,
+    window_kind: &str,
+    window_start: NaiveDate,
+    version: u64,
+    sha256: &str,
+    format: &str,
+) -> String {
+    let hash = sha256.get(..16).unwrap_or(sha256);
+    format!("{DATA_PREFIX}{output}/{window_kind}-{window_start}-v{version}-{hash}.{format}")
+}
+
+/// The version of the manifest that was the first to name a data file; 0 for a name without one, as in 0.1.
+///
+/// | key | version |
+/// |---|---|
+/// | `…/month-2025-08-01-v12-0123456789abcdef.csv` | 12 |
+/// | `…/month-2025-08-01-0123456789abcdef.csv` | 0 |
+pub(super) fn data_version(key: &str) -> u64 {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    let mut parts = name.rsplit('-').skip(1);
+    parts.next().and_then(|part| part.strip_prefix('v')).and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+/// The key of a manifest.
+pub(super) fn manifest_key(version: u64, sha256: &str) -> String {
+    format!("{MANIFEST_PREFIX}{version:012}-{sha256}.json")
+}
+
+/// The version in a manifest's key; none for what is no manifest.
+pub(super) fn manifest_version(key: &str) -> Option<u64> {
+    key.strip_prefix(MANIFEST_PREFIX)?.split_once('-')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_gives_its_version_back() {
+        let start = NaiveDate::default();
+        for version in [1, 42, u64::MAX] {
+            for format in super::super::FORMATS {
+                let key = data_key("window_metrics", "week", start, version, "0123456789abcdef0123", format);
+                assert_eq!(data_version(&key), version, "{key}");
+                assert!(key.ends_with(&format!("-0123456789abcdef.{format}")), "{key}");
+            }
+            assert_eq!(manifest_version(&manifest_key(version, "ab")), Some(version));
+        }
+        for old in
+            ["metrics/data/window_metrics/week-2025-08-04-0123456789abcdef.csv", "metrics/data/x", "", "-", "v1-"]
+        {
+            assert_eq!(data_version(old), 0, "{old}");
+        }
+        assert_eq!(manifest_version("metrics/manifests/readme.txt"), None);
+    }
+}

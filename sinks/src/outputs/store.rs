@@ -1,0 +1,155 @@
+//! The bucket that receives the outputs: reading and writing single objects.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::primitives::DateTime;
+
+use super::error::{detail, one_line, says_absent, status};
+use super::key::POINTER;
+use super::{FileRef, OutputError, Spool, Spooled};
+
+/// When a write may happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Always.
+    Always,
+    /// Only if there is no object of that key (`If-None-Match: *`).
+    Absent,
+    /// Only if the object still has this ETag (`If-Match`).
+    Unchanged(String),
+}
+
+/// What became of a conditional write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It is there.
+    Written,
+    /// Its condition did not hold: someone else was first.
+    Refused,
+}
+
+/// The bucket that receives the outputs.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(super) client: Client,
+    pub(super) bucket: String,
+}
+
+/// A small object.
+pub(super) struct Small {
+    pub(super) etag: String,
+    pub(super) bytes: Vec<u8>,
+    /// Unix seconds of S3's clock.
+    pub(super) modified: i64,
+}
+
+impl Store {
+    /// The outputs in that bucket.
+    pub fn new(client: Client, bucket: &str) -> Self {
+        Store { client, bucket: bucket.to_owned() }
+    }
+
+    /// Writes an object.
+    ///
+    /// # Errors
+    /// If S3 does not answer or refuses for another reason than the condition.
+    pub async fn put(
+        &self,
+        key: &str,
+        body: &Spooled,
+        content_type: &str,
+        condition: Condition,
+    ) -> Result<Put, OutputError> {
+        self.put_with(key, body, content_type, condition, &BTreeMap::new()).await
+    }
+
+    /// Reads a data file whole, through a temporary file if it is large, and checks it against its hash.
+    ///
+    /// # Errors
+    /// [`OutputError::Missing`] if it is gone; others if S3 does not answer, the temporary file cannot be written, or
+    /// the bytes are not those of the manifest.
+    pub async fn fetch(&self, file: &FileRef) -> Result<Spooled, OutputError> {
+        let key = &file.key;
+        let answer = self.client.get_object().bucket(&self.bucket).key(key).send().await;
+        let mut body = match answer {
+            Ok(answer) => answer.body,
+            Err(error) if says_absent(status(&error), error.code()) => {
+                return Err(OutputError::Missing { bucket: self.bucket.clone(), key: key.clone() });
+            }
+            Err(error) => return Err(self.failed("read", key, &error)),
+        };
+        let mut spool = Spool::new();
+        while let Some(chunk) = body.next().await {
+            spool.write_all(&chunk.map_err(|error| self.content(key, error.to_string()))?)?;
+        }
+        let spooled = spool.finish()?;
+        match spooled.sha256() == file.sha256 {
+            true => Ok(spooled),
+            false => Err(self.content(key, format!("its SHA-256 is {}, not {}", spooled.sha256(), file.sha256))),
+        }
+    }
+
+    /// A small object, `None` where S3 says that there is none.
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Small>, OutputError> {
+        match self.client.get_object().bucket(&self.bucket).key(key).send().await {
+            Ok(answer) => {
+                let etag = answer.e_tag().unwrap_or_default().to_owned();
+                let modified = answer.last_modified().map_or(i64::MAX, DateTime::secs);
+                let bytes = answer.body.collect().await.map_err(|error| self.content(key, error.to_string()))?;
+                Ok(Some(Small { etag, bytes: bytes.to_vec(), modified }))
+            }
+            Err(error) if says_absent(status(&error), error.code()) => Ok(None),
+            Err(error) => Err(self.failed("read", key, &error)),
+        }
+    }
+
+    /// The headers of an object, `None` where S3 says that there is none.
+    ///
+    /// An answer to HEAD has no body and so no code: its 404 is S3's or a proxy's. GET tells them apart.
+    pub(super) async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, OutputError> {
+        let error = match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+            Ok(head) => return Ok(Some(head)),
+            Err(error) => error,
+        };
+        if status(&error) != Some(404) {
+            return Err(self.failed("head", key, &error));
+        }
+        let first_byte = self.client.get_object().bucket(&self.bucket).key(key).range("bytes=0-0");
+        match first_byte.send().await {
+            Err(error) if says_absent(status(&error), error.code()) => Ok(None),
+            Err(error) => Err(self.failed("read", key, &error)),
+            // Written in between, or the 404 was not S3's: either way the next try tells.
+            Ok(_) => Err(self.request("head", key, "404, and then it was there".into())),
+        }
+    }
+
+    pub(super) fn render(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, OutputError> {
+        let mut bytes = serde_json::to_vec(value).map_err(|error| self.content(POINTER, error.to_string()))?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    pub(super) fn parse<T: serde::de::DeserializeOwned>(&self, key: &str, bytes: &[u8]) -> Result<T, OutputError> {
+        serde_json::from_slice(bytes).map_err(|error| self.content(key, error.to_string()))
+    }
+
+    pub(super) fn content(&self, key: &str, message: String) -> OutputError {
+        OutputError::Content { bucket: self.bucket.clone(), key: key.to_owned(), message: one_line(&message) }
+    }
+
+    pub(super) fn failed<E>(&self, action: &'static str, key: &str, error: &SdkError<E, HttpResponse>) -> OutputError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        self.request(action, key, detail(error))
+    }
+
+    pub(super) fn request(&self, action: &'static str, key: &str, message: String) -> OutputError {
+        OutputError::Request { action, bucket: self.bucket.clone(), key: key.to_owned(), message }
+    }
+}

@@ -1,0 +1,131 @@
+//! What was deleted or put back by hand, or by a lifecycle rule: found by looking, since nothing tells of it.
+
+use std::collections::BTreeSet;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::copies::COPIES_MAX;
+use super::key::DATA_PREFIX;
+use super::list::Listing;
+use super::{Manifest, OutputError, Store};
+
+/// Pages of the listing that one verification reads: 100,000 files. What is not in them is asked for one by one.
+const PAGES_MAX: usize = 100;
+/// Files that one verification asks for one by one, so many at once; the next one goes on with the others.
+const ASKED_MAX: usize = 1_000;
+const ASKED_AT_ONCE: usize = 8;
+
+/// What is not as the published manifest says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Data files that it names and that are gone.
+    pub missing: BTreeSet<String>,
+    /// A copy of a version above the published one, and that version: the pointer was put back.
+    pub ahead: Option<(String, u64)>,
+    /// Whether the pointer or its manifest is gone; [`Store::published`] says what is left.
+    pub lost: bool,
+    /// The last key that was looked at, where there were too many for one verification.
+    pub resume_after: Option<String>,
+}
+
+impl Damage {
+    /// Whether there is anything to mend.
+    pub fn is_none(&self) -> bool {
+        self.missing.is_empty() && self.ahead.is_none() && !self.lost
+    }
+}
+
+impl Store {
+    /// Compares what is there with what the published manifest names. Bounded: at most [`PAGES_MAX`] + 1 listings, a
+    /// HEAD a copy, and two requests for each of [`ASKED_MAX`] files that the listing did not show; `resume_after`
+    /// is where the last verification ended.
+    ///
+    /// The copies are looked at before the pointer is read: a copy is made from a published version, so one that is
+    /// above the pointer then was not overtaken by a publisher.
+    ///
+    /// # Errors
+    /// If S3 does not answer or the pointer or manifest cannot be read.
+    pub async fn verify(&self, resume_after: Option<&str>) -> Result<Damage, OutputError> {
+        let highest = self.highest_copy(COPIES_MAX).await?;
+        let manifest = match self.current_unless(None).await {
+            Ok(Some(current)) => current.manifest,
+            Ok(None) => return Ok(Damage::default()),
+            Err(OutputError::Lost { .. }) => return Ok(Damage { lost: true, ..Damage::default() }),
+            Err(error) => return Err(error),
+        };
+        let unseen = self.unseen(&manifest).await?;
+        let (asked, resume_after) = slice(unseen, resume_after);
+        let missing = stream::iter(asked)
+            .map(|key| async move {
+                let found = self.head(&key).await?;
+                Ok::<_, OutputError>(found.is_none().then_some(key))
+            })
+            .buffer_unordered(ASKED_AT_ONCE)
+            .try_filter_map(async |key| Ok(key))
+            .try_collect()
+            .await?;
+        let ahead = highest.filter(|(_, version)| *version > manifest.version);
+        Ok(Damage { missing, ahead, lost: false, resume_after })
+    }
+
+    /// Files that the manifest names and the listing does not show.
+    async fn unseen(&self, manifest: &Manifest) -> Result<BTreeSet<String>, OutputError> {
+        let mut unseen: BTreeSet<String> = manifest.keys().map(str::to_owned).collect();
+        let listing = self
+            .each_listed(DATA_PREFIX, PAGES_MAX, |listed| {
+                unseen.remove(&listed.key);
+            })
+            .await?;
+        if listing == Listing::Cut {
+            tracing::debug!(unseen = unseen.len(), "the listing of data files is too long to verify them all by it");
+        }
+        Ok(unseen)
+    }
+}
+
+/// The keys to ask for now, and after which the next verification goes on: none once the end is reached.
+///
+/// | unseen | resume after | asked | next |
+/// |---|---|---|---|
+/// | a b | none | a b | none |
+/// | more than fit | none | the first that fit | the last of them |
+/// | more than fit | a key | those after it that fit | the last of them, or none at the end |
+fn slice(unseen: BTreeSet<String>, resume_after: Option<&str>) -> (Vec<String>, Option<String>) {
+    let after = unseen.into_iter().skip_while(|key| resume_after.is_some_and(|last| key.as_str() <= last));
+    let mut rest: Vec<String> = after.take(ASKED_MAX + 1).collect();
+    if rest.len() <= ASKED_MAX {
+        return (rest, None);
+    }
+    rest.truncate(ASKED_MAX);
+    let last = rest.last().cloned();
+    (rest, last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_files_than_fit_are_asked_for_by_and_by() {
+        let key = |number: usize| format!("{number:06}");
+        let unseen = |count: usize| (0..count).map(key).collect::<BTreeSet<_>>();
+        let last = key(ASKED_MAX - 1);
+        // Unseen, resumed after, asked, the first of them, the next resume.
+        type Case<'a> = (usize, Option<&'a str>, usize, Option<&'a str>, Option<&'a str>);
+        let cases: &[Case] = &[
+            (0, None, 0, None, None),
+            (2, None, 2, Some("000000"), None),
+            (2, Some("000000"), 1, Some("000001"), None),
+            (2, Some("zzz"), 0, None, None),
+            (ASKED_MAX, None, ASKED_MAX, Some("000000"), None),
+            (ASKED_MAX + 3, None, ASKED_MAX, Some("000000"), Some(&last)),
+            (ASKED_MAX + 3, Some(&last), 3, Some("001000"), None),
+        ];
+        for (count, resume_after, asked, first, next) in cases {
+            let (found, resume) = slice(unseen(*count), *resume_after);
+            assert_eq!(found.len(), *asked, "{count} {resume_after:?}");
+            assert_eq!(found.first().map(String::as_str), *first);
+            assert_eq!(resume.as_deref(), *next);
+        }
+    }
+}
