@@ -14,6 +14,8 @@ pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
 pub struct Claim {
     /// `pipeline.objects.id`.
     pub id: i64,
+    /// What tells this object from one of the same id in another life of the ledger.
+    pub nonce: Uuid,
     /// Bucket.
     pub bucket: String,
     /// Object key.
@@ -206,6 +208,7 @@ mod tests {
     fn claimed() -> Claim {
         Claim {
             id: 9,
+            nonce: Uuid::nil(),
             bucket: "raw".into(),
             key: "climate/a.csv".into(),
             version_id: None,

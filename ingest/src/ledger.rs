@@ -74,7 +74,7 @@ pub async fn claim(
             LIMIT 1
         ) AS earlier ON true
         WHERE o.id = candidate.id
-        RETURNING o.id, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, o.src_ord,
+        RETURNING o.id, o.nonce, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, o.src_ord,
             o.lease_epoch, o.attempts, o.generation, o.parser_version, o.partition_count, o.resume_byte,
             o.resume_line, o.resume_row, o.resume_seqs, o.end_offsets, o.stream_id, o.rows, o.sha256,
             o.ignored_columns, o.repairs, earlier.id AS earlier_id, earlier.state AS earlier_state,

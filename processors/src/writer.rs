@@ -104,6 +104,7 @@ impl Writer {
                     self.recent.add(applied.offered, applied.refused);
                     metrics::applied(domain, &applied, begun.elapsed());
                     log_refused(domain, &applied);
+                    log_passed_over(domain, &applied);
                     tell(domain, &batch, began);
                     return Ok(());
                 }
@@ -201,5 +202,21 @@ fn tell(domain: &str, batch: &[PartitionBatch], began: SystemTime) {
 fn log_refused(domain: &str, applied: &Applied) {
     if applied.refused > 0 {
         tracing::warn!(domain, rows = applied.refused, "rows refused by the database were rejected");
+    }
+}
+
+/// A restore is said once, by whoever's batch began the new life; the rows themselves are counted in `status`.
+fn log_passed_over(domain: &str, applied: &Applied) {
+    if let Some(life) = applied.life_begun {
+        tracing::error!(
+            domain,
+            life,
+            "Postgres went back in time: the topic holds rows of files that this ledger sent and does not know any more, \
+             as after a restore from a backup or the promotion of a replica. They are passed over, files that S3 still \
+             has are published again, and the outputs are derived again: see docs/restore.md"
+        );
+    }
+    if applied.passed_over > 0 {
+        tracing::info!(domain, rows = applied.passed_over, "rows of another life of the ledger were passed over");
     }
 }

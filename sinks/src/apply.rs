@@ -1,7 +1,7 @@
 //! The transaction `apply`: one batch of rows, exactly once.
 //!
-//! In this order: move the bookmarks, or find that the batch is not ours to apply; tell new rows from
-//! duplicates; write the newest row of each key; keep the rejects; add up the counts; mark what changed. All of
+//! In this order: move the bookmarks, or find that the batch is not ours to apply; pass over the rows of another life of
+//! the ledger ([`crate::lives`]); tell new rows from duplicates; write the newest row of each key; keep the rejects; add up the counts; mark what changed. All of
 //! it commits or none. An unanswered COMMIT is resolved by applying the same batch again: the bookmark says
 //! whether it had worked.
 //!
@@ -15,6 +15,7 @@ use freshet_topics::{Provenance, Value};
 use sqlx::{Connection, PgConnection};
 
 use crate::bookmark::{self, Advance, Move};
+use crate::lives::{self, Sifted};
 use crate::marks::Marks;
 use crate::newest::{self, Failure, Mode};
 use crate::place::Place;
@@ -77,6 +78,10 @@ pub struct Applied {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Changes made to values, as ((column, rule), count).
     pub corrected: BTreeMap<(&'static str, &'static str), u64>,
+    /// Rows that another ledger sent, or another life of this one ([`crate::lives`]).
+    pub passed_over: u64,
+    /// The life of the ledger that began because this batch shows that Postgres went back.
+    pub life_begun: Option<i32>,
     /// Rows that were handed to Postgres.
     pub offered: usize,
     /// Rows that Postgres itself refused.
@@ -210,16 +215,14 @@ pub(crate) fn part_of(partition: i32, row: &ReceivedRow) -> Part {
 }
 
 impl<'b> Work<'b> {
-    /// Tells new rows from duplicates, and rejects from rows to write.
+    /// Leaves out what is not this ledger's, tells new rows from duplicates, and rejects from rows to write.
     async fn sort_out(
         connection: &mut PgConnection,
         upsert: &Upsert,
         batch: &[&'b PartitionBatch],
     ) -> Result<Self, sqlx::Error> {
-        let received: Vec<(i32, &ReceivedRow)> = batch
-            .iter()
-            .flat_map(|partition| partition.rows.iter().map(|row| (partition.bookmark.partition, row)))
-            .collect();
+        let sifted = lives::sift(connection, upsert.place(), upsert.domain().name, batch).await?;
+        let Sifted { rows: received, passed_over, life_begun } = sifted;
         let parts: BTreeSet<Part> = received.iter().map(|(partition, row)| part_of(*partition, row)).collect();
         let parts: Vec<Part> = parts.into_iter().collect();
         let progress = if parts.is_empty() {
@@ -231,7 +234,7 @@ impl<'b> Work<'b> {
             rows: Vec::with_capacity(received.len()),
             progress,
             rejects: Vec::new(),
-            applied: Applied::default(),
+            applied: Applied { passed_over, life_begun, ..Applied::default() },
         };
         for (partition, row) in received {
             work.receive(partition, row);

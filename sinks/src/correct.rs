@@ -25,6 +25,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::apply::{self, ApplyError, PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow, part_of};
 use crate::difference::Difference;
+use crate::lives;
 use crate::marks::Marks;
 use crate::newest::{self, Failure, Mode, Outcome};
 use crate::place::Place;
@@ -218,12 +219,10 @@ impl<'b> Work<'b> {
             suspects: Vec::new(),
             moved: BTreeMap::new(),
         };
-        for part in batch {
-            for row in &part.rows {
-                match &row.outcome {
-                    Ok(_) => work.rows.push((part.bookmark.partition, row)),
-                    Err(refusal) => work.rejected.push((part.bookmark.partition, row, refusal.clone())),
-                }
+        for (partition, row) in lives::sift(connection, Place::InPlace, domain, batch).await?.rows {
+            match &row.outcome {
+                Ok(_) => work.rows.push((partition, row)),
+                Err(refusal) => work.rejected.push((partition, row, refusal.clone())),
             }
         }
         let lineages: Vec<Lineage> = work.received().map(|(_, row)| lineage_of(row)).collect();

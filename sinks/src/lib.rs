@@ -4,9 +4,9 @@
 //! count about them move in one transaction ([`apply`]), and that derived outputs are published as a whole or
 //! not at all ([`outputs`]).
 //!
-//! One batch's path through it: [`bookmark`] decides whether the batch is the next one, [`progress`] which of
-//! its rows are new, [`upsert`] writes the newest row of each key, [`rejects`] keeps what could not load, and
-//! [`marks`] tell the publisher which windows to derive again.
+//! One batch's path through it: [`bookmark`] decides whether the batch is the next one, [`lives`] which of its rows this
+//! ledger sent, [`progress`] which of them are new, [`upsert`] writes the newest row of each key, [`rejects`] keeps what
+//! could not load, and [`marks`] tell the publisher which windows to derive again.
 //!
 //! A batch that is replayed goes the same way into a [`shadow`], or [`mod@correct`]s the tables in place.
 
@@ -15,6 +15,7 @@ pub mod apply;
 pub mod bookmark;
 pub mod correct;
 pub mod difference;
+pub mod lives;
 pub mod marks;
 pub mod metrics;
 mod newest;

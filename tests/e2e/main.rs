@@ -19,6 +19,7 @@ mod operate;
 mod overwrite;
 mod replay;
 mod republish;
+mod restore;
 mod roles;
 mod shadow;
 mod windows;

@@ -153,7 +153,7 @@ fn report(publication: &Publication, refused: &mut Option<String>) {
                 version,
                 reason,
                 "publish nothing: the tables are behind what was published, as after a restore of the database; \
-                 `freshet bookmarks adopt` begins a new epoch"
+                 if it was restored, `freshet restored` lets the outputs go on (docs/restore.md)"
             ),
             None => tracing::info!(version, "publish again"),
         }

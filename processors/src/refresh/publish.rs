@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, NaiveDate, Utc};
+use freshet_sinks::lives::{self, Relation};
 use freshet_sinks::outputs::{
     Condition, Current, DATA_PREFIX, FORMATS, FileRef, Manifest, OutputError, Put, Spooled, Store, WindowFiles,
 };
@@ -114,7 +115,7 @@ impl Publisher {
         let mut snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date)
             .await
             .map_err(postgres("take a snapshot"))?;
-        if let Some(reason) = previous.and_then(|it| it.manifest.behind(&snapshot.epochs, &snapshot.bookmarks)) {
+        if let Some(reason) = previous.and_then(|it| behind(&it.manifest, &snapshot)) {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             return publication(Outcome::Refused(reason), version, 0, 0, 0);
         }
@@ -156,10 +157,10 @@ impl Publisher {
     }
 
     /// The windows to derive: what the marks say and what has closed or opened since; or everything, where
-    /// nothing was published yet or other formulas made it.
+    /// nothing was published yet, or other formulas or another life of the ledger made it.
     async fn dirty(&self, snapshot: &mut Snapshot, previous: Option<&Current>) -> Result<Dirty, RefreshError> {
         let failed = postgres("find the dirty windows");
-        let Some(previous) = previous.filter(|current| current.manifest.code_version == CODE_VERSION) else {
+        let Some(previous) = previous.filter(|current| goes_on(&current.manifest, snapshot)) else {
             return snapshot.everything().await.map_err(failed);
         };
         let mut dirty = snapshot.dirty().await.map_err(failed)?;
@@ -184,7 +185,7 @@ impl Publisher {
         shutdown: &CancellationToken,
     ) -> Result<(Manifest, usize), RefreshError> {
         let before = previous.map(|current| &current.manifest);
-        let mut files: Files = match before.filter(|manifest| manifest.code_version == CODE_VERSION) {
+        let mut files: Files = match before.filter(|manifest| goes_on(manifest, snapshot)) {
             Some(manifest) => {
                 entries(manifest).map(|(output, window, files)| ((output, window), files.clone())).collect()
             }
@@ -216,6 +217,7 @@ impl Publisher {
         let manifest = Manifest {
             version,
             code_version: CODE_VERSION,
+            lives: snapshot.lives.clone(),
             epochs: snapshot.epochs.clone(),
             bookmarks: snapshot.bookmarks.clone(),
             watermarks: snapshot.watermarks.clone(),
@@ -234,6 +236,24 @@ impl Publisher {
                 .await?;
         }
         Ok(())
+    }
+}
+
+/// Whether what is published was made by these formulas, of this life of the ledger: then only what changed is derived.
+fn goes_on(manifest: &Manifest, snapshot: &Snapshot) -> bool {
+    let same_life = lives::relation(&manifest.lives, &snapshot.lives) == Relation::Same;
+    same_life && manifest.code_version == CODE_VERSION
+}
+
+/// Why the tables are behind what is published, if they are.
+fn behind(manifest: &Manifest, snapshot: &Snapshot) -> Option<String> {
+    match lives::relation(&manifest.lives, &snapshot.lives) {
+        Relation::Same => manifest.behind(&snapshot.epochs, &snapshot.bookmarks),
+        Relation::Other => None,
+        Relation::Later => {
+            let own = snapshot.lives.len();
+            Some(format!("the ledger is in its life {own}, published is a later one that it does not know"))
+        }
     }
 }
 

@@ -4,8 +4,11 @@ use freshet_topics::catalog::{self, CatalogError, TopicReport};
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::Unreachable;
 use freshet_topics::{DOMAINS, Domain};
+use sqlx::PgPool;
 
 use super::{Finding, Standing};
+use crate::commands::terminal::thousands;
+use crate::roles::Services;
 
 /// What all that setup does with a topic asks for.
 const NEEDED_ACLS: &str = "Create, Describe, DescribeConfigs, Read and Write";
@@ -27,6 +30,41 @@ async fn prepare_one(settings: &KafkaSettings, domain: &Domain, dry_run: bool) -
         Ok(None) => (Standing::Would, format!("would be made, {}", size(settings.partitions, settings.replication))),
         Ok(Some(report)) => compared(&report, dry_run),
         Err(error) => (Standing::Failed, refused(&settings.brokers, &error)),
+    }
+}
+
+/// Adds to what was found of a topic that its rows are another ledger's: those of a domain that this one has no file of.
+/// Asked after the schema, and left unsaid where Kafka or Postgres does not answer, which is said elsewhere.
+pub(super) async fn say_whose(services: &Services, findings: &mut [Finding]) {
+    let settings = &services.config.kafka;
+    for domain in DOMAINS {
+        let topic = domain.topic(&settings.topic_prefix);
+        let Some(finding) = findings.iter_mut().find(|it| it.kind == "topic" && it.name == topic) else { continue };
+        if finding.standing == Standing::Failed || !knows_no_file(&services.pool, domain).await {
+            continue;
+        }
+        let Ok(ends) = catalog::watermarks(settings, domain).await else { continue };
+        // Record 0 of a partition is the stream's.
+        let rows: i64 = ends.values().map(|(low, high)| (high - low.max(&1)).max(0)).sum();
+        if rows > 0 {
+            finding.said += &format!(
+                "; holds {} rows of another ledger, which will be passed over (docs/restore.md)",
+                thousands(rows)
+            );
+        }
+    }
+}
+
+async fn knows_no_file(pool: &PgPool, domain: &Domain) -> bool {
+    let is_there = sqlx::query_scalar("SELECT to_regclass('pipeline.objects') IS NOT NULL").fetch_one(pool).await;
+    match is_there {
+        Ok(true) => sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM pipeline.objects WHERE domain = $1)")
+            .bind(domain.name)
+            .fetch_one(pool)
+            .await
+            .unwrap_or(false),
+        Ok(false) => true,
+        Err(_) => false,
     }
 }
 
