@@ -1,8 +1,10 @@
 //! The object ledger, from a listener's side: claim an object, move its resume point, say how it ended.
 //!
 //! Any number of listeners share it. A claim raises the object's lease epoch, and every later write carries
-//! that epoch: `false` says that another listener has the object now, and that nothing was written. The lease
-//! only saves work; two that publish the same object at once write the same rows under the same numbers.
+//! that epoch, and the object's nonce, because ids and epochs come again where Postgres was restored
+//! (`freshet_sinks::lives`): `false` says that another listener has the object now, or that the ledger has forgotten it,
+//! and that nothing was written. The lease only saves work; two that publish the same object at once write the same
+//! rows under the same numbers.
 //!
 //! ```text
 //! discovered ──claim──► publishing ──publish──► published ──(sweep)──► applied
@@ -118,12 +120,13 @@ pub async fn open_generation(pool: &PgPool, claim: &Claim, partitions: i32) -> R
         "UPDATE pipeline.objects SET generation = generation + 1, parser_version = $3, partition_count = $4,
             resume_byte = 0, resume_line = 0, resume_row = 0, resume_seqs = NULL, end_offsets = NULL,
             partition_rows = NULL, rows = NULL, stream_id = NULL
-         WHERE id = $1 AND lease_epoch = $2 AND state = 'publishing'",
+         WHERE id = $1 AND lease_epoch = $2 AND nonce = $5 AND state = 'publishing'",
     )
     .bind(claim.id)
     .bind(claim.lease_epoch)
     .bind(PARSER_VERSION)
     .bind(partitions)
+    .bind(claim.nonce)
     .execute(pool)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -143,7 +146,7 @@ pub async fn checkpoint(
     let done = sqlx::query(
         "UPDATE pipeline.objects SET resume_byte = $3, resume_line = $4, resume_row = $5, resume_seqs = $6,
             end_offsets = $7, stream_id = $8, sha256 = $9, ignored_columns = $10, attempts = 0
-         WHERE id = $1 AND lease_epoch = $2 AND state = 'publishing'",
+         WHERE id = $1 AND lease_epoch = $2 AND nonce = $11 AND state = 'publishing'",
     )
     .bind(claim.id)
     .bind(claim.lease_epoch)
@@ -155,6 +158,7 @@ pub async fn checkpoint(
     .bind(stream)
     .bind(&content.sha256)
     .bind(&content.ignored_columns)
+    .bind(claim.nonce)
     .execute(pool)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -175,7 +179,7 @@ pub async fn publish(
         "UPDATE pipeline.objects SET state = 'published', published_at = now(), rows = $3, partition_rows = $4,
             resume_byte = $5, resume_line = $6, resume_row = $3, resume_seqs = $4, end_offsets = $7,
             stream_id = $8, sha256 = $9, ignored_columns = $10, reason = NULL, attempts = 0, lease_until = NULL
-         WHERE id = $1 AND lease_epoch = $2 AND state = 'publishing'",
+         WHERE id = $1 AND lease_epoch = $2 AND nonce = $11 AND state = 'publishing'",
     )
     .bind(claim.id)
     .bind(claim.lease_epoch)
@@ -187,6 +191,7 @@ pub async fn publish(
     .bind(stream)
     .bind(&content.sha256)
     .bind(&content.ignored_columns)
+    .bind(claim.nonce)
     .execute(pool)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -217,13 +222,14 @@ async fn finish(
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "UPDATE pipeline.objects SET state = $3, reason = $4, sha256 = coalesce($5, sha256), lease_until = NULL
-         WHERE id = $1 AND lease_epoch = $2 AND state = 'publishing'",
+         WHERE id = $1 AND lease_epoch = $2 AND nonce = $6 AND state = 'publishing'",
     )
     .bind(claim.id)
     .bind(claim.lease_epoch)
     .bind(state)
     .bind(bounded(reason))
     .bind(sha256)
+    .bind(claim.nonce)
     .execute(pool)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -244,12 +250,13 @@ pub async fn release(
         "UPDATE pipeline.objects SET state = 'discovered', lease_until = NULL,
             next_attempt_at = now() + $3 * interval '1 millisecond',
             attempts = attempts + ($4::text IS NOT NULL)::integer, reason = $4
-         WHERE id = $1 AND lease_epoch = $2 AND state = 'publishing'",
+         WHERE id = $1 AND lease_epoch = $2 AND nonce = $5 AND state = 'publishing'",
     )
     .bind(claim.id)
     .bind(claim.lease_epoch)
     .bind(milliseconds(pause))
     .bind(failure.map(bounded))
+    .bind(claim.nonce)
     .execute(pool)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -262,11 +269,12 @@ pub async fn release(
 pub async fn applied_before(pool: &PgPool, claim: &Claim, reason: &str) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "UPDATE pipeline.objects SET state = 'applied', reason = $3, lease_until = NULL
-         WHERE id = $1 AND lease_epoch = $2 AND state = 'publishing' AND rows IS NOT NULL",
+         WHERE id = $1 AND lease_epoch = $2 AND nonce = $4 AND state = 'publishing' AND rows IS NOT NULL",
     )
     .bind(claim.id)
     .bind(claim.lease_epoch)
     .bind(bounded(reason))
+    .bind(claim.nonce)
     .execute(pool)
     .await?;
     Ok(done.rows_affected() == 1)

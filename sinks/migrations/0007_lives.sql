@@ -28,10 +28,6 @@ CREATE FUNCTION pipeline.new_nonce() RETURNS uuid LANGUAGE sql VOLATILE AS
 ALTER TABLE pipeline.objects ADD COLUMN nonce uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000';
 ALTER TABLE pipeline.objects ALTER COLUMN nonce SET DEFAULT pipeline.new_nonce();
 
--- A listener that still holds a claim of a former life has an id that may stand for another object by now. Its epoch
--- must not fit that one.
-ALTER TABLE pipeline.objects ALTER COLUMN lease_epoch SET DEFAULT (random() * 1e15)::bigint;
-
 -- Rows of topics that are not this ledger's: never applied, and not in pipeline.progress.
 CREATE TABLE pipeline.passed_over (
     domain text NOT NULL,

@@ -231,6 +231,26 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
     assert_eq!(again.end_offsets, None);
 }
 
+/// Postgres went back under a listener: the id and the lease epoch of its claim are another object's by now.
+#[tokio::test]
+async fn a_claim_that_the_ledger_has_forgotten_writes_nothing_to_the_object_that_has_its_id() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let id = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
+    let forgotten = claim_next(pool).await.expect("a claim");
+    let back = "TRUNCATE pipeline.objects RESTART IDENTITY";
+    sqlx::query(back).execute(pool).await.expect("go back");
+    assert_eq!(register_one(pool, version("climate/b.csv", "1", 1_000)).await, id, "ids come again");
+    let mine = claim_next(pool).await.expect("a claim");
+    assert_eq!((forgotten.id, forgotten.lease_epoch), (mine.id, mine.lease_epoch));
+    assert_ne!(forgotten.nonce, mine.nonce);
+    let at = progress([1, 2, 0, 0], [5, 6, 0, 0]);
+    for (claim, written) in [(&forgotten, false), (&mine, true)] {
+        assert_eq!(ledger::checkpoint(pool, claim, STREAM, &at, &content(7)).await.expect("checkpoint"), written);
+        assert_eq!(ledger::publish(pool, claim, STREAM, &at, &content(7)).await.expect("publish"), written);
+    }
+}
+
 #[tokio::test]
 async fn the_same_content_again_is_nothing_to_do() {
     let database = Database::new().await;
