@@ -18,7 +18,7 @@ use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::StatusArgs;
 use crate::commands::terminal::Look;
-use crate::commands::{bench, demo, generate, healthcheck, observe, setup, status, topics, up};
+use crate::commands::{bench, demo, generate, healthcheck, observe, restored, setup, status, topics, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::ready;
@@ -85,6 +85,12 @@ enum Command {
     Replay(ReplayArgs),
     /// Send files again from S3, where a topic no longer holds their rows
     Republish(RepublishArgs),
+    /// After Postgres was restored or promoted: begin a new life of the ledger, so that the outputs go on
+    Restored {
+        /// Do it without asking
+        #[arg(long)]
+        yes: bool,
+    },
     /// Show how far everything is: files, rows, lag, freshness
     Status(StatusArgs),
     /// Write realistic sample files
@@ -182,6 +188,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return replay::run(&services, options, Look::of_stdout(), &shutdown_on_signal()?).await;
         }
         Command::Republish(ref options) => return republish::run(&cli.services().await?, options).await,
+        Command::Restored { yes } => return restored::run(&cli.services().await?, yes).await,
         Command::Status(ref options) => {
             let services = cli.services().await?;
             show_status(options, &services).await?;

@@ -238,7 +238,8 @@ mod tests {
         assert_eq!(lag, Lag { rows: 3, seconds: Some(7.0) });
         assert_eq!(show_lag(&status, &BTreeMap::new(), &Log::default(), at), Lag::default());
 
-        let state = Status { at, domains: vec![status], outputs: status::OutputsStatus::default(), files: None };
+        let (outputs, life) = (status::OutputsStatus::default(), status::LifeStatus::default());
+        let state = Status { at, domains: vec![status], outputs, life, passed_over: None, files: None };
         let kafka = survey(&state, &BTreeMap::from([("health", lag)]));
         assert_eq!(kafka.domains[0].lag, lag);
         let ledger = survey(&state, &BTreeMap::new());

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use freshet_sinks::ledger::register::{self, KEYS_PER_TRANSACTION};
+use freshet_sinks::lives;
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::{Domain, trace};
 use futures::future::join_all;
@@ -66,6 +67,8 @@ pub struct Discovery {
     /// Keys that could not be registered: failures so far, and when to try again.
     troubled: HashMap<String, (u32, Instant)>,
     reconciled_at: Option<Instant>,
+    /// The ledger's life and its highest object id, at the last listing.
+    extent: Option<(i64, i64)>,
 }
 
 /// Discovers every domain until `stop`.
@@ -108,7 +111,7 @@ impl Discovery {
     /// Knows nothing yet.
     pub fn new(listener: Arc<Listener>, domain: &'static Domain) -> Self {
         let known = Known::new(KNOWN_MAX / listener.domains.len().max(1));
-        Discovery { listener, domain, known, troubled: HashMap::new(), reconciled_at: None }
+        Discovery { listener, domain, known, troubled: HashMap::new(), reconciled_at: None, extent: None }
     }
 
     /// One listing of all that belongs to the domain.
@@ -118,6 +121,7 @@ impl Discovery {
     pub async fn discover_once(&mut self) -> Result<Found, DiscoverError> {
         let started = Instant::now();
         let interval = Duration::from_millis(self.listener.settings.reconcile_interval_ms);
+        self.forget_if_the_ledger_went_back().await?;
         let mut reconciliation = None;
         if self.reconciled_at.is_none_or(|at| at.elapsed() >= interval) {
             self.known.forget();
@@ -143,8 +147,20 @@ impl Discovery {
             found.deleted = self.record_deletions(reconciliation).await?;
             self.reconciled_at = Some(started);
         }
+        // At the end too: what became known within this listing is not below what is remembered of it.
+        self.forget_if_the_ledger_went_back().await?;
         metrics::LISTING_DURATION.observe(started.elapsed().as_secs_f64());
         Ok(found)
+    }
+
+    /// What was in the ledger is no longer settled where Postgres was restored, or promoted, under this listener.
+    async fn forget_if_the_ledger_went_back(&mut self) -> Result<(), sqlx::Error> {
+        let now = lives::extent(&self.listener.pool).await?;
+        if self.extent.is_some_and(|before| went_back(before, now)) {
+            self.known.forget();
+        }
+        self.extent = Some(now);
+        Ok(())
     }
 
     /// Looks at the keys that stores name, for as long as that or until `stop`; what fails waits for the listing.
@@ -351,6 +367,18 @@ impl Discovery {
     }
 }
 
+/// Whether the ledger went back between two looks at its life and highest object id: then it has forgotten objects that
+/// this listener knows to be in it.
+///
+/// | life | highest id | went back |
+/// |---|---|---|
+/// | the same | the same or higher | no |
+/// | the same | lower | yes |
+/// | another | – | yes |
+fn went_back(before: (i64, i64), now: (i64, i64)) -> bool {
+    before.0 != now.0 || now.1 < before.1
+}
+
 /// A listing that is also compared with what the ledger holds as present.
 struct Reconciliation {
     /// Objects found later than this one may have come after the listing began.
@@ -381,6 +409,13 @@ async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ledger_that_lost_objects_or_began_a_new_life_went_back() {
+        for (now, expected) in [((7, 5), false), ((7, 6), false), ((7, 4), true), ((8, 5), true), ((8, 9), true)] {
+            assert_eq!(went_back((7, 5), now), expected, "{now:?}");
+        }
+    }
 
     #[test]
     fn a_prefix_is_listed_once() {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use freshet_sinks::bookmarks::{self, Bookmark};
+use freshet_sinks::ledger::Object;
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::log::{Ends, LogEnds};
@@ -142,36 +143,22 @@ impl Gate {
         }
     }
 
-    /// Where the domain's log ended when it was last measured, at most some seconds ago; none while its topic cannot be
-    /// used.
-    #[allow(dead_code, reason = "the sweep asks through `lost_objects`")]
-    pub(crate) fn log_ends(&self, domain: &str) -> Option<LogEnds> {
-        lock(&self.entries[*self.by_name.get(domain)?].seen).ends.clone()
+    /// Whether the domain's log no longer holds what Kafka had acknowledged of a published object, which is what the
+    /// ledger says now. To be asked again and again: an object is believed lost only after several looks.
+    pub(crate) fn has_lost(&self, domain: &str, object: &Object) -> bool {
+        let (Some(stream_id), Some(ends)) = (object.stream_id, object.end_offsets.clone()) else { return false };
+        let Some(index) = self.by_name.get(domain) else { return false };
+        let mut seen = lock(&self.entries[*index].seen);
+        let Seen { ends: Some(log), truncation, .. } = &mut *seen else { return false };
+        let holder = (Holder::Object(object.id), Acknowledged { stream_id, ends });
+        !truncation.compare([holder], Instant::now(), log).is_empty()
     }
 
-    /// The published objects of which the log no longer holds what Kafka had acknowledged: `published` are all those
-    /// that wait for their rows, with their stream and end offsets as the ledger said at `read_at`. To be asked again
-    /// and again: an object is believed lost only after several looks.
-    #[allow(dead_code, reason = "for the sweep")]
-    pub(crate) fn lost_objects(
-        &self,
-        domain: &str,
-        published: Vec<(i64, Uuid, Vec<i64>)>,
-        read_at: Instant,
-    ) -> Vec<i64> {
-        let Some(index) = self.by_name.get(domain) else { return Vec::new() };
-        let mut seen = lock(&self.entries[*index].seen);
-        let Seen { ends: Some(ends), truncation, .. } = &mut *seen else { return Vec::new() };
-        truncation.retain_objects(&published.iter().map(|(id, ..)| *id).collect::<Vec<_>>());
-        let holders =
-            published.into_iter().map(|(id, stream_id, ends)| (Holder::Object(id), Acknowledged { stream_id, ends }));
-        let lost = truncation.compare(holders, read_at, ends);
-        lost.into_iter()
-            .filter_map(|holder| match holder {
-                Holder::Object(id) => Some(id),
-                Holder::Bookmark(_) => None,
-            })
-            .collect()
+    /// Forgets what is remembered of objects but these, which wait for their rows.
+    pub(crate) fn forget_all_but(&self, domain: &str, waiting: &[i64]) {
+        if let Some(index) = self.by_name.get(domain) {
+            lock(&self.entries[*index].seen).truncation.retain_objects(waiting);
+        }
     }
 
     /// Keeps the answers fresh until `stop`.

@@ -1,4 +1,4 @@
-//! What a listing showed before, so that one that shows nothing new costs no SQL.
+//! What a listing showed before, so that one that shows nothing new asks the ledger about no entry.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};

@@ -31,8 +31,8 @@ mod rows;
 pub mod settings;
 mod start;
 mod sweeper;
-mod worker;
 mod truncation;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -246,8 +246,13 @@ fn listed(bucket: &str, entry: &aws_sdk_s3::types::Object, is_encoded: bool) -> 
     })
 }
 
-/// As in a query: `+` is a space, `%2B` a plus. `None` where it is not UTF-8.
+/// As in a query: `+` is a space, `%2B` a plus. `None` where it is not UTF-8, or a percent sign begins no escape: S3
+/// escapes them, and a key guessed wrong would be another object's.
 fn url_decoded(text: &str) -> Option<String> {
+    let is_escape = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    if !text.split('%').skip(1).all(is_escape) {
+        return None;
+    }
     // `%2B` is still escaped here: every plus is a space.
     let spaced = text.replace('+', " ");
     percent_decode_str(&spaced).decode_utf8().ok().map(Cow::into_owned)

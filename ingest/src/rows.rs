@@ -62,6 +62,8 @@ impl RowPublisher {
             src_ord: claim.object.src_ord,
             seq: 0,
             parser: claim.parser_version,
+            nonce: claim.object.nonce,
+            partitions: claim.partition_count,
         };
         let partition_count = claim.partition_count;
         let numbering = Numbering { domain, header, provenance, partition_count, seqs, value: Vec::new() };

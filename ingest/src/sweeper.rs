@@ -43,7 +43,13 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
 async fn sweep_domains(listener: &Listener) -> Result<u64, sqlx::Error> {
     let mut waiting = 0;
     for domain in &listener.domains {
-        let swept = ledger::sweep(&listener.pool, domain.name, listener.back_off(), |_| false).await?;
+        let mut looked_at = Vec::new();
+        let swept = ledger::sweep(&listener.pool, domain.name, listener.back_off(), |object| {
+            looked_at.push(object.id);
+            listener.gate.has_lost(domain.name, object)
+        })
+        .await?;
+        listener.gate.forget_all_but(domain.name, &looked_at);
         report(domain, &swept);
         if !swept.repaired.is_empty() {
             listener.work_to_do.notify_waiters();

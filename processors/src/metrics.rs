@@ -26,6 +26,11 @@ static ROWS_STALE: LazyLock<IntCounterVec> =
     counter!("freshet_rows_stale_total", "Rows that lost to newer data.", &["domain"]);
 static ROWS_DUPLICATE: LazyLock<IntCounterVec> =
     counter!("freshet_rows_duplicate_total", "Rows received before, and skipped.", &["domain"]);
+static ROWS_PASSED_OVER: LazyLock<IntCounterVec> = counter!(
+    "freshet_rows_passed_over_total",
+    "Rows that another ledger sent, or another life of this one, and that are not applied.",
+    &["domain"]
+);
 static ROWS_REJECTED: LazyLock<IntCounterVec> =
     counter!("freshet_rows_rejected_total", "Rows that cannot load, by rule.", &["domain", "rule"]);
 static VALUES_CORRECTED: LazyLock<IntCounterVec> = counter!(
@@ -74,7 +79,9 @@ const REJECTING: [&str; 6] =
 /// misses that event. Corrections appear with the first of their column and rule.
 pub(crate) fn declare(domain: &Domain) {
     let domain = domain.name;
-    for counter in [&ROWS_APPLIED, &ROWS_STALE, &ROWS_DUPLICATE, &APPLY_RETRIES, &PROCESSOR_RESTARTS] {
+    let counters =
+        [&ROWS_APPLIED, &ROWS_STALE, &ROWS_DUPLICATE, &ROWS_PASSED_OVER, &APPLY_RETRIES, &PROCESSOR_RESTARTS];
+    for counter in counters {
         counter.with_label_values(&[domain]);
     }
     for rule in REJECTING {
@@ -105,13 +112,15 @@ pub(crate) fn applied(domain: &str, applied: &Applied, duration: Duration) {
     ROWS_APPLIED.with_label_values(&[domain]).inc_by(applied.applied);
     ROWS_STALE.with_label_values(&[domain]).inc_by(applied.stale);
     ROWS_DUPLICATE.with_label_values(&[domain]).inc_by(applied.duplicate);
+    ROWS_PASSED_OVER.with_label_values(&[domain]).inc_by(applied.passed_over);
     for (rule, count) in &applied.rejected {
         ROWS_REJECTED.with_label_values(&[domain, rule]).inc_by(*count);
     }
     for ((column, rule), count) in &applied.corrected {
         VALUES_CORRECTED.with_label_values(&[domain, column, rule]).inc_by(*count);
     }
-    let rows = applied.applied + applied.stale + applied.duplicate + applied.rejected.values().sum::<u64>();
+    let Applied { stale, duplicate, passed_over, .. } = applied;
+    let rows = applied.applied + stale + duplicate + passed_over + applied.rejected.values().sum::<u64>();
     BATCH_ROWS.with_label_values(&[domain]).observe(rows as f64);
     BATCH_DURATION.with_label_values(&[domain]).observe(duration.as_secs_f64());
 }

@@ -4,6 +4,7 @@ use freshet_sinks::apply::ReceivedRow;
 use freshet_sinks::apply::rejects::Refusal;
 use freshet_topics::message::MessageError;
 use freshet_topics::{Domain, Provenance, RawRow};
+use uuid::Uuid;
 
 use crate::validate::validate;
 
@@ -81,7 +82,9 @@ fn received(
 /// A message without an origin stands under object 0, its partition as generation, its offset as row and
 /// sequence number, so that it too is rejected exactly once.
 fn not_from_a_file(partition: i32, offset: i64) -> Provenance {
-    Provenance { object: 0, generation: partition, row: offset, line: 0, src_ord: 0, seq: offset, parser: 0 }
+    let nonce = Uuid::nil();
+    let (object, line, src_ord, parser, partitions) = (0, 0, 0, 0, 0);
+    Provenance { object, generation: partition, row: offset, line, src_ord, seq: offset, parser, nonce, partitions }
 }
 
 #[cfg(test)]
@@ -92,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_no_row_becomes_a_reject_and_never_an_error() {
-        let provenance = Provenance { object: 9, generation: 1, row: 0, line: 2, src_ord: 1, seq: 0, parser: 1 };
+        let provenance = Provenance { object: 9, generation: 1, parser: 1, ..not_from_a_file(0, 0) };
         let cases = [
             (Err("header `object` is missing".to_owned()), "{}", 0),
             (Ok(provenance), "not json", 9),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch};
-use freshet_sinks::bookmark::{self, Move};
+use freshet_sinks::bookmarks::{self, BookmarkMove};
 use freshet_topics::trace;
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use tokio::sync::{mpsc, oneshot};
@@ -104,6 +104,7 @@ impl Writer {
                     self.recent.add(applied.offered, applied.refused);
                     metrics::applied(domain, &applied, begun.elapsed());
                     log_refused(domain, &applied);
+                    log_passed_over(domain, &applied);
                     trace_applied(domain, &batch, began);
                     return Ok(());
                 }
@@ -152,7 +153,8 @@ impl Writer {
                 if records.first_offset < at.next_offset {
                     return Err(WriterError::Backwards { partition, offset: records.first_offset });
                 }
-                let bookmark = Move { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
+                let bookmark =
+                    BookmarkMove { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
                 Ok(PartitionBatch { bookmark, rows: records.rows })
             })
             .collect()
@@ -173,7 +175,7 @@ impl Writer {
         tracing::error!(domain, %error, "halted, looking again in {HALTED_RETRY:?}");
         let reason = error.to_string();
         for (partition, position) in &self.positions {
-            let recorded = bookmark::set_halted(&self.pool, domain, *partition, position.epoch, Some(&reason)).await;
+            let recorded = bookmarks::set_halted(&self.pool, domain, *partition, position.epoch, Some(&reason)).await;
             if let Err(error) = recorded {
                 tracing::warn!(domain, partition, %error, "record why the partition is halted");
             }
@@ -202,5 +204,21 @@ fn trace_applied(domain: &str, batch: &[PartitionBatch], began: SystemTime) {
 fn log_refused(domain: &str, applied: &Applied) {
     if applied.refused > 0 {
         tracing::warn!(domain, rows = applied.refused, "rows refused by the database were rejected");
+    }
+}
+
+/// A restore is said once, by whoever's batch began the new life; the rows themselves are counted in `status`.
+fn log_passed_over(domain: &str, applied: &Applied) {
+    if let Some(life) = applied.life_begun {
+        tracing::error!(
+            domain,
+            life,
+            "Postgres went back in time: the topic holds rows of files that this ledger sent and does not know any more, \
+             as after a restore from a backup or the promotion of a replica. They are passed over, files that S3 still \
+             has are published again, and the outputs are derived again: see docs/restore.md"
+        );
+    }
+    if applied.passed_over > 0 {
+        tracing::info!(domain, rows = applied.passed_over, "rows of another life of the ledger were passed over");
     }
 }

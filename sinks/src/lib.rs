@@ -4,14 +4,15 @@
 //! count about them move in one transaction ([`apply`]), and that derived outputs are published as a whole or
 //! not at all ([`outputs`]).
 //!
-//! [`apply`] opens with one batch's path. A batch that is read again by a [`replay`] goes the same way: as a correction
-//! of the tables, or into a [`shadow`] of them.
+//! [`apply`] opens with one batch's path, [`lives`] says which of its rows this ledger sent. A batch that is read again by
+//! a [`replay`] goes the same way: as a correction of the tables, or into a [`shadow`] of them.
 
 pub mod apply;
 pub mod backoff;
 pub mod bookmarks;
 pub mod destination;
 pub mod ledger;
+pub mod lives;
 pub mod metrics;
 pub mod outputs;
 pub mod postgres;

@@ -11,6 +11,7 @@ pub mod healthcheck;
 pub mod observe;
 pub mod replay;
 pub mod republish;
+pub mod restored;
 pub mod setup;
 pub mod status;
 pub mod terminal;

@@ -57,7 +57,9 @@ pub async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
         topics::prepare(services, dry_run),
         schema::prepare(&services.pool, dry_run),
     );
-    [buckets, topics, vec![schema]].concat()
+    let mut findings = [buckets, topics, vec![schema]].concat();
+    topics::say_whose(services, &mut findings).await;
+    findings
 }
 
 /// `freshet setup`.

@@ -96,9 +96,37 @@ pub struct Status {
     /// One a domain, in the order of the registry.
     pub domains: Vec<DomainStatus>,
     pub outputs: OutputsStatus,
+    /// The ledger's current life.
+    pub life: LifeStatus,
+    /// Rows in the topics that are not this ledger's; none in most pipelines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<PassedOver>,
     /// The newest files, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
+}
+
+/// The life that the ledger is in: a new one begins where Postgres went back in time.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, sqlx::FromRow)]
+pub struct LifeStatus {
+    /// 1, 2, 3, …
+    pub number: i32,
+    /// When it began.
+    pub began_at: DateTime<Utc>,
+    /// `made`, `restored` or `by hand`.
+    pub why: String,
+}
+
+/// Rows that another ledger sent, or another life of this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct PassedOver {
+    pub rows: i64,
+    /// Files that they are of.
+    pub files: i64,
+    /// Domains in whose topics they stand.
+    pub domains: Vec<String>,
+    /// When one was passed over last.
+    pub last_seen: DateTime<Utc>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]

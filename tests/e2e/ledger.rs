@@ -293,6 +293,28 @@ async fn a_file_whose_listener_dies_of_it_is_left_alone_longer_each_time() {
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
 }
 
+/// Postgres went back under a listener: the id and the lease epoch of its claim are another object's by now.
+#[tokio::test]
+async fn a_claim_that_the_ledger_has_forgotten_writes_nothing_to_the_object_that_has_its_id() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let id = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
+    let mut forgotten = claim_next(pool).await.expect("a claim");
+    let back = "TRUNCATE pipeline.objects RESTART IDENTITY";
+    sqlx::query(back).execute(pool).await.expect("go back");
+    assert_eq!(register_one(pool, version("climate/b.csv", "1", 1_000)).await, id, "ids come again");
+    let mut mine = claim_next(pool).await.expect("a claim");
+    let names = |claim: &Claim| (claim.object.id, claim.object.lease_epoch, claim.object.generation);
+    assert_eq!(names(&forgotten), names(&mine));
+    assert_ne!(forgotten.object.nonce, mine.object.nonce);
+    let (point, content) = (point([1, 2, 0, 0], [5, 6, 0, 0]), content(7));
+    for (claim, written) in [(&mut forgotten, false), (&mut mine, true)] {
+        let checkpoint = Event::Checkpoint { stream: STREAM, point: &point, content: &content };
+        assert_eq!(record(pool, claim, checkpoint).await.is_written(), written);
+        assert_eq!(record(pool, claim, publish(&point, &content)).await.is_written(), written);
+    }
+}
+
 #[tokio::test]
 async fn the_same_content_again_is_nothing_to_do() {
     let database = Database::new().await;

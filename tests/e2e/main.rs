@@ -21,6 +21,7 @@ mod overwrite;
 mod pooler;
 mod replay;
 mod republish;
+mod restore;
 mod roles;
 mod shadow;
 mod topics;

@@ -10,6 +10,7 @@ use std::fmt;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use uuid::Uuid;
 
 use crate::Domain;
 
@@ -36,6 +37,11 @@ pub struct Provenance {
     pub seq: i64,
     /// [`crate::PARSER_VERSION`] of the listener that numbered the row.
     pub parser: i32,
+    /// `pipeline.objects.nonce`: a random number of the object. A ledger that was restored, or made again, gives the
+    /// same ids a second time; it never gives the same nonce. Nil for objects registered before there were nonces.
+    pub nonce: Uuid,
+    /// The partition count that the rows were numbered by; 0 where an earlier version did not say.
+    pub partitions: i32,
 }
 
 /// A message without its row's origin, or with headers this version cannot read.
@@ -51,23 +57,28 @@ pub enum MessageError {
 
 /// The header that carries a row's [`Provenance`].
 ///
-/// One header with seven numbers, not seven headers: librdkafka allocates, copies and frees each of them on both
+/// One header with all fields, not a header for each: librdkafka allocates, copies and frees each of them on both
 /// sides, which costs more than all the rest that freshet does with a row.
 pub const ORIGIN_HEADER: &str = "origin";
 
-/// The fields of the origin in their order. A later version may append fields; it never reorders them.
+/// The numbers that begin the origin, in their order. The nonce and the partition count follow them, which version 0.1
+/// did not write. A later version may append fields; it never reorders them.
 const ORIGIN_FIELDS: [&str; 7] = ["object", "generation", "row", "line", "src_ord", "seq", "parser"];
 
-/// The decimal text of an origin, `12,1,0,2,30199…,0,1`.
+/// Hexadecimal digits of a nonce, without hyphens.
+const NONCE_DIGITS: usize = 32;
+
+/// The text of an origin: decimal numbers and the nonce's 32 hexadecimal digits, `12,1,0,2,30199…,0,1,5b9e…,4`.
 impl fmt::Display for Provenance {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let Provenance { object, generation, row, line, src_ord, seq, parser } = self;
-        write!(formatter, "{object},{generation},{row},{line},{src_ord},{seq},{parser}")
+        let Provenance { object, generation, row, line, src_ord, seq, parser, nonce, partitions } = self;
+        let nonce = nonce.simple();
+        write!(formatter, "{object},{generation},{row},{line},{src_ord},{seq},{parser},{nonce},{partitions}")
     }
 }
 
 impl Provenance {
-    /// The Kafka headers: one, of decimal text that any tool can read.
+    /// The Kafka headers: one, of text that any tool can read.
     pub fn to_headers(&self) -> OwnedHeaders {
         let origin = self.to_string();
         OwnedHeaders::new_with_capacity(1).insert(Header { key: ORIGIN_HEADER, value: Some(&origin) })
@@ -91,9 +102,27 @@ impl Provenance {
             *number = field.filter(|field| (0..i64::MAX).contains(field)).ok_or(MessageError::Origin(name))?;
         }
         let [object, generation, row, line, src_ord, seq, parser] = numbers;
+        // Object 0 is nobody's: messages that are no row of a file stand under it.
+        if object == 0 {
+            return Err(MessageError::Origin("object"));
+        }
         let small = |number: i64, name| i32::try_from(number).map_err(|_| MessageError::Origin(name));
         let (generation, parser) = (small(generation, "generation")?, small(parser, "parser")?);
-        Ok(Provenance { object, generation, row, line, src_ord, seq, parser })
+        let nonce = match fields.next() {
+            None => Uuid::nil(),
+            Some(digits) if digits.len() == NONCE_DIGITS => {
+                Uuid::try_parse(digits).map_err(|_| MessageError::Origin("nonce"))?
+            }
+            Some(_) => return Err(MessageError::Origin("nonce")),
+        };
+        let partitions = match fields.next() {
+            None => 0,
+            Some(count) => {
+                let count = count.parse().ok().filter(|count| *count >= 0);
+                count.ok_or(MessageError::Origin("partitions"))?
+            }
+        };
+        Ok(Provenance { object, generation, row, line, src_ord, seq, parser, nonce, partitions })
     }
 }
 
@@ -274,6 +303,8 @@ mod tests {
             src_ord: 29_360_150_283_550_720,
             seq: 2,
             parser: 1,
+            nonce: Uuid::nil(),
+            partitions: 0,
         };
         assert_eq!(provenance, expected);
         let value = br#"{"id":"7","name":"Goa","type":null,"population":"","_extra":["beyond"]}"#;
@@ -287,17 +318,33 @@ mod tests {
 
     #[test]
     fn provenance_survives_the_headers_and_names_what_is_missing() {
-        let provenance =
-            Provenance { object: i64::MAX - 1, generation: 3, row: 4, line: 9, src_ord: 1 << 60, seq: 0, parser: 1 };
+        let nonce = Uuid::from_u128(0x5b9e_0000_0000_0001_8000_0000_0000_0002);
+        let provenance = Provenance {
+            object: i64::MAX - 1,
+            generation: 3,
+            row: 4,
+            line: 9,
+            src_ord: 1 << 60,
+            seq: 0,
+            parser: 1,
+            nonce,
+            partitions: 12,
+        };
         assert_eq!(Provenance::from_headers(Some(&provenance.to_headers())).expect("read"), provenance);
-        let with = |origin| OwnedHeaders::new().insert(Header { key: ORIGIN_HEADER, value: Some(origin) });
-        assert_eq!(Provenance::from_headers(Some(&with("1,2,3,4,5,6,7,8"))).expect("a later version's").parser, 7);
+        let with = |origin: &str| OwnedHeaders::new().insert(Header { key: ORIGIN_HEADER, value: Some(origin) });
+        let later = format!("1,2,3,4,5,6,7,{},8,9", nonce.simple());
+        let later = Provenance::from_headers(Some(&with(&later))).expect("a later version's");
+        assert_eq!((later.parser, later.nonce, later.partitions), (7, nonce, 8));
         for (origin, missing) in [
             ("", "object"),
+            ("0,2,3,4,5,6,7", "object"),
             ("1", "generation"),
             ("1,x", "generation"),
             ("1,2,-3,4,5,6,7", "row"),
             ("1,2,3,4,5,6", "parser"),
+            ("1,2,3,4,5,6,7,8", "nonce"),
+            ("1,2,3,4,5,6,7,5b9e0000-0000-0001-8000-000000000002", "nonce"),
+            ("1,2,3,4,5,6,7,5b9e0000000000018000000000000002,-1", "partitions"),
         ] {
             let error = Provenance::from_headers(Some(&with(origin))).expect_err(origin);
             assert!(error.to_string().contains(&format!("`{missing}`")), "{error}");

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, NaiveDate, Utc};
+use freshet_sinks::lives::{self, Relation};
 use freshet_sinks::outputs::{Current, Damage, Manifest, Published, Put, Store, WindowFiles};
 use freshet_topics::trace;
 use freshet_topics::window::{Window, WindowKind};
@@ -183,7 +184,7 @@ impl Publisher {
         let mut snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date)
             .await
             .map_err(postgres("take a snapshot"))?;
-        if let Some(reason) = basis.seen.as_ref().and_then(|it| it.behind(&snapshot.epochs, &snapshot.bookmarks)) {
+        if let Some(reason) = basis.seen.as_ref().and_then(|it| behind(it, &snapshot)) {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             publication.outcome = Outcome::Refused(reason);
             return Ok(Some(publication));
@@ -267,10 +268,10 @@ impl Publisher {
     }
 
     /// The windows to derive: what the marks say, what has closed or opened since, and what has lost a file; or
-    /// everything, where no files are kept or other formulas made them.
+    /// everything, where no files are kept, or other formulas or another life of the ledger made them.
     async fn dirty(&self, snapshot: &mut Snapshot, kept: Option<&Manifest>) -> Result<Dirty, RefreshError> {
         let failed = postgres("find the dirty windows");
-        let Some(kept) = kept.filter(|manifest| manifest.code_version == CODE_VERSION) else {
+        let Some(kept) = kept.filter(|manifest| goes_on(manifest, snapshot)) else {
             return snapshot.everything().await.map_err(failed);
         };
         let mut dirty = snapshot.dirty().await.map_err(failed)?;
@@ -296,7 +297,7 @@ impl Publisher {
         shutdown: &CancellationToken,
     ) -> Result<(Manifest, usize), RefreshError> {
         let (before, version) = (basis.kept(), basis.next_version());
-        let mut files: Files = match before.filter(|manifest| manifest.code_version == CODE_VERSION) {
+        let mut files: Files = match before.filter(|manifest| goes_on(manifest, snapshot)) {
             Some(manifest) => {
                 entries(manifest).map(|(output, window, files)| ((output, window), files.clone())).collect()
             }
@@ -327,6 +328,7 @@ impl Publisher {
         let manifest = Manifest {
             version,
             code_version: CODE_VERSION,
+            lives: snapshot.lives.clone(),
             epochs: snapshot.epochs.clone(),
             bookmarks: snapshot.bookmarks.clone(),
             watermarks: snapshot.watermarks.clone(),
@@ -345,6 +347,24 @@ impl Publisher {
                 .await?;
         }
         Ok(())
+    }
+}
+
+/// Whether what is published was made by these formulas, of this life of the ledger: then only what changed is derived.
+fn goes_on(manifest: &Manifest, snapshot: &Snapshot) -> bool {
+    let same_life = lives::relation(&manifest.lives, &snapshot.lives) == Relation::Same;
+    same_life && manifest.code_version == CODE_VERSION
+}
+
+/// Why the tables are behind what is published, if they are.
+fn behind(manifest: &Manifest, snapshot: &Snapshot) -> Option<String> {
+    match lives::relation(&manifest.lives, &snapshot.lives) {
+        Relation::Same => manifest.behind(&snapshot.epochs, &snapshot.bookmarks),
+        Relation::Other => None,
+        Relation::Later => {
+            let own = snapshot.lives.len();
+            Some(format!("the ledger is in its life {own}, published is a later one that it does not know"))
+        }
     }
 }
 

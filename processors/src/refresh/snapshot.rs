@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use freshet_sinks::lives;
 use freshet_topics::Domain;
 use freshet_topics::window::{Window, WindowKind};
 use futures::TryStreamExt;
@@ -34,6 +35,8 @@ pub(super) struct Snapshot {
     pub(super) marked: Dirty,
     /// The locations that the marks name.
     marked_locations: Vec<i32>,
+    /// The lives of the ledger, oldest first.
+    pub(super) lives: Vec<String>,
     pub(super) epochs: BTreeMap<String, i64>,
     pub(super) bookmarks: BTreeMap<String, BTreeMap<i32, i64>>,
     pub(super) watermarks: BTreeMap<String, NaiveDate>,
@@ -58,6 +61,7 @@ impl Snapshot {
             mark_ids: Vec::new(),
             marked: Dirty::default(),
             marked_locations: Vec::new(),
+            lives: lives::all(&mut transaction).await?.iter().map(|life| lives::spelled(life.nonce)).collect(),
             epochs: epochs(&mut transaction).await?,
             bookmarks: bookmarks(&mut transaction).await?,
             watermarks: watermarks(&mut transaction, domains, processing_date).await?,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, ApplyError, PartitionBatch};
-use freshet_sinks::bookmark::{Move, Taken};
+use freshet_sinks::bookmarks::{Assigned, BookmarkMove};
 use freshet_sinks::replay::Running;
 use freshet_sinks::replay::correct;
 use futures::future::try_join_all;
@@ -52,7 +52,7 @@ pub(super) struct Drive<'a> {
 }
 
 /// Bookmarks that were taken, as positions.
-pub(super) fn positions(taken: &[Taken]) -> BTreeMap<i32, Position> {
+pub(super) fn positions(taken: &[Assigned]) -> BTreeMap<i32, Position> {
     taken.iter().map(|one| (one.partition, Position { next_offset: one.next_offset, epoch: one.epoch })).collect()
 }
 
@@ -138,7 +138,8 @@ impl Worker<'_> {
     fn placed(&self, batch: Batch) -> Result<Vec<PartitionBatch>, ReplayError> {
         let placed = |(partition, records): (i32, crate::batch::Records)| {
             let at = self.positions.get(&partition).ok_or(ReplayError::Lost)?;
-            let bookmark = Move { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
+            let bookmark =
+                BookmarkMove { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
             Ok(PartitionBatch { bookmark, rows: records.rows })
         };
         batch.partitions.into_iter().map(placed).collect()

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use freshet_sinks::apply::difference::Difference;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{ApplyError, PartitionBatch};
-use freshet_sinks::bookmark::Move;
+use freshet_sinks::bookmarks::BookmarkMove;
 use freshet_sinks::destination::Destination;
 use freshet_sinks::replay::correct::{self, Corrected, Example};
 use freshet_sinks::replay::{self as replays, Finished, Kind, Replay, Running, Wanted};
@@ -143,7 +143,8 @@ pub async fn preview(
         () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
     } {
         let part = |(partition, records): (i32, crate::batch::Records)| {
-            let bookmark = Move { partition, expected: records.first_offset, next: records.next_offset, epoch: 0 };
+            let bookmark =
+                BookmarkMove { partition, expected: records.first_offset, next: records.next_offset, epoch: 0 };
             PartitionBatch { bookmark, rows: records.rows }
         };
         let batch: Vec<PartitionBatch> = batch?.partitions.into_iter().map(part).collect();

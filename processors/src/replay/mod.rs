@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use freshet_sinks::apply::ApplyError;
+use freshet_sinks::bookmarks::streams::{self, Binding};
 use freshet_sinks::replay::{self as replays, BeginError, ReplayLock};
 use freshet_sinks::shadow::Refused;
-use freshet_sinks::streams::{self, Binding};
 use freshet_topics::Domain;
 use freshet_topics::catalog::{self, CatalogError};
 use freshet_topics::kafka::KafkaSettings;

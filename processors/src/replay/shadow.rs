@@ -142,7 +142,7 @@ impl Shadow {
     async fn retake(&mut self) -> Result<(), ReplayError> {
         let starts: Vec<(i32, i64)> =
             self.positions.iter().map(|(partition, at)| (*partition, at.next_offset)).collect();
-        let taken = freshet_sinks::bookmark::take(
+        let taken = freshet_sinks::bookmarks::take(
             &self.context.pool,
             Destination::Shadow,
             self.context.domain.name,

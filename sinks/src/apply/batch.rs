@@ -7,7 +7,7 @@ use freshet_topics::{Provenance, Value};
 use super::progress::{Part, PartProgress};
 use super::rejects::{Lineage, Refusal, Reject};
 use super::upsert::Candidate;
-use crate::bookmark::Move;
+use crate::bookmarks::BookmarkMove;
 
 /// The name of the rule that rows refused by Postgres are rejected under.
 pub const REFUSED_BY_DATABASE: &str = "refused_by_database";
@@ -31,7 +31,7 @@ pub struct ReceivedRow {
 #[derive(Debug, Clone)]
 pub struct PartitionBatch {
     /// What applying does to the bookmark.
-    pub bookmark: Move,
+    pub bookmark: BookmarkMove,
     /// The rows in it. Records that carry no row move the bookmark alone.
     pub rows: Vec<ReceivedRow>,
 }
@@ -73,8 +73,8 @@ pub(crate) fn rows_of<'b>(batch: &[&'b PartitionBatch]) -> impl Iterator<Item = 
 }
 
 /// The parts that rows belong to, each once.
-pub(crate) fn parts_of(batch: &[&PartitionBatch]) -> Vec<Part> {
-    rows_of(batch).map(|row| row.part()).collect::<BTreeSet<Part>>().into_iter().collect()
+pub(crate) fn parts_of(rows: &[PartitionRow<'_>]) -> Vec<Part> {
+    rows.iter().map(PartitionRow::part).collect::<BTreeSet<Part>>().into_iter().collect()
 }
 
 /// What becomes of a row whose sequence number was received before.
@@ -99,6 +99,10 @@ pub(crate) struct ApplyBatch<'b> {
     pub(crate) progress: BTreeMap<Part, PartProgress>,
     /// Rows taken out because they were received before.
     pub(crate) duplicate: u64,
+    /// Rows left out because another life of the ledger sent them ([`crate::lives`]).
+    pub(crate) passed_over: u64,
+    /// The life of the ledger that began because of them.
+    pub(crate) life_begun: Option<i32>,
     /// Changes made to values of rows that were not received before, as ((column, rule), count).
     pub(crate) corrected: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -112,12 +116,12 @@ impl<'b> ApplyBatch<'b> {
     /// | yes | keep | load or reject | is to be written or rejected; its corrections are counted already |
     /// | no | – | load or reject | is to be written or rejected, its corrections counted |
     pub(crate) fn sort_out(
-        batch: &[&'b PartitionBatch],
+        rows: &[PartitionRow<'b>],
         progress: BTreeMap<Part, PartProgress>,
         duplicates: Duplicates,
     ) -> Self {
         let mut sorted = ApplyBatch { progress, ..ApplyBatch::default() };
-        for row in rows_of(batch) {
+        for row in rows.iter().copied() {
             let progress = sorted.progress.entry(row.part()).or_default();
             if progress.received.insert(row.row.provenance.seq) {
                 for (column, rule) in &row.row.corrections {
@@ -173,10 +177,22 @@ impl<'b> ApplyBatch<'b> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn row(seq: i64, outcome: Result<Vec<Value>, Refusal>) -> ReceivedRow {
-        let provenance = Provenance { object: 1, generation: 1, row: seq, line: 2, src_ord: 1, seq, parser: 1 };
+        let provenance = Provenance {
+            object: 1,
+            generation: 1,
+            row: seq,
+            line: 2,
+            src_ord: 1,
+            seq,
+            parser: 1,
+            nonce: Uuid::nil(),
+            partitions: 4,
+        };
         ReceivedRow { provenance, offset: seq, raw: Box::default(), outcome, corrections: vec![("cases", "zeroed")] }
     }
 
@@ -184,17 +200,18 @@ mod tests {
     fn rows_received_before_are_taken_out_unless_they_are_to_be_looked_at_again() {
         let refusal = Refusal { rule: "negative", column: None, value: None };
         let rows = vec![row(0, Ok(Vec::new())), row(1, Ok(Vec::new())), row(1, Ok(Vec::new())), row(2, Err(refusal))];
-        let bookmark = Move { partition: 3, expected: 0, next: 4, epoch: 1 };
+        let bookmark = BookmarkMove { partition: 3, expected: 0, next: 4, epoch: 1 };
         let batch = PartitionBatch { bookmark, rows };
         let part = Part { object: 1, generation: 1, partition: 3 };
-        assert_eq!(parts_of(&[&batch]), [part]);
+        let rows_of_batch: Vec<PartitionRow<'_>> = rows_of(&[&batch]).collect();
+        assert_eq!(parts_of(&rows_of_batch), [part]);
         // (what to do with duplicates, rows to write, rejects, duplicates, corrections); row 0 was received before.
         for (duplicates, rows, rejected, duplicate, corrected) in
             [(Duplicates::TakeOut, 1, 1, 2, 2), (Duplicates::Keep, 3, 1, 0, 2)]
         {
             let mut before = PartProgress::default();
             before.received.insert(0);
-            let sorted = ApplyBatch::sort_out(&[&batch], BTreeMap::from([(part, before)]), duplicates);
+            let sorted = ApplyBatch::sort_out(&rows_of_batch, BTreeMap::from([(part, before)]), duplicates);
             assert_eq!((sorted.rows.len(), sorted.rejected.len()), (rows, rejected), "{duplicates:?}");
             assert_eq!(sorted.duplicate, duplicate, "{duplicates:?}");
             assert_eq!(sorted.corrected, BTreeMap::from([(("cases", "zeroed"), corrected)]), "{duplicates:?}");
@@ -204,9 +221,10 @@ mod tests {
 
     #[test]
     fn a_row_that_postgres_refuses_becomes_a_reject() {
-        let bookmark = Move { partition: 0, expected: 0, next: 2, epoch: 1 };
+        let bookmark = BookmarkMove { partition: 0, expected: 0, next: 2, epoch: 1 };
         let batch = PartitionBatch { bookmark, rows: vec![row(0, Ok(Vec::new())), row(1, Ok(Vec::new()))] };
-        let mut sorted = ApplyBatch::sort_out(&[&batch], BTreeMap::new(), Duplicates::TakeOut);
+        let rows: Vec<PartitionRow<'_>> = rows_of(&[&batch]).collect();
+        let mut sorted = ApplyBatch::sort_out(&rows, BTreeMap::new(), Duplicates::TakeOut);
         sorted.reject_refused(&[(0, "no".to_owned())]);
         assert_eq!(sorted.accepted().map(|(index, _)| index).collect::<Vec<_>>(), [1]);
         let rejects = sorted.rejects();

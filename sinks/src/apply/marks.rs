@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use freshet_topics::Domain;
 use freshet_topics::window::{Window, WindowKind};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::upsert::{Changed, Written};
 
@@ -62,5 +63,41 @@ impl Marks {
         .execute(connection)
         .await?;
         Ok(())
+    }
+}
+
+/// Marks all that these tables of a domain hold, and wakes the publisher when the transaction commits.
+pub(crate) async fn mark_everything(
+    connection: &mut PgConnection,
+    domain: &Domain,
+    tables: &[String],
+) -> Result<(), sqlx::Error> {
+    let sql = everything(domain, tables);
+    sqlx::query(AssertSqlSafe(sql)).bind(domain.name).execute(&mut *connection).await?;
+    sqlx::query("SELECT pg_notify($1, $2)").bind(MARKS_CHANNEL).bind(domain.name).execute(connection).await?;
+    Ok(())
+}
+
+/// The statement that marks the windows of all facts in these tables, or all locations.
+fn everything(domain: &Domain, tables: &[String]) -> String {
+    let union = |select: &dyn Fn(&String) -> String| tables.iter().map(select).collect::<Vec<_>>().join(" UNION ");
+    match &domain.event_time {
+        Some(event_time) => {
+            let (date, projected) = (event_time.date, event_time.projected);
+            let kinds = WindowKind::ALL.map(|kind| format!("('{}')", kind.name())).join(", ");
+            format!(
+                "INSERT INTO pipeline.marks (domain, window_kind, window_start)
+                 SELECT DISTINCT $1, k.kind, date_trunc(k.kind, d.date)::date
+                 FROM ({}) AS d CROSS JOIN (VALUES {kinds}) AS k (kind)",
+                union(&|table| format!("SELECT DISTINCT {date} AS date FROM {table} WHERE {projected} IS FALSE"))
+            )
+        }
+        None => {
+            let id = domain.partition_by;
+            format!(
+                "INSERT INTO pipeline.marks (domain, location_id) SELECT $1, b.id FROM ({}) AS b",
+                union(&|table| format!("SELECT \"{id}\" AS id FROM {table}"))
+            )
+        }
     }
 }

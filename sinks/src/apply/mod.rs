@@ -1,8 +1,9 @@
 //! Applying: one batch of rows into Postgres, exactly once, in one transaction.
 //!
 //! A batch's path through it ([`mod@transaction`](self)):
-//! 1. the bookmarks are moved, or the batch turns out not to be ours ([`crate::bookmark`]);
-//! 2. what was received before is taken out ([`progress`]);
+//! 1. the bookmarks are moved, or the batch turns out not to be ours ([`crate::bookmarks`]);
+//! 2. what another life of the ledger sent is passed over ([`crate::lives`]), and what was received before is taken out
+//!    ([`progress`]);
 //! 3. the newest row of each key is written ([`upsert`]), fast; where Postgres refuses a row, carefully: the row becomes
 //!    a reject, and the next older one of its key gets its turn (`newest`). A table that refuses everything is told from
 //!    a few bad rows ([`refusals`]);
@@ -28,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
-pub(crate) use batch::{ApplyBatch, Duplicates, PartitionRow};
+pub(crate) use batch::{ApplyBatch, Duplicates, PartitionRow, rows_of};
 pub use batch::{PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow};
 pub use error::ApplyError;
 use newest::Outcome;
@@ -50,6 +51,10 @@ pub struct Applied {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Changes made to values, as ((column, rule), count).
     pub corrected: BTreeMap<(&'static str, &'static str), u64>,
+    /// Rows that another ledger sent, or another life of this one ([`crate::lives`]).
+    pub passed_over: u64,
+    /// The life of the ledger that began because this batch shows that Postgres went back.
+    pub life_begun: Option<i32>,
     /// Rows that were handed to Postgres.
     pub offered: usize,
     /// Rows that Postgres itself refused.
@@ -110,6 +115,7 @@ impl Strategy for FirstTime {
             *applied.rejected.entry(rule).or_default() += 1;
         }
         (applied.offered, applied.refused) = (batch.rows.len(), batch.refused.len());
+        (applied.passed_over, applied.life_begun) = (batch.passed_over, batch.life_begun);
         (applied.duplicate, applied.corrected) = (batch.duplicate, std::mem::take(&mut batch.corrected));
     }
 

@@ -13,8 +13,9 @@ use super::newest::{self, Outcome};
 use super::refusals::Refusals;
 use super::upsert::Upsert;
 use super::{progress, rejects};
-use crate::bookmark::{self, Advance, Move};
+use crate::bookmarks::{self, BookmarkMove, MoveDecision};
 use crate::destination::Destination;
+use crate::lives::{self, Sifted};
 use crate::postgres::{ErrorKind, error_kind};
 use crate::transactions::{self, Limits};
 
@@ -86,8 +87,11 @@ async fn attempt<S: Strategy>(
     }
 
     let unapplied = move_bookmarks(&mut transaction, destination, domain, batch).await?;
-    let received = progress::load(&mut transaction, destination, domain, &parts_of(&unapplied)).await?;
-    let mut batch = ApplyBatch::sort_out(&unapplied, received, S::DUPLICATES);
+    let Sifted { rows, passed_over, life_begun } =
+        lives::sift(&mut transaction, destination, domain, &unapplied).await?;
+    let received = progress::load(&mut transaction, destination, domain, &parts_of(&rows)).await?;
+    let mut batch = ApplyBatch::sort_out(&rows, received, S::DUPLICATES);
+    (batch.passed_over, batch.life_begun) = (passed_over, life_begun);
     strategy.look(&mut transaction, domain, &batch).await?;
     let outcome = newest::write(&mut transaction, upsert, batch.candidates(), mode, recent).await?;
     batch.reject_refused(&outcome.refused);
@@ -117,12 +121,12 @@ async fn move_bookmarks<'b>(
     domain: &str,
     batch: &'b [PartitionBatch],
 ) -> Result<Vec<&'b PartitionBatch>, ApplyError> {
-    let moves: Vec<Move> = batch.iter().map(|partition| partition.bookmark).collect();
-    let decisions = bookmark::move_all(connection, destination, domain, &moves).await?;
-    let decided = |wanted: Advance| batch.iter().zip(&decisions).filter(move |(_, one)| **one == wanted);
-    let lost: Vec<i32> = decided(Advance::Lost).map(|(one, _)| one.bookmark.partition).collect();
+    let moves: Vec<BookmarkMove> = batch.iter().map(|partition| partition.bookmark).collect();
+    let decisions = bookmarks::move_all(connection, destination, domain, &moves).await?;
+    let decided = |wanted: MoveDecision| batch.iter().zip(&decisions).filter(move |(_, one)| **one == wanted);
+    let lost: Vec<i32> = decided(MoveDecision::Lost).map(|(one, _)| one.bookmark.partition).collect();
     match lost.is_empty() {
-        true => Ok(decided(Advance::Go).map(|(one, _)| one).collect()),
+        true => Ok(decided(MoveDecision::Go).map(|(one, _)| one).collect()),
         false => Err(ApplyError::Lost(lost)),
     }
 }

@@ -295,8 +295,17 @@ mod tests {
     fn the_newest_row_of_a_key_comes_first() {
         let upsert = Upsert::new(DOMAINS[0], Destination::Live);
         let row = |id: i32| vec![Value::Int(id), Value::Null, Value::Null, Value::Null, Value::Null];
-        let from =
-            |src_ord, generation, row| Provenance { object: 1, generation, row, line: 0, src_ord, seq: 0, parser: 1 };
+        let from = |src_ord, generation, row| Provenance {
+            object: 1,
+            generation,
+            row,
+            line: 0,
+            src_ord,
+            seq: 0,
+            parser: 1,
+            nonce: uuid::Uuid::nil(),
+            partitions: 4,
+        };
         let (one, two) = (row(1), row(2));
         let lineages = [from(5, 1, 9), from(5, 2, 0), from(6, 1, 0), from(5, 1, 8)];
         let mut rows: Vec<Candidate> = lineages

@@ -122,7 +122,7 @@ pub async fn take(
     stream_id: Uuid,
     owner: &str,
     starts: &[(i32, i64)],
-) -> Result<Vec<Taken>, sqlx::Error> {
+) -> Result<Vec<Assigned>, sqlx::Error> {
     let mut tries = 1;
     loop {
         match take_once(pool, destination, domain, stream_id, owner, starts).await {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::object::Object;
-use crate::progress::SeqSet;
+use crate::apply::progress::SeqSet;
 
 /// Partitions named in a reason; `pipeline.progress` has them all.
 const PARTITIONS_NAMED_MAX: usize = 20;

@@ -41,6 +41,8 @@ impl fmt::Display for ObjectVersion {
 pub struct Object {
     /// Its number.
     pub id: i64,
+    /// What tells it from an object of the same number in another life of the ledger ([`crate::lives`]).
+    pub nonce: Uuid,
     /// What it is a version of, and which.
     #[sqlx(flatten)]
     pub version: ObjectVersion,
@@ -87,7 +89,7 @@ pub struct Object {
 }
 
 /// The columns that [`Object`] reads, of a table or alias `o`.
-pub(super) const COLUMNS: &str = "o.id, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, \
+pub(super) const COLUMNS: &str = "o.id, o.nonce, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, \
      o.src_ord, o.state, o.cause, o.lease_epoch, o.attempts, o.repairs, o.generation, o.parser_version, \
      o.partition_count, o.resume_byte, o.resume_line, o.resume_row, o.resume_seqs, o.rows, o.partition_rows, \
      o.end_offsets, o.stream_id, o.sha256, o.ignored_columns";
@@ -97,6 +99,7 @@ impl Object {
     pub fn new(id: i64, version: ObjectVersion, domain: &str) -> Object {
         Object {
             id,
+            nonce: Uuid::nil(),
             version,
             domain: domain.to_owned(),
             src_ord: 0,

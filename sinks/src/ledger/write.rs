@@ -95,8 +95,9 @@ pub(super) async fn change_all<'a>(
 /// Writes objects as they are after a change, each only if it still is what it was before. Gives the ids of those
 /// that were written.
 ///
-/// The four columns that are compared change with everything that another listener, sweeper or person may do to an
-/// object: no two changes of the same object are both written.
+/// State, lease epoch, repairs and generation change with everything that another listener, sweeper or person may do to
+/// an object: no two changes of the same object are both written. All four come again where Postgres went back in time;
+/// the nonce does not, so that what the ledger has forgotten is written to no other object.
 pub(super) async fn save(
     connection: &mut PgConnection,
     changes: &[(&Object, &Change<'_>)],
@@ -138,11 +139,11 @@ pub(super) async fn save(
             applied_at = CASE n.state WHEN 'applied' THEN coalesce(o.applied_at, t.now) ELSE o.applied_at END
          FROM (SELECT clock_timestamp() AS now) AS t,
             UNNEST($2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::double precision[],
-                $9::double precision[])
-                AS b (id, state, lease_epoch, repairs, generation, owner, lease_ms, wait_ms)
+                $9::double precision[], $10::uuid[])
+                AS b (id, state, lease_epoch, repairs, generation, owner, lease_ms, wait_ms, nonce)
             JOIN jsonb_populate_recordset(NULL::pipeline.objects, $1) AS n ON n.id = b.id
          WHERE o.id = b.id AND o.state = b.state AND o.lease_epoch = b.lease_epoch AND o.repairs = b.repairs
-            AND o.generation = b.generation
+            AND o.generation = b.generation AND o.nonce = b.nonce
          RETURNING o.id",
     )
     .bind(Json(changes.iter().map(|(_, change)| row(&change.object)).collect::<Vec<_>>()))
@@ -154,6 +155,7 @@ pub(super) async fn save(
     .bind(owners)
     .bind(leases_ms)
     .bind(waits_ms)
+    .bind(changes.iter().map(|(object, _)| object.nonce).collect::<Vec<_>>())
     .fetch_all(connection)
     .await
 }

@@ -31,6 +31,10 @@ pub struct Manifest {
     pub version: u64,
     /// The version of the formulas.
     pub code_version: u32,
+    /// The lives of the ledger that the tables belong to, oldest first ([`crate::lives`]): epochs and bookmarks compare
+    /// within one life only. Empty in what an earlier version published.
+    #[serde(default)]
+    pub lives: Vec<String>,
     /// Domain → epoch of its stream; bookmarks of a domain compare within one epoch only.
     pub epochs: BTreeMap<String, i64>,
     /// Domain → partition → the next offset: which rows the tables held.

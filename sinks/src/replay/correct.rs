@@ -34,6 +34,7 @@ use crate::apply::transaction::{self, Request, Strategy};
 use crate::apply::upsert::Upsert;
 use crate::apply::{ApplyBatch, ApplyError, Duplicates, PartitionBatch, PartitionRow, REFUSED_BY_DATABASE};
 use crate::destination::Destination;
+use crate::lives;
 
 /// What became of rows that were read again, or would.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,7 +118,8 @@ pub async fn preview(
     batch: &[PartitionBatch],
 ) -> Result<(Corrected, Vec<Difference>, Vec<Example>), ApplyError> {
     let parts: Vec<&PartitionBatch> = batch.iter().collect();
-    let mut batch = ApplyBatch::sort_out(&parts, BTreeMap::new(), Correction::DUPLICATES);
+    let rows = lives::sift(connection, upsert.destination(), upsert.domain().name, &parts).await?.rows;
+    let mut batch = ApplyBatch::sort_out(&rows, BTreeMap::new(), Correction::DUPLICATES);
     let mut correction = Correction::of(None);
     correction.look(connection, upsert.domain().name, &batch).await?;
     let (newest, mut lost) = newest::of_each_key(upsert, batch.candidates());

@@ -15,7 +15,7 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::bookmark::{self, Taken};
+use crate::bookmarks::{self, Assigned};
 use crate::destination::Destination;
 use crate::transactions::{self, Limits};
 
@@ -151,7 +151,7 @@ pub async fn unfinished(pool: &PgPool, domain: &str) -> Result<Option<Replay>, s
 ///
 /// # Errors
 /// [`BeginError`]; nothing has changed then.
-pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Taken>), BeginError> {
+pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Assigned>), BeginError> {
     let Wanted { domain, kind, request, stream_id, starts, end_offsets, owner } = wanted;
     match unfinished(pool, domain.name).await? {
         Some(found) if found.kind != kind.name() || found.request != *request => {
@@ -181,7 +181,7 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Ta
             transaction.commit().await?;
         }
     }
-    let taken = bookmark::take(pool, kind.destination(), domain.name, *stream_id, owner, starts).await?;
+    let taken = bookmarks::take(pool, kind.destination(), domain.name, *stream_id, owner, starts).await?;
     let sql = format!(
         "UPDATE pipeline.replays SET owner = $2, updated_at = now() WHERE domain = $1 AND ended_at IS NULL
          RETURNING {COLUMNS}"

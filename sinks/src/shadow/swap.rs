@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use freshet_topics::Domain;
-use freshet_topics::window::WindowKind;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::dependants::View;
 use super::{Held, dependants};
-use crate::apply::marks::MARKS_CHANNEL;
+use crate::apply::marks;
 use crate::apply::upsert::has_surrogate_id;
 use crate::destination::Destination;
 use crate::replay::Running;
@@ -61,7 +60,9 @@ pub async fn swap(held: Held, domain: &'static Domain, replay: &Running) -> Resu
     let Held { mut transaction, bookmarks } = held;
     let connection = &mut *transaction;
     check(connection, domain, &bookmarks).await?;
-    mark_all(connection, domain).await?;
+    // Whatever either table holds: rows that go are derived again as much as those that come.
+    marks::mark_everything(connection, domain, &[Destination::Live.table(domain), Destination::Shadow.table(domain)])
+        .await?;
     let views = lock(connection, domain).await?;
     // A partition that came after the bookmarks were held has written its rows by now, or waits for the table.
     let bookmarks = all_bookmarks(connection, domain.name).await?;
@@ -168,35 +169,6 @@ async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<S
     .bind(NAMED_MAX)
     .fetch_all(connection)
     .await
-}
-
-/// Marks whatever either table holds: rows that go are derived again as much as those that come.
-async fn mark_all(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
-    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
-    let sql = match &domain.event_time {
-        Some(event_time) => {
-            let (date, projected) = (event_time.date, event_time.projected);
-            let dates = |table: &str| format!("SELECT DISTINCT {date} AS date FROM {table} WHERE {projected} IS FALSE");
-            let kinds = WindowKind::ALL.map(|kind| format!("('{}')", kind.name())).join(", ");
-            format!(
-                "INSERT INTO pipeline.marks (domain, window_kind, window_start)
-                 SELECT DISTINCT $1, k.kind, date_trunc(k.kind, d.date)::date
-                 FROM ({} UNION {}) AS d CROSS JOIN (VALUES {kinds}) AS k (kind)",
-                dates(&live),
-                dates(&shadow)
-            )
-        }
-        None => {
-            let id = domain.partition_by;
-            format!(
-                "INSERT INTO pipeline.marks (domain, location_id)
-                 SELECT $1, b.id FROM (SELECT \"{id}\" AS id FROM {live} UNION SELECT \"{id}\" FROM {shadow}) AS b"
-            )
-        }
-    };
-    sqlx::query(AssertSqlSafe(sql)).bind(domain.name).execute(&mut *connection).await?;
-    sqlx::query("SELECT pg_notify($1, $2)").bind(MARKS_CHANNEL).bind(domain.name).execute(connection).await?;
-    Ok(())
 }
 
 /// Progress and rejects of the domain become those of the shadow.

@@ -190,7 +190,17 @@ mod tests {
 
     #[test]
     fn a_preview_counts_by_column_and_rule_and_shows_where() {
-        let provenance = Provenance { object: 7, generation: 1, row: 3, line: 5, src_ord: 1, seq: 0, parser: 1 };
+        let provenance = Provenance {
+            object: 7,
+            generation: 1,
+            row: 3,
+            line: 5,
+            src_ord: 1,
+            seq: 0,
+            parser: 1,
+            nonce: uuid::Uuid::nil(),
+            partitions: 4,
+        };
         let changed = What::Changed {
             key: "(1,2025-08-22,f,)".into(),
             column: "dengue_cases",

@@ -3,10 +3,13 @@
 use freshet_topics::catalog::{self, CatalogError, TopicReport};
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::Unreachable;
+use freshet_topics::log::LogClient;
 use freshet_topics::{DOMAINS, Domain};
+use sqlx::PgPool;
 
 use super::{Finding, Standing};
 use crate::commands::halted::{self, KnownTopic, partitions};
+use crate::commands::terminal::thousands;
 use crate::commands::topics::unfit;
 use crate::roles::Services;
 
@@ -43,6 +46,42 @@ async fn prepare_one(
             (standing, known.halted().map_or(said.clone(), |halted| format!("{said}; {halted}")))
         }
         Err(error) => (Standing::Failed, refused(&settings.brokers, &error)),
+    }
+}
+
+/// Adds to what was found of a topic that its rows are another ledger's: those of a domain that this one has no file of.
+/// Asked after the schema, and left unsaid where Kafka or Postgres does not answer, which is said elsewhere.
+pub(super) async fn say_whose(services: &Services, findings: &mut [Finding]) {
+    let settings = &services.config.kafka;
+    let log = LogClient::new(settings);
+    for domain in DOMAINS {
+        let topic = domain.topic(&settings.topic_prefix);
+        let Some(finding) = findings.iter_mut().find(|it| it.kind == "topic" && it.name == topic) else { continue };
+        if finding.standing == Standing::Failed || !knows_no_file(&services.pool, domain).await {
+            continue;
+        }
+        let Ok(ends) = log.ends(&topic).await else { continue };
+        // Record 0 of a partition is the stream's.
+        let rows: i64 = ends.values().map(|ends| (ends.high - ends.low.max(1)).max(0)).sum();
+        if rows > 0 {
+            finding.said += &format!(
+                "; holds {} rows of another ledger, which will be passed over (docs/restore.md)",
+                thousands(rows)
+            );
+        }
+    }
+}
+
+async fn knows_no_file(pool: &PgPool, domain: &Domain) -> bool {
+    let is_there = sqlx::query_scalar("SELECT to_regclass('pipeline.objects') IS NOT NULL").fetch_one(pool).await;
+    match is_there {
+        Ok(true) => sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM pipeline.objects WHERE domain = $1)")
+            .bind(domain.name)
+            .fetch_one(pool)
+            .await
+            .unwrap_or(false),
+        Ok(false) => true,
+        Err(_) => false,
     }
 }
 

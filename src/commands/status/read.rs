@@ -9,8 +9,8 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
-    DomainStatus, FileStatus, Files, Halted, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
-    ReplayStatus, Rows, Status,
+    DomainStatus, FileStatus, Files, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside,
+    PartitionStatus, PassedOver, ReplayStatus, Rows, Status,
 };
 
 /// Distinct locations looked at for orphans, at most.
@@ -47,7 +47,25 @@ pub async fn read(
         Some(limit) => Some(list_files(connection, limit).await.context("list the files in the ledger")?),
         None => None,
     };
-    Ok(Status { at, domains: statuses, outputs: outputs(waiting, outside), files })
+    let life = life(connection).await.context("read the lives of the ledger")?;
+    let passed_over = passed_over(connection).await.context("count the rows passed over")?;
+    Ok(Status { at, domains: statuses, outputs: outputs(waiting, outside), life, passed_over, files })
+}
+
+async fn life(connection: &mut PgConnection) -> Result<LifeStatus, sqlx::Error> {
+    sqlx::query_as("SELECT number, began_at, why FROM pipeline.lives ORDER BY number DESC LIMIT 1")
+        .fetch_one(connection)
+        .await
+}
+
+async fn passed_over(connection: &mut PgConnection) -> Result<Option<PassedOver>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT sum(rows)::bigint AS rows, count(DISTINCT (nonce, object)) AS files,
+            array_agg(DISTINCT domain ORDER BY domain) AS domains, max(last_seen) AS last_seen
+         FROM pipeline.passed_over HAVING count(*) > 0",
+    )
+    .fetch_optional(connection)
+    .await
 }
 
 async fn replay(connection: &mut PgConnection, domain: &Domain) -> Result<Option<ReplayStatus>, sqlx::Error> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use freshet_sinks::ledger::ObjectState;
 
-use super::{DomainStatus, FileStatus, Files, Orphans, OutputsStatus, Status};
+use super::{DomainStatus, FileStatus, Files, LifeStatus, Orphans, OutputsStatus, PassedOver, Status};
 use crate::commands::terminal::{Look, shorten, span, table, thousands};
 
 /// Shows the status: what needs a person first, then files, rows, outputs, and the list of files if it was read.
@@ -14,6 +14,7 @@ pub fn render(status: &Status, look: Look) -> String {
     parts.push(files_by_state(status, look));
     parts.push(rows(status, look));
     parts.push(outputs(&status.outputs, look));
+    parts.extend(life(&status.life, look));
     parts.extend(status.domains.iter().filter_map(|domain| replay(domain, look)));
     if let Some(files) = &status.files {
         parts.push(files_list(files, look));
@@ -22,7 +23,7 @@ pub fn render(status: &Status, look: Look) -> String {
 }
 
 fn alarms(status: &Status, look: Look) -> Option<String> {
-    let lines: Vec<String> = status
+    let mut lines: Vec<String> = status
         .domains
         .iter()
         .flat_map(|domain| domain.halted.iter().map(move |halted| (domain.domain, halted)))
@@ -30,7 +31,25 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
             look.bad(&format!("halted: {domain} partition {}: {}", halted.partition, halted.reason))
         })
         .collect();
+    lines.extend(status.passed_over.as_ref().map(|it| look.bad(&passed_over(it))));
     (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// The line stays until the table is emptied: what was passed over may be nowhere else.
+fn passed_over(PassedOver { rows, files, domains, .. }: &PassedOver) -> String {
+    format!(
+        "passed over: {} rows of {} files that another life of the ledger sent ({}); see docs/restore.md",
+        thousands(*rows),
+        thousands(*files),
+        domains.join(", ")
+    )
+}
+
+/// Nothing to say of a ledger that never went back.
+fn life(life: &LifeStatus, look: Look) -> Option<String> {
+    let LifeStatus { number, began_at, why } = life;
+    let began = began_at.format("%Y-%m-%d %H:%M:%S UTC");
+    (*number > 1).then(|| format!("{} life {number}, begun {began} ({why})", look.bold("ledger ")))
 }
 
 fn files_by_state(status: &Status, look: Look) -> String {
@@ -189,6 +208,13 @@ mod tests {
                 copies_behind: Some(vec![]),
                 ..OutputsStatus::default()
             },
+            life: LifeStatus { number: 2, began_at: DateTime::default(), why: "restored".into() },
+            passed_over: Some(PassedOver {
+                rows: 1_234_567,
+                files: 12_345,
+                domains: vec!["health".into()],
+                last_seen: DateTime::default(),
+            }),
             files: Some(Files { files, total: 9_000 }),
         }
     }
@@ -216,7 +242,15 @@ mod tests {
             assert!(line.chars().count() <= 100, "{}: {line}", line.chars().count());
         }
         assert!(!text.contains('\u{1b}'));
-        for part in ["halted: health partition 2", "987,654", "100,000+", "version 7", "the newest 2 of 9,000 files"] {
+        assert!(text.contains("\nledger  life 2, begun 1970-01-01 00:00:00 UTC (restored)\n"), "{text}");
+        for part in [
+            "halted: health partition 2",
+            "passed over: 1,234,567 rows of 12,345 files",
+            "987,654",
+            "100,000+",
+            "version 7",
+            "the newest 2 of 9,000 files",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         println!("{text}");

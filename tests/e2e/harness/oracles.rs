@@ -36,6 +36,14 @@ const WATCH: &str = "
         INSERT INTO test.received (domain, partition, n) VALUES (NEW.domain, NEW.partition, n);
         RETURN NULL;
     END $$;
+    CREATE FUNCTION test.passed() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE n bigint; BEGIN
+        n := NEW.rows;
+        IF TG_OP = 'UPDATE' THEN n := n - OLD.rows; END IF;
+        INSERT INTO test.received (domain, partition, n) VALUES (NEW.domain, NEW.partition, n);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER test_passed AFTER INSERT OR UPDATE ON pipeline.passed_over
+        FOR EACH ROW EXECUTE FUNCTION test.passed();
     CREATE TRIGGER test_moved AFTER INSERT OR UPDATE ON pipeline.bookmarks
         FOR EACH ROW EXECUTE FUNCTION test.moved();
     CREATE TRIGGER test_got AFTER INSERT OR UPDATE ON pipeline.progress

@@ -1,0 +1,135 @@
+//! The lives of the ledger: what tells the rows that this ledger sent from those that another sent.
+//!
+//! Postgres may go back in time while Kafka and S3 go on: restored from a backup, promoted without its last
+//! transactions, or made anew over topics that are full. Then object ids and sequence numbers come a second time, for
+//! other files. Two random numbers keep the rows apart:
+//!
+//! - an object's *nonce* stands in the ledger and in the origin of each of its rows. A row counts only where both agree
+//!   ([`judge`]); all others are *passed over*: never applied, never in the progress, and counted;
+//! - the *life*, the upper half of the nonce, changes when the ledger is found to have gone back. A passed-over row of
+//!   the current life proves that: this very ledger gave it its number, and has forgotten it.
+//!
+//! Rows are kept apart from the first on, by the nonce's lower half; beginning a new life is what makes the restore
+//! known, and the outputs be derived from the tables again ([`begin`]). Files that the ledger has forgotten are found in
+//! S3 by the next listing, and are published anew under numbers of their own.
+
+mod judge;
+mod relation;
+mod sift;
+
+use sqlx::{PgConnection, PgPool};
+
+use crate::apply::marks;
+use freshet_topics::Domain;
+
+pub use judge::{Entry, Verdict, judge, life_of};
+pub use relation::{Relation, relation};
+pub(crate) use sift::{Sifted, sift};
+
+/// Taken by who begins a life, so that two who find the same restore begin one: `frshlife` in ASCII.
+const LIVES_LOCK: i64 = 0x6672_7368_6c69_6665;
+
+/// Why a life began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// A processor found rows that the ledger had forgotten.
+    Restored,
+    /// A person said that the database was restored.
+    ByHand,
+}
+
+impl Why {
+    /// As `pipeline.lives.why` spells it.
+    fn name(self) -> &'static str {
+        match self {
+            Why::Restored => "restored",
+            Why::ByHand => "by hand",
+        }
+    }
+}
+
+/// A life of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Life {
+    /// 1, 2, 3, …; the highest is the current one.
+    pub number: i32,
+    /// The upper half of the nonces of the objects registered in it.
+    pub nonce: i64,
+}
+
+/// A life's nonce as it stands in object nonces and manifests: 16 hexadecimal digits.
+pub fn spelled(nonce: i64) -> String {
+    format!("{:016x}", nonce.cast_unsigned())
+}
+
+/// The lives, oldest first.
+///
+/// # Errors
+/// If Postgres does not answer, or was not migrated.
+pub async fn all(connection: &mut PgConnection) -> Result<Vec<Life>, sqlx::Error> {
+    sqlx::query_as("SELECT number, nonce FROM pipeline.lives ORDER BY number").fetch_all(connection).await
+}
+
+/// The current life, and the highest object id in the ledger: either changes the wrong way only where the ledger went
+/// back.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn extent(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
+    sqlx::query_as(
+        "SELECT (SELECT nonce FROM pipeline.lives ORDER BY number DESC LIMIT 1),
+            coalesce((SELECT max(id) FROM pipeline.objects), 0)",
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Begins a new life as part of a transaction, unless the current one is not `current` any more: then somebody else has
+/// noticed the same. Raises the epochs of all streams, and marks every window that has rows, so that the outputs are
+/// derived from the tables again. Gives the new life's number.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(crate) async fn begin_if(
+    connection: &mut PgConnection,
+    domains: &[&'static Domain],
+    current: i64,
+    why: Why,
+    evidence: &str,
+) -> Result<Option<i32>, sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LIVES_LOCK).execute(&mut *connection).await?;
+    let began: Option<i32> = sqlx::query_scalar(
+        "INSERT INTO pipeline.lives (number, nonce, why, evidence)
+         SELECT l.number + 1, pipeline.new_life_nonce(), $2, $3
+         FROM (SELECT number, nonce FROM pipeline.lives ORDER BY number DESC LIMIT 1) AS l
+         WHERE l.nonce = $1
+         RETURNING number",
+    )
+    .bind(current)
+    .bind(why.name())
+    .bind(evidence)
+    .fetch_optional(&mut *connection)
+    .await?;
+    if began.is_some() {
+        // The tables before the streams: a swap of a shadow locks them in this order too.
+        for domain in domains {
+            marks::mark_everything(connection, domain, &[crate::destination::Destination::Live.table(domain)]).await?;
+        }
+        sqlx::query("UPDATE pipeline.streams SET epoch = epoch + 1").execute(connection).await?;
+    }
+    Ok(began)
+}
+
+/// Begins a new life because a person says that the database was restored, in one transaction. Gives its number.
+///
+/// # Errors
+/// If Postgres does not answer. Nothing has changed then.
+pub async fn begin(pool: &PgPool, domains: &[&'static Domain]) -> Result<i32, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LIVES_LOCK).execute(&mut *transaction).await?;
+    let lives = all(&mut transaction).await?;
+    let current = lives.last().ok_or(sqlx::Error::RowNotFound)?.nonce;
+    let began = begin_if(&mut transaction, domains, current, Why::ByHand, "`freshet restored`").await?;
+    transaction.commit().await?;
+    began.ok_or(sqlx::Error::RowNotFound)
+}

@@ -1,0 +1,132 @@
+//! Taking the rows that are not this ledger's out of a batch, inside its transaction.
+
+use std::collections::BTreeMap;
+
+use freshet_topics::DOMAINS;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::{Entry, Verdict, Why, begin_if, judge};
+use crate::apply::{PartitionBatch, PartitionRow, ReceivedRow, rows_of};
+use crate::destination::Destination;
+
+/// A batch without the rows that are not this ledger's.
+pub(crate) struct Sifted<'b> {
+    /// The others, in the order received.
+    pub(crate) rows: Vec<PartitionRow<'b>>,
+    /// Rows passed over.
+    pub(crate) passed_over: u64,
+    /// The life that began because of them.
+    pub(crate) life_begun: Option<i32>,
+}
+
+/// Sifts a batch. Of what goes to the live table, the rows passed over are counted in `pipeline.passed_over`; the first
+/// one that the ledger must have forgotten begins a new life. A replay reads what was counted before, and leaves it out.
+pub(crate) async fn sift<'b>(
+    connection: &mut PgConnection,
+    destination: Destination,
+    domain: &str,
+    batch: &[&'b PartitionBatch],
+) -> Result<Sifted<'b>, sqlx::Error> {
+    let received: Vec<PartitionRow<'b>> = rows_of(batch).collect();
+    let mut objects: Vec<i64> = received.iter().map(|it| it.row.provenance.object).filter(|id| *id != 0).collect();
+    objects.sort_unstable();
+    objects.dedup();
+    if objects.is_empty() {
+        return Ok(Sifted { rows: received, passed_over: 0, life_begun: None });
+    }
+    let (current, entries) = entries(connection, &objects).await?;
+    let mut sifted = Sifted { rows: Vec::with_capacity(received.len()), passed_over: 0, life_begun: None };
+    let (mut passed_over, mut forgotten) = (PassedOver::default(), None);
+    for received in received {
+        let PartitionRow { partition, row } = received;
+        let verdict = judge(&row.provenance, domain, entries.get(&row.provenance.object), current);
+        if verdict == Verdict::Ours {
+            sifted.rows.push(received);
+            continue;
+        }
+        if verdict == Verdict::Forgotten {
+            forgotten.get_or_insert((partition, row));
+        }
+        sifted.passed_over += 1;
+        passed_over.add(partition, row);
+    }
+    if destination == Destination::Live {
+        passed_over.count(connection, domain).await?;
+        if let Some((partition, row)) = forgotten {
+            let evidence = format!(
+                "{domain} partition {partition} offset {}: a row of object {}, reading {}",
+                row.offset, row.provenance.object, row.provenance.generation
+            );
+            sifted.life_begun = begin_if(connection, DOMAINS, current, Why::Restored, &evidence).await?;
+        }
+    }
+    Ok(sifted)
+}
+
+/// The current life, and what the ledger has of these objects: one statement, so one moment.
+async fn entries(connection: &mut PgConnection, objects: &[i64]) -> Result<(i64, BTreeMap<i64, Entry>), sqlx::Error> {
+    let found = sqlx::query(
+        "SELECT l.nonce, o.id, o.domain, o.nonce, o.generation, o.src_ord, o.parser_version, o.partition_count
+         FROM (SELECT nonce FROM pipeline.lives ORDER BY number DESC LIMIT 1) AS l
+         LEFT JOIN pipeline.objects AS o ON o.id = ANY ($1)",
+    )
+    .bind(objects)
+    .fetch_all(connection)
+    .await?;
+    let current = found.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
+    let mut entries = BTreeMap::new();
+    for row in &found {
+        let Some(id) = row.try_get::<Option<i64>, _>(1)? else { continue };
+        let entry = Entry {
+            domain: row.try_get(2)?,
+            nonce: row.try_get(3)?,
+            generation: row.try_get(4)?,
+            src_ord: row.try_get(5)?,
+            parser_version: row.try_get(6)?,
+            partition_count: row.try_get(7)?,
+        };
+        entries.insert(id, entry);
+    }
+    Ok((current, entries))
+}
+
+/// Rows of a batch that are passed over.
+#[derive(Default)]
+struct PassedOver {
+    /// (nonce, object, partition) → rows, first and last offset.
+    files: BTreeMap<(Uuid, i64, i32), (i64, i64, i64)>,
+}
+
+impl PassedOver {
+    fn add(&mut self, partition: i32, row: &ReceivedRow) {
+        let key = (row.provenance.nonce, row.provenance.object, partition);
+        let (rows, first, last) = self.files.entry(key).or_insert((0, row.offset, row.offset));
+        *rows += 1;
+        (*first, *last) = ((*first).min(row.offset), (*last).max(row.offset));
+    }
+
+    async fn count(&self, connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
+        if self.files.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "INSERT INTO pipeline.passed_over AS p
+                (domain, nonce, object, partition, rows, first_offset, last_offset)
+             SELECT $1, u.* FROM UNNEST($2::uuid[], $3::int8[], $4::int4[], $5::int8[], $6::int8[], $7::int8[]) AS u
+             ON CONFLICT (domain, nonce, object, partition) DO UPDATE SET
+                rows = p.rows + excluded.rows, first_offset = least(p.first_offset, excluded.first_offset),
+                last_offset = greatest(p.last_offset, excluded.last_offset), last_seen = now()",
+        )
+        .bind(domain)
+        .bind(self.files.keys().map(|key| key.0).collect::<Vec<_>>())
+        .bind(self.files.keys().map(|key| key.1).collect::<Vec<_>>())
+        .bind(self.files.keys().map(|key| key.2).collect::<Vec<_>>())
+        .bind(self.files.values().map(|file| file.0).collect::<Vec<_>>())
+        .bind(self.files.values().map(|file| file.1).collect::<Vec<_>>())
+        .bind(self.files.values().map(|file| file.2).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! `freshet restored`: a person says that Postgres was restored, so that the outputs go on.
+//!
+//! A processor notices a restore by itself where the topics hold rows of files that the ledger has forgotten. This is
+//! for when they hold none, and for the steps of docs/restore.md, where nobody should have to wait for it.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use freshet_sinks::{bookmarks, lives};
+use freshet_topics::log::LogClient;
+use freshet_topics::{DOMAINS, Domain};
+
+use super::confirm::confirm;
+use super::terminal::thousands;
+use crate::roles::Services;
+
+/// Says what a new life of the ledger means, and begins it once a person agrees.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn run(services: &Services, yes: bool) -> Result<ExitCode> {
+    let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
+    let all = lives::all(&mut connection).await.context("read the lives of the ledger")?;
+    drop(connection);
+    let number = all.last().map_or(0, |life| life.number);
+    println!("The ledger is in its life {number}; this begins life {}:", number + 1);
+    println!("- bookmarks stay where Postgres has them, and the records after them are read:");
+    for domain in DOMAINS {
+        println!("    {}: {}", domain.name, ahead(services, domain).await);
+    }
+    println!("- rows of files that the ledger does not know are passed over and counted in `freshet status`;");
+    println!("  those that S3 still has are found by the next listing, and published again");
+    println!("- epochs of all domains are raised, and all outputs are derived from the tables again");
+    if !confirm("Begin a new life of the ledger?", yes)? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let begun = lives::begin(&services.pool, DOMAINS).await.context("begin a new life of the ledger")?;
+    println!("life {begun} of the ledger has begun; `freshet status --wait` returns once all is applied and published");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How many records a domain's topic holds beyond its bookmarks.
+async fn ahead(services: &Services, domain: &Domain) -> String {
+    match count_ahead(services, domain).await {
+        Ok(1) => "1 record".to_owned(),
+        Ok(records) => format!("{} records", thousands(records)),
+        Err(error) => format!("not known ({error:#})"),
+    }
+}
+
+async fn count_ahead(services: &Services, domain: &Domain) -> Result<i64> {
+    let settings = &services.config.kafka;
+    let ends = LogClient::new(settings).ends(&domain.topic(&settings.topic_prefix)).await?;
+    let bookmarks = bookmarks::read(&services.pool, domain.name, None).await?;
+    let at = |partition| bookmarks.iter().find(|it| it.partition == partition).map_or(0, |it| it.next_offset);
+    // Record 0 of a partition is the stream's.
+    Ok(ends.iter().map(|(partition, ends)| (ends.high - at(*partition).max(ends.low).max(1)).max(0)).sum())
+}
