@@ -17,6 +17,7 @@ mod kills;
 mod ledger;
 mod operate;
 mod overwrite;
+mod publications;
 mod replay;
 mod republish;
 mod roles;
