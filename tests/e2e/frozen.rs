@@ -36,7 +36,7 @@ async fn a_processor_frozen_in_its_transaction_holds_nobody_up_and_writes_nothin
     world.settle().await;
 
     world.execute(GATE).await;
-    let mut gate = PgConnection::connect(&world.services.config.postgres.url).await.expect("connect");
+    let mut gate = PgConnection::connect(world.database_url()).await.expect("connect");
     sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut gate).await.expect("close the gate");
     world.put("health/in-transaction.csv", data::health(40, "2025-03-01", 10, 2)).await;
     world.until("both are in the middle of a transaction", AT_GATE).await;
@@ -80,7 +80,7 @@ async fn whoever_waits_for_bookmarks_says_who_holds_them() {
     world.put("health/a.csv", data::health(4, "2025-01-01", 5, 1)).await;
     world.settle().await;
     first.stop().await;
-    let mut holder = PgConnection::connect(&world.services.config.postgres.url).await.expect("connect");
+    let mut holder = PgConnection::connect(world.database_url()).await.expect("connect");
     let mut transaction = holder.begin().await.expect("begin");
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *transaction).await.expect("a pid");
     sqlx::query("SELECT FROM pipeline.bookmarks WHERE domain = 'health' FOR UPDATE")

@@ -227,7 +227,8 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
         (1, freshet_topics::PARSER_VERSION, 4)
     );
     let resume = point([1, 2, 0, 0], [5, 6, 0, 0]);
-    let checkpoint = Event::Checkpoint { stream: STREAM, point: &resume, content: &content(7) };
+    let (before, after) = (content(7), content(8));
+    let checkpoint = Event::Checkpoint { stream: STREAM, point: &resume, content: &before };
     assert!(record(pool, &mut one, checkpoint.clone()).await.is_written());
     let mine = [(one.object.id, 1, LEASE), (two.object.id, 0, LEASE)];
     assert_eq!(ledger::renew(pool, &mine, LEASE).await.expect("renew"), [one.object.id]);
@@ -243,7 +244,7 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
     let (rejected, failed) = ("no".to_owned(), "no".to_owned());
     let events = [
         checkpoint,
-        publish(&resume, &content(8)),
+        publish(&resume, &after),
         Event::Reject { detail: rejected },
         Event::SetAside { original: 1, sha256: vec![] },
         Event::Gone { detail: "no".into(), lost: Lost::Nothing },

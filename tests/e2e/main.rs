@@ -19,6 +19,7 @@ mod ledger;
 mod operate;
 mod overwrite;
 mod pooler;
+mod publications;
 mod replay;
 mod republish;
 mod restore;

@@ -42,7 +42,7 @@ fn installed() -> PathBuf {
 impl Pooler {
     /// Starts one before the Postgres of a world, with these lines in its configuration.
     fn start(world: &World, name: &str, lines: &[&str]) -> Pooler {
-        let url = &world.services.config.postgres.url;
+        let url = world.database_url();
         let options: PgConnectOptions = url.parse().expect("a URL");
         let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port();
         let place = folder().join(format!("{}-{name}", world.name()));
@@ -131,7 +131,7 @@ async fn a_pooler_that_shares_sessions_is_refused_and_one_that_does_not_is_worke
     let (_, statements) = said.split_once("or run ").unwrap_or_else(|| panic!("{said}"));
     let statements: Vec<&str> = statements.lines().next().unwrap_or_default().split("; ").collect();
     assert!(statements.iter().any(|it| it.contains("idle_in_transaction_session_timeout = '120s'")), "{said}");
-    let mut direct = world.services.config.postgres.url.parse::<PgConnectOptions>().expect("a URL").connect().await;
+    let mut direct = world.database_url().parse::<PgConnectOptions>().expect("a URL").connect().await;
     let direct = direct.as_mut().expect("connect");
     for statement in &statements {
         // For this database alone: other worlds share the server, and its user.

@@ -18,7 +18,7 @@ const CUT_WITHIN: Duration = Duration::from_secs(20);
 
 /// The server of a world, and the name of its database.
 async fn server(world: &World) -> (PgConnection, String) {
-    let (server, database) = world.services.config.postgres.url.rsplit_once('/').expect("a URL with a database");
+    let (server, database) = world.database_url().rsplit_once('/').expect("a URL with a database");
     let admin = PgConnection::connect(&format!("{server}/postgres")).await.expect("connect to Postgres");
     (admin, database.to_owned())
 }
@@ -313,7 +313,7 @@ async fn run_documented(world: &World, commands: &[String]) -> String {
     let freshet = std::path::Path::new(env!("CARGO_BIN_EXE_freshet")).parent().expect("a folder").to_owned();
     let path = format!("{}:{}", freshet.display(), std::env::var("PATH").unwrap_or_default());
     let (script, variables) = (commands.join("\n"), world.variables());
-    let url = world.services.config.postgres.url.clone();
+    let url = world.database_url().to_owned();
     let output = tokio::task::spawn_blocking(move || {
         let mut shell = Command::new("sh");
         shell.args(["-euc", &script]).current_dir(folder()).envs(variables);

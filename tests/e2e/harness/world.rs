@@ -14,6 +14,7 @@ use freshet::telemetry::LogFormat;
 use freshet_processors::refresh::{self, Publication, RefreshContext};
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_topics::DOMAINS;
+use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
@@ -91,6 +92,11 @@ impl World {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where its database is, with the login.
+    pub(crate) fn database_url(&self) -> &str {
+        self.services.config.postgres.url.expose_secret()
     }
 
     pub(crate) fn raw_bucket(&self) -> &str {
