@@ -104,7 +104,7 @@ pub(crate) async fn unusable_session(pool: &sqlx::PgPool) -> Result<Option<Strin
         )),
         Session::WithoutSettings(statements) => Some(format!(
             "the settings that freshet opens its sessions with do not arrive at {place}, because a pooler drops them: put \
-             Postgres itself into postgres.url, or run {}",
+             Postgres itself into postgres.url, or let the pooler connect anew (RECONNECT) after {}",
             statements.join("; ")
         )),
     })

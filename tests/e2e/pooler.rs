@@ -128,7 +128,7 @@ async fn a_pooler_that_shares_sessions_is_refused_and_one_that_does_not_is_worke
     let mut command = pooler.run(&world, &["process", "health"]);
     assert_eq!(command.ended(ENDS_WITHIN).await, Some(1), "{}", command.log());
     let said = command.log();
-    let (_, statements) = said.split_once("or run ").unwrap_or_else(|| panic!("{said}"));
+    let (_, statements) = said.split_once("(RECONNECT) after ").unwrap_or_else(|| panic!("{said}"));
     let statements: Vec<&str> = statements.lines().next().unwrap_or_default().split("; ").collect();
     assert!(statements.iter().any(|it| it.contains("idle_in_transaction_session_timeout = '120s'")), "{said}");
     let mut direct = world.database_url().parse::<PgConnectOptions>().expect("a URL").connect().await;
@@ -138,6 +138,9 @@ async fn a_pooler_that_shares_sessions_is_refused_and_one_that_does_not_is_worke
         let statement = statement.replace(" SET ", &format!(" IN DATABASE \"{}\" SET ", world.name()));
         sqlx::query(sqlx::AssertSqlSafe(statement.as_str())).execute(&mut *direct).await.expect("alter the role");
     }
+    drop(pooler);
+    // Its connections to Postgres are made anew, with what the user has now.
+    let pooler = Pooler::start(&world, "session-again", &["pool_mode = session", IGNORED]);
     let processor = pooler.run(&world, &["process", "health"]);
     let others = world.run(&[freshet::roles::Role::Ingest, freshet::roles::Role::Metrics]);
     world.put("health/a.csv", data::health(4, "2025-01-01", 5, 1)).await;

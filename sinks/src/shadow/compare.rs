@@ -93,7 +93,7 @@ fn differing(domain: &Domain, columns: &str) -> String {
     let key = quoted(domain.key.iter().copied(), "");
     format!(
         "WITH differing AS (
-            SELECT ROW({key})::text AS key, row_number() OVER (ORDER BY {key}) AS destination,
+            SELECT ROW({key})::text AS key, row_number() OVER (ORDER BY {key}) AS place,
                 max(text) FILTER (WHERE side = 'live') AS live, max(text) FILTER (WHERE side = 'shadow') AS shadow
             FROM (
                 SELECT l.*, 'live' AS side, ROW(l.*)::text AS text
