@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use freshet_sinks::backoff::Backoff;
 use freshet_sinks::postgres::explain;
 use freshet_sinks::schema::{self, Schema};
 use freshet_sinks::session::{self, Session};
@@ -14,10 +15,8 @@ use crate::roles::{Role, Services};
 
 /// A service that does not answer within this counts as out of reach.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// First wait before a role that cannot start looks again; doubled each time.
-const WAIT_MIN: Duration = Duration::from_millis(250);
-/// Longest wait before looking again.
-const WAIT_MAX: Duration = Duration::from_secs(15);
+/// Before a role that cannot start looks again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
 /// Something a role needs and does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,8 +160,8 @@ async fn bucket(services: &Services, bucket: &str) -> Option<Missing> {
 /// # Errors
 /// What waiting does not bring.
 pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationToken) -> anyhow::Result<bool> {
-    let mut pause = WAIT_MIN;
-    let mut told = Vec::new();
+    let mut looks = 0;
+    let mut reported = Vec::new();
     let mut is_session_usable = false;
     while !shutdown.is_cancelled() {
         let looked_at = async { if is_session_usable { None } else { session(&services.pool).await } };
@@ -175,7 +174,7 @@ pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationTo
             _ => {}
         }
         if missing.is_empty() {
-            if !told.is_empty() {
+            if !reported.is_empty() {
                 tracing::info!("all that was missing is there");
             }
             return Ok(true);
@@ -186,12 +185,12 @@ pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationTo
             }
         }
         // What has been said is not said again until it changes.
-        for one in missing.iter().filter(|one| !told.contains(*one)) {
+        for one in missing.iter().filter(|one| !reported.contains(*one)) {
             tracing::warn!("waiting for what a role needs: {one}");
         }
-        told = missing;
-        shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
-        pause = (pause * 2).min(WAIT_MAX);
+        reported = missing;
+        looks += 1;
+        shutdown.run_until_cancelled(tokio::time::sleep(BACKOFF.after(looks))).await;
     }
     Ok(false)
 }

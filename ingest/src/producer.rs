@@ -112,7 +112,7 @@ impl Producer {
 
     /// Waits until all of a chunk is acknowledged, at most [`DELIVERY_TIMEOUT`] after its last message. The
     /// result is one past its last record in each partition, 0 where it has none.
-    pub(crate) async fn settle(&self, chunk: Chunk) -> Result<Vec<i64>, ProduceError> {
+    pub(crate) async fn acknowledged(&self, chunk: Chunk) -> Result<Vec<i64>, ProduceError> {
         let Chunk { producer, topic, acks } = chunk;
         acks.one_less();
         acks.done.notified().await;

@@ -175,7 +175,7 @@ impl Publishing<'_> {
         let (rows, chunk, sent) = tokio::task::spawn_blocking(send)
             .await
             .map_err(|error| Stop::Transient(format!("publish rows: {error}")))?;
-        let ends = self.listener.producer.settle(chunk).await?;
+        let ends = self.listener.producer.acknowledged(chunk).await?;
         sent?;
         for (end, chunk_end) in self.point.ends.iter_mut().zip(ends) {
             *end = chunk_end.max(*end);

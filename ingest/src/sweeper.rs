@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use freshet_sinks::ledger::{self, Arrived, Object, Swept};
+use freshet_sinks::ledger::{self, Arrived, Object, ObjectState, Swept};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::{Domain, trace};
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,7 @@ fn report(domain: &Domain, swept: &Swept) {
         let detail = trace::Detail {
             domain: Some(domain.name),
             key: Some(&object.version.key),
-            outcome: Some("applied"),
+            outcome: Some(ObjectState::Applied.name()),
             rows: object.rows,
             ..trace::Detail::default()
         };

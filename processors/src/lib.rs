@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use freshet_sinks::backoff::Backoff;
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use sentry_arroyo::processing::{Callbacks, ConsumerState, RunError, StreamProcessor};
@@ -56,10 +57,8 @@ pub struct Context {
 /// How often the epochs of the bookmarks are looked at, where no batch does it: `freshet bookmarks` and the swap of a
 /// shadow raise them.
 const EPOCHS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// First wait before a processor that failed joins its group again; doubled each time.
-const REJOIN_BACKOFF_MIN: Duration = Duration::from_millis(200);
-/// Longest wait before joining again.
-const REJOIN_BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Before a processor that failed joins its group again.
+const REJOIN_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// A processor that ran this long has got over what it failed of before.
 const REJOIN_BACKOFF_RESET: Duration = Duration::from_secs(60);
 /// Processes one domain until `shutdown`: then drains what was read and leaves the group. Transient errors
@@ -67,7 +66,7 @@ const REJOIN_BACKOFF_RESET: Duration = Duration::from_secs(60);
 /// share the partitions.
 pub async fn run(context: Context, shutdown: CancellationToken) {
     metrics::declare(context.domain);
-    let mut backoff = REJOIN_BACKOFF_MIN;
+    let mut failures = 0;
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let (run_context, run_shutdown, runtime) = (context.clone(), shutdown.clone(), Handle::current());
@@ -80,15 +79,16 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
             Err(panic) => panic.to_string(),
         };
         if begun.elapsed() > REJOIN_BACKOFF_RESET {
-            backoff = REJOIN_BACKOFF_MIN;
+            failures = 0;
         }
-        tracing::warn!(domain = context.domain.name, error, "processor stopped, joining again in {backoff:?}");
+        failures += 1;
+        let wait = REJOIN_BACKOFF.after(failures);
+        tracing::warn!(domain = context.domain.name, error, "processor stopped, joining again in {wait:?}");
         metrics::restarted(context.domain.name);
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(backoff) => {}
+            () = tokio::time::sleep(wait) => {}
         }
-        backoff = (backoff * 2).min(REJOIN_BACKOFF_MAX);
     }
 }
 

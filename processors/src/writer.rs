@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch};
+use freshet_sinks::backoff::Backoff;
 use freshet_sinks::bookmarks::{self, BookmarkMove};
 use freshet_topics::trace;
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
@@ -23,10 +24,8 @@ use crate::metrics;
 /// order of writing.
 pub(crate) const QUEUE_BATCHES_MAX: usize = 4;
 
-/// First wait after an transient error; doubled each time.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait after a transient error.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// After a transient error.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 /// A transaction that takes longer is given up: a hundred times what a full batch needs on two cores.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Wait before a halted batch is tried again: somebody has to mend the schema first.
@@ -85,7 +84,7 @@ impl Writer {
         let domain = self.upsert.domain().name;
         let batch = self.placed(batch)?;
         let (begun, began) = (Instant::now(), SystemTime::now());
-        let mut backoff = BACKOFF_MIN;
+        let mut failures = 0;
         loop {
             let result = match self.connected(connection).await {
                 Ok(connection) => {
@@ -112,12 +111,14 @@ impl Writer {
             };
             // Whatever state the connection is in, the next attempt starts on a new one.
             drop(connection.take().map(PoolConnection::detach));
+            failures += 1;
             let wait = match &error {
                 ApplyError::Lost(_) => return Err(error.into()),
                 ApplyError::Transient(_) => {
-                    tracing::warn!(domain, %error, "apply failed, trying again in {backoff:?}");
+                    let wait = BACKOFF.after(failures);
+                    tracing::warn!(domain, %error, "apply failed, trying again in {wait:?}");
                     metrics::retried(domain);
-                    backoff
+                    wait
                 }
                 ApplyError::Schema(_) | ApplyError::TooManyRefused { .. } => {
                     self.halt(&error).await;
@@ -128,7 +129,6 @@ impl Writer {
                 return Err(WriterError::Stopped);
             }
             tokio::time::sleep(wait).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
     }
 

@@ -104,7 +104,7 @@ async fn one_run(options: &BenchOptions, data: &Path, load: &Load, plain: &[load
 async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[load::PlainFile]) -> Result<Run> {
     let pool = child.pool().await?;
     child.drop_files(&load.locations, 1).await?;
-    settle(&pool, load.locations.len()).await?;
+    wait_until_applied(&pool, load.locations.len()).await?;
 
     load::checkpoint(&pool).await;
     let started = Instant::now();
@@ -113,7 +113,7 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
     let freshet = started.elapsed();
     verify(&pool, load.rows).await?;
     let files = load.locations.len() + load.facts.len();
-    settle(&pool, files).await?;
+    wait_until_applied(&pool, files).await?;
     let settled = started.elapsed();
 
     let mut small_files = SmallFiles::new(child, &pool);
@@ -121,14 +121,14 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
     for _ in 0..options.small_files {
         visible.push(small_files.next().await?);
     }
-    settle(&pool, files + small_files.dropped()).await?;
+    wait_until_applied(&pool, files + small_files.dropped()).await?;
     let peak_memory_bytes = child.peak_memory()?;
 
     load::checkpoint(&pool).await;
     let unchanged = replayed::unchanged(child, &pool, &mut small_files).await.context("replay the history")?;
     let corrected = replayed::corrected(child, &pool, &mut small_files, load.rows).await;
     let corrected = corrected.context("replay a history that was wrong")?;
-    settle(&pool, files + small_files.dropped()).await?;
+    wait_until_applied(&pool, files + small_files.dropped()).await?;
 
     load::checkpoint(&pool).await;
     let copy = load::copy(&pool, plain).await.context("measure COPY")?;
@@ -211,7 +211,7 @@ async fn verify(pool: &PgPool, rows: i64) -> Result<()> {
 }
 
 /// Until so many files are applied and their outputs published.
-async fn settle(pool: &PgPool, files: usize) -> Result<()> {
+async fn wait_until_applied(pool: &PgPool, files: usize) -> Result<()> {
     let started = Instant::now();
     loop {
         let (applied, marks): (i64, i64) = sqlx::query_as(

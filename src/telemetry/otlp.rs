@@ -124,12 +124,12 @@ impl Stages {
         Stages { tracer: provider.tracer("freshet") }
     }
 
-    fn record(&self, told: Told) {
-        let builder = SpanBuilder::from_name(told.stage.clone())
-            .with_start_time(at(told.began_us))
-            .with_attributes(told.attributes);
-        let (trace, root) = (trace_id(told.object), root_span_id(told.object));
-        let mut span = if told.stage == FILE {
+    fn record(&self, fields: StageFields) {
+        let builder = SpanBuilder::from_name(fields.stage.clone())
+            .with_start_time(at(fields.began_us))
+            .with_attributes(fields.attributes);
+        let (trace, root) = (trace_id(fields.object), root_span_id(fields.object));
+        let mut span = if fields.stage == FILE {
             ROOT.set(Some((trace, root)));
             let span = self.tracer.build_with_context(builder, &Context::new());
             ROOT.set(None);
@@ -138,7 +138,7 @@ impl Stages {
             let parent = SpanContext::new(trace, root, TraceFlags::SAMPLED, true, TraceState::default());
             self.tracer.build_with_context(builder, &Context::new().with_remote_span_context(parent))
         };
-        span.end_with_timestamp(at(told.ended_us));
+        span.end_with_timestamp(at(fields.ended_us));
     }
 }
 
@@ -149,17 +149,17 @@ fn at(micros: i64) -> SystemTime {
 impl<S: tracing::Subscriber> Layer<S> for Stages {
     fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
         if event.metadata().target() == TARGET {
-            let mut told = Told::default();
-            event.record(&mut told);
-            told.attributes.push(KeyValue::new("freshet.object", told.object));
-            self.record(told);
+            let mut fields = StageFields::default();
+            event.record(&mut fields);
+            fields.attributes.push(KeyValue::new("freshet.object", fields.object));
+            self.record(fields);
         }
     }
 }
 
 /// The fields of such an event.
 #[derive(Default)]
-struct Told {
+struct StageFields {
     object: i64,
     stage: String,
     began_us: i64,
@@ -167,7 +167,7 @@ struct Told {
     attributes: Vec<KeyValue>,
 }
 
-impl Visit for Told {
+impl Visit for StageFields {
     fn record_i64(&mut self, field: &Field, value: i64) {
         match field.name() {
             "object" => self.object = value,

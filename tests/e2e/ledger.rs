@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::ledger::register::{self, Registered};
 use freshet_sinks::ledger::{
-    self, Claim, Claimant, Content, Event, Lost, ObjectState, ObjectVersion, Recorded, ResumePoint, nothing_to_do,
-    order,
+    self, Claim, Claimant, Content, Event, Lost, ObjectState, ObjectVersion, Recorded, ResumePoint, Selection,
+    nothing_to_do, order,
 };
 use freshet_topics::{DOMAINS, Domain};
 use sqlx::PgPool;
@@ -350,6 +350,26 @@ async fn a_key_written_a_b_a_within_a_second_ends_as_a() {
     }
     let places = [src_ord(pool, ids[0]).await, src_ord(pool, ids[1]).await, src_ord(pool, ids[2]).await];
     assert!(places.is_sorted() && places[0] < places[2], "{places:?}");
+}
+
+/// The clock of Postgres is decades ahead of S3's here.
+#[tokio::test]
+async fn a_file_sent_as_new_stands_above_what_came_before_and_below_what_comes_after() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let [a, b] = ["climate/a.csv", "climate/b.csv"].map(|key| version(key, "1", 1_000));
+    let ids = [register_one(pool, a).await, register_one(pool, b).await];
+    while let Some(mut claimed) = claim_next(pool).await {
+        let nothing = point([0; 4], [0; 4]);
+        assert!(record(pool, &mut claimed, publish(&nothing, &content(1))).await.is_written());
+    }
+    sweep(pool).await;
+    let selection = Selection { keys: vec!["climate/a.csv".into()], as_new: true, ..Selection::default() };
+    let candidates = ledger::select(pool, BUCKET, &selection).await.expect("select");
+    assert!(ledger::send_as_new(pool, &candidates[0]).await.expect("send"));
+    let after = register_one(pool, version("climate/c.csv", "1", 1_001)).await;
+    let places = [src_ord(pool, ids[1]).await, src_ord(pool, ids[0]).await, src_ord(pool, after).await];
+    assert!(places.is_sorted() && places[1] > places[0] && places[2] > places[1], "{places:?}");
 }
 
 #[tokio::test]

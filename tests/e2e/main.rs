@@ -25,5 +25,6 @@ mod republish;
 mod restore;
 mod roles;
 mod shadow;
+mod storage;
 mod topics;
 mod windows;

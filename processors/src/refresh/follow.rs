@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use super::publish::{Outcome, Publication, Publisher};
-use super::retry::{RETRY_MIN, Retry, sleep};
+use super::retry::{BACKOFF, Retry, sleep};
 use super::{RefreshContext, RefreshError, collect_once, copies, metrics};
 use crate::derive::CODE_VERSION;
 
@@ -302,7 +302,7 @@ async fn listen(pool: PgPool, signals: Arc<Signals>) {
             tracing::debug!(%error, "listen for marks");
         }
         // Without LISTEN the periodic look finds the marks, later.
-        tokio::time::sleep(RETRY_MIN).await;
+        tokio::time::sleep(BACKOFF.after(1)).await;
     }
 }
 

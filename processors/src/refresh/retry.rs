@@ -1,26 +1,26 @@
-//! Trying again after errors of the world, with back-off.
+//! Trying again after transient errors, with back-off.
 
 use std::time::Duration;
 
+use freshet_sinks::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use super::{RefreshError, metrics};
 
-/// The wait after a failure doubles from the first to the second.
-pub(super) const RETRY_MIN: Duration = Duration::from_millis(250);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+/// The wait after a failure.
+pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
 
 /// Back-off of one action.
 ///
 /// What is tried is never cancelled half-way: only the waits are.
 pub(super) struct Retry {
     action: &'static str,
-    wait: Duration,
+    failures: u32,
 }
 
 impl Retry {
     pub(super) fn new(action: &'static str) -> Self {
-        Retry { action, wait: RETRY_MIN }
+        Retry { action, failures: 0 }
     }
 
     /// The value, if there is one; `None` after a wait, to try again unless the program is stopping; or an error
@@ -32,18 +32,19 @@ impl Retry {
     ) -> Result<Option<T>, RefreshError> {
         match result {
             Ok(value) => {
-                self.wait = RETRY_MIN;
+                self.failures = 0;
                 return Ok(Some(value));
             }
             Err(RefreshError::Stopped) => return Ok(None),
             Err(error) if error.is_final() => return Err(error),
             Err(error) => {
                 metrics::ERRORS.inc();
-                tracing::warn!(%error, wait_ms = self.wait.as_millis() as u64, "{}; it is tried again", self.action);
+                self.failures += 1;
+                let wait = BACKOFF.after(self.failures);
+                tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{}; it is tried again", self.action);
+                sleep(wait, shutdown).await;
             }
         }
-        sleep(self.wait, shutdown).await;
-        self.wait = (self.wait * 2).min(RETRY_MAX);
         Ok(None)
     }
 }

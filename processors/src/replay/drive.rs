@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, ApplyError, PartitionBatch};
+use freshet_sinks::backoff::Backoff;
 use freshet_sinks::bookmarks::{Assigned, BookmarkMove};
 use freshet_sinks::replay::Running;
 use freshet_sinks::replay::correct;
@@ -21,10 +22,8 @@ use crate::batch::Batch;
 use crate::consumer::Position;
 use crate::ranges::{self, Range, Reading};
 
-/// First wait after an transient error; doubled each time.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait after an transient error.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// After a transient error.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 /// A transaction that takes longer is given up, as the live writer does.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A replay that Postgres has not answered for this long ends; it goes on when it is asked the same again.
@@ -147,7 +146,7 @@ impl Worker<'_> {
 
     /// Writes a batch, trying again for a while where the error is transient. Gives how many records it was.
     async fn write(&mut self, batch: &[PartitionBatch], shutdown: &CancellationToken) -> Result<i64, ReplayError> {
-        let (began, mut backoff) = (Instant::now(), BACKOFF_MIN);
+        let (began, mut failures) = (Instant::now(), 0);
         loop {
             // Cut off, it goes with its connection; the bookmark tells whether it had committed.
             let written = tokio::select! {
@@ -161,17 +160,18 @@ impl Worker<'_> {
             };
             // Whatever state the connection is in, the next attempt starts on a new one.
             self.connection = None;
+            failures += 1;
+            let wait = BACKOFF.after(failures);
             match error {
                 ApplyError::Lost(_) => return Err(ReplayError::Lost),
                 ApplyError::Transient(error) if began.elapsed() < TRIED_FOR_MAX => {
-                    tracing::warn!(domain = self.drive.context.domain.name, %error, "replay a batch, trying again in {backoff:?}");
+                    tracing::warn!(domain = self.drive.context.domain.name, %error, "replay a batch, trying again in {wait:?}");
                 }
                 error => return Err(error.into()),
             }
-            if shutdown.run_until_cancelled(tokio::time::sleep(backoff)).await.is_none() {
+            if shutdown.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return Err(ReplayError::Interrupted);
             }
-            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
         let mut records = 0;
         for part in batch {

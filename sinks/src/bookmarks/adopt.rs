@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::ledger;
+use crate::transactions::{self, Limits};
 
 /// What is adopted: a topic's log as it stands.
 #[derive(Debug, Clone)]
@@ -63,7 +64,7 @@ pub fn adopted_bookmark(is_known_log: bool, bookmark: Option<i64>, ends: Ends) -
 /// # Errors
 /// If Postgres does not answer.
 pub async fn adopt(pool: &PgPool, domain: &str, adopting: &Adopting<'_>) -> Result<Adopted, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transactions::begin(pool, "adopt", Limits::SHORT).await?;
     sqlx::query(
         "INSERT INTO pipeline.streams AS s (domain, topic, stream_id) VALUES ($1, $2, $3)
          ON CONFLICT (domain) DO UPDATE SET topic = excluded.topic, stream_id = excluded.stream_id, epoch = s.epoch + 1",

@@ -4,6 +4,7 @@
 //! more and are duplicates, by their sequence numbers. Set forward, rows are passed over; the sweep finds the files
 //! that they are missing in and has those published again. So nothing is lost or counted twice either way.
 
+use crate::transactions::{self, Limits};
 use sqlx::PgPool;
 
 /// A bookmark before and after.
@@ -24,7 +25,7 @@ pub struct Reset {
 /// If Postgres does not answer. Nothing has changed then.
 pub async fn set(pool: &PgPool, domain: &str, offsets: &[(i32, i64)]) -> Result<Vec<Reset>, sqlx::Error> {
     let (partitions, wanted): (Vec<i32>, Vec<i64>) = offsets.iter().copied().unzip();
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transactions::begin(pool, "set_bookmark", Limits::SHORT).await?;
     let found: Vec<(i32, i64, i64)> = sqlx::query_as(
         "SELECT b.partition, b.next_offset, u.next_offset FROM pipeline.bookmarks b
          JOIN UNNEST($2::int4[], $3::int8[]) AS u (partition, next_offset) USING (partition)

@@ -12,6 +12,7 @@ use super::state::ObjectState;
 use super::transition::{Event, transition};
 use super::write::save;
 use crate::backoff::Backoff;
+use crate::transactions::{self, Limits};
 
 /// A version that failed this often in a row no longer holds back newer versions of its key.
 pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
@@ -80,7 +81,7 @@ pub async fn claim(
     domains: &[(&str, i32)],
 ) -> Result<Option<Claim>, sqlx::Error> {
     let (names, partitions): (Vec<&str>, Vec<i32>) = domains.iter().copied().unzip();
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transactions::begin(pool, "claim", Limits::SHORT).await?;
     let found: Option<Found> = sqlx::query_as(AssertSqlSafe(format!(
         "WITH candidate AS (
             -- In the order given: the join stops at the first domain that has an object.
@@ -128,7 +129,9 @@ pub async fn claim(
         return Ok(None);
     };
     let Claimant { owner, lease, back_off } = claimant;
-    let back_off = back_off.after(found.object.attempts.unsigned_abs() + 1);
+    // The lease of the last attempt ran out: that is a failure too, and this attempt may be the next.
+    let failures = found.object.attempts.unsigned_abs() + u32::from(found.object.state == ObjectState::Publishing);
+    let back_off = back_off.after(failures + 1);
     let event = Event::Claim { owner, lease, back_off, parser_version: PARSER_VERSION, partitions: found.partitions };
     let Some(change) = transition(&found.object, event) else {
         transaction.rollback().await?;

@@ -18,12 +18,12 @@ const PARTITIONS_NAMED_MAX: usize = 20;
 pub enum Lost {
     /// None.
     Nothing,
-    /// These: partition → sequence numbers, as Postgres writes a multirange.
+    /// These.
     Rows {
         /// How many.
         count: i64,
-        /// Where.
-        seqs: BTreeMap<i32, String>,
+        /// Partition and sequence numbers, as Postgres writes a multirange, in the order of partitions.
+        seqs: Vec<(i32, String)>,
     },
     /// Every row from this one on: it was being published for the first time.
     From {
@@ -55,13 +55,13 @@ pub fn lost_rows(object: &Object, received: &BTreeMap<i32, SeqSet>) -> Lost {
             (row, _) => Lost::From { row },
         };
     };
-    let mut seqs = BTreeMap::new();
+    let mut seqs = Vec::new();
     let mut count = 0;
     for (partition, rows) in (0..).zip(partition_rows) {
         let missing = received.get(&partition).cloned().unwrap_or_default().missing_below(*rows);
         if !missing.is_empty() {
             count += missing.len();
-            seqs.insert(partition, missing.to_string());
+            seqs.push((partition, missing.to_string()));
         }
     }
     if count == 0 { Lost::Nothing } else { Lost::Rows { count, seqs } }

@@ -120,7 +120,9 @@ mod tests {
     #[test]
     fn a_reason_survives_the_database_and_is_bounded_for_people() {
         let gone = Reason::Gone { detail: "gone".into(), lost: Lost::From { row: 7 } };
-        for reason in [gone, Reason::SameContent { object: 5 }, Reason::SentAgain] {
+        let lost = Lost::Rows { count: 3, seqs: vec![(2, "{[0,3)}".into())] };
+        let named = Reason::Gone { detail: "gone".into(), lost };
+        for reason in [gone, named, Reason::SameContent { object: 5 }, Reason::SentAgain] {
             let json = serde_json::to_string(&reason).expect("JSON");
             assert_eq!(serde_json::from_str::<Reason>(&json).expect("a reason"), reason, "{json}");
         }

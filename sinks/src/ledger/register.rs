@@ -8,6 +8,7 @@
 //! its ETag, size and second. An older one that looks the same is another: the key was written A, B, A.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::stream::{self, StreamExt};
@@ -17,6 +18,7 @@ use super::object::{COLUMNS, Object, ObjectVersion};
 use super::order;
 use super::transition::Event;
 use super::write::change_all;
+use crate::transactions::{self, Limits};
 
 /// Keys in one transaction: bounds how long their locks are held.
 pub const KEYS_PER_TRANSACTION: usize = 64;
@@ -24,7 +26,7 @@ pub const KEYS_PER_TRANSACTION: usize = 64;
 const HEADS_AT_ONCE: usize = 16;
 /// A listener that is frozen while it asks S3 holds the locks on its keys for no longer than this: as long as the
 /// slowest HEAD takes with its retries.
-const IDLE_MAX: &str = "SET LOCAL idle_in_transaction_session_timeout = '100s'";
+const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None };
 
 /// What became of a key.
 #[derive(Debug)]
@@ -61,8 +63,7 @@ where
     F: Future<Output = Result<Option<ObjectVersion>, E>>,
 {
     debug_assert!(keys.len() <= KEYS_PER_TRANSACTION);
-    let mut transaction = pool.begin().await?;
-    sqlx::query(IDLE_MAX).execute(&mut *transaction).await?;
+    let mut transaction = transactions::begin(pool, "register", LIMITS).await?;
     lock_keys(&mut transaction, bucket, keys).await?;
     let heads: Vec<_> = stream::iter(keys.iter().cloned()).map(head).buffered(HEADS_AT_ONCE).collect().await;
     let versions: Vec<&ObjectVersion> = heads.iter().filter_map(|head| head.as_ref().ok()?.as_ref()).collect();

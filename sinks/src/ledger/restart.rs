@@ -16,6 +16,7 @@ use super::register::{lock_domain, lock_keys};
 use super::state::{ObjectState, UNFINISHED_SQL};
 use super::transition::Event;
 use super::write::change_all;
+use crate::transactions::{self, Limits};
 
 /// A version in the ledger that may be sent again.
 pub type Candidate = Object;
@@ -91,7 +92,7 @@ pub async fn send_again(pool: &PgPool, objects: &[Candidate]) -> Result<usize, s
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.
 pub async fn send_as_new(pool: &PgPool, candidate: &Candidate) -> Result<bool, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transactions::begin(pool, "send_as_new", Limits::SHORT).await?;
     let bucket = &candidate.version.bucket;
     lock_keys(&mut transaction, bucket, std::slice::from_ref(&candidate.version.key)).await?;
     lock_domain(&mut transaction, &candidate.domain).await?;

@@ -10,6 +10,7 @@ use super::claim::Claim;
 use super::object::{COLUMNS, Object};
 use super::reason::Reason;
 use super::transition::{Change, Event, Lease, Wait, transition};
+use crate::transactions::{self, Limits};
 
 /// Objects written by one statement.
 const BATCH: usize = 1_000;
@@ -53,7 +54,7 @@ pub async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Resul
 
 /// The transaction `give_up`: the object ends, and its copies wake.
 async fn give_up(pool: &PgPool, claim: &mut Claim, change: Change<'_>) -> Result<Recorded, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transactions::begin(pool, "give_up", Limits::SHORT).await?;
     if save(&mut transaction, &[(&claim.object, &change)]).await?.is_empty() {
         transaction.rollback().await?;
         return Ok(Recorded::LeaseLost);

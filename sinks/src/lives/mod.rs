@@ -20,6 +20,7 @@ mod sift;
 use sqlx::{PgConnection, PgPool};
 
 use crate::apply::marks;
+use crate::transactions::{self, Limits};
 use freshet_topics::Domain;
 
 pub use judge::{Entry, Verdict, judge, life_of};
@@ -125,7 +126,7 @@ pub(crate) async fn begin_if(
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.
 pub async fn begin(pool: &PgPool, domains: &[&'static Domain]) -> Result<i32, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = transactions::begin(pool, "begin_life", Limits::SHORT).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LIVES_LOCK).execute(&mut *transaction).await?;
     let lives = all(&mut transaction).await?;
     let current = lives.last().ok_or(sqlx::Error::RowNotFound)?.nonce;

@@ -38,7 +38,7 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
 /// The line stays until the table is emptied: what was passed over may be nowhere else.
 fn passed_over(PassedOver { rows, files, domains, .. }: &PassedOver) -> String {
     format!(
-        "passed over: {} rows of {} files that another life of the ledger sent ({}); see docs/restore.md",
+        "passed over: {} rows of {} files of another life of the ledger ({}); see docs/restore.md",
         thousands(*rows),
         thousands(*files),
         domains.join(", ")

@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod oracles;
 pub(crate) mod plain;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod rules;
 mod stack;
 mod world;
