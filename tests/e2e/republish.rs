@@ -99,14 +99,6 @@ async fn run_on(data: &Path, commands: &[String]) {
     }
 }
 
-/// O1, O2, O4 and O5. Bookmarks were moved to another stream, where they tile anew.
-async fn all_but_the_tiling_hold(world: &World) {
-    world.settle().await;
-    let loaded = world.tables_are_a_batch_load(|_, _| false).await;
-    world.every_row_is_accounted_for(&loaded).await;
-    world.outputs_follow_the_tables().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn with_kafka_lost_altogether_the_runbook_brings_everything_back() {
     let data_folder = folder().join("kafka-lost");
@@ -134,12 +126,12 @@ async fn with_kafka_lost_altogether_the_runbook_brings_everything_back() {
     let [recover, history] = &commands_of("## Kafka is lost")[..] else { panic!("two blocks of commands") };
     run_on(&data_folder, recover).await;
     world.put("hospital/second.csv", data::hospital(5, "2025-08-01", 60, 6)).await;
-    all_but_the_tiling_hold(&world).await;
+    world.all_but_the_tiling_hold().await;
 
     // History: the topics hold again what replays need.
     run_on(&data_folder, history).await;
     world.execute("UPDATE health_data SET dengue_cases = 99999").await;
     run_on(&data_folder, &["freshet replay health --from beginning".to_owned()]).await;
-    all_but_the_tiling_hold(&world).await;
+    world.all_but_the_tiling_hold().await;
     assert_eq!(process.terminate(Duration::from_secs(60)).await, Some(0));
 }

@@ -111,7 +111,8 @@ async fn a_topic_created_beside_a_waiting_listener_begins_with_its_stream_record
     let roles = world.run_all();
     world.put("health/last.csv", data::health(40, "2025-04-01", 10, 9)).await;
     world.settle().await;
-    world.all_hold().await;
+    // Of those that made it at once, two may have written a stream record to the same partition.
+    world.all_but_the_tiling_hold().await;
     let halted: i64 = world.query("SELECT count(*) FROM pipeline.bookmarks WHERE halted IS NOT NULL").await;
     assert_eq!((halted, world.query::<i64>(NO_ROW_IS_A_REJECT).await), (0, 0));
     roles.stop().await;

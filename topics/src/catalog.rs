@@ -235,7 +235,10 @@ async fn wait_for_leaders(log: &LogClient, topic: &str) -> Result<Layout, Catalo
 
 /// What each partition begins with. They may be a moment old: metadata names a leader before that broker knows.
 async fn beginnings(log: &LogClient, topic: &str, partitions: i32) -> Result<Vec<FirstRecord>, CatalogError> {
-    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownPartition, UnknownTopicOrPartition};
+    use RDKafkaErrorCode::{
+        FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch, UnknownPartition,
+        UnknownTopicOrPartition,
+    };
     let deadline = Instant::now() + ELECTION_TIMEOUT;
     loop {
         let name = topic.to_owned();
@@ -248,7 +251,15 @@ async fn beginnings(log: &LogClient, topic: &str, partitions: i32) -> Result<Vec
             Err(LogError::Kafka(source)) => source.rdkafka_error_code(),
             _ => None,
         };
-        let young = [LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition, UnknownPartition];
+        // Brokers hear of a new topic, and of its leaders, one after the other.
+        let young = [
+            LeaderNotAvailable,
+            NotLeaderForPartition,
+            UnknownTopicOrPartition,
+            UnknownPartition,
+            UnknownLeaderEpoch,
+            FencedLeaderEpoch,
+        ];
         if !code.is_some_and(|code| young.contains(&code)) || Instant::now() > deadline {
             let found = found.map_err(located("read the stream records of", topic))?;
             return Ok(found.into_values().map(|partition| partition.first).collect());

@@ -193,6 +193,15 @@ impl World {
         rows.into_iter().map(|(domain, rule, count)| ((domain, rule), count)).collect()
     }
 
+    /// O1, O2, O4 and O5, for a world whose bookmarks were moved by hand or whose topics hold records that are neither
+    /// rows nor the first of their partition.
+    pub(crate) async fn all_but_the_tiling_hold(&self) {
+        self.settle().await;
+        let loaded = self.tables_are_a_batch_load(|_, _| false).await;
+        self.every_row_is_accounted_for(&loaded).await;
+        self.outputs_follow_the_tables().await;
+    }
+
     /// O3: the bookmark's moves tile, and the transaction of each move received exactly its records.
     pub(crate) async fn bookmarks_tile(&self) {
         type Moved = (String, i32, String, Option<i64>, i64, i64);
