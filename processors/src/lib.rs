@@ -15,6 +15,7 @@ mod ranges;
 pub mod refresh;
 pub mod replay;
 mod settings;
+mod start;
 pub mod validate;
 mod windows;
 mod writer;
