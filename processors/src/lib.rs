@@ -18,6 +18,7 @@ mod record;
 pub mod refresh;
 pub mod replay;
 mod settings;
+mod start;
 pub mod validate;
 mod windows;
 mod writer;

@@ -226,7 +226,8 @@ mod tests {
 
     #[test]
     fn there_is_always_a_stream_to_adopt_and_bookmarks_stay_only_in_the_log_they_belong_to() {
-        let cases: &[(&[FirstRecord], Option<Uuid>, Option<Uuid>, bool)] = &[
+        type Case = (&'static [FirstRecord], Option<Uuid>, Option<Uuid>, bool);
+        let cases: &[Case] = &[
             (&[Stream(A), Stream(A)], Some(A), Some(A), true),
             (&[Stream(A), Row], Some(A), Some(A), true),
             (&[Stream(A)], Some(B), Some(A), false),
