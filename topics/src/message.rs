@@ -331,7 +331,7 @@ mod tests {
             partitions: 12,
         };
         assert_eq!(Provenance::from_headers(Some(&provenance.to_headers())).expect("read"), provenance);
-        let with = |origin| OwnedHeaders::new().insert(Header { key: ORIGIN_HEADER, value: Some(origin) });
+        let with = |origin: &str| OwnedHeaders::new().insert(Header { key: ORIGIN_HEADER, value: Some(origin) });
         let later = format!("1,2,3,4,5,6,7,{},8,9", nonce.simple());
         let later = Provenance::from_headers(Some(&with(&later))).expect("a later version's");
         assert_eq!((later.parser, later.nonce, later.partitions), (7, nonce, 8));
