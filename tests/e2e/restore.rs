@@ -146,7 +146,7 @@ async fn a_restored_backup_takes_no_row_of_a_new_file_for_a_duplicate() {
     assert_eq!(epochs, [2], "of all domains");
     let (code, said) = run(&world, "status").await;
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("passed over: 4,100 rows of 41 files that another life"), "{said}");
+    assert!(said.contains("passed over: 4,100 rows of 41 files of another life"), "{said}");
     assert!(said.contains("life 2, begun"), "{said}");
 
     // A replay reads what the first life sent too, and changes nothing.
