@@ -71,9 +71,7 @@ mod tests {
             }
             assert_eq!(manifest_version(&manifest_key(version, "ab")), Some(version));
         }
-        for old in
-            ["metrics/data/window_metrics/week-2025-08-04-0123456789abcdef.csv", "metrics/data/x", "", "-", "v1-"]
-        {
+        for old in ["metrics/data/window_metrics/week-2025-08-04-0123456789abcdef.csv", "metrics/data/x", "", "-"] {
             assert_eq!(data_version(old), 0, "{old}");
         }
         assert_eq!(manifest_version("metrics/manifests/readme.txt"), None);
