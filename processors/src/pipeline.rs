@@ -57,6 +57,7 @@ fn paced<N>(next: N) -> Paced<N> {
 }
 
 /// Holds each record against the rules of the domain.
+#[expect(clippy::result_large_err, reason = "arroyo's own error: it hands the message back")]
 fn validate(
     domain: &'static Domain,
     next: impl ProcessingStrategy<Validated> + 'static,

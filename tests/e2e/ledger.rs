@@ -345,7 +345,7 @@ async fn a_key_written_a_b_a_within_a_second_ends_as_a() {
     for held in [&a, &b, &a] {
         assert_eq!(register::unknown(pool, BUCKET, &[held]).await.expect("compare"), [true]);
         ids.push(register_one(pool, held.clone()).await);
-        assert_eq!(register_all(pool, &[held.clone()]).await, [None]);
+        assert_eq!(register_all(pool, std::slice::from_ref(held)).await, [None]);
         assert_eq!(register::unknown(pool, BUCKET, &[held]).await.expect("compare"), [false]);
     }
     let places = [src_ord(pool, ids[0]).await, src_ord(pool, ids[1]).await, src_ord(pool, ids[2]).await];
@@ -382,7 +382,7 @@ async fn a_version_given_up_that_the_bucket_still_shows_is_taken_up_again() {
     assert_eq!(give_up(pool, &mut claimed).await, Lost::Nothing);
     assert_eq!(state(pool, id).await.0, "superseded");
     assert_eq!(register::unknown(pool, BUCKET, &[&held]).await.expect("compare"), [true]);
-    assert_eq!(register_all(pool, &[held.clone()]).await, [Some(id)], "the same object");
+    assert_eq!(register_all(pool, std::slice::from_ref(&held)).await, [Some(id)], "the same object");
     assert_eq!(register::unknown(pool, BUCKET, &[&held]).await.expect("compare"), [false]);
     assert_eq!(claim_next(pool).await.map(|claim| claim.object.id), Some(id));
     // A newer version of the key is what the bucket shows: the older one stays given up.

@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn the_next_version_is_above_every_version_that_left_a_trace() {
         let newest = Some(Manifest { version: 6, ..Manifest::default() });
-        let lost = Published::Lost(Lost { what: "gone".into(), swap: Condition::Absent, highest: 7, newest });
+        let lost = Lost { what: "gone".into(), swap: Condition::Absent, highest: 7, newest };
+        let lost = Published::Lost(Box::new(lost));
         let ahead = |version| Damage { ahead: Some(("copy".into(), version)), ..Damage::default() };
         // Published, found by the verification, kept, current, next, lost.
         type Case = (&'static str, Published, Damage, bool, u64, u64, bool);

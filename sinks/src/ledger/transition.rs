@@ -193,7 +193,7 @@ impl<'a> Change<'a> {
         object.generation += 1;
         (object.parser_version, object.partition_count) = (parser_version, partitions);
         (object.rows, object.partition_rows) = (None, None);
-        self.to_first_row();
+        self.rewind();
         self
     }
 
@@ -223,11 +223,11 @@ impl<'a> Change<'a> {
         let mut change = self.end(ObjectState::Discovered, reason);
         change.object.attempts = 0;
         change.object.lease_epoch += 1;
-        change.to_first_row();
+        change.rewind();
         change
     }
 
-    fn to_first_row(&mut self) {
+    fn rewind(&mut self) {
         let object = &mut self.object;
         (object.resume_byte, object.resume_line, object.resume_row) = (0, 0, 0);
         (object.resume_seqs, object.end_offsets, object.stream_id) = (None, None, None);

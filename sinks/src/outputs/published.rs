@@ -29,7 +29,7 @@ pub enum Published {
     /// publication that did not get to its end may have left; 0 for none.
     Nothing(u64),
     /// Something was, and it can no longer be found.
-    Lost(Lost),
+    Lost(Box<Lost>),
     /// This version.
     Current(Box<Current>),
 }
@@ -107,12 +107,12 @@ impl Store {
             Gone::Pointer => (Condition::Absent, 0),
             Gone::Manifest { etag, pointer } => (Condition::Unchanged(etag.clone()), pointer.version),
         };
-        Ok(Published::Lost(Lost {
+        Ok(Published::Lost(Box::new(Lost {
             what: gone.to_string(),
             swap,
             highest: traces.highest().max(pointed),
             newest: self.newest_of(&traces).await?,
-        }))
+        })))
     }
 
     /// What is published; where it is gone, what is left within so many pages of listings.
