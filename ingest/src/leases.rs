@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use freshet_sinks::backoff::Backoff;
-use freshet_sinks::ledger;
+use freshet_sinks::ledger::{self, Object, Renewal};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 struct Held {
+    nonce: Uuid,
     epoch: i64,
     attempts: i32,
     lost: Arc<AtomicBool>,
@@ -52,25 +54,32 @@ impl Leases {
     }
 
     /// Renews the lease on an object until the result is dropped.
-    pub(crate) fn hold(self: &Arc<Self>, object: i64, epoch: i64, attempts: i32) -> Lease {
+    pub(crate) fn hold(self: &Arc<Self>, object: &Object) -> Lease {
         let lost = Arc::new(AtomicBool::new(false));
-        self.held().insert(object, Held { epoch, attempts, lost: Arc::clone(&lost) });
-        Lease { object, epoch, lost, leases: Arc::clone(self) }
+        let Object { id, nonce, lease_epoch: epoch, attempts, .. } = *object;
+        self.held().insert(id, Held { nonce, epoch, attempts, lost: Arc::clone(&lost) });
+        Lease { object: id, epoch, lost, leases: Arc::clone(self) }
     }
 
     /// Renews three times in a lease's life, until `stop`.
     pub(crate) async fn keep(&self, pool: &PgPool, lease: Duration, back_off: Backoff, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(lease / 3)).await.is_some() {
-            let of =
-                |(object, held): (&i64, &Held)| (*object, held.epoch, back_off.after(held.attempts.unsigned_abs() + 1));
-            let asked: Vec<(i64, i64, Duration)> = self.held().iter().map(of).collect();
+            let of = |(object, held): (&i64, &Held)| Renewal {
+                object: *object,
+                nonce: held.nonce,
+                lease_epoch: held.epoch,
+                back_off: back_off.after(held.attempts.unsigned_abs() + 1),
+            };
+            let mut asked: Vec<Renewal> = self.held().iter().map(of).collect();
+            // In the order in which everybody locks objects.
+            asked.sort_unstable_by_key(|one| one.object);
             if asked.is_empty() {
                 continue;
             }
             match ledger::renew(pool, &asked, lease).await {
                 Ok(kept) => {
                     for (object, held) in self.held().iter() {
-                        let is_asked = asked.iter().any(|(id, epoch, _)| (id, epoch) == (object, &held.epoch));
+                        let is_asked = asked.iter().any(|one| (one.object, one.lease_epoch) == (*object, held.epoch));
                         if is_asked && !kept.contains(object) {
                             held.lost.store(true, Ordering::Relaxed);
                         }
@@ -85,13 +94,25 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+    use freshet_sinks::ledger::ObjectVersion;
+
     use super::*;
 
     #[test]
     fn dropping_an_old_lease_leaves_a_newer_one_on_the_same_object() {
         let leases = Arc::new(Leases::default());
-        let old = leases.hold(7, 1, 0);
-        let new = leases.hold(7, 2, 0);
+        let version = ObjectVersion {
+            bucket: "raw".into(),
+            key: "climate/a.csv".into(),
+            version_id: None,
+            etag: "e".into(),
+            size_bytes: 1,
+            last_modified: DateTime::UNIX_EPOCH,
+        };
+        let object = Object { lease_epoch: 1, ..Object::new(7, version, "climate") };
+        let old = leases.hold(&object);
+        let new = leases.hold(&Object { lease_epoch: 2, ..object });
         drop(old);
         assert_eq!(leases.held().get(&7).map(|held| held.epoch), Some(2));
         assert!(!new.is_lost());

@@ -123,6 +123,10 @@ async fn reject(listener: &Listener, claim: Claim, reason: String) -> Result<(),
 
 async fn set_aside(listener: &Listener, claim: Claim, original: i64, sha256: Vec<u8>) -> Result<(), sqlx::Error> {
     let (claim, recorded) = record(listener, claim, Event::SetAside { original, sha256 }).await?;
+    if recorded == Recorded::OriginalGone {
+        tracing::info!(object = %claim.object.version, id = claim.object.id, original, "its original is given up");
+        listener.work_to_do.notify_waiters();
+    }
     if recorded.is_written() {
         tracing::info!(object = %claim.object.version, id = claim.object.id, original, "nothing to do: same content");
         ended(&claim);
@@ -131,10 +135,13 @@ async fn set_aside(listener: &Listener, claim: Claim, original: i64, sha256: Vec
 }
 
 /// The attempt failed: another one follows after a pause.
-pub(crate) async fn fail(listener: &Listener, claim: Claim, reason: String) -> Result<(), sqlx::Error> {
+async fn fail(listener: &Listener, claim: Claim, reason: String) -> Result<(), sqlx::Error> {
     let attempt = claim.object.attempts + 1;
     let back_off = listener.back_off().after(attempt.unsigned_abs());
-    let (claim, _) = record(listener, claim, Event::Fail { detail: reason.clone(), back_off }).await?;
+    let (claim, recorded) = record(listener, claim, Event::Fail { detail: reason.clone(), back_off }).await?;
+    if !recorded.is_written() {
+        return Ok(());
+    }
     let pause_ms = back_off.as_millis() as u64;
     let (object, id) = (&claim.object.version, claim.object.id);
     tracing::warn!(%object, id, reason, attempt, pause_ms, "publish failed, trying again");

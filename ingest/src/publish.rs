@@ -33,6 +33,11 @@ pub(crate) async fn publish(
     let topic = listener.gate.topic(domain.name).ok_or(Stop::Paused)?;
     let start = start(claim, PARSER_VERSION, topic.partitions, topic.stream_id);
     if start == Start::NextGeneration {
+        // While the ledger still has the figures of the reading before, which tell what is lost if it is gone.
+        let version = &claim.object.version;
+        if !listener.s3(listener.reader.exists(version)).await? {
+            return Err(Stop::Gone(format!("{version} is no longer there")));
+        }
         let event = Event::OpenGeneration { parser_version: PARSER_VERSION, partitions: topic.partitions };
         still_mine(ledger::record(&listener.pool, claim, event).await?)?;
         (claim.parser_version, claim.partition_count, claim.received) = (PARSER_VERSION, topic.partitions, 0);

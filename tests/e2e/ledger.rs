@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::ledger::register::{self, Registered};
 use freshet_sinks::ledger::{
-    self, Claim, Claimant, Content, Event, Lost, ObjectState, ObjectVersion, Recorded, ResumePoint, Selection,
+    self, Claim, Claimant, Content, Event, Lost, ObjectState, ObjectVersion, Recorded, Renewal, ResumePoint, Selection,
     nothing_to_do, order,
 };
 use freshet_topics::{DOMAINS, Domain};
@@ -230,7 +230,13 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
     let (before, after) = (content(7), content(8));
     let checkpoint = Event::Checkpoint { stream: STREAM, point: &resume, content: &before };
     assert!(record(pool, &mut one, checkpoint.clone()).await.is_written());
-    let mine = [(one.object.id, 1, LEASE), (two.object.id, 0, LEASE)];
+    let renewal = |claim: &Claim, lease_epoch| Renewal {
+        object: claim.object.id,
+        nonce: claim.object.nonce,
+        lease_epoch,
+        back_off: LEASE,
+    };
+    let mine = [renewal(&one, 1), renewal(&two, 0), Renewal { nonce: Uuid::nil(), ..renewal(&two, 1) }];
     assert_eq!(ledger::renew(pool, &mine, LEASE).await.expect("renew"), [one.object.id]);
     let expire =
         "UPDATE pipeline.objects SET lease_from = now() - interval '2 s', lease_until = now() - interval '1 s',
@@ -493,6 +499,27 @@ async fn missing_rows_are_published_again_or_named() {
     // In the same transaction: the copy cannot stay asleep.
     let woken = claim_next(pool).await.expect("the copy goes its own way");
     assert_eq!((woken.object.id, nothing_to_do(&woken, &[7])), (copy, None));
+}
+
+#[tokio::test]
+async fn a_copy_whose_original_is_given_up_meanwhile_is_not_set_aside() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let original = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
+    publish_next(pool, 7).await;
+    let copy = register_one(pool, version("climate/a.csv", "1", 2_000)).await;
+    let mut claimed = claim_next(pool).await.expect("the copy");
+    assert_eq!(nothing_to_do(&claimed, &[7]), Some(original), "as it was when the copy was claimed");
+    bookmark(pool, 0, 10, STREAM).await;
+    bookmark(pool, 2, 20, STREAM).await;
+    assert_eq!(sweep(pool).await, (0, 1, 0));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut repair = claim_next(pool).await.expect("the repair");
+    give_up(pool, &mut repair).await;
+    let event = Event::SetAside { original, sha256: vec![7] };
+    assert_eq!(record(pool, &mut claimed, event).await, Recorded::OriginalGone);
+    let again = claim_next(pool).await.expect("the copy goes its own way");
+    assert_eq!((again.object.id, nothing_to_do(&again, &[7])), (copy, None));
 }
 
 #[tokio::test]

@@ -65,6 +65,8 @@ pub fn adopted_bookmark(is_known_log: bool, bookmark: Option<i64>, ends: Ends) -
 /// If Postgres does not answer.
 pub async fn adopt(pool: &PgPool, domain: &str, adopting: &Adopting<'_>) -> Result<Adopted, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "adopt", Limits::SHORT).await?;
+    // Bookmarks before streams: the order in which everybody locks them.
+    let (moved, kept) = move_bookmarks(&mut transaction, domain, adopting).await?;
     sqlx::query(
         "INSERT INTO pipeline.streams AS s (domain, topic, stream_id) VALUES ($1, $2, $3)
          ON CONFLICT (domain) DO UPDATE SET topic = excluded.topic, stream_id = excluded.stream_id, epoch = s.epoch + 1",
@@ -74,7 +76,6 @@ pub async fn adopt(pool: &PgPool, domain: &str, adopting: &Adopting<'_>) -> Resu
     .bind(adopting.stream_id)
     .execute(&mut *transaction)
     .await?;
-    let (moved, kept) = move_bookmarks(&mut transaction, domain, adopting).await?;
     // Replays of the log that is gone write nothing any more.
     for table in ["pipeline.replay_bookmarks", "shadow.bookmarks"] {
         let sql = format!("UPDATE {table} SET owner_epoch = owner_epoch + 1 WHERE domain = $1");

@@ -258,9 +258,6 @@ pub(crate) async fn move_all(
     Ok(decisions)
 }
 
-// The former names, for callers that have not moved yet.
-pub use self::{Assigned as Taken, BookmarkMove as Move, MoveDecision as Advance};
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use freshet_topics::PARSER_VERSION;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgPool};
+use uuid::Uuid;
 
 use super::object::{COLUMNS, Object};
 use super::reason::Reason;
@@ -137,7 +138,11 @@ pub async fn claim(
         transaction.rollback().await?;
         return Ok(None);
     };
-    save(&mut transaction, &[(&found.object, &change)]).await?;
+    // Found by a snapshot that is older than the lock: it may have changed in between.
+    if save(&mut transaction, &[(&found.object, &change)]).await?.is_empty() {
+        transaction.rollback().await?;
+        return Ok(None);
+    }
     transaction.commit().await?;
     Ok(Some(found.claimed(change.object)))
 }
@@ -160,25 +165,39 @@ impl Found {
     }
 }
 
-/// Renews leases, as (object, epoch, back-off after it in milliseconds); the result names the objects that are still
-/// this listener's.
+/// A lease to be renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    /// The object's number.
+    pub object: i64,
+    /// The object's nonce: another life of the ledger may have given its number to another object.
+    pub nonce: Uuid,
+    /// As the claim has it.
+    pub lease_epoch: i64,
+    /// How long after the end of the lease nobody takes the object.
+    pub back_off: Duration,
+}
+
+/// Renews leases; the result names the objects that are still this listener's.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn renew(pool: &PgPool, leases: &[(i64, i64, Duration)], lease: Duration) -> Result<Vec<i64>, sqlx::Error> {
+pub async fn renew(pool: &PgPool, leases: &[Renewal], lease: Duration) -> Result<Vec<i64>, sqlx::Error> {
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1_000.0;
     sqlx::query_scalar(
         "UPDATE pipeline.objects o SET lease_from = t.now, lease_until = t.now + $4 * interval '1 millisecond',
             wait_from = t.now, next_attempt_at = t.now + ($4 + mine.back_off_ms) * interval '1 millisecond'
-         FROM UNNEST($1::bigint[], $2::bigint[], $3::double precision[]) AS mine (id, lease_epoch, back_off_ms),
+         FROM UNNEST($1::bigint[], $2::bigint[], $3::double precision[], $5::uuid[])
+                AS mine (id, lease_epoch, back_off_ms, nonce),
             (SELECT clock_timestamp() AS now) AS t
-         WHERE o.id = mine.id AND o.lease_epoch = mine.lease_epoch AND o.state = 'publishing'
+         WHERE o.id = mine.id AND o.lease_epoch = mine.lease_epoch AND o.nonce = mine.nonce AND o.state = 'publishing'
          RETURNING o.id",
     )
-    .bind(leases.iter().map(|(object, ..)| *object).collect::<Vec<_>>())
-    .bind(leases.iter().map(|(_, epoch, _)| *epoch).collect::<Vec<_>>())
-    .bind(leases.iter().map(|(.., back_off)| milliseconds(*back_off)).collect::<Vec<_>>())
+    .bind(leases.iter().map(|one| one.object).collect::<Vec<_>>())
+    .bind(leases.iter().map(|one| one.lease_epoch).collect::<Vec<_>>())
+    .bind(leases.iter().map(|one| milliseconds(one.back_off)).collect::<Vec<_>>())
     .bind(milliseconds(lease))
+    .bind(leases.iter().map(|one| one.nonce).collect::<Vec<_>>())
     .fetch_all(pool)
     .await
 }

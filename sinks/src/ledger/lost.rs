@@ -45,12 +45,13 @@ pub enum Lost {
 /// | yes | – | fewer | those that are missing, by partition |
 /// | no | a row later than the first | – | every row from there on |
 /// | no | nothing | some (the ledger forgot how far it was) | unknown |
-/// | no | nothing | none | nothing: it was never read |
+/// | no | nothing | none, in the first reading | nothing: it was never read |
+/// | no | nothing | none, in a later one | unknown: what the readings before it brought is another count |
 pub fn lost_rows(object: &Object, received: &BTreeMap<i32, SeqSet>) -> Lost {
     let Some(partition_rows) = &object.partition_rows else {
         let count: i64 = received.values().map(SeqSet::len).sum();
         return match (object.resume_row, count) {
-            (0, 0) => Lost::Nothing,
+            (0, 0) if object.generation == 1 => Lost::Nothing,
             (0, received) => Lost::Unknown { received },
             (row, _) => Lost::From { row },
         };
@@ -129,5 +130,7 @@ mod tests {
         assert_eq!(lost_rows(&object(None, 7), &some), Lost::From { row: 7 });
         assert_eq!(lost_rows(&object(None, 0), &some), Lost::Unknown { received: 2 });
         assert_eq!(lost_rows(&object(None, 0), &BTreeMap::new()), Lost::Nothing);
+        let later = Object { generation: 2, ..object(None, 0) };
+        assert_eq!(lost_rows(&later, &BTreeMap::new()), Lost::Unknown { received: 0 });
     }
 }

@@ -1,7 +1,8 @@
 //! The object ledger: one row for each version of each object in the raw bucket, from the moment it is found until all
 //! of its rows are applied.
 //!
-//! This module is the only one that reads or writes `pipeline.objects` to decide something. It promises that
+//! This module is the only one that writes `pipeline.objects`, and the only one that decides about an object. It promises
+//! that
 //! - a version is registered once, at its place in the order of its domain ([`register`]),
 //! - a state changes only as the pure function [`transition()`] allows, and what belongs together is written together
 //!   ([`write`]),
@@ -19,7 +20,7 @@
 //!            └── restart: rows are missing, sent again, adopted, still in the bucket
 //! ```
 //!
-//! Time is Postgres' alone. A lease and a wait are intervals, `[from, until)`: a clock that jumps back, to before
+//! Time is Postgres' alone. A lease and a wait are intervals, from `from` until `until`: a clock that jumps back, to before
 //! `from`, or forward, beyond `until`, ends them early and never makes them longer. To end one early costs work and
 //! nothing else: two listeners that publish the same object write the same rows under the same numbers.
 
@@ -35,7 +36,7 @@ mod sweep;
 mod transition;
 mod write;
 
-pub use claim::{ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, claim, may_claim, nothing_to_do, renew};
+pub use claim::{ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, Renewal, claim, may_claim, nothing_to_do, renew};
 pub use lost::{Lost, lost_rows, received};
 pub use object::{Content, Object, ObjectVersion, ResumePoint};
 pub use reason::Reason;

@@ -18,7 +18,7 @@ pub enum ObjectState {
     Published,
     /// All of its rows were received by the processors.
     Applied,
-    /// The file is at fault; no row of it was published.
+    /// The file is at fault; no row of this reading of it was published.
     Rejected,
     /// Nothing is to be published: it has the content of the version before, or S3 no longer has it.
     Superseded,

@@ -65,7 +65,7 @@ pub enum Lease<'a> {
 pub enum Wait {
     /// As before.
     Keep,
-    /// At once.
+    /// Not before so long from now; zero: at once.
     Until(Duration),
 }
 
@@ -91,7 +91,7 @@ pub struct Change<'a> {
 /// | open generation | publishing | publishing, at row 0 of the next generation |
 /// | checkpoint | publishing | publishing, attempts 0 |
 /// | publish | publishing | published |
-/// | reject | publishing | rejected |
+/// | reject | publishing | rejected; its copies wake |
 /// | set aside | publishing | superseded |
 /// | gone, all rows known and received | publishing | applied |
 /// | gone, otherwise | publishing | superseded; its copies wake |
@@ -124,7 +124,9 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
             (change.object.rows, change.object.partition_rows) = (Some(point.row), Some(point.seqs.clone()));
             change
         }
-        (Publishing, Event::Reject { detail }) => change.end(Rejected, Some(Reason::Unreadable { detail })),
+        (Publishing, Event::Reject { detail }) => {
+            Change { wakes_copies: true, ..change.end(Rejected, Some(Reason::Unreadable { detail })) }
+        }
         (Publishing, Event::SetAside { original, sha256 }) => {
             let mut change = change.end(Superseded, Some(Reason::SameContent { object: original }));
             change.object.sha256 = Some(sha256);

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use super::claim::Claim;
 use super::object::{COLUMNS, Object};
 use super::reason::Reason;
+use super::state::ObjectState;
 use super::transition::{Change, Event, Lease, Wait, transition};
 use crate::transactions::{self, Limits};
 
@@ -22,6 +23,8 @@ pub enum Recorded {
     LeaseLost,
     /// It is written, and so many copies of the object go their own way now.
     Written { woken: usize },
+    /// The version that it is a copy of is given up by now: it was released instead, to go its own way.
+    OriginalGone,
 }
 
 impl Recorded {
@@ -38,18 +41,44 @@ impl Recorded {
 pub async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Result<Recorded, sqlx::Error> {
     // A claim is in the state `publishing`, in which all that a listener does may happen.
     let Some(change) = transition(&claim.object, event) else { return Ok(Recorded::LeaseLost) };
-    let written = match change.wakes_copies {
-        false => {
-            let mut connection = pool.acquire().await?;
-            save(&mut connection, &[(&claim.object, &change)]).await?.len()
-        }
-        true => return give_up(pool, claim, change).await,
-    };
-    if written == 0 {
+    if change.wakes_copies {
+        return give_up(pool, claim, change).await;
+    }
+    if let Some(original) = change.object.reason().and_then(Reason::same_content_as) {
+        return set_aside(pool, claim, change, original).await;
+    }
+    let mut connection = pool.acquire().await?;
+    if save(&mut connection, &[(&claim.object, &change)]).await?.is_empty() {
         return Ok(Recorded::LeaseLost);
     }
     claim.object = change.object;
     Ok(Recorded::Written { woken: 0 })
+}
+
+/// The transaction `set_aside`: a copy goes to sleep, unless its original was given up since the copy was claimed.
+///
+/// The original is locked: whoever gives it up either comes before, and is seen here, or after, and wakes the copy.
+async fn set_aside(
+    pool: &PgPool,
+    claim: &mut Claim,
+    change: Change<'_>,
+    original: i64,
+) -> Result<Recorded, sqlx::Error> {
+    let mut transaction = transactions::begin(pool, "set_aside", Limits::SHORT).await?;
+    let state: Option<ObjectState> = sqlx::query_scalar("SELECT state FROM pipeline.objects WHERE id = $1 FOR SHARE")
+        .bind(original)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let is_kept = state.is_some_and(|state| !matches!(state, ObjectState::Superseded | ObjectState::Rejected));
+    let change = if is_kept { Some(change) } else { transition(&claim.object, Event::Release) };
+    let Some(change) = change else { return Ok(Recorded::LeaseLost) };
+    let written = save(&mut transaction, &[(&claim.object, &change)]).await?;
+    transaction.commit().await?;
+    if written.is_empty() {
+        return Ok(Recorded::LeaseLost);
+    }
+    claim.object = change.object;
+    Ok(if is_kept { Recorded::Written { woken: 0 } } else { Recorded::OriginalGone })
 }
 
 /// The transaction `give_up`: the object ends, and its copies wake.
