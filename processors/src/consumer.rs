@@ -19,6 +19,7 @@ use freshet_topics::log::{LogError, LogReader, PartitionLog};
 use freshet_topics::stream::{self, FirstRecord};
 use freshet_topics::{Domain, Provenance};
 use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -100,6 +101,10 @@ struct Rebalancer {
 
 impl ClientContext for Rebalancer {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = Access::ENABLE_REFRESH_OAUTH_TOKEN;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.access.log(level, facility, message);
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.access.error(error, reason);

@@ -64,6 +64,10 @@ impl ClientContext for Access {
             *self.guess.lock().unwrap_or_else(PoisonError::into_inner) = Some(guess);
         }
         match level {
+            // A connection that ends while a login is under way: connected again by librdkafka, and no word about the login.
+            _ if message.contains("SASL") && message.contains("Broker transport failure") => {
+                tracing::warn!(target: "librdkafka", facility, "{message}");
+            }
             RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
                 tracing::info!(target: "librdkafka", facility, "{message}");
