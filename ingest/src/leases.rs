@@ -94,23 +94,13 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-    use freshet_sinks::ledger::ObjectVersion;
-
     use super::*;
+    use crate::example_object;
 
     #[test]
     fn dropping_an_old_lease_leaves_a_newer_one_on_the_same_object() {
         let leases = Arc::new(Leases::default());
-        let version = ObjectVersion {
-            bucket: "raw".into(),
-            key: "climate/a.csv".into(),
-            version_id: None,
-            etag: "e".into(),
-            size_bytes: 1,
-            last_modified: DateTime::UNIX_EPOCH,
-        };
-        let object = Object { lease_epoch: 1, ..Object::new(7, version, "climate") };
+        let object = Object { id: 7, lease_epoch: 1, ..example_object() };
         let old = leases.hold(&object);
         let new = leases.hold(&Object { lease_epoch: 2, ..object });
         drop(old);

@@ -158,3 +158,17 @@ fn keep_first_error(outcome: &mut Result<(), IngestError>, ended: Option<Result<
         *outcome = ended;
     }
 }
+
+/// An object that was just found, for tests.
+#[cfg(test)]
+fn example_object() -> freshet_sinks::ledger::Object {
+    let version = freshet_sinks::ledger::ObjectVersion {
+        bucket: "raw".into(),
+        key: "climate/a.csv".into(),
+        version_id: None,
+        etag: "e".into(),
+        size_bytes: 1,
+        last_modified: chrono::DateTime::UNIX_EPOCH,
+    };
+    freshet_sinks::ledger::Object::new(9, version, "climate")
+}

@@ -32,22 +32,11 @@ pub(crate) fn start(claim: &Claim, parser: i32, partitions: i32, stream: Uuid) -
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-    use freshet_sinks::ledger::{Object, ObjectVersion};
-
     use super::*;
+    use crate::example_object;
 
     fn claimed() -> Claim {
-        let version = ObjectVersion {
-            bucket: "raw".into(),
-            key: "climate/a.csv".into(),
-            version_id: None,
-            etag: "e".into(),
-            size_bytes: 1,
-            last_modified: DateTime::UNIX_EPOCH,
-        };
-        let object = Object::new(9, version, "climate");
-        Claim { object, parser_version: 1, partition_count: 4, earlier: None, received: 0 }
+        Claim { object: example_object(), parser_version: 1, partition_count: 4, earlier: None, received: 0 }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::object::{COLUMNS, Object};
 use super::reason::Reason;
 use super::state::ObjectState;
 use super::transition::{Event, transition};
-use super::write::save;
+use super::write::{milliseconds, save};
 use crate::backoff::Backoff;
 use crate::transactions::{self, Limits};
 
@@ -183,7 +183,6 @@ pub struct Renewal {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn renew(pool: &PgPool, leases: &[Renewal], lease: Duration) -> Result<Vec<i64>, sqlx::Error> {
-    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1_000.0;
     sqlx::query_scalar(
         "UPDATE pipeline.objects o SET lease_from = t.now, lease_until = t.now + $4 * interval '1 millisecond',
             wait_from = t.now, next_attempt_at = t.now + ($4 + mine.back_off_ms) * interval '1 millisecond'

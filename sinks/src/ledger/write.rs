@@ -218,6 +218,7 @@ fn row(object: &Object) -> Value {
     })
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+/// As intervals are handed to Postgres.
+pub(super) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
