@@ -151,7 +151,7 @@ async fn fail(listener: &Listener, claim: Claim, reason: String) -> Result<(), s
 
 /// S3 says that the version is gone. While the bucket still shows it, that is not believed. Rows of it that did not
 /// arrive are named; copies of it that were set aside go their own way.
-async fn gone(listener: &Listener, claim: Claim, reason: String) -> Result<(), sqlx::Error> {
+async fn gone(listener: &Listener, mut claim: Claim, reason: String) -> Result<(), sqlx::Error> {
     match listener.s3(listener.reader.is_listed(&claim.object.version)).await {
         Ok(false) => {}
         Ok(true) => {
@@ -159,12 +159,7 @@ async fn gone(listener: &Listener, claim: Claim, reason: String) -> Result<(), s
         }
         Err(error) => return fail(listener, claim, format!("{reason}, says S3; {error}")).await,
     }
-    let mut connection = listener.pool.acquire().await?;
-    let received = ledger::received(&mut connection, &claim.object).await?;
-    drop(connection);
-    let lost = ledger::lost_rows(&claim.object, &received);
-    let event = Event::Gone { detail: reason, lost: lost.clone() };
-    let (claim, recorded) = record(listener, claim, event).await?;
+    let (recorded, lost) = ledger::record_gone(&listener.pool, &mut claim, reason).await?;
     let Recorded::Written { woken } = recorded else { return Ok(()) };
     let (object, id) = (&claim.object.version, claim.object.id);
     match (claim.object.state, &lost) {

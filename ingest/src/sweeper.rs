@@ -66,6 +66,13 @@ fn report(domain: &Domain, swept: &Swept) {
     for (object, received) in &swept.repaired {
         report_repair(object, *received);
     }
+    for object in &swept.late {
+        tracing::warn!(
+            object = %object.version,
+            id = object.id,
+            "rows arrived of a version that was given up because S3 no longer had it: an attempt that failed had sent them"
+        );
+    }
     // A file that was sent again is as fresh as it was the first time.
     for Arrived { object, freshness_seconds, .. } in swept.applied.iter().filter(|arrived| arrived.is_new) {
         metrics::FRESHNESS.with_label_values(&label).observe(*freshness_seconds);

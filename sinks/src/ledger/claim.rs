@@ -19,7 +19,7 @@ use crate::transactions::{self, Limits};
 pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
 
 /// An object that a listener has the lease on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The object, in the state `publishing`.
     pub object: Object,
@@ -34,7 +34,7 @@ pub struct Claim {
 }
 
 /// An older version of a key.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Earlier {
     /// Its number.
     pub id: i64,

@@ -13,7 +13,7 @@ use crate::apply::progress::SeqSet;
 const PARTITIONS_NAMED_MAX: usize = 20;
 
 /// Rows that were to arrive and that nothing will bring any more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lost {
     /// None.

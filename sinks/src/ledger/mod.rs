@@ -38,10 +38,10 @@ mod write;
 
 pub use claim::{ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, Renewal, claim, may_claim, nothing_to_do, renew};
 pub use lost::{Lost, lost_rows, received};
-pub use object::{Content, Object, ObjectVersion, ResumePoint};
+pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint};
 pub use reason::Reason;
 pub use restart::{Candidate, Selection, adopt, is_sendable, select, send_again, send_as_new};
 pub use state::{ObjectState, UNFINISHED_SQL};
 pub use sweep::{Arrived, Swept, Verdict, judge, sweep};
 pub use transition::{Change, Event, Lease, Wait, transition};
-pub use write::{Recorded, record};
+pub use write::{Recorded, record, record_gone};

@@ -10,7 +10,7 @@ use super::reason::Reason;
 use super::state::ObjectState;
 
 /// What names one content of one key for good.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, sqlx::FromRow)]
 pub struct ObjectVersion {
     /// The bucket.
     pub bucket: String,
@@ -37,7 +37,7 @@ impl fmt::Display for ObjectVersion {
 }
 
 /// A row of `pipeline.objects`, but for its times: those stay in Postgres, whose clock they are of.
-#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, sqlx::FromRow)]
 pub struct Object {
     /// Its number.
     pub id: i64,
@@ -124,6 +124,17 @@ impl Object {
         }
     }
 
+    /// What must be found in the ledger for a change of this object to be written.
+    pub fn guard(&self) -> Guard {
+        Guard {
+            state: self.state,
+            lease_epoch: self.lease_epoch,
+            repairs: self.repairs,
+            generation: self.generation,
+            nonce: self.nonce,
+        }
+    }
+
     /// Why it is in its state.
     pub fn reason(&self) -> Option<&Reason> {
         self.cause.as_ref().map(|cause| &cause.0)
@@ -142,8 +153,27 @@ impl Object {
     }
 }
 
+/// What every change of an object is guarded by: it is written only where all of this is as it was read.
+///
+/// State, lease epoch, repairs and generation change with everything that another listener, sweeper or person may do to
+/// an object: no two changes of the same object are both written. All four come again where Postgres went back in time;
+/// the nonce does not, so that what the ledger has forgotten is written to no other object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Guard {
+    /// As it was read.
+    pub state: ObjectState,
+    /// As it was read.
+    pub lease_epoch: i64,
+    /// As it was read.
+    pub repairs: i32,
+    /// As it was read.
+    pub generation: i32,
+    /// As it was read.
+    pub nonce: Uuid,
+}
+
 /// How far an object is published and acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ResumePoint {
     /// Bytes after decompression before the first row that is not.
     pub byte: i64,
@@ -158,7 +188,7 @@ pub struct ResumePoint {
 }
 
 /// What is known of a file once all of it was read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Content {
     /// Of the bytes after decompression.
     pub sha256: Vec<u8>,

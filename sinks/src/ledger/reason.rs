@@ -10,7 +10,7 @@ use super::lost::Lost;
 const REASON_CHARS_MAX: usize = 2_000;
 
 /// Why an object is in its state. Stored in `pipeline.objects.cause` as JSON; its text stands in `reason`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {
     /// It has the content of this older version of its key, which is published or applied.

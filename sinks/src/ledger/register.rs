@@ -182,14 +182,23 @@ async fn histories(
     }
     let history = |version: &&ObjectVersion| {
         let of_key = by_key.get(version.key.as_str()).map_or(&[][..], Vec::as_slice);
-        let newest = of_key.last();
-        let same = match &version.version_id {
-            Some(_) => of_key.iter().find(|object| object.version.version_id == version.version_id),
-            None => newest.filter(|object| object.version == **version),
-        };
-        History { same: same.map(|object| (*object).clone()), newest: newest.map(|object| object.src_ord) }
+        let newest = of_key.last().map(|object| object.src_ord);
+        History { same: find_version(of_key, version).cloned(), newest }
     };
     Ok(versions.iter().map(history).collect())
+}
+
+/// The object that a version is registered as, among those of its key in the order of their places.
+///
+/// | the version | known as |
+/// |---|---|
+/// | has a version id | the one with that id |
+/// | has none | the newest, if key, ETag, size and second are the same |
+pub fn find_version<'a>(of_key: &[&'a Object], version: &ObjectVersion) -> Option<&'a Object> {
+    match &version.version_id {
+        Some(_) => of_key.iter().find(|object| object.version.version_id == version.version_id).copied(),
+        None => of_key.last().filter(|object| object.version == *version).copied(),
+    }
 }
 
 /// The places of new versions in the domain's order, in the order given.

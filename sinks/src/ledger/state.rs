@@ -28,6 +28,11 @@ pub enum ObjectState {
 pub const UNFINISHED_SQL: &str = "('discovered', 'publishing', 'published')";
 
 impl ObjectState {
+    /// Whether copies of an object in this state may stay set aside: it has their rows, or is about to have them.
+    pub fn keeps_copies(self) -> bool {
+        !matches!(self, ObjectState::Superseded | ObjectState::Rejected)
+    }
+
     /// Every state.
     pub const ALL: [ObjectState; 6] = [
         ObjectState::Discovered,

@@ -47,6 +47,8 @@ pub enum Event<'a> {
     Reappear,
     /// The older version that it is a copy of was given up.
     OriginalGone { original: i64 },
+    /// It was given up as gone and never read, and rows of it arrived: an attempt that failed had sent them.
+    RowsArrived { lost: Lost },
 }
 
 /// What becomes of the lease.
@@ -104,6 +106,7 @@ pub struct Change<'a> {
 /// | adopt | discovered, publishing, published | discovered at row 0 |
 /// | reappear | superseded as gone | discovered at row 0 |
 /// | original gone | superseded as a copy of that one | discovered |
+/// | rows arrived | superseded as gone, nothing lost | superseded as gone, with what is lost now |
 ///
 /// Every other pair is refused.
 pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
@@ -162,6 +165,13 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
         (Superseded, Event::OriginalGone { original }) if is_copy == Some(original) => {
             change.restart(Some(Reason::OriginalGone { object: original }))
         }
+        (Superseded, Event::RowsArrived { lost }) => match object.reason() {
+            Some(Reason::Gone { detail, lost: Lost::Nothing }) => {
+                let reason = Reason::Gone { detail: detail.clone(), lost };
+                change.end(Superseded, Some(reason))
+            }
+            _ => return None,
+        },
         _ => return None,
     })
 }
@@ -284,6 +294,7 @@ mod tests {
             ("adopt", Event::Adopt),
             ("reappear", Event::Reappear),
             ("original gone", Event::OriginalGone { original: 5 }),
+            ("rows arrived", Event::RowsArrived { lost: Lost::Unknown { received: 2 } }),
         ]
     }
 
@@ -311,7 +322,7 @@ mod tests {
             ("applied", &["send again", "send as new"]),
             ("rejected", &["send again", "send as new"]),
             ("superseded", &[]),
-            ("superseded as gone", &["reappear"]),
+            ("superseded as gone", &["reappear", "rows arrived"]),
             ("superseded as a copy", &["send as new", "original gone"]),
         ];
         for (state, allowed) in allowed {

@@ -7,11 +7,12 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::claim::Claim;
-use super::object::{COLUMNS, Object};
+use super::lost::{Lost, lost_rows, received};
+use super::object::{COLUMNS, Guard, Object};
 use super::reason::Reason;
 use super::state::ObjectState;
 use super::transition::{Change, Event, Lease, Wait, transition};
-use crate::transactions::{self, Limits};
+use crate::transactions::{self, Limits, Named};
 
 /// Objects written by one statement.
 const BATCH: usize = 1_000;
@@ -42,7 +43,7 @@ pub async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Resul
     // A claim is in the state `publishing`, in which all that a listener does may happen.
     let Some(change) = transition(&claim.object, event) else { return Ok(Recorded::LeaseLost) };
     if change.wakes_copies {
-        return give_up(pool, claim, change).await;
+        return give_up(transactions::begin(pool, "give_up", Limits::SHORT).await?, claim, change).await;
     }
     if let Some(original) = change.object.reason().and_then(Reason::same_content_as) {
         return set_aside(pool, claim, change, original).await;
@@ -69,7 +70,7 @@ async fn set_aside(
         .bind(original)
         .fetch_optional(&mut *transaction)
         .await?;
-    let is_kept = state.is_some_and(|state| !matches!(state, ObjectState::Superseded | ObjectState::Rejected));
+    let is_kept = state.is_some_and(ObjectState::keeps_copies);
     let change = if is_kept { Some(change) } else { transition(&claim.object, Event::Release) };
     let Some(change) = change else { return Ok(Recorded::LeaseLost) };
     let written = save(&mut transaction, &[(&claim.object, &change)]).await?;
@@ -81,14 +82,36 @@ async fn set_aside(
     Ok(if is_kept { Recorded::Written { woken: 0 } } else { Recorded::OriginalGone })
 }
 
-/// The transaction `give_up`: the object ends, and its copies wake.
-async fn give_up(pool: &PgPool, claim: &mut Claim, change: Change<'_>) -> Result<Recorded, sqlx::Error> {
+/// Ends a claimed object that S3 no longer has, and keeps the claim up to date. What is lost of it is looked up in the
+/// transaction that writes it: between two, Postgres might go back, and then have less than was seen.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn record_gone(pool: &PgPool, claim: &mut Claim, detail: String) -> Result<(Recorded, Lost), sqlx::Error> {
     let mut transaction = transactions::begin(pool, "give_up", Limits::SHORT).await?;
+    let lost = lost_rows(&claim.object, &received(&mut transaction, &claim.object).await?);
+    let Some(change) = transition(&claim.object, Event::Gone { detail, lost: lost.clone() }) else {
+        return Ok((Recorded::LeaseLost, lost));
+    };
+    Ok((give_up(transaction, claim, change).await?, lost))
+}
+
+/// The end of the transaction `give_up`: the object ends, and its copies, if they are to, wake.
+async fn give_up(
+    mut transaction: Named<'static>,
+    claim: &mut Claim,
+    change: Change<'_>,
+) -> Result<Recorded, sqlx::Error> {
     if save(&mut transaction, &[(&claim.object, &change)]).await?.is_empty() {
         transaction.rollback().await?;
         return Ok(Recorded::LeaseLost);
     }
     let original = claim.object.id;
+    if !change.wakes_copies {
+        transaction.commit().await?;
+        claim.object = change.object;
+        return Ok(Recorded::Written { woken: 0 });
+    }
     let copies: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS} FROM pipeline.objects o
          WHERE o.bucket = $1 AND o.key = $2 AND o.state = 'superseded' AND o.cause = $3
@@ -125,9 +148,7 @@ pub(super) async fn change_all<'a>(
 /// Writes objects as they are after a change, each only if it still is what it was before. Gives the ids of those
 /// that were written.
 ///
-/// State, lease epoch, repairs and generation change with everything that another listener, sweeper or person may do to
-/// an object: no two changes of the same object are both written. All four come again where Postgres went back in time;
-/// the nonce does not, so that what the ledger has forgotten is written to no other object.
+/// What it was before is its [`Guard`](super::Guard): see there.
 pub(super) async fn save(
     connection: &mut PgConnection,
     changes: &[(&Object, &Change<'_>)],
@@ -149,7 +170,7 @@ pub(super) async fn save(
             Wait::Until(wait) => Some(milliseconds(wait)),
         });
     }
-    let before = |pick: fn(&Object) -> i64| changes.iter().map(|(object, _)| pick(object)).collect::<Vec<i64>>();
+    let guards: Vec<Guard> = changes.iter().map(|(object, _)| object.guard()).collect();
     sqlx::query_scalar(
         "UPDATE pipeline.objects o SET
             state = n.state, cause = n.cause, reason = n.reason, src_ord = n.src_ord, attempts = n.attempts,
@@ -177,15 +198,15 @@ pub(super) async fn save(
          RETURNING o.id",
     )
     .bind(Json(changes.iter().map(|(_, change)| row(&change.object)).collect::<Vec<_>>()))
-    .bind(before(|object| object.id))
-    .bind(changes.iter().map(|(object, _)| object.state.name()).collect::<Vec<_>>())
-    .bind(before(|object| object.lease_epoch))
-    .bind(before(|object| object.repairs.into()))
-    .bind(before(|object| object.generation.into()))
+    .bind(changes.iter().map(|(object, _)| object.id).collect::<Vec<_>>())
+    .bind(guards.iter().map(|guard| guard.state.name()).collect::<Vec<_>>())
+    .bind(guards.iter().map(|guard| guard.lease_epoch).collect::<Vec<_>>())
+    .bind(guards.iter().map(|guard| i64::from(guard.repairs)).collect::<Vec<_>>())
+    .bind(guards.iter().map(|guard| i64::from(guard.generation)).collect::<Vec<_>>())
     .bind(owners)
     .bind(leases_ms)
     .bind(waits_ms)
-    .bind(changes.iter().map(|(object, _)| object.nonce).collect::<Vec<_>>())
+    .bind(guards.iter().map(|guard| guard.nonce).collect::<Vec<_>>())
     .fetch_all(connection)
     .await
 }
