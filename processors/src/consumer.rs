@@ -73,11 +73,21 @@ impl Ownership {
         self.lock().owned.clone()
     }
 
-    /// The epochs of the partitions of this assignment, halted ones too.
-    pub(crate) fn epochs(&self) -> BTreeMap<i32, i64> {
+    /// The epochs of the partitions of this assignment, and how far each is applied unless it is halted.
+    pub(crate) fn left_at(&self) -> BTreeMap<i32, (i64, Option<i64>)> {
         let positions = self.lock();
-        let owned = positions.owned.iter().map(|(partition, position)| (*partition, position.epoch));
-        owned.chain(positions.halted.iter().map(|(partition, epoch)| (*partition, *epoch))).collect()
+        let owned = positions.owned.iter();
+        let owned = owned.map(|(partition, position)| (*partition, (position.epoch, Some(position.next_offset))));
+        let halted = positions.halted.iter().map(|(partition, epoch)| (*partition, (*epoch, None)));
+        owned.chain(halted).collect()
+    }
+
+    /// A partition of the assignment with this epoch is applied up to `next_offset`.
+    pub(crate) fn applied(&self, partition: i32, epoch: i64, next_offset: i64) {
+        let mut positions = self.lock();
+        if let Some(position) = positions.owned.get_mut(&partition).filter(|position| position.epoch == epoch) {
+            position.next_offset = next_offset;
+        }
     }
 }
 

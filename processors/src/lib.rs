@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use freshet_sinks::backoff::Backoff;
+use freshet_sinks::bookmarks;
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use sentry_arroyo::processing::{Callbacks, ConsumerState, RunError, StreamProcessor};
@@ -55,9 +56,9 @@ pub struct Context {
     pub owner: String,
 }
 
-/// How often the epochs of the bookmarks are looked at, where no batch does it: `freshet bookmarks` and the swap of a
-/// shadow raise them.
-const EPOCHS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the bookmarks are looked at, where no batch does it: `freshet bookmarks` and the swap of a shadow raise their
+/// epochs, and a restore of Postgres sets them back.
+const BOOKMARKS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Before a processor that failed joins its group again.
 const REJOIN_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// A processor that ran this long has got over what it failed of before.
@@ -111,9 +112,9 @@ fn run_once(context: &Context, shutdown: &CancellationToken, runtime: Handle) ->
     let mut looked = Instant::now();
     while !shutdown.is_cancelled() {
         processor.run_once().map_err(|error| describe(&error))?;
-        if looked.elapsed() > EPOCHS_LOOK_INTERVAL {
+        if looked.elapsed() > BOOKMARKS_LOOK_INTERVAL {
             looked = Instant::now();
-            if runtime.block_on(were_taken(context, &ownership.epochs())) {
+            if runtime.block_on(were_taken(context, &ownership.left_at())) {
                 return Ok(());
             }
         }
@@ -133,22 +134,22 @@ fn describe(error: &RunError) -> String {
     text
 }
 
-/// Whether somebody raised the epoch of a partition that this owner has, or has halted.
-async fn were_taken(context: &Context, epochs: &BTreeMap<i32, i64>) -> bool {
-    if epochs.is_empty() {
+/// Whether a bookmark of this owner is not as it left it: somebody has taken it, or Postgres went back. The second alone
+/// would be noticed by the next batch, which an idle partition does not have.
+async fn were_taken(context: &Context, left_at: &BTreeMap<i32, (i64, Option<i64>)>) -> bool {
+    if left_at.is_empty() {
         return false;
     }
-    let (partitions, epochs): (Vec<i32>, Vec<i64>) = epochs.iter().map(|(p, e)| (*p, *e)).unzip();
-    sqlx::query_scalar::<_, bool>(
-        "SELECT EXISTS (
-             SELECT FROM UNNEST($2::int4[], $3::int8[]) AS u (partition, epoch)
-             JOIN pipeline.bookmarks AS b ON b.domain = $1 AND b.partition = u.partition
-             WHERE b.owner_epoch <> u.epoch)",
-    )
-    .bind(context.domain.name)
-    .bind(partitions)
-    .bind(epochs)
-    .fetch_one(&context.pool)
-    .await
-    .unwrap_or(false)
+    let found: Result<Vec<(i32, i64, i64)>, sqlx::Error> =
+        sqlx::query_as("SELECT partition, next_offset, owner_epoch FROM pipeline.bookmarks WHERE domain = $1")
+            .bind(context.domain.name)
+            .fetch_all(&context.pool)
+            .await;
+    // An error tells nothing; the next batch or the next look will.
+    let Ok(found) = found else { return false };
+    let found: BTreeMap<i32, (i64, i64)> =
+        found.into_iter().map(|(partition, at, epoch)| (partition, (at, epoch))).collect();
+    left_at
+        .iter()
+        .any(|(partition, (epoch, applied))| !bookmarks::is_as_left(found.get(partition).copied(), *epoch, *applied))
 }

@@ -103,6 +103,7 @@ impl Pipeline {
             upsert: Upsert::new(domain, Destination::Live),
             topic: domain.topic(&kafka.topic_prefix),
             positions: self.ownership.positions(),
+            ownership: Arc::clone(&self.ownership),
             recent: Default::default(),
         };
         self.runtime.spawn(writer.run(queue));

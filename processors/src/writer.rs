@@ -5,6 +5,7 @@
 //! the epoch in its transaction no longer fits and nothing is written.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use freshet_sinks::apply::refusals::Refusals;
@@ -17,7 +18,7 @@ use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::Batch;
-use crate::consumer::Position;
+use crate::consumer::{Ownership, Position};
 use crate::metrics;
 
 /// Arroyo runs at most two tasks here; their batches always find room, so that the order of submission is the
@@ -56,6 +57,8 @@ pub(crate) struct Writer {
     pub(crate) upsert: Upsert,
     pub(crate) topic: String,
     pub(crate) positions: BTreeMap<i32, Position>,
+    /// Told how far each partition is applied.
+    pub(crate) ownership: Arc<Ownership>,
     /// What Postgres refused lately.
     pub(crate) recent: Refusals,
 }
@@ -165,6 +168,7 @@ impl Writer {
         for partition in batch {
             if let Some(position) = self.positions.get_mut(&partition.bookmark.partition) {
                 position.next_offset = partition.bookmark.next;
+                self.ownership.applied(partition.bookmark.partition, position.epoch, position.next_offset);
             }
         }
     }
