@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::topic::{Step, decide_opening};
 use self::topic::{TopicCheck, Verified};
 use crate::metrics;
 use crate::producer::Producer;

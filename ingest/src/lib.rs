@@ -12,6 +12,7 @@
 //! applied, or has it published again.
 
 mod check;
+pub mod decisions;
 pub mod discover;
 pub mod frame;
 mod gate;

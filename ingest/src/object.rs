@@ -29,7 +29,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::{self, StreamExt};
 use percent_encoding::percent_decode_str;
 
-pub use error::ReadError;
+pub use error::{Fault, ReadError, Refusal, fault};
 pub use freshet_sinks::ledger::ObjectVersion;
 pub use inflate::{ReadLimits, Unreadable};
 

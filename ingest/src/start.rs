@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
+pub enum Start {
     /// At row 0 of the generation it has.
     Beginning,
     /// At the resume point.
@@ -22,7 +22,7 @@ pub(crate) enum Start {
 /// | as frozen | later | the topic's | resume point |
 /// | as frozen | later | another | beginning |
 /// | other | – | – | next generation |
-pub(crate) fn start(claim: &Claim, parser: i32, partitions: i32, stream: Uuid) -> Start {
+pub fn start(claim: &Claim, parser: i32, partitions: i32, stream: Uuid) -> Start {
     match (claim.parser_version, claim.partition_count) == (parser, partitions) {
         false => Start::NextGeneration,
         true if claim.object.resume_row > 0 && claim.object.stream_id == Some(stream) => Start::ResumePoint,

@@ -4,7 +4,7 @@
 //! outputs"). Raise [`CODE_VERSION`] with any change here or in what the outputs hold: it marks every window.
 
 /// The version of the formulas and of the files' layout, kept in the manifest.
-pub(crate) const CODE_VERSION: u32 = 1;
+pub const CODE_VERSION: u32 = 1;
 
 /// What a rate refers to: cases, beds, people per this many inhabitants.
 const PER: f64 = 100_000.0;

@@ -10,6 +10,7 @@
 
 mod batch;
 mod consumer;
+pub mod decisions;
 mod derive;
 mod metrics;
 mod pipeline;

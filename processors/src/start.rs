@@ -6,8 +6,10 @@ use freshet_topics::stream::{self, Beginning, FirstRecord};
 
 /// Where a partition is to be read from, decided from its bookmark and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Start {
+pub enum Start {
+    /// At this offset.
     At(i64),
+    /// Not at all, for this reason.
     Halt(String),
 }
 
@@ -22,7 +24,7 @@ pub(crate) enum Start {
 /// | a row, a foreign record | – | halt: no stream record |
 ///
 /// Each halt names the command that ends it.
-pub(crate) fn decide_start(domain: &str, assigned: &Assigned, accepted: Option<&str>, log: PartitionLog) -> Start {
+pub fn decide_start(domain: &str, assigned: &Assigned, accepted: Option<&str>, log: PartitionLog) -> Start {
     let PartitionLog { first, ends: Ends { low, high } } = log;
     let Assigned { partition, next_offset, stream_id, .. } = assigned;
     let adopt = format!("nothing was changed; see `freshet bookmarks adopt {domain}`");

@@ -25,7 +25,7 @@ pub(super) struct Verified {
 
 /// What a topic's partitions ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     /// So many partitions, from 0 on, may be published to.
     Open(i32),
     /// The stream records of these are to be written first.
@@ -34,7 +34,7 @@ enum Step {
     Refuse(String),
 }
 
-/// Decides it.
+/// Decides it, from how each partition's beginning fits and what it is, where it was read.
 ///
 /// | partition 0 | the others | step |
 /// |---|---|---|
@@ -42,7 +42,7 @@ enum Step {
 /// | fits | some unmarked, none unfit | mark those |
 /// | unmarked | – | refuse: `topics create` |
 /// | – | one is unfit | refuse: `bookmarks adopt` |
-fn decide(domain: &str, topic: &str, partitions: &BTreeMap<i32, (Beginning, Option<FirstRecord>)>) -> Step {
+pub fn decide_opening(domain: &str, topic: &str, partitions: &BTreeMap<i32, (Beginning, Option<FirstRecord>)>) -> Step {
     let is = |wanted| {
         let found = partitions.iter().filter(move |(_, (beginning, _))| *beginning == wanted);
         found.map(|(partition, (_, first))| (*partition, *first)).collect::<Vec<_>>()
@@ -93,14 +93,14 @@ impl TopicCheck<'_> {
             read = self.read_beginnings(&topic, count, &verified.partitions).await?;
         }
         let mut judged = self.judge(&read, &verified, count).await?;
-        if let Step::Mark(partitions) = decide(self.domain.name, &topic, &judged) {
+        if let Step::Mark(partitions) = decide_opening(self.domain.name, &topic, &judged) {
             if let Err(reason) = self.mark(&topic, &partitions, stream_id).await {
                 tracing::warn!(domain = self.domain.name, topic, ?partitions, reason, "mark added partitions");
             }
             read = self.read_beginnings(&topic, count, &verified.partitions).await?;
             judged = self.judge(&read, &verified, count).await?;
         }
-        let fitting = match decide(self.domain.name, &topic, &judged) {
+        let fitting = match decide_opening(self.domain.name, &topic, &judged) {
             Step::Refuse(reason) => return Err(reason),
             Step::Open(_) | Step::Mark(_) => leading(&judged),
         };
@@ -207,7 +207,7 @@ mod tests {
                 Fits => FirstRecord::Removed,
             };
             let partitions = (0..).zip(beginnings.iter().map(|it| (*it, Some(first(it))))).collect();
-            (decide("health", "t", &partitions), leading(&partitions))
+            (decide_opening("health", "t", &partitions), leading(&partitions))
         };
         assert_eq!(step(&[Fits, Fits, Fits]), (Step::Open(3), 3));
         assert_eq!(step(&[Fits, Fits, Unmarked]), (Step::Mark(vec![2]), 2));

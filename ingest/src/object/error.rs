@@ -60,22 +60,26 @@ pub(super) fn transient(action: &'static str, object: String, detail: String) ->
 
 /// What [`fault`] tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
+    /// The version is gone.
     Gone,
+    /// Not allowed.
     Denied,
+    /// In an archive, from which it has to be restored first.
     Archived,
+    /// Worth another attempt.
     Transient,
 }
 
 /// An answer that is not a success.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Refusal<'a> {
+pub struct Refusal<'a> {
     /// HTTP status; none where no answer came.
-    pub(super) status: Option<u16>,
+    pub status: Option<u16>,
     /// S3's error code, from the body.
-    pub(super) code: Option<&'a str>,
+    pub code: Option<&'a str>,
     /// Whether the header `x-amz-delete-marker` says that the version is one.
-    pub(super) is_delete_marker: bool,
+    pub is_delete_marker: bool,
 }
 
 /// Whose fault an answer is.
@@ -91,7 +95,7 @@ pub(super) struct Refusal<'a> {
 /// | 403 | `RequestTimeTooSkewed` | a clock is wrong: transient |
 /// | 401, 403; any with `ExpiredToken`, `InvalidToken` | | denied |
 /// | anything else (`NoSuchBucket`: a setting is wrong), or no answer at all | | transient: worth another attempt |
-pub(super) fn fault(refusal: Refusal<'_>) -> Fault {
+pub fn fault(refusal: Refusal<'_>) -> Fault {
     match (refusal.status, refusal.code) {
         (_, Some("NoSuchKey" | "NoSuchVersion" | "PreconditionFailed")) => Fault::Gone,
         (_, Some("MethodNotAllowed")) if refusal.is_delete_marker => Fault::Gone,

@@ -15,6 +15,7 @@
 
 mod aggregate;
 mod basis;
+mod behind;
 mod copies;
 mod follow;
 mod format;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::derive::CODE_VERSION;
 use publish::Publisher;
 
+pub use behind::{TableState, goes_on, why_behind};
 pub use follow::run;
 pub use format::FormatError;
 pub use publish::{Outcome, Publication};

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, NaiveDate, Utc};
-use freshet_sinks::lives::{self, Relation};
 use freshet_sinks::outputs::{Current, Damage, Manifest, Published, Put, Store, WindowFiles};
 use freshet_topics::trace;
 use freshet_topics::window::{Window, WindowKind};
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::aggregate::Locations;
 use super::basis::{Basis, Began};
+use super::behind::{goes_on, why_behind};
 use super::snapshot::Snapshot;
 use super::uploads::Uploads;
 use super::{RefreshContext, RefreshError, metrics, pass};
@@ -184,7 +184,7 @@ impl Publisher {
         let mut snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date)
             .await
             .map_err(postgres("take a snapshot"))?;
-        if let Some(reason) = basis.seen.as_ref().and_then(|it| behind(it, &snapshot)) {
+        if let Some(reason) = basis.seen.as_ref().and_then(|it| why_behind(it, &snapshot.tables)) {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             publication.outcome = Outcome::Refused(reason);
             return Ok(Some(publication));
@@ -271,7 +271,7 @@ impl Publisher {
     /// everything, where no files are kept, or other formulas or another life of the ledger made them.
     async fn dirty(&self, snapshot: &mut Snapshot, kept: Option<&Manifest>) -> Result<Dirty, RefreshError> {
         let failed = postgres("find the dirty windows");
-        let Some(kept) = kept.filter(|manifest| goes_on(manifest, snapshot)) else {
+        let Some(kept) = kept.filter(|manifest| goes_on(manifest, &snapshot.tables)) else {
             return snapshot.everything().await.map_err(failed);
         };
         let mut dirty = snapshot.dirty().await.map_err(failed)?;
@@ -297,7 +297,7 @@ impl Publisher {
         shutdown: &CancellationToken,
     ) -> Result<(Manifest, usize), RefreshError> {
         let (before, version) = (basis.kept(), basis.next_version());
-        let mut files: Files = match before.filter(|manifest| goes_on(manifest, snapshot)) {
+        let mut files: Files = match before.filter(|manifest| goes_on(manifest, &snapshot.tables)) {
             Some(manifest) => {
                 entries(manifest).map(|(output, window, files)| ((output, window), files.clone())).collect()
             }
@@ -328,9 +328,9 @@ impl Publisher {
         let manifest = Manifest {
             version,
             code_version: CODE_VERSION,
-            lives: snapshot.lives.clone(),
-            epochs: snapshot.epochs.clone(),
-            bookmarks: snapshot.bookmarks.clone(),
+            lives: snapshot.tables.lives.clone(),
+            epochs: snapshot.tables.epochs.clone(),
+            bookmarks: snapshot.tables.bookmarks.clone(),
             watermarks: snapshot.watermarks.clone(),
             changed: changed(before, &files, version),
             windows: files.into_values().collect(),
@@ -347,24 +347,6 @@ impl Publisher {
                 .await?;
         }
         Ok(())
-    }
-}
-
-/// Whether what is published was made by these formulas, of this life of the ledger: then only what changed is derived.
-fn goes_on(manifest: &Manifest, snapshot: &Snapshot) -> bool {
-    let same_life = lives::relation(&manifest.lives, &snapshot.lives) == Relation::Same;
-    same_life && manifest.code_version == CODE_VERSION
-}
-
-/// Why the tables are behind what is published, if they are.
-fn behind(manifest: &Manifest, snapshot: &Snapshot) -> Option<String> {
-    match lives::relation(&manifest.lives, &snapshot.lives) {
-        Relation::Same => manifest.behind(&snapshot.epochs, &snapshot.bookmarks),
-        Relation::Other => None,
-        Relation::Later => {
-            let own = snapshot.lives.len();
-            Some(format!("the ledger is in its life {own}, published is a later one that it does not know"))
-        }
     }
 }
 

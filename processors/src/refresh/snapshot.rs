@@ -15,6 +15,7 @@ use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 use super::aggregate::{Location, Locations};
+use super::behind::TableState;
 use crate::windows::{Dirty, Output, watermark_limit};
 
 /// A batch applied longer ago than this has been published, or traces are the least of the troubles.
@@ -35,10 +36,7 @@ pub(super) struct Snapshot {
     pub(super) marked: Dirty,
     /// The locations that the marks name.
     marked_locations: Vec<i32>,
-    /// The lives of the ledger, oldest first.
-    pub(super) lives: Vec<String>,
-    pub(super) epochs: BTreeMap<String, i64>,
-    pub(super) bookmarks: BTreeMap<String, BTreeMap<i32, i64>>,
+    pub(super) tables: TableState,
     pub(super) watermarks: BTreeMap<String, NaiveDate>,
 }
 
@@ -61,9 +59,11 @@ impl Snapshot {
             mark_ids: Vec::new(),
             marked: Dirty::default(),
             marked_locations: Vec::new(),
-            lives: lives::all(&mut transaction).await?.iter().map(|life| lives::spelled(life.nonce)).collect(),
-            epochs: epochs(&mut transaction).await?,
-            bookmarks: bookmarks(&mut transaction).await?,
+            tables: TableState {
+                lives: lives::all(&mut transaction).await?.iter().map(|life| lives::spelled(life.nonce)).collect(),
+                epochs: epochs(&mut transaction).await?,
+                bookmarks: bookmarks(&mut transaction).await?,
+            },
             watermarks: watermarks(&mut transaction, domains, processing_date).await?,
             transaction,
         };

@@ -38,14 +38,16 @@ pub struct PartitionBatch {
 
 /// A row with the partition that it was read from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PartitionRow<'b> {
-    pub(crate) partition: i32,
-    pub(crate) row: &'b ReceivedRow,
+pub struct PartitionRow<'b> {
+    /// The partition.
+    pub partition: i32,
+    /// The row.
+    pub row: &'b ReceivedRow,
 }
 
 impl PartitionRow<'_> {
     /// The reading of a file, in a partition, that it belongs to.
-    pub(crate) fn part(&self) -> Part {
+    pub fn part(&self) -> Part {
         let Provenance { object, generation, .. } = self.row.provenance;
         Part { object, generation, partition: self.partition }
     }
@@ -68,7 +70,7 @@ impl PartitionRow<'_> {
 }
 
 /// The rows of the partitions of a batch, in the order received.
-pub(crate) fn rows_of<'b>(batch: &[&'b PartitionBatch]) -> impl Iterator<Item = PartitionRow<'b>> {
+pub fn rows_of<'b>(batch: &[&'b PartitionBatch]) -> impl Iterator<Item = PartitionRow<'b>> {
     batch.iter().flat_map(|one| one.rows.iter().map(|row| PartitionRow { partition: one.bookmark.partition, row }))
 }
 
@@ -79,7 +81,7 @@ pub(crate) fn parts_of(rows: &[PartitionRow<'_>]) -> Vec<Part> {
 
 /// What becomes of a row whose sequence number was received before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Duplicates {
+pub enum Duplicates {
     /// It is counted and taken out.
     TakeOut,
     /// It is one to look at: all that a replay reads was received before.
@@ -88,23 +90,23 @@ pub(crate) enum Duplicates {
 
 /// A batch on its way through the transaction: without what was received before, rows that load apart from rejects.
 #[derive(Debug, Default)]
-pub(crate) struct ApplyBatch<'b> {
+pub struct ApplyBatch<'b> {
     /// Rows that load by the rules, in the order received. Indexes of rows point into these.
-    pub(crate) rows: Vec<PartitionRow<'b>>,
+    pub rows: Vec<PartitionRow<'b>>,
     /// Rows that do not, and those that Postgres has refused.
-    pub(crate) rejected: Vec<(PartitionRow<'b>, Refusal)>,
+    pub rejected: Vec<(PartitionRow<'b>, Refusal)>,
     /// Indexes of rows that Postgres has refused.
-    pub(crate) refused: BTreeSet<usize>,
+    pub refused: BTreeSet<usize>,
     /// The sets of received rows, this batch's among them, and what it adds to the counts.
-    pub(crate) progress: BTreeMap<Part, PartProgress>,
+    pub progress: BTreeMap<Part, PartProgress>,
     /// Rows taken out because they were received before.
-    pub(crate) duplicate: u64,
+    pub duplicate: u64,
     /// Rows left out because another life of the ledger sent them ([`crate::lives`]).
-    pub(crate) passed_over: u64,
+    pub passed_over: u64,
     /// The life of the ledger that began because of them.
-    pub(crate) life_begun: Option<i32>,
+    pub life_begun: Option<i32>,
     /// Changes made to values of rows that were not received before, as ((column, rule), count).
-    pub(crate) corrected: BTreeMap<(&'static str, &'static str), u64>,
+    pub corrected: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl<'b> ApplyBatch<'b> {
@@ -115,11 +117,7 @@ impl<'b> ApplyBatch<'b> {
     /// | yes | take out | – | is counted as a duplicate |
     /// | yes | keep | load or reject | is to be written or rejected; its corrections are counted already |
     /// | no | – | load or reject | is to be written or rejected, its corrections counted |
-    pub(crate) fn sort_out(
-        rows: &[PartitionRow<'b>],
-        progress: BTreeMap<Part, PartProgress>,
-        duplicates: Duplicates,
-    ) -> Self {
+    pub fn sort_out(rows: &[PartitionRow<'b>], progress: BTreeMap<Part, PartProgress>, duplicates: Duplicates) -> Self {
         let mut sorted = ApplyBatch { progress, ..ApplyBatch::default() };
         for row in rows.iter().copied() {
             let progress = sorted.progress.entry(row.part()).or_default();

@@ -29,8 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::PgConnection;
 
-pub(crate) use batch::{ApplyBatch, Duplicates, PartitionRow, rows_of};
-pub use batch::{PartitionBatch, REFUSED_BY_DATABASE, ReceivedRow};
+pub use batch::{ApplyBatch, Duplicates, PartitionBatch, PartitionRow, REFUSED_BY_DATABASE, ReceivedRow, rows_of};
 pub use error::ApplyError;
 use newest::Outcome;
 use refusals::Refusals;

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use crate::destination::Destination;
 
 /// A set of sequence numbers, kept as half-open ranges in order: nearly always one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct SeqSet {
     ranges: Vec<(i64, i64)>,
 }

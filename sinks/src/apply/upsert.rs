@@ -78,7 +78,7 @@ impl Upsert {
 
     /// Orders rows by key, the newest of a key first.
     pub fn compare(&self, left: &Candidate, right: &Candidate) -> Ordering {
-        self.compare_keys(left, right).then_with(|| lineage(right).cmp(&lineage(left)))
+        self.compare_keys(left, right).then_with(|| order(right.provenance).cmp(&order(left.provenance)))
     }
 
     /// Orders rows by key alone.
@@ -131,9 +131,10 @@ impl Upsert {
     }
 }
 
-/// The order of the data: the greatest wins.
-fn lineage(row: &Candidate) -> (i64, i32, i64) {
-    (row.provenance.src_ord, row.provenance.generation, row.provenance.row)
+/// The order of the data: the greatest wins, and what is as great is the same row. The statement compares the same
+/// three, and a test holds it to that (`tests/model`).
+pub fn order(provenance: &Provenance) -> (i64, i32, i64) {
+    (provenance.src_ord, provenance.generation, provenance.row)
 }
 
 /// A total order over the values of one key column; NULL counts as a value and comes first.

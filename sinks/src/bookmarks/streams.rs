@@ -50,7 +50,7 @@ pub async fn known(pool: &PgPool, domain: &str) -> Result<Option<Uuid>, sqlx::Er
         .await
 }
 
-/// The decision of [`bind`].
+/// The decision of [`bind`], from the stream that Postgres knows and what the topic says.
 ///
 /// | known to Postgres | the topic says | binding |
 /// |---|---|---|
@@ -58,7 +58,7 @@ pub async fn known(pool: &PgPool, domain: &str) -> Result<Option<Uuid>, sqlx::Er
 /// | a | b | other |
 /// | a | no stream record is left | same a |
 /// | – | no stream record is left | unknown |
-fn compare(known: Option<Uuid>, found: Option<Uuid>) -> Binding {
+pub fn compare(known: Option<Uuid>, found: Option<Uuid>) -> Binding {
     match (known, found) {
         (Some(known), Some(found)) if known != found => Binding::Other { known, found },
         (Some(known), _) => Binding::Same(known),
