@@ -7,7 +7,7 @@ CARGO := cargo
 DATA ?= .freshet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup checkout build demo up test bench clean
+.PHONY: help setup checkout build demo up test model bench clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,9 @@ test: checkout ## Check format and lints, run all tests on the real components
 	$(CARGO) fmt --all --check -- topics/src/domains/*.rs
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release --workspace
+
+model: checkout ## Walk a million histories of the model at random (make test: 10,000)
+	FRESHET_MODEL_WALKS=1000000 $(CARGO) test --release --workspace --test model walks:: -- --nocapture
 
 bench: checkout ## Measure rows a second and drop-to-visible, beside COPY and a plain script
 	$(CARGO) build --release --quiet --bin freshet
