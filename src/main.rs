@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     bound_allocator();
+    freshet_topics::failpoint::listen();
     freshet::cli::main()
 }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use freshet_sinks::ledger::{self, Claim, Content, Event, ResumePoint, nothing_to_do};
+use freshet_topics::failpoint::{self, Point};
 use freshet_topics::{Domain, PARSER_VERSION};
 use tokio_util::sync::CancellationToken;
 
@@ -182,6 +183,7 @@ impl Publishing<'_> {
             .map_err(|error| Stop::Transient(format!("publish rows: {error}")))?;
         let ends = self.listener.producer.acknowledged(chunk).await?;
         sent?;
+        failpoint::reach(Point::ChunkAcknowledged);
         for (end, chunk_end) in self.point.ends.iter_mut().zip(ends) {
             *end = chunk_end.max(*end);
         }

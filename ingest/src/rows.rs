@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use freshet_sinks::ledger::Claim;
+use freshet_topics::failpoint::{self, Point};
 use freshet_topics::partition::{message_key, partition_of};
 use freshet_topics::{Domain, Provenance};
 
@@ -116,6 +117,7 @@ impl Numbering {
         self.header.raw_row(record).encode(self.domain, &mut self.value);
         chunk.send(partition, key.as_deref(), &self.value, provenance.to_headers())?;
         *seq += 1;
+        failpoint::reach(Point::RowSent);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use freshet_sinks::ledger::{self, Claim};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
+use freshet_topics::failpoint::{self, Point};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -99,6 +100,7 @@ async fn attempt(listener: Arc<Listener>, mut claim: Claim, stop: CancellationTo
     let listener = listener.as_ref();
     let object = &claim.object;
     let lease = listener.leases.hold(object);
+    failpoint::reach(Point::Claimed);
     let (started, began) = (Instant::now(), SystemTime::now());
     match publish::publish(listener, &mut claim, &lease, &stop).await {
         Ok(rows) => {

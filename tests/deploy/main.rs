@@ -10,3 +10,4 @@ mod image;
 mod parts;
 mod services;
 mod setup;
+mod shipped;

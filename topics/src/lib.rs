@@ -14,6 +14,7 @@ pub mod cast;
 pub mod catalog;
 pub mod domain;
 pub mod domains;
+pub mod failpoint;
 pub mod kafka;
 pub mod log;
 pub mod message;

@@ -4,6 +4,7 @@
 use freshet_sinks::outputs::{
     Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key, is_copy_current,
 };
+use freshet_topics::failpoint::{self, Point};
 use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::column::writer::ColumnCloseResult;
@@ -55,6 +56,7 @@ pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconc
             let body = compose(store, &current.manifest, output, format).await?;
             let absent = seen.is_none();
             let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
+            failpoint::reach(Point::CopyPut);
             reconciled.again |= put == Put::Refused;
             reconciled.absent.extend((absent && put == Put::Written).then_some(key));
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use freshet_sinks::outputs::{Current, Damage, Manifest, Published, Put, Store, WindowFiles};
+use freshet_topics::failpoint::{self, Point};
 use freshet_topics::trace;
 use freshet_topics::window::{Window, WindowKind};
 use tokio_util::sync::CancellationToken;
@@ -184,6 +185,7 @@ impl Publisher {
         let mut snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date)
             .await
             .map_err(postgres("take a snapshot"))?;
+        failpoint::reach(Point::SnapshotTaken);
         if let Some(reason) = basis.seen.as_ref().and_then(|it| why_behind(it, &snapshot.tables)) {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             publication.outcome = Outcome::Refused(reason);
@@ -208,10 +210,12 @@ impl Publisher {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             return Ok(None);
         }
+        failpoint::reach(Point::PointerSwapped);
         let marks = std::mem::take(&mut snapshot.mark_ids);
         snapshot.close().await.map_err(postgres("close the snapshot"))?;
         self.trace_publication(applied, began.at, manifest.version);
         self.delete_marks(&marks).await.map_err(postgres("delete the marks that are published"))?;
+        failpoint::reach(Point::MarksDeleted);
         if !unchanged {
             publication.outcome = Outcome::Published;
             publication.version = manifest.version;
@@ -325,6 +329,7 @@ impl Publisher {
             }
         }
         let written = uploads.finish().await?;
+        failpoint::reach(Point::FilesPut);
         let manifest = Manifest {
             version,
             code_version: CODE_VERSION,

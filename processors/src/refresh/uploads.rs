@@ -7,6 +7,7 @@ use std::sync::Arc;
 use freshet_sinks::outputs::{
     Condition, FORMATS, FileRef, Manifest, OutputError, Put, Spooled, Store, WindowFiles, data_key,
 };
+use freshet_topics::failpoint::{self, Point};
 use freshet_topics::window::Window;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -107,7 +108,9 @@ impl<'a> Uploads<'a> {
         let store = self.store.clone();
         self.tasks.spawn(async move {
             let _slot = slot;
-            store.put(&key, &body, content_type(format), Condition::Always).await
+            let put = store.put(&key, &body, content_type(format), Condition::Always).await;
+            failpoint::reach(Point::FilePut);
+            put
         });
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! differ is a [`Strategy`]. All of it commits or none. An unanswered COMMIT is resolved by the same batch again: the
 //! bookmark says whether it had worked.
 
+use freshet_topics::failpoint::{self, Point};
 use sqlx::PgConnection;
 
 use super::batch::{ApplyBatch, Duplicates, PartitionBatch, parts_of};
@@ -103,8 +104,12 @@ async fn attempt<S: Strategy>(
     if destination != Destination::Shadow {
         Marks::of(&outcome.written).append(&mut transaction, domain).await?;
     }
+    failpoint::reach(Point::BeforeCommit);
     match transaction.commit().await {
-        Ok(()) => Ok(strategy.summary()),
+        Ok(()) => {
+            failpoint::reach(Point::AfterCommit);
+            Ok(strategy.summary())
+        }
         // A deferred constraint: checked at once, it names its row.
         Err(error) if mode == Mode::Fast && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
         Err(error) => Err(error.into()),

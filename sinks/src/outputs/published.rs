@@ -4,6 +4,7 @@
 use std::fmt;
 
 use aws_sdk_s3::Client;
+use freshet_topics::failpoint::{self, Point};
 use sha2::{Digest, Sha256};
 
 use super::copies::COPIES_MAX;
@@ -168,6 +169,7 @@ impl Store {
         // Refused: these very bytes are there already, from a try whose answer was lost or a publisher that saw
         // the same.
         self.put(&key, &Spooled::from(bytes), JSON, Condition::Absent).await?;
+        failpoint::reach(Point::ManifestPut);
         let pointer = Pointer { version: manifest.version, manifest: key, sha256 };
         let swapped = self.put(POINTER, &Spooled::from(self.render(&pointer)?), JSON, swap).await;
         if matches!(swapped, Ok(Put::Written)) {
