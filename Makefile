@@ -7,7 +7,7 @@ CARGO := cargo
 DATA ?= .freshet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup checkout build demo up test model bench clean
+.PHONY: help setup checkout build demo up test faults model bench clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,10 @@ test: checkout ## Check format and lints, run all tests on the real components
 	$(CARGO) fmt --all --check -- topics/src/domains/*.rs
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release --workspace
+
+faults: checkout ## Run all tests of faults, those that take minutes too
+	@scripts/setup tests
+	$(CARGO) test --release --workspace --test e2e faults:: -- --include-ignored
 
 model: checkout ## Walk a million histories of the model at random (make test: 10,000)
 	FRESHET_MODEL_WALKS=1000000 $(CARGO) test --release --workspace --test model walks:: -- --nocapture

@@ -2,7 +2,10 @@
 //!
 //! The data folder is not formatted by a second JVM: `meta.properties` is written here, and the metadata version is
 //! then Kafka's own latest. Start-up takes about a second with the class archive that `scripts/setup` makes.
+//!
+//! `DATA/kafka/more.properties`, where somebody has put it there, is added to the configuration.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,7 +34,10 @@ pub(super) async fn start(folder: &Folder, components: &Components) -> anyhow::R
     make_dir(&home, 0o700)?;
     make_dir(&data, 0o700)?;
     write_private(&data.join("meta.properties"), &meta_properties(&folder.state))?;
-    write_private(&home.join("server.properties"), &server_properties(&folder.state, &data, was_killed(&data)))?;
+    let properties = server_properties(&folder.state, &data, was_killed(&data));
+    // What is said later in the file wins.
+    let more = fs::read_to_string(home.join("more.properties")).unwrap_or_default();
+    write_private(&home.join("server.properties"), &(properties + &more))?;
     write_private(&home.join("log4j2.properties"), LOG4J2)?;
     let mut child = Child::start(Spec {
         name: NAME,
@@ -193,8 +199,6 @@ fn metadata_request() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

@@ -117,6 +117,17 @@ impl LocalStack {
         supervise::died(|| self.exited()).await
     }
 
+    /// Starts again, on the same ports and data, what has ended; for whoever does without [`LocalStack::supervise`].
+    ///
+    /// # Errors
+    /// If one does not come up again; the next call tries once more.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        for part in &mut self.parts {
+            part.start_again(&self.folder, &self.components).await?;
+        }
+        Ok(())
+    }
+
     /// Starts again what dies, until `stop`; then stops everything in order.
     ///
     /// # Errors

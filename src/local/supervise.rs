@@ -107,6 +107,16 @@ impl Part {
         }
     }
 
+    pub(super) async fn start_again(&mut self, folder: &Folder, components: &Components) -> anyhow::Result<()> {
+        if self.exited().is_some() {
+            self.child = None;
+        }
+        if self.child.is_none() {
+            self.child = Some(self.program.start(folder, components).await?);
+        }
+        Ok(())
+    }
+
     pub(super) async fn stop(self) {
         if let Some(child) = self.child {
             child.stop().await;

@@ -5,6 +5,7 @@ pub(crate) mod files;
 pub(crate) mod formulas;
 pub(crate) mod http;
 pub(crate) mod oracles;
+pub(crate) mod own_stack;
 pub(crate) mod plain;
 pub(crate) mod process;
 pub(crate) mod proxy;
@@ -12,6 +13,7 @@ pub(crate) mod rules;
 mod stack;
 mod world;
 
+pub(crate) use own_stack::{OwnStack, Server};
 pub(crate) use process::Process;
 pub(crate) use stack::folder;
 pub(crate) use world::{Object, World};

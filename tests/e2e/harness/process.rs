@@ -1,12 +1,14 @@
 //! The real binary as a process of its own, to be killed.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use freshet::config::{self, Base, Sources};
 use freshet::roles::Services;
+use freshet_topics::failpoint::Point;
 use secrecy::ExposeSecret;
 
 use super::http::within;
@@ -53,6 +55,23 @@ impl Process {
             Some(rest.split_whitespace().next()?.to_owned())
         };
         within(TRUE_WITHIN, "the role serves HTTP", async || address(self.log())).await
+    }
+
+    /// Waits until it has killed itself, as a failpoint told it to.
+    pub(crate) async fn killed(mut self, limit: Duration) {
+        let ended = within(limit, "it comes to its failpoint", async || self.child.try_wait().expect("look")).await;
+        assert_eq!(ended.signal(), Some(9), "{ended}:\n{}", self.log());
+    }
+
+    /// Waits until it has stopped itself, as a failpoint told it to.
+    pub(crate) async fn stopped(&self, limit: Duration) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        within(limit, "it comes to its failpoint", async || {
+            let stat = fs::read_to_string(&stat).expect("a running process");
+            // The state is the first field after the name in brackets (proc_pid_stat(5)).
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')).then_some(())
+        })
+        .await;
     }
 
     /// Sends it a signal, `TERM` or `INT`.
@@ -104,6 +123,11 @@ impl World {
         Process::start(&name, arguments, &variables)
     }
 
+    /// The same, and what it does at a failpoint.
+    pub(crate) fn spawn_failing(&self, arguments: &[&str], point: Point, action: &str) -> Process {
+        self.spawn_with(arguments, &[("FAILPOINTS", format!("{}={action}", point.name()))])
+    }
+
     /// The settings of this world as environment variables.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
         let config = &self.services.config;
@@ -123,6 +147,7 @@ impl World {
             ("FRESHET__INGEST__LEASE_MS", config.ingest.lease_ms.to_string()),
             ("FRESHET__INGEST__ROWS_PER_SECOND", config.ingest.rows_per_second.to_string()),
             ("FRESHET__INGEST__WORKERS", config.ingest.workers.to_string()),
+            ("FRESHET__PROCESS__BATCH_ROWS_MAX", config.process.batch_rows_max.to_string()),
             ("FRESHET__HTTP__LISTEN", String::new()),
             // Takes the local stack's other settings, as in a shell that sourced its env.
             ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),

@@ -9,6 +9,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use freshet::commands::setup::{self, Standing};
 use freshet::commands::{observe, status};
 use freshet::config::{self, Base, Config, Sources};
+use freshet::local::Endpoints;
 use freshet::roles::{self, Role, Services};
 use freshet::telemetry::LogFormat;
 use freshet_processors::refresh::{self, Publication, RefreshContext};
@@ -69,15 +70,28 @@ impl World {
     pub(crate) async fn with(story: &str, change: impl FnOnce(&mut Config)) -> World {
         let slot = SLOTS.acquire().await.expect("never closed");
         let name = format!("{story}-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
+        let endpoints = tokio::task::spawn_blocking(stack::endpoints).await.expect("the stack is up");
+        World::on(endpoints, name, Some(slot), change).await
+    }
+
+    /// A world on a stack.
+    pub(crate) async fn on(
+        endpoints: &Endpoints,
+        name: String,
+        slot: Option<SemaphorePermit<'static>>,
+        change: impl FnOnce(&mut Config),
+    ) -> World {
         let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
-        point_at_stack(&mut config, &name).await;
+        point_at(endpoints, &mut config, &name).await;
         // Of the server's 100 connections.
         config.postgres.connections_max = 20;
         change(&mut config);
         let services = Services::new(config).await.expect("services");
-        delete_ended_buckets(&services).await;
+        if slot.is_some() {
+            delete_ended_buckets(&services).await;
+        }
         prepare(&services).await;
-        World::over(name, services, Some(slot)).await
+        World::over(name, services, slot).await
     }
 
     /// A world on services that are prepared already.
@@ -291,9 +305,8 @@ async fn delete_ended_buckets(services: &Services) {
     }
 }
 
-/// Points the settings at the shared stack, under names of this world, and makes its database.
-async fn point_at_stack(config: &mut Config, name: &str) {
-    let endpoints = tokio::task::spawn_blocking(stack::endpoints).await.expect("the stack is up");
+/// Points the settings at a stack, under names of this world, and makes its database.
+async fn point_at(endpoints: &Endpoints, config: &mut Config, name: &str) {
     let s3 = endpoints.s3.as_ref().expect("S3 runs");
     config.kafka.brokers = endpoints.kafka_brokers.clone().expect("Kafka runs");
     config.kafka.topic_prefix = format!("{name}.");

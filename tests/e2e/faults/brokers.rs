@@ -1,0 +1,55 @@
+//! The broker dies while rows are on their way through it.
+
+use std::time::Duration;
+
+use freshet::roles::Role;
+
+use super::{duplicates, roles_but, rows_in_topic};
+use crate::harness::{OwnStack, Server, data};
+
+/// Long enough for everybody to find the broker gone, and more than once.
+const DOWN_FOR: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_killed_while_rows_go_in_and_again_while_they_come_out_loses_and_doubles_none() {
+    const FILES: i32 = 4;
+    const ROWS: i64 = FILES as i64 * 4_000;
+    let mut stack = OwnStack::start("killed-broker").await;
+    let world = stack
+        .world(|config| {
+            config.ingest.chunk_bytes = 16_384;
+            // The files take some seconds to go in, and many batches to come out.
+            config.ingest.rows_per_second = 3_000;
+            config.process.batch_rows_max = 100;
+        })
+        .await;
+    let listener = world.run(&[Role::Ingest]);
+    for number in 0..FILES {
+        world.put(&format!("health/{number}.csv"), data::health(40, "2025-01-01", 100, number)).await;
+    }
+    world.until("rows go in", "SELECT count(*) > 1 FROM pipeline.objects WHERE resume_row > 0").await;
+    stack.freeze(Server::Kafka);
+    tokio::time::sleep(DOWN_FOR).await;
+    stack.thaw(Server::Kafka);
+    stack.kill(Server::Kafka).await;
+    tokio::time::sleep(DOWN_FOR).await;
+    let published = format!("SELECT count(*) = {FILES} FROM pipeline.objects WHERE state = 'published'");
+    assert!(!world.query::<bool>(&published).await, "the broker died in the middle");
+    stack.start_again().await;
+    world.until("all rows are in", &published).await;
+    assert!(rows_in_topic(&world, "health").await >= ROWS, "no row is lost");
+
+    let others = world.run(&roles_but(Role::Ingest));
+    let received = "SELECT coalesce(sum(test.length(received)), 0)::bigint FROM pipeline.progress";
+    world.until("rows come out", &format!("SELECT ({received}) > 1000")).await;
+    stack.kill(Server::Kafka).await;
+    tokio::time::sleep(DOWN_FOR).await;
+    let so_far: i64 = world.query(received).await;
+    println!("{so_far} of {ROWS} rows had come out");
+    stack.start_again().await;
+    world.settle().await;
+    assert_eq!(rows_in_topic(&world, "health").await, ROWS + duplicates(&world).await);
+    world.all_hold().await;
+    others.stop().await;
+    listener.stop().await;
+}

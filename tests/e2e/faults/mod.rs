@@ -1,0 +1,36 @@
+//! Real faults of real processes, one test each: killed, frozen, cut off, told the wrong thing. Nothing is lost, nothing
+//! is counted twice, and what cannot go on says why.
+
+mod brokers;
+mod listeners;
+mod processors;
+mod refusals;
+
+use std::time::Duration;
+
+use freshet::roles::Role;
+use freshet_topics::log::LogClient;
+
+use crate::harness::World;
+
+/// How long a role may take to come to its failpoint; it starts in a second.
+const AT_ITS_POINT_WITHIN: Duration = Duration::from_secs(30);
+
+/// Every role but one.
+fn roles_but(other: Role) -> Vec<Role> {
+    Role::all().into_iter().filter(|role| *role != other).collect()
+}
+
+/// Rows in a domain's topic, each as often as it was written there.
+async fn rows_in_topic(world: &World, domain: &str) -> i64 {
+    let kafka = &world.services.config.kafka;
+    let topic = format!("{}{domain}", kafka.topic_prefix);
+    let ends = LogClient::new(kafka).ends(&topic).await.expect("ask for the ends of the topic");
+    // Record 0 of each partition is the stream's.
+    ends.values().map(|ends| ends.high - 1).sum()
+}
+
+/// Rows that were received more than once.
+async fn duplicates(world: &World) -> i64 {
+    world.query("SELECT coalesce(sum(duplicate), 0)::bigint FROM pipeline.progress").await
+}

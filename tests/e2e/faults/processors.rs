@@ -1,0 +1,106 @@
+//! A processor that dies or is frozen around its COMMIT.
+
+use std::time::{Duration, Instant};
+
+use freshet::roles::Role;
+use freshet_topics::domains;
+use freshet_topics::failpoint::Point;
+
+use super::{AT_ITS_POINT_WITHIN, duplicates, roles_but};
+use crate::harness::{World, data};
+
+/// Kafka gives the partitions of a frozen processor away after 10 s; the rest is slack for a busy machine.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
+/// Rows a batch: a file is many.
+const BATCH_ROWS: usize = 100;
+
+const RECEIVED: &str = "SELECT coalesce(sum(test.length(received)), 0)::bigint FROM pipeline.progress";
+
+fn all_but_health() -> Vec<Role> {
+    roles_but(Role::Process(domains::by_name("health").expect("a domain")))
+}
+
+async fn world_of_small_batches(story: &str) -> World {
+    World::with(story, |config| config.process.batch_rows_max = BATCH_ROWS).await
+}
+
+/// A processor dies at its sixth transaction, and another one goes on.
+async fn a_processor_killed(story: &str, point: Point) {
+    let world = world_of_small_batches(story).await;
+    let others = world.run(&all_but_health());
+    let doomed = world.spawn_failing(&["process", "health"], point, "5*off->return(kill)");
+    world.put("health/a.csv", data::health(40, "2025-01-01", 50, 1)).await;
+    doomed.killed(AT_ITS_POINT_WITHIN).await;
+    let (received, moves): (i64, i64) =
+        (world.query(RECEIVED).await, world.query("SELECT count(DISTINCT xid) FROM test.received").await);
+    println!("{received} rows were received in {moves} transactions");
+    assert_eq!(moves, if point == Point::BeforeCommit { 5 } else { 6 });
+    assert!(received > 0 && received < 2_000);
+
+    let well = world.spawn(&["process", "health"]);
+    world.put("health/b.csv", data::health(40, "2025-05-01", 50, 2)).await;
+    world.settle().await;
+    assert_eq!(duplicates(&world).await, 0, "the bookmark said what was applied");
+    world.all_hold().await;
+    assert_eq!(well.terminate(Duration::from_secs(30)).await, Some(0));
+    others.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_killed_before_its_commit_leaves_nothing_of_the_batch() {
+    a_processor_killed("killed-before-commit", Point::BeforeCommit).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_killed_after_its_commit_is_followed_by_one_that_does_not_repeat_the_batch() {
+    a_processor_killed("killed-after-commit", Point::AfterCommit).await;
+}
+
+/// Two of three processors are frozen, one on each side of a COMMIT, until all partitions have gone on without them
+/// and as much longer as is asked for.
+async fn processors_frozen(story: &str, longer: Duration) {
+    let world = world_of_small_batches(story).await;
+    let others = world.run(&all_but_health());
+    let point = |point| world.spawn_failing(&["process", "health"], point, "3*off->1*return(stop)");
+    let frozen = [point(Point::BeforeCommit), point(Point::AfterCommit)];
+    let well = world.spawn(&["process", "health"]);
+    let shared = "SELECT count(*) = 4 AND count(DISTINCT owner) = 3 FROM pipeline.bookmarks WHERE domain = 'health'";
+    world.until("all three have partitions", shared).await;
+    world.put("health/a.csv", data::health(40, "2025-01-01", 100, 1)).await;
+    for one in &frozen {
+        one.stopped(AT_ITS_POINT_WITHIN).await;
+    }
+    let began = Instant::now();
+    while world.query::<i64>("SELECT count(*) FROM health_data").await < 4_000 {
+        assert!(began.elapsed() < GOES_ON_WITHIN, "rows do not go on:\n{}", well.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("all partitions went on {:?} after the freeze", began.elapsed());
+    tokio::time::sleep(longer).await;
+    world.put("health/b.csv", data::health(40, "2025-05-01", 50, 2)).await;
+    world.settle().await;
+
+    for one in &frozen {
+        one.signal("CONT");
+    }
+    world.until("the thawed ones have partitions again", shared).await;
+    world.put("health/c.csv", data::health(40, "2025-08-01", 50, 3)).await;
+    world.settle().await;
+    assert_eq!(duplicates(&world).await, 0, "the thawed ones wrote nothing that was applied");
+    world.all_hold().await;
+    for processor in frozen.into_iter().chain([well]) {
+        assert_eq!(processor.terminate(Duration::from_secs(30)).await, Some(0));
+    }
+    others.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processors_frozen_on_each_side_of_a_commit_past_their_session_come_back_and_repeat_nothing() {
+    processors_frozen("frozen-commits", Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make faults"]
+async fn processors_frozen_for_three_minutes_come_back_and_repeat_nothing() {
+    processors_frozen("frozen-minutes", Duration::from_secs(180)).await;
+}
