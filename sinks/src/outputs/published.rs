@@ -26,8 +26,8 @@ pub(super) const JSON: &str = "application/json";
 /// What is published.
 #[derive(Debug, Clone)]
 pub enum Published {
-    /// Nothing: this bucket has seen no publication to its end. The next is above this version, which a first
-    /// publication that did not get to its end may have left; 0 for none.
+    /// Nothing: this bucket has seen no publication to its end. The next is above this version, whose manifest a first
+    /// publication may have left that did not get to its end; 0 for none.
     Nothing(u64),
     /// Something was, and it can no longer be found.
     Lost(Box<Lost>),
@@ -128,7 +128,10 @@ impl Store {
                 }
                 return Ok(match traces.prove_a_publication() {
                     true => Look::Lost(Gone::Pointer, traces),
-                    false => Look::Nothing(traces.highest()),
+                    // Data files alone take no number away: of the same name, they are the same bytes. A publisher
+                    // that dies of its first publication again and again would otherwise come to numbers that prove
+                    // one.
+                    false => Look::Nothing(traces.manifests),
                 });
             };
             let pointer: Pointer = self.parse(POINTER, &found.bytes)?;
@@ -258,7 +261,7 @@ impl Traces {
     }
 
     /// Whether a publication got to its end: copies are made from a published version, and a second version is begun
-    /// only on a published first.
+    /// only on a published first, or on the manifest of one that died between its last two requests.
     ///
     /// | manifests up to | data files up to | copies up to | verdict |
     /// |---|---|---|---|

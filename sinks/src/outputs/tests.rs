@@ -88,6 +88,9 @@ async fn a_pointer_is_gone_only_where_s3_itself_says_so() {
     let empty = || listing(&[]);
     let fresh = store(vec![no_such_key(), empty(), empty(), empty(), no_such_key()]).await.published(None).await;
     assert!(matches!(fresh.expect("an answer"), Published::Nothing(0)));
+    let begun = listing(&["metrics/data/window_metrics/week-2025-08-04-v1-0123456789abcdef.csv"]);
+    let begun = store(vec![no_such_key(), empty(), begun, empty(), no_such_key()]).await.published(None).await;
+    assert!(matches!(begun.expect("an answer"), Published::Nothing(0)), "its number is free");
     let no_listing = answer("200 OK", "");
     let error = store(vec![no_such_key(), no_listing]).await.published(None).await;
     error.expect_err("an empty answer is no empty bucket");

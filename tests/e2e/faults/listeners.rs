@@ -5,7 +5,7 @@ use std::time::Duration;
 use freshet::roles::Role;
 use freshet_topics::failpoint::Point;
 
-use super::{AT_ITS_POINT_WITHIN, duplicates, roles_but, rows_in_topic};
+use super::{AT_ITS_POINT_WITHIN, all_hold_and_nothing_was_missing, duplicates, roles_but, rows_in_topic};
 use crate::harness::{World, data};
 
 const LEASE_MS: u64 = 1_500;
@@ -40,7 +40,7 @@ async fn a_listener_killed(story: &str, point: Point, action: &str, as_it_was_le
     println!("{rows} rows in the topic, {twice} of them duplicates");
     assert_eq!(rows, 2 * ROWS + twice);
     assert_eq!(twice > 0, point != Point::Claimed, "rows were sent twice: {twice}");
-    world.all_hold().await;
+    all_hold_and_nothing_was_missing(&world).await;
     roles.stop().await;
 }
 
@@ -104,7 +104,7 @@ async fn a_listener_frozen_past_its_lease_writes_nothing_to_the_ledger_when_it_t
     world.settle().await;
     assert_eq!(world.query::<String>(ledger).await, taken_over, "the ledger is as the other one left it");
     assert_eq!(rows_in_topic(&world, "health").await, 2 * ROWS + duplicates(&world).await);
-    world.all_hold().await;
+    all_hold_and_nothing_was_missing(&world).await;
     assert_eq!(frozen.terminate(Duration::from_secs(30)).await, Some(0));
     others.stop().await;
 }

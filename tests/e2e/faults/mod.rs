@@ -4,6 +4,7 @@
 mod brokers;
 mod listeners;
 mod processors;
+mod publishers;
 mod refusals;
 
 use std::time::Duration;
@@ -33,4 +34,11 @@ async fn rows_in_topic(world: &World, domain: &str) -> i64 {
 /// Rows that were received more than once.
 async fn duplicates(world: &World) -> i64 {
     world.query("SELECT coalesce(sum(duplicate), 0)::bigint FROM pipeline.progress").await
+}
+
+/// All oracles, and that nothing had to be mended: what is missing is published again, which only the ledger remembers.
+async fn all_hold_and_nothing_was_missing(world: &World) {
+    world.all_hold().await;
+    let repairs: i64 = world.query("SELECT sum(repairs)::bigint FROM pipeline.objects").await;
+    assert_eq!(repairs, 0, "rows were missing and had to be published again");
 }

@@ -6,7 +6,7 @@ use freshet::roles::Role;
 use freshet_topics::domains;
 use freshet_topics::failpoint::Point;
 
-use super::{AT_ITS_POINT_WITHIN, duplicates, roles_but};
+use super::{AT_ITS_POINT_WITHIN, all_hold_and_nothing_was_missing, duplicates, roles_but};
 use crate::harness::{World, data};
 
 /// Kafka gives the partitions of a frozen processor away after 10 s; the rest is slack for a busy machine.
@@ -41,7 +41,7 @@ async fn a_processor_killed(story: &str, point: Point) {
     world.put("health/b.csv", data::health(40, "2025-05-01", 50, 2)).await;
     world.settle().await;
     assert_eq!(duplicates(&world).await, 0, "the bookmark said what was applied");
-    world.all_hold().await;
+    all_hold_and_nothing_was_missing(&world).await;
     assert_eq!(well.terminate(Duration::from_secs(30)).await, Some(0));
     others.stop().await;
 }
@@ -87,7 +87,7 @@ async fn processors_frozen(story: &str, longer: Duration) {
     world.put("health/c.csv", data::health(40, "2025-08-01", 50, 3)).await;
     world.settle().await;
     assert_eq!(duplicates(&world).await, 0, "the thawed ones wrote nothing that was applied");
-    world.all_hold().await;
+    all_hold_and_nothing_was_missing(&world).await;
     for processor in frozen.into_iter().chain([well]) {
         assert_eq!(processor.terminate(Duration::from_secs(30)).await, Some(0));
     }
