@@ -34,6 +34,7 @@ use tokio::runtime::Handle;
 use crate::metrics;
 use crate::record::Consumed;
 use crate::start::{Start, decide_start};
+use crate::unreadable;
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
@@ -218,9 +219,11 @@ impl Rebalancer {
         for one in &assigned {
             let bookmark = known.iter().find(|bookmark| bookmark.partition == one.partition);
             let accepted = bookmark.and_then(|bookmark| bookmark.accepted_beginning.as_deref());
+            let halted = bookmark.and_then(|bookmark| bookmark.halted.as_deref());
             let start = log
                 .get(&one.partition)
                 .map_or(Start::At(one.next_offset), |log| decide_start(domain.name, one, accepted, *log));
+            let start = unreadable::stay_halted(start, halted);
             let reason = match &start {
                 Start::Halt(reason) => Some(reason.as_str()),
                 Start::At(_) => None,

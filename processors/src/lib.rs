@@ -20,6 +20,7 @@ pub mod refresh;
 pub mod replay;
 mod settings;
 mod start;
+mod unreadable;
 pub mod validate;
 mod windows;
 mod writer;

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::Batch;
 use crate::consumer::{Ownership, Position};
-use crate::metrics;
+use crate::{metrics, unreadable};
 
 /// Arroyo runs at most two tasks here; their batches always find room, so that the order of submission is the
 /// order of writing.
@@ -47,6 +47,8 @@ pub(crate) enum WriterError {
     NotAssigned(i32),
     #[error("partition {partition} goes back to offset {offset}, before the bookmark")]
     Backwards { partition: i32, offset: i64 },
+    #[error("partition {0} is halted: none of its next records can be read")]
+    Unreadable(i32),
     #[error("the writer has stopped")]
     Stopped,
 }
@@ -86,6 +88,7 @@ impl Writer {
     ) -> Result<(), WriterError> {
         let domain = self.upsert.domain().name;
         let batch = self.placed(batch)?;
+        self.halt_if_unreadable(&batch).await?;
         let (begun, began) = (Instant::now(), SystemTime::now());
         let mut failures = 0;
         loop {
@@ -171,6 +174,20 @@ impl Writer {
                 self.ownership.applied(partition.bookmark.partition, position.epoch, position.next_offset);
             }
         }
+    }
+
+    /// Halts a partition of which no record of the batch can be read ([`unreadable`]). The assignment ends, and the next
+    /// one reads the others on; where Postgres does not hear of it, the next one comes to the same.
+    async fn halt_if_unreadable(&self, batch: &[PartitionBatch]) -> Result<(), WriterError> {
+        let domain = self.upsert.domain().name;
+        let unreadable = |one| unreadable::reason(domain, one).map(|reason| (one.bookmark, reason));
+        let Some((bookmark, reason)) = batch.iter().find_map(unreadable) else { return Ok(()) };
+        let BookmarkMove { partition, epoch, .. } = bookmark;
+        let recorded = bookmarks::set_halted(&self.pool, domain, partition, epoch, Some(&reason)).await;
+        if let Err(error) = recorded {
+            tracing::warn!(domain, partition, %error, "record why the partition is halted");
+        }
+        Err(WriterError::Unreadable(partition))
     }
 
     /// Says in the log and in the bookmarks why nothing moves.

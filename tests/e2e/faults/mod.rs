@@ -2,6 +2,7 @@
 //! is counted twice, and what cannot go on says why.
 
 mod brokers;
+mod foreign;
 mod listeners;
 mod processors;
 mod publishers;
