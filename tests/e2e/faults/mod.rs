@@ -4,9 +4,12 @@
 mod brokers;
 mod foreign;
 mod listeners;
+mod memberships;
+mod network;
 mod processors;
 mod publishers;
 mod refusals;
+mod replays;
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod rules;
 mod stack;
+pub(crate) mod tcp;
 mod world;
 
 pub(crate) use own_stack::{OwnStack, Server};

@@ -13,7 +13,8 @@ use freshet::config::Config;
 use freshet::local::{Endpoints, LocalStack, Options};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::http::within;
+use super::http::{Door, within};
+use super::tcp::Tcp;
 use super::{World, folder};
 
 /// Own stacks at once, beside the shared one: each is three servers, on two cores.
@@ -87,6 +88,26 @@ impl OwnStack {
     /// SIGCONT.
     pub(crate) fn thaw(&self, server: Server) {
         self.signal("CONT", server);
+    }
+
+    /// Gives Kafka a second door behind a proxy: who comes in by it is sent on by it. Kafka is restarted.
+    pub(crate) async fn kafka_behind_a_proxy(&mut self) -> Tcp {
+        let behind = Door::new().await.address;
+        let proxy = Tcp::before(&behind).await;
+        let home = self.data_dir().join("kafka");
+        let properties = fs::read_to_string(home.join("server.properties")).expect("its settings");
+        let line = |name: &str| properties.lines().find(|line| line.starts_with(name)).expect("a setting").to_owned();
+        let more = format!(
+            "{},PROXIED://{behind}\n{},PROXIED://{}\n{},PROXIED:PLAINTEXT\n",
+            line("listeners="),
+            line("advertised.listeners="),
+            proxy.address,
+            line("listener.security.protocol.map="),
+        );
+        fs::write(home.join("more.properties"), more).expect("write its settings");
+        self.kill(Server::Kafka).await;
+        self.start_again().await;
+        proxy
     }
 
     fn signal(&self, signal: &str, server: Server) {

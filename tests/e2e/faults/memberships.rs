@@ -1,0 +1,110 @@
+//! Processors that come and go under a load.
+
+use std::time::Duration;
+
+use freshet::roles::Role;
+use freshet_topics::domains;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio_util::sync::CancellationToken;
+
+use super::{all_hold_and_nothing_was_missing, duplicates, roles_but};
+use crate::harness::{Process, World, data, seed};
+
+const DRAINS_WITHIN: Duration = Duration::from_secs(30);
+
+async fn world_of_small_batches(story: &str) -> World {
+    World::with(story, |config| config.process.batch_rows_max = 200).await
+}
+
+fn join(world: &World) -> Process {
+    world.spawn(&["process", "health"])
+}
+
+/// Drops files of their own months until it is told to stop; how many.
+async fn drop_files(world: &World, stop: &CancellationToken) -> u32 {
+    let mut files = 0;
+    while !stop.is_cancelled() {
+        let from = format!("{}-{:02}-01", 2000 + files / 12, files % 12 + 1);
+        world.put(&format!("health/{files}.csv"), data::health(40, &from, 28, 1)).await;
+        files += 1;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    files
+}
+
+/// Drops files while processors come and go; then all of it holds.
+async fn under_a_load(world: World, come_and_go: impl AsyncFnOnce(&World)) {
+    let others = world.run(&roles_but(Role::Process(domains::by_name("health").expect("a domain"))));
+    let stop = CancellationToken::new();
+    let changes = async {
+        come_and_go(&world).await;
+        stop.cancel();
+    };
+    let (files, ()) = tokio::join!(drop_files(&world, &stop), changes);
+    println!("{files} files came meanwhile");
+    let last = join(&world);
+    world.settle().await;
+    assert_eq!(duplicates(&world).await, 0, "no batch was applied twice, nor half");
+    all_hold_and_nothing_was_missing(&world).await;
+    assert_eq!(last.terminate(DRAINS_WITHIN).await, Some(0));
+    others.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processors_that_all_come_and_go_at_once_repeat_nothing() {
+    let world = world_of_small_batches("storm").await;
+    under_a_load(world, async |world| {
+        for round in 0..3 {
+            // The names of those that are gone stay there, for people alone.
+            world.execute("UPDATE pipeline.bookmarks SET owner = 'nobody' WHERE domain = 'health'").await;
+            let processors: Vec<Process> = (0..4).map(|_| join(world)).collect();
+            let all =
+                "SELECT count(*) = 4 AND count(DISTINCT owner) = 4 FROM pipeline.bookmarks WHERE domain = 'health'";
+            world.until("each has its partition", all).await;
+            if round == 1 {
+                drop(processors);
+                continue;
+            }
+            // As a rolling deployment does it, all at once.
+            for ended in futures::future::join_all(processors.into_iter().map(|it| it.terminate(DRAINS_WITHIN))).await {
+                assert_eq!(ended, Some(0));
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make faults"]
+async fn fifty_processors_that_come_and_go_repeat_nothing() {
+    const CHANGES: usize = 50;
+    /// One more than there are partitions: one has nothing to do.
+    const AT_ONCE_MAX: usize = 5;
+    let mut random = StdRng::seed_from_u64(seed());
+    let world = world_of_small_batches("fifty").await;
+    under_a_load(world, async |world| {
+        let mut processors = Vec::new();
+        let (mut joined, mut left, mut killed) = (0, 0, 0);
+        for _ in 0..CHANGES {
+            let comes = processors.is_empty() || (processors.len() < AT_ONCE_MAX && random.random_bool(0.55));
+            if comes {
+                processors.push(join(world));
+                joined += 1;
+            } else {
+                let one = processors.swap_remove(random.random_range(0..processors.len()));
+                if random.random_bool(0.3) {
+                    one.kill();
+                    killed += 1;
+                } else {
+                    // One that has hardly begun to start ends by the signal itself.
+                    assert!(matches!(one.terminate(DRAINS_WITHIN).await, Some(0) | None));
+                    left += 1;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(random.random_range(100..2_500))).await;
+        }
+        println!("{joined} came, {left} left, {killed} were killed");
+    })
+    .await;
+}
