@@ -169,9 +169,13 @@ impl Store {
         let bytes = self.render(manifest)?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
         let key = manifest_key(manifest.version, &sha256);
-        // Refused: these very bytes are there already, from a try whose answer was lost or a publisher that saw
-        // the same.
-        self.put(&key, &Spooled::from(bytes), JSON, Condition::Absent).await?;
+        // Refused: these very bytes are there already, from a try whose answer was lost or a publisher that saw the same.
+        // Or somebody else's write of them was under way (409), which may have come to nothing: a pointer must not name
+        // what is not there.
+        let put = self.put(&key, &Spooled::from(bytes), JSON, Condition::Absent).await?;
+        if put == Put::Refused && self.head(&key).await?.is_none() {
+            return Ok(Put::Refused);
+        }
         failpoint::reach(Point::ManifestPut);
         let pointer = Pointer { version: manifest.version, manifest: key, sha256 };
         let swapped = self.put(POINTER, &Spooled::from(self.render(&pointer)?), JSON, swap).await;
