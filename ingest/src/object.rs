@@ -31,6 +31,7 @@ use percent_encoding::percent_decode_str;
 
 pub use error::{Fault, ReadError, Refusal, fault};
 pub use freshet_sinks::ledger::ObjectVersion;
+use freshet_sinks::ledger::on_one_line;
 pub use inflate::{ReadLimits, Unreadable};
 
 use error::{chain, classified, content_error, detail, transient};
@@ -70,7 +71,7 @@ impl ObjectReader {
     /// # Errors
     /// [`ReadError::Transient`], [`ReadError::Denied`].
     pub async fn head(&self, bucket: &str, key: &str) -> Result<Option<ObjectVersion>, ReadError> {
-        let at = || format!("s3://{bucket}/{key}");
+        let at = || format!("s3://{bucket}/{}", on_one_line(key));
         let head = match self.client.head_object().bucket(bucket).key(key).send().await {
             Ok(head) => head,
             Err(error) if is_unexplained(&error) => return self.confirm_gone(bucket, key, None).await.map(|()| None),
@@ -115,7 +116,7 @@ impl ObjectReader {
 
     /// The answer to a HEAD has no body, and so no code: a GET of the first byte asks S3 to explain itself.
     async fn confirm_gone(&self, bucket: &str, key: &str, version_id: Option<String>) -> Result<(), ReadError> {
-        let at = || format!("s3://{bucket}/{key}");
+        let at = || format!("s3://{bucket}/{}", on_one_line(key));
         let request = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id).range("bytes=0-0");
         match request.send().await {
             Ok(_) => Err(transient("look up", at(), "HEAD does not find it, and GET does".into())),
@@ -233,12 +234,22 @@ impl Pages<'_> {
     }
 }
 
-/// An entry of a listing; `None` for one that lacks what an object has (a folder of some look-alikes).
+/// An entry of a listing; `None` for one that lacks what an object has (a folder of some look-alikes), and for one whose
+/// key is no text that Postgres can keep: it would take all that is listed with it down.
 fn listed(bucket: &str, entry: &aws_sdk_s3::types::Object, is_encoded: bool) -> Option<ObjectVersion> {
-    let key = entry.key()?;
+    let escaped = entry.key()?;
+    let key = if is_encoded { url_decoded(escaped) } else { Some(escaped.to_owned()) };
+    let Some(key) = key.filter(|key| !key.contains('\0')) else {
+        tracing::warn!(
+            bucket,
+            key = escaped,
+            "passed over an object whose key is not UTF-8 or has a NUL in it: rename it"
+        );
+        return None;
+    };
     Some(ObjectVersion {
         bucket: bucket.to_owned(),
-        key: if is_encoded { url_decoded(key)? } else { key.to_owned() },
+        key,
         version_id: None,
         etag: entry.e_tag()?.to_owned(),
         size_bytes: entry.size()?,

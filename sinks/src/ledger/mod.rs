@@ -38,7 +38,7 @@ mod write;
 
 pub use claim::{ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, Renewal, claim, may_claim, nothing_to_do, renew};
 pub use lost::{Lost, lost_rows, received};
-pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint};
+pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint, on_one_line};
 pub use reason::Reason;
 pub use restart::{Candidate, Selection, adopt, is_sendable, select, send_again, send_as_new};
 pub use state::{ObjectState, UNFINISHED_SQL};

@@ -1,5 +1,6 @@
 //! An object version as the ledger has it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -28,12 +29,24 @@ pub struct ObjectVersion {
 
 impl fmt::Display for ObjectVersion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "s3://{}/{}", self.bucket, self.key)?;
+        write!(formatter, "s3://{}/{}", self.bucket, on_one_line(&self.key))?;
         match &self.version_id {
             Some(version_id) => write!(formatter, " version {version_id}"),
             None => write!(formatter, " etag {}", self.etag),
         }
     }
+}
+
+/// A key as people are shown it: S3 takes line feeds and escape sequences in keys, a log or a terminal should not.
+pub fn on_one_line(key: &str) -> Cow<'_, str> {
+    if !key.contains(char::is_control) {
+        return Cow::Borrowed(key);
+    }
+    let visible = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    Cow::Owned(key.chars().map(visible).collect())
 }
 
 /// A row of `pipeline.objects`, but for its times: those stay in Postgres, whose clock they are of.
@@ -209,5 +222,21 @@ impl Object {
             last_modified: DateTime::UNIX_EPOCH,
         };
         Object { lease_epoch: 1, src_ord: 1, ..Object::new(9, version, "climate") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_shown_on_one_line() {
+        let cases = [
+            ("health/a b%20ü\\.csv", "health/a b%20ü\\.csv"),
+            ("health/a\nb\t\u{1b}[31m\u{85}.csv", "health/a\\nb\\t\\u{1b}[31m\\u{85}.csv"),
+        ];
+        for (key, shown) in cases {
+            assert_eq!(on_one_line(key), shown);
+        }
     }
 }
