@@ -157,12 +157,16 @@ pub async fn ensure(
     Ok(TopicReport { state, created, marked: marked.written, differences })
 }
 
+/// Times in the topic are the broker's: by its own clock Kafka refuses rows of a listener whose clock is an hour ahead, and
+/// removes rows too early of one whose clock is behind. A topic that is there already is not called wrong for the lack of it.
+const TIMES: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
+
 /// Whether this very request created the topic: somebody else may have meanwhile.
 async fn create(admin: &AdminClient<Access>, settings: &KafkaSettings, topic: &str) -> Result<bool, CatalogError> {
     let failed = |source| CatalogError::Kafka { action: "create", topic: topic.to_owned(), source };
     let config = wanted_config(settings);
     let new_topic = config.iter().fold(
-        NewTopic::new(topic, settings.partitions, TopicReplication::Fixed(settings.replication)),
+        NewTopic::new(topic, settings.partitions, TopicReplication::Fixed(settings.replication)).set(TIMES.0, TIMES.1),
         |new_topic, (name, value)| new_topic.set(name, value),
     );
     let results = admin.create_topics([&new_topic], &options()).await.map_err(failed)?;
