@@ -2,20 +2,7 @@
 
 use axum::http::{Method, StatusCode, Uri};
 
-use crate::harness::proxy::Proxy;
 use crate::harness::{World, data};
-
-/// A world whose S3 is behind a proxy.
-async fn behind_a_proxy(story: &str) -> (World, Proxy) {
-    let mut proxy = None;
-    let world = World::with(story, |config| {
-        let made = Proxy::before(&config.s3.endpoint);
-        config.s3.endpoint.clone_from(&made.endpoint);
-        proxy = Some(made);
-    })
-    .await;
-    (world, proxy.expect("made with the world"))
-}
 
 /// Whether a request is for the content of an object, or with HEAD for what it is.
 fn is_for_an_object(uri: &Uri) -> bool {
@@ -24,7 +11,7 @@ fn is_for_an_object(uri: &Uri) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_answers_for_s3_ends_no_version() {
-    let (world, proxy) = behind_a_proxy("proxy").await;
+    let (world, proxy) = World::behind_a_proxy("proxy", |_| ()).await;
     let roles = world.run_all();
     world.put("locations/all.csv", data::locations(6)).await;
     let answers = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::PRECONDITION_FAILED];
@@ -51,7 +38,7 @@ async fn a_proxy_that_answers_for_s3_ends_no_version() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_answers_every_question_about_an_object_only_delays_it() {
-    let (world, proxy) = behind_a_proxy("proxy-all").await;
+    let (world, proxy) = World::behind_a_proxy("proxy-all", |_| ()).await;
     let roles = world.run_all();
     world.put("locations/all.csv", data::locations(6)).await;
     world.put("health/before.csv", data::health(6, "2025-01-01", 20, 1)).await;
@@ -73,7 +60,7 @@ async fn a_proxy_that_answers_every_question_about_an_object_only_delays_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_that_may_not_be_listed_holds_back_no_other() {
-    let (world, proxy) = behind_a_proxy("denied").await;
+    let (world, proxy) = World::behind_a_proxy("denied", |_| ()).await;
     let roles = world.run_all();
     world.put("locations/all.csv", data::locations(6)).await;
     world.settle().await;

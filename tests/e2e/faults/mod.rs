@@ -2,14 +2,18 @@
 //! is counted twice, and what cannot go on says why.
 
 mod brokers;
+mod clocks;
+mod files;
 mod foreign;
 mod listeners;
 mod memberships;
 mod network;
+mod postgres;
 mod processors;
 mod publishers;
 mod refusals;
 mod replays;
+mod store;
 
 use std::time::Duration;
 

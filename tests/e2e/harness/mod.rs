@@ -1,5 +1,6 @@
 //! What every story stands on.
 
+pub(crate) mod clock;
 pub(crate) mod data;
 pub(crate) mod files;
 pub(crate) mod formulas;
@@ -10,8 +11,10 @@ pub(crate) mod plain;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod rules;
+pub(crate) mod server;
 mod stack;
 pub(crate) mod tcp;
+pub(crate) mod wire;
 mod world;
 
 pub(crate) use own_stack::{OwnStack, Server};

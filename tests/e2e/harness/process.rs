@@ -47,6 +47,14 @@ impl Process {
         self.child.try_wait().expect("look at the process").is_none()
     }
 
+    /// The most memory that it has had resident so far, in MiB.
+    pub(crate) fn resident_mib_max(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells of a running process");
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") / 1024
+    }
+
     /// Where it serves HTTP, once its log says so.
     pub(crate) async fn http(&self) -> String {
         let address = |log: String| {

@@ -143,8 +143,12 @@ impl World {
     pub(crate) async fn put_packed(&self, key: &str, bytes: Vec<u8>, text: &[u8]) {
         let request = self.services.s3.put_object().bucket(self.raw_bucket()).key(key).body(ByteStream::from(bytes));
         let answer = request.send().await.unwrap_or_else(|error| panic!("drop {key}: {error:?}"));
-        let etag = answer.e_tag().expect("an ETag").to_owned();
-        self.contents.lock().expect("not poisoned").insert((key.to_owned(), etag), text.to_vec());
+        self.was_dropped(key, answer.e_tag().expect("an ETag"), text);
+    }
+
+    /// Counts a file as dropped that came into the bucket some other way.
+    pub(crate) fn was_dropped(&self, key: &str, etag: &str, text: &[u8]) {
+        self.contents.lock().expect("not poisoned").insert((key.to_owned(), etag.to_owned()), text.to_vec());
     }
 
     pub(crate) async fn delete(&self, key: &str) {
