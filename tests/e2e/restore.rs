@@ -189,6 +189,32 @@ async fn a_replica_promoted_without_its_last_transactions_under_running_roles_lo
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn processors_without_work_notice_that_postgres_went_back() {
+    // Long enough for a backup between published and applied.
+    let world = World::with("idle", |config| config.process.batch_age_ms_max = 4_000).await;
+    let roles = world.run_all();
+    world.put("health/first.csv", data::health(10, "2025-07-01", 10, 1)).await;
+    world.settle().await;
+    let owners = "SELECT string_agg(format('%s %s', owner, owner_epoch), ', ' ORDER BY partition) FROM pipeline.bookmarks
+        WHERE domain = 'health'";
+    let before: String = world.query(owners).await;
+    world.put("health/second.csv", data::health(10, "2025-08-01", 10, 2)).await;
+    let published = "SELECT EXISTS (SELECT FROM pipeline.objects WHERE key = 'health/second.csv' AND state = 'published')";
+    world.until("the second file is published", published).await;
+    back_up(&world).await;
+    world.settle().await;
+    assert_eq!(world.query::<String>(owners).await, before, "the same owners, under the same epochs");
+
+    // No record comes after it that would show anything.
+    restore(&world).await;
+    assert_eq!(world.object("health/second.csv").await.state, "published");
+    world.settle().await;
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 200);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_database_over_old_topics_takes_every_file_anew() {
     let world = World::new("anew").await;
     let roles = world.run_all();
