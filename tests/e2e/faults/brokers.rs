@@ -10,11 +10,6 @@ use crate::harness::{OwnStack, Server, data};
 /// Long enough for everybody to find the broker gone, and more than once.
 const DOWN_FOR: Duration = Duration::from_secs(3);
 
-/// A batch takes so long that many are still to come.
-const SLOW: &str = "
-    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END';
-    CREATE TRIGGER slow AFTER INSERT OR UPDATE ON health_data FOR EACH STATEMENT EXECUTE FUNCTION slow();";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_killed_while_rows_go_in_and_again_while_they_come_out_loses_and_doubles_none() {
     const FILES: i32 = 4;
@@ -44,18 +39,19 @@ async fn a_broker_killed_while_rows_go_in_and_again_while_they_come_out_loses_an
     world.until("all rows are in", &published).await;
     assert!(rows_in_topic(&world, "health").await >= ROWS, "no row is lost");
 
-    world.execute(SLOW).await;
     let others = world.run(&roles_but(Role::Ingest));
     let received = "SELECT coalesce(sum(test.length(received)), 0)::bigint FROM pipeline.progress";
-    world.until("rows come out", &format!("SELECT ({received}) > 1000")).await;
-    stack.kill(Server::Kafka).await;
-    tokio::time::sleep(DOWN_FOR).await;
+    world.until("rows come out", &format!("SELECT ({received}) > 0")).await;
     let so_far: i64 = world.query(received).await;
+    stack.kill(Server::Kafka).await;
     println!("{so_far} of {ROWS} rows had come out");
     assert!(so_far < ROWS, "the broker died in the middle");
+    // What a processor has fetched goes on coming out; what is dropped now has to wait.
+    world.put("health/meanwhile.csv", data::health(40, "2025-06-01", 100, 9)).await;
+    tokio::time::sleep(DOWN_FOR).await;
     stack.start_again().await;
     world.settle().await;
-    assert_eq!(rows_in_topic(&world, "health").await, ROWS + duplicates(&world).await);
+    assert_eq!(rows_in_topic(&world, "health").await, ROWS + 4_000 + duplicates(&world).await);
     all_hold_and_nothing_was_missing(&world).await;
     others.stop().await;
     listener.stop().await;

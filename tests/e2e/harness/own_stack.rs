@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use freshet::config::Config;
@@ -116,7 +116,8 @@ impl OwnStack {
         let pid: u32 = record.split_whitespace().nth(1).and_then(|pid| pid.parse().ok()).expect("a process id");
         let pids = with_descendants(pid).into_iter().map(|pid| pid.to_string());
         // One that has ended meanwhile is no failure; the server itself comes first, and makes no new ones then.
-        Command::new("kill").arg(format!("-{signal}")).args(pids).status().expect("run kill");
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{signal}")).args(pids).stderr(Stdio::null()).status().expect("run kill");
     }
 }
 
