@@ -1,4 +1,6 @@
-//! S3 in trouble: failing, late, cutting bodies, losing answers, refusing conditions, changing while it is listed.
+//! S3 in trouble: failing, late, cutting bodies, losing answers, refusing conditions, changing while it is listed, killed.
+//!
+//! What answers 404 for S3, and a prefix that may not be listed (403), are in `storage.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -79,17 +81,22 @@ async fn a_store_that_fails_every_kind_of_request_for_a_while_only_delays() {
     let failed: Arc<Mutex<BTreeSet<(&'static str, bool)>>> = Arc::default();
     for (round, fault) in faults.into_iter().enumerate() {
         let key = format!("health/{round}.csv");
-        // At first nothing goes, then every fifth or so does not.
+        // At first nothing goes, then most does, but for the first request of each kind.
         let (outage, raw, failed) = (fault.clone(), raw.clone(), Arc::clone(&failed));
         let rule = move |share: f64, fault: Fault| {
             let (raw, failed) = (raw.clone(), Arc::clone(&failed));
-            let random = Mutex::new(StdRng::seed_from_u64(seed + round as u64));
+            let state = Mutex::new((StdRng::seed_from_u64(seed + round as u64), BTreeSet::new()));
             move |request: &Request| {
-                let hit = !is_our_own(request, &raw) && random.lock().expect("not poisoned").random_bool(share);
-                if hit {
-                    failed.lock().expect("not poisoned").insert((kind(request), is_in(request, &raw)));
+                if is_our_own(request, &raw) {
+                    return None;
                 }
-                hit.then(|| fault.clone())
+                let (random, seen) = &mut *state.lock().expect("not poisoned");
+                let kind = (kind(request), is_in(request, &raw));
+                let hit = seen.insert(kind) || random.random_bool(share);
+                hit.then(|| {
+                    failed.lock().expect("not poisoned").insert(kind);
+                    fault.clone()
+                })
             }
         };
         proxy.break_by(rule(1.0, outage));
@@ -293,15 +300,14 @@ async fn a_write_of_outputs_whose_answer_is_lost_counts_once() {
     world.settle().await;
     let mut broken = Vec::new();
     // Once a key: the client's own second try meets what the first has done. Three times: it gives up.
-    for (salt, times, fault) in [
-        (1, 1, Fault::AnswerLost),
-        (2, 3, Fault::AnswerLost),
-        (3, 1, Fault::AnswerReplaced(StatusCode::SERVICE_UNAVAILABLE)),
-        (4, 3, Fault::AnswerReplaced(StatusCode::INTERNAL_SERVER_ERROR)),
+    for (salt, times, all, fault) in [
+        (1, 1, true, Fault::AnswerLost),
+        (2, 3, false, Fault::AnswerLost),
+        (3, 3, false, Fault::AnswerReplaced(StatusCode::INTERNAL_SERVER_ERROR)),
     ] {
         let bucket = world.processed_bucket().to_owned();
         let wanted = move |request: &Request| {
-            kind(request) == "put" && is_in(request, &bucket) && (times == 1 || is_one_of_few(request))
+            kind(request) == "put" && is_in(request, &bucket) && (all || is_one_of_few(request))
         };
         first_of_each_key(&proxy, times, wanted, move |_| fault.clone());
         drop_a_bit_of_everything(&world, salt).await;
@@ -309,11 +315,11 @@ async fn a_write_of_outputs_whose_answer_is_lost_counts_once() {
         broken.push(proxy.recover());
     }
     println!("answers lost: {broken:?}");
-    assert!(broken[0] >= 20 && broken[2] >= 20, "data files, manifest, pointer and copies: {broken:?}");
-    assert!(broken[1] >= 9 && broken[3] >= 9, "manifest, pointer and a copy, three times each: {broken:?}");
+    assert!(broken[0] >= 20, "data files, manifest, pointer and copies: {broken:?}");
+    assert!(broken[1] >= 9 && broken[2] >= 9, "manifest, pointer and a copy, three times each: {broken:?}");
     world.all_hold().await;
     let versions = reader.stop().await;
-    assert!(versions >= 5, "{versions} versions");
+    assert!(versions >= 4, "{versions} versions");
     roles.stop().await;
 }
 
@@ -330,7 +336,7 @@ async fn outputs_that_are_read_back_in_part_are_not_copied_in_part() {
     first_of_each_key(&proxy, 2, wanted, fault);
     drop_a_bit_of_everything(&world, 1).await;
     until("pointer, manifest and data files are cut", || proxy.broken() >= 10).await;
-    // Its copies are what the reader of the publisher's own makes of them.
+    // Of the copies, too, which follow a second later.
     tokio::time::sleep(Duration::from_secs(3)).await;
     proxy.recover();
     world.settle().await;
@@ -349,8 +355,7 @@ async fn a_conditional_write_that_is_refused_for_a_while_neither_loses_nor_break
     for (salt, status, body) in [
         (1, StatusCode::CONFLICT, CONFLICT),
         (2, StatusCode::PRECONDITION_FAILED, REFUSED),
-        (3, StatusCode::CONFLICT, ""),
-        (4, StatusCode::PRECONDITION_FAILED, ""),
+        (3, StatusCode::PRECONDITION_FAILED, ""),
     ] {
         let bucket = world.processed_bucket().to_owned();
         let is_conditional =
@@ -362,7 +367,8 @@ async fn a_conditional_write_that_is_refused_for_a_while_neither_loses_nor_break
                 && is_conditional(request)
                 && (!body.is_empty() || is_one_of_few(request))
         };
-        first_of_each_key(&proxy, 2, wanted, move |_| Fault::Answer(status, body));
+        let times = if body.is_empty() { 2 } else { 1 };
+        first_of_each_key(&proxy, times, wanted, move |_| Fault::Answer(status, body));
         drop_a_bit_of_everything(&world, salt).await;
         world.settle().await;
         let refused = proxy.recover();
@@ -370,7 +376,7 @@ async fn a_conditional_write_that_is_refused_for_a_while_neither_loses_nor_break
     }
     world.all_hold().await;
     let versions = reader.stop().await;
-    assert!(versions >= 5, "{versions} versions");
+    assert!(versions >= 4, "{versions} versions");
     roles.stop().await;
 }
 
@@ -444,6 +450,7 @@ async fn a_bucket_that_changes_while_it_is_listed_page_by_page_hides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make faults"]
 async fn a_store_that_is_killed_while_files_and_outputs_are_published_loses_and_repeats_nothing() {
     const KILLS_OF_EACH: u64 = 3;
     let mut stack = OwnStack::start("store-killed").await;
