@@ -55,6 +55,7 @@ async fn sweep_domains(listener: &Listener) -> Result<u64, sqlx::Error> {
             listener.work_to_do.notify_waiters();
         }
         waiting += swept.waiting;
+        ledger::name_late_rows(&listener.pool, domain.name).await?.iter().for_each(report_late_rows);
     }
     Ok(waiting)
 }
@@ -65,13 +66,6 @@ fn report(domain: &Domain, swept: &Swept) {
     metrics::OBJECTS_REPAIRED.with_label_values(&label).inc_by(swept.repaired.len() as u64);
     for (object, received) in &swept.repaired {
         report_repair(object, *received);
-    }
-    for object in &swept.late {
-        tracing::warn!(
-            object = %object.version,
-            id = object.id,
-            "rows arrived of a version that was given up because S3 no longer had it: an attempt that failed had sent them"
-        );
     }
     // A file that was sent again is as fresh as it was the first time.
     for Arrived { object, freshness_seconds, .. } in swept.applied.iter().filter(|arrived| arrived.is_new) {
@@ -85,6 +79,14 @@ fn report(domain: &Domain, swept: &Swept) {
         };
         trace::passed(object.id, trace::FILE, object.version.last_modified.into(), detail);
     }
+}
+
+fn report_late_rows(object: &Object) {
+    tracing::warn!(
+        object = %object.version,
+        id = object.id,
+        "rows arrived of a version that was given up because S3 no longer had it: an attempt that failed had sent them"
+    );
 }
 
 fn report_repair(object: &Object, received: i64) {

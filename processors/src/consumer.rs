@@ -215,6 +215,10 @@ impl Rebalancer {
         let mut assigned = bookmarks::take(pool, Destination::Live, domain.name, stream_id, owner, &beginnings).await?;
         assigned.sort_by_key(|one| one.partition);
         let known = bookmarks::read(pool, domain.name, Some(stream_id)).await?;
+        // The log was measured before the bookmarks were taken: a former owner may have applied what came since.
+        let is_beyond = |one: &Assigned| log.get(&one.partition).is_some_and(|log| one.next_offset > log.ends.high);
+        let measured_again = if assigned.iter().any(is_beyond) { Some(self.read_log(wanted)?) } else { None };
+        let log = measured_again.as_ref().unwrap_or(log);
         let mut starts = Vec::new();
         for one in &assigned {
             let bookmark = known.iter().find(|bookmark| bookmark.partition == one.partition);

@@ -142,15 +142,16 @@ async fn were_taken(context: &Context, left_at: &BTreeMap<i32, (i64, Option<i64>
     if left_at.is_empty() {
         return false;
     }
-    let found: Result<Vec<(i32, i64, i64)>, sqlx::Error> =
-        sqlx::query_as("SELECT partition, next_offset, owner_epoch FROM pipeline.bookmarks WHERE domain = $1")
-            .bind(context.domain.name)
-            .fetch_all(&context.pool)
-            .await;
+    let found: Result<Vec<(i32, i64, i64, bool)>, sqlx::Error> = sqlx::query_as(
+        "SELECT partition, next_offset, owner_epoch, halted IS NOT NULL FROM pipeline.bookmarks WHERE domain = $1",
+    )
+    .bind(context.domain.name)
+    .fetch_all(&context.pool)
+    .await;
     // An error tells nothing; the next batch or the next look will.
     let Ok(found) = found else { return false };
-    let found: BTreeMap<i32, (i64, i64)> =
-        found.into_iter().map(|(partition, at, epoch)| (partition, (at, epoch))).collect();
+    let found: BTreeMap<i32, (i64, i64, bool)> =
+        found.into_iter().map(|(partition, at, epoch, is_halted)| (partition, (at, epoch, is_halted))).collect();
     left_at
         .iter()
         .any(|(partition, (epoch, applied))| !bookmarks::is_as_left(found.get(partition).copied(), *epoch, *applied))

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_ingest::object::ObjectReader;
 use freshet_ingest::republish::{self, Selected};
-use freshet_sinks::ledger::{self, Candidate, Selection};
+use freshet_sinks::ledger::{self, Candidate, Selection, on_one_line};
 use freshet_topics::DOMAINS;
 
 use super::confirm::confirm;
@@ -78,7 +78,9 @@ async fn send_as_new(services: &Services, candidates: &[Candidate]) -> Result<us
     let mut sent = 0;
     for candidate in candidates {
         let placed = ledger::send_as_new(&services.pool, candidate).await;
-        sent += usize::from(placed.with_context(|| format!("set {} back in the ledger", candidate.version.key))?);
+        sent += usize::from(
+            placed.with_context(|| format!("set {} back in the ledger", on_one_line(&candidate.version.key)))?,
+        );
     }
     Ok(sent)
 }
@@ -94,9 +96,9 @@ fn describe(selected: &Selected, as_new: bool) -> String {
     let Selected { ready, gone, skipped } = selected;
     let mut text = String::new();
     let names = |candidates: &[Candidate]| {
-        let mut names: Vec<&str> = candidates.iter().take(NAMED_MAX).map(|it| it.version.key.as_str()).collect();
+        let mut names: Vec<_> = candidates.iter().take(NAMED_MAX).map(|it| on_one_line(&it.version.key)).collect();
         if candidates.len() > NAMED_MAX {
-            names.push("…");
+            names.push("…".into());
         }
         names.join(", ")
     };

@@ -103,17 +103,22 @@ pub fn decide_move(found: Option<(i64, i64)>, wanted: BookmarkMove) -> MoveDecis
     }
 }
 
-/// Whether a bookmark still is what its owner knows of it: nobody has taken it, and it has not gone back. `applied` is
-/// how far the owner has applied, where the partition is not halted.
+/// Whether a bookmark still is what its owner knows of it: nobody has taken it, and it has not gone back. `found` is its
+/// offset, its epoch, and whether it is halted; `applied` is how far the owner has applied, `None` if it found the
+/// partition halted.
 ///
 /// | bookmark | epoch | is as its owner left it |
 /// |---|---|---|
 /// | none: Postgres went back to before it was made | – | no |
 /// | – | another's | no |
-/// | at `applied` or later (a batch was just committed), or halted | mine | yes |
+/// | at `applied` or later (a batch was just committed) | mine | yes |
 /// | before `applied`: Postgres went back | mine | no |
-pub fn is_as_left(found: Option<(i64, i64)>, epoch: i64, applied: Option<i64>) -> bool {
-    found.is_some_and(|(at, found_epoch)| found_epoch == epoch && applied.is_none_or(|applied| at >= applied))
+/// | halted, as its owner found it | mine | yes |
+/// | not halted any more: Postgres went back, and epochs come again | mine | no |
+pub fn is_as_left(found: Option<(i64, i64, bool)>, epoch: i64, applied: Option<i64>) -> bool {
+    found.is_some_and(|(at, found_epoch, is_halted)| {
+        found_epoch == epoch && applied.map_or(is_halted, |applied| at >= applied)
+    })
 }
 
 /// A new owner waits this long for a former one's transaction, then says whom it waits for and tries again.
@@ -279,13 +284,15 @@ mod tests {
     fn an_owner_notices_that_its_bookmark_was_taken_or_went_back() {
         let cases = [
             (None, Some(10), false),
-            (Some((10, 7)), Some(10), true),
-            (Some((20, 7)), Some(10), true),
-            (Some((9, 7)), Some(10), false),
-            (Some((10, 8)), Some(10), false),
-            (Some((10, 6)), Some(10), false),
-            (Some((9, 7)), None, true),
-            (Some((9, 8)), None, false),
+            (Some((10, 7, false)), Some(10), true),
+            (Some((20, 7, false)), Some(10), true),
+            (Some((10, 7, true)), Some(10), true),
+            (Some((9, 7, false)), Some(10), false),
+            (Some((10, 8, false)), Some(10), false),
+            (Some((10, 6, false)), Some(10), false),
+            (Some((9, 7, true)), None, true),
+            (Some((9, 7, false)), None, false),
+            (Some((9, 8, true)), None, false),
         ];
         for (found, applied, expected) in cases {
             assert_eq!(is_as_left(found, 7, applied), expected, "{found:?} {applied:?}");

@@ -25,10 +25,13 @@ pub enum Lost {
         /// Partition and sequence numbers, as Postgres writes a multirange, in the order of partitions.
         seqs: Vec<(i32, String)>,
     },
-    /// Every row from this one on: it was being published for the first time.
+    /// Every row from this one on, and those before it that had not arrived: it was being published for the first time.
     From {
         /// The first row, from 0.
         row: i64,
+        /// Rows received when it was given up; as many as `row` if all before it had arrived.
+        #[serde(default)]
+        received: i64,
     },
     /// How many rows it has was never known; so many arrived.
     Unknown {
@@ -43,7 +46,7 @@ pub enum Lost {
 /// |---|---|---|---|
 /// | yes | – | all | nothing |
 /// | yes | – | fewer | those that are missing, by partition |
-/// | no | a row later than the first | – | every row from there on |
+/// | no | a row later than the first | – | every row from there on, and of those before it what had not arrived |
 /// | no | nothing | some (the ledger forgot how far it was) | unknown |
 /// | no | nothing | none, in the first reading | nothing: it was never read |
 /// | no | nothing | none, in a later one | unknown: what the readings before it brought is another count |
@@ -53,7 +56,7 @@ pub fn lost_rows(object: &Object, received: &BTreeMap<i32, SeqSet>) -> Lost {
         return match (object.resume_row, count) {
             (0, 0) if object.generation == 1 => Lost::Nothing,
             (0, received) => Lost::Unknown { received },
-            (row, _) => Lost::From { row },
+            (row, received) => Lost::From { row, received },
         };
     };
     let mut seqs = Vec::new();
@@ -78,7 +81,11 @@ impl fmt::Display for Lost {
                 let more = if seqs.len() > PARTITIONS_NAMED_MAX { "; …" } else { "" };
                 write!(formatter, "{count} rows are missing ({}{more})", named.join("; "))
             }
-            Lost::From { row } => write!(formatter, "the rows from {row} on are missing"),
+            Lost::From { row, received } if received < row => write!(
+                formatter,
+                "the rows from {row} on are missing; of the {row} before, {received} had been received by then"
+            ),
+            Lost::From { row, .. } => write!(formatter, "the rows from {row} on are missing"),
             Lost::Unknown { received } => {
                 write!(formatter, "{received} of its rows were received, how many it has is not known")
             }
@@ -127,7 +134,9 @@ mod tests {
         assert_eq!(lost_rows(&object(rows.clone(), 0), &all), Lost::Nothing);
         let lost = lost_rows(&object(rows, 0), &some);
         assert_eq!(lost.to_string(), "5 rows are missing (partition 0: seqs {[0,3)}; partition 2: seqs {[1,3)})");
-        assert_eq!(lost_rows(&object(None, 7), &some), Lost::From { row: 7 });
+        let lost = lost_rows(&object(None, 7), &some);
+        assert_eq!(lost.to_string(), "the rows from 7 on are missing; of the 7 before, 2 had been received by then");
+        assert_eq!(lost_rows(&object(None, 7), &all).to_string(), "the rows from 7 on are missing");
         assert_eq!(lost_rows(&object(None, 0), &some), Lost::Unknown { received: 2 });
         assert_eq!(lost_rows(&object(None, 0), &BTreeMap::new()), Lost::Nothing);
         let later = Object { generation: 2, ..object(None, 0) };

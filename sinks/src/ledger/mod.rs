@@ -42,6 +42,6 @@ pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint, on_one_line
 pub use reason::Reason;
 pub use restart::{Candidate, Selection, adopt, is_sendable, select, send_again, send_as_new};
 pub use state::{ObjectState, UNFINISHED_SQL};
-pub use sweep::{Arrived, Swept, Verdict, judge, sweep};
+pub use sweep::{Arrived, Swept, Verdict, judge, name_late_rows, sweep};
 pub use transition::{Change, Event, Lease, Wait, transition};
 pub use write::{Recorded, record, record_gone};

@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_reason_survives_the_database_and_is_bounded_for_people() {
-        let gone = Reason::Gone { detail: "gone".into(), lost: Lost::From { row: 7 } };
+        let gone = Reason::Gone { detail: "gone".into(), lost: Lost::From { row: 7, received: 2 } };
         let lost = Lost::Rows { count: 3, seqs: vec![(2, "{[0,3)}".into())] };
         let named = Reason::Gone { detail: "gone".into(), lost };
         for reason in [gone, named, Reason::SameContent { object: 5 }, Reason::SentAgain] {

@@ -27,8 +27,6 @@ pub struct Swept {
     pub applied: Vec<Arrived>,
     /// Objects sent back to be published again, with the rows received of each.
     pub repaired: Vec<(Object, i64)>,
-    /// Objects that were given up as never read, of which rows have arrived since, as they are now.
-    pub late: Vec<Object>,
     /// Published objects whose end the bookmarks have not reached.
     pub waiting: u64,
 }
@@ -100,7 +98,7 @@ pub async fn sweep(
     let mut connection = pool.acquire().await?;
     loop {
         let page = published(&mut connection, domain, after).await?;
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.last() else { return Ok(swept) };
         after = last.object.src_ord;
         let (mut applied, mut repairs) = (vec![], vec![]);
         for one in page {
@@ -114,33 +112,40 @@ pub async fn sweep(
         complete(&mut connection, applied, &mut swept).await?;
         repair(&mut connection, repairs, back_off, &mut swept).await?;
     }
-    swept.late = name_late_rows(&mut connection, domain).await?;
-    Ok(swept)
 }
 
 /// Says of objects that were given up as never read, and of which rows arrived all the same, that not all of them did: a
-/// listener that died, or was slow, had sent them.
-async fn name_late_rows(connection: &mut PgConnection, domain: &str) -> Result<Vec<Object>, sqlx::Error> {
-    let objects: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS} FROM pipeline.objects o
-         WHERE o.domain = $1 AND o.state = 'superseded' AND o.cause->>'kind' = 'gone' AND o.cause->>'lost' = 'nothing'
-            AND EXISTS (SELECT FROM pipeline.progress p
-                WHERE p.object = o.id AND p.generation = o.generation AND p.domain = o.domain)
-         ORDER BY o.id LIMIT $2"
-    )))
-    .bind(domain)
-    .bind(PAGE)
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut late = Vec::new();
-    for object in objects {
-        let lost = lost_rows(&object, &received(connection, &object).await?);
-        let event = |_: &Object| Event::RowsArrived { lost: lost.clone() };
-        if lost != Lost::Nothing && !change_all(connection, std::slice::from_ref(&object), event).await?.is_empty() {
-            late.push(object);
+/// listener that died, or was slow, had sent them. Gives those objects, as they were.
+///
+/// # Errors
+/// If Postgres does not answer. What was said until then stands.
+pub async fn name_late_rows(pool: &PgPool, domain: &str) -> Result<Vec<Object>, sqlx::Error> {
+    let (mut late, mut after) = (Vec::new(), i64::MIN);
+    let mut connection = pool.acquire().await?;
+    loop {
+        let objects: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM pipeline.objects o
+             WHERE o.domain = $1 AND o.id > $2
+                AND o.state = 'superseded' AND o.cause->>'kind' = 'gone' AND o.cause->>'lost' = 'nothing'
+                AND EXISTS (SELECT FROM pipeline.progress p
+                    WHERE p.object = o.id AND p.generation = o.generation AND p.domain = o.domain)
+             ORDER BY o.id LIMIT $3"
+        )))
+        .bind(domain)
+        .bind(after)
+        .bind(PAGE)
+        .fetch_all(&mut *connection)
+        .await?;
+        let Some(last) = objects.last() else { return Ok(late) };
+        after = last.id;
+        for object in objects {
+            let lost = lost_rows(&object, &received(&mut connection, &object).await?);
+            let event = |_: &Object| Event::RowsArrived { lost: lost.clone() };
+            let is_said = lost != Lost::Nothing
+                && !change_all(&mut connection, std::slice::from_ref(&object), event).await?.is_empty();
+            late.extend(is_said.then_some(object));
         }
     }
-    Ok(late)
 }
 
 /// The next page of published objects. One statement, so that bookmarks and progress are of one moment: both

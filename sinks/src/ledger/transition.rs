@@ -167,8 +167,10 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
         }
         (Superseded, Event::RowsArrived { lost }) => match object.reason() {
             Some(Reason::Gone { detail, lost: Lost::Nothing }) => {
-                let reason = Reason::Gone { detail: detail.clone(), lost };
-                change.end(Superseded, Some(reason))
+                let mut change = change.end(Superseded, Some(Reason::Gone { detail: detail.clone(), lost }));
+                // So that of two sweeps one writes.
+                change.object.lease_epoch += 1;
+                change
             }
             _ => return None,
         },
@@ -284,7 +286,7 @@ mod tests {
             ("publish", Event::Publish { stream, point, content }),
             ("reject", Event::Reject { detail: detail() }),
             ("set aside", Event::SetAside { original: 5, sha256: vec![7] }),
-            ("gone", Event::Gone { detail: detail(), lost: Lost::From { row: 3 } }),
+            ("gone", Event::Gone { detail: detail(), lost: Lost::From { row: 3, received: 3 } }),
             ("release", Event::Release),
             ("fail", Event::Fail { detail: detail(), back_off }),
             ("complete", Event::Complete),
@@ -368,7 +370,7 @@ mod tests {
             (change.object.state, change.wakes_copies)
         };
         assert_eq!(gone(&publishing, Lost::Nothing), (ObjectState::Applied, false));
-        assert_eq!(gone(&publishing, Lost::From { row: 3 }), (ObjectState::Superseded, true));
+        assert_eq!(gone(&publishing, Lost::From { row: 3, received: 3 }), (ObjectState::Superseded, true));
         let unread = Object { rows: None, partition_rows: None, ..publishing };
         assert_eq!(gone(&unread, Lost::Nothing), (ObjectState::Superseded, true));
     }

@@ -269,12 +269,13 @@ impl Traces {
     ///
     /// | manifests up to | data files up to | copies up to | verdict |
     /// |---|---|---|---|
-    /// | 0 or 1 | 0 or 1 | none | perhaps not |
+    /// | 0 | 0 or 1 | none | perhaps not |
+    /// | 1 | up to 2 | none | perhaps not: the second may have been begun on a first that died before its pointer |
     /// | 2 | any | any | yes |
-    /// | any | 2 | any | yes |
+    /// | any | two more than manifests | any | yes |
     /// | any | any | 1 | yes |
     fn prove_a_publication(&self) -> bool {
-        self.copies > 0 || self.manifests > 1 || self.data > 1
+        self.copies > 0 || self.manifests > 1 || self.data > self.manifests + 1
     }
 }
 
@@ -292,6 +293,7 @@ mod tests {
             ((0, 0, 7), true, 7),
             ((2, 1, 0), true, 2),
             ((0, 2, 0), true, 2),
+            ((1, 2, 0), false, 2),
             ((5, 9, 7), true, 9),
         ];
         for ((manifests, data, copies), proven, highest) in cases {
