@@ -195,11 +195,13 @@ async fn processors_without_work_notice_that_postgres_went_back() {
     let roles = world.run_all();
     world.put("health/first.csv", data::health(10, "2025-07-01", 10, 1)).await;
     world.settle().await;
-    let owners = "SELECT string_agg(format('%s %s', owner, owner_epoch), ', ' ORDER BY partition) FROM pipeline.bookmarks
+    let owners =
+        "SELECT string_agg(format('%s %s', owner, owner_epoch), ', ' ORDER BY partition) FROM pipeline.bookmarks
         WHERE domain = 'health'";
     let before: String = world.query(owners).await;
     world.put("health/second.csv", data::health(10, "2025-08-01", 10, 2)).await;
-    let published = "SELECT EXISTS (SELECT FROM pipeline.objects WHERE key = 'health/second.csv' AND state = 'published')";
+    let published =
+        "SELECT EXISTS (SELECT FROM pipeline.objects WHERE key = 'health/second.csv' AND state = 'published')";
     world.until("the second file is published", published).await;
     back_up(&world).await;
     world.settle().await;

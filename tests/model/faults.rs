@@ -94,7 +94,7 @@ impl Budget {
     }
 }
 
-/// A rule that is taken out, to see that the search misses it. The first six are the core of the protocol; the others
+/// A rule that is taken out, to see that the search notices. The first six are the core of the protocol; the others
 /// are holes that were found in the first version and closed, by their number in the review.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Mutation {

@@ -1,4 +1,4 @@
-//! The search misses no rule: with any of them taken out it finds a history that breaks the promise.
+//! With any rule taken out the search finds a history in which something is wrong.
 
 use crate::faults::{Fault, Mutation};
 use crate::possible::Action;
@@ -11,7 +11,7 @@ fn tiny(faults: &[(Fault, u8)]) -> Scenario {
     Scenario { contents: vec![vec![0]], listeners: 1, processors: 1, ..one_file("", faults) }
 }
 
-/// A world in which a rule is missed, and what is found there.
+/// A world in which the search notices that a rule is taken out, and what it finds there.
 fn missed(mutation: Mutation) -> (Scenario, &'static str) {
     use Fault::{
         AckLost, Crash, Delete, ForeignAnswer, LeaseRunsOut, LogCut, Rebalance, Restore, Retention, SendAsNew, Shadow,

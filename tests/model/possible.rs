@@ -246,13 +246,16 @@ impl World {
         for (index, processor) in self.processors.iter().enumerate() {
             for (partition, owned) in &processor.owned {
                 let bookmark = self.database.bookmarks.get(partition);
-                let looks_at_epochs_only = scenario.mutation == Some(Mutation::IdleOwnerLooksAtEpochsOnly);
-                let applied = (!owned.is_halted && !looks_at_epochs_only).then_some(owned.expected);
-                let found = bookmark.map(|bookmark| (bookmark.next, bookmark.epoch));
-                let is_mine = is_as_left(found, owned.epoch, applied);
+                let applied = (!owned.is_halted).then_some(owned.expected);
+                let found = bookmark.map(|bookmark| (bookmark.next, bookmark.epoch, bookmark.halted.is_some()));
+                let is_mine = match scenario.mutation {
+                    Some(Mutation::IdleOwnerLooksAtEpochsOnly) => {
+                        found.is_some_and(|(_, epoch, _)| epoch == owned.epoch)
+                    }
+                    _ => is_as_left(found, owned.epoch, applied),
+                };
                 let is_given = self.group.get(partition) == Some(&index);
-                let is_released = owned.is_halted && bookmark.is_none_or(|bookmark| bookmark.halted.is_none());
-                if processor.batch.is_none() && (!is_mine || !is_given || is_released) {
+                if processor.batch.is_none() && (!is_mine || !is_given) {
                     steps.push(Action::Rejoin(index, *partition));
                     continue;
                 }

@@ -109,7 +109,8 @@ fn names_what_is_lost(scenario: &Scenario, world: &World, object: &Object) -> bo
     match lost {
         // Rows may have come after it was said.
         Lost::Rows { count, .. } => *count >= all - received,
-        Lost::From { .. } | Lost::Unknown { .. } => true,
+        // No more than had come by then.
+        Lost::From { received: then, .. } | Lost::Unknown { received: then } => *then <= received,
         Lost::Nothing => received == all || received == 0 && object.rows.is_none(),
     }
 }

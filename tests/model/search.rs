@@ -36,7 +36,7 @@ impl Model for Scenario {
             Property::always("every moment", |scenario: &Scenario, world: &World| {
                 at_every_moment(scenario, world).is_none()
             }),
-            // `eventually` alone would not do: the search drops it where two histories meet.
+            // `eventually` alone would not do: the search drops it where two histories meet, or one goes round.
             Property::always("rest", |scenario: &Scenario, world: &World| {
                 !world.is_at_rest(scenario) || at_rest(scenario, world).is_none()
             }),

@@ -181,7 +181,10 @@ impl World {
                 self.budget.spend(Fault::Shadow);
                 self.database.fill_shadow(&self.topic);
             }
-            Action::SwapShadow => self.database.swap(),
+            Action::SwapShadow => {
+                self.budget.spend(Fault::Shadow);
+                self.database.swap();
+            }
         }
     }
 
