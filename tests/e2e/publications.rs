@@ -244,6 +244,10 @@ async fn an_older_program_publishes_copies_and_deletes_nothing_over_a_newer_ones
     drop_files(&world).await;
     world.applied().await;
     world.publish().await;
+    // Twice: data files of a first version alone may be those of a publication that died.
+    world.put("health/second.csv", data::health(3, "2025-08-10", 3, 6)).await;
+    world.applied().await;
+    world.publish().await;
     // As a program of later formulas publishes.
     let before = current(&world).await;
     let newer = Manifest { version: before.pointer.version + 1, code_version: 99, ..before.manifest.clone() };
