@@ -391,3 +391,27 @@ fn the_page_on_domains_names_every_domain_column_and_rule() {
         assert!(words.contains(name), "docs/domains.md does not name {name}");
     }
 }
+
+#[test]
+fn the_faults_on_the_page_are_those_that_are_tried() {
+    let folder = Path::new(ROOT).join("tests/e2e/faults");
+    let mut tried = BTreeSet::new();
+    for entry in fs::read_dir(folder).expect("the tests of faults").flatten() {
+        let text = read(&entry.path());
+        let module = entry.path().file_stem().expect("a name").to_string_lossy().into_owned();
+        for test in text.split("#[tokio::test").skip(1) {
+            let name = test.split_once("async fn ").and_then(|(_, rest)| rest.split_once('(')).expect("a test").0;
+            let star = if test.split_once("async fn ").is_some_and(|(head, _)| head.contains("#[ignore")) {
+                " ★"
+            } else {
+                ""
+            };
+            tried.insert(format!("| `{module}::{name}`{star} |"));
+        }
+    }
+    let page = read(&Path::new(ROOT).join("docs/reliability.md"));
+    let named = page.lines().filter(|line| line.starts_with("| `") && line.contains("::"));
+    let named: BTreeSet<String> =
+        named.map(|line| format!("{}|", line.splitn(3, '|').take(2).collect::<Vec<_>>().join("|"))).collect();
+    assert_eq!(named, tried);
+}
