@@ -391,13 +391,19 @@ impl Database {
         }
     }
 
+    /// Which stream the domain is bound to, or would be at first sight of its topic.
+    pub(crate) fn binding(&self, topic: &Topic) -> streams::Binding {
+        let found = stream::stream_of(&topic.firsts());
+        streams::compare(self.stream.map(|(stream, _)| stream).or(found), found)
+    }
+
     /// Binds the domain to its topic on first sight, and says which stream it is bound to.
     pub(crate) fn bind(&mut self, topic: &Topic) -> streams::Binding {
-        let found = stream::stream_of(&topic.firsts());
-        if let (None, Some(found)) = (self.stream, found) {
-            self.stream = Some((found, 1));
+        let binding = self.binding(topic);
+        if let (None, streams::Binding::Same(stream)) = (self.stream, binding) {
+            self.stream = Some((stream, 1));
         }
-        streams::compare(self.stream.map(|(stream, _)| stream), found)
+        binding
     }
 
     /// How each partition's beginning fits.
@@ -640,15 +646,14 @@ impl Database {
 /// Counts and writes the rows of a batch that were not received before; whether any of them changed what a key says.
 fn receive(table: &mut Table, batch: &Batch, mutation: Option<Mutation>) -> bool {
     let received = batch.as_received();
-    let rows: Vec<_> = rows_of(&[&received]).map(|row| row.part()).collect();
+    let partitions = [&received];
+    let all: Vec<_> = rows_of(&partitions).collect();
     let mut progress: BTreeMap<Part, PartProgress> = BTreeMap::new();
-    for part in &rows {
-        let received = table.received.get(part).cloned().unwrap_or_default();
+    for part in all.iter().map(|row| row.part()) {
+        let received = table.received.get(&part).cloned().unwrap_or_default();
         let received = if mutation == Some(Mutation::NoSequenceCheck) { SeqSet::default() } else { received };
-        progress.entry(*part).or_default().received = received;
+        progress.entry(part).or_default().received = received;
     }
-    let batch_rows = [&received];
-    let all: Vec<_> = rows_of(&batch_rows).collect();
     let sorted = ApplyBatch::sort_out(&all, progress, Duplicates::TakeOut);
     let fresh: BTreeSet<i64> = sorted.rows.iter().map(|row| row.row.offset).collect();
     for row in &sorted.rows {

@@ -114,7 +114,7 @@ pub(crate) enum Action {
 impl World {
     /// The topic, if it may be published to.
     pub(crate) fn gate(&self, scenario: &Scenario) -> Option<Open> {
-        let Binding::Same(stream) = self.database.clone().bind(&self.topic) else { return None };
+        let Binding::Same(stream) = self.database.binding(&self.topic) else { return None };
         let beginnings = self.database.beginnings(&self.topic, stream);
         let step = ingest::decide_opening(DOMAIN, "topic", &beginnings);
         let is_first_fit = beginnings.get(&0).is_some_and(|(beginning, _)| *beginning == Beginning::Fits);
@@ -133,7 +133,7 @@ impl World {
             // `topics create` comes first.
             return false;
         }
-        let is_refused = match self.database.clone().bind(&self.topic) {
+        let is_refused = match self.database.binding(&self.topic) {
             Binding::Other { .. } | Binding::Unknown => true,
             Binding::Same(stream) => {
                 let beginnings = self.database.beginnings(&self.topic, stream);
@@ -235,7 +235,7 @@ impl World {
 
     fn processors_steps(&self, scenario: &Scenario, steps: &mut Vec<Action>) {
         for partition in 0..self.topic.partitions.len() as i32 {
-            let is_known = !matches!(self.database.clone().bind(&self.topic), Binding::Unknown);
+            let is_known = !matches!(self.database.binding(&self.topic), Binding::Unknown);
             if !self.group.contains_key(&partition) && is_known {
                 // Processors that know nothing are all alike: one of them is enough.
                 let idle = self.processors.iter().position(|processor| *processor == Processor::default());

@@ -17,9 +17,9 @@ use freshet_sinks::bookmarks::adopt::{Adopting, adopt};
 use freshet_sinks::bookmarks::{self, streams};
 use freshet_sinks::destination::Destination;
 use freshet_sinks::ledger::register::register;
-use freshet_sinks::ledger::{self, Claim, Claimant, Event, Object, ObjectVersion, Selection};
+use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection};
 use freshet_sinks::lives;
-use freshet_topics::{DOMAINS, Domain, PARSER_VERSION, Provenance, Value, domains, stream};
+use freshet_topics::{DOMAINS, Domain, Provenance, Value, domains, stream};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ use crate::faults::{Budget, Fault, Mutation};
 use crate::possible::Action;
 use crate::properties::{at_every_moment, at_rest};
 use crate::scenarios::two_files;
-use crate::world::{Scenario, Stage, Verdict, World};
+use crate::world::{Scenario, Stage, World};
 
 /// Random histories that are taken.
 const WALKS: u64 = 30;
@@ -227,25 +227,12 @@ impl Twin {
         let work = before.listeners[listener].as_ref().expect("it works");
         let Stage::Recording(verdict) = &work.stage else { unreachable!() };
         let content = scenario.described(scenario.content_of(&work.claim.object.version));
-        let stream = work.open.stream;
-        let event = match verdict {
-            Verdict::Publish(point) => Event::Publish { stream, point, content: &content },
-            Verdict::Checkpoint(point) => Event::Checkpoint { stream, point, content: &content },
-            Verdict::OpenGeneration => {
-                Event::OpenGeneration { parser_version: PARSER_VERSION, partitions: work.open.partitions }
-            }
-            Verdict::SetAside(original) => Event::SetAside { original: *original, sha256: content.sha256.clone() },
-            Verdict::Gone => {
-                let claim = self.claims[listener].as_mut().expect("it has claimed");
-                ledger::record_gone(&self.pool, claim, "gone".into()).await.expect("give up");
-                return;
-            }
-            Verdict::Fail => Event::Fail { detail: "failed".into(), back_off: Duration::ZERO },
-            Verdict::Release => Event::Release,
-            Verdict::Wake(_) => unreachable!("only with a rule taken out"),
-        };
         let claim = self.claims[listener].as_mut().expect("it has claimed");
-        ledger::record(&self.pool, claim, event).await.expect("record");
+        match verdict.event(work.open, &content) {
+            Some(event) => _ = ledger::record(&self.pool, claim, event).await.expect("record"),
+            // Copies are woken apart only with a rule taken out.
+            None => _ = ledger::record_gone(&self.pool, claim, "gone".into()).await.expect("give up"),
+        }
     }
 
     async fn bind(&self, world: &World) {

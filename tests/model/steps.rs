@@ -283,25 +283,17 @@ impl World {
         let mut work = self.listeners[listener].take().expect("it works");
         let Stage::Recording(verdict) = work.stage.clone() else { unreachable!() };
         let content = scenario.described(scenario.content_of(&work.claim.object.version));
-        let stream = work.open.stream;
         let before = self.database.objects.get(work.claim.object.id as usize - 1).map(|one| one.object.guard());
         let id = work.claim.object.id;
         let event = match &verdict {
-            Verdict::Publish(point) => Event::Publish { stream, point, content: &content },
-            Verdict::Checkpoint(point) => Event::Checkpoint { stream, point, content: &content },
-            Verdict::OpenGeneration => {
-                Event::OpenGeneration { parser_version: PARSER_VERSION, partitions: work.open.partitions }
-            }
-            Verdict::SetAside(original) => Event::SetAside { original: *original, sha256: content.sha256.clone() },
-            Verdict::Gone => {
-                Event::Gone { detail: "gone".into(), lost: self.database.lost(&work.claim.object, mutation) }
-            }
-            Verdict::Fail => Event::Fail { detail: "failed".into(), back_off: std::time::Duration::ZERO },
-            Verdict::Release => Event::Release,
             Verdict::Wake(original) => {
                 self.database.wake(*original);
                 return;
             }
+            Verdict::Gone => {
+                Event::Gone { detail: "gone".into(), lost: self.database.lost(&work.claim.object, mutation) }
+            }
+            other => other.event(work.open, &content).expect("it is written as it is"),
         };
         let guard = work.claim.object.guard();
         let recorded = self.database.record(&mut work.claim, event, mutation);

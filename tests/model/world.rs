@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::DateTime;
-use freshet_sinks::ledger::{Claim, Content, ObjectVersion, ResumePoint};
+use freshet_sinks::ledger::{Claim, Content, Event, ObjectVersion, ResumePoint};
+use freshet_topics::PARSER_VERSION;
 use uuid::Uuid;
 
 use crate::database::{Batch, Database};
@@ -84,6 +86,24 @@ pub(crate) enum Verdict {
     Release,
     /// With [`Mutation::WakeApart`] alone: the copies of this object are still to be woken.
     Wake(i64),
+}
+
+impl Verdict {
+    /// As the ledger hears of it. `None`: what is lost is looked up first, or copies are woken apart.
+    pub(crate) fn event<'a>(&'a self, open: Open, content: &'a Content) -> Option<Event<'a>> {
+        let stream = open.stream;
+        Some(match self {
+            Verdict::Publish(point) => Event::Publish { stream, point, content },
+            Verdict::Checkpoint(point) => Event::Checkpoint { stream, point, content },
+            Verdict::OpenGeneration => {
+                Event::OpenGeneration { parser_version: PARSER_VERSION, partitions: open.partitions }
+            }
+            Verdict::SetAside(original) => Event::SetAside { original: *original, sha256: content.sha256.clone() },
+            Verdict::Fail => Event::Fail { detail: "failed".into(), back_off: Duration::ZERO },
+            Verdict::Release => Event::Release,
+            Verdict::Gone | Verdict::Wake(_) => return None,
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
