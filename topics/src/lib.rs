@@ -19,6 +19,7 @@ pub mod kafka;
 pub mod log;
 pub mod message;
 pub mod partition;
+pub mod pipeline;
 pub mod stream;
 pub mod trace;
 pub mod window;
