@@ -8,7 +8,7 @@ use anyhow::Context;
 use axum::Router;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use freshet_topics::{DOMAINS, Domain};
+use freshet_topics::Domain;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::bookmarks::{self, BookmarksCommand};
@@ -228,6 +228,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
     let config = &services.config.s3;
     let samples = cli.data.join("samples");
     let demo = Demo {
+        pipeline: services.config.pipeline,
         pool: &services.pool,
         s3: &services.s3,
         raw_bucket: &config.raw_bucket,
@@ -257,7 +258,7 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
     let outside = observe::outside(services).await;
     let files = options.files.then_some(options.files_max);
     let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
-    let status = status::read(&mut connection, DOMAINS, &outside, files).await?;
+    let status = status::read(&mut connection, services.config.pipeline.domains, &outside, files).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&status).context("write JSON")?);
     } else {
@@ -291,6 +292,7 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -299,7 +301,7 @@ mod tests {
 
     #[test]
     fn every_domain_can_be_processed() {
-        for domain in DOMAINS {
+        for domain in pipeline::chosen().domains {
             let cli = Cli::try_parse_from(["freshet", "process", domain.name]).expect(domain.name);
             assert!(matches!(cli.command, Command::Process { domain: found } if found == *domain));
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
-use freshet_topics::DOMAINS;
+use freshet_topics::Domain;
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
@@ -49,7 +49,7 @@ pub(super) struct About {
 
 impl About {
     pub(super) fn new(config: &Config, env_file: &Path) -> About {
-        let prefixes = DOMAINS.iter().map(|domain| {
+        let prefixes = config.pipeline.domains.iter().map(|domain| {
             let patterns = domain.patterns.iter().copied().chain(config.ingest.patterns_of(domain.name));
             (domain.name, patterns.filter(|it| it.ends_with('/')).map(str::to_owned).collect())
         });
@@ -126,6 +126,7 @@ struct Corrections {
 
 /// Reads the state, and remembers what it was.
 pub(super) struct Reader {
+    domains: &'static [&'static Domain],
     pool: PgPool,
     published: Published,
     history: Arc<History>,
@@ -136,14 +137,20 @@ impl Reader {
     pub(super) fn new(services: Services, history: Arc<History>, about: About) -> Reader {
         let mut sections = Sections::new();
         put(&mut sections, "about", &about);
-        Reader { pool: services.pool.clone(), published: Published::new(&services), history, sections }
+        Reader {
+            domains: services.config.pipeline.domains,
+            pool: services.pool.clone(),
+            published: Published::new(&services),
+            history,
+            sections,
+        }
     }
 }
 
 impl Source for Reader {
     async fn read(&mut self) -> Sections {
         // S3 after Postgres: a change that no longer waits there is in what is published here.
-        let tables = tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool)).await;
+        let tables = tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.domains)).await;
         let published = tokio::time::timeout(ANSWER_TIMEOUT, self.published.look()).await;
         let tables = tables.context("no answer in time").and_then(|tables| tables).context("Postgres");
         let published = published.context("no answer in time").and_then(|look| look).context("S3");
@@ -175,15 +182,15 @@ fn put(sections: &mut Sections, name: &'static str, value: &impl Serialize) {
 }
 
 impl Tables {
-    async fn read(pool: &PgPool) -> Result<Tables> {
+    async fn read(pool: &PgPool, domains: &'static [&'static Domain]) -> Result<Tables> {
         // One after the other: a viewer costs one connection. The transaction is there for the timeout, which ends with it.
         let mut transaction = pool.begin().await.context("connect")?;
         let connection = &mut *transaction;
         sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
         let tables = Tables {
-            status: status::read(connection, DOMAINS, &Outside::default(), None).await?,
+            status: status::read(connection, domains, &Outside::default(), None).await?,
             files: files(connection).await.context("list the files in the ledger")?,
-            freshness: freshness(connection).await.context("read how long files took")?,
+            freshness: freshness(connection, domains).await.context("read how long files took")?,
             quality: Quality {
                 rejects: rejects(connection).await.context("count the rejects")?,
                 corrections: corrections(connection).await.context("count the corrections")?,
@@ -226,8 +233,11 @@ async fn files(connection: &mut PgConnection) -> Result<Vec<File>, sqlx::Error> 
     .await
 }
 
-async fn freshness(connection: &mut PgConnection) -> Result<BTreeMap<String, Vec<Freshness>>, sqlx::Error> {
-    let names: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
+async fn freshness(
+    connection: &mut PgConnection,
+    domains: &[&Domain],
+) -> Result<BTreeMap<String, Vec<Freshness>>, sqlx::Error> {
+    let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
     let files: Vec<Freshness> = sqlx::query_as(
         "SELECT o.domain, o.key, p.committed_at AS applied_at,
             greatest(extract(epoch FROM p.committed_at - o.last_modified), 0)::double precision AS seconds
