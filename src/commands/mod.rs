@@ -8,6 +8,7 @@ pub mod domain_arg;
 pub mod generate;
 pub mod halted;
 pub mod healthcheck;
+pub mod init;
 pub mod observe;
 pub mod replay;
 pub mod republish;
