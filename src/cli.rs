@@ -16,13 +16,14 @@ use crate::commands::demo::Demo;
 use crate::commands::domain_arg::parse_domain;
 use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
-use crate::commands::status::StatusArgs;
+use crate::commands::status::{StatusArgs, render};
 use crate::commands::terminal::Look;
-use crate::commands::{bench, demo, generate, healthcheck, observe, restored, setup, status, topics, up};
+use crate::commands::{bench, demo, generate, healthcheck, restored, setup, topics, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::ready;
 use crate::roles::{self, Role, Services};
+use crate::status::{self, observe};
 use crate::telemetry::{self, LogFormat};
 
 /// A CSV dropped in S3 is in Postgres and in the derived outputs seconds later, exactly once.
@@ -236,7 +237,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
         places: running.places(),
         look: Look::of_stdout(),
     };
-    let put = async |key: &str, path: &Path| observe::put(services, key, path).await;
+    let put = async |key: &str, path: &Path| demo::put(services, key, path).await;
     let shown = tokio::select! {
         shown = demo::run(&demo, put, async || observe::dropped(services).await, async || observe::outputs(services).await) => shown.map(|_| ()),
         () = shutdown.cancelled() => Err(anyhow::anyhow!("interrupted")),
@@ -254,14 +255,17 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
         println!("{waited}");
         return Ok(());
     }
-    let outside = observe::outside(services).await;
+    let (outside, left_out) = observe::outside(services).await;
+    for line in left_out {
+        eprintln!("freshet: {line}");
+    }
     let files = options.files.then_some(options.files_max);
     let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
     let status = status::read(&mut connection, DOMAINS, &outside, files).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&status).context("write JSON")?);
     } else {
-        println!("{}", status::render(&status, Look::of_stdout()));
+        println!("{}", render(&status, Look::of_stdout()));
     }
     Ok(())
 }

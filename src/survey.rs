@@ -15,9 +15,9 @@ use freshet_topics::log::{Ends, LogClient, LogError, LogReader};
 use freshet_topics::{DOMAINS, Domain};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::status::{self, DomainStatus, Outside, Rows, Status};
 use crate::metrics;
 use crate::roles::{Role, Services};
+use crate::status::{self, DomainStatus, Outside, Rows, Status};
 
 /// Which domains a process surveys: a processor its own, any other role all.
 pub(crate) fn domains_of(roles: &[Role]) -> Vec<&'static Domain> {

@@ -8,7 +8,6 @@ pub mod domain_arg;
 pub mod generate;
 pub mod halted;
 pub mod healthcheck;
-pub mod observe;
 pub mod replay;
 pub mod republish;
 pub mod restored;

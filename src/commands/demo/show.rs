@@ -8,8 +8,8 @@ use freshet_topics::DOMAINS;
 use sqlx::AssertSqlSafe;
 
 use super::Demo;
-use crate::commands::status::Waited;
 use crate::commands::terminal::{shorten, span, table, thousands, without_password};
+use crate::status::Waited;
 
 /// Rows of each output that are shown.
 const ROWS: usize = 3;
