@@ -8,12 +8,12 @@ use anyhow::Context;
 use axum::Router;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use freshet_topics::{DOMAINS, Domain};
+use freshet_topics::DOMAINS;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::bookmarks::{self, BookmarksCommand};
 use crate::commands::demo::Demo;
-use crate::commands::domain_arg::parse_domain;
+use crate::commands::domain_arg::{Domains, parse_domains};
 use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::{StatusArgs, render};
@@ -54,11 +54,11 @@ enum Command {
     Demo,
     /// Listen to the raw bucket and publish its files (one role a process)
     Ingest,
-    /// Apply one domain's topic to Postgres (one role a process)
+    /// Apply a domain's topic to Postgres (one role a process, or those of all domains in one)
     Process {
-        /// Which domain
-        #[arg(value_parser = parse_domain())]
-        domain: &'static Domain,
+        /// Which domain, or all
+        #[arg(value_parser = parse_domains())]
+        domain: Domains,
     },
     /// Keep the derived outputs fresh (one role a process)
     Metrics,
@@ -163,9 +163,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Up => up::run(&cli.sources(), &cli.data, shutdown_on_signal()?).await?,
         Command::Demo => run_demo(&cli).await?,
-        Command::Ingest => run_role(&cli, Role::Ingest).await?,
-        Command::Process { domain } => run_role(&cli, Role::Process(domain)).await?,
-        Command::Metrics => run_role(&cli, Role::Metrics).await?,
+        Command::Ingest => run_roles(&cli, &[Role::Ingest]).await?,
+        Command::Process { ref domain } => run_roles(&cli, &processors(domain)).await?,
+        Command::Metrics => run_roles(&cli, &[Role::Metrics]).await?,
         Command::Setup { dry_run } => {
             setup::run(&cli.services().await?, dry_run).await?;
         }
@@ -210,14 +210,19 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_role(cli: &Cli, role: Role) -> anyhow::Result<()> {
+/// The processors of these domains.
+fn processors(domains: &Domains) -> Vec<Role> {
+    domains.0.iter().map(|domain| Role::Process(domain)).collect()
+}
+
+async fn run_roles(cli: &Cli, roles: &[Role]) -> anyhow::Result<()> {
     let services = cli.services().await?;
     let shutdown = shutdown_on_signal()?;
     if !services.config.http.listen.is_empty() {
-        let address = http::serve(&services, &[role], Router::new(), shutdown.clone()).await?;
+        let address = http::serve(&services, roles, Router::new(), shutdown.clone()).await?;
         tracing::info!(%address, "serving /metrics, /healthz and /readyz");
     }
-    roles::run(&services, &[role], shutdown).await
+    roles::run(&services, roles, shutdown).await
 }
 
 /// Starts everything, shows the demonstration, and stops everything again.
@@ -302,11 +307,15 @@ mod tests {
     }
 
     #[test]
-    fn every_domain_can_be_processed() {
+    fn every_domain_can_be_processed_alone_and_all_of_them_together() {
+        let roles = |name| match Cli::try_parse_from(["freshet", "process", name]).expect(name).command {
+            Command::Process { domain } => processors(&domain),
+            other => panic!("{other:?}"),
+        };
         for domain in DOMAINS {
-            let cli = Cli::try_parse_from(["freshet", "process", domain.name]).expect(domain.name);
-            assert!(matches!(cli.command, Command::Process { domain: found } if found == *domain));
+            assert_eq!(roles(domain.name), [Role::Process(domain)]);
         }
+        assert_eq!(roles("all"), DOMAINS.iter().map(|domain| Role::Process(domain)).collect::<Vec<_>>());
         let error = Cli::try_parse_from(["freshet", "process", "weather"]).expect_err("no such domain");
         assert!(error.to_string().contains("[possible values: locations, climate"), "{error}");
     }

@@ -250,6 +250,7 @@ mod tests {
     fn a_processor_surveys_its_own_domain_and_any_other_role_all() {
         let one = [Role::Process(DOMAINS[1])];
         assert_eq!(domains_of(&one).len(), 1);
+        assert_eq!(domains_of(&[Role::Process(DOMAINS[1]), Role::Process(DOMAINS[2])]), [DOMAINS[1], DOMAINS[2]]);
         assert_eq!(domains_of(&[Role::Process(DOMAINS[0]), Role::Ingest]).len(), DOMAINS.len());
         assert_eq!(domains_of(&[Role::Metrics]).len(), DOMAINS.len());
     }
