@@ -3,4 +3,6 @@
 //! Reading finds every mistake of every file at once and names each with file, line and column.
 
 pub mod mistake;
+pub mod output;
+pub mod sql;
 pub mod yaml;
