@@ -8,7 +8,6 @@ use anyhow::Context;
 use axum::Router;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use freshet_topics::DOMAINS;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::bookmarks::{self, BookmarksCommand};
@@ -234,6 +233,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
     let config = &services.config.s3;
     let samples = cli.data.join("samples");
     let demo = Demo {
+        pipeline: services.config.pipeline,
         pool: &services.pool,
         s3: &services.s3,
         raw_bucket: &config.raw_bucket,
@@ -266,7 +266,7 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
     }
     let files = options.files.then_some(options.files_max);
     let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
-    let status = status::read(&mut connection, DOMAINS, &outside, files).await?;
+    let status = status::read(&mut connection, services.config.pipeline.domains, &outside, files).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&status).context("write JSON")?);
     } else {
@@ -300,6 +300,7 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -312,10 +313,11 @@ mod tests {
             Command::Process { domain } => processors(&domain),
             other => panic!("{other:?}"),
         };
-        for domain in DOMAINS {
+        let domains = pipeline::chosen().domains;
+        for domain in domains {
             assert_eq!(roles(domain.name), [Role::Process(domain)]);
         }
-        assert_eq!(roles("all"), DOMAINS.iter().map(|domain| Role::Process(domain)).collect::<Vec<_>>());
+        assert_eq!(roles("all"), domains.iter().map(|domain| Role::Process(domain)).collect::<Vec<_>>());
         let error = Cli::try_parse_from(["freshet", "process", "weather"]).expect_err("no such domain");
         assert!(error.to_string().contains("[possible values: locations, climate"), "{error}");
     }

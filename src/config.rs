@@ -17,21 +17,24 @@ use freshet_processors::ProcessSettings;
 use freshet_processors::refresh::MetricsSettings;
 use freshet_sinks::postgres::PostgresSettings;
 use freshet_sinks::s3::S3Settings;
-use freshet_topics::DOMAINS;
+use freshet_topics::Pipeline;
 use freshet_topics::kafka::KafkaSettings;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::local;
+use crate::{local, pipeline};
 
 /// Every setting with its meaning, unit and default.
 pub const DEFAULT: &str = include_str!("config/default.toml");
 /// What is different on the local stack.
 pub const LOCAL: &str = include_str!("config/local.toml");
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// What flows, and what is made of it: no setting, but the folder of `--pipeline`.
+    #[serde(skip, default = "Pipeline::shipped")]
+    pub pipeline: &'static Pipeline,
     pub kafka: KafkaSettings,
     pub postgres: PostgresSettings,
     pub s3: S3Settings,
@@ -39,6 +42,21 @@ pub struct Config {
     pub process: ProcessSettings,
     pub metrics: MetricsSettings,
     pub http: HttpSettings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            pipeline: Pipeline::shipped(),
+            kafka: KafkaSettings::default(),
+            postgres: PostgresSettings::default(),
+            s3: S3Settings::default(),
+            ingest: IngestSettings::default(),
+            process: ProcessSettings::default(),
+            metrics: MetricsSettings::default(),
+            http: HttpSettings::default(),
+        }
+    }
 }
 
 /// Settings of the section `http`.
@@ -113,9 +131,10 @@ fn load_from(sources: &Sources, base: Base, environment: config::Environment) ->
     }
     let mut settings = builder.build().context("read the settings")?;
     secrets::read(&mut settings.cache)?;
-    let config: Config = settings
+    let mut config: Config = settings
         .try_deserialize()
         .context("read the settings (they are documented in `freshet check-config --defaults`)")?;
+    config.pipeline = pipeline::chosen();
     check(&config)?;
     Ok(config)
 }
@@ -132,7 +151,7 @@ fn settings_file(path: &Path) -> anyhow::Result<String> {
 }
 
 fn check(config: &Config) -> anyhow::Result<()> {
-    let domains: Vec<&str> = DOMAINS.iter().map(|domain| domain.name).collect();
+    let domains: Vec<&str> = config.pipeline.domains.iter().map(|domain| domain.name).collect();
     config.ingest.check(&domains).map_err(anyhow::Error::msg)?;
     anyhow::ensure!(config.process.batch_rows_max > 0, "process.batch_rows_max must be at least 1");
     anyhow::ensure!(config.http.survey_interval_ms >= 100, "http.survey_interval_ms must be at least 100");

@@ -12,6 +12,7 @@ pub mod http;
 pub mod local;
 mod metrics;
 pub mod page;
+pub mod pipeline;
 pub mod ready;
 pub mod roles;
 pub mod status;

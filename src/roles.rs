@@ -9,7 +9,7 @@ use aws_sdk_s3::Client;
 use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
 use freshet_sinks::{postgres, s3};
-use freshet_topics::{DOMAINS, Domain};
+use freshet_topics::{Domain, Pipeline};
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -31,9 +31,9 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role, as `freshet up` runs them.
-    pub fn all() -> Vec<Role> {
-        let processors = DOMAINS.iter().map(|domain| Role::Process(domain));
+    /// Every role of a pipeline, as `freshet up` runs them.
+    pub fn all(pipeline: &Pipeline) -> Vec<Role> {
+        let processors = pipeline.domains.iter().map(|domain| Role::Process(domain));
         [Role::Ingest].into_iter().chain(processors).chain([Role::Metrics]).collect()
     }
 
@@ -75,7 +75,7 @@ impl Services {
     pub async fn new(config: Config) -> anyhow::Result<Self> {
         let pool = postgres::pool(&config.postgres).context("read the settings")?;
         let s3 = s3::client(&config.s3).await;
-        let hints = Hints::new(&config.s3.raw_bucket, DOMAINS, &config.ingest);
+        let hints = Hints::new(&config.s3.raw_bucket, config.pipeline.domains, &config.ingest);
         Ok(Services { config, pool, s3, surveyed: watch::Sender::default(), hints })
     }
 }
@@ -93,7 +93,7 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
         return Ok(());
     }
     // What it shows is for people: nothing waits for its end.
-    tokio::spawn(survey::run(services.clone(), survey::domains_of(roles), shutdown.clone()));
+    tokio::spawn(survey::run(services.clone(), survey::domains_of(services.config.pipeline, roles), shutdown.clone()));
     let mut tasks = JoinSet::new();
     for role in roles {
         let (role, services, shutdown) = (*role, services.clone(), shutdown.clone());
@@ -143,7 +143,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 pool,
                 s3,
                 raw_bucket: config.s3.raw_bucket,
-                domains: DOMAINS.to_vec(),
+                domains: config.pipeline.domains.to_vec(),
                 listener: instance,
                 hints,
             };
@@ -165,7 +165,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 pool,
                 s3,
                 bucket: config.s3.processed_bucket,
-                domains: DOMAINS,
+                domains: config.pipeline.domains,
             };
             refresh::run(context, shutdown).await?;
         }

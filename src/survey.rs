@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use freshet_topics::log::{Ends, LogClient, LogError, LogReader};
-use freshet_topics::{DOMAINS, Domain};
+use freshet_topics::{Domain, Pipeline};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
@@ -20,12 +20,12 @@ use crate::roles::{Role, Services};
 use crate::status::{self, DomainStatus, Outside, Rows, Status};
 
 /// Which domains a process surveys: a processor its own, any other role all.
-pub(crate) fn domains_of(roles: &[Role]) -> Vec<&'static Domain> {
+pub(crate) fn domains_of(pipeline: &Pipeline, roles: &[Role]) -> Vec<&'static Domain> {
     let own = roles.iter().map(|role| match role {
         Role::Process(domain) => Some(*domain),
         Role::Ingest | Role::Metrics => None,
     });
-    own.collect::<Option<Vec<_>>>().unwrap_or_else(|| DOMAINS.to_vec())
+    own.collect::<Option<Vec<_>>>().unwrap_or_else(|| pipeline.domains.to_vec())
 }
 
 /// What one survey found.
@@ -33,7 +33,7 @@ pub(crate) fn domains_of(roles: &[Role]) -> Vec<&'static Domain> {
 pub(crate) struct Survey {
     /// When, by Postgres' clock.
     pub(crate) at: DateTime<Utc>,
-    /// One a domain, in the order of the registry.
+    /// One a domain, in the order of the pipeline.
     pub(crate) domains: Vec<Surveyed>,
     /// Windows and locations that changed and are not yet published.
     pub(crate) dirty_windows: i64,
@@ -248,10 +248,12 @@ mod tests {
 
     #[test]
     fn a_processor_surveys_its_own_domain_and_any_other_role_all() {
-        let one = [Role::Process(DOMAINS[1])];
-        assert_eq!(domains_of(&one).len(), 1);
-        assert_eq!(domains_of(&[Role::Process(DOMAINS[1]), Role::Process(DOMAINS[2])]), [DOMAINS[1], DOMAINS[2]]);
-        assert_eq!(domains_of(&[Role::Process(DOMAINS[0]), Role::Ingest]).len(), DOMAINS.len());
-        assert_eq!(domains_of(&[Role::Metrics]).len(), DOMAINS.len());
+        let pipeline = Pipeline::shipped();
+        let of = |roles: &[Role]| domains_of(pipeline, roles).len();
+        let all = pipeline.domains.len();
+        assert_eq!(of(&[Role::Process(pipeline.domains[1])]), 1);
+        assert_eq!(of(&[Role::Process(pipeline.domains[1]), Role::Process(pipeline.domains[2])]), 2);
+        assert_eq!(of(&[Role::Process(pipeline.domains[0]), Role::Ingest]), all);
+        assert_eq!(of(&[Role::Metrics]), all);
     }
 }

@@ -30,6 +30,7 @@ use sqlx::PgPool;
 
 use super::generate::{self, GenerateOptions, SampleFile};
 use super::terminal::{Look, span, thousands};
+use crate::pipeline::chosen;
 use child::Child;
 use report::Run;
 use visible::SmallFiles;
@@ -80,7 +81,7 @@ pub async fn run(options: &BenchOptions, look: Look) -> Result<()> {
     println!();
     eprintln!("  generating {} rows in {shown}", thousands(options.rows.cast_signed()));
     let load = generate_load(options, &folder.path)?;
-    let plain = load::plain_copies(&load.facts, &folder.path.join("plain"))?;
+    let plain = load::plain_copies(chosen(), &load.facts, &folder.path.join("plain"))?;
     let mut runs = Vec::new();
     for number in 1..=options.runs {
         let run = one_run(options, &folder.path.join(format!("run-{number}")), &load, &plain).await;

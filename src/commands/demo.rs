@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use aws_sdk_s3::primitives::ByteStream;
 use chrono::{Days, NaiveDate};
+use freshet_topics::Pipeline;
 use sqlx::PgPool;
 
 use super::generate::{self, GenerateOptions, SampleFile};
@@ -22,6 +23,8 @@ use progress::Progress;
 
 /// What the demonstration works on.
 pub struct Demo<'a> {
+    /// What flows.
+    pub pipeline: &'static Pipeline,
     pub pool: &'a PgPool,
     /// S3, for reading the outputs.
     pub s3: &'a aws_sdk_s3::Client,

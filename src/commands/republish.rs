@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use freshet_ingest::object::ObjectReader;
 use freshet_ingest::republish::{self, Selected};
 use freshet_sinks::ledger::{self, Candidate, Selection, on_one_line};
-use freshet_topics::DOMAINS;
 
 use super::confirm::confirm;
 use super::halted;
@@ -50,7 +49,7 @@ fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
 /// # Errors
 /// If Postgres or S3 does not answer.
 pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> {
-    halted::warn(&services.pool, DOMAINS).await;
+    halted::warn(&services.pool, services.config.pipeline.domains).await;
     let selection =
         Selection { keys: args.objects.clone(), prefix: args.prefix.clone(), since: args.since, as_new: args.as_new };
     let reader = ObjectReader::new(services.s3.clone());

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use freshet_sinks::{bookmarks, lives};
+use freshet_topics::Domain;
 use freshet_topics::log::LogClient;
-use freshet_topics::{DOMAINS, Domain};
 
 use super::confirm::confirm;
 use super::terminal::thousands;
@@ -25,7 +25,8 @@ pub async fn run(services: &Services, yes: bool) -> Result<ExitCode> {
     let number = all.last().map_or(0, |life| life.number);
     println!("The ledger is in its life {number}; this begins life {}:", number + 1);
     println!("- bookmarks stay where Postgres has them, and the records after them are read:");
-    for domain in DOMAINS {
+    let domains = services.config.pipeline.domains;
+    for domain in domains {
         println!("    {}: {}", domain.name, ahead(services, domain).await);
     }
     println!("- rows of files that the ledger does not know are passed over and counted in `freshet status`;");
@@ -34,7 +35,7 @@ pub async fn run(services: &Services, yes: bool) -> Result<ExitCode> {
     if !confirm("Begin a new life of the ledger?", yes)? {
         return Ok(ExitCode::FAILURE);
     }
-    let begun = lives::begin(&services.pool, DOMAINS).await.context("begin a new life of the ledger")?;
+    let begun = lives::begin(&services.pool, domains).await.context("begin a new life of the ledger")?;
     println!("life {begun} of the ledger has begun; `freshet status --wait` returns once all is applied and published");
     Ok(ExitCode::SUCCESS)
 }

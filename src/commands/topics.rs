@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use freshet_sinks::postgres;
+use freshet_topics::Domain;
 use freshet_topics::catalog::{self, TopicReport};
-use freshet_topics::{DOMAINS, Domain};
 use futures::future::try_join_all;
 
 use super::halted::{self, KnownTopic, partitions};
@@ -19,7 +19,7 @@ use crate::config::Config;
 pub async fn create(config: &Config) -> Result<ExitCode> {
     let known = known_topics(config).await;
     let mut is_as_wanted = true;
-    for (domain, report) in DOMAINS.iter().zip(ensure_all(config, &known).await?) {
+    for (domain, report) in config.pipeline.domains.iter().zip(ensure_all(config, &known).await?) {
         let known = known.get(domain.name).cloned().unwrap_or_default();
         let complaints = complaints(domain, &report, &known);
         println!("{}: {}", report.state.topic, describe(&report, &complaints));
@@ -39,7 +39,7 @@ pub async fn create(config: &Config) -> Result<ExitCode> {
 /// # Errors
 /// If Kafka does not answer or refuses.
 pub async fn ensure_all(config: &Config, known: &HashMap<&'static str, KnownTopic>) -> Result<Vec<TopicReport>> {
-    try_join_all(DOMAINS.iter().map(async |domain| {
+    try_join_all(config.pipeline.domains.iter().map(async |domain| {
         let stream = known.get(domain.name).and_then(|known| known.stream);
         let report = catalog::ensure(&config.kafka, domain, stream).await;
         report.with_context(|| format!("create the topic of {}", domain.name))
@@ -50,7 +50,7 @@ pub async fn ensure_all(config: &Config, known: &HashMap<&'static str, KnownTopi
 /// What Postgres knows, where it can be asked: topics can be made before there is a database.
 async fn known_topics(config: &Config) -> HashMap<&'static str, KnownTopic> {
     let Ok(pool) = postgres::pool(&config.postgres) else { return HashMap::new() };
-    halted::known_topics(&pool, DOMAINS).await.unwrap_or_else(|error| {
+    halted::known_topics(&pool, config.pipeline.domains).await.unwrap_or_else(|error| {
         eprintln!("freshet: whether partitions are halted is left out: {error:#}");
         HashMap::new()
     })
@@ -100,6 +100,8 @@ mod tests {
     use freshet_topics::stream::FirstRecord;
     use uuid::Uuid;
 
+    use freshet_topics::Pipeline;
+
     use super::*;
 
     fn report(firsts: &[FirstRecord], marked: &[i32]) -> TopicReport {
@@ -112,11 +114,11 @@ mod tests {
     fn partitions_with_rows_in_the_place_of_their_stream_records_are_told_with_the_way_out() {
         let (stream, known) = (FirstRecord::Stream(Uuid::from_u128(1)), KnownTopic::default());
         let fine = report(&[stream, stream], &[1]);
-        assert_eq!(complaints(DOMAINS[0], &fine, &known), [""; 0]);
+        assert_eq!(complaints(Pipeline::shipped().domains[0], &fine, &known), [""; 0]);
         assert_eq!(describe(&fine, &[]), "exists, 2 partitions, as wanted, partition 1 marked as freshet's just now");
         let damaged = report(&[stream, FirstRecord::Row, FirstRecord::Row], &[]);
-        let told = complaints(DOMAINS[0], &damaged, &known).join("; ");
-        let adopt = format!("`freshet bookmarks adopt {}`", DOMAINS[0].name);
+        let told = complaints(Pipeline::shipped().domains[0], &damaged, &known).join("; ");
+        let adopt = format!("`freshet bookmarks adopt {}`", Pipeline::shipped().domains[0].name);
         assert!(told.contains("partition 1 begins with a row") && told.contains("1 more"), "{told}");
         assert!(told.contains(&adopt), "{told}");
     }

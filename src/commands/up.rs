@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use freshet_topics::DOMAINS;
+use freshet_topics::Domain;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -112,22 +112,23 @@ async fn start_roles(
             Standing::Found | Standing::Made | Standing::Would => {}
         }
     }
+    let roles = Role::all(services.config.pipeline);
     let http = match services.config.http.listen.as_str() {
         "" => String::new(),
         _ => {
             let page = page::router(&services, &stack.env_file(), shutdown);
-            format!("http://{}", http::serve(&services, &Role::all(), page, shutdown.clone()).await?)
+            format!("http://{}", http::serve(&services, &roles, page, shutdown.clone()).await?)
         }
     };
-    let roles = {
+    let running = {
         let (services, shutdown) = (services.clone(), shutdown.clone());
         tokio::spawn(async move {
             let _ended = shutdown.clone().drop_guard();
-            roles::run(&services, &Role::all(), shutdown).await
+            roles::run(&services, &roles, shutdown).await
         })
     };
     let env_file = stack.write_env(&env_values(&services.config, &http))?;
-    Ok((services, roles, env_file, http))
+    Ok((services, running, env_file, http))
 }
 
 fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
@@ -151,7 +152,7 @@ impl Running {
     pub fn places(&self) -> Vec<(&'static str, String)> {
         let config = &self.services.config;
         vec![
-            ("drop files", drop_hint(&config.s3.raw_bucket)),
+            ("drop files", drop_hint(config)),
             ("outputs", format!("s3://{}/metrics/", config.s3.processed_bucket)),
             ("S3", config.s3.endpoint.clone()),
             ("Postgres", self.postgres()),
@@ -206,10 +207,10 @@ impl Running {
 }
 
 /// Where files go: the bucket and the prefixes of its domains.
-fn drop_hint(bucket: &str) -> String {
-    let prefixes: Vec<&str> =
-        DOMAINS.iter().flat_map(|domain| domain.patterns.iter().copied().find(|it| it.ends_with('/'))).collect();
-    format!("s3://{bucket}/  ({})", prefixes.join(" "))
+fn drop_hint(config: &Config) -> String {
+    let folder = |domain: &&'static Domain| domain.patterns.iter().copied().find(|it| it.ends_with('/'));
+    let prefixes: Vec<&str> = config.pipeline.domains.iter().filter_map(folder).collect();
+    format!("s3://{}/  ({})", config.s3.raw_bucket, prefixes.join(" "))
 }
 
 /// How the page is opened.
@@ -240,7 +241,7 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
     if !running.http.is_empty() {
         println!("  look         {}", look(&running.http, !config.http.token.expose_secret().is_empty()));
     }
-    println!("  drop files   {}", drop_hint(&config.s3.raw_bucket));
+    println!("  drop files   {}", drop_hint(config));
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);
     println!("  metrics      {}/metrics", running.http);
     println!(

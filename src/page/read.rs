@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
-use freshet_topics::DOMAINS;
+use freshet_topics::Domain;
 use serde::Serialize;
 use sqlx::PgPool;
 
@@ -45,7 +45,7 @@ pub(super) struct About {
 
 impl About {
     pub(super) fn new(config: &Config, env_file: &Path) -> About {
-        let prefixes = DOMAINS.iter().map(|domain| {
+        let prefixes = config.pipeline.domains.iter().map(|domain| {
             let patterns = domain.patterns.iter().copied().chain(config.ingest.patterns_of(domain.name));
             (domain.name, patterns.filter(|it| it.ends_with('/')).map(str::to_owned).collect())
         });
@@ -71,6 +71,7 @@ struct Tables {
 
 /// Reads the state, and remembers what it was.
 pub(super) struct Reader {
+    domains: &'static [&'static Domain],
     pool: PgPool,
     published: Published,
     history: Arc<History>,
@@ -81,14 +82,20 @@ impl Reader {
     pub(super) fn new(services: Services, history: Arc<History>, about: About) -> Reader {
         let mut sections = Sections::new();
         put(&mut sections, "about", &about);
-        Reader { pool: services.pool.clone(), published: Published::new(&services), history, sections }
+        Reader {
+            domains: services.config.pipeline.domains,
+            pool: services.pool.clone(),
+            published: Published::new(&services),
+            history,
+            sections,
+        }
     }
 }
 
 impl Source for Reader {
     async fn read(&mut self) -> Sections {
         // S3 after Postgres: a change that no longer waits there is in what is published here.
-        let tables = tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool)).await;
+        let tables = tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.domains)).await;
         let published = tokio::time::timeout(ANSWER_TIMEOUT, self.published.look()).await;
         let tables = tables.context("no answer in time").and_then(|tables| tables).context("Postgres");
         let published = published.context("no answer in time").and_then(|look| look).context("S3");
@@ -120,15 +127,15 @@ fn put(sections: &mut Sections, name: &'static str, value: &impl Serialize) {
 }
 
 impl Tables {
-    async fn read(pool: &PgPool) -> Result<Tables> {
+    async fn read(pool: &PgPool, domains: &'static [&'static Domain]) -> Result<Tables> {
         // One after the other: a viewer costs one connection. The transaction is there for the timeout, which ends with it.
         let mut transaction = pool.begin().await.context("connect")?;
         let connection = &mut *transaction;
         sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
         let tables = Tables {
-            status: status::read(connection, DOMAINS, &Outside::default(), None).await?,
+            status: status::read(connection, domains, &Outside::default(), None).await?,
             files: files::newest(connection).await.context("list the files in the ledger")?,
-            freshness: files::freshness(connection, DOMAINS).await.context("read how long files took")?,
+            freshness: files::freshness(connection, domains).await.context("read how long files took")?,
             quality: Quality::read(connection).await?,
         };
         transaction.commit().await.context("end the reading")?;

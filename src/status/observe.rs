@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use freshet_ingest::object::ObjectReader;
-use freshet_topics::DOMAINS;
 use freshet_topics::log::LogClient;
 
 use super::{Dropped, Outputs, Outside};
@@ -16,14 +15,14 @@ use crate::roles::Services;
 /// If S3 does not answer or refuses.
 pub async fn dropped(services: &Services) -> anyhow::Result<Vec<Dropped>> {
     let reader = ObjectReader::new(services.s3.clone());
-    let ingest = &services.config.ingest;
+    let (ingest, domains) = (&services.config.ingest, services.config.pipeline.domains);
     let mut pages = reader.list_pages(&services.config.s3.raw_bucket, "");
     let mut found = Vec::new();
     while let Some(page) = pages.next().await.context("list the raw bucket")? {
         found.extend(
             page.into_iter()
                 .filter(|object| {
-                    DOMAINS.iter().any(|domain| domain.matches(&object.key, ingest.patterns_of(domain.name)))
+                    domains.iter().any(|domain| domain.matches(&object.key, ingest.patterns_of(domain.name)))
                 })
                 .map(|object| Dropped {
                     key: object.key,
@@ -52,7 +51,7 @@ pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
         outputs(services).await.map_err(|error| left_out.push(format!("the outputs are left out: {error:#}")));
     let mut high_watermarks = BTreeMap::new();
     let log = LogClient::new(&services.config.kafka);
-    for domain in DOMAINS {
+    for domain in services.config.pipeline.domains {
         let topic = domain.topic(&services.config.kafka.topic_prefix);
         let why = match log.ends(&topic).await {
             Ok(ends) if ends.is_empty() => format!("topic {topic} does not exist"),

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use freshet::roles::Role;
-
 use crate::harness::oracles::{changed, entries};
 use crate::harness::plain::SPECS;
-use crate::harness::{World, data};
+use crate::harness::{World, all_roles, data};
 
 /// The tables without lineage.
 async fn values(world: &World) -> BTreeMap<Vec<String>, Vec<String>> {
@@ -89,7 +87,7 @@ async fn two_files_of_one_key(world: &World, hold_back: bool) {
             )
             .await;
     }
-    let roles = world.run(&Role::all());
+    let roles = world.run(&all_roles());
     world.put("health/older.csv", data::health(3, "2025-08-01", 20, 1)).await;
     if !hold_back {
         world.settle().await;

@@ -12,7 +12,7 @@ use freshet_sinks::outputs::{
 use freshet_topics::DOMAINS;
 
 use crate::harness::oracles::entries;
-use crate::harness::{Process, World, data};
+use crate::harness::{Process, World, all_roles, data};
 
 /// No publication or collection of a few thousand rows takes longer, unless it waits for something.
 const AT_ONCE: Duration = Duration::from_secs(20);
@@ -44,7 +44,7 @@ async fn current(world: &World) -> Current {
 
 /// Every role but the one that publishes.
 fn roles_without_metrics() -> Vec<Role> {
-    Role::all().into_iter().filter(|role| *role != Role::Metrics).collect()
+    all_roles().into_iter().filter(|role| *role != Role::Metrics).collect()
 }
 
 /// Some weeks of all four domains.

@@ -27,6 +27,7 @@ pub mod window;
 pub use domain::{Absent, Cast, Column, Domain, EventTime, Example, Expected, RowRule, Rule};
 pub use domains::DOMAINS;
 pub use message::{Cell, Provenance, RawRow};
+pub use pipeline::Pipeline;
 
 use chrono::NaiveDate;
 

@@ -89,7 +89,7 @@ async fn attempt<S: Strategy>(
 
     let unapplied = move_bookmarks(&mut transaction, destination, domain, batch).await?;
     let Sifted { rows, passed_over, life_begun } =
-        lives::sift(&mut transaction, destination, domain, &unapplied).await?;
+        lives::sift(&mut transaction, destination, upsert.domain(), &unapplied).await?;
     let received = progress::load(&mut transaction, destination, domain, &parts_of(&rows)).await?;
     let mut batch = ApplyBatch::sort_out(&rows, received, S::DUPLICATES);
     (batch.passed_over, batch.life_begun) = (passed_over, life_begun);

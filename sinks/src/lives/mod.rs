@@ -86,8 +86,9 @@ pub async fn extent(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
 }
 
 /// Begins a new life as part of a transaction, unless the current one is not `current` any more: then somebody else has
-/// noticed the same. Raises the epochs of all streams, and marks every window that has rows, so that the outputs are
-/// derived from the tables again. Gives the new life's number.
+/// noticed the same. Raises the epochs of all streams, and marks every window of these domains that has rows: outputs of
+/// another life are derived anew whatever is marked, and the marks say that this is still to come. Gives the new life's
+/// number.
 ///
 /// # Errors
 /// If Postgres does not answer.

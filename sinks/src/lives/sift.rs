@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use freshet_topics::DOMAINS;
+use freshet_topics::Domain;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
@@ -25,7 +25,7 @@ pub(crate) struct Sifted<'b> {
 pub(crate) async fn sift<'b>(
     connection: &mut PgConnection,
     destination: Destination,
-    domain: &str,
+    domain: &'static Domain,
     batch: &[&'b PartitionBatch],
 ) -> Result<Sifted<'b>, sqlx::Error> {
     let received: Vec<PartitionRow<'b>> = rows_of(batch).collect();
@@ -40,7 +40,7 @@ pub(crate) async fn sift<'b>(
     let (mut passed_over, mut forgotten) = (PassedOver::default(), None);
     for received in received {
         let PartitionRow { partition, row } = received;
-        let verdict = judge(&row.provenance, domain, entries.get(&row.provenance.object), current);
+        let verdict = judge(&row.provenance, domain.name, entries.get(&row.provenance.object), current);
         if verdict == Verdict::Ours {
             sifted.rows.push(received);
             continue;
@@ -52,13 +52,13 @@ pub(crate) async fn sift<'b>(
         passed_over.add(partition, row);
     }
     if destination == Destination::Live {
-        passed_over.count(connection, domain).await?;
+        passed_over.count(connection, domain.name).await?;
         if let Some((partition, row)) = forgotten {
             let evidence = format!(
-                "{domain} partition {partition} offset {}: a row of object {}, reading {}",
-                row.offset, row.provenance.object, row.provenance.generation
+                "{} partition {partition} offset {}: a row of object {}, reading {}",
+                domain.name, row.offset, row.provenance.object, row.provenance.generation
             );
-            sifted.life_begun = begin_if(connection, DOMAINS, current, Why::Restored, &evidence).await?;
+            sifted.life_begun = begin_if(connection, &[domain], current, Why::Restored, &evidence).await?;
         }
     }
     Ok(sifted)

@@ -118,7 +118,7 @@ pub async fn preview(
     batch: &[PartitionBatch],
 ) -> Result<(Corrected, Vec<Difference>, Vec<Example>), ApplyError> {
     let parts: Vec<&PartitionBatch> = batch.iter().collect();
-    let rows = lives::sift(connection, upsert.destination(), upsert.domain().name, &parts).await?.rows;
+    let rows = lives::sift(connection, upsert.destination(), upsert.domain(), &parts).await?.rows;
     let mut batch = ApplyBatch::sort_out(&rows, BTreeMap::new(), Correction::DUPLICATES);
     let mut correction = Correction::of(None);
     correction.look(connection, upsert.domain().name, &batch).await?;

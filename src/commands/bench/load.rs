@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use freshet_topics::{DOMAINS, Domain};
+use freshet_topics::{Domain, Pipeline};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinSet;
@@ -24,10 +24,10 @@ pub(super) struct PlainFile {
 const CHUNK: usize = 1 << 20;
 
 /// Rewrites `2253.0` and `2026.0` as integers, which `COPY` would refuse, before any clock runs.
-pub(super) fn plain_copies(files: &[SampleFile], folder: &Path) -> Result<Vec<PlainFile>> {
+pub(super) fn plain_copies(pipeline: &Pipeline, files: &[SampleFile], folder: &Path) -> Result<Vec<PlainFile>> {
     std::fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
     let copies = files.iter().map(|file| {
-        let domain = DOMAINS.iter().copied().find(|domain| domain.matches(&file.key, []));
+        let domain = pipeline.domains.iter().copied().find(|domain| domain.matches(&file.key, []));
         let domain = domain.with_context(|| format!("{} belongs to no domain", file.key))?;
         let text = std::fs::read_to_string(&file.path).with_context(|| format!("read file {}", file.path.display()))?;
         let header = text.lines().next().unwrap_or_default().to_owned();

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use freshet_topics::DOMAINS;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::child::Child;
 use super::load;
 use super::visible::SmallFiles;
+use crate::pipeline::chosen;
 
 /// A column of each table that is put wrong before the replay that has to correct it.
 const PUT_WRONG: [(&str, &str); 3] =
@@ -57,7 +57,7 @@ async fn replay(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>) -> Res
         "SELECT sum(rows_read)::bigint, sum(changed)::bigint, extract(epoch FROM max(ended_at) - min(began_at))::float8
          FROM (SELECT * FROM pipeline.replays ORDER BY id DESC LIMIT $1) AS r",
     )
-    .bind(DOMAINS.len() as i64)
+    .bind(chosen().domains.len() as i64)
     .fetch_one(pool)
     .await
     .context("read what was replayed")?;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use freshet_sinks::outputs::{copy_key, read_current};
-use freshet_topics::DOMAINS;
 use sqlx::AssertSqlSafe;
 
 use super::Demo;
@@ -24,7 +23,7 @@ const CELL: usize = 18;
 /// If Postgres does not answer.
 pub(super) async fn tables(demo: &Demo<'_>) -> Result<()> {
     let mut records = vec![["table", "rows", "rejected", "corrected"].map(str::to_owned).to_vec()];
-    for domain in DOMAINS {
+    for domain in demo.pipeline.domains {
         let sql = format!(
             "SELECT (SELECT count(*) FROM \"{}\"), coalesce(sum(rejected), 0)::bigint,
                 coalesce(sum(corrected), 0)::bigint

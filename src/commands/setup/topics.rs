@@ -1,10 +1,10 @@
 //! The topics: made where they are missing, compared where they are there. Kafka's own tools change them.
 
+use freshet_topics::Domain;
 use freshet_topics::catalog::{self, CatalogError, TopicReport};
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::Unreachable;
 use freshet_topics::log::LogClient;
-use freshet_topics::{DOMAINS, Domain};
 use sqlx::PgPool;
 
 use super::{Finding, Standing};
@@ -17,10 +17,10 @@ use crate::roles::Services;
 const NEEDED_ACLS: &str = "Create, Describe, DescribeConfigs, Read and Write";
 
 pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
-    let settings = &services.config.kafka;
+    let (settings, domains) = (&services.config.kafka, services.config.pipeline.domains);
     // Postgres out of reach is a finding of its own.
-    let known = halted::known_topics(&services.pool, DOMAINS).await.unwrap_or_default();
-    let each = DOMAINS.iter().map(async |domain| {
+    let known = halted::known_topics(&services.pool, domains).await.unwrap_or_default();
+    let each = domains.iter().map(async |domain| {
         let known = known.get(domain.name).cloned().unwrap_or_default();
         let (standing, said) = prepare_one(settings, domain, &known, dry_run).await;
         Finding::new("topic", &domain.topic(&settings.topic_prefix), standing, said)
@@ -54,7 +54,7 @@ async fn prepare_one(
 pub(super) async fn say_whose(services: &Services, findings: &mut [Finding]) {
     let settings = &services.config.kafka;
     let log = LogClient::new(settings);
-    for domain in DOMAINS {
+    for domain in services.config.pipeline.domains {
         let topic = domain.topic(&settings.topic_prefix);
         let Some(finding) = findings.iter_mut().find(|it| it.kind == "topic" && it.name == topic) else { continue };
         if finding.standing == Standing::Failed || !knows_no_file(&services.pool, domain).await {

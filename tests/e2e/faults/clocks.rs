@@ -11,7 +11,7 @@ use freshet::roles::Role;
 use crate::harness::clock::Clock;
 use crate::harness::proxy::{Fault, kind};
 use crate::harness::server::Server;
-use crate::harness::{World, data};
+use crate::harness::{World, all_roles, data};
 
 const LEASE: Duration = Duration::from_secs(3);
 /// Beyond the lease: to start, to find out, and to publish and apply what is left, on a busy machine.
@@ -29,7 +29,7 @@ async fn a_postgres_whose_clock_jumps_by_a_day_lets_no_lease_last_longer() {
         config.ingest.rows_per_second = 3_000;
     })
     .await;
-    let others: Vec<Role> = Role::all().into_iter().filter(|role| *role != Role::Ingest).collect();
+    let others: Vec<Role> = all_roles().into_iter().filter(|role| *role != Role::Ingest).collect();
     let others = world.run(&others);
     let mut listener = world.spawn(&["ingest"]);
     world.put("locations/all.csv", data::locations(40)).await;
@@ -67,7 +67,7 @@ async fn a_freshet_whose_clock_is_a_day_off_goes_on_and_loses_nothing() {
     let variables: Vec<(&str, String)> = variables.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let spawn = || [&["ingest"][..], &["process", "health"], &["metrics"]].map(|it| world.spawn_with(it, &variables));
     let of_others = |role: &Role| matches!(role, Role::Process(domain) if domain.name != "health");
-    let others = world.run(&Role::all().into_iter().filter(of_others).collect::<Vec<_>>());
+    let others = world.run(&all_roles().into_iter().filter(of_others).collect::<Vec<_>>());
     let mut processes = spawn();
     world.put("locations/all.csv", data::locations(10)).await;
     world.put("hospital/all.csv", data::hospital(10, "2025-01-01", 20, 1)).await;

@@ -20,14 +20,14 @@ use std::time::Duration;
 use freshet::roles::Role;
 use freshet_topics::log::LogClient;
 
-use crate::harness::World;
+use crate::harness::{World, all_roles};
 
 /// How long a role may take to come to its failpoint; it starts in a second.
 const AT_ITS_POINT_WITHIN: Duration = Duration::from_secs(30);
 
 /// Every role but one.
 fn roles_but(other: Role) -> Vec<Role> {
-    Role::all().into_iter().filter(|role| *role != other).collect()
+    all_roles().into_iter().filter(|role| *role != other).collect()
 }
 
 /// Rows in a domain's topic, each as often as it was written there.

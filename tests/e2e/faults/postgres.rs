@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::harness::http::within;
 use crate::harness::server::{Disk, Server};
 use crate::harness::wire::{Cut, Wire};
-use crate::harness::{World, data, seed};
+use crate::harness::{World, all_roles, data, seed};
 
 /// Ends every other session of the database.
 const END_SESSIONS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -32,7 +32,7 @@ async fn value(connection: &mut PgConnection, sql: &str) -> i64 {
 /// Every role but the processor of health, which is a process of its own: its log is looked at.
 fn all_but_health() -> Vec<Role> {
     let is_health = |role: &Role| matches!(role, Role::Process(domain) if domain.name == "health");
-    Role::all().into_iter().filter(|role| !is_health(role)).collect()
+    all_roles().into_iter().filter(|role| !is_health(role)).collect()
 }
 
 /// Drops a file of each domain that has rows; each time other ones.

@@ -17,10 +17,18 @@ pub(crate) mod tcp;
 pub(crate) mod wire;
 mod world;
 
+use freshet::roles::Role;
+use freshet_topics::Pipeline;
+
 pub(crate) use own_stack::{OwnStack, Server};
 pub(crate) use process::Process;
 pub(crate) use stack::folder;
 pub(crate) use world::{Object, World};
+
+/// Every role of the shipped pipeline.
+pub(crate) fn all_roles() -> Vec<Role> {
+    Role::all(Pipeline::shipped())
+}
 
 /// The seed of a random test, printed; `FRESHET_TEST_SEED` gives one to replay.
 pub(crate) fn seed() -> u64 {

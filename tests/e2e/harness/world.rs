@@ -131,7 +131,7 @@ impl World {
 
     /// Runs every role.
     pub(crate) fn run_all(&self) -> Roles {
-        self.run(&Role::all())
+        self.run(&super::all_roles())
     }
 
     /// Drops a file.
