@@ -111,7 +111,7 @@ impl Source for Reader {
             put(sections, "quality", &tables.quality);
         }
         put(sections, "outputs", &shown);
-        put(sections, "scores", self.published.scores());
+        put(sections, "charts", self.published.charts());
         put(sections, "history", &self.history.columns());
         put(sections, "trouble", &trouble);
         put(sections, WHEN, &Utc::now());

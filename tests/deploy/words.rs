@@ -26,7 +26,6 @@ const STILL: &[&str] = &[
     "src/commands/bench/replayed.rs",
     "src/commands/generate/defects.rs",
     "src/commands/generate/shapes.rs",
-    "src/page/assets/outcome.js",
     "topics/src/domains/climate.rs",
     "topics/src/domains/hospital.rs",
     "topics/src/domains/mod.rs",

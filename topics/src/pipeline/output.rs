@@ -60,16 +60,31 @@ pub struct Output {
 /// A chart of an output: a bar for each thing, of its newest row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chart {
-    /// The column that names the things.
+    /// What stands above it; `None`: the name of the output.
+    pub title: Option<&'static str>,
+    /// The column that tells the things apart.
     pub by: &'static str,
+    /// The column that names them for people; `None`: the same.
+    pub label: Option<&'static str>,
     /// The column that is drawn, a number.
     pub value: &'static str,
     /// The column by which the newest row of a thing is told; `None` where a thing has one row.
     pub newest: Option<&'static str>,
-    /// More columns that are shown beside it.
+    /// More columns that are drawn beside it, numbers too.
     pub beside: &'static [&'static str],
-    /// What the values lie between; `None`: between those that are there.
+    /// What the values lie between; `None`: between 0 and those that are there.
     pub range: Option<(i32, i32)>,
+    /// Which values come first.
+    pub worst: Worst,
+}
+
+/// The values that a person should look at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worst {
+    /// The least ones.
+    Low,
+    /// The greatest ones.
+    High,
 }
 
 /// Outputs are declared once, so identity is the name.
@@ -141,7 +156,10 @@ pub fn shipped() -> &'static [&'static Output] {
 }
 
 /// The files of the shipped outputs, by name.
-const FILES: [(&str, &str); 0] = [];
+const FILES: [(&str, &str); 1] = [(
+    "outputs/resilience_scores.sql",
+    include_str!("../../../pipelines/climate_health/outputs/resilience_scores.sql"),
+)];
 
 fn said(mistakes: Mistakes) -> Vec<String> {
     mistakes.into_sorted().iter().map(Mistake::to_string).collect()
@@ -331,10 +349,26 @@ fn chart(node: Node<'_, '_>, hidden: &[&str], mistakes: &mut Mistakes) -> Option
     let value = map.need("value", mistakes);
     let value = column(value, mistakes);
     let newest = column(map.get("newest"), mistakes);
+    let label = column(map.get("label"), mistakes);
     let beside = names(map.get("beside"), mistakes);
     let range = range(&map, mistakes);
+    let worst = worst(map.get("worst"), mistakes);
+    let title = map.get("title").and_then(|node| node.text(mistakes)).map(leak);
     map.end(mistakes);
-    Some(Chart { by: by?, value: value?, newest, beside: leak_all(beside), range })
+    Some(Chart { title, by: by?, label, value: value?, newest, beside: leak_all(beside), range, worst })
+}
+
+/// The greatest values, unless it is said that the least are the worst.
+fn worst(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Worst {
+    let Some(node) = node else { return Worst::High };
+    match node.text(mistakes) {
+        Some("low") => Worst::Low,
+        Some("high") | None => Worst::High,
+        Some(other) => {
+            mistakes.add(node.place(), format!("`low` or `high` is expected here, and not `{other}`"));
+            Worst::High
+        }
+    }
 }
 
 fn range(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<(i32, i32)> {
@@ -385,13 +419,23 @@ mod tests {
     #[test]
     fn a_file_becomes_an_output() {
         let more = "dimensions: [locations]\nhidden: [date]\ncolumns: {n: \"how many\"}\n\
-                    chart: {by: location_id, value: n, newest: day, beside: [m], range: [0, 100]}\n";
+                    chart: {title: How many, by: location_id, label: name, value: n, newest: day, beside: [m], \
+                    range: [0, 100], worst: low}\n";
         let output = with(&format!("{HEAD}{more}"), "SELECT 1 -- one\n").expect("an output");
         assert_eq!((output.name, output.windows), ("a", &[WindowKind::Day, WindowKind::Week][..]));
         assert!(output.has_fact("health") && output.has_dimension("locations") && !output.has_fact("locations"));
         assert_eq!((output.key, output.hidden), (&["location_id", "date"][..], &["date"][..]));
         assert_eq!((output.columns, output.query.canonical().as_str()), (&[("n", "how many")][..], "SELECT 1"));
-        let chart = Chart { by: "location_id", value: "n", newest: Some("day"), beside: &["m"], range: Some((0, 100)) };
+        let chart = Chart {
+            title: Some("How many"),
+            by: "location_id",
+            label: Some("name"),
+            value: "n",
+            newest: Some("day"),
+            beside: &["m"],
+            range: Some((0, 100)),
+            worst: Worst::Low,
+        };
         assert_eq!(output.chart, Some(chart));
         assert!(!output.closes() && with(HEAD, "SELECT :is_final").expect("an output").closes());
     }
@@ -425,7 +469,7 @@ mod tests {
     #[test]
     fn every_mistake_is_told_at_once_with_its_place() {
         let head = "description: 5\nwindows: [weeks]\nfacts: [locations, helth]\ndimensions: [locations, locations]\n\
-                    hidden: [x]\nkey: [date, date]\nchart: {by: x, range: [1]}\nkeys: []\n";
+                    hidden: [x]\nkey: [date, date]\nchart: {by: x, range: [1], worst: least}\nkeys: []\n";
         let expected = [
             "outputs/a.sql:2:14: text is expected here, not a whole number",
             "outputs/a.sql:3:10: an output needs one kind of window at least, as [month]",
@@ -439,6 +483,7 @@ mod tests {
             "outputs/a.sql:8:8: `value` is missing here",
             "outputs/a.sql:8:13: `x` is hidden: what is not published is not shown",
             "outputs/a.sql:8:23: the least and the greatest value are expected here, as [0, 100]",
+            "outputs/a.sql:8:35: `low` or `high` is expected here, and not `least`",
             "outputs/a.sql:9:1: unknown key `keys`; did you mean key? (known here: chart, columns, description, \
              dimensions, facts, hidden, key, windows)",
             "outputs/a.sql:11:8: there is no parameter `:window`",
