@@ -8,21 +8,21 @@ use anyhow::Context;
 use axum::Router;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use freshet_topics::Domain;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::bookmarks::{self, BookmarksCommand};
 use crate::commands::demo::Demo;
-use crate::commands::domain_arg::parse_domain;
+use crate::commands::domain_arg::{Domains, parse_domains};
 use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
-use crate::commands::status::StatusArgs;
+use crate::commands::status::{StatusArgs, render};
 use crate::commands::terminal::Look;
-use crate::commands::{bench, demo, generate, healthcheck, init, observe, restored, setup, status, topics, up};
+use crate::commands::{bench, demo, generate, healthcheck, init, restored, setup, topics, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::ready;
 use crate::roles::{self, Role, Services};
+use crate::status::{self, observe};
 use crate::telemetry::{self, LogFormat};
 
 /// A CSV dropped in S3 is in Postgres and in the derived outputs seconds later, exactly once.
@@ -53,11 +53,11 @@ enum Command {
     Demo,
     /// Listen to the raw bucket and publish its files (one role a process)
     Ingest,
-    /// Apply one domain's topic to Postgres (one role a process)
+    /// Apply a domain's topic to Postgres (one role a process, or those of all domains in one)
     Process {
-        /// Which domain
-        #[arg(value_parser = parse_domain())]
-        domain: &'static Domain,
+        /// Which domain, or all
+        #[arg(value_parser = parse_domains())]
+        domain: Domains,
     },
     /// Keep the derived outputs fresh (one role a process)
     Metrics,
@@ -164,9 +164,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Up => up::run(&cli.sources(), &cli.data, shutdown_on_signal()?).await?,
         Command::Demo => run_demo(&cli).await?,
-        Command::Ingest => run_role(&cli, Role::Ingest).await?,
-        Command::Process { domain } => run_role(&cli, Role::Process(domain)).await?,
-        Command::Metrics => run_role(&cli, Role::Metrics).await?,
+        Command::Ingest => run_roles(&cli, &[Role::Ingest]).await?,
+        Command::Process { ref domain } => run_roles(&cli, &processors(domain)).await?,
+        Command::Metrics => run_roles(&cli, &[Role::Metrics]).await?,
         Command::Setup { dry_run } => {
             setup::run(&cli.services().await?, dry_run).await?;
         }
@@ -212,14 +212,19 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_role(cli: &Cli, role: Role) -> anyhow::Result<()> {
+/// The processors of these domains.
+fn processors(domains: &Domains) -> Vec<Role> {
+    domains.0.iter().map(|domain| Role::Process(domain)).collect()
+}
+
+async fn run_roles(cli: &Cli, roles: &[Role]) -> anyhow::Result<()> {
     let services = cli.services().await?;
     let shutdown = shutdown_on_signal()?;
     if !services.config.http.listen.is_empty() {
-        let address = http::serve(&services, &[role], Router::new(), shutdown.clone()).await?;
+        let address = http::serve(&services, roles, Router::new(), shutdown.clone()).await?;
         tracing::info!(%address, "serving /metrics, /healthz and /readyz");
     }
-    roles::run(&services, &[role], shutdown).await
+    roles::run(&services, roles, shutdown).await
 }
 
 /// Starts everything, shows the demonstration, and stops everything again.
@@ -240,7 +245,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
         places: running.places(),
         look: Look::of_stdout(),
     };
-    let put = async |key: &str, path: &Path| observe::put(services, key, path).await;
+    let put = async |key: &str, path: &Path| demo::put(services, key, path).await;
     let shown = tokio::select! {
         shown = demo::run(&demo, put, async || observe::dropped(services).await, async || observe::outputs(services).await) => shown.map(|_| ()),
         () = shutdown.cancelled() => Err(anyhow::anyhow!("interrupted")),
@@ -258,14 +263,17 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
         println!("{waited}");
         return Ok(());
     }
-    let outside = observe::outside(services).await;
+    let (outside, left_out) = observe::outside(services).await;
+    for line in left_out {
+        eprintln!("freshet: {line}");
+    }
     let files = options.files.then_some(options.files_max);
     let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
     let status = status::read(&mut connection, services.config.pipeline.domains, &outside, files).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&status).context("write JSON")?);
     } else {
-        println!("{}", status::render(&status, Look::of_stdout()));
+        println!("{}", render(&status, Look::of_stdout()));
     }
     Ok(())
 }
@@ -303,11 +311,16 @@ mod tests {
     }
 
     #[test]
-    fn every_domain_can_be_processed() {
-        for domain in pipeline::chosen().domains {
-            let cli = Cli::try_parse_from(["freshet", "process", domain.name]).expect(domain.name);
-            assert!(matches!(cli.command, Command::Process { domain: found } if found == *domain));
+    fn every_domain_can_be_processed_alone_and_all_of_them_together() {
+        let roles = |name| match Cli::try_parse_from(["freshet", "process", name]).expect(name).command {
+            Command::Process { domain } => processors(&domain),
+            other => panic!("{other:?}"),
+        };
+        let domains = pipeline::chosen().domains;
+        for domain in domains {
+            assert_eq!(roles(domain.name), [Role::Process(domain)]);
         }
+        assert_eq!(roles("all"), domains.iter().map(|domain| Role::Process(domain)).collect::<Vec<_>>());
         let error = Cli::try_parse_from(["freshet", "process", "weather"]).expect_err("no such domain");
         assert!(error.to_string().contains("[possible values: locations, climate"), "{error}");
     }

@@ -1,9 +1,9 @@
 //! freshet: a CSV file dropped in S3 is in Postgres and in the derived outputs seconds later, exactly once.
 //!
 //! This package only wires: the command line ([`cli`]), the settings ([`config`]), the roles ([`roles`]), the
-//! local stack ([`local`]), HTTP, the survey of the pipeline's state, the status page ([`page`]), and logs. What freshet is for stands in the crates it imports: `freshet_ingest`
-//! (S3 to Kafka), `freshet_processors` (Kafka to Postgres, Postgres to S3), over `freshet_sinks` and
-//! `freshet_topics`.
+//! local stack ([`local`]), HTTP, how far everything is ([`status`]), the survey of it, the status page ([`page`]), and
+//! logs. What freshet is for stands in the crates it imports: `freshet_ingest` (S3 to Kafka), `freshet_processors` (Kafka
+//! to Postgres, Postgres to S3), over `freshet_sinks` and `freshet_topics`.
 
 pub mod cli;
 pub mod commands;
@@ -15,5 +15,7 @@ pub mod page;
 pub mod pipeline;
 pub mod ready;
 pub mod roles;
+pub mod status;
 mod survey;
 pub mod telemetry;
+mod text;

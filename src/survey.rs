@@ -15,9 +15,9 @@ use freshet_topics::log::{Ends, LogClient, LogError, LogReader};
 use freshet_topics::{Domain, Pipeline};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::status::{self, DomainStatus, Outside, Rows, Status};
 use crate::metrics;
 use crate::roles::{Role, Services};
+use crate::status::{self, DomainStatus, Outside, Rows, Status};
 
 /// Which domains a process surveys: a processor its own, any other role all.
 pub(crate) fn domains_of(pipeline: &Pipeline, roles: &[Role]) -> Vec<&'static Domain> {
@@ -252,6 +252,7 @@ mod tests {
         let of = |roles: &[Role]| domains_of(pipeline, roles).len();
         let all = pipeline.domains.len();
         assert_eq!(of(&[Role::Process(pipeline.domains[1])]), 1);
+        assert_eq!(of(&[Role::Process(pipeline.domains[1]), Role::Process(pipeline.domains[2])]), 2);
         assert_eq!(of(&[Role::Process(pipeline.domains[0]), Role::Ingest]), all);
         assert_eq!(of(&[Role::Metrics]), all);
     }

@@ -111,7 +111,7 @@ impl Dirty {
 
     /// Marks both windows that hold a date.
     pub(crate) fn mark_date(&mut self, domain: &str, date: NaiveDate) {
-        for kind in WindowKind::ALL {
+        for kind in [WindowKind::Week, WindowKind::Month] {
             self.mark(domain, Window::containing(kind, date));
         }
     }

@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use aws_sdk_s3::primitives::ByteStream;
 use chrono::{Days, NaiveDate};
 use freshet_topics::Pipeline;
 use sqlx::PgPool;
 
 use super::generate::{self, GenerateOptions, SampleFile};
-use super::status::{self, Dropped, Outputs, Waited};
 use super::terminal::{Look, span};
+use crate::roles::Services;
+use crate::status::{self, Dropped, Outputs, Waited};
 use progress::Progress;
 
 /// What the demonstration works on.
@@ -76,6 +78,18 @@ where
     show::timing(demo, &waited, drop_to_visible);
     show::places(demo);
     Ok(Shown { waited, drop_to_visible })
+}
+
+/// Drops a file in the raw bucket.
+///
+/// # Errors
+/// If the file cannot be read, or S3 does not take it.
+pub async fn put(services: &Services, key: &str, path: &Path) -> Result<()> {
+    let body = ByteStream::from_path(path).await.with_context(|| format!("read {}", path.display()))?;
+    let bucket = &services.config.s3.raw_bucket;
+    let request = services.s3.put_object().bucket(bucket).key(key).body(body);
+    request.send().await.with_context(|| format!("drop s3://{bucket}/{key}"))?;
+    Ok(())
 }
 
 /// The sample files, made unless an earlier demonstration left them.

@@ -9,7 +9,6 @@ pub mod generate;
 pub mod halted;
 pub mod healthcheck;
 pub mod init;
-pub mod observe;
 pub mod replay;
 pub mod republish;
 pub mod restored;

@@ -1,11 +1,12 @@
 //! How the commands speak to a terminal: colour where it is wanted, tables that fit, numbers for people.
 
 use std::io::IsTerminal;
-use std::time::Duration;
 
 use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Padding, Style};
+
+pub use crate::text::{shorten, span};
 
 /// What the output may look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,32 +97,6 @@ pub fn thousands(number: i64) -> String {
     if number < 0 { format!("-{text}") } else { text }
 }
 
-/// A span of time in its two largest units: `3d 4h`, `5m 12s`, `1.2s`, `340ms`.
-pub fn span(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0 => format!("{}ms", duration.as_millis()),
-        1..60 => format!("{:.1}s", duration.as_secs_f64()),
-        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
-}
-
-/// The text on one line and at most `width` characters long; what is cut out of its middle is marked.
-pub fn shorten(text: &str, width: usize) -> String {
-    let clean: String = text.chars().map(|it| if it.is_control() { ' ' } else { it }).collect();
-    let length = clean.chars().count();
-    if length <= width {
-        return clean;
-    }
-    let keep = width.saturating_sub(1);
-    let (front, back) = (keep.div_ceil(2), keep / 2);
-    let start: String = clean.chars().take(front).collect();
-    let end: String = clean.chars().skip(length - back).collect();
-    format!("{start}…{end}")
-}
-
 /// A connection URL that may be shown: without its password.
 pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -136,22 +111,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_spans_read_well() {
+    fn numbers_read_well() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-1_234_567, "-1,234,567")] {
             assert_eq!(thousands(number), text);
         }
-        for (milliseconds, text) in
-            [(340, "340ms"), (1_240, "1.2s"), (312_000, "5m 12s"), (7_260_000, "2h 1m"), (273_600_000, "3d 4h")]
-        {
-            assert_eq!(span(Duration::from_millis(milliseconds)), text);
-        }
-    }
-
-    #[test]
-    fn long_text_loses_its_middle_and_no_line_breaks_a_table() {
-        assert_eq!(shorten("abc\ndef", 10), "abc def");
-        assert_eq!(shorten("climate/2025-09-21.csv", 11), "clima…1.csv");
-        assert_eq!(shorten("ü".repeat(20).as_str(), 5).chars().count(), 5);
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Downloads {
     }
 }
 
-/// A published output as a file, `resilience_scores.csv` for example.
+/// A published output as a file, `daily_scores.csv` for example.
 pub(super) async fn download(
     State(downloads): State<Downloads>,
     Path(name): Path<String>,
@@ -80,19 +80,19 @@ mod tests {
 
     #[test]
     fn only_published_copies_have_a_name() {
-        let changed = [("resilience_scores".to_owned(), 3), ("window_metrics".to_owned(), 1)].into();
+        let changed = [("daily_scores".to_owned(), 3), ("totals".to_owned(), 1)].into();
         let published = Manifest { changed, ..Manifest::default() };
-        assert_eq!(key_of(&published, "resilience_scores.csv").as_deref(), Some("metrics/resilience_scores.csv"));
-        assert_eq!(key_of(&published, "window_metrics.parquet").as_deref(), Some("metrics/window_metrics.parquet"));
+        assert_eq!(key_of(&published, "daily_scores.csv").as_deref(), Some("metrics/daily_scores.csv"));
+        assert_eq!(key_of(&published, "totals.parquet").as_deref(), Some("metrics/totals.parquet"));
         for name in [
             "",
             "current.json",
-            "resilience_scores",
-            "resilience_scores.exe",
-            "health_risks.csv",
-            "../metrics/resilience_scores.csv",
-            "data/resilience_scores/month-2025-09-01.csv",
-            "Resilience_scores.csv",
+            "daily_scores",
+            "daily_scores.exe",
+            "other.csv",
+            "../metrics/daily_scores.csv",
+            "data/daily_scores/month-2025-09-01.csv",
+            "Daily_scores.csv",
         ] {
             assert_eq!(key_of(&published, name), None, "{name}");
         }

@@ -85,7 +85,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::commands::status::Rows;
+    use crate::status::Rows;
     use crate::survey::{Lag, Surveyed};
 
     fn survey(second: i64) -> Arc<Survey> {

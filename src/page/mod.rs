@@ -4,16 +4,17 @@
 //! but whoever asks for this machine. A browser loads a few small files that are part of the program, with nothing
 //! from elsewhere, and opens `/page/events`. There the [`feed`] tells all viewers what one [`Reader`] has read from
 //! Postgres and S3, once a second at most, a section only when it has changed; charts over time come from the
-//! [`history`], which the survey of the pipeline fills. `/outputs/<name>` passes the published files through
-//! ([`downloads`]), because a browser cannot sign requests to S3. The [`guard`] stands before all of it.
+//! [`history`], which the survey of the pipeline fills, those of outputs whose heads ask for one from [`charts`].
+//! `/outputs/<name>` passes the published files through ([`downloads`]), because a browser cannot sign requests to S3.
+//! The [`guard`] stands before all of it.
 
+mod charts;
 mod downloads;
 mod feed;
 mod guard;
 mod history;
 mod published;
 mod read;
-mod scores;
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -39,7 +40,7 @@ use history::History;
 use read::{About, Reader};
 
 /// What the page is made of, by path below `/page/`.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 10] = [
     ("page.css", CSS, include_str!("assets/page.css")),
     ("page.js", JAVASCRIPT, include_str!("assets/page.js")),
     ("state.js", JAVASCRIPT, include_str!("assets/state.js")),
@@ -48,6 +49,7 @@ const FILES: [(&str, &str, &str); 9] = [
     ("pipeline.js", JAVASCRIPT, include_str!("assets/pipeline.js")),
     ("files.js", JAVASCRIPT, include_str!("assets/files.js")),
     ("outcome.js", JAVASCRIPT, include_str!("assets/outcome.js")),
+    ("drawn.js", JAVASCRIPT, include_str!("assets/drawn.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
 ];
 const PAGE: &str = include_str!("assets/page.html");

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use freshet_sinks::outputs::{self, Current, FORMATS, Manifest, Store};
 use serde::Serialize;
 
-use super::scores::Scores;
+use super::charts::Charts;
 use crate::roles::Services;
 
 /// Copies that are behind are looked at again after this: a dozen requests.
@@ -23,7 +23,7 @@ pub(super) struct Published {
     at: Option<DateTime<Utc>>,
     copies_behind: Vec<String>,
     copies_asked: Instant,
-    scores: Scores,
+    charts: Charts,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -53,7 +53,7 @@ impl Published {
             at: None,
             copies_behind: Vec::new(),
             copies_asked: Instant::now(),
-            scores: Scores::default(),
+            charts: Charts::of(services.config.pipeline.outputs),
         }
     }
 
@@ -75,7 +75,7 @@ impl Published {
                 self.copies_behind = behind.context("look at the copies")?;
                 self.copies_asked = Instant::now();
             }
-            self.scores.look(&store, manifest).await.context("read the newest scores")?;
+            self.charts.look(&store, manifest).await?;
         }
         // Only now: what failed half-way is looked at again as a whole.
         self.current = current;
@@ -92,9 +92,9 @@ impl Published {
         }
     }
 
-    /// The newest scores of each location.
-    pub(super) fn scores(&self) -> &Scores {
-        &self.scores
+    /// The charts that outputs ask for.
+    pub(super) fn charts(&self) -> &Charts {
+        &self.charts
     }
 }
 
@@ -128,16 +128,12 @@ mod tests {
             files: [("csv".to_owned(), FileRef { key: String::new(), sha256: String::new(), bytes })].into(),
         };
         let manifest = Manifest {
-            changed: [("resilience_scores".to_owned(), 3), ("window_metrics".to_owned(), 1)].into(),
-            windows: vec![
-                window("resilience_scores", 2, 70),
-                window("resilience_scores", 5, 200),
-                window("window_metrics", 1, 9),
-            ],
+            changed: [("daily_scores".to_owned(), 3), ("totals".to_owned(), 1)].into(),
+            windows: vec![window("daily_scores", 2, 70), window("daily_scores", 5, 200), window("totals", 1, 9)],
             ..Manifest::default()
         };
         let sizes = sizes(&manifest);
-        assert_eq!((sizes[0].name.as_str(), sizes[0].rows, sizes[0].bytes["csv"]), ("resilience_scores", 7, 270));
+        assert_eq!((sizes[0].name.as_str(), sizes[0].rows, sizes[0].bytes["csv"]), ("daily_scores", 7, 270));
         assert_eq!((sizes[1].rows, sizes[1].bytes["csv"], sizes[1].bytes["parquet"]), (1, 9, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! The compose file keeps to the specification, to freshet's settings and domains, and to the rules written above it.
+//! The compose file keeps to the specification, to freshet's settings, and to the rules written above it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use freshet_topics::DOMAINS;
 use serde::Deserialize;
 
 use crate::parts::home;
@@ -71,7 +70,7 @@ pub(crate) fn compose() -> Compose {
 }
 
 impl Compose {
-    /// The services that are roles of freshet, with the domain of those that have one.
+    /// The services that are roles of freshet.
     pub(crate) fn roles(&self) -> BTreeMap<&str, &Service> {
         let is_role = |service: &&Service| service.build.is_some() && service.command != ["setup"];
         self.services.iter().map(|(name, service)| (name.as_str(), service)).filter(|(_, it)| is_role(it)).collect()
@@ -155,8 +154,15 @@ fn check_against_the_specification(file: &Path) -> (bool, String) {
 fn the_file_keeps_to_the_compose_specification() {
     let (valid, said) = check_against_the_specification(&Path::new(ROOT).join("docker-compose.yml"));
     assert!(valid, "{said}");
-    // The check is one.
+    // So does the service that docs/compose.md adds beside it.
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/compose.md")).expect("read docs/compose.md");
+    let sample = page.split("```yaml\n").nth(1).and_then(|it| it.split("```").next()).expect("a sample");
     let folder = tempfile::tempdir().expect("a folder");
+    let added = folder.path().join("docker-compose.override.yml");
+    fs::write(&added, sample).expect("write");
+    let (valid, said) = check_against_the_specification(&added);
+    assert!(valid, "{said}");
+    // The check is one.
     let wrong = folder.path().join("docker-compose.yml");
     fs::write(&wrong, text().replacen("healthcheck:", "healthchek:", 1)).expect("write");
     let (valid, said) = check_against_the_specification(&wrong);
@@ -207,16 +213,11 @@ fn no_password_is_written_down_and_each_is_asked_for() {
 #[test]
 fn every_role_has_a_service_with_settings_that_freshet_takes() {
     let compose = compose();
-    let mut expected = BTreeMap::from([("ingest".to_owned(), vec!["ingest"]), ("metrics".into(), vec!["metrics"])]);
-    for domain in DOMAINS {
-        expected.insert(format!("process-{}", domain.name), vec!["process", domain.name]);
-    }
-    let roles = compose.roles();
-    let found: BTreeMap<String, Vec<&str>> = roles
-        .iter()
-        .map(|(name, service)| ((*name).to_owned(), service.command.iter().map(String::as_str).collect()))
-        .collect();
-    assert_eq!(found, expected, "docker-compose.yml has one service a role, a domain each");
+    let command = |service: &Service| service.command.join(" ");
+    let found: BTreeMap<&str, String> =
+        compose.roles().iter().map(|(name, service)| (*name, command(service))).collect();
+    let expected = [("ingest", "ingest"), ("metrics", "metrics"), ("process", "process all")];
+    assert_eq!(found, expected.map(|(name, command)| (name, command.to_owned())).into(), "a service a role");
 
     let folder = tempfile::tempdir().expect("a folder");
     let variables = written_env(folder.path());
@@ -284,6 +285,7 @@ fn networks_volumes_and_mounted_files_are_there() {
             assert!(compose.networks.contains_key(network), "{name}: {network}");
         }
         for volume in &service.volumes {
+            let volume = filled(volume, &BTreeMap::new());
             let source = volume.split(':').next().expect("a source");
             let there = match source.strip_prefix("./") {
                 Some(path) => Path::new(ROOT).join(path).exists(),
@@ -293,6 +295,19 @@ fn networks_volumes_and_mounted_files_are_there() {
             assert!(!source.starts_with('/'), "{name}: {volume} is a place on the host");
         }
     }
+}
+
+#[test]
+fn the_domains_and_boards_are_those_of_the_folder_that_is_chosen() {
+    let compose = compose();
+    let chosen = BTreeMap::from([("FRESHET_PIPELINE".to_owned(), "/srv/mine".to_owned())]);
+    let mounted = |service: &Service| service.volumes.iter().map(|it| filled(it, &chosen)).collect::<Vec<_>>();
+    for (name, service) in compose.services.iter().filter(|(_, service)| service.build.is_some()) {
+        assert_eq!(service.environment["FRESHET_PIPELINE"], "/pipeline", "{name}");
+        assert!(mounted(service).contains(&"/srv/mine:/pipeline:ro".to_owned()), "{name}: {:?}", mounted(service));
+    }
+    let boards = mounted(&compose.services["grafana"]);
+    assert!(boards.contains(&"/srv/mine/boards:/var/lib/grafana/boards:ro".to_owned()), "{boards:?}");
 }
 
 #[test]

@@ -11,3 +11,4 @@ mod parts;
 mod services;
 mod setup;
 mod shipped;
+mod words;

@@ -30,7 +30,7 @@ struct Machine {
     compose: Compose,
     /// What `scripts/compose-env` wrote, but for the password of a Postgres that is there already.
     variables: BTreeMap<String, String>,
-    /// What an address of the file is here.
+    /// What an address of the file, or the mounted folder, is here.
     addresses: Vec<(&'static str, String)>,
     stack: Option<LocalStack>,
     folder: PathBuf,
@@ -51,7 +51,13 @@ impl Machine {
         let mut variables = written_env(&folder);
         variables.insert("POSTGRES_PASSWORD".into(), password);
         let (kafka, s3) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-        let addresses = vec![("kafka:9092", kafka), ("postgres:5432", postgres), ("s3:8333", s3)];
+        let folder_of_pipeline = Path::new(ROOT).join("pipelines/climate_health").display().to_string();
+        let addresses = vec![
+            ("kafka:9092", kafka),
+            ("postgres:5432", postgres),
+            ("s3:8333", s3),
+            ("/pipeline", folder_of_pipeline),
+        ];
         let mut machine =
             Machine { compose: compose(), variables, addresses, stack: Some(stack), folder, kafka: None, s3: None };
         assert_eq!(machine.here(&machine.compose.services["setup"].environment["FRESHET__POSTGRES__URL"]), url);

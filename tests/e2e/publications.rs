@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
-use freshet::commands::observe;
 use freshet::roles::Role;
+use freshet::status::observe;
 use freshet_processors::refresh::{self, Outcome, Publication, RefreshContext};
 use freshet_sinks::outputs::{
     Client, Condition, Current, FORMATS, Manifest, POINTER, Published, Put, Store, copy_key, read_current,

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use freshet_topics::DOMAINS;
 use serde_json::Value;
 
-use crate::files::{DASHBOARDS, Panel, dashboard, list, panels, path, read, strings, text, words};
+use crate::files::{
+    DASHBOARDS, OUTPUTS, Panel, all, boards, dashboard, list, panels, path, read, strings, text, words,
+};
 
 /// Grafana's grid.
 const COLUMNS: u64 = 24;
@@ -13,8 +15,8 @@ const COLUMNS: u64 = 24;
 #[test]
 fn every_panel_says_what_it_shows_in_which_unit_and_from_where() {
     let sources = read("grafana/provisioning/datasources/freshet.yml");
-    for name in DASHBOARDS {
-        for panel in panels(name).iter().filter(|panel| !panel.is_row()) {
+    for name in all() {
+        for panel in panels(&name).iter().filter(|panel| !panel.is_row()) {
             let defaults = &panel.json["fieldConfig"]["defaults"];
             assert!(text(&panel.json, "description").len() > 20, "{}: no description", panel.place);
             assert!(text(&panel.json, "description").ends_with('.'), "{}: its description is cut", panel.place);
@@ -35,9 +37,9 @@ fn every_panel_says_what_it_shows_in_which_unit_and_from_where() {
 #[test]
 fn ids_and_addresses_are_there_once() {
     let mut uids = BTreeSet::new();
-    for name in DASHBOARDS {
-        assert!(uids.insert(text(&dashboard(name), "uid").to_owned()), "{name}");
-        let panels = panels(name);
+    for name in all() {
+        assert!(uids.insert(text(&dashboard(&name), "uid").to_owned()), "{name}");
+        let panels = panels(&name);
         let ids: BTreeSet<_> = panels.iter().map(|panel| panel.json["id"].as_u64().expect("an id")).collect();
         let titles: BTreeSet<_> = panels.iter().map(|panel| &panel.place).collect();
         assert_eq!((ids.len(), titles.len()), (panels.len(), panels.len()), "{name}");
@@ -46,8 +48,8 @@ fn ids_and_addresses_are_there_once() {
 
 #[test]
 fn panels_fill_the_grid_without_overlap_or_gap() {
-    for name in DASHBOARDS {
-        let panels = panels(name);
+    for name in all() {
+        let panels = panels(&name);
         let at = |panel: &Panel, side: &str| panel.json["gridPos"][side].as_u64().expect("a number");
         let bottom = panels.iter().map(|panel| at(panel, "y") + at(panel, "h")).max().expect("panels");
         for y in 0..bottom {
@@ -67,14 +69,23 @@ fn panels_fill_the_grid_without_overlap_or_gap() {
 
 #[test]
 fn links_lead_to_a_dashboard_and_take_the_time_and_the_domain_along() {
-    let uids: Vec<String> = DASHBOARDS.map(|name| text(&dashboard(name), "uid").to_owned()).into();
+    let uids: Vec<String> = all().iter().map(|name| text(&dashboard(name), "uid").to_owned()).collect();
     let mut led_to = BTreeSet::new();
-    for name in DASHBOARDS {
-        let dashboard = dashboard(name);
+    for name in all() {
+        let dashboard = dashboard(&name);
         for link in list(&dashboard["links"]) {
             assert_eq!((&link["keepTime"], &link["includeVars"]), (&Value::Bool(true), &Value::Bool(true)), "{name}");
         }
-        assert_eq!(list(&dashboard["links"]).len(), DASHBOARDS.len() - 1, "{name}: a link to each other one");
+        // Of the boards it knows no more than their tag.
+        let expected = if is_general(&name) {
+            let tag = list(&dashboard["links"]).last().map(|link| (text(link, "type"), &link["tags"][0]));
+            assert_eq!(tag, Some(("dashboards", &Value::from(BOARD))), "{name}: a link to the boards, by their tag");
+            DASHBOARDS.len() - 1 + 1
+        } else {
+            assert!(list(&dashboard["tags"]).contains(&Value::from(BOARD)), "{name}: no tag that it is found by");
+            DASHBOARDS.len()
+        };
+        assert_eq!(list(&dashboard["links"]).len(), expected, "{name}: a link to each other one");
         let mut found = Vec::new();
         strings(&dashboard, &mut found);
         for link in found.iter().filter(|it| it.starts_with("/d/")) {
@@ -90,38 +101,49 @@ fn links_lead_to_a_dashboard_and_take_the_time_and_the_domain_along() {
     assert_eq!(led_to.into_iter().collect::<Vec<_>>(), ["freshet-data-quality", "freshet-pipeline"]);
 }
 
+/// The tag of a board of a pipeline.
+const BOARD: &str = "freshet-board";
+
+fn is_general(name: &str) -> bool {
+    DASHBOARDS.contains(&name)
+}
+
+/// Names that are of one pipeline: its domains, their tables, its outputs.
+fn names_of_the_pipeline() -> BTreeSet<&'static str> {
+    let domains = DOMAINS.iter().flat_map(|domain| [domain.name, domain.table]);
+    domains.chain(OUTPUTS).collect()
+}
+
 #[test]
-fn a_new_domain_needs_no_change_of_the_dashboards() {
+fn the_dashboards_of_any_pipeline_name_nothing_of_one() {
+    let own = names_of_the_pipeline();
     for name in DASHBOARDS {
         let dashboard = dashboard(name);
         let variable = &dashboard["templating"]["list"][0];
         assert_eq!((text(variable, "name"), &variable["multi"]), ("domain", &Value::Bool(true)), "{name}");
         assert_eq!(variable["query"]["query"], "label_values(freshet_files, domain)", "{name}");
-        for panel in panels(name) {
-            for target in panel.targets() {
-                // Risk and resilience are of the tables that their formulas name; all else is of any domain.
-                let asked = format!("{}{}", text(target, "expr"), text(target, "rawSql"));
-                let named = DOMAINS.iter().any(|domain| {
-                    words(&asked).any(|word| word == domain.table && word != "locations")
-                        || asked.contains(&quoted(domain.name))
-                });
-                assert_eq!(named, panel.place.contains("Risk and resilience"), "{}: {asked}", panel.place);
-            }
+        let mut found = Vec::new();
+        strings(&dashboard, &mut found);
+        for said in &found {
+            assert!(words(said).all(|word| !own.contains(word)), "{name}: {said}");
         }
     }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{name}\"")
+    let rules = read("grafana/prometheus/alerts.yml") + &read("grafana/prometheus/prometheus.yml");
+    let named: Vec<&str> = words(&rules).filter(|word| own.contains(word)).collect();
+    assert!(named.is_empty(), "grafana/prometheus: {named:?}");
+    // Those of the boards would be noticed.
+    let mut found = Vec::new();
+    boards().iter().for_each(|board| strings(&dashboard(board), &mut found));
+    assert!(found.iter().any(|said| words(said).any(|word| own.contains(word))), "{found:?}");
 }
 
 #[test]
 fn every_metric_that_is_asked_for_is_in_the_list() {
     let listed = read("docs/metrics.md");
     let mut asked = read("grafana/prometheus/alerts.yml") + &read("grafana/prometheus/alerts.test.yml");
-    for name in DASHBOARDS {
+    for name in all() {
         let mut found = Vec::new();
-        strings(&dashboard(name), &mut found);
+        strings(&dashboard(&name), &mut found);
         asked.extend(found.into_iter().map(|it| it + "\n"));
     }
     let named: BTreeSet<&str> = words(&asked).filter(|word| word.starts_with("freshet_")).collect();
@@ -137,11 +159,16 @@ fn every_metric_that_is_asked_for_is_in_the_list() {
 }
 
 #[test]
-fn prometheus_reads_every_role_of_every_domain() {
+fn prometheus_reads_every_role_and_grafana_every_folder_of_dashboards() {
     let config = read("grafana/prometheus/prometheus.yml");
-    let processors = DOMAINS.iter().map(|domain| format!("process-{}", domain.name));
-    for service in ["ingest".to_owned(), "metrics".to_owned()].into_iter().chain(processors) {
+    let (compose, provided) = (read("docker-compose.yml"), read("grafana/provisioning/dashboards/freshet.yml"));
+    for service in ["ingest", "process", "metrics"] {
         assert!(config.contains(&format!("          - {service}\n")), "{service}");
+        assert!(compose.contains(&format!("\n  {service}:\n")), "{service}");
+    }
+    for folder in ["/var/lib/grafana/dashboards", "/var/lib/grafana/boards"] {
+        assert!(provided.contains(&format!("path: {folder}\n")), "{folder} is not provided");
+        assert!(compose.contains(&format!(":{folder}:ro\n")), "{folder} is not mounted");
     }
 }
 

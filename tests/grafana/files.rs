@@ -6,8 +6,35 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// In the order of their links: Overview leads to the others.
+/// Those of any pipeline, in the order of their links: Overview leads to the others.
 pub(crate) const DASHBOARDS: [&str; 3] = ["overview", "pipeline", "data-quality"];
+/// The outputs of the shipped pipeline.
+pub(crate) const OUTPUTS: [&str; 4] =
+    ["current_health_risks", "current_hospital_resources", "resilience_scores", "window_metrics"];
+/// Where pipelines are; each has its boards in a folder `boards`.
+const PIPELINES: &str = "pipelines";
+
+/// The boards of the pipelines, as paths in the repository.
+pub(crate) fn boards() -> Vec<String> {
+    let pipelines = fs::read_dir(path(PIPELINES)).expect("read the folder of pipelines").flatten();
+    let boards = pipelines.filter_map(|pipeline| fs::read_dir(pipeline.path().join("boards")).ok()).flatten().flatten();
+    let mut found: Vec<String> = boards
+        .map(|board| board.path().strip_prefix(ROOT).expect("in the repository").to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".json"))
+        .collect();
+    found.sort();
+    found
+}
+
+/// All that Grafana is given: the dashboards of any pipeline, then the boards.
+pub(crate) fn all() -> Vec<String> {
+    DASHBOARDS.map(str::to_owned).into_iter().chain(boards()).collect()
+}
+
+/// The file of a dashboard, as [`all`] names it.
+pub(crate) fn file_of(name: &str) -> String {
+    if name.ends_with(".json") { name.to_owned() } else { format!("grafana/dashboards/{name}.json") }
+}
 
 /// A path in the repository.
 pub(crate) fn path(name: &str) -> PathBuf {
@@ -19,8 +46,8 @@ pub(crate) fn read(name: &str) -> String {
 }
 
 pub(crate) fn dashboard(name: &str) -> Value {
-    serde_json::from_str(&read(&format!("grafana/dashboards/{name}.json")))
-        .unwrap_or_else(|error| panic!("grafana/dashboards/{name}.json: {error}"))
+    let file = file_of(name);
+    serde_json::from_str(&read(&file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 /// The string at a key; the empty one if there is none.

@@ -1,5 +1,5 @@
 //! Beside a running pipeline, a real Prometheus and Postgres: every query of every panel returns data, and the scores
-//! that the dashboards compute are those that the pipeline publishes.
+//! that the board computes are those that the pipeline publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use freshet_topics::DOMAINS;
 use serde_json::Value;
 
-use crate::files::{DASHBOARDS, Panel, dashboard, list, panels, text};
+use crate::files::{OUTPUTS, Panel, all, boards, dashboard, list, panels, text};
 use crate::pipeline::{Pipeline, Rows};
 use crate::prometheus::{Prometheus, has_number};
 use crate::variables::Chosen;
@@ -35,19 +35,21 @@ fn every_panel_has_data_beside_a_running_pipeline() {
     let mut chosen = Chosen {
         from: SystemTime::now() - YEARS,
         to: SystemTime::now() + Duration::from_secs(60),
-        domains: domains(&prometheus),
+        domains: prometheus.label_values("freshet_files", "domain"),
+        outputs: prometheus.label_values("freshet_stable_copy_version", "output"),
         table: None,
         location: None,
     };
     assert_eq!(chosen.domains, sorted(DOMAINS.iter().map(|domain| domain.name.to_owned())));
+    assert_eq!(chosen.outputs, sorted(OUTPUTS.map(str::to_owned).into_iter()));
     let tables = variable(&pipeline, &chosen, "table");
     let facts = DOMAINS.iter().filter(|domain| domain.event_time.is_some()).map(|domain| domain.table.to_owned());
     assert_eq!(tables, sorted(facts));
     chosen.location = variable(&pipeline, &chosen, "location").into_iter().next();
 
     let mut asked = 0;
-    for name in DASHBOARDS {
-        for panel in panels(name) {
+    for name in all() {
+        for panel in panels(&name) {
             for target in panel.targets() {
                 asked += 1;
                 match text(&target["datasource"], "uid") {
@@ -100,14 +102,15 @@ fn sorted(items: impl Iterator<Item = String>) -> Vec<String> {
     items.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The values of the variable `domain`, by the query of the dashboards.
-fn domains(prometheus: &Prometheus) -> Vec<String> {
-    prometheus.label_values("freshet_files", "domain")
+/// The one board of the shipped pipeline.
+fn board() -> String {
+    let [board] = boards().try_into().expect("one board");
+    board
 }
 
-/// The values of a variable of the data quality dashboard, by its query.
+/// The values of a variable of the board, by its query.
 fn variable(pipeline: &Pipeline, chosen: &Chosen, name: &str) -> Vec<String> {
-    let dashboard = dashboard("data-quality");
+    let dashboard = dashboard(&board());
     let variables = list(&dashboard["templating"]["list"]);
     let variable = variables.iter().find(|it| text(it, "name") == name).expect("the variable");
     let found = pipeline.query(&chosen.sql(text(variable, "query")));
@@ -119,6 +122,7 @@ fn prometheus_has_data(prometheus: &Prometheus, chosen: &Chosen, panel: &Panel, 
         from: SystemTime::now() - started.elapsed(),
         to: SystemTime::now(),
         domains: chosen.domains.clone(),
+        outputs: chosen.outputs.clone(),
         table: None,
         location: None,
     };
@@ -177,7 +181,7 @@ fn the_scores_are_those_published(pipeline: &Pipeline, chosen: &Chosen) {
     let resilience = published(pipeline, "resilience_scores");
     let location = chosen.location.as_deref().expect("a location");
     let (mut compared, mut unknown) = (BTreeSet::new(), 0);
-    for panel in panels("data-quality").iter().filter(|panel| panel.place.contains("Risk and resilience")) {
+    for panel in panels(&board()).iter().filter(|panel| panel.place.contains("Risk and resilience")) {
         let Some(target) = panel.targets().first() else { continue };
         let found = pipeline.query(&chosen.sql(text(target, "rawSql")));
         assert!(found.rows.len() > 10, "{}", panel.place);
@@ -227,11 +231,12 @@ fn a_fifth_domain_shows_by_itself(pipeline: &Pipeline, chosen: &mut Chosen) {
         SELECT 1, '2025-09-21', 'Paracetamol', false, id, 1, 1, 1, 1 FROM object",
     );
     chosen.domains = vec!["pharmacy".into()];
+    assert_eq!(chosen.outputs, sorted(OUTPUTS.map(str::to_owned).into_iter()));
     let tables = variable(pipeline, chosen, "table");
     assert_eq!(tables, ["pharmacy_data"]);
     chosen.table = tables.into_iter().next();
-    let panels = panels("data-quality");
-    let panel = panels.iter().find(|panel| panel.place.contains("Completeness")).expect("the panel");
+    let panels = panels(&board());
+    let panel = panels.iter().find(|panel| panel.place.contains("Completeness by day")).expect("the panel");
     let found = pipeline.query(&chosen.sql(text(&panel.targets()[0], "rawSql")));
     let days: Vec<&str> = found.rows.iter().filter(|row| row[1] != "0").map(|row| &row[0][..10]).collect();
     assert_eq!(days, ["2025-09-21"]);

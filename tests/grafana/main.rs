@@ -1,4 +1,4 @@
-//! The dashboards, alerts and runbook in `grafana/` and `docs/runbook.md` hold: the files are what Grafana takes, what
+//! The dashboards, alerts and runbook in `grafana/`, `pipelines/*/boards/` and `docs/runbook.md` hold: the files are what Grafana takes, what
 //! they name exists, every alert fires where it should, and every query returns data beside a running pipeline.
 
 mod alerts;

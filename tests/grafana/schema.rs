@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::files::{DASHBOARDS, path, read};
+use crate::files::{all, file_of, path, read};
 use crate::packages;
 
 fn packages() -> PathBuf {
@@ -30,10 +30,11 @@ fn compile(name: &str, json: &str) -> Output {
 
 #[test]
 fn the_dashboards_are_what_grafana_s_schema_says() {
-    for name in DASHBOARDS {
-        let output = compile(name, &read(&format!("grafana/dashboards/{name}.json")));
+    for name in all() {
+        let file = file_of(&name);
+        let output = compile(&file.replace('/', "-"), &read(&file));
         // Line numbers are those of the dashboard's file.
-        assert!(output.status.success(), "{name}.json: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stdout));
     }
 }
 

@@ -8,6 +8,8 @@ pub(crate) struct Chosen {
     pub(crate) to: SystemTime,
     /// All of them, unless one is picked.
     pub(crate) domains: Vec<String>,
+    /// Likewise.
+    pub(crate) outputs: Vec<String>,
     /// What a panel is repeated for: the name that is shown, and the table.
     pub(crate) table: Option<String>,
     pub(crate) location: Option<String>,
@@ -18,12 +20,13 @@ impl Chosen {
         self.to.duration_since(self.from).expect("from is before to")
     }
 
-    /// A query for Prometheus. `$domain` of several values is a group of a regular expression.
+    /// A query for Prometheus. A variable of several values is a group of a regular expression.
     pub(crate) fn promql(&self, expr: &str, rate_interval: &str) -> String {
         let filled = expr
             .replace("$__rate_interval", rate_interval)
             .replace("$__range", &format!("{}s", self.range().as_secs()))
-            .replace("$domain", &format!("({})", self.domains.join("|")));
+            .replace("$domain", &format!("({})", self.domains.join("|")))
+            .replace("$output", &format!("({})", self.outputs.join("|")));
         complete(filled)
     }
 
@@ -67,11 +70,14 @@ fn variables_and_macros_are_filled_in_as_grafana_does() {
         from: UNIX_EPOCH + Duration::from_secs(1_758_400_000),
         to: UNIX_EPOCH + Duration::from_secs(1_758_403_600),
         domains: vec!["climate".into(), "health".into()],
+        outputs: vec!["scores".into()],
         table: Some("health_data".into()),
         location: Some("7".into()),
     };
-    let expr = r#"rate(freshet_x{domain=~"$domain"}[$__rate_interval]) / increase(freshet_x[$__range])"#;
-    let expected = r#"rate(freshet_x{domain=~"(climate|health)"}[60s]) / increase(freshet_x[3600s])"#;
+    let expr =
+        r#"rate(freshet_x{domain=~"$domain",output=~"$output"}[$__rate_interval]) / increase(freshet_x[$__range])"#;
+    let expected =
+        r#"rate(freshet_x{domain=~"(climate|health)",output=~"(scores)"}[60s]) / increase(freshet_x[3600s])"#;
     assert_eq!(chosen.promql(expr, "60s"), expected);
     let sql = "SELECT FROM ${table:doublequote} WHERE d IN (${domain:sqlstring}) AND $__timeFilter(f.at) AND id = ${location:sqlstring}";
     let expected = "SELECT FROM \"health_data\" WHERE d IN ('climate','health') \

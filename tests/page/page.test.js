@@ -108,21 +108,52 @@ test("a file may be named anything and stays text", async () => {
   assert.equal(await page.title(), "freshet");
 });
 
-test("locations are charted as they are published, and sorted as asked", async () => {
-  const chart = section("Resilience and risk, by location");
+test("what an output asks to be drawn is drawn as it is published, and sorted as asked", async () => {
+  const chart = section("Resilience and risk");
   await there(chart.getByRole("row"), "Low Town", "<u>Upper</u> Town");
   await there(page.locator("#flow li").filter({ hasText: "Outputs" }), "up to date");
   const published = JSON.parse(output("metrics/resilience_scores.json"));
-  const shown = async () => (await chart.locator("tbody tr").allTextContents()).map((it) => it.replace(/2025.*/, ""));
-  const expected = published.sort((a, b) => a.resilience_score - b.resilience_score).map((it) =>
-    `${it.location_name}${it.overall_risk.toFixed(1)}${it.resilience_score.toFixed(1)}`);
-  assert.equal(expected.length, 2);
-  assert.deepEqual(await shown(), expected);
-  assert.equal(await chart.locator("tbody rect").count(), 2);
-  assert.equal(await chart.locator("tbody circle").count(), 2);
-  await chart.getByRole("button", { name: "By name" }).click();
+  const names = (rows) => rows.map((it) => it.location_name);
+  const shown = () => chart.locator("tbody th").allTextContents();
+  const worstFirst = [...published].sort((a, b) => a.resilience_score - b.resilience_score);
+  assert.equal(worstFirst.length, 2);
+  assert.deepEqual(await shown(), names(worstFirst));
+  for (const [index, row] of worstFirst.entries()) {
+    const cells = await chart.locator("tbody tr").nth(index).locator("td").allTextContents();
+    assert.deepEqual([cells[0], cells[2]], [row.resilience_score.toFixed(1), row.date]);
+    assert.ok(Math.abs(Number(cells[1]) - row.overall_risk) <= 0.05, cells[1]);
+  }
+  assert.equal(await chart.locator("tbody rect").count(), 4);
+  await there(chart.locator(".hint"), "The newest date of each location name, as published.", "Resilience score: 0 to 100, high is good");
+  await chart.getByRole("button", { name: "By location name" }).click();
   await chart.locator("tbody tr").first().filter({ hasText: "<u>" }).waitFor();
-  assert.deepEqual(await shown(), published.map((it) => it.location_name).sort().map((name) => expected.find((it) => it.startsWith(name))));
+  assert.deepEqual(await shown(), names(published).sort());
+  await chart.getByRole("button", { name: "Most overall risk" }).click();
+  await chart.getByRole("button", { name: "Most overall risk", pressed: true }).waitFor();
+  assert.deepEqual(await shown(), names([...published].sort((a, b) => b.overall_risk - a.overall_risk)));
+});
+
+test("an axis is the range that the output gives, whatever the values are, and else begins at 0", async () => {
+  const chart = section("Resilience and risk");
+  const ticks = (index) => chart.locator("thead th").nth(index).locator("text").allTextContents();
+  assert.deepEqual(await ticks(1), ["0", "20", "40", "60", "80", "100"]);
+  assert.equal((await ticks(2))[0], "0");
+  const cases = [[0, 100], [0, 2.2], [99.98, 100], [-3, 8000], [5, 5], [0, 0], [-2, -2], [0, 0.004]];
+  const scales = await page.evaluate(async (cases) => {
+    const { scale } = await import("/page/charts.js");
+    return cases.map(([from, to]) => {
+      const { ticks, digits, place } = scale(from, to);
+      return { ticks, digits, places: [from, to].map(place) };
+    });
+  }, cases);
+  assert.deepEqual(scales[0], { ticks: [0, 20, 40, 60, 80, 100], digits: 1, places: [0, 100] });
+  assert.deepEqual([scales[1].ticks, scales[1].digits], [[0, 0.5, 1, 1.5, 2, 2.5], 2]);
+  assert.deepEqual([scales[3].ticks, scales[3].digits], [[-2000, 0, 2000, 4000, 6000, 8000], 0]);
+  for (const [index, { ticks, places }] of scales.entries()) {
+    const [from, to] = cases[index];
+    assert.ok(ticks.length >= 2 && ticks.length <= 7 && ticks[0] <= from && ticks.at(-1) >= to, `${cases[index]}: ${ticks}`);
+    assert.ok(places.every((place) => place >= 0 && place <= 100), `${cases[index]}: ${places}`);
+  }
 });
 
 test("the outputs can be taken away, and nothing else", async () => {
@@ -215,7 +246,7 @@ test("it says when freshet is away, and goes on by itself", async () => {
   await door.open();
   await there(state, "Live");
   drop("health/later.csv", [HEALTH, "2,2025-09-24,1,1,1,1"]);
-  await page.getByRole("button", { name: "All" }).click();
+  await page.getByRole("button", { name: /^All / }).click();
   await there(row("health/later.csv"), "applied");
   assert.equal(await page.evaluate(() => window.loadedOnce), true);
 });

@@ -34,7 +34,7 @@ impl Marks {
             Changed::Locations(ids) => self.locations.extend(ids),
             Changed::Dates(dates) => {
                 let dates: BTreeSet<_> = dates.iter().copied().collect();
-                for kind in WindowKind::ALL {
+                for kind in [WindowKind::Week, WindowKind::Month] {
                     self.windows.extend(dates.iter().map(|date| Window::containing(kind, *date)));
                 }
             }
@@ -84,7 +84,7 @@ fn everything(domain: &Domain, tables: &[String]) -> String {
     match &domain.event_time {
         Some(event_time) => {
             let (date, projected) = (event_time.date, event_time.projected);
-            let kinds = WindowKind::ALL.map(|kind| format!("('{}')", kind.name())).join(", ");
+            let kinds = [WindowKind::Week, WindowKind::Month].map(|kind| format!("('{}')", kind.name())).join(", ");
             format!(
                 "INSERT INTO pipeline.marks (domain, window_kind, window_start)
                  SELECT DISTINCT $1, k.kind, date_trunc(k.kind, d.date)::date

@@ -1,12 +1,12 @@
 //! A bar a stage; where there is no terminal, a line a stage once it is done.
 
 use anyhow::{Context, Result};
-use freshet_sinks::ledger::ObjectState;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sqlx::PgPool;
 
 use crate::commands::generate::SampleFile;
 use crate::commands::terminal::thousands;
+use crate::status::arrival::{self, Arrival};
 
 const STAGES: [&str; 5] = ["files found", "rows published", "rows applied", "rows rejected", "outputs refreshed"];
 
@@ -19,28 +19,13 @@ pub(super) struct Progress {
     marks_seen: i64,
 }
 
-/// How far the dropped files are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
-struct Far {
-    found: i64,
-    /// Files whose rows are known: published, or not to be.
-    counted: i64,
-    published: i64,
-    applied: i64,
-    rejected: i64,
-    marks: i64,
-}
-
 impl Progress {
     /// Bars at zero.
     ///
     /// # Errors
     /// If Postgres does not answer.
     pub(super) async fn start(pool: &PgPool, files: &[SampleFile]) -> Result<Self> {
-        let known_before = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM pipeline.objects")
-            .fetch_one(pool)
-            .await
-            .context("read the ledger")?;
+        let known_before = arrival::newest_object(pool).await.context("read the ledger")?;
         let all = MultiProgress::new();
         let style = ProgressStyle::with_template("  {prefix:<18} {bar:44.cyan/238} {human_pos:>9} of {human_len}")
             .context("lay out the bars")?
@@ -61,30 +46,12 @@ impl Progress {
     /// # Errors
     /// If Postgres does not answer.
     pub(super) async fn look(&mut self, pool: &PgPool) -> Result<()> {
-        let far: Far = sqlx::query_as(
-            "SELECT count(DISTINCT o.key) AS found,
-                count(*) FILTER (WHERE o.rows IS NOT NULL OR o.state = ANY ($3)) AS counted,
-                coalesce(sum(coalesce(o.rows, o.resume_row)), 0)::bigint AS published,
-                coalesce(sum(p.applied), 0)::bigint AS applied, coalesce(sum(p.rejected), 0)::bigint AS rejected,
-                (SELECT count(*) FROM pipeline.marks) AS marks
-             FROM pipeline.objects o
-             LEFT JOIN LATERAL (
-                SELECT sum(applied + stale) AS applied, sum(rejected) AS rejected FROM pipeline.progress
-                WHERE object = o.id AND generation = o.generation
-             ) AS p ON true
-             WHERE o.id > $1 AND o.key = ANY($2)",
-        )
-        .bind(self.known_before)
-        .bind(&self.keys)
-        .bind([ObjectState::Rejected, ObjectState::Superseded].map(ObjectState::name).as_slice())
-        .fetch_one(pool)
-        .await
-        .context("read the progress of the files")?;
+        let far = Arrival::read(pool, self.known_before, &self.keys).await.context("read the progress of the files")?;
         self.show(&far);
         Ok(())
     }
 
-    fn show(&mut self, far: &Far) {
+    fn show(&mut self, far: &Arrival) {
         let count = |number: i64| u64::try_from(number).unwrap_or_default();
         let [found, published, applied, rejected, outputs] = &self.bars;
         found.set_position(count(far.found));
@@ -111,7 +78,7 @@ impl Progress {
 }
 
 /// How many rows there will be: those known, and as many a file for the files whose rows are not.
-fn expected(far: &Far, files: usize) -> i64 {
+fn expected(far: &Arrival, files: usize) -> i64 {
     let files = files as i64;
     match far.counted {
         0 => far.published.max(1),
@@ -125,9 +92,9 @@ mod tests {
 
     #[test]
     fn the_rows_to_come_are_estimated_until_all_files_are_counted() {
-        let far = Far { found: 4, counted: 2, published: 100, applied: 0, rejected: 0, marks: 0 };
+        let far = Arrival { found: 4, counted: 2, published: 100, applied: 0, rejected: 0, marks: 0 };
         assert_eq!(expected(&far, 4), 200);
-        assert_eq!(expected(&Far { counted: 4, ..far }, 4), 100);
-        assert_eq!(expected(&Far { counted: 0, published: 0, ..far }, 4), 1);
+        assert_eq!(expected(&Arrival { counted: 4, ..far }, 4), 100);
+        assert_eq!(expected(&Arrival { counted: 0, published: 0, ..far }, 4), 1);
     }
 }

@@ -7,8 +7,8 @@ use freshet_sinks::outputs::{copy_key, read_current};
 use sqlx::AssertSqlSafe;
 
 use super::Demo;
-use crate::commands::status::Waited;
 use crate::commands::terminal::{shorten, span, table, thousands, without_password};
+use crate::status::Waited;
 
 /// Rows of each output that are shown.
 const ROWS: usize = 3;

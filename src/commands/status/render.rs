@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use freshet_sinks::ledger::ObjectState;
 
-use super::{DomainStatus, FileStatus, Files, LifeStatus, Orphans, OutputsStatus, PassedOver, Status};
 use crate::commands::terminal::{Look, shorten, span, table, thousands};
+use crate::status::{DomainStatus, FileStatus, Files, LifeStatus, Orphans, OutputsStatus, PassedOver, Status};
 
 /// Shows the status: what needs a person first, then files, rows, outputs, and the list of files if it was read.
 pub fn render(status: &Status, look: Look) -> String {
@@ -167,7 +167,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::commands::status::{Halted, ReplayStatus, Rows};
+    use crate::status::{Halted, ReplayStatus, Rows};
 
     fn status() -> Status {
         let domains = freshet_topics::DOMAINS.iter().map(|domain| DomainStatus {
@@ -182,8 +182,8 @@ mod tests {
         });
         let file = |id: i64, state: ObjectState, reason: Option<&str>| FileStatus {
             id,
-            domain: "climate".into(),
-            key: format!("climate/a-rather-long-folder-name/another-one/climate-2025-09-21-{id:05}.csv"),
+            domain: "health".into(),
+            key: format!("health/a-rather-long-folder-name/another-one/health-2025-09-21-{id:05}.csv"),
             state,
             rows: Some(50_000),
             received: 50_000,

@@ -47,51 +47,55 @@ export function drawBars(chart, label, values, room) {
   draw(chart, label, shapes);
 }
 
-/** An empty chart of one score, beside its number, which says what it shows. */
-export const line = () => svg("svg", { class: "score", "aria-hidden": "true" });
+/** An empty chart of one value, beside its number, which says what it shows. */
+export const line = () => svg("svg", { "aria-hidden": "true" });
 
 /** Steps between the ticks of an axis, per power of ten. */
 const STEPS = [1, 2, 5, 10];
 
 /**
- * An axis that holds both numbers, with three to six ticks at round numbers.
+ * An axis that holds both numbers, with two to six ticks at round numbers, and the digits that tell its values apart.
  *
- * | from | to | ticks |
- * |---|---|---|
- * | 0 | 2.2 | 0, 1, 2, 3 |
- * | 99.2 | 100 | 99.2, 99.4, 99.6, 99.8, 100 |
+ * | from | to | ticks | digits |
+ * |---|---|---|---|
+ * | 0 | 100 | 0, 20, 40, 60, 80, 100 | 1 |
+ * | 0 | 2.2 | 0, 0.5, 1, 1.5, 2, 2.5 | 2 |
+ * | -3 | 8000 | -2000, 0, 2000, 4000, 6000, 8000 | 0 |
  */
 export function scale(from, to) {
-  const width = Math.max(to - from, 0.1);
+  const width = to - from || Math.abs(to) || 1;
   const power = 10 ** Math.floor(Math.log10(width / 5));
-  const step = STEPS.map((it) => it * power).find((it) => width / it <= 5);
+  const step = STEPS.map((it) => it * power).find((it) => width / it <= 5 + 1e-9);
   let [first, last] = [Math.floor(from / step + 1e-9), Math.ceil(to / step - 1e-9)];
   // A single number still has two ends.
   if (first === last) [first, last] = to > 0 ? [first - 1, last] : [first, last + 1];
-  const ticks = Array.from({ length: last - first + 1 }, (_, index) => Number(((first + index) * step).toFixed(6)));
-  return { ticks, place: (value) => `${(100 * (value - ticks[0])) / (ticks.at(-1) - ticks[0])}%` };
+  const ticks = Array.from({ length: last - first + 1 }, (_, index) => Number(((first + index) * step).toPrecision(12)));
+  const [least, greatest] = [ticks[0], ticks.at(-1)];
+  const share = (value) => Math.min(1, Math.max(0, (value - least) / (greatest - least)));
+  const digits = Math.min(3, Math.max(0, -Math.floor(Math.log10(step / 50))));
+  return { ticks, digits, place: (value) => 100 * share(value) };
 }
 
-/** A score as a bar from the axis' beginning, which is 0. */
-export function drawBar(chart, scale, value) {
-  const bar = value === null ? [] : [svg("rect", { x: 0, y: "25%", width: scale.place(value), height: "50%", rx: 2 })];
-  chart.replaceChildren(...gridOf(scale), ...bar);
+/** A value as a bar from 0; as a dot where the axis does not reach 0, and the length of a bar would say nothing. */
+export function drawValue(chart, scale, value) {
+  const { ticks, place } = scale;
+  const shapes = ticks.map((tick) => svg("line", { x1: `${place(tick)}%`, x2: `${place(tick)}%`, y1: 0, y2: "100%" }));
+  if (value !== null && ticks[0] <= 0 && ticks.at(-1) >= 0) {
+    const [start, end] = [place(0), place(value)].sort((left, right) => left - right);
+    shapes.push(svg("rect", { x: `${start}%`, y: "25%", width: `${end - start}%`, height: "50%", rx: 2 }));
+  } else if (value !== null) {
+    shapes.push(svg("circle", { cx: `${place(value)}%`, cy: "50%", r: 5 }));
+  }
+  chart.replaceChildren(...shapes);
 }
 
-/** A score as a dot, on an axis that may begin anywhere. */
-export function drawDot(chart, scale, value) {
-  const dot = value === null ? [] : [svg("circle", { cx: scale.place(value), cy: "50%", r: 5 })];
-  chart.replaceChildren(...gridOf(scale), ...dot);
-}
-
-const gridOf = ({ ticks, place }) =>
-  ticks.map((tick) => svg("line", { x1: place(tick), x2: place(tick), y1: 0, y2: "100%" }));
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 6 });
 
 /** The numbers above such charts. */
 export function drawAxis(chart, { ticks, place }) {
   chart.replaceChildren(...ticks.map((tick) => {
-    const label = svg("text", { x: place(tick), y: 11, "text-anchor": "middle" });
-    label.textContent = String(tick);
+    const label = svg("text", { x: `${place(tick)}%`, y: 11, "text-anchor": "middle" });
+    label.textContent = short.format(tick);
     return label;
   }));
 }

@@ -82,8 +82,9 @@ const tenths = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFr
 /** 10,301 */
 export const count = (number) => thousands.format(number);
 
-/** 99.6, and – for what is not known. */
-export const score = (number) => (number === null ? "–" : tenths.format(number));
+/** 99.6, with so many digits behind the point; – for what is not known. */
+export const decimal = (number, digits) => (number === null ? "–"
+  : number.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
 
 /** "1 file", "2 files" */
 export const counted = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;

@@ -1,8 +1,7 @@
-// What came of the rows: rejects and corrections, the scores of the locations, and the outputs to take away.
+// What came of the rows: rejects and corrections, and the outputs to take away.
 
-import { drawAxis, drawBar, drawDot, line, scale } from "./charts.js";
-import { bytes, choice, count, counted, element, list, score, setTime, show, text, the, whole } from "./dom.js";
-import { chosen, state, sum } from "./state.js";
+import { bytes, count, counted, element, list, setTime, show, text, the } from "./dom.js";
+import { state, sum } from "./state.js";
 
 // --- Rejects and corrections --------------------------------------------------------------------------------------
 
@@ -39,49 +38,6 @@ function renderRules(id, found) {
 function makeRule() {
   return element("li", {}, element("p", { class: "rule" }, element("span"), element("b")),
     element("div", { class: "track", "aria-hidden": "true" }, element("div")), element("p"), element("p"));
-}
-
-// --- Resilience and risk ------------------------------------------------------------------------------------------
-
-/** The least first, what is not known last. */
-const by = (value) => (left, right) => (value(left) ?? Number.MAX_VALUE) - (value(right) ?? Number.MAX_VALUE);
-const ORDERS = [
-  { name: "resilience", title: "Least resilient", compare: by((it) => it.resilience_score) },
-  { name: "risk", title: "Most at risk", compare: by((it) => (it.overall_risk === null ? null : -it.overall_risk)) },
-  { name: "name", title: "By name", compare: (left, right) => left.location_name.localeCompare(right.location_name) },
-];
-/** Locations shown at first, and when more are asked for. */
-const SHOWN = [12, 60];
-
-export function renderScores({ scores, locations, too_large }) {
-  choice(the("order"), ORDERS, chosen.order, ({ title }) => title, (order) => { chosen.order = order; });
-  const known = (name) => scores.map((it) => it[name]).filter((value) => value !== null);
-  const risks = scale(0, Math.max(0, ...known("overall_risk")));
-  const resiliences = scale(Math.min(100, ...known("resilience_score")), 100);
-  drawAxis(the("risk-axis"), risks);
-  drawAxis(the("resilience-axis"), resiliences);
-  const shown = [...scores].sort(ORDERS.find((order) => order.name === chosen.order).compare).slice(0, SHOWN[chosen.scores]);
-  list(the("scores"), shown, (it) => it.location_id, makeScore, (row, it) => {
-    const [name, risk, resilience, day] = row.children;
-    text(name, it.location_name);
-    drawBar(risk.firstChild, risks, it.overall_risk);
-    text(risk.lastChild, score(it.overall_risk));
-    drawDot(resilience.firstChild, resiliences, it.resilience_score);
-    text(resilience.lastChild, score(it.resilience_score));
-    text(day, it.date);
-  });
-  show(the("scores-table"), scores.length > 0);
-  show(the("scores-none"), scores.length === 0);
-  text(the("scores-none"), too_large
-    ? "There are more rows than a chart can hold: take the output resilience_scores instead."
-    : "No scores yet: a location has them once it is known, with a health and a hospital row of one day.");
-  whole(the("scores-more"), scores.length, shown.length, locations, () => { chosen.scores = 1; });
-}
-
-function makeScore() {
-  const charted = () => element("td", { role: "cell" }, line(), element("span", { class: "value" }));
-  return element("tr", { role: "row" }, element("th", { scope: "row", role: "rowheader" }), charted(), charted(),
-    element("td", { role: "cell", class: "number day" }));
 }
 
 // --- Outputs ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 // The status page: takes the sections of the state as they come, and shows them.
 
 import { element, list, setClock, setTime, show, text, the } from "./dom.js";
+import { renderCharts } from "./drawn.js";
 import { renderFiles } from "./files.js";
-import { renderOutputs, renderQuality, renderScores } from "./outcome.js";
+import { renderOutputs, renderQuality } from "./outcome.js";
 import { renderDomains, renderFlow } from "./pipeline.js";
 import { filesIn, state } from "./state.js";
 
@@ -74,7 +75,7 @@ function render() {
   renderDomains();
   renderFiles();
   if (state.quality) renderQuality(state.quality);
-  if (state.scores) renderScores(state.scores);
+  if (state.charts) renderCharts(state.charts);
   if (state.outputs) renderOutputs(state.outputs);
 }
 

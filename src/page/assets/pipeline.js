@@ -1,7 +1,7 @@
 // Files and rows on their way through the stages, and each domain's lag and freshness.
 
 import { chart, drawBars, drawLine } from "./charts.js";
-import { count, counted, duration, element, list, score, text, the } from "./dom.js";
+import { count, counted, decimal, duration, element, list, text, the } from "./dom.js";
 import { OPEN, filesIn, state, sum } from "./state.js";
 
 /** Rates are those of the last so many milliseconds. */
@@ -15,7 +15,7 @@ const times = () => state.history?.at ?? [];
 const span = () => Math.max(SPAN_MS, (times().at(-1) ?? 0) - (times()[0] ?? 0));
 const points = (values) => times().map((time, index) => [time, values[index]]);
 const greatest = (points) => Math.max(0, ...points.map(([, value]) => value));
-const few = (number) => (number < 10 && !Number.isInteger(number) ? score(number) : count(number));
+const few = (number) => (number < 10 && !Number.isInteger(number) ? decimal(number, 1) : count(number));
 const said = (number, what) => (number > 0 ? [`${count(number)} ${what}`] : []);
 
 /** [time, number a second] of what the history counts, over all domains. */

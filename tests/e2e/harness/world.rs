@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
 use freshet::commands::setup::{self, Standing};
-use freshet::commands::{observe, status};
 use freshet::config::{self, Base, Config, Sources};
 use freshet::local::Endpoints;
 use freshet::roles::{self, Role, Services};
+use freshet::status::{self, observe};
 use freshet::telemetry::LogFormat;
 use freshet_processors::refresh::{self, Publication, RefreshContext};
 use freshet_sinks::outputs::{self, Manifest};

@@ -4,25 +4,31 @@
 //! to the end of the process, so that the names in it are plain `&'static str`.
 
 pub mod mistake;
+pub mod output;
+pub mod sql;
 pub mod yaml;
 
 use std::sync::LazyLock;
 
+use self::output::Output;
 use crate::{DOMAINS, Domain};
 
-/// A pipeline: its domains.
+/// A pipeline: its domains and outputs.
 #[derive(Debug)]
 pub struct Pipeline {
     /// The folder's name.
     pub name: &'static str,
     /// The domains, in the order in which lists and tables show them.
     pub domains: &'static [&'static Domain],
+    /// The outputs, likewise.
+    pub outputs: &'static [&'static Output],
 }
 
 impl Pipeline {
     /// The pipeline that comes with the program.
     pub fn shipped() -> &'static Pipeline {
-        static SHIPPED: LazyLock<Pipeline> = LazyLock::new(|| Pipeline { name: "climate_health", domains: DOMAINS });
+        static SHIPPED: LazyLock<Pipeline> =
+            LazyLock::new(|| Pipeline { name: "climate_health", domains: DOMAINS, outputs: output::shipped() });
         &SHIPPED
     }
 

@@ -14,7 +14,8 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::Outputs;
-use crate::commands::terminal::{shorten, span};
+use super::arrival::newest_object;
+use crate::text::{shorten, span};
 
 /// An object under a domain's prefix, as the listing of the raw bucket shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,9 +142,7 @@ impl Waiting<'_> {
         let objects = match &mut self.objects {
             Some(objects) => objects,
             none => {
-                self.known_before = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM pipeline.objects")
-                    .fetch_one(self.pool)
-                    .await?;
+                self.known_before = newest_object(self.pool).await?;
                 let open = list().await?;
                 self.waited.objects = open.len() as u64;
                 none.insert(Objects { open, listed: Instant::now() })

@@ -9,8 +9,8 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
-    DomainStatus, FileStatus, Files, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside,
-    PartitionStatus, PassedOver, ReplayStatus, Rows, Status,
+    DomainStatus, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus, PassedOver,
+    ReplayStatus, Rows, Status, files,
 };
 
 /// Distinct locations looked at for orphans, at most.
@@ -44,7 +44,7 @@ pub async fn read(
     }
     let waiting = waiting(connection).await.context("count the change marks")?;
     let files = match files_max {
-        Some(limit) => Some(list_files(connection, limit).await.context("list the files in the ledger")?),
+        Some(limit) => Some(files::list(connection, limit).await.context("list the files in the ledger")?),
         None => None,
     };
     let life = life(connection).await.context("read the lives of the ledger")?;
@@ -238,24 +238,6 @@ async fn orphans(connection: &mut PgConnection, domain: &Domain) -> Result<Optio
     );
     let (rows, locations): (i64, i64) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
     Ok(Some(Orphans { rows: rows.min(ORPHANS_COUNTED), more: rows > ORPHANS_COUNTED, locations }))
-}
-
-async fn list_files(connection: &mut PgConnection, limit: u32) -> Result<Files, sqlx::Error> {
-    let files: Vec<FileStatus> = sqlx::query_as(
-        "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified,
-            coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected
-         FROM (SELECT * FROM pipeline.objects ORDER BY id DESC LIMIT $1) AS o
-         LEFT JOIN LATERAL (
-            SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected
-            FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
-         ) AS p ON true
-         ORDER BY o.id DESC",
-    )
-    .bind(i64::from(limit))
-    .fetch_all(&mut *connection)
-    .await?;
-    let total = sqlx::query_scalar("SELECT count(*) FROM pipeline.objects").fetch_one(&mut *connection).await?;
-    Ok(Files { files, total })
 }
 
 #[cfg(test)]

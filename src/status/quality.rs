@@ -1,0 +1,79 @@
+//! Rejects and corrections, by rule.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+/// Rules that are told of, those that applied most often.
+const RULES: i64 = 60;
+
+/// What the rules did to the rows, each object at its newest reading.
+#[derive(Debug, Serialize)]
+pub(crate) struct Quality {
+    rejects: Vec<Rejects>,
+    corrections: Vec<Corrections>,
+}
+
+/// Rows that a rule keeps out, with one of them as an example.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+pub(crate) struct Rejects {
+    domain: String,
+    rule: String,
+    rows: i64,
+    key: Option<String>,
+    line: i64,
+    column: Option<String>,
+    value: Option<String>,
+}
+
+/// Changes that a rule made to the values of a column.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+pub(crate) struct Corrections {
+    domain: String,
+    column: String,
+    rule: String,
+    values: i64,
+}
+
+impl Quality {
+    /// Counts them.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub(crate) async fn read(connection: &mut PgConnection) -> Result<Quality> {
+        Ok(Quality {
+            rejects: rejects(connection).await.context("count the rejects")?,
+            corrections: corrections(connection).await.context("count the corrections")?,
+        })
+    }
+}
+
+/// Counted in the index of rules; the example is whichever stands first there.
+async fn rejects(connection: &mut PgConnection) -> Result<Vec<Rejects>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT c.domain, c.rule, c.rows, o.key, e.line, e.\"column\", left(e.value, 60) AS value
+         FROM (SELECT domain, rule, count(*) AS rows FROM pipeline.rejects GROUP BY domain, rule) AS c
+         CROSS JOIN LATERAL (
+            SELECT r.object, r.line, r.\"column\", r.value FROM pipeline.rejects r
+            WHERE r.domain = c.domain AND r.rule = c.rule LIMIT 1
+         ) AS e
+         LEFT JOIN pipeline.objects o ON o.id = e.object
+         ORDER BY c.rows DESC, c.domain, c.rule LIMIT $1",
+    )
+    .bind(RULES)
+    .fetch_all(connection)
+    .await
+}
+
+async fn corrections(connection: &mut PgConnection) -> Result<Vec<Corrections>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT p.domain, split_part(c.what, ':', 1) AS \"column\", split_part(c.what, ':', 2) AS rule,
+            sum(c.number::bigint)::bigint AS values
+         FROM pipeline.progress p JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
+            CROSS JOIN LATERAL jsonb_each_text(p.corrections) AS c (what, number)
+         GROUP BY p.domain, c.what ORDER BY 4 DESC, 1, 2, 3 LIMIT $1",
+    )
+    .bind(RULES)
+    .fetch_all(connection)
+    .await
+}
