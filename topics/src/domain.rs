@@ -1,6 +1,6 @@
 //! The declaration of a domain: everything that follows from it (topic, statements, metric labels, CLI
 //! arguments, tests) is derived from the values here, so that a new domain is one file beside
-//! [`crate::domains`], one migration and one line in the registry.
+//! [`crate::domains`] and one line in the registry.
 
 use crate::Value;
 

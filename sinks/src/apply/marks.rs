@@ -89,7 +89,9 @@ fn everything(domain: &Domain, tables: &[String]) -> String {
                 "INSERT INTO pipeline.marks (domain, window_kind, window_start)
                  SELECT DISTINCT $1, k.kind, date_trunc(k.kind, d.date)::date
                  FROM ({}) AS d CROSS JOIN (VALUES {kinds}) AS k (kind)",
-                union(&|table| format!("SELECT DISTINCT {date} AS date FROM {table} WHERE {projected} IS FALSE"))
+                union(&|table| format!(
+                    "SELECT DISTINCT {date} AS date FROM {table} WHERE {projected} IS FALSE AND {date} IS NOT NULL"
+                ))
             )
         }
         None => {

@@ -152,7 +152,7 @@ fn compare_values(left: &Value, right: &Value) -> Ordering {
     }
 }
 
-const fn sql_type(cast: Cast) -> &'static str {
+pub(crate) const fn sql_type(cast: Cast) -> &'static str {
     match cast {
         Cast::Int => "int4",
         Cast::Double => "float8",

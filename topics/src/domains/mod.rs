@@ -1,4 +1,4 @@
-//! The registry of domains. A new domain is one file here, one line in the registry below and one migration.
+//! The registry of domains. A new domain is one file here and one line in the registry below.
 
 use crate::Domain;
 
