@@ -75,7 +75,7 @@ impl Services {
     pub async fn new(config: Config) -> anyhow::Result<Self> {
         let pool = postgres::pool(&config.postgres).context("read the settings")?;
         let s3 = s3::client(&config.s3).await;
-        let hints = Hints::new(&config.s3.raw_bucket, DOMAINS, &config.ingest);
+        let hints = Hints::new(&config.s3.raw_bucket, &DOMAINS, &config.ingest);
         Ok(Services { config, pool, s3, surveyed: watch::Sender::default(), hints })
     }
 }
@@ -165,7 +165,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 pool,
                 s3,
                 bucket: config.s3.processed_bucket,
-                domains: DOMAINS,
+                domains: &DOMAINS,
             };
             refresh::run(context, shutdown).await?;
         }
