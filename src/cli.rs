@@ -263,7 +263,7 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
     let outside = observe::outside(services).await;
     let files = options.files.then_some(options.files_max);
     let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
-    let status = status::read(&mut connection, DOMAINS, &outside, files).await?;
+    let status = status::read(&mut connection, &DOMAINS, &outside, files).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&status).context("write JSON")?);
     } else {

@@ -78,15 +78,15 @@ impl Services {
     pub async fn new(config: Config) -> anyhow::Result<Self> {
         let pool = postgres::pool(&config.postgres).context("read the settings")?;
         let s3 = s3::client(&config.s3).await;
-        let hints = Hints::new(&config.s3.raw_bucket, DOMAINS, &config.ingest);
-        static HASH: LazyLock<String> = LazyLock::new(|| record::hash_of(DOMAINS));
+        let hints = Hints::new(&config.s3.raw_bucket, &DOMAINS, &config.ingest);
+        static HASH: LazyLock<String> = LazyLock::new(|| record::hash_of(&DOMAINS));
         let pipeline = Identity { name: "climate_health", hash: &HASH };
         Ok(Services { config, pool, s3, pipeline, surveyed: watch::Sender::default(), hints })
     }
 
     /// What a setup of the database sets up.
     pub fn setup(&self) -> Setup<'_> {
-        Setup { schema: &self.config.postgres.schema, domains: DOMAINS, pipeline: self.pipeline }
+        Setup { schema: &self.config.postgres.schema, domains: &DOMAINS, pipeline: self.pipeline }
     }
 }
 
@@ -175,7 +175,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 pool,
                 s3,
                 bucket: config.s3.processed_bucket,
-                domains: DOMAINS,
+                domains: &DOMAINS,
             };
             refresh::run(context, shutdown).await?;
         }

@@ -50,7 +50,7 @@ fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
 /// # Errors
 /// If Postgres or S3 does not answer.
 pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> {
-    halted::warn(&services.pool, DOMAINS).await;
+    halted::warn(&services.pool, &DOMAINS).await;
     let selection =
         Selection { keys: args.objects.clone(), prefix: args.prefix.clone(), since: args.since, as_new: args.as_new };
     let reader = ObjectReader::new(services.s3.clone());

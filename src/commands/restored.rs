@@ -34,7 +34,7 @@ pub async fn run(services: &Services, yes: bool) -> Result<ExitCode> {
     if !confirm("Begin a new life of the ledger?", yes)? {
         return Ok(ExitCode::FAILURE);
     }
-    let begun = lives::begin(&services.pool, DOMAINS).await.context("begin a new life of the ledger")?;
+    let begun = lives::begin(&services.pool, &DOMAINS).await.context("begin a new life of the ledger")?;
     println!("life {begun} of the ledger has begun; `freshet status --wait` returns once all is applied and published");
     Ok(ExitCode::SUCCESS)
 }

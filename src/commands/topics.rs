@@ -50,7 +50,7 @@ pub async fn ensure_all(config: &Config, known: &HashMap<&'static str, KnownTopi
 /// What Postgres knows, where it can be asked: topics can be made before there is a database.
 async fn known_topics(config: &Config) -> HashMap<&'static str, KnownTopic> {
     let Ok(pool) = postgres::pool(&config.postgres) else { return HashMap::new() };
-    halted::known_topics(&pool, DOMAINS).await.unwrap_or_else(|error| {
+    halted::known_topics(&pool, &DOMAINS).await.unwrap_or_else(|error| {
         eprintln!("freshet: whether partitions are halted is left out: {error:#}");
         HashMap::new()
     })

@@ -181,7 +181,7 @@ impl Tables {
         let connection = &mut *transaction;
         sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
         let tables = Tables {
-            status: status::read(connection, DOMAINS, &Outside::default(), None).await?,
+            status: status::read(connection, &DOMAINS, &Outside::default(), None).await?,
             files: files(connection).await.context("list the files in the ledger")?,
             freshness: freshness(connection).await.context("read how long files took")?,
             quality: Quality {

@@ -142,7 +142,7 @@ impl Twin {
                 let high = before.topic.partitions[partition as usize].high();
                 bookmarks::set::set(&self.pool, DOMAIN, &[(partition, high)]).await.expect("set a bookmark");
             }
-            Action::Restored => _ = lives::begin(&self.pool, DOMAINS).await.expect("begin a life"),
+            Action::Restored => _ = lives::begin(&self.pool, &DOMAINS).await.expect("begin a life"),
             Action::SendAgain(id) => {
                 let object = self.object(id).await;
                 ledger::send_again(&self.pool, &[object]).await.expect("send again");
@@ -427,7 +427,7 @@ async fn histories_of_the_model_come_to_the_same_on_a_real_postgres() {
     create.expect("create a database");
     let pool = PgPool::connect(&server.url_of("migrated")).await.expect("connect");
     let pipeline = Identity { name: "model", hash: "model" };
-    tables::apply(&pool, &Setup { schema: "public", domains: DOMAINS, pipeline }).await.expect("migrate");
+    tables::apply(&pool, &Setup { schema: "public", domains: &DOMAINS, pipeline }).await.expect("migrate");
     pool.close().await;
 
     // What is found with a rule taken out, on the program, which has it.

@@ -58,7 +58,7 @@ pub(crate) async fn sift<'b>(
                 "{domain} partition {partition} offset {}: a row of object {}, reading {}",
                 row.offset, row.provenance.object, row.provenance.generation
             );
-            sifted.life_begun = begin_if(connection, DOMAINS, current, Why::Restored, &evidence).await?;
+            sifted.life_begun = begin_if(connection, &DOMAINS, current, Why::Restored, &evidence).await?;
         }
     }
     Ok(sifted)

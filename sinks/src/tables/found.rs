@@ -1,13 +1,11 @@
 //! What the catalog of Postgres, and where it does not know the rows themselves, say of a table that is there.
 
-use std::collections::BTreeMap;
-
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::duplicates::{self, Duplicates};
+use super::qualified;
 use super::views::{self, View};
 use super::wanted::{ID, LINEAGE, Wanted};
-use super::{identifier, qualified};
 
 /// A table as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +30,7 @@ pub(super) struct Found {
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub(super) struct FoundColumn {
     pub name: String,
-    /// As `pg_type` names it: `int4`.
+    /// As `pg_type` names it, with the digits of a `numeric(6,2)`: `int4`.
     pub type_name: String,
     /// As people do: `character varying(20)`.
     pub shown: String,
@@ -58,8 +56,8 @@ pub(super) struct Index {
 pub(super) struct Rows {
     /// How many there are; counted for a table without lineage only.
     pub count: i64,
-    /// NULLs, of the columns that should have none and may.
-    pub nulls: BTreeMap<String, i64>,
+    /// Rows whose `id` is NULL, where nothing forbids that.
+    pub without_id: i64,
     /// Rows that share a key, where nothing forbids that.
     pub duplicates: Duplicates,
     /// Rows that share an `id` with another, where nothing forbids that.
@@ -128,7 +126,10 @@ pub(super) async fn read(
 
 async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<FoundColumn>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT a.attname::text AS name, t.typname::text AS type_name, format_type(a.atttypid, a.atttypmod) AS shown,
+        "SELECT a.attname::text AS name, CASE WHEN t.typname = 'numeric' AND a.atttypmod >= 4
+                THEN format('numeric(%s,%s)', (a.atttypmod - 4) >> 16, (a.atttypmod - 4) & 2047)
+                ELSE t.typname END AS type_name,
+            format_type(a.atttypid, a.atttypmod) AS shown,
             a.attnotnull AS not_null, pg_get_expr(d.adbin, d.adrelid) AS default_value,
             a.attidentity <> '' AS is_identity, pg_get_serial_sequence($1, a.attname) AS sequence,
             col_description(a.attrelid, a.attnum) AS comment
@@ -174,12 +175,8 @@ async fn rows(connection: &mut PgConnection, table: &str, wanted: &Wanted, found
     if !found.has_lineage() {
         rows.count = number(connection, format!("SELECT count(*) FROM {table}")).await?;
     }
-    let never_null = wanted.columns.iter().filter(|column| column.not_null).map(|column| column.name);
-    for name in never_null.chain(wanted.has_surrogate_id.then_some(ID)) {
-        if found.column(name).is_some_and(|column| !column.not_null) {
-            let sql = format!("SELECT count(*) FROM {table} WHERE {} IS NULL", identifier(name));
-            rows.nulls.insert(name.to_owned(), number(connection, sql).await?);
-        }
+    if wanted.has_surrogate_id && found.column(ID).is_some_and(|id| !id.not_null) {
+        rows.without_id = number(connection, format!("SELECT count(*) FROM {table} WHERE id IS NULL")).await?;
     }
     let key: Vec<&str> = wanted.key.iter().copied().filter(|name| found.column(name).is_some()).collect();
     if !key.is_empty() && !found.is_unique(&wanted.key) {

@@ -133,9 +133,12 @@ enum Fit {
 /// |---|---|---|
 /// | int2 | int4, int8, float8 | widened |
 /// | int4 | int8, float8 | widened |
+/// | int2, int4, int8 | numeric that has room for their digits | widened |
+/// | numeric | numeric of no fewer digits, before the point and after it | widened |
 /// | float4 | float8 | widened |
 /// | varchar | text | widened |
 /// | int8 | int4 | wider |
+/// | numeric | numeric of fewer digits | wider |
 /// | another | another | other |
 fn fit(found: &str, wanted: &str) -> Fit {
     match (found, wanted) {
@@ -145,7 +148,25 @@ fn fit(found: &str, wanted: &str) -> Fit {
         | ("float4", "float8")
         | ("varchar", "text") => Fit::Widen,
         ("int8", "int4") => Fit::Wider,
-        _ => Fit::Other,
+        _ => match (digits(found), digits(wanted)) {
+            (Some(found), Some(wanted)) if found.0 <= wanted.0 && found.1 <= wanted.1 => Fit::Widen,
+            (Some(found), Some(wanted)) if found.0 >= wanted.0 && found.1 >= wanted.1 => Fit::Wider,
+            _ => Fit::Other,
+        },
+    }
+}
+
+/// The digits that a number of this type has before the point and after it, where that is bounded in decimals.
+fn digits(type_name: &str) -> Option<(u32, u32)> {
+    match type_name {
+        "int2" => Some((5, 0)),
+        "int4" => Some((10, 0)),
+        "int8" => Some((19, 0)),
+        numeric => {
+            let (precision, scale) = numeric.strip_prefix("numeric(")?.strip_suffix(')')?.split_once(',')?;
+            let (precision, scale): (u32, u32) = (precision.parse().ok()?, scale.parse().ok()?);
+            Some((precision.checked_sub(scale)?, scale))
+        }
     }
 }
 
@@ -156,6 +177,7 @@ fn shown(type_name: &str) -> &str {
         "int8" => "bigint",
         "float8" => "double precision",
         "bool" => "boolean",
+        "timestamptz" => "timestamp with time zone",
         other => other,
     }
 }
@@ -277,9 +299,8 @@ impl<'a> Planner<'a> {
                 return;
             }
         }
-        let nulls = found.rows.nulls.get(ID).copied().unwrap_or(0);
-        if nulls > 0 {
-            self.plan.blocked.push(format!("{nulls} of its rows have no id: give them one"));
+        if found.rows.without_id > 0 {
+            self.plan.blocked.push(format!("{} of its rows have no id: give them one", found.rows.without_id));
             return;
         }
         if !id.is_identity {
@@ -339,17 +360,17 @@ impl<'a> Planner<'a> {
         }
         let not_null = if column.not_null && is_empty { " NOT NULL" } else { "" };
         let sql = self.alter(&format!("ADD COLUMN {} {}{not_null}", identifier(column.name), column.type_name));
-        self.step(format!("add column {} {}{not_null}", column.name, shown(column.type_name)), [sql]);
+        self.step(format!("add column {} {}{not_null}", column.name, shown(&column.type_name)), [sql]);
         if column.not_null && !is_empty {
             self.plan.kept.push(format!("column {} may be NULL: the rows that are there have no value", column.name));
         }
     }
 
     fn fit(&mut self, column: &'a WantedColumn, there: &FoundColumn, found: &Found) {
-        let (name, wanted) = (column.name, shown(column.type_name));
-        match fit(&there.type_name, column.type_name) {
+        let (name, wanted) = (column.name, shown(&column.type_name));
+        match fit(&there.type_name, &column.type_name) {
             Fit::Same => {}
-            Fit::Widen => self.widen(name, there, column.type_name),
+            Fit::Widen => self.widen(name, there, &column.type_name),
             Fit::Wider => self.plan.kept.push(format!(
                 "column {name} is {}, which holds every {wanted}; to narrow it: {}",
                 there.shown,
@@ -368,7 +389,9 @@ impl<'a> Planner<'a> {
                 into_shadow(self.wanted.domain)
             )),
         }
-        self.nullable(column, there, found);
+        if !column.not_null && there.not_null {
+            self.nullable(column, found);
+        }
     }
 
     fn widen(&mut self, name: &'a str, there: &FoundColumn, type_name: &str) {
@@ -377,22 +400,14 @@ impl<'a> Planner<'a> {
         self.widened.push(name);
     }
 
-    fn nullable(&mut self, column: &WantedColumn, there: &FoundColumn, found: &Found) {
+    /// A column that the declaration does not require, and the table does.
+    fn nullable(&mut self, column: &WantedColumn, found: &Found) {
         let name = column.name;
-        let is_in_primary = found.indexes.iter().any(|it| it.is_primary && it.columns.iter().any(|it| it == name));
-        match (column.not_null, there.not_null) {
-            (true, false) => match found.rows.nulls.get(name).copied().unwrap_or(0) {
-                0 => {
-                    let sql = self.alter(&format!("ALTER COLUMN {} SET NOT NULL", identifier(name)));
-                    self.step(format!("set column {name} to NOT NULL"), [sql]);
-                }
-                nulls => self.plan.kept.push(format!("column {name} may be NULL, as it is in {nulls} rows")),
-            },
-            (false, true) if is_in_primary => {
+        match found.indexes.iter().any(|it| it.is_primary && it.columns.iter().any(|it| it == name)) {
+            true => {
                 self.plan.kept.push(format!("column {name} is in the primary key: a row without a value is rejected"));
             }
-            (false, true) => self.drop_not_null(name, "the declaration does not require it"),
-            _ => {}
+            false => self.drop_not_null(name, "the declaration does not require it"),
         }
     }
 

@@ -62,10 +62,17 @@ impl Declared {
 /// A hash of what decides what becomes of a row.
 fn judgement(domain: &Domain) -> String {
     let mut text = format!("{:?}{:?}{:?}", domain.key, domain.partition_by, domain.row_rules);
+    text += &format!("{:?}", domain.missing_values);
     for column in domain.columns {
         text += &format!(
-            "{:?}{:?}{:?}{:?}{:?}{:?}",
-            column.name, column.cast, column.absent, column.reject_empty, column.reject_uncastable, column.rules
+            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
+            column.name,
+            column.cast,
+            column.absent,
+            column.empty,
+            column.uncastable,
+            column.rules,
+            column.missing_values
         );
     }
     hex::encode(Sha256::digest(text))

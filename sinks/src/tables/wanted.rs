@@ -1,8 +1,8 @@
 //! What a domain's declaration wants of its table.
 
-use freshet_topics::{Absent, Column, Domain};
+use freshet_topics::{Column, Domain};
 
-use crate::apply::upsert::{has_surrogate_id, sql_type};
+use crate::apply::upsert::has_surrogate_id;
 
 /// A table as declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,9 @@ pub(super) struct Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WantedColumn {
     pub name: &'static str,
-    /// As `pg_type` names it.
-    pub type_name: &'static str,
+    /// As `pg_type` names it, with the digits of a `numeric(6,2)`.
+    pub type_name: String,
+    /// Whether a table that is made forbids NULL.
     pub not_null: bool,
     pub comment: Option<String>,
 }
@@ -47,9 +48,9 @@ impl Wanted {
         Wanted {
             domain: domain.name,
             table: domain.table,
-            comment: None,
+            comment: told(domain.description),
             has_surrogate_id: has_surrogate_id(domain),
-            columns: domain.columns.iter().map(WantedColumn::of).collect(),
+            columns: domain.columns.iter().map(|column| WantedColumn::of(domain, column)).collect(),
             key: domain.key.to_vec(),
             date: domain.event_time.as_ref().map(|event_time| event_time.date),
         }
@@ -69,12 +70,17 @@ impl Wanted {
 }
 
 impl WantedColumn {
-    fn of(column: &Column) -> WantedColumn {
+    fn of(domain: &Domain, column: &Column) -> WantedColumn {
         WantedColumn {
             name: column.name,
-            type_name: sql_type(column.cast),
-            not_null: column.absent == Absent::RejectFile && column.reject_empty && column.reject_uncastable,
-            comment: None,
+            type_name: column.cast.sql_type(),
+            not_null: domain.never_null(column),
+            comment: told(column.description),
         }
     }
+}
+
+/// What somebody said of it.
+fn told(description: &str) -> Option<String> {
+    (!description.is_empty()).then(|| description.to_owned())
 }

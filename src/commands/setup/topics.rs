@@ -19,7 +19,7 @@ const NEEDED_ACLS: &str = "Create, Describe, DescribeConfigs, Read and Write";
 pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
     let settings = &services.config.kafka;
     // Postgres out of reach is a finding of its own.
-    let known = halted::known_topics(&services.pool, DOMAINS).await.unwrap_or_default();
+    let known = halted::known_topics(&services.pool, &DOMAINS).await.unwrap_or_default();
     let each = DOMAINS.iter().map(async |domain| {
         let known = known.get(domain.name).cloned().unwrap_or_default();
         let (standing, said) = prepare_one(settings, domain, &known, dry_run).await;

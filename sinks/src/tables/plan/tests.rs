@@ -5,7 +5,12 @@ use super::*;
 
 /// A domain with a key of two columns, a date and a text.
 fn wanted() -> Wanted {
-    let column = |name, type_name, not_null| WantedColumn { name, type_name, not_null, comment: None };
+    let column = |name, type_name: &str, not_null| WantedColumn {
+        name,
+        type_name: type_name.to_owned(),
+        not_null,
+        comment: None,
+    };
     Wanted {
         domain: "stock",
         table: "stock_data",
@@ -36,7 +41,7 @@ fn index(columns: &[&str]) -> Index {
 
 /// The table as setup makes it.
 fn own() -> Found {
-    let columns = wanted().columns.iter().map(|column| there(column.name, column.type_name)).collect::<Vec<_>>();
+    let columns = wanted().columns.iter().map(|column| there(column.name, &column.type_name)).collect::<Vec<_>>();
     let lineage = LINEAGE.map(|(name, type_name, _)| there(name, type_name));
     Found {
         kind: "r".into(),
@@ -136,13 +141,17 @@ fn a_type_is_widened_where_nothing_is_lost_and_otherwise_left_with_a_word() {
         ("int2", "int4", "foreign", "step", "widen column pieces from int2 to integer"),
         ("float4", "float8", "own", "step", "widen column pieces from float4 to double precision"),
         ("varchar", "text", "foreign", "step", "widen column pieces from varchar to text"),
+        ("numeric(6,2)", "numeric(8,2)", "own", "step", "widen column pieces from numeric(6,2) to numeric(8,2)"),
+        ("int4", "numeric(12,2)", "own", "step", "widen column pieces from integer to numeric(12,2)"),
+        ("int4", "numeric(11,2)", "own", "not done", "column pieces stays integer, and is to be numeric(11,2)"),
+        ("numeric(8,2)", "numeric(6,2)", "own", "kept", "column pieces is numeric(8,2), which holds every"),
         ("int8", "int4", "foreign", "kept", "column pieces is bigint, which holds every integer"),
         ("text", "int4", "own", "not done", "`freshet replay stock --into shadow --compare --swap`"),
         ("text", "int4", "foreign", "blocked", "column pieces is text and must be integer: alter it"),
     ];
     for (type_name, declared, whose, place, expected) in cases {
         let (mut wanted, mut found) = (wanted(), if whose == "own" { own() } else { foreign() });
-        wanted.columns[2].type_name = declared;
+        wanted.columns[2].type_name = declared.to_owned();
         found.columns[3] = there("pieces", type_name);
         let plan = plan("public", &wanted, Some(&found), &[]);
         let lines: Vec<String> = match place {
@@ -173,21 +182,11 @@ fn columns_that_are_missing_come_and_those_that_are_not_declared_stay() {
 }
 
 #[test]
-fn a_column_may_be_null_as_far_as_declaration_and_rows_have_it() {
-    // NOT NULL declared, NOT NULL there, NULLs counted; the step, or what is kept.
-    let cases = [
-        (true, false, 0, Some("set column note to NOT NULL"), None),
-        (true, false, 3, None, Some("column note may be NULL, as it is in 3 rows")),
-        (false, true, 0, Some("let column note be NULL: the declaration does not require it"), None),
-    ];
-    for (declared, not_null, nulls, step, kept) in cases {
-        let (mut wanted, mut found) = (wanted(), own());
-        wanted.columns[3].not_null = declared;
-        found.columns[4].not_null = not_null;
-        found.rows.nulls.insert("note".into(), nulls);
-        let plan = plan("public", &wanted, Some(&found), &[]);
-        assert_eq!((said(&plan).first().copied(), plan.kept.first().map(String::as_str)), (step, kept));
-    }
+fn a_column_that_is_not_required_any_more_may_be_null_and_none_is_forbidden_to_be() {
+    let mut found = own();
+    (found.columns[2].not_null, found.columns[4].not_null) = (false, true);
+    let plan = plan("public", &wanted(), Some(&found), &[]);
+    assert_eq!(said(&plan), ["let column note be NULL: the declaration does not require it"]);
 }
 
 #[test]
@@ -197,7 +196,7 @@ fn what_setup_cannot_decide_blocks_all_of_it() {
         (|found| found.kind = "v".into(), "is no plain table (pg_class.relkind is v)"),
         (|found| found.may_alter = false, "it belongs to freshet: run setup as freshet"),
         (|found| found.columns[0].type_name = "uuid".into(), "must be bigint: rename it"),
-        (|found| _ = found.rows.nulls.insert("id".into(), 4), "4 of its rows have no id"),
+        (|found| found.rows.without_id = 4, "4 of its rows have no id"),
         (|found| found.columns.retain(|column| column.name != "place"), "column place is part of the key"),
         (
             |found| found.rows.duplicates.referred.push(("orders_stock".into(), "orders".into(), 5)),
