@@ -61,7 +61,9 @@ enum Command {
     },
     /// Keep the derived outputs fresh (one role a process)
     Metrics,
-    /// Prepare buckets, topics and schema; say what was there, what was made, and what may not be
+    /// Say what `setup` would do to what is there: buckets, topics, tables and columns, and what needs a replay
+    Plan,
+    /// Prepare buckets, topics, schema and tables; say what was there, what was made, and what may not be
     Setup {
         /// Change nothing: only say what would be made
         #[arg(long)]
@@ -69,7 +71,7 @@ enum Command {
     },
     /// Ask the role that listens on http.listen here whether it can do its work: exit code 0 or 1
     Healthcheck,
-    /// Bring the database schema up to date
+    /// Bring schema and tables of the database up to date, and nothing else (`setup` does it too)
     Migrate,
     /// Kafka topics
     Topics {
@@ -151,7 +153,10 @@ pub fn main() -> ExitCode {
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     // What they print says it all.
-    let quiet = matches!(cli.command, Command::Demo | Command::Setup { .. } | Command::Status(_) | Command::Bench(_));
+    let quiet = matches!(
+        cli.command,
+        Command::Demo | Command::Plan | Command::Setup { .. } | Command::Status(_) | Command::Bench(_)
+    );
     let telemetry = telemetry::init(quiet, cli.log_format, Some(runtime.handle()))?;
     let result = runtime.block_on(run(cli));
     telemetry.shutdown();
@@ -167,6 +172,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ingest => run_roles(&cli, &[Role::Ingest]).await?,
         Command::Process { ref domain } => run_roles(&cli, &processors(domain)).await?,
         Command::Metrics => run_roles(&cli, &[Role::Metrics]).await?,
+        Command::Plan => setup::run(&cli.services().await?, true).await?,
         Command::Setup { dry_run } => {
             setup::run(&cli.services().await?, dry_run).await?;
         }
@@ -176,7 +182,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate => {
             let services = cli.services().await?;
             ready::require_sessions(&services.pool).await?;
-            roles::migrate(&services.pool).await?;
+            roles::migrate(&services).await?;
             println!("the schema is up to date");
         }
         Command::Topics { command: TopicsCommand::Create } => {

@@ -8,6 +8,7 @@ use freshet_sinks::backoff::Backoff;
 use freshet_sinks::postgres::explain;
 use freshet_sinks::schema::{self, Schema};
 use freshet_sinks::session::{self, Session};
+use freshet_sinks::tables::record;
 use freshet_topics::log::LogReader;
 use tokio_util::sync::CancellationToken;
 
@@ -52,16 +53,44 @@ pub async fn missing(services: &Services, roles: &[Role]) -> Vec<Missing> {
 async fn postgres(services: &Services) -> Option<Missing> {
     let place = place_of(&services.pool);
     let late = || Missing::Yet(format!("Postgres at {place} does not answer within {ANSWER_TIMEOUT:?}"));
-    match tokio::time::timeout(ANSWER_TIMEOUT, schema::read(&services.pool)).await {
+    let read = schema::read(&services.pool, &services.config.postgres.schema);
+    match tokio::time::timeout(ANSWER_TIMEOUT, read).await {
         Err(_) => Some(late()),
         Ok(Err(error)) => Some(Missing::Yet(format!("Postgres at {place}: {}", explain(&error)))),
-        Ok(Ok(Schema::Current)) => None,
+        Ok(Ok(Schema::Current)) => pipeline(services).await,
         Ok(Ok(Schema::Older { found, wanted })) => Some(Missing::Yet(format!(
-            "the schema of {place} is at version {found}, this program needs {wanted}: run `freshet migrate`"
+            "the schema of {place} is at version {found}, this program needs {wanted}: run `freshet setup`"
         ))),
         Ok(Ok(Schema::Newer { found, wanted })) => Some(Missing::ForGood(format!(
             "the schema of {place} is at version {found}, this program knows up to {wanted}: run the newer freshet"
         ))),
+        Ok(Ok(elsewhere)) => misplaced(services, &elsewhere).map(Missing::Yet),
+    }
+}
+
+/// Whether the pipeline of this process is the one that was set up.
+async fn pipeline(services: &Services) -> Option<Missing> {
+    let place = place_of(&services.pool);
+    match tokio::time::timeout(ANSWER_TIMEOUT, record::another(&services.pool, services.pipeline)).await {
+        Err(_) => Some(Missing::Yet(format!("Postgres at {place} does not answer within {ANSWER_TIMEOUT:?}"))),
+        Ok(Err(error)) => Some(Missing::Yet(format!("Postgres at {place}: {}", explain(&error)))),
+        Ok(Ok(another)) => another.map(Missing::Yet),
+    }
+}
+
+/// What is wrong with where the tables are looked for, if anything is.
+pub(crate) fn misplaced(services: &Services, schema: &Schema) -> Option<String> {
+    let (place, wanted) = (place_of(&services.pool), &services.config.postgres.schema);
+    match schema {
+        Schema::Elsewhere { looked_into } => Some(format!(
+            "sessions at {place} look for tables in the schema {looked_into}, and postgres.schema is {wanted}: set \
+             postgres.schema = \"{looked_into}\", or ALTER ROLE … SET search_path = {wanted}"
+        )),
+        Schema::SetUpElsewhere { found } => Some(format!(
+            "freshet was set up in the schema {found} of {place}, and postgres.schema is {wanted}: set postgres.schema = \
+             \"{found}\""
+        )),
+        Schema::Current | Schema::Older { .. } | Schema::Newer { .. } => None,
     }
 }
 

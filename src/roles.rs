@@ -1,14 +1,15 @@
 //! The roles: which parts of freshet a process runs, wired to the services of the settings.
 
 use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use aws_sdk_s3::Client;
 use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
-use freshet_sinks::{postgres, s3};
+use freshet_sinks::tables::{self, Identity, Setup};
+use freshet_sinks::{postgres, s3, schema};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -61,6 +62,8 @@ pub struct Services {
     pub config: Config,
     pub pool: PgPool,
     pub s3: Client,
+    /// The pipeline of this process.
+    pub pipeline: Identity<'static>,
     /// What the last survey of the pipeline found; none before the first.
     pub(crate) surveyed: watch::Sender<Option<Arc<Survey>>>,
     /// What stores tell the listener of this process, if it is one.
@@ -77,6 +80,12 @@ impl Services {
         let s3 = s3::client(&config.s3).await;
         let hints = Hints::new(&config.s3.raw_bucket, config.pipeline.domains, &config.ingest);
         Ok(Services { config, pool, s3, surveyed: watch::Sender::default(), hints })
+    }
+
+    /// What a setup of the database sets up.
+    pub fn setup(&self) -> Setup<'_> {
+        let Pipeline { name, hash, domains, .. } = self.config.pipeline;
+        Setup { schema: &self.config.postgres.schema, domains, pipeline: Identity { name, hash } }
     }
 }
 
@@ -184,10 +193,16 @@ fn hostname() -> String {
         .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
-/// Brings the schema up to date. Idempotent; two at once wait for each other.
+/// Brings schema and tables up to date. Idempotent; two at once wait for each other.
 ///
 /// # Errors
-/// If Postgres does not answer, or a migration was changed after it was applied.
-pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
-    postgres::MIGRATIONS.run(pool).await.context("migrate the schema")
+/// If Postgres does not answer, something stands in the way, or a migration was changed after it was applied. Everything
+/// is as it was then.
+pub async fn migrate(services: &Services) -> anyhow::Result<()> {
+    let found = schema::read(&services.pool, &services.config.postgres.schema).await.context("read the schema")?;
+    if let Some(misplaced) = ready::misplaced(services, &found) {
+        anyhow::bail!("{misplaced}");
+    }
+    tables::apply(&services.pool, &services.setup()).await.context("nothing was changed")?;
+    Ok(())
 }

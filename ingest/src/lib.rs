@@ -84,7 +84,7 @@ pub enum IngestError {
     #[error("configure the Kafka producer: {0}")]
     Producer(#[from] rdkafka::error::KafkaError),
     /// The database is not what it should be.
-    #[error("{action}: {source}; run `freshet migrate`, and check what the database user may do")]
+    #[error("{action}: {source}; run `freshet setup`, and check what the database user may do")]
     Schema {
         /// Verb and object of what was tried.
         action: &'static str,

@@ -19,7 +19,8 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// The domain's table, quoted, as SQL names it.
+    /// The domain's table, quoted, as SQL names it. The live one is found by the session's search path, which is that of
+    /// `postgres.schema`.
     pub fn table(self, domain: &Domain) -> String {
         match self {
             Destination::Live | Destination::Correction => format!("\"{}\"", domain.table),

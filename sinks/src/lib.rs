@@ -21,4 +21,5 @@ pub mod s3;
 pub mod schema;
 pub mod session;
 pub mod shadow;
+pub mod tables;
 pub mod transactions;

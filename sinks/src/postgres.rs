@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -11,8 +12,14 @@ use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-/// The migrations in `sinks/migrations`, embedded.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+/// The migrations in `sinks/migrations`, embedded. They make what is the pipeline's own; the domains' tables are made from
+/// their declarations ([`crate::tables`]), which runs these too, under a lock of its own.
+pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!("./migrations");
+    // Databases of version 0.1 have had one that made four tables.
+    migrations.set_ignore_missing(true).set_locking(false);
+    migrations
+});
 
 /// Settings of the section `postgres`.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,13 +32,26 @@ pub struct PostgresSettings {
     pub password: SecretString,
     /// Connections that one process opens at most.
     pub connections_max: u32,
+    /// The schema of the domains' tables. With another one than [`DEFAULT_SCHEMA`], it is all that a session looks into.
+    pub schema: String,
 }
 
 impl Default for PostgresSettings {
     fn default() -> Self {
-        PostgresSettings { url: SecretString::default(), password: SecretString::default(), connections_max: 16 }
+        PostgresSettings {
+            url: SecretString::default(),
+            password: SecretString::default(),
+            connections_max: 16,
+            schema: DEFAULT_SCHEMA.to_owned(),
+        }
     }
 }
+
+/// The schema that sessions look into unless they are told otherwise.
+pub const DEFAULT_SCHEMA: &str = "public";
+
+/// Schemas that are freshet's own, or Postgres', where domains' tables cannot be.
+const TAKEN_SCHEMAS: [&str; 5] = ["pipeline", "shadow", "shadow_retired", "metrics", "information_schema"];
 
 /// What every session asks of the server. A process that is frozen or cut off in the middle of a transaction must
 /// not hold its locks for the hours of the system's own keepalive: whoever takes over its work waits for them.
@@ -64,6 +84,11 @@ pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
         "" => options,
         password => options.password(password),
     };
+    let options = match settings.schema.as_str() {
+        DEFAULT_SCHEMA => options,
+        // Nothing else: a table of the same name elsewhere must not be taken for it.
+        schema => options.options([("search_path", schema)]),
+    };
     Ok(PgPoolOptions::new()
         .max_connections(settings.connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -77,6 +102,7 @@ const WRONG_URL: &str = "postgres.url is not postgres://user:password@host:port/
 /// # Errors
 /// One clear line for whoever wrote them.
 pub fn check(settings: &PostgresSettings) -> Result<(), String> {
+    check_schema(&settings.schema)?;
     if settings.url.expose_secret().is_empty() {
         return Ok(());
     }
@@ -102,6 +128,22 @@ pub fn check(settings: &PostgresSettings) -> Result<(), String> {
         return Err("sslrootcert of postgres.url has no effect without sslmode=verify-full (or verify-ca)".into());
     }
     Ok(())
+}
+
+/// A name that needs no quotes, so that it can be typed the same everywhere.
+fn check_schema(schema: &str) -> Result<(), String> {
+    let is_plain = schema.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+        && schema.chars().all(|one| one.is_ascii_lowercase() || one.is_ascii_digit() || one == '_')
+        && schema.len() <= 63;
+    match () {
+        () if !is_plain => Err(format!(
+            "postgres.schema is {schema:?}: it must be a name of a-z, 0-9 and _ that does not begin with a digit"
+        )),
+        () if TAKEN_SCHEMAS.contains(&schema) || schema.starts_with("pg_") => {
+            Err(format!("postgres.schema is {schema:?}, which is taken: choose another name"))
+        }
+        () => Ok(()),
+    }
 }
 
 /// Whether the certificates that the URL names can be read. Whoever connects would only say that a file is missing.
@@ -186,6 +228,27 @@ pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schema_has_a_plain_name_of_its_own() {
+        for (schema, expected) in [
+            ("public", None),
+            ("freshet_1", None),
+            ("", Some("must be a name")),
+            ("Freshet", Some("must be a name")),
+            ("a,b", Some("must be a name")),
+            ("1st", Some("must be a name")),
+            ("pipeline", Some("is taken")),
+            ("pg_temp", Some("is taken")),
+        ] {
+            let settings = PostgresSettings { schema: schema.to_owned(), ..PostgresSettings::default() };
+            match (check(&settings), expected) {
+                (Ok(()), None) => {}
+                (Err(error), Some(words)) => assert!(error.contains(words), "{error}"),
+                (result, _) => panic!("{schema}: {result:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a_url_that_cannot_work_is_refused_and_not_repeated() {

@@ -5,11 +5,11 @@ use sqlx::PgPool;
 use crate::postgres::MIGRATIONS;
 
 /// The schema of a database, compared with what this program was built for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Schema {
     /// They fit.
     Current,
-    /// Migrations are missing, or one did not end: `freshet migrate` brings them.
+    /// Migrations are missing, or one did not end: `freshet setup` brings them.
     Older {
         /// The last migration that was applied; 0 for none.
         found: i64,
@@ -22,6 +22,16 @@ pub enum Schema {
         found: i64,
         /// The last that this program has.
         wanted: i64,
+    },
+    /// The sessions look for tables in another schema than the settings say.
+    Elsewhere {
+        /// What they look into first.
+        looked_into: String,
+    },
+    /// freshet's tables are in another schema than the settings say.
+    SetUpElsewhere {
+        /// Where `_sqlx_migrations` is.
+        found: String,
     },
 }
 
@@ -47,11 +57,19 @@ fn compare(applied: &[(i64, bool)], known: &[i64]) -> Schema {
     }
 }
 
-/// Reads which migrations the database has had.
+/// Reads which migrations the database has had. `schema` is that of the domains' tables, as the settings say; what is not
+/// made yet is older.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn read(pool: &PgPool) -> Result<Schema, sqlx::Error> {
+pub async fn read(pool: &PgPool, schema: &str) -> Result<Schema, sqlx::Error> {
+    let looked_into: Option<String> = sqlx::query_scalar("SELECT current_schema()::text").fetch_one(pool).await?;
+    if let Some(looked_into) = looked_into.filter(|looked_into| looked_into != schema) {
+        return Ok(Schema::Elsewhere { looked_into });
+    }
+    if let Some(found) = set_up_elsewhere(pool, schema).await? {
+        return Ok(Schema::SetUpElsewhere { found });
+    }
     let known: Vec<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
     let migrated: bool =
         sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
@@ -60,6 +78,19 @@ pub async fn read(pool: &PgPool) -> Result<Schema, sqlx::Error> {
         false => Vec::new(),
     };
     Ok(compare(&applied, &known))
+}
+
+/// Where the migrations of a database that has been set up are on record, if that is not in this schema.
+async fn set_up_elsewhere(pool: &PgPool, schema: &str) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT min(n.nspname::text) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relname = '_sqlx_migrations' AND to_regclass('pipeline.objects') IS NOT NULL
+         HAVING NOT bool_or(n.nspname = $1)",
+    )
+    .bind(schema)
+    .fetch_optional(pool)
+    .await
+    .map(Option::flatten)
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! `freshet setup`: prepares what the settings point at, so that the roles can start: the two buckets with their
-//! versioning, the topics, the schema.
+//! versioning, the topics, the schema, the domains' tables.
 //!
 //! Each part says in one line a thing what it found, what it made, and what it may not do, and goes on past what it
-//! may not. Nothing that is there is made anew, emptied or altered, but for what the schema's migrations do and for
-//! versioning, which is turned on. So it can be run as often as one likes, also by two at once.
+//! may not. A table's steps stand below it. Nothing that is there is made anew, emptied or narrowed: versioning is turned
+//! on, and what the database needs is done in one transaction, or not at all. So it can be run as often as one likes, also
+//! by two at once. `freshet plan` is its dry run.
 
 mod buckets;
 mod schema;
+mod tables;
 mod topics;
 
 use std::fmt;
@@ -36,17 +38,29 @@ pub struct Finding {
     pub standing: Standing,
     /// The same for people, and what to do.
     pub said: String,
+    /// What was done to it or would be, step by step, and what else there is to know.
+    pub details: Vec<String>,
 }
 
 impl Finding {
     fn new(kind: &'static str, name: &str, standing: Standing, said: impl Into<String>) -> Finding {
-        Finding { kind, name: name.to_owned(), standing, said: said.into() }
+        Finding { kind, name: name.to_owned(), standing, said: said.into(), details: Vec::new() }
+    }
+
+    fn with(self, details: impl IntoIterator<Item = String>) -> Finding {
+        Finding { details: details.into_iter().collect(), ..self }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}: {}", self.kind, self.name, self.said)
+        write!(formatter, "{} {}: {}", self.kind, self.name, self.said)?;
+        match self.standing {
+            Standing::Differs | Standing::Failed => {
+                self.details.iter().try_for_each(|detail| write!(formatter, "; {detail}"))
+            }
+            Standing::Found | Standing::Made | Standing::Would => Ok(()),
+        }
     }
 }
 
@@ -55,9 +69,9 @@ pub async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
     let (buckets, topics, schema) = tokio::join!(
         buckets::prepare(services, dry_run),
         topics::prepare(services, dry_run),
-        schema::prepare(&services.pool, dry_run),
+        schema::prepare(services, dry_run),
     );
-    let mut findings = [buckets, topics, vec![schema]].concat();
+    let mut findings = [buckets, topics, schema].concat();
     topics::say_whose(services, &mut findings).await;
     findings
 }
@@ -80,11 +94,15 @@ fn wrong(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
     findings.iter().filter(|it| matches!(it.standing, Standing::Differs | Standing::Failed))
 }
 
-/// A line a thing, in columns.
+/// A line a thing, in columns, with its details below.
 fn table(findings: &[Finding]) -> String {
     let width = |text: fn(&Finding) -> &str| findings.iter().map(|it| text(it).chars().count()).max().unwrap_or(0);
     let (kind, name) = (width(|it| it.kind), width(|it| &it.name));
-    findings.iter().map(|it| format!("{:kind$}  {:name$}  {}\n", it.kind, it.name, it.said)).collect()
+    let line = |it: &Finding| {
+        let details: String = it.details.iter().map(|detail| format!("    {detail}\n")).collect();
+        format!("{:kind$}  {:name$}  {}\n{details}", it.kind, it.name, it.said)
+    };
+    findings.iter().map(line).collect()
 }
 
 fn summary(findings: &[Finding], dry_run: bool) -> String {
@@ -132,8 +150,8 @@ mod tests {
     fn the_columns_are_aligned() {
         let lines = [
             Finding::new("bucket", "s3://a-long-one", Standing::Found, "found"),
-            Finding::new("schema", "db", Standing::Made, "made"),
+            Finding::new("schema", "db", Standing::Made, "made").with(["add column a".to_owned()]),
         ];
-        assert_eq!(table(&lines), "bucket  s3://a-long-one  found\nschema  db               made\n");
+        assert_eq!(table(&lines), "bucket  s3://a-long-one  found\nschema  db               made\n    add column a\n");
     }
 }

@@ -26,5 +26,6 @@ mod restore;
 mod roles;
 mod shadow;
 mod storage;
+mod takeover;
 mod topics;
 mod windows;

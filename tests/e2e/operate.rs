@@ -68,13 +68,13 @@ async fn a_role_names_what_it_cannot_reach_and_goes_on_once_it_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_waits_for_an_older_schema_and_refuses_a_newer_one() {
     let world = World::new("schema").await;
-    world.execute("UPDATE _sqlx_migrations SET success = false WHERE version = 2").await;
+    world.execute("UPDATE _sqlx_migrations SET success = false WHERE version = 3").await;
     let waiting = world.spawn(&arguments(&["metrics"], &[]));
-    within(SOON, "it says what it waits for", async || waiting.log().contains("run `freshet migrate`").then_some(()))
+    within(SOON, "it says what it waits for", async || waiting.log().contains("run `freshet setup`").then_some(()))
         .await;
     let http = waiting.http().await;
     assert_eq!(get(&http, "/readyz").await.0, 503);
-    world.execute("UPDATE _sqlx_migrations SET success = true WHERE version = 2").await;
+    world.execute("UPDATE _sqlx_migrations SET success = true WHERE version = 3").await;
     within(SOON, "it is ready", async || (get(&http, "/readyz").await.0 == 200).then_some(())).await;
     drop(waiting);
 

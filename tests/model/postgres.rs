@@ -19,6 +19,7 @@ use freshet_sinks::destination::Destination;
 use freshet_sinks::ledger::register::register;
 use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection};
 use freshet_sinks::lives;
+use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::{DOMAINS, Domain, Provenance, Value, domains, stream};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
@@ -141,7 +142,7 @@ impl Twin {
                 let high = before.topic.partitions[partition as usize].high();
                 bookmarks::set::set(&self.pool, DOMAIN, &[(partition, high)]).await.expect("set a bookmark");
             }
-            Action::Restored => _ = lives::begin(&self.pool, DOMAINS).await.expect("begin a life"),
+            Action::Restored => _ = lives::begin(&self.pool, &DOMAINS).await.expect("begin a life"),
             Action::SendAgain(id) => {
                 let object = self.object(id).await;
                 ledger::send_again(&self.pool, &[object]).await.expect("send again");
@@ -425,7 +426,8 @@ async fn histories_of_the_model_come_to_the_same_on_a_real_postgres() {
     let create = sqlx::raw_sql("CREATE DATABASE migrated").execute(&mut server.admin().await).await;
     create.expect("create a database");
     let pool = PgPool::connect(&server.url_of("migrated")).await.expect("connect");
-    freshet_sinks::postgres::MIGRATIONS.run(&pool).await.expect("migrate");
+    let pipeline = Identity { name: "model", hash: "model" };
+    tables::apply(&pool, &Setup { schema: "public", domains: &DOMAINS, pipeline }).await.expect("migrate");
     pool.close().await;
 
     // What is found with a rule taken out, on the program, which has it.

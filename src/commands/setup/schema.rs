@@ -1,37 +1,69 @@
-//! The schema: which migrations the database has had, which it lacks, and whether this program may apply them.
+//! The database: which migrations it has had and lacks, what becomes of each domain's table, and which pipeline is on
+//! record. All of it comes through, or nothing does.
 
 use std::time::Duration;
 
 use freshet_sinks::postgres::{MIGRATIONS, explain};
 use freshet_sinks::schema::{self, Schema};
+use freshet_sinks::tables::{self, SetupError};
 use sqlx::PgPool;
 use sqlx::error::DatabaseError;
 
+use super::tables::{Outcome, findings};
 use super::{Finding, Standing};
-use crate::{ready, roles};
+use crate::ready;
+use crate::roles::Services;
 
 /// A server that does not answer within this is out of reach.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
-    let (standing, said) = match usable(pool).await {
-        Ok(Some(unusable)) => (Standing::Failed, unusable),
-        Err(error) => (Standing::Failed, refused(&error)),
-        Ok(None) => standing(pool, dry_run).await,
-    };
-    Finding::new("schema", &ready::place_of(pool), standing, said)
+pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
+    let failed = |said| vec![Finding::new("schema", &ready::place_of(&services.pool), Standing::Failed, said)];
+    match usable(&services.pool).await {
+        Ok(Some(unusable)) => return failed(unusable),
+        Err(error) => return failed(refused(&error)),
+        Ok(None) => {}
+    }
+    match standing(services, dry_run).await {
+        Ok(findings) => findings,
+        Err(said) => failed(said),
+    }
 }
 
-async fn standing(pool: &PgPool, dry_run: bool) -> (Standing, String) {
-    match schema::read(pool).await {
-        Ok(Schema::Current) => (Standing::Found, format!("found, at version {}", newest())),
-        Ok(Schema::Newer { found, wanted }) => {
-            let said = format!("is at version {found}, this program knows up to {wanted}: run the newer freshet");
-            (Standing::Failed, said)
-        }
-        Ok(Schema::Older { found, wanted }) => bring_up(pool, found, wanted, dry_run).await,
-        Err(error) => (Standing::Failed, refused(&error)),
+/// What is there, or what keeps all of it from being looked at or done.
+async fn standing(services: &Services, dry_run: bool) -> Result<Vec<Finding>, String> {
+    let pool = &services.pool;
+    let found = schema::read(pool, &services.config.postgres.schema).await.map_err(|error| refused(&error))?;
+    if let Some(misplaced) = ready::misplaced(services, &found) {
+        return Err(misplaced);
     }
+    let older = match found {
+        Schema::Newer { found, wanted } => {
+            return Err(format!("is at version {found}, this program knows up to {wanted}: run the newer freshet"));
+        }
+        Schema::Older { found, wanted } => Some(Older { found, wanted }),
+        _ => None,
+    };
+    let setup = services.setup();
+    let mut connection = pool.acquire().await.map_err(|error| refused(&error))?;
+    let plan = tables::look(&mut connection, &setup).await.map_err(|error| refused(&error))?;
+    drop(connection);
+    if let Some(older) = &older {
+        older.check_rights(services).await?;
+    }
+    let has_work = older.is_some() || plan.recording.changes || plan.tables.iter().any(|it| !it.steps.is_empty());
+    let (outcome, plan) = match (plan.is_blocked(), has_work, dry_run) {
+        (true, ..) => (Outcome::Blocked, plan),
+        (false, true, false) => match tables::apply(pool, &setup).await {
+            Ok(plan) => (Outcome::Done, plan),
+            Err(SetupError::Blocked(plan)) => (Outcome::Blocked, *plan),
+            Err(error) => return Err(format!("nothing was changed: {error}")),
+        },
+        (false, ..) => (Outcome::DryRun, plan),
+    };
+    let (standing, said) = older.map_or_else(Older::none, |older| older.said(outcome));
+    let schema = Finding::new("schema", &ready::place_of(pool), standing, said);
+    Ok([vec![schema], findings(services, &plan, outcome)].concat())
 }
 
 /// Connects by itself: the pool would keep trying for half a minute, and then not say why. Gives what is wrong with its
@@ -41,39 +73,55 @@ async fn usable(pool: &PgPool) -> Result<Option<String>, sqlx::Error> {
     tokio::time::timeout(ANSWER_TIMEOUT, ready::unusable_session(pool)).await.map_err(timed_out)?
 }
 
-fn newest() -> i64 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+/// Migrations that a database lacks.
+struct Older {
+    found: i64,
+    wanted: i64,
 }
 
-async fn bring_up(pool: &PgPool, found: i64, wanted: i64, dry_run: bool) -> (Standing, String) {
-    let from = if found == 0 { "empty".to_owned() } else { format!("at version {found}") };
-    match may_create(pool).await {
-        Ok(true) => {}
-        Ok(false) => {
-            let needs = "needs CREATE on the database and on its schema public";
-            return (Standing::Failed, format!("{from}; may not bring it to version {wanted} ({needs})"));
+impl Older {
+    /// What is said where none is missing.
+    fn none() -> (Standing, String) {
+        let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+        (Standing::Found, format!("found, at version {newest}"))
+    }
+
+    fn from(&self) -> String {
+        if self.found == 0 { "empty".to_owned() } else { format!("at version {}", self.found) }
+    }
+
+    /// Whether this user may make schemas and tables. Asked before, because a migration that is refused half-way says
+    /// only which statement was.
+    async fn check_rights(&self, services: &Services) -> Result<(), String> {
+        let schema = &services.config.postgres.schema;
+        // A schema that is not there is made, and is this user's then.
+        let may: bool = sqlx::query_scalar(
+            "SELECT has_database_privilege(current_database(), 'CREATE')
+                AND coalesce(has_schema_privilege(to_regnamespace(quote_ident($1))::oid, 'CREATE'), true)",
+        )
+        .bind(schema)
+        .fetch_one(&services.pool)
+        .await
+        .map_err(|error| refused(&error))?;
+        let needs = format!("needs CREATE on the database and on its schema {schema}");
+        match may {
+            true => Ok(()),
+            false => Err(format!("{}; may not bring it to version {} ({needs})", self.from(), self.wanted)),
         }
-        Err(error) => return (Standing::Failed, refused(&error)),
     }
-    let missing = MIGRATIONS.iter().filter(|migration| migration.version > found);
-    let missing = missing.map(|migration| migration.description.as_ref()).collect::<Vec<_>>().join(", ");
-    if dry_run {
-        return (Standing::Would, format!("{from}; would be brought to version {wanted} ({missing})"));
-    }
-    match roles::migrate(pool).await {
-        Ok(()) => (Standing::Made, format!("was {from}, brought to version {wanted} ({missing})")),
-        Err(error) => (Standing::Failed, format!("{from}; cannot bring it to version {wanted} ({error:#})")),
-    }
-}
 
-/// Whether this user may make schemas and tables. Asked before, because a migration that is refused half-way says
-/// only which statement was.
-async fn may_create(pool: &PgPool) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT has_database_privilege(current_database(), 'CREATE') AND has_schema_privilege('public', 'CREATE')",
-    )
-    .fetch_one(pool)
-    .await
+    fn said(&self, outcome: Outcome) -> (Standing, String) {
+        let (from, wanted) = (self.from(), self.wanted);
+        let missing = MIGRATIONS.iter().filter(|migration| migration.version > self.found);
+        let missing = missing.map(|migration| migration.description.as_ref()).collect::<Vec<_>>().join(", ");
+        match outcome {
+            Outcome::DryRun => (Standing::Would, format!("{from}; would be brought to version {wanted} ({missing})")),
+            Outcome::Done => (Standing::Made, format!("was {from}, brought to version {wanted} ({missing})")),
+            Outcome::Blocked => {
+                (Standing::Failed, format!("{from}; stays so until nothing stands in the way of the tables"))
+            }
+        }
+    }
 }
 
 /// What may not or cannot be done.
@@ -81,7 +129,7 @@ fn refused(error: &sqlx::Error) -> String {
     let code = error.as_database_error().and_then(DatabaseError::code);
     match code.as_deref() {
         Some("28P01" | "28000") => format!("may not connect ({})", explain(error)),
-        Some("42501") => format!("may not look at it ({error}: needs SELECT on the table _sqlx_migrations)"),
+        Some("42501") => format!("may not look at it ({error}: needs SELECT on the tables that are there)"),
         Some("3D000") => "does not exist: make the database (createdb), or see postgres.url".to_owned(),
         _ => format!("cannot look at it ({})", explain(error)),
     }

@@ -74,6 +74,16 @@ impl World {
         World::on(endpoints, name, Some(slot), change).await
     }
 
+    /// A world with settings of its own, in which nothing is prepared: an empty database, and no buckets or topics.
+    pub(crate) async fn unprepared(story: &str, change: impl FnOnce(&mut Config)) -> World {
+        let slot = SLOTS.acquire().await.expect("never closed");
+        let name = format!("{story}-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
+        let endpoints = tokio::task::spawn_blocking(stack::endpoints).await.expect("the stack is up");
+        let services = services(endpoints, &name, change).await;
+        delete_ended_buckets(&services).await;
+        World::bare(name, services, Some(slot))
+    }
+
     /// A world on a stack.
     pub(crate) async fn on(
         endpoints: &Endpoints,
@@ -81,12 +91,7 @@ impl World {
         slot: Option<SemaphorePermit<'static>>,
         change: impl FnOnce(&mut Config),
     ) -> World {
-        let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
-        point_at(endpoints, &mut config, &name).await;
-        // Of the server's 100 connections.
-        config.postgres.connections_max = 20;
-        change(&mut config);
-        let services = Services::new(config).await.expect("services");
+        let services = services(endpoints, &name, change).await;
         if slot.is_some() {
             delete_ended_buckets(&services).await;
         }
@@ -96,12 +101,23 @@ impl World {
 
     /// A world on services that are prepared already.
     pub(crate) async fn over(name: String, services: Services, slot: Option<SemaphorePermit<'static>>) -> World {
+        let world = World::bare(name, services, slot);
+        oracles::watch(&world).await;
+        world
+    }
+
+    fn bare(name: String, services: Services, slot: Option<SemaphorePermit<'static>>) -> World {
         if std::env::var_os("FRESHET_TEST_LOG").is_some() {
             LOG.call_once(|| _ = freshet::telemetry::init(false, LogFormat::Text, None).expect("start logging"));
         }
-        let world = World { services, contents: Mutex::default(), version: Mutex::new(0), name, slot };
-        oracles::watch(&world).await;
-        world
+        World { services, contents: Mutex::default(), version: Mutex::new(0), name, slot }
+    }
+
+    /// Goes on with another database.
+    pub(crate) async fn move_to(&mut self, database_url: String) {
+        let mut config = self.services.config.clone();
+        config.postgres.url = database_url.into();
+        self.services = Services::new(config).await.expect("services");
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -198,7 +214,7 @@ impl World {
             pool: self.services.pool.clone(),
             s3: self.services.s3.clone(),
             bucket: self.processed_bucket().to_owned(),
-            domains: DOMAINS,
+            domains: &DOMAINS,
         };
         refresh::publish_once(&context).await.expect("publish")
     }
@@ -290,6 +306,16 @@ impl Drop for World {
             ENDED.lock().expect("not poisoned").extend(buckets);
         }
     }
+}
+
+/// Clients with settings of this world, and its database.
+async fn services(endpoints: &Endpoints, name: &str, change: impl FnOnce(&mut Config)) -> Services {
+    let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
+    point_at(endpoints, &mut config, name).await;
+    // Of the server's 100 connections.
+    config.postgres.connections_max = 20;
+    change(&mut config);
+    Services::new(config).await.expect("services")
 }
 
 /// Makes buckets, schema and topics.

@@ -1,0 +1,142 @@
+//! Looking, and doing all of a plan in one transaction.
+
+use std::time::Duration;
+
+use sqlx::migrate::MigrateError;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+
+use super::found;
+use super::plan::{self, Plan, What};
+use super::record;
+use super::wanted::Wanted;
+use super::{Setup, identifier, qualified};
+use crate::apply::marks;
+use crate::postgres::{self, MIGRATIONS};
+use crate::transactions::{self, Limits};
+
+/// How long a statement waits for those who use a table. Whoever comes after it waits too: better to give up, with
+/// everything as it was.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a setup has changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The schema of the pipeline cannot be brought up to date.
+    #[error("migrate the schema: {0}")]
+    Migrate(#[from] MigrateError),
+    /// Something has to be done by a person first.
+    #[error("{}", blocked(.0))]
+    Blocked(Box<Plan>),
+    /// Postgres refused a step.
+    #[error("table {table}: {said}: {}", told(.source))]
+    Step {
+        /// The table.
+        table: &'static str,
+        /// The step, in words.
+        said: String,
+        /// What Postgres says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Postgres does not answer, or the schema of the tables may not be made.
+    #[error("{0}")]
+    Postgres(#[from] sqlx::Error),
+}
+
+fn blocked(plan: &Plan) -> String {
+    let tables = plan.tables.iter().flat_map(|it| it.blocked.iter().map(|said| format!("table {}: {said}", it.table)));
+    plan.recording.blocked.iter().cloned().chain(tables).collect::<Vec<_>>().join("; ")
+}
+
+/// What Postgres says, and what to do where that is known.
+fn told(error: &sqlx::Error) -> String {
+    match postgres::is_lock_timeout(error) {
+        true => format!("somebody uses the table for longer than {LOCK_TIMEOUT:?}: end that, and try again ({error})"),
+        false => error.to_string(),
+    }
+}
+
+/// What setup would do to the database, which may be empty, or of an older freshet.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Result<Plan, sqlx::Error> {
+    let has_schema: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+        .bind(setup.schema)
+        .fetch_one(&mut *connection)
+        .await?;
+    let last = record::last(connection).await?;
+    let mut tables = Vec::new();
+    for domain in setup.domains {
+        let wanted = Wanted::of(domain);
+        let found = found::read(connection, setup.schema, &wanted).await?;
+        let before = last.as_ref().and_then(|last| last.domains.get(domain.name));
+        let formerly = before.map(|declared| declared.columns.as_slice()).unwrap_or_default();
+        tables.push(plan::plan(setup.schema, &wanted, found.as_ref(), formerly));
+    }
+    Ok(Plan { makes_schema: !has_schema, tables, recording: record::recording(setup, last) })
+}
+
+/// Brings the schema of the pipeline up to date, does the plan, and records what was set up. Two at once wait for each
+/// other, and the second finds nothing to do.
+///
+/// # Errors
+/// [`SetupError`]; everything is as it was then.
+pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError> {
+    let mut transaction = transactions::begin(pool, "setup", Limits::default()).await?;
+    let connection = &mut *transaction;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet setup', 3))").execute(&mut *connection).await?;
+    let timeout = format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis());
+    sqlx::query(AssertSqlSafe(timeout)).execute(&mut *connection).await?;
+    let makes_schema = look(connection, setup).await?.makes_schema;
+    if makes_schema {
+        let sql = format!("CREATE SCHEMA {}", identifier(setup.schema));
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    MIGRATIONS.run_direct(None, connection, false).await?;
+    let mut plan = look(connection, setup).await?;
+    if lock(connection, setup, &plan).await? {
+        // What was counted before may have changed until then.
+        plan = look(connection, setup).await?;
+    }
+    plan.makes_schema = makes_schema;
+    if plan.is_blocked() {
+        return Err(SetupError::Blocked(Box::new(plan)));
+    }
+    perform(connection, setup, &plan).await?;
+    transaction.commit().await?;
+    Ok(plan)
+}
+
+/// Takes the tables that are altered for itself; gives whether there are any.
+async fn lock(connection: &mut PgConnection, setup: &Setup<'_>, plan: &Plan) -> Result<bool, SetupError> {
+    let altered = |it: &&plan::TablePlan| it.what != What::Missing && !it.steps.is_empty() && it.blocked.is_empty();
+    let mut any = false;
+    for table in plan.tables.iter().filter(altered) {
+        let sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", qualified(setup.schema, table.table));
+        let locked = sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await;
+        let said = || "take it over or alter it".to_owned();
+        locked.map_err(|source| SetupError::Step { table: table.table, said: said(), source })?;
+        any = true;
+    }
+    Ok(any)
+}
+
+async fn perform(connection: &mut PgConnection, setup: &Setup<'_>, plan: &Plan) -> Result<(), SetupError> {
+    for (table, domain) in plan.tables.iter().zip(setup.domains) {
+        for step in &table.steps {
+            for sql in &step.sql {
+                let done = sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&mut *connection).await;
+                let said = || step.said.clone();
+                done.map_err(|source| SetupError::Step { table: table.table, said: said(), source })?;
+            }
+        }
+        if table.takes_over() {
+            marks::mark_everything(connection, domain, &[qualified(setup.schema, table.table)]).await?;
+        }
+    }
+    if plan.recording.changes {
+        record::write(connection, setup, plan.recording.before.as_ref()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! What the catalog of Postgres, and where it does not know the rows themselves, say of a table that is there.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::duplicates::{self, Duplicates};
+use super::qualified;
+use super::views::{self, View};
+use super::wanted::{ID, LINEAGE, Wanted};
+
+/// A table as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// `r` for a table, as `pg_class` has it.
+    pub kind: String,
+    pub owner: String,
+    /// Whether this user may alter it.
+    pub may_alter: bool,
+    pub comment: Option<String>,
+    pub columns: Vec<FoundColumn>,
+    /// Indexes of columns that hold for all rows.
+    pub indexes: Vec<Index>,
+    pub views: Vec<View>,
+    /// Foreign keys of the table itself to others, as (name, other table).
+    pub foreign_keys: Vec<(String, String)>,
+    /// What only the rows can tell, of what a plan needs to know.
+    pub rows: Rows,
+}
+
+/// A column as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct FoundColumn {
+    pub name: String,
+    /// As `pg_type` names it, with the digits of a `numeric(6,2)`: `int4`.
+    pub type_name: String,
+    /// As people do: `character varying(20)`.
+    pub shown: String,
+    pub not_null: bool,
+    pub default_value: Option<String>,
+    pub is_identity: bool,
+    /// The sequence that belongs to it (serial, identity), as SQL names it.
+    pub sequence: Option<String>,
+    pub comment: Option<String>,
+}
+
+/// An index as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct Index {
+    pub columns: Vec<String>,
+    pub is_unique: bool,
+    pub is_primary: bool,
+    pub nulls_not_distinct: bool,
+}
+
+/// What was counted in the rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Rows {
+    /// How many there are; counted for a table without lineage only.
+    pub count: i64,
+    /// Rows whose `id` is NULL, where nothing forbids that.
+    pub without_id: i64,
+    /// Rows that share a key, where nothing forbids that.
+    pub duplicates: Duplicates,
+    /// Rows that share an `id` with another, where nothing forbids that.
+    pub repeated_ids: i64,
+}
+
+impl Found {
+    pub(super) fn column(&self, name: &str) -> Option<&FoundColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Whether its rows say where they come from.
+    pub(super) fn has_lineage(&self) -> bool {
+        LINEAGE.iter().all(|(name, ..)| self.column(name).is_some())
+    }
+
+    /// Whether Postgres keeps two rows from having one key, NULL being a value of it.
+    pub(super) fn is_unique(&self, key: &[&str]) -> bool {
+        let never_null = || key.iter().all(|name| self.column(name).is_some_and(|column| column.not_null));
+        let same = |columns: &[String]| {
+            columns.len() == key.len() && key.iter().all(|name| columns.iter().any(|column| column == name))
+        };
+        self.indexes
+            .iter()
+            .any(|index| index.is_unique && same(&index.columns) && (index.nulls_not_distinct || never_null()))
+    }
+
+    pub(super) fn has_primary_key(&self) -> bool {
+        self.indexes.iter().any(|index| index.is_primary)
+    }
+}
+
+/// Reads what is there under the table's name; `None` where nothing is.
+pub(super) async fn read(
+    connection: &mut PgConnection,
+    schema: &str,
+    wanted: &Wanted,
+) -> Result<Option<Found>, sqlx::Error> {
+    let relation: Option<(String, String, bool, Option<String>)> = sqlx::query_as(
+        "SELECT c.relkind::text, pg_get_userbyid(c.relowner)::text, pg_has_role(c.relowner, 'USAGE'),
+            obj_description(c.oid, 'pg_class')
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+    )
+    .bind(schema)
+    .bind(wanted.table)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some((kind, owner, may_alter, comment)) = relation else { return Ok(None) };
+    let table = qualified(schema, wanted.table);
+    let mut found = Found {
+        kind,
+        owner,
+        may_alter,
+        comment,
+        columns: columns(connection, &table).await?,
+        indexes: indexes(connection, &table).await?,
+        views: views::over(connection, &table).await?,
+        foreign_keys: foreign_keys(connection, &table).await?,
+        rows: Rows::default(),
+    };
+    if found.kind == "r" {
+        found.rows = rows(connection, &table, wanted, &found).await?;
+    }
+    Ok(Some(found))
+}
+
+async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<FoundColumn>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT a.attname::text AS name, CASE WHEN t.typname = 'numeric' AND a.atttypmod >= 4
+                THEN format('numeric(%s,%s)', (a.atttypmod - 4) >> 16, (a.atttypmod - 4) & 2047)
+                ELSE t.typname END AS type_name,
+            format_type(a.atttypid, a.atttypmod) AS shown,
+            a.attnotnull AS not_null, pg_get_expr(d.adbin, d.adrelid) AS default_value,
+            a.attidentity <> '' AS is_identity, pg_get_serial_sequence($1, a.attname) AS sequence,
+            col_description(a.attrelid, a.attnum) AS comment
+         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+    )
+    .bind(table)
+    .fetch_all(connection)
+    .await
+}
+
+/// Those of columns only, without a condition, that hold at every moment.
+async fn indexes(connection: &mut PgConnection, table: &str) -> Result<Vec<Index>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT array(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY AS k (number, place)
+                JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+                WHERE k.place <= i.indnkeyatts ORDER BY k.place) AS columns,
+            i.indisunique AND i.indimmediate AS is_unique, i.indisprimary AS is_primary,
+            i.indnullsnotdistinct AS nulls_not_distinct
+         FROM pg_index i
+         WHERE i.indrelid = $1::regclass AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL",
+    )
+    .bind(table)
+    .fetch_all(connection)
+    .await
+}
+
+async fn foreign_keys(connection: &mut PgConnection, table: &str) -> Result<Vec<(String, String)>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT conname::text, confrelid::regclass::text FROM pg_constraint
+         WHERE contype = 'f' AND conrelid = $1::regclass ORDER BY conname",
+    )
+    .bind(table)
+    .fetch_all(connection)
+    .await
+}
+
+/// Counts what the catalog does not know: as few passes over the rows as the plan needs, none for a table that is as
+/// wanted.
+async fn rows(connection: &mut PgConnection, table: &str, wanted: &Wanted, found: &Found) -> Result<Rows, sqlx::Error> {
+    let mut rows = Rows::default();
+    if !found.has_lineage() {
+        rows.count = number(connection, format!("SELECT count(*) FROM {table}")).await?;
+    }
+    if wanted.has_surrogate_id && found.column(ID).is_some_and(|id| !id.not_null) {
+        rows.without_id = number(connection, format!("SELECT count(*) FROM {table} WHERE id IS NULL")).await?;
+    }
+    let key: Vec<&str> = wanted.key.iter().copied().filter(|name| found.column(name).is_some()).collect();
+    if !key.is_empty() && !found.is_unique(&wanted.key) {
+        rows.duplicates = duplicates::count(connection, table, &key, found.column(ID).is_some()).await?;
+    }
+    if wanted.has_surrogate_id && found.column(ID).is_some() && !found.has_primary_key() && !found.is_unique(&[ID]) {
+        let sql = format!("SELECT count(id) - count(DISTINCT id) FROM {table}");
+        rows.repeated_ids = number(connection, sql).await?;
+    }
+    Ok(rows)
+}
+
+async fn number(connection: &mut PgConnection, sql: String) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
+}

@@ -1,0 +1,90 @@
+//! The domains' tables: made, widened and taken over as the declarations ask for, and never narrowed or emptied.
+//!
+//! [`look`] compares what each domain's declaration wants ([`wanted`]) with what the catalog of Postgres says is there
+//! ([`found`]), and gives a [`Plan`]: what would be done, each step with its words and its statements; what is not done,
+//! with the command that does it; what stands in the way. The comparison is a pure function ([`plan`]). [`apply()`] brings
+//! the schema of the pipeline up to date and does all of the plan, in one transaction: it comes through as a whole, or
+//! everything is as it was.
+//!
+//! | the table | what becomes of it |
+//! |---|---|
+//! | is not there | made |
+//! | is freshet's (it has lineage) | columns that are missing are added, types widened, comments set |
+//! | is somebody else's: no lineage | taken over: its rows get the lineage of nothing (0), so that a row of any file wins |
+//!
+//! Of a table that is taken over, rows that share a key are reduced to the one with the greatest `id`; the others are
+//! kept in `pipeline.taken_over_duplicates`. All of its windows are marked, so that the outputs hold its rows. What others
+//! have on it (foreign keys, views, indexes, columns of their own) stays.
+//!
+//! What was set up last is on record ([`record`]), so that a role tells that it runs another pipeline, and a later setup
+//! which declarations have changed since.
+
+mod apply;
+mod duplicates;
+mod found;
+mod plan;
+pub mod record;
+mod views;
+mod wanted;
+
+use freshet_topics::Domain;
+
+pub use apply::{SetupError, apply, look};
+pub use plan::{Plan, Step, TablePlan, What};
+
+/// What is to be set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// The schema of the domains' tables (`postgres.schema`).
+    pub schema: &'a str,
+    /// The domains of the pipeline.
+    pub domains: &'static [&'static Domain],
+    /// The pipeline that they belong to.
+    pub pipeline: Identity<'a>,
+}
+
+/// Which pipeline it is, and which version of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// Its name, for people.
+    pub name: &'a str,
+    /// A hash of all that it declares.
+    pub hash: &'a str,
+}
+
+/// A table in a schema, as SQL names it.
+fn qualified(schema: &str, table: &str) -> String {
+    format!("{}.{}", identifier(schema), identifier(table))
+}
+
+/// A name as SQL quotes it.
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as SQL quotes it.
+fn literal(text: &str) -> String {
+    match text.contains('\\') {
+        true => format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
+        false => format!("'{}'", text.replace('\'', "''")),
+    }
+}
+
+/// Names in a row, quoted.
+fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names.into_iter().map(identifier).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_are_quoted() {
+        assert_eq!(qualified("public", "health_data"), "\"public\".\"health_data\"");
+        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+        for (text, expected) in [("it's", "'it''s'"), ("a\\'b", "E'a\\\\''b'")] {
+            assert_eq!(literal(text), expected);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+use super::super::duplicates::Duplicates;
+use super::super::found::{Index, Rows};
+use super::super::views::View;
+use super::*;
+
+/// A domain with a key of two columns, a date and a text.
+fn wanted() -> Wanted {
+    let column = |name, type_name: &str, not_null| WantedColumn {
+        name,
+        type_name: type_name.to_owned(),
+        not_null,
+        comment: None,
+    };
+    Wanted {
+        domain: "stock",
+        table: "stock_data",
+        comment: Some("What is there.".into()),
+        has_surrogate_id: true,
+        columns: vec![
+            column("place", "int4", true),
+            column("day", "date", true),
+            column("pieces", "int4", false),
+            column("note", "text", false),
+        ],
+        key: vec!["place", "day"],
+        date: Some("day"),
+    }
+}
+
+fn there(name: &str, type_name: &str) -> FoundColumn {
+    let not_null = ["id", "place", "day"].contains(&name) || LINEAGE.iter().any(|(lineage, ..)| *lineage == name);
+    let comment = wanted().comments().find(|(of, _)| *of == name).map(|(_, comment)| comment.to_owned());
+    let (name, type_name, shown) = (name.to_owned(), type_name.to_owned(), shown(type_name).to_owned());
+    FoundColumn { is_identity: name == "id", name, type_name, shown, not_null, comment, ..FoundColumn::default() }
+}
+
+fn index(columns: &[&str]) -> Index {
+    let columns = columns.iter().map(|&column| column.to_owned()).collect();
+    Index { columns, is_unique: true, nulls_not_distinct: true, ..Index::default() }
+}
+
+/// The table as setup makes it.
+fn own() -> Found {
+    let columns = wanted().columns.iter().map(|column| there(column.name, &column.type_name)).collect::<Vec<_>>();
+    let lineage = LINEAGE.map(|(name, type_name, _)| there(name, type_name));
+    Found {
+        kind: "r".into(),
+        owner: "freshet".into(),
+        may_alter: true,
+        comment: Some("What is there.".into()),
+        columns: [vec![there("id", "int8")], columns, lineage.to_vec()].concat(),
+        indexes: vec![
+            Index { is_primary: true, ..index(&["id"]) },
+            index(&["place", "day"]),
+            Index { is_unique: false, ..index(&["day"]) },
+        ],
+        ..Found::default()
+    }
+}
+
+/// The same without lineage, key and comments, and with an `id` from a serial.
+fn foreign() -> Found {
+    let mut found = own();
+    found.columns.truncate(5);
+    found.columns.iter_mut().for_each(|column| column.comment = None);
+    found.indexes.truncate(1);
+    found.columns[0] = FoundColumn {
+        name: "id".into(),
+        type_name: "int8".into(),
+        not_null: true,
+        default_value: Some("nextval('stock_data_id_seq'::regclass)".into()),
+        sequence: Some("public.stock_data_id_seq".into()),
+        ..FoundColumn::default()
+    };
+    found.rows = Rows { count: 7, duplicates: Duplicates { rows: 2, keys: 1, referred: vec![] }, ..Rows::default() };
+    found
+}
+
+fn said(plan: &TablePlan) -> Vec<&str> {
+    plan.steps.iter().map(|step| step.said.as_str()).collect()
+}
+
+#[test]
+fn a_table_that_is_not_there_is_made_and_one_that_is_as_declared_is_left_alone() {
+    let made = plan("apart", &wanted(), None, &[]);
+    assert_eq!(
+        (made.what, said(&made)[0]),
+        (What::Missing, "make the table: place, day, pieces, note, key (place, day), index on day")
+    );
+    assert_eq!(
+        made.steps[0].sql,
+        [
+            "CREATE TABLE \"apart\".\"stock_data\" (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
+         \"place\" int4 NOT NULL, \"day\" date NOT NULL, \"pieces\" int4, \"note\" text, src_object int8 NOT NULL, \
+         src_gen int4 NOT NULL, src_row int8 NOT NULL, src_ord int8 NOT NULL, value_ord int8 NOT NULL, \
+         CONSTRAINT \"stock_data_key\" UNIQUE NULLS NOT DISTINCT (\"place\", \"day\"))",
+            "CREATE INDEX \"stock_data_date\" ON \"apart\".\"stock_data\" (\"day\")",
+        ]
+    );
+    assert!(made.steps[1].sql[0].starts_with("COMMENT ON TABLE \"apart\".\"stock_data\" IS 'What is there.'"));
+    let same = plan("apart", &wanted(), Some(&own()), &[]);
+    assert_eq!((same.what, said(&same)), (What::Own, vec![]), "{same:?}");
+}
+
+#[test]
+fn a_domain_that_has_an_id_of_its_own_is_keyed_by_it() {
+    let mut wanted = wanted();
+    (wanted.has_surrogate_id, wanted.key, wanted.date) = (false, vec!["id"], None);
+    wanted.columns[0].name = "id";
+    let made = plan("public", &wanted, None, &[]);
+    assert!(made.steps[0].sql[0].ends_with("value_ord int8 NOT NULL, PRIMARY KEY (\"id\"))"), "{made:?}");
+}
+
+#[test]
+fn a_table_of_somebody_else_is_taken_over_line_by_line() {
+    let plan = plan("public", &wanted(), Some(&foreign()), &[]);
+    assert_eq!(plan.what, What::Foreign { rows: 7 });
+    let lines = said(&plan);
+    let expected = [
+        "let column id number new rows (identity), from the greatest on, instead of by nextval",
+        "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in the 7 rows that are there",
+        "set aside 2 rows that share a key with one of a greater id (1 keys)",
+        "add constraint stock_data_key UNIQUE NULLS NOT DISTINCT (place, day)",
+        "add index stock_data_date on (day)",
+        "set the comments of id, src_object, src_gen, src_row, src_ord, value_ord",
+        "mark all windows of its rows",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}");
+    }
+    assert_eq!(plan.steps[0].sql[1], "DROP SEQUENCE public.stock_data_id_seq");
+    assert!(plan.blocked.is_empty() && plan.not_done.is_empty(), "{plan:?}");
+}
+
+#[test]
+fn a_type_is_widened_where_nothing_is_lost_and_otherwise_left_with_a_word() {
+    // Found, wanted, of whom; what is said, and where.
+    let cases = [
+        ("int4", "int8", "own", "step", "widen column pieces from integer to bigint"),
+        ("int2", "int4", "foreign", "step", "widen column pieces from int2 to integer"),
+        ("float4", "float8", "own", "step", "widen column pieces from float4 to double precision"),
+        ("varchar", "text", "foreign", "step", "widen column pieces from varchar to text"),
+        ("numeric(6,2)", "numeric(8,2)", "own", "step", "widen column pieces from numeric(6,2) to numeric(8,2)"),
+        ("int4", "numeric(12,2)", "own", "step", "widen column pieces from integer to numeric(12,2)"),
+        ("int4", "numeric(11,2)", "own", "not done", "column pieces stays integer, and is to be numeric(11,2)"),
+        ("numeric(8,2)", "numeric(6,2)", "own", "kept", "column pieces is numeric(8,2), which holds every"),
+        ("int8", "int4", "foreign", "kept", "column pieces is bigint, which holds every integer"),
+        ("text", "int4", "own", "not done", "`freshet replay stock --into shadow --compare --swap`"),
+        ("text", "int4", "foreign", "blocked", "column pieces is text and must be integer: alter it"),
+    ];
+    for (type_name, declared, whose, place, expected) in cases {
+        let (mut wanted, mut found) = (wanted(), if whose == "own" { own() } else { foreign() });
+        wanted.columns[2].type_name = declared.to_owned();
+        found.columns[3] = there("pieces", type_name);
+        let plan = plan("public", &wanted, Some(&found), &[]);
+        let lines: Vec<String> = match place {
+            "step" => said(&plan).iter().map(|&line| line.to_owned()).collect(),
+            "kept" => plan.kept,
+            "not done" => plan.not_done,
+            _ => plan.blocked,
+        };
+        assert!(lines.iter().any(|line| line.contains(expected)), "{type_name} → {declared}, {whose}: {lines:?}");
+    }
+}
+
+#[test]
+fn columns_that_are_missing_come_and_those_that_are_not_declared_stay() {
+    let mut found = own();
+    found.columns.retain(|column| column.name != "note");
+    found.columns.push(FoundColumn { not_null: true, ..there("theirs", "text") });
+    found.columns.push(there("former", "int4"));
+    found.foreign_keys.push(("stock_place".into(), "places".into()));
+    let plan = plan("public", &wanted(), Some(&found), &["former".into(), "note".into()]);
+    assert_eq!(
+        said(&plan),
+        ["add column note text", "let column theirs be NULL: it is not declared, and new rows have no value for it",]
+    );
+    assert_eq!(plan.not_done.len(), 1, "{plan:?}");
+    assert!(plan.not_done[0].starts_with("column former is not declared any more, and stays"), "{plan:?}");
+    assert!(plan.kept[0].starts_with("foreign key stock_place stays"), "{plan:?}");
+}
+
+#[test]
+fn a_column_that_is_not_required_any_more_may_be_null_and_none_is_forbidden_to_be() {
+    let mut found = own();
+    (found.columns[2].not_null, found.columns[4].not_null) = (false, true);
+    let plan = plan("public", &wanted(), Some(&found), &[]);
+    assert_eq!(said(&plan), ["let column note be NULL: the declaration does not require it"]);
+}
+
+#[test]
+fn what_setup_cannot_decide_blocks_all_of_it() {
+    type Change = fn(&mut Found);
+    let cases: [(Change, &str); 7] = [
+        (|found| found.kind = "v".into(), "is no plain table (pg_class.relkind is v)"),
+        (|found| found.may_alter = false, "it belongs to freshet: run setup as freshet"),
+        (|found| found.columns[0].type_name = "uuid".into(), "must be bigint: rename it"),
+        (|found| found.rows.without_id = 4, "4 of its rows have no id"),
+        (|found| found.columns.retain(|column| column.name != "place"), "column place is part of the key"),
+        (
+            |found| found.rows.duplicates.referred.push(("orders_stock".into(), "orders".into(), 5)),
+            "5 rows of orders refer by orders_stock to rows that share their key",
+        ),
+        (
+            |found| {
+                found.columns[0].type_name = "int4".into();
+                let odd = vec!["is materialised".into()];
+                found.views.push(View { name: "v".into(), uses: vec!["id".into()], odd, ..View::default() });
+            },
+            "view v uses a column whose type changes (id), and is materialised",
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut found = foreign();
+        change(&mut found);
+        let plan = plan("public", &wanted(), Some(&found), &[]);
+        assert!(plan.blocked.iter().any(|said| said.contains(expected)), "{expected}: {plan:#?}");
+    }
+    // Of a table of freshet's own, no row is set aside.
+    let mut found = own();
+    found.indexes.remove(1);
+    found.rows.duplicates = Duplicates { rows: 2, keys: 1, referred: Vec::new() };
+    let plan = plan("public", &wanted(), Some(&found), &[]);
+    assert!(plan.blocked[0].contains("2 rows share the key (place, day) with another"), "{plan:?}");
+}
+
+#[test]
+fn a_view_is_taken_away_first_and_made_again_after_the_columns_are_altered() {
+    let mut found = foreign();
+    found.columns[0].type_name = "int4".into();
+    found.views.push(View {
+        name: "numbers".into(),
+        uses: vec!["id".into()],
+        definition: "CREATE VIEW numbers AS SELECT 1".into(),
+        restore: vec!["GRANT SELECT ON numbers TO api".into()],
+        ..View::default()
+    });
+    let plan = plan("public", &wanted(), Some(&found), &[]);
+    let at = |start: &str| said(&plan).iter().position(|line| line.starts_with(start)).expect(start);
+    assert_eq!(plan.steps[0].sql, ["DROP VIEW numbers"]);
+    assert!(at("widen column id") < at("make again, as it was: view numbers"), "{plan:#?}");
+    let made = &plan.steps[at("make again")].sql;
+    assert_eq!(made[..], ["CREATE VIEW numbers AS SELECT 1", "GRANT SELECT ON numbers TO api"]);
+}

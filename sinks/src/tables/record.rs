@@ -1,0 +1,194 @@
+//! Which pipeline was set up last, with what each domain's declaration was then.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use freshet_topics::Domain;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, PgPool};
+
+use super::{Identity, Setup};
+
+/// What was set up last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its name.
+    pub name: String,
+    /// The hash of all that it declares.
+    pub hash: String,
+    /// The schema of the tables.
+    pub schema: String,
+    /// Each domain's declaration.
+    pub domains: BTreeMap<String, Declared>,
+    /// When.
+    pub set_up_at: DateTime<Utc>,
+}
+
+/// A domain's declaration, as far as a later one is compared with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declared {
+    /// A hash of what decides how a row is judged: types, limits, rules, key.
+    pub judgement: String,
+    /// Every column that this or an earlier declaration had.
+    pub columns: Vec<String>,
+}
+
+/// What becomes of the record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recording {
+    /// What is recorded, if anything is.
+    pub before: Option<Recorded>,
+    /// Whether it changes.
+    pub changes: bool,
+    /// Domains whose rows were judged by another declaration.
+    pub judged_otherwise: Vec<&'static str>,
+    /// What keeps setup from doing anything at all.
+    pub blocked: Vec<String>,
+}
+
+impl Declared {
+    /// Of a domain, after what was declared before.
+    fn of(domain: &Domain, before: Option<&Declared>) -> Declared {
+        let former = before.map(|before| before.columns.clone()).unwrap_or_default();
+        let mut columns: Vec<String> = domain.columns.iter().map(|column| column.name.to_owned()).collect();
+        columns.extend(former);
+        columns.sort();
+        columns.dedup();
+        Declared { judgement: judgement(domain), columns }
+    }
+}
+
+/// A hash of what decides what becomes of a row.
+fn judgement(domain: &Domain) -> String {
+    let mut text = format!("{:?}{:?}{:?}", domain.key, domain.partition_by, domain.row_rules);
+    text += &format!("{:?}", domain.missing_values);
+    for column in domain.columns {
+        text += &format!(
+            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
+            column.name,
+            column.cast,
+            column.absent,
+            column.empty,
+            column.uncastable,
+            column.rules,
+            column.missing_values
+        );
+    }
+    hex::encode(Sha256::digest(text))
+}
+
+/// A hash of all these declarations.
+pub fn hash_of(domains: &[&'static Domain]) -> String {
+    let text: String = domains.iter().map(|domain| format!("{} {} ", domain.name, judgement(domain))).collect();
+    hex::encode(Sha256::digest(text))
+}
+
+/// Reads what was set up last; `None` where nothing was, or the schema is older.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn last(connection: &mut PgConnection) -> Result<Option<Recorded>, sqlx::Error> {
+    let is_there: bool =
+        sqlx::query_scalar("SELECT to_regclass('pipeline.pipelines') IS NOT NULL").fetch_one(&mut *connection).await?;
+    if !is_there {
+        return Ok(None);
+    }
+    let row: Option<(String, String, String, sqlx::types::Json<BTreeMap<String, Declared>>, DateTime<Utc>)> =
+        sqlx::query_as(
+            "SELECT name, hash, schema, domains, set_up_at FROM pipeline.pipelines ORDER BY id DESC LIMIT 1",
+        )
+        .fetch_optional(connection)
+        .await?;
+    Ok(row.map(|(name, hash, schema, domains, set_up_at)| Recorded {
+        name,
+        hash,
+        schema,
+        domains: domains.0,
+        set_up_at,
+    }))
+}
+
+/// What the pipeline that was set up last is other than this one: `None` if it is this one.
+///
+/// # Errors
+/// If Postgres does not answer, or was not migrated.
+pub async fn another(pool: &PgPool, pipeline: Identity<'_>) -> Result<Option<String>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    Ok(told_apart(last(&mut connection).await?.as_ref(), pipeline))
+}
+
+/// | set up last | this one | |
+/// |---|---|---|
+/// | nothing | any | none is set up |
+/// | the same hash | | the same |
+/// | another hash | | another |
+fn told_apart(last: Option<&Recorded>, pipeline: Identity<'_>) -> Option<String> {
+    match last {
+        None => Some("no pipeline was set up: run `freshet setup`".to_owned()),
+        Some(last) if last.hash == pipeline.hash => None,
+        Some(last) => Some(format!(
+            "this process has the pipeline {} ({}), and {} ({}) was set up last, on {}: run `freshet setup` with this one, \
+             or start this process with that one",
+            pipeline.name,
+            short(pipeline.hash),
+            last.name,
+            short(&last.hash),
+            last.set_up_at.format("%Y-%m-%d %H:%M UTC")
+        )),
+    }
+}
+
+/// As much of a hash as tells two apart.
+pub fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+/// Compares what is to be set up with what is recorded.
+pub(super) fn recording(setup: &Setup<'_>, before: Option<Recorded>) -> Recording {
+    let Some(last) = &before else { return Recording { changes: true, ..Recording::default() } };
+    let mut recording = Recording::default();
+    if last.schema != setup.schema {
+        recording.blocked.push(format!(
+            "the tables are in the schema {0}, and postgres.schema is {1}: set postgres.schema = \"{0}\", or move each table \
+             (ALTER TABLE {0}.… SET SCHEMA {1}) and _sqlx_migrations with it, and UPDATE pipeline.pipelines SET schema = '{1}'",
+            last.schema, setup.schema
+        ));
+    }
+    let domains = declared(setup, Some(last));
+    recording.changes = last.hash != setup.pipeline.hash || last.name != setup.pipeline.name || last.domains != domains;
+    recording.judged_otherwise = setup
+        .domains
+        .iter()
+        .filter(|domain| last.domains.get(domain.name).is_some_and(|it| it.judgement != judgement(domain)))
+        .map(|domain| domain.name)
+        .collect();
+    recording.before = before;
+    recording
+}
+
+/// What is declared, by domain. A domain that is not part of the pipeline any more is remembered.
+fn declared(setup: &Setup<'_>, last: Option<&Recorded>) -> BTreeMap<String, Declared> {
+    let mut all = last.map(|last| last.domains.clone()).unwrap_or_default();
+    for domain in setup.domains {
+        let declared = Declared::of(domain, all.get(domain.name));
+        all.insert(domain.name.to_owned(), declared);
+    }
+    all
+}
+
+/// Records what is set up now.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    setup: &Setup<'_>,
+    last: Option<&Recorded>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO pipeline.pipelines (name, hash, schema, domains) VALUES ($1, $2, $3, $4)")
+        .bind(setup.pipeline.name)
+        .bind(setup.pipeline.hash)
+        .bind(setup.schema)
+        .bind(sqlx::types::Json(declared(setup, last)))
+        .execute(connection)
+        .await?;
+    Ok(())
+}

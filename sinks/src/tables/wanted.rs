@@ -1,0 +1,86 @@
+//! What a domain's declaration wants of its table.
+
+use freshet_topics::{Column, Domain};
+
+use crate::apply::upsert::has_surrogate_id;
+
+/// A table as declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub domain: &'static str,
+    pub table: &'static str,
+    pub comment: Option<String>,
+    /// Whether there is an `id` beside the domain's own columns.
+    pub has_surrogate_id: bool,
+    /// The domain's own columns, in order.
+    pub columns: Vec<WantedColumn>,
+    pub key: Vec<&'static str>,
+    /// The column of the event date, which is indexed.
+    pub date: Option<&'static str>,
+}
+
+/// A column as declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WantedColumn {
+    pub name: &'static str,
+    /// As `pg_type` names it, with the digits of a `numeric(6,2)`.
+    pub type_name: String,
+    /// Whether a table that is made forbids NULL.
+    pub not_null: bool,
+    pub comment: Option<String>,
+}
+
+/// The columns that say where a row comes from: name, type as `pg_type` names it, what it means. They stand last.
+pub(super) const LINEAGE: [(&str, &str, &str); 5] = [
+    ("src_object", "int8", "The file that the row came from: pipeline.objects.id. 0: no file, it was here before."),
+    ("src_gen", "int4", "Which reading of the file."),
+    ("src_row", "int8", "Which row of the file, from 0."),
+    ("src_ord", "int8", "The place of the file in the order of its domain: the row with the greatest wins."),
+    ("value_ord", "int8", "src_ord of the row that last changed a value."),
+];
+
+/// The `id` of a table whose declaration has none.
+pub(super) const ID: &str = "id";
+pub(super) const ID_COMMENT: &str = "Number of the row. It means nothing, and stays with the key.";
+
+impl Wanted {
+    pub(super) fn of(domain: &'static Domain) -> Wanted {
+        Wanted {
+            domain: domain.name,
+            table: domain.table,
+            comment: told(domain.description),
+            has_surrogate_id: has_surrogate_id(domain),
+            columns: domain.columns.iter().map(|column| WantedColumn::of(domain, column)).collect(),
+            key: domain.key.to_vec(),
+            date: domain.event_time.as_ref().map(|event_time| event_time.date),
+        }
+    }
+
+    /// The name of the unique constraint of the key.
+    pub(super) fn key_name(&self) -> String {
+        format!("{}_key", self.table)
+    }
+
+    /// Every column that is freshet's, with its comment.
+    pub(super) fn comments(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let id = self.has_surrogate_id.then_some((ID, ID_COMMENT));
+        let own = self.columns.iter().filter_map(|column| Some((column.name, column.comment.as_deref()?)));
+        id.into_iter().chain(own).chain(LINEAGE.map(|(name, _, comment)| (name, comment)))
+    }
+}
+
+impl WantedColumn {
+    fn of(domain: &Domain, column: &Column) -> WantedColumn {
+        WantedColumn {
+            name: column.name,
+            type_name: column.cast.sql_type(),
+            not_null: domain.never_null(column),
+            comment: told(column.description),
+        }
+    }
+}
+
+/// What somebody said of it.
+fn told(description: &str) -> Option<String> {
+    (!description.is_empty()).then(|| description.to_owned())
+}

@@ -1,0 +1,90 @@
+//! The pipeline that is on record and the domains' tables, as lines: what was done, or would be, and what stands in the way.
+
+use freshet_sinks::tables::record::{Recording, short};
+use freshet_sinks::tables::{Plan, TablePlan, What};
+
+use super::{Finding, Standing};
+use crate::commands::terminal::thousands;
+use crate::roles::Services;
+
+/// What has become of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was only looked at.
+    DryRun,
+    /// All of it was done.
+    Done,
+    /// Nothing was done, because something stands in the way of a part.
+    Blocked,
+}
+
+/// A line about the pipeline and one a table, each with its steps.
+pub(super) fn findings(services: &Services, plan: &Plan, outcome: Outcome) -> Vec<Finding> {
+    let schema = plan.makes_schema.then(|| of_schema(&services.config.postgres.schema, outcome));
+    let pipeline = of_pipeline(services, &plan.recording, outcome);
+    let tables = plan.tables.iter().map(|table| of_table(table, outcome));
+    schema.into_iter().chain([pipeline]).chain(tables).collect()
+}
+
+fn of_schema(schema: &str, outcome: Outcome) -> Finding {
+    let (standing, said) = match outcome {
+        Outcome::DryRun => (Standing::Would, "would be made, for the tables"),
+        Outcome::Done => (Standing::Made, "made, for the tables"),
+        Outcome::Blocked => (Standing::Failed, "not made: nothing is, until nothing stands in the way"),
+    };
+    Finding::new("schema", schema, standing, said)
+}
+
+fn of_pipeline(services: &Services, recording: &Recording, outcome: Outcome) -> Finding {
+    let hash = short(services.pipeline.hash);
+    let since = recording.before.as_ref().map(|before| before.set_up_at.format("%Y-%m-%d %H:%M UTC").to_string());
+    let (standing, said) = match (outcome, recording.changes, &since) {
+        (_, false, Some(since)) => (Standing::Found, format!("found, set up on {since} ({hash})")),
+        (Outcome::DryRun, _, None) => (Standing::Would, format!("would be recorded as set up ({hash})")),
+        (Outcome::DryRun, _, Some(since)) => {
+            (Standing::Would, format!("another was set up on {since}: this one would be ({hash})"))
+        }
+        (Outcome::Done, _, _) => (Standing::Made, format!("set up ({hash})")),
+        (Outcome::Blocked, _, _) => (Standing::Failed, format!("not set up ({hash})")),
+    };
+    let judged = recording.judged_otherwise.iter().map(|domain| {
+        format!(
+            "{domain} is judged otherwise than before: rows that are there stay as they are, until \
+             `freshet replay {domain} --from beginning` corrects them"
+        )
+    });
+    let blocked = recording.blocked.iter().map(|said| format!("in the way: {said}"));
+    let standing = if recording.blocked.is_empty() { standing } else { Standing::Failed };
+    Finding::new("pipeline", services.pipeline.name, standing, said).with(judged.chain(blocked))
+}
+
+fn of_table(table: &TablePlan, outcome: Outcome) -> Finding {
+    let (standing, said) = match (outcome, table.what) {
+        _ if !table.blocked.is_empty() => (Standing::Failed, "found, and left as it is".to_owned()),
+        (Outcome::Blocked, _) if !table.steps.is_empty() => {
+            (Standing::Failed, "left as it is: nothing is done while something stands in the way".to_owned())
+        }
+        (_, What::Own) if table.steps.is_empty() => (Standing::Found, "found, as declared".to_owned()),
+        (Outcome::DryRun, What::Missing) => (Standing::Would, "would be made".to_owned()),
+        (Outcome::DryRun, What::Own) => (Standing::Would, "found, would be changed".to_owned()),
+        (Outcome::DryRun, What::Foreign { rows }) => {
+            (Standing::Would, format!("found, not freshet's: would be taken over with its {}", counted(rows)))
+        }
+        (_, What::Missing) => (Standing::Made, "made".to_owned()),
+        (_, What::Own) => (Standing::Made, "found, and changed".to_owned()),
+        (_, What::Foreign { rows }) => (Standing::Made, format!("taken over with its {}", counted(rows))),
+    };
+    let standing = match (standing, table.not_done.is_empty()) {
+        (Standing::Found | Standing::Made | Standing::Would, false) => Standing::Differs,
+        (standing, _) => standing,
+    };
+    let steps = table.steps.iter().map(ToString::to_string);
+    let kept = table.kept.iter().map(|said| format!("kept: {said}"));
+    let not_done = table.not_done.iter().map(|said| format!("not done: {said}"));
+    let blocked = table.blocked.iter().map(|said| format!("in the way: {said}"));
+    Finding::new("table", table.table, standing, said).with(steps.chain(kept).chain(not_done).chain(blocked))
+}
+
+fn counted(rows: i64) -> String {
+    format!("{} row{}", thousands(rows), if rows == 1 { "" } else { "s" })
+}
