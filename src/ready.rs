@@ -71,7 +71,7 @@ async fn postgres(services: &Services) -> Option<Missing> {
 /// Whether the pipeline of this process is the one that was set up.
 async fn pipeline(services: &Services) -> Option<Missing> {
     let place = place_of(&services.pool);
-    match tokio::time::timeout(ANSWER_TIMEOUT, record::another(&services.pool, services.pipeline)).await {
+    match tokio::time::timeout(ANSWER_TIMEOUT, record::another(&services.pool, services.setup().pipeline)).await {
         Err(_) => Some(Missing::Yet(format!("Postgres at {place} does not answer within {ANSWER_TIMEOUT:?}"))),
         Ok(Err(error)) => Some(Missing::Yet(format!("Postgres at {place}: {}", explain(&error)))),
         Ok(Ok(another)) => another.map(Missing::Yet),

@@ -9,7 +9,7 @@ use aws_sdk_s3::Client;
 use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
 use freshet_sinks::tables::{self, Identity, Setup};
-use freshet_sinks::{postgres, s3, schema};
+use freshet_sinks::{output_state, postgres, s3, schema};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -175,6 +175,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 s3,
                 bucket: config.s3.processed_bucket,
                 domains: config.pipeline.domains,
+                outputs: config.pipeline.outputs,
             };
             refresh::run(context, shutdown).await?;
         }
@@ -193,7 +194,8 @@ fn hostname() -> String {
         .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
-/// Brings schema and tables up to date. Idempotent; two at once wait for each other.
+/// Brings schema and tables up to date, and sets the outputs up as the pipeline has them. Idempotent; two at once wait for
+/// each other.
 ///
 /// # Errors
 /// If Postgres does not answer, something stands in the way, or a migration was changed after it was applied. Everything
@@ -204,5 +206,6 @@ pub async fn migrate(services: &Services) -> anyhow::Result<()> {
         anyhow::bail!("{misplaced}");
     }
     tables::apply(&services.pool, &services.setup()).await.context("nothing was changed")?;
-    Ok(())
+    let outputs = services.config.pipeline.outputs;
+    output_state::set_up(&services.pool, outputs).await.context("set the outputs up").map(drop)
 }

@@ -27,7 +27,8 @@ fn context(world: &World, keep_days: u32) -> RefreshContext {
         pool: world.services.pool.clone(),
         s3: world.services.s3.clone(),
         bucket: world.processed_bucket().to_owned(),
-        domains: &DOMAINS,
+        domains: world.services.config.pipeline.domains,
+        outputs: world.services.config.pipeline.outputs,
     }
 }
 
@@ -94,9 +95,8 @@ async fn until_there(world: &World, key: &str) {
 
 /// As if all rows had changed.
 async fn mark_everything(world: &World) {
-    let marks = "INSERT INTO pipeline.marks (domain, window_kind, window_start)
-        SELECT DISTINCT 'health', k.kind, date_trunc(k.kind, date)::date
-        FROM health_data CROSS JOIN (VALUES ('week'), ('month')) AS k (kind)";
+    let marks = "INSERT INTO pipeline.marks (domain, dates)
+        SELECT 'health', unnest(range_agg(daterange(date, date + 1))) FROM health_data";
     world.execute(marks).await;
 }
 

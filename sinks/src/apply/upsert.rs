@@ -55,8 +55,8 @@ pub struct Written {
 pub enum Changed {
     /// Dates of facts that are not projections.
     Dates(Vec<NaiveDate>),
-    /// Locations.
-    Locations(Vec<i32>),
+    /// Rows of a dimension, by the text of their key.
+    Keys(Vec<String>),
 }
 
 impl Upsert {
@@ -108,7 +108,7 @@ impl Upsert {
             .map(|row| {
                 let changed = match self.domain.event_time {
                     Some(_) => Changed::Dates(row.try_get::<Option<_>, _>(3)?.unwrap_or_default()),
-                    None => Changed::Locations(row.try_get::<Option<_>, _>(3)?.unwrap_or_default()),
+                    None => Changed::Keys(row.try_get::<Option<_>, _>(3)?.unwrap_or_default()),
                 };
                 Ok(Written { object: row.try_get(0)?, generation: row.try_get(1)?, rows: row.try_get(2)?, changed })
             })
@@ -244,7 +244,7 @@ fn statement(domain: &Domain, destination: Destination) -> String {
             let observed = event_time.observed_sql("");
             format!("array_agg(\"{}\") FILTER (WHERE changed AND {observed})", event_time.date)
         }
-        None => format!("array_agg(\"{}\") FILTER (WHERE changed)", domain.partition_by),
+        None => format!("array_agg(\"{}\"::text) FILTER (WHERE changed)", domain.partition_by),
     };
     let returned = match &domain.event_time {
         Some(event_time) => quoted(event_time.columns(), ""),

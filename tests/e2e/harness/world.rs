@@ -214,7 +214,8 @@ impl World {
             pool: self.services.pool.clone(),
             s3: self.services.s3.clone(),
             bucket: self.processed_bucket().to_owned(),
-            domains: &DOMAINS,
+            domains: self.services.config.pipeline.domains,
+            outputs: self.services.config.pipeline.outputs,
         };
         refresh::publish_once(&context).await.expect("publish")
     }
