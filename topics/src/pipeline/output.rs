@@ -18,7 +18,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::mistake::{Mistake, Mistakes, Place, did_you_mean};
+use super::mistake::{Mistakes, Place, did_you_mean};
 use super::sql::{Parameter, Query, place_of};
 use super::yaml::{Document, Map, Node};
 use crate::Domain;
@@ -140,40 +140,6 @@ impl Output {
     pub fn closes(&self) -> bool {
         self.query.asks_for(Parameter::IsFinal)
     }
-}
-
-/// The outputs that freshet comes with.
-pub fn shipped() -> &'static [&'static Output] {
-    static SHIPPED: std::sync::LazyLock<Vec<&'static Output>> = std::sync::LazyLock::new(|| {
-        let read = |(file, text): &(&str, &str)| {
-            let mut mistakes = Mistakes::of(file);
-            Output::read(file, text, crate::DOMAINS, &mut mistakes)
-                .unwrap_or_else(|| panic!("what is shipped is read by a test: {:?}", said(mistakes)))
-        };
-        FILES.iter().map(read).collect()
-    });
-    SHIPPED.as_slice()
-}
-
-macro_rules! shipped_file {
-    ($name:literal) => {
-        (
-            concat!("outputs/", $name, ".sql"),
-            include_str!(concat!("../../../pipelines/climate_health/outputs/", $name, ".sql")),
-        )
-    };
-}
-
-/// The files of the shipped outputs, by name.
-const FILES: [(&str, &str); 4] = [
-    shipped_file!("current_health_risks"),
-    shipped_file!("current_hospital_resources"),
-    shipped_file!("resilience_scores"),
-    shipped_file!("window_metrics"),
-];
-
-fn said(mistakes: Mistakes) -> Vec<String> {
-    mistakes.into_sorted().iter().map(Mistake::to_string).collect()
 }
 
 /// The stem of the file's name.
@@ -420,7 +386,8 @@ mod tests {
 
     fn read(file: &str, text: &str) -> Result<&'static Output, Vec<String>> {
         let mut mistakes = Mistakes::of(file);
-        Output::read(file, text, DOMAINS, &mut mistakes).ok_or_else(|| said(mistakes))
+        let read = Output::read(file, text, &DOMAINS, &mut mistakes);
+        read.ok_or_else(|| mistakes.into_sorted().iter().map(ToString::to_string).collect())
     }
 
     fn with(head: &str, query: &str) -> Result<&'static Output, Vec<String>> {
@@ -513,10 +480,5 @@ mod tests {
         assert!(found.iter().any(|said| said.contains("`Big` is no name")), "{found:?}");
         assert!(found.iter().any(|said| said.starts_with("Big.sql:1:1: the head is missing")), "{found:?}");
         assert!(read("a.sql", "-- a\n\n/* freshet\nwindows: [week").is_err());
-    }
-
-    #[test]
-    fn what_is_shipped_reads() {
-        shipped();
     }
 }
