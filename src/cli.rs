@@ -17,9 +17,10 @@ use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::{StatusArgs, render};
 use crate::commands::terminal::Look;
-use crate::commands::{bench, demo, generate, healthcheck, init, restored, setup, topics, up};
+use crate::commands::{bench, check, demo, generate, healthcheck, init, restored, setup, topics, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
+use crate::pipeline;
 use crate::ready;
 use crate::roles::{self, Role, Services};
 use crate::status::{self, observe};
@@ -41,6 +42,9 @@ struct Cli {
     /// Data folder of the local stack
     #[arg(long, global = true, env = "FRESHET_DATA", value_name = "DIR", default_value_os_t = config::default_data_dir())]
     data: PathBuf,
+    /// Pipeline folder: what flows, and what is made of it; the shipped one unless given
+    #[arg(long, global = true, env = pipeline::VARIABLE, value_name = "DIR")]
+    pipeline: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -95,6 +99,8 @@ enum Command {
     },
     /// Show how far everything is: files, rows, lag, freshness
     Status(StatusArgs),
+    /// Say every mistake of a pipeline folder at once, and run its tests
+    Check(check::CheckArgs),
     /// Make a pipeline folder to begin with, drafted from sample files
     Init(init::InitArgs),
     /// Write realistic sample files
@@ -136,6 +142,7 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Parses the command line, runs the command, and tells an error in one line.
 pub fn main() -> ExitCode {
+    pipeline::choose(std::env::args_os(), std::env::var_os(pipeline::VARIABLE));
     let cli = Cli::parse();
     let format = cli.log_format;
     match start(cli) {
@@ -201,6 +208,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let services = cli.services().await?;
             show_status(options, &services).await?;
         }
+        Command::Check(ref args) => return Ok(check::run(args.folder.as_deref().or(cli.pipeline.as_deref()))),
         Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {
             print!("{}", generate::run(&options)?);
@@ -309,7 +317,6 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline;
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -134,7 +134,7 @@ fn load_from(sources: &Sources, base: Base, environment: config::Environment) ->
     let mut config: Config = settings
         .try_deserialize()
         .context("read the settings (they are documented in `freshet check-config --defaults`)")?;
-    config.pipeline = pipeline::chosen();
+    config.pipeline = pipeline::sound()?;
     check(&config)?;
     Ok(config)
 }

@@ -1,7 +1,7 @@
 //! The roles: which parts of freshet a process runs, wired to the services of the settings.
 
 use std::process;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -62,8 +62,6 @@ pub struct Services {
     pub config: Config,
     pub pool: PgPool,
     pub s3: Client,
-    /// The pipeline of this process.
-    pub pipeline: Identity<'static>,
     /// What the last survey of the pipeline found; none before the first.
     pub(crate) surveyed: watch::Sender<Option<Arc<Survey>>>,
     /// What stores tell the listener of this process, if it is one.

@@ -212,7 +212,7 @@ mod tests {
             "/* freshet\ndescription: d\nwindows: [{windows}]\nfacts: [{facts}]\ndimensions: [{dimensions}]\nkey: [id]\n*/ \
              SELECT 1 AS id"
         );
-        Output::read(&format!("{name}.sql"), &text, DOMAINS, &mut Mistakes::of(name)).expect("an output")
+        Output::read(&format!("{name}.sql"), &text, &DOMAINS, &mut Mistakes::of(name)).expect("an output")
     }
 
     fn dates(domain: &'static str, first: &str, last: &str) -> Dates {

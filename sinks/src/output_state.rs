@@ -157,7 +157,7 @@ mod tests {
 
     fn output(name: &str, query: &str) -> &'static Output {
         let text = format!("/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [id]\n*/ {query}");
-        Output::read(&format!("{name}.sql"), &text, DOMAINS, &mut Mistakes::of(name)).expect("an output")
+        Output::read(&format!("{name}.sql"), &text, &DOMAINS, &mut Mistakes::of(name)).expect("an output")
     }
 
     #[test]

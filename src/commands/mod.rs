@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bookmarks;
+pub mod check;
 pub mod confirm;
 pub mod demo;
 pub mod domain_arg;

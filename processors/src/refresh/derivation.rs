@@ -343,7 +343,7 @@ mod tests {
 
     fn output() -> &'static Output {
         let text = "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [id]\n*/ SELECT 1 AS id";
-        Output::read("a.sql", text, DOMAINS, &mut Mistakes::of("a.sql")).expect("an output")
+        Output::read("a.sql", text, &DOMAINS, &mut Mistakes::of("a.sql")).expect("an output")
     }
 
     #[test]

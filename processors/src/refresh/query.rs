@@ -228,7 +228,7 @@ mod tests {
         let text = format!(
             "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [name, day]\n{more}*/ SELECT 1 -- one"
         );
-        Output::read("a.sql", &text, DOMAINS, &mut Mistakes::of("a.sql")).expect("an output")
+        Output::read("a.sql", &text, &DOMAINS, &mut Mistakes::of("a.sql")).expect("an output")
     }
 
     #[test]

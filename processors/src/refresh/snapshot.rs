@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use freshet_sinks::apply::upsert::sql_type;
 use freshet_sinks::lives;
 use freshet_sinks::output_state::{self, OutputFailure};
-use freshet_topics::Domain;
 use freshet_topics::pipeline::output::Output;
+use freshet_topics::{Column, Domain};
 use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
@@ -106,11 +105,11 @@ impl Snapshot {
     /// All dates of the facts of a domain.
     pub(super) async fn all_dates(&mut self, domain: &'static Domain) -> Result<Vec<Dates>, sqlx::Error> {
         let Some(event_time) = &domain.event_time else { return Ok(Vec::new()) };
-        let (date, projected, table) = (event_time.date, event_time.projected, domain.table);
+        let (date, observed, table) = (event_time.date, event_time.observed_sql(""), domain.table);
         let sql = format!(
             "SELECT lower(r.dates), upper(r.dates) - 1 FROM (
                 SELECT unnest(range_agg(daterange(d.date, d.date + 1))) AS dates FROM (
-                    SELECT DISTINCT \"{date}\" AS date FROM {table} WHERE \"{projected}\" = false
+                    SELECT DISTINCT \"{date}\" AS date FROM \"{table}\" WHERE {observed}
                 ) AS d
              ) AS r"
         );
@@ -196,7 +195,7 @@ impl Snapshot {
 /// Where nothing says how the facts refer to it, all dates. None where the facts have no dates.
 fn referring_dates(fact: &Domain, dimension: &Domain) -> Option<String> {
     let event_time = fact.event_time.as_ref()?;
-    let (date, projected, table) = (event_time.date, event_time.projected, fact.table);
+    let (date, observed, table) = (event_time.date, event_time.observed_sql(""), fact.table);
     let refers = match reference(fact, dimension) {
         Some((column, sql_type)) => format!("\"{column}\" = ANY ($1::text[]::{sql_type}[])"),
         None => "cardinality($1::text[]) > 0".to_owned(),
@@ -204,19 +203,17 @@ fn referring_dates(fact: &Domain, dimension: &Domain) -> Option<String> {
     Some(format!(
         "SELECT lower(r.dates), upper(r.dates) - 1 FROM (
             SELECT unnest(range_agg(daterange(d.date, d.date + 1))) AS dates FROM (
-                SELECT DISTINCT \"{date}\" AS date FROM {table} WHERE {refers} AND \"{projected}\" = false
+                SELECT DISTINCT \"{date}\" AS date FROM \"{table}\" WHERE {refers} AND {observed}
             ) AS d
             GROUP BY date_trunc('month', d.date::timestamp)
          ) AS r"
     ))
 }
 
-/// The column of a fact that holds the key of a dimension, with its type: the one that the facts are partitioned by, where
-/// it has the type of the dimension's key.
-fn reference(fact: &Domain, dimension: &Domain) -> Option<(&'static str, &'static str)> {
-    let of = |domain: &Domain, name: &str| sql_type(domain.columns[domain.index_of(name)].cast);
-    let column = fact.partition_by;
-    (of(fact, column) == of(dimension, dimension.partition_by)).then(|| (column, of(fact, column)))
+/// The column of a fact that holds the key of a dimension, with its type, as its contract says.
+fn reference(fact: &Domain, dimension: &Domain) -> Option<(&'static str, String)> {
+    let refers = |column: &&Column| column.references.is_some_and(|it| it.domain == dimension.name);
+    fact.columns.iter().find(refers).map(|column| (column.name, column.cast.sql_type()))
 }
 
 async fn epochs(connection: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {

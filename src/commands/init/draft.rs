@@ -1,7 +1,8 @@
 //! The files that are drafted from a sample. Every guess is marked as one in a comment, with what it rests on.
 
-use std::fmt::Write;
 use std::path::PathBuf;
+
+use freshet_topics::cast;
 
 use super::look::{Column, Kind, Looked};
 
@@ -113,12 +114,26 @@ impl<'a> Draft<'a> {
             self.looked.name,
             header.join(", ")
         );
-        for cells in &self.looked.samples {
-            let cells: Vec<String> = cells.iter().map(|cell| quoted(cell)).collect();
-            // Writing to text does not fail.
-            let _ = writeln!(text, "  - cells: [{}]\n    applied: {{}}", cells.join(", "));
+        for sample in &self.looked.samples {
+            let cells: Vec<String> = sample.iter().map(|cell| quoted(cell)).collect();
+            text += &format!("  - cells: [{}]\n", cells.join(", "));
+            let corrections = self.corrections(sample);
+            if !corrections.is_empty() {
+                text += &format!("    corrections: {{{}}}\n", corrections.join(", "));
+            }
         }
         text
+    }
+
+    /// What the types that were guessed correct in a row. Only dates are: numbers are guessed so that they need no
+    /// correction.
+    fn corrections(&self, cells: &[String]) -> Vec<String> {
+        let dates = self.looked.columns.iter().zip(cells).filter(|(column, _)| column.kind == Kind::Date);
+        let correction = |(column, cell): (&Column, &String)| {
+            let rule = cast::date(cell)?.correction?;
+            Some(format!("{}: {rule}", column.name))
+        };
+        dates.filter_map(correction).collect()
     }
 
     /// Counts and means by month, for each value of the column that rows are kept together by.
@@ -226,6 +241,17 @@ mod tests {
         }
         let unknown = Draft::of(&looked(None)).contract();
         assert!(unknown.contains("no columns of the sample are different in each row"), "{unknown}");
+    }
+
+    #[test]
+    fn the_first_rows_are_a_test_with_what_is_corrected_in_them() {
+        let mut looked = looked(Some(vec![0, 1]));
+        looked.samples.push(vec!["B".into(), "2025-1-2".into(), "7".into(), "no".into()]);
+        let test = Draft::of(&looked).test();
+        let rows = test.split_once("rows:\n").expect("rows").1;
+        let expected = "  - cells: [\"A\", \"2025-01-01\", \"\", \"yes\"]\n  \
+                        - cells: [\"B\", \"2025-1-2\", \"7\", \"no\"]\n    corrections: {day: date_normalised}\n";
+        assert_eq!(rows, expected);
     }
 
     #[test]

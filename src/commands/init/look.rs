@@ -126,8 +126,13 @@ impl Reader {
     fn looked(self, name: String, file: String) -> Looked {
         let mut taken = BTreeSet::new();
         let hashes: Vec<Vec<u64>> = self.columns.iter().map(|column| column.hashes.clone()).collect();
-        let columns: Vec<Column> = self.columns.into_iter().map(|seen| seen.column(&mut taken)).collect();
+        let mut columns: Vec<Column> = self.columns.into_iter().map(|seen| seen.column(&mut taken)).collect();
         let key = key::guess(&columns, &hashes);
+        // Every table has an `id` of its own, unless that is its whole key.
+        let is_key = |index| key.as_ref().is_some_and(|key| *key == [index]);
+        if let Some(index) = columns.iter().position(|column| column.name == "id").filter(|index| !is_key(*index)) {
+            columns[index].name = format!("{name}_id");
+        }
         Looked { name, file, columns, rows: self.rows, samples: self.samples, key }
     }
 }
@@ -303,6 +308,13 @@ mod tests {
         let found = looked("a b,A-B,a_b_2\n1,2,3\n");
         let names: Vec<&str> = found.columns.iter().map(|column| column.name.as_str()).collect();
         assert_eq!(names, ["a_b", "a_b_2", "a_b_2_2"]);
+    }
+
+    #[test]
+    fn an_id_that_is_not_the_whole_key_is_called_otherwise() {
+        let name_of = |text: &str| looked(text).columns[0].name.clone();
+        assert_eq!(name_of("ID,day\n1,2025-01-01\n2,2025-01-01\n"), "id");
+        assert_eq!(name_of("ID,day\n1,2025-01-01\n1,2025-01-02\n"), "water_quality_id");
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn of_schema(schema: &str, outcome: Outcome) -> Finding {
 }
 
 fn of_pipeline(services: &Services, recording: &Recording, outcome: Outcome) -> Finding {
-    let hash = short(services.pipeline.hash);
+    let hash = short(services.config.pipeline.hash);
     let since = recording.before.as_ref().map(|before| before.set_up_at.format("%Y-%m-%d %H:%M UTC").to_string());
     let (standing, said) = match (outcome, recording.changes, &since) {
         (_, false, Some(since)) => (Standing::Found, format!("found, set up on {since} ({hash})")),
@@ -55,7 +55,7 @@ fn of_pipeline(services: &Services, recording: &Recording, outcome: Outcome) -> 
     });
     let blocked = recording.blocked.iter().map(|said| format!("in the way: {said}"));
     let standing = if recording.blocked.is_empty() { standing } else { Standing::Failed };
-    Finding::new("pipeline", services.pipeline.name, standing, said).with(judged.chain(blocked))
+    Finding::new("pipeline", services.config.pipeline.name, standing, said).with(judged.chain(blocked))
 }
 
 fn of_table(table: &TablePlan, outcome: Outcome) -> Finding {
