@@ -79,13 +79,6 @@ fn add_pharmacy(copy: &Path) {
     remove_others(copy, copy, &wanted);
 }
 
-/// The registry with one more line.
-fn registered(registry: &str) -> String {
-    let start = registry.find("\nregistry! {\n").expect("the registry");
-    let end = start + registry[start..].find("\n}\n").expect("its end");
-    format!("{}\n    pharmacy::PHARMACY,{}", &registry[..end], &registry[end..])
-}
-
 /// Deletes what an earlier copy had and the sources have no more.
 fn remove_others(folder: &Path, copy: &Path, wanted: &BTreeSet<PathBuf>) {
     for entry in fs::read_dir(folder).expect("read a folder").flatten() {
