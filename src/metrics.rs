@@ -46,7 +46,7 @@ gauges! {
     HALTED_PARTITIONS: IntGaugeVec = register_int_gauge_vec(
         "freshet_halted_partitions", "Partitions that are not read until a person has decided.", &["domain"]);
     DIRTY_WINDOWS: IntGauge = register_int_gauge(
-        "freshet_dirty_windows", "Windows and locations that changed and are not yet published.");
+        "freshet_dirty_windows", "Ranges of dates and rows of dimensions that changed and are not yet published.");
     OLDEST_MARK: PrometheusGauge = register_gauge(
         "freshet_oldest_mark_seconds", "Age of the oldest change that is not yet published; 0 for none.");
     SURVEY_TIMESTAMP: PrometheusGauge = register_gauge(

@@ -8,7 +8,8 @@ use anyhow::Context;
 use aws_sdk_s3::Client;
 use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
-use freshet_sinks::{postgres, s3};
+use freshet_sinks::{output_state, postgres, s3};
+use freshet_topics::pipeline::output;
 use freshet_topics::{Domain, Pipeline};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -166,6 +167,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 s3,
                 bucket: config.s3.processed_bucket,
                 domains: config.pipeline.domains,
+                outputs: config.pipeline.outputs,
             };
             refresh::run(context, shutdown).await?;
         }
@@ -184,10 +186,11 @@ fn hostname() -> String {
         .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
-/// Brings the schema up to date. Idempotent; two at once wait for each other.
+/// Brings the schema up to date, and sets the outputs up as this program has them. Idempotent; two at once wait for each other.
 ///
 /// # Errors
 /// If Postgres does not answer, or a migration was changed after it was applied.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
-    postgres::MIGRATIONS.run(pool).await.context("migrate the schema")
+    postgres::MIGRATIONS.run(pool).await.context("migrate the schema")?;
+    output_state::set_up(pool, output::shipped()).await.context("set the outputs up").map(drop)
 }

@@ -35,7 +35,7 @@ pub(crate) struct Survey {
     pub(crate) at: DateTime<Utc>,
     /// One a domain, in the order of the pipeline.
     pub(crate) domains: Vec<Surveyed>,
-    /// Windows and locations that changed and are not yet published.
+    /// Ranges of dates and rows of dimensions that changed and are not yet published.
     pub(crate) dirty_windows: i64,
 }
 

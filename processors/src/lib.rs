@@ -11,7 +11,6 @@
 mod batch;
 mod consumer;
 pub mod decisions;
-mod derive;
 mod metrics;
 mod pipeline;
 mod ranges;

@@ -1,9 +1,10 @@
 //! When a window is closed and which windows are dirty: pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use chrono::{Days, NaiveDate};
-use freshet_topics::window::{Window, WindowKind};
+use freshet_topics::pipeline::output::Output;
+use freshet_topics::window::Window;
 
 /// Events that claim to be from later than this many days after the processing date are no evidence of time: one
 /// row dated 9999 must not close everything.
@@ -41,92 +42,59 @@ pub(crate) fn is_final(window: Window, allowed_lateness_days: u32, watermark: Op
     matches!((watermark, closes), (Some(watermark), Some(closes)) if watermark >= closes)
 }
 
-/// A derived output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Output {
-    /// Rates and risks, one row a health row.
-    HealthRisks,
-    /// Rates and scores, one row a hospital row.
-    HospitalResources,
-    /// One row where both are present.
-    ResilienceScores,
-    /// Aggregates by week and month.
-    WindowMetrics,
-}
-
-impl Output {
-    /// All of them, in the order of manifests.
-    pub(crate) const ALL: [Output; 4] =
-        [Output::HealthRisks, Output::HospitalResources, Output::ResilienceScores, Output::WindowMetrics];
-
-    /// Its name in keys, manifests and metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Output::HealthRisks => "current_health_risks",
-            Output::HospitalResources => "current_hospital_resources",
-            Output::ResilienceScores => "resilience_scores",
-            Output::WindowMetrics => "window_metrics",
-        }
-    }
-
-    /// The domains whose facts it is derived from.
-    pub(crate) const fn sources(self) -> &'static [&'static str] {
-        match self {
-            Output::HealthRisks => &["health"],
-            Output::HospitalResources => &["hospital"],
-            Output::ResilienceScores => &["health", "hospital"],
-            Output::WindowMetrics => &["health", "hospital", "climate"],
-        }
-    }
-
-    /// Whether it has files of that kind of window.
-    pub(crate) const fn has(self, kind: WindowKind) -> bool {
-        matches!((self, kind), (Output::WindowMetrics, _) | (_, WindowKind::Month))
-    }
-}
-
-/// The windows to derive again, and which outputs of each.
+/// What is to be derived again: windows, by output.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Dirty {
-    windows: BTreeMap<Window, BTreeSet<Output>>,
+    windows: BTreeSet<(&'static str, Window)>,
 }
 
 impl Dirty {
-    /// Marks what is derived from `domain` in that window. A domain that feeds no output marks nothing.
+    /// Marks what facts of `domain` with these dates make dirty in these outputs. `dimension`: only outputs that depend on
+    /// it; none where the facts themselves changed.
     ///
-    /// | mark | outputs |
-    /// |---|---|
-    /// | health, month | current_health_risks, resilience_scores, window_metrics |
-    /// | hospital, month | current_hospital_resources, resilience_scores, window_metrics |
-    /// | climate, month | window_metrics |
-    /// | health, hospital or climate, week | window_metrics |
-    /// | anything else | none |
-    pub(crate) fn mark(&mut self, domain: &str, window: Window) {
-        for output in Output::ALL {
-            if output.sources().contains(&domain) && output.has(window.kind) {
-                self.mark_output(output, window);
+    /// | facts | dimension | outputs |
+    /// |---|---|---|
+    /// | health | none | all with the fact health |
+    /// | health | locations | all with the fact health and the dimension locations |
+    /// | a domain that feeds no output | any | none |
+    pub(crate) fn mark(&mut self, outputs: &[&'static Output], dates: &Dates, dimension: Option<&str>) {
+        for output in outputs {
+            if output.has_fact(dates.domain) && dimension.is_none_or(|it| output.has_dimension(it)) {
+                for kind in output.windows {
+                    let windows = Window::touching(*kind, dates.first, dates.last);
+                    self.windows.extend(windows.map(|window| (output.name, window)));
+                }
             }
         }
     }
 
-    /// Marks both windows that hold a date.
-    pub(crate) fn mark_date(&mut self, domain: &str, date: NaiveDate) {
-        for kind in [WindowKind::Week, WindowKind::Month] {
-            self.mark(domain, Window::containing(kind, date));
-        }
+    /// Marks one window of an output.
+    pub(crate) fn mark_window(&mut self, output: &'static str, window: Window) {
+        self.windows.insert((output, window));
     }
 
-    /// Marks one output of a window.
-    pub(crate) fn mark_output(&mut self, output: Output, window: Window) {
-        self.windows.entry(window).or_default().insert(output);
+    /// Takes over all of the other's windows.
+    pub(crate) fn extend(&mut self, other: Dirty) {
+        self.windows.extend(other.windows);
     }
 
-    /// The windows, weeks first, by start, with their outputs.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Window, &BTreeSet<Output>)> {
-        self.windows.iter().map(|(window, outputs)| (*window, outputs))
+    /// What is dirty here and not there.
+    pub(crate) fn without(mut self, other: &Dirty) -> Dirty {
+        self.windows.retain(|window| !other.windows.contains(window));
+        self
     }
 
-    /// How many windows.
+    /// The windows of an output, the shortest kind first, by start.
+    pub(crate) fn of(&self, output: &'static str) -> Vec<Window> {
+        self.windows.iter().filter(|(of, _)| *of == output).map(|(_, window)| *window).collect()
+    }
+
+    /// How many windows, counted once for all outputs.
+    pub(crate) fn windows(&self) -> usize {
+        self.windows.iter().map(|(_, window)| *window).collect::<BTreeSet<_>>().len()
+    }
+
+    /// How many windows, counted for each output.
     pub(crate) fn len(&self) -> usize {
         self.windows.len()
     }
@@ -137,8 +105,63 @@ impl Dirty {
     }
 }
 
+/// Dates of facts, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Dates {
+    /// The domain of the facts.
+    pub(crate) domain: &'static str,
+    /// The first of them.
+    pub(crate) first: NaiveDate,
+    /// The last of them.
+    pub(crate) last: NaiveDate,
+}
+
+/// Dates of facts that refer to rows of a dimension that changed: no fact has made their windows dirty, so they wait
+/// until there is time for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    /// The id of their mark; none where they are known only from the dimension's own.
+    pub(crate) mark: Option<i64>,
+    /// The dimension.
+    pub(crate) dimension: String,
+    /// The dates.
+    pub(crate) dates: Dates,
+}
+
+/// Takes as many of those that wait, the newest first, as make `windows_max` windows dirty that are not yet, one at
+/// least. What is taken is derived now, but for windows that hold dates of those that go on waiting: those are derived
+/// with the last of them.
+///
+/// Gives what is dirty now, what was taken, and what goes on waiting.
+pub(crate) fn take_waiting(
+    outputs: &[&'static Output],
+    mut dirty: Dirty,
+    mut waiting: Vec<Waiting>,
+    windows_max: usize,
+) -> (Dirty, Vec<Waiting>, Vec<Waiting>) {
+    waiting.sort_by_key(|one| std::cmp::Reverse((one.dates.last, one.dates.domain)));
+    let windows_of = |waiting: &[Waiting]| {
+        let mut dirty = Dirty::default();
+        waiting.iter().for_each(|one| dirty.mark(outputs, &one.dates, Some(&one.dimension)));
+        dirty
+    };
+    let mut added = Dirty::default();
+    let mut taken = 0;
+    while taken < waiting.len() && (taken == 0 || added.len() < windows_max) {
+        added.extend(windows_of(&waiting[taken..=taken]).without(&dirty));
+        taken += 1;
+    }
+    let rest = waiting.split_off(taken);
+    dirty.extend(added.without(&windows_of(&rest)));
+    (dirty, waiting, rest)
+}
+
 #[cfg(test)]
 mod tests {
+    use freshet_topics::DOMAINS;
+    use freshet_topics::pipeline::mistake::Mistakes;
+    use freshet_topics::window::WindowKind;
+
     use super::*;
 
     fn date(text: &str) -> NaiveDate {
@@ -184,35 +207,64 @@ mod tests {
         assert_eq!(watermark_limit(date("2025-12-31")), date("2026-01-01"));
     }
 
+    fn output(name: &str, windows: &str, facts: &str, dimensions: &str) -> &'static Output {
+        let text = format!(
+            "/* freshet\ndescription: d\nwindows: [{windows}]\nfacts: [{facts}]\ndimensions: [{dimensions}]\nkey: [id]\n*/ \
+             SELECT 1 AS id"
+        );
+        Output::read(&format!("{name}.sql"), &text, DOMAINS, &mut Mistakes::of(name)).expect("an output")
+    }
+
+    fn dates(domain: &'static str, first: &str, last: &str) -> Dates {
+        Dates { domain, first: date(first), last: date(last) }
+    }
+
     #[test]
     fn a_mark_dirties_what_is_derived_from_it_and_nothing_else() {
-        use Output::{HealthRisks, HospitalResources, ResilienceScores, WindowMetrics};
-        let cases: &[(&str, WindowKind, &[Output])] = &[
-            ("health", WindowKind::Month, &[HealthRisks, ResilienceScores, WindowMetrics]),
-            ("hospital", WindowKind::Month, &[HospitalResources, ResilienceScores, WindowMetrics]),
-            ("climate", WindowKind::Month, &[WindowMetrics]),
-            ("health", WindowKind::Week, &[WindowMetrics]),
-            ("hospital", WindowKind::Week, &[WindowMetrics]),
-            ("climate", WindowKind::Week, &[WindowMetrics]),
-            ("locations", WindowKind::Week, &[]),
-            ("pharmacy", WindowKind::Month, &[]),
+        let outputs = [
+            output("risks", "month", "health", "locations"),
+            output("scores", "month", "health, hospital", ""),
+            output("metrics", "week, month", "health, climate", "locations"),
         ];
-        for (domain, kind, outputs) in cases {
-            let window = Window::containing(*kind, date("2025-09-21"));
+        let cases: &[(&str, Option<&str>, &[(&str, usize)])] = &[
+            ("health", None, &[("risks", 1), ("scores", 1), ("metrics", 3)]),
+            ("hospital", None, &[("risks", 0), ("scores", 1), ("metrics", 0)]),
+            ("health", Some("locations"), &[("risks", 1), ("scores", 0), ("metrics", 3)]),
+            ("health", Some("climate"), &[("risks", 0), ("scores", 0), ("metrics", 0)]),
+            ("locations", None, &[("risks", 0), ("scores", 0), ("metrics", 0)]),
+        ];
+        for (domain, dimension, expected) in cases {
             let mut dirty = Dirty::default();
-            dirty.mark(domain, window);
-            dirty.mark(domain, window);
-            let found: Vec<Output> = dirty.iter().flat_map(|(_, outputs)| outputs.iter().copied()).collect();
-            assert_eq!(found, *outputs, "{domain} {kind:?}");
-            assert_eq!(dirty.len(), usize::from(!outputs.is_empty()));
+            for _ in 0..2 {
+                dirty.mark(&outputs, &dates(domain, "2025-09-21", "2025-09-22"), *dimension);
+            }
+            for (output, windows) in *expected {
+                assert_eq!(dirty.of(output).len(), *windows, "{domain} {dimension:?} {output}");
+            }
+            assert_eq!(dirty.is_empty(), expected.iter().all(|(_, windows)| *windows == 0));
         }
     }
 
     #[test]
-    fn a_date_lies_in_a_week_and_a_month() {
+    fn what_only_dimensions_made_dirty_comes_bit_by_bit_and_each_window_once() {
+        let outputs = [output("metrics", "week, month, all", "health", "locations")];
+        let month = |month: u32| Waiting {
+            mark: Some(month.into()),
+            dimension: "locations".into(),
+            dates: dates("health", &format!("2025-{month:02}-10"), &format!("2025-{month:02}-11")),
+        };
         let mut dirty = Dirty::default();
-        dirty.mark_date("climate", date("2025-09-21"));
-        let starts: Vec<NaiveDate> = dirty.iter().map(|(window, _)| window.start).collect();
-        assert_eq!(starts, [date("2025-09-15"), date("2025-09-01")]);
+        dirty.mark(&outputs, &dates("health", "2025-01-10", "2025-01-10"), None);
+        let mut waiting = (1..=6).map(month).collect::<Vec<_>>();
+        // The window of all dates: dirty by facts, then held back, then derived with the last of them.
+        for (taken_now, windows, of_all) in [(vec![6, 5], 3 + 4, 1), (vec![4, 3], 4, 0), (vec![2, 1], 5, 1)] {
+            let (now, taken, rest) = take_waiting(&outputs, dirty, waiting, 4);
+            assert_eq!(taken.iter().map(|one| one.mark.expect("a mark")).collect::<Vec<_>>(), taken_now);
+            assert_eq!(now.len(), windows, "{now:?}");
+            let all = now.of("metrics").into_iter().filter(|window| window.kind == WindowKind::All).count();
+            assert_eq!(all, of_all, "{now:?}");
+            (dirty, waiting) = (Dirty::default(), rest);
+        }
+        assert!(waiting.is_empty());
     }
 }

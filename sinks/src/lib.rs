@@ -14,6 +14,7 @@ pub mod destination;
 pub mod ledger;
 pub mod lives;
 pub mod metrics;
+pub mod output_state;
 pub mod outputs;
 pub mod postgres;
 pub mod replay;

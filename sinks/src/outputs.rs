@@ -39,7 +39,7 @@ pub use collect::{Collected, collect, publication_max};
 pub use copies::{Copy, copies_behind, is_copy_current};
 pub use error::OutputError;
 pub use key::{POINTER, copy_key, data_key};
-pub use manifest::{FORMATS, FileRef, Manifest, Pointer, WindowFiles};
+pub use manifest::{Derived, FORMATS, FileRef, Manifest, Pointer, WindowFiles};
 pub use probe::probe;
 pub use published::{Current, Lost, Published, read_current};
 pub use spool::{Readable, Spool, Spooled};

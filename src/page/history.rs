@@ -22,7 +22,7 @@ pub(super) struct History {
 pub(super) struct Columns {
     /// Unix time in milliseconds.
     at: Vec<i64>,
-    /// Windows and locations that changed and are not yet published.
+    /// Ranges of dates and rows of dimensions that changed and are not yet published.
     dirty_windows: Vec<i64>,
     domains: BTreeMap<&'static str, DomainColumns>,
 }

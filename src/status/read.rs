@@ -80,7 +80,7 @@ async fn replay(connection: &mut PgConnection, domain: &Domain) -> Result<Option
 /// Change marks, the distinct ones among them, and the age of the oldest in seconds.
 async fn waiting(connection: &mut PgConnection) -> Result<(i64, i64, Option<f64>), sqlx::Error> {
     sqlx::query_as(
-        "SELECT count(*), count(DISTINCT (window_kind, window_start, location_id)),
+        "SELECT count(*), count(DISTINCT (domain, dates, key, dimension)),
             extract(epoch FROM now() - min(marked_at))::double precision
          FROM pipeline.marks",
     )

@@ -123,10 +123,11 @@ impl Waiting<'_> {
                 .await
                 .map(Some)?;
         }
-        let marks: i64 = sqlx::query_scalar("SELECT count(*) FROM pipeline.marks WHERE id <= $1")
-            .bind(self.marks_until.unwrap_or_default())
-            .fetch_one(self.pool)
-            .await?;
+        let marks: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM pipeline.marks WHERE id <= $1 OR dimension IS NOT NULL")
+                .bind(self.marks_until.unwrap_or_default())
+                .fetch_one(self.pool)
+                .await?;
         if marks > 0 {
             return Ok(Some(format!("{marks} change marks are not in the outputs yet: does `freshet metrics` run?")));
         }

@@ -10,6 +10,7 @@ use freshet_sinks::outputs::{
     Client, Condition, Current, FORMATS, Manifest, POINTER, Published, Put, Store, copy_key, read_current,
 };
 use freshet_topics::DOMAINS;
+use freshet_topics::pipeline::output;
 
 use crate::harness::oracles::entries;
 use crate::harness::{Process, World, all_roles, data};
@@ -28,6 +29,7 @@ fn context(world: &World, keep_days: u32) -> RefreshContext {
         s3: world.services.s3.clone(),
         bucket: world.processed_bucket().to_owned(),
         domains: DOMAINS,
+        outputs: output::shipped(),
     }
 }
 
@@ -94,9 +96,8 @@ async fn until_there(world: &World, key: &str) {
 
 /// As if all rows had changed.
 async fn mark_everything(world: &World) {
-    let marks = "INSERT INTO pipeline.marks (domain, window_kind, window_start)
-        SELECT DISTINCT 'health', k.kind, date_trunc(k.kind, date)::date
-        FROM health_data CROSS JOIN (VALUES ('week'), ('month')) AS k (kind)";
+    let marks = "INSERT INTO pipeline.marks (domain, dates)
+        SELECT 'health', unnest(range_agg(daterange(date, date + 1))) FROM health_data";
     world.execute(marks).await;
 }
 

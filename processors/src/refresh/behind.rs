@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use freshet_sinks::lives::{self, Relation};
 use freshet_sinks::outputs::Manifest;
 
-use crate::derive::CODE_VERSION;
+/// The version of the program's part in the outputs, kept in the manifest: what a manifest holds, and how rows become
+/// files. Raise it with any change there; it marks every window, and keeps programs of before from publishing over it. What
+/// an output itself is has a definition of its own.
+pub const CODE_VERSION: u32 = 2;
 
 /// What tells how far the tables are, as one snapshot shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +21,8 @@ pub struct TableState {
     pub bookmarks: BTreeMap<String, BTreeMap<i32, i64>>,
 }
 
-/// Whether what is published was made by these formulas, of this life of the ledger: then only what changed is derived.
+/// Whether what is published was made by a program like this one, of this life of the ledger: then only what changed is
+/// derived.
 pub fn goes_on(manifest: &Manifest, tables: &TableState) -> bool {
     let same_life = lives::relation(&manifest.lives, &tables.lives) == Relation::Same;
     same_life && manifest.code_version == CODE_VERSION

@@ -16,10 +16,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::RefreshError;
-use super::format::{FormatError, JSON_BETWEEN, JSON_CLOSE, JSON_OPEN, arrow_schema, csv_header, properties};
+use super::derivation::columns_of;
+use super::format::{Column, FormatError, JSON_BETWEEN, JSON_CLOSE, JSON_OPEN, arrow_schema, csv_header, properties};
 use super::metrics;
-use super::schema::columns;
-use crate::windows::Output;
 
 /// Parts read ahead while one is appended; each is in memory up to a MiB and in a temporary file beyond.
 const READ_AHEAD: usize = 8;
@@ -38,10 +37,11 @@ pub(super) struct Reconciled {
 pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconciled, RefreshError> {
     let mut reconciled = Reconciled::default();
     let published = current.manifest.version;
-    for output in Output::ALL {
-        let Some(version) = current.manifest.changed.get(output.name()).copied() else { continue };
+    for (output, derived) in &current.manifest.outputs {
+        let version = current.manifest.changed.get(output).copied();
+        let Some((version, columns)) = version.zip(columns_of(derived)) else { continue };
         for format in FORMATS {
-            let key = copy_key(output.name(), format);
+            let key = copy_key(output, format);
             let seen = store.head_copy(&key).await?;
             if let Some(copy) = &seen {
                 if is_copy_current(copy.version, version, published) {
@@ -53,14 +53,14 @@ pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconc
                     continue;
                 }
             }
-            let body = compose(store, &current.manifest, output, format).await?;
+            let body = compose(store, &current.manifest, output, &columns, format).await?;
             let absent = seen.is_none();
             let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
             failpoint::reach(Point::CopyPut);
             reconciled.again |= put == Put::Refused;
             reconciled.absent.extend((absent && put == Put::Written).then_some(key));
         }
-        metrics::COPY_VERSION.with_label_values(&[output.name()]).set(version as i64);
+        metrics::COPY_VERSION.with_label_values(&[output]).set(version as i64);
     }
     Ok(reconciled)
 }
@@ -74,8 +74,14 @@ pub(super) fn content_type(format: &str) -> &'static str {
     }
 }
 
-async fn compose(store: &Store, manifest: &Manifest, output: Output, format: &str) -> Result<Spooled, RefreshError> {
-    let windows = manifest.windows.iter().filter(|window| window.output == output.name());
+async fn compose(
+    store: &Store,
+    manifest: &Manifest,
+    output: &str,
+    columns: &[Column],
+    format: &str,
+) -> Result<Spooled, RefreshError> {
+    let windows = manifest.windows.iter().filter(|window| window.output == output);
     let files: Vec<_> = windows.filter_map(|window: &WindowFiles| window.files.get(format).cloned()).collect();
     let mut parts = stream::iter(files)
         .map(|file| {
@@ -83,7 +89,7 @@ async fn compose(store: &Store, manifest: &Manifest, output: Output, format: &st
             async move { store.fetch(&file).await }
         })
         .buffered(READ_AHEAD);
-    let mut whole = Whole::new(output, format)?;
+    let mut whole = Whole::new(columns, format)?;
     while let Some(part) = parts.try_next().await? {
         whole.append(&part)?;
     }
@@ -98,11 +104,11 @@ enum Whole {
 }
 
 impl Whole {
-    fn new(output: Output, format: &str) -> Result<Self, FormatError> {
+    fn new(columns: &[Column], format: &str) -> Result<Self, FormatError> {
         let mut body = Spool::new();
         Ok(match format {
             "csv" => {
-                let header = csv_header(columns(output));
+                let header = csv_header(columns);
                 body.write_all(&header)?;
                 Whole::Csv { body, header: header.len() as u64 }
             }
@@ -111,7 +117,7 @@ impl Whole {
                 Whole::Json { body, parts: 0 }
             }
             _ => {
-                let schema = ArrowSchemaConverter::new().convert(&arrow_schema(columns(output)))?.root_schema_ptr();
+                let schema = ArrowSchemaConverter::new().convert(&arrow_schema(columns))?.root_schema_ptr();
                 Whole::Parquet(Box::new(SerializedFileWriter::new(body, schema, Arc::new(properties()))?))
             }
         })
@@ -174,9 +180,15 @@ mod tests {
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
-    use crate::refresh::format::{Cell, Table};
+    use crate::refresh::format::Table;
+    use crate::refresh::kind::{Cell, Kind};
 
-    const OUTPUT: Output = Output::ResilienceScores;
+    fn columns() -> Vec<Column> {
+        let scores = ["overall_risk", "resource_score", "resilience_score"].map(|name| (name, Kind::Double));
+        let names = [("location_id", Kind::Int32), ("date", Kind::Date), ("location_name", Kind::Text)];
+        let column = |(name, kind): (&str, Kind)| Column { name: name.to_owned(), kind };
+        names.into_iter().chain(scores).map(column).collect()
+    }
 
     fn parts() -> Vec<[Spooled; 3]> {
         let row = |location: i64| {
@@ -184,7 +196,7 @@ mod tests {
             [Cell::Int(location), Cell::Date(date), Cell::Text("a, b"), Cell::Double(0.5), Cell::Null, Cell::Null]
         };
         let part = |locations: std::ops::Range<i64>| {
-            let mut table = Table::new(columns(OUTPUT)).expect("a table");
+            let mut table = Table::new(&columns()).expect("a table");
             locations.for_each(|location| table.row(&row(location)).expect("a row"));
             table.finish().expect("files").files
         };
@@ -197,7 +209,7 @@ mod tests {
     }
 
     fn whole(format: usize, parts: &[[Spooled; 3]]) -> Vec<u8> {
-        let mut whole = Whole::new(OUTPUT, FORMATS[format]).expect("a file");
+        let mut whole = Whole::new(&columns(), FORMATS[format]).expect("a file");
         parts.iter().for_each(|part| whole.append(&part[format]).expect("a part"));
         let whole = whole.finish().expect("complete");
         let mut bytes = Vec::new();
@@ -224,9 +236,9 @@ mod tests {
 
     #[test]
     fn no_parts_become_an_empty_file_of_each_format() {
-        assert_eq!(whole(0, &[]), csv_header(columns(OUTPUT)));
+        assert_eq!(whole(0, &[]), csv_header(&columns()));
         assert_eq!(whole(1, &[]), b"[\n]\n");
         let parquet = parquet(whole(2, &[]));
-        assert_eq!(parquet.schema().fields().len(), columns(OUTPUT).len());
+        assert_eq!(parquet.schema().fields().len(), columns().len());
     }
 }

@@ -17,14 +17,17 @@ use tokio_util::sync::CancellationToken;
 use super::pace::Pace;
 use super::publish::{Outcome, Publication, Publisher};
 use super::retry::{BACKOFF, Retry, sleep};
-use super::{RefreshContext, RefreshError, collect_once, copies, metrics};
-use crate::derive::CODE_VERSION;
+use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics};
 
 /// Garbage is collected this long after the start, and then once an hour.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
 /// The publisher counts as idle once it had nothing to do this long ago and now.
 const IDLE_FOR: Duration = Duration::from_millis(500);
+
+/// Whether there are marks, or outputs that did not work and are to be tried again.
+const LOOK_FOR_WORK: &str = "SELECT EXISTS (SELECT FROM pipeline.marks)
+    OR EXISTS (SELECT FROM pipeline.output_failures WHERE NOT (now() >= retry_from AND now() < retry_at))";
 
 /// What the loops tell each other.
 #[derive(Default)]
@@ -47,6 +50,9 @@ struct Signals {
 /// If trying again is of no use: the store does not keep conditional writes, or the schema does not fit.
 pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result<(), RefreshError> {
     metrics::declare();
+    for output in context.outputs {
+        metrics::OUTPUT_FAILED.with_label_values(&[output.name]).set(0);
+    }
     let mut retry = Retry::new("probe the store");
     while !shutdown.is_cancelled() {
         let probed = outputs::probe(&context.s3, &context.bucket).await.map_err(RefreshError::from);
@@ -83,11 +89,14 @@ async fn publish_loop(
     let mut retry = Retry::new("publish");
     let mut published_on = None;
     let mut said = None;
+    let mut more = false;
     while !shutdown.is_cancelled() {
         if published_on == Some(Utc::now().date_naive()) {
-            signals.idle.store(true, Relaxed);
-            wait_for_work(&context, &signals, &mut publisher, &shutdown).await?;
-            signals.idle.store(false, Relaxed);
+            if !more {
+                signals.idle.store(true, Relaxed);
+                wait_for_work(&context, &signals, &mut publisher, &shutdown).await?;
+                signals.idle.store(false, Relaxed);
+            }
             rest(&pace, &signals.marks, &shutdown).await;
         }
         let today = Utc::now().date_naive();
@@ -96,6 +105,7 @@ async fn publish_loop(
         published_on = None;
         let Some(publication) = retry.value_or_wait(published, &shutdown).await? else { continue };
         published_on = Some(today);
+        more = publication.waiting > 0;
         pace.ran(began, Instant::now());
         report(&publication, &mut said);
         if publication.mended {
@@ -105,8 +115,8 @@ async fn publish_loop(
     Ok(())
 }
 
-/// Returns once there is reason to believe that there are marks, that it is another day, or that something published
-/// may be gone.
+/// Returns once there is reason to believe that there are marks, that an output is to be tried again, that it is another
+/// day, or that something published may be gone.
 async fn wait_for_work(
     context: &RefreshContext,
     signals: &Signals,
@@ -126,7 +136,7 @@ async fn wait_for_work(
             () = tokio::time::sleep(publisher.verification_in()) => return Ok(()),
             () = tokio::time::sleep(Duration::from_millis(context.settings.look_interval_ms)) => {}
         }
-        let any = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pipeline.marks)").fetch_one(&context.pool).await;
+        let any = sqlx::query_scalar(LOOK_FOR_WORK).fetch_one(&context.pool).await;
         let any = any.map_err(|source| RefreshError::Postgres { action: "look for marks", source });
         if retry.value_or_wait(any, shutdown).await? == Some(true) {
             return Ok(());
@@ -157,9 +167,9 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
     let Publication { outcome, version, windows, files, marks, duration, .. } = publication;
     metrics::VERSION.set(*version as i64);
     metrics::REFUSED.set(matches!(outcome, Outcome::Refused(_)).into());
-    metrics::OUTDATED.set(matches!(outcome, Outcome::Outdated { .. }).into());
+    metrics::OUTDATED.set(matches!(outcome, Outcome::Outdated { .. } | Outcome::Superseded(_)).into());
     let keeps_from_publishing = match outcome {
-        Outcome::Refused(_) | Outcome::Outdated { .. } => Some(outcome.clone()),
+        Outcome::Refused(_) | Outcome::Outdated { .. } | Outcome::Superseded(_) => Some(outcome.clone()),
         Outcome::Published | Outcome::Unchanged => None,
     };
     if *outcome == Outcome::Published {
@@ -186,6 +196,7 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
              the newer program, or, to go back to this one for good, stop the newer and delete metrics/current.json \
              and everything under metrics/manifests/"
         ),
+        Some(Outcome::Superseded(reason)) => tracing::error!(version, reason, "publish nothing"),
         _ => tracing::info!(version, "publish again"),
     }
     *said = keeps_from_publishing;
@@ -259,7 +270,7 @@ async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Cop
         Err(OutputError::Lost { .. }) => return Ok(Copied::Lost),
         Err(error) => return Err(error.into()),
     };
-    // Only a program that derives the same columns can put the files of a version together.
+    // Only a program that writes rows the same way can put the files of a version together.
     if current.manifest.code_version != CODE_VERSION {
         return Ok(Copied::Nothing);
     }

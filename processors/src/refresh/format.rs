@@ -1,18 +1,18 @@
 //! One stream of typed rows as CSV, JSON and Parquet, the same rows giving the same bytes.
 //!
-//! - **CSV**: header; numbers shortest round-trip, as serde_json prints them (`1e+16`); NULL empty, empty text `""`; booleans 0/1; NaN and the
-//!   infinities `NaN`, `Infinity`, `-Infinity`; RFC 4180 quoting; lines end in `\n`.
+//! - **CSV**: header; numbers shortest round-trip, as serde_json prints them (`1e+16`), `numeric` digit by digit; NULL
+//!   empty, empty text `""`; booleans 0/1; NaN and the infinities `NaN`, `Infinity`, `-Infinity`; moments in UTC; RFC 4180
+//!   quoting; lines end in `\n`.
 //! - **JSON**: one array of objects, one object a line, columns in order; NULL, NaN and infinities `null`.
 //! - **Parquet**: plain Arrow types, zstd, a fixed writer name and no further metadata.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BooleanBuilder, Date32Builder, Float64Builder, Int32Builder, Int64Builder, RecordBatch, StringBuilder,
-};
-use arrow::datatypes::{DataType, Field, Schema};
-use chrono::{Datelike, NaiveDate};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema};
+use chrono::SecondsFormat;
 use freshet_sinks::outputs::{Spool, Spooled};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -20,14 +20,12 @@ use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::schema::{Column, Kind};
+use super::kind::{Builder, Cell, Kind};
 
 /// Rows handed to the Parquet writer at once.
 const BATCH_ROWS: usize = 4_096;
 /// A row group is in memory, encoded, until it is full.
 const ROW_GROUP_ROWS: usize = 65_536;
-/// Days from 0001-01-01 to 1970-01-01, from which Parquet counts.
-const EPOCH_FROM_CE: i32 = 719_163;
 
 /// What a JSON array begins with, what stands between its objects, and what it ends with.
 pub(super) const JSON_OPEN: &[u8] = b"[\n";
@@ -45,33 +43,11 @@ pub enum FormatError {
     Parquet(#[from] ParquetError),
 }
 
-/// One value of a row.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Cell<'a> {
-    Null,
-    Int(i64),
-    Double(f64),
-    Text(&'a str),
-    Date(NaiveDate),
-    Bool(bool),
-}
-
-impl From<Option<i32>> for Cell<'_> {
-    fn from(value: Option<i32>) -> Self {
-        value.map_or(Cell::Null, |value| Cell::Int(value.into()))
-    }
-}
-
-impl From<Option<i64>> for Cell<'_> {
-    fn from(value: Option<i64>) -> Self {
-        value.map_or(Cell::Null, Cell::Int)
-    }
-}
-
-impl From<Option<f64>> for Cell<'_> {
-    fn from(value: Option<f64>) -> Self {
-        value.map_or(Cell::Null, Cell::Double)
-    }
+/// A column of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) kind: Kind,
 }
 
 /// The three files of a table, complete.
@@ -84,7 +60,9 @@ pub(super) struct Encoded {
 
 /// The three files of a table as they are written.
 pub(super) struct Table {
-    columns: &'static [Column],
+    /// The names of the columns as JSON has them before a value.
+    names: Vec<Vec<u8>>,
+    schema: Arc<Schema>,
     csv: Spool,
     json: Spool,
     parquet: ArrowWriter<Spool>,
@@ -96,27 +74,39 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(columns: &'static [Column]) -> Result<Self, FormatError> {
+    pub(super) fn new(columns: &[Column]) -> Result<Self, FormatError> {
         let mut csv = Spool::new();
         csv.write_all(&csv_header(columns))?;
         let mut json = Spool::new();
         json.write_all(JSON_OPEN)?;
         let options = ArrowWriterOptions::new().with_properties(properties()).with_skip_arrow_metadata(true);
-        let parquet = ArrowWriter::try_new_with_options(Spool::new(), Arc::new(arrow_schema(columns)), options)?;
-        let builders = columns.iter().map(|(_, kind)| Builder::new(*kind)).collect();
-        Ok(Table { columns, csv, json, parquet, builders, batched: 0, rows: 0, text: Vec::new() })
+        let schema = Arc::new(arrow_schema(columns));
+        let parquet = ArrowWriter::try_new_with_options(Spool::new(), Arc::clone(&schema), options)?;
+        let builders = columns.iter().map(|column| Builder::new(column.kind)).collect();
+        let names = columns.iter().map(|column| format!("{}:", serde_json::Value::from(column.name.as_str())).into());
+        Ok(Table {
+            names: names.collect(),
+            schema,
+            csv,
+            json,
+            parquet,
+            builders,
+            batched: 0,
+            rows: 0,
+            text: Vec::new(),
+        })
     }
 
     /// Adds a row, one cell a column.
     pub(super) fn row(&mut self, cells: &[Cell<'_>]) -> Result<(), FormatError> {
-        assert_eq!(cells.len(), self.columns.len(), "a row has a cell for each column");
+        assert_eq!(cells.len(), self.names.len(), "a row has a cell for each column");
         self.json.write_all(if self.rows == 0 { b"{" } else { b",\n{" })?;
-        for (index, ((name, _), cell)) in self.columns.iter().zip(cells).enumerate() {
+        for (index, (name, cell)) in self.names.iter().zip(cells).enumerate() {
             if index > 0 {
                 self.csv.write_all(b",")?;
                 self.json.write_all(b",")?;
             }
-            write!(self.json, "\"{name}\":")?;
+            self.json.write_all(name)?;
             write_cell(*cell, &mut self.text, &mut self.csv, &mut self.json)?;
         }
         self.csv.write_all(b"\n")?;
@@ -144,8 +134,7 @@ impl Table {
             return Ok(());
         }
         let arrays = self.builders.iter_mut().map(Builder::finish).collect();
-        let schema = Arc::new(arrow_schema(self.columns));
-        let batch = RecordBatch::try_new(schema, arrays).map_err(ParquetError::from)?;
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(ParquetError::from)?;
         self.parquet.write(&batch)?;
         self.batched = 0;
         Ok(())
@@ -154,7 +143,7 @@ impl Table {
 
 /// The first line of a CSV file.
 pub(super) fn csv_header(columns: &[Column]) -> Vec<u8> {
-    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let names: Vec<_> = columns.iter().map(|column| csv_text(&column.name)).collect();
     let mut header = names.join(",").into_bytes();
     header.push(b'\n');
     header
@@ -172,17 +161,7 @@ pub(super) fn properties() -> WriterProperties {
 }
 
 pub(super) fn arrow_schema(columns: &[Column]) -> Schema {
-    let field = |(name, kind): &Column| {
-        let data_type = match kind {
-            Kind::Int32 => DataType::Int32,
-            Kind::Int64 => DataType::Int64,
-            Kind::Double => DataType::Float64,
-            Kind::Text => DataType::Utf8,
-            Kind::Date => DataType::Date32,
-            Kind::Bool => DataType::Boolean,
-        };
-        Field::new(*name, data_type, true)
-    };
+    let field = |column: &Column| Field::new(&column.name, column.kind.arrow(), true);
     Schema::new(columns.iter().map(field).collect::<Vec<_>>())
 }
 
@@ -195,20 +174,19 @@ fn write_cell(cell: Cell<'_>, text: &mut Vec<u8>, csv: &mut Spool, json: &mut Sp
             return json.write_all(if value { b"true" } else { b"false" });
         }
         Cell::Text(value) => {
-            write_csv_text(value, csv)?;
+            csv.write_all(csv_text(value).as_bytes())?;
             serde_json::to_writer(&mut *text, value)?;
             return json.write_all(text);
         }
         Cell::Double(value) if !value.is_finite() => {
-            let name = if value.is_nan() {
-                "NaN"
-            } else if value > 0.0 {
-                "Infinity"
-            } else {
-                "-Infinity"
-            };
-            csv.write_all(name.as_bytes())?;
+            csv.write_all(not_finite(value).as_bytes())?;
             return json.write_all(b"null");
+        }
+        Cell::Digits(value) => {
+            csv.write_all(value.as_bytes())?;
+            // NaN and the infinities have no digits.
+            let is_number = value.ends_with(|last: char| last.is_ascii_digit());
+            return json.write_all(if is_number { value.as_bytes() } else { b"null" });
         }
         Cell::Double(value) => serde_json::to_writer(&mut *text, &value)?,
         Cell::Int(value) => serde_json::to_writer(&mut *text, &value)?,
@@ -217,92 +195,54 @@ fn write_cell(cell: Cell<'_>, text: &mut Vec<u8>, csv: &mut Spool, json: &mut Sp
             csv.write_all(text)?;
             return write!(json, "\"{value}\"");
         }
+        Cell::Timestamp(value) => {
+            let value = value.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+            csv.write_all(value.as_bytes())?;
+            return write!(json, "\"{value}\"");
+        }
     }
     csv.write_all(text)?;
     json.write_all(text)
 }
 
-fn write_csv_text(value: &str, csv: &mut Spool) -> io::Result<()> {
+fn not_finite(value: f64) -> &'static str {
+    match (value.is_nan(), value > 0.0) {
+        (true, _) => "NaN",
+        (false, true) => "Infinity",
+        (false, false) => "-Infinity",
+    }
+}
+
+fn csv_text(value: &str) -> Cow<'_, str> {
     match value.is_empty() || value.contains([',', '"', '\n', '\r']) {
-        true => write!(csv, "\"{}\"", value.replace('"', "\"\"")),
-        false => csv.write_all(value.as_bytes()),
-    }
-}
-
-/// A column of the batch at hand.
-enum Builder {
-    Int32(Int32Builder),
-    Int64(Int64Builder),
-    Double(Float64Builder),
-    Text(StringBuilder),
-    Date(Date32Builder),
-    Bool(BooleanBuilder),
-}
-
-impl Builder {
-    fn new(kind: Kind) -> Self {
-        match kind {
-            Kind::Int32 => Builder::Int32(Int32Builder::new()),
-            Kind::Int64 => Builder::Int64(Int64Builder::new()),
-            Kind::Double => Builder::Double(Float64Builder::new()),
-            Kind::Text => Builder::Text(StringBuilder::new()),
-            Kind::Date => Builder::Date(Date32Builder::new()),
-            Kind::Bool => Builder::Bool(BooleanBuilder::new()),
-        }
-    }
-
-    fn append(&mut self, cell: Cell<'_>) {
-        match (self, cell) {
-            (Builder::Int32(builder), Cell::Int(value)) => {
-                builder.append_value(i32::try_from(value).expect("a column of 32 bits holds 32 bits"));
-            }
-            (Builder::Int64(builder), Cell::Int(value)) => builder.append_value(value),
-            (Builder::Double(builder), Cell::Double(value)) => builder.append_value(value),
-            (Builder::Text(builder), Cell::Text(value)) => builder.append_value(value),
-            (Builder::Date(builder), Cell::Date(value)) => {
-                builder.append_value(value.num_days_from_ce() - EPOCH_FROM_CE);
-            }
-            (Builder::Bool(builder), Cell::Bool(value)) => builder.append_value(value),
-            (Builder::Int32(builder), Cell::Null) => builder.append_null(),
-            (Builder::Int64(builder), Cell::Null) => builder.append_null(),
-            (Builder::Double(builder), Cell::Null) => builder.append_null(),
-            (Builder::Text(builder), Cell::Null) => builder.append_null(),
-            (Builder::Date(builder), Cell::Null) => builder.append_null(),
-            (Builder::Bool(builder), Cell::Null) => builder.append_null(),
-            (_, cell) => panic!("{cell:?} is not of its column's type"),
-        }
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        match self {
-            Builder::Int32(builder) => Arc::new(builder.finish()),
-            Builder::Int64(builder) => Arc::new(builder.finish()),
-            Builder::Double(builder) => Arc::new(builder.finish()),
-            Builder::Text(builder) => Arc::new(builder.finish()),
-            Builder::Date(builder) => Arc::new(builder.finish()),
-            Builder::Bool(builder) => Arc::new(builder.finish()),
-        }
+        true => format!("\"{}\"", value.replace('"', "\"\"")).into(),
+        false => value.into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::DataType;
+    use chrono::NaiveDate;
     use freshet_sinks::outputs::Readable;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
 
-    const COLUMNS: &[Column] = &[
-        ("i", Kind::Int32),
-        ("l", Kind::Int64),
-        ("d", Kind::Double),
-        ("t", Kind::Text),
-        ("day", Kind::Date),
-        ("b", Kind::Bool),
-    ];
+    fn columns(columns: &[(&str, Kind)]) -> Vec<Column> {
+        columns.iter().map(|(name, kind)| Column { name: (*name).to_owned(), kind: *kind }).collect()
+    }
 
     fn encode(rows: &[[Cell<'_>; 6]]) -> Encoded {
-        let mut table = Table::new(COLUMNS).expect("a table");
+        let kinds = [
+            ("i", Kind::Int32),
+            ("l", Kind::Int64),
+            ("d", Kind::Double),
+            ("t", Kind::Text),
+            ("day", Kind::Date),
+            ("b", Kind::Bool),
+        ];
+        let mut table = Table::new(&columns(&kinds)).expect("a table");
         for row in rows {
             table.row(row).expect("a row");
         }
@@ -364,6 +304,28 @@ mod tests {
         ];
         assert_eq!(text(&encode(&rows()).files[0]), lines.join("\n"));
         assert_eq!(text(&encode(&[]).files[0]), "i,l,d,t,day,b\n");
+    }
+
+    #[test]
+    fn digits_moments_and_names_are_exact_to_the_byte() {
+        let moment = |text: &str| Cell::Timestamp(text.parse().expect("a moment"));
+        let mut table = Table::new(&columns(&[("a \"b\"", Kind::Numeric), ("at", Kind::Timestamp)])).expect("a table");
+        let rows = [
+            [Cell::Digits("0.10"), moment("2025-08-22T10:00:00Z")],
+            [Cell::Digits("NaN"), moment("1969-12-31T23:59:59.000001Z")],
+        ];
+        rows.iter().for_each(|row| table.row(row).expect("a row"));
+        let files = table.finish().expect("files").files;
+        let csv = "\"a \"\"b\"\"\",at\n0.10,2025-08-22T10:00:00Z\nNaN,1969-12-31T23:59:59.000001Z\n";
+        assert_eq!(text(&files[0]), csv);
+        let json = concat!(
+            "[\n",
+            r#"{"a \"b\"":0.10,"at":"2025-08-22T10:00:00Z"},"#,
+            "\n",
+            r#"{"a \"b\"":null,"at":"1969-12-31T23:59:59.000001Z"}"#,
+            "\n]\n"
+        );
+        assert_eq!(text(&files[1]), json);
     }
 
     #[test]

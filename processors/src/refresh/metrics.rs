@@ -35,10 +35,13 @@ metrics! {
     DURATION: Histogram = register_histogram!(histogram_opts!(
         "freshet_publication_duration_seconds", "Time from reading the pointer to having swapped it",
         exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
+    OUTPUT_FAILED: IntGaugeVec = register_int_gauge_vec!(
+        "freshet_output_failed", "1 while the query of an output does not work and what is published of it is of an earlier state",
+        &["output"]);
     DIRTY_WINDOWS: IntGauge = register_int_gauge!(
         "freshet_publication_dirty_windows", "Windows that the last publication found dirty");
     WINDOWS: IntCounter = register_int_counter!(
-        "freshet_publication_windows_total", "Windows derived again");
+        "freshet_publication_windows_total", "Windows derived again, counted for each output");
     FILES: IntCounter = register_int_counter!(
         "freshet_publication_files_total", "Data files written");
     BYTES: IntCounter = register_int_counter!(

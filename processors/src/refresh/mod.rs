@@ -5,26 +5,29 @@
 //! derived again.
 //!
 //! One change's path through it: `apply` leaves a mark and notifies → [`run`] wakes, at a [`pace`] → a
-//! [`snapshot`] reads marks and bookmarks → a [`pass`] over each dirty window derives its rows
-//! ([`crate::derive`], [`aggregate`]) into files ([`format`]) → [`publish`] writes those that are new, the
-//! manifest, and swaps the pointer, then deletes the marks → [`copies`] brings the whole-file copies after.
+//! [`snapshot`] reads marks and bookmarks → a [`derivation`] runs the [`query`] of each output for each of its dirty
+//! windows, whose rows become files ([`mod@format`]) → [`publish`] writes those that are new, the manifest, and swaps the
+//! pointer, then deletes the marks → [`copies`] brings the whole-file copies after.
+//!
+//! An output whose query does not work stops alone: what is published of it stays, and it is tried again at growing
+//! intervals; when it works again all its windows are derived.
 //!
 //! Any number of publishers may run at once: one wins each swap, the others start again. None waits for another, nor
 //! for the garbage collection. What was deleted by hand is found by looking now and then, and made again ([`basis`]
 //! says on what).
 
-mod aggregate;
 mod basis;
 mod behind;
 mod copies;
+mod derivation;
 mod follow;
 mod format;
+mod kind;
 mod metrics;
 mod pace;
-mod pass;
 mod publish;
+mod query;
 mod retry;
-mod schema;
 mod snapshot;
 mod uploads;
 
@@ -34,14 +37,14 @@ use chrono::{NaiveDate, Utc};
 use freshet_sinks::outputs::{self, Client, OutputError, Store};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::Domain;
+use freshet_topics::pipeline::output::Output;
 use serde::Deserialize;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::derive::CODE_VERSION;
 use publish::Publisher;
 
-pub use behind::{TableState, goes_on, why_behind};
+pub use behind::{CODE_VERSION, TableState, goes_on, why_behind};
 pub use follow::run;
 pub use format::FormatError;
 pub use publish::{Outcome, Publication};
@@ -64,6 +67,9 @@ pub struct MetricsSettings {
     pub allowed_lateness_days: u32,
     /// Files that no manifest of the last so many days names are deleted.
     pub keep_days: u32,
+    /// How long the query of an output may take for one window, in seconds, its rows sent included; one that takes longer
+    /// stops that output.
+    pub query_timeout_s: u64,
 }
 
 impl Default for MetricsSettings {
@@ -75,6 +81,7 @@ impl Default for MetricsSettings {
             verify_interval_ms: 300_000,
             allowed_lateness_days: 7,
             keep_days: 7,
+            query_timeout_s: 60,
         }
     }
 }
@@ -97,8 +104,10 @@ pub struct RefreshContext {
     pub s3: Client,
     /// The bucket of the outputs.
     pub bucket: String,
-    /// The registry of domains.
+    /// The domains.
     pub domains: &'static [&'static Domain],
+    /// The outputs.
+    pub outputs: &'static [&'static Output],
 }
 
 /// What keeps the outputs from following the tables.

@@ -5,8 +5,9 @@
 //! are. Nothing is locked but the tables, against being dropped: a publisher that is frozen half-way holds up
 //! neither the others nor the garbage collection, and finds its swap refused when it wakes.
 //!
-//! Outputs have an order of code: a publisher whose formulas are older than those of what is published publishes
-//! nothing ([`Outcome::Outdated`]), so that in a rolling upgrade the newest program wins.
+//! Outputs have an order: a publisher whose program is older than that of what is published publishes nothing
+//! ([`Outcome::Outdated`]), nor does one whose outputs were set up otherwise since ([`Outcome::Superseded`]), so that in a
+//! rolling upgrade the newest program and folder win.
 //!
 //! What was deleted by hand is made again: see [`Publisher::verify_if_due`].
 
@@ -14,20 +15,19 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, NaiveDate, Utc};
-use freshet_sinks::outputs::{Current, Damage, Manifest, Published, Put, Store, WindowFiles};
+use freshet_sinks::output_state;
+use freshet_sinks::outputs::{Current, Damage, Manifest, Published, Put, Store};
 use freshet_topics::failpoint::{self, Point};
+use freshet_topics::pipeline::output::Output;
 use freshet_topics::trace;
-use freshet_topics::window::{Window, WindowKind};
 use tokio_util::sync::CancellationToken;
 
-use super::aggregate::Locations;
 use super::basis::{Basis, Began};
-use super::behind::{goes_on, why_behind};
+use super::behind::{CODE_VERSION, why_behind};
+use super::derivation::{Derivation, Plan};
 use super::snapshot::Snapshot;
-use super::uploads::Uploads;
-use super::{RefreshContext, RefreshError, metrics, pass};
-use crate::derive::CODE_VERSION;
-use crate::windows::{Dirty, Output, is_final};
+use super::{RefreshContext, RefreshError, metrics};
+use crate::windows::Waiting;
 
 /// Every conflict means that another publisher has got on, so this many in a row mean that something is wrong.
 const CONFLICTS_MAX: u32 = 20;
@@ -50,6 +50,8 @@ pub enum Outcome {
         /// This program's.
         own: u32,
     },
+    /// An output was set up otherwise than this program has it, as this says; nothing is published until they agree.
+    Superseded(String),
 }
 
 /// A publication, as tests and status see it.
@@ -65,6 +67,10 @@ pub struct Publication {
     pub files: usize,
     /// Marks consumed.
     pub marks: usize,
+    /// Ranges of dates that go on waiting because only a dimension changed.
+    pub waiting: usize,
+    /// Outputs whose query does not work: what is published of them is of an earlier state.
+    pub failed: Vec<&'static str>,
     /// Whether something was made again that had been deleted or put back by hand.
     pub mended: bool,
     /// From reading the pointer to having swapped it.
@@ -81,12 +87,11 @@ pub(super) struct Publisher {
     verified_at: Option<Instant>,
     /// The damage that the log speaks of already.
     announced: Option<String>,
+    /// Why outputs do not work, as far as the log speaks of it already.
+    said: BTreeMap<&'static str, String>,
     /// Files whose rows were in the last publication, with the time of their last batch; empty while nobody traces.
     traced: BTreeMap<i64, DateTime<Utc>>,
 }
-
-/// The files of the version to come.
-type Files = BTreeMap<(Output, Window), WindowFiles>;
 
 impl Publisher {
     pub(super) fn new(context: RefreshContext) -> Self {
@@ -98,6 +103,7 @@ impl Publisher {
             damage: Damage::default(),
             verified_at: None,
             announced: None,
+            said: BTreeMap::new(),
             traced: BTreeMap::new(),
         }
     }
@@ -174,6 +180,8 @@ impl Publisher {
             windows: 0,
             files: 0,
             marks: 0,
+            waiting: 0,
+            failed: Vec::new(),
             mended: false,
             duration: Duration::ZERO,
         };
@@ -191,8 +199,18 @@ impl Publisher {
             publication.outcome = Outcome::Refused(reason);
             return Ok(Some(publication));
         }
-        let dirty = self.dirty(&mut snapshot, basis.kept()).await?;
-        if basis.kept().is_some() && dirty.is_empty() && snapshot.mark_ids.is_empty() {
+        for output in self.context.outputs {
+            let is_failed = snapshot.failures.iter().any(|failure| failure.output == output.name);
+            metrics::OUTPUT_FAILED.with_label_values(&[output.name]).set(is_failed.into());
+        }
+        if let Some(reason) = superseded(self.context.outputs, &snapshot.definitions) {
+            snapshot.close().await.map_err(postgres("close the snapshot"))?;
+            publication.outcome = Outcome::Superseded(reason);
+            return Ok(Some(publication));
+        }
+        let context = self.context.clone();
+        let plan = Plan::of(&context, &basis, &self.damage, &mut snapshot).await?;
+        if plan.is_empty() && snapshot.mark_ids.is_empty() {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             return Ok(Some(publication));
         }
@@ -201,20 +219,23 @@ impl Publisher {
             true => snapshot.applied_lately().await.map_err(postgres("read what was applied lately"))?,
             false => BTreeMap::new(),
         };
-        let (manifest, files) = self.derive(&mut snapshot, &basis, &dirty, shutdown).await?;
+        let derivation = plan.derive(&self.store, &self.damage, &mut snapshot, shutdown).await?;
         if let Some((took, limit)) = began.overlong(self.context.settings.keep()) {
             return Err(RefreshError::Overlong { took, limit });
         }
+        let manifest = &derivation.manifest;
         let unchanged = basis.kept().is_some_and(|it| *it == Manifest { version: it.version, ..manifest.clone() });
-        if !unchanged && self.store.publish(basis.swap.clone(), &manifest).await? == Put::Refused {
+        if !unchanged && self.store.publish(basis.swap.clone(), manifest).await? == Put::Refused {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
             return Ok(None);
         }
         failpoint::reach(Point::PointerSwapped);
-        let marks = std::mem::take(&mut snapshot.mark_ids);
+        let mut marks = std::mem::take(&mut snapshot.mark_ids);
+        marks.extend(derivation.taken.iter().filter_map(|one| one.mark));
         snapshot.close().await.map_err(postgres("close the snapshot"))?;
         self.trace_publication(applied, began.at, manifest.version);
-        self.delete_marks(&marks).await.map_err(postgres("delete the marks that are published"))?;
+        self.record(&derivation).await.map_err(postgres("record which outputs work"))?;
+        self.take_up(&marks, &derivation.waiting).await.map_err(postgres("delete the marks that are published"))?;
         failpoint::reach(Point::MarksDeleted);
         if !unchanged {
             publication.outcome = Outcome::Published;
@@ -222,12 +243,44 @@ impl Publisher {
         }
         publication.mended = self.mended(&basis);
         Ok(Some(Publication {
-            windows: dirty.len(),
-            files,
+            windows: derivation.windows,
+            files: derivation.written,
             marks: marks.len(),
+            waiting: derivation.waiting.len(),
+            failed: derivation.failed.keys().copied().collect(),
             duration: began.at.elapsed(),
             ..publication
         }))
+    }
+
+    /// Remembers which outputs do not work and since when, for people and for whoever publishes next, and says so once.
+    async fn record(&mut self, derivation: &Derivation) -> Result<(), sqlx::Error> {
+        for output in self.context.outputs {
+            metrics::OUTPUT_FAILED
+                .with_label_values(&[output.name])
+                .set(derivation.failed.contains_key(output.name).into());
+            let Some(failed) = derivation.failed.get(output.name) else {
+                if self.said.remove(output.name).is_some() {
+                    tracing::info!(output = output.name, "the output works again");
+                }
+                continue;
+            };
+            if self.said.get(output.name) != Some(&failed.reason) {
+                tracing::error!(
+                    output = output.name,
+                    reason = failed.reason,
+                    "the query of an output does not work: what is published of it stays as it is, the others go on"
+                );
+                self.said.insert(output.name, failed.reason.clone());
+            }
+            if failed.is_new {
+                output_state::failed(&self.context.pool, output, &failed.reason, failed.failures).await?;
+            }
+        }
+        match derivation.work_again.is_empty() {
+            true => Ok(()),
+            false => output_state::work(&self.context.pool, &derivation.work_again).await,
+        }
     }
 
     /// Says once, for people, what was deleted or put back and is made again.
@@ -271,109 +324,50 @@ impl Publisher {
         self.traced = applied;
     }
 
-    /// The windows to derive: what the marks say, what has closed or opened since, and what has lost a file; or
-    /// everything, where no files are kept, or other formulas or another life of the ledger made them.
-    async fn dirty(&self, snapshot: &mut Snapshot, kept: Option<&Manifest>) -> Result<Dirty, RefreshError> {
-        let failed = postgres("find the dirty windows");
-        let Some(kept) = kept.filter(|manifest| goes_on(manifest, &snapshot.tables)) else {
-            return snapshot.everything().await.map_err(failed);
-        };
-        let mut dirty = snapshot.dirty().await.map_err(failed)?;
-        for (output, window, files) in entries(kept) {
-            let turned = files.is_final.is_some_and(|before| before != self.is_final(snapshot, output, window));
-            if turned || files.files.values().any(|file| self.damage.missing.contains(&file.key)) {
-                dirty.mark_output(output, window);
-            }
+    /// Deletes exactly these marks, and keeps those that go on waiting and are no marks yet. One that a publisher deletes
+    /// twice, or two at once, is gone all the same; one that two keep makes a window dirty once more.
+    async fn take_up(&self, marks: &[i64], waiting: &[Waiting]) -> Result<(), sqlx::Error> {
+        let mut transaction = self.context.pool.begin().await?;
+        let kept: Vec<&Waiting> = waiting.iter().filter(|one| one.mark.is_none()).collect();
+        for kept in kept.chunks(MARKS_BATCH) {
+            sqlx::query(
+                "INSERT INTO pipeline.marks (domain, dates, dimension)
+                 SELECT u.domain, daterange(u.first, u.last, '[]'), u.dimension
+                 FROM UNNEST($1::text[], $2::date[], $3::date[], $4::text[]) AS u (domain, first, last, dimension)",
+            )
+            .bind(kept.iter().map(|one| one.dates.domain.to_owned()).collect::<Vec<_>>())
+            .bind(kept.iter().map(|one| one.dates.first).collect::<Vec<_>>())
+            .bind(kept.iter().map(|one| one.dates.last).collect::<Vec<_>>())
+            .bind(kept.iter().map(|one| one.dimension.clone()).collect::<Vec<_>>())
+            .execute(&mut *transaction)
+            .await?;
         }
-        Ok(dirty)
-    }
-
-    fn is_final(&self, snapshot: &Snapshot, output: Output, window: Window) -> bool {
-        is_final(window, self.context.settings.allowed_lateness_days, snapshot.watermark(output))
-    }
-
-    /// Derives the dirty windows, writes their files, and says what the next version consists of.
-    async fn derive(
-        &self,
-        snapshot: &mut Snapshot,
-        basis: &Basis,
-        dirty: &Dirty,
-        shutdown: &CancellationToken,
-    ) -> Result<(Manifest, usize), RefreshError> {
-        let (before, version) = (basis.kept(), basis.next_version());
-        let mut files: Files = match before.filter(|manifest| goes_on(manifest, &snapshot.tables)) {
-            Some(manifest) => {
-                entries(manifest).map(|(output, window, files)| ((output, window), files.clone())).collect()
-            }
-            None => Files::new(),
-        };
-        let mut uploads = Uploads::new(self.store.clone(), version, before, &self.damage.missing);
-        let locations = match dirty.is_empty() {
-            true => Locations::new(),
-            false => snapshot.locations().await.map_err(postgres("read the locations"))?,
-        };
-        metrics::DIRTY_WINDOWS.set(dirty.len() as i64);
-        for (window, outputs) in dirty.iter() {
-            if shutdown.is_cancelled() {
-                return Err(RefreshError::Stopped);
-            }
-            let closed = self.is_final(snapshot, Output::WindowMetrics, window);
-            let derived = pass::derive(snapshot.connection(), &locations, window, outputs, closed).await?;
-            metrics::WINDOWS.inc();
-            for (output, encoded) in derived {
-                let closed = (output == Output::WindowMetrics).then_some(closed);
-                match uploads.add(output, window, closed, encoded).await? {
-                    Some(entry) => files.insert((output, window), entry),
-                    None => files.remove(&(output, window)),
-                };
-            }
-        }
-        let written = uploads.finish().await?;
-        failpoint::reach(Point::FilesPut);
-        let manifest = Manifest {
-            version,
-            code_version: CODE_VERSION,
-            lives: snapshot.tables.lives.clone(),
-            epochs: snapshot.tables.epochs.clone(),
-            bookmarks: snapshot.tables.bookmarks.clone(),
-            watermarks: snapshot.watermarks.clone(),
-            changed: changed(before, &files, version),
-            windows: files.into_values().collect(),
-        };
-        Ok((manifest, written))
-    }
-
-    /// Deletes exactly these marks. One that a publisher deletes twice, or two at once, is gone all the same.
-    async fn delete_marks(&self, marks: &[i64]) -> Result<(), sqlx::Error> {
         for marks in marks.chunks(MARKS_BATCH) {
-            sqlx::query("DELETE FROM pipeline.marks WHERE id = ANY($1)")
-                .bind(marks)
-                .execute(&self.context.pool)
-                .await?;
+            sqlx::query("DELETE FROM pipeline.marks WHERE id = ANY($1)").bind(marks).execute(&mut *transaction).await?;
         }
-        Ok(())
+        transaction.commit().await
     }
 }
 
-/// The files of a manifest with what they are of; what this version does not know is left out.
-pub(super) fn entries(manifest: &Manifest) -> impl Iterator<Item = (Output, Window, &WindowFiles)> {
-    manifest.windows.iter().filter_map(|files| {
-        let output = Output::ALL.into_iter().find(|output| output.name() == files.output)?;
-        let kind = WindowKind::from_name(&files.window_kind)?;
-        Some((output, Window { kind, start: files.window_start }, files))
-    })
-}
-
-/// For each output the version in which one of its files last changed.
-fn changed(before: Option<&Manifest>, files: &Files, version: u64) -> BTreeMap<String, u64> {
-    let each = Output::ALL.into_iter().map(|output| {
-        let now = files.iter().filter(|((of, _), _)| *of == output).map(|(_, files)| files);
-        let same = before
-            .filter(|manifest| now.eq(entries(manifest).filter(|(of, _, _)| *of == output).map(|(_, _, files)| files)));
-        let since = same.and_then(|manifest| manifest.changed.get(output.name()).copied());
-        (output.name().to_owned(), since.unwrap_or(version))
-    });
-    each.collect()
+/// What was set up last and is not what this program has: then another program or folder publishes.
+///
+/// | set up last | here | |
+/// |---|---|---|
+/// | a definition | the same | publishes |
+/// | a definition | another | superseded |
+/// | none, or taken away | one | superseded: never set up |
+/// | a definition | none | superseded |
+fn superseded(outputs: &[&'static Output], set_up: &BTreeMap<String, String>) -> Option<String> {
+    let now = "run the program and folder that were set up last, or `freshet setup` with these";
+    for output in outputs {
+        match set_up.get(output.name) {
+            Some(definition) if definition == output.definition => {}
+            Some(_) => return Some(format!("output {} was set up otherwise since; {now}", output.name)),
+            None => return Some(format!("output {} is not set up; {now}", output.name)),
+        }
+    }
+    let gone = set_up.keys().find(|name| outputs.iter().all(|output| output.name != **name));
+    gone.map(|name| format!("output {name} was set up and is not known here; {now}"))
 }
 
 fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> RefreshError {
@@ -382,47 +376,26 @@ fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> RefreshError {
 
 #[cfg(test)]
 mod tests {
+    use freshet_topics::DOMAINS;
+    use freshet_topics::pipeline::mistake::Mistakes;
+
     use super::*;
 
-    fn files(entries: &[(Output, &str, u64)]) -> Files {
-        let entry = |(output, start, rows): &(Output, &str, u64)| {
-            let window = Window { kind: WindowKind::Month, start: start.parse().expect("a date") };
-            let files = WindowFiles {
-                output: output.name().into(),
-                window_kind: "month".into(),
-                window_start: window.start,
-                rows: *rows,
-                is_final: None,
-                files: BTreeMap::new(),
-            };
-            ((*output, window), files)
-        };
-        entries.iter().map(entry).collect()
-    }
-
     #[test]
-    fn an_output_keeps_its_version_while_its_files_stay() {
-        use Output::{HealthRisks, HospitalResources};
-        let first = files(&[(HealthRisks, "2025-08-01", 1), (HospitalResources, "2025-08-01", 1)]);
-        let manifest = |files: &Files, changed| Manifest {
-            changed,
-            windows: files.values().cloned().collect(),
-            ..Manifest::default()
-        };
-        let at_one = changed(None, &first, 1);
-        assert!(at_one.len() == Output::ALL.len() && at_one.values().all(|version| *version == 1));
-        let one = manifest(&first, at_one);
-        type Case<'a> = (&'a [(Output, &'a str, u64)], [u64; 4]);
-        let cases: &[Case] = &[
-            (&[(HealthRisks, "2025-08-01", 1), (HospitalResources, "2025-08-01", 1)], [1, 1, 1, 1]),
-            (&[(HealthRisks, "2025-08-01", 2), (HospitalResources, "2025-08-01", 1)], [2, 1, 1, 1]),
-            (&[(HospitalResources, "2025-08-01", 1)], [2, 1, 1, 1]),
-            (&[(HealthRisks, "2025-08-01", 1), (HospitalResources, "2025-09-01", 1)], [1, 2, 1, 1]),
+    fn only_outputs_as_they_were_set_up_last_are_published() {
+        let text = "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [id]\n*/ SELECT 1 AS id";
+        let output = Output::read("a.sql", text, DOMAINS, &mut Mistakes::of("a.sql")).expect("an output");
+        let cases: &[(&[(&str, &str)], Option<&str>)] = &[
+            (&[("a", output.definition)], None),
+            (&[("a", "other")], Some("output a was set up otherwise since")),
+            (&[], Some("output a is not set up")),
+            (&[("a", output.definition), ("b", "x")], Some("output b was set up and is not known here")),
         ];
-        for (now, versions) in cases {
-            let changed = changed(Some(&one), &files(now), 2);
-            let found = Output::ALL.map(|output| changed[output.name()]);
-            assert_eq!(found, *versions, "{now:?}");
+        for (set_up, expected) in cases {
+            let set_up = set_up.iter().map(|(name, hash)| ((*name).to_owned(), (*hash).to_owned())).collect();
+            let found = superseded(&[output], &set_up);
+            assert_eq!(found.is_some(), expected.is_some(), "{found:?}");
+            assert!(found.unwrap_or_default().starts_with(expected.unwrap_or_default()), "{set_up:?}");
         }
     }
 }

@@ -8,36 +8,40 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use freshet_sinks::apply::upsert::sql_type;
 use freshet_sinks::lives;
+use freshet_sinks::output_state::{self, OutputFailure};
 use freshet_topics::Domain;
-use freshet_topics::window::{Window, WindowKind};
+use freshet_topics::pipeline::output::Output;
 use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
-use super::aggregate::{Location, Locations};
 use super::behind::TableState;
-use crate::windows::{Dirty, Output, watermark_limit};
+use crate::windows::{Dates, Waiting, watermark_limit};
 
 /// A batch applied longer ago than this has been published, or traces are the least of the troubles.
 const TRACED_FOR: Duration = Duration::from_secs(60);
 /// Files that one publication traces at most.
 const TRACED_OBJECTS_MAX: i64 = 1_000;
 
-/// The facts that outputs are derived from, as (domain, table).
-const FACTS: [(&str, &str); 3] =
-    [("health", "health_data"), ("hospital", "hospital_data"), ("climate", "climate_data")];
-
-/// One state of the tables.
+/// What was set up and what fails, the marks and how far the tables are: everything but the rows themselves.
 pub(super) struct Snapshot {
     transaction: Transaction<'static, Postgres>,
-    /// The ids of the marks that it sees, to be deleted once they are published.
+    domains: &'static [&'static Domain],
+    /// The ids of the marks that are taken up as a whole, to be deleted once they are published.
     pub(super) mark_ids: Vec<i64>,
-    /// The windows that the marks name.
-    pub(super) marked: Dirty,
-    /// The locations that the marks name.
-    marked_locations: Vec<i32>,
+    /// Dates of facts that changed.
+    pub(super) changed: Vec<Dates>,
+    /// Dates of facts that wait because only a dimension changed.
+    pub(super) waiting: Vec<Waiting>,
+    /// Dimension → the keys of its rows that changed.
+    keys: BTreeMap<String, Vec<String>>,
     pub(super) tables: TableState,
     pub(super) watermarks: BTreeMap<String, NaiveDate>,
+    /// Output → its definition as it was set up last.
+    pub(super) definitions: BTreeMap<String, String>,
+    /// The outputs that do not work.
+    pub(super) failures: Vec<OutputFailure>,
 }
 
 impl Snapshot {
@@ -56,15 +60,19 @@ impl Snapshot {
         );
         sqlx::query(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
         let mut snapshot = Snapshot {
+            domains,
             mark_ids: Vec::new(),
-            marked: Dirty::default(),
-            marked_locations: Vec::new(),
+            changed: Vec::new(),
+            waiting: Vec::new(),
+            keys: BTreeMap::new(),
             tables: TableState {
                 lives: lives::all(&mut transaction).await?.iter().map(|life| lives::spelled(life.nonce)).collect(),
                 epochs: epochs(&mut transaction).await?,
                 bookmarks: bookmarks(&mut transaction).await?,
             },
             watermarks: watermarks(&mut transaction, domains, processing_date).await?,
+            definitions: output_state::definitions(&mut transaction).await?,
+            failures: output_state::failures(&mut transaction).await?,
             transaction,
         };
         snapshot.read_marks().await?;
@@ -95,65 +103,120 @@ impl Snapshot {
         self.transaction.rollback().await
     }
 
-    /// The locations that are known.
-    pub(super) async fn locations(&mut self) -> Result<Locations, sqlx::Error> {
-        let rows = sqlx::query_as::<_, (i32, Box<str>, Option<i32>)>("SELECT id, name, population FROM locations");
-        rows.fetch(&mut *self.transaction)
-            .map_ok(|(id, name, population)| (id, Location { name, population }))
-            .try_collect()
-            .await
+    /// All dates of the facts of a domain.
+    pub(super) async fn all_dates(&mut self, domain: &'static Domain) -> Result<Vec<Dates>, sqlx::Error> {
+        let Some(event_time) = &domain.event_time else { return Ok(Vec::new()) };
+        let (date, projected, table) = (event_time.date, event_time.projected, domain.table);
+        let sql = format!(
+            "SELECT lower(r.dates), upper(r.dates) - 1 FROM (
+                SELECT unnest(range_agg(daterange(d.date, d.date + 1))) AS dates FROM (
+                    SELECT DISTINCT \"{date}\" AS date FROM {table} WHERE \"{projected}\" = false
+                ) AS d
+             ) AS r"
+        );
+        let dates: Vec<(NaiveDate, NaiveDate)> =
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut *self.transaction).await?;
+        Ok(dates.into_iter().map(|(first, last)| Dates { domain: domain.name, first, last }).collect())
     }
 
-    /// The windows that the marks ask for; a marked location stands for every window that holds a row of it.
-    pub(super) async fn dirty(&mut self) -> Result<Dirty, sqlx::Error> {
-        let mut dirty = std::mem::take(&mut self.marked);
-        if !self.marked_locations.is_empty() {
-            for (domain, table) in FACTS {
-                let sql =
-                    format!("SELECT DISTINCT date FROM {table} WHERE location_id = ANY($1) AND is_projected = false");
-                let dates = sqlx::query_scalar::<_, NaiveDate>(AssertSqlSafe(sql)).bind(&self.marked_locations);
-                for date in dates.fetch_all(&mut *self.transaction).await? {
-                    dirty.mark_date(domain, date);
-                }
+    /// Adds to those that wait the dates of facts that refer to rows of dimensions that changed, month by month.
+    pub(super) async fn look_up_dimensions(&mut self, outputs: &[&'static Output]) -> Result<(), sqlx::Error> {
+        for (dimension, keys) in std::mem::take(&mut self.keys) {
+            let Some(dimension) = self.domains.iter().copied().find(|domain| domain.name == dimension) else {
+                continue;
+            };
+            let depend = outputs.iter().filter(|output| output.has_dimension(dimension.name));
+            let mut facts: Vec<&'static Domain> = depend.flat_map(|output| output.facts.iter().copied()).collect();
+            facts.sort_by_key(|fact| fact.name);
+            facts.dedup();
+            for fact in facts {
+                let Some(sql) = referring_dates(fact, dimension) else { continue };
+                let dates: Vec<(NaiveDate, NaiveDate)> =
+                    sqlx::query_as(AssertSqlSafe(sql)).bind(&keys).fetch_all(&mut *self.transaction).await?;
+                self.waiting.extend(dates.into_iter().map(|(first, last)| Waiting {
+                    mark: None,
+                    dimension: dimension.name.to_owned(),
+                    dates: Dates { domain: fact.name, first, last },
+                }));
             }
         }
-        Ok(dirty)
-    }
-
-    /// Every window that holds rows.
-    pub(super) async fn everything(&mut self) -> Result<Dirty, sqlx::Error> {
-        let mut dirty = Dirty::default();
-        for (domain, table) in FACTS {
-            let sql = format!("SELECT DISTINCT date FROM {table} WHERE is_projected = false");
-            let dates = sqlx::query_scalar::<_, NaiveDate>(AssertSqlSafe(sql));
-            for date in dates.fetch_all(&mut *self.transaction).await? {
-                dirty.mark_date(domain, date);
-            }
-        }
-        Ok(dirty)
+        Ok(())
     }
 
     /// The watermark of an output.
-    pub(super) fn watermark(&self, output: Output) -> Option<NaiveDate> {
-        crate::windows::least_watermark(output.sources().iter().map(|domain| self.watermarks.get(*domain).copied()))
+    pub(super) fn watermark(&self, output: &Output) -> Option<NaiveDate> {
+        crate::windows::least_watermark(output.facts.iter().map(|domain| self.watermarks.get(domain.name).copied()))
     }
 
+    /// Marks of facts and of dimensions are taken up as a whole; those that wait are taken up by the publication.
     async fn read_marks(&mut self) -> Result<(), sqlx::Error> {
-        type Mark = (i64, String, Option<String>, Option<NaiveDate>, Option<i32>);
-        let sql = "SELECT id, domain, window_kind, window_start, location_id FROM pipeline.marks";
-        let mut marks = sqlx::query_as::<_, Mark>(sql).fetch(&mut *self.transaction);
-        while let Some((id, domain, kind, start, location)) = marks.try_next().await? {
-            self.mark_ids.push(id);
-            self.marked_locations.extend(location);
-            if let (Some(kind), Some(start)) = (kind.as_deref().and_then(WindowKind::from_name), start) {
-                self.marked.mark(&domain, Window { kind, start });
+        let connection = &mut *self.transaction;
+        self.mark_ids = sqlx::query_scalar("SELECT id FROM pipeline.marks WHERE dimension IS NULL")
+            .fetch_all(&mut *connection)
+            .await?;
+        let changed: Vec<(String, NaiveDate, NaiveDate)> = sqlx::query_as(
+            "SELECT domain, lower(dates), upper(dates) - 1 FROM (
+                SELECT domain, unnest(range_agg(dates)) AS dates FROM pipeline.marks
+                WHERE dates IS NOT NULL AND dimension IS NULL GROUP BY domain
+             ) AS m",
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let keys: Vec<(String, Vec<String>)> = sqlx::query_as(
+            "SELECT domain, array_agg(DISTINCT key) FROM pipeline.marks WHERE key IS NOT NULL GROUP BY domain",
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let waiting: Vec<(i64, String, String, NaiveDate, NaiveDate)> = sqlx::query_as(
+            "SELECT id, dimension, domain, lower(dates), upper(dates) - 1 FROM pipeline.marks
+             WHERE dimension IS NOT NULL",
+        )
+        .fetch_all(connection)
+        .await?;
+        // A mark of a domain that is no longer there makes nothing dirty.
+        let known = |name: &str| self.domains.iter().find(|domain| domain.name == name).map(|domain| domain.name);
+        self.changed = changed
+            .into_iter()
+            .filter_map(|(domain, first, last)| Some(Dates { domain: known(&domain)?, first, last }))
+            .collect();
+        for (id, dimension, domain, first, last) in waiting {
+            match known(&domain) {
+                Some(domain) => {
+                    self.waiting.push(Waiting { mark: Some(id), dimension, dates: Dates { domain, first, last } });
+                }
+                None => self.mark_ids.push(id),
             }
         }
-        drop(marks);
-        self.marked_locations.sort_unstable();
-        self.marked_locations.dedup();
+        self.keys = keys.into_iter().collect();
         Ok(())
     }
+}
+
+/// The statement that finds the dates of facts that refer to rows of a dimension, by their keys: ranges within a month.
+/// Where nothing says how the facts refer to it, all dates. None where the facts have no dates.
+fn referring_dates(fact: &Domain, dimension: &Domain) -> Option<String> {
+    let event_time = fact.event_time.as_ref()?;
+    let (date, projected, table) = (event_time.date, event_time.projected, fact.table);
+    let refers = match reference(fact, dimension) {
+        Some((column, sql_type)) => format!("\"{column}\" = ANY ($1::text[]::{sql_type}[])"),
+        None => "cardinality($1::text[]) > 0".to_owned(),
+    };
+    Some(format!(
+        "SELECT lower(r.dates), upper(r.dates) - 1 FROM (
+            SELECT unnest(range_agg(daterange(d.date, d.date + 1))) AS dates FROM (
+                SELECT DISTINCT \"{date}\" AS date FROM {table} WHERE {refers} AND \"{projected}\" = false
+            ) AS d
+            GROUP BY date_trunc('month', d.date::timestamp)
+         ) AS r"
+    ))
+}
+
+/// The column of a fact that holds the key of a dimension, with its type: the one that the facts are partitioned by, where
+/// it has the type of the dimension's key.
+fn reference(fact: &Domain, dimension: &Domain) -> Option<(&'static str, &'static str)> {
+    let of = |domain: &Domain, name: &str| sql_type(domain.columns[domain.index_of(name)].cast);
+    let column = fact.partition_by;
+    (of(fact, column) == of(dimension, dimension.partition_by)).then(|| (column, of(fact, column)))
 }
 
 async fn epochs(connection: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {

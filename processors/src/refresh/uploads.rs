@@ -8,15 +8,15 @@ use freshet_sinks::outputs::{
     Condition, FORMATS, FileRef, Manifest, OutputError, Put, Spooled, Store, WindowFiles, data_key,
 };
 use freshet_topics::failpoint::{self, Point};
+use freshet_topics::pipeline::output::Output;
 use freshet_topics::window::Window;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::copies::content_type;
+use super::derivation::entries;
 use super::format::Encoded;
-use super::publish::entries;
 use super::{RefreshError, metrics};
-use crate::windows::Output;
 
 /// Files on their way up at once.
 const UPLOADS_MAX: usize = 8;
@@ -27,7 +27,7 @@ pub(super) struct Uploads<'a> {
     /// The version to come, which new files are named after.
     version: u64,
     /// The files of the version before, which are there, but for the missing ones.
-    before: BTreeMap<(Output, Window), &'a WindowFiles>,
+    before: BTreeMap<(&'static str, Window), &'a WindowFiles>,
     missing: &'a BTreeSet<String>,
     slots: Arc<Semaphore>,
     tasks: JoinSet<Result<Put, OutputError>>,
@@ -38,10 +38,14 @@ impl<'a> Uploads<'a> {
     pub(super) fn new(
         store: Store,
         version: u64,
+        outputs: &[&'static Output],
         before: Option<&'a Manifest>,
         missing: &'a BTreeSet<String>,
     ) -> Uploads<'a> {
-        let before = before.into_iter().flat_map(entries).map(|(output, window, files)| ((output, window), files));
+        let before = before
+            .into_iter()
+            .flat_map(|manifest| entries(outputs, manifest))
+            .map(|(output, window, files)| ((output.name, window), files));
         Uploads {
             store,
             version,
@@ -57,7 +61,7 @@ impl<'a> Uploads<'a> {
     /// rows.
     pub(super) async fn add(
         &mut self,
-        output: Output,
+        output: &'static str,
         window: Window,
         is_final: Option<bool>,
         encoded: Encoded,
@@ -79,7 +83,7 @@ impl<'a> Uploads<'a> {
             files.insert(format.to_owned(), file);
         }
         Ok(Some(WindowFiles {
-            output: output.name().to_owned(),
+            output: output.to_owned(),
             window_kind: window.kind.name().to_owned(),
             window_start: window.start,
             rows: encoded.rows,
@@ -88,10 +92,10 @@ impl<'a> Uploads<'a> {
         }))
     }
 
-    fn new_file(&self, output: Output, window: Window, format: &str, body: &Spooled) -> FileRef {
+    fn new_file(&self, output: &'static str, window: Window, format: &str, body: &Spooled) -> FileRef {
         let (kind, sha256) = (window.kind.name(), body.sha256());
         FileRef {
-            key: data_key(output.name(), kind, window.start, self.version, sha256, format),
+            key: data_key(output, kind, window.start, self.version, sha256, format),
             sha256: sha256.to_owned(),
             bytes: body.len(),
         }

@@ -1,9 +1,12 @@
 //! Change marks: what a transaction leaves for the publisher, and how it wakes it.
+//!
+//! A mark says what changed: dates of a fact, or a row of a dimension. Which windows of which outputs that makes dirty is
+//! the publisher's to say, so that an output that is new needs nothing of whoever applies.
 
 use std::collections::BTreeSet;
 
+use chrono::{Days, NaiveDate};
 use freshet_topics::Domain;
-use freshet_topics::window::{Window, WindowKind};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::upsert::{Changed, Written};
@@ -14,8 +17,8 @@ pub const MARKS_CHANNEL: &str = "freshet_marks";
 /// What a transaction changed, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
-    windows: BTreeSet<Window>,
-    locations: BTreeSet<i32>,
+    dates: BTreeSet<NaiveDate>,
+    keys: BTreeSet<String>,
 }
 
 impl Marks {
@@ -31,39 +34,54 @@ impl Marks {
     /// Adds what must be derived again.
     pub(crate) fn add(&mut self, changed: &Changed) {
         match changed {
-            Changed::Locations(ids) => self.locations.extend(ids),
-            Changed::Dates(dates) => {
-                let dates: BTreeSet<_> = dates.iter().copied().collect();
-                for kind in [WindowKind::Week, WindowKind::Month] {
-                    self.windows.extend(dates.iter().map(|date| Window::containing(kind, *date)));
-                }
-            }
+            Changed::Keys(keys) => self.keys.extend(keys.iter().cloned()),
+            Changed::Dates(dates) => self.dates.extend(dates),
         }
     }
 
     /// Appends the marks, and wakes the publisher when the transaction commits.
     pub(crate) async fn append(&self, connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
-        if self.windows.is_empty() && self.locations.is_empty() {
+        if self.dates.is_empty() && self.keys.is_empty() {
             return Ok(());
         }
+        let (firsts, ends): (Vec<NaiveDate>, Vec<NaiveDate>) = ranges(&self.dates).into_iter().unzip();
         sqlx::query(
             "WITH appended AS (
-                 INSERT INTO pipeline.marks (domain, window_kind, window_start, location_id)
-                 SELECT $1, u.kind, u.start, NULL::int4 FROM UNNEST($2::text[], $3::date[]) AS u (kind, start)
+                 INSERT INTO pipeline.marks (domain, dates, key)
+                 SELECT $1, daterange(u.first, u.after), NULL FROM UNNEST($2::date[], $3::date[]) AS u (first, after)
                  UNION ALL
-                 SELECT $1, NULL, NULL, u.id FROM UNNEST($4::int4[]) AS u (id)
+                 SELECT $1, NULL, u.key FROM UNNEST($4::text[]) AS u (key)
              )
              SELECT pg_notify($5, $1)",
         )
         .bind(domain)
-        .bind(self.windows.iter().map(|window| window.kind.name().to_owned()).collect::<Vec<_>>())
-        .bind(self.windows.iter().map(|window| window.start).collect::<Vec<_>>())
-        .bind(self.locations.iter().copied().collect::<Vec<_>>())
+        .bind(firsts)
+        .bind(ends)
+        .bind(self.keys.iter().cloned().collect::<Vec<_>>())
         .bind(MARKS_CHANNEL)
         .execute(connection)
         .await?;
         Ok(())
     }
+}
+
+/// Dates that follow each other, as one range: its first, and the day after its last. A file of some years is one mark.
+///
+/// | dates | ranges |
+/// |---|---|
+/// | 1, 2, 3, 5 | [1, 4), [5, 6) |
+/// | none | none |
+fn ranges(dates: &BTreeSet<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
+    let mut ranges: Vec<(NaiveDate, NaiveDate)> = Vec::new();
+    for date in dates {
+        // Dates are years 0000 to 9999 by the cast.
+        let after = *date + Days::new(1);
+        match ranges.last_mut().filter(|(_, end)| end == date) {
+            Some((_, end)) => *end = after,
+            None => ranges.push((*date, after)),
+        }
+    }
+    ranges
 }
 
 /// Marks all that these tables of a domain hold, and wakes the publisher when the transaction commits.
@@ -78,26 +96,47 @@ pub(crate) async fn mark_everything(
     Ok(())
 }
 
-/// The statement that marks the windows of all facts in these tables, or all locations.
+/// The statement that marks the dates of all facts in these tables, or all rows of a dimension.
 fn everything(domain: &Domain, tables: &[String]) -> String {
     let union = |select: &dyn Fn(&String) -> String| tables.iter().map(select).collect::<Vec<_>>().join(" UNION ");
     match &domain.event_time {
         Some(event_time) => {
             let (date, projected) = (event_time.date, event_time.projected);
-            let kinds = [WindowKind::Week, WindowKind::Month].map(|kind| format!("('{}')", kind.name())).join(", ");
             format!(
-                "INSERT INTO pipeline.marks (domain, window_kind, window_start)
-                 SELECT DISTINCT $1, k.kind, date_trunc(k.kind, d.date)::date
-                 FROM ({}) AS d CROSS JOIN (VALUES {kinds}) AS k (kind)",
+                "INSERT INTO pipeline.marks (domain, dates)
+                 SELECT $1, unnest(range_agg(daterange(d.date, d.date + 1))) FROM ({}) AS d",
                 union(&|table| format!("SELECT DISTINCT {date} AS date FROM {table} WHERE {projected} IS FALSE"))
             )
         }
         None => {
             let id = domain.partition_by;
             format!(
-                "INSERT INTO pipeline.marks (domain, location_id) SELECT $1, b.id FROM ({}) AS b",
+                "INSERT INTO pipeline.marks (domain, key) SELECT $1, b.id::text FROM ({}) AS b",
                 union(&|table| format!("SELECT \"{id}\" AS id FROM {table}"))
             )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_that_follow_each_other_are_one_range() {
+        let cases: &[(&[&str], &[(&str, &str)])] = &[
+            (&[], &[]),
+            (&["2025-09-21"], &[("2025-09-21", "2025-09-22")]),
+            (
+                &["2025-09-03", "2025-09-01", "2025-08-31", "2025-09-05"],
+                &[("2025-08-31", "2025-09-02"), ("2025-09-03", "2025-09-04"), ("2025-09-05", "2025-09-06")],
+            ),
+            (&["9999-12-30", "9999-12-31"], &[("9999-12-30", "+10000-01-01")]),
+        ];
+        let date = |text: &&str| text.parse::<NaiveDate>().expect("a date");
+        for (dates, expected) in cases {
+            let expected: Vec<_> = expected.iter().map(|(first, after)| (date(first), date(after))).collect();
+            assert_eq!(ranges(&dates.iter().map(date).collect()), expected, "{dates:?}");
         }
     }
 }

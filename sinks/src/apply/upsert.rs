@@ -55,8 +55,8 @@ pub struct Written {
 pub enum Changed {
     /// Dates of facts that are not projections.
     Dates(Vec<NaiveDate>),
-    /// Locations.
-    Locations(Vec<i32>),
+    /// Rows of a dimension, by the text of their key.
+    Keys(Vec<String>),
 }
 
 impl Upsert {
@@ -108,7 +108,7 @@ impl Upsert {
             .map(|row| {
                 let changed = match self.domain.event_time {
                     Some(_) => Changed::Dates(row.try_get::<Option<_>, _>(3)?.unwrap_or_default()),
-                    None => Changed::Locations(row.try_get::<Option<_>, _>(3)?.unwrap_or_default()),
+                    None => Changed::Keys(row.try_get::<Option<_>, _>(3)?.unwrap_or_default()),
                 };
                 Ok(Written { object: row.try_get(0)?, generation: row.try_get(1)?, rows: row.try_get(2)?, changed })
             })
@@ -152,7 +152,8 @@ fn compare_values(left: &Value, right: &Value) -> Ordering {
     }
 }
 
-const fn sql_type(cast: Cast) -> &'static str {
+/// The type of Postgres that a cast's values have.
+pub const fn sql_type(cast: Cast) -> &'static str {
     match cast {
         Cast::Int => "int4",
         Cast::Double => "float8",
@@ -263,7 +264,7 @@ fn statement(domain: &Domain, destination: Destination) -> String {
             "array_agg(\"{}\") FILTER (WHERE changed AND \"{}\" IS FALSE)",
             event_time.date, event_time.projected
         ),
-        None => format!("array_agg(\"{}\") FILTER (WHERE changed)", domain.partition_by),
+        None => format!("array_agg(\"{}\"::text) FILTER (WHERE changed)", domain.partition_by),
     };
     let returned = match &domain.event_time {
         Some(event_time) => quoted([event_time.date, event_time.projected], ""),

@@ -29,8 +29,12 @@ pub struct Pointer {
 pub struct Manifest {
     /// 1, 2, 3, … : above every version that was ever published, also where the pointer or manifests were deleted.
     pub version: u64,
-    /// The version of the formulas.
+    /// The version of the program's own part: how rows become files, and what a manifest holds. 1 in what version 0.1
+    /// published, whose formulas were part of the program.
     pub code_version: u32,
+    /// Output → how it was derived; only outputs that ever were. Empty in what an earlier version published.
+    #[serde(default)]
+    pub outputs: BTreeMap<String, Derived>,
     /// The lives of the ledger that the tables belong to, oldest first ([`crate::lives`]): epochs and bookmarks compare
     /// within one life only. Empty in what an earlier version published.
     #[serde(default)]
@@ -43,8 +47,24 @@ pub struct Manifest {
     pub watermarks: BTreeMap<String, NaiveDate>,
     /// Output → the version in which one of its files last changed; its whole-file copies carry that version.
     pub changed: BTreeMap<String, u64>,
-    /// The files, by output, kind of window (weeks first) and start.
+    /// The files, by output, kind of window (the shortest first) and start.
     pub windows: Vec<WindowFiles>,
+}
+
+/// How an output was derived.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Derived {
+    /// The SHA-256 of the output's definition.
+    pub definition: String,
+    /// Its columns in order, each with the name of its type.
+    pub columns: Vec<(String, String)>,
+    /// Whether its query did not work when this version was published: its files are of an earlier state of the tables.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stale: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The files of one output and window.
@@ -52,13 +72,13 @@ pub struct Manifest {
 pub struct WindowFiles {
     /// `current_health_risks`, `window_metrics`, …
     pub output: String,
-    /// `week` or `month`.
+    /// `day`, `week`, `month`, `year` or `all`.
     pub window_kind: String,
     /// First day of the window.
     pub window_start: NaiveDate,
     /// Rows in each of the files; a window without rows has no files.
     pub rows: u64,
-    /// Whether the window is closed; only in `window_metrics`.
+    /// Whether the window is closed; only in outputs that say so in their rows.
     #[serde(rename = "final", default, skip_serializing_if = "Option::is_none")]
     pub is_final: Option<bool>,
     /// Format (`csv`, `json`, `parquet`) → file.

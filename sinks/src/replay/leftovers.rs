@@ -59,7 +59,7 @@ pub(super) async fn remove(
             quoted([it.date, it.projected], "t."),
             format!("array_agg(DISTINCT \"{}\") FILTER (WHERE \"{}\" IS FALSE)", it.date, it.projected),
         ),
-        None => (quoted([domain.partition_by], "t."), format!("array_agg(DISTINCT \"{}\")", domain.partition_by)),
+        None => (quoted([domain.partition_by], "t."), format!("array_agg(DISTINCT \"{}\"::text)", domain.partition_by)),
     };
     let sql = format!(
         "WITH removed AS (
@@ -79,9 +79,9 @@ pub(super) async fn remove(
             (removed, Changed::Dates(dates.unwrap_or_default()))
         }
         None => {
-            let (removed, ids): (i64, Option<Vec<i32>>) =
+            let (removed, keys): (i64, Option<Vec<String>>) =
                 sqlx::query_as(AssertSqlSafe(sql)).bind(replay).fetch_one(&mut *connection).await?;
-            (removed, Changed::Locations(ids.unwrap_or_default()))
+            (removed, Changed::Keys(keys.unwrap_or_default()))
         }
     };
     let mut marks = Marks::default();

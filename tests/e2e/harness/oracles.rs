@@ -285,11 +285,11 @@ impl World {
     async fn publishing_again_changes_nothing(&self, before: &Manifest) {
         // As if everything had changed.
         self.execute(
-            "INSERT INTO pipeline.marks (domain, window_kind, window_start)
-             SELECT DISTINCT d.domain, k.kind, date_trunc(k.kind, d.date)::date
+            "INSERT INTO pipeline.marks (domain, dates)
+             SELECT d.domain, unnest(range_agg(daterange(d.date, d.date + 1)))
              FROM (SELECT 'climate', date FROM climate_data UNION SELECT 'health', date FROM health_data
                 UNION SELECT 'hospital', date FROM hospital_data) AS d (domain, date)
-             CROSS JOIN (VALUES ('week'), ('month')) AS k (kind)",
+             GROUP BY d.domain",
         )
         .await;
         self.publish().await;

@@ -15,6 +15,7 @@ use freshet::telemetry::LogFormat;
 use freshet_processors::refresh::{self, Publication, RefreshContext};
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_topics::DOMAINS;
+use freshet_topics::pipeline::output;
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -199,6 +200,7 @@ impl World {
             s3: self.services.s3.clone(),
             bucket: self.processed_bucket().to_owned(),
             domains: DOMAINS,
+            outputs: output::shipped(),
         };
         refresh::publish_once(&context).await.expect("publish")
     }

@@ -155,11 +155,22 @@ pub fn shipped() -> &'static [&'static Output] {
     SHIPPED.as_slice()
 }
 
+macro_rules! shipped_file {
+    ($name:literal) => {
+        (
+            concat!("outputs/", $name, ".sql"),
+            include_str!(concat!("../../../pipelines/climate_health/outputs/", $name, ".sql")),
+        )
+    };
+}
+
 /// The files of the shipped outputs, by name.
-const FILES: [(&str, &str); 1] = [(
-    "outputs/resilience_scores.sql",
-    include_str!("../../../pipelines/climate_health/outputs/resilience_scores.sql"),
-)];
+const FILES: [(&str, &str); 4] = [
+    shipped_file!("current_health_risks"),
+    shipped_file!("current_hospital_resources"),
+    shipped_file!("resilience_scores"),
+    shipped_file!("window_metrics"),
+];
 
 fn said(mistakes: Mistakes) -> Vec<String> {
     mistakes.into_sorted().iter().map(Mistake::to_string).collect()

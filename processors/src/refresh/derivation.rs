@@ -1,0 +1,421 @@
+//! What the next version consists of: which windows of which outputs are derived, and what is kept as it is.
+//!
+//! An output is derived as a whole or not at all: where the query fails for one window, nothing of the output changes, so
+//! that its files are always of one state of the tables and of one definition.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use freshet_sinks::output_state::OutputFailure;
+use freshet_sinks::outputs::{Damage, Derived, Manifest, Store, WindowFiles};
+use freshet_topics::failpoint::{self, Point};
+use freshet_topics::pipeline::output::Output;
+use freshet_topics::window::{Window, WindowKind};
+use tokio_util::sync::CancellationToken;
+
+use super::basis::Basis;
+use super::behind::{CODE_VERSION, goes_on};
+use super::format::Column;
+use super::kind::Kind;
+use super::query::{self, Failure};
+use super::snapshot::Snapshot;
+use super::uploads::Uploads;
+use super::{RefreshContext, RefreshError, metrics};
+use crate::windows::{Dirty, Waiting, is_final, take_waiting};
+
+/// Windows that only dimensions made dirty, counted for each output, that one publication derives: some seconds, after
+/// which the windows that facts made dirty meanwhile get their turn.
+const WAITING_WINDOWS_MAX: usize = 100;
+
+/// The files of the version to come.
+type Files = BTreeMap<(&'static str, Window), WindowFiles>;
+
+/// How an output comes into the next version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// All its windows are derived.
+    Whole,
+    /// The windows that are dirty are derived.
+    Following,
+    /// It does not work, and is not tried again yet: what there is of it stays.
+    Left,
+}
+
+/// Decides how an output comes into the next version.
+///
+/// | published of it | its query | way |
+/// |---|---|---|
+/// | by this definition, up to date | any | following |
+/// | nothing, by another definition or program, of another life, or stale | works, or is to be tried again | whole |
+/// | the same | does not work, and is to be left alone | left |
+fn way(continued: Option<&Derived>, output: &Output, failure: Option<&OutputFailure>) -> Way {
+    let is_current = continued.is_some_and(|derived| derived.definition == output.definition && !derived.stale);
+    match (is_current, failure.is_none_or(|failure| failure.is_due)) {
+        (true, _) => Way::Following,
+        (false, true) => Way::Whole,
+        (false, false) => Way::Left,
+    }
+}
+
+/// What is to be derived.
+pub(super) struct Plan<'a> {
+    context: &'a RefreshContext,
+    basis: &'a Basis,
+    ways: BTreeMap<&'static str, Way>,
+    failures: BTreeMap<String, OutputFailure>,
+    dirty: Dirty,
+    /// Those that waited and are taken now.
+    taken: Vec<Waiting>,
+    /// Those that go on waiting.
+    waiting: Vec<Waiting>,
+}
+
+/// What was derived.
+pub(super) struct Derivation {
+    /// The version to come.
+    pub(super) manifest: Manifest,
+    /// Windows that were dirty.
+    pub(super) windows: usize,
+    /// Data files written.
+    pub(super) written: usize,
+    /// Dates that waited and are derived now.
+    pub(super) taken: Vec<Waiting>,
+    /// Dates that go on waiting.
+    pub(super) waiting: Vec<Waiting>,
+    /// The outputs that do not work.
+    pub(super) failed: BTreeMap<&'static str, Failed>,
+    /// The outputs that are known not to work, and do or are gone.
+    pub(super) work_again: Vec<String>,
+}
+
+/// An output that does not work.
+pub(super) struct Failed {
+    pub(super) reason: String,
+    /// Times in a row.
+    pub(super) failures: u32,
+    /// Whether it was tried now.
+    pub(super) is_new: bool,
+}
+
+/// What became of an output.
+struct Made {
+    columns: Vec<Column>,
+    /// Whether all its windows are here.
+    is_whole: bool,
+    windows: Vec<(Window, Option<WindowFiles>)>,
+}
+
+impl<'a> Plan<'a> {
+    /// The windows to derive: what the marks say, what has closed or opened since, and what has lost a file; or all of an
+    /// output's, where another definition, program or life of the ledger made them.
+    pub(super) async fn of(
+        context: &'a RefreshContext,
+        basis: &'a Basis,
+        damage: &Damage,
+        snapshot: &mut Snapshot,
+    ) -> Result<Plan<'a>, RefreshError> {
+        let failed = |source| RefreshError::Postgres { action: "find the dirty windows", source };
+        let failures: BTreeMap<_, _> = snapshot.failures.iter().map(|it| (it.output.clone(), it.clone())).collect();
+        let continued = basis.kept().filter(|manifest| goes_on(manifest, &snapshot.tables));
+        let way_of = |output: &&'static Output| {
+            let derived = continued.and_then(|manifest| manifest.outputs.get(output.name));
+            (output.name, way(derived, output, failures.get(output.name)))
+        };
+        let ways: BTreeMap<&'static str, Way> = context.outputs.iter().map(way_of).collect();
+        let in_way = |way: Way| context.outputs.iter().copied().filter(|it| ways[it.name] == way).collect::<Vec<_>>();
+        let (following, whole) = (in_way(Way::Following), in_way(Way::Whole));
+
+        let mut dirty = Dirty::default();
+        snapshot.changed.iter().for_each(|dates| dirty.mark(&following, dates, None));
+        for (output, window, files) in continued.into_iter().flat_map(|it| entries(&following, it)) {
+            let turned = files.is_final.is_some_and(|before| before != closed(context, snapshot, output, window));
+            if turned || files.files.values().any(|file| damage.missing.contains(&file.key)) {
+                dirty.mark_window(output.name, window);
+            }
+        }
+        snapshot.look_up_dimensions(&following).await.map_err(failed)?;
+        let waiting = std::mem::take(&mut snapshot.waiting);
+        let (mut dirty, taken, waiting) = take_waiting(&following, dirty, waiting, WAITING_WINDOWS_MAX);
+        for output in &whole {
+            dirty.extend(everything(snapshot, output).await?);
+        }
+        Ok(Plan { context, basis, ways, failures, dirty, taken, waiting })
+    }
+
+    /// Whether there is nothing to be done.
+    pub(super) fn is_empty(&self) -> bool {
+        let is_known = |name: &String| self.ways.contains_key(name.as_str());
+        let same_outputs = self.basis.kept().is_some_and(|manifest| manifest.outputs.keys().all(is_known));
+        same_outputs
+            && self.dirty.is_empty()
+            && self.taken.is_empty()
+            && !self.ways.values().any(|way| *way == Way::Whole)
+            && self.work_again().is_empty()
+    }
+
+    /// Derives the dirty windows, writes their files, and says what the next version consists of.
+    pub(super) async fn derive(
+        self,
+        store: &Store,
+        damage: &Damage,
+        snapshot: &mut Snapshot,
+        shutdown: &CancellationToken,
+    ) -> Result<Derivation, RefreshError> {
+        let (before, version, outputs) = (self.basis.kept(), self.basis.next_version(), self.context.outputs);
+        let mut files: Files = before
+            .into_iter()
+            .flat_map(|manifest| entries(outputs, manifest))
+            .map(|(output, window, files)| ((output.name, window), files.clone()))
+            .collect();
+        let mut derived: BTreeMap<String, Derived> = BTreeMap::new();
+        let mut failed = BTreeMap::new();
+        let mut uploads = Uploads::new(store.clone(), version, outputs, before, &damage.missing);
+        metrics::DIRTY_WINDOWS.set(self.dirty.windows() as i64);
+        let timeout = Duration::from_secs(self.context.settings.query_timeout_s);
+        let unbounded = |source| RefreshError::Postgres { action: "set the bounds of queries", source };
+        query::set_bounds(snapshot.connection(), timeout).await.map_err(unbounded)?;
+        for output in self.in_turn() {
+            let mut known = before.and_then(|manifest| manifest.outputs.get(output.name)).cloned();
+            match self.make(output, known.as_ref(), &mut uploads, snapshot, shutdown).await {
+                Ok(None) => {}
+                Ok(Some(made)) => {
+                    known = Some(made.derived(output));
+                    if made.is_whole {
+                        files.retain(|(of, _), _| *of != output.name);
+                    }
+                    for (window, entry) in made.windows {
+                        match entry {
+                            Some(entry) => files.insert((output.name, window), entry),
+                            None => files.remove(&(output.name, window)),
+                        };
+                    }
+                }
+                Err(Failure::Query(reason)) => {
+                    let again = |source| RefreshError::Postgres { action: "go on after a query that failed", source };
+                    query::recover(snapshot.connection()).await.map_err(again)?;
+                    let before = self.failures.get(output.name).map_or(0, |it| it.failures.unsigned_abs());
+                    failed.insert(output.name, Failed { reason, failures: before.saturating_add(1), is_new: true });
+                }
+                Err(Failure::World(error)) => return Err(error),
+            }
+            if let (Way::Left, Some(failure)) = (self.ways[output.name], self.failures.get(output.name)) {
+                let failures = failure.failures.unsigned_abs();
+                failed.insert(output.name, Failed { reason: failure.reason.clone(), failures, is_new: false });
+            }
+            let stale = failed.contains_key(output.name);
+            derived.extend(known.map(|known| (output.name.to_owned(), Derived { stale, ..known })));
+        }
+        let written = uploads.finish().await?;
+        failpoint::reach(Point::FilesPut);
+        let work_again = self.work_again().into_iter().filter(|name| !failed.contains_key(name.as_str())).collect();
+        let manifest = Manifest {
+            version,
+            code_version: CODE_VERSION,
+            changed: changed(before, &derived, &files, version),
+            outputs: derived,
+            lives: snapshot.tables.lives.clone(),
+            epochs: snapshot.tables.epochs.clone(),
+            bookmarks: snapshot.tables.bookmarks.clone(),
+            watermarks: snapshot.watermarks.clone(),
+            windows: files.into_values().collect(),
+        };
+        let (windows, taken, waiting) = (self.dirty.windows(), self.taken, self.waiting);
+        Ok(Derivation { manifest, windows, written, taken, waiting, failed, work_again })
+    }
+
+    /// The outputs, those that did not work last time after the others, so that they hold nothing up but the swap.
+    fn in_turn(&self) -> Vec<&'static Output> {
+        let mut outputs = self.context.outputs.to_vec();
+        outputs.sort_by_key(|output| self.failures.contains_key(output.name));
+        outputs
+    }
+
+    /// Those that are recorded as not working and are tried now, up to date, or gone.
+    fn work_again(&self) -> Vec<String> {
+        let is_left = |name: &String| self.ways.get(name.as_str()) == Some(&Way::Left);
+        self.failures.keys().filter(|name| !is_left(name)).cloned().collect()
+    }
+
+    /// Derives an output's windows; none where there is nothing to derive of it.
+    async fn make(
+        &self,
+        output: &'static Output,
+        known: Option<&Derived>,
+        uploads: &mut Uploads<'_>,
+        snapshot: &mut Snapshot,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Made>, Failure> {
+        let way = self.ways[output.name];
+        let mut windows = self.dirty.of(output.name);
+        if way == Way::Left || (way == Way::Following && windows.is_empty()) {
+            return Ok(None);
+        }
+        let prepared = query::prepare(snapshot.connection(), output).await?;
+        let columns = prepared.published();
+        // The columns are those of the tables, as in SELECT *: where one came, every file gets it.
+        let others = way == Way::Following && known.and_then(columns_of).is_none_or(|known| known != columns);
+        if others {
+            windows = everything(snapshot, output).await?.of(output.name);
+        }
+        let mut made = Made { columns, is_whole: others || way == Way::Whole, windows: Vec::new() };
+        for window in windows {
+            if shutdown.is_cancelled() {
+                return Err(RefreshError::Stopped.into());
+            }
+            let is_final = closed(self.context, snapshot, output, window);
+            let encoded = prepared.run(snapshot.connection(), window, is_final).await?;
+            metrics::WINDOWS.inc();
+            tracing::debug!(output = output.name, window = %window.start, rows = encoded.rows, "derived");
+            let entry = uploads.add(output.name, window, output.closes().then_some(is_final), encoded).await?;
+            made.windows.push((window, entry));
+        }
+        Ok(Some(made))
+    }
+}
+
+impl Made {
+    fn derived(&self, output: &Output) -> Derived {
+        let column = |column: &Column| (column.name.clone(), column.kind.name().to_owned());
+        let columns = self.columns.iter().map(column).collect();
+        Derived { definition: output.definition.to_owned(), columns, stale: false }
+    }
+}
+
+/// All windows of an output that hold dates of its facts.
+async fn everything(snapshot: &mut Snapshot, output: &'static Output) -> Result<Dirty, RefreshError> {
+    let mut dirty = Dirty::default();
+    for fact in output.facts {
+        let failed = |source| RefreshError::Postgres { action: "find the windows of an output", source };
+        for dates in snapshot.all_dates(fact).await.map_err(failed)? {
+            dirty.mark(&[output], &dates, None);
+        }
+    }
+    Ok(dirty)
+}
+
+fn closed(context: &RefreshContext, snapshot: &Snapshot, output: &Output, window: Window) -> bool {
+    is_final(window, context.settings.allowed_lateness_days, snapshot.watermark(output))
+}
+
+/// The columns of what is published of an output; none where a type is not known here.
+pub(super) fn columns_of(derived: &Derived) -> Option<Vec<Column>> {
+    let column = |(name, kind): &(String, String)| Some(Column { name: name.clone(), kind: Kind::from_name(kind)? });
+    derived.columns.iter().map(column).collect()
+}
+
+/// The files of a manifest with what they are of; what is not of these outputs is left out.
+pub(super) fn entries<'m>(
+    outputs: &[&'static Output],
+    manifest: &'m Manifest,
+) -> impl Iterator<Item = (&'static Output, Window, &'m WindowFiles)> {
+    manifest.windows.iter().filter_map(move |files| {
+        let output = outputs.iter().copied().find(|output| output.name == files.output)?;
+        let kind = WindowKind::from_name(&files.window_kind)?;
+        Some((output, Window { kind, start: files.window_start }, files))
+    })
+}
+
+/// For each output the version in which one of its files last changed.
+fn changed(
+    before: Option<&Manifest>,
+    derived: &BTreeMap<String, Derived>,
+    files: &Files,
+    version: u64,
+) -> BTreeMap<String, u64> {
+    let each = derived.iter().map(|(name, derived)| {
+        let now = files.iter().filter(|((of, _), _)| *of == name.as_str()).map(|(_, files)| files);
+        let same = before.filter(|manifest| {
+            let columns = manifest.outputs.get(name).map(|before| &before.columns);
+            columns == Some(&derived.columns) && now.eq(manifest.windows.iter().filter(|files| files.output == *name))
+        });
+        let since = same.and_then(|manifest| manifest.changed.get(name).copied());
+        (name.clone(), since.unwrap_or(version))
+    });
+    each.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::DOMAINS;
+    use freshet_topics::pipeline::mistake::Mistakes;
+
+    use super::*;
+
+    fn output() -> &'static Output {
+        let text = "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [id]\n*/ SELECT 1 AS id";
+        Output::read("a.sql", text, DOMAINS, &mut Mistakes::of("a.sql")).expect("an output")
+    }
+
+    #[test]
+    fn an_output_that_does_not_work_is_left_alone_until_it_is_tried_as_a_whole() {
+        let output = output();
+        let derived = |definition: &str, stale| Derived { definition: definition.into(), stale, ..Derived::default() };
+        let (current, other, stale) =
+            (derived(output.definition, false), derived("other", false), derived(output.definition, true));
+        let now = chrono::Utc::now();
+        let failure = |is_due| OutputFailure {
+            output: "a".into(),
+            reason: "r".into(),
+            failures: 1,
+            since: now,
+            retry_at: now,
+            is_due,
+        };
+        let cases = [
+            (Some(&current), None, Way::Following),
+            (Some(&current), Some(false), Way::Following),
+            (None, None, Way::Whole),
+            (Some(&other), None, Way::Whole),
+            (Some(&stale), None, Way::Whole),
+            (Some(&stale), Some(true), Way::Whole),
+            (Some(&stale), Some(false), Way::Left),
+            (Some(&other), Some(false), Way::Left),
+            (None, Some(false), Way::Left),
+        ];
+        for (published, is_due, expected) in cases {
+            let failure = is_due.map(failure);
+            assert_eq!(way(published, output, failure.as_ref()), expected, "{published:?} {is_due:?}");
+        }
+    }
+
+    #[test]
+    fn an_output_keeps_its_version_while_its_files_and_columns_stay() {
+        let files = |entries: &[(&'static str, &str, u64)]| -> Files {
+            let entry = |(output, start, rows): &(&'static str, &str, u64)| {
+                let window = Window { kind: WindowKind::Month, start: start.parse().expect("a date") };
+                let files = WindowFiles {
+                    output: (*output).into(),
+                    window_kind: "month".into(),
+                    window_start: window.start,
+                    rows: *rows,
+                    is_final: None,
+                    files: BTreeMap::new(),
+                };
+                ((*output, window), files)
+            };
+            entries.iter().map(entry).collect()
+        };
+        let derived = |column: &str| {
+            let columns = vec![(column.to_owned(), "int4".to_owned())];
+            let of = |column: &Vec<(String, String)>| Derived { columns: column.clone(), ..Derived::default() };
+            BTreeMap::from(["a", "b", "c"].map(|name| (name.to_owned(), of(&columns))))
+        };
+        let first = files(&[("a", "2025-08-01", 1), ("b", "2025-08-01", 1)]);
+        let at_one = changed(None, &derived("x"), &first, 1);
+        assert!(at_one.len() == 3 && at_one.values().all(|version| *version == 1));
+        let windows = first.values().cloned().collect();
+        let one = Manifest { changed: at_one, outputs: derived("x"), windows, ..Manifest::default() };
+        type Case<'a> = (&'a [(&'static str, &'a str, u64)], &'a str, [u64; 3]);
+        let cases: &[Case] = &[
+            (&[("a", "2025-08-01", 1), ("b", "2025-08-01", 1)], "x", [1, 1, 1]),
+            (&[("a", "2025-08-01", 2), ("b", "2025-08-01", 1)], "x", [2, 1, 1]),
+            (&[("b", "2025-08-01", 1)], "x", [2, 1, 1]),
+            (&[("a", "2025-08-01", 1), ("b", "2025-09-01", 1)], "x", [1, 2, 1]),
+            (&[("a", "2025-08-01", 1), ("b", "2025-08-01", 1)], "y", [2, 2, 2]),
+        ];
+        for (now, column, versions) in cases {
+            let changed = changed(Some(&one), &derived(column), &files(now), 2);
+            assert_eq!(changed.values().copied().collect::<Vec<_>>(), *versions, "{now:?} {column}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! An output's query, run for a window: rows in the order of its key, as files.
+//!
+//! It runs in the publisher's snapshot, as one of its statements: read only, on one core, within a time limit. Its rows
+//! stream by, so that what is in memory is one of them and the buffers of the files. What the query itself does wrong is
+//! told from what the world does ([`Failure`]): the first stops this output, the second the publication.
+
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use freshet_topics::pipeline::output::Output;
+use freshet_topics::window::Window;
+use futures::TryStreamExt;
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{
+    AssertSqlSafe, Column as _, Connection as _, Executor, Row, SqlSafeStr, Statement, Type, TypeInfo, ValueRef,
+};
+
+use super::RefreshError;
+use super::format::{Column, Encoded, Table};
+use super::kind::{Cell, Kind};
+
+/// Characters of a reason: a line of a log.
+const REASON_CHARS_MAX: usize = 500;
+
+/// Why an output has no rows of a window.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Its query does not work, for this reason.
+    Query(String),
+    /// The world does not.
+    World(RefreshError),
+}
+
+impl<E: Into<RefreshError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::World(error.into())
+    }
+}
+
+/// A query that Postgres has seen: its columns are known.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    sql: String,
+    /// All columns of the query, with whether they are published.
+    columns: Vec<(Column, bool)>,
+    /// Indexes of the key's columns.
+    key: Vec<usize>,
+}
+
+/// What all queries of a publication run under. Bounded in time, and so that the same rows come to the same bytes: on one
+/// core, because a sum depends on the order of what is added up; in one time zone.
+pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "SELECT set_config('statement_timeout', $1, true),
+            set_config('max_parallel_workers_per_gather', '0', true),
+            set_config('plan_cache_mode', 'force_custom_plan', true),
+            set_config('jit', 'off', true),
+            set_config('timezone', 'UTC', true),
+            set_config('datestyle', 'ISO, YMD', true)",
+    )
+    .bind(timeout.as_millis().to_string())
+    .execute(&mut *connection)
+    .await?;
+    // A query that fails leaves the transaction as it is here: there is nothing in it that could be undone.
+    sqlx::query("SAVEPOINT query").execute(connection).await?;
+    Ok(())
+}
+
+/// Goes on after a query that failed, and forgets what was prepared: tables may have changed.
+pub(super) async fn recover(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("ROLLBACK TO SAVEPOINT query").execute(&mut *connection).await?;
+    connection.clear_cached_statements().await
+}
+
+/// Asks Postgres what a query gives.
+pub(super) async fn prepare(connection: &mut PgConnection, output: &Output) -> Result<Prepared, Failure> {
+    let types = [String::type_info(), NaiveDate::type_info(), NaiveDate::type_info(), bool::type_info()];
+    let sql = AssertSqlSafe(output.query.bound()).into_sql_str();
+    let statement = connection.prepare_with(sql, &types).await.map_err(|error| failure(error, "prepare"))?;
+    let found = statement.columns().iter().map(|column| (column.name(), column.type_info().name()));
+    prepared(output, &found.collect::<Vec<_>>()).map_err(Failure::Query)
+}
+
+/// The query as it is run, given its columns with their types as sqlx calls them.
+pub(super) fn prepared(output: &Output, found: &[(&str, &str)]) -> Result<Prepared, String> {
+    let mut columns: Vec<(Column, bool)> = Vec::new();
+    for (name, type_name) in found {
+        let Some(kind) = Kind::of(type_name) else {
+            let known = Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+            let of = type_name.to_lowercase();
+            return Err(format!("column {name} is of type {of}: cast it, as in {name}::text (there are {known})"));
+        };
+        if *name == "?column?" || columns.iter().any(|(column, _)| column.name == *name) {
+            return Err(format!(
+                "each column needs a name of its own: {name} stands there without or twice (… AS name)"
+            ));
+        }
+        columns.push((Column { name: (*name).to_owned(), kind }, !output.hidden.contains(name)));
+    }
+    let mut key = Vec::new();
+    for name in output.key {
+        let Some(index) = columns.iter().position(|(column, _)| column.name == *name) else {
+            let known = columns.iter().map(|(column, _)| column.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(format!("the key names {name}, which is no column of the query (there are {known})"));
+        };
+        key.push(index);
+    }
+    if columns.iter().all(|(_, is_published)| !is_published) {
+        return Err("every column is hidden: nothing is left to publish".to_owned());
+    }
+    let quoted = |column: &Column| format!("\"{}\"", column.name.replace('"', "\"\""));
+    let selected: Vec<_> = columns.iter().map(|(column, _)| column.kind.selected(&quoted(column))).collect();
+    let ordered: Vec<_> = key.iter().map(|at| &columns[*at].0).map(|it| it.kind.ordered(&quoted(it))).collect();
+    let sql = format!(
+        "SELECT {} FROM ({}) AS rows_of_the_window ORDER BY {}",
+        selected.join(", "),
+        output.query.bound(),
+        ordered.join(", ")
+    );
+    Ok(Prepared { sql, columns, key })
+}
+
+impl Prepared {
+    /// The columns that are published.
+    pub(super) fn published(&self) -> Vec<Column> {
+        self.columns.iter().filter(|(_, is_published)| *is_published).map(|(column, _)| column.clone()).collect()
+    }
+
+    /// Runs the query for a window and makes its rows files.
+    pub(super) async fn run(
+        &self,
+        connection: &mut PgConnection,
+        window: Window,
+        is_final: bool,
+    ) -> Result<Encoded, Failure> {
+        let mut table = Table::new(&self.published())?;
+        let mut last = Vec::new();
+        let mut rows = sqlx::query(AssertSqlSafe(self.sql.as_str()))
+            .bind(window.kind.name())
+            .bind(window.start)
+            .bind(window.end())
+            .bind(is_final)
+            .fetch(&mut *connection);
+        let what = format!("{} from {}", window.kind.name(), window.start);
+        while let Some(row) = rows.try_next().await.map_err(|error| failure(error, &what))? {
+            self.add(&row, &mut table, &mut last).map_err(|error| match error {
+                Failure::Query(reason) => Failure::Query(format!("{what}: {reason}")),
+                world => world,
+            })?;
+        }
+        Ok(table.finish()?)
+    }
+
+    /// Adds a row, unless its key is that of the row before.
+    fn add(&self, row: &PgRow, table: &mut Table, last: &mut Vec<u8>) -> Result<(), Failure> {
+        let mut key = Vec::with_capacity(last.len());
+        let mut cells = Vec::with_capacity(self.columns.len());
+        let values: Vec<_> = (0..self.columns.len())
+            .map(|at| row.try_get_raw(at))
+            .collect::<Result<_, _>>()
+            .map_err(|source| RefreshError::Postgres { action: "read a row of an output", source })?;
+        for ((column, is_published), value) in self.columns.iter().zip(&values) {
+            let bytes = match value.is_null() {
+                true => None,
+                false => Some(value.as_bytes().map_err(|error| Failure::Query(error.to_string()))?),
+            };
+            if *is_published {
+                let read = bytes.map_or(Some(Cell::Null), |bytes| column.kind.read(bytes));
+                cells.push(read.ok_or_else(|| Failure::Query(format!("column {} is beyond all files", column.name)))?);
+            }
+        }
+        for at in &self.key {
+            let value = &values[*at];
+            match value.is_null() {
+                true => key.push(0),
+                false => {
+                    let bytes = value.as_bytes().map_err(|error| Failure::Query(error.to_string()))?;
+                    key.push(1);
+                    key.extend((bytes.len() as u64).to_be_bytes());
+                    key.extend(bytes);
+                }
+            }
+        }
+        if key == *last {
+            let said: Vec<String> = self.key.iter().map(|at| self.columns[*at].0.name.clone()).collect();
+            return Err(Failure::Query(format!("two rows have the same key ({})", said.join(", "))));
+        }
+        *last = key;
+        Ok(table.row(&cells)?)
+    }
+}
+
+/// Whose fault an error of a query is.
+///
+/// | SQLSTATE | fault |
+/// |---|---|
+/// | 57014 | the query's: it ran into its time limit |
+/// | 53xxx out of memory, disk or temporary files | the query's: it needs too much |
+/// | 08xxx, 40xxx, 57Pxx, 58xxx: connection, standby, shutdown, system | the world's |
+/// | anything else | the query's |
+/// | no answer at all | the world's |
+fn failure(error: sqlx::Error, what: &str) -> Failure {
+    let code = error.as_database_error().and_then(DatabaseError::code).map(|code| code.into_owned());
+    match code.as_deref() {
+        Some("57014") => Failure::Query(format!("{what}: the query took longer than metrics.query_timeout_s allows")),
+        Some(code) if !is_of_the_world(code) => {
+            let said = error.as_database_error().map_or_else(String::new, |error| error.message().to_owned());
+            let reason = format!("{what}: {said} (SQLSTATE {code})");
+            Failure::Query(reason.chars().take(REASON_CHARS_MAX).collect())
+        }
+        _ => Failure::World(RefreshError::Postgres { action: "read the rows of a window", source: error }),
+    }
+}
+
+fn is_of_the_world(code: &str) -> bool {
+    ["08", "40", "57P", "58"].iter().any(|class| code.starts_with(class))
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::DOMAINS;
+    use freshet_topics::pipeline::mistake::Mistakes;
+
+    use super::*;
+
+    fn output(more: &str) -> &'static Output {
+        let text = format!(
+            "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [name, day]\n{more}*/ SELECT 1 -- one"
+        );
+        Output::read("a.sql", &text, DOMAINS, &mut Mistakes::of("a.sql")).expect("an output")
+    }
+
+    #[test]
+    fn rows_come_in_the_order_of_the_key_and_hidden_columns_are_not_published() {
+        let found = [("name", "VARCHAR"), ("n", "NUMERIC"), ("day", "DATE")];
+        let prepared = prepared(output("hidden: [day]\n"), &found).expect("a query");
+        assert_eq!(
+            prepared.sql,
+            "SELECT \"name\"::text, \"n\"::text, \"day\" FROM (SELECT 1) AS rows_of_the_window \
+             ORDER BY \"name\"::text COLLATE \"C\" NULLS FIRST, \"day\" NULLS FIRST"
+        );
+        let published: Vec<_> = prepared.published().into_iter().map(|it| (it.name, it.kind)).collect();
+        assert_eq!(published, [("name".to_owned(), Kind::Text), ("n".to_owned(), Kind::Numeric)]);
+    }
+
+    #[test]
+    fn a_query_that_gives_no_files_says_why() {
+        let cases: &[(&[(&str, &str)], &str)] = &[
+            (&[("name", "JSONB")], "column name is of type jsonb: cast it"),
+            (&[("name", "TEXT"), ("?column?", "INT4")], "each column needs a name of its own"),
+            (&[("name", "TEXT"), ("name", "INT4")], "each column needs a name of its own"),
+            (
+                &[("name", "TEXT"), ("n", "INT4")],
+                "the key names day, which is no column of the query (there are name, n)",
+            ),
+        ];
+        for (found, expected) in cases {
+            let said = prepared(output(""), found).expect_err("a mistake");
+            assert!(said.starts_with(expected), "{said}");
+        }
+        let said = prepared(output("hidden: [name, day]\n"), &[("name", "TEXT"), ("day", "DATE")]);
+        assert_eq!(said.expect_err("a mistake"), "every column is hidden: nothing is left to publish");
+    }
+
+    #[test]
+    fn what_the_world_does_is_not_the_querys_fault() {
+        for (code, is_worlds) in
+            [("22012", false), ("42P01", false), ("53200", false), ("57P01", true), ("08006", true), ("40001", true)]
+        {
+            assert_eq!(is_of_the_world(code), is_worlds, "{code}");
+        }
+        assert!(matches!(failure(sqlx::Error::PoolTimedOut, "day"), Failure::World(_)));
+    }
+}
