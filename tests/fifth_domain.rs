@@ -1,10 +1,6 @@
-//! A fifth domain is one domain file and one line in the registry: this test adds `pharmacy` to a copy
-//! of the sources, builds it, and sends rows through the whole pipeline.
-//!
-//! The copy lies in the target folder, and is built with the dependencies that are there already: only freshet's own
-//! five packages are compiled again, and only when they have changed.
+//! A feed of one's own, without a compiler: from a CSV file that nobody here knows to its table and to an output of its own,
+//! by `freshet init`, `check`, `setup` and a drop.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,129 +13,43 @@ use freshet::local;
 use freshet_sinks::s3::{self, S3Settings};
 use sqlx::Connection;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const UP_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 
-const LOCATIONS: &str = "id,name,type,population,area\n1,Riverside,district,250000,120.5\n";
-/// Two good rows, one of them with two corrections, and a reject.
-const STOCK: &str = "\
-date,drug,location_id,stock,price,supplier
-2025-09-21,Paracetamol,1,120,1.5,A
-2025-09-21, Doxycycline ,1.0,-3,cheap,B
-2025-09-21,,1,7,1,C
+/// What the team has: some rows, with headings as people write them.
+const SAMPLE: &str = "\
+Station ID,Sampled on,Nitrate (mg/l),Turbidity,Safe
+7,2025-03-01,12.5,3,yes
+7,2025-03-02,11,4,yes
+9,2025-03-01,48.25,9,no
+9,2025-04-01,,12,no
 ";
-/// The next day's file corrects a row of the first.
-const CORRECTION: &str = "location_id,date,medicine,stock,price\n1,2025-09-21,Paracetamol,99,1.75\n";
+/// A day's file: a reading that is no number, and a row without its station.
+const DROPPED: &str = "\
+Sampled on,STATION ID,Nitrate (mg/l),Turbidity,Safe,Sampler
+2025-03-01,7,12.5,3,yes,Asha
+2025-03-02,7,cloudy,5,yes,Asha
+2025-03-03,,1,1,yes,Ravi
+";
+/// The next file corrects a row of it.
+const CORRECTION: &str = "Station ID,Sampled on,Nitrate (mg/l),Turbidity,Safe\n7,2025-03-02,11.5,5,yes\n";
 
-/// The packages of the workspace.
-const PACKAGES: [&str; 5] = ["freshet", "freshet-ingest", "freshet-processors", "freshet-sinks", "freshet-topics"];
-
-/// `…/target/release` and `…/target`, wherever this test was built.
-fn built_in() -> (PathBuf, PathBuf) {
-    let profile = Path::new(env!("CARGO_BIN_EXE_freshet")).parent().expect("the profile's folder");
-    (profile.to_owned(), profile.parent().expect("the target folder").to_owned())
-}
-
-/// Tracked files, and new ones that are not ignored.
-fn sources() -> BTreeSet<PathBuf> {
-    let listed = Command::new("git")
-        .args(["-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .output()
-        .expect("run git");
-    assert!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
-    let names = String::from_utf8(listed.stdout).expect("names in UTF-8");
-    // A file that was deleted and not yet committed is listed too.
-    names.split_terminator('\0').map(PathBuf::from).filter(|path| Path::new(ROOT).join(path).is_file()).collect()
-}
-
-/// Writes a file only where it differs, so that cargo builds again only what has changed.
-fn put(path: &Path, content: &[u8]) {
-    if fs::read(path).is_ok_and(|there| there == content) {
-        return;
-    }
-    fs::create_dir_all(path.parent().expect("parent")).expect("make a folder");
-    fs::write(path, content).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
-}
-
-/// Makes `copy` the sources with `pharmacy` added.
-fn add_pharmacy(copy: &Path) {
-    let mut wanted = BTreeSet::new();
-    for path in sources() {
-        let mut content = fs::read(Path::new(ROOT).join(&path)).expect("read a source");
-        if path == Path::new("topics/src/domains/mod.rs") {
-            content = registered(&String::from_utf8(content).expect("text")).into_bytes();
-        }
-        put(&copy.join(&path), &content);
-        wanted.insert(path);
-    }
-    let declaration = "topics/src/domains/pharmacy.rs";
-    put(&copy.join(declaration), &fs::read(Path::new(ROOT).join("tests/pharmacy/domain.rs")).expect("read"));
-    wanted.insert(declaration.into());
-    remove_others(copy, copy, &wanted);
-}
-
-/// Deletes what an earlier copy had and the sources have no more.
-fn remove_others(folder: &Path, copy: &Path, wanted: &BTreeSet<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("read a folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            remove_others(&path, copy, wanted);
-        } else if !wanted.contains(path.strip_prefix(copy).expect("in the copy")) {
-            fs::remove_file(&path).expect("delete a file");
-        }
-    }
-}
-
-/// Builds the copy and returns its command.
-fn build(copy: &Path, into: &Path) -> PathBuf {
-    let (profile, target) = built_in();
-    let since = Instant::now();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--locked", "--offline", "--workspace", "--bin", "freshet"]).current_dir(copy);
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    // Intermediate files where those of this build are, which has the dependencies; the command elsewhere, so that
-    // it does not take the place of ours. Cargo names a workspace's files without regard to where it lies: were it
-    // not for this one difference in how they are compiled, the copy's would pass for ours.
-    let profile_name = if profile.ends_with("release") { "release" } else { "dev" };
-    for package in PACKAGES {
-        cargo.args(["--config", &format!("profile.{profile_name}.package.{package}.codegen-units=15")]);
-    }
-    cargo.env("CARGO_BUILD_BUILD_DIR", &target).env("CARGO_TARGET_DIR", into);
-    for (name, _) in std::env::vars() {
-        let of_this_package =
-            ["CARGO_PKG_", "CARGO_MANIFEST_", "LD_LIBRARY_PATH"].iter().any(|it| name.starts_with(it));
-        if of_this_package {
-            cargo.env_remove(name);
-        }
-    }
-    let output = cargo.output().expect("run cargo");
-    assert!(output.status.success(), "cargo build: {}", String::from_utf8_lossy(&output.stderr));
-    println!("built in {:.1} s", since.elapsed().as_secs_f64());
-    into.join(profile.file_name().expect("the profile")).join("freshet")
-}
-
-/// A `freshet up` of the fifth domain's build, and its data, which go when the test ends.
+/// A `freshet up` on a pipeline folder, and its data, which go when the test ends.
 struct Up {
-    freshet: PathBuf,
     parent: PathBuf,
     child: Child,
 }
 
 impl Up {
-    fn start(freshet: PathBuf) -> Up {
-        let parent = std::env::temp_dir().join(format!("freshet-fifth-{}", std::process::id()));
-        fs::create_dir_all(&parent).expect("make a folder");
+    fn start(parent: PathBuf, pipeline: &str) -> Up {
         let log = File::create(parent.join("log")).expect("make the log");
-        let child = command(&freshet, &parent)
-            .arg("up")
+        let child = command(&parent)
+            .args(["--pipeline", pipeline, "up"])
             .stdout(log.try_clone().expect("the log again"))
             .stderr(log)
             .spawn()
             .expect("run freshet up");
-        let mut up = Up { freshet, parent, child };
+        let mut up = Up { parent, child };
         let since = Instant::now();
         while local::read_env(&up.data()).is_none() {
             let ended = up.child.try_wait().expect("wait");
@@ -162,15 +72,8 @@ impl Up {
         values.into_iter().find(|(it, _)| it == name).expect(name).1
     }
 
-    /// Runs a command to its end and returns whether it succeeded, and what it said.
-    fn run(&self, arguments: &[&str]) -> (bool, String) {
-        let output = command(&self.freshet, &self.parent).args(arguments).output().expect("run freshet");
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
-    }
-
     fn succeed(&self, arguments: &[&str]) -> String {
-        let (succeeded, said) = self.run(arguments);
+        let (succeeded, said) = run(&self.parent, arguments);
         assert!(succeeded, "freshet {}: {said}\n{}", arguments.join(" "), self.log());
         said
     }
@@ -184,9 +87,16 @@ impl Drop for Up {
     }
 }
 
+/// Runs a command to its end and returns whether it succeeded, and what it said.
+fn run(parent: &Path, arguments: &[&str]) -> (bool, String) {
+    let output = command(parent).args(arguments).output().expect("run freshet");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
 /// The command over the test's own data, without what a developer's shell has set.
-fn command(freshet: &Path, parent: &Path) -> Command {
-    let mut command = Command::new(freshet);
+fn command(parent: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
     for (name, _) in std::env::vars() {
         let set = name.starts_with("FRESHET_") && name != "FRESHET_HOME";
         if set || name.starts_with("AWS_") || ["DATABASE_URL", "KAFKA_BROKERS"].contains(&name.as_str()) {
@@ -224,18 +134,32 @@ fn http_get(url: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fifth_domain_is_one_file_and_one_line() {
-    let (_, target) = built_in();
-    let home = target.join("fifth-domain");
-    add_pharmacy(&home.join("workspace"));
-    let freshet = build(&home.join("workspace"), &home.join("target"));
-    let mut up = Up::start(freshet);
+async fn a_file_that_nobody_knows_becomes_a_table_and_an_output_without_a_compiler() {
+    let parent = std::env::temp_dir().join(format!("freshet-own-{}", std::process::id()));
+    fs::create_dir_all(&parent).expect("make a folder");
+    fs::write(parent.join("water_samples.csv"), SAMPLE).expect("write the sample");
 
-    // The command knows it, and so does Kafka.
-    let (succeeded, said) = up.run(&["process", "weather"]);
-    assert!(!succeeded && said.contains("possible values: locations, climate, health, hospital, pharmacy"), "{said}");
-    let said = up.succeed(&["topics", "create"]);
-    assert!(said.contains("freshet.pharmacy: exists, 4 partitions, as wanted"), "{said}");
+    // Drafted, and already whole.
+    let (succeeded, said) = run(&parent, &["init", "ours", "--from", "water_samples.csv"]);
+    assert!(succeeded && said.contains("ours/domains/water_samples.odcs.yaml"), "{said}");
+    let (succeeded, said) = run(&parent, &["check", "ours"]);
+    assert!(succeeded, "{said}");
+
+    // A mistake is told with its place, and what was meant.
+    let contract = parent.join("ours/domains/water_samples.odcs.yaml");
+    let drafted = fs::read_to_string(&contract).expect("read the contract");
+    fs::write(&contract, drafted.replace("physicalType: float8", "physicalType: flaot8")).expect("break it");
+    let (succeeded, said) = run(&parent, &["check", "ours"]);
+    let line = 1 + drafted.lines().position(|line| line.contains("physicalType: float8")).expect("a double");
+    assert!(!succeeded && said.contains(&format!("domains/water_samples.odcs.yaml:{line}:")), "{said}");
+    assert!(said.contains("flaot8") && said.contains("float8?"), "{said}");
+    fs::write(&contract, drafted).expect("mend it");
+
+    let mut up = Up::start(parent, "ours");
+    let said = up.succeed(&["--pipeline", "ours", "setup"]);
+    assert!(said.contains("nothing to do; all is as wanted"), "{said}");
+    let (succeeded, said) = run(&up.parent, &["--pipeline", "ours", "process", "weather"]);
+    assert!(!succeeded && said.contains("possible values: water_samples"), "{said}");
 
     let client = s3::client(&S3Settings {
         endpoint: up.env("AWS_ENDPOINT_URL_S3"),
@@ -250,64 +174,50 @@ async fn a_fifth_domain_is_one_file_and_one_line() {
         let body = ByteStream::from_static(text.as_bytes());
         client.put_object().bucket(&bucket).key(key).body(body).send().await.expect("drop a file");
     };
-    drop("pharmacy/2025-09-21.csv", STOCK).await;
-    drop("locations/all.csv", LOCATIONS).await;
-    up.succeed(&["status", "--wait"]);
+    drop("water_samples/march.csv", DROPPED).await;
+    up.succeed(&["--pipeline", "ours", "status", "--wait"]);
     // Twice: what is dropped again counts once.
     for _ in 0..2 {
-        drop("pharmacy/2025-09-22.csv", CORRECTION).await;
-        up.succeed(&["status", "--wait"]);
+        drop("water_samples/mended.csv", CORRECTION).await;
+        up.succeed(&["--pipeline", "ours", "status", "--wait"]);
     }
 
     let mut postgres = sqlx::PgConnection::connect(&up.env("DATABASE_URL")).await.expect("connect");
-    type StockRow = (i32, String, String, Option<i32>, Option<f64>, Option<bool>, Option<i32>);
-    let rows: Vec<StockRow> = sqlx::query_as(
-        "SELECT location_id, date::text, medicine, stock, price, is_projected, projection_year
-         FROM pharmacy_data ORDER BY medicine",
+    type Sample = (i32, String, Option<f64>, Option<i32>, Option<bool>);
+    let rows: Vec<Sample> = sqlx::query_as(
+        "SELECT station_id, sampled_on::text, nitrate_mg_l, turbidity, safe FROM water_samples ORDER BY sampled_on",
     )
     .fetch_all(&mut postgres)
     .await
     .expect("read the table");
-    let row =
-        |medicine: &str, stock, price| (1, "2025-09-21".into(), medicine.into(), Some(stock), price, Some(false), None);
-    assert_eq!(rows, [row("Doxycycline", 0, None), row("Paracetamol", 99, Some(1.75))]);
-
+    let row = |day: &str, nitrate, turbidity| (7, day.to_owned(), Some(nitrate), Some(turbidity), Some(true));
+    assert_eq!(rows, [row("2025-03-01", 12.5, 3), row("2025-03-02", 11.5, 5)]);
     let rejects: Vec<(i64, Option<String>, String)> =
-        sqlx::query_as("SELECT line, \"column\", rule FROM pipeline.rejects WHERE domain = 'pharmacy'")
+        sqlx::query_as("SELECT line, \"column\", rule FROM pipeline.rejects WHERE domain = 'water_samples'")
             .fetch_all(&mut postgres)
             .await
             .expect("read the rejects");
-    assert_eq!(rejects, [(4, Some("medicine".into()), "required_empty".into())]);
+    assert_eq!(rejects, [(4, Some("station_id".into()), "required_empty".into())]);
 
-    let corrections: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT c.key, sum(c.value::bigint)::bigint
-         FROM pipeline.progress, jsonb_each_text(corrections) AS c
-         WHERE domain = 'pharmacy' GROUP BY c.key ORDER BY c.key",
-    )
-    .fetch_all(&mut postgres)
-    .await
-    .expect("read the corrections");
-    assert_eq!(corrections, [("price:uncastable_to_null".into(), 1), ("stock:negative_to_zero".into(), 1)]);
-
-    let ignored: Vec<String> =
-        sqlx::query_scalar("SELECT unnest(ignored_columns) FROM pipeline.objects WHERE domain = 'pharmacy'")
-            .fetch_all(&mut postgres)
-            .await
-            .expect("read the ledger");
-    assert_eq!(ignored, ["supplier"]);
+    let processed = up.env("FRESHET_PROCESSED_BUCKET");
+    let output = client.get_object().bucket(&processed).key("metrics/water_samples_by_month.csv").send().await;
+    let body = output.expect("the output is published").body.collect().await.expect("read it").into_bytes();
+    let text = String::from_utf8(body.to_vec()).expect("UTF-8");
+    assert_eq!(text, "month,station_id,rows,nitrate_mg_l_mean,turbidity_mean\n2025-03-01,7,2,12.0,4.0\n");
 
     // Status and metrics show it.
-    let status: serde_json::Value = serde_json::from_str(&up.succeed(&["status", "--json"])).expect("JSON");
+    let status: serde_json::Value =
+        serde_json::from_str(&up.succeed(&["--pipeline", "ours", "status", "--json"])).expect("JSON");
     let domains = status["domains"].as_array().expect("domains");
-    let pharmacy = domains.iter().find(|domain| domain["domain"] == "pharmacy").expect("pharmacy");
-    assert_eq!((&pharmacy["rows"]["applied"], &pharmacy["rows"]["rejected"]), (&3.into(), &1.into()), "{pharmacy:#}");
-    assert_eq!((&pharmacy["lag_rows"], &pharmacy["orphans"]["rows"]), (&0.into(), &0.into()), "{pharmacy:#}");
+    assert_eq!(domains.len(), 1, "{status:#}");
+    assert_eq!(domains[0]["domain"], "water_samples");
+    assert_eq!((&domains[0]["rows"]["applied"], &domains[0]["rows"]["rejected"]), (&3.into(), &1.into()), "{status:#}");
     let metrics = http_get(&format!("{}/metrics", up.env("FRESHET_HTTP")));
-    assert!(metrics.contains("freshet_rows_applied_total{domain=\"pharmacy\"} 3"), "{metrics}");
+    assert!(metrics.contains("freshet_rows_applied_total{domain=\"water_samples\"} 3"), "{metrics}");
 
     // Its role runs by itself too.
-    let mut role =
-        command(&up.freshet, &up.parent).args(["process", "pharmacy"]).stderr(Stdio::null()).spawn().expect("run");
+    let arguments = ["--pipeline", "ours", "process", "water_samples"];
+    let mut role = command(&up.parent).args(arguments).stderr(Stdio::null()).spawn().expect("run");
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(role.try_wait().expect("wait"), None);
     assert_eq!(stop(&mut role), Some(0));

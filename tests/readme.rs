@@ -11,7 +11,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use freshet::local;
-use freshet_topics::DOMAINS;
 
 const FRESHET: &str = env!("CARGO_BIN_EXE_freshet");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -358,35 +357,39 @@ fn the_metrics_listed_are_those_declared() {
 }
 
 #[test]
-fn the_page_on_domains_names_every_domain_column_and_rule() {
+fn the_page_on_files_names_every_rule_of_the_program() {
     use freshet_processors::validate as judged;
     use freshet_topics::{cast, judge};
-    let page = read(&Path::new(ROOT).join("docs/domains.md"));
-    let words: BTreeSet<&str> = page.split(|it: char| !it.is_alphanumeric() && it != '_').collect();
-    let mut names: Vec<&str> = vec![
+    let page = read(&Path::new(ROOT).join("docs/files.md"));
+    let names = [
         cast::FRACTION_CUT,
         cast::OVERFLOW_TO_INFINITY,
         cast::DATE_NORMALISED,
         judge::UNCASTABLE_TO_NULL,
+        judge::UNCASTABLE_TO_DEFAULT,
+        judge::EMPTY_TO_DEFAULT,
+        judge::MISSING_VALUE,
         judge::REQUIRED_EMPTY,
         judge::UNCASTABLE,
         judged::EXTRA_CELLS,
         freshet_sinks::apply::REFUSED_BY_DATABASE,
     ];
-    for domain in DOMAINS {
-        names.extend([domain.name, domain.table]);
-        for pattern in domain.patterns {
-            assert!(page.contains(pattern), "{pattern}");
-        }
-        for column in domain.columns {
-            names.push(column.name);
-            names.extend(column.aliases);
-            names.extend(column.rules.iter().map(|rule| rule.name));
-        }
-        names.extend(domain.row_rules.iter().map(|rule| rule.name));
-    }
     for name in names {
-        assert!(words.contains(name), "docs/domains.md does not name {name}");
+        assert!(page.contains(&format!("`{name}`")), "docs/files.md does not name {name}");
+    }
+}
+
+#[test]
+fn the_page_of_the_shipped_pipeline_names_its_feeds_and_outputs() {
+    let page = read(&Path::new(ROOT).join("pipelines/climate_health/README.md"));
+    let pipeline = freshet_topics::Pipeline::shipped();
+    for domain in pipeline.domains {
+        for name in [domain.name, domain.table].iter().chain(domain.patterns) {
+            assert!(page.contains(name), "the page does not name {name}");
+        }
+    }
+    for output in pipeline.outputs {
+        assert!(page.contains(&format!("](outputs/{}.sql)", output.name)), "the page does not name {}", output.name);
     }
 }
 

@@ -193,7 +193,7 @@ pub struct Halted {
 /// How far the derived outputs are.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OutputsStatus {
-    /// Windows and locations that changed since the last publication.
+    /// Ranges of dates and rows of dimensions that changed since the last publication.
     pub marks: i64,
     /// The distinct ones among them.
     pub dirty_windows: i64,

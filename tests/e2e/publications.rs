@@ -9,7 +9,6 @@ use freshet_processors::refresh::{self, Outcome, Publication, RefreshContext};
 use freshet_sinks::outputs::{
     Client, Condition, Current, FORMATS, Manifest, POINTER, Published, Put, Store, copy_key, read_current,
 };
-use freshet_topics::DOMAINS;
 
 use crate::harness::oracles::entries;
 use crate::harness::{Process, World, all_roles, data};

@@ -222,7 +222,7 @@ fn key_of(found: &Rows, row: &[String], location: &str) -> (String, String) {
 
 /// A domain's table is found by its columns, and its domain by the files that its rows are from.
 fn a_fifth_domain_shows_by_itself(pipeline: &Pipeline, chosen: &mut Chosen) {
-    pipeline.execute(include_str!("../pharmacy/migration.sql"));
+    pipeline.execute(include_str!("pharmacy.sql"));
     pipeline.execute(
         "WITH object AS (
             INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord)

@@ -14,7 +14,6 @@ use freshet::status::{self, observe};
 use freshet::telemetry::LogFormat;
 use freshet_processors::refresh::{self, Publication, RefreshContext};
 use freshet_sinks::outputs::{self, Manifest};
-use freshet_topics::DOMAINS;
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};

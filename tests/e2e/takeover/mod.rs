@@ -6,6 +6,7 @@ mod version_0_1;
 
 use freshet::commands::setup::{self, Finding, Standing};
 use freshet_sinks::tables::{self, SetupError};
+use freshet_topics::Pipeline;
 
 use crate::harness::World;
 
@@ -93,8 +94,8 @@ async fn tables_live_in_a_schema_of_their_own_and_those_of_the_same_names_are_no
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_with_another_pipeline_than_was_set_up_waits_and_says_so() {
     let mut world = World::new("another").await;
-    let own = world.services.pipeline;
-    world.services.pipeline.hash = "0123456789abcdef";
+    let own = world.services.config.pipeline;
+    world.services.config.pipeline = Box::leak(Box::new(Pipeline { hash: "0123456789abcdef", ..*own }));
     let missing = freshet::ready::missing(&world.services, &[freshet::roles::Role::Metrics]).await;
     let [missing] = &missing[..] else { panic!("{missing:?}") };
     let said = missing.to_string();
@@ -107,7 +108,7 @@ async fn a_role_with_another_pipeline_than_was_set_up_waits_and_says_so() {
     let changed = setup::prepare(&world.services, false).await;
     assert_eq!(of(&changed, "pipeline", "climate_health").standing, Standing::Made, "{changed:#?}");
     assert_eq!(freshet::ready::missing(&world.services, &[freshet::roles::Role::Metrics]).await, []);
-    world.services.pipeline = own;
+    world.services.config.pipeline = own;
     assert_eq!(freshet::ready::missing(&world.services, &[freshet::roles::Role::Metrics]).await.len(), 1);
 }
 

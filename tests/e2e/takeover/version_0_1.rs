@@ -9,7 +9,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr};
 
 use super::of;
-use crate::harness::{World, data, oracles};
+use crate::harness::{World, all_roles, data, oracles};
 
 /// The migration of version 0.1 that made the four tables.
 const DOMAINS: &str = include_str!("0002_domains.sql");
@@ -75,7 +75,7 @@ async fn a_database_of_version_0_1_is_taken_over_with_nothing_lost_or_read_again
     world.settle().await;
     roles.stop().await;
     // Marks that nobody has derived from yet.
-    let roles: Vec<Role> = Role::all().into_iter().filter(|role| *role != Role::Metrics).collect();
+    let roles: Vec<Role> = all_roles().into_iter().filter(|role| *role != Role::Metrics).collect();
     let roles = world.run(&roles);
     world.next_second().await;
     world.put("health/late.csv", data::health(3, "2025-07-05", 1, 2)).await;
