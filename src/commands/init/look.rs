@@ -231,7 +231,7 @@ impl Seen {
             empty: self.empty,
             kind,
             bounds: bounds.map(|((_, least), (_, greatest))| (least, greatest)),
-            values: self.values.filter(|values| !values.is_empty() && kind != Kind::Date),
+            values: self.values.filter(|values| !values.is_empty() && matches!(kind, Kind::Text | Kind::Bool)),
         }
     }
 }
