@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bookmarks;
+pub mod compare;
 pub mod confirm;
 pub mod demo;
 pub mod domain_arg;

@@ -6,13 +6,14 @@ use sqlx::migrate::MigrateError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::found;
-use super::plan::{self, Plan, What};
+use super::plan::{self, Narrowing, Plan, What};
 use super::record;
 use super::wanted::Wanted;
 use super::{Setup, identifier, qualified};
 use crate::apply::marks;
 use crate::postgres::{self, MIGRATIONS};
 use crate::transactions::{self, Limits};
+use freshet_topics::Domain;
 
 /// How long a statement waits for those who use a table. Whoever comes after it waits too: better to give up, with
 /// everything as it was.
@@ -75,6 +76,20 @@ pub async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Result<Pl
         tables.push(plan::plan(setup.schema, &wanted, found.as_ref(), formerly));
     }
     Ok(Plan { makes_schema: !has_schema, tables, recording: record::recording(setup, last) })
+}
+
+/// What the domain's table in a schema lacks to be as declared, that only a table without rows may be given.
+pub(crate) async fn narrowing(
+    connection: &mut PgConnection,
+    schema: &str,
+    domain: &'static Domain,
+) -> Result<Narrowing, sqlx::Error> {
+    let wanted = Wanted::of(domain);
+    let last = record::last(connection).await?;
+    let before = last.as_ref().and_then(|last| last.domains.get(domain.name));
+    let formerly = before.map(|declared| declared.columns.as_slice()).unwrap_or_default();
+    let found = found::read(connection, schema, &wanted).await?;
+    Ok(found.map(|found| plan::narrowing(schema, &wanted, &found, formerly)).unwrap_or_default())
 }
 
 /// Brings the schema of the pipeline up to date, does the plan, and records what was set up. Two at once wait for each
