@@ -91,6 +91,18 @@ impl TablePlan {
     pub fn takes_over(&self) -> bool {
         matches!(self.what, What::Foreign { .. })
     }
+
+    /// Whether a step needs the table for itself.
+    pub(super) fn alters(&self) -> bool {
+        self.steps.iter().any(Step::alters)
+    }
+}
+
+impl Step {
+    /// Whether it does more than to comment, for which nobody needs to wait.
+    fn alters(&self) -> bool {
+        self.sql.iter().any(|sql| !sql.starts_with("COMMENT "))
+    }
 }
 
 /// Compares. `formerly` are the columns that earlier declarations had.

@@ -44,6 +44,8 @@ pub struct Recording {
     pub changes: bool,
     /// Domains whose rows were judged by another declaration.
     pub judged_otherwise: Vec<&'static str>,
+    /// Domains that were set up and are not part of the pipeline any more.
+    pub gone: Vec<String>,
     /// What keeps setup from doing anything at all.
     pub blocked: Vec<String>,
 }
@@ -164,6 +166,8 @@ pub(super) fn recording(setup: &Setup<'_>, before: Option<Recorded>) -> Recordin
         .filter(|domain| last.domains.get(domain.name).is_some_and(|it| it.judgement != judgement(domain)))
         .map(|domain| domain.name)
         .collect();
+    let is_there = |name: &str| setup.domains.iter().any(|domain| domain.name == name);
+    recording.gone = last.domains.keys().filter(|name| !is_there(name)).cloned().collect();
     recording.before = before;
     recording
 }
@@ -226,6 +230,8 @@ mod tests {
         );
         let elsewhere = recording(&Setup { schema: "apart", ..setup("one") }, Some(last.clone()));
         assert!(elsewhere.blocked[0].starts_with("the tables are in the schema public, and postgres.schema is apart"));
+        let fewer = recording(&Setup { domains: &DOMAINS[1..], ..setup("one") }, Some(last.clone()));
+        assert_eq!((fewer.gone, fewer.changes), (vec![DOMAINS[0].name.to_owned()], false));
         let mut before = last;
         before.domains.get_mut(DOMAINS[0].name).expect("declared").judgement = "other".into();
         assert_eq!(recording(&setup("one"), Some(before)).judged_otherwise, [DOMAINS[0].name]);
