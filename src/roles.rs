@@ -1,15 +1,16 @@
 //! The roles: which parts of freshet a process runs, wired to the services of the settings.
 
 use std::process;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use aws_sdk_s3::Client;
 use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
-use freshet_sinks::tables::{self, Identity, Setup, record};
+use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_sinks::{postgres, s3, schema};
+use freshet_topics::pipeline::Pipeline;
 use freshet_topics::{DOMAINS, Domain};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -79,8 +80,8 @@ impl Services {
         let pool = postgres::pool(&config.postgres).context("read the settings")?;
         let s3 = s3::client(&config.s3).await;
         let hints = Hints::new(&config.s3.raw_bucket, &DOMAINS, &config.ingest);
-        static HASH: LazyLock<String> = LazyLock::new(|| record::hash_of(&DOMAINS));
-        let pipeline = Identity { name: "climate_health", hash: &HASH };
+        let shipped = Pipeline::shipped();
+        let pipeline = Identity { name: shipped.name, hash: shipped.hash };
         Ok(Services { config, pool, s3, pipeline, surveyed: watch::Sender::default(), hints })
     }
 

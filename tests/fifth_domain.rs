@@ -1,4 +1,4 @@
-//! A fifth domain is one domain file and one line in the registry: this test adds `pharmacy` to a copy
+//! A fifth domain is one contract: this test adds `pharmacy` to a copy
 //! of the sources, builds it, and sends rows through the whole pipeline.
 //!
 //! The copy lies in the target folder, and is built with the dependencies that are there already: only freshet's own
@@ -66,24 +66,14 @@ fn put(path: &Path, content: &[u8]) {
 fn add_pharmacy(copy: &Path) {
     let mut wanted = BTreeSet::new();
     for path in sources() {
-        let mut content = fs::read(Path::new(ROOT).join(&path)).expect("read a source");
-        if path == Path::new("topics/src/domains/mod.rs") {
-            content = registered(&String::from_utf8(content).expect("text")).into_bytes();
-        }
+        let content = fs::read(Path::new(ROOT).join(&path)).expect("read a source");
         put(&copy.join(&path), &content);
         wanted.insert(path);
     }
-    let declaration = "topics/src/domains/pharmacy.rs";
-    put(&copy.join(declaration), &fs::read(Path::new(ROOT).join("tests/pharmacy/domain.rs")).expect("read"));
-    wanted.insert(declaration.into());
+    let contract = "pipelines/climate_health/domains/pharmacy.odcs.yaml";
+    put(&copy.join(contract), &fs::read(Path::new(ROOT).join("tests/pharmacy/pharmacy.odcs.yaml")).expect("read"));
+    wanted.insert(contract.into());
     remove_others(copy, copy, &wanted);
-}
-
-/// The registry with one more line.
-fn registered(registry: &str) -> String {
-    let start = registry.find("\nregistry! {\n").expect("the registry");
-    let end = start + registry[start..].find("\n}\n").expect("its end");
-    format!("{}\n    pharmacy::PHARMACY,{}", &registry[..end], &registry[end..])
 }
 
 /// Deletes what an earlier copy had and the sources have no more.
@@ -231,7 +221,7 @@ fn http_get(url: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fifth_domain_is_one_file_and_one_line() {
+async fn a_fifth_domain_is_one_contract() {
     let (_, target) = built_in();
     let home = target.join("fifth-domain");
     add_pharmacy(&home.join("workspace"));

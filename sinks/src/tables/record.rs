@@ -81,12 +81,6 @@ fn judgement(domain: &Domain) -> String {
     hex::encode(Sha256::digest(text))
 }
 
-/// A hash of all these declarations.
-pub fn hash_of(domains: &[&'static Domain]) -> String {
-    let text: String = domains.iter().map(|domain| format!("{} {} ", domain.name, judgement(domain))).collect();
-    hex::encode(Sha256::digest(text))
-}
-
 /// Reads what was set up last; `None` where nothing was, or the schema is older.
 ///
 /// # Errors
