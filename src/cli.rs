@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::bookmarks::{self, BookmarksCommand};
+use crate::commands::compare::{self, CompareArgs};
 use crate::commands::demo::Demo;
 use crate::commands::domain_arg::{Domains, parse_domains};
 use crate::commands::replay::{self, ReplayArgs};
@@ -97,6 +98,8 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Compare the tables with those of another database, row by row: exit code 0 if they are equal, 2 if not
+    Compare(CompareArgs),
     /// Show how far everything is: files, rows, lag, freshness
     Status(StatusArgs),
     /// Say every mistake of a pipeline folder at once, and run its tests
@@ -162,7 +165,12 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     // What they print says it all.
     let quiet = matches!(
         cli.command,
-        Command::Demo | Command::Plan | Command::Setup { .. } | Command::Status(_) | Command::Bench(_)
+        Command::Demo
+            | Command::Plan
+            | Command::Setup { .. }
+            | Command::Compare(_)
+            | Command::Status(_)
+            | Command::Bench(_)
     );
     let telemetry = telemetry::init(quiet, cli.log_format, Some(runtime.handle()))?;
     let result = runtime.block_on(run(cli));
@@ -204,6 +212,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Republish(ref options) => return republish::run(&cli.services().await?, options).await,
         Command::Restored { yes } => return restored::run(&cli.services().await?, yes).await,
+        Command::Compare(ref options) => return compare::run(&cli.services().await?, options).await,
         Command::Status(ref options) => {
             let services = cli.services().await?;
             show_status(options, &services).await?;

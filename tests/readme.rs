@@ -34,7 +34,13 @@ const SPECIAL: &[(&str, &str, Special)] = &[
     ("README.md", "make up", Special::Holds),
     ("README.md", "aws s3 cp mine.csv", Special::Needs("aws")),
     ("README.md", "freshet ingest", Special::Serves),
+    ("docs/migrate.md", "pg_dump --no-owner", MIGRATES),
+    ("docs/migrate.md", "freshet setup\n", MIGRATES),
+    ("docs/migrate.md", "freshet compare", MIGRATES),
 ];
+
+/// It needs tables of batch jobs.
+const MIGRATES: Special = Special::NotRun("tests/e2e/takeover/page.rs runs the page on a database of batch jobs");
 
 /// A role that cannot go on says so well within this.
 const SERVES_FOR: Duration = Duration::from_secs(4);

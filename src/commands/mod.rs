@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod bookmarks;
 pub mod check;
+pub mod compare;
 pub mod confirm;
 pub mod demo;
 pub mod domain_arg;

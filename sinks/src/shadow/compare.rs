@@ -53,7 +53,12 @@ impl Comparison {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> Result<Comparison, sqlx::Error> {
-    let columns = quoted(domain.columns.iter().map(|column| column.name), "");
+    // Types may be declared otherwise than the live table has them: values are compared as they are spelled.
+    let spelled = domain.columns.iter().map(|column| match domain.key.contains(&column.name) {
+        true => format!("\"{}\"", column.name),
+        false => format!("\"{0}\"::text AS \"{0}\"", column.name),
+    });
+    let columns = spelled.collect::<Vec<_>>().join(", ");
     let mut comparison = Comparison::default();
     (comparison.live_rows, comparison.live_checksum) =
         sum(connection, &Destination::Live.table(domain), &columns).await?;
@@ -80,8 +85,8 @@ pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> 
 
 async fn sum(connection: &mut PgConnection, table: &str, columns: &str) -> Result<(i64, String), sqlx::Error> {
     let sql = format!(
-        "SELECT count(*), to_hex((coalesce(sum(hashtextextended(ROW({columns})::text, 0)::numeric), 0)
-            % 9223372036854775807)::bigint) FROM {table}"
+        "SELECT count(*), to_hex((coalesce(sum(hashtextextended(ROW(r.*)::text, 0)::numeric), 0)
+            % 9223372036854775807)::bigint) FROM (SELECT {columns} FROM {table}) AS r"
     );
     sqlx::query_as(AssertSqlSafe(sql)).fetch_one(connection).await
 }

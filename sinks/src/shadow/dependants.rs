@@ -114,21 +114,25 @@ pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> R
     .await
 }
 
-/// In what the two tables are made otherwise, as columns and indexes: the live one was altered since.
+/// In what the two tables are made otherwise, as columns and indexes: the live one was altered since. The columns that are
+/// declared otherwise than the live table has them do not count, nor their indexes.
 pub(super) async fn made_otherwise(
     connection: &mut PgConnection,
     table: &str,
     shadow: &str,
+    declared: &[String],
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "WITH made AS (
             SELECT a.attrelid AS of, format('column %s %s%s', a.attname, format_type(a.atttypid, a.atttypmod),
                 CASE WHEN a.attnotnull THEN ' not null' ELSE '' END) AS what
-            FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped
+            FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL ($3)
             UNION ALL
             SELECT i.indrelid, format('index %s on (%s)', c.relname,
                 (SELECT string_agg(pg_get_indexdef(i.indexrelid, n, true), ', ') FROM generate_series(1, i.indnatts) n))
             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+            WHERE NOT EXISTS (SELECT FROM pg_attribute a
+                WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname = ANY ($3))
             UNION ALL
             SELECT k.conrelid, format('constraint %s %s', k.conname, pg_get_constraintdef(k.oid))
             FROM pg_constraint k WHERE k.contype = 'c'
@@ -142,6 +146,7 @@ pub(super) async fn made_otherwise(
     )
     .bind(table)
     .bind(shadow)
+    .bind(declared)
     .fetch_all(connection)
     .await
 }

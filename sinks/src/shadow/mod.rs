@@ -2,7 +2,7 @@
 //! dropped.
 //!
 //! It is made like the live table ([`create`]): the same columns, constraints and indexes, under the same names, in the
-//! schema `shadow`; the state that belongs to it (bookmarks, progress, rejects) stands beside it. It is filled by the
+//! schema `shadow`, but for columns whose type is declared otherwise, or that are not declared any more; the state that belongs to it (bookmarks, progress, rejects) stands beside it. It is filled by the
 //! same transaction as the live table ([`crate::apply`]), never past the live bookmarks. So whatever key it has, the
 //! live table had when the row was applied there, and gave it the `id` that the shadow takes over; a key that only the
 //! new rules accept gets the next one.
@@ -21,6 +21,7 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::destination::Destination;
+use crate::tables;
 use crate::transactions::{self, Limits, Named};
 
 pub use compare::{Comparison, Differs, compare};
@@ -29,6 +30,9 @@ pub use swap::{Refused, Swapped, swap};
 /// How long a statement that needs the live table for itself waits for those who read it. Whoever comes after it waits
 /// too: better to give up and try again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The schema of shadows.
+const SCHEMA: &str = "shadow";
 
 /// Makes an empty shadow. What an earlier one left is dropped.
 pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
@@ -39,6 +43,9 @@ pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domai
     // LIKE makes up names of its own. A constraint's index is renamed with its constraint.
     for (made, wanted) in index_names(connection, &live, &shadow).await? {
         let sql = format!("ALTER INDEX shadow.\"{made}\" RENAME TO \"{wanted}\"");
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    for sql in tables::narrowing(connection, SCHEMA, domain).await?.sql {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
     Ok(())

@@ -11,6 +11,7 @@ use crate::apply::marks;
 use crate::apply::upsert::has_surrogate_id;
 use crate::destination::Destination;
 use crate::replay::Running;
+use crate::tables;
 
 /// Named of a long list, at most.
 const NAMED_MAX: i64 = 20;
@@ -92,7 +93,8 @@ async fn check(
     if !incomplete.is_empty() {
         return Err(Refused::Incomplete(incomplete));
     }
-    let altered = dependants::made_otherwise(connection, &live, &shadow).await?;
+    let declared = declared_otherwise(connection, domain, &live).await?;
+    let altered = dependants::made_otherwise(connection, &live, &shadow, &declared).await?;
     if !altered.is_empty() {
         return Err(Refused::Altered(altered));
     }
@@ -101,6 +103,20 @@ async fn check(
         return Err(Refused::Dependants(left_behind));
     }
     Ok(())
+}
+
+/// The columns of the live table that the shadow has otherwise, because they are declared so.
+async fn declared_otherwise(
+    connection: &mut PgConnection,
+    domain: &'static Domain,
+    live: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    let schema: String =
+        sqlx::query_scalar("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = $1::regclass")
+            .bind(live)
+            .fetch_one(&mut *connection)
+            .await?;
+    Ok(tables::narrowing(connection, &schema, domain).await?.columns)
 }
 
 /// Partitions where the two bookmarks differ, or are of two streams.

@@ -6,13 +6,14 @@ use sqlx::migrate::MigrateError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::found;
-use super::plan::{self, Plan, What};
+use super::plan::{self, Narrowing, Plan, What};
 use super::record;
 use super::wanted::Wanted;
 use super::{Setup, identifier, qualified};
 use crate::apply::marks;
 use crate::postgres::{self, MIGRATIONS};
 use crate::transactions::{self, Limits};
+use freshet_topics::Domain;
 
 /// How long a statement waits for those who use a table. Whoever comes after it waits too: better to give up, with
 /// everything as it was.
@@ -61,10 +62,7 @@ fn told(error: &sqlx::Error) -> String {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Result<Plan, sqlx::Error> {
-    let has_schema: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
-        .bind(setup.schema)
-        .fetch_one(&mut *connection)
-        .await?;
+    let makes_schema = !has_schema(connection, setup.schema).await?;
     let last = record::last(connection).await?;
     let mut tables = Vec::new();
     for domain in setup.domains {
@@ -74,7 +72,28 @@ pub async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Result<Pl
         let formerly = before.map(|declared| declared.columns.as_slice()).unwrap_or_default();
         tables.push(plan::plan(setup.schema, &wanted, found.as_ref(), formerly));
     }
-    Ok(Plan { makes_schema: !has_schema, tables, recording: record::recording(setup, last) })
+    Ok(Plan { makes_schema, tables, recording: record::recording(setup, last) })
+}
+
+async fn has_schema(connection: &mut PgConnection, schema: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+        .bind(schema)
+        .fetch_one(connection)
+        .await
+}
+
+/// What the domain's table in a schema lacks to be as declared, that only a table without rows may be given.
+pub(crate) async fn narrowing(
+    connection: &mut PgConnection,
+    schema: &str,
+    domain: &'static Domain,
+) -> Result<Narrowing, sqlx::Error> {
+    let wanted = Wanted::of(domain);
+    let last = record::last(connection).await?;
+    let before = last.as_ref().and_then(|last| last.domains.get(domain.name));
+    let formerly = before.map(|declared| declared.columns.as_slice()).unwrap_or_default();
+    let found = found::read(connection, schema, &wanted).await?;
+    Ok(found.map(|found| plan::narrowing(schema, &wanted, &found, formerly)).unwrap_or_default())
 }
 
 /// Brings the schema of the pipeline up to date, does the plan, and records what was set up. Two at once wait for each
@@ -86,9 +105,10 @@ pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError>
     let mut transaction = transactions::begin(pool, "setup", Limits::default()).await?;
     let connection = &mut *transaction;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet setup', 3))").execute(&mut *connection).await?;
-    let timeout = format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis());
-    sqlx::query(AssertSqlSafe(timeout)).execute(&mut *connection).await?;
-    let makes_schema = look(connection, setup).await?.makes_schema;
+    // Writing a large table anew takes its time, whatever the others of this database are allowed.
+    let limits = format!("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = 0", LOCK_TIMEOUT.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(limits)).execute(&mut *connection).await?;
+    let makes_schema = !has_schema(connection, setup.schema).await?;
     if makes_schema {
         let sql = format!("CREATE SCHEMA {}", identifier(setup.schema));
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
@@ -110,7 +130,7 @@ pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError>
 
 /// Takes the tables that are altered for itself; gives whether there are any.
 async fn lock(connection: &mut PgConnection, setup: &Setup<'_>, plan: &Plan) -> Result<bool, SetupError> {
-    let altered = |it: &&plan::TablePlan| it.what != What::Missing && !it.steps.is_empty() && it.blocked.is_empty();
+    let altered = |it: &&plan::TablePlan| it.what != What::Missing && it.alters() && it.blocked.is_empty();
     let mut any = false;
     for table in plan.tables.iter().filter(altered) {
         let sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", qualified(setup.schema, table.table));

@@ -32,6 +32,8 @@ use freshet_topics::Domain;
 pub use apply::{SetupError, apply, look};
 pub use plan::{Plan, Step, TablePlan, What};
 
+pub(crate) use apply::narrowing;
+
 /// What is to be set up.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup<'a> {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use freshet_topics::Domain;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
 use super::{Identity, Setup};
@@ -43,6 +44,8 @@ pub struct Recording {
     pub changes: bool,
     /// Domains whose rows were judged by another declaration.
     pub judged_otherwise: Vec<&'static str>,
+    /// Domains that were set up and are not part of the pipeline any more.
+    pub gone: Vec<String>,
     /// What keeps setup from doing anything at all.
     pub blocked: Vec<String>,
 }
@@ -78,12 +81,6 @@ fn judgement(domain: &Domain) -> String {
     hex::encode(Sha256::digest(text))
 }
 
-/// A hash of all these declarations.
-pub fn hash_of(domains: &[&'static Domain]) -> String {
-    let text: String = domains.iter().map(|domain| format!("{} {} ", domain.name, judgement(domain))).collect();
-    hex::encode(Sha256::digest(text))
-}
-
 /// Reads what was set up last; `None` where nothing was, or the schema is older.
 ///
 /// # Errors
@@ -94,12 +91,12 @@ pub async fn last(connection: &mut PgConnection) -> Result<Option<Recorded>, sql
     if !is_there {
         return Ok(None);
     }
-    let row: Option<(String, String, String, sqlx::types::Json<BTreeMap<String, Declared>>, DateTime<Utc>)> =
-        sqlx::query_as(
-            "SELECT name, hash, schema, domains, set_up_at FROM pipeline.pipelines ORDER BY id DESC LIMIT 1",
-        )
-        .fetch_optional(connection)
-        .await?;
+    type Row = (String, String, String, Json<BTreeMap<String, Declared>>, DateTime<Utc>);
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT name, hash, schema, domains, set_up_at FROM pipeline.pipelines ORDER BY id DESC LIMIT 1",
+    )
+    .fetch_optional(connection)
+    .await?;
     Ok(row.map(|(name, hash, schema, domains, set_up_at)| Recorded {
         name,
         hash,
@@ -163,6 +160,8 @@ pub(super) fn recording(setup: &Setup<'_>, before: Option<Recorded>) -> Recordin
         .filter(|domain| last.domains.get(domain.name).is_some_and(|it| it.judgement != judgement(domain)))
         .map(|domain| domain.name)
         .collect();
+    let is_there = |name: &str| setup.domains.iter().any(|domain| domain.name == name);
+    recording.gone = last.domains.keys().filter(|name| !is_there(name)).cloned().collect();
     recording.before = before;
     recording
 }
@@ -187,8 +186,67 @@ pub(super) async fn write(
         .bind(setup.pipeline.name)
         .bind(setup.pipeline.hash)
         .bind(setup.schema)
-        .bind(sqlx::types::Json(declared(setup, last)))
+        .bind(Json(declared(setup, last)))
         .execute(connection)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use freshet_topics::{Cast, Column, DOMAINS};
+
+    fn setup(hash: &str) -> Setup<'_> {
+        Setup { schema: "public", domains: &DOMAINS, pipeline: Identity { name: "p", hash } }
+    }
+
+    fn recorded(setup: &Setup<'_>) -> Recorded {
+        Recorded {
+            name: setup.pipeline.name.into(),
+            hash: setup.pipeline.hash.into(),
+            schema: setup.schema.into(),
+            domains: declared(setup, None),
+            set_up_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_changed_since_the_last_setup_is_told() {
+        let last = recorded(&setup("one"));
+        assert!(recording(&setup("one"), None).changes, "nothing was set up");
+        let same = recording(&setup("one"), Some(last.clone()));
+        assert_eq!((same.changes, same.judged_otherwise.len(), same.blocked.len()), (false, 0, 0), "{same:?}");
+        let described = recording(&setup("two"), Some(last.clone()));
+        assert!(
+            described.changes && described.judged_otherwise.is_empty(),
+            "another text, the same rules: {described:?}"
+        );
+        let elsewhere = recording(&Setup { schema: "apart", ..setup("one") }, Some(last.clone()));
+        assert!(elsewhere.blocked[0].starts_with("the tables are in the schema public, and postgres.schema is apart"));
+        let fewer = recording(&Setup { domains: &DOMAINS[1..], ..setup("one") }, Some(last.clone()));
+        assert_eq!((fewer.gone, fewer.changes), (vec![DOMAINS[0].name.to_owned()], false));
+        let mut before = last;
+        before.domains.get_mut(DOMAINS[0].name).expect("declared").judgement = "other".into();
+        assert_eq!(recording(&setup("one"), Some(before)).judged_otherwise, [DOMAINS[0].name]);
+    }
+
+    #[test]
+    fn a_column_that_was_declared_once_is_remembered() {
+        let last = recorded(&setup("one"));
+        let columns: &'static [Column] = vec![Column::required("other", Cast::Int)].leak();
+        let domain = Domain { columns, ..*DOMAINS[0] };
+        let now = Declared::of(&domain, last.domains.get(domain.name));
+        assert!(now.columns.contains(&"other".to_owned()) && now.columns.len() == DOMAINS[0].columns.len() + 1);
+        assert_ne!(now.judgement, last.domains[domain.name].judgement);
+    }
+
+    #[test]
+    fn a_process_tells_its_pipeline_from_the_one_that_was_set_up() {
+        let last = recorded(&setup("aaaaaaaaaaaaaaaa"));
+        assert_eq!(told_apart(Some(&last), setup("aaaaaaaaaaaaaaaa").pipeline), None);
+        let another = told_apart(Some(&last), setup("bbbbbbbbbbbbbbbb").pipeline).expect("another");
+        assert!(another.contains("the pipeline p (bbbbbbbbbbbb), and p (aaaaaaaaaaaa) was set up last"), "{another}");
+        assert!(told_apart(None, setup("a").pipeline).expect("none").contains("no pipeline was set up"));
+    }
 }

@@ -53,9 +53,12 @@ fn of_pipeline(services: &Services, recording: &Recording, outcome: Outcome) -> 
              `freshet replay {domain} --from beginning` corrects them"
         )
     });
+    let gone = recording.gone.iter().map(|domain| {
+        format!("kept: {domain} is not part of the pipeline any more; its table and its topic stay as they are")
+    });
     let blocked = recording.blocked.iter().map(|said| format!("in the way: {said}"));
     let standing = if recording.blocked.is_empty() { standing } else { Standing::Failed };
-    Finding::new("pipeline", services.config.pipeline.name, standing, said).with(judged.chain(blocked))
+    Finding::new("pipeline", services.config.pipeline.name, standing, said).with(judged.chain(gone).chain(blocked))
 }
 
 fn of_table(table: &TablePlan, outcome: Outcome) -> Finding {

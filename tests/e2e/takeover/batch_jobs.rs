@@ -7,7 +7,7 @@ use crate::harness::{World, data, oracles};
 
 /// Same names and columns as freshet's, and no lineage. Three rows of health and one of hospital share a key with a newer
 /// one. `id` is a serial, a bigserial, or a bigint that nothing numbers.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
     CREATE TABLE locations (id serial PRIMARY KEY, name varchar(100) NOT NULL, type varchar(50), population integer,
         area double precision);
     CREATE TABLE climate_data (id bigint, location_id integer, date date, temperature double precision,
@@ -42,9 +42,9 @@ const OF_HEALTH: [&str; 12] = [
     "take away, until the columns are altered: view named_health, report",
     "widen column id from integer to bigint",
     "let column id number new rows (identity), from the greatest on, instead of by nextval('health_data_id_seq'::regclass)",
-    "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in the 6 rows that are there, so that a row of \
-     any file wins over them",
-    "set aside 3 rows that share a key with one of a greater id (2 keys): they are kept in pipeline.taken_over_duplicates",
+    "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in what is there (6 rows), so that a row of any \
+     file wins",
+    "set aside 3 rows whose key a row of a greater id has too (2 keys), in pipeline.taken_over_duplicates",
     "add constraint health_data_key UNIQUE NULLS NOT DISTINCT (location_id, date, is_projected, projection_year)",
     "add index health_data_date on (date)",
     "make again, as it was: view named_health, report",
@@ -68,7 +68,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
         assert!(line.starts_with(expected), "{line}\n{expected}\n{health:#?}");
     }
     assert_eq!(health.details.len(), OF_HEALTH.len() - 1, "{health:#?}");
-    assert!(says(of(&dry, "table", "hospital_data"), "set aside 1 rows"), "{dry:#?}");
+    assert!(says(of(&dry, "table", "hospital_data"), "set aside 1 row whose"), "{dry:#?}");
     assert!(says(of(&dry, "table", "locations"), "widen column name from character varying(100) to text"), "{dry:#?}");
     assert!(says(of(&dry, "table", "climate_data"), "add primary key (id)"), "{dry:#?}");
     assert!(dry.iter().all(|finding| finding.standing == Standing::Would), "{dry:#?}");
@@ -128,8 +128,7 @@ async fn what_cannot_be_taken_over_leaves_everything_as_it_was_and_says_what_to_
         let said = setup::prepare(&world.services, dry_run).await;
         let health = of(&said, "table", "health_data");
         assert_eq!(health.standing, Standing::Failed, "{said:#?}");
-        let blocked =
-            "in the way: 1 rows of alerts refer by alerts_health_id_fkey to rows that share their key with a newer one";
+        let blocked = "in the way: 1 row of alerts, by alerts_health_id_fkey, would lose what it refers to";
         assert!(says(health, blocked), "{said:#?}");
         assert_eq!(of(&said, "table", "climate_data").standing, Standing::Failed, "{said:#?}");
         let schema = said.iter().find(|it| it.kind == "schema").expect("the schema");
@@ -148,13 +147,13 @@ async fn what_cannot_be_taken_over_leaves_everything_as_it_was_and_says_what_to_
     let before = everything(&world).await;
     let said = setup::prepare(&world.services, false).await;
     let schema = said.iter().find(|it| it.kind == "schema").expect("the schema");
-    let expected = "nothing was changed: table hospital_data: set aside 1 rows";
+    let expected = "nothing was changed: table hospital_data: set aside 1 row whose";
     assert!(schema.said.starts_with(expected) && schema.said.contains("rows are kept"), "{schema}");
     assert_eq!(schema.standing, Standing::Failed);
     assert_eq!(everything(&world).await, before);
 
     world.execute("DROP TRIGGER keep ON hospital_data").await;
     let done = setup::prepare(&world.services, false).await;
-    assert!(says(of(&done, "table", "hospital_data"), "set aside 1 rows"), "{done:#?}");
+    assert!(says(of(&done, "table", "hospital_data"), "set aside 1 row whose"), "{done:#?}");
     assert!(done.iter().all(|finding| !matches!(finding.standing, Standing::Failed | Standing::Differs)), "{done:#?}");
 }

@@ -2,11 +2,13 @@
 //! with all of their rows, or left as they were.
 
 mod batch_jobs;
+mod page;
 mod version_0_1;
 
 use freshet::commands::setup::{self, Finding, Standing};
 use freshet_sinks::tables::{self, SetupError};
 use freshet_topics::Pipeline;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::World;
 
@@ -150,6 +152,50 @@ async fn a_changed_declaration_widens_the_table_and_names_the_replays_for_the_re
     assert_eq!(blocked.to_string(), "", "nothing stands in the way");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_into_a_shadow_narrows_and_drops_what_setup_leaves() {
+    use freshet_processors::replay::{Point, Progress, ReplayContext, Request, Shadow};
+    let world = World::new("narrowed").await;
+    let roles = world.run_all();
+    world
+        .put(
+            "health/one.csv",
+            "location_id,date,dengue_cases,malaria_cases,diarrhea_cases\n1,2025-01-01,5,6,1\n2,2025-01-01,7,8,3\n",
+        )
+        .await;
+    world.settle().await;
+    roles.stop().await;
+    let mut setup = world.services.setup();
+    (setup.domains, setup.pipeline.hash) = (changed_health(), "changed");
+    tables::apply(&world.services.pool, &setup).await.expect("set up");
+    let context = ReplayContext {
+        domain: setup.domains.iter().find(|domain| domain.name == "health").expect("health"),
+        settings: world.services.config.process.clone(),
+        kafka: world.services.config.kafka.clone(),
+        pool: world.services.pool.clone(),
+        owner: "test".into(),
+        rows_per_second: None,
+    };
+    let request = Request { from: Point::Beginning, to: None, objects: Vec::new() };
+    let (progress, shutdown) = (tokio::sync::watch::Sender::new(Progress::default()), CancellationToken::new());
+    let mut shadow = Shadow::open(&context, &request).await.expect("open");
+    shadow.fill(&progress, &shutdown).await.expect("fill");
+    let comparison = shadow.compare(&progress, &shutdown).await.expect("compare");
+    // 1 is true now, and 3 is no boolean.
+    assert_eq!((comparison.live_rows, comparison.shadow_rows, comparison.changed), (2, 2, 2), "{comparison:#?}");
+    shadow.swap(&progress, &shutdown).await.expect("swap");
+    let rows: Vec<String> = world.column("SELECT to_jsonb(h)::text FROM health_data h ORDER BY location_id").await;
+    let row: serde_json::Value = serde_json::from_str(&rows[0]).expect("JSON");
+    assert_eq!(
+        (&row["dengue_cases"], &row["diarrhea_cases"], row.get("malaria_cases")),
+        (&5.into(), &true.into(), None)
+    );
+    let mut connection = world.services.pool.acquire().await.expect("connect");
+    let plan = tables::look(&mut connection, &setup).await.expect("look");
+    let table = plan.tables.iter().find(|table| table.domain == "health").expect("health");
+    assert!(table.not_done.is_empty() && table.steps.is_empty() && table.kept.is_empty(), "{table:#?}");
+}
+
 /// The domains, where health has one column wider, one of another type, one more and one fewer.
 fn changed_health() -> &'static [&'static freshet_topics::Domain] {
     use freshet_topics::{Cast, Column, DOMAINS, Domain};
@@ -163,8 +209,8 @@ fn changed_health() -> &'static [&'static freshet_topics::Domain] {
                 domain.columns.iter().copied().filter(|column| column.name != "malaria_cases").collect();
             for column in &mut columns {
                 match column.name {
-                    "dengue_cases" => column.cast = Cast::BigInt,
-                    "diarrhea_cases" => column.cast = Cast::Bool,
+                    "dengue_cases" => (column.cast, column.rules) = (Cast::BigInt, &[]),
+                    "diarrhea_cases" => (column.cast, column.rules) = (Cast::Bool, &[]),
                     _ => {}
                 }
             }

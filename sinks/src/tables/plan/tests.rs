@@ -1,7 +1,10 @@
 use super::super::duplicates::Duplicates;
 use super::super::found::{Index, Rows};
 use super::super::views::View;
+use super::types::shown;
 use super::*;
+use crate::tables::found::FoundColumn;
+use crate::tables::wanted::WantedColumn;
 
 /// A domain with a key of two columns, a date and a text.
 fn wanted() -> Wanted {
@@ -118,8 +121,8 @@ fn a_table_of_somebody_else_is_taken_over_line_by_line() {
     let lines = said(&plan);
     let expected = [
         "let column id number new rows (identity), from the greatest on, instead of by nextval",
-        "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in the 7 rows that are there",
-        "set aside 2 rows that share a key with one of a greater id (1 keys)",
+        "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in what is there (7 rows)",
+        "set aside 2 rows whose key a row of a greater id has too (1 key)",
         "add constraint stock_data_key UNIQUE NULLS NOT DISTINCT (place, day)",
         "add index stock_data_date on (day)",
         "set the comments of id, src_object, src_gen, src_row, src_ord, value_ord",
@@ -196,11 +199,11 @@ fn what_setup_cannot_decide_blocks_all_of_it() {
         (|found| found.kind = "v".into(), "is no plain table (pg_class.relkind is v)"),
         (|found| found.may_alter = false, "it belongs to freshet: run setup as freshet"),
         (|found| found.columns[0].type_name = "uuid".into(), "must be bigint: rename it"),
-        (|found| found.rows.without_id = 4, "4 of its rows have no id"),
+        (|found| found.rows.without_id = 4, "4 rows without an id"),
         (|found| found.columns.retain(|column| column.name != "place"), "column place is part of the key"),
         (
             |found| found.rows.duplicates.referred.push(("orders_stock".into(), "orders".into(), 5)),
-            "5 rows of orders refer by orders_stock to rows that share their key",
+            "5 rows of orders, by orders_stock, would lose what it refers to",
         ),
         (
             |found| {
@@ -222,7 +225,7 @@ fn what_setup_cannot_decide_blocks_all_of_it() {
     found.indexes.remove(1);
     found.rows.duplicates = Duplicates { rows: 2, keys: 1, referred: Vec::new() };
     let plan = plan("public", &wanted(), Some(&found), &[]);
-    assert!(plan.blocked[0].contains("2 rows share the key (place, day) with another"), "{plan:?}");
+    assert!(plan.blocked[0].contains("2 rows whose key (place, day) another row has too"), "{plan:?}");
 }
 
 #[test]

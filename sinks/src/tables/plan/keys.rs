@@ -1,0 +1,77 @@
+//! The key of a table and the index on its date.
+
+use super::{Planner, What, counted, into_shadow};
+use crate::tables::found::Found;
+use crate::tables::{duplicates, identifier, identifiers};
+
+impl Planner<'_> {
+    pub(super) fn key_constraint(&self) -> String {
+        let (name, key) = (identifier(&self.wanted.key_name()), identifiers(self.wanted.key.iter().copied()));
+        format!("CONSTRAINT {name} UNIQUE NULLS NOT DISTINCT ({key})")
+    }
+
+    pub(super) fn date_index(&self) -> Option<String> {
+        let date = self.wanted.date?;
+        let name = identifier(&format!("{}_date", self.wanted.table));
+        Some(format!("CREATE INDEX {name} ON {} ({})", self.name, identifier(date)))
+    }
+
+    /// The key, after the rows that stand in its way are set aside; and the index on the date.
+    pub(super) fn unique(&mut self, found: &Found) {
+        let wanted = self.wanted;
+        if !found.is_unique(&wanted.key) {
+            self.set_aside(found);
+            let replaced = found.indexes.iter().any(|index| index.is_unique && !index.is_primary);
+            let own = self.plan.what == What::Own && replaced && !self.is_keyed_by_id();
+            let drop = format!("DROP CONSTRAINT IF EXISTS {}", identifier(&wanted.key_name()));
+            let (said, sql) = match (self.is_keyed_by_id(), own) {
+                (true, _) => (format!("add primary key {}", self.key()), "ADD PRIMARY KEY (id)".to_owned()),
+                (false, true) => (
+                    format!("change constraint {} to UNIQUE NULLS NOT DISTINCT {}", wanted.key_name(), self.key()),
+                    format!("{drop}, ADD {}", self.key_constraint()),
+                ),
+                (false, false) => (
+                    format!("add constraint {} UNIQUE NULLS NOT DISTINCT {}", wanted.key_name(), self.key()),
+                    format!("ADD {}", self.key_constraint()),
+                ),
+            };
+            let sql = self.alter(&sql);
+            self.step(said, [sql]);
+        }
+        let Some(date) = wanted.date else { return };
+        if !found.indexes.iter().any(|index| index.columns.first().is_some_and(|first| first == date)) {
+            let index = self.date_index();
+            self.step(format!("add index {}_date on ({date})", wanted.table), index);
+        }
+    }
+
+    pub(super) fn set_aside(&mut self, found: &Found) {
+        let duplicates = &found.rows.duplicates;
+        if duplicates.rows == 0 {
+            return;
+        }
+        if !self.plan.takes_over() {
+            let how = into_shadow(self.wanted.domain);
+            self.plan.blocked.push(format!(
+                "{} whose key {} another row has too, and setup takes none away: {how} makes the table by the new key",
+                counted(duplicates.rows, "row"),
+                self.key()
+            ));
+            return;
+        }
+        for (constraint, table, rows) in &duplicates.referred {
+            self.plan.blocked.push(format!(
+                "{} of {table}, by {constraint}, would lose what it refers to, because a newer row has the key: let it refer \
+                 to the greatest id of the key",
+                counted(*rows, "row")
+            ));
+        }
+        let said = format!(
+            "set aside {} whose key a row of a greater id has too ({}), in pipeline.taken_over_duplicates",
+            counted(duplicates.rows, "row"),
+            counted(duplicates.keys, "key")
+        );
+        let sql = duplicates::set_aside(&self.name, self.wanted);
+        self.step(said, [sql]);
+    }
+}

@@ -1,0 +1,37 @@
+//! What setup never does to a table with rows, and a shadow that has none may have from the beginning.
+
+use crate::tables::found::Found;
+use crate::tables::wanted::Wanted;
+use crate::tables::{identifier, qualified};
+
+/// What a table that has no rows needs to be as declared, where setup leaves one that has some as it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Narrowing {
+    /// The statements.
+    pub(crate) sql: Vec<String>,
+    /// The columns that are then of another type, or gone.
+    pub(crate) columns: Vec<String>,
+}
+
+/// Finds it.
+pub(in crate::tables) fn narrowing(schema: &str, wanted: &Wanted, found: &Found, formerly: &[String]) -> Narrowing {
+    let alter = |what: String| format!("ALTER TABLE {} {what}", qualified(schema, wanted.table));
+    let mut narrowing = Narrowing::default();
+    for column in &wanted.columns {
+        let other = found.column(column.name).filter(|there| there.type_name != column.type_name);
+        if other.is_some() {
+            let (name, type_name) = (identifier(column.name), &column.type_name);
+            // A default of the former type would not do; the table is empty.
+            let drop = format!("ALTER COLUMN {name} DROP DEFAULT");
+            narrowing.sql.push(alter(format!("{drop}, ALTER COLUMN {name} TYPE {type_name} USING NULL::{type_name}")));
+            narrowing.columns.push(column.name.to_owned());
+        }
+    }
+    let is_declared = |name: &str| wanted.columns.iter().any(|column| column.name == name);
+    let gone = found.columns.iter().map(|column| &column.name);
+    for name in gone.filter(|name| formerly.contains(name) && !is_declared(name)) {
+        narrowing.sql.push(alter(format!("DROP COLUMN {}", identifier(name))));
+        narrowing.columns.push(name.clone());
+    }
+    narrowing
+}
