@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use freshet_sinks::output_state::{self, DefinitionChange};
 use freshet_sinks::postgres::{MIGRATIONS, explain};
 use freshet_sinks::schema::{self, Schema};
+use freshet_topics::pipeline::output;
 use sqlx::PgPool;
 use sqlx::error::DatabaseError;
 
@@ -24,7 +26,7 @@ pub(super) async fn prepare(pool: &PgPool, dry_run: bool) -> Finding {
 
 async fn standing(pool: &PgPool, dry_run: bool) -> (Standing, String) {
     match schema::read(pool).await {
-        Ok(Schema::Current) => (Standing::Found, format!("found, at version {}", newest())),
+        Ok(Schema::Current) => outputs(pool, dry_run).await,
         Ok(Schema::Newer { found, wanted }) => {
             let said = format!("is at version {found}, this program knows up to {wanted}: run the newer freshet");
             (Standing::Failed, said)
@@ -32,6 +34,36 @@ async fn standing(pool: &PgPool, dry_run: bool) -> (Standing, String) {
         Ok(Schema::Older { found, wanted }) => bring_up(pool, found, wanted, dry_run).await,
         Err(error) => (Standing::Failed, refused(&error)),
     }
+}
+
+/// Sets the outputs up where they are defined otherwise than those that were set up last.
+async fn outputs(pool: &PgPool, dry_run: bool) -> (Standing, String) {
+    let found = format!("found, at version {}", newest());
+    let changes = match dry_run {
+        true => would_change(pool).await,
+        false => output_state::set_up(pool, output::shipped()).await,
+    };
+    match (changes, dry_run) {
+        (Err(error), _) => (Standing::Failed, format!("{found}; {}", refused(&error))),
+        (Ok(changes), _) if changes.is_empty() => (Standing::Found, found),
+        (Ok(changes), true) => (Standing::Would, format!("{found}; would set outputs up: {}", named(&changes))),
+        (Ok(changes), false) => (Standing::Made, format!("{found}; set outputs up: {}", named(&changes))),
+    }
+}
+
+async fn would_change(pool: &PgPool) -> Result<Vec<DefinitionChange>, sqlx::Error> {
+    let set_up = output_state::definitions(&mut *pool.acquire().await?).await?;
+    Ok(output_state::changes(&set_up, output::shipped()))
+}
+
+/// `a (new), b (changed), c (gone)`.
+fn named(changes: &[DefinitionChange]) -> String {
+    let each = changes.iter().map(|change| match change {
+        DefinitionChange::Added(name) => format!("{name} (new)"),
+        DefinitionChange::Changed(name) => format!("{name} (changed)"),
+        DefinitionChange::Dropped(name) => format!("{name} (gone)"),
+    });
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// Connects by itself: the pool would keep trying for half a minute, and then not say why. Gives what is wrong with its
