@@ -9,7 +9,7 @@ use aws_sdk_s3::Client;
 use freshet_ingest::Hints;
 use freshet_processors::refresh::{self, RefreshContext};
 use freshet_sinks::tables::{self, Identity, Setup};
-use freshet_sinks::{output_state, postgres, s3, schema};
+use freshet_sinks::{postgres, s3, schema};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -82,8 +82,8 @@ impl Services {
 
     /// What a setup of the database sets up.
     pub fn setup(&self) -> Setup<'_> {
-        let Pipeline { name, hash, domains, .. } = self.config.pipeline;
-        Setup { schema: &self.config.postgres.schema, domains, pipeline: Identity { name, hash } }
+        let Pipeline { name, hash, domains, outputs, .. } = self.config.pipeline;
+        Setup { schema: &self.config.postgres.schema, domains, outputs, pipeline: Identity { name, hash } }
     }
 }
 
@@ -204,6 +204,5 @@ pub async fn migrate(services: &Services) -> anyhow::Result<()> {
         anyhow::bail!("{misplaced}");
     }
     tables::apply(&services.pool, &services.setup()).await.context("nothing was changed")?;
-    let outputs = services.config.pipeline.outputs;
-    output_state::set_up(&services.pool, outputs).await.context("set the outputs up").map(drop)
+    Ok(())
 }

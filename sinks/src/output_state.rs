@@ -12,8 +12,6 @@ use crate::backoff::Backoff;
 /// How long an output whose query does not work is left alone: a query that runs into its time limit again and again
 /// holds up the others for a tenth of the time at most where the limit is a minute.
 const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
-/// Serialises setups; any number that nothing else in freshet locks.
-const SETUP_LOCK: i64 = 0x6672_6573_6865_7409;
 
 /// What a setup does to an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +24,24 @@ pub enum DefinitionChange {
     Dropped(String),
 }
 
-/// Output → its definition, as it was set up last.
+impl DefinitionChange {
+    /// The output.
+    pub fn output(&self) -> &str {
+        match self {
+            DefinitionChange::Added(name) | DefinitionChange::Changed(name) | DefinitionChange::Dropped(name) => name,
+        }
+    }
+}
+
+/// Output → its definition, as it was set up last; none in a database that has yet to be set up.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn definitions(connection: &mut PgConnection) -> Result<BTreeMap<String, String>, sqlx::Error> {
+    let is_there = sqlx::query_scalar("SELECT to_regclass('pipeline.output_definitions') IS NOT NULL");
+    if !is_there.fetch_one(&mut *connection).await? {
+        return Ok(BTreeMap::new());
+    }
     let newest: Vec<(String, Option<String>)> = sqlx::query_as(
         "SELECT DISTINCT ON (output) output, definition FROM pipeline.output_definitions ORDER BY output, number DESC",
     )
@@ -58,33 +69,30 @@ pub fn changes(before: &BTreeMap<String, String>, outputs: &[&'static Output]) -
     now.chain(dropped).collect()
 }
 
-/// Records these outputs as the ones that are set up, in one transaction; says what that changed. Two at once come one
-/// after the other.
+/// Records these changes as part of a setup, which is a transaction of its own and comes after the one before.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn set_up(pool: &PgPool, outputs: &[&'static Output]) -> Result<Vec<DefinitionChange>, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(SETUP_LOCK).execute(&mut *transaction).await?;
-    let changes = changes(&definitions(&mut transaction).await?, outputs);
-    for change in &changes {
-        let name = match change {
-            DefinitionChange::Added(name) | DefinitionChange::Changed(name) | DefinitionChange::Dropped(name) => name,
-        };
+pub(crate) async fn set_up(
+    connection: &mut PgConnection,
+    outputs: &[&'static Output],
+    changes: &[DefinitionChange],
+) -> Result<(), sqlx::Error> {
+    for change in changes {
+        let name = change.output();
         let definition = outputs.iter().find(|output| output.name == name).map(|output| output.definition);
         sqlx::query("INSERT INTO pipeline.output_definitions (output, definition) VALUES ($1, $2)")
             .bind(name)
             .bind(definition)
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await?;
         // What another definition failed of says nothing about this one.
         sqlx::query("DELETE FROM pipeline.output_failures WHERE output = $1")
             .bind(name)
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await?;
     }
-    transaction.commit().await?;
-    Ok(changes)
+    Ok(())
 }
 
 /// An output whose query does not work.

@@ -21,6 +21,7 @@ mod operate;
 mod overwrite;
 mod pooler;
 mod publications;
+mod queries;
 mod replay;
 mod republish;
 mod restore;

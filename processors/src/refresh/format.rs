@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
-use chrono::SecondsFormat;
+use chrono::{Datelike, NaiveDate, SecondsFormat};
 use freshet_sinks::outputs::{Spool, Spooled};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -191,9 +191,11 @@ fn write_cell(cell: Cell<'_>, text: &mut Vec<u8>, csv: &mut Spool, json: &mut Sp
         Cell::Double(value) => serde_json::to_writer(&mut *text, &value)?,
         Cell::Int(value) => serde_json::to_writer(&mut *text, &value)?,
         Cell::Date(value) => {
-            write!(text, "{value}")?;
+            write_date(value, text)?;
             csv.write_all(text)?;
-            return write!(json, "\"{value}\"");
+            json.write_all(b"\"")?;
+            json.write_all(text)?;
+            return json.write_all(b"\"");
         }
         Cell::Timestamp(value) => {
             let value = value.to_rfc3339_opts(SecondsFormat::AutoSi, true);
@@ -203,6 +205,16 @@ fn write_cell(cell: Cell<'_>, text: &mut Vec<u8>, csv: &mut Spool, json: &mut Sp
     }
     csv.write_all(text)?;
     json.write_all(text)
+}
+
+/// As chrono writes it, and quicker for years of four digits: nearly every row has a date.
+fn write_date(date: NaiveDate, text: &mut Vec<u8>) -> io::Result<()> {
+    let Ok(year @ 0..=9_999) = u32::try_from(date.year()) else { return write!(text, "{date}") };
+    let digit = |number: u32, at: u32| b'0' + (number / at % 10) as u8;
+    let (month, day) = (date.month(), date.day());
+    text.extend([1_000, 100, 10, 1].map(|at| digit(year, at)));
+    text.extend([b'-', digit(month, 10), digit(month, 1), b'-', digit(day, 10), digit(day, 1)]);
+    Ok(())
 }
 
 fn not_finite(value: f64) -> &'static str {
@@ -223,7 +235,6 @@ fn csv_text(value: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::DataType;
-    use chrono::NaiveDate;
     use freshet_sinks::outputs::Readable;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -304,6 +315,16 @@ mod tests {
         ];
         assert_eq!(text(&encode(&rows()).files[0]), lines.join("\n"));
         assert_eq!(text(&encode(&[]).files[0]), "i,l,d,t,day,b\n");
+    }
+
+    #[test]
+    fn a_date_is_written_as_chrono_writes_it() {
+        let dates = ["0000-01-01", "0999-12-31", "2024-02-29", "9999-10-10", "+10000-01-01", "-0001-03-04"];
+        for date in dates.map(|date| date.parse::<NaiveDate>().expect("a date")) {
+            let mut text = Vec::new();
+            write_date(date, &mut text).expect("written");
+            assert_eq!(String::from_utf8(text).expect("UTF-8"), date.to_string());
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 mod basis;
 mod behind;
+pub mod check;
 mod copies;
 mod derivation;
 mod follow;

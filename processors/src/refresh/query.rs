@@ -200,7 +200,7 @@ impl Prepared {
 /// | 08xxx, 40xxx, 57Pxx, 58xxx: connection, standby, shutdown, system | the world's |
 /// | anything else | the query's |
 /// | no answer at all | the world's |
-fn failure(error: sqlx::Error, what: &str) -> Failure {
+pub(super) fn failure(error: sqlx::Error, what: &str) -> Failure {
     let code = error.as_database_error().and_then(DatabaseError::code).map(|code| code.into_owned());
     match code.as_deref() {
         Some("57014") => Failure::Query(format!("{what}: the query took longer than metrics.query_timeout_s allows")),

@@ -11,6 +11,7 @@ use super::record;
 use super::wanted::Wanted;
 use super::{Setup, identifier, qualified};
 use crate::apply::marks;
+use crate::output_state;
 use crate::postgres::{self, MIGRATIONS};
 use crate::transactions::{self, Limits};
 use freshet_topics::Domain;
@@ -72,7 +73,8 @@ pub async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Result<Pl
         let formerly = before.map(|declared| declared.columns.as_slice()).unwrap_or_default();
         tables.push(plan::plan(setup.schema, &wanted, found.as_ref(), formerly));
     }
-    Ok(Plan { makes_schema, tables, recording: record::recording(setup, last) })
+    let outputs = output_state::changes(&output_state::definitions(connection).await?, setup.outputs);
+    Ok(Plan { makes_schema, tables, outputs, recording: record::recording(setup, last) })
 }
 
 async fn has_schema(connection: &mut PgConnection, schema: &str) -> Result<bool, sqlx::Error> {
@@ -155,6 +157,7 @@ async fn perform(connection: &mut PgConnection, setup: &Setup<'_>, plan: &Plan) 
             marks::mark_everything(connection, domain, &[qualified(setup.schema, table.table)]).await?;
         }
     }
+    output_state::set_up(connection, setup.outputs, &plan.outputs).await?;
     if plan.recording.changes {
         record::write(connection, setup, plan.recording.before.as_ref()).await?;
     }

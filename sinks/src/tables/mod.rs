@@ -28,6 +28,7 @@ mod views;
 mod wanted;
 
 use freshet_topics::Domain;
+use freshet_topics::pipeline::output::Output;
 
 pub use apply::{SetupError, apply, look};
 pub use plan::{Plan, Step, TablePlan, What};
@@ -41,6 +42,8 @@ pub struct Setup<'a> {
     pub schema: &'a str,
     /// The domains of the pipeline.
     pub domains: &'static [&'static Domain],
+    /// The outputs of the pipeline.
+    pub outputs: &'static [&'static Output],
     /// The pipeline that they belong to.
     pub pipeline: Identity<'a>,
 }

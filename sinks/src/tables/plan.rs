@@ -11,6 +11,7 @@ use super::found::Found;
 use super::record::Recording;
 use super::wanted::{ID, LINEAGE, Wanted};
 use super::{identifier, identifiers, literal, qualified};
+use crate::output_state::DefinitionChange;
 
 pub(super) use narrowing::{Narrowing, narrowing};
 
@@ -21,6 +22,8 @@ pub struct Plan {
     pub makes_schema: bool,
     /// Each domain's table, in the order of the domains.
     pub tables: Vec<TablePlan>,
+    /// What becomes of the outputs' definitions.
+    pub outputs: Vec<DefinitionChange>,
     /// What becomes of the record of the pipeline.
     pub recording: Recording,
 }

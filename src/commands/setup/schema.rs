@@ -51,7 +51,8 @@ async fn standing(services: &Services, dry_run: bool) -> Result<Vec<Finding>, St
     if let Some(older) = &older {
         older.check_rights(services).await?;
     }
-    let has_work = older.is_some() || plan.recording.changes || plan.tables.iter().any(|it| !it.steps.is_empty());
+    let tables_change = plan.tables.iter().any(|it| !it.steps.is_empty());
+    let has_work = older.is_some() || plan.recording.changes || tables_change || !plan.outputs.is_empty();
     let (outcome, plan) = match (plan.is_blocked(), has_work, dry_run) {
         (true, ..) => (Outcome::Blocked, plan),
         (false, true, false) => match tables::apply(pool, &setup).await {

@@ -1,5 +1,6 @@
 //! The pipeline that is on record and the domains' tables, as lines: what was done, or would be, and what stands in the way.
 
+use freshet_sinks::output_state::DefinitionChange;
 use freshet_sinks::tables::record::{Recording, short};
 use freshet_sinks::tables::{Plan, TablePlan, What};
 
@@ -18,12 +19,28 @@ pub(super) enum Outcome {
     Blocked,
 }
 
-/// A line about the pipeline and one a table, each with its steps.
+/// A line about the pipeline, one a table with its steps, and one an output that is new, defined otherwise or gone.
 pub(super) fn findings(services: &Services, plan: &Plan, outcome: Outcome) -> Vec<Finding> {
     let schema = plan.makes_schema.then(|| of_schema(&services.config.postgres.schema, outcome));
     let pipeline = of_pipeline(services, &plan.recording, outcome);
     let tables = plan.tables.iter().map(|table| of_table(table, outcome));
-    schema.into_iter().chain([pipeline]).chain(tables).collect()
+    let outputs = plan.outputs.iter().map(|change| of_output(change, outcome));
+    schema.into_iter().chain([pipeline]).chain(tables).chain(outputs).collect()
+}
+
+/// Deriving is the publisher's: setup says only what it will find.
+fn of_output(change: &DefinitionChange, outcome: Outcome) -> Finding {
+    let (is, will) = match change {
+        DefinitionChange::Added(_) => ("is new", "all its windows are derived"),
+        DefinitionChange::Changed(_) => ("is defined otherwise", "all its windows are derived again"),
+        DefinitionChange::Dropped(_) => ("is gone", "the next version is without it"),
+    };
+    let (standing, said) = match outcome {
+        Outcome::DryRun => (Standing::Would, format!("{is}: would be set up, then {will}")),
+        Outcome::Done => (Standing::Made, format!("{is}: set up; {will}")),
+        Outcome::Blocked => (Standing::Failed, format!("{is}: not set up")),
+    };
+    Finding::new("output", change.output(), standing, said)
 }
 
 fn of_schema(schema: &str, outcome: Outcome) -> Finding {

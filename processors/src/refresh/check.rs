@@ -1,0 +1,105 @@
+//! What is wrong with an output's query, as Postgres sees it, without any row: its columns and their types, the tables
+//! that it reads and the functions that it calls.
+//!
+//! Everything happens in a transaction that is rolled back. The tables are those that the connection's search path leads
+//! to: the pipeline's own, or empty ones of a scratch schema.
+
+use std::collections::BTreeSet;
+
+use freshet_topics::pipeline::output::Output;
+use freshet_topics::pipeline::sql::Parameter;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+
+use super::RefreshError;
+use super::query::{self, Failure};
+
+/// What Postgres says of an output's query.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// The columns that are published, each with its type; none where the query cannot be prepared.
+    pub columns: Vec<(String, String)>,
+    /// What is wrong, each in one line.
+    pub wrong: Vec<String>,
+}
+
+/// Relations and functions that the query of a view names, wherever in it: the tree of its rule says so by number.
+const NAMED: &str = "SELECT
+        ARRAY(SELECT DISTINCT c.relname::text FROM regexp_matches(tree, ':relid (\\d+)', 'g') AS m (ids)
+            JOIN pg_class AS c ON c.oid = m.ids[1]::oid WHERE c.oid <> 'pg_temp.freshet_check'::regclass),
+        ARRAY(SELECT DISTINCT p.proname::text FROM
+            regexp_matches(tree, ':(?:funcid|opfuncid|winfnoid|aggfnoid) (\\d+)', 'g') AS m (ids)
+            JOIN pg_proc AS p ON p.oid = m.ids[1]::oid WHERE p.provolatile = 'v')
+    FROM (SELECT ev_action::text AS tree FROM pg_rewrite WHERE ev_class = 'pg_temp.freshet_check'::regclass) AS r";
+
+/// Checks the query of an output.
+///
+/// # Errors
+/// If Postgres does not answer; what it says against the query is in the answer.
+pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Checked, RefreshError> {
+    let postgres = |source| RefreshError::Postgres { action: "check an output", source };
+    let mut transaction = connection.begin().await.map_err(postgres)?;
+    let mut checked = Checked::default();
+    match query::prepare(&mut transaction, output).await {
+        Ok(prepared) => {
+            let columns = prepared.published().into_iter();
+            checked.columns = columns.map(|column| (column.name, column.kind.name().to_owned())).collect();
+            match named(&mut transaction, output).await {
+                Ok((tables, volatile)) => checked.wrong = against(output, &tables, &volatile),
+                Err(Failure::Query(reason)) => checked.wrong.push(reason),
+                Err(Failure::World(error)) => return Err(error),
+            }
+        }
+        Err(Failure::Query(reason)) => checked.wrong.push(reason),
+        Err(Failure::World(error)) => return Err(error),
+    }
+    let published = |name: &str| checked.columns.iter().any(|(column, _)| column == name);
+    if !checked.columns.is_empty() {
+        checked.wrong.extend(unknown_columns(output, published));
+    }
+    transaction.rollback().await.map_err(postgres)?;
+    Ok(checked)
+}
+
+/// The tables that a query reads, and the volatile functions that it calls.
+async fn named(connection: &mut PgConnection, output: &Output) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let some_window = output.query.with(|parameter| {
+        match parameter {
+            Parameter::WindowKind => "'month'::text",
+            Parameter::WindowStart => "'2000-01-01'::date",
+            Parameter::WindowEnd => "'2000-02-01'::date",
+            Parameter::IsFinal => "false",
+        }
+        .to_owned()
+    });
+    let view = format!("CREATE TEMPORARY VIEW freshet_check AS {some_window}");
+    sqlx::query(AssertSqlSafe(view))
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| query::failure(error, "look at what it reads"))?;
+    sqlx::query_as(NAMED).fetch_one(connection).await.map_err(|error| query::failure(error, "look at what it reads"))
+}
+
+/// What is wrong with what a query names.
+fn against(output: &Output, tables: &[String], volatile: &[String]) -> Vec<String> {
+    let declared: BTreeSet<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
+    let undeclared = tables.iter().filter(|table| !declared.contains(table.as_str())).map(|table| {
+        format!("it reads {table}, which is no table of its facts and dimensions: a change there would not be seen")
+    });
+    let volatile = volatile.iter().map(|function| {
+        format!("it calls {function}(), which gives another value each time: the same rows must give the same bytes")
+    });
+    undeclared.chain(volatile).collect()
+}
+
+/// Columns that the head speaks of and that are not published.
+fn unknown_columns(output: &Output, published: impl Fn(&str) -> bool) -> Vec<String> {
+    let chart = output.chart.iter().flat_map(|it| [Some(it.by), Some(it.value), it.newest]);
+    let shown = chart.flatten().chain(output.chart.iter().flat_map(|it| it.beside.iter().copied()));
+    let described = output.columns.iter().map(|(name, _)| ("columns", *name));
+    described
+        .chain(shown.map(|name| ("chart", name)))
+        .filter(|(_, name)| !published(name))
+        .map(|(key, name)| format!("`{key}` names {name}, which is no column that is published"))
+        .collect()
+}
