@@ -85,20 +85,11 @@ hospital AS (
     FROM staff
 ),
 
--- A row for each location, and one for all together, whose location_id is NULL and whose place is 'all'.
-places AS (
-    SELECT coalesce(location_id::text, 'all') AS place, location_id, count(DISTINCT date) AS days
-    FROM (
-        SELECT location_id, date FROM climate
-        UNION SELECT location_id, date FROM health
-        UNION SELECT location_id, date FROM hospital
-    ) AS day
-    GROUP BY GROUPING SETS ((location_id), ())
-    HAVING count(*) > 0
-),
+-- Each in a row for a location, and one for all together, whose location_id is NULL and whose place is 'all'. The days
+-- with rows are bits, the first day the lowest: a window has 31 at most.
 climates AS (
     SELECT
-        coalesce(location_id::text, 'all') AS place,
+        location_id, coalesce(location_id::text, 'all') AS place, bit_or(1 << (date - :window_start)) AS days,
         -- 0 + makes a mean of -0 a mean of 0.
         (0::float8 + sum(temperature)) / count(temperature) AS temperature_mean,
         max(temperature) AS temperature_max,
@@ -108,10 +99,11 @@ climates AS (
         max(heatwave_probability) AS heatwave_probability_max
     FROM (SELECT * FROM climate ORDER BY location_id, date, projection_year NULLS FIRST, id) AS day
     GROUP BY GROUPING SETS ((location_id), ())
+    HAVING count(*) > 0
 ),
 cases AS (
     SELECT
-        coalesce(location_id::text, 'all') AS place,
+        location_id, coalesce(location_id::text, 'all') AS place, bit_or(1 << (date - :window_start)) AS days,
         sum(dengue_cases) AS dengue_cases,
         sum(malaria_cases) AS malaria_cases,
         sum(heatstroke_cases) AS heatstroke_cases,
@@ -119,15 +111,17 @@ cases AS (
         sum(overall_risk) / count(overall_risk) AS overall_risk_mean
     FROM (SELECT * FROM health ORDER BY location_id, date, projection_year NULLS FIRST, id) AS day
     GROUP BY GROUPING SETS ((location_id), ())
+    HAVING count(*) > 0
 ),
 beds AS (
     SELECT
-        coalesce(location_id::text, 'all') AS place,
+        location_id, coalesce(location_id::text, 'all') AS place, bit_or(1 << (date - :window_start)) AS days,
         sum(occupancy) / count(occupancy) AS occupancy_mean,
         min(available_beds) AS beds_available_min,
         sum(resource_score) / count(resource_score) AS resource_score_mean
     FROM (SELECT * FROM hospital ORDER BY location_id, date, projection_year NULLS FIRST, id) AS day
     GROUP BY GROUPING SETS ((location_id), ())
+    HAVING count(*) > 0
 ),
 resilience AS (
     SELECT
@@ -136,6 +130,19 @@ resilience AS (
     FROM health
     JOIN hospital USING (location_id, date)
     GROUP BY GROUPING SETS ((location_id), ())
+),
+places AS (
+    SELECT
+        place, coalesce(climates.location_id, cases.location_id, beds.location_id) AS location_id,
+        bit_count((coalesce(climates.days, 0) | coalesce(cases.days, 0) | coalesce(beds.days, 0))::bit(32)) AS days,
+        climates.temperature_mean, climates.temperature_max, climates.rainfall_sum, climates.flood_probability_max,
+        climates.cyclone_probability_max, climates.heatwave_probability_max,
+        cases.dengue_cases, cases.malaria_cases, cases.heatstroke_cases, cases.diarrhea_cases, cases.overall_risk_mean,
+        beds.occupancy_mean, beds.beds_available_min, beds.resource_score_mean, resilience.resilience_score_min
+    FROM climates
+    FULL JOIN cases USING (place)
+    FULL JOIN beds USING (place)
+    LEFT JOIN resilience USING (place)
 ),
 inhabitants AS (
     SELECT coalesce(id::text, 'all') AS place, max(name) AS name, sum(population) AS population
@@ -147,32 +154,28 @@ SELECT
     :window_kind AS window_kind,
     :window_start AS window_start,
     :window_end AS window_end,
-    places.location_id,
-    CASE WHEN places.location_id IS NOT NULL THEN inhabitants.name END AS location_name,
-    places.days::int4 AS days,
-    cases.dengue_cases,
-    cases.malaria_cases,
-    cases.heatstroke_cases,
-    cases.diarrhea_cases,
-    cases.dengue_cases::float8 * 100000 / nullif(inhabitants.population, 0) AS dengue_rate,
-    cases.malaria_cases::float8 * 100000 / nullif(inhabitants.population, 0) AS malaria_rate,
-    cases.heatstroke_cases::float8 * 100000 / nullif(inhabitants.population, 0) AS heatstroke_rate,
-    cases.diarrhea_cases::float8 * 100000 / nullif(inhabitants.population, 0) AS diarrhea_rate,
-    climates.temperature_mean,
-    climates.temperature_max,
-    climates.rainfall_sum,
-    climates.flood_probability_max,
-    climates.cyclone_probability_max,
-    climates.heatwave_probability_max,
-    beds.occupancy_mean,
-    beds.beds_available_min,
-    cases.overall_risk_mean,
-    beds.resource_score_mean,
-    resilience.resilience_score_min,
+    location_id,
+    CASE WHEN location_id IS NOT NULL THEN name END AS location_name,
+    days::int4 AS days,
+    dengue_cases,
+    malaria_cases,
+    heatstroke_cases,
+    diarrhea_cases,
+    dengue_cases::float8 * 100000 / nullif(population, 0) AS dengue_rate,
+    malaria_cases::float8 * 100000 / nullif(population, 0) AS malaria_rate,
+    heatstroke_cases::float8 * 100000 / nullif(population, 0) AS heatstroke_rate,
+    diarrhea_cases::float8 * 100000 / nullif(population, 0) AS diarrhea_rate,
+    temperature_mean,
+    temperature_max,
+    rainfall_sum,
+    flood_probability_max,
+    cyclone_probability_max,
+    heatwave_probability_max,
+    occupancy_mean,
+    beds_available_min,
+    overall_risk_mean,
+    resource_score_mean,
+    resilience_score_min,
     :is_final AS final
 FROM places
 JOIN inhabitants USING (place)
-LEFT JOIN climates USING (place)
-LEFT JOIN cases USING (place)
-LEFT JOIN beds USING (place)
-LEFT JOIN resilience USING (place)
