@@ -17,7 +17,7 @@ use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::{StatusArgs, render};
 use crate::commands::terminal::Look;
-use crate::commands::{bench, demo, generate, healthcheck, restored, setup, topics, up};
+use crate::commands::{bench, demo, generate, healthcheck, init, restored, setup, topics, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::ready;
@@ -93,6 +93,8 @@ enum Command {
     },
     /// Show how far everything is: files, rows, lag, freshness
     Status(StatusArgs),
+    /// Make a pipeline folder to begin with, drafted from sample files
+    Init(init::InitArgs),
     /// Write realistic sample files
     Generate(generate::GenerateOptions),
     /// Check the settings without connecting to anything
@@ -193,6 +195,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let services = cli.services().await?;
             show_status(options, &services).await?;
         }
+        Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {
             print!("{}", generate::run(&options)?);
         }

@@ -8,6 +8,7 @@ pub mod domain_arg;
 pub mod generate;
 pub mod halted;
 pub mod healthcheck;
+pub mod init;
 pub mod replay;
 pub mod republish;
 pub mod restored;
