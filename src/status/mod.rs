@@ -203,4 +203,16 @@ pub struct OutputsStatus {
     pub version: Option<u64>,
     /// Whole-file copies older than that version; `None` if S3 was not asked.
     pub copies_behind: Option<Vec<String>>,
+    /// Outputs whose query does not work; the others go on.
+    pub failed: Vec<FailedOutput>,
+}
+
+/// An output whose query does not work: what is published of it is of an earlier state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailedOutput {
+    pub output: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
 }

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::output_state::{self, OutputFailure};
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
-    DomainStatus, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus, PassedOver,
-    ReplayStatus, Rows, Status, files,
+    DomainStatus, FailedOutput, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
+    PassedOver, ReplayStatus, Rows, Status, files,
 };
 
 /// Distinct locations looked at for orphans, at most.
@@ -43,13 +44,14 @@ pub async fn read(
         statuses.push(status);
     }
     let waiting = waiting(connection).await.context("count the change marks")?;
+    let failed = output_state::failures(connection).await.context("read which outputs do not work")?;
     let files = match files_max {
         Some(limit) => Some(files::list(connection, limit).await.context("list the files in the ledger")?),
         None => None,
     };
     let life = life(connection).await.context("read the lives of the ledger")?;
     let passed_over = passed_over(connection).await.context("count the rows passed over")?;
-    Ok(Status { at, domains: statuses, outputs: outputs(waiting, outside), life, passed_over, files })
+    Ok(Status { at, domains: statuses, outputs: outputs(waiting, failed, outside), life, passed_over, files })
 }
 
 async fn life(connection: &mut PgConnection) -> Result<LifeStatus, sqlx::Error> {
@@ -88,7 +90,11 @@ async fn waiting(connection: &mut PgConnection) -> Result<(i64, i64, Option<f64>
     .await
 }
 
-fn outputs((marks, dirty_windows, oldest): (i64, i64, Option<f64>), outside: &Outside) -> OutputsStatus {
+fn outputs(
+    (marks, dirty_windows, oldest): (i64, i64, Option<f64>),
+    failed: Vec<OutputFailure>,
+    outside: &Outside,
+) -> OutputsStatus {
     let manifest = outside.outputs.as_ref().and_then(|outputs| outputs.manifest.as_ref());
     OutputsStatus {
         marks,
@@ -96,6 +102,10 @@ fn outputs((marks, dirty_windows, oldest): (i64, i64, Option<f64>), outside: &Ou
         oldest_mark_seconds: oldest.map(|seconds| seconds.max(0.0)),
         version: manifest.map(|manifest| manifest.version),
         copies_behind: outside.outputs.as_ref().map(|outputs| outputs.copies_behind.clone()),
+        failed: failed
+            .into_iter()
+            .map(|OutputFailure { output, reason, since, .. }| FailedOutput { output, reason, since })
+            .collect(),
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use freshet_sinks::ledger::ObjectState;
 
 use crate::commands::terminal::{Look, shorten, span, table, thousands};
-use crate::status::{DomainStatus, FileStatus, Files, LifeStatus, Orphans, OutputsStatus, PassedOver, Status};
+use crate::status::{
+    DomainStatus, FailedOutput, FileStatus, Files, LifeStatus, Orphans, OutputsStatus, PassedOver, Status,
+};
 
 /// Shows the status: what needs a person first, then files, rows, outputs, and the list of files if it was read.
 pub fn render(status: &Status, look: Look) -> String {
@@ -31,8 +33,14 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
             look.bad(&format!("halted: {domain} partition {}: {}", halted.partition, halted.reason))
         })
         .collect();
+    lines.extend(status.outputs.failed.iter().map(|failed| look.bad(&failed_output(failed))));
     lines.extend(status.passed_over.as_ref().map(|it| look.bad(&passed_over(it))));
     (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+fn failed_output(FailedOutput { output, reason, since }: &FailedOutput) -> String {
+    let since = since.format("%Y-%m-%d %H:%M:%S UTC");
+    format!("output {output} is not derived since {since}: {reason}")
 }
 
 /// The line stays until the table is emptied: what was passed over may be nowhere else.
@@ -202,6 +210,11 @@ mod tests {
                 marks: 3,
                 version: Some(7),
                 copies_behind: Some(vec![]),
+                failed: vec![FailedOutput {
+                    output: "daily_scores".into(),
+                    reason: "no column x".into(),
+                    since: DateTime::default(),
+                }],
                 ..OutputsStatus::default()
             },
             life: LifeStatus { number: 2, began_at: DateTime::default(), why: "restored".into() },
@@ -241,6 +254,7 @@ mod tests {
         assert!(text.contains("\nledger  life 2, begun 1970-01-01 00:00:00 UTC (restored)\n"), "{text}");
         for part in [
             "halted: health partition 2",
+            "output daily_scores is not derived since 1970-01-01 00:00:00 UTC: no column x",
             "passed over: 1,234,567 rows of 12,345 files",
             "987,654",
             "100,000+",

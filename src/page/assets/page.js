@@ -93,8 +93,10 @@ function renderAbout(about) {
 function renderAlarms() {
   const halted = state.status.domains.flatMap((domain) => domain.halted.map((halted) =>
     `${domain.domain} is halted at partition ${halted.partition}: ${halted.reason}`));
+  const failed = state.status.outputs.failed.map(({ output, reason }) =>
+    `The output ${output} is not derived, and what is published of it is older than the tables: ${reason}`);
   const trouble = state.trouble.map((trouble) => `Not up to date. ${trouble}`);
-  list(the("alarms"), [...halted, ...trouble], String, () => element("p", { class: "notice bad" }), text);
+  list(the("alarms"), [...halted, ...failed, ...trouble], String, () => element("p", { class: "notice bad" }), text);
 }
 
 // A tab that nobody sees asks for nothing.
