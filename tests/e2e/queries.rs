@@ -4,19 +4,20 @@
 use freshet::roles::Role;
 use freshet_processors::refresh::check::{Checked, check};
 use freshet_processors::refresh::{self, Outcome, Publication, RefreshContext};
-use freshet_sinks::output_state::{self, DefinitionChange};
+use freshet_sinks::output_state::DefinitionChange;
 use freshet_sinks::outputs::{Condition, Manifest, Put, Store, WindowFiles};
-use freshet_topics::DOMAINS;
+use freshet_sinks::tables::{self, Identity, Setup};
+use freshet_topics::Pipeline;
 use freshet_topics::pipeline::mistake::Mistakes;
-use freshet_topics::pipeline::output::{self, Output};
+use freshet_topics::pipeline::output::Output;
 
 use crate::harness::oracles::entries;
-use crate::harness::{World, data};
+use crate::harness::{World, all_roles, data};
 
 fn read(name: &str, head: &str, query: &str) -> &'static Output {
     let text = format!("/* freshet\ndescription: d\n{head}*/\n{query}");
     let mut mistakes = Mistakes::of(name);
-    let output = Output::read(&format!("{name}.sql"), &text, DOMAINS, &mut mistakes);
+    let output = Output::read(&format!("{name}.sql"), &text, Pipeline::shipped().domains, &mut mistakes);
     output.unwrap_or_else(|| panic!("{:?}", mistakes.into_sorted()))
 }
 
@@ -31,7 +32,7 @@ fn health(name: &str, head: &str, columns: &str) -> &'static Output {
 
 /// The shipped outputs and these.
 fn with(outputs: &[&'static Output]) -> Vec<&'static Output> {
-    output::shipped().iter().chain(outputs).copied().collect()
+    Pipeline::shipped().outputs.iter().chain(outputs).copied().collect()
 }
 
 fn context(world: &World, outputs: Vec<&'static Output>) -> RefreshContext {
@@ -40,13 +41,15 @@ fn context(world: &World, outputs: Vec<&'static Output>) -> RefreshContext {
         pool: world.services.pool.clone(),
         s3: world.services.s3.clone(),
         bucket: world.processed_bucket().to_owned(),
-        domains: DOMAINS,
+        domains: Pipeline::shipped().domains,
         outputs: outputs.leak(),
     }
 }
 
 async fn set_up(context: &RefreshContext) -> Vec<DefinitionChange> {
-    output_state::set_up(&context.pool, context.outputs).await.expect("set the outputs up")
+    let pipeline = Identity { name: "another", hash: "another" };
+    let setup = Setup { schema: "public", domains: context.domains, outputs: context.outputs, pipeline };
+    tables::apply(&context.pool, &setup).await.expect("set the outputs up").outputs
 }
 
 async fn publish(context: &RefreshContext) -> Publication {
@@ -65,7 +68,7 @@ async fn csv(world: &World, window: &WindowFiles) -> Vec<String> {
 
 /// All roles but the one that publishes: each publication is made here.
 fn roles() -> Vec<Role> {
-    Role::all().into_iter().filter(|role| *role != Role::Metrics).collect()
+    all_roles().into_iter().filter(|role| *role != Role::Metrics).collect()
 }
 
 async fn dengue(world: &World, day: &str, cases: i32) {
@@ -260,7 +263,7 @@ async fn what_only_a_dimension_made_dirty_comes_bit_by_bit_behind_the_facts() {
 async fn a_query_is_checked_against_the_tables_without_any_row() {
     let world = World::new("checked-output").await;
     let mut connection = world.services.pool.acquire().await.expect("a connection");
-    for output in output::shipped() {
+    for output in Pipeline::shipped().outputs {
         let Checked { columns, wrong } = check(&mut connection, output).await.expect("an answer");
         assert_eq!(wrong, [""; 0], "{}", output.name);
         assert!(columns.len() > 5 && columns.iter().all(|(name, _)| !output.hidden.contains(&name.as_str())));

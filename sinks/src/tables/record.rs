@@ -198,7 +198,7 @@ mod tests {
     use freshet_topics::{Cast, Column, DOMAINS};
 
     fn setup(hash: &str) -> Setup<'_> {
-        Setup { schema: "public", domains: &DOMAINS, pipeline: Identity { name: "p", hash } }
+        Setup { schema: "public", domains: &DOMAINS, outputs: &[], pipeline: Identity { name: "p", hash } }
     }
 
     fn recorded(setup: &Setup<'_>) -> Recorded {
