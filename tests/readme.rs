@@ -360,19 +360,16 @@ fn the_metrics_listed_are_those_declared() {
 #[test]
 fn the_page_on_domains_names_every_domain_column_and_rule() {
     use freshet_processors::validate as judged;
-    use freshet_topics::cast;
+    use freshet_topics::{cast, judge};
     let page = read(&Path::new(ROOT).join("docs/domains.md"));
     let words: BTreeSet<&str> = page.split(|it: char| !it.is_alphanumeric() && it != '_').collect();
     let mut names: Vec<&str> = vec![
         cast::FRACTION_CUT,
         cast::OVERFLOW_TO_INFINITY,
         cast::DATE_NORMALISED,
-        judged::UNCASTABLE_TO_NULL,
-        judged::NEGATIVE_TO_ZERO,
-        judged::PROBABILITY_TO_ZERO,
-        judged::REQUIRED_EMPTY,
-        judged::UNCASTABLE,
-        judged::NEGATIVE,
+        judge::UNCASTABLE_TO_NULL,
+        judge::REQUIRED_EMPTY,
+        judge::UNCASTABLE,
         judged::EXTRA_CELLS,
         freshet_sinks::apply::REFUSED_BY_DATABASE,
     ];
@@ -384,8 +381,9 @@ fn the_page_on_domains_names_every_domain_column_and_rule() {
         for column in domain.columns {
             names.push(column.name);
             names.extend(column.aliases);
+            names.extend(column.rules.iter().map(|rule| rule.name));
         }
-        names.extend(domain.row_rules.iter().map(|freshet_topics::RowRule::Cap { rule, .. }| *rule));
+        names.extend(domain.row_rules.iter().map(|rule| rule.name));
     }
     for name in names {
         assert!(words.contains(name), "docs/domains.md does not name {name}");

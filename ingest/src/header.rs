@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use freshet_topics::{Absent, Cell, Column, Domain, RawRow};
+use freshet_topics::{Cell, Column, Domain, Instead, RawRow};
 
 use crate::frame::Record;
 
@@ -133,7 +133,7 @@ fn check_required(domain: &'static Domain, places: &[Option<usize>], names: &[&s
         .columns
         .iter()
         .zip(places)
-        .filter(|(column, place)| place.is_none() && column.absent == Absent::RejectFile)
+        .filter(|(column, place)| place.is_none() && column.absent == Instead::Reject)
         .map(|(column, _)| spellings(column))
         .collect();
     if missing.is_empty() {
@@ -248,11 +248,11 @@ mod tests {
                     domain.columns.iter().map(|other| other.name).filter(|name| *name != column.name).collect();
                 match read(domain, &format!("{}\n1", others.join(","))) {
                     Ok((_, rows)) => {
-                        assert_ne!(column.absent, Absent::RejectFile, "{}.{}", domain.name, column.name);
+                        assert_ne!(column.absent, Instead::Reject, "{}.{}", domain.name, column.name);
                         assert_eq!(rows[0].cells[index], Cell::Absent);
                     }
                     Err(error) => {
-                        assert_eq!(column.absent, Absent::RejectFile, "{error}");
+                        assert_eq!(column.absent, Instead::Reject, "{error}");
                         let said = error.to_string();
                         assert!(said.contains(&format!("no column `{}`", column.name)), "{said}");
                         assert!(others.iter().all(|name| said.contains(name)) && said.contains(domain.name), "{said}");

@@ -204,7 +204,7 @@ mod tests {
     fn hints() -> Hints {
         let mut settings = IngestSettings::default();
         settings.patterns.insert("health".into(), vec!["sick people/".into()]);
-        Hints::new("raw", freshet_topics::DOMAINS, &settings)
+        Hints::new("raw", &freshet_topics::DOMAINS, &settings)
     }
 
     fn record(bucket: &str, key: &str) -> String {

@@ -6,13 +6,14 @@ use std::time::Duration;
 use freshet_sinks::apply::Applied;
 use freshet_sinks::apply::REFUSED_BY_DATABASE;
 use freshet_topics::Domain;
+use freshet_topics::judge::{REQUIRED_EMPTY, UNCASTABLE};
 use prometheus::{
     HistogramVec, IntCounterVec, IntGaugeVec, exponential_buckets, register_histogram_vec, register_int_counter_vec,
     register_int_gauge_vec,
 };
 
 use crate::record::MALFORMED_MESSAGE;
-use crate::validate::{EXTRA_CELLS, NEGATIVE, REQUIRED_EMPTY, UNCASTABLE};
+use crate::validate::EXTRA_CELLS;
 
 macro_rules! counter {
     ($name:expr, $help:expr, $labels:expr) => {
@@ -71,20 +72,20 @@ static BATCH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     .expect("declared once, with a valid name")
 });
 
-/// Rules under which a row is rejected.
-const REJECTING: [&str; 6] =
-    [REQUIRED_EMPTY, UNCASTABLE, NEGATIVE, EXTRA_CELLS, MALFORMED_MESSAGE, REFUSED_BY_DATABASE];
+/// Rules under which a row of any domain is rejected, beside those of its contract.
+const REJECTING: [&str; 5] = [REQUIRED_EMPTY, UNCASTABLE, EXTRA_CELLS, MALFORMED_MESSAGE, REFUSED_BY_DATABASE];
 
 /// Makes every metric appear, at zero, before the first event: a rate over a counter that begins at its first event
 /// misses that event. Corrections appear with the first of their column and rule.
 pub(crate) fn declare(domain: &Domain) {
+    let rejecting: Vec<&str> = REJECTING.into_iter().chain(domain.rejecting_rules()).collect();
     let domain = domain.name;
     let counters =
         [&ROWS_APPLIED, &ROWS_STALE, &ROWS_DUPLICATE, &ROWS_PASSED_OVER, &APPLY_RETRIES, &PROCESSOR_RESTARTS];
     for counter in counters {
         counter.with_label_values(&[domain]);
     }
-    for rule in REJECTING {
+    for rule in rejecting {
         ROWS_REJECTED.with_label_values(&[domain, rule]);
     }
     for event in ["assigned", "revoked"] {

@@ -70,7 +70,7 @@ fn received(
     };
     let (outcome, corrections) = match decoded {
         Ok(row) => match validate(domain, &row) {
-            Ok(accepted) => (Ok(accepted.values), accepted.corrections),
+            Ok(accepted) => (Ok(accepted.values), accepted.notes.corrections),
             Err(refusal) => (Err(refusal), Vec::new()),
         },
         Err(error) => (Err(Refusal { rule: MALFORMED_MESSAGE, column: None, value: Some(error) }), Vec::new()),

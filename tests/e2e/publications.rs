@@ -27,7 +27,7 @@ fn context(world: &World, keep_days: u32) -> RefreshContext {
         pool: world.services.pool.clone(),
         s3: world.services.s3.clone(),
         bucket: world.processed_bucket().to_owned(),
-        domains: DOMAINS,
+        domains: &DOMAINS,
     }
 }
 

@@ -141,7 +141,7 @@ impl Twin {
                 let high = before.topic.partitions[partition as usize].high();
                 bookmarks::set::set(&self.pool, DOMAIN, &[(partition, high)]).await.expect("set a bookmark");
             }
-            Action::Restored => _ = lives::begin(&self.pool, DOMAINS).await.expect("begin a life"),
+            Action::Restored => _ = lives::begin(&self.pool, &DOMAINS).await.expect("begin a life"),
             Action::SendAgain(id) => {
                 let object = self.object(id).await;
                 ledger::send_again(&self.pool, &[object]).await.expect("send again");

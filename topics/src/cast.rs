@@ -4,7 +4,8 @@
 //! Blanks are the characters 0x01 to 0x20. They are ignored around numbers, booleans and dates; a no-break
 //! space is not one of them.
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
+use rust_decimal::{Decimal, RoundingStrategy};
 
 /// A value, and the name of the correction where casting altered what the text said.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,6 +22,13 @@ pub const FRACTION_CUT: &str = "fraction_cut";
 pub const OVERFLOW_TO_INFINITY: &str = "overflow_to_infinity";
 /// A date was understood that is not spelled `yyyy-MM-dd`.
 pub const DATE_NORMALISED: &str = "date_normalised";
+/// A decimal had more digits after the point than its column keeps, and was rounded.
+pub const FRACTION_ROUNDED: &str = "fraction_rounded";
+/// A moment named no zone and was taken for UTC, or no time of day and was taken for midnight.
+pub const ZONE_ASSUMED: &str = "zone_assumed";
+
+/// Digits that a decimal may have in all.
+pub const NUMERIC_PRECISION_MAX: u8 = 28;
 
 impl<T> Casted<T> {
     fn plain(value: T) -> Option<Self> {
@@ -46,7 +54,25 @@ pub fn is_blank(text: &str) -> bool {
 ///
 /// At least one digit must stand before or after the point; a bare `.` or sign is not a number.
 pub fn int(text: &str) -> Option<Casted<i32>> {
-    let text = trim(text);
+    let Casted { value, correction } = big_int(text)?;
+    Some(Casted { value: i32::try_from(value).ok()?, correction })
+}
+
+/// A 64-bit integer, spelled as a 32-bit one is.
+pub fn big_int(text: &str) -> Option<Casted<i64>> {
+    let (negative, whole, fraction) = decimal_parts(trim(text))?;
+    // Below zero, where there is room for one more.
+    let mut value: i64 = 0;
+    for byte in whole.bytes() {
+        value = value.checked_mul(10)?.checked_sub(i64::from(byte - b'0'))?;
+    }
+    let value = if negative { value } else { value.checked_neg()? };
+    let cut = fraction.bytes().any(|byte| byte != b'0');
+    Some(Casted { value, correction: cut.then_some(FRACTION_CUT) })
+}
+
+/// Sign, digits before and digits after the point, at least one of them.
+fn decimal_parts(text: &str) -> Option<(bool, &str, &str)> {
     let (negative, unsigned) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -54,19 +80,48 @@ pub fn int(text: &str) -> Option<Casted<i32>> {
     };
     let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) {
-        return None;
+    let is_number = !(whole.is_empty() && fraction.is_empty()) && digits(whole) && digits(fraction);
+    is_number.then_some((negative, whole, fraction))
+}
+
+/// A decimal number of at most `precision` digits, `scale` of them after the point: spelled as an integer is, with an
+/// optional exponent. More digits after the point are rounded, half away from zero.
+pub fn numeric(text: &str, precision: u8, scale: u8) -> Option<Casted<Decimal>> {
+    let trimmed = trim(text);
+    let (number, exponent) = match trimmed.split_once(['e', 'E']) {
+        Some((number, exponent)) => (number, exponent.parse::<i32>().ok()?),
+        None => (trimmed, 0),
+    };
+    let (negative, whole, fraction) = decimal_parts(number)?;
+    let whole = whole.trim_start_matches('0');
+    let fraction = fraction.trim_end_matches('0');
+    // What no decimal can hold, and no column would.
+    let exact = if whole.len() + fraction.len() <= usize::from(NUMERIC_PRECISION_MAX) {
+        let digits = format!("{whole}{fraction}");
+        let places = i32::try_from(fraction.len()).ok()?.checked_sub(exponent)?;
+        let mantissa: i128 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
+        scaled(mantissa, places)?
+    } else {
+        // Digits that rounding takes away anyway.
+        format!("{whole}.{fraction}").parse::<Decimal>().ok().filter(|_| exponent == 0)?
+    };
+    let mut value = exact.round_dp_with_strategy(scale.into(), RoundingStrategy::MidpointAwayFromZero);
+    let is_rounded = value != exact;
+    value.rescale(scale.into());
+    value.set_sign_negative(negative && !value.is_zero());
+    let fits = value.mantissa().unsigned_abs() < 10_u128.pow(precision.into()) && value.scale() == u32::from(scale);
+    fits.then_some(Casted { value, correction: is_rounded.then_some(FRACTION_ROUNDED) })
+}
+
+/// `mantissa` × 10^−`places`; `None` where it is too great.
+fn scaled(mantissa: i128, places: i32) -> Option<Decimal> {
+    if places >= 0 {
+        // Beyond what a decimal can hold, it is nearer to nothing than any column could tell.
+        let places = u32::try_from(places).ok()?;
+        return Some(Decimal::try_from_i128_with_scale(mantissa, places).unwrap_or(Decimal::ZERO));
     }
-    let mut value: i64 = 0;
-    for byte in whole.bytes() {
-        value = value * 10 + i64::from(byte - b'0');
-        if value > i64::from(i32::MAX) + 1 {
-            return None;
-        }
-    }
-    let value = i32::try_from(if negative { -value } else { value }).ok()?;
-    let cut = fraction.bytes().any(|byte| byte != b'0');
-    Some(Casted { value, correction: cut.then_some(FRACTION_CUT) })
+    let factor = 10_i128.checked_pow(places.unsigned_abs())?;
+    Decimal::try_from_i128_with_scale(mantissa.checked_mul(factor)?, 0).ok()
 }
 
 /// A double: decimal with optional exponent and optional `d` or `f` suffix, `NaN`, or an infinity, in any case.
@@ -109,14 +164,38 @@ pub fn boolean(text: &str) -> Option<Casted<bool>> {
 /// A real calendar date: `yyyy-MM-dd`; or, as the correction [`DATE_NORMALISED`], the same with one-digit month
 /// or day, with blanks around, or followed by `T` or a space and a time of day.
 pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
-    let trimmed = trim(text);
-    let (day, time) = match trimmed.find(['T', ' ']) {
-        Some(at) => (&trimmed[..at], Some(&trimmed[at + 1..])),
-        None => (trimmed, None),
-    };
+    let (day, time) = day_and_time(trim(text));
     if !time.is_none_or(is_time_of_day) {
         return None;
     }
+    let value = calendar_date(day)?;
+    let normalised = text != day || day.len() != 10;
+    Some(Casted { value, correction: normalised.then_some(DATE_NORMALISED) })
+}
+
+/// A moment: a date as [`date`] reads it, `T` or a space, a time of day and a zone (`Z` or an offset). Without a zone it
+/// is UTC, without a time of day midnight, both as the correction [`ZONE_ASSUMED`]. Beyond microseconds it is cut.
+pub fn timestamp(text: &str) -> Option<Casted<DateTime<Utc>>> {
+    let (day, time) = day_and_time(trim(text));
+    let day = calendar_date(day)?;
+    if !time.is_none_or(is_time_of_day) {
+        return None;
+    }
+    let (clock, zone) = time.map_or(("00:00", ""), clock_and_zone);
+    let value = (day.and_time(clock_time(clock)?) - offset(zone)?).and_utc();
+    Some(Casted { value, correction: zone.is_empty().then_some(ZONE_ASSUMED) })
+}
+
+/// What stands before and after the first `T` or blank.
+fn day_and_time(text: &str) -> (&str, Option<&str>) {
+    match text.find(['T', ' ']) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
+}
+
+/// A real day of the years 1 to 9999.
+fn calendar_date(day: &str) -> Option<NaiveDate> {
     let mut parts = day.split('-');
     let (year, month, day_of_month) = (parts.next()?, parts.next()?, parts.next()?);
     let digits = |part: &str, shortest: usize, longest: usize| {
@@ -127,17 +206,46 @@ pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
     }
     // Year 0 is no year of Postgres' calendar.
     let year: i32 = year.parse().ok().filter(|year| *year > 0)?;
-    let value = NaiveDate::from_ymd_opt(year, month.parse().ok()?, day_of_month.parse().ok()?)?;
-    let normalised = text != day || day.len() != 10;
-    Some(Casted { value, correction: normalised.then_some(DATE_NORMALISED) })
+    NaiveDate::from_ymd_opt(year, month.parse().ok()?, day_of_month.parse().ok()?)
+}
+
+/// The time of a clock that [`is_time_of_day`] has seen.
+fn clock_time(clock: &str) -> Option<NaiveTime> {
+    let mut parts = clock.split(':');
+    let (hours, minutes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let seconds = parts.next().unwrap_or("00");
+    let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
+    let micros = format!("{:0<6.6}", fraction).parse::<u32>().ok()?;
+    // A leap second is the first of the next minute, as in Postgres.
+    let whole: u32 = whole.parse().ok()?;
+    let time = NaiveTime::from_hms_micro_opt(hours, minutes, whole.min(59), micros)?;
+    if whole < 60 { Some(time) } else { time.with_nanosecond(0).map(|time| time + TimeDelta::seconds(1)) }
+}
+
+/// The offset of a zone that [`is_time_of_day`] has seen.
+fn offset(zone: &str) -> Option<TimeDelta> {
+    let digits: String = zone.chars().filter(char::is_ascii_digit).collect();
+    let number = |at: std::ops::Range<usize>| digits.get(at).map_or(Some(0), |part| part.parse::<i64>().ok());
+    let (hours, minutes) = (number(0..2)?, number(2..4)?);
+    // No place on earth is further from UTC.
+    if hours > 15 || minutes > 59 {
+        return None;
+    }
+    let minutes = hours * 60 + minutes;
+    Some(TimeDelta::minutes(if zone.starts_with('-') { -minutes } else { minutes }))
+}
+
+/// The time of day without its zone, and the zone.
+fn clock_and_zone(text: &str) -> (&str, &str) {
+    match text.find(['Z', '+', '-']) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    }
 }
 
 /// `hh:mm`, optionally `:ss` and a fraction, optionally `Z` or an offset `±hh:mm`, `±hhmm` or `±hh`.
 fn is_time_of_day(text: &str) -> bool {
-    let (clock, zone) = match text.find(['Z', '+', '-']) {
-        Some(at) => text.split_at(at),
-        None => (text, ""),
-    };
+    let (clock, zone) = clock_and_zone(text);
     let zone_is_valid = match zone.as_bytes() {
         [] | [b'Z'] => true,
         [b'+' | b'-', rest @ ..] => {
@@ -337,6 +445,72 @@ mod tests {
         ];
         for text in bad {
             assert_eq!(date(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn big_integers_are_spelled_as_integers_are() {
+        let good = [
+            ("2147483648", 2_147_483_648, None),
+            ("9223372036854775807", i64::MAX, None),
+            ("-9223372036854775808", i64::MIN, None),
+            ("-12.7", -12, Some(FRACTION_CUT)),
+            (" 7.0 ", 7, None),
+        ];
+        for (text, value, correction) in good {
+            assert_eq!(big_int(text), Some(Casted { value, correction }), "{text:?}");
+        }
+        for text in ["", "9223372036854775808", "-9223372036854775809", "1e3", "x"] {
+            assert_eq!(big_int(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn decimals_keep_their_digits_and_are_rounded_to_their_scale() {
+        let good = [
+            ("12.5", "12.50", None),
+            ("+0012.50", "12.50", None),
+            ("-.5", "-0.50", None),
+            ("5.", "5.00", None),
+            ("1e3", "1000.00", None),
+            ("125E-2", "1.25", None),
+            ("1.005", "1.01", Some(FRACTION_ROUNDED)),
+            ("-1.005", "-1.01", Some(FRACTION_ROUNDED)),
+            ("1.004999999999999999999999999999999999", "1.00", Some(FRACTION_ROUNDED)),
+            ("-0.001", "0.00", Some(FRACTION_ROUNDED)),
+            ("1e-40", "0.00", Some(FRACTION_ROUNDED)),
+            ("9999.99", "9999.99", None),
+            ("0e99", "0.00", None),
+        ];
+        for (text, value, correction) in good {
+            let casted = numeric(text, 6, 2).unwrap_or_else(|| panic!("{text:?}"));
+            assert_eq!((casted.value.to_string().as_str(), casted.correction), (value, correction), "{text:?}");
+        }
+        for text in ["", ".", "10000", "9999.995", "1e99", "1e", "e5", "1,5", "NaN", "1e99999999999", "--1", "1_0"] {
+            assert_eq!(numeric(text, 6, 2), None, "{text:?}");
+        }
+        let widest = "1234567890123456789012345678";
+        assert_eq!(numeric(widest, 28, 0).expect("28 digits").value.to_string(), widest);
+        assert_eq!(numeric("79228162514264337593543950335", 28, 0), None);
+    }
+
+    #[test]
+    fn moments_have_a_zone_or_are_taken_for_utc() {
+        let good = [
+            ("2025-09-21T10:00:00Z", "2025-09-21T10:00:00Z", None),
+            ("2025-9-21 10:00:00.1234567+05:30", "2025-09-21T04:30:00.123456Z", None),
+            ("2025-09-21T10:00:00-0530", "2025-09-21T15:30:00Z", None),
+            (" 2025-09-21T00:30+01 ", "2025-09-20T23:30:00Z", None),
+            ("2025-12-31T23:59:60Z", "2026-01-01T00:00:00Z", None),
+            ("2025-09-21T10:00", "2025-09-21T10:00:00Z", Some(ZONE_ASSUMED)),
+            ("2025-09-21", "2025-09-21T00:00:00Z", Some(ZONE_ASSUMED)),
+        ];
+        for (text, value, correction) in good {
+            let value: DateTime<Utc> = value.parse().expect("a moment");
+            assert_eq!(timestamp(text), Some(Casted { value, correction }), "{text:?}");
+        }
+        for text in ["", "10:00", "2025-09-21T", "2025-09-21T25:00Z", "2025-02-29T10:00Z", "2025-09-21T10:00+99:00"] {
+            assert_eq!(timestamp(text), None, "{text:?}");
         }
     }
 }

@@ -1,14 +1,19 @@
 //! The declaration of a domain: everything that follows from it (topic, statements, metric labels, CLI
-//! arguments, tests) is derived from the values here, so that a new domain is one file beside
-//! [`crate::domains`], one migration and one line in the registry.
+//! arguments, tests) is derived from the values here.
+
+use std::time::Duration;
 
 use crate::Value;
+use crate::rules::{Otherwise, RowRule, Rule};
+use crate::types::Cast;
 
 /// One kind of file, one topic, one table, one processor.
 #[derive(Debug, Clone, Copy)]
 pub struct Domain {
     /// The one spelling: prefix, topic suffix, metric label, CLI argument.
     pub name: &'static str,
+    /// What it holds, for people; empty where nobody said.
+    pub description: &'static str,
     /// The Postgres table, as today's readers know it.
     pub table: &'static str,
     /// Object keys that belong to the domain: a pattern ending in `/` matches as a prefix, any other matches
@@ -18,24 +23,51 @@ pub struct Domain {
     pub key: &'static [&'static str],
     /// The column whose canonical text is the Kafka message key.
     pub partition_by: &'static str,
-    /// Which columns place a row in event time; `None` where rows have no date (locations).
+    /// What places a row in event time; `None` for a dimension, whose rows have no date.
     pub event_time: Option<EventTime>,
     /// Columns in table order.
     pub columns: &'static [Column],
     /// Rules over several columns, applied in order after each column's own.
     pub row_rules: &'static [RowRule],
+    /// What becomes of columns of a file that the domain does not have.
+    pub on_new_column: NewColumn,
+    /// Cells that stand for "not known" in every column.
+    pub missing_values: &'static [&'static str],
+    /// How long after it is dropped a row may take to be in the table; `None` where nobody said.
+    pub latency: Option<Duration>,
     /// Rows good and bad, with what must become of them; every test that iterates the registry uses them.
     pub examples: &'static [Example],
 }
 
-/// The columns that place a row in event time.
+/// What places a row in event time.
 #[derive(Debug, Clone, Copy)]
 pub struct EventTime {
     /// The date column.
     pub date: &'static str,
-    /// The boolean column that marks a projection; only rows where it is false make windows dirty or move
-    /// the watermark.
-    pub projected: &'static str,
+    /// Which rows are observed: only they make windows dirty or move the watermark. `None` where all are.
+    pub observed_when: Option<Observed>,
+}
+
+/// A row is observed where a column holds a value.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed {
+    /// The column.
+    pub column: &'static str,
+    /// The value, of the column's type and not NULL.
+    pub value: &'static Value,
+}
+
+/// What becomes of columns of a file that its domain does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewColumn {
+    /// They are left out, and noted once a file.
+    Ignore,
+    /// Their cells are kept in the column `extra` of the row.
+    Keep,
+    /// The file is rejected.
+    Reject,
+    /// They are kept, and `freshet setup` makes columns of them.
+    Add,
 }
 
 /// A column of a domain.
@@ -43,90 +75,76 @@ pub struct EventTime {
 pub struct Column {
     /// Canonical name: in the table, in messages, in metrics.
     pub name: &'static str,
+    /// What it holds, with its unit, for people; empty where nobody said.
+    pub description: &'static str,
     /// Other header spellings, lower case.
     pub aliases: &'static [&'static str],
     /// How text becomes a value.
     pub cast: Cast,
-    /// What a file without this column gets.
-    pub absent: Absent,
-    /// Whether an empty cell rejects the row instead of being NULL.
-    pub reject_empty: bool,
-    /// Whether a cell that does not cast rejects the row instead of becoming NULL with a correction.
-    pub reject_uncastable: bool,
+    /// What a file without this column gets: [`Instead::Reject`] rejects the file, else it stands in every row.
+    pub absent: Instead,
+    /// What stands for an empty cell.
+    pub empty: Instead,
+    /// What stands for a cell that does not cast.
+    pub uncastable: Instead,
     /// Rules on the value, in order.
     pub rules: &'static [Rule],
+    /// The column of another domain whose values it holds.
+    pub references: Option<Reference>,
+    /// Whether it says something of a person: its values are not shown in logs and on pages.
+    pub personal: bool,
+    /// Cells that stand for "not known": the domain's and the column's own.
+    pub missing_values: &'static [&'static str],
 }
 
-/// The type a cell is cast to; the accepted spellings are in [`crate::cast`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cast {
-    /// 32-bit signed integer.
-    Int,
-    /// Double precision.
-    Double,
-    /// Boolean.
-    Bool,
-    /// Calendar date.
-    Date,
-    /// Text as it stands; blanks alone are empty.
-    Text,
-    /// Text with blanks (0x01–0x20) trimmed from both ends.
-    TrimmedText,
-}
-
-/// What a file gets whose header lacks a column.
+/// What stands where a cell says nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Absent {
-    /// The file is rejected.
-    RejectFile,
-    /// NULL in every row.
+pub enum Instead {
+    /// Nothing: the row is rejected, or for an absent column the file.
+    Reject,
+    /// NULL.
     Null,
-    /// This integer in every row.
-    Int(i32),
-    /// This double in every row.
-    Double(f64),
-    /// This boolean in every row.
-    Bool(bool),
-    /// This text in every row.
-    Text(&'static str),
+    /// This value.
+    Value(&'static Value),
 }
 
-impl Absent {
-    /// The value that a row of a file without the column holds.
-    pub fn value(self) -> Value {
-        match self {
-            Absent::RejectFile | Absent::Null => Value::Null,
-            Absent::Int(value) => Value::Int(value),
-            Absent::Double(value) => Value::Double(value),
-            Absent::Bool(value) => Value::Bool(value),
-            Absent::Text(value) => Value::Text(value.into()),
+/// A column of another domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference {
+    /// The domain.
+    pub domain: &'static str,
+    /// Its column.
+    pub column: &'static str,
+}
+
+impl EventTime {
+    /// The condition, in SQL, that a row is observed; `prefix` stands before the column's name (`t.`).
+    pub fn observed_sql(&self, prefix: &str) -> String {
+        match self.observed_when {
+            None => "true".to_owned(),
+            Some(Observed { column, value: Value::Bool(flag) }) => {
+                format!("{prefix}\"{column}\" IS {}", if *flag { "TRUE" } else { "FALSE" })
+            }
+            Some(Observed { column, value }) => {
+                format!("{prefix}\"{column}\" = '{}'", value.to_string().replace('\'', "''"))
+            }
         }
+    }
+
+    /// The columns that place a row in event time and tell whether it is observed, each once.
+    pub fn columns(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [self.date].into_iter().chain(self.observed_when.map(|observed| observed.column))
     }
 }
 
-/// A rule on one value. A rule that changes the value is a correction, counted by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// A negative count becomes 0.
-    NegativeToZero,
-    /// A negative amount rejects the row.
-    NegativeRejected,
-    /// A probability outside 0..=1, or NaN, becomes 0.0.
-    ProbabilityToZero,
-}
-
-/// A rule over two columns of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowRule {
-    /// `column` is lowered to `limit` where it is greater and both are known.
-    Cap {
-        /// The integer column that is lowered.
-        column: &'static str,
-        /// The integer column that bounds it.
-        limit: &'static str,
-        /// The name the correction is counted under.
-        rule: &'static str,
-    },
+impl Instead {
+    /// The value that stands there; NULL where nothing may.
+    pub fn value(self) -> Value {
+        match self {
+            Instead::Reject | Instead::Null => Value::Null,
+            Instead::Value(value) => value.clone(),
+        }
+    }
 }
 
 /// A row in the domain's canonical column order, and what must become of it.
@@ -150,53 +168,31 @@ pub enum Expected {
 impl Column {
     /// A column that every file must have and every row must fill.
     pub const fn required(name: &'static str, cast: Cast) -> Self {
-        Column {
-            name,
-            aliases: &[],
-            cast,
-            absent: Absent::RejectFile,
-            reject_empty: true,
-            reject_uncastable: true,
-            rules: &[],
-        }
+        let reject = Instead::Reject;
+        Column { absent: reject, empty: reject, uncastable: reject, ..Column::optional(name, cast) }
     }
 
     /// A column that may be absent or empty (NULL); what does not cast becomes NULL with a correction.
     pub const fn optional(name: &'static str, cast: Cast) -> Self {
         Column {
             name,
+            description: "",
             aliases: &[],
             cast,
-            absent: Absent::Null,
-            reject_empty: false,
-            reject_uncastable: false,
+            absent: Instead::Null,
+            empty: Instead::Null,
+            uncastable: Instead::Null,
             rules: &[],
+            references: None,
+            personal: false,
+            missing_values: &[],
         }
     }
 
-    /// Accepts other header spellings too (lower case).
-    pub const fn aliases(self, aliases: &'static [&'static str]) -> Self {
-        Column { aliases, ..self }
-    }
-
-    /// What a file without the column gets.
-    pub const fn absent(self, absent: Absent) -> Self {
-        Column { absent, ..self }
-    }
-
-    /// Rejects rows whose cell is empty.
-    pub const fn reject_empty(self) -> Self {
-        Column { reject_empty: true, ..self }
-    }
-
-    /// Rejects rows whose cell is not empty and does not cast.
-    pub const fn reject_uncastable(self) -> Self {
-        Column { reject_uncastable: true, ..self }
-    }
-
-    /// Adds rules on the value.
-    pub const fn rules(self, rules: &'static [Rule]) -> Self {
-        Column { rules, ..self }
+    /// Whether a row that loads always has a value here, whatever rules over two columns do.
+    pub fn is_filled(&self) -> bool {
+        [self.absent, self.empty, self.uncastable].iter().all(|instead| *instead != Instead::Null)
+            && self.rules.iter().all(|rule| rule.otherwise != Otherwise::Null)
     }
 }
 
@@ -211,6 +207,25 @@ impl Domain {
             .iter()
             .position(|candidate| candidate.name == column)
             .unwrap_or_else(|| panic!("domain {} has no column {column}", self.name))
+    }
+
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&'static Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The names of its own rules under which a row is rejected.
+    pub fn rejecting_rules(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let of_columns = self.columns.iter().flat_map(|column| column.rules).map(|rule| (rule.name, rule.otherwise));
+        let of_rows = self.row_rules.iter().map(|rule| (rule.name, rule.otherwise));
+        let rejects = |otherwise| matches!(otherwise, Otherwise::Reject | Otherwise::Fail);
+        of_columns.chain(of_rows).filter(move |(_, otherwise)| rejects(*otherwise)).map(|(name, _)| name)
+    }
+
+    /// Whether the column is never NULL in the table.
+    pub fn never_null(&self, column: &Column) -> bool {
+        let nulled = |rule: &RowRule| rule.column == column.name && rule.otherwise == Otherwise::Null;
+        column.is_filled() && !self.row_rules.iter().any(nulled)
     }
 
     /// Whether an object key belongs to this domain, by its own patterns or the `extra` ones of the settings.

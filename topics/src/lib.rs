@@ -15,38 +15,26 @@ pub mod catalog;
 pub mod domain;
 pub mod domains;
 pub mod failpoint;
+pub mod judge;
 pub mod kafka;
 pub mod log;
 pub mod message;
 pub mod partition;
 pub mod pipeline;
+pub mod rules;
 pub mod stream;
 pub mod trace;
+pub mod types;
+pub mod value;
 pub mod window;
 
-pub use domain::{Absent, Cast, Column, Domain, EventTime, Example, Expected, RowRule, Rule};
+pub use domain::{Column, Domain, EventTime, Example, Expected, Instead, NewColumn, Observed, Reference};
 pub use domains::DOMAINS;
 pub use message::{Cell, Provenance, RawRow};
 pub use pipeline::Pipeline;
-
-use chrono::NaiveDate;
-
-/// A typed cell, as it is stored in Postgres.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    /// SQL NULL.
-    Null,
-    /// `integer`.
-    Int(i32),
-    /// `double precision`; NaN and the infinities are values.
-    Double(f64),
-    /// `boolean`.
-    Bool(bool),
-    /// `date`.
-    Date(NaiveDate),
-    /// `text`.
-    Text(Box<str>),
-}
+pub use rules::{Comparison, Limit, Otherwise, RowRule, Rule};
+pub use types::Cast;
+pub use value::Value;
 
 /// The version of the rules that turn bytes into rows: framing, header matching, sequence and partition.
 ///

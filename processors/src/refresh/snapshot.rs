@@ -180,8 +180,8 @@ async fn watermarks(
     let mut watermarks = BTreeMap::new();
     for domain in domains {
         let Some(event_time) = &domain.event_time else { continue };
-        let (date, projected, table) = (event_time.date, event_time.projected, domain.table);
-        let sql = format!("SELECT max({date}) FROM {table} WHERE {projected} = false AND {date} <= $1");
+        let (date, observed, table) = (event_time.date, event_time.observed_sql(""), domain.table);
+        let sql = format!("SELECT max(\"{date}\") FROM \"{table}\" WHERE {observed} AND \"{date}\" <= $1");
         let greatest = sqlx::query_scalar::<_, Option<NaiveDate>>(AssertSqlSafe(sql))
             .bind(watermark_limit(processing_date))
             .fetch_one(&mut *connection)

@@ -83,13 +83,13 @@ fn everything(domain: &Domain, tables: &[String]) -> String {
     let union = |select: &dyn Fn(&String) -> String| tables.iter().map(select).collect::<Vec<_>>().join(" UNION ");
     match &domain.event_time {
         Some(event_time) => {
-            let (date, projected) = (event_time.date, event_time.projected);
+            let (date, observed) = (event_time.date, event_time.observed_sql(""));
             let kinds = WindowKind::ALL.map(|kind| format!("('{}')", kind.name())).join(", ");
             format!(
                 "INSERT INTO pipeline.marks (domain, window_kind, window_start)
                  SELECT DISTINCT $1, k.kind, date_trunc(k.kind, d.date)::date
                  FROM ({}) AS d CROSS JOIN (VALUES {kinds}) AS k (kind)",
-                union(&|table| format!("SELECT DISTINCT {date} AS date FROM {table} WHERE {projected} IS FALSE"))
+                union(&|table| format!("SELECT DISTINCT \"{date}\" AS date FROM {table} WHERE {observed}"))
             )
         }
         None => {

@@ -9,8 +9,8 @@
 
 use std::cmp::Ordering;
 
-use chrono::NaiveDate;
-use freshet_topics::{Absent, Cast, Domain, Provenance, Value};
+use chrono::{DateTime, NaiveDate, Utc};
+use freshet_topics::{Cast, Domain, Provenance, Value};
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
@@ -85,7 +85,7 @@ impl Upsert {
     pub fn compare_keys(&self, left: &Candidate, right: &Candidate) -> Ordering {
         self.key
             .iter()
-            .map(|&column| compare_values(&left.values[column], &right.values[column]))
+            .map(|&column| left.values[column].compare(&right.values[column]))
             .find(|ordering| ordering.is_ne())
             .unwrap_or(Ordering::Equal)
     }
@@ -137,28 +137,12 @@ pub fn order(provenance: &Provenance) -> (i64, i32, i64) {
     (provenance.src_ord, provenance.generation, provenance.row)
 }
 
-/// A total order over the values of one key column; NULL counts as a value and comes first.
-fn compare_values(left: &Value, right: &Value) -> Ordering {
-    match (left, right) {
-        (Value::Null, Value::Null) => Ordering::Equal,
-        (Value::Null, _) => Ordering::Less,
-        (_, Value::Null) => Ordering::Greater,
-        (Value::Int(left), Value::Int(right)) => left.cmp(right),
-        (Value::Bool(left), Value::Bool(right)) => left.cmp(right),
-        (Value::Date(left), Value::Date(right)) => left.cmp(right),
-        (Value::Text(left), Value::Text(right)) => left.cmp(right),
-        (Value::Double(left), Value::Double(right)) => left.total_cmp(right),
-        _ => unreachable!("the values of one column have one type"),
-    }
-}
-
-const fn sql_type(cast: Cast) -> &'static str {
+/// What [`bind_column`] binds, cast to an array of the column's type. Decimals travel as text.
+fn array_type(cast: Cast) -> String {
+    let to = cast.sql_type();
     match cast {
-        Cast::Int => "int4",
-        Cast::Double => "float8",
-        Cast::Bool => "bool",
-        Cast::Date => "date",
-        Cast::Text | Cast::TrimmedText => "text",
+        Cast::Numeric { .. } => format!("text[]::{to}[]"),
+        _ => format!("{to}[]"),
     }
 }
 
@@ -182,17 +166,14 @@ fn bind_column<'q, 'v>(
     }
     match cast {
         Cast::Int => array!(Value::Int, i32),
+        Cast::BigInt => array!(Value::BigInt, i64),
         Cast::Double => array!(Value::Double, f64),
         Cast::Bool => array!(Value::Bool, bool),
         Cast::Date => array!(Value::Date, NaiveDate),
-        Cast::Text | Cast::TrimmedText => {
-            let texts: Vec<Option<String>> = values
-                .map(|value| match value {
-                    Value::Text(text) => Some(text.to_string()),
-                    _ => None,
-                })
-                .collect();
-            query.bind(texts)
+        Cast::Timestamp => array!(Value::Timestamp, DateTime<Utc>),
+        Cast::Numeric { .. } | Cast::Text | Cast::TrimmedText => {
+            let text = |value: &Value| (!value.is_null()).then(|| value.to_string());
+            query.bind(values.map(text).collect::<Vec<Option<String>>>())
         }
     }
 }
@@ -212,8 +193,9 @@ pub(crate) fn value_columns(domain: &Domain) -> impl Iterator<Item = &'static st
 
 /// `UNNEST($1::int4[], …) AS u (columns, lineage)`: what [`Upsert::bind`] binds, as rows.
 pub(crate) fn unnest(domain: &Domain, more: &str) -> String {
-    let types = domain.columns.iter().map(|column| sql_type(column.cast)).chain(["int8", "int4", "int8", "int8"]);
-    let arrays: Vec<String> = types.enumerate().map(|(at, sql_type)| format!("${}::{sql_type}[]", at + 1)).collect();
+    let types = domain.columns.iter().map(|column| array_type(column.cast));
+    let types = types.chain(["int8[]", "int4[]", "int8[]", "int8[]"].map(str::to_owned));
+    let arrays: Vec<String> = types.enumerate().map(|(at, array_type)| format!("${}::{array_type}", at + 1)).collect();
     let columns = quoted(domain.columns.iter().map(|column| column.name), "");
     let ordinality = if more.is_empty() { "" } else { " WITH ORDINALITY" };
     format!("UNNEST({}){ordinality} AS u ({columns}, {}{more})", arrays.join(", "), LINEAGE.join(", "))
@@ -224,8 +206,7 @@ pub(crate) fn unnest(domain: &Domain, more: &str) -> String {
 pub(crate) fn same_key(domain: &Domain, left: &str, right: &str) -> String {
     let column = |name: &&str| {
         let column = &domain.columns[domain.index_of(name)];
-        let never_null = column.absent == Absent::RejectFile && column.reject_empty && column.reject_uncastable;
-        let same = if never_null { "=" } else { "IS NOT DISTINCT FROM" };
+        let same = if domain.never_null(column) { "=" } else { "IS NOT DISTINCT FROM" };
         format!("{left}.\"{name}\" {same} {right}.\"{name}\"")
     };
     domain.key.iter().map(column).collect::<Vec<_>>().join(" AND ")
@@ -259,14 +240,14 @@ fn statement(domain: &Domain, destination: Destination) -> String {
         .collect::<Vec<_>>()
         .join(", ");
     let changed = match &domain.event_time {
-        Some(event_time) => format!(
-            "array_agg(\"{}\") FILTER (WHERE changed AND \"{}\" IS FALSE)",
-            event_time.date, event_time.projected
-        ),
+        Some(event_time) => {
+            let observed = event_time.observed_sql("");
+            format!("array_agg(\"{}\") FILTER (WHERE changed AND {observed})", event_time.date)
+        }
         None => format!("array_agg(\"{}\") FILTER (WHERE changed)", domain.partition_by),
     };
     let returned = match &domain.event_time {
-        Some(event_time) => quoted([event_time.date, event_time.projected], ""),
+        Some(event_time) => quoted(event_time.columns(), ""),
         None => quoted([domain.partition_by], ""),
     };
     let (columns, rows) = source(domain, destination);
@@ -323,12 +304,5 @@ mod tests {
             })
             .collect();
         assert_eq!(order, [(1, 2), (1, 1), (1, 0), (1, 3), (2, 2), (2, 1), (2, 0), (2, 3)]);
-    }
-
-    #[test]
-    fn null_is_a_value_of_a_key() {
-        assert_eq!(compare_values(&Value::Null, &Value::Null), Ordering::Equal);
-        assert_eq!(compare_values(&Value::Null, &Value::Int(i32::MIN)), Ordering::Less);
-        assert_eq!(compare_values(&Value::Bool(true), &Value::Bool(false)), Ordering::Greater);
     }
 }

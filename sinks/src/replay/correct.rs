@@ -286,12 +286,5 @@ fn changed(upsert: &Upsert, batch: &ApplyBatch<'_>, difference: &Difference) -> 
 
 /// A value for people; `None` is NULL.
 fn shown(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::Int(value) => Some(value.to_string()),
-        Value::Double(value) => Some(value.to_string()),
-        Value::Bool(value) => Some(value.to_string()),
-        Value::Date(value) => Some(value.to_string()),
-        Value::Text(value) => Some(value.to_string()),
-    }
+    (!value.is_null()).then(|| value.to_string())
 }

@@ -56,8 +56,8 @@ pub(super) async fn remove(
 ) -> Result<i64, sqlx::Error> {
     let (returned, changed) = match &domain.event_time {
         Some(it) => (
-            quoted([it.date, it.projected], "t."),
-            format!("array_agg(DISTINCT \"{}\") FILTER (WHERE \"{}\" IS FALSE)", it.date, it.projected),
+            quoted(it.columns(), "t."),
+            format!("array_agg(DISTINCT \"{}\") FILTER (WHERE {})", it.date, it.observed_sql("")),
         ),
         None => (quoted([domain.partition_by], "t."), format!("array_agg(DISTINCT \"{}\")", domain.partition_by)),
     };

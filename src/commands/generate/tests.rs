@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use freshet_topics::{Cast, Column, DOMAINS, Rule, cast};
+use freshet_topics::judge::{self, Notes};
+use freshet_topics::{Cell, Column, DOMAINS};
 
 use super::defects::Defect;
 use super::*;
@@ -63,23 +64,9 @@ fn counts_are_locations_times_days_and_projections() {
 }
 
 /// Whether a cell casts with no correction and no rule changes it.
-fn is_clean(column: &Column, text: &str) -> bool {
-    if cast::is_blank(text) {
-        return !column.reject_empty;
-    }
-    let within = |value: f64| {
-        column.rules.iter().all(|rule| match rule {
-            Rule::NegativeToZero | Rule::NegativeRejected => value >= 0.0,
-            Rule::ProbabilityToZero => (0.0..=1.0).contains(&value),
-        })
-    };
-    match column.cast {
-        Cast::Int => cast::int(text).is_some_and(|it| it.correction.is_none() && within(it.value.into())),
-        Cast::Double => cast::double(text).is_some_and(|it| it.correction.is_none() && within(it.value)),
-        Cast::Bool => cast::boolean(text).is_some(),
-        Cast::Date => cast::date(text).is_some_and(|it| it.correction.is_none()),
-        Cast::Text | Cast::TrimmedText => true,
-    }
+fn is_clean(column: &'static Column, text: &str) -> bool {
+    let mut notes = Notes::default();
+    judge::cell(column, &Cell::Text(text.into()), &mut notes).is_ok() && notes == Notes::default()
 }
 
 /// (rows, rows with anything wrong in a cell or their number), told by the declared domains alone.

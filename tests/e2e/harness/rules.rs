@@ -1,11 +1,18 @@
 //! A pipeline whose rules are wrong, as they were before somebody noticed.
 
 use freshet_processors::Context;
-use freshet_topics::{Column, DOMAINS, Domain, Rule};
+use freshet_topics::{Column, DOMAINS, Domain, Instead, Limit, Otherwise, Rule, Value};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::World;
+
+static ZERO: Value = Value::Int(0);
+static NOTHING: Value = Value::Double(0.0);
+static ZERO_YEAR: &[Rule] =
+    &[Rule { name: "negative_to_zero", limits: &[Limit::Minimum(&ZERO)], otherwise: Otherwise::Zero }];
+static REJECTED_PROBABILITY: &[Rule] =
+    &[Rule { name: "negative", limits: &[Limit::Minimum(&NOTHING)], otherwise: Otherwise::Reject }];
 
 /// The domains with rules that were wrong: negative cases stay, malaria cases that do not cast reject their row, a
 /// projection's year is never negative (which is part of the key), beds are not capped, a population may be negative,
@@ -16,9 +23,9 @@ pub(crate) fn wrong() -> Vec<&'static Domain> {
         for column in &mut columns {
             match (domain.name, column.name) {
                 ("health", "dengue_cases") | ("locations", "population") => column.rules = &[],
-                ("health", "malaria_cases") => column.reject_uncastable = true,
-                ("health", "projection_year") => column.rules = &[Rule::NegativeToZero],
-                ("climate", "flood_probability") => column.rules = &[Rule::NegativeRejected],
+                ("health", "malaria_cases") => column.uncastable = Instead::Reject,
+                ("health", "projection_year") => column.rules = ZERO_YEAR,
+                ("climate", "flood_probability") => column.rules = REJECTED_PROBABILITY,
                 _ => {}
             }
         }

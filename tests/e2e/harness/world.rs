@@ -198,7 +198,7 @@ impl World {
             pool: self.services.pool.clone(),
             s3: self.services.s3.clone(),
             bucket: self.processed_bucket().to_owned(),
-            domains: DOMAINS,
+            domains: &DOMAINS,
         };
         refresh::publish_once(&context).await.expect("publish")
     }

@@ -1,25 +1,30 @@
 //! Health: cases of four diseases, a location and a day.
 
-use crate::{Absent, Cast, Column, Domain, EventTime, Example, Expected, Rule};
+use super::{FALSE, NEGATIVE_TO_ZERO, OBSERVED};
+use crate::{Cast, Column, Domain, EventTime, Example, Expected, Instead, NewColumn};
 
 pub(super) static HEALTH: Domain = Domain {
     name: "health",
+    description: "",
     table: "health_data",
     patterns: &["health/", "raw/health_data.csv"],
     key: &["location_id", "date", "is_projected", "projection_year"],
     partition_by: "location_id",
-    event_time: Some(EventTime { date: "date", projected: "is_projected" }),
+    event_time: Some(EventTime { date: "date", observed_when: Some(OBSERVED) }),
     columns: &[
         Column::required("location_id", Cast::Int),
         Column::required("date", Cast::Date),
-        Column::optional("dengue_cases", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("malaria_cases", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("heatstroke_cases", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("diarrhea_cases", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("is_projected", Cast::Bool).absent(Absent::Bool(false)),
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("dengue_cases", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("malaria_cases", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("heatstroke_cases", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("diarrhea_cases", Cast::Int) },
+        Column { absent: Instead::Value(&FALSE), ..Column::optional("is_projected", Cast::Bool) },
         Column::optional("projection_year", Cast::Int),
     ],
     row_rules: &[],
+    on_new_column: NewColumn::Ignore,
+    missing_values: &[],
+    latency: None,
     examples: &[
         Example {
             cells: &["1", "2025-09-21", "2478", "4884", "0", "30002", "False", ""],

@@ -1,28 +1,39 @@
 //! Hospital: beds, staff and stocks, a location and a day.
 
-use crate::{Absent, Cast, Column, Domain, EventTime, Example, Expected, RowRule, Rule};
+use super::{FALSE, NEGATIVE_TO_ZERO, OBSERVED};
+use crate::{Cast, Column, Comparison, Domain, EventTime, Example, Expected, Instead, NewColumn, Otherwise, RowRule};
 
 pub(super) static HOSPITAL: Domain = Domain {
     name: "hospital",
+    description: "",
     table: "hospital_data",
     patterns: &["hospital/", "raw/hospital_data.csv"],
     key: &["location_id", "date", "is_projected", "projection_year"],
     partition_by: "location_id",
-    event_time: Some(EventTime { date: "date", projected: "is_projected" }),
+    event_time: Some(EventTime { date: "date", observed_when: Some(OBSERVED) }),
     columns: &[
         Column::required("location_id", Cast::Int),
         Column::required("date", Cast::Date),
-        Column::optional("total_beds", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("available_beds", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("doctors", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("nurses", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("iv_fluids_stock", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("antibiotics_stock", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("antipyretics_stock", Cast::Int).rules(&[Rule::NegativeToZero]),
-        Column::optional("is_projected", Cast::Bool).absent(Absent::Bool(false)),
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("total_beds", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("available_beds", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("doctors", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("nurses", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("iv_fluids_stock", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("antibiotics_stock", Cast::Int) },
+        Column { rules: NEGATIVE_TO_ZERO, ..Column::optional("antipyretics_stock", Cast::Int) },
+        Column { absent: Instead::Value(&FALSE), ..Column::optional("is_projected", Cast::Bool) },
         Column::optional("projection_year", Cast::Int),
     ],
-    row_rules: &[RowRule::Cap { column: "available_beds", limit: "total_beds", rule: "beds_capped" }],
+    row_rules: &[RowRule {
+        name: "beds_capped",
+        column: "available_beds",
+        comparison: Comparison::AtMost,
+        other: "total_beds",
+        otherwise: Otherwise::Cap,
+    }],
+    on_new_column: NewColumn::Ignore,
+    missing_values: &[],
+    latency: None,
     examples: &[
         Example {
             cells: &["1", "2025-09-21", "97457", "82512", "27626", "103904", "0", "0", "2253.0", "False", ""],

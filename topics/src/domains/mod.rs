@@ -1,28 +1,69 @@
-//! The registry of domains. A new domain is one file here, one line in the registry below and one migration.
+//! The registry of domains.
 
-use crate::Domain;
+mod climate;
+mod health;
+mod hospital;
+mod locations;
 
-/// Declares the file of each domain and lists what it declares, so that a domain is one line.
-macro_rules! registry {
-    ($($file:ident::$domain:ident,)*) => {
-        $(mod $file;)*
+use std::ops::Deref;
+use std::sync::LazyLock;
 
-        /// Every domain, in the order in which lists and tables show them.
-        pub static DOMAINS: &[&Domain] = &[$(&$file::$domain,)*];
-    };
+use crate::rules::{Limit, Otherwise, Rule};
+use crate::{Domain, Observed, Value};
+
+static SHIPPED: LazyLock<Vec<&'static Domain>> =
+    LazyLock::new(|| vec![&*locations::LOCATIONS, &climate::CLIMATE, &health::HEALTH, &hospital::HOSPITAL]);
+
+/// The shipped domains as a slice.
+#[derive(Debug, Clone, Copy)]
+pub struct Shipped;
+
+/// Every shipped domain, in the order in which lists and tables show them.
+pub const DOMAINS: Shipped = Shipped;
+
+/// The shipped domains.
+pub fn all() -> &'static [&'static Domain] {
+    &SHIPPED
 }
 
-registry! {
-    locations::LOCATIONS,
-    climate::CLIMATE,
-    health::HEALTH,
-    hospital::HOSPITAL,
+impl Deref for Shipped {
+    type Target = [&'static Domain];
+
+    fn deref(&self) -> &Self::Target {
+        all()
+    }
 }
 
-/// The domain of that name.
+impl IntoIterator for Shipped {
+    type Item = &'static &'static Domain;
+    type IntoIter = std::slice::Iter<'static, &'static Domain>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        all().iter()
+    }
+}
+
+/// The shipped domain of that name.
 pub fn by_name(name: &str) -> Option<&'static Domain> {
-    DOMAINS.iter().copied().find(|domain| domain.name == name)
+    all().iter().copied().find(|domain| domain.name == name)
 }
+
+static FALSE: Value = Value::Bool(false);
+static INT_ZERO: Value = Value::Int(0);
+static DOUBLE_ZERO: Value = Value::Double(0.0);
+static DOUBLE_ONE: Value = Value::Double(1.0);
+const OBSERVED: Observed = Observed { column: "is_projected", value: &FALSE };
+static NEGATIVE_TO_ZERO: &[Rule] =
+    &[Rule { name: "negative_to_zero", limits: &[Limit::Minimum(&INT_ZERO)], otherwise: Otherwise::Zero }];
+static NEGATIVE_REJECTED: &[Rule] =
+    &[Rule { name: "negative", limits: &[Limit::Minimum(&INT_ZERO)], otherwise: Otherwise::Reject }];
+static NEGATIVE_REJECTED_DOUBLE: &[Rule] =
+    &[Rule { name: "negative", limits: &[Limit::Minimum(&DOUBLE_ZERO)], otherwise: Otherwise::Reject }];
+static PROBABILITY_TO_ZERO: &[Rule] = &[Rule {
+    name: "probability_to_zero",
+    limits: &[Limit::Minimum(&DOUBLE_ZERO), Limit::Maximum(&DOUBLE_ONE)],
+    otherwise: Otherwise::Zero,
+}];
 
 #[cfg(test)]
 mod tests {
@@ -34,14 +75,12 @@ mod tests {
             for column in domain.key.iter().chain([&domain.partition_by]) {
                 domain.index_of(column);
             }
-            if let Some(event_time) = &domain.event_time {
-                domain.index_of(event_time.date);
-                domain.index_of(event_time.projected);
+            for column in domain.event_time.iter().flat_map(|event_time| event_time.columns()) {
+                domain.index_of(column);
             }
             for rule in domain.row_rules {
-                let crate::RowRule::Cap { column, limit, .. } = rule;
-                domain.index_of(column);
-                domain.index_of(limit);
+                domain.index_of(rule.column);
+                domain.index_of(rule.other);
             }
             for example in domain.examples {
                 assert_eq!(example.cells.len(), domain.columns.len(), "{}: {:?}", domain.name, example.cells);

@@ -8,7 +8,7 @@ pub mod yaml;
 
 use std::sync::LazyLock;
 
-use crate::{DOMAINS, Domain};
+use crate::Domain;
 
 /// A pipeline: its domains.
 #[derive(Debug)]
@@ -22,7 +22,8 @@ pub struct Pipeline {
 impl Pipeline {
     /// The pipeline that comes with the program.
     pub fn shipped() -> &'static Pipeline {
-        static SHIPPED: LazyLock<Pipeline> = LazyLock::new(|| Pipeline { name: "climate_health", domains: DOMAINS });
+        static SHIPPED: LazyLock<Pipeline> =
+            LazyLock::new(|| Pipeline { name: "climate_health", domains: crate::domains::all() });
         &SHIPPED
     }
 

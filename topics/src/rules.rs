@@ -1,0 +1,214 @@
+//! Rules on values: what a value must keep to, what happens to one that does not, and the name that is counted under.
+//!
+//! A new kind of limit is a variant of [`Limit`] with its line in [`Limit::holds`] and in the table of the tests, and its
+//! key in [`crate::pipeline`].
+
+use std::cmp::Ordering;
+
+use regex::Regex;
+
+use crate::Value;
+
+/// A rule on one value of a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// The name that corrections and rejects are counted under.
+    pub name: &'static str,
+    /// What the value must keep to, all of them. NULL keeps to everything.
+    pub limits: &'static [Limit],
+    /// What happens to one that does not.
+    pub otherwise: Otherwise,
+}
+
+/// What a value must keep to.
+#[derive(Debug, Clone, Copy)]
+pub enum Limit {
+    /// Not below. NaN is above every number.
+    Minimum(&'static Value),
+    /// Not above.
+    Maximum(&'static Value),
+    /// Above.
+    Above(&'static Value),
+    /// Below.
+    Below(&'static Value),
+    /// Text of at least as many characters.
+    MinLength(usize),
+    /// Text of at most as many characters.
+    MaxLength(usize),
+    /// Text that the expression matches from end to end.
+    Pattern(&'static Regex),
+    /// One of these.
+    OneOf(&'static [Value]),
+}
+
+/// What happens to a value that does not keep to a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// The row is rejected.
+    Reject,
+    /// It becomes NULL: a correction.
+    Null,
+    /// It becomes 0: a correction.
+    Zero,
+    /// It becomes the limit that it breaks: a correction.
+    Cap,
+    /// It loads as it is and is counted.
+    Warn,
+    /// The file is rejected, before a row of it is published. A row that was published before the rule was made is
+    /// rejected.
+    Fail,
+}
+
+impl Otherwise {
+    /// All, by the words of a contract.
+    pub const NAMES: [(&'static str, Otherwise); 6] = [
+        ("reject", Otherwise::Reject),
+        ("null", Otherwise::Null),
+        ("zero", Otherwise::Zero),
+        ("cap", Otherwise::Cap),
+        ("warn", Otherwise::Warn),
+        ("fail", Otherwise::Fail),
+    ];
+}
+
+/// A rule over two columns of a row, for rows in which both are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowRule {
+    /// The name that corrections and rejects are counted under.
+    pub name: &'static str,
+    /// The column that is judged, and corrected.
+    pub column: &'static str,
+    /// How it must compare with the other.
+    pub comparison: Comparison,
+    /// The column that it is compared with, of the same type.
+    pub other: &'static str,
+    /// What happens to a value that does not; never [`Otherwise::Zero`] or [`Otherwise::Fail`].
+    pub otherwise: Otherwise,
+}
+
+/// How a value must compare with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// Not above it.
+    AtMost,
+    /// Not below it.
+    AtLeast,
+}
+
+impl Rule {
+    /// The first limit that a value does not keep to.
+    pub fn broken(&self, value: &Value) -> Option<Limit> {
+        self.limits.iter().copied().find(|limit| !limit.holds(value))
+    }
+}
+
+impl Limit {
+    /// Whether a value keeps to it. A value that it cannot be asked of does: a contract with such a rule is refused.
+    pub fn holds(self, value: &Value) -> bool {
+        if value.is_null() {
+            return true;
+        }
+        let length = |text: &str| text.chars().count();
+        match (self, value) {
+            (Limit::Minimum(limit), value) => value.compare(limit).is_ge(),
+            (Limit::Maximum(limit), value) => value.compare(limit).is_le(),
+            (Limit::Above(limit), value) => value.compare(limit).is_gt(),
+            (Limit::Below(limit), value) => value.compare(limit).is_lt(),
+            (Limit::MinLength(characters), Value::Text(text)) => length(text) >= characters,
+            (Limit::MaxLength(characters), Value::Text(text)) => length(text) <= characters,
+            (Limit::Pattern(pattern), Value::Text(text)) => pattern.is_match(text),
+            (Limit::OneOf(allowed), value) => allowed.iter().any(|one| value.compare(one).is_eq()),
+            (Limit::MinLength(_) | Limit::MaxLength(_) | Limit::Pattern(_), _) => true,
+        }
+    }
+
+    /// What a value that breaks the limit becomes where it is capped; `None` for a limit that no value can be brought to.
+    pub fn cap(self, value: &Value) -> Option<Value> {
+        match (self, value) {
+            (Limit::Minimum(limit) | Limit::Maximum(limit), _) => Some(limit.clone()),
+            (Limit::MaxLength(characters), Value::Text(text)) => {
+                Some(Value::Text(text.chars().take(characters).collect()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Comparison {
+    /// Whether two values compare so; they do where one of them is NULL.
+    pub fn holds(self, value: &Value, other: &Value) -> bool {
+        if value.is_null() || other.is_null() {
+            return true;
+        }
+        match (self, value.compare(other)) {
+            (_, Ordering::Equal) => true,
+            (Comparison::AtMost, ordering) => ordering == Ordering::Less,
+            (Comparison::AtLeast, ordering) => ordering == Ordering::Greater,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leak<T>(value: T) -> &'static T {
+        Box::leak(Box::new(value))
+    }
+
+    fn int(value: i32) -> Value {
+        Value::Int(value)
+    }
+
+    fn text(value: &str) -> Value {
+        Value::Text(value.into())
+    }
+
+    #[test]
+    fn each_kind_of_limit_holds_or_not_and_caps_or_not() {
+        let (zero, one) = (leak(Value::Double(0.0)), leak(Value::Double(1.0)));
+        let (two, nan) = (Value::Double(2.0), Value::Double(f64::NAN));
+        let letters = Limit::Pattern(leak(Regex::new("^(?:[a-z]+)$").expect("an expression")));
+        let choice = Limit::OneOf(vec![int(1), int(3)].leak());
+        let cases = [
+            (Limit::Minimum(zero), Value::Double(-0.0), true, Some(zero.clone())),
+            (Limit::Minimum(zero), Value::Double(-1.0), false, Some(zero.clone())),
+            (Limit::Minimum(zero), nan.clone(), true, Some(zero.clone())),
+            (Limit::Maximum(one), one.clone(), true, Some(one.clone())),
+            (Limit::Maximum(one), two.clone(), false, Some(one.clone())),
+            (Limit::Maximum(one), nan, false, Some(one.clone())),
+            (Limit::Above(one), one.clone(), false, None),
+            (Limit::Above(one), two.clone(), true, None),
+            (Limit::Below(one), one.clone(), false, None),
+            (Limit::Below(one), zero.clone(), true, None),
+            (Limit::MinLength(2), text("é"), false, None),
+            (Limit::MinLength(2), text("éé"), true, None),
+            (Limit::MaxLength(2), text("éé"), true, Some(text("éé"))),
+            (Limit::MaxLength(2), text("ééé"), false, Some(text("éé"))),
+            (letters, text("abc"), true, None),
+            (letters, text("ab1"), false, None),
+            (choice, int(3), true, None),
+            (choice, int(2), false, None),
+        ];
+        for (limit, value, holds, cap) in cases {
+            assert_eq!(limit.holds(&value), holds, "{limit:?} {value:?}");
+            assert_eq!(limit.cap(&value), cap, "{limit:?} {value:?}");
+            assert!(limit.holds(&Value::Null), "{limit:?} NULL");
+        }
+    }
+
+    #[test]
+    fn two_values_compare_where_both_are_known() {
+        let cases = [
+            (Comparison::AtMost, int(1), int(1), true),
+            (Comparison::AtMost, int(2), int(1), false),
+            (Comparison::AtLeast, int(2), int(1), true),
+            (Comparison::AtLeast, int(0), int(1), false),
+            (Comparison::AtMost, Value::Null, int(1), true),
+            (Comparison::AtLeast, int(0), Value::Null, true),
+        ];
+        for (comparison, value, other, holds) in cases {
+            assert_eq!(comparison.holds(&value, &other), holds, "{comparison:?} {value:?} {other:?}");
+        }
+    }
+}

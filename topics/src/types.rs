@@ -1,0 +1,119 @@
+//! The types that a column may have: what each is called in a contract and in Postgres, and how text becomes a value of
+//! it. A new type is a variant of [`Cast`] and of [`Value`], a line in each table here, and its array in
+//! `freshet_sinks::apply::upsert`.
+
+use crate::Value;
+use crate::cast::{self, Casted};
+
+/// The type a cell is cast to; the accepted spellings are in [`crate::cast`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cast {
+    /// 32-bit signed integer.
+    Int,
+    /// 64-bit signed integer.
+    BigInt,
+    /// Double precision.
+    Double,
+    /// Decimal number of at most `precision` digits, `scale` of them after the point.
+    Numeric {
+        /// Digits in all, 1 to [`cast::NUMERIC_PRECISION_MAX`].
+        precision: u8,
+        /// Digits after the point, no more than `precision`.
+        scale: u8,
+    },
+    /// Boolean.
+    Bool,
+    /// Calendar date.
+    Date,
+    /// A moment: date, time of day and zone.
+    Timestamp,
+    /// Text as it stands; blanks alone are empty.
+    Text,
+    /// Text with blanks (0x01–0x20) trimmed from both ends.
+    TrimmedText,
+}
+
+impl Cast {
+    /// The type in Postgres, which is the `physicalType` of a contract.
+    pub fn sql_type(self) -> String {
+        match self {
+            Cast::Int => "int4".to_owned(),
+            Cast::BigInt => "int8".to_owned(),
+            Cast::Double => "float8".to_owned(),
+            Cast::Numeric { precision, scale } => format!("numeric({precision},{scale})"),
+            Cast::Bool => "bool".to_owned(),
+            Cast::Date => "date".to_owned(),
+            Cast::Timestamp => "timestamptz".to_owned(),
+            Cast::Text | Cast::TrimmedText => "text".to_owned(),
+        }
+    }
+
+    /// The `logicalType` of a contract.
+    pub fn logical_type(self) -> &'static str {
+        match self {
+            Cast::Int | Cast::BigInt => "integer",
+            Cast::Double | Cast::Numeric { .. } => "number",
+            Cast::Bool => "boolean",
+            Cast::Date => "date",
+            Cast::Timestamp => "timestamp",
+            Cast::Text | Cast::TrimmedText => "string",
+        }
+    }
+
+    /// Whether its values are numbers.
+    pub fn is_number(self) -> bool {
+        matches!(self.logical_type(), "integer" | "number")
+    }
+
+    /// Nothing of it: 0 of a number, no value of any other type.
+    pub fn zero(self) -> Option<Value> {
+        self.is_number().then(|| self.read("0").map(|zero| zero.value)).flatten()
+    }
+
+    /// The value that a cell's text stands for; `None` where it does not cast.
+    pub fn read(self, text: &str) -> Option<Casted<Value>> {
+        fn wrap<T>(casted: Casted<T>, variant: fn(T) -> Value) -> Casted<Value> {
+            Casted { value: variant(casted.value), correction: casted.correction }
+        }
+        let plain = |text: &str| Some(Casted { value: Value::Text(text.into()), correction: None });
+        match self {
+            Cast::Int => cast::int(text).map(|casted| wrap(casted, Value::Int)),
+            Cast::BigInt => cast::big_int(text).map(|casted| wrap(casted, Value::BigInt)),
+            Cast::Double => cast::double(text).map(|casted| wrap(casted, Value::Double)),
+            Cast::Numeric { precision, scale } => {
+                cast::numeric(text, precision, scale).map(|casted| wrap(casted, Value::Numeric))
+            }
+            Cast::Bool => cast::boolean(text).map(|casted| wrap(casted, Value::Bool)),
+            Cast::Date => cast::date(text).map(|casted| wrap(casted, Value::Date)),
+            Cast::Timestamp => cast::timestamp(text).map(|casted| wrap(casted, Value::Timestamp)),
+            Cast::Text => plain(text),
+            Cast::TrimmedText => plain(cast::trim(text)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_reads_text_and_has_its_names() {
+        let numeric = Cast::Numeric { precision: 6, scale: 2 };
+        let cases = [
+            (Cast::Int, "int4", "integer", " 7 ", "7"),
+            (Cast::BigInt, "int8", "integer", "3000000000", "3000000000"),
+            (Cast::Double, "float8", "number", "1e3", "1000"),
+            (numeric, "numeric(6,2)", "number", "12.5", "12.50"),
+            (Cast::Bool, "bool", "boolean", "yes", "true"),
+            (Cast::Date, "date", "date", "2025-9-5", "2025-09-05"),
+            (Cast::Timestamp, "timestamptz", "timestamp", "2025-09-05T10:00:00+05:30", "2025-09-05T04:30:00Z"),
+            (Cast::Text, "text", "string", " a ", " a "),
+            (Cast::TrimmedText, "text", "string", " a ", "a"),
+        ];
+        for (cast, sql, logical, text, value) in cases {
+            assert_eq!((cast.sql_type().as_str(), cast.logical_type()), (sql, logical));
+            assert_eq!(cast.read(text).expect(text).value.to_string(), value, "{cast:?}");
+            assert_eq!(cast.zero().is_some(), cast.is_number(), "{cast:?}");
+        }
+    }
+}
