@@ -194,7 +194,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             show_status(options, &services).await?;
         }
         Command::Generate(options) => {
-            print!("{}", generate::run(&options)?);
+            print!("{}", generate::run(crate::pipeline::chosen().domains, &options)?);
         }
         Command::CheckConfig { defaults: true } => print!("{}", config::DEFAULT),
         Command::CheckConfig { defaults: false } => {

@@ -4,6 +4,7 @@
 //! to the end of the process, so that the names in it are plain `&'static str`.
 
 pub mod mistake;
+pub mod sample;
 pub mod yaml;
 
 use std::sync::LazyLock;
