@@ -9,6 +9,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY pipelines pipelines
 COPY topics topics
 COPY sinks sinks
 COPY ingest ingest

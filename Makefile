@@ -37,8 +37,6 @@ up: checkout ## The same, and keep running until Ctrl-C
 
 test: checkout ## Check format and lints, run all tests on the real components
 	@scripts/setup tests
-# cargo fmt does not see the files that the registry of domains declares in a macro.
-	$(CARGO) fmt --all --check -- topics/src/domains/*.rs
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release --workspace
 

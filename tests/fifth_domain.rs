@@ -1,4 +1,4 @@
-//! A fifth domain is one domain file, one migration and one line in the registry: this test adds `pharmacy` to a copy
+//! A fifth domain is one contract and one migration: this test adds `pharmacy` to a copy
 //! of the sources, builds it, and sends rows through the whole pipeline.
 //!
 //! The copy lies in the target folder, and is built with the dependencies that are there already: only freshet's own
@@ -71,27 +71,20 @@ fn add_pharmacy(copy: &Path) {
             let number = name.to_string_lossy().split('_').next().and_then(|number| number.parse().ok());
             last_migration = last_migration.max(number.unwrap_or(0));
         }
-        let mut content = fs::read(Path::new(ROOT).join(&path)).expect("read a source");
-        if path == Path::new("topics/src/domains/mod.rs") {
-            content = registered(&String::from_utf8(content).expect("text")).into_bytes();
-        }
+        let content = fs::read(Path::new(ROOT).join(&path)).expect("read a source");
         put(&copy.join(&path), &content);
         wanted.insert(path);
     }
     let migration = format!("sinks/migrations/{:04}_pharmacy.sql", last_migration + 1);
-    for (from, to) in [("domain.rs", "topics/src/domains/pharmacy.rs"), ("migration.sql", migration.as_str())] {
+    for (from, to) in [
+        ("pharmacy.odcs.yaml", "pipelines/climate_health/domains/pharmacy.odcs.yaml"),
+        ("migration.sql", migration.as_str()),
+    ] {
         let content = fs::read(Path::new(ROOT).join("tests/pharmacy").join(from)).expect("read");
         put(&copy.join(to), &content);
         wanted.insert(to.into());
     }
     remove_others(copy, copy, &wanted);
-}
-
-/// The registry with one more line.
-fn registered(registry: &str) -> String {
-    let start = registry.find("\nregistry! {\n").expect("the registry");
-    let end = start + registry[start..].find("\n}\n").expect("its end");
-    format!("{}\n    pharmacy::PHARMACY,{}", &registry[..end], &registry[end..])
 }
 
 /// Deletes what an earlier copy had and the sources have no more.
@@ -239,7 +232,7 @@ fn http_get(url: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fifth_domain_is_one_file_one_migration_and_one_line() {
+async fn a_fifth_domain_is_one_contract_and_one_migration() {
     let (_, target) = built_in();
     let home = target.join("fifth-domain");
     add_pharmacy(&home.join("workspace"));

@@ -4,8 +4,8 @@
 //! Blanks are the characters 0x01 to 0x20. They are ignored around numbers, booleans and dates; a no-break
 //! space is not one of them.
 
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Timelike, Utc};
-use rust_decimal::{Decimal, RoundingStrategy};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+use rust_decimal::Decimal;
 
 /// A value, and the name of the correction where casting altered what the text said.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,35 +93,33 @@ pub fn numeric(text: &str, precision: u8, scale: u8) -> Option<Casted<Decimal>> 
         None => (trimmed, 0),
     };
     let (negative, whole, fraction) = decimal_parts(number)?;
-    let whole = whole.trim_start_matches('0');
-    let fraction = fraction.trim_end_matches('0');
-    // What no decimal can hold, and no column would.
-    let exact = if whole.len() + fraction.len() <= usize::from(NUMERIC_PRECISION_MAX) {
-        let digits = format!("{whole}{fraction}");
-        let places = i32::try_from(fraction.len()).ok()?.checked_sub(exponent)?;
-        let mantissa: i128 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
-        scaled(mantissa, places)?
-    } else {
-        // Digits that rounding takes away anyway.
-        format!("{whole}.{fraction}").parse::<Decimal>().ok().filter(|_| exponent == 0)?
+    // value = digits × 10^−places. Rounding looks at one digit beyond the scale: what follows that goes.
+    let mut digits = format!("{whole}{fraction}");
+    let mut places = i64::try_from(fraction.len()).ok()? - i64::from(exponent);
+    let beyond = usize::try_from(places - i64::from(scale) - 1).unwrap_or(0);
+    let cut = digits.split_off(digits.len().saturating_sub(beyond));
+    places -= i64::try_from(beyond).ok()?;
+    let digits = digits.trim_start_matches('0');
+    let (mut mantissa, mut is_rounded): (i128, bool) = match digits {
+        "" => (0, false),
+        digits => (digits.parse().ok()?, false),
     };
-    let mut value = exact.round_dp_with_strategy(scale.into(), RoundingStrategy::MidpointAwayFromZero);
-    let is_rounded = value != exact;
-    value.rescale(scale.into());
-    value.set_sign_negative(negative && !value.is_zero());
-    let fits = value.mantissa().unsigned_abs() < 10_u128.pow(precision.into()) && value.scale() == u32::from(scale);
-    fits.then_some(Casted { value, correction: is_rounded.then_some(FRACTION_ROUNDED) })
-}
-
-/// `mantissa` × 10^−`places`; `None` where it is too great.
-fn scaled(mantissa: i128, places: i32) -> Option<Decimal> {
-    if places >= 0 {
-        // Beyond what a decimal can hold, it is nearer to nothing than any column could tell.
-        let places = u32::try_from(places).ok()?;
-        return Some(Decimal::try_from_i128_with_scale(mantissa, places).unwrap_or(Decimal::ZERO));
+    is_rounded |= cut.bytes().any(|digit| digit != b'0');
+    match places - i64::from(scale) {
+        1 => {
+            is_rounded |= mantissa % 10 != 0;
+            mantissa = (mantissa + 5) / 10;
+        }
+        fewer if mantissa != 0 => {
+            let factor = 10_i128.checked_pow(u32::try_from(-fewer).ok()?)?;
+            mantissa = mantissa.checked_mul(factor)?;
+        }
+        _ => {}
     }
-    let factor = 10_i128.checked_pow(places.unsigned_abs())?;
-    Decimal::try_from_i128_with_scale(mantissa.checked_mul(factor)?, 0).ok()
+    let fits = mantissa < 10_i128.pow(precision.into());
+    let signed = if negative { -mantissa } else { mantissa };
+    let value = Decimal::try_from_i128_with_scale(signed, scale.into()).ok().filter(|_| fits)?;
+    Some(Casted { value, correction: is_rounded.then_some(FRACTION_ROUNDED) })
 }
 
 /// A double: decimal with optional exponent and optional `d` or `f` suffix, `NaN`, or an infinity, in any case.
@@ -182,7 +180,7 @@ pub fn timestamp(text: &str) -> Option<Casted<DateTime<Utc>>> {
         return None;
     }
     let (clock, zone) = time.map_or(("00:00", ""), clock_and_zone);
-    let value = (day.and_time(clock_time(clock)?) - offset(zone)?).and_utc();
+    let value = (day.and_time(NaiveTime::MIN) + clock_time(clock)? - offset(zone)?).and_utc();
     Some(Casted { value, correction: zone.is_empty().then_some(ZONE_ASSUMED) })
 }
 
@@ -209,17 +207,16 @@ fn calendar_date(day: &str) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(year, month.parse().ok()?, day_of_month.parse().ok()?)
 }
 
-/// The time of a clock that [`is_time_of_day`] has seen.
-fn clock_time(clock: &str) -> Option<NaiveTime> {
+/// The time since midnight of a clock that [`is_time_of_day`] has seen. A leap second is the first of the next minute, as
+/// in Postgres.
+fn clock_time(clock: &str) -> Option<TimeDelta> {
     let mut parts = clock.split(':');
-    let (hours, minutes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let (hours, minutes): (i64, i64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     let seconds = parts.next().unwrap_or("00");
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
-    let micros = format!("{:0<6.6}", fraction).parse::<u32>().ok()?;
-    // A leap second is the first of the next minute, as in Postgres.
-    let whole: u32 = whole.parse().ok()?;
-    let time = NaiveTime::from_hms_micro_opt(hours, minutes, whole.min(59), micros)?;
-    if whole < 60 { Some(time) } else { time.with_nanosecond(0).map(|time| time + TimeDelta::seconds(1)) }
+    let micros = format!("{fraction:0<6.6}").parse().ok()?;
+    let seconds: i64 = whole.parse().ok()?;
+    Some(TimeDelta::seconds((hours * 60 + minutes) * 60 + seconds) + TimeDelta::microseconds(micros))
 }
 
 /// The offset of a zone that [`is_time_of_day`] has seen.
@@ -491,7 +488,9 @@ mod tests {
         }
         let widest = "1234567890123456789012345678";
         assert_eq!(numeric(widest, 28, 0).expect("28 digits").value.to_string(), widest);
-        assert_eq!(numeric("79228162514264337593543950335", 28, 0), None);
+        for text in ["79228162514264337593543950335", "99999999999999999999999999999999999999999"] {
+            assert_eq!(numeric(text, 28, 0), None, "{text}");
+        }
     }
 
     #[test]

@@ -36,8 +36,6 @@ pub struct Domain {
     pub missing_values: &'static [&'static str],
     /// How long after it is dropped a row may take to be in the table; `None` where nobody said.
     pub latency: Option<Duration>,
-    /// Rows good and bad, with what must become of them; every test that iterates the registry uses them.
-    pub examples: &'static [Example],
 }
 
 /// What places a row in event time.
@@ -148,24 +146,6 @@ impl Instead {
             Instead::Value(value) => value.clone(),
         }
     }
-}
-
-/// A row in the domain's canonical column order, and what must become of it.
-#[derive(Debug)]
-pub struct Example {
-    /// Raw cells, one a column of the domain.
-    pub cells: &'static [&'static str],
-    /// What the processor must make of it.
-    pub expected: Expected,
-}
-
-/// The verdict an [`Example`] must get.
-#[derive(Debug)]
-pub enum Expected {
-    /// Applied, with these corrections as (column, rule).
-    Applied(&'static [(&'static str, &'static str)]),
-    /// Rejected because of this column under this rule.
-    Rejected(&'static str, &'static str),
 }
 
 impl Column {

@@ -29,7 +29,7 @@ pub mod types;
 pub mod value;
 pub mod window;
 
-pub use domain::{Column, Domain, EventTime, Example, Expected, Instead, NewColumn, Observed, Reference};
+pub use domain::{Column, Domain, EventTime, Instead, NewColumn, Observed, Reference};
 pub use domains::DOMAINS;
 pub use message::{Cell, Provenance, RawRow};
 pub use pipeline::Pipeline;

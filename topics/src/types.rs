@@ -4,6 +4,7 @@
 
 use crate::Value;
 use crate::cast::{self, Casted};
+use crate::pipeline::mistake::did_you_mean;
 
 /// The type a cell is cast to; the accepted spellings are in [`crate::cast`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,66 @@ impl Cast {
     }
 }
 
+/// The logical types of a contract, each with the type that it stands for where a contract names no physical one.
+pub const LOGICAL_TYPES: [(&str, Cast); 6] = [
+    ("integer", Cast::BigInt),
+    ("number", Cast::Double),
+    ("boolean", Cast::Bool),
+    ("date", Cast::Date),
+    ("timestamp", Cast::Timestamp),
+    ("string", Cast::TrimmedText),
+];
+
+/// Other spellings of the types, as Postgres takes them.
+const SPELLINGS: [(&str, Cast); 14] = [
+    ("int4", Cast::Int),
+    ("integer", Cast::Int),
+    ("int", Cast::Int),
+    ("int8", Cast::BigInt),
+    ("bigint", Cast::BigInt),
+    ("float8", Cast::Double),
+    ("double precision", Cast::Double),
+    ("bool", Cast::Bool),
+    ("boolean", Cast::Bool),
+    ("date", Cast::Date),
+    ("timestamptz", Cast::Timestamp),
+    ("timestamp with time zone", Cast::Timestamp),
+    ("text", Cast::TrimmedText),
+    ("varchar", Cast::TrimmedText),
+];
+
+/// The type that a contract's `physicalType` names. Text is trimmed unless the contract says otherwise.
+///
+/// # Errors
+/// What is wrong with it, for whoever wrote it.
+pub fn physical(name: &str) -> Result<Cast, String> {
+    let lower = name.trim().to_lowercase();
+    if let Some((_, cast)) = SPELLINGS.iter().find(|(spelling, _)| *spelling == lower) {
+        return Ok(*cast);
+    }
+    if let Some(arguments) = lower.strip_prefix("numeric").or_else(|| lower.strip_prefix("decimal")) {
+        return numeric(arguments).ok_or_else(|| {
+            format!(
+                "`{name}` says no size: numeric(precision, scale), of at most {} digits",
+                cast::NUMERIC_PRECISION_MAX
+            )
+        });
+    }
+    let hint = did_you_mean(&lower, SPELLINGS.iter().map(|(spelling, _)| *spelling));
+    Err(format!(
+        "`{name}` is no type of a column{hint} (known: int4, int8, float8, numeric(p,s), bool, date, timestamptz, text)"
+    ))
+}
+
+/// `(10,2)`, or `(10)` for a scale of 0.
+fn numeric(arguments: &str) -> Option<Cast> {
+    let arguments = arguments.trim().strip_prefix('(')?.strip_suffix(')')?;
+    let (precision, scale) = arguments.split_once(',').unwrap_or((arguments, "0"));
+    let (precision, scale) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
+    let fits = (1..=cast::NUMERIC_PRECISION_MAX).contains(&precision) && scale <= precision;
+    fits.then_some(Cast::Numeric { precision, scale })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +175,26 @@ mod tests {
             assert_eq!((cast.sql_type().as_str(), cast.logical_type()), (sql, logical));
             assert_eq!(cast.read(text).expect(text).value.to_string(), value, "{cast:?}");
             assert_eq!(cast.zero().is_some(), cast.is_number(), "{cast:?}");
+            let named = physical(sql).expect("a type by its name in Postgres");
+            assert_eq!(named.sql_type(), sql);
+            assert!(LOGICAL_TYPES.iter().any(|(name, usual)| *name == logical && usual.logical_type() == logical));
         }
+    }
+
+    #[test]
+    fn a_physical_type_is_one_that_postgres_and_freshet_have() {
+        let good = [
+            ("Double Precision", Cast::Double),
+            ("numeric(10, 2)", Cast::Numeric { precision: 10, scale: 2 }),
+            ("DECIMAL(5)", Cast::Numeric { precision: 5, scale: 0 }),
+            ("bigint", Cast::BigInt),
+        ];
+        for (name, cast) in good {
+            assert_eq!(physical(name), Ok(cast), "{name}");
+        }
+        for name in ["numeric", "numeric(0,0)", "numeric(29,2)", "numeric(2,3)", "numeric(2", "jsonb", "int2", ""] {
+            assert!(physical(name).is_err(), "{name}");
+        }
+        assert!(physical("boolaen").expect_err("no type").contains("did you mean boolean?"));
     }
 }

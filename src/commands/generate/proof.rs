@@ -8,6 +8,7 @@ use freshet_topics::{Cell, Value};
 use super::day::Day;
 use super::files::Row;
 use super::fill::{Scratch, Take, Today, World};
+use super::measured::limits;
 use super::shape::{Form, Shape, Source};
 use super::{GenerateOptions, days};
 
@@ -19,11 +20,18 @@ const DAYS_TRIED: usize = 6;
 /// # Errors
 /// The first cell that would be refused or changed, and what to say in the contract.
 pub(super) fn rows_load(world: &World, shape: &Shape, options: &GenerateOptions) -> Result<()> {
-    for column in &shape.columns {
-        if let (Source::Entity(_), Form::Choice(cells)) = (&column.source, &column.form) {
-            let (has, asked) = (cells.len(), options.entities);
-            ensure!(has >= asked as usize, "{} has samples for {has} entities, not {asked}", shape.domain.name);
-        }
+    let asked = f64::from(options.entities);
+    for (filled, column) in shape.columns.iter().zip(shape.domain.columns) {
+        let Source::Entity(first) = filled.source else { continue };
+        let takes = match &filled.form {
+            Form::Choice(cells) => cells.len() as f64,
+            _ => limits(column).1 - first + 1.0,
+        };
+        let (name, column) = (shape.domain.name, column.name);
+        ensure!(
+            takes >= asked,
+            "the column {column} of {name} takes {takes} entities, not {asked}: give --entities fewer"
+        );
     }
     let mut entities = [1, 2, 3, options.entities / 2, options.entities - 1, options.entities].to_vec();
     entities.retain(|entity| (1..=options.entities).contains(entity));

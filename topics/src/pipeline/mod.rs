@@ -1,35 +1,228 @@
 //! The pipeline folder: what a team declares of its feeds and outputs, read from files.
 //!
-//! Reading finds every mistake of every file at once and names each with file, line and column. What was read is kept
-//! to the end of the process, so that the names in it are plain `&'static str`.
+//! Reading finds every mistake of every file at once and names each with file, line and column. What is read lives as
+//! long as the process, so that names stay `&'static str`.
 
+pub mod contract;
+pub mod examples;
+mod folder;
 pub mod mistake;
-pub mod sample;
 pub mod yaml;
 
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
 use std::sync::LazyLock;
 
-use crate::Domain;
+use sha2::{Digest, Sha256};
 
-/// A pipeline: its domains.
+use self::contract::Contract;
+use self::examples::Examples;
+use self::folder::Folder;
+use self::mistake::{Mistake, Mistakes, did_you_mean};
+use self::yaml::Document;
+use crate::{Column, Domain};
+
+/// What a pipeline folder declares.
 #[derive(Debug)]
 pub struct Pipeline {
-    /// The folder's name.
+    /// The name of its folder.
     pub name: &'static str,
-    /// The domains, in the order in which lists and tables show them.
+    /// Its domains, dimensions first, then facts, each by name.
     pub domains: &'static [&'static Domain],
+    /// Its tests: rows, and what must become of them.
+    pub examples: &'static [Examples],
+    /// The SHA-256 of its contracts, hexadecimal. Layout and comments of the files do not count, nor do tests and pages.
+    pub hash: &'static str,
 }
 
+static SHIPPED: LazyLock<&'static Pipeline> = LazyLock::new(|| {
+    Pipeline::of(folder::SHIPPED_NAME, &Folder::shipped(), Vec::new()).expect("the shipped folder is read by the tests")
+});
+
 impl Pipeline {
-    /// The pipeline that comes with the program.
+    /// The one that is shipped.
     pub fn shipped() -> &'static Pipeline {
-        static SHIPPED: LazyLock<Pipeline> =
-            LazyLock::new(|| Pipeline { name: "climate_health", domains: crate::domains::all() });
-        &SHIPPED
+        *SHIPPED
+    }
+
+    /// Reads a folder. It stays in memory as long as the process lives.
+    ///
+    /// # Errors
+    /// Every mistake in its files, by file and place.
+    pub fn read(folder: &Path) -> Result<&'static Pipeline, Vec<Mistake>> {
+        let (files, mistakes) = Folder::read(folder);
+        // `.` and `..` have no name of their own.
+        let path = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let name = path.file_name().map_or("pipeline".into(), |name| name.to_string_lossy());
+        Pipeline::of(&name, &files, mistakes)
+    }
+
+    fn of(name: &str, folder: &Folder, mut mistakes: Vec<Mistake>) -> Result<&'static Pipeline, Vec<Mistake>> {
+        let mut hash = Sha256::new();
+        let mut drafts: Vec<Draft> = Vec::new();
+        for (file, text) in folder.of("domains") {
+            drafts.push(Draft::read(file, text, &mut hash));
+        }
+        check_together(&mut drafts);
+        let mut domains: Vec<&'static Domain> = Vec::new();
+        for draft in drafts {
+            mistakes.extend(draft.mistakes.into_sorted());
+            domains.extend(draft.contract.map(|contract| &*Box::leak(Box::new(contract.domain))));
+        }
+        domains.sort_by_key(|domain| (domain.event_time.is_some(), domain.name));
+        let domains: &'static [&'static Domain] = domains.leak();
+        let mut examples = Vec::new();
+        for (file, text) in folder.of("tests") {
+            let mut found = Mistakes::of(file);
+            examples.extend(Examples::read(file, text, domains, &mut found));
+            mistakes.extend(found.into_sorted());
+        }
+        if domains.is_empty() && mistakes.is_empty() {
+            let mut found = Mistakes::of("domains");
+            found.add(mistake::Place::START, "a pipeline has at least one contract, in a file domains/NAME.odcs.yaml");
+            mistakes = found.into_sorted();
+        }
+        if !mistakes.is_empty() {
+            mistakes.sort();
+            return Err(mistakes);
+        }
+        Ok(Box::leak(Box::new(Pipeline {
+            name: String::leak(name.to_owned()),
+            domains,
+            examples: examples.leak(),
+            hash: String::leak(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+        })))
     }
 
     /// The domain of that name.
     pub fn domain(&self, name: &str) -> Option<&'static Domain> {
         self.domains.iter().copied().find(|domain| domain.name == name)
     }
+}
+
+/// A contract as it was read, before the others of its folder are known.
+struct Draft {
+    file: String,
+    contract: Option<Contract>,
+    mistakes: Mistakes,
+}
+
+impl Draft {
+    fn read(file: &str, text: &str, hash: &mut Sha256) -> Draft {
+        let mut mistakes = Mistakes::of(file);
+        let document = Document::parse(text, 0, &mut mistakes);
+        let contract = document.as_ref().and_then(|document| contract::read(document, &mut mistakes));
+        if let Some(document) = document {
+            hash.update(file.as_bytes());
+            hash.update([0]);
+            hash.update(document.canonical().as_bytes());
+            hash.update([0]);
+        }
+        if let Some(contract) = &contract {
+            let wanted = file_of(contract.domain.name);
+            if file != wanted {
+                mistakes.add(contract.name, format!("the domain `{}` belongs in {wanted}", contract.domain.name));
+            }
+        }
+        Draft { file: file.to_owned(), contract, mistakes }
+    }
+}
+
+/// Mistakes that one contract alone does not show.
+fn check_together(drafts: &mut [Draft]) {
+    // Of these the mistakes are told already.
+    let unread: Vec<String> =
+        drafts.iter().filter(|draft| draft.contract.is_none()).map(|it| it.file.clone()).collect();
+    for at in 0..drafts.len() {
+        let (earlier, rest) = drafts.split_at_mut(at);
+        let Some((draft, later)) = rest.split_first_mut() else { continue };
+        let Some(contract) = &draft.contract else { continue };
+        let domain = &contract.domain;
+        for other in earlier.iter().filter_map(|other| other.contract.as_ref()) {
+            let name = other.domain.name;
+            if name == domain.name {
+                draft.mistakes.add(contract.name, format!("there is another domain `{name}`"));
+            }
+            if other.domain.table == domain.table {
+                let said = format!("the table `{}` is that of `{name}` too", domain.table);
+                draft.mistakes.add(contract.table, said);
+            }
+            for (pattern, place) in domain.patterns.iter().zip(&contract.patterns) {
+                if let Some(theirs) = other.domain.patterns.iter().find(|theirs| overlap(pattern, theirs)) {
+                    let said = format!("a file of `{pattern}` may be one of `{theirs}`, which are {name}'s");
+                    draft.mistakes.add(*place, said);
+                }
+            }
+        }
+        let others: Vec<&Domain> = (earlier.iter().chain(later.iter()).filter_map(|draft| draft.contract.as_ref()))
+            .map(|contract| &contract.domain)
+            .collect();
+        for (place, column) in &contract.scales {
+            let said = check_scale(domain, column, &others, |domain| unread.contains(&file_of(domain)));
+            said.into_iter().for_each(|said| draft.mistakes.add(*place, said));
+        }
+        for (place, column) in &contract.references {
+            let Some(reference) = column.references else { continue };
+            if unread.contains(&file_of(reference.domain)) {
+                continue;
+            }
+            let Some(to) = others.iter().find(|other| other.name == reference.domain) else {
+                let hint = did_you_mean(reference.domain, others.iter().map(|other| other.name));
+                draft.mistakes.add(*place, format!("there is no other domain `{}`{hint}", reference.domain));
+                continue;
+            };
+            let key = to.column(reference.column).filter(|key| to.key == [key.name]);
+            match key {
+                Some(key) if key.cast == column.cast => {}
+                Some(key) => {
+                    let (own, theirs) = (column.cast.sql_type(), key.cast.sql_type());
+                    let said = format!("`{}` is of type {own}, what it refers to of type {theirs}", column.name);
+                    draft.mistakes.add(*place, said);
+                }
+                None => {
+                    let key = to.key.join(", ");
+                    let said = format!("`{}.{}` is not the key of {} ({key})", to.name, reference.column, to.name);
+                    draft.mistakes.add(*place, said);
+                }
+            }
+        }
+    }
+}
+
+/// What is wrong with the number that scales a sample: it is one of the row, or of a row that this one refers to.
+fn check_scale(
+    domain: &Domain,
+    column: &Column,
+    others: &[&Domain],
+    is_unread: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let scale = column.sample.and_then(|sample| sample.scale)?;
+    let referred = || domain.columns.iter().filter_map(|column| column.references).map(|to| to.domain);
+    let candidates = || {
+        let theirs = others.iter().filter(|other| referred().any(|name| name == other.name));
+        domain.columns.iter().chain(theirs.flat_map(|other| other.columns))
+    };
+    match candidates().find(|candidate| candidate.name == scale) {
+        Some(found) if found.name == column.name => Some(format!("`{scale}` cannot scale itself")),
+        Some(found) if found.cast.is_number() => None,
+        Some(found) => Some(format!("`{scale}` is of type {}: a number scales", found.cast.sql_type())),
+        None if referred().any(is_unread) => None,
+        None => {
+            let hint = did_you_mean(scale, candidates().map(|candidate| candidate.name));
+            Some(format!("there is no column `{scale}` in a row of {} or one that it refers to{hint}", domain.name))
+        }
+    }
+}
+
+/// The file of a domain's contract.
+fn file_of(domain: &str) -> String {
+    format!("domains/{domain}.odcs.yaml")
+}
+
+/// Whether an object key may belong to both patterns.
+fn overlap(left: &str, right: &str) -> bool {
+    let holds = |folder: &str, key: &str| folder.ends_with('/') && key.starts_with(folder);
+    left == right || holds(left, right) || holds(right, left)
 }

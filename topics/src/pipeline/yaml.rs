@@ -40,6 +40,47 @@ impl<'t> Document<'t> {
     pub fn root(&self) -> Node<'_, 't> {
         Node { yaml: &self.root, before: self.before }
     }
+
+    /// What it says, whatever its layout, comments and order of keys: JSON with sorted keys.
+    pub fn canonical(&self) -> String {
+        let mut text = String::new();
+        write_canonical(&self.root, &mut text);
+        text
+    }
+}
+
+fn write_canonical(yaml: &MarkedYaml<'_>, text: &mut String) {
+    match &yaml.data {
+        YamlData::Mapping(pairs) => {
+            let mut entries: Vec<String> = Vec::with_capacity(pairs.len());
+            for (key, value) in pairs {
+                let mut entry = String::new();
+                write_canonical(key, &mut entry);
+                entry.push(':');
+                write_canonical(value, &mut entry);
+                entries.push(entry);
+            }
+            entries.sort();
+            text.push('{');
+            text.push_str(&entries.join(","));
+            text.push('}');
+        }
+        YamlData::Sequence(items) => {
+            text.push('[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    text.push(',');
+                }
+                write_canonical(item, text);
+            }
+            text.push(']');
+        }
+        YamlData::Value(Scalar::String(value)) => text.push_str(&serde_json::Value::from(value.as_ref()).to_string()),
+        YamlData::Value(Scalar::Integer(value)) => text.push_str(&value.to_string()),
+        YamlData::Value(Scalar::FloatingPoint(value)) => text.push_str(&value.into_inner().to_string()),
+        YamlData::Value(Scalar::Boolean(value)) => text.push_str(&value.to_string()),
+        _ => text.push_str("null"),
+    }
 }
 
 /// A value in its place.
@@ -260,5 +301,16 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("f:12:") && found[0].contains("not YAML"), "{found:?}");
         assert_eq!(said("- 1\n", |_, _| {}), ["f:11:1: a mapping is expected here, not a list"]);
+    }
+
+    #[test]
+    fn layout_and_order_do_not_count_but_what_is_said_does() {
+        let canonical = |text: &str| {
+            Document::parse(text, 0, &mut Mistakes::of("f")).map(|document| document.canonical()).expect("YAML")
+        };
+        let one = canonical("a: {b: [1, 2.5, x], c: null} # said\nd: true\n");
+        assert_eq!(one, r#"{"a":{"b":[1,2.5,"x"],"c":null},"d":true}"#);
+        assert_eq!(canonical("d:   true\na:\n  c:\n  b:\n  - 1\n  - 2.5\n  - 'x'\n"), one);
+        assert_ne!(canonical("d: 'true'\na: {b: [1, 2.5, x], c: null}\n"), one);
     }
 }

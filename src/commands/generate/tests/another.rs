@@ -255,11 +255,11 @@ fn what_a_contract_does_not_tell_is_asked_for() {
         (vec![key(), scaled("x", "y"), scaled("y", "x")], "columns scale one another in a ring"),
         (
             vec![sampled("ward", Cast::Int, Sample { of: &["4", "5"], ..Sample::PLAIN })],
-            "samples for 2 entities, not 20",
+            "the column ward of odd takes 2 entities, not 20: give --entities fewer",
         ),
         (
             vec![required("ward", Cast::Int, rule("few", vec![Limit::Maximum(int(10))], Otherwise::Null))],
-            "`11` in the column ward, which is counted as few",
+            "the column ward of odd takes 10 entities, not 20",
         ),
     ];
     for (columns, said) in cases {

@@ -11,16 +11,19 @@
 //! | `scale` | a column whose number the value is multiplied by |
 //! | `of` | the cells to choose from, and no other key |
 
-use super::mistake::Mistakes;
-use super::yaml::{Map, Node};
+use super::words::{leaked, texts_of};
+use crate::pipeline::mistake::{Mistakes, Place};
+use crate::pipeline::yaml::{Map, Node};
 use crate::sample::{DECIMALS_MAX, SKEW_MAX, Sample, Season};
 
-/// Reads what generated data of a column looks like. What is wrong is a mistake, and taken as not said.
-pub fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<Sample> {
+/// Reads what generated data of a column looks like, and where it says what scales it. What is wrong is a mistake, and
+/// taken as not said.
+pub(super) fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<(Sample, Option<Place>)> {
     let map = node.map(mistakes)?;
     let number = |name: &'static str, mistakes: &mut Mistakes| map.get(name).and_then(|node| node.number(mistakes));
     let (least, greatest) = (number("least", mistakes), number("greatest", mistakes));
     let season = season(&map, mistakes);
+    let scale = map.get("scale");
     let sample = Sample {
         least,
         greatest,
@@ -29,7 +32,7 @@ pub fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<Sample> {
         persistence_days: within(&map, "persistenceDays", DAYS, mistakes).unwrap_or(Sample::PLAIN.persistence_days),
         refill_days: within(&map, "refillDays", DAYS, mistakes),
         skew: within(&map, "skew", 1..=i64::from(SKEW_MAX), mistakes).unwrap_or(Sample::PLAIN.skew),
-        scale: map.get("scale").and_then(|node| node.text(mistakes)).map(kept),
+        scale: scale.and_then(|node| node.text(mistakes)).map(leaked),
         of: cells(&map, mistakes),
     };
     if let (Some(least), Some(greatest)) = (least, greatest)
@@ -41,7 +44,7 @@ pub fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<Sample> {
         mistakes.add(map.place(), "`of` lists the cells: no other key of `sample` means anything beside it");
     }
     map.end(mistakes);
-    Some(sample)
+    Some((sample, scale.map(|node| node.place())))
 }
 
 /// A century: no sample data is longer.
@@ -77,27 +80,22 @@ fn within<T: TryFrom<i64>>(
 /// Texts, and numbers and words as YAML reads them, as cells.
 fn cells(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> &'static [&'static str] {
     let Some(node) = map.get("of") else { return &[] };
-    let texts: Vec<&'static str> = node.texts(mistakes).into_iter().map(kept).collect();
+    let texts: Vec<&'static str> = texts_of(&node, mistakes).into_iter().map(|(text, _)| text).collect();
     if texts.is_empty() {
         mistakes.add(node.place(), "`of` lists no cell to choose; numbers are cells too, in quotes");
     }
     texts.leak()
 }
 
-/// Kept to the end of the process, as all of a pipeline is.
-fn kept(text: &str) -> &'static str {
-    String::from(text).leak()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::yaml::Document;
     use super::*;
+    use crate::pipeline::yaml::Document;
 
     fn sample(text: &str) -> (Option<Sample>, Vec<String>) {
         let mut mistakes = Mistakes::of("f");
         let document = Document::parse(text, 0, &mut mistakes).expect("a document");
-        let sample = read(&document.root(), &mut mistakes);
+        let sample = read(&document.root(), &mut mistakes).map(|(sample, _)| sample);
         (sample, mistakes.into_sorted().iter().map(ToString::to_string).collect())
     }
 

@@ -1,0 +1,107 @@
+//! Small readers that every part of a contract uses: a word of a list, a name, a value of a column's type.
+
+use std::fmt::Write as _;
+
+use crate::pipeline::mistake::{Mistakes, Place, did_you_mean};
+use crate::pipeline::yaml::{Map, Node};
+use crate::{Cast, Value};
+
+/// Identifiers of Postgres end here.
+const NAME_BYTES_MAX: usize = 63;
+
+/// Lives as long as the process, as the pipeline does.
+pub(super) fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
+/// A text that lives as long as the process.
+pub(super) fn leaked(text: &str) -> &'static str {
+    String::leak(text.trim().to_owned())
+}
+
+/// A text that may be absent.
+pub(super) fn text_of(map: &Map<'_, '_>, key: &'static str, mistakes: &mut Mistakes) -> &'static str {
+    map.get(key).and_then(|node| node.text(mistakes)).map_or("", leaked)
+}
+
+/// True or false; false where the key is absent.
+pub(super) fn flag_of(map: &Map<'_, '_>, key: &'static str, mistakes: &mut Mistakes) -> bool {
+    map.get(key).and_then(|node| node.flag(mistakes)).unwrap_or_default()
+}
+
+/// Keys that say something to people and other tools, not to freshet: known, and not looked into.
+pub(super) fn for_people(map: &Map<'_, '_>, keys: &[&'static str]) {
+    for key in keys {
+        map.get(key);
+    }
+}
+
+/// One of the words, or a mistake.
+pub(super) fn one_of<T: Copy>(node: &Node<'_, '_>, words: &[(&'static str, T)], mistakes: &mut Mistakes) -> Option<T> {
+    let word = node.text(mistakes)?;
+    let found = words.iter().find(|(name, _)| *name == word);
+    if found.is_none() {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let hint = did_you_mean(word, names.iter().copied());
+        mistakes.add(node.place(), format!("`{word}` is not one of {}{hint}", names.join(", ")));
+    }
+    found.map(|(_, value)| *value)
+}
+
+/// The text of a scalar, as a cell would hold it.
+fn cell_text(node: &Node<'_, '_>) -> Option<String> {
+    let number = || node.as_whole().map(|number| number.to_string()).or(node.as_number().map(|it| it.to_string()));
+    let flag = || node.as_flag().map(|flag| flag.to_string());
+    node.as_text().map(str::to_owned).or_else(number).or_else(flag)
+}
+
+/// A value of a column's type, or a mistake.
+pub(super) fn value_of(node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes) -> Option<&'static Value> {
+    let text = match cast {
+        // A number in a column of text would be spelled in one of many ways: it is for the writer to say.
+        Cast::Text | Cast::TrimmedText => node.text(mistakes)?.to_owned(),
+        _ => cell_text(node).unwrap_or_default(),
+    };
+    match cast.read(&text) {
+        Some(read) if read.correction.is_none() => Some(leak(read.value)),
+        _ => {
+            let found = if text.is_empty() { node.kind().to_owned() } else { format!("`{text}`") };
+            mistakes.add(node.place(), format!("a value of type {} is expected here, not {found}", cast.sql_type()));
+            None
+        }
+    }
+}
+
+/// The items of a list of texts with their places, each once; what is no text, or there twice, is a mistake.
+pub(super) fn texts_of(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Vec<(&'static str, Place)> {
+    let mut texts: Vec<(&'static str, Place)> = Vec::new();
+    for item in node.list(mistakes) {
+        let Some(text) = item.text(mistakes) else { continue };
+        if texts.iter().any(|(other, _)| *other == text) {
+            mistakes.add(item.place(), format!("`{text}` is there twice"));
+            continue;
+        }
+        texts.push((String::leak(text.to_owned()), item.place()));
+    }
+    texts
+}
+
+/// A name that Kafka, Postgres, Prometheus and a shell all take: lower-case letters, digits and `_`, a letter first.
+pub(super) fn identifier(
+    node: &Node<'_, '_>,
+    what: &str,
+    bytes_max: usize,
+    mistakes: &mut Mistakes,
+) -> Option<&'static str> {
+    let name = node.text(mistakes)?;
+    let is_plain = name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let bytes_max = bytes_max.min(NAME_BYTES_MAX);
+    if is_plain && name.len() <= bytes_max {
+        return Some(leaked(name));
+    }
+    let mut said = format!("`{name}` is no name for {what}: lower-case letters, digits and `_`, a letter first");
+    let _ = write!(said, ", at most {bytes_max} characters");
+    mistakes.add(node.place(), said);
+    None
+}

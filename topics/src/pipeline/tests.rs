@@ -1,0 +1,439 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::judge::{self, Notes};
+use crate::{Cell, Comparison, Instead, Limit, NewColumn, Otherwise, Value};
+
+/// A contract that says all that can be said.
+const FULL: &str = r#"
+apiVersion: v3.2.0
+kind: DataContract
+id: clinics-visits
+version: 1.0.0
+description: {purpose: Visits to clinics., usage: Daily reports.}
+schema:
+  - name: visits
+    customProperties:
+      - {vendor: freshet, property: files, value: [visits/, raw/visits.csv]}
+      - {vendor: freshet, property: eventTime, value: day}
+      - {vendor: freshet, property: observedWhen, value: {state: final}}
+      - {vendor: freshet, property: missingValues, value: ["NA", "-999"]}
+      - {vendor: freshet, property: onNewColumn, value: keep}
+      - {vendor: elsewhere, property: anything, value: 1}
+    quality:
+      - name: seen_capped
+        type: custom
+        engine: freshet
+        implementation: {column: seen, atMost: came, otherwise: cap}
+      - {name: rows, type: sql, query: SELECT 1, mustBe: 1}
+    properties:
+      - name: day
+        logicalType: date
+        required: true
+        primaryKey: true
+        primaryKeyPosition: 2
+        logicalTypeOptions: {minimum: "1800-01-01", maximum: "2200-12-31"}
+      - name: clinic
+        logicalType: integer
+        physicalType: int4
+        required: true
+        primaryKey: true
+        primaryKeyPosition: 1
+        partitioned: true
+        relationships: [{type: foreignKey, to: clinics.id}]
+      - {name: came, logicalType: integer}
+      - {name: seen, logicalType: integer}
+      - name: state
+        logicalType: string
+        enum: [{value: draft}, {value: final}]
+        quality:
+          - {name: unknown_state, type: custom, engine: freshet, implementation: {otherwise: warn}}
+        customProperties:
+          - {vendor: freshet, property: absent, value: {default: final}}
+          - {vendor: freshet, property: empty, value: {default: draft}}
+      - name: cost
+        logicalType: number
+        physicalType: numeric(8,2)
+        logicalTypeOptions: {minimum: 0, maximum: 1000}
+        quality:
+          - {name: cost_zero, type: custom, engine: freshet, implementation: {limits: [minimum], otherwise: zero}}
+          - {name: cost_capped, type: custom, engine: freshet, implementation: {limits: [maximum], otherwise: cap}}
+        customProperties:
+          - {vendor: freshet, property: sample, value: {least: 2, greatest: 9.5, scale: came}}
+      - name: patient
+        logicalType: string
+        classification: personal
+        synonyms: [{synonym: Patient_Name}]
+        logicalTypeOptions: {minLength: 2, maxLength: 40, pattern: "[A-Z].*"}
+        customProperties:
+          - {vendor: freshet, property: trim, value: false}
+          - {vendor: freshet, property: missingValues, value: ["?"]}
+      - name: seen_at
+        logicalType: timestamp
+        customProperties:
+          - {vendor: freshet, property: uncastable, value: reject}
+slaProperties:
+  - {property: latency, value: 2, unit: min}
+  - {property: retention, value: 3, unit: y}
+"#;
+
+const CLINICS: &str = "
+apiVersion: v3.2.0
+kind: DataContract
+id: clinics
+version: 1.0.0
+schema:
+  - name: clinics
+    properties:
+      - name: id
+        logicalType: integer
+        physicalType: int4
+        required: true
+        primaryKey: true
+        partitioned: true
+";
+
+fn read(files: &[(&str, &str)]) -> Result<&'static Pipeline, Vec<String>> {
+    Pipeline::of("t", &Folder::with(files), Vec::new())
+        .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+}
+
+fn full() -> &'static Domain {
+    let files = [("domains/visits.odcs.yaml", FULL), ("domains/clinics.odcs.yaml", CLINICS)];
+    read(&files).expect("no mistakes").domain("visits").expect("it is there")
+}
+
+/// What is said of the full contract with `from` replaced by `to`.
+fn said(from: &str, to: &str) -> Vec<String> {
+    assert!(FULL.contains(from), "{from}");
+    let text = FULL.replacen(from, to, 1);
+    read(&[("domains/visits.odcs.yaml", &text), ("domains/clinics.odcs.yaml", CLINICS)]).err().unwrap_or_default()
+}
+
+#[test]
+fn the_shipped_folder_has_four_domains_and_tests_of_each() {
+    let shipped = Pipeline::shipped();
+    let names: Vec<&str> = shipped.domains.iter().map(|domain| domain.name).collect();
+    assert_eq!(names, ["locations", "climate", "health", "hospital"]);
+    for domain in shipped.domains {
+        assert!(!domain.description.is_empty() && domain.latency == Some(Duration::from_secs(60)), "{}", domain.name);
+        assert!(domain.columns.iter().all(|column| !column.description.is_empty()), "{}", domain.name);
+        assert!(shipped.examples.iter().any(|examples| examples.domain == *domain), "{}", domain.name);
+    }
+    assert_eq!(shipped.domains[1].patterns, ["climate/", "raw/climate_data.csv"]);
+    assert_eq!(shipped.domains[1].key, ["location_id", "date", "is_projected", "projection_year"]);
+    let filled = |domain: &Domain| -> Vec<&str> {
+        domain.columns.iter().filter(|column| domain.never_null(column)).map(|column| column.name).collect()
+    };
+    assert_eq!(filled(shipped.domains[0]), ["id", "name"]);
+    assert_eq!(filled(shipped.domains[1]), ["location_id", "date", "temperature"]);
+}
+
+#[test]
+fn a_key_belongs_to_one_domain_at_most() {
+    let keys = [
+        ("climate/2025-09-21.csv", Some("climate")),
+        ("climate/deep/er.csv.gz", Some("climate")),
+        ("climate/", None),
+        ("raw/climate_data.csv", Some("climate")),
+        ("raw/locations.csv", Some("locations")),
+        ("raw/other.csv", None),
+        ("climates/x.csv", None),
+        ("health/x.csv", Some("health")),
+        ("hospital/x.csv", Some("hospital")),
+    ];
+    for (key, expected) in keys {
+        let of_it = Pipeline::shipped().domains.iter().filter(|domain| domain.matches(key, []));
+        let found: Vec<_> = of_it.map(|domain| domain.name).collect();
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{key}");
+    }
+}
+
+#[test]
+fn all_that_a_contract_says_is_in_the_domain() {
+    let visits = full();
+    assert_eq!((visits.table, visits.description), ("visits", "Visits to clinics."));
+    assert_eq!((visits.key, visits.partition_by), (["clinic", "day"].as_slice(), "clinic"));
+    assert_eq!((visits.on_new_column, visits.latency), (NewColumn::Keep, Some(Duration::from_secs(120))));
+    let event_time = visits.event_time.expect("a fact");
+    assert_eq!((event_time.date, event_time.observed_sql("t.").as_str()), ("day", "t.\"state\" = 'final'"));
+    let [day, clinic, _, _, state, cost, patient, seen_at] = visits.columns else { panic!("eight columns") };
+    assert_eq!((day.rules.len(), day.rules[0].name, day.rules[1].name), (2, "below_minimum", "above_maximum"));
+    let reference = clinic.references.expect("a reference");
+    assert_eq!((reference.domain, reference.column), ("clinics", "id"));
+    assert_eq!((state.absent.value(), state.empty.value()), (Value::Text("final".into()), Value::Text("draft".into())));
+    assert!(matches!(state.rules[0].limits, [Limit::OneOf(values)] if values.len() == 2));
+    let outcomes: Vec<_> = cost.rules.iter().map(|rule| (rule.name, rule.limits.len(), rule.otherwise)).collect();
+    assert_eq!(outcomes, [("cost_zero", 1, Otherwise::Zero), ("cost_capped", 1, Otherwise::Cap)]);
+    let sample = cost.sample.expect("a sample");
+    assert_eq!((sample.least, sample.greatest, sample.scale), (Some(2.0), Some(9.5), Some("came")));
+    assert!(patient.personal && patient.aliases == ["patient_name"] && patient.cast == crate::Cast::Text);
+    assert_eq!(
+        (patient.missing_values, state.missing_values),
+        (["NA", "-999", "?"].as_slice(), ["NA", "-999"].as_slice())
+    );
+    assert_eq!((seen_at.uncastable, seen_at.empty), (Instead::Reject, Instead::Null));
+    let rule = visits.row_rules[0];
+    assert_eq!((rule.name, rule.comparison, rule.other), ("seen_capped", Comparison::AtMost, "came"));
+}
+
+#[test]
+fn a_cell_gives_what_its_contract_says() {
+    let visits = full();
+    type Case = (&'static str, &'static str, Result<Option<&'static str>, &'static str>, &'static [&'static str]);
+    let cases: &[Case] = &[
+        ("came", " NA ", Ok(None), &["missing_value"]),
+        ("came", "-999", Ok(None), &["missing_value"]),
+        ("came", "-998", Ok(Some("-998")), &[]),
+        ("came", "many", Ok(None), &["uncastable_to_null"]),
+        ("clinic", "NA", Err("missing_value"), &[]),
+        ("clinic", "", Err("required_empty"), &[]),
+        ("clinic", "one", Err("uncastable"), &[]),
+        ("day", "1799-12-31", Err("below_minimum"), &[]),
+        ("day", "2200-12-31", Ok(Some("2200-12-31")), &[]),
+        ("state", " ", Ok(Some("draft")), &["empty_to_default"]),
+        ("state", "NA", Ok(Some("draft")), &["missing_value"]),
+        ("state", " odd ", Ok(Some("odd")), &["warned: unknown_state"]),
+        ("cost", "-3", Ok(Some("0.00")), &["cost_zero"]),
+        ("cost", "1000.005", Ok(Some("1000.00")), &["fraction_rounded", "cost_capped"]),
+        ("cost", "3.5", Ok(Some("3.50")), &[]),
+        ("patient", "?", Ok(None), &["missing_value"]),
+        ("patient", "A", Err("too_short"), &[]),
+        ("patient", "ann", Err("pattern_mismatch"), &[]),
+        ("patient", "Ann ", Ok(Some("Ann ")), &[]),
+        ("seen_at", "noon", Err("uncastable"), &[]),
+    ];
+    for (name, text, expected, noted) in cases {
+        let mut notes = Notes::default();
+        let judged = judge::cell(visits.column(name).expect("a column"), &Cell::Text((*text).into()), &mut notes);
+        let found = judged.map(|value| (!value.is_null()).then(|| value.to_string())).map_err(|refused| refused.rule);
+        assert_eq!(found, expected.map(|text| text.map(str::to_owned)), "{name} {text:?}");
+        let warned = notes.warnings.iter().map(|(_, rule)| format!("warned: {rule}"));
+        let found: Vec<String> = notes.corrections.iter().map(|(_, rule)| (*rule).to_owned()).chain(warned).collect();
+        assert_eq!(found, *noted, "{name} {text:?}");
+    }
+}
+
+#[test]
+fn two_columns_are_compared_where_both_are_known() {
+    for (otherwise, expected, noted) in [
+        ("cap", Ok(Value::BigInt(3)), ["seen_capped"].as_slice()),
+        ("\"null\"", Ok(Value::Null), &["seen_capped"]),
+        ("warn", Ok(Value::BigInt(5)), &[]),
+        ("reject", Err("seen_capped"), &[]),
+    ] {
+        let text = FULL.replacen("otherwise: cap}", &format!("otherwise: {otherwise}}}"), 1);
+        let files = [("domains/visits.odcs.yaml", text.as_str()), ("domains/clinics.odcs.yaml", CLINICS)];
+        let visits = read(&files).expect("no mistakes").domain("visits").expect("it is there");
+        let mut values = vec![Value::Null; visits.columns.len()];
+        judge::row(visits, &mut values, &mut Notes::default()).expect("nothing is known");
+        (values[2], values[3]) = (Value::BigInt(3), Value::BigInt(5));
+        let mut notes = Notes::default();
+        let found = judge::row(visits, &mut values, &mut notes).map(|()| values[3].clone());
+        assert_eq!(found.map_err(|(_, refused)| refused.rule), expected, "{otherwise}");
+        assert_eq!(notes.corrections.iter().map(|(_, rule)| *rule).collect::<Vec<_>>(), noted, "{otherwise}");
+        assert_eq!(notes.warnings.len(), usize::from(otherwise == "warn"));
+    }
+}
+
+#[test]
+fn a_mistake_is_told_with_its_place_and_what_to_do() {
+    let cases = [
+        ("apiVersion: v3.2.0", "apiVersion: v2", "2:13: `v2` is not one of v3.2.0"),
+        ("id: clinics-visits\n", "", "2:1: `id` is missing here"),
+        ("version: 1.0.0", "version: 1", "5:10: text is expected here, not a whole number"),
+        ("slaProperties:", "slaProperty:", "unknown key `slaProperty`; did you mean slaProperties?"),
+        ("    quality:\n      - name", "    qualty:\n      - name", "unknown key `qualty`; did you mean quality?"),
+        ("name: visits\n", "name: Visits\n", "8:11: `Visits` is no name for a domain: lower-case letters"),
+        ("- name: visits\n", "- name: calls\n", "the domain `calls` belongs in domains/calls.odcs.yaml"),
+        ("value: [visits/, raw/visits.csv]", "value: []", "`files` names no object key"),
+        ("[visits/, raw", "[/visits/, raw", "`/visits/` is no object key"),
+        (
+            "[visits/, raw",
+            "[clinics/old/, raw",
+            "a file of `clinics/old/` may be one of `clinics/`, which are clinics's",
+        ),
+        ("property: files", "property: fles", "unknown property `fles`; did you mean files?"),
+        ("vendor: freshet", "vendor: freshe", "unknown vendor `freshe`; did you mean freshet?"),
+        ("{vendor: freshet, property: files", "{property: files", "`files` belongs to nobody: say `vendor: freshet`"),
+        ("eventTime, value: day", "eventTime, value: days", "11:55: there is no column `days`; did you mean day?"),
+        ("eventTime, value: day", "eventTime, value: came", "must be a required column of type date"),
+        ("{state: final}", "{stat: final}", "there is no column `stat`; did you mean state?"),
+        ("{state: final}", "{state: 5}", "text is expected here, not a whole number"),
+        ("{state: final}", "{}", "one column and its value are expected here"),
+        ("value: keep", "value: kep", "`kep` is not one of ignore, keep, reject, add; did you mean keep?"),
+        ("\"-999\"]", "-999]", "text is expected here, not a whole number"),
+        ("[\"NA\", ", "[\"NA\", \"NA\", ", "`NA` is there twice"),
+        ("[\"NA\", ", "[\" NA\", ", "write `NA`"),
+        ("[\"NA\", ", "[\" \", ", "a cell of blanks alone is empty anyway"),
+        ("atMost: came", "atMost: cam", "there is no column `cam`; did you mean came?"),
+        ("atMost: came", "atMost: cost", "must be two columns of one type"),
+        ("atMost: came, ", "", "either `atMost` or `atLeast` names the column"),
+        (
+            "otherwise: cap}\n      - {name: rows",
+            "otherwise: zero}\n      - {name: rows",
+            "`zero` is not one of reject, null, cap, warn",
+        ),
+        ("name: seen_capped", "name: uncastable", "freshet counts something else as `uncastable`"),
+        ("engine: freshet\n", "engine: freshett\n", "unknown engine `freshett`; did you mean freshet?"),
+        ("name: came,", "name: src_row,", "`src_row` is a name of freshet's or Postgres' own"),
+        ("name: came,", "name: seen,", "the column `seen` is there twice"),
+        ("name: came,", "name: id,", "every table has an `id` of its own"),
+        ("name: came, logicalType: integer", "name: came, logicalType: int", "`int` is not one of integer, number"),
+        ("name: came,", "name: came, physicalType: text,", "the logicalType of text is string, not integer"),
+        ("name: came,", "name: came, physicalType: jsonb,", "`jsonb` is no type of a column"),
+        ("name: came,", "name: came, physicalName: people,", "leave `physicalName` out"),
+        ("name: came,", "name: came, unique: true,", "only the key of a row is kept unique"),
+        ("name: came,", "name: came, primaryKeyPosition: 3,", "`primaryKeyPosition` without `primaryKey: true`"),
+        ("name: came,", "name: came, primaryKey: true,", "which column of the key is `came`?"),
+        ("name: came,", "name: came, partitioned: true,", "rows are partitioned by `clinic` already, not by `came`"),
+        ("primaryKeyPosition: 2", "primaryKeyPosition: 3", "positions of the key count 1, 2, 3, …: `day` has 3"),
+        ("        partitioned: true\n", "", "no column has `partitioned: true`"),
+        ("to: clinics.id", "to: clinic.id", "there is no other domain `clinic`; did you mean clinics?"),
+        ("least: 2, greatest", "least: 12, greatest", "`least` 12 is above `greatest` 9.5"),
+        (
+            "scale: came",
+            "scale: cam",
+            "there is no column `cam` in a row of visits or one that it refers to; did you mean came?",
+        ),
+        ("scale: came", "scale: cost", "`cost` cannot scale itself"),
+        ("scale: came", "scale: state", "`state` is of type text: a number scales"),
+        ("to: clinics.id", "to: clinics.name", "`clinics.name` is not the key of clinics (id)"),
+        ("to: clinics.id", "to: clinics", "write `domain.column`"),
+        ("physicalType: int4", "physicalType: int8", "`clinic` is of type int8, what it refers to of type int4"),
+        (
+            "classification: personal",
+            "classification: persnal",
+            "unknown classification `persnal`; did you mean personal?",
+        ),
+        (
+            "minLength: 2, maxLength: 40",
+            "minLength: 41, maxLength: 40",
+            "`maxLength` lets nothing through that `minLength` does",
+        ),
+        ("minimum: 0, maximum: 1000", "minimum: 0, maximum: -1", "`maximum` lets nothing through that `minimum` does"),
+        (
+            "minimum: 0, maximum: 1000",
+            "minimum: x, maximum: 1000",
+            "a value of type numeric(8,2) is expected here, not `x`",
+        ),
+        ("minimum: 0, maximum: 1000", "minimum: 0.001, maximum: 1000", "is expected here, not `0.001`"),
+        (
+            "minimum: 0, maximum: 1000",
+            "minLength: 0, maximum: 1000",
+            "`minLength` does not fit a column of type numeric(8,2)",
+        ),
+        (
+            "limits: [minimum], otherwise: zero",
+            "limits: [minimun], otherwise: zero",
+            "the column has no limit `minimun`; did you mean minimum?",
+        ),
+        ("limits: [maximum]", "limits: [minimum, maximum]", "`minimum` is watched over by two rules"),
+        ("minimum: 0, maximum: 1000", "minimum: 1, maximum: 1000", "the rule `cost_zero`: zero breaks `minimum` too"),
+        ("{otherwise: warn}", "{otherwise: cap}", "nothing can be brought to `enum`"),
+        ("{otherwise: warn}", "{otherwise: zero}", "nothing of type text is zero"),
+        (
+            "enum: [{value: draft}, {value: final}]",
+            "examples: [draft]",
+            "the rule `unknown_state` has no limit to watch over",
+        ),
+        ("enum: [{value: draft}, ", "enum: [", "the default draft of `state` breaks its rule `unknown_state`"),
+        ("pattern: \"[A-Z].*\"", "pattern: \"[A-Z\"", "the pattern cannot be read: unclosed character class"),
+        ("property: trim, value: false", "property: trim, value: no thing", "true or false is expected here"),
+        ("{default: draft}", "nothing", "`empty` gives `reject`, `null` or `{default: …}`"),
+        ("name: seen_at\n", "name: seen_at\n        required: true\n        customProperties: []\n", "duplicated key"),
+        (
+            "value: reject}\nsla",
+            "value: null}\n        required: true\nsla",
+            "a required column is never NULL: `uncastable`",
+        ),
+        ("unit: min", "unit: m", "`m` is not one of s, min, h, d"),
+        ("value: 2, unit: min", "value: 0, unit: min", "a latency is above 0"),
+    ];
+    let mut untold = Vec::new();
+    for (from, to, expected) in cases {
+        let found = said(from, to);
+        if !found.iter().any(|line| line.starts_with("domains/") && line.contains(expected)) {
+            untold.push((from, to, expected, found));
+        }
+    }
+    assert!(untold.is_empty(), "{untold:#?}");
+}
+
+#[test]
+fn what_follows_from_a_mistake_is_not_told_as_another() {
+    let found = said("name: clinic\n        logicalType: integer", "name: clinic\n        logicalType: int");
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let broken = CLINICS.replace("logicalType: integer", "logicalType: int");
+    let found = read(&[("domains/visits.odcs.yaml", FULL), ("domains/clinics.odcs.yaml", &broken)]).expect_err("one");
+    assert_eq!(found.len(), 1, "{found:#?}");
+}
+
+#[test]
+fn every_mistake_of_every_file_is_told_at_once() {
+    let other =
+        CLINICS.replace("name: clinics", "name: wards\n    physicalName: visits").replace("primaryKey: true", "");
+    let found = read(&[
+        ("domains/visits.odcs.yaml", &FULL.replace("logicalType: date", "logicalType: dat")),
+        ("domains/wards.odcs.yaml", &other),
+        ("tests/a.yaml", "domain: wards\nrows:\n  - cells: [x, 1]\n    rejectd: {}\n"),
+    ])
+    .expect_err("mistakes");
+    for expected in [
+        "domains/visits.odcs.yaml:24:22: `dat` is not one of",
+        "domains/wards.odcs.yaml:10:7: no column has `primaryKey: true`",
+        "tests/a.yaml:3:16: text is expected here",
+        "tests/a.yaml:4:5: unknown key `rejectd`; did you mean rejected?",
+    ] {
+        assert!(found.iter().any(|line| line.contains(expected)), "{expected}: {found:#?}");
+    }
+    let files: BTreeSet<&str> = found.iter().map(|line| line.split(':').next().expect("a file")).collect();
+    assert_eq!(files.len(), 3, "{found:#?}");
+}
+
+#[test]
+fn domains_do_not_share_a_name_or_a_table() {
+    let twin = CLINICS.replace("name: clinics", "name: twins\n    physicalName: clinics");
+    let found =
+        read(&[("domains/clinics.odcs.yaml", CLINICS), ("domains/twins.odcs.yaml", &twin)]).expect_err("shared");
+    assert_eq!(found, ["domains/twins.odcs.yaml:8:19: the table `clinics` is that of `clinics` too"]);
+    let found =
+        read(&[("domains/clinics.odcs.yaml", CLINICS), ("domains/more.odcs.yaml", CLINICS)]).expect_err("twice");
+    assert!(found.iter().any(|line| line.contains("there is another domain `clinics`")), "{found:?}");
+    assert!(read(&[]).expect_err("empty")[0].contains("at least one contract"));
+}
+
+#[test]
+fn a_folder_on_disk_is_read_and_what_is_no_part_of_it_is_told() {
+    let folder = std::env::temp_dir().join(format!("freshet-pipeline-{}", std::process::id()));
+    let write = |path: &str, bytes: &[u8]| {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
+        std::fs::write(path, bytes).expect("write");
+    };
+    write("domains/clinics.odcs.yaml", CLINICS.as_bytes());
+    write("domains/.hidden", b"x");
+    write("domains/README.md", b"x");
+    let read = Pipeline::read(&folder).expect("no mistakes");
+    assert_eq!((read.domains.len(), read.domains[0].name), (1, "clinics"));
+    assert!(folder.ends_with(read.name), "{}", read.name);
+    // Comments and layout do not count; what is said does.
+    write("domains/clinics.odcs.yaml", format!("# said\n{CLINICS}").as_bytes());
+    assert_eq!(Pipeline::read(&folder).expect("no mistakes").hash, read.hash);
+    write("domains/clinics.odcs.yaml", CLINICS.replace("1.0.0", "1.0.1").as_bytes());
+    assert_ne!(Pipeline::read(&folder).expect("no mistakes").hash, read.hash);
+    write("domains/wards.yaml", b"x");
+    write("domains/odd.odcs.yaml", b"\xff");
+    let found: Vec<String> = Pipeline::read(&folder).expect_err("mistakes").iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "domains/odd.odcs.yaml:1:1: this file cannot be read: it is not UTF-8",
+            "domains/wards.yaml:1:1: this file is not read: a contract ends in .odcs.yaml",
+        ]
+    );
+    std::fs::remove_dir_all(&folder).expect("clean up");
+    let found = Pipeline::read(&folder).expect_err("nothing there");
+    assert!(found[0].to_string().contains("a pipeline folder has its contracts here"), "{found:?}");
+}
