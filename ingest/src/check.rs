@@ -2,13 +2,16 @@
 //! is published.
 
 use freshet_sinks::ledger::Content;
-use freshet_topics::{Domain, RawRow};
+use freshet_topics::judge::{self, Notes};
+use freshet_topics::{Cell, Column, Domain, Otherwise, RawRow};
 use sha2::{Digest, Sha256};
 
 use crate::frame::{FrameError, FrameLimits, Framer, Record};
 use crate::header::{Header, HeaderError};
 use crate::producer::VALUE_BYTES_MAX;
 
+/// Characters of a value that are shown of one that rejects its file.
+const VALUE_CHARS_MAX: usize = 60;
 /// What a byte of text takes in JSON at most (`\u0001`).
 const JSON_BYTES_PER_BYTE: usize = 6;
 /// What a cell takes beside its text: column name, quotes, colon, comma. No column name is near this long.
@@ -23,6 +26,20 @@ pub(crate) enum FileReject {
     /// The header does not fit the domain.
     #[error("{0}")]
     Header(#[from] HeaderError),
+    /// A value for which the contract rejects the file.
+    #[error(
+        "line {line}: `{value}` in column {column} breaks the rule {rule}, for which the contract rejects the file"
+    )]
+    Rule {
+        /// Where its row starts.
+        line: u64,
+        /// The column.
+        column: &'static str,
+        /// The value, shortened.
+        value: String,
+        /// The rule.
+        rule: &'static str,
+    },
     /// A row too long for Kafka.
     #[error("line {line}: the row is longer than the {VALUE_BYTES_MAX} bytes that a message may have")]
     RowTooLong {
@@ -43,6 +60,8 @@ pub(crate) struct Checked {
 /// Takes a file piece by piece, however it is cut.
 pub(crate) struct Checker {
     domain: &'static Domain,
+    /// Columns with a rule that rejects the file, with their place in the domain.
+    failing: Vec<(usize, &'static Column)>,
     framer: Framer,
     header: Option<Header>,
     hash: Sha256,
@@ -58,8 +77,10 @@ impl Checker {
         keep_bytes_max: usize,
         expected_bytes: usize,
     ) -> Self {
+        let fails = |column: &&Column| column.rules.iter().any(|rule| rule.otherwise == Otherwise::Fail);
         Checker {
             domain,
+            failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
             framer: Framer::new(limits),
             header: None,
             hash: Sha256::new(),
@@ -77,7 +98,10 @@ impl Checker {
         let mut input = piece;
         while let Some(record) = self.framer.next(&mut input)? {
             match &self.header {
-                Some(header) => check_row(self.domain, header, &record)?,
+                Some(header) => {
+                    check_rules(&self.failing, header, &record)?;
+                    check_row(self.domain, header, &record)?;
+                }
                 None => self.header = Some(Header::read(self.domain, &record)?),
             }
         }
@@ -87,7 +111,10 @@ impl Checker {
     pub(crate) fn finish(mut self) -> Result<Checked, FileReject> {
         if let Some(record) = self.framer.finish()? {
             match &self.header {
-                Some(header) => check_row(self.domain, header, &record)?,
+                Some(header) => {
+                    check_rules(&self.failing, header, &record)?;
+                    check_row(self.domain, header, &record)?;
+                }
                 None => self.header = Some(Header::read(self.domain, &record)?),
             }
         }
@@ -100,6 +127,28 @@ impl Checker {
             kept: self.kept,
         })
     }
+}
+
+/// Judges the cells of columns that may reject the file.
+fn check_rules(failing: &[(usize, &'static Column)], header: &Header, record: &Record<'_>) -> Result<(), FileReject> {
+    if failing.is_empty() {
+        return Ok(());
+    }
+    let row = header.raw_row(record);
+    for (at, column) in failing {
+        let cell = &row.cells[*at];
+        if let Err(refused) = judge::cell(column, cell, &mut Notes::default())
+            && refused.whole_file
+            && let Cell::Text(text) = cell
+        {
+            let value = match column.personal {
+                true => "…".to_owned(),
+                false => text.chars().take(VALUE_CHARS_MAX).flat_map(char::escape_debug).collect(),
+            };
+            return Err(FileReject::Rule { line: record.line(), column: column.name, value, rule: refused.rule });
+        }
+    }
+    Ok(())
 }
 
 /// Encodes a row only where it might be too long.
@@ -139,9 +188,9 @@ impl HeaderReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use freshet_topics::DOMAINS;
     use freshet_topics::pipeline::Pipeline;
     use freshet_topics::pipeline::examples::Examples;
+    use freshet_topics::{DOMAINS, Rule};
 
     fn check(domain: &'static Domain, file: &[u8], cut: usize, keep: usize) -> Result<Checked, FileReject> {
         let mut checker = Checker::new(domain, FrameLimits::default(), keep, 0);
@@ -177,6 +226,24 @@ mod tests {
                 assert_eq!(pieces.kept, None, "longer than what may be kept");
             }
         }
+    }
+
+    #[test]
+    fn a_rule_that_fails_rejects_the_file_before_a_row_is_published() {
+        let locations = DOMAINS[0];
+        let mut columns = locations.columns.to_vec();
+        let population = locations.index_of("population");
+        columns[population].rules = vec![Rule { otherwise: Otherwise::Fail, ..columns[population].rules[0] }].leak();
+        let domain: &'static Domain = Box::leak(Box::new(Domain { columns: columns.leak(), ..*locations }));
+        let good = "id,name,population\n1,Goa,5\n2,Assam,many\n";
+        assert!(check(domain, good.as_bytes(), 7, 0).is_ok(), "a row that is rejected does not reject its file");
+        let bad = format!("{good}3,Kerala,-7\n");
+        let said = check(domain, bad.as_bytes(), 7, 0).err().expect("rejected").to_string();
+        assert_eq!(
+            said,
+            "line 4: `-7` in column population breaks the rule negative, for which the contract rejects the file"
+        );
+        assert!(check(locations, bad.as_bytes(), 7, 0).is_ok());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use freshet_topics::{Cell, Column, Domain, Instead, RawRow};
+use freshet_topics::{Cell, Column, Domain, Instead, NewColumn, RawRow};
 
 use crate::frame::Record;
 
@@ -28,6 +28,16 @@ pub enum HeaderError {
         missing: String,
         /// The header as it stands, shortened.
         found: String,
+    },
+    /// The file has columns that the domain does not have, and its contract rejects such files.
+    #[error("header: {names} {verb} no column of {domain}, whose contract rejects files with new columns")]
+    New {
+        /// The domain's name.
+        domain: &'static str,
+        /// The columns, shortened.
+        names: String,
+        /// `is` or `are`.
+        verb: &'static str,
     },
     /// Two columns of the file are the same column of the domain, and nothing says which one counts.
     #[error(
@@ -69,7 +79,16 @@ impl Header {
         }
         check_required(domain, &places, &names)?;
         let is_ignored = |(place, _): &(usize, &&str)| !places.contains(&Some(*place));
-        let ignored = names.iter().enumerate().filter(is_ignored).map(|(_, name)| shortened(name)).collect();
+        let ignored: Vec<String> =
+            names.iter().enumerate().filter(is_ignored).map(|(_, name)| shortened(name)).collect();
+        if domain.on_new_column == NewColumn::Reject && !ignored.is_empty() {
+            let verb = if ignored.len() == 1 { "is" } else { "are" };
+            return Err(HeaderError::New {
+                domain: domain.name,
+                names: listed(ignored.iter().map(String::as_str)),
+                verb,
+            });
+        }
         let partition_place = places[domain.index_of(domain.partition_by)];
         Ok(Header { partition_place, width: names.len(), ignored, places })
     }
@@ -139,12 +158,18 @@ fn check_required(domain: &'static Domain, places: &[Option<usize>], names: &[&s
     if missing.is_empty() {
         return Ok(());
     }
-    let mut found: Vec<String> =
-        names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{}`", shortened(name))).collect();
-    if names.len() > NAMES_SHOWN_MAX {
-        found.push(format!("and {} more", names.len() - NAMES_SHOWN_MAX));
+    let found = listed(names.iter().copied());
+    Err(HeaderError::Missing { domain: domain.name, missing: missing.join(", "), found })
+}
+
+/// Names of a file, shortened, and no more than a few of them.
+fn listed<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
+    let count = names.len();
+    let mut listed: Vec<String> = names.take(NAMES_SHOWN_MAX).map(|name| format!("`{}`", shortened(name))).collect();
+    if count > NAMES_SHOWN_MAX {
+        listed.push(format!("and {} more", count - NAMES_SHOWN_MAX));
     }
-    Err(HeaderError::Missing { domain: domain.name, missing: missing.join(", "), found: found.join(", ") })
+    listed.join(", ")
 }
 
 /// Without the blanks around it: characters 0x01 to 0x20, as in cells.
@@ -285,6 +310,19 @@ mod tests {
             "header: columns 1 (`LocationID`) and 3 (`location_id`) are both `id`; remove one"
         );
         read(domain("locations"), "id,name,note,note").expect("extra columns may repeat");
+    }
+
+    #[test]
+    fn a_contract_may_reject_files_with_new_columns() {
+        let strict = Domain { on_new_column: NewColumn::Reject, ..*domain("locations") };
+        let strict: &'static Domain = Box::leak(Box::new(strict));
+        read(strict, "id,name,District Type").expect_err("a new column");
+        let said = read(strict, "id,note,name,\"x\ty\"").expect_err("new columns").to_string();
+        assert_eq!(
+            said,
+            "header: `note`, `x\\ty` are no column of locations, whose contract rejects files with new columns"
+        );
+        read(strict, "location_id,name,area").expect("no new column");
     }
 
     #[test]

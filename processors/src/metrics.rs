@@ -39,6 +39,11 @@ static VALUES_CORRECTED: LazyLock<IntCounterVec> = counter!(
     "Changes made to values, by column and rule.",
     &["domain", "column", "rule"]
 );
+static VALUES_WARNED: LazyLock<IntCounterVec> = counter!(
+    "freshet_values_warned_total",
+    "Values that break a rule and load as they are, by column and rule.",
+    &["domain", "column", "rule"]
+);
 static APPLY_RETRIES: LazyLock<IntCounterVec> =
     counter!("freshet_apply_retries_total", "Transactions tried again after a transient error.", &["domain"]);
 static PROCESSOR_RESTARTS: LazyLock<IntCounterVec> =
@@ -119,6 +124,9 @@ pub(crate) fn applied(domain: &str, applied: &Applied, duration: Duration) {
     }
     for ((column, rule), count) in &applied.corrected {
         VALUES_CORRECTED.with_label_values(&[domain, column, rule]).inc_by(*count);
+    }
+    for ((column, rule), count) in &applied.warned {
+        VALUES_WARNED.with_label_values(&[domain, column, rule]).inc_by(*count);
     }
     let Applied { stale, duplicate, passed_over, .. } = applied;
     let rows = applied.applied + stale + duplicate + passed_over + applied.rejected.values().sum::<u64>();

@@ -2,6 +2,7 @@
 
 use freshet_sinks::apply::ReceivedRow;
 use freshet_sinks::apply::rejects::Refusal;
+use freshet_topics::judge::Notes;
 use freshet_topics::message::MessageError;
 use freshet_topics::{Domain, Provenance, RawRow};
 use uuid::Uuid;
@@ -68,15 +69,15 @@ fn received(
         Ok(_) => RawRow::decode(domain, &raw).map_err(|error: MessageError| error.to_string()),
         Err(error) => Err(error.clone()),
     };
-    let (outcome, corrections) = match decoded {
+    let (outcome, notes) = match decoded {
         Ok(row) => match validate(domain, &row) {
-            Ok(accepted) => (Ok(accepted.values), accepted.notes.corrections),
-            Err(refusal) => (Err(refusal), Vec::new()),
+            Ok(accepted) => (Ok(accepted.values), accepted.notes),
+            Err(refusal) => (Err(refusal), Notes::default()),
         },
-        Err(error) => (Err(Refusal { rule: MALFORMED_MESSAGE, column: None, value: Some(error) }), Vec::new()),
+        Err(error) => (Err(Refusal { rule: MALFORMED_MESSAGE, column: None, value: Some(error) }), Notes::default()),
     };
     let provenance = provenance.unwrap_or_else(|_| not_from_a_file(partition, offset));
-    ReceivedRow { provenance, offset, raw, outcome, corrections }
+    ReceivedRow { provenance, offset, raw, outcome, notes }
 }
 
 /// A message without an origin stands under object 0, its partition as generation, its offset as row and

@@ -6,6 +6,7 @@
 //! held to the compose specification and to the rules of this project.
 
 mod compose;
+mod contracts;
 mod image;
 mod parts;
 mod services;

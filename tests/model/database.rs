@@ -20,6 +20,7 @@ use freshet_sinks::ledger::{
 };
 use freshet_sinks::lives::{self, Entry, Verdict};
 use freshet_topics::PARSER_VERSION;
+use freshet_topics::judge::Notes;
 use freshet_topics::log::{LogEnds, MEASUREMENTS_APART, truncated};
 use freshet_topics::stream::{self, Beginning};
 use uuid::Uuid;
@@ -144,7 +145,7 @@ impl Batch {
             offset: *offset,
             raw: Box::default(),
             outcome: Ok(Vec::new()),
-            corrections: Vec::new(),
+            notes: Notes::default(),
         };
         PartitionBatch { bookmark: self.bookmark_move(), rows: self.rows.iter().map(received).collect() }
     }

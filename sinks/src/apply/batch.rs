@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use freshet_topics::judge::Notes;
 use freshet_topics::{Provenance, Value};
 
 use super::progress::{Part, PartProgress};
@@ -23,8 +24,8 @@ pub struct ReceivedRow {
     pub raw: Box<[u8]>,
     /// Its values, or why it cannot load.
     pub outcome: Result<Vec<Value>, Refusal>,
-    /// Changes made to its values, as (column, rule).
-    pub corrections: Vec<(&'static str, &'static str)>,
+    /// Changes made to its values, and what was let pass.
+    pub notes: Notes,
 }
 
 /// The records of one partition in a batch: everything from `bookmark.expected` up to `bookmark.next`.
@@ -107,6 +108,8 @@ pub struct ApplyBatch<'b> {
     pub life_begun: Option<i32>,
     /// Changes made to values of rows that were not received before, as ((column, rule), count).
     pub corrected: BTreeMap<(&'static str, &'static str), u64>,
+    /// Values of rows that were not received before that break a rule and load all the same, counted likewise.
+    pub warned: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl<'b> ApplyBatch<'b> {
@@ -122,9 +125,13 @@ impl<'b> ApplyBatch<'b> {
         for row in rows.iter().copied() {
             let progress = sorted.progress.entry(row.part()).or_default();
             if progress.received.insert(row.row.provenance.seq) {
-                for (column, rule) in &row.row.corrections {
+                for (column, rule) in &row.row.notes.corrections {
                     progress.added.correct(column, rule);
                     *sorted.corrected.entry((column, rule)).or_default() += 1;
+                }
+                for (column, rule) in &row.row.notes.warnings {
+                    progress.added.warn(column, rule);
+                    *sorted.warned.entry((column, rule)).or_default() += 1;
                 }
             } else if duplicates == Duplicates::TakeOut {
                 progress.added.duplicate += 1;
@@ -191,7 +198,8 @@ mod tests {
             nonce: Uuid::nil(),
             partitions: 4,
         };
-        ReceivedRow { provenance, offset: seq, raw: Box::default(), outcome, corrections: vec![("cases", "zeroed")] }
+        let notes = Notes { corrections: vec![("cases", "zeroed")], warnings: vec![("cases", "many")] };
+        ReceivedRow { provenance, offset: seq, raw: Box::default(), outcome, notes }
     }
 
     #[test]
@@ -213,6 +221,16 @@ mod tests {
             assert_eq!((sorted.rows.len(), sorted.rejected.len()), (rows, rejected), "{duplicates:?}");
             assert_eq!(sorted.duplicate, duplicate, "{duplicates:?}");
             assert_eq!(sorted.corrected, BTreeMap::from([(("cases", "zeroed"), corrected)]), "{duplicates:?}");
+            assert_eq!(sorted.warned, BTreeMap::from([(("cases", "many"), corrected)]), "{duplicates:?}");
+            let counts: (i64, i64) = sorted.progress.values().fold((0, 0), |(all, warned), progress| {
+                let added = &progress.added;
+                (all + added.corrected, warned + added.corrections.get("cases:many").copied().unwrap_or_default())
+            });
+            assert_eq!(
+                counts,
+                (corrected as i64, corrected as i64),
+                "a warning is no correction, and stands by its rule"
+            );
             assert_eq!(sorted.progress[&part].received.to_string(), "{[0,3)}", "{duplicates:?}");
         }
     }

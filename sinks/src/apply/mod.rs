@@ -50,6 +50,8 @@ pub struct Applied {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Changes made to values, as ((column, rule), count).
     pub corrected: BTreeMap<(&'static str, &'static str), u64>,
+    /// Values that break a rule and load all the same, counted likewise.
+    pub warned: BTreeMap<(&'static str, &'static str), u64>,
     /// Rows that another ledger sent, or another life of this one ([`crate::lives`]).
     pub passed_over: u64,
     /// The life of the ledger that began because this batch shows that Postgres went back.
@@ -116,6 +118,7 @@ impl Strategy for FirstTime {
         (applied.offered, applied.refused) = (batch.rows.len(), batch.refused.len());
         (applied.passed_over, applied.life_begun) = (batch.passed_over, batch.life_begun);
         (applied.duplicate, applied.corrected) = (batch.duplicate, std::mem::take(&mut batch.corrected));
+        applied.warned = std::mem::take(&mut batch.warned);
     }
 
     async fn save(&mut self, _: &mut PgConnection, _: &str) -> Result<(), ApplyError> {

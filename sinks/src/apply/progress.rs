@@ -136,7 +136,7 @@ pub struct Counts {
     pub rejected: i64,
     /// Changes made to values.
     pub corrected: i64,
-    /// The same by `column:rule`.
+    /// The same by `column:rule`, and values that were let pass by theirs.
     pub corrections: BTreeMap<String, i64>,
 }
 
@@ -144,6 +144,11 @@ impl Counts {
     /// Counts one correction.
     pub fn correct(&mut self, column: &str, rule: &str) {
         self.corrected += 1;
+        *self.corrections.entry(format!("{column}:{rule}")).or_default() += 1;
+    }
+
+    /// Counts one value that breaks a rule and loads all the same.
+    pub fn warn(&mut self, column: &str, rule: &str) {
         *self.corrections.entry(format!("{column}:{rule}")).or_default() += 1;
     }
 }

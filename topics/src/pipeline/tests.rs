@@ -437,3 +437,116 @@ fn a_folder_on_disk_is_read_and_what_is_no_part_of_it_is_told() {
     let found = Pipeline::read(&folder).expect_err("nothing there");
     assert!(found[0].to_string().contains("a pipeline folder has its contracts here"), "{found:?}");
 }
+
+/// The page that describes contracts.
+const PAGE: &str = include_str!("../../../docs/contracts.md");
+
+/// A contract of visits, with this of its own in the table and more columns.
+fn visits(schema: &str, columns: &str) -> String {
+    format!(
+        "apiVersion: v3.2.0
+kind: DataContract
+id: visits
+version: 1.0.0
+schema:
+  - name: visits
+{schema}    properties:
+      - {{name: clinic, logicalType: integer, required: true, primaryKey: true, primaryKeyPosition: 1, partitioned: true}}
+      - {{name: day, logicalType: date, required: true, primaryKey: true, primaryKeyPosition: 2}}
+      - {{name: visitors, logicalType: integer, logicalTypeOptions: {{minimum: 0}}}}
+      - {{name: is_projected, logicalType: boolean}}
+      - {{name: total_beds, logicalType: integer}}
+      - {{name: available_beds, logicalType: integer}}
+{columns}"
+    )
+}
+
+/// Blocks of YAML of the page, each with the word that tells what it is a part of.
+fn blocks() -> Vec<(&'static str, &'static str)> {
+    let blocks = PAGE.split("\n```yaml").skip(1);
+    blocks
+        .map(|rest| rest.split_once("\n```").expect("its end").0.split_once('\n').expect("a word and a text"))
+        .collect()
+}
+
+#[test]
+fn every_example_of_the_page_is_read_without_mistakes() {
+    let locations = CLINICS.replace("name: clinics", "name: locations");
+    let fact = "    customProperties: [{vendor: freshet, property: eventTime, value: day}]\n";
+    let mut kinds = BTreeSet::new();
+    for (kind, text) in blocks() {
+        let (contract, test) = match kind.trim() {
+            "contract" => (text.to_owned(), None),
+            "schema" => (visits(&format!("{text}\n"), ""), None),
+            "column" => (visits(fact, text), None),
+            "test" => (visits(fact, ""), Some(text)),
+            other => panic!("a block of YAML says what it is a part of, not `{other}`: {text}"),
+        };
+        let mut files =
+            vec![("domains/locations.odcs.yaml", locations.as_str()), ("domains/visits.odcs.yaml", &contract)];
+        files.extend(test.map(|text| ("tests/visits.yaml", text)));
+        let read = read(&files).unwrap_or_else(|mistakes| panic!("{mistakes:#?}\n{text}"));
+        for examples in read.examples {
+            for example in &examples.rows {
+                let mut notes = Notes::default();
+                let row = examples.raw_row(example);
+                let cells = examples.domain.columns.iter().zip(&row.cells);
+                let judged: Result<Vec<Value>, _> = cells
+                    .map(|(column, cell)| {
+                        judge::cell(column, cell, &mut notes).map_err(|it| (Some(column.name), it.rule))
+                    })
+                    .collect();
+                let verdict = judged.as_ref().map(|values| (values.as_slice(), &notes)).map_err(|refused| *refused);
+                assert_eq!(example.differs(examples.domain, verdict), None);
+            }
+        }
+        kinds.insert(kind.trim());
+    }
+    assert_eq!(kinds.len(), 4, "{kinds:?}");
+}
+
+#[test]
+fn the_page_names_every_key_that_is_known() {
+    // At each level a key that nobody knows, so that the mistake lists those that are.
+    let levels = [
+        ("id: clinics-visits", "id: clinics-visits\nzzz: 1"),
+        ("usage: Daily", "zzz: 1, usage: Daily"),
+        ("- name: visits\n", "- name: visits\n    zzz: 1\n"),
+        ("property: files,", "property: files, zzz: 1,"),
+        ("{vendor: elsewhere, property: anything", "{vendor: freshet, property: zzz"),
+        ("engine: freshet\n", "engine: freshet\n        zzz: 1\n"),
+        ("atMost: came", "zzz: 1, atMost: came"),
+        ("- name: cost\n", "- name: cost\n        zzz: 1\n"),
+        ("minimum: 0, maximum: 1000", "zzz: 1, minimum: 0, maximum: 1000"),
+        ("limits: [minimum],", "zzz: 1, limits: [minimum],"),
+        ("property: trim, value: false", "property: zzz, value: false"),
+        ("{value: draft}", "{value: draft, zzz: 1}"),
+        ("{synonym: Patient_Name}", "{synonym: Patient_Name, zzz: 1}"),
+        ("to: clinics.id", "to: clinics.id, zzz: 1"),
+        ("value: {default: draft}", "value: {default: draft, zzz: 1}"),
+        ("unit: min}", "unit: min, zzz: 1}"),
+    ];
+    let mut known = BTreeSet::new();
+    for (from, to) in levels {
+        let found = said(from, to);
+        let lists: Vec<&str> =
+            found.iter().filter_map(|line| line.split_once("(known here: ")).map(|it| it.1).collect();
+        assert_eq!(lists.len(), 1, "{to}: {found:#?}");
+        known.extend(lists[0].trim_end_matches(')').split(", ").map(str::to_owned));
+    }
+    let tests = Examples::read("t", "zzz: 1\n", Pipeline::shipped().domains, &mut Mistakes::of("t"));
+    assert!(tests.is_none());
+    known.extend(
+        ["domain", "header", "rows", "cells", "values", "corrections", "warnings", "rejected"].map(str::to_owned),
+    );
+    for name in crate::types::LOGICAL_TYPES.iter().map(|(name, _)| *name).chain(Otherwise::NAMES.iter().map(|it| it.0))
+    {
+        known.insert(name.to_owned());
+    }
+    for key in known {
+        let is_named =
+            [format!("`{key}`"), format!("`{key}:"), format!("`{{{key}:")].iter().any(|it| PAGE.contains(it))
+                || blocks().iter().any(|(_, text)| text.contains(&format!("{key}:")));
+        assert!(is_named, "docs/contracts.md does not name `{key}`");
+    }
+}
