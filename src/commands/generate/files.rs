@@ -16,6 +16,8 @@ use super::{DomainSummary, GenerateOptions};
 pub(super) struct Row {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// Whether a cell has what must stand in quotes; numbers never do.
+    is_quoted: bool,
 }
 
 impl Row {
@@ -23,6 +25,7 @@ impl Row {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
+        self.is_quoted = false;
     }
 
     fn end_cell(&mut self) {
@@ -30,6 +33,7 @@ impl Row {
     }
 
     pub(super) fn text(&mut self, text: &str) {
+        self.is_quoted |= text.bytes().any(needs_quotes);
         self.bytes.extend_from_slice(text.as_bytes());
         self.end_cell();
     }
@@ -116,7 +120,7 @@ impl Row {
             if at > 0 {
                 out.push(b',');
             }
-            if cell.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) {
+            if self.is_quoted && cell.iter().copied().any(needs_quotes) {
                 out.push(b'"');
                 for byte in cell {
                     out.extend_from_slice(if *byte == b'"' { b"\"\"" } else { std::slice::from_ref(byte) });
@@ -127,6 +131,10 @@ impl Row {
             }
         }
     }
+}
+
+fn needs_quotes(byte: u8) -> bool {
+    matches!(byte, b',' | b'"' | b'\n' | b'\r')
 }
 
 /// How a file is written. A dirty set goes through all of them, file by file: all say the same.

@@ -209,15 +209,18 @@ fn measured(measure: &Measure, moment: &Moment, day: Option<&Day>, salt: u64, sc
     };
     let years_ahead = day.map_or(0, |day| day.years_ahead);
     share += (1.0 - share) * (TREND * f64::from(years_ahead)).min(1.0);
-    let skewed = (1..measure.skew).fold(share, |product, _| product * share);
+    let mut skewed = share;
+    for _ in 1..measure.skew {
+        skewed *= share;
+    }
     let value = (measure.least + (measure.greatest - measure.least) * skewed) * scale;
     let (least, greatest) = measure.limits;
     let ten_to = TEN_TO[usize::from(measure.decimals)];
     let rounded = (value.max(least).min(greatest) * ten_to).round() / ten_to;
     match measure.missing.contains(&rounded) {
+        false => rounded,
         true if rounded < greatest => rounded + 1.0 / ten_to,
         true => rounded - 1.0 / ten_to,
-        false => rounded,
     }
 }
 

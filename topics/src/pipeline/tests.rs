@@ -519,6 +519,7 @@ fn the_page_names_every_key_that_is_known() {
         ("- name: cost\n", "- name: cost\n        zzz: 1\n"),
         ("minimum: 0, maximum: 1000", "zzz: 1, minimum: 0, maximum: 1000"),
         ("limits: [minimum],", "zzz: 1, limits: [minimum],"),
+        ("{least: 2,", "{zzz: 1, least: 2,"),
         ("property: trim, value: false", "property: zzz, value: false"),
         ("{value: draft}", "{value: draft, zzz: 1}"),
         ("{synonym: Patient_Name}", "{synonym: Patient_Name, zzz: 1}"),
