@@ -24,9 +24,10 @@ mod visible;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use freshet_sinks::ledger::ObjectState;
-use sqlx::PgPool;
+use freshet_topics::{Domain, Pipeline};
+use sqlx::{AssertSqlSafe, PgPool};
 
 use super::generate::{self, GenerateOptions, SampleFile};
 use super::terminal::{Look, span, thousands};
@@ -38,7 +39,7 @@ use visible::SmallFiles;
 /// Options of `freshet bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BenchOptions {
-    /// Rows dropped in all: four tenths climate, three health, three hospital
+    /// Rows dropped in all, shared evenly by the domains with event time
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
     pub rows: u64,
     /// Runs, each with a stack of its own
@@ -58,7 +59,7 @@ pub struct BenchOptions {
 /// The rows that are loaded.
 struct Load {
     /// Dropped and applied before the clock starts: facts refer to them.
-    locations: Vec<SampleFile>,
+    dimensions: Vec<SampleFile>,
     facts: Vec<SampleFile>,
     rows: i64,
 }
@@ -80,7 +81,7 @@ pub async fn run(options: &BenchOptions, look: Look) -> Result<()> {
     println!("{}", machine::describe());
     println!();
     eprintln!("  generating {} rows in {shown}", thousands(options.rows.cast_signed()));
-    let load = generate_load(options, &folder.path)?;
+    let load = generate_load(chosen(), options, &folder.path)?;
     let plain = load::plain_copies(chosen(), &load.facts, &folder.path.join("plain"))?;
     let mut runs = Vec::new();
     for number in 1..=options.runs {
@@ -104,8 +105,8 @@ async fn one_run(options: &BenchOptions, data: &Path, load: &Load, plain: &[load
 
 async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[load::PlainFile]) -> Result<Run> {
     let pool = child.pool().await?;
-    child.drop_files(&load.locations, 1).await?;
-    wait_until_applied(&pool, load.locations.len()).await?;
+    child.drop_files(&load.dimensions, 1).await?;
+    wait_until_applied(&pool, load.dimensions.len()).await?;
 
     load::checkpoint(&pool).await;
     let started = Instant::now();
@@ -113,11 +114,11 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
     all_committed(&pool, load.rows).await?;
     let freshet = started.elapsed();
     verify(&pool, load.rows).await?;
-    let files = load.locations.len() + load.facts.len();
+    let files = load.dimensions.len() + load.facts.len();
     wait_until_applied(&pool, files).await?;
     let settled = started.elapsed();
 
-    let mut small_files = SmallFiles::new(child, &pool);
+    let mut small_files = SmallFiles::new(child, &pool, chosen())?;
     let mut visible = Vec::new();
     for _ in 0..options.small_files {
         visible.push(small_files.next().await?);
@@ -127,7 +128,7 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
 
     load::checkpoint(&pool).await;
     let unchanged = replayed::unchanged(child, &pool, &mut small_files).await.context("replay the history")?;
-    let corrected = replayed::corrected(child, &pool, &mut small_files, load.rows).await;
+    let corrected = replayed::corrected(child, &pool, &mut small_files).await;
     let corrected = corrected.context("replay a history that was wrong")?;
     wait_until_applied(&pool, files + small_files.dropped()).await?;
 
@@ -149,30 +150,40 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
     })
 }
 
-/// A thousandth of the rows is the number of locations, so that the days come out even.
-fn generate_load(options: &BenchOptions, folder: &Path) -> Result<Load> {
-    let locations = (options.rows / 1_000).clamp(10, 1_000);
-    let mut load = Load { locations: Vec::new(), facts: Vec::new(), rows: 0 };
-    for (domain, tenths) in [("locations", 0), ("climate", 4), ("health", 3), ("hospital", 3)] {
-        let days = options.rows * tenths / 10 / locations;
+/// The domains with event time.
+fn facts(pipeline: &'static Pipeline) -> impl Iterator<Item = &'static Domain> {
+    pipeline.domains.iter().copied().filter(|domain| domain.event_time.is_some())
+}
+
+/// A thousandth of the rows is the number of entities, so that the days come out even.
+fn generate_load(pipeline: &'static Pipeline, options: &BenchOptions, folder: &Path) -> Result<Load> {
+    let entities = (options.rows / 1_000).clamp(10, 1_000);
+    let (days, shares) = (options.rows / entities, facts(pipeline).count() as u64);
+    ensure!(shares > 0, "the pipeline {} has no domain with event time to load rows of", pipeline.name);
+    let generated = |domains: Vec<String>, set: &str, days: u64| {
         let projections = days.min(5);
         let set = GenerateOptions {
-            locations: u32::try_from(locations)?,
+            entities: u32::try_from(entities)?,
             days: u32::try_from(days - projections)?,
             projections: u32::try_from(projections)?,
             rows_per_file: options.rows_per_file,
-            domains: vec![domain.into()],
-            ..GenerateOptions::into(folder.join("sets").join(domain))
+            domains,
+            ..GenerateOptions::into(folder.join("sets").join(set))
         };
-        let summary = generate::run(&set)?;
-        let files = generate::files(&set.out)?;
-        match tenths {
-            0 => load.locations = files,
-            _ => {
-                load.facts.extend(files);
-                load.rows += summary.rows().cast_signed();
-            }
-        }
+        let summary = generate::run(pipeline.domains, &set)?;
+        anyhow::Ok((generate::files(&set.out)?, summary.rows().cast_signed()))
+    };
+    let mut load = Load { dimensions: Vec::new(), facts: Vec::new(), rows: 0 };
+    let dimensions = pipeline.domains.iter().filter(|domain| domain.event_time.is_none());
+    let dimensions: Vec<String> = dimensions.map(|domain| domain.name.to_owned()).collect();
+    if !dimensions.is_empty() {
+        (load.dimensions, _) = generated(dimensions, "dimensions", 0)?;
+    }
+    for (number, domain) in (0..).zip(facts(pipeline)) {
+        let days = days / shares + u64::from(number < days % shares);
+        let (files, rows) = generated(vec![domain.name.to_owned()], domain.name, days)?;
+        load.facts.extend(files);
+        load.rows += rows;
     }
     Ok(load)
 }
@@ -180,11 +191,13 @@ fn generate_load(options: &BenchOptions, folder: &Path) -> Result<Load> {
 /// Until every fact is committed: counters move in the same transaction as the rows.
 async fn all_committed(pool: &PgPool, rows: i64) -> Result<()> {
     let started = Instant::now();
+    let facts: Vec<&str> = facts(chosen()).map(|domain| domain.name).collect();
     loop {
         let committed: i64 = sqlx::query_scalar(
             "SELECT coalesce(sum(applied + stale + rejected), 0)::bigint FROM pipeline.progress
-             WHERE domain <> 'locations'",
+             WHERE domain = ANY($1)",
         )
+        .bind(&facts)
         .fetch_one(pool)
         .await
         .context("count the rows committed")?;
@@ -200,14 +213,11 @@ async fn all_committed(pool: &PgPool, rows: i64) -> Result<()> {
 
 /// The tables hold what the counters say; every row has a key of its own.
 async fn verify(pool: &PgPool, rows: i64) -> Result<()> {
-    let found: i64 = sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM climate_data) + (SELECT count(*) FROM health_data)
-            + (SELECT count(*) FROM hospital_data)",
-    )
-    .fetch_one(pool)
-    .await
-    .context("count the rows of the tables")?;
-    anyhow::ensure!(found == rows, "the tables hold {found} rows, not {rows}");
+    let counts = facts(chosen()).map(|domain| format!("(SELECT count(*) FROM \"{}\")", domain.table));
+    let sum = format!("SELECT {}", counts.collect::<Vec<_>>().join(" + "));
+    let found: i64 =
+        sqlx::query_scalar(AssertSqlSafe(sum)).fetch_one(pool).await.context("count the rows of the tables")?;
+    ensure!(found == rows, "the tables hold {found} rows, not {rows}");
     Ok(())
 }
 
@@ -266,11 +276,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_load_has_the_rows_asked_for_in_their_shares() {
+    fn the_load_has_the_rows_asked_for_in_even_shares() {
         let folder = tempfile::tempdir().expect("a value");
         let options = BenchOptions { rows: 20_000, runs: 1, small_files: 1, rows_per_file: 5_000, keep: None };
-        let load = generate_load(&options, folder.path()).expect("a value");
-        assert_eq!((load.rows, load.locations.len()), (20_000, 1));
+        let load = generate_load(Pipeline::shipped(), &options, folder.path()).expect("a value");
+        assert_eq!((load.rows, load.dimensions.len()), (20_000, 1));
         let files = |prefix: &str| load.facts.iter().filter(|file| file.key.starts_with(prefix)).count();
         assert_eq!((files("climate/"), files("health/"), files("hospital/")), (2, 2, 2));
     }

@@ -1,6 +1,6 @@
 //! `freshet demo`: sample files go in, and all that comes of them is shown.
 //!
-//! The stack runs already; [`run`] drops the files, facts before locations, shows progress until everything is
+//! The stack runs already; [`run`] drops the files, facts before the dimensions that they refer to, shows progress until everything is
 //! applied and published, drops one more file to measure how long one takes, and prints where to look.
 
 mod progress;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use aws_sdk_s3::primitives::ByteStream;
 use chrono::{Days, NaiveDate};
-use freshet_topics::Pipeline;
-use sqlx::PgPool;
+use freshet_topics::{Domain, EventTime, Pipeline};
+use sqlx::{AssertSqlSafe, PgPool};
 
 use super::generate::{self, GenerateOptions, SampleFile};
 use super::terminal::{Look, span};
@@ -45,8 +45,8 @@ pub struct Demo<'a> {
 pub struct Shown {
     /// What became of the sample files.
     pub waited: Waited,
-    /// From dropping one more file until its rows could be selected.
-    pub drop_to_visible: Duration,
+    /// From dropping one more file until its rows could be selected; `None` where no domain has event time.
+    pub drop_to_visible: Option<Duration>,
 }
 
 /// Longest time that the sample files may take: a hundred times what they do on two cores.
@@ -67,9 +67,13 @@ where
     L: AsyncFn() -> Result<Vec<Dropped>>,
     O: AsyncFn() -> Result<Outputs>,
 {
-    let files = samples(demo.samples).context("make the sample files")?;
+    let files = samples(demo.pipeline, demo.samples).context("make the sample files")?;
     let waited = drop_samples(demo, &files, &put, &list, &outputs).await?;
-    let drop_to_visible = drop_one_more(demo, &put).await?;
+    let fact = demo.pipeline.domains.iter().find_map(|domain| Some((*domain, domain.event_time?)));
+    let drop_to_visible = match fact {
+        Some((domain, event_time)) => Some(drop_one_more(demo, domain, event_time, &put).await?),
+        None => None,
+    };
     // The tables and outputs shown include that last file.
     status::wait(demo.pool, demo.raw_bucket, &list, &outputs, TIMEOUT).await?;
     println!();
@@ -92,27 +96,28 @@ pub async fn put(services: &Services, key: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The sample files, made unless an earlier demonstration left them.
-fn samples(folder: &Path) -> Result<Vec<SampleFile>> {
-    let sets = folder.join("set");
-    if !folder.join("complete").exists() {
+/// The sample files, made unless an earlier demonstration of the same pipeline left them: facts first.
+fn samples(pipeline: &Pipeline, folder: &Path) -> Result<Vec<SampleFile>> {
+    let (sets, complete) = (folder.join("set"), folder.join("complete"));
+    let fingerprint = generate::fingerprint(pipeline.domains);
+    if !std::fs::read_to_string(&complete).is_ok_and(|of| of == fingerprint) {
         if sets.exists() {
             std::fs::remove_dir_all(&sets).with_context(|| format!("remove folder {}", sets.display()))?;
         }
-        let options = GenerateOptions {
-            locations: 36,
-            days: 90,
-            dirty: 0.01,
-            rows_per_file: 600,
-            ..GenerateOptions::into(&sets)
-        };
-        generate::run(&options)?;
-        std::fs::write(folder.join("complete"), "").with_context(|| format!("write to {}", folder.display()))?;
+        let options =
+            GenerateOptions { entities: 36, days: 90, dirty: 0.01, rows_per_file: 600, ..GenerateOptions::into(&sets) };
+        generate::run(pipeline.domains, &options)?;
+        std::fs::write(complete, fingerprint).with_context(|| format!("write to {}", folder.display()))?;
     }
-    generate::files(&sets)
+    let mut files = generate::files(&sets)?;
+    files.sort_by_key(|file| {
+        let domain = pipeline.domains.iter().find(|domain| domain.matches(&file.key, []));
+        domain.is_none_or(|domain| domain.event_time.is_none())
+    });
+    Ok(files)
 }
 
-/// Drops the files in key order, which is facts first and locations last, and shows how far they are.
+/// Drops the files in their order and shows how far they are.
 async fn drop_samples<P, L, O>(demo: &Demo<'_>, files: &[SampleFile], put: &P, list: &L, outputs: &O) -> Result<Waited>
 where
     P: AsyncFn(&str, &Path) -> Result<()>,
@@ -142,28 +147,28 @@ where
     result
 }
 
-/// Drops the health file of the day after the newest and polls until its rows are there.
-async fn drop_one_more<P>(demo: &Demo<'_>, put: &P) -> Result<Duration>
+/// Drops the file of the day after the newest and polls until its rows are there.
+async fn drop_one_more<P>(demo: &Demo<'_>, domain: &'static Domain, event_time: EventTime, put: &P) -> Result<Duration>
 where
     P: AsyncFn(&str, &Path) -> Result<()>,
 {
+    let observed = format!("FROM \"{}\" WHERE {}", domain.table, event_time.observed_sql(""));
+    let date = event_time.date;
+    // A day that a file got wrong may lie far ahead.
+    let newest = format!("SELECT max(\"{date}\") {observed} AND \"{date}\" < '9000-01-01'");
     let newest: Option<NaiveDate> =
-        sqlx::query_scalar("SELECT max(date) FROM health_data WHERE NOT is_projected AND date < '9000-01-01'")
-            .fetch_one(demo.pool)
-            .await
-            .context("read the newest date")?;
+        sqlx::query_scalar(AssertSqlSafe(newest)).fetch_one(demo.pool).await.context("read the newest date")?;
     let day = newest.unwrap_or_default() + Days::new(1);
-    let file = one_day(demo.samples, day).context("make one more file")?;
+    let file = one_day(demo.pipeline, domain, demo.samples, day).context("make one more file")?;
+    let is_there = format!("SELECT EXISTS (SELECT {observed} AND \"{date}\" = $1)");
     let started = Instant::now();
     put(&file.key, &file.path).await.with_context(|| format!("drop file {}", file.key))?;
     loop {
-        let visible: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM health_data WHERE location_id = 1 AND date = $1 AND NOT is_projected)",
-        )
-        .bind(day)
-        .fetch_one(demo.pool)
-        .await
-        .context("look for the rows of one more file")?;
+        let visible: bool = sqlx::query_scalar(AssertSqlSafe(is_there.as_str()))
+            .bind(day)
+            .fetch_one(demo.pool)
+            .await
+            .context("look for the rows of one more file")?;
         if visible {
             return Ok(started.elapsed());
         }
@@ -178,8 +183,8 @@ where
     }
 }
 
-/// One day's health file in a folder of its own.
-fn one_day(samples: &Path, day: NaiveDate) -> Result<SampleFile> {
+/// One day's file of a domain in a folder of its own.
+fn one_day(pipeline: &Pipeline, domain: &Domain, samples: &Path, day: NaiveDate) -> Result<SampleFile> {
     let out: PathBuf = samples.join(format!("one-more-{day}"));
     if out.exists() {
         std::fs::remove_dir_all(&out).with_context(|| format!("remove folder {}", out.display()))?;
@@ -188,10 +193,10 @@ fn one_day(samples: &Path, day: NaiveDate) -> Result<SampleFile> {
         days: 1,
         end: day,
         projections: 0,
-        domains: vec!["health".into()],
+        domains: vec![domain.name.into()],
         ..GenerateOptions::into(&out)
     };
-    generate::run(&options)?;
+    generate::run(pipeline.domains, &options)?;
     generate::files(&out)?.into_iter().next().context("no file was generated")
 }
 
@@ -202,10 +207,15 @@ mod tests {
     #[test]
     fn samples_are_made_once_and_again_after_a_half_made_set() {
         let folder = tempfile::tempdir().expect("a value");
-        let once = samples(folder.path()).expect("a value");
-        assert_eq!(samples(folder.path()).expect("a value"), once);
-        std::fs::remove_file(folder.path().join("complete")).expect("a value");
-        assert_eq!(samples(folder.path()).expect("a value"), once);
+        let samples = || samples(Pipeline::shipped(), folder.path()).expect("a value");
+        let once = samples();
+        let made = |file: &SampleFile| std::fs::metadata(&file.path).and_then(|it| it.modified()).expect("a value");
+        let first = made(&once[0]);
+        assert_eq!(samples(), once);
+        assert_eq!(made(&once[0]), first, "they are used again");
+        std::fs::write(folder.path().join("complete"), "of another pipeline").expect("a value");
+        assert_eq!(samples(), once);
+        assert_ne!(made(&once[0]), first, "they are made again");
         let last = &once.last().expect("a value").key;
         assert_eq!(last, "locations/locations.csv", "facts come first");
     }
@@ -214,8 +224,10 @@ mod tests {
     fn one_more_day_is_one_file_of_its_own_date() {
         let folder = tempfile::tempdir().expect("a value");
         let day: NaiveDate = "2025-09-22".parse().expect("a value");
-        let file = one_day(folder.path(), day).expect("a value");
+        let pipeline = Pipeline::shipped();
+        let health = pipeline.domain("health").expect("a value");
+        let file = one_day(pipeline, health, folder.path(), day).expect("a value");
         assert_eq!(file.key, "health/health-2025-09-22-00001.csv");
-        assert_eq!(one_day(folder.path(), day).expect("a value"), file);
+        assert_eq!(one_day(pipeline, health, folder.path(), day).expect("a value"), file);
     }
 }

@@ -1,16 +1,20 @@
-//! `freshet generate`: sample data in the four shapes, of any size, in constant memory.
+//! `freshet generate`: sample data of any pipeline, of any size, in constant memory.
 //!
-//! A row is a pure function of (seed, locations, location, date), so that nothing is held: the weather of a day
-//! comes from noise with knots some days apart (which gives persistence) on top of the seasons, and the cases of
-//! a day come from the weather two weeks before. Only plain arithmetic is used, no `sin` or `exp` of the
-//! system's library, so that the same options give the same bytes on every machine.
+//! A row is a pure function of (seed, entities, entity, date), so that nothing is held. What a domain's rows look like
+//! follows from its contract ([`Shape`]); values that change from day to day come from noise with knots some days apart
+//! (which gives persistence) and from seasons. Only plain arithmetic is used, no `sin` or `exp` of the system's library,
+//! so that the same options give the same bytes on every machine.
 //!
-//! One row's path: a [`Shape`] fills a [`Row`] for a place and a day → perhaps a [`Defect`] → [`Files`].
+//! One row's path: the [`World`] fills a [`Row`] for an entity and a day → perhaps a [`Defect`] → [`Files`].
 
+mod day;
 mod defects;
 mod files;
-mod shapes;
-mod world;
+mod fill;
+mod measured;
+mod proof;
+mod random;
+mod shape;
 
 use std::fmt;
 use std::fs;
@@ -20,10 +24,13 @@ use anyhow::{Context, Result, bail, ensure};
 use chrono::{Datelike, Days, Months, NaiveDate};
 use serde::Serialize;
 
+use day::Day;
 use defects::Defect;
 use files::{Files, Row};
-use shapes::{SHAPES, Shape};
-use world::{Day, Dice, Place, World};
+use fill::{Scratch, Take, Today, World};
+use freshet_topics::Domain;
+use random::Dice;
+use shape::Shape;
 
 /// Options of `freshet generate`.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,9 +41,9 @@ pub struct GenerateOptions {
     /// The same seed and options give the same bytes
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Number of locations, with the ids 1 to N
-    #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
-    pub locations: u32,
+    /// Number of entities, with the ids 1 to N: rows of each dimension, and of a fact on a day
+    #[arg(long, alias = "locations", value_name = "N", default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    pub entities: u32,
     /// Observed days, the last of them --end
     #[arg(long, default_value_t = 30)]
     pub days: u32,
@@ -49,10 +56,10 @@ pub struct GenerateOptions {
     /// Last observed day
     #[arg(long, value_name = "DATE", default_value_t = default_end())]
     pub end: NaiveDate,
-    /// Projected rows a location: this day one, two, … years after --end
+    /// Projected rows an entity: this day one, two, … years after --end
     #[arg(long, value_name = "YEARS", default_value_t = 5)]
     pub projections: u32,
-    /// Only these domains, comma-separated; all four unless given
+    /// Only these domains, comma-separated; all unless given
     #[arg(long, value_name = "DOMAIN", value_delimiter = ',')]
     pub domains: Vec<String>,
 }
@@ -63,7 +70,7 @@ impl GenerateOptions {
         GenerateOptions {
             out: out.into(),
             seed: 1,
-            locations: 36,
+            entities: 36,
             days: 30,
             dirty: 0.0,
             rows_per_file: 50_000,
@@ -82,7 +89,7 @@ fn default_end() -> NaiveDate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub out: PathBuf,
-    /// One a domain, in the order of the registry.
+    /// One a domain, in the order of the pipeline.
     pub domains: Vec<DomainSummary>,
 }
 
@@ -119,19 +126,50 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Writes the sample data.
+/// Writes sample data of the domains of a pipeline.
 ///
 /// # Errors
-/// If the options contradict one another, the folder holds something already, or a file cannot be written.
-pub fn run(options: &GenerateOptions) -> Result<Summary> {
-    let shapes = check(options)?;
-    prepare(&options.out)?;
-    let world = World { seed: options.seed, locations: options.locations };
-    let mut domains = Vec::new();
-    for shape in shapes {
-        domains.push(write_domain(options, world, shape)?);
+/// If the options contradict one another, a contract does not say enough for rows that load, the folder holds something
+/// already, or a file cannot be written.
+pub fn run(domains: &'static [&'static Domain], options: &GenerateOptions) -> Result<Summary> {
+    check(domains, options)?;
+    let shapes = shape::shapes(domains)?;
+    let world = World { seed: options.seed, entities: options.entities, shapes: &shapes };
+    let is_asked =
+        |shape: &&Shape| options.domains.is_empty() || options.domains.iter().any(|it| it == shape.domain.name);
+    for shape in shapes.iter().filter(is_asked) {
+        proof::rows_load(&world, shape, options)?;
     }
-    Ok(Summary { out: options.out.clone(), domains })
+    prepare(&options.out)?;
+    let mut summaries = Vec::new();
+    for shape in shapes.iter().filter(is_asked) {
+        summaries.push(write_domain(options, &world, shape)?);
+    }
+    Ok(Summary { out: options.out.clone(), domains: summaries })
+}
+
+/// A file of one row: that of the first entity on a day, of a domain with event time.
+///
+/// # Errors
+/// As [`run`].
+pub fn one_row(domains: &'static [&'static Domain], domain: &'static Domain, day: NaiveDate) -> Result<String> {
+    let options = GenerateOptions::into("");
+    let shapes = shape::shapes(domains)?;
+    let world = World { seed: options.seed, entities: options.entities, shapes: &shapes };
+    let shape = shapes.iter().find(|shape| shape.domain == domain);
+    let shape = shape.with_context(|| format!("{} is no domain of the pipeline", domain.name))?;
+    let mut row = Row::default();
+    world.fill(shape, &mut row, &mut Scratch::default(), 1, &Today::new(shape, Day::new(day, 0)), Take::First);
+    let mut text = shape.header().into_bytes();
+    text.push(b'\n');
+    row.write(&mut text);
+    text.push(b'\n');
+    String::from_utf8(text).context("write a row")
+}
+
+/// Differs where sample data of two pipelines may.
+pub fn fingerprint(domains: &'static [&'static Domain]) -> String {
+    format!("{:016x}", random::salt(&[&format!("{domains:?}")]))
 }
 
 /// A generated file and the key it is dropped under.
@@ -148,14 +186,14 @@ pub struct SampleFile {
 /// # Errors
 /// If the folder cannot be read.
 pub fn files(out: &Path) -> Result<Vec<SampleFile>> {
-    let mut found = Vec::new();
-    for folder in fs::read_dir(out).with_context(|| format!("read folder {}", out.display()))? {
-        let folder = folder?.path();
-        if !folder.is_dir() {
-            continue;
-        }
+    let (mut found, mut folders) = (Vec::new(), vec![out.to_owned()]);
+    while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).with_context(|| format!("read folder {}", folder.display()))? {
             let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
             let key = path.strip_prefix(out)?.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
             let bytes = path.metadata().with_context(|| format!("read file {}", path.display()))?.len();
             found.push(SampleFile { key, path, bytes });
@@ -165,8 +203,8 @@ pub fn files(out: &Path) -> Result<Vec<SampleFile>> {
     Ok(found)
 }
 
-/// Refuses what cannot be generated, in one line each, and resolves the domains.
-fn check(options: &GenerateOptions) -> Result<Vec<&'static Shape>> {
+/// Refuses what cannot be generated, in one line each.
+fn check(domains: &[&'static Domain], options: &GenerateOptions) -> Result<()> {
     ensure!((0.0..=1.0).contains(&options.dirty), "--dirty {} is not between 0 and 1", options.dirty);
     let first = options.end.checked_sub_days(Days::new(u64::from(options.days) + u64::from(LATE_DAYS)));
     let last = options.end.checked_add_months(Months::new(options.projections.saturating_mul(12)));
@@ -178,14 +216,12 @@ fn check(options: &GenerateOptions) -> Result<Vec<&'static Shape>> {
         options.end,
         options.projections
     );
-    if options.domains.is_empty() {
-        return Ok(SHAPES.iter().collect());
+    let is_known = |name: &&String| domains.iter().any(|domain| domain.name == **name);
+    if let Some(unknown) = options.domains.iter().find(|name| !is_known(name)) {
+        let names = domains.iter().map(|domain| domain.name).collect::<Vec<_>>().join(", ");
+        bail!("there is no domain `{unknown}`: choose from {names}");
     }
-    let names = || SHAPES.iter().map(|shape| shape.domain).collect::<Vec<_>>().join(", ");
-    if let Some(unknown) = options.domains.iter().find(|name| !SHAPES.iter().any(|shape| shape.domain == **name)) {
-        bail!("there is no sample data for the domain `{unknown}`: choose from {}", names());
-    }
-    Ok(SHAPES.iter().filter(|shape| options.domains.iter().any(|name| name == shape.domain)).collect())
+    Ok(())
 }
 
 /// Makes the folder, or refuses one that holds something: what stands there would be dropped along.
@@ -201,74 +237,66 @@ fn prepare(out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_domain(options: &GenerateOptions, world: World, shape: &'static Shape) -> Result<DomainSummary> {
-    let mut files = Files::new(options, shape)?;
+fn write_domain(options: &GenerateOptions, world: &World, shape: &Shape) -> Result<DomainSummary> {
+    let mut files = Files::new(options, world, shape)?;
     let mut row = Row::default();
-    if shape.dated {
-        for day in days(options) {
-            for id in 1..=options.locations {
-                write_fact(&mut files, &mut row, options, world, &world.place(id), &day)?;
+    if shape.is_fact() {
+        for day in days(options, shape) {
+            let today = Today::new(shape, day);
+            for entity in 1..=options.entities {
+                write_fact(&mut files, &mut row, options, entity, &today)?;
             }
         }
     } else {
-        let day = Day::new(options.end, 0);
-        for id in 1..=options.locations {
-            write_location(&mut files, &mut row, options, world, &world.place(id), &day)?;
+        let any_day = Today::any(shape, Day::new(options.end, 0));
+        for entity in 1..=options.entities {
+            write_dimension(&mut files, &mut row, options, entity, &any_day)?;
         }
     }
     files.finish()
 }
 
-/// A fact, with a defect or as it should be.
-fn write_fact(
-    files: &mut Files,
-    row: &mut Row,
-    options: &GenerateOptions,
-    world: World,
-    place: &Place,
-    day: &Day,
-) -> Result<()> {
-    let shape = files.shape;
-    files.fill(row, world, place, day)?;
-    let mut dice = Dice::of(&[world.seed, DIRT, shape.salt, place.id.into(), day.number]);
+/// A row of a fact, with a defect or as it should be.
+fn write_fact(files: &mut Files, row: &mut Row, options: &GenerateOptions, entity: u32, today: &Today) -> Result<()> {
+    let (shape, day) = (files.shape, &today.day);
+    files.fill(row, entity, today, Take::First)?;
+    let mut dice = Dice::of(&[options.seed, DIRT, shape.salt, entity.into(), day.number]);
     if !dice.hits(options.dirty) {
         return files.write(row, &day.text);
     }
     files.summary.defects += 1;
-    let defect = dice.pick(shape.defects);
-    match defect {
+    match shape.defects.pick(&mut dice) {
         // The later row of a key wins within a file; the values must differ for that to be seen.
         Defect::Again => {
             files.write(row, &day.text)?;
-            files.fill(row, world.other(), place, day)?;
+            files.fill(row, entity, today, Take::Again)?;
         }
         Defect::Late => {
             files.write(row, &day.text)?;
-            files.fill(row, world.other(), place, &day.earlier())?;
+            files.fill(row, entity, &Today::new(shape, day.earlier()), Take::Again)?;
         }
         Defect::BlankLine => files.blank_line(&day.text)?,
-        defect => defect.apply(row, |column| shape.index_of(column)),
+        defect => defect.apply(row),
     }
     files.write(row, &day.text)
 }
 
-/// A location; its defect is a row of its own after it, so that no fact loses its place.
-fn write_location(
+/// A row of a dimension; its defect is a row of its own after it, so that no fact loses what it refers to.
+fn write_dimension(
     files: &mut Files,
     row: &mut Row,
     options: &GenerateOptions,
-    world: World,
-    place: &Place,
-    day: &Day,
+    entity: u32,
+    any_day: &Today,
 ) -> Result<()> {
     let shape = files.shape;
-    files.fill(row, world, place, day)?;
-    files.write(row, &day.text)?;
-    let mut dice = Dice::of(&[world.seed, DIRT, shape.salt, place.id.into()]);
+    files.fill(row, entity, any_day, Take::First)?;
+    files.write(row, &any_day.day.text)?;
+    let mut dice = Dice::of(&[options.seed, DIRT, shape.salt, entity.into()]);
     if dice.hits(options.dirty) {
         files.summary.defects += 1;
-        dice.pick(shape.defects).apply(row, |column| shape.index_of(column));
-        files.write(row, &day.text)?;
+        shape.defects.pick(&mut dice).apply(row);
+        files.write(row, &any_day.day.text)?;
     }
     Ok(())
 }
@@ -278,11 +306,12 @@ const LATE_DAYS: u32 = 7;
 /// Keeps the dice for defects apart from those for values: the clean rows of a dirty set are those of a clean one.
 const DIRT: u64 = 0xD1;
 
-/// The observed days, oldest first, then the projected ones.
-fn days(options: &GenerateOptions) -> impl Iterator<Item = Day> {
+/// The observed days, oldest first, then the projected ones, if a row of the domain can be a projection.
+fn days(options: &GenerateOptions, shape: &Shape) -> impl DoubleEndedIterator<Item = Day> + use<> {
     let end = options.end;
     let observed = (0..options.days).rev().map(move |back| Day::new(end - Days::new(back.into()), 0));
-    let projected = (1..=options.projections).map(move |year| Day::new(end + Months::new(12 * year), year));
+    let years = if shape.is_projectable { options.projections } else { 0 };
+    let projected = (1..=years).map(move |year| Day::new(end + Months::new(12 * year), year));
     observed.chain(projected)
 }
 

@@ -13,7 +13,7 @@ async fn dirty_files_in_any_order_load_as_one_batch_would() {
     let mut random = StdRng::seed_from_u64(seed);
     let mut files = data::generated(|options| {
         options.seed = seed;
-        options.locations = 12;
+        options.entities = 12;
         options.days = 75;
         options.dirty = 0.2;
         options.rows_per_file = 150;

@@ -28,7 +28,7 @@ async fn a_program_killed_at_random_moments_loses_nothing_and_repeats_nothing() 
     let mut random = StdRng::seed_from_u64(seed);
     let mut files = data::generated(|options| {
         options.seed = seed;
-        options.locations = 40;
+        options.entities = 40;
         options.days = 500;
         options.dirty = 0.05;
         options.rows_per_file = 4_000;

@@ -99,7 +99,7 @@ async fn sigterm_drains_every_role_within_its_bound_and_nothing_is_lost() {
     let roles: [&[&str]; 4] = [&["ingest"], &["process", "health"], &["process", "climate"], &["metrics"]];
     let files = data::generated(|options| {
         options.seed = 11;
-        options.locations = 20;
+        options.entities = 20;
         options.days = 120;
         options.rows_per_file = 1_000;
     });

@@ -274,7 +274,7 @@ async fn old_data_never_comes_over_new_however_often_it_is_replayed_under_load()
     let roles = world.run_all();
     let mut files = data::generated(|options| {
         options.seed = seed;
-        options.locations = 20;
+        options.entities = 20;
         options.days = 120;
         options.dirty = 0.05;
         options.rows_per_file = 500;

@@ -22,7 +22,7 @@ async fn two_of_every_role_share_the_work_and_nothing_comes_twice() {
     }
     let mut files = data::generated(|options| {
         options.seed = seed;
-        options.locations = 20;
+        options.entities = 20;
         options.days = 60;
         options.dirty = 0.05;
         options.rows_per_file = 200;
@@ -63,7 +63,7 @@ async fn roles_killed_one_by_one_lose_nothing_and_repeat_nothing() {
     let mut processes: Vec<Process> = ROLES.iter().map(|role| world.spawn(role)).collect();
     let files = data::generated(|options| {
         options.seed = seed;
-        options.locations = 20;
+        options.entities = 20;
         options.days = 200;
         options.dirty = 0.05;
         options.rows_per_file = 2_000;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::Value;
 use crate::rules::{Otherwise, RowRule, Rule};
+use crate::sample::Sample;
 use crate::types::Cast;
 
 /// One kind of file, one topic, one table, one processor.
@@ -93,6 +94,8 @@ pub struct Column {
     pub personal: bool,
     /// Cells that stand for "not known": the domain's and the column's own.
     pub missing_values: &'static [&'static str],
+    /// What sample data of it looks like; `None` where nobody said.
+    pub sample: Option<Sample>,
 }
 
 /// What stands where a cell says nothing.
@@ -166,6 +169,7 @@ impl Column {
             references: None,
             personal: false,
             missing_values: &[],
+            sample: None,
         }
     }
 

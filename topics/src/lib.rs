@@ -22,6 +22,7 @@ pub mod message;
 pub mod partition;
 pub mod pipeline;
 pub mod rules;
+pub mod sample;
 pub mod stream;
 pub mod trace;
 pub mod types;
@@ -33,6 +34,7 @@ pub use domains::DOMAINS;
 pub use message::{Cell, Provenance, RawRow};
 pub use pipeline::Pipeline;
 pub use rules::{Comparison, Limit, Otherwise, RowRule, Rule};
+pub use sample::{Sample, Season};
 pub use types::Cast;
 pub use value::Value;
 

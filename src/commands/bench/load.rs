@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use freshet_topics::{Domain, Pipeline};
+use freshet_topics::{Cast, Domain, Pipeline};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinSet;
@@ -40,12 +40,17 @@ pub(super) fn plain_copies(pipeline: &Pipeline, files: &[SampleFile], folder: &P
 
 fn plain(domain: &Domain, text: &str) -> String {
     let header = text.lines().next().unwrap_or_default();
-    let is_int: Vec<bool> =
-        header.split(',').map(|name| domain.columns[domain.index_of(name)].cast == freshet_topics::Cast::Int).collect();
+    let is_whole = |name| matches!(domain.columns[domain.index_of(name)].cast, Cast::Int | Cast::BigInt);
+    let is_whole: Vec<bool> = header.split(',').map(is_whole).collect();
     let mut out = String::with_capacity(text.len());
     for (number, line) in text.lines().enumerate() {
-        for (column, cell) in line.split(',').enumerate() {
-            let whole = is_int.get(column) == Some(&true) && number > 0;
+        let mut is_quoted = false;
+        let cells = line.split(|character| {
+            is_quoted ^= character == '"';
+            character == ',' && !is_quoted
+        });
+        for (column, cell) in cells.enumerate() {
+            let whole = is_whole.get(column) == Some(&true) && number > 0;
             out.push_str(if column > 0 { "," } else { "" });
             out.push_str(if whole { cell.strip_suffix(".0").unwrap_or(cell) } else { cell });
         }
@@ -176,6 +181,8 @@ mod tests {
             plain(health, text),
             "location_id,date,dengue_cases,is_projected,projection_year\n1,2026-09-21,5,True,2026\n"
         );
+        let locations = freshet_topics::domains::by_name("locations").expect("a value");
+        assert_eq!(plain(locations, "name,id\n\"a, b\",1.0\n"), "name,id\n\"a, b\",1\n");
         let climate = freshet_topics::domains::by_name("climate").expect("a value");
         assert_eq!(plain(climate, "location_id,temperature\n1,25.0\n"), "location_id,temperature\n1,25.0\n");
     }

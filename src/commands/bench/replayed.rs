@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use freshet_topics::{Domain, Pipeline};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::child::Child;
@@ -10,9 +11,16 @@ use super::load;
 use super::visible::SmallFiles;
 use crate::pipeline::chosen;
 
-/// A column of each table that is put wrong before the replay that has to correct it.
-const PUT_WRONG: [(&str, &str); 3] =
-    [("climate_data", "temperature"), ("health_data", "malaria_cases"), ("hospital_data", "nurses")];
+/// The number of each table of facts, as (table, column), that is put wrong before the replay that has to correct it.
+fn put_wrong(pipeline: &Pipeline) -> Vec<(&'static str, &'static str)> {
+    let facts = pipeline.domains.iter().filter(|domain| domain.event_time.is_some());
+    let measure = |domain: &&'static Domain| {
+        let mut columns = domain.columns.iter();
+        let measure = columns.find(|column| column.cast.is_number() && !domain.key.contains(&column.name))?;
+        Some((domain.table, measure.name))
+    };
+    facts.filter_map(measure).collect()
+}
 
 /// What a replay of everything did.
 #[derive(Debug, Clone)]
@@ -31,11 +39,15 @@ pub(super) async fn unchanged(child: &Child, pool: &PgPool, files: &mut SmallFil
 }
 
 /// Replays a history in which a value of every row is wrong: every row is written.
-pub(super) async fn corrected(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>, rows: i64) -> Result<Replayed> {
-    for (table, column) in PUT_WRONG {
-        for sql in [format!("UPDATE {table} SET {column} = coalesce({column}, 0) + 1"), format!("VACUUM {table}")] {
-            sqlx::query(AssertSqlSafe(sql)).execute(pool).await.with_context(|| format!("put {table} wrong"))?;
-        }
+pub(super) async fn corrected(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>) -> Result<Replayed> {
+    let mut rows = 0;
+    for (table, column) in put_wrong(chosen()) {
+        let update = format!("UPDATE \"{table}\" SET \"{column}\" = coalesce(\"{column}\", 0) + 1");
+        let execute = async |sql: String| {
+            sqlx::query(AssertSqlSafe(sql)).execute(pool).await.with_context(|| format!("put {table} wrong"))
+        };
+        rows += execute(update).await?.rows_affected().cast_signed();
+        execute(format!("VACUUM \"{table}\"")).await?;
     }
     load::checkpoint(pool).await;
     let (replayed, changed) = replay(child, pool, files).await?;
@@ -63,4 +75,16 @@ async fn replay(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>) -> Res
     .context("read what was replayed")?;
     let took = took.min(started.elapsed().as_secs_f64());
     Ok((Replayed { rate: rows as f64 / took, visible }, changed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_measured_number_of_each_table_is_put_wrong() {
+        let expected =
+            [("climate_data", "temperature"), ("health_data", "dengue_cases"), ("hospital_data", "total_beds")];
+        assert_eq!(put_wrong(Pipeline::shipped()), expected);
+    }
 }

@@ -69,7 +69,7 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
             .into(),
         "         this program share the cores. COPY and the script: local files, no S3, no Kafka, one connection"
             .into(),
-        "         a table, three at once, in the same Postgres.".into(),
+        "         a table, all at once, in the same Postgres.".into(),
         format!(
             "visible: from before a one-row file is sent until its row is selected, {} files a run",
             options.small_files

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chrono::{Days, NaiveDate};
-use sqlx::PgPool;
+use freshet_topics::{Domain, EventTime, Pipeline};
+use sqlx::{AssertSqlSafe, PgPool};
 
 use super::child::Child;
-use crate::commands::generate::GenerateOptions;
+use crate::commands::generate::{self, GenerateOptions};
 use crate::commands::terminal::span;
 
 /// Longest time one small file may take.
@@ -19,15 +20,21 @@ const POLL: Duration = Duration::from_millis(1);
 pub(super) struct SmallFiles<'a> {
     child: &'a Child,
     pool: &'a PgPool,
+    pipeline: &'static Pipeline,
+    domain: &'static Domain,
+    event_time: EventTime,
     number: u32,
 }
 
 impl<'a> SmallFiles<'a> {
-    /// None is dropped yet.
-    pub(super) fn new(child: &'a Child, pool: &'a PgPool) -> Self {
-        SmallFiles { child, pool, number: 0 }
+    /// None is dropped yet. They are of the last domain with event time.
+    pub(super) fn new(child: &'a Child, pool: &'a PgPool, pipeline: &'static Pipeline) -> Result<Self> {
+        let fact = pipeline.domains.iter().rev().find_map(|domain| Some((*domain, domain.event_time?)));
+        let (domain, event_time) = fact.context("the pipeline has no domain with event time")?;
+        Ok(SmallFiles { child, pool, pipeline, domain, event_time, number: 0 })
     }
 
+    /// How many there were.
     pub(super) fn dropped(&self) -> usize {
         self.number as usize
     }
@@ -37,15 +44,12 @@ impl<'a> SmallFiles<'a> {
         let (number, first): (u32, NaiveDate) = (self.number, GenerateOptions::into("").end + Days::new(1));
         let date = first + Days::new(number.into());
         self.number += 1;
-        let text = format!(
-            "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases,is_projected,projection_year\n\
-             1,{date},{number},7,0,30,False,\n"
-        );
+        let text = generate::one_row(self.pipeline.domains, self.domain, date)?;
+        let (folder, statement) = (self.folder(), self.statement());
         let started = Instant::now();
-        self.child.put(&format!("health/small-{date}.csv"), text.into_bytes()).await?;
-        let statement = "SELECT EXISTS (SELECT FROM health_data WHERE location_id = 1 AND date = $1)";
+        self.child.put(&format!("{folder}small-{date}.csv"), text.into_bytes()).await?;
         loop {
-            let seen = sqlx::query_scalar(statement).bind(date).fetch_one(self.pool).await;
+            let seen = sqlx::query_scalar(AssertSqlSafe(statement.as_str())).bind(date).fetch_one(self.pool).await;
             if seen.context("look for a small file's row")? {
                 return Ok(started.elapsed());
             }
@@ -54,5 +58,14 @@ impl<'a> SmallFiles<'a> {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    fn folder(&self) -> &'static str {
+        self.domain.patterns.iter().find(|pattern| pattern.ends_with('/')).copied().unwrap_or_default()
+    }
+
+    /// Whether a row of a day is there: by the index on dates, as no other row is of so late a day.
+    fn statement(&self) -> String {
+        format!("SELECT EXISTS (SELECT FROM \"{}\" WHERE \"{}\" = $1)", self.domain.table, self.event_time.date)
     }
 }

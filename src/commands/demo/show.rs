@@ -50,7 +50,7 @@ pub(super) async fn tables(demo: &Demo<'_>) -> Result<()> {
 pub(super) async fn outputs(demo: &Demo<'_>) -> Result<()> {
     let manifest = read_current(demo.s3, demo.processed_bucket).await.context("read the published version")?;
     let Some(manifest) = manifest else {
-        println!("no outputs are published: there is no row of a known location yet");
+        println!("no outputs are published: nothing that they show has arrived yet");
         return Ok(());
     };
     for output in manifest.changed.keys() {
@@ -138,12 +138,14 @@ fn records(text: &str) -> impl Iterator<Item = Vec<String>> {
     })
 }
 
-pub(super) fn timing(demo: &Demo<'_>, waited: &Waited, drop_to_visible: Duration) {
+pub(super) fn timing(demo: &Demo<'_>, waited: &Waited, drop_to_visible: Option<Duration>) {
     let all = span(Duration::from_secs_f64(waited.seconds));
     println!();
     println!("{}", demo.look.bold("Times"));
     println!("  {:<18} {all}, applied and published", format!("{} files", waited.objects));
-    println!("  {:<18} {}, from the drop to its rows in Postgres", "one more file", span(drop_to_visible));
+    if let Some(duration) = drop_to_visible {
+        println!("  {:<18} {}, from the drop to its rows in Postgres", "one more file", span(duration));
+    }
 }
 
 pub(super) fn places(demo: &Demo<'_>) {

@@ -1,21 +1,21 @@
-//! What `freshet generate --dirty` does to a row: one defect for every cast and rule of the domains.
+//! What `freshet generate --dirty` does to a row: one defect for every cast, rule and requirement of a domain, found from
+//! its contract.
 //!
-//! What rejects a whole file (a wrong header, a NUL byte, an unclosed quote, invalid UTF-8) is not among them:
-//! one such row would cost thousands.
+//! Half of all chances are shared by kinds of defects and the other half by columns, so that a rule that one column of
+//! twenty has is reached as well. What rejects a whole file (a wrong header, a NUL byte, an unclosed quote, invalid UTF-8,
+//! a rule that fails the file) is not among them: one such row would cost thousands.
+
+use freshet_topics::judge::{self, Notes};
+use freshet_topics::{Cast, Cell, Column, Comparison, Domain, Limit, Otherwise, Value};
 
 use super::files::Row;
+use super::random::Dice;
 
 /// One thing that is wrong with a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Defect {
-    /// This text in that column.
-    Set(&'static str, &'static str),
-    /// The column's text between these.
-    Around(&'static str, &'static str, &'static str),
-    /// `2025-9-5`; of a date that has no zero to lose, a time behind it.
-    ShortDate,
-    /// More beds available than there are.
-    BedsAbove,
+    /// A cell, by the place of its column.
+    Cell(usize, Change),
     /// The row ends after this many cells.
     Short(usize),
     /// One cell more than the header has.
@@ -28,22 +28,84 @@ pub(super) enum Defect {
     Late,
 }
 
+/// What becomes of a cell.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Change {
+    /// This text.
+    Set(String),
+    /// Its text between these.
+    Around(&'static str, &'static str),
+    /// `2025-9-5`; of a date that has no zero to lose, a time behind it.
+    ShortDate,
+    /// A moment without its zone.
+    WithoutZone,
+    /// On the wrong side of the cell of another column.
+    Beyond(Comparison, usize),
+}
+
+/// The defects of a domain, by kind; no kind is empty.
+pub(super) struct Defects {
+    kinds: Vec<Vec<Defect>>,
+}
+
+impl Defects {
+    /// What can be wrong with a row of the domain.
+    pub(super) fn of(domain: &'static Domain) -> Defects {
+        let is_fact = domain.event_time.is_some();
+        let mut kinds: Vec<Vec<Defect>> = vec![Vec::new(); 5];
+        for (at, column) in domain.columns.iter().enumerate() {
+            let is_key = domain.key.contains(&column.name);
+            let changes = [empty(column), uncastable(column.cast), odd(column.cast, is_key), broken(column)];
+            for (kind, changes) in kinds.iter_mut().zip(changes) {
+                kind.extend(changes.into_iter().filter(|it| may(column, it)).map(|it| Defect::Cell(at, it)));
+            }
+        }
+        kinds[4] = vec![Defect::Short(1), Defect::Short(domain.columns.len() / 2), Defect::Extra];
+        if is_fact {
+            kinds[4].extend([Defect::BlankLine, Defect::Again, Defect::Late]);
+        }
+        for rule in domain.row_rules {
+            let change = Change::Beyond(rule.comparison, domain.index_of(rule.other));
+            kinds.push(vec![Defect::Cell(domain.index_of(rule.column), change)]);
+        }
+        kinds.retain(|kind| !kind.is_empty());
+        Defects { kinds }
+    }
+
+    /// One of them.
+    pub(super) fn pick(&self, dice: &mut Dice) -> &Defect {
+        let kind = dice.pick(&self.kinds);
+        dice.pick(kind)
+    }
+}
+
 impl Defect {
     /// Makes the row defective. The last three of [`Defect`] are about more than the row and do nothing here.
-    pub(super) fn apply(self, row: &mut Row, index_of: impl Fn(&str) -> Option<usize>) {
-        let mut set = |column: &str, change: &dyn Fn(&str) -> String| {
-            if let Some(index) = index_of(column) {
-                row.set(index, change);
-            }
-        };
+    pub(super) fn apply(&self, row: &mut Row) {
         match self {
-            Defect::Set(column, text) => set(column, &|_| text.to_owned()),
-            Defect::Around(column, before, after) => set(column, &|text| format!("{before}{text}{after}")),
-            Defect::ShortDate => set("date", &short_date),
-            Defect::BedsAbove => set("available_beds", &|text| format!("9{text}")),
-            Defect::Short(cells) => row.truncate(cells.min(row.len())),
+            Defect::Cell(at, change) => {
+                let other = match change {
+                    Change::Beyond(_, other) => row.cell(*other),
+                    _ => String::new(),
+                };
+                row.set(*at, |text| change.of(text, &other));
+            }
+            Defect::Short(cells) => row.truncate(*cells.min(&row.len())),
             Defect::Extra => row.text("one too many"),
             Defect::BlankLine | Defect::Again | Defect::Late => {}
+        }
+    }
+}
+
+impl Change {
+    /// What becomes of a text; `other` is the cell that it is to be beyond.
+    fn of(&self, text: &str, other: &str) -> String {
+        match self {
+            Change::Set(text) => text.clone(),
+            Change::Around(before, after) => format!("{before}{text}{after}"),
+            Change::ShortDate => short_date(text),
+            Change::WithoutZone => text.trim_end_matches('Z').to_owned(),
+            Change::Beyond(comparison, _) => beyond(*comparison, other),
         }
     }
 }
@@ -55,114 +117,150 @@ fn short_date(date: &str) -> String {
     }
 }
 
-macro_rules! facts {
-    ($($own:expr),* $(,)?) => {
-        &[
-            Defect::Set("location_id", ""),
-            Defect::Set("location_id", "x"),
-            Defect::Set("location_id", "1e3"),
-            Defect::Set("location_id", "2147483648"),
-            Defect::Around("location_id", "00", ""),
-            Defect::Around("location_id", "", ".0"),
-            Defect::Around("location_id", " +", " "),
-            Defect::Set("date", ""),
-            Defect::Set("date", "2025-02-29"),
-            Defect::Set("date", "2025-13-40"),
-            Defect::Set("date", "21/09/2025"),
-            Defect::Set("date", "2025/09/21"),
-            Defect::Set("date", "20250921"),
-            Defect::Set("date", "25-09-21"),
-            Defect::Set("date", "10000-01-01"),
-            Defect::Around("date", "", "abc"),
-            Defect::Around("date", "+", ""),
-            Defect::Around("date", " ", " "),
-            Defect::Around("date", "", "T00:00:00Z"),
-            Defect::Around("date", "", " 10:00:00"),
-            Defect::ShortDate,
-            Defect::Set("is_projected", "on"),
-            Defect::Set("is_projected", "1.0"),
-            Defect::Set("is_projected", "2"),
-            Defect::Set("projection_year", "next"),
-            Defect::Set("projection_year", "2026.5"),
-            Defect::Short(1),
-            Defect::Short(3),
-            Defect::Extra,
-            Defect::BlankLine,
-            Defect::Again,
-            Defect::Late,
-            $($own),*
-        ]
-    };
+/// A cell above another, or below it.
+fn beyond(comparison: Comparison, other: &str) -> String {
+    let above = comparison == Comparison::AtMost;
+    if let Ok(number) = other.parse::<f64>() {
+        // Half of a number that is not negative keeps to a limit of 0.
+        let beyond = if above {
+            2.0 * number.abs() + 1.0
+        } else if number >= 2.0 {
+            (number / 2.0).floor()
+        } else {
+            number - 1.0
+        };
+        return format!("{beyond}");
+    }
+    if let (Some(year), Some(rest)) = (other.get(..4).and_then(|year| year.parse::<i32>().ok()), other.get(4..)) {
+        return format!("{:04}{rest}", if above { year + 1 } else { year - 1 });
+    }
+    if above { format!("{other}z") } else { "!".to_owned() }
 }
 
-pub(super) static LOCATIONS: &[Defect] = &[
-    Defect::Set("id", ""),
-    Defect::Set("id", "x"),
-    Defect::Set("name", ""),
-    Defect::Set("name", "  \t "),
-    Defect::Around("name", "  ", " "),
-    Defect::Around("name", "", ", \"upper\"\nand lower"),
-    Defect::Set("type", ""),
-    Defect::Set("type", " "),
-    Defect::Set("population", "many"),
-    Defect::Set("population", "1,000"),
-    Defect::Set("population", "-5"),
-    Defect::Set("area", "wide"),
-    Defect::Set("area", "-0.5"),
-    Defect::Short(2),
-    Defect::Extra,
-];
+/// Whether a change costs no more than its row. What a cell around another text is, is not known before.
+fn may(column: &'static Column, change: &Change) -> bool {
+    let fails = column.rules.iter().any(|rule| rule.otherwise == Otherwise::Fail);
+    match change {
+        Change::Set(text) => {
+            let mut notes = Notes::default();
+            !judge::cell(column, &Cell::Text(text.as_str().into()), &mut notes).is_err_and(|refused| refused.whole_file)
+        }
+        _ => !fails,
+    }
+}
 
-pub(super) static CLIMATE: &[Defect] = facts![
-    Defect::Set("temperature", ""),
-    Defect::Set("temperature", "26,5"),
-    Defect::Set("temperature", "26.5C"),
-    Defect::Set("temperature", "--5"),
-    Defect::Set("temperature", "NaN"),
-    Defect::Set("temperature", "1e400"),
-    Defect::Set("temperature", "-Infinity"),
-    Defect::Around("temperature", " ", "\n"),
-    Defect::Around("temperature", "", "f"),
-    Defect::Set("rainfall", "1,000.5"),
-    Defect::Set("rainfall", "heavy"),
-    Defect::Set("rainfall", ""),
-    Defect::Set("humidity", "80%"),
-    Defect::Set("humidity", "\u{a0}80"),
-    Defect::Set("flood_probability", "-0.1"),
-    Defect::Set("flood_probability", "1.2"),
-    Defect::Set("flood_probability", "NaN"),
-    Defect::Set("cyclone_probability", "7e0"),
-    Defect::Set("cyclone_probability", "maybe"),
-    Defect::Set("heatwave_probability", "inf"),
-];
+fn set<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<Change> {
+    texts.into_iter().map(|text| Change::Set(text.to_owned())).collect()
+}
 
-pub(super) static HEALTH: &[Defect] = facts![
-    Defect::Set("dengue_cases", "-5"),
-    Defect::Set("dengue_cases", "12.7"),
-    Defect::Set("dengue_cases", ""),
-    Defect::Set("malaria_cases", "-0.5"),
-    Defect::Set("malaria_cases", "1_000"),
-    Defect::Set("malaria_cases", "0x10"),
-    Defect::Set("heatstroke_cases", "NaN"),
-    Defect::Set("heatstroke_cases", "99999999999"),
-    Defect::Set("diarrhea_cases", "1,000"),
-    Defect::Set("diarrhea_cases", "5%"),
-    Defect::Set("diarrhea_cases", "２"),
-];
+/// Cells that say nothing.
+fn empty(column: &'static Column) -> Vec<Change> {
+    set(["", " \t "].into_iter().chain(column.missing_values.iter().copied()))
+}
 
-pub(super) static HOSPITAL: &[Defect] = facts![
-    Defect::BedsAbove,
-    Defect::BedsAbove,
-    Defect::Set("total_beds", "-5"),
-    Defect::Set("total_beds", ""),
-    Defect::Set("total_beds", "none"),
-    Defect::Set("available_beds", "-1"),
-    Defect::Set("doctors", "1e3"),
-    Defect::Set("nurses", "-20"),
-    Defect::Set("iv_fluids_stock", "-4"),
-    Defect::Set("antibiotics_stock", "x"),
-    Defect::Set("antipyretics_stock", "36.599999999999994"),
-];
+/// Cells that do not cast.
+fn uncastable(cast: Cast) -> Vec<Change> {
+    match cast {
+        Cast::Int => set(["x", "1,0,0", "1_000", "0x10", "5%", "NaN", "２", "2147483648", "-2147483649"]),
+        Cast::BigInt => set(["x", "1_000", "0x10", "NaN", "9223372036854775808", "-9223372036854775809"]),
+        Cast::Double => set(["x", "26,5", "26.5C", "--5", "80%", "\u{a0}80", "1,000.5,"]),
+        Cast::Numeric { precision, scale } => {
+            let too_many = "9".repeat(usize::from(precision - scale) + 1);
+            set(["x", "26,5", "NaN", "Infinity", "5%", &too_many])
+        }
+        Cast::Bool => set(["on", "2", "maybe", "Tru"]),
+        Cast::Date => set([
+            "2025-02-29",
+            "2025-13-40",
+            "21/09/2025",
+            "2025/09/21",
+            "20250921",
+            "25-09-21",
+            "10000-01-01",
+            "2025-09-21abc",
+            "+2025-09-21",
+            "soon",
+        ]),
+        Cast::Timestamp => {
+            set(["2025-02-29T00:00:00Z", "2025-09-21T25:00:00Z", "21/09/2025 10:00", "1758448800", "now"])
+        }
+        Cast::Text | Cast::TrimmedText => Vec::new(),
+    }
+}
+
+/// Cells that cast, in a spelling that is not the plain one or with a correction. Those of a key stay what they are: the
+/// row of another entity is not touched.
+fn odd(cast: Cast, is_key: bool) -> Vec<Change> {
+    use Change::Around;
+    let mut changes = match cast {
+        Cast::Int | Cast::BigInt => vec![Around("00", ""), Around(" +", " "), Around("", ".7")],
+        Cast::Double => vec![Around(" ", "\n"), Around("", "f"), Around("", "e0")],
+        Cast::Numeric { .. } => vec![Around(" +", " ")],
+        Cast::Bool => vec![Around(" ", "\t")],
+        Cast::Date => vec![Change::ShortDate, Around(" ", " "), Around("", "T00:00:00Z"), Around("", " 10:00:00")],
+        Cast::Timestamp => vec![Change::WithoutZone, Around(" ", " ")],
+        Cast::Text if is_key => Vec::new(),
+        Cast::TrimmedText if is_key => vec![Around("  ", " ")],
+        Cast::Text | Cast::TrimmedText => vec![Around("  ", " "), Around("", ", \"upper\"\nand lower")],
+    };
+    if !is_key {
+        changes.extend(match cast {
+            Cast::Int => set(["12.7", "-0.5", "1e3", "1,000", "2147483647", "-2147483648"]),
+            Cast::BigInt => set(["12.7", "-0.5", "9223372036854775807", "-9223372036854775808"]),
+            Cast::Double => set(["NaN", "1e400", "-Infinity", "inf", "7e0", "-0.0"]),
+            Cast::Numeric { scale, .. } => set([format!("0.{}7", "0".repeat(scale.into())).as_str(), "0e0"]),
+            Cast::Bool => set(["t", "YES", "0", "n"]),
+            _ => Vec::new(),
+        });
+    }
+    changes
+}
+
+/// Cells that break a rule, one a limit.
+fn broken(column: &'static Column) -> Vec<Change> {
+    let rules = column.rules.iter().filter(|rule| rule.otherwise != Otherwise::Fail);
+    let limits = rules.flat_map(|rule| rule.limits.iter().map(move |limit| (rule, limit)));
+    let breaks = limits.filter_map(|(rule, limit)| {
+        candidates(limit).into_iter().find(|text| {
+            let value = column.cast.read(text).map(|casted| casted.value);
+            !freshet_topics::cast::is_blank(text)
+                && !column.missing_values.contains(&text.as_str())
+                && value.is_some_and(|value| rule.broken(&value).is_some())
+        })
+    });
+    breaks.map(Change::Set).collect()
+}
+
+/// Texts of which one should not keep to a limit.
+fn candidates(limit: &Limit) -> Vec<String> {
+    let beside = |value: &Value, below: bool| match value {
+        Value::Int(_) | Value::BigInt(_) | Value::Double(_) | Value::Numeric(_) => {
+            let number: f64 = value.to_string().parse().unwrap_or_default();
+            let by = |step: f64| format!("{}", if below { number - step } else { number + step });
+            vec![by(5.0), by(0.5)]
+        }
+        Value::Date(_) | Value::Timestamp(_) => {
+            let text = value.to_string();
+            let year: i32 = text[..4].parse().unwrap_or_default();
+            vec![format!("{:04}{}", if below { year - 1 } else { year + 1 }, text[4..].replace("-02-29", "-02-28"))]
+        }
+        Value::Text(text) => vec![if below { "!".to_owned() } else { format!("{text}z") }],
+        Value::Bool(flag) => vec![(!flag).to_string()],
+        Value::Null => Vec::new(),
+    };
+    match limit {
+        Limit::Minimum(value) => beside(value, true),
+        Limit::Maximum(value) => beside(value, false),
+        Limit::Above(value) | Limit::Below(value) => vec![value.to_string()],
+        Limit::MinLength(characters) => vec!["x".repeat(characters.saturating_sub(1))],
+        Limit::MaxLength(characters) => vec!["x".repeat(characters + 1)],
+        Limit::Pattern(_) => ["?!", "x", "X", "0", "0 x"].map(str::to_owned).to_vec(),
+        Limit::OneOf(values) => {
+            let beyond = values.iter().flat_map(|value| beside(value, false).into_iter().chain(beside(value, true)));
+            beyond.collect()
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -172,5 +270,22 @@ mod tests {
     fn a_date_loses_its_zeros_or_gains_a_time() {
         assert_eq!(short_date("2025-09-05"), "2025-9-5");
         assert_eq!(short_date("2025-11-21"), "2025-11-21T00:00:00Z");
+    }
+
+    #[test]
+    fn a_cell_comes_to_be_on_the_wrong_side_of_another() {
+        let cases = [
+            ("100", "201", "50"),
+            ("1", "3", "0"),
+            ("0", "1", "-1"),
+            ("2.5", "6", "1"),
+            ("2025-09-21", "2026-09-21", "2024-09-21"),
+            ("2025-09-21T10:00:00Z", "2026-09-21T10:00:00Z", "2024-09-21T10:00:00Z"),
+            ("abc", "abcz", "!"),
+        ];
+        for (other, above, below) in cases {
+            assert_eq!(beyond(Comparison::AtMost, other), above);
+            assert_eq!(beyond(Comparison::AtLeast, other), below);
+        }
     }
 }

@@ -5,9 +5,10 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use freshet_topics::NewColumn;
 
-use super::shapes::Shape;
-use super::world::{Day, Place, World};
+use super::fill::{Scratch, Take, Today, World};
+use super::shape::Shape;
 use super::{DomainSummary, GenerateOptions};
 
 /// The cells of one row, in one buffer that is used again.
@@ -15,12 +16,16 @@ use super::{DomainSummary, GenerateOptions};
 pub(super) struct Row {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// Whether a cell has what must stand in quotes; numbers never do.
+    is_quoted: bool,
 }
 
 impl Row {
-    fn clear(&mut self) {
+    /// Empties it for the next row.
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
+        self.is_quoted = false;
     }
 
     fn end_cell(&mut self) {
@@ -28,21 +33,26 @@ impl Row {
     }
 
     pub(super) fn text(&mut self, text: &str) {
+        self.is_quoted |= text.bytes().any(needs_quotes);
         self.bytes.extend_from_slice(text.as_bytes());
         self.end_cell();
     }
 
-    pub(super) fn int(&mut self, value: f64) {
-        self.digits(value.round().max(0.0) as u64);
+    /// A whole number.
+    pub(super) fn whole(&mut self, value: f64) {
+        self.signed(value);
+        self.digits(value.abs() as u64);
         self.end_cell();
     }
 
-    /// One or three decimals, with no zeros at the end but the first decimal, as Python writes floats.
-    pub(super) fn fixed(&mut self, value: f64, scale: u64) {
-        let scaled = (value * scale as f64).round().max(0.0) as u64;
-        self.digits(scaled / scale);
+    /// So many decimals as `ten_to` has zeros, with no zeros at the end but the first decimal, as Python writes floats.
+    pub(super) fn fixed(&mut self, value: f64, ten_to: f64) {
+        let scaled = (value * ten_to).round();
+        self.signed(scaled);
+        let (scaled, ten_to) = (scaled.abs() as u64, ten_to as u64);
+        self.digits(scaled / ten_to);
         self.bytes.push(b'.');
-        let (mut rest, mut place) = (scaled % scale, scale / 10);
+        let (mut rest, mut place) = (scaled % ten_to, ten_to / 10);
         loop {
             self.bytes.push(b'0' + (rest / place) as u8);
             (rest, place) = (rest % place, place / 10);
@@ -51,6 +61,12 @@ impl Row {
             }
         }
         self.end_cell();
+    }
+
+    fn signed(&mut self, value: f64) {
+        if value < 0.0 {
+            self.bytes.push(b'-');
+        }
     }
 
     fn digits(&mut self, mut value: u64) {
@@ -65,11 +81,7 @@ impl Row {
         self.bytes[from..].reverse();
     }
 
-    pub(super) fn projection(&mut self, day: &Day) {
-        self.text(day.projected.0);
-        self.text(&day.projected.1);
-    }
-
+    /// Its cells, unquoted.
     pub(super) fn cells(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
@@ -82,6 +94,11 @@ impl Row {
 
     pub(super) fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// The text of a cell; nothing where the row is shorter.
+    pub(super) fn cell(&self, index: usize) -> String {
+        self.cells().nth(index).map(|cell| String::from_utf8_lossy(cell).into_owned()).unwrap_or_default()
     }
 
     /// Replaces one cell; only rows with a defect pay for it.
@@ -103,7 +120,7 @@ impl Row {
             if at > 0 {
                 out.push(b',');
             }
-            if cell.iter().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) {
+            if self.is_quoted && cell.iter().copied().any(needs_quotes) {
                 out.push(b'"');
                 for byte in cell {
                     out.extend_from_slice(if *byte == b'"' { b"\"\"" } else { std::slice::from_ref(byte) });
@@ -114,6 +131,10 @@ impl Row {
             }
         }
     }
+}
+
+fn needs_quotes(byte: u8) -> bool {
+    matches!(byte, b',' | b'"' | b'\n' | b'\r')
 }
 
 /// How a file is written. A dirty set goes through all of them, file by file: all say the same.
@@ -132,40 +153,47 @@ enum Style {
 const STYLES: [Style; 4] = [Style::Plain, Style::Windows, Style::Shouting, Style::ExtraColumn];
 
 /// Rows go in, files of at most so many rows come out.
-pub(super) struct Files {
-    pub(super) shape: &'static Shape,
+pub(super) struct Files<'a> {
+    pub(super) shape: &'a Shape,
+    world: &'a World<'a>,
     folder: PathBuf,
+    /// The only file there can be, where the domain takes no folder of them.
+    only_file: Option<&'static str>,
     rows_per_file: u64,
     dirty: bool,
     open: Option<BufWriter<File>>,
     style: Style,
     rows_in_file: u64,
     line: Vec<u8>,
+    scratch: Scratch,
     pub(super) summary: DomainSummary,
 }
 
-impl Files {
-    pub(super) fn new(options: &GenerateOptions, shape: &'static Shape) -> Result<Self> {
-        let folder = options.out.join(shape.domain);
+impl<'a> Files<'a> {
+    pub(super) fn new(options: &GenerateOptions, world: &'a World<'a>, shape: &'a Shape) -> Result<Self> {
+        let (folder, only_file) = shape.place();
+        let folder = options.out.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
         Ok(Files {
             shape,
+            world,
             folder,
-            rows_per_file: options.rows_per_file,
+            only_file,
+            rows_per_file: if only_file.is_some() { u64::MAX } else { options.rows_per_file },
             dirty: options.dirty > 0.0,
             open: None,
             style: Style::Plain,
             rows_in_file: 0,
             line: Vec::new(),
-            summary: DomainSummary { domain: shape.domain, files: 0, rows: 0, defects: 0, bytes: 0 },
+            scratch: Scratch::default(),
+            summary: DomainSummary { domain: shape.domain.name, files: 0, rows: 0, defects: 0, bytes: 0 },
         })
     }
 
     /// Fills the row for the file that it will be written to.
-    pub(super) fn fill(&mut self, row: &mut Row, world: World, place: &Place, day: &Day) -> Result<()> {
-        self.roll(&day.text)?;
-        row.clear();
-        (self.shape.fill)(row, world, place, day);
+    pub(super) fn fill(&mut self, row: &mut Row, entity: u32, today: &Today, take: Take) -> Result<()> {
+        self.roll(&today.day.text)?;
+        self.world.fill(self.shape, row, &mut self.scratch, entity, today, take);
         if self.style == Style::ExtraColumn {
             row.text("station 7, \"roof\"\nsouth side");
         }
@@ -207,29 +235,39 @@ impl Files {
             return Ok(());
         }
         self.close()?;
-        let Shape { domain, dated, .. } = self.shape;
+        let domain = self.shape.domain.name;
         let number = self.summary.files + 1;
-        let name = match (dated, number) {
-            (true, _) => format!("{domain}-{date}-{number:05}.csv"),
-            (false, 1) => format!("{domain}.csv"),
-            (false, _) => format!("{domain}-{number:05}.csv"),
+        let name = match (self.only_file, self.shape.is_fact(), number) {
+            (Some(name), ..) => name.to_owned(),
+            (_, true, _) => format!("{domain}-{date}-{number:05}.csv"),
+            (_, false, 1) => format!("{domain}.csv"),
+            (_, false, _) => format!("{domain}-{number:05}.csv"),
         };
         let path = self.folder.join(name);
         let file = File::create_new(&path).with_context(|| format!("create file {}", path.display()))?;
         self.open = Some(BufWriter::with_capacity(256 * 1024, file));
-        self.style = if self.dirty { STYLES[(self.summary.files % 4) as usize] } else { Style::Plain };
+        self.style = self.next_style();
         self.summary.files = number;
         self.rows_in_file = 0;
         self.write_header()
     }
 
+    /// A dirty set goes through all styles, but for the one that its domain rejects.
+    fn next_style(&self) -> Style {
+        match STYLES[(self.summary.files % 4) as usize] {
+            _ if !self.dirty => Style::Plain,
+            Style::ExtraColumn if self.shape.domain.on_new_column == NewColumn::Reject => Style::Plain,
+            style => style,
+        }
+    }
+
     fn write_header(&mut self) -> Result<()> {
-        let mut header = self.shape.header.join(",");
+        let mut header = self.shape.header();
         match self.style {
             Style::Plain => {}
             Style::Windows => header.insert(0, '\u{feff}'),
             Style::Shouting => header = header.to_uppercase().replace(',', " , "),
-            Style::ExtraColumn => header.push_str(",station"),
+            Style::ExtraColumn => header.push_str(&format!(",{}", self.shape.unknown_column())),
         }
         self.line.extend_from_slice(header.as_bytes());
         self.flush_line()
@@ -247,9 +285,6 @@ impl Files {
     }
 
     pub(super) fn finish(mut self) -> Result<DomainSummary> {
-        if self.open.is_none() && self.shape.dated {
-            return Ok(self.summary);
-        }
         self.close()?;
         Ok(self.summary)
     }

@@ -5,6 +5,7 @@ use std::fs;
 
 use chrono::{Days, NaiveDate};
 use freshet::commands::generate::{self, GenerateOptions};
+use freshet_topics::Pipeline;
 
 /// The numbers of the golden row: location 1 on 2025-08-22 of the source's own data.
 pub(crate) const GOLDEN_LOCATION: &str = "name,type,population,area,id\nAndhra Pradesh,state,49577103,162975,1\n";
@@ -23,7 +24,7 @@ pub(crate) fn generated(change: impl FnOnce(&mut GenerateOptions)) -> Vec<(Strin
     let folder = tempfile::tempdir().expect("a folder");
     let mut options = GenerateOptions::into(folder.path());
     change(&mut options);
-    generate::run(&options).expect("generate");
+    generate::run(Pipeline::shipped().domains, &options).expect("generate");
     let files = generate::files(folder.path()).expect("list");
     files.into_iter().map(|file| (file.key, fs::read(file.path).expect("read"))).collect()
 }

@@ -7,6 +7,7 @@
 mod columns;
 mod custom;
 pub(crate) mod rules;
+mod sample;
 mod words;
 
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub(super) struct Contract {
     pub(super) patterns: Vec<Place>,
     /// Of columns that refer to another domain.
     pub(super) references: Vec<(Place, Column)>,
+    /// Of columns whose sample is scaled by another.
+    pub(super) scales: Vec<(Place, Column)>,
 }
 
 /// Reads a contract. `None` where a mistake leaves no domain to go on with.
@@ -176,6 +179,7 @@ fn read_schema(
     let (patterns, pattern_places): (Vec<&'static str>, Vec<Place>) = files.into_iter().unzip();
     let reads = columns.reads;
     let references = reads.iter().filter_map(|read| Some((read.reference?, read.column))).collect();
+    let scales = reads.iter().filter_map(|read| Some((read.scale?, read.column))).collect();
     let domain = Domain {
         name: name?,
         description: if said.is_empty() { purpose } else { said },
@@ -190,7 +194,7 @@ fn read_schema(
         missing_values,
         latency,
     };
-    Some(Contract { domain, name: name_place, table: table_place, patterns: pattern_places, references })
+    Some(Contract { domain, name: name_place, table: table_place, patterns: pattern_places, references, scales })
 }
 
 /// The object keys of the domain: `files`, or what lies under its name.

@@ -25,7 +25,7 @@ use self::folder::Folder;
 use self::mistake::{Mistake, Mistakes, did_you_mean};
 use self::output::Output;
 use self::yaml::Document;
-use crate::Domain;
+use crate::{Column, Domain};
 
 /// What a pipeline folder declares.
 #[derive(Debug)]
@@ -177,6 +177,10 @@ fn check_together(drafts: &mut [Draft]) {
         let others: Vec<&Domain> = (earlier.iter().chain(later.iter()).filter_map(|draft| draft.contract.as_ref()))
             .map(|contract| &contract.domain)
             .collect();
+        for (place, column) in &contract.scales {
+            let said = check_scale(domain, column, &others, |domain| unread.contains(&file_of(domain)));
+            said.into_iter().for_each(|said| draft.mistakes.add(*place, said));
+        }
         for (place, column) in &contract.references {
             let Some(reference) = column.references else { continue };
             if unread.contains(&file_of(reference.domain)) {
@@ -201,6 +205,31 @@ fn check_together(drafts: &mut [Draft]) {
                     draft.mistakes.add(*place, said);
                 }
             }
+        }
+    }
+}
+
+/// What is wrong with the number that scales a sample: it is one of the row, or of a row that this one refers to.
+fn check_scale(
+    domain: &Domain,
+    column: &Column,
+    others: &[&Domain],
+    is_unread: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let scale = column.sample.and_then(|sample| sample.scale)?;
+    let referred = || domain.columns.iter().filter_map(|column| column.references).map(|to| to.domain);
+    let candidates = || {
+        let theirs = others.iter().filter(|other| referred().any(|name| name == other.name));
+        domain.columns.iter().chain(theirs.flat_map(|other| other.columns))
+    };
+    match candidates().find(|candidate| candidate.name == scale) {
+        Some(found) if found.name == column.name => Some(format!("`{scale}` cannot scale itself")),
+        Some(found) if found.cast.is_number() => None,
+        Some(found) => Some(format!("`{scale}` is of type {}: a number scales", found.cast.sql_type())),
+        None if referred().any(is_unread) => None,
+        None => {
+            let hint = did_you_mean(scale, candidates().map(|candidate| candidate.name));
+            Some(format!("there is no column `{scale}` in a row of {} or one that it refers to{hint}", domain.name))
         }
     }
 }

@@ -59,6 +59,8 @@ schema:
         quality:
           - {name: cost_zero, type: custom, engine: freshet, implementation: {limits: [minimum], otherwise: zero}}
           - {name: cost_capped, type: custom, engine: freshet, implementation: {limits: [maximum], otherwise: cap}}
+        customProperties:
+          - {vendor: freshet, property: sample, value: {least: 2, greatest: 9.5, scale: came}}
       - name: patient
         logicalType: string
         classification: personal
@@ -164,6 +166,8 @@ fn all_that_a_contract_says_is_in_the_domain() {
     assert!(matches!(state.rules[0].limits, [Limit::OneOf(values)] if values.len() == 2));
     let outcomes: Vec<_> = cost.rules.iter().map(|rule| (rule.name, rule.limits.len(), rule.otherwise)).collect();
     assert_eq!(outcomes, [("cost_zero", 1, Otherwise::Zero), ("cost_capped", 1, Otherwise::Cap)]);
+    let sample = cost.sample.expect("a sample");
+    assert_eq!((sample.least, sample.greatest, sample.scale), (Some(2.0), Some(9.5), Some("came")));
     assert!(patient.personal && patient.aliases == ["patient_name"] && patient.cast == crate::Cast::Text);
     assert_eq!(
         (patient.missing_values, state.missing_values),
@@ -287,6 +291,14 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         ("primaryKeyPosition: 2", "primaryKeyPosition: 3", "positions of the key count 1, 2, 3, …: `day` has 3"),
         ("        partitioned: true\n", "", "no column has `partitioned: true`"),
         ("to: clinics.id", "to: clinic.id", "there is no other domain `clinic`; did you mean clinics?"),
+        ("least: 2, greatest", "least: 12, greatest", "`least` 12 is above `greatest` 9.5"),
+        (
+            "scale: came",
+            "scale: cam",
+            "there is no column `cam` in a row of visits or one that it refers to; did you mean came?",
+        ),
+        ("scale: came", "scale: cost", "`cost` cannot scale itself"),
+        ("scale: came", "scale: state", "`state` is of type text: a number scales"),
         ("to: clinics.id", "to: clinics.name", "`clinics.name` is not the key of clinics (id)"),
         ("to: clinics.id", "to: clinics", "write `domain.column`"),
         ("physicalType: int4", "physicalType: int8", "`clinic` is of type int8, what it refers to of type int4"),
@@ -507,6 +519,7 @@ fn the_page_names_every_key_that_is_known() {
         ("- name: cost\n", "- name: cost\n        zzz: 1\n"),
         ("minimum: 0, maximum: 1000", "zzz: 1, minimum: 0, maximum: 1000"),
         ("limits: [minimum],", "zzz: 1, limits: [minimum],"),
+        ("{least: 2,", "{zzz: 1, least: 2,"),
         ("property: trim, value: false", "property: zzz, value: false"),
         ("{value: draft}", "{value: draft, zzz: 1}"),
         ("{synonym: Patient_Name}", "{synonym: Patient_Name, zzz: 1}"),

@@ -1,8 +1,8 @@
 //! The columns of a contract: `schema[].properties`.
 
 use super::custom::{Custom, Property};
-use super::rules;
 use super::words::{flag_of, for_people, identifier, leaked, one_of, text_of, texts_of, value_of};
+use super::{rules, sample};
 use crate::pipeline::mistake::{Mistakes, Place, did_you_mean};
 use crate::pipeline::yaml::{Map, Node};
 use crate::types::{LOGICAL_TYPES, physical};
@@ -59,6 +59,8 @@ pub(super) struct Read {
     pub(super) partition: Option<Place>,
     /// Where it says what it refers to.
     pub(super) reference: Option<Place>,
+    /// Where it says what scales its sample.
+    pub(super) scale: Option<Place>,
 }
 
 /// A place in a key, from 1; `None` where nobody said.
@@ -140,6 +142,7 @@ fn read(map: Map<'_, '_>, missing: &[&'static str], mistakes: &mut Mistakes) -> 
     let [absent, empty, uncastable] =
         ["absent", "empty", "uncastable"].map(|name| defaults.instead(name, custom.property(name), mistakes));
     let rules = rules::of_column(&map, cast, mistakes);
+    let sample = custom.value("sample", mistakes).and_then(|node| sample::read(&node, mistakes));
     for_people(&map, &FOR_PEOPLE);
     custom.end(mistakes);
     map.end(mistakes);
@@ -157,9 +160,11 @@ fn read(map: Map<'_, '_>, missing: &[&'static str], mistakes: &mut Mistakes) -> 
         references: references.map(|(reference, _)| reference),
         personal,
         missing_values: missing_values.leak(),
+        sample: sample.map(|(sample, _)| sample),
     };
     check_values(&column, required, place, mistakes);
-    Some(Read { column, place, key, partition, reference: references.map(|(_, place)| place) })
+    let (reference, scale) = (references.map(|(_, place)| place), sample.and_then(|(_, place)| place));
+    Some(Read { column, place, key, partition, reference, scale })
 }
 
 fn check_physical_name(map: &Map<'_, '_>, name: Option<&str>, mistakes: &mut Mistakes) {
