@@ -21,7 +21,7 @@ use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Select
 use freshet_sinks::lives;
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::judge::Notes;
-use freshet_topics::{DOMAINS, Domain, Provenance, Value, domains, stream};
+use freshet_topics::{DOMAINS, Domain, Kept, Provenance, Value, domains, stream};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -260,6 +260,7 @@ impl Twin {
             raw: Box::default(),
             outcome: Ok(values(row.key, row.content)),
             notes: Notes::default(),
+            kept: Kept::default(),
         });
         let partition = PartitionBatch { bookmark: batch.bookmark_move(), rows: rows.collect() };
         let mut connection = self.pool.acquire().await.expect("a connection");
