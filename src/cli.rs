@@ -220,7 +220,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(ref args) => return Ok(check::run(args.folder.as_deref().or(cli.pipeline.as_deref()))),
         Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {
-            print!("{}", generate::run(crate::pipeline::chosen().domains, &options)?);
+            print!("{}", generate::run(pipeline::sound()?.domains, &options)?);
         }
         Command::CheckConfig { defaults: true } => print!("{}", config::DEFAULT),
         Command::CheckConfig { defaults: false } => {
