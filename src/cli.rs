@@ -217,7 +217,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let services = cli.services().await?;
             show_status(options, &services).await?;
         }
-        Command::Check(ref args) => return Ok(check::run(args.folder.as_deref().or(cli.pipeline.as_deref()))),
+        Command::Check(ref args) => {
+            let folder = args.folder.as_deref().or(cli.pipeline.as_deref());
+            return check::run(folder, config::load_connected(&cli.sources(), &cli.data)).await;
+        }
         Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {
             print!("{}", generate::run(pipeline::sound()?.domains, &options)?);
@@ -292,7 +295,8 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
     }
     let files = options.files.then_some(options.files_max);
     let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
-    let status = status::read(&mut connection, services.config.pipeline.domains, &outside, files).await?;
+    let pipeline = services.config.pipeline;
+    let status = status::read(&mut connection, pipeline, pipeline.domains, &outside, files).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&status).context("write JSON")?);
     } else {

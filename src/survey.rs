@@ -92,7 +92,7 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
 /// What Postgres knows.
 async fn ledger(services: &Services, domains: &[&'static Domain]) -> anyhow::Result<Status> {
     let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
-    status::read(&mut connection, domains, &Outside::default(), None).await
+    status::read(&mut connection, services.config.pipeline, domains, &Outside::default(), None).await
 }
 
 /// Shows what Postgres knows.

@@ -1,13 +1,18 @@
 //! `freshet check`: every mistake of a pipeline folder at once, and its tests. It needs no server; where a Postgres can be
 //! reached, the outputs are tried there too, in a schema that is gone afterwards.
 
+mod outputs;
 mod rows;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::{Context, Result};
+use freshet_sinks::postgres;
 use freshet_topics::Pipeline;
 
+use crate::config::Config;
 use crate::pipeline;
 
 /// Options of `freshet check`.
@@ -17,38 +22,55 @@ pub struct CheckArgs {
     pub folder: Option<PathBuf>,
 }
 
-/// A test that did not come out as it says, or an output that cannot be derived: one line, with its place.
-pub(super) type Failure = String;
+/// A server that does not answer within this is out of reach.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Checks a folder and says what it found.
+/// A test that did not come out as it says, or an output that cannot be derived: one line, with its place.
+type Failure = String;
+
+/// Checks a folder and says what it found. `config` has a Postgres to try outputs in, or says why there is none.
 ///
 /// # Errors
-/// None of its own: mistakes and failed tests are told, and the exit code is 1.
-pub fn run(folder: Option<&Path>) -> ExitCode {
+/// If Postgres stops answering. Mistakes and failed tests are told, and the exit code is 1.
+pub async fn run(folder: Option<&Path>, config: Result<Config>) -> Result<ExitCode> {
     let checked = folder.map_or_else(pipeline::sound, pipeline::read);
     let pipeline = match checked {
         Ok(pipeline) => pipeline,
         Err(broken) => {
             println!("{broken}");
-            return ExitCode::FAILURE;
+            return Ok(ExitCode::FAILURE);
         }
     };
-    let failures = rows::check(pipeline);
-    for failure in &failures {
-        println!("{failure}");
+    let mut failures = rows::check(pipeline);
+    let mut untried = None;
+    if !pipeline.outputs.is_empty() {
+        match connect(config).await {
+            Ok(mut connection) => failures.extend(outputs::check(&mut connection, pipeline).await?),
+            Err(error) => untried = Some(format!("outputs were not tried, for want of a Postgres: {error:#}")),
+        }
     }
-    println!("{}", told(pipeline, failures.len()));
-    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    for line in failures.iter().chain(&untried) {
+        println!("{line}");
+    }
+    println!("{}", told(pipeline, failures.len(), untried.is_none()));
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn told(pipeline: &Pipeline, failed: usize) -> String {
-    let (domains, rows) = (pipeline.domains.len(), rows::count(pipeline));
-    let read = format!("{}: {}", pipeline.name, counted(domains, "domain"));
-    match (rows, failed) {
-        (0, _) => format!("{read}, without mistakes; it has no tests yet"),
-        (rows, 0) => format!("{read}, without mistakes; {} as expected", counted(rows, "row")),
-        (rows, failed) => format!("{read}, without mistakes; {failed} of {} not as expected", counted(rows, "row")),
-    }
+async fn connect(config: Result<Config>) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
+    let pool = postgres::pool(&config?.postgres).context("read the settings")?;
+    // The pool tries for longer: somebody waits here for an answer about files.
+    tokio::time::timeout(CONNECT_TIMEOUT, pool.acquire()).await.context("no answer in time")?.context("connect")
+}
+
+fn told(pipeline: &Pipeline, failed: usize, tried: bool) -> String {
+    let tests = rows::count(pipeline) + if tried { pipeline.cases.len() } else { 0 };
+    let (domains, outputs) = (counted(pipeline.domains.len(), "domain"), counted(pipeline.outputs.len(), "output"));
+    let tests = match (tests, failed) {
+        (0, 0) => "it has no tests yet".to_owned(),
+        (tests, 0) => format!("{} passed", counted(tests, "test")),
+        (_, failed) => format!("{failed} not as expected"),
+    };
+    format!("{}: {domains}, {outputs}, without mistakes; {tests}", pipeline.name)
 }
 
 /// `1 row`, `2 rows`.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
-use freshet_topics::Domain;
+use freshet_topics::Pipeline;
 use serde::Serialize;
 use sqlx::PgPool;
 
@@ -71,7 +71,7 @@ struct Tables {
 
 /// Reads the state, and remembers what it was.
 pub(super) struct Reader {
-    domains: &'static [&'static Domain],
+    pipeline: &'static Pipeline,
     pool: PgPool,
     published: Published,
     history: Arc<History>,
@@ -83,7 +83,7 @@ impl Reader {
         let mut sections = Sections::new();
         put(&mut sections, "about", &about);
         Reader {
-            domains: services.config.pipeline.domains,
+            pipeline: services.config.pipeline,
             pool: services.pool.clone(),
             published: Published::new(&services),
             history,
@@ -95,7 +95,7 @@ impl Reader {
 impl Source for Reader {
     async fn read(&mut self) -> Sections {
         // S3 after Postgres: a change that no longer waits there is in what is published here.
-        let tables = tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.domains)).await;
+        let tables = tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.pipeline)).await;
         let published = tokio::time::timeout(ANSWER_TIMEOUT, self.published.look()).await;
         let tables = tables.context("no answer in time").and_then(|tables| tables).context("Postgres");
         let published = published.context("no answer in time").and_then(|look| look).context("S3");
@@ -127,15 +127,15 @@ fn put(sections: &mut Sections, name: &'static str, value: &impl Serialize) {
 }
 
 impl Tables {
-    async fn read(pool: &PgPool, domains: &'static [&'static Domain]) -> Result<Tables> {
+    async fn read(pool: &PgPool, pipeline: &'static Pipeline) -> Result<Tables> {
         // One after the other: a viewer costs one connection. The transaction is there for the timeout, which ends with it.
         let mut transaction = pool.begin().await.context("connect")?;
         let connection = &mut *transaction;
         sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
         let tables = Tables {
-            status: status::read(connection, domains, &Outside::default(), None).await?,
+            status: status::read(connection, pipeline, pipeline.domains, &Outside::default(), None).await?,
             files: files::newest(connection).await.context("list the files in the ledger")?,
-            freshness: files::freshness(connection, domains).await.context("read how long files took")?,
+            freshness: files::freshness(connection, pipeline.domains).await.context("read how long files took")?,
             quality: Quality::read(connection).await?,
         };
         transaction.commit().await.context("end the reading")?;

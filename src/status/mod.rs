@@ -115,7 +115,7 @@ pub struct DomainStatus {
     pub freshness_seconds: Option<f64>,
     /// Age of the oldest file that is neither applied nor rejected nor superseded.
     pub oldest_unfinished_seconds: Option<f64>,
-    /// Rows whose location is not known; none for locations themselves.
+    /// Rows that refer to a row of another domain which is not known (a location); none where they refer to none.
     pub orphans: Option<Orphans>,
     /// Partitions that a person must look at.
     pub halted: Vec<Halted>,
@@ -168,7 +168,7 @@ pub struct Rows {
     pub corrected: i64,
 }
 
-/// Facts whose location is not in the table of locations.
+/// Facts that refer to a row of another domain which is not in its table, as of a location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Orphans {
     /// Rows, counted up to [`ORPHANS_COUNTED`].

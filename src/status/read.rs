@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::output_state::{self, OutputFailure};
-use freshet_topics::Domain;
+use freshet_topics::{Domain, Pipeline};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
@@ -14,15 +14,16 @@ use super::{
     PassedOver, ReplayStatus, Rows, Status, files,
 };
 
-/// Distinct locations looked at for orphans, at most.
-const LOCATIONS_LOOKED_AT: i64 = 200_000;
+/// Distinct keys looked at for orphans, at most.
+const KEYS_LOOKED_AT: i64 = 200_000;
 
-/// Reads the status of `domains`, a statement after the other. `files_max`: how many files to list, if any.
+/// Reads the status of `domains`, some or all of a pipeline's, a statement after the other. `files_max`: how many files to list, if any.
 ///
 /// # Errors
 /// If Postgres does not answer, or was not migrated.
 pub async fn read(
     connection: &mut PgConnection,
+    pipeline: &Pipeline,
     domains: &[&'static Domain],
     outside: &Outside,
     files_max: Option<u32>,
@@ -40,7 +41,7 @@ pub async fn read(
         fill_position(&mut status, &places, outside.high_watermarks.get(domain.name));
         status.replay = replay(connection, domain).await.context("look for replays")?;
         status.orphans =
-            orphans(connection, domain).await.with_context(|| format!("count orphans of {}", domain.name))?;
+            orphans(connection, pipeline, domain).await.with_context(|| format!("count orphans of {}", domain.name))?;
         statuses.push(status);
     }
     let waiting = waiting(connection).await.context("count the change marks")?;
@@ -221,38 +222,60 @@ fn lag(next_offset: i64, end: i64) -> i64 {
     (end - next_offset.max(1)).max(0)
 }
 
-/// Counts the facts of unknown locations without reading the table: the locations named are found by skipping
-/// through the key's index, whose first column they are.
-async fn orphans(connection: &mut PgConnection, domain: &Domain) -> Result<Option<Orphans>, sqlx::Error> {
-    let by_location = domain.key.first() == Some(&"location_id") && domain.event_time.is_some();
-    if !by_location {
-        return Ok(None);
-    }
-    let table = format!("\"{}\"", domain.table);
-    let sql = format!(
-        "WITH RECURSIVE named (location_id) AS (
-            (SELECT location_id FROM {table} ORDER BY location_id LIMIT 1)
-            UNION ALL
-            SELECT (SELECT t.location_id FROM {table} t WHERE t.location_id > n.location_id
-                    ORDER BY t.location_id LIMIT 1)
-            FROM named n WHERE n.location_id IS NOT NULL
-         ), unknown AS MATERIALIZED (
-            SELECT n.location_id FROM (SELECT location_id FROM named LIMIT {LOCATIONS_LOOKED_AT}) n
-            WHERE n.location_id IS NOT NULL
-                AND NOT EXISTS (SELECT FROM locations l WHERE l.id = n.location_id)
-         )
-         SELECT
-            (SELECT count(*) FROM (SELECT FROM {table} t WHERE t.location_id IN (SELECT location_id FROM unknown)
-                                   LIMIT {ORPHANS_COUNTED} + 1) AS counted),
-            (SELECT count(*) FROM unknown)"
-    );
+/// Counts the facts that refer to rows of another domain which are not known, without reading the table: what is referred
+/// to is found by skipping through the key's index, whose first column it is. None where the key begins otherwise.
+async fn orphans(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    domain: &Domain,
+) -> Result<Option<Orphans>, sqlx::Error> {
+    let Some(sql) = orphans_sql(pipeline, domain) else { return Ok(None) };
     let (rows, locations): (i64, i64) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
     Ok(Some(Orphans { rows: rows.min(ORPHANS_COUNTED), more: rows > ORPHANS_COUNTED, locations }))
+}
+
+fn orphans_sql(pipeline: &Pipeline, domain: &Domain) -> Option<String> {
+    domain.event_time?;
+    let first = domain.column(domain.key.first()?)?;
+    let reference = first.references?;
+    let known = pipeline.domain(reference.domain)?.table;
+    let (table, column, key) = (domain.table, first.name, reference.column);
+    Some(format!(
+        "WITH RECURSIVE named (key) AS (
+            (SELECT \"{column}\" FROM \"{table}\" ORDER BY \"{column}\" LIMIT 1)
+            UNION ALL
+            SELECT (SELECT t.\"{column}\" FROM \"{table}\" t WHERE t.\"{column}\" > n.key
+                    ORDER BY t.\"{column}\" LIMIT 1)
+            FROM named n WHERE n.key IS NOT NULL
+         ), unknown AS MATERIALIZED (
+            SELECT n.key FROM (SELECT key FROM named LIMIT {KEYS_LOOKED_AT}) n
+            WHERE n.key IS NOT NULL
+                AND NOT EXISTS (SELECT FROM \"{known}\" k WHERE k.\"{key}\" = n.key)
+         )
+         SELECT
+            (SELECT count(*) FROM (SELECT FROM \"{table}\" t WHERE t.\"{column}\" IN (SELECT key FROM unknown)
+                                   LIMIT {ORPHANS_COUNTED} + 1) AS counted),
+            (SELECT count(*) FROM unknown)"
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn orphans_are_counted_where_the_key_begins_with_a_reference() {
+        let pipeline = Pipeline::shipped();
+        for domain in pipeline.domains {
+            let sql = orphans_sql(pipeline, domain);
+            assert_eq!(sql.is_some(), domain.event_time.is_some(), "{}", domain.name);
+            assert!(
+                sql.is_none_or(|sql| sql.contains("FROM \"locations\" k WHERE k.\"id\" = n.key")),
+                "{}",
+                domain.name
+            );
+        }
+    }
 
     #[test]
     fn the_stream_record_is_no_lag() {

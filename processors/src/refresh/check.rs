@@ -5,14 +5,19 @@
 //! to: the pipeline's own, or empty ones of a scratch schema.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::pipeline::sql::Parameter;
+use freshet_topics::window::Window;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::RefreshError;
 use super::query::{self, Failure};
+use super::{FormatError, RefreshError};
+
+/// A test has a few rows: a query that takes longer over them does not end.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What Postgres says of an output's query.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,6 +64,35 @@ pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Che
     }
     transaction.rollback().await.map_err(postgres)?;
     Ok(checked)
+}
+
+/// The CSV file of a window, as it would be published, made of the rows in the tables of the connection's search path; or
+/// why the query does not work. The connection is in a transaction.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn csv(
+    connection: &mut PgConnection,
+    output: &Output,
+    window: Window,
+    is_final: bool,
+) -> Result<Result<String, String>, RefreshError> {
+    let postgres = |source| RefreshError::Postgres { action: "try an output", source };
+    query::set_bounds(connection, QUERY_TIMEOUT).await.map_err(postgres)?;
+    let made = async {
+        let prepared = query::prepare(connection, output).await?;
+        prepared.run(connection, window, is_final).await
+    };
+    match made.await {
+        Ok(encoded) => {
+            let mut text = Vec::new();
+            let csv = &encoded.files[0];
+            csv.read().and_then(|mut file| file.copy(0, csv.len(), &mut text)).map_err(FormatError::Io)?;
+            Ok(Ok(String::from_utf8_lossy(&text).into_owned()))
+        }
+        Err(Failure::Query(reason)) => Ok(Err(reason)),
+        Err(Failure::World(error)) => Err(error),
+    }
 }
 
 /// The tables that a query reads, and the volatile functions that it calls.

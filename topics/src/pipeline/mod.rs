@@ -3,6 +3,7 @@
 //! Reading finds every mistake of every file at once and names each with file, line and column. What is read lives as
 //! long as the process, so that names stay `&'static str`.
 
+pub mod cases;
 pub mod contract;
 pub mod examples;
 mod folder;
@@ -19,6 +20,7 @@ use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
+use self::cases::OutputCase;
 use self::contract::Contract;
 use self::examples::Examples;
 use self::folder::Folder;
@@ -38,6 +40,8 @@ pub struct Pipeline {
     pub outputs: &'static [&'static Output],
     /// Its tests: rows, and what must become of them.
     pub examples: &'static [Examples],
+    /// Its tests of outputs.
+    pub cases: &'static [OutputCase],
     /// The SHA-256 of its contracts and outputs, hexadecimal. Layout and comments of the files do not count, nor do tests and pages.
     pub hash: &'static str,
 }
@@ -90,10 +94,13 @@ impl Pipeline {
             }
             mistakes.extend(found.into_sorted());
         }
-        let mut examples = Vec::new();
+        let (mut examples, mut cases) = (Vec::new(), Vec::new());
         for (file, text) in folder.of("tests") {
             let mut found = Mistakes::of(file);
-            examples.extend(Examples::read(file, text, domains, &mut found));
+            match OutputCase::is_one(text) {
+                true => cases.extend(OutputCase::read(file, text, domains, &outputs, &mut found)),
+                false => examples.extend(Examples::read(file, text, domains, &mut found)),
+            }
             mistakes.extend(found.into_sorted());
         }
         if domains.is_empty() && mistakes.is_empty() {
@@ -110,6 +117,7 @@ impl Pipeline {
             domains,
             outputs: outputs.leak(),
             examples: examples.leak(),
+            cases: cases.leak(),
             hash: String::leak(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
         })))
     }
