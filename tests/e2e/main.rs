@@ -10,6 +10,7 @@ mod bad_files;
 mod bookmarks;
 mod command;
 mod compare;
+mod contracts;
 mod every_domain;
 mod exactly_once;
 mod faults;

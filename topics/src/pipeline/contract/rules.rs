@@ -26,7 +26,7 @@ const LIMITS: [(&str, &str); 8] = [
 ];
 
 /// Names that freshet counts under itself; a rule of a contract takes another.
-const TAKEN: [&str; 11] = [
+const TAKEN: [&str; 14] = [
     crate::judge::REQUIRED_EMPTY,
     crate::judge::EMPTY_TO_DEFAULT,
     crate::judge::MISSING_VALUE,
@@ -35,6 +35,9 @@ const TAKEN: [&str; 11] = [
     crate::judge::UNCASTABLE_TO_DEFAULT,
     crate::cast::FRACTION_CUT,
     crate::cast::DATE_NORMALISED,
+    crate::cast::FRACTION_ROUNDED,
+    crate::cast::OVERFLOW_TO_INFINITY,
+    crate::cast::ZONE_ASSUMED,
     "extra_cells",
     "refused_by_database",
     "malformed_message",
