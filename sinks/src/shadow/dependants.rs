@@ -47,7 +47,7 @@ pub(super) async fn renew(connection: &mut PgConnection, view: &View) -> Result<
     Ok(())
 }
 
-/// The statements that give the shadow the owner and the grants of the live table.
+/// The statements that give the shadow the owner, the comment and the grants of the live table.
 pub(super) async fn grants(
     connection: &mut PgConnection,
     table: &str,
@@ -56,6 +56,9 @@ pub(super) async fn grants(
     sqlx::query_scalar(
         "SELECT format('ALTER TABLE %s OWNER TO %I', $2, pg_get_userbyid(relowner))
          FROM pg_class WHERE oid = $1::regclass
+         UNION ALL
+         SELECT format('COMMENT ON TABLE %s IS %L', $2, d.description) FROM pg_description d
+         WHERE d.objoid = $1::regclass AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
          UNION ALL
          SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $2,
             CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,

@@ -246,3 +246,14 @@ fn a_view_is_taken_away_first_and_made_again_after_the_columns_are_altered() {
     let made = &plan.steps[at("make again")].sql;
     assert_eq!(made[..], ["CREATE VIEW numbers AS SELECT 1", "GRANT SELECT ON numbers TO api"]);
 }
+
+#[test]
+fn a_key_that_is_declared_otherwise_takes_the_place_of_the_former_one() {
+    let mut wanted = wanted();
+    wanted.key.push("note");
+    let changed = plan("public", &wanted, Some(&own()), &[]);
+    assert_eq!(said(&changed), ["change constraint stock_data_key to UNIQUE NULLS NOT DISTINCT (place, day, note)"]);
+    let expected = "ALTER TABLE \"public\".\"stock_data\" DROP CONSTRAINT IF EXISTS \"stock_data_key\", \
+                    ADD CONSTRAINT \"stock_data_key\" UNIQUE NULLS NOT DISTINCT (\"place\", \"day\", \"note\")";
+    assert_eq!(changed.steps[0].sql, [expected]);
+}
