@@ -226,7 +226,8 @@ mod tests {
             output("scores", "month", "health, hospital", ""),
             output("metrics", "week, month", "health, climate", "locations"),
         ];
-        let cases: &[(&str, Option<&str>, &[(&str, usize)])] = &[
+        type Case = (&'static str, Option<&'static str>, &'static [(&'static str, usize)]);
+        let cases: &[Case] = &[
             ("health", None, &[("risks", 1), ("scores", 1), ("metrics", 3)]),
             ("hospital", None, &[("risks", 0), ("scores", 1), ("metrics", 0)]),
             ("health", Some("locations"), &[("risks", 1), ("scores", 0), ("metrics", 3)]),

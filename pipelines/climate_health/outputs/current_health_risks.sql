@@ -23,6 +23,7 @@ columns:
 */
 
 -- Where a count is not known, or nobody is known to live at a place, all that follows from it is not known: NULL.
+-- OFFSET 0 has each step worked out once a row; without it the planner works it out wherever it is used.
 WITH rates AS (
     SELECT
         h.id, h.location_id, h.date, h.dengue_cases, h.malaria_cases, h.heatstroke_cases, h.diarrhea_cases,
@@ -34,6 +35,7 @@ WITH rates AS (
     FROM health_data AS h
     JOIN locations AS l ON l.id = h.location_id
     WHERE h.date >= :window_start AND h.date < :window_end AND h.is_projected = false
+    OFFSET 0
 ),
 risks AS (
     SELECT
@@ -44,6 +46,7 @@ risks AS (
         CASE WHEN heatstroke_rate IS NOT NULL THEN least(heatstroke_rate / 4, 100) END AS heatstroke_risk,
         CASE WHEN diarrhea_rate IS NOT NULL THEN least(diarrhea_rate / 6, 100) END AS diarrhea_risk
     FROM rates
+    OFFSET 0
 )
 SELECT
     risks.*,

@@ -25,6 +25,7 @@ columns:
 */
 
 -- Where a count is not known, or nobody is known to live at a place, all that follows from it is not known: NULL.
+-- OFFSET 0 has each step worked out once a row; without it the planner works it out wherever it is used.
 WITH rates AS (
     SELECT
         h.id, h.location_id, h.date, h.total_beds, h.available_beds, h.doctors, h.nurses, h.iv_fluids_stock,
@@ -37,6 +38,7 @@ WITH rates AS (
     FROM hospital_data AS h
     JOIN locations AS l ON l.id = h.location_id
     WHERE h.date >= :window_start AND h.date < :window_end AND h.is_projected = false
+    OFFSET 0
 ),
 scores AS (
     SELECT
@@ -46,6 +48,7 @@ scores AS (
         CASE WHEN doctors_per_100k IS NOT NULL THEN least(doctors_per_100k, 100) END AS doctor_score,
         CASE WHEN nurses_per_100k IS NOT NULL THEN least(nurses_per_100k / 3, 100) END AS nurse_score
     FROM rates
+    OFFSET 0
 )
 SELECT
     scores.*,

@@ -21,6 +21,8 @@ chart:
   worst: low
 */
 
+-- Where a count is not known, or nobody is known to live at a place, all that follows from it is not known: NULL.
+-- OFFSET 0 has each step worked out once a row; without it the planner works it out wherever it is used.
 WITH rates AS (
     SELECT
         h.location_id, h.date, h.projection_year,
@@ -31,6 +33,7 @@ WITH rates AS (
     FROM health_data AS h
     JOIN locations AS l ON l.id = h.location_id
     WHERE h.date >= :window_start AND h.date < :window_end AND h.is_projected = false
+    OFFSET 0
 ),
 risks AS (
     SELECT
@@ -42,6 +45,7 @@ risks AS (
                 + 0.25 * least(heatstroke / 4, 100) + 0.25 * least(diarrhea / 6, 100)
         END AS overall_risk
     FROM rates
+    OFFSET 0
 ),
 staff AS (
     SELECT
@@ -52,6 +56,7 @@ staff AS (
     FROM hospital_data AS h
     JOIN locations AS l ON l.id = h.location_id
     WHERE h.date >= :window_start AND h.date < :window_end AND h.is_projected = false
+    OFFSET 0
 ),
 resources AS (
     SELECT
@@ -61,6 +66,7 @@ resources AS (
             THEN 0.4 * least(beds / 3, 100) + 0.3 * least(doctors, 100) + 0.3 * least(nurses / 3, 100)
         END AS resource_score
     FROM staff
+    OFFSET 0
 )
 SELECT
     location_id, date, resources.location_name, risks.overall_risk, resources.resource_score,

@@ -385,7 +385,8 @@ mod tests {
     fn only_outputs_as_they_were_set_up_last_are_published() {
         let text = "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [id]\n*/ SELECT 1 AS id";
         let output = Output::read("a.sql", text, &DOMAINS, &mut Mistakes::of("a.sql")).expect("an output");
-        let cases: &[(&[(&str, &str)], Option<&str>)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+        let cases: &[Case] = &[
             (&[("a", output.definition)], None),
             (&[("a", "other")], Some("output a was set up otherwise since")),
             (&[], Some("output a is not set up")),

@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_query_that_gives_no_files_says_why() {
-        let cases: &[(&[(&str, &str)], &str)] = &[
+        type Case = (&'static [(&'static str, &'static str)], &'static str);
+        let cases: &[Case] = &[
             (&[("name", "JSONB")], "column name is of type jsonb: cast it"),
             (&[("name", "TEXT"), ("?column?", "INT4")], "each column needs a name of its own"),
             (&[("name", "TEXT"), ("name", "INT4")], "each column needs a name of its own"),

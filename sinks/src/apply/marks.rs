@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn dates_that_follow_each_other_are_one_range() {
-        let cases: &[(&[&str], &[(&str, &str)])] = &[
+        type Case = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+        let cases: &[Case] = &[
             (&[], &[]),
             (&["2025-09-21"], &[("2025-09-21", "2025-09-22")]),
             (
