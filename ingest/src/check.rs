@@ -153,7 +153,7 @@ fn check_rules(failing: &[(usize, &'static Column)], header: &Header, record: &R
 
 /// Encodes a row only where it might be too long.
 fn check_row(domain: &Domain, header: &Header, record: &Record<'_>) -> Result<(), FileReject> {
-    let text: usize = record.iter().map(str::len).sum();
+    let text = record.iter().map(str::len).sum::<usize>() + header.kept_bytes();
     if text * JSON_BYTES_PER_BYTE + record.len() * JSON_BYTES_PER_CELL <= VALUE_BYTES_MAX {
         return Ok(());
     }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use freshet_topics::cast;
 use freshet_topics::{Cell, Column, Domain, Instead, NewColumn, RawRow};
 
 use crate::frame::Record;
@@ -64,6 +65,8 @@ pub struct Header {
     /// Columns of the file.
     width: usize,
     ignored: Vec<String>,
+    /// Columns that the domain does not have and keeps: their places, and what their cells are kept under.
+    kept: Vec<(usize, String)>,
 }
 
 impl Header {
@@ -89,8 +92,12 @@ impl Header {
                 verb,
             });
         }
+        let kept = match domain.on_new_column {
+            NewColumn::Keep => kept(&names, &places),
+            NewColumn::Ignore | NewColumn::Reject => Vec::new(),
+        };
         let partition_place = places[domain.index_of(domain.partition_by)];
-        Ok(Header { partition_place, width: names.len(), ignored, places })
+        Ok(Header { partition_place, width: names.len(), ignored, kept, places })
     }
 
     /// Names of the file's columns that the domain does not have, shortened, in their order.
@@ -98,22 +105,47 @@ impl Header {
         &self.ignored
     }
 
-    /// The cells of a data row in the order of the domain's columns. Nothing is copied.
+    /// The cells of a data row in the order of the domain's columns. None of them is copied.
     pub fn raw_row<'a>(&self, record: &Record<'a>) -> RawRow<'a> {
         let cell = |place: &Option<usize>| match place {
             None => Cell::Absent,
             Some(place) => record.get(*place).map_or(Cell::Missing, |text| Cell::Text(Cow::Borrowed(text))),
         };
+        // A blank cell says nothing.
+        let said = |place: &usize| record.get(*place).filter(|text| !cast::is_blank(text)).map(Cow::Borrowed);
+        let new_cell = |(place, name): &(usize, String)| Some((Cow::Owned(name.clone()), said(place)?));
         RawRow {
+            new_cells: self.kept.iter().filter_map(new_cell).collect(),
             cells: self.places.iter().map(cell).collect(),
             extra: (self.width..record.len()).filter_map(|place| record.get(place)).map(Cow::Borrowed).collect(),
         }
+    }
+
+    /// Bytes that the headings of kept columns take in a row at most.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept.iter().map(|(_, name)| name.len()).sum()
     }
 
     /// The cell that the row's message is keyed by, as it stands; `None` where the file or the row has none.
     pub fn partition_cell<'a>(&self, record: &Record<'a>) -> Option<&'a str> {
         record.get(self.partition_place?)
     }
+}
+
+/// What the cells of columns that no column of the domain has its place in are kept under: the heading, or the column's
+/// number in the file; a heading that is there again has its number too.
+fn kept(names: &[&str], places: &[Option<usize>]) -> Vec<(usize, String)> {
+    let mut kept: Vec<(usize, String)> = Vec::new();
+    for (place, name) in names.iter().enumerate().filter(|(place, _)| !places.contains(&Some(*place))) {
+        let number = place + 1;
+        let name = match *name {
+            "" => format!("column {number}"),
+            name if kept.iter().any(|(_, other)| other == name) => format!("{name} (column {number})"),
+            name => name.to_owned(),
+        };
+        kept.push((place, name));
+    }
+    kept
 }
 
 /// Where the file has the column: under its canonical name, else under an alias that is no column's canonical
@@ -195,6 +227,8 @@ fn visible(character: char) -> impl Iterator<Item = char> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use freshet_topics::DOMAINS;
 
     use super::*;
@@ -218,11 +252,18 @@ mod tests {
                 (None, Cell::Absent | Cell::Missing) => {}
                 other => panic!("{other:?}"),
             }
-            rows.push(RawRow { cells: row.cells.into_iter().map(owned).collect(), extra: vec![] });
+            rows.push(RawRow { cells: row.cells.into_iter().map(owned).collect(), ..nothing() });
+            let new_cells = row.new_cells.into_iter();
+            rows.last_mut().expect("just pushed").new_cells =
+                new_cells.map(|(name, text)| (Cow::Owned(name.into_owned()), Cow::Owned(text.into_owned()))).collect();
             rows.last_mut().expect("just pushed").extra =
                 row.extra.into_iter().map(|text| Cow::Owned(text.into_owned())).collect();
         }
         Ok((header, rows))
+    }
+
+    fn nothing() -> RawRow<'static> {
+        RawRow { cells: vec![], extra: vec![], new_cells: BTreeMap::new() }
     }
 
     fn owned(cell: Cell<'_>) -> Cell<'static> {
@@ -259,7 +300,7 @@ mod tests {
             ] {
                 let (header, rows) = read(domain, &file).expect("a header of the domain");
                 let expected: Vec<Cell> = cells.iter().map(|cell| text(cell)).collect();
-                assert_eq!(rows, [RawRow { cells: expected, extra: vec![] }], "{file}");
+                assert_eq!(rows, [RawRow { cells: expected, ..nothing() }], "{file}");
                 assert!(header.ignored_columns().is_empty());
             }
         }
@@ -326,6 +367,23 @@ mod tests {
     }
 
     #[test]
+    fn a_contract_may_keep_the_cells_of_new_columns() {
+        let keeping = Domain { on_new_column: NewColumn::Keep, ..*domain("locations") };
+        let keeping: &'static Domain = Box::leak(Box::new(keeping));
+        let file = "note,id,name,,note\nopen,1,Goa,x,late\n ,2,Assam,\n";
+        let (header, rows) = read(keeping, file).expect("a header");
+        assert_eq!(header.ignored_columns(), ["note", "", "note"]);
+        let kept = |row: &RawRow<'_>| {
+            let cells = row.new_cells.iter().map(|(name, text)| format!("{name}={text}"));
+            cells.collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(kept(&rows[0]), "column 4=x, note=open, note (column 5)=late");
+        assert_eq!(kept(&rows[1]), "");
+        let (_, rows) = read(domain("locations"), file).expect("a header");
+        assert_eq!(kept(&rows[0]), "");
+    }
+
+    #[test]
     fn short_and_long_rows_and_extra_columns_are_told_apart() {
         let (header, rows) =
             read(domain("locations"), "note,id,name,,population\nx,1,Goa,y,5\n,2\n,3,Assam,,7,more,\n,4,\"\",,\" 8\"")
@@ -335,6 +393,7 @@ mod tests {
         let row = |id: &str, name: Cell<'static>, population: Cell<'static>, extra: &[&'static str]| RawRow {
             cells: vec![text(id), name, absent(), population, absent()],
             extra: extra.iter().map(|text| Cow::Borrowed(*text)).collect(),
+            ..nothing()
         };
         assert_eq!(
             rows,

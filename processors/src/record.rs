@@ -4,7 +4,7 @@ use freshet_sinks::apply::ReceivedRow;
 use freshet_sinks::apply::rejects::Refusal;
 use freshet_topics::judge::Notes;
 use freshet_topics::message::MessageError;
-use freshet_topics::{Domain, Provenance, RawRow};
+use freshet_topics::{Domain, Kept, Provenance, RawRow};
 use uuid::Uuid;
 
 use crate::validate::validate;
@@ -69,15 +69,18 @@ fn received(
         Ok(_) => RawRow::decode(domain, &raw).map_err(|error: MessageError| error.to_string()),
         Err(error) => Err(error.clone()),
     };
-    let (outcome, notes) = match decoded {
+    let (outcome, notes, kept) = match decoded {
         Ok(row) => match validate(domain, &row) {
-            Ok(accepted) => (Ok(accepted.values), accepted.notes),
-            Err(refusal) => (Err(refusal), Notes::default()),
+            Ok(accepted) => (Ok(accepted.values), accepted.notes, accepted.kept),
+            Err(refusal) => (Err(refusal), Notes::default(), Kept::default()),
         },
-        Err(error) => (Err(Refusal { rule: MALFORMED_MESSAGE, column: None, value: Some(error) }), Notes::default()),
+        Err(error) => {
+            let refusal = Refusal { rule: MALFORMED_MESSAGE, column: None, value: Some(error) };
+            (Err(refusal), Notes::default(), Kept::default())
+        }
     };
     let provenance = provenance.unwrap_or_else(|_| not_from_a_file(partition, offset));
-    ReceivedRow { provenance, offset, raw, outcome, notes }
+    ReceivedRow { provenance, offset, raw, outcome, notes, kept }
 }
 
 /// A message without an origin stands under object 0, its partition as generation, its offset as row and

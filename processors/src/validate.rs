@@ -3,7 +3,7 @@
 
 use freshet_sinks::apply::rejects::Refusal;
 use freshet_topics::judge::{self, Notes, Refused};
-use freshet_topics::{Cell, Domain, RawRow, Value};
+use freshet_topics::{Cell, Domain, Kept, RawRow, Value};
 
 /// The row has more cells than the header.
 pub const EXTRA_CELLS: &str = "extra_cells";
@@ -15,6 +15,8 @@ pub struct Accepted {
     pub values: Vec<Value>,
     /// What was changed, and what was let pass.
     pub notes: Notes,
+    /// What stands beside its values.
+    pub kept: Kept,
 }
 
 /// Judges a row.
@@ -25,13 +27,15 @@ pub fn validate(domain: &'static Domain, row: &RawRow) -> Result<Accepted, Refus
     if let Some(first) = row.extra.first() {
         return Err(Refusal { rule: EXTRA_CELLS, column: None, value: Some(first.clone().into_owned()) });
     }
-    let mut accepted = Accepted { values: Vec::with_capacity(domain.columns.len()), notes: Notes::default() };
+    let values = Vec::with_capacity(domain.columns.len());
+    let mut accepted = Accepted { values, notes: Notes::default(), kept: Kept::default() };
     for (column, cell) in domain.columns.iter().zip(&row.cells) {
         let value = judge::cell(column, cell, &mut accepted.notes).map_err(|why| refusal(column.name, cell, why))?;
         accepted.values.push(value);
     }
     judge::row(domain, &mut accepted.values, &mut accepted.notes)
         .map_err(|(column, why)| refusal(column, &row.cells[domain.index_of(column)], why))?;
+    accepted.kept = Kept::of(domain, row, &accepted.notes);
     Ok(accepted)
 }
 
@@ -45,6 +49,8 @@ fn refusal(column: &'static str, cell: &Cell, why: Refused) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use freshet_topics::judge::REQUIRED_EMPTY;
     use freshet_topics::pipeline::Pipeline;
@@ -57,7 +63,8 @@ mod tests {
     }
 
     fn row<'a>(cells: &[&'a str]) -> RawRow<'a> {
-        RawRow { cells: cells.iter().map(|text| Cell::Text((*text).into())).collect(), extra: Vec::new() }
+        let cells = cells.iter().map(|text| Cell::Text((*text).into())).collect();
+        RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new() }
     }
 
     #[test]

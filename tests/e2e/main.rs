@@ -9,6 +9,7 @@
 mod bad_files;
 mod bookmarks;
 mod command;
+mod contracts;
 mod every_domain;
 mod exactly_once;
 mod faults;

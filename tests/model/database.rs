@@ -19,10 +19,10 @@ use freshet_sinks::ledger::{
     lost_rows, may_claim, order, transition,
 };
 use freshet_sinks::lives::{self, Entry, Verdict};
-use freshet_topics::PARSER_VERSION;
 use freshet_topics::judge::Notes;
 use freshet_topics::log::{LogEnds, MEASUREMENTS_APART, truncated};
 use freshet_topics::stream::{self, Beginning};
+use freshet_topics::{Kept, PARSER_VERSION};
 use uuid::Uuid;
 
 use crate::faults::Mutation;
@@ -146,6 +146,7 @@ impl Batch {
             raw: Box::default(),
             outcome: Ok(Vec::new()),
             notes: Notes::default(),
+            kept: Kept::default(),
         };
         PartitionBatch { bookmark: self.bookmark_move(), rows: self.rows.iter().map(received).collect() }
     }

@@ -20,7 +20,7 @@ use freshet_sinks::ledger::register::register;
 use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection};
 use freshet_sinks::lives;
 use freshet_topics::judge::Notes;
-use freshet_topics::{DOMAINS, Domain, Provenance, Value, domains, stream};
+use freshet_topics::{DOMAINS, Domain, Kept, Provenance, Value, domains, stream};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -259,6 +259,7 @@ impl Twin {
             raw: Box::default(),
             outcome: Ok(values(row.key, row.content)),
             notes: Notes::default(),
+            kept: Kept::default(),
         });
         let partition = PartitionBatch { bookmark: batch.bookmark_move(), rows: rows.collect() };
         let mut connection = self.pool.acquire().await.expect("a connection");

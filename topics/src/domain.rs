@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::Value;
+use crate::kept;
 use crate::rules::{Otherwise, RowRule, Rule};
 use crate::sample::Sample;
 use crate::types::Cast;
@@ -32,6 +33,8 @@ pub struct Domain {
     pub row_rules: &'static [RowRule],
     /// What becomes of columns of a file that the domain does not have.
     pub on_new_column: NewColumn,
+    /// Whether a row says in the column `corrections` which of its values were changed.
+    pub keeps_corrections: bool,
     /// Cells that stand for "not known" in every column.
     pub missing_values: &'static [&'static str],
     /// How long after it is dropped a row may take to be in the table; `None` where nobody said.
@@ -65,8 +68,6 @@ pub enum NewColumn {
     Keep,
     /// The file is rejected.
     Reject,
-    /// They are kept, and `freshet setup` makes columns of them.
-    Add,
 }
 
 /// A column of a domain.
@@ -196,6 +197,18 @@ impl Domain {
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&'static Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The columns of JSON that the table has because the contract says so, after the domain's own, with what they hold.
+    pub fn kept_columns(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        let extra = (self.on_new_column == NewColumn::Keep).then_some((
+            kept::EXTRA,
+            "Cells of the file's columns that the contract does not have, by their headings.",
+        ));
+        let corrections = self
+            .keeps_corrections
+            .then_some((kept::CORRECTIONS, "The rules by which values were changed, by column. NULL: none was."));
+        extra.into_iter().chain(corrections)
     }
 
     /// The names of its own rules under which a row is rejected.

@@ -17,6 +17,7 @@ pub mod domains;
 pub mod failpoint;
 pub mod judge;
 pub mod kafka;
+pub mod kept;
 pub mod log;
 pub mod message;
 pub mod partition;
@@ -31,6 +32,7 @@ pub mod window;
 
 pub use domain::{Column, Domain, EventTime, Instead, NewColumn, Observed, Reference};
 pub use domains::DOMAINS;
+pub use kept::Kept;
 pub use message::{Cell, Provenance, RawRow};
 pub use pipeline::Pipeline;
 pub use rules::{Comparison, Limit, Otherwise, RowRule, Rule};

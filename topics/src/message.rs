@@ -6,16 +6,20 @@
 //! header stand under [`EXTRA`]. Where the row comes from is in the header [`ORIGIN_HEADER`].
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use uuid::Uuid;
 
-use crate::Domain;
+use crate::{Domain, NewColumn};
 
 /// The JSON name under which cells beyond the header travel, as an array of text.
 pub const EXTRA: &str = "_extra";
+
+/// The JSON name under which cells of new columns travel, as an object of text by heading, where the contract keeps them.
+pub const NEW_CELLS: &str = "_new";
 
 /// The header of record 0 of a partition; its value is the stream id. A record that has it carries no row.
 pub const STREAM_HEADER: &str = "stream";
@@ -144,6 +148,8 @@ pub struct RawRow<'a> {
     pub cells: Vec<Cell<'a>>,
     /// Cells beyond the header; a row that has any is rejected.
     pub extra: Vec<Cow<'a, str>>,
+    /// Cells of columns that the domain does not have, by heading, where its contract keeps them.
+    pub new_cells: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
 impl RawRow<'_> {
@@ -169,6 +175,13 @@ impl RawRow<'_> {
             push_json(buffer, EXTRA);
             buffer.push(b':');
             push_json(buffer, &self.extra);
+        }
+        if !self.new_cells.is_empty() {
+            buffer.push(separator);
+            separator = b',';
+            push_json(buffer, NEW_CELLS);
+            buffer.push(b':');
+            push_json(buffer, &self.new_cells);
         }
         if separator == b'{' {
             buffer.push(b'{');
@@ -216,7 +229,8 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let columns = self.domain.columns;
-        let mut row = RawRow { cells: vec![Cell::Absent; columns.len()], extra: Vec::new() };
+        let cells = vec![Cell::Absent; columns.len()];
+        let mut row = RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new() };
         // Columns nearly always come in declaration order: look at the next one first.
         let mut next = 0;
         while let Some(name) = map.next_key::<Text<'de>>()? {
@@ -234,6 +248,10 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
                 }
                 None if name.0 == EXTRA => {
                     row.extra = map.next_value::<Vec<Text<'de>>>()?.into_iter().map(|text| text.0).collect();
+                }
+                None if name.0 == NEW_CELLS && self.domain.on_new_column == NewColumn::Keep => {
+                    let cells = map.next_value::<BTreeMap<String, String>>()?;
+                    row.new_cells = cells.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
                 }
                 None => {
                     map.next_value::<IgnoredAny>()?;
@@ -266,16 +284,29 @@ mod tests {
             cells[1] = Cell::Missing;
             cells[2] = Cell::Text("".into());
             for extra in [vec![], vec!["beyond".into(), "".into()]] {
-                let row = RawRow { cells: cells.clone(), extra };
+                let row = RawRow { cells: cells.clone(), extra, new_cells: BTreeMap::new() };
                 let mut buffer = Vec::new();
                 row.encode(domain, &mut buffer);
                 assert_eq!(RawRow::decode(domain, &buffer).expect("decode"), row);
             }
-            let nothing = RawRow { cells: vec![Cell::Absent; domain.columns.len()], extra: vec![] };
+            let cells = vec![Cell::Absent; domain.columns.len()];
+            let nothing = RawRow { cells, extra: vec![], new_cells: BTreeMap::new() };
             let mut buffer = Vec::new();
             nothing.encode(domain, &mut buffer);
             assert_eq!(buffer, b"{}");
         }
+    }
+
+    #[test]
+    fn cells_of_new_columns_travel_where_the_contract_keeps_them() {
+        let keeping = Domain { on_new_column: NewColumn::Keep, ..*DOMAINS[0] };
+        let mut row = RawRow::decode(&keeping, br#"{"id":"7","_new":{"note":"a \"b\"","":"x"}}"#).expect("decode");
+        assert_eq!(row.new_cells["note"], "a \"b\"");
+        let mut buffer = Vec::new();
+        row.encode(&keeping, &mut buffer);
+        assert_eq!(RawRow::decode(&keeping, &buffer).expect("decode"), row);
+        row.new_cells.clear();
+        assert_eq!(RawRow::decode(DOMAINS[0], &buffer).expect("decode"), row);
     }
 
     #[test]

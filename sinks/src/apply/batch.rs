@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use freshet_topics::judge::Notes;
-use freshet_topics::{Provenance, Value};
+use freshet_topics::{Kept, Provenance, Value};
 
 use super::progress::{Part, PartProgress};
 use super::rejects::{Lineage, Refusal, Reject};
@@ -26,6 +26,8 @@ pub struct ReceivedRow {
     pub outcome: Result<Vec<Value>, Refusal>,
     /// Changes made to its values, and what was let pass.
     pub notes: Notes,
+    /// What stands in the table beside its values.
+    pub kept: Kept,
 }
 
 /// The records of one partition in a batch: everything from `bookmark.expected` up to `bookmark.next`.
@@ -150,7 +152,7 @@ impl<'b> ApplyBatch<'b> {
     pub(crate) fn candidates(&self) -> Vec<Candidate<'b>> {
         let candidate = |(index, row): (usize, &PartitionRow<'b>)| {
             let values = row.row.outcome.as_ref().ok()?;
-            Some(Candidate { values, provenance: &row.row.provenance, index })
+            Some(Candidate { values, kept: &row.row.kept, provenance: &row.row.provenance, index })
         };
         self.rows.iter().enumerate().filter_map(candidate).collect()
     }
@@ -199,7 +201,7 @@ mod tests {
             partitions: 4,
         };
         let notes = Notes { corrections: vec![("cases", "zeroed")], warnings: vec![("cases", "many")] };
-        ReceivedRow { provenance, offset: seq, raw: Box::default(), outcome, notes }
+        ReceivedRow { provenance, offset: seq, raw: Box::default(), outcome, notes, kept: Kept::default() }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use std::cmp::Ordering;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use freshet_topics::{Cast, Domain, Provenance, Value};
+use freshet_topics::{Cast, Domain, Kept, Provenance, Value};
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
@@ -31,6 +31,8 @@ pub struct Upsert {
 pub struct Candidate<'a> {
     /// One value a column of the domain.
     pub values: &'a [Value],
+    /// What stands beside them.
+    pub kept: &'a Kept,
     /// Where it comes from.
     pub provenance: &'a Provenance,
     /// The caller's index of the row.
@@ -117,11 +119,15 @@ impl Upsert {
 }
 
 impl Upsert {
-    /// A statement with the rows as arrays: one a column, then `src_object`, `src_gen`, `src_row` and `src_ord`.
+    /// A statement with the rows as arrays: one a column, one a kept column, then `src_object`, `src_gen`, `src_row` and `src_ord`.
     pub(crate) fn bind<'q>(&self, sql: &'q str, rows: &[Candidate<'_>]) -> Query<'q, Postgres, PgArguments> {
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for (index, column) in self.domain.columns.iter().enumerate() {
             query = bind_column(query, column.cast, rows.iter().map(|row| &row.values[index]));
+        }
+        for (column, _) in self.domain.kept_columns() {
+            let texts = rows.iter().map(|row| row.kept.get(column).map(str::to_owned));
+            query = query.bind(texts.collect::<Vec<Option<String>>>());
         }
         query
             .bind(rows.iter().map(|row| row.provenance.object).collect::<Vec<_>>())
@@ -186,17 +192,23 @@ pub(crate) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>, prefix: &str)
 /// Which row of which file a row of the table comes from.
 pub(crate) const LINEAGE: [&str; 4] = ["src_object", "src_gen", "src_row", "src_ord"];
 
-/// The columns of a domain that are no part of its key.
+/// The columns that a row of a file fills: the domain's own, and those that its contract keeps beside them.
+fn filled_columns(domain: &Domain) -> impl Iterator<Item = &'static str> + use<> {
+    domain.columns.iter().map(|column| column.name).chain(domain.kept_columns().map(|(name, _)| name))
+}
+
+/// Those of them that are no part of the key.
 pub(crate) fn value_columns(domain: &Domain) -> impl Iterator<Item = &'static str> {
-    domain.columns.iter().map(|column| column.name).filter(|name| !domain.key.contains(name))
+    filled_columns(domain).filter(|name| !domain.key.contains(name))
 }
 
 /// `UNNEST($1::int4[], …) AS u (columns, lineage)`: what [`Upsert::bind`] binds, as rows.
 pub(crate) fn unnest(domain: &Domain, more: &str) -> String {
     let types = domain.columns.iter().map(|column| array_type(column.cast));
+    let types = types.chain(domain.kept_columns().map(|_| "text[]::jsonb[]".to_owned()));
     let types = types.chain(["int8[]", "int4[]", "int8[]", "int8[]"].map(str::to_owned));
     let arrays: Vec<String> = types.enumerate().map(|(at, array_type)| format!("${}::{array_type}", at + 1)).collect();
-    let columns = quoted(domain.columns.iter().map(|column| column.name), "");
+    let columns = quoted(filled_columns(domain), "");
     let ordinality = if more.is_empty() { "" } else { " WITH ORDINALITY" };
     format!("UNNEST({}){ordinality} AS u ({columns}, {}{more})", arrays.join(", "), LINEAGE.join(", "))
 }
@@ -219,7 +231,7 @@ pub(crate) fn has_surrogate_id(domain: &Domain) -> bool {
 
 /// Where the rows to write come from, with the columns to write them to.
 fn source(domain: &Domain, destination: Destination) -> (String, String) {
-    let columns = quoted(domain.columns.iter().map(|column| column.name), "");
+    let columns = quoted(filled_columns(domain), "");
     let (columns, lineage) = (columns.as_str(), LINEAGE.join(", "));
     let rows = unnest(domain, "");
     if destination != Destination::Shadow || !has_surrogate_id(domain) {
@@ -288,12 +300,14 @@ mod tests {
             nonce: uuid::Uuid::nil(),
             partitions: 4,
         };
-        let (one, two) = (row(1), row(2));
+        let (one, two, kept) = (row(1), row(2), Kept::default());
         let lineages = [from(5, 1, 9), from(5, 2, 0), from(6, 1, 0), from(5, 1, 8)];
         let mut rows: Vec<Candidate> = lineages
             .iter()
             .enumerate()
-            .flat_map(|(index, provenance)| [&two, &one].map(|values| Candidate { values, provenance, index }))
+            .flat_map(|(index, provenance)| {
+                [&two, &one].map(|values| Candidate { values, kept: &kept, provenance, index })
+            })
             .collect();
         rows.sort_by(|left, right| upsert.compare(left, right));
         let order: Vec<(i32, usize)> = rows

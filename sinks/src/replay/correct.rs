@@ -277,7 +277,11 @@ fn changed(upsert: &Upsert, batch: &ApplyBatch<'_>, difference: &Difference) -> 
         None => What::Inserted { key },
         Some(before) => {
             let (column, before) = before.columns.first().cloned()?;
-            let after = row.outcome.as_ref().ok().and_then(|it| shown(&it[upsert.domain().index_of(column)]));
+            let at = upsert.domain().columns.iter().position(|it| it.name == column);
+            let after = match at {
+                Some(at) => row.outcome.as_ref().ok().and_then(|it| shown(&it[at])),
+                None => row.kept.get(column).map(str::to_owned),
+            };
             What::Changed { key, column, before, after }
         }
     };

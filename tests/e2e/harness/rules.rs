@@ -57,6 +57,25 @@ impl Drop for Processors {
 }
 
 impl World {
+    /// Runs a listener and a processor for this domain alone.
+    pub(crate) fn pipeline(&self, domain: &'static Domain) -> Processors {
+        let mut processors = self.process(vec![domain]);
+        let (services, shutdown) = (self.services.clone(), processors.shutdown.clone());
+        let context = freshet_ingest::Context {
+            settings: services.config.ingest,
+            kafka: services.config.kafka,
+            pool: services.pool,
+            s3: services.s3,
+            raw_bucket: services.config.s3.raw_bucket,
+            domains: vec![domain],
+            listener: format!("{} listener", self.name()),
+            hints: services.hints,
+        };
+        let listener = async move { freshet_ingest::run(context, shutdown).await.expect("listen") };
+        processors.tasks.push(tokio::spawn(listener));
+        processors
+    }
+
     /// Runs a processor for each of these domains.
     pub(crate) fn process(&self, domains: Vec<&'static Domain>) -> Processors {
         let shutdown = CancellationToken::new();

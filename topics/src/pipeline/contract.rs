@@ -155,6 +155,10 @@ fn read_schema(
     let row_rules = rules::of_rows(&map, &columns, mistakes);
     let event_time = event_time(&custom, &columns, mistakes);
     let on_new_column = on_new_column(&custom, mistakes);
+    let keeps_corrections = custom
+        .value("corrections", mistakes)
+        .and_then(|node| one_of(&node, &[("count", false), ("keep", true)], mistakes))
+        .unwrap_or_default();
     let files = files(&custom, name, place_of(named), mistakes);
     let key = key(&columns, place_of(properties), mistakes);
     let partition_by = partition_by(&columns, event_time.is_some(), place_of(properties), mistakes);
@@ -191,6 +195,7 @@ fn read_schema(
         columns: reads.iter().map(|read| read.column).collect::<Vec<Column>>().leak(),
         row_rules,
         on_new_column,
+        keeps_corrections,
         missing_values,
         latency,
     };
@@ -222,12 +227,7 @@ fn files(
 }
 
 fn on_new_column(custom: &Custom<'_, '_>, mistakes: &mut Mistakes) -> NewColumn {
-    let words = [
-        ("ignore", NewColumn::Ignore),
-        ("keep", NewColumn::Keep),
-        ("reject", NewColumn::Reject),
-        ("add", NewColumn::Add),
-    ];
+    let words = [("ignore", NewColumn::Ignore), ("keep", NewColumn::Keep), ("reject", NewColumn::Reject)];
     let said = custom.value("onNewColumn", mistakes).and_then(|node| one_of(&node, &words, mistakes));
     said.unwrap_or(NewColumn::Ignore)
 }

@@ -14,6 +14,7 @@
 //! A row that is not said to be rejected must load with exactly the corrections and warnings that are listed.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use super::mistake::{Mistakes, Place, did_you_mean};
 use super::yaml::{Document, Map, Node};
@@ -97,6 +98,7 @@ impl Examples {
         RawRow {
             cells: self.domain.columns.iter().map(|column| cell(column.name)).collect(),
             extra: example.cells.iter().skip(self.header.len()).map(|text| Cow::Borrowed(text.as_str())).collect(),
+            new_cells: BTreeMap::new(),
         }
     }
 }

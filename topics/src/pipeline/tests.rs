@@ -20,6 +20,7 @@ schema:
       - {vendor: freshet, property: observedWhen, value: {state: final}}
       - {vendor: freshet, property: missingValues, value: ["NA", "-999"]}
       - {vendor: freshet, property: onNewColumn, value: keep}
+      - {vendor: freshet, property: corrections, value: keep}
       - {vendor: elsewhere, property: anything, value: 1}
     quality:
       - name: seen_capped
@@ -156,6 +157,7 @@ fn all_that_a_contract_says_is_in_the_domain() {
     assert_eq!((visits.table, visits.description), ("visits", "Visits to clinics."));
     assert_eq!((visits.key, visits.partition_by), (["clinic", "day"].as_slice(), "clinic"));
     assert_eq!((visits.on_new_column, visits.latency), (NewColumn::Keep, Some(Duration::from_secs(120))));
+    assert!(visits.keeps_corrections && !Pipeline::shipped().domains[0].keeps_corrections);
     let event_time = visits.event_time.expect("a fact");
     assert_eq!((event_time.date, event_time.observed_sql("t.").as_str()), ("day", "t.\"state\" = 'final'"));
     let [day, clinic, _, _, state, cost, patient, seen_at] = visits.columns else { panic!("eight columns") };
@@ -262,7 +264,7 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         ("{state: final}", "{stat: final}", "there is no column `stat`; did you mean state?"),
         ("{state: final}", "{state: 5}", "text is expected here, not a whole number"),
         ("{state: final}", "{}", "one column and its value are expected here"),
-        ("value: keep", "value: kep", "`kep` is not one of ignore, keep, reject, add; did you mean keep?"),
+        ("value: keep", "value: kep", "`kep` is not one of ignore, keep, reject; did you mean keep?"),
         ("\"-999\"]", "-999]", "text is expected here, not a whole number"),
         ("[\"NA\", ", "[\"NA\", \"NA\", ", "`NA` is there twice"),
         ("[\"NA\", ", "[\" NA\", ", "write `NA`"),
@@ -381,7 +383,7 @@ fn every_mistake_of_every_file_is_told_at_once() {
     ])
     .expect_err("mistakes");
     for expected in [
-        "domains/visits.odcs.yaml:24:22: `dat` is not one of",
+        "domains/visits.odcs.yaml:25:22: `dat` is not one of",
         "domains/wards.odcs.yaml:10:7: no column has `primaryKey: true`",
         "tests/a.yaml:3:16: text is expected here",
         "tests/a.yaml:4:5: unknown key `rejectd`; did you mean rejected?",
