@@ -34,6 +34,11 @@ impl Row {
 
     pub(super) fn text(&mut self, text: &str) {
         self.is_quoted |= text.bytes().any(needs_quotes);
+        self.plain(text);
+    }
+
+    /// Text that needs no quotes.
+    pub(super) fn plain(&mut self, text: &str) {
         self.bytes.extend_from_slice(text.as_bytes());
         self.end_cell();
     }
@@ -70,15 +75,17 @@ impl Row {
     }
 
     fn digits(&mut self, mut value: u64) {
-        let from = self.bytes.len();
+        let mut digits = [0_u8; 20];
+        let mut from = digits.len();
         loop {
-            self.bytes.push(b'0' + (value % 10) as u8);
+            from -= 1;
+            digits[from] = b'0' + (value % 10) as u8;
             value /= 10;
             if value == 0 {
                 break;
             }
         }
-        self.bytes[from..].reverse();
+        self.bytes.extend_from_slice(&digits[from..]);
     }
 
     /// Its cells, unquoted.

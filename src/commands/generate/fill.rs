@@ -208,7 +208,9 @@ fn measured(measure: &Measure, moment: &Moment, day: Option<&Day>, salt: u64, sc
         _ => noise,
     };
     let years_ahead = day.map_or(0, |day| day.years_ahead);
-    share += (1.0 - share) * (TREND * f64::from(years_ahead)).min(1.0);
+    if years_ahead > 0 {
+        share += (1.0 - share) * (TREND * f64::from(years_ahead)).min(1.0);
+    }
     let mut skewed = share;
     for _ in 1..measure.skew {
         skewed *= share;
@@ -228,16 +230,16 @@ fn measured(measure: &Measure, moment: &Moment, day: Option<&Day>, salt: u64, sc
 fn write(form: &Form, number: f64, today: &Today, row: &mut Row) {
     let date = |days: f64| NaiveDate::from_num_days_from_ce_opt(days as i32).unwrap_or_default();
     match form {
-        _ if number.is_nan() => row.text(""),
+        _ if number.is_nan() => row.plain(""),
         Form::Number { decimals: 0 } => row.whole(number),
         Form::Number { decimals } => row.fixed(number, TEN_TO[usize::from(*decimals)]),
-        Form::Date if number == today.day.as_number() => row.text(&today.day.text),
-        Form::Date => row.text(&spelled(date(number))),
+        Form::Date if number == today.day.as_number() => row.plain(&today.day.text),
+        Form::Date => row.plain(&spelled(date(number))),
         Form::Timestamp => {
             let (days, seconds) = ((number / SECONDS_A_DAY).floor(), number % SECONDS_A_DAY);
             let (hours, minutes) = ((seconds / 3600.0).floor(), (seconds % 3600.0 / 60.0).floor());
             let day = spelled(date(days));
-            row.text(&format!("{day}T{hours:02}:{minutes:02}:{:02}Z", seconds % 60.0));
+            row.plain(&format!("{day}T{hours:02}:{minutes:02}:{:02}Z", seconds % 60.0));
         }
         Form::Choice(texts) => row.text(texts.get(number as usize).map_or("", String::as_str)),
         Form::Name => row.text(&name(&mut Dice::of(&[number as u64]))),

@@ -122,6 +122,7 @@ pub(super) struct Link {
 }
 
 /// A value of a row that is referred to.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Borrowed {
     /// One of [`Shape::links`].
     pub(super) link: usize,
@@ -299,8 +300,8 @@ impl Shape {
             let is_same = self.domain.event_time.is_some() && self.domain.key.contains(&column.name);
             let salt = (!is_same).then(|| salt(&[self.domain.name, column.name, "entity"]));
             self.links.push(Link { shape: dimension, salt });
-            self.borrowed.push(Borrowed { link: self.links.len() - 1, column: other });
-            return Ok((Source::Borrowed(self.borrowed.len() - 1), digits));
+            let borrowed = self.borrow(Borrowed { link: self.links.len() - 1, column: other });
+            return Ok((Source::Borrowed(borrowed), digits));
         }
         if parts.observed.is_some() && self.domain.key.contains(&column.name) && is_year(column) {
             let observed = column.empty != Instead::Null;
@@ -308,6 +309,15 @@ impl Shape {
             return Ok((Source::Year { observed }, Form::Number { decimals: u8::from(!observed) }));
         }
         measured(column, self.domain.event_time.is_some())
+    }
+
+    /// The place of a borrowed value, which is worked out once a row however many columns it scales.
+    fn borrow(&mut self, borrowed: Borrowed) -> usize {
+        let known = self.borrowed.iter().position(|other| *other == borrowed);
+        known.unwrap_or_else(|| {
+            self.borrowed.push(borrowed);
+            self.borrowed.len() - 1
+        })
     }
 
     /// The observed value, and another where the column can hold one.
@@ -329,11 +339,14 @@ impl Shape {
         let Some(name) = self.domain.columns[at].sample.and_then(|sample: Sample| sample.scale) else { return Ok(()) };
         let scale = match self.domain.columns.iter().position(|column| column.name == name) {
             Some(own) => Some((self.domain.columns[own].cast, Scale::Own(own))),
-            None => self.links.iter().enumerate().find_map(|(link, Link { shape, .. })| {
-                let column = domains[*shape].columns.iter().position(|column| column.name == name)?;
-                self.borrowed.push(Borrowed { link, column });
-                Some((domains[*shape].columns[column].cast, Scale::Borrowed(self.borrowed.len() - 1)))
-            }),
+            None => {
+                let columns = |link: &Link| domains[link.shape].columns;
+                let found = self.links.iter().enumerate().find_map(|(link, it)| {
+                    let column = columns(it).iter().position(|column| column.name == name)?;
+                    Some((columns(it)[column].cast, Borrowed { link, column }))
+                });
+                found.map(|(cast, borrowed)| (cast, Scale::Borrowed(self.borrow(borrowed))))
+            }
         };
         let (cast, scale) =
             scale.with_context(|| format!("it is scaled by `{name}`, which no row has that it could be taken from"))?;
