@@ -211,6 +211,14 @@ impl Domain {
         extra.into_iter().chain(corrections)
     }
 
+    /// The column by which a changed row of a dimension is noted: its key, to which facts refer, where that is one column.
+    pub fn dimension_key(&self) -> &'static str {
+        match self.key {
+            [key] => key,
+            _ => self.partition_by,
+        }
+    }
+
     /// The names of its own rules under which a row is rejected.
     pub fn rejecting_rules(&self) -> impl Iterator<Item = &'static str> + use<> {
         let of_columns = self.columns.iter().flat_map(|column| column.rules).map(|rule| (rule.name, rule.otherwise));

@@ -111,7 +111,7 @@ fn everything(domain: &Domain, tables: &[String]) -> String {
             )
         }
         None => {
-            let id = domain.partition_by;
+            let id = domain.dimension_key();
             format!(
                 "INSERT INTO pipeline.marks (domain, key) SELECT $1, b.id::text FROM ({}) AS b",
                 union(&|table| format!("SELECT \"{id}\" AS id FROM {table}"))

@@ -256,11 +256,11 @@ fn statement(domain: &Domain, destination: Destination) -> String {
             let observed = event_time.observed_sql("");
             format!("array_agg(\"{}\") FILTER (WHERE changed AND {observed})", event_time.date)
         }
-        None => format!("array_agg(\"{}\"::text) FILTER (WHERE changed)", domain.partition_by),
+        None => format!("array_agg(\"{}\"::text) FILTER (WHERE changed)", domain.dimension_key()),
     };
     let returned = match &domain.event_time {
         Some(event_time) => quoted(event_time.columns(), ""),
-        None => quoted([domain.partition_by], ""),
+        None => quoted([domain.dimension_key()], ""),
     };
     let (columns, rows) = source(domain, destination);
     format!(

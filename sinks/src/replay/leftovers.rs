@@ -59,7 +59,10 @@ pub(super) async fn remove(
             quoted(it.columns(), "t."),
             format!("array_agg(DISTINCT \"{}\") FILTER (WHERE {})", it.date, it.observed_sql("")),
         ),
-        None => (quoted([domain.partition_by], "t."), format!("array_agg(DISTINCT \"{}\"::text)", domain.partition_by)),
+        None => {
+            let key = domain.dimension_key();
+            (quoted([key], "t."), format!("array_agg(DISTINCT \"{key}\"::text)"))
+        }
     };
     let sql = format!(
         "WITH removed AS (

@@ -50,7 +50,12 @@ impl Wanted {
             table: domain.table,
             comment: told(domain.description),
             has_surrogate_id: has_surrogate_id(domain),
-            columns: domain.columns.iter().map(|column| WantedColumn::of(domain, column)).collect(),
+            columns: domain
+                .columns
+                .iter()
+                .map(|column| WantedColumn::of(domain, column))
+                .chain(domain.kept_columns().map(|(name, comment)| WantedColumn::kept(name, comment)))
+                .collect(),
             key: domain.key.to_vec(),
             date: domain.event_time.as_ref().map(|event_time| event_time.date),
         }
@@ -77,6 +82,11 @@ impl WantedColumn {
             not_null: domain.never_null(column),
             comment: told(column.description),
         }
+    }
+
+    /// What is kept beside the values of a row.
+    fn kept(name: &'static str, comment: &str) -> WantedColumn {
+        WantedColumn { name, type_name: "jsonb".to_owned(), not_null: false, comment: told(comment) }
     }
 }
 

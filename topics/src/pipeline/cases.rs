@@ -89,7 +89,7 @@ fn read_window(map: Map<'_, '_>, output: Option<&'static Output>, mistakes: &mut
 
 fn window_kind(node: &Node<'_, '_>, output: Option<&'static Output>, mistakes: &mut Mistakes) -> Option<WindowKind> {
     let name = node.text(mistakes)?;
-    let kinds: &[WindowKind] = output.map_or(&WindowKind::ALL, |output| output.windows);
+    let kinds = output.map_or(WindowKind::ALL, |output| output.windows);
     let found = kinds.iter().copied().find(|kind| kind.name() == name);
     if found.is_none() {
         let known: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();

@@ -310,12 +310,9 @@ fn partition_by(columns: &Columns, is_fact: bool, place: Place, mistakes: &mut M
     for (place, other) in partitioned {
         mistakes.add(place, format!("rows are partitioned by `{}` already, not by `{}`", column.name, other.name));
     }
-    // A change of a dimension is noted by this number.
-    if !is_fact && (column.cast != Cast::Int || !column.is_filled()) {
-        let said = format!(
-            "`{}` partitions a domain without event time: it must be a required column of type int4",
-            column.name
-        );
+    // A change of a dimension is noted by this value.
+    if !is_fact && !column.is_filled() {
+        let said = format!("`{}` partitions a domain without event time: it must be a required column", column.name);
         mistakes.add(place, said);
     }
     Some(column.name)
