@@ -225,6 +225,8 @@ fn every_role_has_a_service_with_settings_that_freshet_takes() {
         let mut check = Command::new(FRESHET);
         check.arg("check-config").env_clear().current_dir(folder.path()).envs(more.iter().copied());
         check.envs(service.environment.iter().map(|(name, value)| (name, filled(value, &variables))));
+        // What is mounted there.
+        check.env("FRESHET_PIPELINE", format!("{ROOT}/pipelines/climate_health"));
         let output = check.output().expect("run freshet");
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::compose::ROOT;
+use crate::compose::{FRESHET, ROOT};
 use crate::parts::home;
 
 /// Whether the Data Contract CLI finds a contract faultless, and what it says. It needs no network for that.
@@ -26,9 +26,14 @@ fn the_shipped_contracts_keep_to_the_standard() {
     let shipped = fs::read_dir(Path::new(ROOT).join("pipelines/climate_health/domains")).expect("the shipped folder");
     let mut contracts: Vec<PathBuf> = shipped.flatten().map(|entry| entry.path()).collect();
     assert!(contracts.len() >= 4, "{contracts:?}");
-    contracts.push(Path::new(ROOT).join("tests/pharmacy/pharmacy.odcs.yaml"));
-    // And the one of the page that describes them, which says more than they do.
+    // And one that is drafted from a sample.
     let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("water.csv"), "Station ID,Day,pH \"now\",Safe\n7,2025-03-01,6.5,yes\n").expect("write");
+    let mut init = Command::new(FRESHET);
+    init.args(["init", "drafted", "--from", "water.csv"]).current_dir(folder.path());
+    assert!(init.output().expect("run freshet").status.success());
+    contracts.push(folder.path().join("drafted/domains/water.odcs.yaml"));
+    // And the one of the page that describes them, which says more than they do.
     let page = fs::read_to_string(Path::new(ROOT).join("docs/contracts.md")).expect("read the page");
     let whole =
         page.split_once("\n```yaml contract\n").and_then(|(_, rest)| rest.split_once("\n```")).expect("a contract").0;

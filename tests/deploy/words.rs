@@ -13,19 +13,6 @@ const WORDS: [&str; 2] = ["climate", "hospital"];
 const FOLDER: &str = "climate_health";
 /// For people, and the folders themselves.
 const MAY: [&str; 5] = ["pipelines/", "tests/", "docs/", "README.md", "CHANGELOG.md"];
-/// What still knows them. A file that no longer does is to be taken out: this test says so.
-const STILL: &[&str] = &[
-    "sinks/migrations/0002_domains.sql",
-    "src/commands/bench.rs",
-    "src/commands/bench/replayed.rs",
-    "src/commands/generate/defects.rs",
-    "src/commands/generate/shapes.rs",
-    "topics/src/domains/climate.rs",
-    "topics/src/domains/hospital.rs",
-    "topics/src/domains/mod.rs",
-    "topics/src/pipeline/output.rs",
-];
-
 /// Tracked files, and new ones that are not ignored.
 fn files() -> Vec<String> {
     let mut git = Command::new("git");
@@ -65,11 +52,7 @@ fn nothing_but_the_pipelines_folder_knows_what_it_is_about() {
     // A picture says no words.
     let text = |name: &String| String::from_utf8(read(name)).unwrap_or_default();
     let found: BTreeSet<String> = shipped.filter(|name| knows(name, &text(name))).collect();
-    let still: BTreeSet<String> = STILL.iter().map(|name| (*name).to_owned()).collect();
-    let more: Vec<_> = found.difference(&still).collect();
-    assert!(more.is_empty(), "these know {WORDS:?}: take it from the pipeline instead: {more:#?}");
-    let done: Vec<_> = still.difference(&found).collect();
-    assert!(done.is_empty(), "these no longer do; take them out of STILL: {done:#?}");
+    assert!(found.is_empty(), "these know {WORDS:?}: take it from the pipeline instead: {found:#?}");
 }
 
 #[test]
