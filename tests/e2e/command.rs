@@ -52,7 +52,9 @@ fn an_error_is_json_where_the_logs_are() {
 fn a_shell_completes_commands_options_and_domains() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = text(freshet(&["completions", shell]).stdout);
-        for word in ["process", "dry-run", "hospital"] {
+        // The other shells' scripts have no values of arguments.
+        let domains = matches!(shell, "bash" | "zsh").then_some("hospital");
+        for word in ["process", "dry-run"].into_iter().chain(domains) {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
