@@ -84,6 +84,9 @@ const REJECTING: [&str; 5] = [REQUIRED_EMPTY, UNCASTABLE, EXTRA_CELLS, MALFORMED
 /// misses that event. Corrections appear with the first of their column and rule.
 pub(crate) fn declare(domain: &Domain) {
     let rejecting: Vec<&str> = REJECTING.into_iter().chain(domain.rejecting_rules()).collect();
+    for (column, rule) in domain.warning_rules() {
+        VALUES_WARNED.with_label_values(&[domain.name, column, rule]);
+    }
     let domain = domain.name;
     let counters =
         [&ROWS_APPLIED, &ROWS_STALE, &ROWS_DUPLICATE, &ROWS_PASSED_OVER, &APPLY_RETRIES, &PROCESSOR_RESTARTS];

@@ -28,7 +28,8 @@ fn the_shipped_contracts_keep_to_the_standard() {
     assert!(contracts.len() >= 4, "{contracts:?}");
     // And one that is drafted from a sample.
     let folder = tempfile::tempdir().expect("a folder");
-    fs::write(folder.path().join("water.csv"), "Station ID,Day,pH \"now\",Safe\n7,2025-03-01,6.5,yes\n").expect("write");
+    fs::write(folder.path().join("water.csv"), "Station ID,Day,pH \"now\",Safe\n7,2025-03-01,6.5,yes\n")
+        .expect("write");
     let mut init = Command::new(FRESHET);
     init.args(["init", "drafted", "--from", "water.csv"]).current_dir(folder.path());
     assert!(init.output().expect("run freshet").status.success());

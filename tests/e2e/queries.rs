@@ -47,7 +47,9 @@ fn context(world: &World, outputs: Vec<&'static Output>) -> RefreshContext {
 }
 
 async fn set_up(context: &RefreshContext) -> Vec<DefinitionChange> {
-    let pipeline = Identity { name: "another", hash: "another" };
+    // The roles that run beside are of the shipped one, whatever the outputs are.
+    let shipped = Pipeline::shipped();
+    let pipeline = Identity { name: shipped.name, hash: shipped.hash };
     let setup = Setup { schema: "public", domains: context.domains, outputs: context.outputs, pipeline };
     tables::apply(&context.pool, &setup).await.expect("set the outputs up").outputs
 }

@@ -219,6 +219,14 @@ impl Domain {
         }
     }
 
+    /// The rules that let a value pass and count it, as (column, rule).
+    pub fn warning_rules(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        let of_column = |column: &'static Column| column.rules.iter().map(|it| (column.name, it.name, it.otherwise));
+        let of_rows = self.row_rules.iter().map(|it| (it.column, it.name, it.otherwise));
+        let all = self.columns.iter().flat_map(of_column).chain(of_rows);
+        all.filter(|(.., otherwise)| *otherwise == Otherwise::Warn).map(|(column, rule, _)| (column, rule))
+    }
+
     /// The names of its own rules under which a row is rejected.
     pub fn rejecting_rules(&self) -> impl Iterator<Item = &'static str> + use<> {
         let of_columns = self.columns.iter().flat_map(|column| column.rules).map(|rule| (rule.name, rule.otherwise));

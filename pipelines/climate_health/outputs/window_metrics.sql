@@ -90,13 +90,13 @@ hospital AS (
 climates AS (
     SELECT
         location_id, coalesce(location_id::text, 'all') AS place, bit_or(1 << (date - :window_start)) AS days,
-        -- 0 + makes a mean of -0 a mean of 0.
+        -- 0 + makes -0 0: which of the two is the greatest would be left to the order of the rows.
         (0::float8 + sum(temperature)) / count(temperature) AS temperature_mean,
-        max(temperature) AS temperature_max,
+        0::float8 + max(temperature) AS temperature_max,
         sum(rainfall) AS rainfall_sum,
-        max(flood_probability) AS flood_probability_max,
-        max(cyclone_probability) AS cyclone_probability_max,
-        max(heatwave_probability) AS heatwave_probability_max
+        0::float8 + max(flood_probability) AS flood_probability_max,
+        0::float8 + max(cyclone_probability) AS cyclone_probability_max,
+        0::float8 + max(heatwave_probability) AS heatwave_probability_max
     FROM (SELECT * FROM climate ORDER BY location_id, date, projection_year NULLS FIRST, id) AS day
     GROUP BY GROUPING SETS ((location_id), ())
     HAVING count(*) > 0

@@ -313,13 +313,13 @@ fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().fold(0.0, |sum, value| sum + value) / values.len() as f64)
 }
 
-/// The greatest, or NaN where there is one.
+/// The greatest, or NaN where there is one. A zero has no sign: of 0 and -0 neither is greater.
 fn most(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let values = known(values);
     if values.iter().any(|value| value.is_nan()) {
         return Some(f64::NAN);
     }
-    values.into_iter().reduce(f64::max)
+    values.into_iter().reduce(f64::max).map(|greatest| 0.0 + greatest)
 }
 
 fn total(values: impl Iterator<Item = Option<i32>>) -> Option<i64> {
