@@ -400,6 +400,25 @@ fn the_page_of_the_shipped_pipeline_names_its_feeds_and_outputs() {
 }
 
 #[test]
+fn the_output_on_the_page_is_one_of_its_contract() {
+    let page = read(&Path::new(ROOT).join("docs/contracts.md"));
+    let block =
+        |tag: &str| page.split_once(tag).and_then(|(_, rest)| rest.split_once("\n```")).expect(tag).0.to_owned();
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in [
+        ("domains/visits.odcs.yaml", block("\n```yaml contract\n")),
+        ("outputs/visits_by_month.sql", block("\n```sql output\n")),
+    ] {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+        fs::write(path, text).expect("write");
+    }
+    let output = Command::new(FRESHET).arg("check").arg(folder.path()).output().expect("run freshet");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("1 domain, 1 output, without mistakes"), "{said}");
+}
+
+#[test]
 fn the_faults_on_the_page_are_those_that_are_tried() {
     let folder = Path::new(ROOT).join("tests/e2e/faults");
     let mut tried = BTreeSet::new();

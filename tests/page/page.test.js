@@ -172,10 +172,11 @@ test("what needs a person is said at the top", async () => {
   execute("UPDATE pipeline.bookmarks SET halted = 'made again: <adopt> it' WHERE domain = 'health' AND partition = 1");
   await there(alarms, "health is halted at partition 1: made again: <adopt> it");
   execute("UPDATE pipeline.bookmarks SET halted = NULL");
-  execute(`INSERT INTO pipeline.output_failures (output, definition, reason, retry_at)
-    VALUES ('resilience_scores', '', 'no column <b>', now() + interval '1 hour')`);
-  await there(alarms, "The output resilience_scores is not derived, and what is published of it is older than the tables: no column <b>");
-  execute("DELETE FROM pipeline.output_failures");
+  execute("ALTER TABLE hospital_data RENAME COLUMN nurses TO hidden");
+  execute(`WITH marked AS (INSERT INTO pipeline.marks (domain, dates) SELECT 'hospital', daterange(date, date + 1) FROM hospital_data)
+    SELECT pg_notify('freshet_marks', 'hospital')`);
+  await there(alarms, "The output resilience_scores is not derived, and what is published of it is older than the tables: prepare: column h.nurses does not exist");
+  execute("ALTER TABLE hospital_data RENAME COLUMN hidden TO nurses");
   // What cannot be read leaves the rest as it was.
   execute("ALTER TABLE pipeline.rejects RENAME TO hidden");
   await there(alarms, "Not up to date. Postgres: count the rejects");
