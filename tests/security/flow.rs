@@ -84,7 +84,7 @@ async fn a_file_goes_through_services_that_let_each_role_do_only_its_own() {
             .set("http.survey_interval_ms", "500")
     };
     let (set_up, said) = as_users("setup", "owner").run(&folder.0, &["setup"]);
-    assert!(set_up && said.contains("7 of 7 prepared"), "{said}");
+    assert!(set_up && said.contains("16 of 16 prepared"), "{said}");
     let owner = format!("postgres://freshet_owner:{}@localhost:{port}/freshet_data?sslmode=require", password("owner"));
     execute(&owner, &blocks("deploy.md", "sql")[1]).await;
 
