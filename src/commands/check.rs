@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use freshet_sinks::postgres;
 use freshet_topics::Pipeline;
+use freshet_topics::pipeline::mistake::Mistake;
 
 use crate::config::Config;
 use crate::pipeline;
@@ -25,9 +26,6 @@ pub struct CheckArgs {
 /// A server that does not answer within this is out of reach.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A test that did not come out as it says, or an output that cannot be derived: one line, with its place.
-type Failure = String;
-
 /// Checks a folder and says what it found. `config` has a Postgres to try outputs in, or says why there is none.
 ///
 /// # Errors
@@ -41,7 +39,8 @@ pub async fn run(folder: Option<&Path>, config: Result<Config>) -> Result<ExitCo
             return Ok(ExitCode::FAILURE);
         }
     };
-    let mut failures = rows::check(pipeline);
+    // A test that does not come out as it says, or a query that does not work, is one more mistake of a file.
+    let mut failures: Vec<Mistake> = rows::check(pipeline);
     let mut untried = None;
     if !pipeline.outputs.is_empty() {
         match connect(config).await {
@@ -49,8 +48,11 @@ pub async fn run(folder: Option<&Path>, config: Result<Config>) -> Result<ExitCo
             Err(error) => untried = Some(format!("outputs were not tried, for want of a Postgres: {error:#}")),
         }
     }
-    for line in failures.iter().chain(&untried) {
-        println!("{line}");
+    for mistake in &failures {
+        println!("{mistake}");
+    }
+    if let Some(untried) = &untried {
+        println!("{untried}");
     }
     println!("{}", told(pipeline, failures.len(), untried.is_none()));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,4 +1,4 @@
-//! The shipped domains, for code that is not yet given those of its pipeline.
+//! The shipped domains by short names, for tests. The program is given those of its pipeline.
 
 use std::ops::Deref;
 

@@ -51,28 +51,6 @@ impl WindowKind {
     pub fn from_name(name: &str) -> Option<Self> {
         WindowKind::ALL.iter().copied().find(|kind| kind.name() == name)
     }
-
-    /// The first day of the window of this kind that holds the date of a column, in SQL.
-    pub fn start_sql(self, date: &str) -> String {
-        match self {
-            WindowKind::Day => format!("{date}::date"),
-            WindowKind::Week | WindowKind::Month | WindowKind::Year => {
-                format!("date_trunc('{}', {date}::timestamp)::date", self.name())
-            }
-            // The year 0 is 1 BC.
-            WindowKind::All => "DATE '0001-01-01 BC'".to_owned(),
-        }
-    }
-
-    /// The day after the last of the window of this kind that begins on the day of a column, in SQL.
-    pub fn end_sql(self, start: &str) -> String {
-        match self {
-            WindowKind::Day => format!("({start} + 1)"),
-            WindowKind::Week => format!("({start} + 7)"),
-            WindowKind::Month | WindowKind::Year => format!("({start} + interval '1 {}')::date", self.name()),
-            WindowKind::All => "DATE '10000-01-01'".to_owned(),
-        }
-    }
 }
 
 /// One window: every date from `start` up to but not including [`Window::end`].

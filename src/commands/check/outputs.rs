@@ -10,23 +10,24 @@ use freshet_sinks::apply::upsert::{Candidate, Upsert};
 use freshet_sinks::destination::Destination;
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::pipeline::cases::OutputCase;
+use freshet_topics::pipeline::mistake::{Mistake, Place};
 use freshet_topics::{Domain, PARSER_VERSION, Pipeline, Provenance};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
-
-use super::Failure;
 
 /// Tries all outputs.
 ///
 /// # Errors
 /// If Postgres does not answer, or may not make a schema.
-pub(super) async fn check(connection: &mut PgConnection, pipeline: &Pipeline) -> Result<Vec<Failure>> {
+pub(super) async fn check(connection: &mut PgConnection, pipeline: &Pipeline) -> Result<Vec<Mistake>> {
     let mut transaction = connection.begin().await.context("begin")?;
     make_tables(&mut transaction, pipeline).await?;
     let mut failures = Vec::new();
     for output in pipeline.outputs {
         let checked = check::check(&mut transaction, output).await?;
-        failures.extend(checked.wrong.iter().map(|wrong| format!("outputs/{}.sql:1:1: {wrong}", output.name)));
+        let file = format!("outputs/{}.sql", output.name);
+        let wrong = checked.wrong.into_iter();
+        failures.extend(wrong.map(|said| Mistake { file: file.clone(), place: Place::START, said }));
     }
     for case in pipeline.cases {
         let mut scratch = transaction.begin().await.context("begin a test")?;
@@ -52,10 +53,11 @@ async fn make_tables(connection: &mut PgConnection, pipeline: &Pipeline) -> Resu
 }
 
 /// Loads what is given, derives the window, and compares.
-async fn try_case(connection: &mut PgConnection, case: &'static OutputCase) -> Result<Option<Failure>> {
+async fn try_case(connection: &mut PgConnection, case: &'static OutputCase) -> Result<Option<Mistake>> {
+    let at = |place, said| Mistake { file: case.file.clone(), place, said };
     for (domain, place, text) in &case.given {
         if let Err(said) = load(connection, domain, text).await? {
-            return Ok(Some(format!("{}:{}:{}: {said}", case.file, place.line, place.column)));
+            return Ok(Some(at(*place, said)));
         }
     }
     let derived = check::csv(connection, case.output, case.window, case.is_final).await?;
@@ -63,7 +65,7 @@ async fn try_case(connection: &mut PgConnection, case: &'static OutputCase) -> R
         Ok(found) => differs(&case.expected, &found),
         Err(reason) => Some(reason),
     };
-    Ok(differs.map(|said| format!("{}:{}:{}: {said}", case.file, case.place.line, case.place.column)))
+    Ok(differs.map(|said| at(case.place, said)))
 }
 
 /// Loads the rows of a file, as the pipeline would; or says which does not load.

@@ -6,8 +6,7 @@ use freshet_ingest::header::Header;
 use freshet_processors::validate::validate;
 use freshet_topics::Pipeline;
 use freshet_topics::pipeline::examples::{Example, Examples};
-
-use super::Failure;
+use freshet_topics::pipeline::mistake::{Mistake, Place};
 
 /// How many rows the folder tests.
 pub(super) fn count(pipeline: &Pipeline) -> usize {
@@ -15,20 +14,21 @@ pub(super) fn count(pipeline: &Pipeline) -> usize {
 }
 
 /// Judges every row of every test.
-pub(super) fn check(pipeline: &Pipeline) -> Vec<Failure> {
+pub(super) fn check(pipeline: &Pipeline) -> Vec<Mistake> {
     pipeline.examples.iter().flat_map(check_file).collect()
 }
 
-fn check_file(examples: &'static Examples) -> Vec<Failure> {
+fn check_file(examples: &'static Examples) -> Vec<Mistake> {
     let header = with_record(&examples.header, |record| Header::read(examples.domain, record));
+    let at = |place, said| Mistake { file: examples.file.clone(), place, said };
     match header {
         Ok(Ok(header)) => examples.rows.iter().filter_map(|example| check_row(examples, &header, example)).collect(),
-        Ok(Err(error)) => vec![format!("{}:1:1: {error}", examples.file)],
-        Err(error) => vec![format!("{}:1:1: {error}", examples.file)],
+        Ok(Err(error)) => vec![at(Place::START, error.to_string())],
+        Err(error) => vec![at(Place::START, error.to_string())],
     }
 }
 
-fn check_row(examples: &Examples, header: &Header, example: &Example) -> Option<Failure> {
+fn check_row(examples: &Examples, header: &Header, example: &Example) -> Option<Mistake> {
     let differs = with_record(&example.cells, |record| {
         let verdict = validate(examples.domain, &header.raw_row(record));
         let verdict = verdict.as_ref();
@@ -40,7 +40,7 @@ fn check_row(examples: &Examples, header: &Header, example: &Example) -> Option<
         )
     });
     let said = differs.unwrap_or_else(|error| Some(error.to_string()))?;
-    Some(format!("{}:{}:{}: {said}", examples.file, example.place.line, example.place.column))
+    Some(Mistake { file: examples.file.clone(), place: example.place, said })
 }
 
 /// Frames these cells as a line of a file would be.
