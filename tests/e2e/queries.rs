@@ -50,7 +50,13 @@ async fn set_up(context: &RefreshContext) -> Vec<DefinitionChange> {
     // The roles that run beside are of the shipped one, whatever the outputs are.
     let shipped = Pipeline::shipped();
     let pipeline = Identity { name: shipped.name, hash: shipped.hash };
-    let setup = Setup { schema: "public", domains: context.domains, outputs: context.outputs, pipeline };
+    let setup = Setup {
+        schema: "public",
+        domains: context.domains,
+        outputs: context.outputs,
+        pipeline,
+        allowed_lateness_days: context.settings.allowed_lateness_days,
+    };
     tables::apply(&context.pool, &setup).await.expect("set the outputs up").outputs
 }
 

@@ -12,6 +12,7 @@ use super::record::Recording;
 use super::wanted::{ID, LINEAGE, Wanted};
 use super::{identifier, identifiers, literal, qualified};
 use crate::output_state::DefinitionChange;
+use crate::output_views::ViewPlan;
 
 pub(super) use narrowing::{Narrowing, narrowing};
 
@@ -24,6 +25,8 @@ pub struct Plan {
     pub tables: Vec<TablePlan>,
     /// What becomes of the outputs' definitions.
     pub outputs: Vec<DefinitionChange>,
+    /// What becomes of the outputs' views, where anything does.
+    pub views: Vec<ViewPlan>,
     /// What becomes of the record of the pipeline.
     pub recording: Recording,
 }

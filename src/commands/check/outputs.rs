@@ -44,7 +44,9 @@ async fn make_tables(connection: &mut PgConnection, pipeline: &Pipeline) -> Resu
     let Pipeline { name, hash, domains, outputs, .. } = *pipeline;
     let make = format!("CREATE SCHEMA {schema}; SET LOCAL search_path = {schema}");
     sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut *connection).await.context("make a schema to try outputs in")?;
-    let setup = Setup { schema: &schema, domains, outputs, pipeline: Identity { name, hash } };
+    // No view is made here, so that no window needs to close.
+    let pipeline = Identity { name, hash };
+    let setup = Setup { schema: &schema, domains, outputs, pipeline, allowed_lateness_days: 0 };
     let plan = tables::look(connection, &setup).await.context("plan the tables")?;
     for sql in plan.tables.iter().flat_map(|table| &table.steps).flat_map(|step| &step.sql) {
         sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&mut *connection).await.context("make the tables")?;
