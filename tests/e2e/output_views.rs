@@ -135,7 +135,7 @@ async fn a_view_follows_its_output_and_stands_in_nobodys_way() {
     let theirs = read("theirs", "windows: [all]\nkey: [n]\n", "SELECT 1 AS n");
     let set_up = async |outputs: &[&'static Output]| {
         let mut setup = world.services.setup();
-        setup.outputs = outputs;
+        setup.outputs = outputs.to_vec().leak();
         let views = tables::apply(&world.services.pool, &setup).await.expect("set up").views;
         let said = |it: &freshet_sinks::output_views::ViewPlan| {
             let failed = it.failed.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
@@ -193,8 +193,7 @@ async fn a_swap_to_another_type_makes_the_view_of_an_output_anew_and_names_that_
     let select = "SELECT date, dengue_cases AS n FROM health_data WHERE date = :window_start";
     let daily = read("daily", "windows: [day]\nkey: [date]\n", select);
     let mut setup = world.services.setup();
-    let outputs = [daily];
-    setup.outputs = &outputs;
+    setup.outputs = vec![daily].leak();
     tables::apply(&world.services.pool, &setup).await.expect("set up");
     world.execute("CREATE VIEW theirs AS SELECT dengue_cases FROM health_data").await;
 
