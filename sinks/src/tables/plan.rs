@@ -3,6 +3,7 @@
 mod columns;
 mod keys;
 mod narrowing;
+mod new_columns;
 mod types;
 
 use std::fmt;
@@ -217,10 +218,12 @@ impl<'a> Planner<'a> {
         for column in &wanted.columns {
             match found.column(column.name) {
                 None => self.add(column, found),
+                Some(there) if new_columns::is_added(there) => self.declare(column, there),
                 Some(there) => self.fit(column, there, found),
             }
         }
         self.others(found, formerly);
+        self.new_columns(found);
         self.lineage(found);
         self.unique(found);
         self.around_views(found);
