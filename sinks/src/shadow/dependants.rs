@@ -140,14 +140,16 @@ pub(super) async fn grants(
 pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "WITH me AS (SELECT c.oid, c.reltype, c.relrowsecurity FROM pg_class c WHERE c.oid = $1::regclass)
-         -- Objects that others made on the table or on its row type; plain views are renewed.
+         -- Objects that others made on the table or on its row type; plain views are renewed, and the shadow has the same
+         -- generated columns.
          SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
          FROM me JOIN pg_depend d ON d.deptype = 'n' AND (
             (d.refclassid = 'pg_class'::regclass AND d.refobjid = me.oid)
             OR (d.refclassid = 'pg_type'::regclass AND d.refobjid = me.reltype))
          LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
          LEFT JOIN pg_class v ON v.oid = r.ev_class
-         WHERE v.relkind IS DISTINCT FROM 'v'
+         LEFT JOIN pg_attrdef g ON d.classid = 'pg_attrdef'::regclass AND g.oid = d.objid
+         WHERE v.relkind IS DISTINCT FROM 'v' AND g.adrelid IS DISTINCT FROM me.oid
          UNION
          SELECT pg_describe_object('pg_trigger'::regclass, t.oid, 0) FROM me JOIN pg_trigger t ON t.tgrelid = me.oid
          WHERE NOT t.tgisinternal
