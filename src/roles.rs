@@ -83,7 +83,9 @@ impl Services {
     /// What a setup of the database sets up.
     pub fn setup(&self) -> Setup<'_> {
         let Pipeline { name, hash, domains, outputs, .. } = self.config.pipeline;
-        Setup { schema: &self.config.postgres.schema, domains, outputs, pipeline: Identity { name, hash } }
+        let Config { postgres, metrics, .. } = &self.config;
+        let (pipeline, allowed_lateness_days) = (Identity { name, hash }, metrics.allowed_lateness_days);
+        Setup { schema: &postgres.schema, domains, outputs, pipeline, allowed_lateness_days }
     }
 }
 

@@ -92,10 +92,7 @@ impl Header {
                 verb,
             });
         }
-        let kept = match domain.on_new_column {
-            NewColumn::Keep => kept(&names, &places),
-            NewColumn::Ignore | NewColumn::Reject => Vec::new(),
-        };
+        let kept = if domain.on_new_column.keeps() { kept(&names, &places) } else { Vec::new() };
         let partition_place = places[domain.index_of(domain.partition_by)];
         Ok(Header { partition_place, width: names.len(), ignored, kept, places })
     }
@@ -368,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_contract_may_keep_the_cells_of_new_columns() {
-        let keeping = Domain { on_new_column: NewColumn::Keep, ..*domain("locations") };
+        let keeping = Domain { on_new_column: NewColumn::Add, ..*domain("locations") };
         let keeping: &'static Domain = Box::leak(Box::new(keeping));
         let file = "note,id,name,,note\nopen,1,Goa,x,late\n ,2,Assam,\n";
         let (header, rows) = read(keeping, file).expect("a header");

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod lives;
 pub mod metrics;
 pub mod output_state;
+pub mod output_views;
 pub mod outputs;
 pub mod postgres;
 pub mod replay;

@@ -24,6 +24,8 @@ pub enum Standing {
     Made,
     /// It would be made: this was a dry run.
     Would,
+    /// It is not as wanted, and nothing of freshet's needs it.
+    Warns,
     /// It is there and can be used, but is not as wanted, and may not or will not be changed.
     Differs,
     /// It is not there, or cannot be looked at: what needs it will not start.
@@ -56,7 +58,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} {}: {}", self.kind, self.name, self.said)?;
         match self.standing {
-            Standing::Differs | Standing::Failed => {
+            Standing::Warns | Standing::Differs | Standing::Failed => {
                 self.details.iter().try_for_each(|detail| write!(formatter, "; {detail}"))
             }
             Standing::Found | Standing::Made | Standing::Would => Ok(()),
@@ -114,6 +116,11 @@ fn summary(findings: &[Finding], dry_run: bool) -> String {
         (false, 0, _) => "nothing prepared".to_owned(),
         (false, made, _) => format!("{made} of {all} prepared"),
     };
+    let done = match count(Standing::Warns) {
+        0 => done,
+        1 => format!("{done}, 1 warning"),
+        warnings => format!("{done}, {warnings} warnings"),
+    };
     match wrong {
         0 if count(Standing::Found) == all => "nothing to do; all is as wanted".to_owned(),
         0 => format!("{done}; all else is as wanted"),
@@ -131,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_summary_counts() {
-        use Standing::{Differs, Failed, Found, Made, Would};
+        use Standing::{Differs, Failed, Found, Made, Warns, Would};
         let cases: &[(&[Standing], bool, &str)] = &[
             (&[Found, Found], false, "nothing to do; all is as wanted"),
             (&[Found, Made], false, "1 of 2 prepared; all else is as wanted"),
@@ -139,6 +146,7 @@ mod tests {
             (&[Found], true, "nothing to do; all is as wanted"),
             (&[Made, Differs, Failed], false, "1 of 3 prepared; 2 of 3 not as wanted"),
             (&[Differs], true, "a dry run: nothing would be prepared; 1 of 1 not as wanted"),
+            (&[Found, Warns], false, "nothing prepared, 1 warning; all else is as wanted"),
             (&[Found, Failed], false, "nothing prepared; 1 of 2 not as wanted"),
         ];
         for (standings, dry_run, expected) in cases {

@@ -108,7 +108,7 @@ async fn start_roles(
     for finding in setup::prepare(&services, false).await {
         match finding.standing {
             Standing::Failed => anyhow::bail!("prepare {finding}"),
-            Standing::Differs => progress(&format!("warning: {finding}")),
+            Standing::Differs | Standing::Warns => progress(&format!("warning: {finding}")),
             Standing::Found | Standing::Made | Standing::Would => {}
         }
     }

@@ -161,11 +161,11 @@ async fn set_up(machine: &mut Machine) {
     (machine.kafka, machine.s3) = (Some(kafka), Some(s3));
 
     let (succeeded, said) = machine.run(&["setup", "--dry-run"]);
-    assert!(succeeded && said.contains("a dry run: 16 of 16 would be prepared"), "{said}");
+    assert!(succeeded && said.contains("a dry run: 20 of 20 would be prepared"), "{said}");
     let service = &machine.compose.services["setup"];
     let command: Vec<&str> = service.command.iter().map(String::as_str).collect();
     let (succeeded, said) = machine.run(&command);
-    assert!(succeeded && said.contains("16 of 16 prepared"), "{said}");
+    assert!(succeeded && said.contains("20 of 20 prepared"), "{said}");
     let (succeeded, said) = machine.run(&command);
     assert!(succeeded && said.contains("nothing to do; all is as wanted"), "{said}");
 }

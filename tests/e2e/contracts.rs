@@ -1,9 +1,12 @@
 //! What a contract may say beyond the shipped ones, through the whole pipeline: every type, cells of new columns kept,
 //! corrections on the row.
 
+use freshet_sinks::tables;
 use freshet_topics::{Cast, Column, Domain, NewColumn, domains};
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::World;
+use crate::replay::everything;
 
 /// The health feed with a column of each type that it does not have, and all that a row can keep.
 fn keeping() -> &'static Domain {
@@ -68,5 +71,75 @@ async fn a_row_keeps_new_cells_and_corrections_and_every_type_arrives() {
         world.query("SELECT value_ord FROM health_data WHERE location_id = 1").await,
     );
     assert!(after > before && same == before, "{before} {after} {same}");
+    roles.stop().await;
+}
+
+/// The shipped domains, with this one in place of its namesake.
+fn with(domain: &'static Domain) -> &'static [&'static Domain] {
+    let all = freshet_topics::DOMAINS.iter().map(|&it| if it.name == domain.name { domain } else { it });
+    all.collect::<Vec<_>>().leak()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_files_have_is_added_by_a_setup_and_holds_through_replay_and_swap() {
+    let world = World::new("added-column").await;
+    let health = domains::by_name("health").expect("a domain");
+    let adding: &'static _ = Box::leak(Box::new(Domain { on_new_column: NewColumn::Add, ..*health }));
+    let set_up = async |domain| {
+        let mut setup = world.services.setup();
+        setup.domains = with(domain);
+        let plan = tables::apply(&world.services.pool, &setup).await.expect("set up");
+        let table = plan.tables.into_iter().find(|table| table.domain == "health").expect("health");
+        table.steps.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let seen = async || {
+        let rows = "SELECT concat_ws(' | ', location_id, note, icu_beds_free) FROM health_data ORDER BY location_id";
+        world.column::<String>(rows).await
+    };
+    assert_eq!(set_up(adding).await[0], "add column extra jsonb");
+    let roles = world.pipeline(adding);
+    let file = "location_id,date,dengue_cases,note,ICU beds (free)\n1,2025-09-21,4,open late,7\n2,2025-09-21,5,,\n";
+    for _ in 0..2 {
+        world.put("health/added.csv", file).await;
+        world.applied().await;
+    }
+    let added = set_up(adding).await;
+    let expected = [
+        "add column icu_beds_free text, of the files' column \"ICU beds (free)\"",
+        "add column note text, of the files' column \"note\"",
+    ];
+    assert_eq!(added, expected);
+    assert_eq!(seen().await, ["1 | open late | 7", "2"], "also of rows that were there");
+    assert_eq!(set_up(adding).await, [""; 0]);
+
+    // The pipeline goes on, and a newer file changes the column.
+    world.next_second().await;
+    world.put("health/later.csv", file.replace(",5,,", ",5,closed,0")).await;
+    world.applied().await;
+    assert_eq!(seen().await, ["1 | open late | 7", "2 | closed | 0"]);
+    roles.stop().await;
+    let (progress, shutdown) = (Default::default(), CancellationToken::new());
+    let context = crate::replay::context(&world, adding);
+    world.execute("UPDATE health_data SET extra = NULL WHERE location_id = 1").await;
+    freshet_processors::replay::in_place(&context, &everything(), &progress, &shutdown).await.expect("replay");
+    assert_eq!(seen().await, ["1 | open late | 7", "2 | closed | 0"]);
+    let mut shadow = freshet_processors::replay::Shadow::open(&context, &everything()).await.expect("open");
+    shadow.fill(&progress, &shutdown).await.expect("fill");
+    shadow.swap(&progress, &shutdown).await.expect("swap");
+    assert_eq!(seen().await, ["1 | open late | 7", "2 | closed | 0"]);
+    assert_eq!(set_up(adding).await, [""; 0]);
+
+    // Declared, it is a column like any other.
+    let mut columns = adding.columns.to_vec();
+    columns.extend([Column::optional("note", Cast::Text), Column::optional("icu_beds_free", Cast::Int)]);
+    let declared: &'static _ = Box::leak(Box::new(Domain { columns: columns.leak(), ..*adding }));
+    let steps = set_up(declared).await;
+    assert_eq!(steps[0], "let column note have values of its own: it is declared now");
+    assert!(steps.contains(&"make column icu_beds_free anew as int4: it is declared now".to_owned()), "{steps:?}");
+    assert_eq!(seen().await, ["1 | open late", "2 | closed"]);
+    let roles = world.pipeline(declared);
+    world.put("health/declared.csv", "location_id,date,note,icu_beds_free\n3,2025-09-21,new,9\n").await;
+    world.applied().await;
+    assert_eq!(seen().await, ["1 | open late", "2 | closed", "3 | new | 9"]);
     roles.stop().await;
 }

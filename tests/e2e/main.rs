@@ -19,6 +19,7 @@ mod harness;
 mod kills;
 mod ledger;
 mod operate;
+mod output_views;
 mod overwrite;
 mod pooler;
 mod publications;

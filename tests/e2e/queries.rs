@@ -50,7 +50,13 @@ async fn set_up(context: &RefreshContext) -> Vec<DefinitionChange> {
     // The roles that run beside are of the shipped one, whatever the outputs are.
     let shipped = Pipeline::shipped();
     let pipeline = Identity { name: shipped.name, hash: shipped.hash };
-    let setup = Setup { schema: "public", domains: context.domains, outputs: context.outputs, pipeline };
+    let setup = Setup {
+        schema: "public",
+        domains: context.domains,
+        outputs: context.outputs,
+        pipeline,
+        allowed_lateness_days: context.settings.allowed_lateness_days,
+    };
     tables::apply(&context.pool, &setup).await.expect("set the outputs up").outputs
 }
 
@@ -271,36 +277,54 @@ async fn a_query_is_checked_against_the_tables_without_any_row() {
     let mut connection = world.services.pool.acquire().await.expect("a connection");
     for output in Pipeline::shipped().outputs {
         let Checked { columns, wrong } = check(&mut connection, output).await.expect("an answer");
-        assert_eq!(wrong, [""; 0], "{}", output.name);
+        assert_eq!(wrong, [], "{}", output.name);
         assert!(columns.len() > 5 && columns.iter().all(|(name, _)| !output.hidden.contains(&name.as_str())));
     }
     let head = "windows: [day]\nfacts: [health]\nkey: [date]\ncolumns: {n: x}\nchart: {by: date, value: m}\n";
     let cases = [
-        ("SELECT date FROM helth_data", vec!["prepare: relation \"helth_data\" does not exist (SQLSTATE 42P01)"]),
-        ("SELECT date, 1 AS n", vec!["prepare: column \"date\" does not exist (SQLSTATE 42703)"]),
+        // The head is eight lines.
+        (
+            "SELECT date, -- when\n  1 AS n\nFROM helth_data",
+            vec!["11:6: relation \"helth_data\" does not exist (SQLSTATE 42P01)"],
+        ),
+        (
+            "SELECT :window_start AS date, h.dat\nFROM health_data AS h",
+            vec![
+                "9:31: column h.dat does not exist; Perhaps you meant to reference the column \"h.date\". (SQLSTATE 42703)",
+            ],
+        ),
+        (
+            "SELECT date FROM health_data\nWHERE date = :is_final",
+            vec![
+                "10:12: operator does not exist: date = boolean; No operator matches the given name and argument types. You might need \
+             to add explicit type casts. (SQLSTATE 42883)",
+            ],
+        ),
+        ("SELECT date FROM\n  health_data WHERE -- x\n", vec!["10:20: syntax error at end of input (SQLSTATE 42601)"]),
         (
             "SELECT id, id AS n FROM health_data",
-            vec!["the key names date, which is no column of the query (there are id, n)"],
+            vec!["1:1: the key names date, which is no column of the query (there are id, n)"],
         ),
         (
             "SELECT h.date, count(*) AS n, max(random()) AS m FROM health_data AS h
              WHERE location_id IN (SELECT id FROM locations) GROUP BY h.date",
             vec![
-                "it reads locations, which is no table of its facts and dimensions: a change there would not be seen",
-                "it calls random(), which gives another value each time: the same rows must give the same bytes",
+                "1:1: it reads locations, which is no table of its facts and dimensions: a change there would not be seen",
+                "1:1: it calls random(), which gives another value each time: the same rows must give the same bytes",
             ],
         ),
         (
             "SELECT date FROM health_data WHERE date < :window_end",
             vec![
-                "`columns` names n, which is no column that is published",
-                "`chart` names m, which is no column that is published",
+                "1:1: `columns` names n, which is no column that is published",
+                "1:1: `chart` names m, which is no column that is published",
             ],
         ),
     ];
     for (query, expected) in cases {
         let checked = check(&mut connection, read("a", head, query)).await.expect("an answer");
-        assert_eq!(checked.wrong, expected, "{query}");
+        let wrong = checked.wrong.iter().map(|(place, said)| format!("{}:{}: {said}", place.line, place.column));
+        assert_eq!(wrong.collect::<Vec<_>>(), expected, "{query}");
     }
     let clean = "SELECT count(*) FROM pg_class WHERE relname = 'freshet_check'";
     assert_eq!(world.query::<i64>(clean).await, 0);

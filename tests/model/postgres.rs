@@ -429,9 +429,12 @@ async fn histories_of_the_model_come_to_the_same_on_a_real_postgres() {
     create.expect("create a database");
     let pool = PgPool::connect(&server.url_of("migrated")).await.expect("connect");
     let pipeline = Identity { name: "model", hash: "model" };
-    tables::apply(&pool, &Setup { schema: "public", domains: &DOMAINS, outputs: &[], pipeline })
-        .await
-        .expect("migrate");
+    tables::apply(
+        &pool,
+        &Setup { schema: "public", domains: &DOMAINS, outputs: &[], pipeline, allowed_lateness_days: 7 },
+    )
+    .await
+    .expect("migrate");
     pool.close().await;
 
     // What is found with a rule taken out, on the program, which has it.

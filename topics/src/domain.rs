@@ -66,8 +66,17 @@ pub enum NewColumn {
     Ignore,
     /// Their cells are kept in the column `extra` of the row.
     Keep,
+    /// They are kept likewise, and a setup makes a column of text of each that it finds there.
+    Add,
     /// The file is rejected.
     Reject,
+}
+
+impl NewColumn {
+    /// Whether their cells are kept with the row.
+    pub fn keeps(self) -> bool {
+        matches!(self, NewColumn::Keep | NewColumn::Add)
+    }
 }
 
 /// A column of a domain.
@@ -201,7 +210,7 @@ impl Domain {
 
     /// The columns of JSON that the table has because the contract says so, after the domain's own, with what they hold.
     pub fn kept_columns(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
-        let extra = (self.on_new_column == NewColumn::Keep).then_some((
+        let extra = self.on_new_column.keeps().then_some((
             kept::EXTRA,
             "Cells of the file's columns that the contract does not have, by their headings.",
         ));

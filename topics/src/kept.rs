@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::judge::Notes;
-use crate::{Domain, NewColumn, RawRow};
+use crate::{Domain, RawRow};
 
 /// The column of what was said in columns that the domain does not have.
 pub const EXTRA: &str = "extra";
@@ -22,7 +22,7 @@ pub struct Kept {
 impl Kept {
     /// What a row that loads keeps.
     pub fn of(domain: &Domain, row: &RawRow<'_>, notes: &Notes) -> Kept {
-        let extra = domain.on_new_column == NewColumn::Keep && !row.new_cells.is_empty();
+        let extra = domain.on_new_column.keeps() && !row.new_cells.is_empty();
         let corrections = domain.keeps_corrections && !notes.corrections.is_empty();
         Kept {
             extra: extra.then(|| json(&row.new_cells)),
@@ -56,7 +56,7 @@ fn by_column<'n>(corrections: &[(&'n str, &'n str)]) -> BTreeMap<&'n str, serde_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DOMAINS;
+    use crate::{DOMAINS, NewColumn};
 
     #[test]
     fn a_row_keeps_what_its_contract_says_and_nothing_else() {
@@ -69,6 +69,7 @@ mod tests {
         let cases = [
             (NewColumn::Ignore, false, [None, None], vec![]),
             (NewColumn::Keep, false, [Some(extra), None], vec![EXTRA]),
+            (NewColumn::Add, false, [Some(extra), None], vec![EXTRA]),
             (NewColumn::Ignore, true, [None, Some(corrected)], vec![CORRECTIONS]),
             (NewColumn::Keep, true, [Some(extra), Some(corrected)], vec![EXTRA, CORRECTIONS]),
         ];

@@ -13,7 +13,7 @@ use rdkafka::message::{Header, Headers, OwnedHeaders};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use uuid::Uuid;
 
-use crate::{Domain, NewColumn};
+use crate::Domain;
 
 /// The JSON name under which cells beyond the header travel, as an array of text.
 pub const EXTRA: &str = "_extra";
@@ -249,7 +249,7 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
                 None if name.0 == EXTRA => {
                     row.extra = map.next_value::<Vec<Text<'de>>>()?.into_iter().map(|text| text.0).collect();
                 }
-                None if name.0 == NEW_CELLS && self.domain.on_new_column == NewColumn::Keep => {
+                None if name.0 == NEW_CELLS && self.domain.on_new_column.keeps() => {
                     let cells = map.next_value::<BTreeMap<String, String>>()?;
                     row.new_cells = cells.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
                 }
@@ -269,7 +269,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DOMAINS;
+    use crate::{DOMAINS, NewColumn};
 
     #[test]
     fn a_row_reads_back_as_it_was_written_in_every_domain() {

@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use freshet_topics::pipeline::mistake::Place;
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::pipeline::sql::Parameter;
 use freshet_topics::window::Window;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgErrorPosition};
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::query::{self, Failure};
@@ -24,8 +25,8 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Checked {
     /// The columns that are published, each with its type; none where the query cannot be prepared.
     pub columns: Vec<(String, String)>,
-    /// What is wrong, each in one line.
-    pub wrong: Vec<String>,
+    /// What is wrong, each in one line, with where in the file.
+    pub wrong: Vec<(Place, String)>,
 }
 
 /// Relations and functions that the query of a view names, wherever in it: the tree of its rule says so by number.
@@ -45,25 +46,45 @@ pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Che
     let postgres = |source| RefreshError::Postgres { action: "check an output", source };
     let mut transaction = connection.begin().await.map_err(postgres)?;
     let mut checked = Checked::default();
-    match query::prepare(&mut transaction, output).await {
-        Ok(prepared) => {
-            let columns = prepared.published().into_iter();
-            checked.columns = columns.map(|column| (column.name, column.kind.name().to_owned())).collect();
-            match named(&mut transaction, output).await {
-                Ok((tables, volatile)) => checked.wrong = against(output, &tables, &volatile),
-                Err(Failure::Query(reason)) => checked.wrong.push(reason),
-                Err(Failure::World(error)) => return Err(error),
+    let mut wrong = Vec::new();
+    match query::described(&mut transaction, output).await {
+        Ok(found) => match query::prepared(output, &found) {
+            Ok(prepared) => {
+                let columns = prepared.published().into_iter();
+                checked.columns = columns.map(|column| (column.name, column.kind.name().to_owned())).collect();
+                match named(&mut transaction, output).await {
+                    Ok((tables, volatile)) => wrong = against(output, &tables, &volatile),
+                    Err(Failure::Query(reason)) => wrong.push(reason),
+                    Err(Failure::World(error)) => return Err(error),
+                }
             }
-        }
-        Err(Failure::Query(reason)) => checked.wrong.push(reason),
-        Err(Failure::World(error)) => return Err(error),
+            Err(reason) => wrong.push(reason),
+        },
+        Err(error) => match located(output, &error) {
+            Some(located) => checked.wrong.push(located),
+            None => match query::failure(error, "prepare") {
+                Failure::Query(reason) => wrong.push(reason),
+                Failure::World(error) => return Err(error),
+            },
+        },
     }
     let published = |name: &str| checked.columns.iter().any(|(column, _)| column == name);
     if !checked.columns.is_empty() {
-        checked.wrong.extend(unknown_columns(output, published));
+        wrong.extend(unknown_columns(output, published));
     }
+    checked.wrong.extend(wrong.into_iter().map(|said| (Place::START, said)));
     transaction.rollback().await.map_err(postgres)?;
     Ok(checked)
+}
+
+/// What Postgres has against the query, in one line with what it would do instead, and where in the file that is; `None` where
+/// it points at nothing.
+fn located(output: &Output, error: &sqlx::Error) -> Option<(Place, String)> {
+    let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
+    let Some(PgErrorPosition::Original(position)) = error.position() else { return None };
+    let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+    let said = format!("{}{hint} (SQLSTATE {})", error.message(), error.code());
+    Some((output.query.place_of_bound(position), said.replace('\n', " ")))
 }
 
 /// The CSV file of a window, as it would be published, made of the rows in the tables of the connection's search path; or

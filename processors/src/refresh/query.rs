@@ -75,28 +75,39 @@ pub(super) async fn recover(connection: &mut PgConnection) -> Result<(), sqlx::E
 
 /// Asks Postgres what a query gives.
 pub(super) async fn prepare(connection: &mut PgConnection, output: &Output) -> Result<Prepared, Failure> {
+    let found = described(connection, output).await.map_err(|error| failure(error, "prepare"))?;
+    prepared(output, &found).map_err(Failure::Query)
+}
+
+/// The columns of a query, with their types as sqlx calls them. An error of Postgres points at a character of the bound
+/// query.
+pub(super) async fn described(
+    connection: &mut PgConnection,
+    output: &Output,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
     let types = [String::type_info(), NaiveDate::type_info(), NaiveDate::type_info(), bool::type_info()];
     let sql = AssertSqlSafe(output.query.bound()).into_sql_str();
-    let statement = connection.prepare_with(sql, &types).await.map_err(|error| failure(error, "prepare"))?;
-    let found = statement.columns().iter().map(|column| (column.name(), column.type_info().name()));
-    prepared(output, &found.collect::<Vec<_>>()).map_err(Failure::Query)
+    let statement = connection.prepare_with(sql, &types).await?;
+    let found = statement.columns().iter();
+    Ok(found.map(|column| (column.name().to_owned(), column.type_info().name().to_owned())).collect())
 }
 
 /// The query as it is run, given its columns with their types as sqlx calls them.
-pub(super) fn prepared(output: &Output, found: &[(&str, &str)]) -> Result<Prepared, String> {
+pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<str>)]) -> Result<Prepared, String> {
     let mut columns: Vec<(Column, bool)> = Vec::new();
     for (name, type_name) in found {
+        let (name, type_name) = (name.as_ref(), type_name.as_ref());
         let Some(kind) = Kind::of(type_name) else {
             let known = Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
             let of = type_name.to_lowercase();
             return Err(format!("column {name} is of type {of}: cast it, as in {name}::text (there are {known})"));
         };
-        if *name == "?column?" || columns.iter().any(|(column, _)| column.name == *name) {
+        if name == "?column?" || columns.iter().any(|(column, _)| column.name == name) {
             return Err(format!(
                 "each column needs a name of its own: {name} stands there without or twice (… AS name)"
             ));
         }
-        columns.push((Column { name: (*name).to_owned(), kind }, !output.hidden.contains(name)));
+        columns.push((Column { name: name.to_owned(), kind }, !output.hidden.contains(&name)));
     }
     let mut key = Vec::new();
     for name in output.key {

@@ -4,7 +4,10 @@
 //! depends on it. Grants on the table are given again. Anything else that Postgres ties to a table's identity (foreign
 //! keys, triggers, materialised views, publications, policies, …) is left to a person: the swap refuses, naming it.
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use super::Refused;
+use crate::{output_views, tables};
 
 /// A view that reads the table.
 #[derive(Debug, sqlx::FromRow)]
@@ -14,6 +17,10 @@ pub(super) struct View {
     /// `security_barrier=true` and the like.
     options: Option<String>,
     definition: String,
+    /// As SQL names it.
+    owner: String,
+    /// Whether freshet made it, of an output.
+    is_output: bool,
 }
 
 impl View {
@@ -25,24 +32,81 @@ impl View {
 
 /// The views that read the table itself; views over them are not touched.
 pub(super) async fn views(connection: &mut PgConnection, table: &str) -> Result<Vec<View>, sqlx::Error> {
-    sqlx::query_as(
+    let is_output = output_views::sql::is_ours("obj_description(v.oid, 'pg_class')");
+    sqlx::query_as(AssertSqlSafe(format!(
         "SELECT DISTINCT v.oid::regclass::text AS name, array_to_string(v.reloptions, ', ') AS options,
-            pg_get_viewdef(v.oid) AS definition
+            pg_get_viewdef(v.oid) AS definition, quote_ident(pg_get_userbyid(v.relowner)) AS owner,
+            {is_output} AS is_output
          FROM pg_depend d
          JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
          JOIN pg_class v ON v.oid = r.ev_class
          WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::regclass AND v.relkind = 'v'
-         ORDER BY 1",
-    )
+         ORDER BY 1"
+    )))
     .bind(table)
     .fetch_all(connection)
     .await
 }
 
-/// Makes a view read the table that now has the name.
-pub(super) async fn renew(connection: &mut PgConnection, view: &View) -> Result<(), sqlx::Error> {
+/// Takes a view for itself, and not the other tables that it reads, as LOCK TABLE would: who reads those does not wait.
+pub(super) async fn lock(connection: &mut PgConnection, view: &View) -> Result<(), sqlx::Error> {
+    execute(connection, &format!("ALTER VIEW {} OWNER TO {}", view.name, view.owner)).await
+}
+
+/// What became of a view.
+pub(super) enum Renewed {
+    /// It reads the table that now has the name.
+    Reads,
+    /// It is gone: the query of its output does not work with that table, for this reason.
+    Dropped(String),
+}
+
+/// Makes a view read the table that now has the name. Where a column is of another type there, or gone, a view of an output
+/// is made anew, as `before` says it was, or dropped: a setup makes it again. Anybody else's is left to a person.
+pub(super) async fn renew(
+    connection: &mut PgConnection,
+    view: &View,
+    before: &[tables::views::View],
+) -> Result<Renewed, Refused> {
     let options = view.options.as_ref().map(|options| format!(" WITH ({options})")).unwrap_or_default();
-    let sql = format!("CREATE OR REPLACE VIEW {}{options} AS {}", view.name, view.definition);
+    let replace = format!("CREATE OR REPLACE VIEW {}{options} AS {}", view.name, view.definition);
+    let Some(mut said) = refused(connection, &[replace]).await? else { return Ok(Renewed::Reads) };
+    let before = before.iter().find(|it| view.is_output && it.name == view.name);
+    if let Some(before) = before {
+        let drop = format!("DROP VIEW {}", view.name);
+        let anew: Vec<String> = [drop.clone()].into_iter().chain(before.made_again()).collect();
+        let Some(wrong) = refused(connection, &anew).await? else { return Ok(Renewed::Reads) };
+        match refused(connection, &[drop]).await? {
+            None => return Ok(Renewed::Dropped(wrong)),
+            Some(depended_on) => said = depended_on,
+        }
+    }
+    Err(Refused::View { view: view.name.clone(), said })
+}
+
+/// Does all of the statements or none of them; gives what Postgres has against them.
+async fn refused(connection: &mut PgConnection, statements: &[String]) -> Result<Option<String>, sqlx::Error> {
+    match all_or_none(connection, statements).await {
+        Ok(()) => Ok(None),
+        Err(error) => match error.as_database_error() {
+            Some(said) => Ok(Some(said.message().to_owned())),
+            None => Err(error),
+        },
+    }
+}
+
+async fn all_or_none(connection: &mut PgConnection, statements: &[String]) -> Result<(), sqlx::Error> {
+    let mut attempt = connection.begin().await?;
+    for sql in statements {
+        if let Err(error) = execute(&mut attempt, sql).await {
+            attempt.rollback().await?;
+            return Err(error);
+        }
+    }
+    attempt.commit().await
+}
+
+async fn execute(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
 }
@@ -76,14 +140,16 @@ pub(super) async fn grants(
 pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "WITH me AS (SELECT c.oid, c.reltype, c.relrowsecurity FROM pg_class c WHERE c.oid = $1::regclass)
-         -- Objects that others made on the table or on its row type; plain views are renewed.
+         -- Objects that others made on the table or on its row type; plain views are renewed, and the shadow has the same
+         -- generated columns.
          SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
          FROM me JOIN pg_depend d ON d.deptype = 'n' AND (
             (d.refclassid = 'pg_class'::regclass AND d.refobjid = me.oid)
             OR (d.refclassid = 'pg_type'::regclass AND d.refobjid = me.reltype))
          LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
          LEFT JOIN pg_class v ON v.oid = r.ev_class
-         WHERE v.relkind IS DISTINCT FROM 'v'
+         LEFT JOIN pg_attrdef g ON d.classid = 'pg_attrdef'::regclass AND g.oid = d.objid
+         WHERE v.relkind IS DISTINCT FROM 'v' AND g.adrelid IS DISTINCT FROM me.oid
          UNION
          SELECT pg_describe_object('pg_trigger'::regclass, t.oid, 0) FROM me JOIN pg_trigger t ON t.tgrelid = me.oid
          WHERE NOT t.tgisinternal

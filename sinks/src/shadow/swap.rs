@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::dependants::View;
+use super::dependants::{Renewed, View};
 use super::{Held, dependants};
 use crate::apply::marks;
 use crate::apply::upsert::has_surrogate_id;
@@ -21,6 +21,8 @@ const NAMED_MAX: i64 = 20;
 pub struct Swapped {
     /// Views that read the new table now.
     pub views: usize,
+    /// Views of outputs that are dropped, because the outputs' queries do not work with the new table: each with why.
+    pub dropped: Vec<String>,
 }
 
 /// Why a swap does not happen. Nothing has changed.
@@ -41,6 +43,17 @@ pub enum Refused {
         "this hangs on the table and would be left behind: {}; drop it, swap, and make it again", .0.join(", ")
     )]
     Dependants(Vec<String>),
+    /// A view over the live table cannot be made over the shadow: it uses a column that is of another type there, or gone.
+    #[error(
+        "the view {view} cannot read the table as it is declared now ({said}): take it away (`pg_dump --table={view}` keeps \
+         its definition and grants; DROP VIEW {view}), swap, and make it again"
+    )]
+    View {
+        /// As SQL names it.
+        view: String,
+        /// What Postgres says.
+        said: String,
+    },
     /// The live table was altered since the shadow was made.
     #[error("the table was altered since the shadow was made ({}): drop the shadow and fill a new one", .0.join(", "))]
     Altered(Vec<String>),
@@ -72,11 +85,11 @@ pub async fn swap(held: Held, domain: &'static Domain, replay: &Running) -> Resu
         return Err(Refused::Elsewhere(elsewhere.join(", ")));
     }
     swap_state(connection, domain.name).await?;
-    swap_table(connection, domain, &views).await?;
+    let dropped = swap_table(connection, domain, &views).await?;
     raise_epochs(connection, domain.name).await?;
     end(connection, replay).await?;
     transaction.commit().await?;
-    Ok(Swapped { views: views.len() })
+    Ok(Swapped { views: views.len() - dropped.len(), dropped })
 }
 
 async fn check(
@@ -215,15 +228,23 @@ async fn all_bookmarks(connection: &mut PgConnection, domain: &str) -> Result<BT
 async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<Vec<View>, sqlx::Error> {
     let live = Destination::Live.table(domain);
     let views = dependants::views(connection, &live).await?;
-    let tables: Vec<&str> = views.iter().map(View::name).chain([live.as_str()]).collect();
-    let sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
+    for view in &views {
+        dependants::lock(connection, view).await?;
+    }
+    let sql = format!("LOCK TABLE {live} IN ACCESS EXCLUSIVE MODE");
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(views)
 }
 
 /// Puts the shadow where the live table was, under the views, and drops that.
-async fn swap_table(connection: &mut PgConnection, domain: &'static Domain, views: &[View]) -> Result<(), sqlx::Error> {
+/// Gives the views of outputs that are dropped.
+async fn swap_table(
+    connection: &mut PgConnection,
+    domain: &'static Domain,
+    views: &[View],
+) -> Result<Vec<String>, Refused> {
     let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
+    let before = tables::views::over(connection, &live).await?;
     let schema: String = sqlx::query_scalar(
         "SELECT quote_ident(n.nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = $1::regclass",
@@ -246,12 +267,15 @@ async fn swap_table(connection: &mut PgConnection, domain: &'static Domain, view
     for sql in statements {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
+    let mut dropped = Vec::new();
     for view in views {
-        dependants::renew(connection, view).await?;
+        if let Renewed::Dropped(why) = dependants::renew(connection, view, &before).await? {
+            dropped.push(format!("{} ({why})", view.name()));
+        }
     }
     let retired = format!("DROP TABLE shadow_retired.\"{}\"", domain.table);
     sqlx::query(AssertSqlSafe(retired)).execute(connection).await?;
-    Ok(())
+    Ok(dropped)
 }
 
 /// Of the stream, because the outputs are of another table now; of the owners, because they hold what they knew of

@@ -12,6 +12,7 @@ use super::wanted::Wanted;
 use super::{Setup, identifier, qualified};
 use crate::apply::marks;
 use crate::output_state;
+use crate::output_views;
 use crate::postgres::{self, MIGRATIONS};
 use crate::transactions::{self, Limits};
 use freshet_topics::Domain;
@@ -74,7 +75,8 @@ pub async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Result<Pl
         tables.push(plan::plan(setup.schema, &wanted, found.as_ref(), formerly));
     }
     let outputs = output_state::changes(&output_state::definitions(connection).await?, setup.outputs);
-    Ok(Plan { makes_schema, tables, outputs, recording: record::recording(setup, last) })
+    let views = output_views::look(connection, setup).await?;
+    Ok(Plan { makes_schema, tables, outputs, views, recording: record::recording(setup, last) })
 }
 
 async fn has_schema(connection: &mut PgConnection, schema: &str) -> Result<bool, sqlx::Error> {
@@ -126,6 +128,7 @@ pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError>
         return Err(SetupError::Blocked(Box::new(plan)));
     }
     perform(connection, setup, &plan).await?;
+    output_views::perform(connection, setup, &mut plan.views).await?;
     transaction.commit().await?;
     Ok(plan)
 }

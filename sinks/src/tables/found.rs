@@ -1,11 +1,15 @@
 //! What the catalog of Postgres, and where it does not know the rows themselves, say of a table that is there.
 
+use freshet_topics::kept::EXTRA;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::duplicates::{self, Duplicates};
 use super::qualified;
 use super::views::{self, View};
 use super::wanted::{ID, LINEAGE, Wanted};
+
+/// Headings that are looked at: a sender who makes up new ones all the time must not fill the memory.
+const HEADINGS_MAX: usize = 1_000;
 
 /// A table as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub(super) struct Found {
     pub views: Vec<View>,
     /// Foreign keys of the table itself to others, as (name, other table).
     pub foreign_keys: Vec<(String, String)>,
+    /// The headings that `extra` has cells under, where they are to get columns.
+    pub new_headings: Vec<String>,
     /// What only the rows can tell, of what a plan needs to know.
     pub rows: Rows,
 }
@@ -35,7 +41,10 @@ pub(super) struct FoundColumn {
     /// As people do: `character varying(20)`.
     pub shown: String,
     pub not_null: bool,
+    /// What stands there where nobody says anything, or what it is made of, where it is generated.
     pub default_value: Option<String>,
+    /// Whether Postgres makes it of other columns, so that nobody writes to it.
+    pub is_generated: bool,
     pub is_identity: bool,
     /// The sequence that belongs to it (serial, identity), as SQL names it.
     pub sequence: Option<String>,
@@ -116,8 +125,12 @@ pub(super) async fn read(
         indexes: indexes(connection, &table).await?,
         views: views::over(connection, &table).await?,
         foreign_keys: foreign_keys(connection, &table).await?,
+        new_headings: Vec::new(),
         rows: Rows::default(),
     };
+    if found.kind == "r" && wanted.adds_columns && found.column(EXTRA).is_some() {
+        found.new_headings = new_headings(connection, &table).await?;
+    }
     if found.kind == "r" {
         found.rows = rows(connection, &table, wanted, &found).await?;
     }
@@ -131,7 +144,7 @@ async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<Found
                 ELSE t.typname END AS type_name,
             format_type(a.atttypid, a.atttypmod) AS shown,
             a.attnotnull AS not_null, pg_get_expr(d.adbin, d.adrelid) AS default_value,
-            a.attidentity <> '' AS is_identity, pg_get_serial_sequence($1, a.attname) AS sequence,
+            a.attgenerated <> '' AS is_generated, a.attidentity <> '' AS is_identity, pg_get_serial_sequence($1, a.attname) AS sequence,
             col_description(a.attrelid, a.attnum) AS comment
          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
          LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -156,6 +169,14 @@ async fn indexes(connection: &mut PgConnection, table: &str) -> Result<Vec<Index
     .bind(table)
     .fetch_all(connection)
     .await
+}
+
+/// Every heading that a row has a cell under: one pass over the rows.
+async fn new_headings(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
+    let sql = format!(
+        "SELECT DISTINCT jsonb_object_keys(extra) FROM {table} WHERE jsonb_typeof(extra) = 'object' ORDER BY 1 LIMIT {HEADINGS_MAX}"
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await
 }
 
 async fn foreign_keys(connection: &mut PgConnection, table: &str) -> Result<Vec<(String, String)>, sqlx::Error> {

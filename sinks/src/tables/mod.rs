@@ -24,7 +24,7 @@ mod duplicates;
 mod found;
 mod plan;
 pub mod record;
-mod views;
+pub(crate) mod views;
 mod wanted;
 
 use freshet_topics::Domain;
@@ -46,6 +46,8 @@ pub struct Setup<'a> {
     pub outputs: &'static [&'static Output],
     /// The pipeline that they belong to.
     pub pipeline: Identity<'a>,
+    /// Days after which a window is closed, for the outputs' views (`metrics.allowed_lateness_days`).
+    pub allowed_lateness_days: u32,
 }
 
 /// Which pipeline it is, and which version of it.
@@ -58,17 +60,17 @@ pub struct Identity<'a> {
 }
 
 /// A table in a schema, as SQL names it.
-fn qualified(schema: &str, table: &str) -> String {
+pub(crate) fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", identifier(schema), identifier(table))
 }
 
 /// A name as SQL quotes it.
-fn identifier(name: &str) -> String {
+pub(crate) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A text as SQL quotes it.
-fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     match text.contains('\\') {
         true => format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
         false => format!("'{}'", text.replace('\'', "''")),
@@ -76,7 +78,7 @@ fn literal(text: &str) -> String {
 }
 
 /// Names in a row, quoted.
-fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(identifier).collect::<Vec<_>>().join(", ")
 }
 

@@ -3,6 +3,7 @@
 mod columns;
 mod keys;
 mod narrowing;
+mod new_columns;
 mod types;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use super::record::Recording;
 use super::wanted::{ID, LINEAGE, Wanted};
 use super::{identifier, identifiers, literal, qualified};
 use crate::output_state::DefinitionChange;
+use crate::output_views::ViewPlan;
 
 pub(super) use narrowing::{Narrowing, narrowing};
 
@@ -24,6 +26,8 @@ pub struct Plan {
     pub tables: Vec<TablePlan>,
     /// What becomes of the outputs' definitions.
     pub outputs: Vec<DefinitionChange>,
+    /// What becomes of the outputs' views, where anything does.
+    pub views: Vec<ViewPlan>,
     /// What becomes of the record of the pipeline.
     pub recording: Recording,
 }
@@ -214,10 +218,12 @@ impl<'a> Planner<'a> {
         for column in &wanted.columns {
             match found.column(column.name) {
                 None => self.add(column, found),
+                Some(there) if new_columns::is_added(there) => self.declare(column, there),
                 Some(there) => self.fit(column, there, found),
             }
         }
         self.others(found, formerly);
+        self.new_columns(found);
         self.lineage(found);
         self.unique(found);
         self.around_views(found);

@@ -198,7 +198,8 @@ mod tests {
     use freshet_topics::{Cast, Column, DOMAINS};
 
     fn setup(hash: &str) -> Setup<'_> {
-        Setup { schema: "public", domains: &DOMAINS, outputs: &[], pipeline: Identity { name: "p", hash } }
+        let pipeline = Identity { name: "p", hash };
+        Setup { schema: "public", domains: &DOMAINS, outputs: &[], pipeline, allowed_lateness_days: 7 }
     }
 
     fn recorded(setup: &Setup<'_>) -> Recorded {

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 /// A view over the table, or over another view over it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
-pub(super) struct View {
+pub(crate) struct View {
     /// As SQL names it.
     pub name: String,
     /// The longest way to the table, in views: what has the greatest is taken away first.
@@ -25,7 +25,7 @@ pub(super) struct View {
 
 impl View {
     /// The statements that make it again.
-    pub(super) fn made_again(&self) -> Vec<String> {
+    pub(crate) fn made_again(&self) -> Vec<String> {
         [self.definition.clone()].into_iter().chain(self.restore.iter().cloned()).collect()
     }
 }
@@ -47,7 +47,7 @@ pub(super) fn in_the_way<'a>(views: &'a [View], columns: &[&str]) -> Vec<&'a Vie
 }
 
 /// Reads the views over a table.
-pub(super) async fn over(connection: &mut PgConnection, table: &str) -> Result<Vec<View>, sqlx::Error> {
+pub(crate) async fn over(connection: &mut PgConnection, table: &str) -> Result<Vec<View>, sqlx::Error> {
     sqlx::query_as(
         "WITH RECURSIVE edges AS (
             SELECT DISTINCT r.ev_class AS view, d.refobjid AS base, d.refobjsubid AS number

@@ -1,6 +1,6 @@
 //! What a domain's declaration wants of its table.
 
-use freshet_topics::{Column, Domain};
+use freshet_topics::{Column, Domain, NewColumn};
 
 use crate::apply::upsert::has_surrogate_id;
 
@@ -15,6 +15,8 @@ pub(super) struct Wanted {
     /// The domain's own columns, in order.
     pub columns: Vec<WantedColumn>,
     pub key: Vec<&'static str>,
+    /// Whether what is found in `extra` gets a column of its own.
+    pub adds_columns: bool,
     /// The column of the event date, which is indexed.
     pub date: Option<&'static str>,
 }
@@ -57,6 +59,7 @@ impl Wanted {
                 .chain(domain.kept_columns().map(|(name, comment)| WantedColumn::kept(name, comment)))
                 .collect(),
             key: domain.key.to_vec(),
+            adds_columns: domain.on_new_column == NewColumn::Add,
             date: domain.event_time.as_ref().map(|event_time| event_time.date),
         }
     }

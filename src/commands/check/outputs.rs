@@ -10,7 +10,7 @@ use freshet_sinks::apply::upsert::{Candidate, Upsert};
 use freshet_sinks::destination::Destination;
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::pipeline::cases::OutputCase;
-use freshet_topics::pipeline::mistake::{Mistake, Place};
+use freshet_topics::pipeline::mistake::Mistake;
 use freshet_topics::{Domain, PARSER_VERSION, Pipeline, Provenance};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
@@ -27,7 +27,7 @@ pub(super) async fn check(connection: &mut PgConnection, pipeline: &Pipeline) ->
         let checked = check::check(&mut transaction, output).await?;
         let file = format!("outputs/{}.sql", output.name);
         let wrong = checked.wrong.into_iter();
-        failures.extend(wrong.map(|said| Mistake { file: file.clone(), place: Place::START, said }));
+        failures.extend(wrong.map(|(place, said)| Mistake { file: file.clone(), place, said }));
     }
     for case in pipeline.cases {
         let mut scratch = transaction.begin().await.context("begin a test")?;
@@ -44,7 +44,9 @@ async fn make_tables(connection: &mut PgConnection, pipeline: &Pipeline) -> Resu
     let Pipeline { name, hash, domains, outputs, .. } = *pipeline;
     let make = format!("CREATE SCHEMA {schema}; SET LOCAL search_path = {schema}");
     sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut *connection).await.context("make a schema to try outputs in")?;
-    let setup = Setup { schema: &schema, domains, outputs, pipeline: Identity { name, hash } };
+    // No view is made here, so that no window needs to close.
+    let pipeline = Identity { name, hash };
+    let setup = Setup { schema: &schema, domains, outputs, pipeline, allowed_lateness_days: 0 };
     let plan = tables::look(connection, &setup).await.context("plan the tables")?;
     for sql in plan.tables.iter().flat_map(|table| &table.steps).flat_map(|step| &step.sql) {
         sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&mut *connection).await.context("make the tables")?;

@@ -152,15 +152,19 @@ pub(super) fn comparison(domain: &Domain, comparison: &Comparison, look: Look) -
     text
 }
 
-pub(super) fn swapped(domain: &Domain, comparison: &Comparison, Swapped { views }: &Swapped) -> String {
+pub(super) fn swapped(domain: &Domain, comparison: &Comparison, Swapped { views, dropped }: &Swapped) -> String {
     let Comparison { shadow_rows: rows, live_rows: rows_before, .. } = comparison;
     let views = match views {
         0 => String::new(),
         1 => "; one view reads it now".to_owned(),
         views => format!("; {views} views read it now"),
     };
+    let dropped = match dropped.is_empty() {
+        true => String::new(),
+        false => format!("; dropped, because their outputs' queries do not work with it: {}", dropped.join(", ")),
+    };
     format!(
-        "{}: swapped: {} has {} rows, had {}{views}",
+        "{}: swapped: {} has {} rows, had {}{views}{dropped}",
         domain.name,
         domain.table,
         thousands(*rows),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use freshet_sinks::output_views::ViewPlan;
 use freshet_sinks::postgres::{MIGRATIONS, explain};
 use freshet_sinks::schema::{self, Schema};
 use freshet_sinks::tables::{self, SetupError};
@@ -52,7 +53,8 @@ async fn standing(services: &Services, dry_run: bool) -> Result<Vec<Finding>, St
         older.check_rights(services).await?;
     }
     let tables_change = plan.tables.iter().any(|it| !it.steps.is_empty());
-    let has_work = older.is_some() || plan.recording.changes || tables_change || !plan.outputs.is_empty();
+    let outputs_change = !plan.outputs.is_empty() || plan.views.iter().any(ViewPlan::is_open);
+    let has_work = older.is_some() || plan.recording.changes || tables_change || outputs_change;
     let (outcome, plan) = match (plan.is_blocked(), has_work, dry_run) {
         (true, ..) => (Outcome::Blocked, plan),
         (false, true, false) => match tables::apply(pool, &setup).await {

@@ -1,6 +1,7 @@
 //! The pipeline that is on record and the domains' tables, as lines: what was done, or would be, and what stands in the way.
 
 use freshet_sinks::output_state::DefinitionChange;
+use freshet_sinks::output_views::{self, ViewChange, ViewPlan};
 use freshet_sinks::tables::record::{Recording, short};
 use freshet_sinks::tables::{Plan, TablePlan, What};
 
@@ -19,13 +20,15 @@ pub(super) enum Outcome {
     Blocked,
 }
 
-/// A line about the pipeline, one a table with its steps, and one an output that is new, defined otherwise or gone.
+/// A line about the pipeline, one a table with its steps, one an output that is new, defined otherwise or gone, and one a view
+/// of an output that is not as wanted.
 pub(super) fn findings(services: &Services, plan: &Plan, outcome: Outcome) -> Vec<Finding> {
     let schema = plan.makes_schema.then(|| of_schema(&services.config.postgres.schema, outcome));
     let pipeline = of_pipeline(services, &plan.recording, outcome);
     let tables = plan.tables.iter().map(|table| of_table(table, outcome));
     let outputs = plan.outputs.iter().map(|change| of_output(change, outcome));
-    schema.into_iter().chain([pipeline]).chain(tables).chain(outputs).collect()
+    let views = plan.views.iter().map(|view| of_view(view, outcome));
+    schema.into_iter().chain([pipeline]).chain(tables).chain(outputs).chain(views).collect()
 }
 
 /// Deriving is the publisher's: setup says only what it will find.
@@ -41,6 +44,31 @@ fn of_output(change: &DefinitionChange, outcome: Outcome) -> Finding {
         Outcome::Blocked => (Standing::Failed, format!("{is}: not set up")),
     };
     Finding::new("output", change.output(), standing, said)
+}
+
+fn of_view(view: &ViewPlan, outcome: Outcome) -> Finding {
+    let (will, done, not) = match &view.change {
+        ViewChange::Make => ("would be made".to_owned(), "made".to_owned(), "not made"),
+        ViewChange::Replace => {
+            ("found, would be replaced".to_owned(), "found, and replaced".to_owned(), "not replaced")
+        }
+        ViewChange::Drop => ("its output is gone: would be dropped".to_owned(), "dropped".to_owned(), "not dropped"),
+        ViewChange::Allow(readers) => {
+            let readers = readers.join(", ");
+            (
+                format!("found, {readers} would be let read it"),
+                format!("found, {readers} may read it now"),
+                "not changed",
+            )
+        }
+    };
+    let (standing, said) = match (&view.failed, outcome) {
+        (Some(why), _) => (Standing::Warns, format!("{not}, and files are published all the same: {why}")),
+        (None, Outcome::DryRun) => (Standing::Would, will),
+        (None, Outcome::Done) => (Standing::Made, done),
+        (None, Outcome::Blocked) => (Standing::Failed, not.to_owned()),
+    };
+    Finding::new("view", &format!("{}.{}", output_views::SCHEMA, view.output), standing, said)
 }
 
 fn of_schema(schema: &str, outcome: Outcome) -> Finding {

@@ -227,7 +227,12 @@ fn files(
 }
 
 fn on_new_column(custom: &Custom<'_, '_>, mistakes: &mut Mistakes) -> NewColumn {
-    let words = [("ignore", NewColumn::Ignore), ("keep", NewColumn::Keep), ("reject", NewColumn::Reject)];
+    let words = [
+        ("ignore", NewColumn::Ignore),
+        ("keep", NewColumn::Keep),
+        ("add", NewColumn::Add),
+        ("reject", NewColumn::Reject),
+    ];
     let said = custom.value("onNewColumn", mistakes).and_then(|node| one_of(&node, &words, mistakes));
     said.unwrap_or(NewColumn::Ignore)
 }

@@ -45,10 +45,32 @@ impl Parameter {
 }
 
 /// A query, read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Query {
     parts: Vec<Part>,
+    /// Where its text stands in the file, in order.
+    origins: Vec<Origin>,
+    file: String,
 }
+
+/// Where a stretch of a part comes from; it goes on to the next one.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    part: usize,
+    /// The byte of the part's text with which it begins.
+    at: usize,
+    /// The byte of the file that it is.
+    from: usize,
+}
+
+/// The same text says the same query, wherever it stands.
+impl PartialEq for Query {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts == other.parts
+    }
+}
+
+impl Eq for Query {}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -60,9 +82,10 @@ impl Query {
     /// Reads the query in a file. What is no single query, or names no parameter that there is, is a mistake.
     pub fn read(text: &str, mistakes: &mut Mistakes) -> Option<Query> {
         let before = mistakes.count();
-        let mut lexer = Lexer { text, at: 0, first: None, parts: Vec::new(), open: Vec::new(), ended: false };
+        let mut lexer =
+            Lexer { text, at: 0, first: None, parts: Vec::new(), origins: Vec::new(), open: Vec::new(), ended: false };
         lexer.run(mistakes);
-        let query = Query { parts: lexer.parts };
+        let query = Query { parts: lexer.parts, origins: lexer.origins, file: text.to_owned() };
         let canonical = query.canonical();
         let first = canonical.trim_start_matches('(').split([' ', '(', '*']).next().unwrap_or_default();
         if !["select", "with", "values", "table"].contains(&first.to_ascii_lowercase().as_str()) {
@@ -94,9 +117,42 @@ impl Query {
         texts.collect::<String>().trim().to_owned()
     }
 
+    /// Where in the file a character of [`Query::bound`] stands, counted from 1, as Postgres counts: that of a parameter is
+    /// where it is named, what comes after the end is the end.
+    pub fn place_of_bound(&self, position: usize) -> Place {
+        let mut before = position.saturating_sub(1);
+        for (index, part) in self.parts.iter().enumerate() {
+            let (text, is_sql) = match part {
+                Part::Sql(text) => (text.as_str(), true),
+                Part::Parameter(parameter) => (parameter.bound(), false),
+            };
+            if let Some((byte, _)) = text.char_indices().nth(before) {
+                return self.place_in(index, if is_sql { byte } else { 0 });
+            }
+            before -= text.chars().count();
+        }
+        let last = self.parts.len().saturating_sub(1);
+        self.place_in(last, self.parts.last().map_or(0, Part::file_bytes))
+    }
+
+    fn place_in(&self, part: usize, byte: usize) -> Place {
+        let origin = self.origins.iter().rev().find(|origin| origin.part == part && origin.at <= byte);
+        origin.map_or(Place::START, |origin| place_of(&self.file, origin.from + byte - origin.at))
+    }
+
     /// Whether it asks for that parameter.
     pub fn asks_for(&self, parameter: Parameter) -> bool {
         self.parts.contains(&Part::Parameter(parameter))
+    }
+}
+
+impl Part {
+    /// How long it is in the file.
+    fn file_bytes(&self) -> usize {
+        match self {
+            Part::Sql(text) => text.trim_end().len(),
+            Part::Parameter(parameter) => 1 + parameter.name().len(),
+        }
     }
 }
 
@@ -113,6 +169,7 @@ struct Lexer<'t> {
     /// Where the query begins, behind blanks and comments.
     first: Option<usize>,
     parts: Vec<Part>,
+    origins: Vec<Origin>,
     /// Brackets that are open, with their places.
     open: Vec<(char, usize)>,
     /// A semicolon stood already.
@@ -164,12 +221,20 @@ impl<'t> Lexer<'t> {
 
     /// Takes so many bytes over as they are.
     fn take(&mut self, bytes: usize) {
-        let taken = &self.text[self.at..self.at + bytes];
+        let (from, taken) = (self.at, &self.text[self.at..self.at + bytes]);
         self.at += bytes;
-        match self.parts.last_mut() {
-            Some(Part::Sql(text)) => text.push_str(taken),
-            _ => self.parts.push(Part::Sql(taken.to_owned())),
-        }
+        let at = match self.parts.last_mut() {
+            Some(Part::Sql(text)) => {
+                let at = text.len();
+                text.push_str(taken);
+                at
+            }
+            _ => {
+                self.parts.push(Part::Sql(taken.to_owned()));
+                0
+            }
+        };
+        self.origins.push(Origin { part: self.parts.len() - 1, at, from });
     }
 
     /// Blanks and comments become one space.
@@ -187,7 +252,10 @@ impl<'t> Lexer<'t> {
         }
         match self.parts.last_mut() {
             Some(Part::Sql(text)) => text.push(' '),
-            Some(Part::Parameter(_)) => self.parts.push(Part::Sql(" ".to_owned())),
+            Some(Part::Parameter(_)) => {
+                self.parts.push(Part::Sql(" ".to_owned()));
+                self.origins.push(Origin { part: self.parts.len() - 1, at: 0, from: self.at });
+            }
             None => {}
         }
     }
@@ -260,7 +328,10 @@ impl<'t> Lexer<'t> {
             return self.take(1);
         }
         match Parameter::ALL.into_iter().find(|parameter| parameter.name() == name) {
-            Some(parameter) => self.parts.push(Part::Parameter(parameter)),
+            Some(parameter) => {
+                self.parts.push(Part::Parameter(parameter));
+                self.origins.push(Origin { part: self.parts.len() - 1, at: 0, from: self.at });
+            }
             None => {
                 let hint = did_you_mean(name, Parameter::ALL.map(Parameter::name));
                 let known = Parameter::ALL.map(|parameter| format!(":{}", parameter.name())).join(", ");
@@ -331,6 +402,32 @@ mod tests {
         assert_eq!(one.canonical(), "SELECT a, 'x  y' FROM t WHERE d < :window_end");
         assert_ne!(one, read("SELECT a, 'x y' FROM t WHERE d < :window_end").expect("a query"));
         assert!(one.asks_for(Parameter::WindowEnd) && !one.asks_for(Parameter::IsFinal));
+    }
+
+    #[test]
+    fn what_postgres_points_at_is_found_in_the_file() {
+        let cases = [
+            ("/* head */\nSELECT a", "SELECT", (2, 1)),
+            ("/* head */\nSELECT a, -- the first\n       b\nFROM t", "b", (3, 8)),
+            ("SELECT 1 /* é */, 'é', é\n  , b", "b", (2, 5)),
+            ("SELECT\n  :window_start, b", "$2", (2, 3)),
+            ("SELECT :window_start,\n  b + :is_final\nFROM t", "b ", (2, 3)),
+            ("SELECT :window_start,\n  b + :is_final\nFROM t", "$4", (2, 7)),
+            ("SELECT :window_start -- all\n  FROM t", "FROM", (2, 3)),
+            ("SELECT :window_start::text FROM  t ; -- done", "text", (1, 23)),
+        ];
+        for (text, pointed_at, (line, column)) in cases {
+            let query = read(text).expect("a query");
+            let bound = query.bound();
+            let byte = bound.find(pointed_at).unwrap_or_else(|| panic!("{pointed_at} in {bound}"));
+            let position = bound[..byte].chars().count() + 1;
+            assert_eq!(query.place_of_bound(position), Place { line, column }, "{pointed_at} in {text}");
+        }
+        for (text, (line, column)) in [("SELECT a FROM\n  t -- x\n", (2, 4)), ("SELECT a = :is_final;", (1, 21))] {
+            let query = read(text).expect("a query");
+            let end = query.bound().chars().count() + 1;
+            assert_eq!(query.place_of_bound(end), Place { line, column }, "the end of {text}");
+        }
     }
 
     #[test]

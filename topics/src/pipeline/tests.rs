@@ -264,7 +264,7 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         ("{state: final}", "{stat: final}", "there is no column `stat`; did you mean state?"),
         ("{state: final}", "{state: 5}", "text is expected here, not a whole number"),
         ("{state: final}", "{}", "one column and its value are expected here"),
-        ("value: keep", "value: kep", "`kep` is not one of ignore, keep, reject; did you mean keep?"),
+        ("value: keep", "value: kep", "`kep` is not one of ignore, keep, add, reject; did you mean keep?"),
         ("\"-999\"]", "-999]", "text is expected here, not a whole number"),
         ("[\"NA\", ", "[\"NA\", \"NA\", ", "`NA` is there twice"),
         ("[\"NA\", ", "[\" NA\", ", "write `NA`"),

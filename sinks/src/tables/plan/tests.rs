@@ -26,6 +26,7 @@ fn wanted() -> Wanted {
             column("note", "text", false),
         ],
         key: vec!["place", "day"],
+        adds_columns: false,
         date: Some("day"),
     }
 }
@@ -182,6 +183,55 @@ fn columns_that_are_missing_come_and_those_that_are_not_declared_stay() {
     assert_eq!(plan.not_done.len(), 1, "{plan:?}");
     assert!(plan.not_done[0].starts_with("column former is not declared any more, and stays"), "{plan:?}");
     assert!(plan.kept[0].starts_with("foreign key stock_place stays"), "{plan:?}");
+}
+
+/// A column that setup made of what files say under a heading.
+fn added(name: &str, heading: &str) -> FoundColumn {
+    let default_value = Some(format!("(extra ->> '{heading}'::text)"));
+    FoundColumn { is_generated: true, default_value, ..there(name, "text") }
+}
+
+#[test]
+fn a_heading_that_rows_have_kept_gets_a_column_once_and_within_bounds() {
+    let mut found = own();
+    found.columns.push(added("colour", "Colour"));
+    found.new_headings =
+        ["Colour", "Weight (kg)", "weight_kg", "NOTE", "Src_Row", "Extra", "—"].map(str::to_owned).to_vec();
+    let plan = super::plan("public", &wanted(), Some(&found), &[]);
+    assert_eq!(said(&plan), ["add column weight_kg text, of the files' column \"Weight (kg)\""]);
+    assert_eq!(
+        plan.steps[0].sql[0],
+        "ALTER TABLE \"public\".\"stock_data\" ADD COLUMN \"weight_kg\" text \
+         GENERATED ALWAYS AS (extra ->> 'Weight (kg)'::text) STORED"
+    );
+    let stays = [
+        "\"weight_kg\" stays in extra alone: the table has a column weight_kg already",
+        "\"Src_Row\" stays in extra alone: the table has a column src_row already",
+        "\"Extra\" stays in extra alone: the table has a column extra already",
+        "\"—\" stays in extra alone: no name can be made of it",
+    ];
+    assert_eq!(plan.kept.iter().map(|it| it.trim_start_matches("the files' column ")).collect::<Vec<_>>(), stays);
+
+    found.new_headings = (0..40).map(|number| format!("h{number}")).collect();
+    let plan = super::plan("public", &wanted(), Some(&found), &[]);
+    assert_eq!((plan.steps.len(), plan.kept.len()), (31, 9), "with the one that is there, 32");
+    assert!(plan.kept[0].ends_with("32 are added, and no more: declare it"), "{plan:?}");
+}
+
+#[test]
+fn a_column_that_was_added_becomes_the_contracts_when_it_is_declared() {
+    let mut found = own();
+    found.columns[4] = added("note", "Note");
+    found.columns[3] = added("pieces", "Pieces");
+    let plan = plan("public", &wanted(), Some(&found), &[]);
+    assert_eq!(
+        said(&plan),
+        [
+            "make column pieces anew as int4: it is declared now",
+            "let column note have values of its own: it is declared now"
+        ]
+    );
+    assert!(plan.kept[0].contains("until `freshet replay stock --from beginning` fills it"), "{plan:?}");
 }
 
 #[test]

@@ -1,0 +1,256 @@
+//! The outputs as views in the schema `metrics`, for those who read the database: each its query over all windows, with the
+//! columns that are published.
+//!
+//! A setup keeps them: what is new is made, what is defined otherwise is replaced, what is gone is dropped. A view is known
+//! by its comment, which says that freshet made it and of which definition ([`sql`]); whatever else is in the schema is left
+//! alone. No view keeps a setup from coming through: one that cannot be made is a warning, for files are published
+//! without it.
+
+pub(crate) mod sql;
+
+use std::collections::BTreeMap;
+
+use freshet_topics::pipeline::output::Output;
+use sqlx::error::DatabaseError;
+use sqlx::postgres::PgDatabaseError;
+use sqlx::{AssertSqlSafe, Column as _, Connection, Executor, PgConnection, SqlSafeStr, Statement, Type};
+
+use crate::tables::{Setup, identifier, qualified};
+
+/// The schema of the views.
+pub const SCHEMA: &str = "metrics";
+
+/// What a setup does to the view of an output, or did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewPlan {
+    /// The output.
+    pub output: String,
+    /// What is done.
+    pub change: ViewChange,
+    /// Why it is not done, and what to do. Nothing else is kept from being done.
+    pub failed: Option<String>,
+}
+
+/// What is done to a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewChange {
+    /// It is not there, and made.
+    Make,
+    /// It was made of another definition, and is replaced.
+    Replace,
+    /// Its output is gone: it is dropped.
+    Drop,
+    /// These roles may read every table of the output, and not yet the view: they are allowed to. As SQL names them.
+    Allow(Vec<String>),
+}
+
+impl ViewPlan {
+    /// Whether there is something to try.
+    pub fn is_open(&self) -> bool {
+        self.failed.is_none()
+    }
+}
+
+/// What is under a name in the schema.
+struct Found {
+    is_view: bool,
+    /// The definition that it was made of, where freshet made it.
+    stamp: Option<String>,
+}
+
+/// What a setup would do.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(crate) async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Result<Vec<ViewPlan>, sqlx::Error> {
+    let found = found(connection).await?;
+    let mut plans = Vec::new();
+    for output in setup.outputs {
+        let (change, failed) = match found.get(output.name) {
+            None => (ViewChange::Make, None),
+            Some(Found { is_view: true, stamp: Some(stamp) }) if *stamp == sql::stamp(setup, output) => {
+                let readers = readers(connection, setup, output).await?;
+                if readers.is_empty() {
+                    continue;
+                }
+                (ViewChange::Allow(readers), None)
+            }
+            Some(Found { is_view: true, stamp: Some(_) }) => (ViewChange::Replace, None),
+            Some(_) => {
+                let said =
+                    format!("{SCHEMA}.{} is there and is not freshet's: rename it, and set up again", output.name);
+                (ViewChange::Make, Some(said))
+            }
+        };
+        plans.push(ViewPlan { output: output.name.to_owned(), change, failed });
+    }
+    let is_gone = |name: &str| setup.outputs.iter().all(|output| output.name != name);
+    let gone = found.iter().filter(|(name, it)| it.is_view && it.stamp.is_some() && is_gone(name));
+    plans.extend(gone.map(|(name, _)| ViewPlan { output: name.clone(), change: ViewChange::Drop, failed: None }));
+    Ok(plans)
+}
+
+async fn found(connection: &mut PgConnection) -> Result<BTreeMap<String, Found>, sqlx::Error> {
+    let rows: Vec<(String, bool, Option<String>)> = sqlx::query_as(
+        "SELECT c.relname::text, c.relkind = 'v', obj_description(c.oid, 'pg_class')
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1",
+    )
+    .bind(SCHEMA)
+    .fetch_all(connection)
+    .await?;
+    let found = |(name, is_view, comment): (String, bool, Option<String>)| {
+        (name, Found { is_view, stamp: comment.as_deref().and_then(sql::stamp_of).map(str::to_owned) })
+    };
+    Ok(rows.into_iter().map(found).collect())
+}
+
+/// Does what was planned, each view by itself: what became of it is in the plans afterwards.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(crate) async fn perform(
+    connection: &mut PgConnection,
+    setup: &Setup<'_>,
+    plans: &mut [ViewPlan],
+) -> Result<(), sqlx::Error> {
+    for plan in plans.iter_mut().filter(|plan| plan.is_open()) {
+        let output = setup.outputs.iter().copied().find(|output| output.name == plan.output);
+        let mut attempt = connection.begin().await?;
+        let done = match (&plan.change, output) {
+            (ViewChange::Make | ViewChange::Replace, Some(output)) => make(&mut attempt, setup, output).await,
+            (ViewChange::Allow(readers), _) => allow(&mut attempt, &plan.output, readers).await,
+            (ViewChange::Drop, _) | (_, None) => {
+                execute(&mut attempt, &format!("DROP VIEW {}", sql::name(&plan.output))).await
+            }
+        };
+        match done {
+            Ok(()) => attempt.commit().await?,
+            Err(error) if error.as_database_error().is_some() => {
+                attempt.rollback().await?;
+                plan.failed = Some(told(&error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn make(connection: &mut PgConnection, setup: &Setup<'_>, output: &Output) -> Result<(), sqlx::Error> {
+    let has_schema: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+        .bind(SCHEMA)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !has_schema {
+        execute(connection, &format!("CREATE SCHEMA {}", identifier(SCHEMA))).await?;
+    }
+    let columns = published(connection, output).await?;
+    let create = sql::create(setup, output, &columns);
+    let mut attempt = connection.begin().await?;
+    match execute(&mut attempt, &create).await {
+        Ok(()) => attempt.commit().await?,
+        // Other columns than it had: only a new view may have them. Whoever was allowed to read it still is.
+        Err(error) if has_code(&error, "42P16") => {
+            attempt.rollback().await?;
+            let grants = grants(connection, &sql::name(output.name)).await?;
+            execute(connection, &format!("DROP VIEW {}", sql::name(output.name))).await?;
+            execute(connection, &create).await?;
+            for grant in grants {
+                execute(connection, &grant).await?;
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    for comment in sql::comments(setup, output, &columns) {
+        execute(connection, &comment).await?;
+    }
+    let readers = readers(connection, setup, output).await?;
+    allow(connection, output.name, &readers).await
+}
+
+/// The columns that are published, as Postgres tells them of the query.
+async fn published(connection: &mut PgConnection, output: &Output) -> Result<Vec<String>, sqlx::Error> {
+    let types =
+        [String::type_info(), chrono::NaiveDate::type_info(), chrono::NaiveDate::type_info(), bool::type_info()];
+    let query = AssertSqlSafe(output.query.bound()).into_sql_str();
+    let statement = connection.prepare_with(query, &types).await?;
+    let names = statement.columns().iter().map(|column| column.name().to_owned());
+    Ok(names.filter(|name| !output.hidden.contains(&name.as_str())).collect())
+}
+
+/// The roles that may read every table of the output, and not its view.
+async fn readers(
+    connection: &mut PgConnection,
+    setup: &Setup<'_>,
+    output: &Output,
+) -> Result<Vec<String>, sqlx::Error> {
+    let domains = output.facts.iter().chain(output.dimensions);
+    let tables: Vec<String> = domains.map(|domain| qualified(setup.schema, domain.table)).collect();
+    sqlx::query_scalar(
+        "WITH tables AS (SELECT DISTINCT to_regclass(name)::oid AS oid FROM unnest($1::text[]) AS t (name)),
+         readers AS (
+            SELECT a.grantee FROM tables AS t JOIN pg_class AS c USING (oid)
+            CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS a
+            WHERE a.privilege_type = 'SELECT'
+            GROUP BY a.grantee HAVING count(DISTINCT c.oid) = (SELECT count(*) FROM tables)
+         )
+         SELECT CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END
+         FROM readers AS r JOIN pg_class AS v ON v.oid = to_regclass($2) WHERE CASE r.grantee
+            WHEN 0 THEN NOT (has_table_privilege('public', v.oid, 'SELECT')
+                AND has_schema_privilege('public', v.relnamespace, 'USAGE'))
+            ELSE NOT (has_table_privilege(r.grantee, v.oid, 'SELECT')
+                AND has_schema_privilege(r.grantee, v.relnamespace, 'USAGE')) END
+         ORDER BY 1",
+    )
+    .bind(tables)
+    .bind(sql::name(output.name))
+    .fetch_all(connection)
+    .await
+}
+
+async fn allow(connection: &mut PgConnection, output: &str, readers: &[String]) -> Result<(), sqlx::Error> {
+    for reader in readers {
+        execute(connection, &format!("GRANT USAGE ON SCHEMA {} TO {reader}", identifier(SCHEMA))).await?;
+        execute(connection, &format!("GRANT SELECT ON {} TO {reader}", sql::name(output))).await?;
+    }
+    Ok(())
+}
+
+/// The statements that give what is allowed on a view to others than its owner.
+async fn grants(connection: &mut PgConnection, view: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $1,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+         FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+         WHERE c.oid = $1::regclass AND a.grantee <> c.relowner",
+    )
+    .bind(view)
+    .fetch_all(connection)
+    .await
+}
+
+async fn execute(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|it| it == code)
+}
+
+/// What Postgres says against a view, and what to do where that is known.
+fn told(error: &sqlx::Error) -> String {
+    let postgres = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    let detail = postgres.and_then(PgDatabaseError::detail).unwrap_or_default().replace('\n', ", ");
+    let said = postgres.map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    match postgres.map(PgDatabaseError::code) {
+        Some("2BP01") => format!("{said} ({detail}): drop what depends on it, set up again, and make that again"),
+        Some("42501") => format!("{said}: run setup as the role that it belongs to"),
+        Some("55P03") => format!("somebody reads it for longer than setup waits: set up again ({said})"),
+        Some("42803") => format!(
+            "{said}: a view asks the query for each window, so that a parameter stands there for a column; \
+             rewrite the query without a parameter inside of an aggregate"
+        ),
+        _ => said,
+    }
+}
