@@ -100,6 +100,11 @@ impl Header {
         Ok(Header { partition_place, width: names.len(), ignored, kept, places })
     }
 
+    /// Whether the file has the column at this place of the domain.
+    pub(crate) fn has(&self, column: usize) -> bool {
+        self.places.get(column).is_some_and(Option::is_some)
+    }
+
     /// Names of the file's columns that the domain does not have, shortened, in their order.
     pub fn ignored_columns(&self) -> &[String] {
         &self.ignored

@@ -30,5 +30,6 @@ mod roles;
 mod shadow;
 mod storage;
 mod takeover;
+mod told;
 mod topics;
 mod windows;

@@ -227,6 +227,15 @@ impl Domain {
         all.filter(|(.., otherwise)| *otherwise == Otherwise::Warn).map(|(column, rule, _)| (column, rule))
     }
 
+    /// The columns beside the key that get a value of the contract in every row of a file which lacks them: there it takes the
+    /// place of what was known.
+    pub fn columns_with_a_default(&self) -> impl Iterator<Item = &'static Column> + use<> {
+        let key = self.key;
+        let has_default =
+            move |column: &&Column| matches!(column.absent, Instead::Value(_)) && !key.contains(&column.name);
+        self.columns.iter().filter(has_default)
+    }
+
     /// The names of its own rules under which a row is rejected.
     pub fn rejecting_rules(&self) -> impl Iterator<Item = &'static str> + use<> {
         let of_columns = self.columns.iter().flat_map(|column| column.rules).map(|rule| (rule.name, rule.otherwise));

@@ -39,7 +39,7 @@ function makeFile() {
 function updateFile(row, file) {
   const [name, status, rows, took, written] = row.children;
   text(name.children[0], file.key);
-  text(name.children[1], file.reason ?? "");
+  text(name.children[1], said(file));
   text(status.firstChild, file.state);
   status.firstChild.dataset.state = file.state;
   text(rows.children[0], file.rejected > 0 ? `${count(file.rejected)} rejected` : "");
@@ -47,6 +47,13 @@ function updateFile(row, file) {
   text(rows.children[2], received(file));
   text(took, file.seconds === null ? "" : duration(file.seconds));
   setTime(written.firstChild, file.last_modified);
+}
+
+/** Why the file is where it is, and what its header has or lacks. */
+function said({ reason, unknown_columns: unknown, absent_defaults: absent }) {
+  const columns = [["unknown", unknown], ["absent, default taken", absent]]
+    .filter(([, names]) => names.length > 0).map(([what, names]) => `${what}: ${names.join(", ")}`);
+  return [reason, ...columns].filter(Boolean).join("; ");
 }
 
 function received({ state, rows, received }) {
