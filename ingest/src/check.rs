@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::frame::{FrameError, FrameLimits, Framer, Record};
 use crate::header::{Header, HeaderError};
+use crate::overtaken::Overtaken;
 use crate::producer::VALUE_BYTES_MAX;
 
 /// Characters of a value that are shown of one that rejects its file.
@@ -65,6 +66,7 @@ pub(crate) struct Checker {
     domain: &'static Domain,
     /// Columns with a rule that rejects the file, with their place in the domain.
     failing: Vec<(usize, &'static Column)>,
+    overtaken: Overtaken,
     framer: Framer,
     header: Option<Header>,
     hash: Sha256,
@@ -84,6 +86,7 @@ impl Checker {
         Checker {
             domain,
             failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
+            overtaken: Overtaken::new(domain),
             framer: Framer::new(limits),
             header: None,
             hash: Sha256::new(),
@@ -104,6 +107,7 @@ impl Checker {
                 Some(header) => {
                     check_rules(&self.failing, header, &record)?;
                     check_row(self.domain, header, &record)?;
+                    self.overtaken.take(header, &record);
                 }
                 None => self.header = Some(Header::read(self.domain, &record)?),
             }
@@ -117,6 +121,7 @@ impl Checker {
                 Some(header) => {
                     check_rules(&self.failing, header, &record)?;
                     check_row(self.domain, header, &record)?;
+                    self.overtaken.take(header, &record);
                 }
                 None => self.header = Some(Header::read(self.domain, &record)?),
             }
@@ -126,6 +131,7 @@ impl Checker {
             sha256: self.hash.finalize().to_vec(),
             ignored_columns: bounded(header.ignored_columns()),
             absent_defaults: absent_defaults(self.domain, &header),
+            overtaken: self.overtaken.rows(),
         };
         Ok(Checked { header, rows: self.framer.position().row, content, kept: self.kept })
     }

@@ -126,6 +126,14 @@ impl Header {
         }
     }
 
+    /// The cell of one column of the domain in a data row.
+    pub(crate) fn cell<'a>(&self, column: usize, record: &Record<'a>) -> Cell<'a> {
+        match self.places.get(column).copied().flatten() {
+            None => Cell::Absent,
+            Some(place) => record.get(place).map_or(Cell::Missing, |text| Cell::Text(Cow::Borrowed(text))),
+        }
+    }
+
     /// Bytes that the headings of kept columns take in a row at most.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept.iter().map(|(_, name)| name.len()).sum()

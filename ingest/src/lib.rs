@@ -26,6 +26,7 @@ mod metrics;
 pub mod names;
 pub mod object;
 mod outcome;
+mod overtaken;
 mod producer;
 mod publish;
 pub mod republish;

@@ -60,6 +60,8 @@ by_domain! {
         "Published objects of which rows did not arrive, and that are published again.";
     OBJECT_FAILURES = "freshet_object_failures_total", "Attempts to publish an object that failed and are retried.";
     ROWS_PUBLISHED = "freshet_rows_published_total", "Rows acknowledged by Kafka, repeats included.";
+    ROWS_OVERTAKEN = "freshet_rows_overtaken_total",
+        "Rows of published files whose key comes again further down in their own file.";
     LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed and are retried.";
 }
 

@@ -123,6 +123,7 @@ async fn resume(
         sha256,
         ignored_columns: claim.object.ignored_columns.clone(),
         absent_defaults: claim.object.absent_defaults.clone(),
+        overtaken: claim.object.overtaken,
     };
     Ok(Prepared { source: Source::Stream(body), header, point, content })
 }

@@ -2,7 +2,9 @@
 
 ALTER TABLE pipeline.objects
     -- Columns of the domain that the file lacks, and for which all of its rows have the contract's value.
-    ADD COLUMN absent_defaults text[] NOT NULL DEFAULT '{}';
+    ADD COLUMN absent_defaults text[] NOT NULL DEFAULT '{}',
+    -- Rows of the file whose key comes again further down in it.
+    ADD COLUMN overtaken bigint NOT NULL DEFAULT 0;
 
 -- Objects of the raw bucket that belong to no domain, as the last listing of the bucket showed them: the newest of them.
 CREATE TABLE pipeline.unmatched (

@@ -102,7 +102,12 @@ async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Recorded 
 }
 
 fn content(sha256: u8) -> Content {
-    Content { sha256: vec![sha256], ignored_columns: vec!["colour".into()], absent_defaults: vec!["area".into()] }
+    Content {
+        sha256: vec![sha256],
+        ignored_columns: vec!["colour".into()],
+        absent_defaults: vec!["area".into()],
+        overtaken: 3,
+    }
 }
 
 fn point(rows: [i64; 4], ends: [i64; 4]) -> ResumePoint {

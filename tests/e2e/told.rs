@@ -56,6 +56,39 @@ async fn columns_that_a_file_has_or_lacks_are_told_of_until_it_is_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_later_row_of_their_own_file_overtakes_are_counted_once_whatever_comes_between() {
+    // Small chunks and batches: rows of one key are in several.
+    let world = World::with("told-overtaken", |config| {
+        config.ingest.chunk_bytes = 256;
+        config.process.batch_rows_max = 7;
+    })
+    .await;
+    let roles = world.run_all();
+    let hours: String =
+        (0..48).map(|hour| format!("1,2025-01-{:02} {:02}:00,{hour}\n", 1 + hour / 24, hour % 24)).collect();
+    world.put("health/hours.csv", format!("location_id,date,dengue_cases\n{hours}")).await;
+    world.put("health/days.csv", data::health(2, "2025-02-01", 20, 1)).await;
+    world.settle().await;
+    let overtaken = "SELECT array_agg(overtaken ORDER BY key DESC) FROM pipeline.objects";
+    assert_eq!(world.query::<Vec<i64>>(overtaken).await, [46, 0]);
+    let cases: Vec<i32> =
+        world.column("SELECT dengue_cases FROM health_data WHERE date < '2025-02-01' ORDER BY date").await;
+    assert_eq!(cases, [23, 47], "the last of each day");
+    // Sent again, it is the same file.
+    let output = freshet(&world, &["republish", "--object", "health/hours.csv", "--yes"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    world.settle().await;
+    assert_eq!(world.query::<Vec<i64>>(overtaken).await, [46, 0]);
+    let files = status(&world)["files"]["files"].clone();
+    assert_eq!(
+        files.as_array().expect("files").iter().map(|file| &file["overtaken"]).filter(|it| **it == 46).count(),
+        1
+    );
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_that_are_no_data_are_no_files() {
     let world = World::new("told-names").await;
     let roles = world.run_all();

@@ -101,13 +101,15 @@ pub struct Object {
     pub ignored_columns: Vec<String>,
     /// Columns of the domain that the file lacks, and for which its rows have the contract's value.
     pub absent_defaults: Vec<String>,
+    /// Rows of it whose key comes again further down in it.
+    pub overtaken: i64,
 }
 
 /// The columns that [`Object`] reads, of a table or alias `o`.
 pub(super) const COLUMNS: &str = "o.id, o.nonce, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, \
      o.src_ord, o.state, o.cause, o.lease_epoch, o.attempts, o.repairs, o.generation, o.parser_version, \
      o.partition_count, o.resume_byte, o.resume_line, o.resume_row, o.resume_seqs, o.rows, o.partition_rows, \
-     o.end_offsets, o.stream_id, o.sha256, o.ignored_columns, o.absent_defaults";
+     o.end_offsets, o.stream_id, o.sha256, o.ignored_columns, o.absent_defaults, o.overtaken";
 
 impl Object {
     /// A version that was just found.
@@ -137,6 +139,7 @@ impl Object {
             sha256: None,
             ignored_columns: Vec::new(),
             absent_defaults: Vec::new(),
+            overtaken: 0,
         }
     }
 
@@ -212,6 +215,8 @@ pub struct Content {
     pub ignored_columns: Vec<String>,
     /// Columns of the domain that the file lacks, and for which its rows have the contract's value.
     pub absent_defaults: Vec<String>,
+    /// Rows whose key comes again further down: of each key the last row loads.
+    pub overtaken: i64,
 }
 
 #[cfg(test)]

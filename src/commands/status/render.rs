@@ -161,13 +161,14 @@ fn files_list(files: &Files, look: Look) -> String {
         return "no file was found yet".into();
     }
     let numbers = |number: Option<i64>| number.map_or("–".into(), thousands);
-    let mut records = vec![["file", "state", "why", "rows", "received", "rejected"].map(str::to_owned).to_vec()];
-    // Borders, padding and the narrow columns take about 55; key and reason share the rest.
-    let room = look.width.saturating_sub(55).max(24);
+    let mut records =
+        vec![["file", "state", "why", "rows", "received", "rejected", "overtaken"].map(str::to_owned).to_vec()];
+    // Borders, padding and the narrow columns take about 67; key and reason share the rest.
+    let room = look.width.saturating_sub(67).max(24);
     let reasons = files.files.iter().filter_map(|file| file.reason.as_deref()).map(|it| it.chars().count()).max();
     let reason_width = reasons.unwrap_or(0).min(room / 2);
     for file in &files.files {
-        let FileStatus { key, state, reason, rows, received, rejected, .. } = file;
+        let FileStatus { key, state, reason, rows, received, rejected, overtaken, .. } = file;
         records.push(vec![
             shorten(key, room - reason_width),
             state.to_string(),
@@ -175,6 +176,7 @@ fn files_list(files: &Files, look: Look) -> String {
             numbers(*rows),
             thousands(*received),
             thousands(*rejected),
+            thousands(*overtaken),
         ]);
     }
     let mut text = table(look, &records, 3);
@@ -235,6 +237,7 @@ mod tests {
             last_modified: DateTime::default(),
             unknown_columns: vec![],
             absent_defaults: vec![],
+            overtaken: 49_000,
         };
         let files = vec![
             file(2, ObjectState::Applied, None),
