@@ -62,6 +62,8 @@ by_domain! {
     ROWS_PUBLISHED = "freshet_rows_published_total", "Rows acknowledged by Kafka, repeats included.";
     ROWS_OVERTAKEN = "freshet_rows_overtaken_total",
         "Rows of published files whose key comes again further down in their own file.";
+    ROWS_REPLACED = "freshet_rows_replaced_total",
+        "Rows that left the table because only an older version of a file held them.";
     LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed and are retried.";
 }
 

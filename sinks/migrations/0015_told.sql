@@ -4,7 +4,10 @@ ALTER TABLE pipeline.objects
     -- Columns of the domain that the file lacks, and for which all of its rows have the contract's value.
     ADD COLUMN absent_defaults text[] NOT NULL DEFAULT '{}',
     -- Rows of the file whose key comes again further down in it.
-    ADD COLUMN overtaken bigint NOT NULL DEFAULT 0;
+    ADD COLUMN overtaken bigint NOT NULL DEFAULT 0,
+    -- Where the contract says `onOverwrite: replace`, the newer version that was applied: rows of this one have left the
+    -- table, and those that still arrive are older than what was there.
+    ADD COLUMN replaced_by bigint;
 
 -- Objects of the raw bucket that belong to no domain, as the last listing of the bucket showed them: the newest of them.
 CREATE TABLE pipeline.unmatched (

@@ -438,8 +438,8 @@ async fn receive(pool: &PgPool, object: i64, partition: i32, received: &str) {
 /// Two sweeps at once: objects applied, objects repaired, objects waiting.
 async fn sweep(pool: &PgPool) -> (usize, usize, u64) {
     let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
-    let one = ledger::sweep(pool, domain().name, back_off, |_| false);
-    let two = ledger::sweep(pool, domain().name, back_off, |_| false);
+    let one = ledger::sweep(pool, domain(), back_off, |_| false);
+    let two = ledger::sweep(pool, domain(), back_off, |_| false);
     let (one, two) = futures::future::join(one, two).await;
     let (one, two) = (one.expect("sweep"), two.expect("sweep"));
     let applied = one.applied.len() + two.applied.len();

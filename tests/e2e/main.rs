@@ -23,6 +23,7 @@ mod overwrite;
 mod pooler;
 mod publications;
 mod queries;
+mod replace;
 mod replay;
 mod republish;
 mod restore;

@@ -33,6 +33,8 @@ pub struct Domain {
     pub row_rules: &'static [RowRule],
     /// What becomes of columns of a file that the domain does not have.
     pub on_new_column: NewColumn,
+    /// What becomes of rows that only an older version of an object holds.
+    pub on_overwrite: Overwrite,
     /// Whether a row says in the column `corrections` which of its values were changed.
     pub keeps_corrections: bool,
     /// Cells that stand for "not known" in every column.
@@ -68,6 +70,15 @@ pub enum NewColumn {
     Keep,
     /// The file is rejected.
     Reject,
+}
+
+/// What becomes of rows that only an older version of an object holds, once a newer one is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overwrite {
+    /// They stay: a file says something of the keys that it holds, and of no others.
+    Merge,
+    /// They leave the table: a file is all there is to say under its name.
+    Replace,
 }
 
 /// A column of a domain.
