@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use chrono::Utc;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
@@ -287,7 +288,8 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
         let waited =
             status::wait(&services.pool, &services.config.s3.raw_bucket, list, outputs, options.timeout).await?;
         println!("{waited}");
-        return Ok(());
+        let (_, unmatched) = observe::listed(services).await?;
+        return status::name_unmatched(&unmatched, Utc::now()).map_or(Ok(()), |said| Err(anyhow::anyhow!(said)));
     }
     let (outside, left_out) = observe::outside(services).await;
     for line in left_out {

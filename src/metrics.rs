@@ -45,6 +45,8 @@ gauges! {
         "freshet_lag_seconds", "Age of the oldest record that is not applied; 0 for none.", &["domain", "partition"]);
     HALTED_PARTITIONS: IntGaugeVec = register_int_gauge_vec(
         "freshet_halted_partitions", "Partitions that are not read until a person has decided.", &["domain"]);
+    UNMATCHED_OBJECTS: IntGauge = register_int_gauge(
+        "freshet_unmatched_objects", "Objects of the raw bucket that belong to no domain, counted up to 1,000.");
     DIRTY_WINDOWS: IntGauge = register_int_gauge(
         "freshet_dirty_windows", "Ranges of dates and rows of dimensions that changed and are not yet published.");
     OLDEST_MARK: PrometheusGauge = register_gauge(

@@ -113,6 +113,7 @@ fn show(state: &Status) {
         }
         metrics::HALTED_PARTITIONS.with_label_values(labels).set(domain.halted.len() as i64);
     }
+    metrics::UNMATCHED_OBJECTS.set(state.unmatched.objects);
     metrics::DIRTY_WINDOWS.set(state.outputs.dirty_windows);
     metrics::OLDEST_MARK.set(state.outputs.oldest_mark_seconds.unwrap_or(0.0));
     metrics::SURVEY_TIMESTAMP.set(state.at.timestamp_millis() as f64 / 1_000.0);
@@ -203,6 +204,8 @@ fn show_lag(status: &DomainStatus, bookmarks: &BTreeMap<i32, i64>, log: &Log, at
 
 #[cfg(test)]
 mod tests {
+    use freshet_sinks::unmatched::AllUnmatched;
+
     use super::*;
 
     #[test]
@@ -239,7 +242,9 @@ mod tests {
         assert_eq!(show_lag(&status, &BTreeMap::new(), &Log::default(), at), Lag::default());
 
         let (outputs, life) = (status::OutputsStatus::default(), status::LifeStatus::default());
-        let state = Status { at, domains: vec![status], outputs, life, passed_over: None, files: None };
+        let unmatched = AllUnmatched::default();
+        let domains = vec![status];
+        let state = Status { at, domains, outputs, life, passed_over: None, columns: vec![], unmatched, files: None };
         let kafka = survey(&state, &BTreeMap::from([("health", lag)]));
         assert_eq!(kafka.domains[0].lag, lag);
         let ledger = survey(&state, &BTreeMap::new());

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::frame::{FrameError, FrameLimits, Framer, Record};
 use crate::header::{Header, HeaderError};
+use crate::overtaken::Overtaken;
 use crate::producer::VALUE_BYTES_MAX;
 
 /// Characters of a value that are shown of one that rejects its file.
@@ -16,6 +17,9 @@ const VALUE_CHARS_MAX: usize = 60;
 const JSON_BYTES_PER_BYTE: usize = 6;
 /// What a cell takes beside its text: column name, quotes, colon, comma. No column name is near this long.
 const JSON_BYTES_PER_CELL: usize = 80;
+
+/// Unknown columns of a file that the ledger names. A file may have a thousand.
+const UNKNOWN_COLUMNS_MAX: usize = 100;
 
 /// Why a file is rejected as a whole; the text is for whoever dropped it.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +66,7 @@ pub(crate) struct Checker {
     domain: &'static Domain,
     /// Columns with a rule that rejects the file, with their place in the domain.
     failing: Vec<(usize, &'static Column)>,
+    overtaken: Overtaken,
     framer: Framer,
     header: Option<Header>,
     hash: Sha256,
@@ -81,6 +86,7 @@ impl Checker {
         Checker {
             domain,
             failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
+            overtaken: Overtaken::new(domain),
             framer: Framer::new(limits),
             header: None,
             hash: Sha256::new(),
@@ -101,6 +107,7 @@ impl Checker {
                 Some(header) => {
                     check_rules(&self.failing, header, &record)?;
                     check_row(self.domain, header, &record)?;
+                    self.overtaken.take(header, &record);
                 }
                 None => self.header = Some(Header::read(self.domain, &record)?),
             }
@@ -114,19 +121,33 @@ impl Checker {
                 Some(header) => {
                     check_rules(&self.failing, header, &record)?;
                     check_row(self.domain, header, &record)?;
+                    self.overtaken.take(header, &record);
                 }
                 None => self.header = Some(Header::read(self.domain, &record)?),
             }
         }
         let header = self.header.ok_or(HeaderError::NoHeader)?;
-        let ignored_columns = header.ignored_columns().iter().map(ToString::to_string).collect();
-        Ok(Checked {
-            header,
-            rows: self.framer.position().row,
-            content: Content { sha256: self.hash.finalize().to_vec(), ignored_columns },
-            kept: self.kept,
-        })
+        let content = Content {
+            sha256: self.hash.finalize().to_vec(),
+            ignored_columns: bounded(header.ignored_columns()),
+            absent_defaults: absent_defaults(self.domain, &header),
+            overtaken: self.overtaken.rows(),
+        };
+        Ok(Checked { header, rows: self.framer.position().row, content, kept: self.kept })
     }
+}
+
+/// The first names, and how many more there are.
+fn bounded(names: &[String]) -> Vec<String> {
+    let more = names.len().saturating_sub(UNKNOWN_COLUMNS_MAX);
+    let more = (more > 0).then(|| format!("(and {more} more)"));
+    names.iter().take(UNKNOWN_COLUMNS_MAX).cloned().chain(more).collect()
+}
+
+/// The columns that the file lacks, and for which every row of it gets a value that nobody sent.
+fn absent_defaults(domain: &Domain, header: &Header) -> Vec<String> {
+    let absent = domain.columns_with_a_default().filter(|column| !header.has(domain.index_of(column.name)));
+    absent.map(|column| column.name.to_owned()).collect()
 }
 
 /// Judges the cells of columns that may reject the file.
@@ -226,6 +247,23 @@ mod tests {
                 assert_eq!(pieces.kept, None, "longer than what may be kept");
             }
         }
+    }
+
+    #[test]
+    fn what_a_file_has_beside_its_domain_and_what_it_lacks_is_kept_in_a_bounded_list() {
+        let content =
+            |domain: &'static Domain, file: &str| check(domain, file.as_bytes(), 64, 0).expect("a good file").content;
+        let (locations, health) = (DOMAINS[0], DOMAINS[2]);
+        let lacking = content(locations, "id,name,area,colour,\n1,Goa,2.5,red,\n");
+        assert_eq!(lacking.ignored_columns, ["colour", ""]);
+        assert_eq!(lacking.absent_defaults, ["type", "population"]);
+        let whole = content(locations, "id,name,type,population,area\n");
+        assert_eq!((whole.ignored_columns.len(), whole.absent_defaults.len()), (0, 0));
+        // What is NULL where it is absent, and a part of the key, overwrites nothing with a value that nobody sent.
+        assert!(content(health, "location_id,date,dengue_cases\n").absent_defaults.is_empty());
+        let many: String = (0..250).map(|number| format!(",new{number}")).collect();
+        let many = content(locations, &format!("id,name{many}\n")).ignored_columns;
+        assert_eq!((many.len(), many[99].as_str(), many[100].as_str()), (101, "new99", "(and 150 more)"));
     }
 
     #[test]

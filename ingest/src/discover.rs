@@ -5,7 +5,7 @@
 //! order. Between two listings it lists the single keys that a store named. At a slower
 //! pace it also finds what is in the ledger and no longer in the bucket.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::known::Known;
+use crate::names::{FOLDER, Name};
 use crate::object::{ObjectVersion, ReadError};
 use crate::{IngestError, Listener, metrics};
 
@@ -67,6 +68,8 @@ pub struct Discovery {
     /// Keys that could not be registered: failures so far, and when to try again.
     troubled: HashMap<String, (u32, Instant)>,
     reconciled_at: Option<Instant>,
+    /// Objects of this listing whose names say that they are no data, by the pattern that says so.
+    not_data: BTreeMap<String, i64>,
     /// The ledger's life and its highest object id, at the last listing.
     extent: Option<(i64, i64)>,
 }
@@ -111,7 +114,15 @@ impl Discovery {
     /// Knows nothing yet.
     pub fn new(listener: Arc<Listener>, domain: &'static Domain) -> Self {
         let known = Known::new(KNOWN_MAX / listener.domains.len().max(1));
-        Discovery { listener, domain, known, troubled: HashMap::new(), reconciled_at: None, extent: None }
+        Discovery {
+            listener,
+            domain,
+            known,
+            troubled: HashMap::new(),
+            reconciled_at: None,
+            not_data: BTreeMap::new(),
+            extent: None,
+        }
     }
 
     /// One listing of all that belongs to the domain.
@@ -128,6 +139,7 @@ impl Discovery {
             let newest_id = register::newest_id(&self.listener.pool).await?;
             reconciliation = Some(Reconciliation { newest_id, listed: HashSet::new() });
         }
+        self.not_data.clear();
         let mut found = Found::default();
         let mut fresh = Vec::new();
         let mut failure = None;
@@ -143,6 +155,7 @@ impl Discovery {
         if let Some(error) = failure {
             return Err(error.into());
         }
+        self.show_not_data();
         if let Some(reconciliation) = reconciliation {
             found.deleted = self.record_deletions(reconciliation).await?;
             self.reconciled_at = Some(started);
@@ -151,6 +164,13 @@ impl Discovery {
         self.forget_if_the_ledger_went_back().await?;
         metrics::LISTING_DURATION.observe(started.elapsed().as_secs_f64());
         Ok(found)
+    }
+
+    fn show_not_data(&self) {
+        for pattern in self.listener.settings.not_data.iter().map(String::as_str).chain([FOLDER]) {
+            let objects = self.not_data.get(pattern).copied().unwrap_or_default();
+            metrics::NOT_DATA_OBJECTS.with_label_values(&[self.domain.name, pattern]).set(objects);
+        }
     }
 
     /// What was in the ledger is no longer settled where Postgres was restored, or promoted, under this listener.
@@ -218,11 +238,15 @@ impl Discovery {
         reconciliation: &mut Option<Reconciliation>,
     ) -> Result<(), DiscoverError> {
         let listener = Arc::clone(&self.listener);
-        let extra: Vec<&str> = listener.settings.patterns_of(self.domain.name).collect();
         let mut unseen = Vec::new();
         for entry in page {
-            if !self.domain.matches(&entry.key, extra.iter().copied()) {
-                continue;
+            match listener.settings.name_of(self.domain, &entry.key) {
+                Name::File => {}
+                Name::NotData(pattern) => {
+                    *self.not_data.entry(pattern.to_owned()).or_default() += 1;
+                    continue;
+                }
+                Name::Foreign => continue,
             }
             found.listed += 1;
             if let Some(reconciliation) = reconciliation

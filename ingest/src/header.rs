@@ -97,6 +97,11 @@ impl Header {
         Ok(Header { partition_place, width: names.len(), ignored, kept, places })
     }
 
+    /// Whether the file has the column at this place of the domain.
+    pub(crate) fn has(&self, column: usize) -> bool {
+        self.places.get(column).is_some_and(Option::is_some)
+    }
+
     /// Names of the file's columns that the domain does not have, shortened, in their order.
     pub fn ignored_columns(&self) -> &[String] {
         &self.ignored
@@ -115,6 +120,14 @@ impl Header {
             new_cells: self.kept.iter().filter_map(new_cell).collect(),
             cells: self.places.iter().map(cell).collect(),
             extra: (self.width..record.len()).filter_map(|place| record.get(place)).map(Cow::Borrowed).collect(),
+        }
+    }
+
+    /// The cell of one column of the domain in a data row.
+    pub(crate) fn cell<'a>(&self, column: usize, record: &Record<'a>) -> Cell<'a> {
+        match self.places.get(column).copied().flatten() {
+            None => Cell::Absent,
+            Some(place) => record.get(place).map_or(Cell::Missing, |text| Cell::Text(Cow::Borrowed(text))),
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::metrics;
+use crate::names::Name;
 use crate::settings::IngestSettings;
 
 /// Keys of a domain that wait to be looked at. More than these come with the next listing, which is cheaper then.
@@ -23,13 +24,12 @@ const KEYS_MAX: usize = 1_000;
 #[derive(Clone)]
 pub struct Hints {
     bucket: Arc<str>,
+    settings: Arc<IngestSettings>,
     domains: Arc<[Waiting]>,
 }
 
 struct Waiting {
     domain: &'static Domain,
-    /// Further patterns of the settings.
-    patterns: Vec<String>,
     keys: Mutex<BTreeSet<String>>,
     came: Notify,
 }
@@ -42,13 +42,8 @@ pub struct NotNotification(#[from] serde_json::Error);
 impl Hints {
     /// For the raw bucket and its domains.
     pub fn new(bucket: &str, domains: &[&'static Domain], settings: &IngestSettings) -> Self {
-        let waiting = domains.iter().map(|domain| Waiting {
-            domain,
-            patterns: settings.patterns_of(domain.name).map(str::to_owned).collect(),
-            keys: Mutex::default(),
-            came: Notify::new(),
-        });
-        Hints { bucket: bucket.into(), domains: waiting.collect() }
+        let waiting = domains.iter().map(|domain| Waiting { domain, keys: Mutex::default(), came: Notify::new() });
+        Hints { bucket: bucket.into(), settings: Arc::new(settings.clone()), domains: waiting.collect() }
     }
 
     /// Takes what a store sent; gives how many keys will be looked at.
@@ -60,8 +55,7 @@ impl Hints {
     }
 
     fn take(&self, bucket: &str, key: &str) -> bool {
-        let matches =
-            |it: &&Waiting| it.domain.matches(key, it.patterns.iter().map(String::as_str)) && bucket == &*self.bucket;
+        let matches = |it: &&Waiting| self.settings.name_of(it.domain, key) == Name::File && bucket == &*self.bucket;
         let Some(waiting) = self.domains.iter().find(matches) else {
             metrics::HINTS.with_label_values(&["ignored"]).inc();
             return false;

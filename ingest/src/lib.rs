@@ -23,8 +23,10 @@ mod leases;
 mod limits;
 mod listener;
 mod metrics;
+pub mod names;
 pub mod object;
 mod outcome;
+mod overtaken;
 mod producer;
 mod publish;
 pub mod republish;
@@ -33,6 +35,7 @@ pub mod settings;
 mod start;
 mod sweeper;
 mod truncation;
+mod unmatched;
 mod worker;
 
 use std::sync::Arc;
@@ -107,6 +110,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
     let mut support = support(&listener, &support_stop);
     let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
     tasks.spawn(discover::discover(Arc::clone(&listener), stop.clone()));
+    tasks.spawn(unmatched::run(Arc::clone(&listener), stop.clone()));
     tasks.spawn(sweeper::run(Arc::clone(&listener), stop.clone()));
     let turn = Arc::new(AtomicUsize::new(0));
     for _ in 0..listener.settings.workers {

@@ -34,7 +34,11 @@ macro_rules! by_domain {
                 LAG_ROWS.with_label_values(&[domain.name]).set(0);
                 LOG_TRUNCATED_PARTITIONS.with_label_values(&[domain.name]).set(0);
                 FRESHNESS.with_label_values(&[domain.name]);
+                for column in domain.columns_with_a_default() {
+                    ABSENT_DEFAULTS.with_label_values(&[domain.name, column.name]);
+                }
             }
+            LazyLock::force(&NOT_DATA_OBJECTS);
             LazyLock::force(&LISTING_DURATION);
             for outcome in ["taken", "ignored", "dropped"] {
                 HINTS.with_label_values(&[outcome]);
@@ -50,10 +54,16 @@ by_domain! {
     OBJECTS_REJECTED = "freshet_objects_rejected_total", "Files rejected before a row of them was published.";
     OBJECTS_SUPERSEDED = "freshet_objects_superseded_total",
         "Object versions overwritten or deleted before they were read, or the same as the version before.";
+    UNKNOWN_COLUMNS = "freshet_objects_unknown_columns_total",
+        "Published files with columns that their domain does not have.";
     OBJECTS_REPAIRED = "freshet_objects_repaired_total",
         "Published objects of which rows did not arrive, and that are published again.";
     OBJECT_FAILURES = "freshet_object_failures_total", "Attempts to publish an object that failed and are retried.";
     ROWS_PUBLISHED = "freshet_rows_published_total", "Rows acknowledged by Kafka, repeats included.";
+    ROWS_OVERTAKEN = "freshet_rows_overtaken_total",
+        "Rows of published files whose key comes again further down in their own file.";
+    ROWS_REPLACED = "freshet_rows_replaced_total",
+        "Rows that left the table because only an older version of a file held them.";
     LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed and are retried.";
 }
 
@@ -88,6 +98,17 @@ pub(crate) static LISTING_DURATION: LazyLock<Histogram> = LazyLock::new(|| {
 pub(crate) static HINTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Keys that stores told of: taken, ignored (not a domain's), dropped (too many wait for the listing).";
     counters("freshet_hints_total", help, &["outcome"])
+});
+
+pub(crate) static ABSENT_DEFAULTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Published files that lack a column, for which all of their rows have the contract's value.";
+    counters("freshet_objects_absent_default_total", help, &["domain", "column"])
+});
+
+pub(crate) static NOT_DATA_OBJECTS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let help = "Objects under the prefixes of a domain whose names say that they are no data, by the pattern.";
+    register_int_gauge_vec!("freshet_not_data_objects", help, &["domain", "pattern"])
+        .expect("each metric is declared once")
 });
 
 pub(crate) static PAUSED_DOMAINS: LazyLock<IntGaugeVec> = LazyLock::new(|| {

@@ -63,7 +63,13 @@ impl ObjectReader {
     /// The listing of all keys that begin with `prefix`, page by page. In no order that could be relied upon,
     /// and each key as it was at some moment while the listing ran.
     pub fn list_pages<'a>(&'a self, bucket: &'a str, prefix: &'a str) -> Pages<'a> {
-        Pages { reader: self, bucket, prefix, next: NextPage::First }
+        Pages { reader: self, bucket, prefix, next: NextPage::First, folders: None }
+    }
+
+    /// The same of the keys that begin with `prefix` and have no `/` behind it; the folders that the others are in are in
+    /// [`Pages::folders`] at the end.
+    pub fn list_level<'a>(&'a self, bucket: &'a str, prefix: &'a str) -> Pages<'a> {
+        Pages { folders: Some(Vec::new()), ..self.list_pages(bucket, prefix) }
     }
 
     /// What `key` holds now; `None` if nothing. One request, and another one where the first finds nothing.
@@ -190,6 +196,8 @@ pub struct Pages<'a> {
     bucket: &'a str,
     prefix: &'a str,
     next: NextPage,
+    /// Folders found so far, where a level is listed.
+    folders: Option<Vec<String>>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -200,6 +208,11 @@ enum NextPage {
 }
 
 impl Pages<'_> {
+    /// The folders of a level that the pages so far showed.
+    pub fn folders(self) -> Vec<String> {
+        self.folders.unwrap_or_default()
+    }
+
     /// The next page, of at most 1000 keys and possibly none; `None` after the last. One request.
     ///
     /// # Errors
@@ -215,6 +228,7 @@ impl Pages<'_> {
         let prefix = (!self.prefix.is_empty()).then(|| self.prefix.to_owned());
         // Keys may hold characters that XML cannot.
         let request = request.set_prefix(prefix).max_keys(PAGE_KEYS_MAX).encoding_type(EncodingType::Url);
+        let request = request.set_delimiter(self.folders.is_some().then(|| "/".to_owned()));
         let answer = request.send().await.map_err(|error| match classified("list", at(), &error) {
             ReadError::Gone { object } => transient("list", object, detail(&error)),
             error => error,
@@ -229,6 +243,10 @@ impl Pages<'_> {
         }
         let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
         let page = answer.contents().iter().filter_map(|entry| listed(self.bucket, entry, is_encoded)).collect();
+        if let Some(folders) = &mut self.folders {
+            let found = answer.common_prefixes().iter().filter_map(|folder| folder.prefix());
+            folders.extend(found.filter_map(|it| if is_encoded { url_decoded(it) } else { Some(it.to_owned()) }));
+        }
         self.next = next;
         Ok(Some(page))
     }

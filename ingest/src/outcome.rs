@@ -74,6 +74,13 @@ pub(crate) fn still_mine(recorded: Recorded) -> Result<(), Stop> {
 pub(crate) fn published(listener: &Listener, claim: &Claim, rows: i64, took: Duration, began: SystemTime) {
     let domain = claim.object.domain.as_str();
     metrics::OBJECTS_PUBLISHED.with_label_values(&[domain]).inc();
+    if !claim.object.ignored_columns.is_empty() {
+        metrics::UNKNOWN_COLUMNS.with_label_values(&[domain]).inc();
+    }
+    for column in &claim.object.absent_defaults {
+        metrics::ABSENT_DEFAULTS.with_label_values(&[domain, column]).inc();
+    }
+    metrics::ROWS_OVERTAKEN.with_label_values(&[domain]).inc_by(claim.object.overtaken.unsigned_abs());
     metrics::PUBLISH_DURATION.with_label_values(&[domain]).observe(took.as_secs_f64());
     listener.sweep_to_do.notify_one();
     trace::passed(claim.object.id, "publish", began, detail(claim, Some(rows), None));
@@ -82,6 +89,7 @@ pub(crate) fn published(listener: &Listener, claim: &Claim, rows: i64, took: Dur
         key = claim.object.version.key,
         object = claim.object.id,
         rows,
+        overtaken = claim.object.overtaken,
         elapsed_ms = took.as_millis() as u64,
         "published"
     );

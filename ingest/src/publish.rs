@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use freshet_sinks::ledger::{self, Claim, Content, Event, ResumePoint, nothing_to_do};
 use freshet_topics::failpoint::{self, Point};
-use freshet_topics::{Domain, PARSER_VERSION};
+use freshet_topics::{Domain, NewColumn, PARSER_VERSION};
 use tokio_util::sync::CancellationToken;
 
 use crate::Listener;
@@ -83,7 +83,13 @@ async fn begin(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     if !content.ignored_columns.is_empty() {
         let columns = content.ignored_columns.join(", ");
         let object = &claim.object.version;
-        tracing::info!(%object, id = claim.object.id, columns, rows, "ignored unknown columns");
+        let kept = domain.on_new_column == NewColumn::Keep;
+        tracing::info!(%object, id = claim.object.id, columns, rows, kept, "the file has unknown columns");
+    }
+    if !content.absent_defaults.is_empty() {
+        let columns = content.absent_defaults.join(", ");
+        let object = &claim.object.version;
+        tracing::info!(%object, id = claim.object.id, columns, rows, "the file lacks columns, and gets their defaults");
     }
     let source = match kept {
         Some(bytes) => Source::Memory(bytes),
@@ -113,7 +119,12 @@ async fn resume(
     drop(body);
     let point = claim.object.resume_point(claim.partition_count as usize);
     let body = open(listener, claim, point.byte.unsigned_abs()).await?;
-    let content = Content { sha256, ignored_columns: claim.object.ignored_columns.clone() };
+    let content = Content {
+        sha256,
+        ignored_columns: claim.object.ignored_columns.clone(),
+        absent_defaults: claim.object.absent_defaults.clone(),
+        overtaken: claim.object.overtaken,
+    };
     Ok(Prepared { source: Source::Stream(body), header, point, content })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use freshet_sinks::backoff::Backoff;
 use serde::Deserialize;
 
+use crate::names::NOT_DATA;
 use crate::object::ReadLimits;
 
 /// How the listener looks, publishes and repairs.
@@ -26,6 +27,12 @@ pub struct IngestSettings {
     pub claim_interval_ms: u64,
     /// Further object key patterns by domain: one ending in `/` is a prefix, any other a whole key. Default none.
     pub patterns: BTreeMap<String, Vec<String>>,
+    /// Names that are no data, by any part of the path behind the domain's prefix, in any case; `*` stands for any
+    /// characters. Default: markers, checksums, manifests, uploads under way ([`crate::names`]).
+    pub not_data: Vec<String>,
+    /// Time between two looks for objects that belong to no domain, in milliseconds; each lists what is in the bucket
+    /// beside the domains. Default 60,000.
+    pub unmatched_interval_ms: u64,
     /// Objects published at once. Each may hold two chunks in memory. Default 4.
     pub workers: usize,
     /// Bytes, after decompression, that are published between two resume points; a file below this is read
@@ -67,6 +74,8 @@ impl Default for IngestSettings {
             sweep_interval_ms: 1_000,
             claim_interval_ms: 500,
             patterns: BTreeMap::new(),
+            not_data: NOT_DATA.map(str::to_owned).to_vec(),
+            unmatched_interval_ms: 60_000,
             workers: 4,
             chunk_bytes: 8 << 20,
             lag_rows_max: 500_000,
@@ -97,6 +106,7 @@ impl IngestSettings {
             ("reconcile_interval_ms", self.reconcile_interval_ms),
             ("sweep_interval_ms", self.sweep_interval_ms),
             ("claim_interval_ms", self.claim_interval_ms),
+            ("unmatched_interval_ms", self.unmatched_interval_ms),
             ("workers", self.workers as u64),
             ("chunk_bytes", self.chunk_bytes as u64),
             ("s3_requests_per_second", self.s3_requests_per_second.into()),
@@ -122,6 +132,11 @@ impl IngestSettings {
         }
         if let Some(name) = self.patterns.keys().find(|name| !domains.contains(&name.as_str())) {
             return Err(format!("ingest.patterns.{name}: no such domain; there are {}", domains.join(", ")));
+        }
+        if let Some(pattern) = self.not_data.iter().find(|it| it.is_empty() || it.contains('/') || *it == "*") {
+            return Err(format!(
+                "ingest.not_data: `{pattern}` must be a name with `*` for any characters: a part of a path, and not every one"
+            ));
         }
         Ok(())
     }
@@ -154,11 +169,13 @@ mod tests {
     #[test]
     fn what_cannot_work_is_named() {
         type Change = fn(&mut IngestSettings);
-        let cases: [(Change, &str); 5] = [
+        let cases: [(Change, &str); 7] = [
             (|settings| settings.workers = 0, "ingest.workers"),
             (|settings| settings.lag_rows_max = 0, "ingest.lag_rows_max"),
             (|settings| settings.lease_ms = 10, "ingest.lease_ms"),
             (|settings| settings.retry_max_ms = 1, "ingest.retry_max_ms"),
+            (|settings| settings.not_data.push("a/*".into()), "ingest.not_data"),
+            (|settings| settings.not_data.push("*".into()), "ingest.not_data"),
             (|settings| _ = settings.patterns.insert("helth".into(), vec![]), "ingest.patterns.helth"),
         ];
         for (change, name) in cases {

@@ -1,7 +1,7 @@
 //! The sweeper: looks again and again whether published objects have arrived, and says what it found.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use freshet_sinks::ledger::{self, Arrived, Object, ObjectState, Swept};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
@@ -10,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{IngestError, Listener, metrics};
 
+/// Between two looks for versions that are overwritten and not replaced: most are replaced as the newer one is applied.
+const REPLACE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Sweeps every domain at the interval, and four times as often while published objects wait for their rows.
 pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
     let interval = Duration::from_millis(listener.settings.sweep_interval_ms);
-    let mut failures = 0;
+    let (mut failures, mut replaced_at) = (0, None);
     while !stop.is_cancelled() {
-        let pause = match sweep_domains(&listener).await {
+        let pause = match sweep_all(&listener, &mut replaced_at).await {
             Ok(0) => interval,
             Ok(_) => interval / 4,
             Err(error) if error_kind(&error) == ErrorKind::Schema => {
@@ -39,12 +42,23 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
     Ok(())
 }
 
+/// Sweeps, and now and then looks for versions that are overwritten and not replaced yet.
+async fn sweep_all(listener: &Listener, replaced_at: &mut Option<Instant>) -> Result<u64, sqlx::Error> {
+    if replaced_at.is_none_or(|at| at.elapsed() >= REPLACE_INTERVAL) {
+        for domain in &listener.domains {
+            report_replaced(domain, ledger::replace_overwritten(&listener.pool, domain).await?);
+        }
+        *replaced_at = Some(Instant::now());
+    }
+    sweep_domains(listener).await
+}
+
 /// Sweeps each domain once; gives how many objects wait.
 async fn sweep_domains(listener: &Listener) -> Result<u64, sqlx::Error> {
     let mut waiting = 0;
     for domain in &listener.domains {
         let mut looked_at = Vec::new();
-        let swept = ledger::sweep(&listener.pool, domain.name, listener.back_off(), |object| {
+        let swept = ledger::sweep(&listener.pool, domain, listener.back_off(), |object| {
             looked_at.push(object.id);
             listener.gate.has_lost(domain.name, object)
         })
@@ -62,6 +76,7 @@ async fn sweep_domains(listener: &Listener) -> Result<u64, sqlx::Error> {
 
 fn report(domain: &Domain, swept: &Swept) {
     let label = [domain.name];
+    report_replaced(domain, swept.replaced);
     metrics::OBJECTS_APPLIED.with_label_values(&label).inc_by(swept.applied.len() as u64);
     metrics::OBJECTS_REPAIRED.with_label_values(&label).inc_by(swept.repaired.len() as u64);
     for (object, received) in &swept.repaired {
@@ -78,6 +93,13 @@ fn report(domain: &Domain, swept: &Swept) {
             ..trace::Detail::default()
         };
         trace::passed(object.id, trace::FILE, object.version.last_modified.into(), detail);
+    }
+}
+
+fn report_replaced(domain: &Domain, rows: i64) {
+    if rows > 0 {
+        metrics::ROWS_REPLACED.with_label_values(&[domain.name]).inc_by(rows.unsigned_abs());
+        tracing::info!(domain = domain.name, rows, "rows that only older versions of files held left the table");
     }
 }
 

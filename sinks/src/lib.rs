@@ -25,3 +25,4 @@ pub mod session;
 pub mod shadow;
 pub mod tables;
 pub mod transactions;
+pub mod unmatched;

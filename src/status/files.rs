@@ -39,6 +39,12 @@ pub struct FileStatus {
     pub reason: Option<String>,
     /// When S3 says it was written.
     pub last_modified: DateTime<Utc>,
+    /// Columns of its header that the domain does not have: the first of them, and how many more.
+    pub unknown_columns: Vec<String>,
+    /// Columns that it lacks, and for which its rows have the contract's value.
+    pub absent_defaults: Vec<String>,
+    /// Rows of it whose key comes again further down in it: of each key the last row loads.
+    pub overtaken: i64,
 }
 
 /// One object version, with what became of its rows.
@@ -72,6 +78,7 @@ pub(crate) struct Freshness {
 pub(super) async fn list(connection: &mut PgConnection, limit: u32) -> Result<Files, sqlx::Error> {
     let files: Vec<FileStatus> = sqlx::query_as(
         "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified,
+            o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
             coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected
          FROM (SELECT * FROM pipeline.objects ORDER BY id DESC LIMIT $1) AS o
          LEFT JOIN LATERAL (
@@ -94,6 +101,7 @@ pub(super) async fn list(connection: &mut PgConnection, limit: u32) -> Result<Fi
 pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Vec<FileOutcome>, sqlx::Error> {
     sqlx::query_as(
         "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified, o.size_bytes,
+            o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
             coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
             coalesce(p.corrected, 0)::bigint AS corrected,
             CASE WHEN o.state = $3

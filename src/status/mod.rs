@@ -6,6 +6,7 @@
 //! demonstration show what stands here, and read nothing of it another way.
 
 pub(crate) mod arrival;
+pub mod columns;
 pub(crate) mod files;
 pub mod observe;
 pub(crate) mod quality;
@@ -18,11 +19,16 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::outputs::{self, Manifest};
+use freshet_sinks::unmatched::AllUnmatched;
 use serde::Serialize;
 
+pub use columns::ColumnNote;
 pub use files::{FileStatus, Files};
 pub use read::read;
-pub use wait::{Dropped, Waited, wait};
+pub use wait::{Dropped, Waited, name_unmatched, wait};
+
+/// Objects that belong to no domain and are named.
+pub(crate) const UNMATCHED_NAMED: i64 = 10;
 
 /// What Postgres cannot know.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +77,10 @@ pub struct Status {
     /// Rows in the topics that are not this ledger's; none in most pipelines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passed_over: Option<PassedOver>,
+    /// Columns that files have and their domain does not, or that they lack and that have a default; the most frequent.
+    pub columns: Vec<ColumnNote>,
+    /// Objects of the raw bucket that belong to no domain.
+    pub unmatched: AllUnmatched,
     /// The newest files, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,

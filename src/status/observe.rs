@@ -1,38 +1,51 @@
 //! What is looked at outside Postgres: the raw bucket, the outputs, and Kafka's ends.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use freshet_ingest::object::ObjectReader;
+use freshet_ingest::names::{self, Name};
+use freshet_ingest::object::{ObjectReader, ObjectVersion};
+use freshet_sinks::unmatched::{KEPT_MAX, Unmatched};
 use freshet_topics::log::LogClient;
 
 use super::{Dropped, Outputs, Outside};
 use crate::roles::Services;
 
-/// Every object of the raw bucket that belongs to a domain.
+/// Every file of a domain in the raw bucket, and the other objects there that are told of, the newest first.
+///
+/// # Errors
+/// If S3 does not answer or refuses.
+pub async fn listed(services: &Services) -> anyhow::Result<(Vec<Dropped>, Vec<Unmatched>)> {
+    let reader = ObjectReader::new(services.s3.clone());
+    let (ingest, domains) = (&services.config.ingest, services.config.pipeline.domains);
+    let mut pages = reader.list_pages(&services.config.s3.raw_bucket, "");
+    let patterns = domains.iter().flat_map(|it| it.patterns.iter().copied().chain(ingest.patterns_of(it.name)));
+    let patterns: Vec<&str> = patterns.collect();
+    let (mut found, mut unmatched) = (Vec::new(), Vec::new());
+    while let Some(page) = pages.next().await.context("list the raw bucket")? {
+        for ObjectVersion { key, etag, size_bytes, last_modified, .. } in page {
+            match ingest.name_in(domains, &key) {
+                Name::File => found.push(Dropped { key, etag, size_bytes, last_modified }),
+                Name::NotData(_) => {}
+                Name::Foreign => {
+                    let hint = names::nearest(&key, &patterns);
+                    unmatched.push(Unmatched { key, size_bytes, last_modified, hint });
+                }
+            }
+        }
+        unmatched.sort_by_key(|object: &Unmatched| Reverse(object.last_modified));
+        unmatched.truncate(KEPT_MAX);
+    }
+    Ok((found, unmatched))
+}
+
+/// Every file of a domain in the raw bucket.
 ///
 /// # Errors
 /// If S3 does not answer or refuses.
 pub async fn dropped(services: &Services) -> anyhow::Result<Vec<Dropped>> {
-    let reader = ObjectReader::new(services.s3.clone());
-    let (ingest, domains) = (&services.config.ingest, services.config.pipeline.domains);
-    let mut pages = reader.list_pages(&services.config.s3.raw_bucket, "");
-    let mut found = Vec::new();
-    while let Some(page) = pages.next().await.context("list the raw bucket")? {
-        found.extend(
-            page.into_iter()
-                .filter(|object| {
-                    domains.iter().any(|domain| domain.matches(&object.key, ingest.patterns_of(domain.name)))
-                })
-                .map(|object| Dropped {
-                    key: object.key,
-                    etag: object.etag,
-                    size_bytes: object.size_bytes,
-                    last_modified: object.last_modified,
-                }),
-        );
-    }
-    Ok(found)
+    Ok(listed(services).await?.0)
 }
 
 /// What S3 shows of the derived outputs.

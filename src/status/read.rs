@@ -6,12 +6,13 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::output_state::{self, OutputFailure};
+use freshet_sinks::unmatched;
 use freshet_topics::{Domain, Pipeline};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     DomainStatus, FailedOutput, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
-    PassedOver, ReplayStatus, Rows, Status, files,
+    PassedOver, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files,
 };
 
 /// Distinct keys looked at for orphans, at most.
@@ -52,7 +53,10 @@ pub async fn read(
     };
     let life = life(connection).await.context("read the lives of the ledger")?;
     let passed_over = passed_over(connection).await.context("count the rows passed over")?;
-    Ok(Status { at, domains: statuses, outputs: outputs(waiting, failed, outside), life, passed_over, files })
+    let columns = columns::notes(connection).await.context("read which columns files have and lack")?;
+    let unmatched = unmatched::read(connection, UNMATCHED_NAMED).await.context("read what belongs to no domain")?;
+    let outputs = outputs(waiting, failed, outside);
+    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, files })
 }
 
 async fn life(connection: &mut PgConnection) -> Result<LifeStatus, sqlx::Error> {

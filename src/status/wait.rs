@@ -8,8 +8,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use freshet_ingest::names;
 use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL};
+use freshet_sinks::unmatched::Unmatched;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -56,6 +58,8 @@ impl std::fmt::Display for Waited {
 const POLL: Duration = Duration::from_millis(50);
 /// Between two listings, to see whether what the ledger has not found is still there.
 const LIST_AGAIN: Duration = Duration::from_secs(2);
+/// How long an object that belongs to no domain is taken for one that was just dropped.
+const UNMATCHED_FRESH: TimeDelta = TimeDelta::hours(1);
 /// Open objects named in a message.
 const NAMED: usize = 3;
 
@@ -226,6 +230,23 @@ async fn states(pool: &PgPool, bucket: &str, objects: &[Dropped]) -> Result<Vec<
     .await
 }
 
+/// Names the objects that belong to no domain and were written within the last hour, the newest first; none if there are
+/// none. Whoever has just dropped a file under a wrong name is to know; what was left in the bucket long ago is in
+/// `freshet status`, and must not spoil every wait.
+pub fn name_unmatched(unmatched: &[Unmatched], now: DateTime<Utc>) -> Option<String> {
+    let fresh: Vec<&Unmatched> =
+        unmatched.iter().filter(|object| now - object.last_modified <= UNMATCHED_FRESH).collect();
+    let names: Vec<String> =
+        fresh.iter().take(NAMED).map(|object| names::told(&shorten(&object.key, 60), object.hint.as_deref())).collect();
+    let more = if fresh.len() > NAMED { ", …" } else { "" };
+    let said = match fresh.len() {
+        0 => return None,
+        1 => "1 object belongs to no domain, and nothing comes of it".to_owned(),
+        count => format!("{count} objects belong to no domain, and nothing comes of them"),
+    };
+    Some(format!("{said}: {}{more}", names.join(", ")))
+}
+
 fn name(open: &[Dropped], unseen: usize) -> String {
     let names: Vec<String> = open.iter().take(NAMED).map(|object| shorten(&object.key, 60)).collect();
     let more = if open.len() > NAMED { ", …" } else { "" };
@@ -239,6 +260,30 @@ fn name(open: &[Dropped], unseen: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_was_just_dropped_under_a_wrong_name_is_named() {
+        let now = DateTime::from_timestamp(100_000, 0).expect("a time");
+        let object = |key: &str, seconds: i64, hint: Option<&str>| Unmatched {
+            key: key.into(),
+            size_bytes: 1,
+            last_modified: now - TimeDelta::seconds(seconds),
+            hint: hint.map(str::to_owned),
+        };
+        let old = object("notes.txt", 3_601, None);
+        assert_eq!(name_unmatched(&[], now), None);
+        assert_eq!(name_unmatched(std::slice::from_ref(&old), now), None);
+        let fresh = object("helth/x.csv", 5, Some("did you mean `health/`?"));
+        assert_eq!(
+            name_unmatched(&[fresh.clone(), old], now).as_deref(),
+            Some("1 object belongs to no domain, and nothing comes of it: `helth/x.csv` (did you mean `health/`?)")
+        );
+        let many: Vec<Unmatched> = (0..4).map(|number| object(&format!("x{number}"), number, None)).collect();
+        assert_eq!(
+            name_unmatched(&many, now).as_deref(),
+            Some("4 objects belong to no domain, and nothing comes of them: `x0`, `x1`, `x2`, …")
+        );
+    }
 
     #[test]
     fn a_message_names_a_few_and_counts_the_rest() {

@@ -102,7 +102,12 @@ async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Recorded 
 }
 
 fn content(sha256: u8) -> Content {
-    Content { sha256: vec![sha256], ignored_columns: vec!["colour".into()] }
+    Content {
+        sha256: vec![sha256],
+        ignored_columns: vec!["colour".into()],
+        absent_defaults: vec!["area".into()],
+        overtaken: 3,
+    }
 }
 
 fn point(rows: [i64; 4], ends: [i64; 4]) -> ResumePoint {
@@ -433,8 +438,8 @@ async fn receive(pool: &PgPool, object: i64, partition: i32, received: &str) {
 /// Two sweeps at once: objects applied, objects repaired, objects waiting.
 async fn sweep(pool: &PgPool) -> (usize, usize, u64) {
     let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
-    let one = ledger::sweep(pool, domain().name, back_off, |_| false);
-    let two = ledger::sweep(pool, domain().name, back_off, |_| false);
+    let one = ledger::sweep(pool, domain(), back_off, |_| false);
+    let two = ledger::sweep(pool, domain(), back_off, |_| false);
     let (one, two) = futures::future::join(one, two).await;
     let (one, two) = (one.expect("sweep"), two.expect("sweep"));
     let applied = one.applied.len() + two.applied.len();

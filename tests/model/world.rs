@@ -63,7 +63,12 @@ impl Scenario {
 
     /// The hash of a content.
     pub(crate) fn described(&self, content: usize) -> Content {
-        Content { sha256: vec![self.bytes_of(content) as u8], ignored_columns: Vec::new() }
+        Content {
+            sha256: vec![self.bytes_of(content) as u8],
+            ignored_columns: Vec::new(),
+            absent_defaults: Vec::new(),
+            overtaken: 0,
+        }
     }
 }
 

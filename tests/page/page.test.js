@@ -95,6 +95,19 @@ test("rejects and corrections stand under their rules, with an example", async (
   await there(section("Corrected values, by rule").getByRole("listitem"), "negative_to_zero1", "health.dengue_cases 1");
 });
 
+test("columns that a file has beside its domain, or lacks, stand under their rules and on the file", async () => {
+  drop("locations/told.csv", ["id,name,type,colour", "1,Low Town,Urban,red"]);
+  const columns = section("Columns that files have or lack, by rule").getByRole("listitem");
+  await there(columns.filter({ hasText: "unknown_column" }), "locations.colour 1", "locations/told.csv");
+  await there(columns.filter({ hasText: "absent_default" }), "locations.population");
+  await there(row("locations/told.csv"), "unknown: colour", "absent, default taken: population, area");
+});
+
+test("an object that belongs to no domain is named on top, until it is gone", async () => {
+  drop("helth/x.csv", [HEALTH]);
+  await there(page.locator("#alarms"), "helth/x.csv belongs to no domain: did you mean `health/`?");
+});
+
 test("a file that cannot be read is shown with its reason", async () => {
   drop("health/unreadable.csv", ["when,how many", "2025-09-20,3"]);
   await there(row("health/unreadable.csv"), "rejected", "location_id");

@@ -33,6 +33,8 @@ pub struct Domain {
     pub row_rules: &'static [RowRule],
     /// What becomes of columns of a file that the domain does not have.
     pub on_new_column: NewColumn,
+    /// What becomes of rows that only an older version of an object holds.
+    pub on_overwrite: Overwrite,
     /// Whether a row says in the column `corrections` which of its values were changed.
     pub keeps_corrections: bool,
     /// Cells that stand for "not known" in every column.
@@ -77,6 +79,15 @@ impl NewColumn {
     pub fn keeps(self) -> bool {
         matches!(self, NewColumn::Keep | NewColumn::Add)
     }
+}
+
+/// What becomes of rows that only an older version of an object holds, once a newer one is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overwrite {
+    /// They stay: a file says something of the keys that it holds, and of no others.
+    Merge,
+    /// They leave the table: a file is all there is to say under its name.
+    Replace,
 }
 
 /// A column of a domain.
@@ -234,6 +245,15 @@ impl Domain {
         let of_rows = self.row_rules.iter().map(|it| (it.column, it.name, it.otherwise));
         let all = self.columns.iter().flat_map(of_column).chain(of_rows);
         all.filter(|(.., otherwise)| *otherwise == Otherwise::Warn).map(|(column, rule, _)| (column, rule))
+    }
+
+    /// The columns beside the key that get a value of the contract in every row of a file which lacks them: there it takes the
+    /// place of what was known.
+    pub fn columns_with_a_default(&self) -> impl Iterator<Item = &'static Column> + use<> {
+        let key = self.key;
+        let has_default =
+            move |column: &&Column| matches!(column.absent, Instead::Value(_)) && !key.contains(&column.name);
+        self.columns.iter().filter(has_default)
     }
 
     /// The names of its own rules under which a row is rejected.

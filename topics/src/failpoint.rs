@@ -20,6 +20,8 @@ pub enum Point {
     BeforeCommit,
     /// Postgres has committed a batch, and nobody in the process knows.
     AfterCommit,
+    /// Rows of an older version are deleted and the newer one is applied, in a transaction that is open.
+    Replaced,
     /// A publication has its snapshot.
     SnapshotTaken,
     /// A data file of a publication is in S3, others are not.
@@ -38,12 +40,13 @@ pub enum Point {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Point; 12] = [
+    pub const ALL: [Point; 13] = [
         Point::Claimed,
         Point::RowSent,
         Point::ChunkAcknowledged,
         Point::BeforeCommit,
         Point::AfterCommit,
+        Point::Replaced,
         Point::SnapshotTaken,
         Point::FilePut,
         Point::FilesPut,
@@ -61,6 +64,7 @@ impl Point {
             Point::ChunkAcknowledged => "ingest.chunk-acknowledged",
             Point::BeforeCommit => "apply.before-commit",
             Point::AfterCommit => "apply.after-commit",
+            Point::Replaced => "sweep.replaced",
             Point::SnapshotTaken => "publish.snapshot-taken",
             Point::FilePut => "publish.file-put",
             Point::FilesPut => "publish.files-put",

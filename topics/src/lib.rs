@@ -30,7 +30,7 @@ pub mod types;
 pub mod value;
 pub mod window;
 
-pub use domain::{Column, Domain, EventTime, Instead, NewColumn, Observed, Reference};
+pub use domain::{Column, Domain, EventTime, Instead, NewColumn, Observed, Overwrite, Reference};
 pub use domains::DOMAINS;
 pub use kept::Kept;
 pub use message::{Cell, Provenance, RawRow};

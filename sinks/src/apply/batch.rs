@@ -104,6 +104,8 @@ pub struct ApplyBatch<'b> {
     pub progress: BTreeMap<Part, PartProgress>,
     /// Rows taken out because they were received before.
     pub duplicate: u64,
+    /// Objects that a newer version has replaced: their rows are older than what was there.
+    pub(crate) replaced: BTreeSet<i64>,
     /// Rows left out because another life of the ledger sent them ([`crate::lives`]).
     pub passed_over: u64,
     /// The life of the ledger that began because of them.
@@ -154,7 +156,8 @@ impl<'b> ApplyBatch<'b> {
             let values = row.row.outcome.as_ref().ok()?;
             Some(Candidate { values, kept: &row.row.kept, provenance: &row.row.provenance, index })
         };
-        self.rows.iter().enumerate().filter_map(candidate).collect()
+        let is_current = |(_, row): &(usize, &PartitionRow<'b>)| !self.replaced.contains(&row.row.provenance.object);
+        self.rows.iter().enumerate().filter(is_current).filter_map(candidate).collect()
     }
 
     /// Turns rows that Postgres refused, by index and with its words, into rejects.

@@ -22,6 +22,7 @@ pub(crate) mod newest;
 pub mod progress;
 pub mod refusals;
 pub mod rejects;
+pub(crate) mod removal;
 pub(crate) mod transaction;
 pub mod upsert;
 

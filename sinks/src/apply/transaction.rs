@@ -88,11 +88,11 @@ async fn attempt<S: Strategy>(
     }
 
     let unapplied = move_bookmarks(&mut transaction, destination, domain, batch).await?;
-    let Sifted { rows, passed_over, life_begun } =
+    let Sifted { rows, passed_over, life_begun, replaced } =
         lives::sift(&mut transaction, destination, upsert.domain(), &unapplied).await?;
     let received = progress::load(&mut transaction, destination, domain, &parts_of(&rows)).await?;
     let mut batch = ApplyBatch::sort_out(&rows, received, S::DUPLICATES);
-    (batch.passed_over, batch.life_begun) = (passed_over, life_begun);
+    (batch.passed_over, batch.life_begun, batch.replaced) = (passed_over, life_begun, replaced);
     strategy.look(&mut transaction, domain, &batch).await?;
     let outcome = newest::write(&mut transaction, upsert, batch.candidates(), mode, recent).await?;
     batch.reject_refused(&outcome.refused);

@@ -30,6 +30,7 @@ mod object;
 pub mod order;
 mod reason;
 pub mod register;
+mod replace;
 mod restart;
 mod state;
 mod sweep;
@@ -40,6 +41,8 @@ pub use claim::{ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, Renewal, claim,
 pub use lost::{Lost, lost_rows, received};
 pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint, on_one_line};
 pub use reason::Reason;
+pub(crate) use replace::lock_shared;
+pub use replace::replace_overwritten;
 pub use restart::{Candidate, Selection, adopt, is_sendable, select, send_again, send_as_new};
 pub use state::{ObjectState, UNFINISHED_SQL};
 pub use sweep::{Arrived, Swept, Verdict, judge, name_late_rows, sweep};

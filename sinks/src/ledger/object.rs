@@ -99,13 +99,17 @@ pub struct Object {
     pub sha256: Option<Vec<u8>>,
     /// Header names that the domain does not know.
     pub ignored_columns: Vec<String>,
+    /// Columns of the domain that the file lacks, and for which its rows have the contract's value.
+    pub absent_defaults: Vec<String>,
+    /// Rows of it whose key comes again further down in it.
+    pub overtaken: i64,
 }
 
 /// The columns that [`Object`] reads, of a table or alias `o`.
 pub(super) const COLUMNS: &str = "o.id, o.nonce, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, \
      o.src_ord, o.state, o.cause, o.lease_epoch, o.attempts, o.repairs, o.generation, o.parser_version, \
      o.partition_count, o.resume_byte, o.resume_line, o.resume_row, o.resume_seqs, o.rows, o.partition_rows, \
-     o.end_offsets, o.stream_id, o.sha256, o.ignored_columns";
+     o.end_offsets, o.stream_id, o.sha256, o.ignored_columns, o.absent_defaults, o.overtaken";
 
 impl Object {
     /// A version that was just found.
@@ -134,6 +138,8 @@ impl Object {
             stream_id: None,
             sha256: None,
             ignored_columns: Vec::new(),
+            absent_defaults: Vec::new(),
+            overtaken: 0,
         }
     }
 
@@ -205,8 +211,12 @@ pub struct ResumePoint {
 pub struct Content {
     /// Of the bytes after decompression.
     pub sha256: Vec<u8>,
-    /// Header names that the domain does not know.
+    /// Header names that the domain does not know: the first of them, and how many more.
     pub ignored_columns: Vec<String>,
+    /// Columns of the domain that the file lacks, and for which its rows have the contract's value.
+    pub absent_defaults: Vec<String>,
+    /// Rows whose key comes again further down: of each key the last row loads.
+    pub overtaken: i64,
 }
 
 #[cfg(test)]

@@ -8,14 +8,18 @@
 //! state and the repair count that were judged: two sweeps at once do each thing once.
 
 use chrono::{DateTime, Utc};
+use freshet_topics::failpoint::{self, Point};
+use freshet_topics::{Domain, Overwrite};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::lost::{Lost, lost_rows, received};
 use super::object::{COLUMNS, Object};
 use super::reason::Reason;
+use super::replace;
 use super::transition::Event;
 use super::write::change_all;
 use crate::backoff::Backoff;
+use crate::transactions::{self, Limits};
 
 /// Objects judged in one statement.
 const PAGE: i64 = 1_000;
@@ -29,6 +33,8 @@ pub struct Swept {
     pub repaired: Vec<(Object, i64)>,
     /// Published objects whose end the bookmarks have not reached.
     pub waiting: u64,
+    /// Rows that left the table because only an older version of an object held them.
+    pub replaced: i64,
 }
 
 /// An object that has arrived as a whole.
@@ -89,7 +95,7 @@ struct Published {
 /// If Postgres does not answer. What was done until then stands.
 pub async fn sweep(
     pool: &PgPool,
-    domain: &str,
+    domain: &Domain,
     back_off: Backoff,
     mut is_truncated: impl FnMut(&Object) -> bool,
 ) -> Result<Swept, sqlx::Error> {
@@ -97,7 +103,7 @@ pub async fn sweep(
     let mut after = i64::MIN;
     let mut connection = pool.acquire().await?;
     loop {
-        let page = published(&mut connection, domain, after).await?;
+        let page = published(&mut connection, domain.name, after).await?;
         let Some(last) = page.last() else { return Ok(swept) };
         after = last.object.src_ord;
         let (mut applied, mut repairs) = (vec![], vec![]);
@@ -109,7 +115,7 @@ pub async fn sweep(
                 Verdict::Repair => repairs.push((one, truncated)),
             }
         }
-        complete(&mut connection, applied, &mut swept).await?;
+        complete(&mut connection, domain, applied, &mut swept).await?;
         repair(&mut connection, repairs, back_off, &mut swept).await?;
     }
 }
@@ -187,17 +193,41 @@ async fn published(connection: &mut PgConnection, domain: &str, after: i64) -> R
 
 async fn complete(
     connection: &mut PgConnection,
+    domain: &Domain,
     objects: Vec<Published>,
     swept: &mut Swept,
 ) -> Result<(), sqlx::Error> {
     let before: Vec<Object> = objects.iter().map(|one| one.object.clone()).collect();
-    let written = change_all(connection, &before, |_| Event::Complete).await?;
+    let written = match domain.on_overwrite {
+        Overwrite::Merge => change_all(connection, &before, |_| Event::Complete).await?,
+        Overwrite::Replace => complete_and_replace(connection, domain, &before, swept).await?,
+    };
     for one in objects.into_iter().filter(|one| written.contains(&one.object.id)) {
         // S3's clock may be ahead of Postgres' by a little.
         let fresh = (one.last_row_at - one.object.version.last_modified).num_milliseconds().max(0) as f64 / 1_000.0;
         swept.applied.push(Arrived { object: one.object, is_new: one.is_new, freshness_seconds: fresh });
     }
     Ok(())
+}
+
+/// The transaction `complete`: nobody sees that a version is applied while rows are there that it replaces.
+async fn complete_and_replace(
+    connection: &mut PgConnection,
+    domain: &Domain,
+    objects: &[Object],
+    swept: &mut Swept,
+) -> Result<Vec<i64>, sqlx::Error> {
+    if objects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut transaction = transactions::begin_on(connection, "complete", Limits::SHORT).await?;
+    replace::lock(&mut transaction, domain).await?;
+    let written = change_all(&mut transaction, objects, |_| Event::Complete).await?;
+    let replaced = replace::replace(&mut transaction, domain, Some(&written)).await?;
+    failpoint::reach(Point::Replaced);
+    transaction.commit().await?;
+    swept.replaced += replaced;
+    Ok(written)
 }
 
 async fn repair(

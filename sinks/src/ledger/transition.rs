@@ -219,6 +219,8 @@ impl<'a> Change<'a> {
         object.stream_id = Some(stream);
         object.sha256 = Some(content.sha256.clone());
         object.ignored_columns.clone_from(&content.ignored_columns);
+        object.absent_defaults.clone_from(&content.absent_defaults);
+        object.overtaken = content.overtaken;
         object.attempts = 0;
         self
     }

@@ -178,7 +178,8 @@ pub(super) async fn save(
             partition_count = n.partition_count, resume_byte = n.resume_byte, resume_line = n.resume_line,
             resume_row = n.resume_row, resume_seqs = n.resume_seqs, rows = n.rows, partition_rows = n.partition_rows,
             end_offsets = n.end_offsets, stream_id = n.stream_id, sha256 = n.sha256,
-            ignored_columns = n.ignored_columns, lease_epoch = n.lease_epoch,
+            ignored_columns = n.ignored_columns, absent_defaults = n.absent_defaults,
+            overtaken = n.overtaken, lease_epoch = n.lease_epoch,
             lease_owner = CASE WHEN b.lease_ms IS NULL THEN o.lease_owner ELSE b.owner END,
             lease_from = CASE WHEN b.lease_ms IS NULL THEN o.lease_from WHEN b.lease_ms > 0 THEN t.now END,
             lease_until = CASE WHEN b.lease_ms IS NULL THEN o.lease_until
@@ -236,6 +237,8 @@ fn row(object: &Object) -> Value {
         // Postgres' own spelling of bytes.
         "sha256": object.sha256.as_ref().map(|hash| format!("\\x{}", hex::encode(hash))),
         "ignored_columns": object.ignored_columns,
+        "absent_defaults": object.absent_defaults,
+        "overtaken": object.overtaken,
     })
 }
 

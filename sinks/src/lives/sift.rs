@@ -1,8 +1,8 @@
 //! Taking the rows that are not this ledger's out of a batch, inside its transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use freshet_topics::Domain;
+use freshet_topics::{Domain, Overwrite};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
@@ -18,6 +18,8 @@ pub(crate) struct Sifted<'b> {
     pub(crate) passed_over: u64,
     /// The life that began because of them.
     pub(crate) life_begun: Option<i32>,
+    /// Objects of the batch of which a newer version is applied that replaces them.
+    pub(crate) replaced: BTreeSet<i64>,
 }
 
 /// Sifts a batch. Of what goes to the live table, the rows passed over are counted in `pipeline.passed_over`; the first
@@ -33,10 +35,12 @@ pub(crate) async fn sift<'b>(
     objects.sort_unstable();
     objects.dedup();
     if objects.is_empty() {
-        return Ok(Sifted { rows: received, passed_over: 0, life_begun: None });
+        return Ok(Sifted { rows: received, passed_over: 0, life_begun: None, replaced: BTreeSet::new() });
     }
-    let (current, entries) = entries(connection, &objects).await?;
-    let mut sifted = Sifted { rows: Vec::with_capacity(received.len()), passed_over: 0, life_begun: None };
+    crate::ledger::lock_shared(connection, domain).await?;
+    let Known { current, entries, replaced } = known(connection, &objects).await?;
+    let replaced = if domain.on_overwrite == Overwrite::Replace { replaced } else { BTreeSet::new() };
+    let mut sifted = Sifted { rows: Vec::with_capacity(received.len()), passed_over: 0, life_begun: None, replaced };
     let (mut passed_over, mut forgotten) = (PassedOver::default(), None);
     for received in received {
         let PartitionRow { partition, row } = received;
@@ -64,10 +68,20 @@ pub(crate) async fn sift<'b>(
     Ok(sifted)
 }
 
+/// What the ledger has of the objects of a batch.
+struct Known {
+    /// The nonce of the current life.
+    current: i64,
+    entries: BTreeMap<i64, Entry>,
+    /// Those that a newer version has replaced.
+    replaced: BTreeSet<i64>,
+}
+
 /// The current life, and what the ledger has of these objects: one statement, so one moment.
-async fn entries(connection: &mut PgConnection, objects: &[i64]) -> Result<(i64, BTreeMap<i64, Entry>), sqlx::Error> {
+async fn known(connection: &mut PgConnection, objects: &[i64]) -> Result<Known, sqlx::Error> {
     let found = sqlx::query(
-        "SELECT l.nonce, o.id, o.domain, o.nonce, o.generation, o.src_ord, o.parser_version, o.partition_count
+        "SELECT l.nonce, o.id, o.domain, o.nonce, o.generation, o.src_ord, o.parser_version, o.partition_count,
+            o.replaced_by IS NOT NULL
          FROM (SELECT nonce FROM pipeline.lives ORDER BY number DESC LIMIT 1) AS l
          LEFT JOIN pipeline.objects AS o ON o.id = ANY ($1)",
     )
@@ -75,7 +89,7 @@ async fn entries(connection: &mut PgConnection, objects: &[i64]) -> Result<(i64,
     .fetch_all(connection)
     .await?;
     let current = found.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
-    let mut entries = BTreeMap::new();
+    let (mut entries, mut replaced) = (BTreeMap::new(), BTreeSet::new());
     for row in &found {
         let Some(id) = row.try_get::<Option<i64>, _>(1)? else { continue };
         let entry = Entry {
@@ -87,8 +101,11 @@ async fn entries(connection: &mut PgConnection, objects: &[i64]) -> Result<(i64,
             partition_count: row.try_get(7)?,
         };
         entries.insert(id, entry);
+        if row.try_get(8)? {
+            replaced.insert(id);
+        }
     }
-    Ok((current, entries))
+    Ok(Known { current, entries, replaced })
 }
 
 /// Rows of a batch that are passed over.

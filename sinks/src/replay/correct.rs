@@ -34,7 +34,7 @@ use crate::apply::transaction::{self, Request, Strategy};
 use crate::apply::upsert::Upsert;
 use crate::apply::{ApplyBatch, ApplyError, Duplicates, PartitionBatch, PartitionRow, REFUSED_BY_DATABASE};
 use crate::destination::Destination;
-use crate::lives;
+use crate::lives::{self, Sifted};
 
 /// What became of rows that were read again, or would.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,8 +118,9 @@ pub async fn preview(
     batch: &[PartitionBatch],
 ) -> Result<(Corrected, Vec<Difference>, Vec<Example>), ApplyError> {
     let parts: Vec<&PartitionBatch> = batch.iter().collect();
-    let rows = lives::sift(connection, upsert.destination(), upsert.domain(), &parts).await?.rows;
+    let Sifted { rows, replaced, .. } = lives::sift(connection, upsert.destination(), upsert.domain(), &parts).await?;
     let mut batch = ApplyBatch::sort_out(&rows, BTreeMap::new(), Correction::DUPLICATES);
+    batch.replaced = replaced;
     let mut correction = Correction::of(None);
     correction.look(connection, upsert.domain().name, &batch).await?;
     let (newest, mut lost) = newest::of_each_key(upsert, batch.candidates());

@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use chrono::NaiveDate;
 use freshet_topics::Domain;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 
 use super::Running;
 use crate::apply::marks::Marks;
 use crate::apply::rejects::Lineage;
-use crate::apply::upsert::{Changed, quoted};
+use crate::apply::removal;
+use crate::apply::upsert::quoted;
 use crate::destination::Destination;
 
 /// What a row may have left in the table: whatever stands under its lineage and another key than `kept`.
@@ -54,39 +54,14 @@ pub(super) async fn remove(
     domain: &'static Domain,
     replay: i64,
 ) -> Result<i64, sqlx::Error> {
-    let (returned, changed) = match &domain.event_time {
-        Some(it) => (
-            quoted(it.columns(), "t."),
-            format!("array_agg(DISTINCT \"{}\") FILTER (WHERE {})", it.date, it.observed_sql("")),
-        ),
-        None => {
-            let key = domain.dimension_key();
-            (quoted([key], "t."), format!("array_agg(DISTINCT \"{key}\"::text)"))
-        }
-    };
-    let sql = format!(
-        "WITH removed AS (
-            DELETE FROM {table} AS t USING pipeline.replay_suspects AS s
-            WHERE s.replay = $1 AND t.src_object = s.object AND t.src_gen = s.generation AND t.src_row = s.row
-                AND s.kept IS DISTINCT FROM ROW({key})::text
-            RETURNING {returned}
-         )
-         SELECT count(*), {changed} FROM removed",
+    let delete = format!(
+        "DELETE FROM {table} AS t USING pipeline.replay_suspects AS s
+         WHERE s.replay = ANY($1) AND t.src_object = s.object AND t.src_gen = s.generation AND t.src_row = s.row
+            AND s.kept IS DISTINCT FROM ROW({key})::text",
         table = Destination::Live.table(domain),
         key = quoted(domain.key.iter().copied(), "t."),
     );
-    let query = |sql: String| sqlx::query_as::<_, (i64, Option<Vec<NaiveDate>>)>(AssertSqlSafe(sql)).bind(replay);
-    let (removed, changed) = match domain.event_time {
-        Some(_) => {
-            let (removed, dates) = query(sql).fetch_one(&mut *connection).await?;
-            (removed, Changed::Dates(dates.unwrap_or_default()))
-        }
-        None => {
-            let (removed, keys): (i64, Option<Vec<String>>) =
-                sqlx::query_as(AssertSqlSafe(sql)).bind(replay).fetch_one(&mut *connection).await?;
-            (removed, Changed::Keys(keys.unwrap_or_default()))
-        }
-    };
+    let (removed, changed) = removal::remove(connection, domain, &delete, &[replay]).await?;
     let mut marks = Marks::default();
     marks.add(&changed);
     marks.append(&mut *connection, domain.name).await?;

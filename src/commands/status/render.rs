@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
+use freshet_ingest::names;
 use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
 use crate::commands::terminal::{Look, shorten, span, table, thousands};
 use crate::status::{
-    DomainStatus, FailedOutput, FileStatus, Files, LifeStatus, Orphans, OutputsStatus, PassedOver, Status,
+    ColumnNote, DomainStatus, FailedOutput, FileStatus, Files, LifeStatus, Orphans, OutputsStatus, PassedOver, Status,
 };
+
+/// Objects of no domain, and columns, that are shown.
+const UNMATCHED_SHOWN: usize = 5;
+const COLUMNS_SHOWN: usize = 10;
 
 /// Shows the status: what needs a person first, then files, rows, outputs, and the list of files if it was read.
 pub fn render(status: &Status, look: Look) -> String {
@@ -16,6 +22,7 @@ pub fn render(status: &Status, look: Look) -> String {
     parts.push(files_by_state(status, look));
     parts.push(rows(status, look));
     parts.push(outputs(&status.outputs, look));
+    parts.extend(columns(&status.columns, look));
     parts.extend(life(&status.life, look));
     parts.extend(status.domains.iter().filter_map(|domain| replay(domain, look)));
     if let Some(files) = &status.files {
@@ -35,6 +42,34 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
         .collect();
     lines.extend(status.outputs.failed.iter().map(|failed| look.bad(&failed_output(failed))));
     lines.extend(status.passed_over.as_ref().map(|it| look.bad(&passed_over(it))));
+    lines.extend(unmatched(&status.unmatched, look));
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// Objects that belong to no domain: each looks like a file that nobody reads.
+fn unmatched(unmatched: &AllUnmatched, look: Look) -> Vec<String> {
+    let shown = unmatched.newest.iter().take(UNMATCHED_SHOWN);
+    let line = |object: &Unmatched| {
+        let key = shorten(&object.key, look.width.saturating_sub(70).max(30));
+        look.bad(&format!("belongs to no domain: {}", names::told(&key, object.hint.as_deref())))
+    };
+    let mut lines: Vec<String> = shown.map(line).collect();
+    let more = unmatched.objects - lines.len() as i64;
+    lines.extend((more > 0).then(|| look.bad(&format!("belong to no domain: {} objects more", thousands(more)))));
+    lines
+}
+
+/// Columns that files have beside their domain, or lack though they have a default.
+fn columns(notes: &[ColumnNote], look: Look) -> Option<String> {
+    let line = |note: &ColumnNote| {
+        let ColumnNote { domain, rule, column, files, key } = note;
+        let file = if *files == 1 { "file" } else { "files" };
+        let where_ = format!("{} {file}, the newest {}", thousands(*files), shorten(key, 40));
+        look.busy(&format!("{rule}: {domain} `{}` in {where_}", shorten(column, 24)))
+    };
+    let mut lines: Vec<String> = notes.iter().take(COLUMNS_SHOWN).map(line).collect();
+    let more = notes.len().saturating_sub(COLUMNS_SHOWN);
+    lines.extend((more > 0).then(|| look.faint(&format!("{more} more columns: freshet status --json"))));
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
@@ -126,13 +161,14 @@ fn files_list(files: &Files, look: Look) -> String {
         return "no file was found yet".into();
     }
     let numbers = |number: Option<i64>| number.map_or("–".into(), thousands);
-    let mut records = vec![["file", "state", "why", "rows", "received", "rejected"].map(str::to_owned).to_vec()];
-    // Borders, padding and the narrow columns take about 55; key and reason share the rest.
-    let room = look.width.saturating_sub(55).max(24);
+    let mut records =
+        vec![["file", "state", "why", "rows", "received", "rejected", "overtaken"].map(str::to_owned).to_vec()];
+    // Borders, padding and the narrow columns take about 67; key and reason share the rest.
+    let room = look.width.saturating_sub(67).max(24);
     let reasons = files.files.iter().filter_map(|file| file.reason.as_deref()).map(|it| it.chars().count()).max();
     let reason_width = reasons.unwrap_or(0).min(room / 2);
     for file in &files.files {
-        let FileStatus { key, state, reason, rows, received, rejected, .. } = file;
+        let FileStatus { key, state, reason, rows, received, rejected, overtaken, .. } = file;
         records.push(vec![
             shorten(key, room - reason_width),
             state.to_string(),
@@ -140,6 +176,7 @@ fn files_list(files: &Files, look: Look) -> String {
             numbers(*rows),
             thousands(*received),
             thousands(*rejected),
+            thousands(*overtaken),
         ]);
     }
     let mut text = table(look, &records, 3);
@@ -198,6 +235,9 @@ mod tests {
             rejected: 12,
             reason: reason.map(str::to_owned),
             last_modified: DateTime::default(),
+            unknown_columns: vec![],
+            absent_defaults: vec![],
+            overtaken: 49_000,
         };
         let files = vec![
             file(2, ObjectState::Applied, None),
@@ -224,6 +264,22 @@ mod tests {
                 domains: vec!["health".into()],
                 last_seen: DateTime::default(),
             }),
+            columns: vec![ColumnNote {
+                domain: "health".into(),
+                rule: "unknown_column".into(),
+                column: "remarks".into(),
+                files: 1_200,
+                key: "health/a-rather-long-folder-name/another-one/health-2025-09-21.csv".into(),
+            }],
+            unmatched: AllUnmatched {
+                objects: 1_000,
+                newest: vec![Unmatched {
+                    key: "helth/2025-09-21/a-rather-long-name-of-a-file.csv".into(),
+                    size_bytes: 1,
+                    last_modified: DateTime::default(),
+                    hint: Some("did you mean `health/`?".into()),
+                }],
+            },
             files: Some(Files { files, total: 9_000 }),
         }
     }
@@ -260,6 +316,9 @@ mod tests {
             "100,000+",
             "version 7",
             "the newest 2 of 9,000 files",
+            "unknown_column: health `remarks` in 1,200 files, the newest health/",
+            "(did you mean `health/`?)",
+            "belong to no domain: 999 objects more",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }

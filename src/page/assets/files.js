@@ -31,7 +31,8 @@ function makeFile() {
   return element("tr", { role: "row" },
     element("th", { scope: "row", role: "rowheader" }, element("span", { class: "name" }), element("span", { class: "reason" })),
     element("td", { role: "cell" }, element("span", { class: "chip" })),
-    element("td", { role: "cell", class: "number rows" }, element("span", { class: "bad" }), element("span", { class: "warn" }), element("span")),
+    element("td", { role: "cell", class: "number rows" }, element("span", { class: "bad" }), element("span", { class: "warn" }),
+      element("span", { class: "warn" }), element("span")),
     element("td", { role: "cell", class: "number took" }),
     element("td", { role: "cell", class: "number" }, element("time")));
 }
@@ -39,14 +40,22 @@ function makeFile() {
 function updateFile(row, file) {
   const [name, status, rows, took, written] = row.children;
   text(name.children[0], file.key);
-  text(name.children[1], file.reason ?? "");
+  text(name.children[1], said(file));
   text(status.firstChild, file.state);
   status.firstChild.dataset.state = file.state;
   text(rows.children[0], file.rejected > 0 ? `${count(file.rejected)} rejected` : "");
   text(rows.children[1], file.corrected > 0 ? `${count(file.corrected)} corrected` : "");
-  text(rows.children[2], received(file));
+  text(rows.children[2], file.overtaken > 0 ? `${count(file.overtaken)} overtaken` : "");
+  text(rows.children[3], received(file));
   text(took, file.seconds === null ? "" : duration(file.seconds));
   setTime(written.firstChild, file.last_modified);
+}
+
+/** Why the file is where it is, and what its header has or lacks. */
+function said({ reason, unknown_columns: unknown, absent_defaults: absent }) {
+  const columns = [["unknown", unknown], ["absent, default taken", absent]]
+    .filter(([, names]) => names.length > 0).map(([what, names]) => `${what}: ${names.join(", ")}`);
+  return [reason, ...columns].filter(Boolean).join("; ");
 }
 
 function received({ state, rows, received }) {

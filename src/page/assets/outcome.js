@@ -9,6 +9,8 @@ import { state, sum } from "./state.js";
 const PLACES = 4;
 
 export function renderQuality({ rejects, corrections }) {
+  renderRules("columns", state.status.columns.map((it) =>
+    ({ ...it, number: it.files, place: `${it.domain}.${it.column}`, example: `for example ${it.key}` })));
   const example = ({ key, line, column, value }) => (key === null ? ""
     : `for example ${key}, line ${count(line)}${column === null ? "" : `: ${column} = ${JSON.stringify(value ?? "")}`}`);
   renderRules("rejects", rejects.map((it) => ({ ...it, number: it.rows, place: it.domain, example: example(it) })));

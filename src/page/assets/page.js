@@ -1,6 +1,6 @@
 // The status page: takes the sections of the state as they come, and shows them.
 
-import { element, list, setClock, setTime, show, text, the } from "./dom.js";
+import { count, element, list, setClock, setTime, show, text, the } from "./dom.js";
 import { renderCharts } from "./drawn.js";
 import { renderFiles } from "./files.js";
 import { renderOutputs, renderQuality } from "./outcome.js";
@@ -95,8 +95,11 @@ function renderAlarms() {
     `${domain.domain} is halted at partition ${halted.partition}: ${halted.reason}`));
   const failed = state.status.outputs.failed.map(({ output, reason }) =>
     `The output ${output} is not derived, and what is published of it is older than the tables: ${reason}`);
+  const { objects, newest } = state.status.unmatched;
+  const unmatched = newest.map(({ key, hint }) => `${key} belongs to no domain${hint ? `: ${hint}` : ""}`);
+  if (objects > newest.length) unmatched.push(`${count(objects - newest.length)} more objects belong to no domain.`);
   const trouble = state.trouble.map((trouble) => `Not up to date. ${trouble}`);
-  list(the("alarms"), [...halted, ...failed, ...trouble], String, () => element("p", { class: "notice bad" }), text);
+  list(the("alarms"), [...halted, ...failed, ...unmatched, ...trouble], String, () => element("p", { class: "notice bad" }), text);
 }
 
 // A tab that nobody sees asks for nothing.

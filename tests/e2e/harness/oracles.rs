@@ -132,10 +132,14 @@ impl World {
     pub(crate) async fn tables_are_a_batch_load(&self, refused: impl Fn(&str, &[String]) -> bool) -> Loaded {
         let objects: Vec<_> = self.objects().await.into_iter().filter(|object| object.state == "applied").collect();
         let contents: Vec<Vec<u8>> = objects.iter().map(|object| self.content(object)).collect();
+        let replacing: Vec<&str> = self.replacing_domains();
+        let replaces = |domain: &str| replacing.contains(&domain);
         let file = |(object, content): (&super::Object, _)| File {
             domain: Spec::of(&object.domain).domain,
             object: object.id,
             src_ord: object.src_ord,
+            is_replaced: replaces(&object.domain)
+                && objects.iter().any(|other| other.key == object.key && other.src_ord > object.src_ord),
             content,
         };
         let loaded = plain::load(objects.iter().zip(contents.iter().map(Vec::as_slice)).map(file).collect(), refused);

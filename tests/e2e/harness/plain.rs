@@ -161,6 +161,8 @@ pub(crate) struct File<'a> {
     pub(crate) domain: &'static str,
     pub(crate) object: i64,
     pub(crate) src_ord: i64,
+    /// Its rows are judged and counted, and stand in no table.
+    pub(crate) is_replaced: bool,
     pub(crate) content: &'a [u8],
 }
 
@@ -215,6 +217,7 @@ fn load_file(loaded: &mut Loaded, file: &File<'_>, refused: &impl Fn(&str, &[Str
             if refused(spec.domain, &row) { Err(refusal()) } else { Ok(row) }
         });
         match judged {
+            Ok(_) if file.is_replaced => {}
             Ok(mut row) => {
                 let key = spec.key_of(&row);
                 row.push(file.object.to_string());

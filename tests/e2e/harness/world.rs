@@ -14,6 +14,7 @@ use freshet::status::{self, observe};
 use freshet::telemetry::LogFormat;
 use freshet_processors::refresh::{self, Publication, RefreshContext};
 use freshet_sinks::outputs::{self, Manifest};
+use freshet_topics::Overwrite;
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -136,9 +137,21 @@ impl World {
         &self.services.config.s3.processed_bucket
     }
 
+    /// Domains in whose contract an overwrite replaces all that was said under a name.
+    pub(crate) fn replacing_domains(&self) -> Vec<&'static str> {
+        let domains = self.services.config.pipeline.domains.iter();
+        domains.filter(|domain| domain.on_overwrite == Overwrite::Replace).map(|domain| domain.name).collect()
+    }
+
     /// Runs roles in this process until they are stopped.
     pub(crate) fn run(&self, roles: &[Role]) -> Roles {
-        let (services, roles, shutdown) = (self.services.clone(), roles.to_vec(), CancellationToken::new());
+        let (services, shutdown) = (self.services.clone(), CancellationToken::new());
+        // A world may have a pipeline of its own, with domains of the same names.
+        let own = |role: &Role| match role {
+            Role::Process(domain) => Role::Process(services.config.pipeline.domain(domain.name).unwrap_or(domain)),
+            role => *role,
+        };
+        let roles: Vec<Role> = roles.iter().map(own).collect();
         let token = shutdown.clone();
         let task = tokio::spawn(async move { roles::run(&services, &roles, token).await });
         Roles { task: Some(task), shutdown }

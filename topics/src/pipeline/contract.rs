@@ -17,7 +17,7 @@ use self::custom::Custom;
 use self::words::{for_people, identifier, leaked, one_of, text_of, texts_of, value_of};
 use super::mistake::{Mistakes, Place};
 use super::yaml::{Document, Map, Node};
-use crate::{Cast, Column, Domain, EventTime, NewColumn, Observed};
+use crate::{Cast, Column, Domain, EventTime, NewColumn, Observed, Overwrite};
 
 /// The version of the standard that is read.
 pub const API_VERSION: &str = "v3.2.0";
@@ -155,6 +155,7 @@ fn read_schema(
     let row_rules = rules::of_rows(&map, &columns, mistakes);
     let event_time = event_time(&custom, &columns, mistakes);
     let on_new_column = on_new_column(&custom, mistakes);
+    let on_overwrite = on_overwrite(&custom, mistakes);
     let keeps_corrections = custom
         .value("corrections", mistakes)
         .and_then(|node| one_of(&node, &[("count", false), ("keep", true)], mistakes))
@@ -195,6 +196,7 @@ fn read_schema(
         columns: reads.iter().map(|read| read.column).collect::<Vec<Column>>().leak(),
         row_rules,
         on_new_column,
+        on_overwrite,
         keeps_corrections,
         missing_values,
         latency,
@@ -235,6 +237,12 @@ fn on_new_column(custom: &Custom<'_, '_>, mistakes: &mut Mistakes) -> NewColumn 
     ];
     let said = custom.value("onNewColumn", mistakes).and_then(|node| one_of(&node, &words, mistakes));
     said.unwrap_or(NewColumn::Ignore)
+}
+
+fn on_overwrite(custom: &Custom<'_, '_>, mistakes: &mut Mistakes) -> Overwrite {
+    let words = [("merge", Overwrite::Merge), ("replace", Overwrite::Replace)];
+    let said = custom.value("onOverwrite", mistakes).and_then(|node| one_of(&node, &words, mistakes));
+    said.unwrap_or(Overwrite::Merge)
 }
 
 /// `eventTime` and `observedWhen`.

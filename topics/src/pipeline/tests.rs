@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::judge::{self, Notes};
-use crate::{Cell, Comparison, Instead, Limit, NewColumn, Otherwise, Value};
+use crate::{Cell, Comparison, Instead, Limit, NewColumn, Otherwise, Overwrite, Value};
 
 /// A contract that says all that can be said.
 const FULL: &str = r#"
@@ -20,6 +20,7 @@ schema:
       - {vendor: freshet, property: observedWhen, value: {state: final}}
       - {vendor: freshet, property: missingValues, value: ["NA", "-999"]}
       - {vendor: freshet, property: onNewColumn, value: keep}
+      - {vendor: freshet, property: onOverwrite, value: replace}
       - {vendor: freshet, property: corrections, value: keep}
       - {vendor: elsewhere, property: anything, value: 1}
     quality:
@@ -157,6 +158,8 @@ fn all_that_a_contract_says_is_in_the_domain() {
     assert_eq!((visits.table, visits.description), ("visits", "Visits to clinics."));
     assert_eq!((visits.key, visits.partition_by), (["clinic", "day"].as_slice(), "clinic"));
     assert_eq!((visits.on_new_column, visits.latency), (NewColumn::Keep, Some(Duration::from_secs(120))));
+    assert_eq!(visits.on_overwrite, Overwrite::Replace);
+    assert!(Pipeline::shipped().domains.iter().all(|domain| domain.on_overwrite == Overwrite::Merge));
     assert!(visits.keeps_corrections && !Pipeline::shipped().domains[0].keeps_corrections);
     let event_time = visits.event_time.expect("a fact");
     assert_eq!((event_time.date, event_time.observed_sql("t.").as_str()), ("day", "t.\"state\" = 'final'"));
@@ -383,7 +386,7 @@ fn every_mistake_of_every_file_is_told_at_once() {
     ])
     .expect_err("mistakes");
     for expected in [
-        "domains/visits.odcs.yaml:25:22: `dat` is not one of",
+        "domains/visits.odcs.yaml:26:22: `dat` is not one of",
         "domains/wards.odcs.yaml:10:7: no column has `primaryKey: true`",
         "tests/a.yaml:3:16: text is expected here",
         "tests/a.yaml:4:5: unknown key `rejectd`; did you mean rejected?",

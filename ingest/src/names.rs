@@ -1,0 +1,224 @@
+//! What the name of an object says: a domain's file, something beside the files that is none, or nobody's.
+//!
+//! Tools leave objects beside their files: markers (`_SUCCESS`), checksums, manifests, uploads that are not finished. Such
+//! names are no data and no mistake either; they are counted, and that is all.
+
+use std::borrow::Cow;
+
+use freshet_sinks::ledger::on_one_line;
+use freshet_topics::Domain;
+
+use crate::IngestSettings;
+
+/// Names that are no data unless the settings say otherwise; `*` stands for any characters of a part of the path.
+pub(crate) const NOT_DATA: [&str; 21] = [
+    "_*",
+    ".*",
+    "~$*",
+    "*~",
+    "*.crc",
+    "*.md5",
+    "*.sha256",
+    "*.tmp",
+    "*.temp",
+    "*.part",
+    "*.partial",
+    "*.filepart",
+    "*.crdownload",
+    "*.download",
+    "*.swp",
+    "*.metadata",
+    "*.manifest",
+    "*manifest.json",
+    "manifest",
+    "manifest.csv",
+    "thumbs.db",
+];
+
+/// How a name that ends in `/` is called: what some tools make where they show a folder.
+pub(crate) const FOLDER: &str = "/";
+
+/// What a key is to a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name<'a> {
+    /// A file of it.
+    File,
+    /// Under its prefix, and no data: the pattern that says so.
+    NotData(&'a str),
+    /// Not its own.
+    Foreign,
+}
+
+impl IngestSettings {
+    /// What a key is to a domain. A part of the path that a pattern of the domain names says nothing against the file.
+    pub fn name_of(&self, domain: &Domain, key: &str) -> Name<'_> {
+        let patterns = || domain.patterns.iter().copied().chain(self.patterns_of(domain.name));
+        if patterns().any(|pattern| pattern == key && !pattern.ends_with('/')) {
+            return Name::File;
+        }
+        let prefix = patterns().filter(|it| it.ends_with('/') && key.starts_with(it)).max_by_key(|it| it.len());
+        match prefix {
+            None => Name::Foreign,
+            Some(prefix) => self.not_data(&key[prefix.len()..]).map_or(Name::File, Name::NotData),
+        }
+    }
+
+    /// What a key is to all domains together: where it is no domain's, no data by its own name.
+    pub fn name_in(&self, domains: &[&Domain], key: &str) -> Name<'_> {
+        let own = domains.iter().map(|domain| self.name_of(domain, key)).find(|name| *name != Name::Foreign);
+        own.unwrap_or_else(|| self.not_data(key).map_or(Name::Foreign, Name::NotData))
+    }
+
+    /// The pattern by which what stands behind a prefix is no data.
+    pub fn not_data(&self, rest: &str) -> Option<&str> {
+        if rest.is_empty() || rest.ends_with('/') {
+            return Some(FOLDER);
+        }
+        let says = |pattern: &&String| rest.split('/').any(|part| fits(pattern, part));
+        self.not_data.iter().find(says).map(String::as_str)
+    }
+}
+
+/// Whether a part of a path is as the pattern says, in whatever case; `*` stands for any characters.
+fn fits(pattern: &str, part: &str) -> bool {
+    let (pattern, part) = (pattern.to_lowercase(), part.to_lowercase());
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(mut rest) = part.strip_prefix(first) else { return false };
+    let mut pieces = pieces.peekable();
+    if pieces.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(piece) = pieces.next() {
+        if pieces.peek().is_none() {
+            return rest.ends_with(piece);
+        }
+        match rest.find(piece) {
+            Some(at) => rest = &rest[at + piece.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+/// What to do about an object that belongs to no domain; none where no name is near.
+///
+/// | key | names | said |
+/// |---|---|---|
+/// | `oders/x.csv` | `orders/` | did you mean `orders/`? |
+/// | `data/orders/x.csv` | `orders/` | `orders/` stands inside the path: move it to the top |
+/// | `orders-x.csv` | `orders/` | put it under `orders/` |
+/// | `raw/oders.csv` | `raw/orders.csv` | did you mean `raw/orders.csv`? |
+/// | `notes/x.txt` | `orders/` | – |
+pub fn nearest(key: &str, names: &[&str]) -> Option<String> {
+    let prefixes = || names.iter().filter(|name| name.ends_with('/'));
+    let lower = key.to_lowercase();
+    if let Some(inside) = prefixes().find(|prefix| lower.contains(&format!("/{}", prefix.to_lowercase()))) {
+        return Some(format!("`{inside}` stands inside the path: move it to the top"));
+    }
+    let near = names.iter().filter_map(|name| Some((distance(&lower, name)?, name)));
+    if let Some((_, name)) = near.min_by_key(|(distance, _)| *distance) {
+        return Some(format!("did you mean `{name}`?"));
+    }
+    let begins =
+        |prefix: &&&str| !lower.contains('/') && lower.starts_with(&prefix.trim_end_matches('/').to_lowercase());
+    prefixes().find(begins).map(|prefix| format!("put it under `{prefix}`"))
+}
+
+/// How many letters differ between a name and what stands in its place in the key; none where it is too many for a slip.
+fn distance(key: &str, name: &str) -> Option<usize> {
+    let name = name.to_lowercase();
+    let parts = name.matches('/').count();
+    let of_key: Cow<'_, str> = match name.ends_with('/') {
+        true if key.matches('/').count() >= parts => key.split_inclusive('/').take(parts).collect::<String>().into(),
+        true => return None,
+        false => key.into(),
+    };
+    let slips = name.trim_end_matches('/').chars().count() / 3;
+    Some(strsim::osa_distance(&of_key, &name)).filter(|distance| *distance <= slips.clamp(1, 3))
+}
+
+/// An object that belongs to no domain, as a person is told of it.
+pub fn told(key: &str, hint: Option<&str>) -> String {
+    let key = on_one_line(key);
+    match hint {
+        Some(hint) => format!("`{key}` ({hint})"),
+        None => format!("`{key}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::DOMAINS;
+
+    use super::*;
+
+    #[test]
+    fn what_tools_leave_beside_their_files_is_no_data() {
+        let mut settings = IngestSettings::default();
+        settings.patterns.insert("health".into(), vec!["_landing/.health/".into(), "one/_file.tmp".into()]);
+        let health = DOMAINS[2];
+        let cases = [
+            ("health/a.csv", Name::File),
+            ("health/day=1/part-0001.csv", Name::File),
+            ("health/a_b.tmp.csv", Name::File),
+            ("health/_SUCCESS", Name::NotData("_*")),
+            ("health/_temporary/0/part-0001.csv", Name::NotData("_*")),
+            ("health/.part-0001.csv.crc", Name::NotData(".*")),
+            ("health/a.csv.crc", Name::NotData("*.crc")),
+            ("health/A.CSV.TMP", Name::NotData("*.tmp")),
+            ("health/a.csv.filepart", Name::NotData("*.filepart")),
+            ("health/x-manifest.json", Name::NotData("*manifest.json")),
+            ("health/", Name::NotData(FOLDER)),
+            ("health/sub/", Name::NotData(FOLDER)),
+            ("helth/a.csv", Name::Foreign),
+            // What a pattern says is meant.
+            ("_landing/.health/a.csv", Name::File),
+            ("_landing/.health/_SUCCESS", Name::NotData("_*")),
+            ("one/_file.tmp", Name::File),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(settings.name_of(health, key), expected, "{key}");
+        }
+        settings.not_data.clear();
+        assert_eq!(settings.name_of(health, "health/_SUCCESS"), Name::File);
+        assert_eq!(settings.name_of(health, "health/"), Name::NotData(FOLDER));
+    }
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        let cases = [
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("a*c", "acb", false),
+            ("*b*", "abc", true),
+            ("*b*b", "ab", false),
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("*", "", true),
+        ];
+        for (pattern, part, expected) in cases {
+            assert_eq!(fits(pattern, part), expected, "{pattern} {part}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_prefix_is_named() {
+        let names = ["climate/", "health/", "raw/health_data.csv", "in/coming/orders/"];
+        let cases = [
+            ("helth/x.csv", Some("did you mean `health/`?")),
+            ("Health/x.csv", Some("did you mean `health/`?")),
+            ("healht/deep/x.csv", Some("did you mean `health/`?")),
+            ("data/health/x.csv", Some("`health/` stands inside the path: move it to the top")),
+            ("/health/x.csv", Some("`health/` stands inside the path: move it to the top")),
+            ("raw/helth_data.csv", Some("did you mean `raw/health_data.csv`?")),
+            ("in/comming/orders/x.csv", Some("did you mean `in/coming/orders/`?")),
+            ("health-2025.csv", Some("put it under `health/`")),
+            ("notes/x.txt", None),
+            ("x", None),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(nearest(key, &names).as_deref(), expected, "{key}");
+        }
+    }
+}

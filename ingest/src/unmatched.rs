@@ -1,0 +1,113 @@
+//! Looks now and then for objects of the raw bucket that belong to no domain, so that a misspelled prefix is told of.
+//!
+//! The discovery of a domain lists its own prefixes and never sees them. This lists what is beside those: folder by
+//! folder where a prefix may begin, whole below. What it finds changes no row of any table, so that it is in no hurry.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use freshet_sinks::unmatched::{self, KEPT_MAX, Unmatched};
+use tokio_util::sync::CancellationToken;
+
+use crate::discover::DiscoverError;
+use crate::names::{Name, nearest};
+use crate::object::ObjectVersion;
+use crate::{IngestError, Listener};
+
+/// Requests of one look: a bucket with more beside its domains is looked through no further.
+const REQUESTS_MAX: usize = 1_000;
+
+/// Looks until `stop`. What does not answer is asked again after the interval.
+pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
+    let interval = Duration::from_millis(listener.settings.unmatched_interval_ms);
+    let mut told = BTreeSet::new();
+    while !stop.is_cancelled() {
+        // Not cut off by `stop`: a transaction is ended rather than left.
+        match look(&listener, &stop).await {
+            Ok(found) => tell(&listener, &found, &mut told),
+            Err(error) => {
+                tracing::warn!(bucket = listener.bucket, %error, "look for objects that belong to no domain");
+            }
+        }
+        stop.run_until_cancelled(tokio::time::sleep(interval)).await;
+    }
+    Ok(())
+}
+
+/// A line for each object that was not there at the last look.
+fn tell(listener: &Listener, found: &[Unmatched], told: &mut BTreeSet<String>) {
+    for object in found.iter().filter(|object| !told.contains(&object.key)) {
+        let (bucket, key) = (&listener.bucket, crate::names::told(&object.key, object.hint.as_deref()));
+        tracing::warn!(bucket, key, "an object belongs to no domain");
+    }
+    *told = found.iter().map(|object| object.key.clone()).collect();
+}
+
+/// One look; gives what is taken down, the newest first.
+async fn look(listener: &Listener, stop: &CancellationToken) -> Result<Vec<Unmatched>, DiscoverError> {
+    let mut found: Vec<ObjectVersion> = Vec::new();
+    let mut folders = vec![String::new()];
+    let mut requests = 0;
+    while let Some(folder) = folders.pop() {
+        let level = is_above(listener, &folder);
+        let mut pages = match level {
+            true => listener.reader.list_level(&listener.bucket, &folder),
+            false => listener.reader.list_pages(&listener.bucket, &folder),
+        };
+        while let Some(page) = listener.s3(pages.next()).await? {
+            found.extend(page.into_iter().filter(|object| is_unmatched(listener, &object.key)));
+            keep_newest(&mut found);
+            requests += 1;
+            if requests >= REQUESTS_MAX || stop.is_cancelled() {
+                return take_down(listener, found).await;
+            }
+        }
+        folders.extend(pages.folders().into_iter().filter(|folder| !is_covered(listener, folder)));
+    }
+    take_down(listener, found).await
+}
+
+async fn take_down(listener: &Listener, found: Vec<ObjectVersion>) -> Result<Vec<Unmatched>, DiscoverError> {
+    let names: Vec<&str> = names(listener).collect();
+    let found: Vec<Unmatched> = found
+        .into_iter()
+        .map(|object| Unmatched {
+            hint: nearest(&object.key, &names),
+            key: object.key,
+            size_bytes: object.size_bytes,
+            last_modified: object.last_modified,
+        })
+        .collect();
+    unmatched::replace(&listener.pool, &listener.bucket, &found).await?;
+    Ok(found)
+}
+
+fn keep_newest(found: &mut Vec<ObjectVersion>) {
+    if found.len() > KEPT_MAX {
+        found.sort_by(|one, other| other.last_modified.cmp(&one.last_modified).then_with(|| one.key.cmp(&other.key)));
+        found.truncate(KEPT_MAX);
+    }
+}
+
+/// All patterns of all domains.
+fn names(listener: &Listener) -> impl Iterator<Item = &str> {
+    listener
+        .domains
+        .iter()
+        .flat_map(|domain| domain.patterns.iter().copied().chain(listener.settings.patterns_of(domain.name)))
+}
+
+/// Whether a pattern goes on below the folder.
+fn is_above(listener: &Listener, folder: &str) -> bool {
+    names(listener).any(|name| name.starts_with(folder) && name != folder)
+}
+
+/// Whether all that is in the folder belongs to a domain.
+fn is_covered(listener: &Listener, folder: &str) -> bool {
+    names(listener).any(|name| name.ends_with('/') && folder.starts_with(name))
+}
+
+fn is_unmatched(listener: &Listener, key: &str) -> bool {
+    listener.settings.name_in(&listener.domains, key) == Name::Foreign
+}

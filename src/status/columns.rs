@@ -1,0 +1,51 @@
+//! Columns that files have and their domain does not, and columns that they lack and for which all of their rows got the
+//! contract's value: information that a person may have to act on, and that no row tells.
+
+use serde::Serialize;
+use sqlx::PgConnection;
+
+/// Columns that are told of, those of most files.
+const COLUMNS: i64 = 60;
+
+/// Under which rule a column is told of.
+pub const UNKNOWN_COLUMN: &str = "unknown_column";
+/// The same, for one that is absent and has a default.
+pub const ABSENT_DEFAULT: &str = "absent_default";
+
+/// A column of files, in the newest version of each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct ColumnNote {
+    pub domain: String,
+    /// `unknown_column` or `absent_default`.
+    pub rule: String,
+    /// As it stands in the header of the files, or is called in the domain.
+    pub column: String,
+    /// Files.
+    pub files: i64,
+    /// The newest of them.
+    pub key: String,
+}
+
+/// What there is to tell of the columns of files.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(super) async fn notes(connection: &mut PgConnection) -> Result<Vec<ColumnNote>, sqlx::Error> {
+    // A version that is overwritten says nothing any more: whoever mends a file is not told of it for ever.
+    sqlx::query_as(
+        "SELECT o.domain, c.rule, c.\"column\", count(*) AS files, (array_agg(o.key ORDER BY o.src_ord DESC))[1] AS key
+         FROM pipeline.objects o CROSS JOIN LATERAL (
+            SELECT $1 AS rule, unnest(o.ignored_columns) AS \"column\"
+            UNION ALL SELECT $2, unnest(o.absent_defaults)
+         ) AS c
+         WHERE (o.ignored_columns <> '{}' OR o.absent_defaults <> '{}') AND NOT EXISTS (
+            SELECT FROM pipeline.objects n WHERE n.bucket = o.bucket AND n.key = o.key AND n.src_ord > o.src_ord
+         )
+         GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT $3",
+    )
+    .bind(UNKNOWN_COLUMN)
+    .bind(ABSENT_DEFAULT)
+    .bind(COLUMNS)
+    .fetch_all(connection)
+    .await
+}
