@@ -105,7 +105,7 @@ mod tests {
                     let mut missing = good(domain);
                     missing.cells[index] = empty;
                     match validate(domain, &missing) {
-                        Ok(accepted) => assert_eq!(accepted.values[index], Value::Null),
+                        Ok(accepted) => assert_eq!(accepted.values[index], column.empty.value()),
                         Err(refusal) => {
                             assert_eq!(column.empty, Instead::Reject);
                             assert_eq!((refusal.column, refusal.rule), (Some(column.name), REQUIRED_EMPTY));
@@ -117,22 +117,25 @@ mod tests {
     }
 
     #[test]
-    fn text_keeps_its_blanks_but_for_names() {
+    fn text_is_trimmed_in_all_columns() {
         let locations = domains::by_name("locations").expect("registered");
         let accepted = validate(locations, &row(&["1", " Goa\t", " state ", "1", "1"])).expect("accepted");
         assert_eq!(accepted.values[1], Value::Text("Goa".into()));
-        assert_eq!(accepted.values[2], Value::Text(" state ".into()));
+        assert_eq!(accepted.values[2], Value::Text("state".into()));
     }
 
     #[test]
-    fn beds_are_capped_only_where_both_are_known() {
+    fn beds_are_capped_only_by_a_total_that_was_given() {
         let hospital = domains::by_name("hospital").expect("registered");
         let cases = [
             ("100", "150", Value::Int(100), 1),
             ("100", "100", Value::Int(100), 0),
             ("", "150", Value::Int(150), 0),
             ("x", "150", Value::Int(150), 1),
-            ("-1", "150", Value::Int(0), 2),
+            ("-1", "150", Value::Int(150), 1),
+            ("-999999", "35", Value::Int(35), 1),
+            ("100.5", "150", Value::Int(150), 1),
+            ("100.0", "-150", Value::Int(0), 1),
             ("100", "", Value::Null, 0),
         ];
         for (total, available, expected, corrections) in cases {

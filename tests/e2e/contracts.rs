@@ -33,8 +33,7 @@ async fn a_row_keeps_new_cells_and_corrections_and_every_type_arrives() {
     let world = World::new("contracts").await;
     world
         .execute(
-            "ALTER TABLE health_data ADD visits int8, ADD cost numeric(8,2), ADD seen_at timestamptz, ADD extra jsonb,
-                ADD corrections jsonb",
+            "ALTER TABLE health_data ADD visits int8, ADD cost numeric(8,2), ADD seen_at timestamptz, ADD extra jsonb",
         )
         .await;
     let roles = world.pipeline(keeping());

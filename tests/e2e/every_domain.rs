@@ -39,10 +39,20 @@ async fn dirty_files_in_any_order_load_as_one_batch_would() {
     let loaded = world.all_hold().await;
     roles.stop().await;
     // The data was dirty enough for the oracles to see every rule.
-    for rule in ["required_empty", "uncastable", "extra_cells"] {
+    for rule in ["required_empty", "uncastable", "extra_cells", "missing_value", "out_of_range"] {
         assert!(loaded.rejects.keys().any(|(_, _, found)| found == rule), "no row is rejected as {rule}");
     }
-    for rule in ["negative_to_zero", "probability_to_zero", "beds_capped", "uncastable_to_null", "date_normalised"] {
+    for rule in [
+        "negative_to_zero",
+        "probability_to_zero",
+        "beds_capped",
+        "uncastable_to_null",
+        "date_normalised",
+        "time_cut",
+        "missing_value",
+        "grouping_removed",
+        "out_of_range_to_null",
+    ] {
         assert!(loaded.corrections.keys().any(|(_, found)| found.ends_with(rule)), "no value is corrected as {rule}");
     }
     let projected = loaded.tables["climate"].values().filter(|row| row[8] == "true").count();

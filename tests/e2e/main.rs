@@ -30,6 +30,7 @@ mod republish;
 mod restore;
 mod roles;
 mod shadow;
+mod spellings;
 mod storage;
 mod takeover;
 mod told;

@@ -4,6 +4,10 @@
 //! Blanks are the characters 0x01 to 0x20. They are ignored around numbers, booleans and dates; a no-break
 //! space is not one of them.
 
+mod whole;
+
+pub use self::whole::{big_int, int};
+
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 
@@ -18,10 +22,14 @@ pub struct Casted<T> {
 
 /// A fraction other than zero was cut off an integer.
 pub const FRACTION_CUT: &str = "fraction_cut";
+/// An integer stood in groups of three digits, parted by commas.
+pub const GROUPING_REMOVED: &str = "grouping_removed";
 /// A finite decimal is too large for a double and became an infinity.
 pub const OVERFLOW_TO_INFINITY: &str = "overflow_to_infinity";
 /// A date was understood that is not spelled `yyyy-MM-dd`.
 pub const DATE_NORMALISED: &str = "date_normalised";
+/// A date had a time of day behind it, other than midnight, which is not kept.
+pub const TIME_CUT: &str = "time_cut";
 /// A decimal had more digits after the point than its column keeps, and was rounded.
 pub const FRACTION_ROUNDED: &str = "fraction_rounded";
 /// A moment named no zone and was taken for UTC, or no time of day and was taken for midnight.
@@ -48,27 +56,6 @@ pub fn trim(text: &str) -> &str {
 /// Whether the text is empty or blanks alone.
 pub fn is_blank(text: &str) -> bool {
     trim(text).is_empty()
-}
-
-/// A 32-bit integer: optional sign, digits, optional fraction, which is cut off toward zero.
-///
-/// At least one digit must stand before or after the point; a bare `.` or sign is not a number.
-pub fn int(text: &str) -> Option<Casted<i32>> {
-    let Casted { value, correction } = big_int(text)?;
-    Some(Casted { value: i32::try_from(value).ok()?, correction })
-}
-
-/// A 64-bit integer, spelled as a 32-bit one is.
-pub fn big_int(text: &str) -> Option<Casted<i64>> {
-    let (negative, whole, fraction) = decimal_parts(trim(text))?;
-    // Below zero, where there is room for one more.
-    let mut value: i64 = 0;
-    for byte in whole.bytes() {
-        value = value.checked_mul(10)?.checked_sub(i64::from(byte - b'0'))?;
-    }
-    let value = if negative { value } else { value.checked_neg()? };
-    let cut = fraction.bytes().any(|byte| byte != b'0');
-    Some(Casted { value, correction: cut.then_some(FRACTION_CUT) })
 }
 
 /// Sign, digits before and digits after the point, at least one of them.
@@ -146,13 +133,13 @@ pub fn double(text: &str) -> Option<Casted<f64>> {
     Some(Casted { value: sign * value, correction })
 }
 
-/// A boolean: `t true y yes 1` or `f false n no 0`, in any case.
+/// A boolean: `t true y yes 1 1.0` or `f false n no 0 0.0`, in any case.
 pub fn boolean(text: &str) -> Option<Casted<bool>> {
     let text = trim(text);
     let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
-    if is_one_of(&["t", "true", "y", "yes", "1"]) {
+    if is_one_of(&["t", "true", "y", "yes", "1", "1.0"]) {
         Casted::plain(true)
-    } else if is_one_of(&["f", "false", "n", "no", "0"]) {
+    } else if is_one_of(&["f", "false", "n", "no", "0", "0.0"]) {
         Casted::plain(false)
     } else {
         None
@@ -160,7 +147,7 @@ pub fn boolean(text: &str) -> Option<Casted<bool>> {
 }
 
 /// A real calendar date: `yyyy-MM-dd`; or, as the correction [`DATE_NORMALISED`], the same with one-digit month
-/// or day, with blanks around, or followed by `T` or a space and a time of day.
+/// or day, with blanks around, or followed by `T` or a space and midnight; or, as [`TIME_CUT`], followed by another time.
 pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
     let (day, time) = day_and_time(trim(text));
     if !time.is_none_or(is_time_of_day) {
@@ -168,7 +155,9 @@ pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
     }
     let value = calendar_date(day)?;
     let normalised = text != day || day.len() != 10;
-    Some(Casted { value, correction: normalised.then_some(DATE_NORMALISED) })
+    let is_cut = time.is_some_and(|time| clock_and_zone(time).0.bytes().any(|byte| (b'1'..=b'9').contains(&byte)));
+    // What is lost says more than how it was spelled.
+    Some(Casted { value, correction: if is_cut { Some(TIME_CUT) } else { normalised.then_some(DATE_NORMALISED) } })
 }
 
 /// A moment: a date as [`date`] reads it, `T` or a space, a time of day and a zone (`Z` or an offset). Without a zone it
@@ -274,61 +263,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_cast_as_the_batch_jobs_cast_them() {
-        let good = [
-            ("5", 5, None),
-            ("+5", 5, None),
-            ("-5", -5, None),
-            ("005", 5, None),
-            ("0", 0, None),
-            ("-0", 0, None),
-            ("2253.0", 2253, None),
-            ("5.", 5, None),
-            ("12.7", 12, Some(FRACTION_CUT)),
-            ("-12.7", -12, Some(FRACTION_CUT)),
-            ("-0.5", 0, Some(FRACTION_CUT)),
-            (".5", 0, Some(FRACTION_CUT)),
-            (".0", 0, None),
-            ("2147483647", i32::MAX, None),
-            ("2147483647.9", i32::MAX, Some(FRACTION_CUT)),
-            ("-2147483648", i32::MIN, None),
-            ("0000000000000000000000007", 7, None),
-            (" \t7\r\n\u{1}", 7, None),
-        ];
-        for (text, value, correction) in good {
-            assert_eq!(int(text), Some(Casted { value, correction }), "{text:?}");
-        }
-        let bad = [
-            "",
-            " ",
-            ".",
-            "+",
-            "-",
-            "+.",
-            "1e3",
-            "1,000",
-            "1_000",
-            "0x10",
-            "5%",
-            "NaN",
-            "２",
-            "2147483648",
-            "-2147483649",
-            "99999999999999999999999999",
-            "--5",
-            "1.2.3",
-            "5 5",
-            "\u{a0}5",
-            "5\u{a0}",
-            "1.x",
-            "5L",
-        ];
-        for text in bad {
-            assert_eq!(int(text), None, "{text:?}");
-        }
-    }
-
-    #[test]
     fn doubles_cast_as_the_batch_jobs_cast_them() {
         let good = [
             ("26.5", 26.5),
@@ -381,14 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn booleans_cast_as_the_batch_jobs_cast_them() {
-        for text in ["t", "T", "true", "True", "TRUE", "y", "yes", "Yes", "1", " true\t"] {
+    fn booleans_cast_as_the_batch_jobs_and_pandas_spell_them() {
+        for text in ["t", "T", "true", "True", "TRUE", "y", "yes", "Yes", "1", "1.0", " true\t"] {
             assert_eq!(boolean(text).map(|cast| cast.value), Some(true), "{text:?}");
         }
-        for text in ["f", "F", "false", "False", "n", "no", "NO", "0", " 0 "] {
+        for text in ["f", "F", "false", "False", "n", "no", "NO", "0", " 0 ", "0.0"] {
             assert_eq!(boolean(text).map(|cast| cast.value), Some(false), "{text:?}");
         }
-        for text in ["", " ", "1.0", "on", "off", "2", "-1", "truee", "\u{a0}t"] {
+        for text in ["", " ", "1.", "1.00", "0.5", "-0.0", "on", "off", "2", "-1", "truee", "\u{a0}t"] {
             assert_eq!(boolean(text), None, "{text:?}");
         }
     }
@@ -405,10 +339,14 @@ mod tests {
             (" 2025-09-21\t", "2025-09-21", Some(DATE_NORMALISED)),
             (" 2025-9-21", "2025-09-21", Some(DATE_NORMALISED)),
             ("2025-09-21T00:00:00Z", "2025-09-21", Some(DATE_NORMALISED)),
-            ("2025-09-21 10:00:00", "2025-09-21", Some(DATE_NORMALISED)),
-            ("2025-09-21 10:00", "2025-09-21", Some(DATE_NORMALISED)),
-            ("2025-09-21T10:00:00.123+05:30", "2025-09-21", Some(DATE_NORMALISED)),
-            ("2025-09-21T10:00:00-0530", "2025-09-21", Some(DATE_NORMALISED)),
+            ("2025-9-21 00:00", "2025-09-21", Some(DATE_NORMALISED)),
+            ("2025-09-21T00:00:00.000+05:30", "2025-09-21", Some(DATE_NORMALISED)),
+            ("2025-09-21T00:00:00.001Z", "2025-09-21", Some(TIME_CUT)),
+            ("2025-9-5 00:01", "2025-09-05", Some(TIME_CUT)),
+            ("2025-09-21 10:00:00", "2025-09-21", Some(TIME_CUT)),
+            ("2025-09-21 10:00", "2025-09-21", Some(TIME_CUT)),
+            ("2025-09-21T10:00:00.123+05:30", "2025-09-21", Some(TIME_CUT)),
+            ("2025-09-21T10:00:00-0530", "2025-09-21", Some(TIME_CUT)),
         ];
         for (text, value, correction) in good {
             assert_eq!(date(text), Some(Casted { value: day(value), correction }), "{text:?}");
@@ -442,23 +380,6 @@ mod tests {
         ];
         for text in bad {
             assert_eq!(date(text), None, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn big_integers_are_spelled_as_integers_are() {
-        let good = [
-            ("2147483648", 2_147_483_648, None),
-            ("9223372036854775807", i64::MAX, None),
-            ("-9223372036854775808", i64::MIN, None),
-            ("-12.7", -12, Some(FRACTION_CUT)),
-            (" 7.0 ", 7, None),
-        ];
-        for (text, value, correction) in good {
-            assert_eq!(big_int(text), Some(Casted { value, correction }), "{text:?}");
-        }
-        for text in ["", "9223372036854775808", "-9223372036854775809", "1e3", "x"] {
-            assert_eq!(big_int(text), None, "{text:?}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! | no such column | a value or NULL for it | that | |
 //! | empty, or blanks alone | rejects | – | [`REQUIRED_EMPTY`] |
 //! | | NULL | NULL | |
-//! | | a value for it | that | [`EMPTY_TO_DEFAULT`] |
+//! | | a value for it | that | [`EMPTY_TO_DEFAULT`], or nothing where an absent column has the same |
 //! | stands for "not known" | rejects empty cells | – | [`MISSING_VALUE`] |
 //! | | NULL or a value for them | that | [`MISSING_VALUE`] |
 //! | does not cast | rejects | – | [`UNCASTABLE`] |
@@ -60,7 +60,9 @@ pub fn cell(column: &'static Column, cell: &Cell, notes: &mut Notes) -> Result<V
         Cell::Text(text) => text.as_ref(),
     };
     if cast::is_blank(text) {
-        return instead(column, column.empty, [REQUIRED_EMPTY, "", EMPTY_TO_DEFAULT], notes);
+        // Where the file need not say it, the row need not.
+        let default = if column.empty == column.absent { "" } else { EMPTY_TO_DEFAULT };
+        return instead(column, column.empty, [REQUIRED_EMPTY, "", default], notes);
     }
     if !column.missing_values.is_empty() && column.missing_values.contains(&cast::trim(text)) {
         return instead(column, column.empty, [MISSING_VALUE; 3], notes);
@@ -115,7 +117,8 @@ fn apply(column: &Column, rule: &'static Rule, value: &mut Value, notes: &mut No
 pub fn row(domain: &'static Domain, values: &mut [Value], notes: &mut Notes) -> Result<(), (&'static str, Refused)> {
     for rule in domain.row_rules {
         let (at, other) = (domain.index_of(rule.column), domain.index_of(rule.other));
-        if rule.comparison.holds(&values[at], &values[other]) {
+        let other_is_corrected = notes.corrections.iter().any(|(column, _)| *column == rule.other);
+        if rule.holds(&values[at], &values[other], other_is_corrected) {
             continue;
         }
         values[at] = match rule.otherwise {

@@ -71,7 +71,8 @@ impl Otherwise {
     ];
 }
 
-/// A rule over two columns of a row, for rows in which both are known.
+/// A rule over two columns of a row, for rows in which both are known, and the other as its sender gave it: by a value
+/// that was corrected nothing can be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowRule {
     /// The name that corrections and rejects are counted under.
@@ -93,6 +94,13 @@ pub enum Comparison {
     AtMost,
     /// Not below it.
     AtLeast,
+}
+
+impl RowRule {
+    /// Whether a row keeps to it: its value, that of the other column, and whether that one was corrected.
+    pub fn holds(&self, value: &Value, other: &Value, other_is_corrected: bool) -> bool {
+        other_is_corrected || self.comparison.holds(value, other)
+    }
 }
 
 impl Rule {

@@ -162,7 +162,7 @@ mod tests {
         let numeric = Cast::Numeric { precision: 6, scale: 2 };
         let cases = [
             (Cast::Int, "int4", "integer", " 7 ", "7"),
-            (Cast::BigInt, "int8", "integer", "3000000000", "3000000000"),
+            (Cast::BigInt, "int8", "integer", "3e9", "3000000000"),
             (Cast::Double, "float8", "number", "1e3", "1000"),
             (numeric, "numeric(6,2)", "number", "12.5", "12.50"),
             (Cast::Bool, "bool", "boolean", "yes", "true"),

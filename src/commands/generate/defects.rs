@@ -37,6 +37,8 @@ pub(super) enum Change {
     Around(&'static str, &'static str),
     /// `2025-9-5`; of a date that has no zero to lose, a time behind it.
     ShortDate,
+    /// `1.0` or `0.0`, as pandas writes true and false beside an empty cell.
+    FlagAsFloat,
     /// A moment without its zone.
     WithoutZone,
     /// On the wrong side of the cell of another column.
@@ -104,6 +106,10 @@ impl Change {
             Change::Set(text) => text.clone(),
             Change::Around(before, after) => format!("{before}{text}{after}"),
             Change::ShortDate => short_date(text),
+            Change::FlagAsFloat => match freshet_topics::cast::boolean(text) {
+                Some(flag) => if flag.value { "1.0" } else { "0.0" }.to_owned(),
+                None => text.to_owned(),
+            },
             Change::WithoutZone => text.trim_end_matches('Z').to_owned(),
             Change::Beyond(comparison, _) => beyond(*comparison, other),
         }
@@ -155,20 +161,25 @@ fn set<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<Change> {
 
 /// Cells that say nothing.
 fn empty(column: &'static Column) -> Vec<Change> {
-    set(["", " \t "].into_iter().chain(column.missing_values.iter().copied()))
+    let missing = column.missing_values;
+    // As often empty as missing, however long that list is.
+    let empty = ["", " \t "].into_iter().cycle().take(missing.len().max(2));
+    set(empty.chain(missing.iter().copied()))
 }
 
 /// Cells that do not cast.
 fn uncastable(cast: Cast) -> Vec<Change> {
     match cast {
-        Cast::Int => set(["x", "1,0,0", "1_000", "0x10", "5%", "NaN", "２", "2147483648", "-2147483649"]),
-        Cast::BigInt => set(["x", "1_000", "0x10", "NaN", "9223372036854775808", "-9223372036854775809"]),
+        Cast::Int => {
+            set(["x", "1,0,0", "0,123", "1_000", "0x10", "5%", "<5", "1 to 4", "NaN", "２", "2147483648", "-3e9"])
+        }
+        Cast::BigInt => set(["x", "1,0,0", "1_000", "0x10", "NaN", "9223372036854775808", "-1e19"]),
         Cast::Double => set(["x", "26,5", "26.5C", "--5", "80%", "\u{a0}80", "1,000.5,"]),
         Cast::Numeric { precision, scale } => {
             let too_many = "9".repeat(usize::from(precision - scale) + 1);
             set(["x", "26,5", "NaN", "Infinity", "5%", &too_many])
         }
-        Cast::Bool => set(["on", "2", "maybe", "Tru"]),
+        Cast::Bool => set(["on", "2", "0.5", "maybe", "Tru"]),
         Cast::Date => set([
             "2025-02-29",
             "2025-13-40",
@@ -193,10 +204,12 @@ fn uncastable(cast: Cast) -> Vec<Change> {
 fn odd(cast: Cast, is_key: bool) -> Vec<Change> {
     use Change::Around;
     let mut changes = match cast {
-        Cast::Int | Cast::BigInt => vec![Around("00", ""), Around(" +", " "), Around("", ".7")],
+        Cast::Int | Cast::BigInt => {
+            vec![Around("00", ""), Around(" +", " "), Around("", ".7"), Around("", "e0")]
+        }
         Cast::Double => vec![Around(" ", "\n"), Around("", "f"), Around("", "e0")],
         Cast::Numeric { .. } => vec![Around(" +", " ")],
-        Cast::Bool => vec![Around(" ", "\t")],
+        Cast::Bool => vec![Around(" ", "\t"), Change::FlagAsFloat],
         Cast::Date => vec![Change::ShortDate, Around(" ", " "), Around("", "T00:00:00Z"), Around("", " 10:00:00")],
         Cast::Timestamp => vec![Change::WithoutZone, Around(" ", " ")],
         Cast::Text if is_key => Vec::new(),
@@ -205,11 +218,11 @@ fn odd(cast: Cast, is_key: bool) -> Vec<Change> {
     };
     if !is_key {
         changes.extend(match cast {
-            Cast::Int => set(["12.7", "-0.5", "1e3", "1,000", "2147483647", "-2147483648"]),
-            Cast::BigInt => set(["12.7", "-0.5", "9223372036854775807", "-9223372036854775808"]),
+            Cast::Int => set(["12.7", "-0.5", "3e3", "1e+05", "1,234", "1,234,567", "2147483647", "-2147483648"]),
+            Cast::BigInt => set(["12.7", "-0.5", "3e9", "1,234", "9223372036854775807", "-9223372036854775808"]),
             Cast::Double => set(["NaN", "1e400", "-Infinity", "inf", "7e0", "-0.0"]),
             Cast::Numeric { scale, .. } => set([format!("0.{}7", "0".repeat(scale.into())).as_str(), "0e0"]),
-            Cast::Bool => set(["t", "YES", "0", "n"]),
+            Cast::Bool => set(["t", "YES", "0", "n", "0.0", "1.0"]),
             _ => Vec::new(),
         });
     }

@@ -130,11 +130,16 @@ fn countable(domain: &'static Domain) -> BTreeSet<(&'static str, &'static str)> 
     for column in domain.columns {
         let (empty, uncastable) = (column.empty, column.uncastable);
         let mut add = |rule: &'static str| all.extend((!rule.is_empty()).then_some((column.name, rule)));
-        add(by(empty, judge::REQUIRED_EMPTY, "", judge::EMPTY_TO_DEFAULT));
+        let default = if empty == column.absent { "" } else { judge::EMPTY_TO_DEFAULT };
+        add(by(empty, judge::REQUIRED_EMPTY, "", default));
         add(if column.missing_values.is_empty() { "" } else { judge::MISSING_VALUE });
         if !matches!(column.cast, Cast::Text | Cast::TrimmedText) {
             add(by(uncastable, judge::UNCASTABLE, judge::UNCASTABLE_TO_NULL, judge::UNCASTABLE_TO_DEFAULT));
         }
+        // A key stays what it is, and is seldom above a thousand.
+        let is_count = matches!(column.cast, Cast::Int | Cast::BigInt) && !domain.key.contains(&column.name);
+        add(if is_count { cast::GROUPING_REMOVED } else { "" });
+        add(if column.cast == Cast::Date { cast::TIME_CUT } else { "" });
         add(match column.cast {
             Cast::Int | Cast::BigInt => cast::FRACTION_CUT,
             Cast::Double => cast::OVERFLOW_TO_INFINITY,

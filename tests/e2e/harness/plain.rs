@@ -14,18 +14,29 @@ enum Kind {
     Int,
     /// A negative one becomes 0.
     Count,
-    Double,
+    /// Outside −90..60, or NaN, it rejects the row.
+    Temperature,
+    /// Outside 0..3000, or NaN, it becomes NULL.
+    Rain,
+    /// Outside 0..100, or NaN, it becomes NULL.
+    Percent,
     /// Outside 0..1, or NaN, it becomes 0.0.
     Probability,
     Bool,
+    /// Outside 1800-01-01..2200-12-31 it rejects the row.
     Date,
     /// Trimmed.
-    Name,
     Text,
     /// A negative one, or one that does not cast, rejects the row.
     Population,
     /// The same in double.
     Area,
+}
+
+impl Kind {
+    fn is_double(self) -> bool {
+        matches!(self, Kind::Temperature | Kind::Rain | Kind::Percent | Kind::Probability | Kind::Area)
+    }
 }
 
 struct Column {
@@ -36,10 +47,17 @@ struct Column {
     required: bool,
     /// What a file without the column gets.
     absent: &'static str,
+    /// What an empty cell gets.
+    empty: &'static str,
 }
 
+/// Cells that say that nothing is known.
+const MISSING: [&str; 15] = [
+    "NA", "N/A", "n/a", "null", "NULL", "None", "\\N", "*", "-", "-99", "-999", "-9999", "-99999", "-999999", "9999.9",
+];
+
 const fn column(name: &'static str, kind: Kind) -> Column {
-    Column { name, aliases: &[], kind, required: false, absent: NULL }
+    Column { name, aliases: &[], kind, required: false, absent: NULL, empty: NULL }
 }
 
 const fn required(name: &'static str, kind: Kind) -> Column {
@@ -47,7 +65,7 @@ const fn required(name: &'static str, kind: Kind) -> Column {
 }
 
 const fn is_projected() -> Column {
-    Column { absent: "false", ..column("is_projected", Kind::Bool) }
+    Column { absent: "false", empty: "false", ..column("is_projected", Kind::Bool) }
 }
 
 pub(crate) struct Spec {
@@ -65,7 +83,7 @@ pub(crate) static SPECS: [Spec; 4] = [
         key: &[0],
         columns: &[
             Column { aliases: &["location_id", "locationid"], ..required("id", Kind::Int) },
-            Column { aliases: &["district", "location_name"], ..required("name", Kind::Name) },
+            Column { aliases: &["district", "location_name"], ..required("name", Kind::Text) },
             Column {
                 aliases: &["urban_rural", "location_type", "urbanrural"],
                 required: true,
@@ -83,9 +101,9 @@ pub(crate) static SPECS: [Spec; 4] = [
         columns: &[
             required("location_id", Kind::Int),
             required("date", Kind::Date),
-            required("temperature", Kind::Double),
-            column("rainfall", Kind::Double),
-            column("humidity", Kind::Double),
+            required("temperature", Kind::Temperature),
+            column("rainfall", Kind::Rain),
+            column("humidity", Kind::Percent),
             column("flood_probability", Kind::Probability),
             column("cyclone_probability", Kind::Probability),
             column("heatwave_probability", Kind::Probability),
@@ -145,7 +163,7 @@ impl Spec {
     pub(crate) fn canonical(&self, place: usize, text: Option<&str>) -> String {
         match (text, self.columns[place].kind) {
             (None, _) => NULL.to_owned(),
-            (Some(text), Kind::Double | Kind::Probability | Kind::Area) => number(text.parse().expect("a double")),
+            (Some(text), kind) if kind.is_double() => number(text.parse().expect("a double")),
             (Some(text), _) => text.to_owned(),
         }
     }
@@ -250,17 +268,19 @@ fn judge_row(
         return Err((NULL.to_owned(), "extra_cells"));
     }
     let mut row = Vec::new();
-    for (column, place) in spec.columns.iter().zip(places) {
+    for (at, (column, place)) in spec.columns.iter().zip(places).enumerate() {
         let value = match place {
             None => column.absent.to_owned(),
             Some(place) => {
                 let text = record.get(*place).unwrap_or("");
-                judge(column, text, corrections).map_err(|rule| (column.name.to_owned(), rule))?
+                judge(column, spec.key.contains(&at), text, corrections)
+                    .map_err(|rule| (column.name.to_owned(), rule))?
             }
         };
         row.push(value);
     }
     if spec.domain == "hospital"
+        && !corrections.iter().any(|correction| correction.starts_with("total_beds:"))
         && let (Ok(total), Ok(available)) = (row[2].parse::<i64>(), row[3].parse::<i64>())
         && available > total
     {
@@ -270,21 +290,30 @@ fn judge_row(
     Ok(row)
 }
 
-fn judge(column: &Column, text: &str, corrections: &mut Vec<String>) -> Result<String, &'static str> {
+fn judge(column: &Column, is_key: bool, text: &str, corrections: &mut Vec<String>) -> Result<String, &'static str> {
     let bare = trim(text);
     if bare.is_empty() {
-        return if column.required { Err("required_empty") } else { Ok(NULL.into()) };
+        return if column.required { Err("required_empty") } else { Ok(column.empty.into()) };
     }
     let mut correct = |rule: &str| corrections.push(format!("{}:{rule}", column.name));
+    if MISSING.contains(&bare) {
+        if column.required {
+            return Err("missing_value");
+        }
+        correct("missing_value");
+        return Ok(column.empty.into());
+    }
     let value = match column.kind {
-        Kind::Name => Some(bare.to_owned()),
-        Kind::Text => Some(text.to_owned()),
+        Kind::Text => Some(bare.to_owned()),
         Kind::Bool => match bare.to_lowercase().as_str() {
-            "t" | "true" | "y" | "yes" | "1" => Some("true".into()),
-            "f" | "false" | "n" | "no" | "0" => Some("false".into()),
+            "t" | "true" | "y" | "yes" | "1" | "1.0" => Some("true".into()),
+            "f" | "false" | "n" | "no" | "0" | "0.0" => Some("false".into()),
             _ => None,
         },
-        Kind::Date => date(text, bare, &mut correct),
+        Kind::Date => match date(text, bare, &mut correct) {
+            Some(day) if *day < *"1800-01-01" || *day > *"2200-12-31" => return Err("out_of_range"),
+            day => day,
+        },
         Kind::Int | Kind::Count | Kind::Population => match int(bare, &mut correct) {
             Some(negative) if negative < 0 && column.kind == Kind::Population => return Err("negative"),
             Some(negative) if negative < 0 && column.kind == Kind::Count => {
@@ -293,23 +322,36 @@ fn judge(column: &Column, text: &str, corrections: &mut Vec<String>) -> Result<S
             }
             other => other.map(|value| value.to_string()),
         },
-        Kind::Double | Kind::Probability | Kind::Area => match double(bare, &mut correct) {
-            Some(negative) if negative < 0.0 && column.kind == Kind::Area => return Err("negative"),
-            Some(value) if column.kind == Kind::Probability && !(0.0..=1.0).contains(&value) => {
-                correct("probability_to_zero");
-                Some("0.0".into())
-            }
-            other => other.map(number),
+        kind => match double(bare, &mut correct) {
+            Some(value) => Some(measured(kind, value, &mut correct)?),
+            None => None,
         },
     };
     match value {
         Some(value) => Ok(value),
-        None if column.required || matches!(column.kind, Kind::Population | Kind::Area) => Err("uncastable"),
+        None if column.required || is_key || matches!(column.kind, Kind::Population | Kind::Area) => Err("uncastable"),
         None => {
             correct("uncastable_to_null");
             Ok(NULL.into())
         }
     }
+}
+
+/// A double that was read, held against what can be.
+fn measured(kind: Kind, value: f64, correct: &mut impl FnMut(&str)) -> Result<String, &'static str> {
+    let is_within = |least: f64, greatest: f64| value >= least && value <= greatest;
+    match kind {
+        Kind::Area if value < 0.0 => return Err("negative"),
+        Kind::Temperature if !is_within(-90.0, 60.0) => return Err("out_of_range"),
+        Kind::Rain if !is_within(0.0, 3000.0) => correct("out_of_range_to_null"),
+        Kind::Percent if !is_within(0.0, 100.0) => correct("out_of_range_to_null"),
+        Kind::Probability if !is_within(0.0, 1.0) => {
+            correct("probability_to_zero");
+            return Ok("0.0".into());
+        }
+        _ => return Ok(number(value)),
+    }
+    Ok(NULL.into())
 }
 
 /// Without the characters 0x01 to 0x20 at its ends.
@@ -321,13 +363,37 @@ fn all_digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Sign, digits, and a fraction that is cut off.
+/// Sign and digits, with groups of three, a fraction that is cut off, or an exponent, which moves the point by hand.
 fn int(text: &str, correct: &mut impl FnMut(&str)) -> Option<i64> {
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if !all_digits(whole) || !all_digits(fraction) || whole.len() + fraction.len() == 0 {
+    let lower = text.to_ascii_lowercase();
+    let unsigned = lower.strip_prefix(['+', '-']).unwrap_or(&lower);
+    let (number, exponent) = unsigned.split_once('e').unwrap_or((unsigned, "0"));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let is_grouped = whole.contains(',');
+    let groups: Vec<&str> = whole.split(',').collect();
+    let are_groups = groups[1..].iter().all(|group| group.len() == 3) && (1..=3).contains(&groups[0].len());
+    if is_grouped && (!are_groups || whole.starts_with('0') || unsigned.contains('e')) {
         return None;
     }
+    let whole = groups.concat();
+    let tens = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    if !all_digits(&whole) || !all_digits(fraction) || whole.len() + fraction.len() == 0 {
+        return None;
+    }
+    if tens.is_empty() || !all_digits(tens) {
+        return None;
+    }
+    // More tens than these leave nothing of the number, or more than 32 bits.
+    let tens = tens.parse::<usize>().unwrap_or(usize::MAX).min(whole.len() + fraction.len() + 20);
+    let (whole, fraction) = if exponent.starts_with('-') {
+        let padded = "0".repeat(tens) + &whole;
+        let (left, moved) = padded.split_at(padded.len() - tens);
+        (left.to_owned(), format!("{moved}{fraction}"))
+    } else {
+        let padded = fraction.to_owned() + &"0".repeat(tens);
+        let (moved, right) = padded.split_at(tens);
+        (whole + moved, right.to_owned())
+    };
     let whole = whole.trim_start_matches('0');
     if whole.len() > 10 {
         return None;
@@ -339,6 +405,8 @@ fn int(text: &str, correct: &mut impl FnMut(&str)) -> Option<i64> {
     }
     if !fraction.trim_end_matches('0').is_empty() {
         correct("fraction_cut");
+    } else if is_grouped {
+        correct("grouping_removed");
     }
     Some(value)
 }
@@ -393,7 +461,10 @@ fn date(text: &str, bare: &str, correct: &mut impl FnMut(&str)) -> Option<String
     }
     let date = NaiveDate::from_ymd_opt(year.parse().ok()?, month.parse().ok()?, day_of_month.parse().ok()?)?;
     let spelled = date.format("%Y-%m-%d").to_string();
-    if text != spelled {
+    let clock: Vec<u8> = time.unwrap_or_default().iter().copied().take_while(|byte| !b"Z+-".contains(byte)).collect();
+    if clock.iter().any(|byte| *byte != b'0' && byte.is_ascii_digit()) {
+        correct("time_cut");
+    } else if text != spelled {
         correct("date_normalised");
     }
     Some(spelled)

@@ -117,7 +117,7 @@ async fn a_role_with_another_pipeline_than_was_set_up_waits_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_declaration_widens_the_table_and_names_the_replays_for_the_rest() {
     let world = World::new("widened").await;
-    world.execute("INSERT INTO health_data (location_id, date, src_object, src_gen, src_row, src_ord, value_ord) VALUES (1, '2025-01-01', 1, 1, 1, 1, 1)").await;
+    world.execute("INSERT INTO health_data (location_id, date, is_projected, src_object, src_gen, src_row, src_ord, value_ord) VALUES (1, '2025-01-01', false, 1, 1, 1, 1, 1)").await;
     let changed = changed_health();
     let mut setup = world.services.setup();
     (setup.domains, setup.pipeline.hash) = (changed, "changed");

@@ -129,7 +129,7 @@ fn the_shipped_folder_has_four_domains_and_tests_of_each() {
         domain.columns.iter().filter(|column| domain.never_null(column)).map(|column| column.name).collect()
     };
     assert_eq!(filled(shipped.domains[0]), ["id", "name"]);
-    assert_eq!(filled(shipped.domains[1]), ["location_id", "date", "temperature"]);
+    assert_eq!(filled(shipped.domains[1]), ["location_id", "date", "temperature", "is_projected"]);
 }
 
 #[test]
@@ -234,6 +234,10 @@ fn two_columns_are_compared_where_both_are_known() {
         let mut values = vec![Value::Null; visits.columns.len()];
         judge::row(visits, &mut values, &mut Notes::default()).expect("nothing is known");
         (values[2], values[3]) = (Value::BigInt(3), Value::BigInt(5));
+        let mut corrected = Notes { corrections: vec![("came", "negative_to_zero")], ..Notes::default() };
+        let kept = corrected.clone();
+        judge::row(visits, &mut values, &mut corrected).expect("nothing is judged by a corrected value");
+        assert_eq!((&values[3], &corrected), (&Value::BigInt(5), &kept));
         let mut notes = Notes::default();
         let found = judge::row(visits, &mut values, &mut notes).map(|()| values[3].clone());
         assert_eq!(found.map_err(|(_, refused)| refused.rule), expected, "{otherwise}");

@@ -138,7 +138,7 @@ fn read(map: Map<'_, '_>, missing: &[&'static str], mistakes: &mut Mistakes) -> 
     let personal = personal(&map, mistakes);
     let (key, partition) = (key_of(&map, mistakes), partition_of(&map, mistakes));
     let own = custom.value("missingValues", mistakes).map(|node| missing_values(&node, mistakes)).unwrap_or_default();
-    let defaults = Defaults { cast, required };
+    let defaults = Defaults { cast, required, is_key: key.is_some() };
     let [absent, empty, uncastable] =
         ["absent", "empty", "uncastable"].map(|name| defaults.instead(name, custom.property(name), mistakes));
     let rules = rules::of_column(&map, cast, mistakes);
@@ -322,11 +322,14 @@ pub(super) fn missing_values(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Ve
 struct Defaults {
     cast: Option<Cast>,
     required: bool,
+    /// Part of the key: what cannot be read there would be the row of another entity.
+    is_key: bool,
 }
 
 impl Defaults {
     fn instead(&self, name: &str, property: Option<Property<'_, '_>>, mistakes: &mut Mistakes) -> Instead {
-        let usual = if self.required { Instead::Reject } else { Instead::Null };
+        let is_unknown_key = self.is_key && name == "uncastable";
+        let usual = if self.required || is_unknown_key { Instead::Reject } else { Instead::Null };
         let Some(property) = property else { return usual };
         let said = match property.value {
             None => Some(Instead::Null),
@@ -341,9 +344,11 @@ impl Defaults {
                 }
             },
         };
-        if said == Some(Instead::Null) && self.required {
+        if said == Some(Instead::Null) && (self.required || is_unknown_key) {
             let place = property.value.map_or(property.place, |node| node.place());
-            mistakes.add(place, format!("a required column is never NULL: `{name}` gives `reject` or a default"));
+            let never =
+                if self.required { "a required column is never NULL" } else { "a key that cannot be read is not NULL" };
+            mistakes.add(place, format!("{never}: `{name}` gives `reject` or a default"));
         }
         said.unwrap_or(usual)
     }

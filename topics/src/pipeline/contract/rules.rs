@@ -26,7 +26,7 @@ const LIMITS: [(&str, &str); 8] = [
 ];
 
 /// Names that freshet counts under itself; a rule of a contract takes another.
-const TAKEN: [&str; 14] = [
+const TAKEN: [&str; 16] = [
     crate::judge::REQUIRED_EMPTY,
     crate::judge::EMPTY_TO_DEFAULT,
     crate::judge::MISSING_VALUE,
@@ -34,7 +34,9 @@ const TAKEN: [&str; 14] = [
     crate::judge::UNCASTABLE_TO_NULL,
     crate::judge::UNCASTABLE_TO_DEFAULT,
     crate::cast::FRACTION_CUT,
+    crate::cast::GROUPING_REMOVED,
     crate::cast::DATE_NORMALISED,
+    crate::cast::TIME_CUT,
     crate::cast::FRACTION_ROUNDED,
     crate::cast::OVERFLOW_TO_INFINITY,
     crate::cast::ZONE_ASSUMED,
