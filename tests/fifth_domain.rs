@@ -205,6 +205,24 @@ async fn a_file_that_nobody_knows_becomes_a_table_and_an_output_without_a_compil
     let text = String::from_utf8(body.to_vec()).expect("UTF-8");
     assert_eq!(text, "month,station_id,rows,nitrate_mg_l_mean,turbidity_mean\n2025-03-01,7,2,12.0,4.0\n");
 
+    let of_view: String = sqlx::query_scalar("SELECT v::text FROM metrics.water_samples_by_month AS v")
+        .fetch_one(&mut postgres)
+        .await
+        .expect("read the view");
+    assert_eq!(of_view, "(2025-03-01,7,2,12,4)");
+
+    // What Postgres has against a query is told with its place too.
+    let query = up.parent.join("ours/outputs/water_samples_by_month.sql");
+    let drafted = fs::read_to_string(&query).expect("read the query");
+    fs::write(&query, drafted.replace("FROM water_samples", "FROM water_sample")).expect("break it");
+    let (succeeded, said) = run(&up.parent, &["check", "ours"]);
+    let lines = drafted.lines().enumerate();
+    let places = lines.filter_map(|(at, line)| Some((at + 1, line.find("FROM water_samples")? + 6)));
+    let (line, column) = places.last().expect("a query");
+    let place = format!("outputs/water_samples_by_month.sql:{line}:{column}: relation \"water_sample\" does not exist");
+    assert!(!succeeded && said.contains(&place), "{place}\n{said}");
+    fs::write(&query, drafted).expect("mend it");
+
     // Status and metrics show it.
     let status: serde_json::Value =
         serde_json::from_str(&up.succeed(&["--pipeline", "ours", "status", "--json"])).expect("JSON");

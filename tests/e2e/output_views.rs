@@ -1,7 +1,7 @@
 //! Outputs are there as views, for those who read the database: with the rows that are published, whatever becomes of the
 //! tables below them, and out of nobody's way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use freshet::commands::setup::{self, Finding, Standing};
 use freshet_processors::replay::{ReplayError, Shadow};
@@ -10,6 +10,7 @@ use freshet_sinks::tables;
 use freshet_topics::Pipeline;
 use freshet_topics::pipeline::mistake::Mistakes;
 use freshet_topics::pipeline::output::Output;
+use freshet_topics::window::{Window, WindowKind};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::sync::watch;
@@ -181,6 +182,35 @@ async fn a_view_follows_its_output_and_stands_in_nobodys_way() {
     assert_eq!(set_up(&[daily]).await, ["daily Replace"]);
     assert_eq!(world.query::<i64>("SELECT count(*) FROM metrics.theirs").await, 0);
     world.execute("DROP OWNED BY views_kept_reader; DROP ROLE views_kept_reader").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_asks_for_the_windows_that_are_published() {
+    let world = World::new("views-windows").await;
+    let select = "SELECT :window_kind AS kind, :window_start - date '2000-01-01' AS first, \
+                  :window_end - date '2000-01-01' AS next";
+    let bounds = read("bounds", "windows: [day, week, month, year, all]\nkey: [kind, first]\n", select);
+    let mut setup = world.services.setup();
+    setup.outputs = vec![bounds].leak();
+    tables::apply(&world.services.pool, &setup).await.expect("set up");
+    let days = ["0001-01-01", "2024-02-29", "2024-12-30", "2025-01-01", "9999-12-31"];
+    let mut expected = BTreeSet::new();
+    let since = |date: chrono::NaiveDate| (date - data::date("2000-01-01")).num_days();
+    for (day, row) in days.iter().zip(0..) {
+        world
+            .execute(&format!(
+                "INSERT INTO health_data (location_id, date, is_projected, src_object, src_gen, src_row, src_ord, value_ord)
+                 VALUES (1, '{day}', false, 0, 1, {row}, 0, 0)"
+            ))
+            .await;
+        for kind in WindowKind::ALL {
+            let window = Window::containing(*kind, data::date(day));
+            expected.insert(format!("{} {} {}", kind.name(), since(window.start), since(window.end())));
+        }
+    }
+    let seen: Vec<String> = world.column("SELECT concat_ws(' ', kind, first, next) FROM metrics.bounds").await;
+    assert_eq!(seen.len(), expected.len(), "each window once");
+    assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
