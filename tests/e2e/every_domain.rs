@@ -48,7 +48,6 @@ async fn dirty_files_in_any_order_load_as_one_batch_would() {
         "beds_capped",
         "uncastable_to_null",
         "date_normalised",
-        "time_cut",
         "missing_value",
         "grouping_removed",
         "out_of_range_to_null",

@@ -199,7 +199,7 @@ async fn a_dry_run_names_what_would_change_with_examples_and_writes_nothing() {
     let world = made_by_wrong_rules("dry").await;
     let before = stored(&world).await;
     let health = previewed(&world, domain("health"), &everything()).await;
-    assert_eq!(health.corrected.columns, BTreeMap::from([("dengue_cases", 1)]));
+    assert_eq!(health.corrected.columns, BTreeMap::from([("corrections", 1), ("dengue_cases", 1)]));
     assert_eq!(health.corrected.accepted_anew, BTreeMap::from([("uncastable".to_owned(), 1)]));
     assert_eq!(health.corrected.read, 125);
     let locations = previewed(&world, domain("locations"), &everything()).await;

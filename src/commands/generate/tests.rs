@@ -4,7 +4,7 @@ use freshet_ingest::frame::{FrameLimits, Framer};
 use freshet_ingest::header::Header;
 use freshet_processors::validate::{EXTRA_CELLS, validate};
 use freshet_topics::judge;
-use freshet_topics::{Cast, Instead, Otherwise, cast, domains};
+use freshet_topics::{Cast, Instead, Otherwise, Rule, Value, cast, domains};
 
 use super::*;
 
@@ -119,6 +119,10 @@ fn the_dirty_share_is_near_what_was_asked_and_the_rest_is_clean() {
     }
 }
 
+fn rejects_infinity(rule: &Rule) -> bool {
+    rule.otherwise == Otherwise::Reject && rule.broken(&Value::Double(f64::INFINITY)).is_some()
+}
+
 /// All that a row of a domain can be counted under, column by column.
 fn countable(domain: &'static Domain) -> BTreeSet<(&'static str, &'static str)> {
     let mut all = BTreeSet::from([("", EXTRA_CELLS)]);
@@ -142,6 +146,8 @@ fn countable(domain: &'static Domain) -> BTreeSet<(&'static str, &'static str)> 
         add(if column.cast == Cast::Date { cast::TIME_CUT } else { "" });
         add(match column.cast {
             Cast::Int | Cast::BigInt => cast::FRACTION_CUT,
+            // Of a row that is rejected nothing else is counted.
+            Cast::Double if column.rules.iter().any(rejects_infinity) => "",
             Cast::Double => cast::OVERFLOW_TO_INFINITY,
             Cast::Numeric { .. } => cast::FRACTION_ROUNDED,
             Cast::Date => cast::DATE_NORMALISED,

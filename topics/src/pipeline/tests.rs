@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::judge::{self, Notes};
+use crate::window::{Window, WindowKind};
 use crate::{Cell, Comparison, Instead, Limit, NewColumn, Otherwise, Overwrite, Value};
 
 /// A contract that says all that can be said.
@@ -243,6 +244,38 @@ fn two_columns_are_compared_where_both_are_known() {
         assert_eq!(found.map_err(|(_, refused)| refused.rule), expected, "{otherwise}");
         assert_eq!(notes.corrections.iter().map(|(_, rule)| *rule).collect::<Vec<_>>(), noted, "{otherwise}");
         assert_eq!(notes.warnings.len(), usize::from(otherwise == "warn"));
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_read_is_never_null() {
+    let optional = "      - name: seen_at\n        logicalType: timestamp\n        customProperties:\n          \
+                    - {vendor: freshet, property: uncastable, value: reject}\n";
+    let key = "      - name: seen_at\n        logicalType: timestamp\n        primaryKey: true\n        primaryKeyPosition: 3\n";
+    let text = FULL.replacen(optional, key, 1);
+    let files = [("domains/visits.odcs.yaml", text.as_str()), ("domains/clinics.odcs.yaml", CLINICS)];
+    let seen_at = read(&files).expect("no mistakes").domain("visits").expect("it is there").columns[7];
+    assert_eq!((seen_at.uncastable, seen_at.empty), (Instead::Reject, Instead::Null));
+    let null = "        customProperties:\n          - {vendor: freshet, property: uncastable, value: \"null\"}\n";
+    let found = said(optional, &format!("{key}{null}"));
+    assert!(
+        found.iter().any(|line| line.contains("a key that cannot be read is not NULL: `uncastable`")),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn windows_of_the_shipped_domains_end_in_years_of_four_digits() {
+    for domain in Pipeline::shipped().domains {
+        let Some(event_time) = domain.event_time else { continue };
+        let limits = domain.column(event_time.date).expect("a column").rules[0].limits;
+        let [Limit::Minimum(Value::Date(first)), Limit::Maximum(Value::Date(last))] = limits else {
+            panic!("{limits:?}")
+        };
+        for kind in [WindowKind::Day, WindowKind::Week, WindowKind::Month, WindowKind::Year] {
+            let [first, last] = [first, last].map(|date| Window::containing(kind, *date));
+            assert_eq!((first.start.to_string().len(), last.end().to_string().len()), (10, 10), "{first:?} {last:?}");
+        }
     }
 }
 

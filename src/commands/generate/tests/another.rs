@@ -2,9 +2,7 @@
 
 use std::sync::LazyLock;
 
-use freshet_topics::{
-    Column, Comparison, EventTime, Limit, NewColumn, Observed, Reference, RowRule, Rule, Sample, Season, Value,
-};
+use freshet_topics::{Column, Comparison, EventTime, Limit, NewColumn, Observed, Reference, RowRule, Sample, Season};
 
 use super::*;
 
