@@ -17,6 +17,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::hints::{Keys, Looked};
 use crate::known::Known;
 use crate::object::{ObjectVersion, ReadError};
 use crate::{IngestError, Listener, metrics};
@@ -169,29 +170,58 @@ impl Discovery {
         let domain = self.domain;
         // Only the waiting is cut off: a transaction is not.
         while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
-            if let Err(error) = self.look_at(&keys).await {
-                tracing::debug!(domain = domain.name, bucket = self.listener.bucket, %error, "look at keys that a store named");
-            }
+            self.look_and_tell(keys).await;
         }
     }
 
-    /// Looks these keys up in the listing, and registers what is there and not known.
+    /// Looks at keys, and tells those who asked what came of it.
+    async fn look_and_tell(&mut self, mut asked: Keys) {
+        let keys: BTreeSet<String> = asked.keys().cloned().collect();
+        let settled = self.look_at(&keys).await;
+        if let Err(error) = &settled {
+            let (domain, bucket) = (self.domain.name, &self.listener.bucket);
+            tracing::debug!(domain, bucket, %error, "look at keys that a store named");
+        }
+        for (key, tell) in asked.iter_mut().flat_map(|(key, tells)| tells.drain(..).map(move |tell| (key, tell))) {
+            let looked = match &settled {
+                Ok(settled) if settled.contains(key) => Looked::Settled,
+                Ok(_) => Looked::Unread,
+                Err(_) => Looked::NoLedger,
+            };
+            // Whoever does not wait any longer is told by the queue again.
+            _ = tell.send(looked);
+        }
+    }
+
+    /// Looks these keys up in the listing, and registers what is there and not known. Gives the keys that are settled:
+    /// the ledger holds what is there, or there is nothing. One that cannot be looked up keeps no other from it.
     ///
     /// # Errors
-    /// If S3 or Postgres does not answer, or refuses.
-    pub async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<Found, DiscoverError> {
-        let mut found = Found::default();
-        let mut fresh = Vec::new();
+    /// If Postgres does not answer, or refuses.
+    pub(crate) async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<BTreeSet<String>, sqlx::Error> {
+        let (mut found, mut fresh) = (Found::default(), Vec::new());
+        let (mut settled, mut shown) = (BTreeSet::new(), Vec::new());
         let listener = Arc::clone(&self.listener);
         for key in keys {
             // The keys that begin with it and go on come after it: they are nobody's hint, and may be the whole bucket.
             let mut pages = listener.reader.list_pages(&listener.bucket, key);
-            let mut page = listener.s3(pages.next()).await?.unwrap_or_default();
+            let mut page = match listener.s3(pages.next()).await {
+                Ok(page) => page.unwrap_or_default(),
+                Err(error) => {
+                    tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named");
+                    continue;
+                }
+            };
             page.retain(|entry| entry.key == *key);
+            match page.is_empty() {
+                true => _ = settled.insert(key.clone()),
+                false => shown.extend(page.iter().cloned()),
+            }
             self.take_page(page, &mut fresh, &mut found, &mut None).await?;
         }
-        found.registered += self.register(&mut fresh).await?;
-        Ok(found)
+        self.register(&mut fresh).await?;
+        settled.extend(shown.into_iter().filter(|entry| self.known.contains(entry)).map(|entry| entry.key));
+        Ok(settled)
     }
 
     async fn list_prefix(
@@ -206,6 +236,11 @@ impl Discovery {
         loop {
             let Some(page) = listener.s3(pages.next()).await? else { return Ok(()) };
             self.take_page(page, fresh, found, reconciliation).await?;
+            // A listing of a full bucket takes minutes, and whoever waits for a look does not wait as long.
+            let asked = listener.hints.taken(self.domain);
+            if !asked.is_empty() {
+                self.look_and_tell(asked).await;
+            }
         }
     }
 
@@ -216,7 +251,7 @@ impl Discovery {
         fresh: &mut Vec<ObjectVersion>,
         found: &mut Found,
         reconciliation: &mut Option<Reconciliation>,
-    ) -> Result<(), DiscoverError> {
+    ) -> Result<(), sqlx::Error> {
         let listener = Arc::clone(&self.listener);
         let extra: Vec<&str> = listener.settings.patterns_of(self.domain.name).collect();
         let mut unseen = Vec::new();

@@ -22,5 +22,6 @@ pub mod s3;
 pub mod schema;
 pub mod session;
 pub mod shadow;
+pub mod sqs;
 pub mod tables;
 pub mod transactions;
