@@ -68,6 +68,9 @@ pub struct Discovery {
     /// Keys that could not be registered: failures so far, and when to try again.
     troubled: HashMap<String, (u32, Instant)>,
     reconciled_at: Option<Instant>,
+    /// The key after which the next look for deletions goes on; empty: from the first. So that keys which are there and
+    /// are not listed any more (a pattern was taken out) keep none behind them from its turn.
+    deletions_after: String,
     /// The ledger's life and its highest object id, at the last listing.
     extent: Option<(i64, i64)>,
 }
@@ -112,7 +115,15 @@ impl Discovery {
     /// Knows nothing yet.
     pub fn new(listener: Arc<Listener>, domain: &'static Domain) -> Self {
         let known = Known::new(KNOWN_MAX / listener.domains.len().max(1));
-        Discovery { listener, domain, known, troubled: HashMap::new(), reconciled_at: None, extent: None }
+        Discovery {
+            listener,
+            domain,
+            known,
+            troubled: HashMap::new(),
+            reconciled_at: None,
+            deletions_after: String::new(),
+            extent: None,
+        }
     }
 
     /// One listing of all that belongs to the domain.
@@ -370,13 +381,14 @@ impl Discovery {
 
     /// What the ledger holds as present, this listing did not show, and a HEAD does not find, is recorded as
     /// deleted. Its rows stay.
-    async fn record_deletions(&self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
-        let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
+    async fn record_deletions(&mut self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
+        let listener = Arc::clone(&self.listener);
+        let (pool, bucket) = (&listener.pool, &listener.bucket);
         if reconciliation.listed.len() >= LISTED_MAX {
             tracing::warn!(domain = self.domain.name, bucket, LISTED_MAX, "too many keys to look for deletions");
             return Ok(0);
         }
-        let mut after = String::new();
+        let mut after = std::mem::take(&mut self.deletions_after);
         let mut gone = Vec::new();
         let mut asked = 0;
         while asked < DELETED_MAX {
@@ -386,6 +398,9 @@ impl Discovery {
             let absent = page.into_iter().filter(|key| !reconciliation.listed.contains(&self.known.fingerprint(key)));
             for key in absent.take(DELETED_MAX - asked) {
                 asked += 1;
+                if asked == DELETED_MAX {
+                    self.deletions_after.clone_from(&key);
+                }
                 match head(&self.listener, key.clone()).await {
                     Ok(None) => gone.push(key),
                     Ok(Some(_)) => {}
