@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aws_sdk_s3::Client;
-use freshet_ingest::Hints;
+use freshet_ingest::{EventQueue, Hints};
 use freshet_processors::refresh::{self, RefreshContext};
 use freshet_sinks::tables::{self, Identity, Setup};
-use freshet_sinks::{postgres, s3, schema};
+use freshet_sinks::{postgres, s3, schema, sqs};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -146,7 +146,10 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
     let instance = instance();
     match role {
         Role::Ingest => {
+            let of_queue = &config.ingest.events;
+            let client = sqs::client(&config.s3, &of_queue.endpoint, &of_queue.region).await;
             let context = freshet_ingest::Context {
+                events: EventQueue::new(client, of_queue),
                 settings: config.ingest,
                 kafka: config.kafka,
                 pool,

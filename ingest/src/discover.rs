@@ -17,6 +17,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::hints::{Keys, Looked};
 use crate::known::Known;
 use crate::names::{FOLDER, Name};
 use crate::object::{ObjectVersion, ReadError};
@@ -70,6 +71,9 @@ pub struct Discovery {
     reconciled_at: Option<Instant>,
     /// Objects of this listing whose names say that they are no data, by the pattern that says so.
     not_data: BTreeMap<String, i64>,
+    /// The key after which the next look for deletions goes on; empty: from the first. So that keys which are there and
+    /// are not listed any more (a pattern was taken out) keep none behind them from its turn.
+    deletions_after: String,
     /// The ledger's life and its highest object id, at the last listing.
     extent: Option<(i64, i64)>,
 }
@@ -121,6 +125,7 @@ impl Discovery {
             troubled: HashMap::new(),
             reconciled_at: None,
             not_data: BTreeMap::new(),
+            deletions_after: String::new(),
             extent: None,
         }
     }
@@ -189,29 +194,58 @@ impl Discovery {
         let domain = self.domain;
         // Only the waiting is cut off: a transaction is not.
         while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
-            if let Err(error) = self.look_at(&keys).await {
-                tracing::debug!(domain = domain.name, bucket = self.listener.bucket, %error, "look at keys that a store named");
-            }
+            self.look_and_tell(keys).await;
         }
     }
 
-    /// Looks these keys up in the listing, and registers what is there and not known.
+    /// Looks at keys, and tells those who asked what came of it.
+    async fn look_and_tell(&mut self, mut asked: Keys) {
+        let keys: BTreeSet<String> = asked.keys().cloned().collect();
+        let settled = self.look_at(&keys).await;
+        if let Err(error) = &settled {
+            let (domain, bucket) = (self.domain.name, &self.listener.bucket);
+            tracing::debug!(domain, bucket, %error, "look at keys that a store named");
+        }
+        for (key, tell) in asked.iter_mut().flat_map(|(key, tells)| tells.drain(..).map(move |tell| (key, tell))) {
+            let looked = match &settled {
+                Ok(settled) if settled.contains(key) => Looked::Settled,
+                Ok(_) => Looked::Unread,
+                Err(_) => Looked::NoLedger,
+            };
+            // Whoever does not wait any longer is told by the queue again.
+            _ = tell.send(looked);
+        }
+    }
+
+    /// Looks these keys up in the listing, and registers what is there and not known. Gives the keys that are settled:
+    /// the ledger holds what is there, or there is nothing. One that cannot be looked up keeps no other from it.
     ///
     /// # Errors
-    /// If S3 or Postgres does not answer, or refuses.
-    pub async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<Found, DiscoverError> {
-        let mut found = Found::default();
-        let mut fresh = Vec::new();
+    /// If Postgres does not answer, or refuses.
+    pub(crate) async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<BTreeSet<String>, sqlx::Error> {
+        let (mut found, mut fresh) = (Found::default(), Vec::new());
+        let (mut settled, mut shown) = (BTreeSet::new(), Vec::new());
         let listener = Arc::clone(&self.listener);
         for key in keys {
             // The keys that begin with it and go on come after it: they are nobody's hint, and may be the whole bucket.
             let mut pages = listener.reader.list_pages(&listener.bucket, key);
-            let mut page = listener.s3(pages.next()).await?.unwrap_or_default();
+            let mut page = match listener.s3(pages.next()).await {
+                Ok(page) => page.unwrap_or_default(),
+                Err(error) => {
+                    tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named");
+                    continue;
+                }
+            };
             page.retain(|entry| entry.key == *key);
+            match page.is_empty() {
+                true => _ = settled.insert(key.clone()),
+                false => shown.extend(page.iter().cloned()),
+            }
             self.take_page(page, &mut fresh, &mut found, &mut None).await?;
         }
-        found.registered += self.register(&mut fresh).await?;
-        Ok(found)
+        self.register(&mut fresh).await?;
+        settled.extend(shown.into_iter().filter(|entry| self.known.contains(entry)).map(|entry| entry.key));
+        Ok(settled)
     }
 
     async fn list_prefix(
@@ -226,6 +260,11 @@ impl Discovery {
         loop {
             let Some(page) = listener.s3(pages.next()).await? else { return Ok(()) };
             self.take_page(page, fresh, found, reconciliation).await?;
+            // A listing of a full bucket takes minutes, and whoever waits for a look does not wait as long.
+            let asked = listener.hints.taken(self.domain);
+            if !asked.is_empty() {
+                self.look_and_tell(asked).await;
+            }
         }
     }
 
@@ -236,7 +275,7 @@ impl Discovery {
         fresh: &mut Vec<ObjectVersion>,
         found: &mut Found,
         reconciliation: &mut Option<Reconciliation>,
-    ) -> Result<(), DiscoverError> {
+    ) -> Result<(), sqlx::Error> {
         let listener = Arc::clone(&self.listener);
         let mut unseen = Vec::new();
         for entry in page {
@@ -359,13 +398,14 @@ impl Discovery {
 
     /// What the ledger holds as present, this listing did not show, and a HEAD does not find, is recorded as
     /// deleted. Its rows stay.
-    async fn record_deletions(&self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
-        let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
+    async fn record_deletions(&mut self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
+        let listener = Arc::clone(&self.listener);
+        let (pool, bucket) = (&listener.pool, &listener.bucket);
         if reconciliation.listed.len() >= LISTED_MAX {
             tracing::warn!(domain = self.domain.name, bucket, LISTED_MAX, "too many keys to look for deletions");
             return Ok(0);
         }
-        let mut after = String::new();
+        let mut after = std::mem::take(&mut self.deletions_after);
         let mut gone = Vec::new();
         let mut asked = 0;
         while asked < DELETED_MAX {
@@ -375,6 +415,9 @@ impl Discovery {
             let absent = page.into_iter().filter(|key| !reconciliation.listed.contains(&self.known.fingerprint(key)));
             for key in absent.take(DELETED_MAX - asked) {
                 asked += 1;
+                if asked == DELETED_MAX {
+                    self.deletions_after.clone_from(&key);
+                }
                 match head(&self.listener, key.clone()).await {
                     Ok(None) => gone.push(key),
                     Ok(Some(_)) => {}

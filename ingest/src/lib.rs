@@ -5,8 +5,8 @@
 //! publishing it twice is harmless, because a row's number is a function of the bytes; and that publishing
 //! less than all of it is noticed and mended.
 //!
-//! One file's path through it: [`discover`] lists the bucket, or the one key that a store told of ([`hints`]), finds
-//! it, and has it registered in the ledger ([`freshet_sinks::ledger`]); a [`worker`](self) claims it, opens it at the
+//! One file's path through it: [`discover`] lists the bucket, or the one key that a store told of ([`hints`], [`events`]),
+//! finds it, and has it registered in the ledger ([`freshet_sinks::ledger`]); a [`worker`](self) claims it, opens it at the
 //! pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them, then sends them
 //! chunk by chunk ([`publish`](self)); and once the processors have passed its end, the [`sweeper`](self) finds it
 //! applied, or has it published again.
@@ -14,6 +14,7 @@
 mod check;
 pub mod decisions;
 pub mod discover;
+pub mod events;
 pub mod frame;
 mod gate;
 pub mod header;
@@ -49,6 +50,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use discover::{Discovery, Found};
+pub use events::EventQueue;
 pub use hints::Hints;
 pub use listener::Listener;
 pub use settings::IngestSettings;
@@ -75,6 +77,8 @@ pub struct Context {
     pub listener: String,
     /// What stores tell it.
     pub hints: Hints,
+    /// The queue that the store tells through, if there is one.
+    pub events: Option<EventQueue>,
 }
 
 /// Why a listener ends. Everything else is tried again for ever.
@@ -105,6 +109,7 @@ pub enum IngestError {
 /// # Errors
 /// [`IngestError`]; S3, Kafka and Postgres out of reach are not among them.
 pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), IngestError> {
+    let events = context.events.clone();
     let listener = Listener::new(context)?;
     let (stop, support_stop) = (shutdown.child_token(), CancellationToken::new());
     let mut support = support(&listener, &support_stop);
@@ -112,6 +117,9 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
     tasks.spawn(discover::discover(Arc::clone(&listener), stop.clone()));
     tasks.spawn(unmatched::run(Arc::clone(&listener), stop.clone()));
     tasks.spawn(sweeper::run(Arc::clone(&listener), stop.clone()));
+    if let Some(queue) = events {
+        tasks.spawn(events::run(Arc::clone(&listener), queue, stop.clone()));
+    }
     let turn = Arc::new(AtomicUsize::new(0));
     for _ in 0..listener.settings.workers {
         tasks.spawn(worker::run(Arc::clone(&listener), Arc::clone(&turn), stop.clone()));

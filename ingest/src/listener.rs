@@ -55,7 +55,7 @@ impl Listener {
     /// # Errors
     /// If a setting cannot work.
     pub fn new(context: Context) -> Result<Arc<Self>, IngestError> {
-        let Context { settings, kafka, pool, s3, raw_bucket, domains, listener, hints } = context;
+        let Context { settings, kafka, pool, s3, raw_bucket, domains, listener, hints, events: _ } = context;
         let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
         settings.check(&names).map_err(IngestError::Setting)?;
         metrics::declare(&domains);

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Histogram, HistogramVec, IntCounterVec, IntGaugeVec, exponential_buckets, register_histogram,
-    register_histogram_vec, register_int_counter_vec, register_int_gauge_vec,
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets, register_histogram,
+    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
@@ -109,6 +109,25 @@ pub(crate) static NOT_DATA_OBJECTS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let help = "Objects under the prefixes of a domain whose names say that they are no data, by the pattern.";
     register_int_gauge_vec!("freshet_not_data_objects", help, &["domain", "pattern"])
         .expect("each metric is declared once")
+});
+
+pub(crate) static EVENT_MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help =
+        "Messages of the event queue: settled, other (nothing to do), left (comes again), unreadable (a dead letter).";
+    counters("freshet_event_messages_total", help, &["outcome"])
+});
+
+pub(crate) static EVENT_QUEUE_FAILURES: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!(
+        "freshet_event_queue_failures_total",
+        "Requests to the event queue that failed and are retried."
+    )
+    .expect("each metric is declared once")
+});
+
+pub(crate) static EVENT_QUEUE_READ: LazyLock<IntGauge> = LazyLock::new(|| {
+    let help = "When the event queue last answered, in seconds since 1970; absent without an event queue.";
+    register_int_gauge!("freshet_event_queue_read_timestamp_seconds", help).expect("each metric is declared once")
 });
 
 pub(crate) static PAUSED_DOMAINS: LazyLock<IntGaugeVec> = LazyLock::new(|| {

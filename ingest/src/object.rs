@@ -14,8 +14,10 @@ mod error;
 mod inflate;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -41,18 +43,22 @@ use inflate::{Compression, Content, Source};
 const PAGE_KEYS_MAX: i32 = 1000;
 /// Longest wait for the next bytes of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Keys that cannot be read of which a line is written; of more there is none.
+const SAID_MAX: usize = 1_000;
 
 /// Reads from any bucket of one store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ObjectReader {
     client: Client,
     limits: ReadLimits,
+    /// Keys that cannot be read, of which a line was written. Clones share it.
+    said: Arc<Mutex<HashSet<String>>>,
 }
 
 impl ObjectReader {
     /// Reads through `client`, with the default limits on compressed objects.
     pub fn new(client: Client) -> Self {
-        ObjectReader { client, limits: ReadLimits::default() }
+        ObjectReader { client, limits: ReadLimits::default(), said: Arc::default() }
     }
 
     /// With other limits on compressed objects.
@@ -70,6 +76,14 @@ impl ObjectReader {
     /// [`Pages::folders`] at the end.
     pub fn list_level<'a>(&'a self, bucket: &'a str, prefix: &'a str) -> Pages<'a> {
         Pages { folders: Some(Vec::new()), ..self.list_pages(bucket, prefix) }
+    }
+
+    /// Says once of a key that it cannot be read, however often it is listed.
+    fn say_unreadable(&self, bucket: &str, key: &str) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() < SAID_MAX && said.insert(key.to_owned()) {
+            tracing::warn!(bucket, key, "passed over an object whose key is not UTF-8 or has a NUL in it: rename it");
+        }
     }
 
     /// What `key` holds now; `None` if nothing. One request, and another one where the first finds nothing.
@@ -110,14 +124,19 @@ impl ObjectReader {
         }
     }
 
-    /// Whether the listing of its key shows this version now. One request.
+    /// Whether the listing of its key shows this version now. A request for each page of keys that begin with its key.
     ///
     /// # Errors
     /// [`ReadError::Transient`], [`ReadError::Denied`].
     pub async fn is_listed(&self, version: &ObjectVersion) -> Result<bool, ReadError> {
-        let page = self.list_pages(&version.bucket, &version.key).next().await?.unwrap_or_default();
         let is_same = |entry: &ObjectVersion| ObjectVersion { version_id: version.version_id.clone(), ..entry.clone() };
-        Ok(page.iter().any(|entry| is_same(entry) == *version))
+        let mut pages = self.list_pages(&version.bucket, &version.key);
+        while let Some(page) = pages.next().await? {
+            if page.iter().any(|entry| is_same(entry) == *version) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The answer to a HEAD has no body, and so no code: a GET of the first byte asks S3 to explain itself.
@@ -242,7 +261,8 @@ impl Pages<'_> {
             return Err(transient("list", at(), "the listing turns in a circle".into()));
         }
         let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
-        let page = answer.contents().iter().filter_map(|entry| listed(self.bucket, entry, is_encoded)).collect();
+        let page =
+            answer.contents().iter().filter_map(|entry| listed(self.reader, self.bucket, entry, is_encoded)).collect();
         if let Some(folders) = &mut self.folders {
             let found = answer.common_prefixes().iter().filter_map(|folder| folder.prefix());
             folders.extend(found.filter_map(|it| if is_encoded { url_decoded(it) } else { Some(it.to_owned()) }));
@@ -254,15 +274,16 @@ impl Pages<'_> {
 
 /// An entry of a listing; `None` for one that lacks what an object has (a folder of some look-alikes), and for one whose
 /// key is no text that Postgres can keep: it would take all that is listed with it down.
-fn listed(bucket: &str, entry: &aws_sdk_s3::types::Object, is_encoded: bool) -> Option<ObjectVersion> {
+fn listed(
+    reader: &ObjectReader,
+    bucket: &str,
+    entry: &aws_sdk_s3::types::Object,
+    is_encoded: bool,
+) -> Option<ObjectVersion> {
     let escaped = entry.key()?;
     let key = if is_encoded { url_decoded(escaped) } else { Some(escaped.to_owned()) };
     let Some(key) = key.filter(|key| !key.contains('\0')) else {
-        tracing::warn!(
-            bucket,
-            key = escaped,
-            "passed over an object whose key is not UTF-8 or has a NUL in it: rename it"
-        );
+        reader.say_unreadable(bucket, escaped);
         return None;
     };
     Some(ObjectVersion {

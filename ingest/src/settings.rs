@@ -64,6 +64,68 @@ pub struct IngestSettings {
     pub inflated_bytes_max: u64,
     /// Bytes after decompression per byte before, checked beyond the first 16 MiB. Default 200.
     pub inflate_ratio_max: u64,
+    /// The queue that the store tells through. Default none.
+    pub events: EventSettings,
+}
+
+/// The SQS queue that the store tells through.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventSettings {
+    /// Its address, `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`. Default empty: there is none.
+    pub queue_url: String,
+    /// Address of an SQS look-alike, `http://host:port`. Default empty: AWS.
+    pub endpoint: String,
+    /// Region of the queue. Default empty: the region of the buckets.
+    pub region: String,
+    /// How long a request waits for a message, in seconds, 1 to 20. Default 20.
+    pub wait_s: u64,
+    /// How long a message that a listener took is hidden from others, in seconds, 2 to 43,200. Default 30.
+    pub hidden_s: u64,
+    /// Requests for messages at once, each for ten, 1 to 32. Default 2.
+    pub receivers: usize,
+    /// How many times a message comes before `freshet setup` has the queue take it for a dead letter, 1 to 1,000.
+    /// Default 5.
+    pub receives_max: u32,
+}
+
+impl Default for EventSettings {
+    fn default() -> Self {
+        EventSettings {
+            queue_url: String::new(),
+            endpoint: String::new(),
+            region: String::new(),
+            wait_s: 20,
+            hidden_s: 30,
+            receivers: 2,
+            receives_max: 5,
+        }
+    }
+}
+
+impl EventSettings {
+    fn check(&self) -> Result<(), String> {
+        let url = &self.queue_url;
+        let is_url = url.starts_with("https://") || url.starts_with("http://");
+        if !url.is_empty() && !(is_url && self.queue_name().is_some()) {
+            return Err("ingest.events.queue_url is not like https://sqs.REGION.amazonaws.com/ACCOUNT/NAME".into());
+        }
+        let limits = [
+            ("wait_s", self.wait_s, 1, 20),
+            ("hidden_s", self.hidden_s, 2, 43_200),
+            ("receivers", self.receivers as u64, 1, 32),
+            ("receives_max", self.receives_max.into(), 1, 1_000),
+        ];
+        match limits.iter().find(|(_, value, least, most)| !(*least..=*most).contains(value)) {
+            Some((name, _, least, most)) => Err(format!("ingest.events.{name} must be from {least} to {most}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The queue's name, the last part of its address.
+    pub fn queue_name(&self) -> Option<&str> {
+        self.queue_url.rsplit_once('/').map(|(_, name)| name).filter(|name| !name.is_empty())
+    }
 }
 
 impl Default for IngestSettings {
@@ -91,6 +153,7 @@ impl Default for IngestSettings {
             field_bytes_max: 256 << 10,
             inflated_bytes_max: ReadLimits::default().inflated_bytes_max,
             inflate_ratio_max: ReadLimits::default().inflate_ratio_max,
+            events: EventSettings::default(),
         }
     }
 }
@@ -138,7 +201,7 @@ impl IngestSettings {
                 "ingest.not_data: `{pattern}` must be a name with `*` for any characters: a part of a path, and not every one"
             ));
         }
-        Ok(())
+        self.events.check()
     }
 
     /// How much a compressed file may hold.
@@ -169,13 +232,17 @@ mod tests {
     #[test]
     fn what_cannot_work_is_named() {
         type Change = fn(&mut IngestSettings);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 11] = [
             (|settings| settings.workers = 0, "ingest.workers"),
             (|settings| settings.lag_rows_max = 0, "ingest.lag_rows_max"),
             (|settings| settings.lease_ms = 10, "ingest.lease_ms"),
             (|settings| settings.retry_max_ms = 1, "ingest.retry_max_ms"),
             (|settings| settings.not_data.push("a/*".into()), "ingest.not_data"),
             (|settings| settings.not_data.push("*".into()), "ingest.not_data"),
+            (|settings| settings.events.queue_url = "events".into(), "ingest.events.queue_url"),
+            (|settings| settings.events.wait_s = 21, "ingest.events.wait_s"),
+            (|settings| settings.events.hidden_s = 1, "ingest.events.hidden_s"),
+            (|settings| settings.events.receivers = 0, "ingest.events.receivers"),
             (|settings| _ = settings.patterns.insert("helth".into(), vec![]), "ingest.patterns.helth"),
         ];
         for (change, name) in cases {

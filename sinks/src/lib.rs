@@ -23,6 +23,7 @@ pub mod s3;
 pub mod schema;
 pub mod session;
 pub mod shadow;
+pub mod sqs;
 pub mod tables;
 pub mod transactions;
 pub mod unmatched;

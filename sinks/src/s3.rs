@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::{BeforeTransmitInterceptorContextMut, FinalizerInterceptorContextRef};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -82,21 +82,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Look-alikes are addressed by path, and get checksums only where S3 itself demands them: many refuse the
 /// trailing checksums that the SDK sends by default.
 pub async fn client(settings: &S3Settings) -> Client {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .build();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
-    if !settings.region.is_empty() {
-        loader = loader.region(Region::new(settings.region.clone()));
-    }
-    let (key, secret) = (settings.access_key_id.expose_secret(), settings.secret_access_key.expose_secret());
-    if !key.is_empty() {
-        loader = loader.credentials_provider(Credentials::new(key, secret, None, None, "freshet settings"));
-    }
     metrics::declare();
-    let shared = loader.load().await;
+    let shared = shared(settings, &settings.region).await;
     let mut builder = aws_sdk_s3::config::Builder::from(&shared).interceptor(Counted);
     if !settings.sse.is_empty() {
         builder = builder.interceptor(Encrypted::of(settings));
@@ -109,6 +96,24 @@ pub async fn client(settings: &S3Settings) -> Client {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     }
     Client::from_conf(builder.build())
+}
+
+/// What all clients of the store's account have in common: login, region, and how long they wait.
+pub(crate) async fn shared(settings: &S3Settings, region: &str) -> SdkConfig {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
+    if !region.is_empty() {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    let (key, secret) = (settings.access_key_id.expose_secret(), settings.secret_access_key.expose_secret());
+    if !key.is_empty() {
+        loader = loader.credentials_provider(Credentials::new(key, secret, None, None, "freshet settings"));
+    }
+    loader.load().await
 }
 
 /// Counts every attempt of every request.

@@ -1,5 +1,5 @@
 //! `freshet setup`: prepares what the settings point at, so that the roles can start: the two buckets with their
-//! versioning, the topics, the schema, the domains' tables.
+//! versioning, the event queue, the topics, the schema, the domains' tables.
 //!
 //! Each part says in one line a thing what it found, what it made, and what it may not do, and goes on past what it
 //! may not. A table's steps stand below it. Nothing that is there is made anew, emptied or narrowed: versioning is turned
@@ -7,6 +7,7 @@
 //! by two at once. `freshet plan` is its dry run.
 
 mod buckets;
+mod queue;
 mod schema;
 mod tables;
 mod topics;
@@ -73,7 +74,9 @@ pub async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
         topics::prepare(services, dry_run),
         schema::prepare(services, dry_run),
     );
-    let mut findings = [buckets, topics, schema].concat();
+    // After the buckets: the raw one tells the queue.
+    let queue = queue::prepare(services, dry_run).await;
+    let mut findings = [buckets, queue, topics, schema].concat();
     topics::say_whose(services, &mut findings).await;
     findings
 }

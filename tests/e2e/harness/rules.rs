@@ -70,6 +70,7 @@ impl World {
             domains: vec![domain],
             listener: format!("{} listener", self.name()),
             hints: services.hints,
+            events: None,
         };
         let listener = async move { freshet_ingest::run(context, shutdown).await.expect("listen") };
         processors.tasks.push(tokio::spawn(listener));

@@ -1,0 +1,298 @@
+//! The queue that a store tells through (SQS): each message that names an object is a look at its key.
+//!
+//! A message is deleted once nothing is left to do for it: the ledger holds what the store shows under its keys, or the
+//! message concerns nobody. Until then it stays, hidden for a while from other listeners, and comes again; one that cannot
+//! be read comes again until the queue moves it to its dead letters. Nothing rests on the queue: what it loses, or tells
+//! late, twice or out of order, the listing finds all the same.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message};
+use futures::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::{Told, read};
+use crate::hints::{Look, Looked};
+use crate::settings::EventSettings;
+use crate::{IngestError, Listener, metrics};
+
+/// Messages of one answer; SQS gives no more.
+const BATCH_MAX: i32 = 10;
+/// Messages and kinds of messages that are remembered as said, so that each is said once; then they are forgotten.
+const SAID_MAX: usize = 1_000;
+/// Longest time that a message stays hidden, in seconds; SQS takes no more than 12 hours in all.
+const HIDDEN_S_MAX: u64 = 3_600;
+
+/// A queue to read.
+#[derive(Clone, Debug)]
+pub struct EventQueue {
+    client: Client,
+    settings: EventSettings,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is deleted: the ledger holds what it told of.
+    Settled,
+    /// It is deleted: there is nothing to do for it.
+    Other,
+    /// It comes again: what it told of could not be looked at.
+    Left,
+    /// It comes again, until the queue moves it to its dead letters: it cannot be read.
+    Unreadable,
+}
+
+impl Fate {
+    const ALL: [Fate; 4] = [Fate::Settled, Fate::Other, Fate::Left, Fate::Unreadable];
+
+    fn name(self) -> &'static str {
+        match self {
+            Fate::Settled => "settled",
+            Fate::Other => "other",
+            Fate::Left => "left",
+            Fate::Unreadable => "unreadable",
+        }
+    }
+
+    fn is_done(self) -> bool {
+        matches!(self, Fate::Settled | Fate::Other)
+    }
+}
+
+impl EventQueue {
+    /// The queue of the settings, read through `client`; `None` where there is none. It is not asked yet.
+    pub fn new(client: Client, settings: &EventSettings) -> Option<Self> {
+        (!settings.queue_url.is_empty()).then(|| EventQueue { client, settings: settings.clone() })
+    }
+
+    /// At most ten messages, once there are any or the wait is over. One request.
+    async fn receive(&self) -> Result<Vec<Message>, String> {
+        let request = self.client.receive_message().queue_url(&self.settings.queue_url);
+        let request = request.max_number_of_messages(BATCH_MAX).wait_time_seconds(seconds(self.settings.wait_s));
+        let answer = request.visibility_timeout(seconds(self.settings.hidden_s)).send().await;
+        answer.map(|it| it.messages.unwrap_or_default()).map_err(|error| DisplayErrorContext(error).to_string())
+    }
+
+    /// Deletes messages; one that is not comes again, and is found settled then. One request.
+    async fn delete(&self, handles: Vec<String>) -> Result<(), String> {
+        let entry = |(at, handle): (usize, String)| {
+            DeleteMessageBatchRequestEntry::builder().id(at.to_string()).receipt_handle(handle).build()
+        };
+        let entries: Result<Vec<_>, _> = handles.into_iter().enumerate().map(entry).collect();
+        let entries = entries.map_err(|error| error.to_string())?;
+        let request = self.client.delete_message_batch().queue_url(&self.settings.queue_url);
+        let answer = request.set_entries(Some(entries)).send().await;
+        let answer = answer.map_err(|error| DisplayErrorContext(error).to_string())?;
+        match answer.failed().first() {
+            Some(failed) => Err(format!("{}: {}", failed.code(), failed.message().unwrap_or_default())),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps a message hidden from others for that long from now on. One request.
+    async fn keep(&self, handle: &str, hidden: Duration) -> Result<(), String> {
+        let request = self.client.change_message_visibility().queue_url(&self.settings.queue_url);
+        let request = request.receipt_handle(handle).visibility_timeout(seconds(hidden.as_secs().min(HIDDEN_S_MAX)));
+        request.send().await.map(|_| ()).map_err(|error| DisplayErrorContext(error).to_string())
+    }
+}
+
+fn seconds(value: u64) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+/// Reads the queue until `stop`. A queue that does not answer is asked again for ever, and keeps no listing from its turn.
+pub(crate) async fn run(
+    listener: Arc<Listener>,
+    queue: EventQueue,
+    stop: CancellationToken,
+) -> Result<(), IngestError> {
+    declare();
+    let reader = Reader { listener, queue, said: Mutex::default() };
+    join_all((0..reader.queue.settings.receivers).map(|_| reader.read(&stop))).await;
+    Ok(())
+}
+
+fn declare() {
+    for fate in Fate::ALL {
+        metrics::EVENT_MESSAGES.with_label_values(&[fate.name()]);
+    }
+    metrics::EVENT_QUEUE_FAILURES.inc_by(0);
+    was_read();
+}
+
+/// From its start on: a queue that never answers is seen by its age too.
+fn was_read() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    metrics::EVENT_QUEUE_READ.set(now.as_secs() as i64);
+}
+
+struct Reader {
+    listener: Arc<Listener>,
+    queue: EventQueue,
+    /// Messages that cannot be read, and kinds of no interest, of which a line was written.
+    said: Mutex<HashSet<String>>,
+}
+
+impl Reader {
+    async fn read(&self, stop: &CancellationToken) {
+        let mut failures = 0;
+        while let Some(received) = stop.run_until_cancelled(self.queue.receive()).await {
+            match received {
+                Ok(messages) => {
+                    failures = 0;
+                    was_read();
+                    self.settle(messages, stop).await;
+                }
+                Err(error) => {
+                    failures += 1;
+                    metrics::EVENT_QUEUE_FAILURES.inc();
+                    let pause = self.listener.back_off().after(failures);
+                    let (queue, pause_ms) = (&self.queue.settings.queue_url, pause.as_millis() as u64);
+                    tracing::warn!(queue, error, failures, pause_ms, "the event queue cannot be read, trying again");
+                    stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, messages: Vec<Message>, stop: &CancellationToken) {
+        let fates = join_all(messages.iter().map(|message| self.fate(message, stop))).await;
+        for fate in &fates {
+            metrics::EVENT_MESSAGES.with_label_values(&[fate.name()]).inc();
+        }
+        let done = messages.into_iter().zip(fates).filter(|(_, fate)| fate.is_done());
+        let handles: Vec<String> = done.filter_map(|(message, _)| message.receipt_handle).collect();
+        if handles.is_empty() {
+            return;
+        }
+        if let Err(error) = self.queue.delete(handles).await {
+            metrics::EVENT_QUEUE_FAILURES.inc();
+            let queue = &self.queue.settings.queue_url;
+            tracing::warn!(queue, error, "settled messages were not deleted from the event queue: they come again");
+        }
+    }
+
+    async fn fate(&self, message: &Message, stop: &CancellationToken) -> Fate {
+        let id = message.message_id().unwrap_or_default();
+        let told = match read(message.body().unwrap_or_default().as_bytes()) {
+            Ok(told) => told,
+            Err(error) => {
+                if self.is_unsaid(id) {
+                    let queue = &self.queue.settings.queue_url;
+                    tracing::warn!(queue, message = id, %error, "left a message to the queue's dead letters");
+                }
+                return Fate::Unreadable;
+            }
+        };
+        let mut objects = Vec::new();
+        for told in told {
+            match told {
+                Told::Object { bucket, key } => objects.push((bucket, key)),
+                Told::Test => {}
+                Told::Other(kind) => {
+                    if self.is_unsaid(&kind) {
+                        tracing::info!(kind = kind.escape_debug().to_string(), "events of this kind are passed over");
+                    }
+                }
+            }
+        }
+        self.fate_of(message.receipt_handle().unwrap_or_default(), &objects, stop).await
+    }
+
+    fn is_unsaid(&self, what: &str) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() >= SAID_MAX {
+            said.clear();
+        }
+        said.insert(what.to_owned())
+    }
+
+    /// Looks at the objects until they are settled. While the ledger does not answer the message is kept: to let it go would
+    /// only spend the times that it may come before it is taken for a dead letter.
+    async fn fate_of(&self, handle: &str, objects: &[(String, String)], stop: &CancellationToken) -> Fate {
+        let mut failures = 0;
+        loop {
+            let looks = join_all(objects.iter().map(|(bucket, key)| self.look(bucket, key))).await;
+            match worst(&looks) {
+                Worst::Nothing => return Fate::Other,
+                Worst::Looked(Looked::Settled) => return Fate::Settled,
+                Worst::Looked(Looked::Unread) => return Fate::Left,
+                Worst::Looked(Looked::NoLedger) => {}
+            }
+            failures += 1;
+            let pause = self.listener.back_off().after(failures);
+            let hidden = pause + Duration::from_secs(self.queue.settings.hidden_s);
+            if self.queue.keep(handle, hidden).await.is_err()
+                || stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none()
+            {
+                return Fate::Left;
+            }
+        }
+    }
+
+    /// What a look at a key came to; `None` where it is nobody's.
+    async fn look(&self, bucket: &str, key: &str) -> Option<Looked> {
+        // Half of the time that it is hidden from others: what comes later comes to them as well.
+        let limit = Duration::from_secs(self.queue.settings.hidden_s) / 2;
+        match self.listener.hints.look(bucket, key) {
+            Look::Nobodys => None,
+            Look::Full => Some(Looked::Unread),
+            Look::Comes(told) => Some(match tokio::time::timeout(limit, told).await {
+                Ok(Ok(looked)) => looked,
+                // It waits for the listing, or its domain stopped.
+                Ok(Err(_)) | Err(_) => Looked::Unread,
+            }),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Worst {
+    /// No look was needed.
+    Nothing,
+    Looked(Looked),
+}
+
+/// A message is settled once all its objects are.
+fn worst(looks: &[Option<Looked>]) -> Worst {
+    let looks: Vec<Looked> = looks.iter().flatten().copied().collect();
+    for found in [Looked::NoLedger, Looked::Unread, Looked::Settled] {
+        if looks.contains(&found) {
+            return Worst::Looked(found);
+        }
+    }
+    Worst::Nothing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_settled_once_all_its_objects_are() {
+        use Looked::{NoLedger, Settled, Unread};
+        let cases: [(&[Option<Looked>], Worst); 6] = [
+            (&[], Worst::Nothing),
+            (&[None, None], Worst::Nothing),
+            (&[None, Some(Settled)], Worst::Looked(Settled)),
+            (&[Some(Settled), Some(Unread)], Worst::Looked(Unread)),
+            (&[Some(Unread), Some(NoLedger)], Worst::Looked(NoLedger)),
+            (&[Some(Unread), None], Worst::Looked(Unread)),
+        ];
+        for (looks, expected) in cases {
+            assert_eq!(worst(looks), expected, "{looks:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_needs_nothing_more_is_deleted() {
+        let done: Vec<&str> = Fate::ALL.into_iter().filter(|fate| fate.is_done()).map(Fate::name).collect();
+        assert_eq!(done, ["settled", "other"]);
+    }
+}
