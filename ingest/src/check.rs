@@ -7,6 +7,7 @@ use freshet_topics::{Cell, Column, Domain, Otherwise, RawRow};
 use sha2::{Digest, Sha256};
 
 use crate::frame::{FrameError, FrameLimits, Framer, Record};
+use crate::header::names::shown;
 use crate::header::{Header, HeaderError};
 use crate::producer::VALUE_BYTES_MAX;
 
@@ -60,6 +61,8 @@ pub(crate) struct Checked {
 /// Takes a file piece by piece, however it is cut.
 pub(crate) struct Checker {
     domain: &'static Domain,
+    /// What its columns may be of instead.
+    others: Vec<&'static Domain>,
     /// Columns with a rule that rejects the file, with their place in the domain.
     failing: Vec<(usize, &'static Column)>,
     framer: Framer,
@@ -73,6 +76,7 @@ impl Checker {
     /// Keeps the bytes of a file of at most `keep_bytes_max`; `expected_bytes` is room made for them at once.
     pub(crate) fn new(
         domain: &'static Domain,
+        others: &[&'static Domain],
         limits: FrameLimits,
         keep_bytes_max: usize,
         expected_bytes: usize,
@@ -80,8 +84,9 @@ impl Checker {
         let fails = |column: &&Column| column.rules.iter().any(|rule| rule.otherwise == Otherwise::Fail);
         Checker {
             domain,
+            others: others.to_vec(),
             failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
-            framer: Framer::new(limits),
+            framer: Framer::new(limits, domain.delimiter),
             header: None,
             hash: Sha256::new(),
             kept: (expected_bytes <= keep_bytes_max).then(|| Vec::with_capacity(expected_bytes)),
@@ -97,26 +102,16 @@ impl Checker {
         }
         let mut input = piece;
         while let Some(record) = self.framer.next(&mut input)? {
-            match &self.header {
-                Some(header) => {
-                    check_rules(&self.failing, header, &record)?;
-                    check_row(self.domain, header, &record)?;
-                }
-                None => self.header = Some(Header::read(self.domain, &record)?),
-            }
+            Checking { domain: self.domain, others: &self.others, failing: &self.failing }
+                .take(&mut self.header, &record)?;
         }
         Ok(())
     }
 
     pub(crate) fn finish(mut self) -> Result<Checked, FileReject> {
-        if let Some(record) = self.framer.finish()? {
-            match &self.header {
-                Some(header) => {
-                    check_rules(&self.failing, header, &record)?;
-                    check_row(self.domain, header, &record)?;
-                }
-                None => self.header = Some(Header::read(self.domain, &record)?),
-            }
+        while let Some(record) = self.framer.finish()? {
+            Checking { domain: self.domain, others: &self.others, failing: &self.failing }
+                .take(&mut self.header, &record)?;
         }
         let header = self.header.ok_or(HeaderError::NoHeader)?;
         let ignored_columns = header.ignored_columns().iter().map(ToString::to_string).collect();
@@ -126,6 +121,29 @@ impl Checker {
             content: Content { sha256: self.hash.finalize().to_vec(), ignored_columns },
             kept: self.kept,
         })
+    }
+}
+
+/// What a record is checked by.
+struct Checking<'a> {
+    domain: &'static Domain,
+    others: &'a [&'static Domain],
+    failing: &'a [(usize, &'static Column)],
+}
+
+impl Checking<'_> {
+    /// Takes the header, then row after row.
+    fn take(&self, header: &mut Option<Header>, record: &Record<'_>) -> Result<(), FileReject> {
+        match header {
+            Some(header) => {
+                check_rules(self.failing, header, record)?;
+                check_row(self.domain, header, record)
+            }
+            None => {
+                *header = Some(Header::read(self.domain, self.others, record)?);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -143,7 +161,7 @@ fn check_rules(failing: &[(usize, &'static Column)], header: &Header, record: &R
         {
             let value = match column.personal {
                 true => "…".to_owned(),
-                false => text.chars().take(VALUE_CHARS_MAX).flat_map(char::escape_debug).collect(),
+                false => shown(text, VALUE_CHARS_MAX),
             };
             return Err(FileReject::Rule { line: record.line(), column: column.name, value, rule: refused.rule });
         }
@@ -169,17 +187,18 @@ fn check_row(domain: &Domain, header: &Header, record: &Record<'_>) -> Result<()
 /// Reads just the header again, for a reading that resumes.
 pub(crate) struct HeaderReader {
     domain: &'static Domain,
+    others: Vec<&'static Domain>,
     framer: Framer,
 }
 
 impl HeaderReader {
-    pub(crate) fn new(domain: &'static Domain, limits: FrameLimits) -> Self {
-        HeaderReader { domain, framer: Framer::new(limits) }
+    pub(crate) fn new(domain: &'static Domain, others: &[&'static Domain], limits: FrameLimits) -> Self {
+        HeaderReader { domain, others: others.to_vec(), framer: Framer::new(limits, domain.delimiter) }
     }
 
     pub(crate) fn feed(&mut self, mut piece: &[u8]) -> Result<Option<Header>, FileReject> {
         match self.framer.next(&mut piece)? {
-            Some(record) => Ok(Some(Header::read(self.domain, &record)?)),
+            Some(record) => Ok(Some(Header::read(self.domain, &self.others, &record)?)),
             None => Ok(None),
         }
     }
@@ -193,7 +212,7 @@ mod tests {
     use freshet_topics::{DOMAINS, Rule};
 
     fn check(domain: &'static Domain, file: &[u8], cut: usize, keep: usize) -> Result<Checked, FileReject> {
-        let mut checker = Checker::new(domain, FrameLimits::default(), keep, 0);
+        let mut checker = Checker::new(domain, freshet_topics::domains::all(), FrameLimits::default(), keep, 0);
         for piece in file.chunks(cut) {
             checker.feed(piece)?;
         }
@@ -254,7 +273,7 @@ mod tests {
         let cases = [
             (String::new(), "no header"),
             ("\n\n".into(), "no header"),
-            (format!("{good}\"unclosed"), "never closed"),
+            (format!("\"{good}"), "line 1: a quote opens in the header here"),
             (format!("{good}a\0b\n"), "NUL"),
             (format!("{good}1,{long}\n"), "longer than the 900000 bytes"),
         ];
@@ -262,6 +281,7 @@ mod tests {
             let reject = check(domain, file.as_bytes(), 1 << 16, 0).err().expect(expected).to_string();
             assert!(reject.contains(expected), "{reject}");
         }
+        assert!(check(domain, format!("{good}\"unclosed").as_bytes(), 9, 0).is_ok(), "that is one row's fault");
         assert!(check(domain, good.lines().next().expect("header").as_bytes(), 5, 0).is_ok_and(|file| file.rows == 0));
     }
 }

@@ -26,7 +26,7 @@ const LIMITS: [(&str, &str); 8] = [
 ];
 
 /// Names that freshet counts under itself; a rule of a contract takes another.
-const TAKEN: [&str; 14] = [
+const TAKEN: [&str; 15] = [
     crate::judge::REQUIRED_EMPTY,
     crate::judge::EMPTY_TO_DEFAULT,
     crate::judge::MISSING_VALUE,
@@ -39,6 +39,7 @@ const TAKEN: [&str; 14] = [
     crate::cast::OVERFLOW_TO_INFINITY,
     crate::cast::ZONE_ASSUMED,
     "extra_cells",
+    "stray_quote",
     "refused_by_database",
     "malformed_message",
 ];
