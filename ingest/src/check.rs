@@ -7,6 +7,7 @@ use freshet_topics::{Cell, Column, Domain, Otherwise, RawRow};
 use sha2::{Digest, Sha256};
 
 use crate::frame::{FrameError, FrameLimits, Framer, Record};
+use crate::header::names::shown;
 use crate::header::{Header, HeaderError};
 use crate::overtaken::Overtaken;
 use crate::producer::VALUE_BYTES_MAX;
@@ -64,6 +65,8 @@ pub(crate) struct Checked {
 /// Takes a file piece by piece, however it is cut.
 pub(crate) struct Checker {
     domain: &'static Domain,
+    /// What its columns may be of instead.
+    others: Vec<&'static Domain>,
     /// Columns with a rule that rejects the file, with their place in the domain.
     failing: Vec<(usize, &'static Column)>,
     overtaken: Overtaken,
@@ -78,6 +81,7 @@ impl Checker {
     /// Keeps the bytes of a file of at most `keep_bytes_max`; `expected_bytes` is room made for them at once.
     pub(crate) fn new(
         domain: &'static Domain,
+        others: &[&'static Domain],
         limits: FrameLimits,
         keep_bytes_max: usize,
         expected_bytes: usize,
@@ -85,9 +89,10 @@ impl Checker {
         let fails = |column: &&Column| column.rules.iter().any(|rule| rule.otherwise == Otherwise::Fail);
         Checker {
             domain,
+            others: others.to_vec(),
             failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
             overtaken: Overtaken::new(domain),
-            framer: Framer::new(limits),
+            framer: Framer::new(limits, domain.delimiter),
             header: None,
             hash: Sha256::new(),
             kept: (expected_bytes <= keep_bytes_max).then(|| Vec::with_capacity(expected_bytes)),
@@ -103,28 +108,22 @@ impl Checker {
         }
         let mut input = piece;
         while let Some(record) = self.framer.next(&mut input)? {
-            match &self.header {
-                Some(header) => {
-                    check_rules(&self.failing, header, &record)?;
-                    check_row(self.domain, header, &record)?;
-                    self.overtaken.take(header, &record);
-                }
-                None => self.header = Some(Header::read(self.domain, &record)?),
-            }
+            Checking { domain: self.domain, others: &self.others, failing: &self.failing }.take(
+                &mut self.header,
+                &mut self.overtaken,
+                &record,
+            )?;
         }
         Ok(())
     }
 
     pub(crate) fn finish(mut self) -> Result<Checked, FileReject> {
-        if let Some(record) = self.framer.finish()? {
-            match &self.header {
-                Some(header) => {
-                    check_rules(&self.failing, header, &record)?;
-                    check_row(self.domain, header, &record)?;
-                    self.overtaken.take(header, &record);
-                }
-                None => self.header = Some(Header::read(self.domain, &record)?),
-            }
+        while let Some(record) = self.framer.finish()? {
+            Checking { domain: self.domain, others: &self.others, failing: &self.failing }.take(
+                &mut self.header,
+                &mut self.overtaken,
+                &record,
+            )?;
         }
         let header = self.header.ok_or(HeaderError::NoHeader)?;
         let content = Content {
@@ -150,6 +149,36 @@ fn absent_defaults(domain: &Domain, header: &Header) -> Vec<String> {
     absent.map(|column| column.name.to_owned()).collect()
 }
 
+/// What a record is checked by.
+struct Checking<'a> {
+    domain: &'static Domain,
+    others: &'a [&'static Domain],
+    failing: &'a [(usize, &'static Column)],
+}
+
+impl Checking<'_> {
+    /// Takes the header, then row after row.
+    fn take(
+        &self,
+        header: &mut Option<Header>,
+        overtaken: &mut Overtaken,
+        record: &Record<'_>,
+    ) -> Result<(), FileReject> {
+        match header {
+            Some(header) => {
+                check_rules(self.failing, header, record)?;
+                check_row(self.domain, header, record)?;
+                overtaken.take(header, record);
+                Ok(())
+            }
+            None => {
+                *header = Some(Header::read(self.domain, self.others, record)?);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Judges the cells of columns that may reject the file.
 fn check_rules(failing: &[(usize, &'static Column)], header: &Header, record: &Record<'_>) -> Result<(), FileReject> {
     if failing.is_empty() {
@@ -164,7 +193,7 @@ fn check_rules(failing: &[(usize, &'static Column)], header: &Header, record: &R
         {
             let value = match column.personal {
                 true => "…".to_owned(),
-                false => text.chars().take(VALUE_CHARS_MAX).flat_map(char::escape_debug).collect(),
+                false => shown(text, VALUE_CHARS_MAX),
             };
             return Err(FileReject::Rule { line: record.line(), column: column.name, value, rule: refused.rule });
         }
@@ -190,17 +219,18 @@ fn check_row(domain: &Domain, header: &Header, record: &Record<'_>) -> Result<()
 /// Reads just the header again, for a reading that resumes.
 pub(crate) struct HeaderReader {
     domain: &'static Domain,
+    others: Vec<&'static Domain>,
     framer: Framer,
 }
 
 impl HeaderReader {
-    pub(crate) fn new(domain: &'static Domain, limits: FrameLimits) -> Self {
-        HeaderReader { domain, framer: Framer::new(limits) }
+    pub(crate) fn new(domain: &'static Domain, others: &[&'static Domain], limits: FrameLimits) -> Self {
+        HeaderReader { domain, others: others.to_vec(), framer: Framer::new(limits, domain.delimiter) }
     }
 
     pub(crate) fn feed(&mut self, mut piece: &[u8]) -> Result<Option<Header>, FileReject> {
         match self.framer.next(&mut piece)? {
-            Some(record) => Ok(Some(Header::read(self.domain, &record)?)),
+            Some(record) => Ok(Some(Header::read(self.domain, &self.others, &record)?)),
             None => Ok(None),
         }
     }
@@ -214,7 +244,7 @@ mod tests {
     use freshet_topics::{DOMAINS, Rule};
 
     fn check(domain: &'static Domain, file: &[u8], cut: usize, keep: usize) -> Result<Checked, FileReject> {
-        let mut checker = Checker::new(domain, FrameLimits::default(), keep, 0);
+        let mut checker = Checker::new(domain, freshet_topics::domains::all(), FrameLimits::default(), keep, 0);
         for piece in file.chunks(cut) {
             checker.feed(piece)?;
         }
@@ -292,7 +322,7 @@ mod tests {
         let cases = [
             (String::new(), "no header"),
             ("\n\n".into(), "no header"),
-            (format!("{good}\"unclosed"), "never closed"),
+            (format!("\"{good}"), "line 1: a quote opens in the header here"),
             (format!("{good}a\0b\n"), "NUL"),
             (format!("{good}1,{long}\n"), "longer than the 900000 bytes"),
         ];
@@ -300,6 +330,7 @@ mod tests {
             let reject = check(domain, file.as_bytes(), 1 << 16, 0).err().expect(expected).to_string();
             assert!(reject.contains(expected), "{reject}");
         }
+        assert!(check(domain, format!("{good}\"unclosed").as_bytes(), 9, 0).is_ok(), "that is one row's fault");
         assert!(check(domain, good.lines().next().expect("header").as_bytes(), 5, 0).is_ok_and(|file| file.rows == 0));
     }
 }

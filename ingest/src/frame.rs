@@ -1,23 +1,28 @@
 //! Bytes to rows: the same bytes give the same records, lines and positions, however they are cut into chunks
 //! and wherever a reading resumes, in bounded memory.
 //!
-//! The grammar is `csv-core`'s: comma, double quote, `""` for a quote within quotes, records ended by LF, CRLF
-//! or a lone CR; text after a closing quote belongs to the field, and a quote within an unquoted field is text.
-//! What it leaves open is done here:
+//! The grammar is RFC 4180's with a delimiter of the contract's: double quotes, `""` for a quote within quotes, records
+//! ended by LF, CRLF or a lone CR; a quote within an unquoted cell is text.
 //!
 //! - *Exact places.* Line ends before a record are consumed here, and a record ended by CR is held until the
 //!   next byte shows whether an LF belongs to it. So a record's line, and the [`Position`] after it, do not
 //!   depend on the chunks.
-//! - *Bounds.* A field, a record and the number of fields are limited; `csv-core` is given just the room up to
-//!   the nearest limit, so that a file over one fails at the same byte each time.
-//! - *Faults of the file.* A NUL byte, invalid UTF-8 and an unclosed quote end the reading: after an `Err` the
-//!   framer is of no further use.
-//! - *Speed.* A line without a quote that lies whole in the input is split at its commas, and never reaches
-//!   `csv-core`. That is the same grammar, since only a quote gives a comma or a line end another meaning.
+//! - *Stray quotes.* Where text follows a closing quote, or a quote is never closed, only the line on which it opened is
+//!   given up: it is a record of its own ([`Record::stray_quote`]), and the reading goes on with the line after it. What
+//!   was read beyond is held for that, and is bounded as a record is.
+//! - *Bounds.* A cell, a record and the number of cells are limited; a file over a limit fails at the same byte each time.
+//! - *Faults of the file.* A NUL byte and invalid UTF-8 end the reading: after an `Err` the framer is of no further use.
+//! - *Speed.* A line without a quote that lies whole in the input is split at its delimiters where it lies.
 
-use memchr::{memchr, memchr_iter, memchr2_iter, memchr3};
+mod quotes;
+
+use memchr::{memchr, memchr_iter, memchr2, memchr2_iter, memchr3};
+
+use self::quotes::{InCell, Span};
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Bytes that are taken from the input at once where a record is read byte by byte.
+const HOLD_BYTES_MAX: usize = 64 << 10;
 
 /// Bounds on what one record may take. Counted in bytes of cell text, without quotes, commas and line ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +31,7 @@ pub struct FrameLimits {
     pub record_bytes_max: usize,
     /// Fields of a record. Default 1024.
     pub fields_max: usize,
-    /// Text of a field, in bytes. Default 256 KiB: an unclosed quote is noticed after this much.
+    /// Text of a field, in bytes. Default 256 KiB: a quote that is still open after this much is a stray one.
     pub field_bytes_max: usize,
 }
 
@@ -60,11 +65,14 @@ impl Default for Position {
 pub enum FrameError {
     #[error("line {line}: a NUL byte, so this is not UTF-8 text (it may be UTF-16 or binary)")]
     NulByte { line: u64 },
-    #[error("line {line}: invalid UTF-8; save the file as UTF-8")]
+    #[error(
+        "line {line}: invalid UTF-8, so this is probably Windows-1252: save the file as CSV UTF-8, or say `encoding` in the \
+         contract"
+    )]
     InvalidUtf8 { line: u64 },
-    #[error("line {line}: a quote opened here is never closed")]
-    UnclosedQuote { line: u64 },
-    #[error("line {line}: a field that starts here is longer than {limit} bytes; a quote may be left open")]
+    #[error("line {line}: a quote opens in the header here, and is never closed or has text after its end")]
+    StrayQuote { line: u64 },
+    #[error("line {line}: a field that starts here is longer than {limit} bytes")]
     FieldTooLong { line: u64, limit: usize },
     #[error("line {line}: the record is longer than {limit} bytes")]
     RecordTooLong { line: u64, limit: usize },
@@ -80,6 +88,7 @@ pub struct Record<'a> {
     gap: usize,
     line: u64,
     row: Option<i64>,
+    is_stray: bool,
 }
 
 impl<'a> Record<'a> {
@@ -93,7 +102,13 @@ impl<'a> Record<'a> {
         self.row
     }
 
-    /// How many cells the record has; at least 1.
+    /// The line as it stands (at most 64 KiB of it), where a quote that opens on it is never closed or has text after its
+    /// end: such a record has no cells.
+    pub fn stray_quote(&self) -> Option<&'a str> {
+        self.is_stray.then_some(self.text)
+    }
+
+    /// How many cells the record has; at least 1, but where it has a stray quote.
     #[allow(clippy::len_without_is_empty, reason = "a record without cells is a blank line, and skipped")]
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -119,8 +134,10 @@ enum State {
     Bom(usize),
     /// At a boundary or among blank lines; whether the last byte was a CR, so that an LF is no line of its own.
     Between { after_cr: bool },
-    /// Within a record that `csv-core` reads.
+    /// Within a record that is read byte by byte.
     Inside,
+    /// Behind a stray quote, on the line on which it opened.
+    Skipping,
     /// The record is complete but for the LF that may belong to its CR.
     AfterCr,
 }
@@ -128,18 +145,27 @@ enum State {
 /// Cuts bytes into records.
 pub struct Framer {
     limits: FrameLimits,
-    csv: csv_core::Reader,
-    /// The text of the record under way: `text_len` bytes of it, the rest is room.
+    delimiter: u8,
+    /// Bytes of the input that may have to be read again, up to `at` read already; the record under way begins at `start`.
+    held: Vec<u8>,
+    start: usize,
+    at: usize,
+    /// The text of the record under way, and where its cells end in it. Between two cells lie `gap` bytes.
     text: Vec<u8>,
-    text_len: usize,
-    /// Where its fields end in `text`: `ends_len` of them. Between two fields lie `gap` bytes.
     ends: Vec<usize>,
-    ends_len: usize,
     gap: usize,
-    /// Bytes the record took in the file, its line end not counted.
-    raw_len: usize,
+    cell: InCell,
+    /// Whether the record has a quoted cell.
+    is_quoted: bool,
+    /// The line on which the quote of the cell under way opened, and where that line ends.
+    opened_line: u64,
+    span: Option<Span>,
+    /// The first quoted cell of the record that goes over a line end.
+    first_span: Option<Span>,
+    /// The line of the record's stray quote.
+    stray_line: Option<u64>,
     state: State,
-    /// How far the input is consumed.
+    /// How far the file is read.
     byte: u64,
     line: u64,
     record_line: u64,
@@ -150,30 +176,33 @@ pub struct Framer {
 
 impl Framer {
     /// At the start of a file: a BOM is skipped, and the first record is the header.
-    pub fn new(limits: FrameLimits) -> Self {
-        Framer::at(limits, Position::default(), State::Bom(0), None)
+    pub fn new(limits: FrameLimits, delimiter: u8) -> Self {
+        Framer::at(limits, delimiter, Position::default(), State::Bom(0), None)
     }
 
     /// At a record boundary of a former reading of the same bytes, after its header: the next byte given is
     /// `at.byte`, the next record is data row `at.row`.
-    pub fn resume(limits: FrameLimits, at: Position) -> Self {
-        Framer::at(limits, at, State::Between { after_cr: false }, Some(at.row))
+    pub fn resume(limits: FrameLimits, delimiter: u8, at: Position) -> Self {
+        Framer::at(limits, delimiter, at, State::Between { after_cr: false }, Some(at.row))
     }
 
-    fn at(limits: FrameLimits, at: Position, state: State, row_next: Option<i64>) -> Self {
+    fn at(limits: FrameLimits, delimiter: u8, at: Position, state: State, row_next: Option<i64>) -> Self {
         assert!(limits.record_bytes_max > 0 && limits.fields_max > 0 && limits.field_bytes_max > 0);
-        let mut csv = csv_core::Reader::new();
-        // It would strip a BOM from its first bytes, which are seldom the file's.
-        csv.read_record(&[], &mut [], &mut []);
         Framer {
             limits,
-            csv,
-            text: vec![0; 4096],
-            text_len: 0,
-            ends: vec![0; limits.fields_max + 1],
-            ends_len: 0,
+            delimiter,
+            held: Vec::new(),
+            start: 0,
+            at: 0,
+            text: Vec::new(),
+            ends: Vec::new(),
             gap: 0,
-            raw_len: 0,
+            cell: InCell::Start,
+            is_quoted: false,
+            opened_line: at.line,
+            span: None,
+            first_span: None,
+            stray_line: None,
             state,
             byte: at.byte,
             line: at.line,
@@ -189,34 +218,32 @@ impl Framer {
     /// # Errors
     /// The file's fault; the reading is over.
     pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Record<'a>>, FrameError> {
-        if let State::Bom(seen) = self.state {
-            self.skip_bom(seen, input)?;
-            if let State::Bom(_) = self.state {
-                return Ok(None);
+        if self.complete(input)? { self.emit().map(Some) } else { Ok(None) }
+    }
+
+    /// The next of the last records, at the end of the file; `None` after the last. More than one is left where a quote
+    /// is still open.
+    ///
+    /// # Errors
+    /// The file's fault; the reading is over.
+    pub fn finish(&mut self) -> Result<Option<Record<'_>>, FrameError> {
+        loop {
+            if self.complete(&mut [].as_slice())? {
+                return self.emit().map(Some);
             }
-        }
-        while self.complete(input)? {
+            match self.state {
+                State::Bom(0) | State::Between { .. } => return Ok(None),
+                State::Bom(seen) => {
+                    self.end_bom(seen);
+                    continue;
+                }
+                State::AfterCr | State::Skipping => self.state = State::Between { after_cr: false },
+                State::Inside => self.end_of_file()?,
+            }
             if !self.is_blank() {
                 return self.emit().map(Some);
             }
         }
-        Ok(None)
-    }
-
-    /// The last record, where the file does not end in a line end. Call it once, at the end of the file.
-    ///
-    /// # Errors
-    /// The file's fault; among them a quote that is still open.
-    pub fn finish(&mut self) -> Result<Option<Record<'_>>, FrameError> {
-        if let State::Bom(seen) = self.state {
-            self.end_bom(seen)?;
-        }
-        match self.state {
-            State::Bom(_) | State::Between { .. } => return Ok(None),
-            State::AfterCr => self.state = State::Between { after_cr: true },
-            State::Inside => self.end_last_line()?,
-        }
-        if self.is_blank() { Ok(None) } else { self.emit().map(Some) }
     }
 
     /// The boundary after the last record returned, its line end included.
@@ -224,81 +251,88 @@ impl Framer {
         self.boundary
     }
 
-    fn skip_bom(&mut self, mut seen: usize, input: &mut &[u8]) -> Result<(), FrameError> {
-        while seen < BOM.len() {
-            match input.split_first() {
-                None => {
-                    self.state = State::Bom(seen);
-                    return Ok(());
-                }
-                Some((&byte, rest)) if byte == BOM[seen] => {
-                    *input = rest;
-                    seen += 1;
-                }
-                Some(_) => break,
-            }
-        }
-        self.end_bom(seen)
-    }
-
-    /// A whole BOM is counted and forgotten; what merely began like one is text.
-    fn end_bom(&mut self, seen: usize) -> Result<(), FrameError> {
-        self.state = State::Between { after_cr: false };
-        if seen == BOM.len() {
-            self.byte += seen as u64;
-            return Ok(());
-        }
-        let complete = self.complete(&mut &BOM[..seen])?;
-        debug_assert!(!complete, "there is no line end in it");
-        Ok(())
-    }
-
     /// Goes on until a record is complete (true) or the input is consumed (false).
     fn complete(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
         loop {
-            match self.state {
+            let is_record = match self.state {
+                State::Bom(seen) => match self.skip_bom(seen, input) {
+                    true => false,
+                    false => return Ok(false),
+                },
                 State::AfterCr => {
-                    let Some(&byte) = input.first() else { return Ok(false) };
+                    let Some(byte) = self.peek(input) else { return Ok(false) };
                     if byte == b'\n' {
                         self.consume(input, 1);
                     }
                     self.state = State::Between { after_cr: false };
-                    return Ok(true);
+                    true
                 }
-                State::Bom(_) | State::Between { .. } => {
+                State::Between { .. } => {
                     self.skip_line_ends(input);
-                    if input.is_empty() {
+                    if self.peek(input).is_none() {
                         return Ok(false);
                     }
-                    (self.text_len, self.ends_len, self.raw_len) = (0, 0, 0);
-                    self.record_line = self.line;
-                    if !self.take_plain_line(input) {
-                        self.gap = 0;
-                        self.state = State::Inside;
-                    }
+                    self.begin_record();
+                    self.take_plain_line(input)
                 }
                 State::Inside => {
-                    if !self.read_csv(input)? {
+                    self.read_held()?;
+                    if self.state == State::Inside && !self.hold(input) {
                         return Ok(false);
                     }
+                    matches!(self.state, State::Between { .. })
                 }
-            }
-            // Either step may have brought a whole record, ended by an LF.
-            if let State::Between { .. } = self.state {
+                State::Skipping => match self.skip_line(input) {
+                    true => matches!(self.state, State::Between { .. }),
+                    false => return Ok(false),
+                },
+            };
+            if is_record && matches!(self.state, State::Between { .. }) && !self.is_blank() {
                 return Ok(true);
             }
         }
     }
 
+    /// The next byte, held or of the input.
+    fn peek(&self, input: &[u8]) -> Option<u8> {
+        self.held.get(self.at).or(input.first()).copied()
+    }
+
     fn consume(&mut self, input: &mut &[u8], count: usize) {
-        *input = &input[count..];
+        match self.at < self.held.len() {
+            true => self.at += count,
+            false => *input = &input[count..],
+        }
         self.byte += count as u64;
+    }
+
+    /// Passes over byte order marks; whether what comes next is known to be none.
+    fn skip_bom(&mut self, mut seen: usize, input: &mut &[u8]) -> bool {
+        while let Some((&byte, rest)) = input.split_first() {
+            if byte != BOM[seen] {
+                self.end_bom(seen);
+                return true;
+            }
+            *input = rest;
+            seen += 1;
+            if seen == BOM.len() {
+                self.byte += seen as u64;
+                seen = 0;
+            }
+        }
+        self.state = State::Bom(seen);
+        false
+    }
+
+    /// What merely began like a byte order mark is text.
+    fn end_bom(&mut self, seen: usize) {
+        self.state = State::Between { after_cr: false };
+        self.held.extend_from_slice(&BOM[..seen]);
     }
 
     fn skip_line_ends(&mut self, input: &mut &[u8]) {
         let mut after_cr = self.state == State::Between { after_cr: true };
-        let mut count = 0;
-        for byte in *input {
+        while let Some(byte) = self.peek(input) {
             match byte {
                 b'\n' if after_cr => after_cr = false,
                 b'\n' => self.line += 1,
@@ -311,61 +345,57 @@ impl Framer {
                     break;
                 }
             }
-            count += 1;
+            self.consume(input, 1);
         }
-        self.consume(input, count);
         self.state = State::Between { after_cr };
     }
 
-    /// Takes one whole line without quotes, if that is what comes next and no limit is near.
+    fn begin_record(&mut self) {
+        // What was read is left behind: at once where that is all, else when it is the greater part.
+        if self.at * 2 >= self.held.len() {
+            self.held.drain(..self.at);
+            self.at = 0;
+        }
+        self.text.clear();
+        self.ends.clear();
+        (self.is_quoted, self.span, self.first_span, self.stray_line) = (false, None, None, None);
+        self.record_line = self.line;
+    }
+
+    /// Takes one whole line without quotes, if that is what comes next and no limit is near; else begins to read byte by
+    /// byte.
     fn take_plain_line(&mut self, input: &mut &[u8]) -> bool {
-        let Some(end) = memchr3(b'\n', b'\r', b'"', input) else { return false };
         let bytes_max = self.limits.field_bytes_max.min(self.limits.record_bytes_max);
-        if input[end] == b'"' || end > bytes_max {
-            return false;
-        }
-        let mut fields = 0;
-        for comma in memchr_iter(b',', &input[..end]) {
-            if fields + 1 == self.limits.fields_max {
-                return false;
+        let source = if self.at < self.held.len() { &self.held[self.at..] } else { *input };
+        let end = memchr3(b'\n', b'\r', b'"', source).filter(|end| source[*end] != b'"' && *end <= bytes_max);
+        let Some(end) = end else { return self.begin_cells() };
+        for delimiter in memchr_iter(self.delimiter, &source[..end]) {
+            if self.ends.len() + 1 == self.limits.fields_max {
+                return self.begin_cells();
             }
-            self.ends[fields] = comma;
-            fields += 1;
+            self.ends.push(delimiter);
         }
-        self.ends[fields] = end;
-        self.ends_len = fields + 1;
+        self.ends.push(end);
         self.gap = 1;
-        self.make_room(end);
-        self.text[..end].copy_from_slice(&input[..end]);
-        (self.text_len, self.raw_len) = (end, end);
-        self.end_record(input[end]);
+        self.text.extend_from_slice(&source[..end]);
+        let line_end = source[end];
+        self.end_record(line_end);
         self.consume(input, end + 1);
         true
     }
 
-    /// Feeds `csv-core`; whether the record came to its end (of which an LF after a CR may be outstanding).
-    fn read_csv(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
-        while !input.is_empty() {
-            let room = (self.field_start() + self.limits.field_bytes_max).min(self.limits.record_bytes_max) + 1;
-            let room = room.min(self.text_len + input.len());
-            self.make_room(room);
-            let (result, read, written, ended) =
-                self.csv.read_record(input, &mut self.text[self.text_len..room], &mut self.ends[self.ends_len..]);
-            self.text_len += written;
-            self.ends_len += ended;
-            let is_record = result == csv_core::ReadRecordResult::Record;
-            self.raw_len += read - usize::from(is_record);
-            self.check_limits()?;
-            if is_record {
-                self.line += self.lines_before(self.text_len);
-                self.end_record(input[read - 1]);
-            }
-            self.consume(input, read);
-            if is_record {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn begin_cells(&mut self) -> bool {
+        self.ends.clear();
+        (self.gap, self.start, self.cell, self.state) = (0, self.at, InCell::Start, State::Inside);
+        false
+    }
+
+    /// Takes more of the input to what is held, at most to the end of a line; whether there is more.
+    fn hold(&mut self, input: &mut &[u8]) -> bool {
+        let end = memchr2(b'\n', b'\r', input).map_or(input.len(), |end| end + 1).min(HOLD_BYTES_MAX);
+        self.held.extend_from_slice(&input[..end]);
+        *input = &input[end..];
+        end > 0
     }
 
     fn end_record(&mut self, line_end: u8) {
@@ -373,55 +403,19 @@ impl Framer {
         self.state = if line_end == b'\r' { State::AfterCr } else { State::Between { after_cr: false } };
     }
 
-    /// At the end of the file within a record: a line end completes it, unless it is text of an open quote.
-    fn end_last_line(&mut self) -> Result<(), FrameError> {
-        let byte = self.byte;
-        let field_line = self.record_line + self.lines_before(self.field_start());
-        if !self.read_csv(&mut b"\n".as_slice())? {
-            return Err(self.nul_byte().unwrap_or(FrameError::UnclosedQuote { line: field_line }));
-        }
-        // That line end is not in the file.
-        self.byte = byte;
-        self.line -= 1;
-        Ok(())
-    }
-
-    fn make_room(&mut self, len: usize) {
-        if self.text.len() < len {
-            self.text.resize(len.next_power_of_two(), 0);
-        }
-    }
-
-    /// Where the field under way starts in `text`.
-    fn field_start(&self) -> usize {
-        self.ends[..self.ends_len].last().map_or(0, |end| end + self.gap)
-    }
-
-    fn check_limits(&self) -> Result<(), FrameError> {
-        let FrameLimits { record_bytes_max, fields_max, field_bytes_max } = self.limits;
-        let line = self.record_line;
-        let error = if self.text_len.saturating_sub(self.field_start()) > field_bytes_max {
-            let line = line + self.lines_before(self.field_start());
-            FrameError::FieldTooLong { line, limit: field_bytes_max }
-        } else if self.text_len > record_bytes_max {
-            FrameError::RecordTooLong { line, limit: record_bytes_max }
-        } else if self.ends_len > fields_max {
-            FrameError::TooManyFields { line, limit: fields_max }
-        } else {
-            return Ok(());
-        };
-        // A binary file is likely to be over a limit too; say what it is.
-        Err(self.nul_byte().unwrap_or(error))
+    /// Where the cell under way starts in `text`.
+    fn cell_start(&self) -> usize {
+        self.ends.last().map_or(0, |end| end + self.gap)
     }
 
     fn nul_byte(&self) -> Option<FrameError> {
-        let at = memchr(0, &self.text[..self.text_len])?;
+        let at = memchr(0, &self.text)?;
         Some(FrameError::NulByte { line: self.record_line + self.lines_before(at) })
     }
 
     fn invalid_utf8(&self) -> FrameError {
         let mut start = 0;
-        for &end in &self.ends[..self.ends_len] {
+        for &end in &self.ends {
             if let Err(error) = std::str::from_utf8(&self.text[start..end]) {
                 start += error.valid_up_to();
                 break;
@@ -432,36 +426,43 @@ impl Framer {
     }
 
     /// Line ends within the first `len` bytes of the record's text, all of them quoted. CR and LF are one only
-    /// within one field.
+    /// within one cell.
     fn lines_before(&self, len: usize) -> u64 {
         let text = &self.text[..len];
-        let is_pair =
-            |at: usize| at > 0 && text[at - 1] == b'\r' && self.ends[..self.ends_len].binary_search(&at).is_err();
+        let is_pair = |at: usize| at > 0 && text[at - 1] == b'\r' && self.ends.binary_search(&at).is_err();
         memchr2_iter(b'\n', b'\r', text).filter(|&at| text[at] == b'\r' || !is_pair(at)).count() as u64
     }
 
-    /// A line of blanks alone; `""` is not one, but a record of one empty cell.
+    /// A line of blanks and delimiters alone; `""` is none, but a record of one empty cell.
     fn is_blank(&self) -> bool {
-        self.ends_len == 1
-            && self.raw_len == self.text_len
-            && self.text[..self.text_len].iter().all(|byte| (1..=b' ').contains(byte))
+        let says_nothing = |byte: &u8| (1..=b' ').contains(byte) || (self.gap == 1 && *byte == self.delimiter);
+        !self.is_quoted && self.stray_line.is_none() && self.text.iter().all(says_nothing)
     }
 
     fn emit(&mut self) -> Result<Record<'_>, FrameError> {
         if let Some(error) = self.nul_byte() {
             return Err(error);
         }
-        let ends = &self.ends[..self.ends_len];
-        let Ok(text) = std::str::from_utf8(&self.text[..self.text_len]) else { return Err(self.invalid_utf8()) };
-        // Halves of a character in two neighbouring fields are valid only where they are joined.
-        if self.gap == 0 && !ends.iter().all(|&end| text.is_char_boundary(end)) {
+        if let Some(line) = self.stray_line {
+            return self.emit_stray(line);
+        }
+        let row = self.pass_boundary();
+        let (ends, gap, line) = (&self.ends[..], self.gap, self.record_line);
+        let Ok(text) = std::str::from_utf8(&self.text) else { return Err(self.invalid_utf8()) };
+        // Halves of a character in two neighbouring cells are valid only where they are joined.
+        if gap == 0 && !ends.iter().all(|&end| text.is_char_boundary(end)) {
             return Err(self.invalid_utf8());
         }
+        Ok(Record { text, ends, gap, line, row, is_stray: false })
+    }
+
+    /// The record ends here: gives its row.
+    fn pass_boundary(&mut self) -> Option<i64> {
         let row = self.row_next;
         let row_after = row.map_or(0, |row| row + 1);
         self.row_next = Some(row_after);
         self.boundary = Position { byte: self.byte, line: self.line, row: row_after };
-        Ok(Record { text, ends, gap: self.gap, line: self.record_line, row })
+        row
     }
 }
 

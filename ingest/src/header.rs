@@ -1,18 +1,24 @@
-//! The header of a file, matched to the columns of its domain: by name, in any order and case, blanks trimmed.
+//! The header of a file, matched to the columns of its domain: by name, in any order and case, however its words are
+//! parted, invisible characters around it trimmed.
 //!
 //! A canonical name beats an alias: where a file of locations has both `id` and `location_id`, the latter is
 //! an extra column. Which cell belongs to which column is decided once a file, so that a row costs no look-up.
+//!
+//! A slip in a heading must not lose a column without a word. So a file is rejected where none of its columns is one that
+//! the domain measures, and where a heading is nearly one that the file lacks; what the file is instead is said where it
+//! can be told ([`suspect`]).
+
+pub(crate) mod names;
+mod suspect;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use freshet_topics::cast;
-use freshet_topics::{Cell, Column, Domain, Instead, NewColumn, RawRow};
+use freshet_topics::{Cell, Column, Domain, Instead, NearMiss, NewColumn, RawRow};
 
+use self::names::{folded, listed, shortened, trimmed};
 use crate::frame::Record;
-
-/// Names listed in an error, and characters of each: an error stays readable whatever the file holds.
-const NAMES_SHOWN_MAX: usize = 30;
-const NAME_CHARS_MAX: usize = 40;
 
 /// Why a file cannot be of its domain. The text is the file's reject reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +27,7 @@ pub enum HeaderError {
     #[error("the file is empty: it has no header")]
     NoHeader,
     /// The file lacks columns that every file of the domain must have.
-    #[error("header: no column {missing}, which {domain} files must have; found: {found}")]
+    #[error("header: no column {missing}, which {domain} files must have; found: {found}{hints}")]
     Missing {
         /// The domain's name.
         domain: &'static str,
@@ -29,6 +35,52 @@ pub enum HeaderError {
         missing: String,
         /// The header as it stands, shortened.
         found: String,
+        /// The headings that are nearly columns, each after `; `.
+        hints: String,
+    },
+    /// The file has columns of the key alone: nothing that it says would load.
+    #[error("header: no column of {domain} beside its key, so nothing would be loaded; found: {found}{hints}")]
+    NoMeasure {
+        /// The domain's name.
+        domain: &'static str,
+        /// The header as it stands, shortened.
+        found: String,
+        /// The headings that are nearly columns, each after `; `.
+        hints: String,
+    },
+    /// Headings that are nearly columns which the file lacks.
+    #[error("header: {0}")]
+    NearMiss(String),
+    /// The columns are those of another domain.
+    #[error("header: these are columns of {other}, not of {domain}: drop the file under `{pattern}`")]
+    OtherDomain {
+        /// The domain's name.
+        domain: &'static str,
+        /// Whose columns they are.
+        other: &'static str,
+        /// Where files of that domain belong.
+        pattern: &'static str,
+    },
+    /// The columns stand there, parted otherwise.
+    #[error(
+        "header: the columns are parted by {found}, not by {delimiter}: save the file as CSV with {delimiter}, or say \
+         `delimiter` in the contract"
+    )]
+    Delimiter {
+        /// What parts them.
+        found: &'static str,
+        /// What is to part them.
+        delimiter: &'static str,
+    },
+    /// A line by which Excel tells itself the delimiter.
+    #[error("line {line}: `{text}` is for Excel alone: remove the line, and save the file as CSV with {delimiter}")]
+    SeparatorLine {
+        /// Where it stands.
+        line: u64,
+        /// The line, shortened.
+        text: String,
+        /// What is to part the columns.
+        delimiter: &'static str,
     },
     /// The file has columns that the domain does not have, and its contract rejects such files.
     #[error("header: {names} {verb} no column of {domain}, whose contract rejects files with new columns")]
@@ -70,20 +122,30 @@ pub struct Header {
 }
 
 impl Header {
-    /// Matches the first record of a file.
+    /// Matches the first record of a file. `others` are the domains that its columns may be of instead.
     ///
     /// # Errors
-    /// If a required column is missing, or two columns claim to be the same one.
-    pub fn read(domain: &'static Domain, record: &Record<'_>) -> Result<Header, HeaderError> {
+    /// If a required column is missing, two columns claim to be the same one, no column is one that the domain measures,
+    /// or a heading is nearly a column.
+    pub fn read(
+        domain: &'static Domain,
+        others: &[&'static Domain],
+        record: &Record<'_>,
+    ) -> Result<Header, HeaderError> {
         let names: Vec<&str> = record.iter().map(trimmed).collect();
+        if let Some(error) = suspect::separator_line(domain, record) {
+            return Err(error);
+        }
         let mut places = Vec::with_capacity(domain.columns.len());
         for column in domain.columns {
             places.push(place_of(domain, column, &names)?);
         }
-        check_required(domain, &places, &names)?;
+        check_columns(domain, others, &places, &names, record)?;
         let is_ignored = |(place, _): &(usize, &&str)| !places.contains(&Some(*place));
+        // Commas behind the last heading are no columns, unless cells stand there.
+        let named = names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
         let ignored: Vec<String> =
-            names.iter().enumerate().filter(is_ignored).map(|(_, name)| shortened(name)).collect();
+            names.iter().take(named).enumerate().filter(is_ignored).map(|(_, name)| shortened(name)).collect();
         if domain.on_new_column == NewColumn::Reject && !ignored.is_empty() {
             let verb = if ignored.len() == 1 { "is" } else { "are" };
             return Err(HeaderError::New {
@@ -116,10 +178,18 @@ impl Header {
         // A blank cell says nothing.
         let said = |place: &usize| record.get(*place).filter(|text| !cast::is_blank(text)).map(Cow::Borrowed);
         let new_cell = |(place, name): &(usize, String)| Some((Cow::Owned(name.clone()), said(place)?));
+        if let Some(line) = record.stray_quote() {
+            let (cells, stray_quote) = (vec![Cell::Absent; self.places.len()], Some(Cow::Borrowed(line)));
+            return RawRow { cells, stray_quote, extra: Vec::new(), new_cells: BTreeMap::new() };
+        }
+        let beyond = || (self.width..record.len()).filter_map(|place| record.get(place));
+        // One comma too many says nothing.
+        let is_longer = beyond().any(|text| !cast::is_blank(text));
         RawRow {
             new_cells: self.kept.iter().filter_map(new_cell).collect(),
             cells: self.places.iter().map(cell).collect(),
-            extra: (self.width..record.len()).filter_map(|place| record.get(place)).map(Cow::Borrowed).collect(),
+            extra: beyond().filter(|_| is_longer).map(Cow::Borrowed).collect(),
+            stray_quote: None,
         }
     }
 
@@ -161,13 +231,20 @@ fn kept(names: &[&str], places: &[Option<usize>]) -> Vec<(usize, String)> {
 /// Where the file has the column: under its canonical name, else under an alias that is no column's canonical
 /// name.
 fn place_of(domain: &'static Domain, column: &'static Column, names: &[&str]) -> Result<Option<usize>, HeaderError> {
-    let is_canonical = |name: &str| name.eq_ignore_ascii_case(column.name);
-    if let Some(place) = single(column, names, is_canonical)? {
+    let is_anothers =
+        |name: &str| domain.columns.iter().any(|other| other.name != column.name && is_exactly(name, other.name));
+    let canonical = folded(column.name);
+    if let Some(place) = single(column, names, |name| folded(name) == canonical && !is_anothers(name))? {
         return Ok(Some(place));
     }
-    let is_taken = |name: &str| domain.columns.iter().any(|other| name.eq_ignore_ascii_case(other.name));
-    let is_alias = |name: &str| column.aliases.iter().any(|alias| name.eq_ignore_ascii_case(alias)) && !is_taken(name);
-    single(column, names, is_alias)
+    let is_taken = |name: &str| domain.columns.iter().any(|other| folded(name) == folded(other.name));
+    let aliases: Vec<String> = column.aliases.iter().map(|alias| folded(alias)).collect();
+    single(column, names, |name| aliases.contains(&folded(name)) && !is_taken(name))
+}
+
+/// Two columns of a contract may differ in nothing but how their words are parted.
+fn is_exactly(name: &str, column: &str) -> bool {
+    name.eq_ignore_ascii_case(column)
 }
 
 fn single(
@@ -185,248 +262,47 @@ fn single(
     }
 }
 
-fn check_required(domain: &'static Domain, places: &[Option<usize>], names: &[&str]) -> Result<(), HeaderError> {
+/// Whether the columns that were found make it a file of the domain.
+fn check_columns(
+    domain: &'static Domain,
+    others: &[&'static Domain],
+    places: &[Option<usize>],
+    names: &[&str],
+    record: &Record<'_>,
+) -> Result<(), HeaderError> {
+    let missing = missing(domain, places);
+    let measures = || domain.columns.iter().zip(places).filter(|(column, _)| !domain.key.contains(&column.name));
+    let has_no_measure = measures().next().is_some() && measures().all(|(_, place)| place.is_none());
+    if (has_no_measure || !missing.is_empty())
+        && let Some(error) = suspect::otherwise_parted(domain, record).or(suspect::other_domain(domain, others, names))
+    {
+        return Err(error);
+    }
+    let near = suspect::near_misses(domain, places, names);
+    let found = || listed(names.iter().copied());
+    let hints = || near.iter().map(|near| format!("; {near}")).collect();
+    if !missing.is_empty() {
+        return Err(HeaderError::Missing { domain: domain.name, missing, found: found(), hints: hints() });
+    }
+    if has_no_measure {
+        return Err(HeaderError::NoMeasure { domain: domain.name, found: found(), hints: hints() });
+    }
+    match near.is_empty() || domain.on_near_miss == NearMiss::Ignore {
+        true => Ok(()),
+        false => Err(HeaderError::NearMiss(near.join("; "))),
+    }
+}
+
+/// The columns that every file must have and this one lacks, with the other spellings that would do.
+fn missing(domain: &'static Domain, places: &[Option<usize>]) -> String {
     let spellings = |column: &Column| match column.aliases {
         [] => format!("`{}`", column.name),
         aliases => format!("`{}` (or `{}`)", column.name, aliases.join("`, `")),
     };
-    let missing: Vec<String> = domain
-        .columns
-        .iter()
-        .zip(places)
-        .filter(|(column, place)| place.is_none() && column.absent == Instead::Reject)
-        .map(|(column, _)| spellings(column))
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let found = listed(names.iter().copied());
-    Err(HeaderError::Missing { domain: domain.name, missing: missing.join(", "), found })
-}
-
-/// Names of a file, shortened, and no more than a few of them.
-fn listed<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
-    let count = names.len();
-    let mut listed: Vec<String> = names.take(NAMES_SHOWN_MAX).map(|name| format!("`{}`", shortened(name))).collect();
-    if count > NAMES_SHOWN_MAX {
-        listed.push(format!("and {} more", count - NAMES_SHOWN_MAX));
-    }
-    listed.join(", ")
-}
-
-/// Without the blanks around it: characters 0x01 to 0x20, as in cells.
-fn trimmed(name: &str) -> &str {
-    name.trim_matches(|character| ('\u{1}'..='\u{20}').contains(&character))
-}
-
-/// On one line, and of bounded length.
-fn shortened(name: &str) -> String {
-    let mut characters = name.chars();
-    let mut text: String = characters.by_ref().take(NAME_CHARS_MAX).flat_map(visible).collect();
-    if characters.next().is_some() {
-        text.push('…');
-    }
-    text
-}
-
-fn visible(character: char) -> impl Iterator<Item = char> {
-    let escaped = character.is_control().then(|| character.escape_default());
-    let plain = escaped.is_none().then_some(character);
-    escaped.into_iter().flatten().chain(plain)
+    let lacking = domain.columns.iter().zip(places);
+    let lacking = lacking.filter(|(column, place)| place.is_none() && column.absent == Instead::Reject);
+    lacking.map(|(column, _)| spellings(column)).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use freshet_topics::DOMAINS;
-
-    use super::*;
-    use crate::frame::{FrameLimits, Framer};
-
-    /// Reads a file of a header and rows.
-    fn read(domain: &'static Domain, text: &str) -> Result<(Header, Vec<RawRow<'static>>), HeaderError> {
-        let text = format!("{text}\n");
-        let mut rest = text.as_bytes();
-        let mut framer = Framer::new(FrameLimits::default());
-        let header = match framer.next(&mut rest).expect("a header that frames") {
-            Some(record) => Header::read(domain, &record)?,
-            None => return Err(HeaderError::NoHeader),
-        };
-        let mut rows = Vec::new();
-        while let Some(record) = framer.next(&mut rest).expect("a row that frames") {
-            let row = header.raw_row(&record);
-            let partition_cell = &row.cells[domain.index_of(domain.partition_by)];
-            match (header.partition_cell(&record), partition_cell) {
-                (Some(key), Cell::Text(text)) => assert_eq!(key, text),
-                (None, Cell::Absent | Cell::Missing) => {}
-                other => panic!("{other:?}"),
-            }
-            rows.push(RawRow { cells: row.cells.into_iter().map(owned).collect(), ..nothing() });
-            let new_cells = row.new_cells.into_iter();
-            rows.last_mut().expect("just pushed").new_cells =
-                new_cells.map(|(name, text)| (Cow::Owned(name.into_owned()), Cow::Owned(text.into_owned()))).collect();
-            rows.last_mut().expect("just pushed").extra =
-                row.extra.into_iter().map(|text| Cow::Owned(text.into_owned())).collect();
-        }
-        Ok((header, rows))
-    }
-
-    fn nothing() -> RawRow<'static> {
-        RawRow { cells: vec![], extra: vec![], new_cells: BTreeMap::new() }
-    }
-
-    fn owned(cell: Cell<'_>) -> Cell<'static> {
-        match cell {
-            Cell::Absent => Cell::Absent,
-            Cell::Missing => Cell::Missing,
-            Cell::Text(text) => Cell::Text(Cow::Owned(text.into_owned())),
-        }
-    }
-
-    fn text(text: &str) -> Cell<'static> {
-        Cell::Text(Cow::Owned(text.to_owned()))
-    }
-
-    fn domain(name: &str) -> &'static Domain {
-        DOMAINS.iter().find(|domain| domain.name == name).expect("a domain of the registry")
-    }
-
-    #[test]
-    fn every_order_case_and_alias_gives_the_same_row_in_every_domain() {
-        for domain in DOMAINS {
-            let names: Vec<&str> = domain.columns.iter().map(|column| column.name).collect();
-            let cells: Vec<String> = (0..names.len()).map(|index| format!("cell {index}")).collect();
-            let aliased: Vec<&str> =
-                domain.columns.iter().map(|column| *column.aliases.last().unwrap_or(&column.name)).collect();
-            let backwards = |of: &[&str]| of.iter().rev().copied().collect::<Vec<_>>().join(",");
-            let cells_backwards = cells.iter().rev().cloned().collect::<Vec<_>>().join(",");
-            for file in [
-                format!("{}\n{}", names.join(","), cells.join(",")),
-                format!("{}\n{}", names.join(" ,\t").to_uppercase(), cells.join(",")),
-                format!("\u{feff}\"{}\"\n{}", aliased.join("\",\""), cells.join(",")),
-                format!("{}\n{cells_backwards}", backwards(&names)),
-                format!("{}\n{cells_backwards}", backwards(&aliased)),
-            ] {
-                let (header, rows) = read(domain, &file).expect("a header of the domain");
-                let expected: Vec<Cell> = cells.iter().map(|cell| text(cell)).collect();
-                assert_eq!(rows, [RawRow { cells: expected, ..nothing() }], "{file}");
-                assert!(header.ignored_columns().is_empty());
-            }
-        }
-    }
-
-    #[test]
-    fn a_column_may_be_absent_unless_every_file_must_have_it() {
-        for domain in DOMAINS {
-            for (index, column) in domain.columns.iter().enumerate() {
-                let others: Vec<&str> =
-                    domain.columns.iter().map(|other| other.name).filter(|name| *name != column.name).collect();
-                match read(domain, &format!("{}\n1", others.join(","))) {
-                    Ok((_, rows)) => {
-                        assert_ne!(column.absent, Instead::Reject, "{}.{}", domain.name, column.name);
-                        assert_eq!(rows[0].cells[index], Cell::Absent);
-                    }
-                    Err(error) => {
-                        assert_eq!(column.absent, Instead::Reject, "{error}");
-                        let said = error.to_string();
-                        assert!(said.contains(&format!("no column `{}`", column.name)), "{said}");
-                        assert!(others.iter().all(|name| said.contains(name)) && said.contains(domain.name), "{said}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn two_columns_that_are_the_same_one_reject_the_file() {
-        for domain in DOMAINS {
-            for column in domain.columns {
-                let names: Vec<&str> = domain.columns.iter().map(|column| column.name).collect();
-                let error = read(domain, &format!("{}, {} ", names.join(","), column.name.to_uppercase()))
-                    .expect_err("the same name twice");
-                let said = error.to_string();
-                let second = format!("{} (`{}`)", names.len() + 1, column.name.to_uppercase());
-                assert!(said.contains(&second) && said.contains("both"), "{said}");
-                // Beside the canonical name an alias is just another column.
-                for alias in column.aliases {
-                    let (header, _) = read(domain, &format!("{alias},{}", names.join(","))).expect("a clear header");
-                    assert_eq!(header.ignored_columns(), [*alias]);
-                }
-            }
-        }
-        let error = read(domain("locations"), "LocationID,name,location_id").expect_err("two aliases");
-        assert_eq!(
-            error.to_string(),
-            "header: columns 1 (`LocationID`) and 3 (`location_id`) are both `id`; remove one"
-        );
-        read(domain("locations"), "id,name,note,note").expect("extra columns may repeat");
-    }
-
-    #[test]
-    fn a_contract_may_reject_files_with_new_columns() {
-        let strict = Domain { on_new_column: NewColumn::Reject, ..*domain("locations") };
-        let strict: &'static Domain = Box::leak(Box::new(strict));
-        read(strict, "id,name,District Type").expect_err("a new column");
-        let said = read(strict, "id,note,name,\"x\ty\"").expect_err("new columns").to_string();
-        assert_eq!(
-            said,
-            "header: `note`, `x\\ty` are no column of locations, whose contract rejects files with new columns"
-        );
-        read(strict, "location_id,name,area").expect("no new column");
-    }
-
-    #[test]
-    fn a_contract_may_keep_the_cells_of_new_columns() {
-        let keeping = Domain { on_new_column: NewColumn::Add, ..*domain("locations") };
-        let keeping: &'static Domain = Box::leak(Box::new(keeping));
-        let file = "note,id,name,,note\nopen,1,Goa,x,late\n ,2,Assam,\n";
-        let (header, rows) = read(keeping, file).expect("a header");
-        assert_eq!(header.ignored_columns(), ["note", "", "note"]);
-        let kept = |row: &RawRow<'_>| {
-            let cells = row.new_cells.iter().map(|(name, text)| format!("{name}={text}"));
-            cells.collect::<Vec<_>>().join(", ")
-        };
-        assert_eq!(kept(&rows[0]), "column 4=x, note=open, note (column 5)=late");
-        assert_eq!(kept(&rows[1]), "");
-        let (_, rows) = read(domain("locations"), file).expect("a header");
-        assert_eq!(kept(&rows[0]), "");
-    }
-
-    #[test]
-    fn short_and_long_rows_and_extra_columns_are_told_apart() {
-        let (header, rows) =
-            read(domain("locations"), "note,id,name,,population\nx,1,Goa,y,5\n,2\n,3,Assam,,7,more,\n,4,\"\",,\" 8\"")
-                .expect("a header");
-        assert_eq!(header.ignored_columns(), ["note", ""]);
-        let absent = || Cell::Absent;
-        let row = |id: &str, name: Cell<'static>, population: Cell<'static>, extra: &[&'static str]| RawRow {
-            cells: vec![text(id), name, absent(), population, absent()],
-            extra: extra.iter().map(|text| Cow::Borrowed(*text)).collect(),
-            ..nothing()
-        };
-        assert_eq!(
-            rows,
-            [
-                row("1", text("Goa"), text("5"), &[]),
-                row("2", Cell::Missing, Cell::Missing, &[]),
-                row("3", text("Assam"), text("7"), &["more", ""]),
-                row("4", text(""), text(" 8"), &[]),
-            ]
-        );
-    }
-
-    #[test]
-    fn what_was_found_is_said_within_bounds() {
-        let climate = domain("climate");
-        assert_eq!(read(climate, "\n \n").expect_err("empty"), HeaderError::NoHeader);
-        assert_eq!(
-            read(climate, "location_id;date;\"tempe\u{7}rature\"").expect_err("semicolons").to_string(),
-            "header: no column `location_id`, `date`, `temperature`, which climate files must have; \
-             found: `location_id;date;\"tempe\\u{7}rature\"`"
-        );
-        let wide = vec!["n".repeat(500); 500].join(",");
-        let said = read(climate, &wide).expect_err("wide").to_string();
-        assert!(said.contains("and 470 more") && said.len() < 2_000, "{said}");
-    }
-}
+mod tests;

@@ -48,8 +48,8 @@ pub(crate) async fn publish(
         _ => begin(listener, claim, domain).await?,
     };
     let framer = match point.row {
-        0 => Framer::new(listener.frame_limits()),
-        _ => Framer::resume(listener.frame_limits(), position(&point)),
+        0 => Framer::new(listener.frame_limits(), domain.delimiter),
+        _ => Framer::resume(listener.frame_limits(), domain.delimiter, position(&point)),
     };
     let limits = Arc::clone(&listener.limits);
     let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), limits);
@@ -108,7 +108,7 @@ async fn resume(
     domain: &'static Domain,
     sha256: Vec<u8>,
 ) -> Result<Prepared, Stop> {
-    let mut reader = HeaderReader::new(domain, listener.frame_limits());
+    let mut reader = HeaderReader::new(domain, &listener.domains, listener.frame_limits());
     let mut body = open(listener, claim, 0).await?;
     let header = loop {
         let Some(piece) = body.chunk().await? else { return Err(FileReject::from(HeaderError::NoHeader).into()) };
@@ -130,7 +130,8 @@ async fn resume(
 
 async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> Result<Checked, Stop> {
     let expected = usize::try_from(claim.object.version.size_bytes).unwrap_or(usize::MAX);
-    let mut checker = Checker::new(domain, listener.frame_limits(), listener.settings.chunk_bytes, expected);
+    let mut checker =
+        Checker::new(domain, &listener.domains, listener.frame_limits(), listener.settings.chunk_bytes, expected);
     let mut body = open(listener, claim, 0).await?;
     while let Some(piece) = body.chunk().await? {
         checker.feed(&piece)?;

@@ -78,7 +78,7 @@ impl RowPublisher {
             pay(&self.limits, &mut self.paid);
             self.numbering.send(&record, chunk)?;
         }
-        if last && let Some(record) = self.framer.finish()? {
+        while last && let Some(record) = self.framer.finish()? {
             pay(&self.limits, &mut self.paid);
             self.numbering.send(&record, chunk)?;
         }

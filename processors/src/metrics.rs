@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 use crate::record::MALFORMED_MESSAGE;
-use crate::validate::EXTRA_CELLS;
+use crate::validate::{EXTRA_CELLS, STRAY_QUOTE};
 
 macro_rules! counter {
     ($name:expr, $help:expr, $labels:expr) => {
@@ -78,7 +78,8 @@ static BATCH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
 });
 
 /// Rules under which a row of any domain is rejected, beside those of its contract.
-const REJECTING: [&str; 5] = [REQUIRED_EMPTY, UNCASTABLE, EXTRA_CELLS, MALFORMED_MESSAGE, REFUSED_BY_DATABASE];
+const REJECTING: [&str; 6] =
+    [REQUIRED_EMPTY, UNCASTABLE, EXTRA_CELLS, STRAY_QUOTE, MALFORMED_MESSAGE, REFUSED_BY_DATABASE];
 
 /// Makes every metric appear, at zero, before the first event: a rate over a counter that begins at its first event
 /// misses that event. Corrections appear with the first of their column and rule.

@@ -7,6 +7,8 @@ use freshet_topics::{Cell, Domain, Kept, RawRow, Value};
 
 /// The row has more cells than the header.
 pub const EXTRA_CELLS: &str = "extra_cells";
+/// A quote on the line is never closed, or has text after its end.
+pub const STRAY_QUOTE: &str = "stray_quote";
 
 /// A row that loads, and what was noted to make it so.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +26,9 @@ pub struct Accepted {
 /// # Errors
 /// Why the row cannot load: the first column at fault, in declaration order.
 pub fn validate(domain: &'static Domain, row: &RawRow) -> Result<Accepted, Refusal> {
+    if let Some(line) = &row.stray_quote {
+        return Err(Refusal { rule: STRAY_QUOTE, column: None, value: Some(line.clone().into_owned()) });
+    }
     if let Some(first) = row.extra.first() {
         return Err(Refusal { rule: EXTRA_CELLS, column: None, value: Some(first.clone().into_owned()) });
     }
@@ -64,7 +69,7 @@ mod tests {
 
     fn row<'a>(cells: &[&'a str]) -> RawRow<'a> {
         let cells = cells.iter().map(|text| Cell::Text((*text).into())).collect();
-        RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new() }
+        RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None }
     }
 
     #[test]

@@ -25,9 +25,26 @@ async fn a_bad_file_is_rejected_before_a_row_of_it_is_published() {
     let good = data::health(4, "2025-01-01", 200, 3).into_bytes();
     let with = |end: &[u8]| [good.as_slice(), end].concat();
     let packed = gzip(&good).await;
-    let bad: [(&str, Vec<u8>, &str); 10] = [
+    let bad: [(&str, Vec<u8>, &str); 15] = [
         ("health/header.csv", b"place,when,dengue_cases\n1,2025-01-01,5\n".to_vec(), "no column `location_id`, `date`"),
-        ("health/quote.csv", with(b"1,2025-08-01,\"5,1,1,1,false\n"), "line 802: a quote opened here is never closed"),
+        ("health/quote.csv", [b"\"", good.as_slice()].concat(), "line 1: a quote opens in the header here"),
+        (
+            "health/slip.csv",
+            String::from_utf8_lossy(&good).replacen("dengue_cases", "dengue_case\u{a0}", 1).into_bytes(),
+            "did you mean `dengue_cases`?",
+        ),
+        (
+            "health/hospital.csv",
+            data::hospital(2, "2025-01-01", 10, 1).into_bytes(),
+            "columns of hospital, not of health",
+        ),
+        (
+            "health/keys.csv",
+            b"location_id,date,remarks\n1,2025-01-01,x\n".to_vec(),
+            "no column of health beside its key",
+        ),
+        ("health/semicolons.csv", b"location_id;date;dengue_cases\n1;2025-01-01;5\n".to_vec(), "parted by semicolons"),
+        ("health/sep.csv", b"sep=,\nlocation_id,date,dengue_cases\n1,2025-01-01,5\n".to_vec(), "is for Excel alone"),
         ("health/nul.csv", with(b"1,2025-08-01,\0,1,1,1,false\n"), "NUL byte"),
         ("health/latin1.csv", with(b"1,2025-08-01,\xE9,1,1,1,false\n"), "invalid UTF-8"),
         ("health/empty.csv", Vec::new(), "empty"),
@@ -61,6 +78,42 @@ async fn a_bad_file_is_rejected_before_a_row_of_it_is_published() {
     world.put("health/quote.csv", &good).await;
     world.settle().await;
     assert_eq!(world.object("health/quote.csv").await.state, "applied");
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stray_quote_costs_its_line_and_the_rows_around_it_load() {
+    // Small chunks: the quote and what it would swallow lie in different ones.
+    let world = World::with("strays", |config| config.ingest.chunk_bytes = 1024).await;
+    let roles = world.run_all();
+    let mut lines = vec!["id,name,type,population,area".to_owned()];
+    lines.extend((1..=300).map(|id| match id {
+        20 => format!("{id},\"Field {id},district,100,1.0"),
+        250 => format!("{id},Field \"{id}\",district,100,1.0"),
+        260 => format!("{id},\"N,\"N,100,1.0"),
+        270 => format!("{id},\"two\nlines\",district,100,1.0"),
+        280 => ",,,,".to_owned(),
+        299 => format!("{id},\"Field {id},district,100,1.0"),
+        _ => format!("{id},Field {id},district,100,1.0,,"),
+    }));
+    world.put("locations/strays.csv", lines.join("\n")).await;
+    let waited = world.settle().await;
+    assert_eq!((waited.applied, waited.rejected), (1, 0), "{waited}");
+    let rejects: Vec<String> =
+        world.query("SELECT rule || ' ' || line || ' ' || value FROM pipeline.rejects ORDER BY line").await;
+    assert_eq!(
+        rejects,
+        [
+            "stray_quote 21 20,\"Field 20,district,100,1.0",
+            "stray_quote 261 260,\"N,\"N,100,1.0",
+            "stray_quote 301 299,\"Field 299,district,100,1.0",
+        ]
+    );
+    let loaded: i64 = world.query("SELECT count(*) FROM locations").await;
+    assert_eq!(loaded, 300 - 4, "all rows but the strays and the line of commas");
+    let named: String = world.query("SELECT name FROM locations WHERE id = 250").await;
+    assert_eq!(named, "Field \"250\"");
     world.all_hold().await;
     roles.stop().await;
 }

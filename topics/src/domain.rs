@@ -35,6 +35,12 @@ pub struct Domain {
     pub on_new_column: NewColumn,
     /// What becomes of rows that only an older version of an object holds.
     pub on_overwrite: Overwrite,
+    /// What becomes of a file with a heading that is nearly a column which the file lacks.
+    pub on_near_miss: NearMiss,
+    /// What parts the cells of a line: one ASCII character.
+    pub delimiter: u8,
+    /// How the bytes of a file are text.
+    pub encoding: TextEncoding,
     /// Whether a row says in the column `corrections` which of its values were changed.
     pub keeps_corrections: bool,
     /// Cells that stand for "not known" in every column.
@@ -90,6 +96,28 @@ pub enum Overwrite {
     Replace,
 }
 
+/// What becomes of a file with a heading that is nearly a column which the file lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NearMiss {
+    /// The file is rejected, and the column named.
+    Reject,
+    /// It is a new column like any other.
+    Ignore,
+}
+
+/// How the bytes of a file are text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextEncoding {
+    /// UTF-8, as it stands.
+    Utf8,
+    /// Windows-1252, a byte a character.
+    Windows1252,
+    /// UTF-16 in the byte order that its byte order mark says, little-endian without one.
+    Utf16Le,
+    /// UTF-16 in the byte order that its byte order mark says, big-endian without one.
+    Utf16Be,
+}
+
 /// A column of a domain.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
@@ -111,6 +139,8 @@ pub struct Column {
     pub rules: &'static [Rule],
     /// The column of another domain whose values it holds.
     pub references: Option<Reference>,
+    /// Whether a comma stands before the fraction of its numbers, and points between groups of three digits.
+    pub decimal_comma: bool,
     /// Whether it says something of a person: its values are not shown in logs and on pages.
     pub personal: bool,
     /// Cells that stand for "not known": the domain's and the column's own.
@@ -189,6 +219,7 @@ impl Column {
             rules: &[],
             references: None,
             personal: false,
+            decimal_comma: false,
             missing_values: &[],
             sample: None,
         }

@@ -24,6 +24,8 @@ pub const REQUIRED_EMPTY: &str = "required_empty";
 pub const EMPTY_TO_DEFAULT: &str = "empty_to_default";
 /// A cell stands for "not known".
 pub const MISSING_VALUE: &str = "missing_value";
+/// The signs between groups of three digits were taken out of a number.
+pub const GROUPING_REMOVED: &str = "grouping_removed";
 /// A cell does not cast and its column takes nothing for it.
 pub const UNCASTABLE: &str = "uncastable";
 /// A cell does not cast and became NULL.
@@ -67,7 +69,14 @@ pub fn cell(column: &'static Column, cell: &Cell, notes: &mut Notes) -> Result<V
     if !column.missing_values.is_empty() && column.missing_values.contains(&cast::trim(text)) {
         return instead(column, column.empty, [MISSING_VALUE; 3], notes);
     }
-    let Some(Casted { mut value, correction }) = column.cast.read(text) else {
+    let read = match column.decimal_comma {
+        true => with_point(text).and_then(|(number, is_grouped)| {
+            let grouping = is_grouped.then_some(GROUPING_REMOVED);
+            column.cast.read(&number).map(|casted| Casted { correction: casted.correction.or(grouping), ..casted })
+        }),
+        false => column.cast.read(text),
+    };
+    let Some(Casted { mut value, correction }) = read else {
         return instead(column, column.uncastable, [UNCASTABLE, UNCASTABLE_TO_NULL, UNCASTABLE_TO_DEFAULT], notes);
     };
     notes.corrections.extend(correction.map(|rule| (column.name, rule)));
@@ -75,6 +84,33 @@ pub fn cell(column: &'static Column, cell: &Cell, notes: &mut Notes) -> Result<V
         apply(column, rule, &mut value, notes)?;
     }
     Ok(value)
+}
+
+/// A number with a decimal comma as one with a decimal point, and whether points between its groups of three digits were
+/// taken out; `None` where points stand elsewhere.
+///
+/// | text | number | grouped |
+/// |---|---|---|
+/// | `26,5` | `26.5` | no |
+/// | `1.234,5` | `1234.5` | yes |
+/// | `26.5` | none | |
+fn with_point(text: &str) -> Option<(String, bool)> {
+    let (whole, fraction) = match text.split_once(',') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (text, None),
+    };
+    let is_grouped = whole.contains('.');
+    let mut groups = cast::trim(whole).trim_start_matches(['-', '+']).split('.');
+    let is_digits = |group: &str, least: usize| {
+        (least..=3).contains(&group.len()) && group.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if is_grouped
+        && !(groups.next().is_some_and(|first| is_digits(first, 1)) && groups.all(|group| is_digits(group, 3)))
+    {
+        return None;
+    }
+    let point = if fraction.is_some() { "." } else { "" };
+    Some((format!("{}{point}{}", whole.replace('.', ""), fraction.unwrap_or_default()), is_grouped))
 }
 
 /// What stands where a cell says nothing, noted under the name for a reject, for NULL or for a value.
@@ -135,4 +171,37 @@ pub fn row(domain: &'static Domain, values: &mut [Value], notes: &mut Notes) -> 
         notes.corrections.push((rule.column, rule.name));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cast;
+
+    #[test]
+    fn a_decimal_comma_is_read_where_the_contract_says_so() {
+        let price = Cast::Numeric { precision: 8, scale: 2 };
+        for (cast, text, expected, counted) in [
+            (Cast::Double, "26,5", Some("26.5"), None),
+            (Cast::Double, " -26,5 ", Some("-26.5"), None),
+            (Cast::Double, "1.234,5", Some("1234.5"), Some(GROUPING_REMOVED)),
+            (Cast::Double, "1,5e3", Some("1500.0"), None),
+            (Cast::Double, "NaN", Some("NaN"), None),
+            (Cast::Double, "26.5", None, None),
+            (Cast::Double, "1,234.5", None, None),
+            (Cast::Double, "1.23,5", None, None),
+            (Cast::Int, "-1.234.567", Some("-1234567"), Some(GROUPING_REMOVED)),
+            (Cast::Int, "7,0", Some("7"), None),
+            (Cast::Int, "7,5", Some("7"), Some(cast::FRACTION_CUT)),
+            (price, "1.234,50", Some("1234.50"), Some(GROUPING_REMOVED)),
+        ] {
+            let plain = Column { uncastable: Instead::Reject, ..Column::optional("n", cast) };
+            let column: &'static Column = Box::leak(Box::new(Column { decimal_comma: true, ..plain }));
+            let mut notes = Notes::default();
+            let value = cell(column, &Cell::Text(text.into()), &mut notes);
+            let read = cast.read(expected.unwrap_or_default()).map(|read| read.value.to_string());
+            assert_eq!(value.ok().map(|value| value.to_string()), read, "{text}");
+            assert_eq!(notes.corrections.first().map(|(_, rule)| *rule), counted, "{text}");
+        }
+    }
 }

@@ -30,7 +30,9 @@ pub mod types;
 pub mod value;
 pub mod window;
 
-pub use domain::{Column, Domain, EventTime, Instead, NewColumn, Observed, Overwrite, Reference};
+pub use domain::{
+    Column, Domain, EventTime, Instead, NearMiss, NewColumn, Observed, Overwrite, Reference, TextEncoding,
+};
 pub use domains::DOMAINS;
 pub use kept::Kept;
 pub use message::{Cell, Provenance, RawRow};
@@ -44,4 +46,4 @@ pub use value::Value;
 ///
 /// It is frozen in the ledger per object and generation. Raise it whenever the same bytes would be numbered
 /// otherwise; a listener of another version then opens a new generation at row 0.
-pub const PARSER_VERSION: i32 = 1;
+pub const PARSER_VERSION: i32 = 2;

@@ -21,6 +21,9 @@ pub const EXTRA: &str = "_extra";
 /// The JSON name under which cells of new columns travel, as an object of text by heading, where the contract keeps them.
 pub const NEW_CELLS: &str = "_new";
 
+/// The JSON name under which the line travels that has a stray quote.
+pub const STRAY_QUOTE: &str = "_stray_quote";
+
 /// The header of record 0 of a partition; its value is the stream id. A record that has it carries no row.
 pub const STREAM_HEADER: &str = "stream";
 
@@ -150,6 +153,9 @@ pub struct RawRow<'a> {
     pub extra: Vec<Cow<'a, str>>,
     /// Cells of columns that the domain does not have, by heading, where its contract keeps them.
     pub new_cells: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+    /// The line as it stands, where a quote on it is never closed or has text after its end: it has no cells, and is
+    /// rejected.
+    pub stray_quote: Option<Cow<'a, str>>,
 }
 
 impl RawRow<'_> {
@@ -182,6 +188,13 @@ impl RawRow<'_> {
             push_json(buffer, NEW_CELLS);
             buffer.push(b':');
             push_json(buffer, &self.new_cells);
+        }
+        if let Some(line) = &self.stray_quote {
+            buffer.push(separator);
+            separator = b',';
+            push_json(buffer, STRAY_QUOTE);
+            buffer.push(b':');
+            push_json(buffer, line.as_ref());
         }
         if separator == b'{' {
             buffer.push(b'{');
@@ -230,7 +243,7 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let columns = self.domain.columns;
         let cells = vec![Cell::Absent; columns.len()];
-        let mut row = RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new() };
+        let mut row = RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None };
         // Columns nearly always come in declaration order: look at the next one first.
         let mut next = 0;
         while let Some(name) = map.next_key::<Text<'de>>()? {
@@ -249,6 +262,7 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
                 None if name.0 == EXTRA => {
                     row.extra = map.next_value::<Vec<Text<'de>>>()?.into_iter().map(|text| text.0).collect();
                 }
+                None if name.0 == STRAY_QUOTE => row.stray_quote = Some(map.next_value::<Text<'de>>()?.0),
                 None if name.0 == NEW_CELLS && self.domain.on_new_column.keeps() => {
                     let cells = map.next_value::<BTreeMap<String, String>>()?;
                     row.new_cells = cells.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
@@ -284,13 +298,13 @@ mod tests {
             cells[1] = Cell::Missing;
             cells[2] = Cell::Text("".into());
             for extra in [vec![], vec!["beyond".into(), "".into()]] {
-                let row = RawRow { cells: cells.clone(), extra, new_cells: BTreeMap::new() };
+                let row = RawRow { cells: cells.clone(), extra, new_cells: BTreeMap::new(), stray_quote: None };
                 let mut buffer = Vec::new();
                 row.encode(domain, &mut buffer);
                 assert_eq!(RawRow::decode(domain, &buffer).expect("decode"), row);
             }
             let cells = vec![Cell::Absent; domain.columns.len()];
-            let nothing = RawRow { cells, extra: vec![], new_cells: BTreeMap::new() };
+            let nothing = RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: None };
             let mut buffer = Vec::new();
             nothing.encode(domain, &mut buffer);
             assert_eq!(buffer, b"{}");
@@ -306,6 +320,18 @@ mod tests {
         row.encode(&keeping, &mut buffer);
         assert_eq!(RawRow::decode(&keeping, &buffer).expect("decode"), row);
         row.new_cells.clear();
+        let ignoring = Domain { on_new_column: NewColumn::Ignore, ..*DOMAINS[0] };
+        assert_eq!(RawRow::decode(&ignoring, &buffer).expect("decode"), row);
+    }
+
+    #[test]
+    fn the_line_of_a_stray_quote_travels_as_it_stands() {
+        let cells = vec![Cell::Absent; DOMAINS[0].columns.len()];
+        let line = Some("7,\"Goa,\u{e9}".into());
+        let row = RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: line };
+        let mut buffer = Vec::new();
+        row.encode(DOMAINS[0], &mut buffer);
+        assert_eq!(String::from_utf8_lossy(&buffer), "{\"_stray_quote\":\"7,\\\"Goa,\u{e9}\"}");
         assert_eq!(RawRow::decode(DOMAINS[0], &buffer).expect("decode"), row);
     }
 

@@ -95,9 +95,9 @@ async fn load(connection: &mut PgConnection, domain: &'static Domain, text: &str
 fn rows(domain: &'static Domain, text: &str) -> Result<Vec<Accepted>, String> {
     let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", domain.name);
     let whole = format!("{text}\n");
-    let (mut framer, mut rest) = (Framer::new(FrameLimits::default()), whole.as_bytes());
+    let (mut framer, mut rest) = (Framer::new(FrameLimits::default(), domain.delimiter), whole.as_bytes());
     let header = framer.next(&mut rest).map_err(|error| wrong(&error))?.ok_or_else(|| wrong(&"there is no header"))?;
-    let header = Header::read(domain, &header).map_err(|error| wrong(&error))?;
+    let header = Header::read(domain, &[], &header).map_err(|error| wrong(&error))?;
     let mut rows = Vec::new();
     while let Some(record) = framer.next(&mut rest).map_err(|error| wrong(&error))? {
         let judged = validate(domain, &header.raw_row(&record));

@@ -19,7 +19,7 @@ pub(super) fn check(pipeline: &Pipeline) -> Vec<Mistake> {
 }
 
 fn check_file(examples: &'static Examples) -> Vec<Mistake> {
-    let header = with_record(&examples.header, |record| Header::read(examples.domain, record));
+    let header = with_record(&examples.header, |record| Header::read(examples.domain, &[], record));
     let at = |place, said| Mistake { file: examples.file.clone(), place, said };
     match header {
         Ok(Ok(header)) => examples.rows.iter().filter_map(|example| check_row(examples, &header, example)).collect(),
@@ -50,7 +50,7 @@ fn with_record<T>(
 ) -> Result<T, freshet_ingest::frame::FrameError> {
     let quoted: Vec<String> = cells.iter().map(|cell| format!("\"{}\"", cell.replace('"', "\"\""))).collect();
     let line = format!("{}\n", quoted.join(","));
-    let mut framer = Framer::new(FrameLimits::default());
+    let mut framer = Framer::new(FrameLimits::default(), b',');
     let mut rest = line.as_bytes();
     let record = framer.next(&mut rest)?;
     Ok(judge(&record.expect("a quoted line is a record")))

@@ -72,8 +72,8 @@ type Judged = (BTreeMap<(&'static str, &'static str), u64>, u64, u64);
 fn judged(contents: &BTreeMap<String, Vec<u8>>, domain: &'static Domain) -> Judged {
     let (mut counts, mut rows, mut wrong) = (BTreeMap::new(), 0, 0);
     for (key, bytes) in contents.iter().filter(|(key, _)| domain.matches(key, [])) {
-        let (mut framer, mut rest) = (Framer::new(FrameLimits::default()), bytes.as_slice());
-        let header = Header::read(domain, &framer.next(&mut rest).expect(key).expect(key)).expect(key);
+        let (mut framer, mut rest) = (Framer::new(FrameLimits::default(), domain.delimiter), bytes.as_slice());
+        let header = Header::read(domain, &[], &framer.next(&mut rest).expect(key).expect(key)).expect(key);
         let mut judge = |row: &freshet_topics::RawRow| {
             let noted = match validate(domain, row) {
                 Ok(accepted) => [accepted.notes.corrections, accepted.notes.warnings].concat(),
@@ -88,7 +88,7 @@ fn judged(contents: &BTreeMap<String, Vec<u8>>, domain: &'static Domain) -> Judg
         while let Some(record) = framer.next(&mut rest).expect(key) {
             judge(&header.raw_row(&record));
         }
-        if let Some(record) = framer.finish().expect(key) {
+        while let Some(record) = framer.finish().expect(key) {
             judge(&header.raw_row(&record));
         }
     }

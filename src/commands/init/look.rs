@@ -80,7 +80,7 @@ pub(super) fn at(path: &Path) -> Result<Looked> {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut reader = Reader::default();
     let mut input = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    let mut framer = Framer::new(FrameLimits::default());
+    let mut framer = Framer::new(FrameLimits::default(), b',');
     let mut chunk = vec![0; CHUNK_BYTES];
     while reader.rows < ROWS_MAX {
         let read = input.read(&mut chunk).with_context(|| format!("read {}", path.display()))?;
@@ -90,7 +90,7 @@ pub(super) fn at(path: &Path) -> Result<Looked> {
             reader.take(&record);
         }
         if read == 0 {
-            if let Some(record) = framer.finish().with_context(failed)? {
+            while let Some(record) = framer.finish().with_context(failed)? {
                 reader.take(&record);
             }
             break;

@@ -4,6 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod data;
 pub(crate) mod files;
 pub(crate) mod formulas;
+mod framing;
 pub(crate) mod http;
 pub(crate) mod oracles;
 pub(crate) mod own_stack;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
 
+use super::framing::{self, Line};
+
 /// NULL, in a row of text.
 pub(crate) const NULL: &str = "∅";
 
@@ -211,16 +213,14 @@ pub(crate) fn load(mut files: Vec<File<'_>>, refused: impl Fn(&str, &[String]) -
 
 fn load_file(loaded: &mut Loaded, file: &File<'_>, refused: &impl Fn(&str, &[String]) -> bool) {
     let spec = Spec::of(file.domain);
-    let content = file.content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(file.content);
-    let mut reader = csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(content);
-    let mut records = reader.records().map(|record| record.expect("the file is CSV"));
-    let header = records.next().expect("the file has a header");
-    let names: Vec<String> = header.iter().map(|name| trim(name).to_lowercase()).collect();
+    let mut records = framing::records(file.content).into_iter();
+    let Some(Line::Cells(header)) = records.next() else { panic!("the file has a header") };
+    let names: Vec<String> = header.iter().map(|name| heading(name)).collect();
     let places: Vec<Option<usize>> = spec
         .columns
         .iter()
         .map(|column| {
-            let by = |wanted: &str| names.iter().position(|name| name == wanted);
+            let by = |wanted: &str| names.iter().position(|name| *name == heading(wanted));
             by(column.name).or_else(|| column.aliases.iter().find_map(|alias| by(alias)))
         })
         .collect();
@@ -261,10 +261,11 @@ fn judge_row(
     spec: &Spec,
     places: &[Option<usize>],
     width: usize,
-    record: &csv::StringRecord,
+    line: &Line,
     corrections: &mut Vec<String>,
 ) -> Result<Vec<String>, Refusal> {
-    if record.len() > width {
+    let Line::Cells(record) = line else { return Err((NULL.to_owned(), "stray_quote")) };
+    if record.iter().skip(width).any(|cell| !trim(cell).is_empty()) {
         return Err((NULL.to_owned(), "extra_cells"));
     }
     let mut row = Vec::new();
@@ -272,7 +273,7 @@ fn judge_row(
         let value = match place {
             None => column.absent.to_owned(),
             Some(place) => {
-                let text = record.get(*place).unwrap_or("");
+                let text = record.get(*place).map_or("", String::as_str);
                 judge(column, spec.key.contains(&at), text, corrections)
                     .map_err(|rule| (column.name.to_owned(), rule))?
             }
@@ -352,6 +353,11 @@ fn measured(kind: Kind, value: f64, correct: &mut impl FnMut(&str)) -> Result<St
         _ => return Ok(number(value)),
     }
     Ok(NULL.into())
+}
+
+/// A heading without its case and all that is neither letter nor digit.
+fn heading(name: &str) -> String {
+    name.chars().filter(|character| character.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
 /// Without the characters 0x01 to 0x20 at its ends.

@@ -6,6 +6,7 @@
 
 mod columns;
 mod custom;
+mod form;
 pub(crate) mod rules;
 mod sample;
 mod words;
@@ -156,6 +157,7 @@ fn read_schema(
     let event_time = event_time(&custom, &columns, mistakes);
     let on_new_column = on_new_column(&custom, mistakes);
     let on_overwrite = on_overwrite(&custom, mistakes);
+    let form = form::read(&custom, mistakes);
     let keeps_corrections = custom
         .value("corrections", mistakes)
         .and_then(|node| one_of(&node, &[("count", false), ("keep", true)], mistakes))
@@ -193,10 +195,13 @@ fn read_schema(
         key: key.leak(),
         partition_by: partition_by?,
         event_time,
-        columns: reads.iter().map(|read| read.column).collect::<Vec<Column>>().leak(),
+        columns: reads.iter().map(|read| form.column(read.column)).collect::<Vec<Column>>().leak(),
         row_rules,
         on_new_column,
         on_overwrite,
+        on_near_miss: form.on_near_miss,
+        delimiter: form.delimiter,
+        encoding: form.encoding,
         keeps_corrections,
         missing_values,
         latency,

@@ -99,6 +99,7 @@ impl Examples {
             cells: self.domain.columns.iter().map(|column| cell(column.name)).collect(),
             extra: example.cells.iter().skip(self.header.len()).map(|text| Cow::Borrowed(text.as_str())).collect(),
             new_cells: BTreeMap::new(),
+            stray_quote: None,
         }
     }
 }

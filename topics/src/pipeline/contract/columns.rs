@@ -158,6 +158,7 @@ fn read(map: Map<'_, '_>, missing: &[&'static str], mistakes: &mut Mistakes) -> 
         uncastable,
         rules,
         references: references.map(|(reference, _)| reference),
+        decimal_comma: false,
         personal,
         missing_values: missing_values.leak(),
         sample: sample.map(|(sample, _)| sample),

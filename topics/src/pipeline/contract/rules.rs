@@ -26,7 +26,7 @@ const LIMITS: [(&str, &str); 8] = [
 ];
 
 /// Names that freshet counts under itself; a rule of a contract takes another.
-const TAKEN: [&str; 16] = [
+const TAKEN: [&str; 17] = [
     crate::judge::REQUIRED_EMPTY,
     crate::judge::EMPTY_TO_DEFAULT,
     crate::judge::MISSING_VALUE,
@@ -41,6 +41,7 @@ const TAKEN: [&str; 16] = [
     crate::cast::OVERFLOW_TO_INFINITY,
     crate::cast::ZONE_ASSUMED,
     "extra_cells",
+    "stray_quote",
     "refused_by_database",
     "malformed_message",
 ];

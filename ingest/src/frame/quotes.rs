@@ -1,0 +1,251 @@
+//! Records that are read byte by byte: those with quotes, those near a limit, those cut by the end of the input.
+//!
+//! | in the cell | byte | then |
+//! |---|---|---|
+//! | at its start | `"` | quoted |
+//! | | any other | plain |
+//! | plain | delimiter or line end | the cell ends |
+//! | quoted | `"` | after a quote |
+//! | after a quote | `"` | a quote as text, quoted |
+//! | | delimiter or line end | the cell ends |
+//! | | a blank | text, after the end |
+//! | | any other | stray |
+//! | after the end | delimiter or line end | the cell ends |
+//! | | a blank | text |
+//! | | any other | stray |
+
+use memchr::{memchr, memchr2, memchr2_iter, memchr3};
+
+use super::{FrameError, FrameLimits, Framer, Record, State};
+
+/// Bytes kept of a line with a stray quote: escaped, they fit into a message.
+const STRAY_BYTES_MAX: usize = 64 << 10;
+
+/// Where in a cell the reading is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InCell {
+    /// Before its first byte.
+    Start,
+    /// In text without quotes around it.
+    Plain,
+    /// Between quotes.
+    Quoted,
+    /// Behind a quote that closes, or is the first of two.
+    AfterQuote,
+    /// Behind the closing quote and a blank.
+    AfterEnd,
+}
+
+/// A quoted cell that goes over a line end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// The line on which its quote opened.
+    line: u64,
+    /// Where that line ends, as an index of what is held; an LF may follow its CR.
+    end: usize,
+}
+
+impl Framer {
+    /// Reads what is held, until the record ends or all of it is read.
+    pub(super) fn read_held(&mut self) -> Result<(), FrameError> {
+        while self.state == State::Inside
+            && let Some(&byte) = self.held.get(self.at)
+        {
+            let ends_cell = byte == self.delimiter || byte == b'\n' || byte == b'\r';
+            match (self.cell, byte) {
+                (InCell::Start, b'"') => {
+                    (self.cell, self.is_quoted, self.opened_line, self.span) = (InCell::Quoted, true, self.line, None);
+                    self.pass(1);
+                }
+                (InCell::Start, _) => self.cell = InCell::Plain,
+                (InCell::Plain, _) if !ends_cell => {
+                    let rest = &self.held[self.at..];
+                    let count = memchr3(self.delimiter, b'\n', b'\r', rest).unwrap_or(rest.len());
+                    self.push_text(count)?;
+                }
+                (InCell::Quoted, b'"') => {
+                    self.cell = InCell::AfterQuote;
+                    self.pass(1);
+                }
+                (InCell::Quoted, _) => {
+                    let rest = &self.held[self.at..];
+                    let count = memchr(b'"', rest).unwrap_or(rest.len());
+                    self.push_text(count)?;
+                }
+                (InCell::AfterQuote, b'"') => {
+                    self.cell = InCell::Quoted;
+                    self.push_text(1)?;
+                }
+                (InCell::AfterQuote | InCell::AfterEnd, b' ' | b'\t') if !ends_cell => {
+                    self.cell = InCell::AfterEnd;
+                    self.push_text(1)?;
+                }
+                (InCell::AfterQuote | InCell::AfterEnd, _) if !ends_cell => self.stray(self.opened_line, self.span),
+                _ => self.end_cell(byte)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, count: usize) {
+        self.at += count;
+        self.byte += count as u64;
+    }
+
+    /// Takes so many bytes as text of the cell, up to the nearest limit.
+    fn push_text(&mut self, count: usize) -> Result<(), FrameError> {
+        let FrameLimits { record_bytes_max, field_bytes_max, .. } = self.limits;
+        let start = self.cell_start();
+        let room = (start + field_bytes_max).min(record_bytes_max) + 1 - self.text.len();
+        let count = count.min(room);
+        let from = self.at;
+        self.text.extend_from_slice(&self.held[from..from + count]);
+        if self.cell == InCell::Quoted {
+            self.count_lines(from, from + count);
+        }
+        self.pass(count);
+        let line = self.record_line;
+        if self.text.len() - start > field_bytes_max {
+            let line = line + self.lines_before(start);
+            self.over(FrameError::FieldTooLong { line, limit: field_bytes_max })
+        } else if self.text.len() > record_bytes_max {
+            self.over(FrameError::RecordTooLong { line, limit: record_bytes_max })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Counts the line ends between two places within quotes, and notes the first of the cell.
+    fn count_lines(&mut self, from: usize, to: usize) {
+        let (mut lines, mut first) = (0, None);
+        for at in memchr2_iter(b'\n', b'\r', &self.held[from..to]).map(|at| from + at) {
+            // The quote itself stands before the first byte.
+            let is_second = self.held[at] == b'\n' && self.held[at - 1] == b'\r';
+            lines += u64::from(!is_second);
+            first.get_or_insert(at + 1);
+        }
+        self.line += lines;
+        if let (None, Some(end)) = (self.span, first) {
+            let span = Span { line: self.opened_line, end };
+            self.span = Some(span);
+            self.first_span.get_or_insert(span);
+        }
+    }
+
+    /// Ends the cell at a delimiter or a line end.
+    fn end_cell(&mut self, byte: u8) -> Result<(), FrameError> {
+        self.end_text()?;
+        if self.state != State::Inside {
+            return Ok(());
+        }
+        self.pass(1);
+        match byte == self.delimiter {
+            true => self.cell = InCell::Start,
+            false => self.end_record(byte),
+        }
+        Ok(())
+    }
+
+    fn end_text(&mut self) -> Result<(), FrameError> {
+        self.ends.push(self.text.len());
+        let (limit, line) = (self.limits.fields_max, self.record_line);
+        if self.ends.len() > limit { self.over(FrameError::TooManyFields { line, limit }) } else { Ok(()) }
+    }
+
+    /// A limit is passed. A quoted cell that goes on and on is a stray quote; so is, in a record over several lines, the
+    /// first one that brought it there.
+    fn over(&mut self, error: FrameError) -> Result<(), FrameError> {
+        let is_open = self.cell == InCell::Quoted && matches!(error, FrameError::FieldTooLong { .. });
+        // A binary file is likely to be over a limit too; say what it is.
+        match (self.nul_byte(), self.first_span) {
+            (Some(nul), _) => return Err(nul),
+            (None, _) if is_open => self.stray(self.opened_line, self.span),
+            (None, Some(first)) => self.stray(first.line, Some(first)),
+            (None, None) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The end of the file within a record.
+    pub(super) fn end_of_file(&mut self) -> Result<(), FrameError> {
+        if self.cell == InCell::Quoted {
+            self.stray(self.opened_line, self.span);
+        } else {
+            self.end_text()?;
+        }
+        // No LF follows a CR any more.
+        self.state = State::Between { after_cr: false };
+        Ok(())
+    }
+
+    /// Gives up the line on which a quote opened, with what comes before it in its record; goes back to the line after it.
+    fn stray(&mut self, line: u64, span: Option<Span>) {
+        self.stray_line = Some(line);
+        self.ends.clear();
+        self.text.clear();
+        let Some(Span { mut end, .. }) = span else {
+            // The line is not read to its end yet.
+            self.keep_stray(self.start, self.at);
+            self.state = State::Skipping;
+            return;
+        };
+        let is_cr = self.held[end - 1] == b'\r';
+        self.keep_stray(self.start, end - 1);
+        self.state = State::Between { after_cr: false };
+        match self.held.get(end) {
+            Some(b'\n') if is_cr => end += 1,
+            None if is_cr => self.state = State::AfterCr,
+            _ => {}
+        }
+        self.byte -= (self.at - end) as u64;
+        (self.at, self.line) = (end, line + 1);
+    }
+
+    fn keep_stray(&mut self, from: usize, to: usize) {
+        let to = to.min(from + STRAY_BYTES_MAX.saturating_sub(self.text.len()));
+        self.text.extend_from_slice(&self.held[from..to]);
+    }
+
+    /// Passes over the rest of the line of a stray quote; whether its end was found.
+    pub(super) fn skip_line(&mut self, input: &mut &[u8]) -> bool {
+        while self.at < self.held.len() || self.hold(input) {
+            let (from, rest) = (self.at, &self.held[self.at..]);
+            let end = memchr2(b'\n', b'\r', rest);
+            let count = end.unwrap_or(rest.len());
+            let line_end = end.map(|end| rest[end]);
+            self.keep_stray(from, from + count);
+            self.pass(count);
+            if let Some(line_end) = line_end {
+                self.pass(1);
+                self.end_record(line_end);
+                return true;
+            }
+            // Nothing of it will be read again.
+            self.held.clear();
+            (self.at, self.start) = (0, 0);
+        }
+        false
+    }
+
+    /// The line of a stray quote as a record.
+    pub(super) fn emit_stray(&mut self, line: u64) -> Result<Record<'_>, FrameError> {
+        // The header is what all rows are read by.
+        if self.row_next.is_none() {
+            return Err(FrameError::StrayQuote { line });
+        }
+        let is_cut = self.text.len() == STRAY_BYTES_MAX;
+        if let Err(error) = std::str::from_utf8(&self.text) {
+            let at = error.valid_up_to();
+            if !is_cut || error.error_len().is_some() {
+                return Err(FrameError::InvalidUtf8 { line: self.record_line + self.lines_before(at) });
+            }
+            self.text.truncate(at);
+        }
+        let row = self.pass_boundary();
+        let line_of_text = self.record_line;
+        let Ok(text) = std::str::from_utf8(&self.text) else {
+            return Err(FrameError::InvalidUtf8 { line: line_of_text });
+        };
+        Ok(Record { text, ends: &[], gap: 0, line, row, is_stray: true })
+    }
+}

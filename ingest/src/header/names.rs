@@ -1,0 +1,92 @@
+//! Headings as text: what is trimmed around them, what does not matter within them, and how they are shown.
+
+/// Names listed in an error, and characters of each: an error stays readable whatever the file holds.
+const NAMES_SHOWN_MAX: usize = 30;
+const NAME_CHARS_MAX: usize = 40;
+
+/// Without what cannot be seen around it: blanks of all kinds, zero-width characters, byte order marks.
+pub(crate) fn trimmed(name: &str) -> &str {
+    name.trim_matches(|character: char| character != '\0' && (character == ' ' || is_invisible(character)))
+}
+
+/// A heading in lower case and without what parts its words: `Location ID`, `location-id` and `location_id` are one.
+pub(super) fn folded(name: &str) -> String {
+    let parts = |character: &char| matches!(character, ' ' | '_' | '-' | '.') || is_invisible(*character);
+    name.chars().filter(|character| !parts(character)).flat_map(char::to_lowercase).collect()
+}
+
+/// Whether nothing is seen of the character, or it is seen as a blank and is none.
+fn is_invisible(character: char) -> bool {
+    let is_format = matches!(
+        character,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    );
+    is_format || character.is_control() || (character.is_whitespace() && character != ' ')
+}
+
+/// On one line, what cannot be seen escaped (`\u{a0}`), and of bounded length.
+pub(crate) fn shortened(name: &str) -> String {
+    shown(name, NAME_CHARS_MAX)
+}
+
+/// At most `chars_max` characters on one line, what cannot be seen escaped; `…` where there are more.
+pub(crate) fn shown(text: &str, chars_max: usize) -> String {
+    let mut characters = text.chars();
+    let mut shown: String = characters.by_ref().take(chars_max).flat_map(visible).collect();
+    if characters.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn visible(character: char) -> impl Iterator<Item = char> {
+    let escaped = is_invisible(character).then(|| character.escape_default());
+    let plain = escaped.is_none().then_some(character);
+    escaped.into_iter().flatten().chain(plain)
+}
+
+/// Names of a file, shortened, and no more than a few of them.
+pub(super) fn listed<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
+    let count = names.len();
+    let mut listed: Vec<String> = names.take(NAMES_SHOWN_MAX).map(|name| format!("`{}`", shortened(name))).collect();
+    if count > NAMES_SHOWN_MAX {
+        listed.push(format!("and {} more", count - NAMES_SHOWN_MAX));
+    }
+    listed.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_around_a_heading_is_trimmed() {
+        for name in ["cases", " cases\t", "cases\u{a0}", "\u{feff}\u{feff}cases", "\u{200b}cases\u{2060} \u{3000}"] {
+            assert_eq!(trimmed(name), "cases", "{}", name.escape_unicode());
+        }
+        assert_eq!(trimmed("new\u{a0}cases"), "new\u{a0}cases");
+    }
+
+    #[test]
+    fn case_and_what_parts_words_do_not_matter() {
+        for name in ["location_id", "Location ID", "LOCATION-ID", "location.id", "Location\u{a0}Id", "locationId"] {
+            assert_eq!(folded(name), "locationid", "{name}");
+        }
+        assert_ne!(folded("location/id"), "locationid");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_shown_escaped() {
+        for (name, expected) in [
+            ("cases", "cases"),
+            ("new cases", "new cases"),
+            ("cases\u{a0}", "cases\\u{a0}"),
+            ("\u{feff}id", "\\u{feff}id"),
+            ("a\u{200b}b\tc", "a\\u{200b}b\\tc"),
+            ("ज़िला – \"é\"", "ज़िला – \"é\""),
+        ] {
+            assert_eq!(shortened(name), expected);
+        }
+    }
+}
