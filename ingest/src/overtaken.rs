@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn the_keys_that_are_remembered_are_bounded() {
-        let rows = "location_id,date\n1,2025-01-01\n2,2025-01-01\n3,2025-01-01\n1,2025-01-01\n3,2025-01-01\n";
+        let rows =
+            "location_id,date,dengue_cases\n1,2025-01-01\n2,2025-01-01\n3,2025-01-01\n1,2025-01-01\n3,2025-01-01\n";
         assert_eq!([2, 3].map(|keys_max| counted(DOMAINS[2], rows, keys_max)), [1, 2]);
     }
 
