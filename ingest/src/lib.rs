@@ -14,6 +14,7 @@
 mod check;
 pub mod decisions;
 pub mod discover;
+mod format;
 pub mod frame;
 mod gate;
 pub mod header;
