@@ -6,6 +6,7 @@ use freshet_topics::judge::{self, Notes};
 use freshet_topics::{Cell, Column, Domain, Otherwise, RawRow};
 use sha2::{Digest, Sha256};
 
+use crate::format::{START_BYTES, foreign};
 use crate::frame::{FrameError, FrameLimits, Framer, Record};
 use crate::header::names::shown;
 use crate::header::{Header, HeaderError};
@@ -25,6 +26,9 @@ const UNKNOWN_COLUMNS_MAX: usize = 100;
 /// Why a file is rejected as a whole; the text is for whoever dropped it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileReject {
+    /// The file is no CSV at all.
+    #[error("{0}")]
+    Foreign(&'static str),
     /// The bytes are not CSV.
     #[error("{0}")]
     Frame(#[from] FrameError),
@@ -71,6 +75,8 @@ pub(crate) struct Checker {
     failing: Vec<(usize, &'static Column)>,
     overtaken: Overtaken,
     framer: Framer,
+    /// The first bytes, until there are enough to tell what the file is.
+    start: Option<Vec<u8>>,
     header: Option<Header>,
     hash: Sha256,
     kept: Option<Vec<u8>>,
@@ -93,6 +99,7 @@ impl Checker {
             failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
             overtaken: Overtaken::new(domain),
             framer: Framer::new(limits, domain.delimiter),
+            start: Some(Vec::new()),
             header: None,
             hash: Sha256::new(),
             kept: (expected_bytes <= keep_bytes_max).then(|| Vec::with_capacity(expected_bytes)),
@@ -106,6 +113,21 @@ impl Checker {
             Some(kept) if kept.len() + piece.len() <= self.keep_bytes_max => kept.extend_from_slice(piece),
             kept => *kept = None,
         }
+        let Some(start) = &mut self.start else { return self.read(piece) };
+        start.extend_from_slice(piece);
+        if start.len() >= START_BYTES { self.read_start() } else { Ok(()) }
+    }
+
+    /// Looks at the first bytes, then reads them as rows.
+    fn read_start(&mut self) -> Result<(), FileReject> {
+        let Some(start) = self.start.take() else { return Ok(()) };
+        if let Some(reason) = foreign(&start[..start.len().min(START_BYTES)]) {
+            return Err(FileReject::Foreign(reason));
+        }
+        self.read(&start)
+    }
+
+    fn read(&mut self, piece: &[u8]) -> Result<(), FileReject> {
         let mut input = piece;
         while let Some(record) = self.framer.next(&mut input)? {
             Checking { domain: self.domain, others: &self.others, failing: &self.failing }.take(
@@ -118,6 +140,7 @@ impl Checker {
     }
 
     pub(crate) fn finish(mut self) -> Result<Checked, FileReject> {
+        self.read_start()?;
         while let Some(record) = self.framer.finish()? {
             Checking { domain: self.domain, others: &self.others, failing: &self.failing }.take(
                 &mut self.header,

@@ -15,6 +15,7 @@ mod check;
 pub mod decisions;
 pub mod discover;
 pub mod events;
+mod format;
 pub mod frame;
 mod gate;
 pub mod header;

@@ -12,6 +12,7 @@
 
 mod error;
 mod inflate;
+mod transcode;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -34,10 +35,12 @@ use percent_encoding::percent_decode_str;
 pub use error::{Fault, ReadError, Refusal, fault};
 pub use freshet_sinks::ledger::ObjectVersion;
 use freshet_sinks::ledger::on_one_line;
+use freshet_topics::TextEncoding;
 pub use inflate::{ReadLimits, Unreadable};
 
 use error::{chain, classified, content_error, detail, transient};
-use inflate::{Compression, Content, Source};
+use inflate::{Compression, Content, ContentError, Source};
+use transcode::Transcoder;
 
 /// Keys of one page of a listing; S3 gives no more.
 const PAGE_KEYS_MAX: i32 = 1000;
@@ -152,44 +155,58 @@ impl ObjectReader {
         }
     }
 
-    /// The content of this very version from `from_byte` (counted after decompression) on. One request, whose
-    /// body is then streamed. Compressed content is inflated from its start, and what comes before is skipped.
+    /// The content of this very version as UTF-8 from `from_byte` (counted after decompression and decoding) on. One
+    /// request, whose body is then streamed. Content that is compressed or of another encoding is read from its start,
+    /// and what comes before is skipped; where only its answer says that it is compressed, that takes one more request.
     ///
     /// # Errors
     /// Any [`ReadError`].
-    pub async fn open(&self, version: &ObjectVersion, from_byte: u64) -> Result<ObjectBody, ReadError> {
+    pub async fn open(
+        &self,
+        version: &ObjectVersion,
+        encoding: TextEncoding,
+        from_byte: u64,
+    ) -> Result<ObjectBody, ReadError> {
         let object_bytes = u64::try_from(version.size_bytes).unwrap_or(0);
-        let range_from = if Compression::of_name(&version.key).is_some() { 0 } else { from_byte };
+        let named = Compression::of_name(&version.key);
+        let is_counted = named.is_none() && encoding == TextEncoding::Utf8;
+        let mut range_from = if is_counted { from_byte } else { 0 };
         if range_from > 0 && range_from >= object_bytes {
-            return self.open_at_end(version, range_from, object_bytes).await;
+            match self.is_gzip_at_end(version).await? {
+                true => range_from = 0,
+                false => return Ok(ObjectBody::at_end(version, object_bytes, from_byte)),
+            }
         }
-        let answer = self.get(version, range_from).await?;
+        let mut answer = self.get(version, range_from).await?;
+        if range_from > 0 && says_gzip(answer.content_encoding()) {
+            range_from = 0;
+            answer = self.get(version, 0).await?;
+        }
         // A server that ignores the range sends all of it.
         let is_range = range_from > 0 && answer.content_range().is_some();
         let sent_from = if is_range { range_from } else { 0 };
+        let said = named.or(says_gzip(answer.content_encoding()).then_some(Compression::Gzip));
         let source = source_of(answer.body, object_bytes - sent_from);
         let content = match is_range {
             true => Content::plain_rest(source),
-            false => Content::sniff(&version.key, object_bytes, source, self.limits)
+            false => Content::sniff(said, object_bytes, source, self.limits)
                 .await
                 .map_err(|error| content_error(&version.to_string(), error))?,
         };
-        Ok(ObjectBody { content, object: version.to_string(), at: sent_from, from_byte })
+        let transcoder = Transcoder::of(encoding);
+        Ok(ObjectBody { content, transcoder, object: version.to_string(), at: sent_from, from_byte })
     }
 
-    /// There is nothing left to get; but whether the version is still there decides what becomes of it.
-    async fn open_at_end(
-        &self,
-        version: &ObjectVersion,
-        from_byte: u64,
-        object_bytes: u64,
-    ) -> Result<ObjectBody, ReadError> {
-        let object = version.to_string();
+    /// Of a version from which nothing is left to get: whether that is because it is compressed. Whether it is still
+    /// there decides what becomes of it.
+    async fn is_gzip_at_end(&self, version: &ObjectVersion) -> Result<bool, ReadError> {
+        let ObjectVersion { bucket, key, version_id, .. } = version;
         if !self.exists(version).await? {
-            return Err(ReadError::Gone { object });
+            return Err(ReadError::Gone { object: version.to_string() });
         }
-        let content = Content::plain_rest(stream::empty().boxed());
-        Ok(ObjectBody { content, object, at: object_bytes, from_byte })
+        let head = self.client.head_object().bucket(bucket).key(key).set_version_id(version_id.clone()).send().await;
+        let head = head.map_err(|error| classified("look up", version.to_string(), &error))?;
+        Ok(says_gzip(head.content_encoding()))
     }
 
     async fn get(&self, version: &ObjectVersion, range_from: u64) -> Result<GetObjectOutput, ReadError> {
@@ -206,6 +223,12 @@ impl ObjectReader {
             _ => Ok(answer),
         }
     }
+}
+
+/// Whether a `Content-Encoding` names gzip, among others as `aws-chunked`.
+fn says_gzip(content_encoding: Option<&str>) -> bool {
+    let mut names = content_encoding.unwrap_or_default().split(',');
+    names.any(|name| matches!(name.trim().to_ascii_lowercase().as_str(), "gzip" | "x-gzip"))
 }
 
 /// A listing under way. Nothing of it stays in memory but the page given.
@@ -320,6 +343,8 @@ fn to_second(time: &S3Time) -> Option<DateTime<Utc>> {
 /// The content of an object, as text bytes.
 pub struct ObjectBody {
     content: Content,
+    /// Where the text is no UTF-8; `None` also behind its end.
+    transcoder: Option<Transcoder>,
     object: String,
     /// How many bytes come before the next piece of `content`.
     at: u64,
@@ -334,15 +359,20 @@ impl fmt::Debug for ObjectBody {
 }
 
 impl ObjectBody {
-    /// The next bytes, at most 256 KiB and never none; `None` at the end.
+    /// Of an object of which nothing is left.
+    fn at_end(version: &ObjectVersion, object_bytes: u64, from_byte: u64) -> Self {
+        let content = Content::plain_rest(stream::empty().boxed());
+        ObjectBody { content, transcoder: None, object: version.to_string(), at: object_bytes, from_byte }
+    }
+
+    /// The next bytes, at most 256 KiB (three times as many of another encoding) and never none; `None` at the end.
     ///
     /// # Errors
     /// [`ReadError::Transient`] where the body breaks off: open it again from where the bytes so far end.
-    /// [`ReadError::Rejected`] where it cannot be inflated. After either the body is of no further use.
+    /// [`ReadError::Rejected`] where it cannot be inflated or decoded. After either the body is of no further use.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
-            let piece = self.content.piece().await.map_err(|error| content_error(&self.object, error))?;
-            let Some(mut piece) = piece else {
+            let Some(mut piece) = self.piece().await.map_err(|error| content_error(&self.object, error))? else {
                 return match self.at < self.from_byte {
                     true => Err(content_error(&self.object, Unreadable::EndsEarly(self.from_byte).into())),
                     false => Ok(None),
@@ -353,6 +383,20 @@ impl ObjectBody {
             let wanted = piece.split_off(unwanted as usize);
             if !wanted.is_empty() {
                 return Ok(Some(wanted));
+            }
+        }
+    }
+
+    /// The next bytes in UTF-8, possibly none.
+    async fn piece(&mut self) -> Result<Option<Bytes>, ContentError> {
+        let piece = self.content.piece().await?;
+        let Some(transcoder) = &mut self.transcoder else { return Ok(piece) };
+        match piece {
+            Some(piece) => Ok(Some(transcoder.piece(&piece, false)?)),
+            None => {
+                let rest = transcoder.piece(&[], true)?;
+                self.transcoder = None;
+                Ok(Some(rest))
             }
         }
     }

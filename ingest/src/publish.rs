@@ -71,7 +71,7 @@ struct Prepared {
 /// Where the second pass takes its bytes from.
 enum Source {
     Memory(Vec<u8>),
-    Stream(ObjectBody),
+    Stream(Box<ObjectBody>),
 }
 
 /// The first pass, and the second one set to begin at row 0.
@@ -93,7 +93,7 @@ async fn begin(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     }
     let source = match kept {
         Some(bytes) => Source::Memory(bytes),
-        None => Source::Stream(open(listener, claim, 0).await?),
+        None => Source::Stream(Box::new(open(listener, claim, domain, 0).await?)),
     };
     let partitions = vec![0; claim.partition_count as usize];
     // The start of a file is line 1.
@@ -109,7 +109,7 @@ async fn resume(
     sha256: Vec<u8>,
 ) -> Result<Prepared, Stop> {
     let mut reader = HeaderReader::new(domain, &listener.domains, listener.frame_limits());
-    let mut body = open(listener, claim, 0).await?;
+    let mut body = open(listener, claim, domain, 0).await?;
     let header = loop {
         let Some(piece) = body.chunk().await? else { return Err(FileReject::from(HeaderError::NoHeader).into()) };
         if let Some(header) = reader.feed(&piece)? {
@@ -118,21 +118,21 @@ async fn resume(
     };
     drop(body);
     let point = claim.object.resume_point(claim.partition_count as usize);
-    let body = open(listener, claim, point.byte.unsigned_abs()).await?;
+    let body = open(listener, claim, domain, point.byte.unsigned_abs()).await?;
     let content = Content {
         sha256,
         ignored_columns: claim.object.ignored_columns.clone(),
         absent_defaults: claim.object.absent_defaults.clone(),
         overtaken: claim.object.overtaken,
     };
-    Ok(Prepared { source: Source::Stream(body), header, point, content })
+    Ok(Prepared { source: Source::Stream(Box::new(body)), header, point, content })
 }
 
 async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> Result<Checked, Stop> {
     let expected = usize::try_from(claim.object.version.size_bytes).unwrap_or(usize::MAX);
     let mut checker =
         Checker::new(domain, &listener.domains, listener.frame_limits(), listener.settings.chunk_bytes, expected);
-    let mut body = open(listener, claim, 0).await?;
+    let mut body = open(listener, claim, domain, 0).await?;
     while let Some(piece) = body.chunk().await? {
         checker.feed(&piece)?;
         // Pieces may all be at hand: let other tasks have their turn.
@@ -141,8 +141,8 @@ async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     Ok(checker.finish()?)
 }
 
-async fn open(listener: &Listener, claim: &Claim, from_byte: u64) -> Result<ObjectBody, Stop> {
-    Ok(listener.s3(listener.reader.open(&claim.object.version, from_byte)).await?)
+async fn open(listener: &Listener, claim: &Claim, domain: &Domain, from_byte: u64) -> Result<ObjectBody, Stop> {
+    Ok(listener.s3(listener.reader.open(&claim.object.version, domain.encoding, from_byte)).await?)
 }
 
 /// The second pass.

@@ -1,7 +1,7 @@
 //! The content of an object as plain text bytes: sniffed, inflated, and bounded.
 //!
-//! Name and content must agree: `.gz` is gzip (several members too), `.zst` is Zstandard (several frames too),
-//! anything else is neither. So a reading that resumes knows from the name alone how to go on, and a file
+//! What is said of a content and its first bytes must agree: a name in `.gz`, or `Content-Encoding: gzip`, is gzip (several
+//! members too, with zeros behind them), `.zst` is Zstandard (several frames too), anything else is neither. So a reading that resumes knows from the name alone how to go on, and a file
 //! whose name lies is rejected with a reason its owner understands.
 
 use std::io;
@@ -11,7 +11,7 @@ use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt};
 use tokio_util::io::StreamReader;
 
 /// Most bytes of one piece.
@@ -63,6 +63,9 @@ pub enum Unreadable {
     /// The compressed stream is damaged, or demands too much memory.
     #[error("the compressed content cannot be read: {0}")]
     Damaged(String),
+    /// Bytes that are no text in the encoding of the contract.
+    #[error("the content is not text in {0}, as the contract says")]
+    NotEncoded(&'static str),
     /// There is less content than was read before.
     #[error("the content ends before byte {0}, from which the reading was to go on")]
     EndsEarly(u64),
@@ -131,17 +134,8 @@ pub(super) type Source = BoxStream<'static, io::Result<Bytes>>;
 
 /// The bytes of an object as they are framed.
 pub(super) enum Content {
-    Plain {
-        source: Source,
-        rest: Bytes,
-    },
-    Inflated {
-        reader: Pin<Box<dyn AsyncRead + Send>>,
-        buffer: BytesMut,
-        inflated_bytes: u64,
-        limit_bytes: u64,
-        object_bytes: u64,
-    },
+    Plain { source: Source, rest: Bytes },
+    Inflated { reader: Inflating, buffer: BytesMut, inflated_bytes: u64, limit_bytes: u64, object_bytes: u64 },
 }
 
 impl Content {
@@ -150,15 +144,15 @@ impl Content {
         Content::Plain { source, rest: Bytes::new() }
     }
 
-    /// Looks at the first bytes, and inflates if `name` and they say so. `object_bytes` is the object's size.
+    /// Looks at the first bytes, and inflates if they are what was `said` of them. `object_bytes` is the object's size.
     pub(super) async fn sniff(
-        name: &str,
+        said: Option<Compression>,
         object_bytes: u64,
         mut source: Source,
         limits: ReadLimits,
     ) -> Result<Self, ContentError> {
         let start = start(&mut source).await.map_err(ContentError::Source)?;
-        match (Compression::of_name(name), Compression::of_magic(&start)) {
+        match (said, Compression::of_magic(&start)) {
             (None, None) => Ok(Content::Plain { source, rest: start }),
             (Some(named), found) if found == Some(named) => {
                 let ratio_bytes = object_bytes.saturating_mul(limits.inflate_ratio_max).max(RATIO_FREE_BYTES);
@@ -186,8 +180,7 @@ impl Content {
             }
             Content::Inflated { reader, buffer, inflated_bytes, limit_bytes, object_bytes } => {
                 buffer.reserve(PIECE_BYTES_MAX);
-                let mut room = reader.take(PIECE_BYTES_MAX as u64);
-                let count = room.read_buf(buffer).await.map_err(inflate_error)?;
+                let count = reader.read(buffer).await.map_err(inflate_error)?;
                 *inflated_bytes += count as u64;
                 if *inflated_bytes > *limit_bytes {
                     let (limit_bytes, object_bytes) = (*limit_bytes, *object_bytes);
@@ -217,19 +210,59 @@ async fn start(source: &mut Source) -> io::Result<Bytes> {
 #[error("{0}")]
 struct SourceFailed(io::Error);
 
-fn inflating(compression: Compression, start: Bytes, source: Source) -> Pin<Box<dyn AsyncRead + Send>> {
+type Compressed = Pin<Box<dyn AsyncBufRead + Send>>;
+
+/// A decoder at work.
+pub(super) enum Inflating {
+    /// The member under way; `None` behind the last.
+    Gzip(Option<GzipDecoder<Compressed>>),
+    Zstd(Pin<Box<dyn AsyncRead + Send>>),
+}
+
+impl Inflating {
+    /// The next bytes, at most [`PIECE_BYTES_MAX`]; how many, 0 at the end.
+    async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Inflating::Zstd(decoder) => decoder.take(PIECE_BYTES_MAX as u64).read_buf(buffer).await,
+            Inflating::Gzip(member) => loop {
+                let Some(decoder) = member else { return Ok(0) };
+                let count = decoder.take(PIECE_BYTES_MAX as u64).read_buf(buffer).await?;
+                if count > 0 {
+                    return Ok(count);
+                }
+                if let Some(decoder) = member.take() {
+                    *member = next_member(decoder.into_inner()).await?.map(GzipDecoder::new);
+                }
+            },
+        }
+    }
+}
+
+/// What follows a member, without the zeros that tapes and some stores pad it with; `None` if that is all.
+async fn next_member(mut compressed: Compressed) -> io::Result<Option<Compressed>> {
+    loop {
+        let bytes = compressed.fill_buf().await?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let is_padding = zeros == bytes.len();
+        compressed.consume(zeros);
+        if !is_padding {
+            return Ok(Some(compressed));
+        }
+    }
+}
+
+fn inflating(compression: Compression, start: Bytes, source: Source) -> Inflating {
     let tagged = |bytes: io::Result<Bytes>| bytes.map_err(|error| io::Error::other(SourceFailed(error)));
     let reader = StreamReader::new(stream::iter([Ok(start)]).chain(source).map(tagged));
     match compression {
-        Compression::Gzip => {
-            let mut decoder = GzipDecoder::new(reader);
-            decoder.multiple_members(true);
-            Box::pin(decoder)
-        }
+        Compression::Gzip => Inflating::Gzip(Some(GzipDecoder::new(Box::pin(reader)))),
         Compression::Zstd => {
             let mut decoder = ZstdDecoder::with_params(reader, &[DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX)]);
             decoder.multiple_members(true);
-            Box::pin(decoder)
+            Inflating::Zstd(Box::pin(decoder))
         }
     }
 }
@@ -275,7 +308,7 @@ mod tests {
     /// All of the content, read from a source that gives `cut` bytes at a time.
     async fn read(name: &str, object: &[u8], cut: usize, limits: ReadLimits) -> Result<Vec<u8>, ContentError> {
         let pieces = source(object.chunks(cut).map(|piece| Ok(piece.to_vec())));
-        let mut content = Content::sniff(name, object.len() as u64, pieces, limits).await?;
+        let mut content = Content::sniff(Compression::of_name(name), object.len() as u64, pieces, limits).await?;
         let mut all = Vec::new();
         while let Some(piece) = content.piece().await? {
             assert!((1..=PIECE_BYTES_MAX).contains(&piece.len()));
@@ -297,6 +330,8 @@ mod tests {
         let (gzip_text, zstd_text) = (gzip(TEXT).await, zstd(TEXT).await);
         let (first, second) = TEXT.split_at(20);
         let members = [gzip(first).await, gzip(b"").await, gzip(second).await].concat();
+        let padded = [&gzip_text[..], &[0; 700]].concat();
+        let padded_between = [&gzip(first).await[..], &[0; 9], &gzip(second).await, &[0; 3]].concat();
         let frames = [&b"\x50\x2a\x4d\x18\x02\0\0\0xx"[..], &zstd(first).await, &zstd(second).await].concat();
         for (name, object) in [
             ("a.csv", TEXT),
@@ -304,6 +339,8 @@ mod tests {
             ("a.csv.gz", &gzip_text),
             ("A.GZ", &gzip_text),
             ("a.gz", &members),
+            ("a.gz", &padded),
+            ("a.gz", &padded_between),
             ("a.csv.zst", &zstd_text),
             ("ü.Zst", &frames),
         ] {
@@ -404,7 +441,7 @@ mod tests {
         for (name, object) in [("a.csv", TEXT.to_vec()), ("a.gz", gzip(TEXT).await), ("a.zst", zstd(TEXT).await)] {
             for len in [0, 3, 20] {
                 let pieces = source([Ok(object[..len].to_vec()), broken()]);
-                let error = match Content::sniff(name, 99, pieces, ReadLimits::default()).await {
+                let error = match Content::sniff(Compression::of_name(name), 99, pieces, ReadLimits::default()).await {
                     Err(error) => error,
                     Ok(mut content) => loop {
                         match content.piece().await {

@@ -69,16 +69,22 @@ async fn a_reading_is_pinned_and_resumes_with_a_range() {
         answer("200 OK", etag, "0123456789"),
         answer("200 OK", "ETag: \"other\"\r\n", "0123456789"),
         answer("200 OK", etag, ""),
+        answer("200 OK", etag, ""),
         answer("200 OK", "ETag: \"other\"\r\n", ""),
     ])
     .await;
-    assert_eq!(all(reader.open(&version(10), 0).await).await.expect("whole"), "0123456789");
-    assert_eq!(all(reader.open(&version(10), 7).await).await.expect("the rest"), "789");
-    assert_eq!(all(reader.open(&version(10), 8).await).await.expect("a server without ranges"), "89");
-    let ignored = all(reader.open(&version(10), 0).await).await.expect_err("a server that ignores If-Match");
+    assert_eq!(all(reader.open(&version(10), TextEncoding::Utf8, 0).await).await.expect("whole"), "0123456789");
+    assert_eq!(all(reader.open(&version(10), TextEncoding::Utf8, 7).await).await.expect("the rest"), "789");
+    assert_eq!(
+        all(reader.open(&version(10), TextEncoding::Utf8, 8).await).await.expect("a server without ranges"),
+        "89"
+    );
+    let ignored =
+        all(reader.open(&version(10), TextEncoding::Utf8, 0).await).await.expect_err("a server that ignores If-Match");
     assert!(matches!(ignored, ReadError::Gone { .. }), "{ignored:?}");
-    assert_eq!(all(reader.open(&version(10), 10).await).await.expect("nothing is left"), "");
-    let gone = all(reader.open(&version(10), 10).await).await.expect_err("nothing is left of nothing");
+    assert_eq!(all(reader.open(&version(10), TextEncoding::Utf8, 10).await).await.expect("nothing is left"), "");
+    let gone =
+        all(reader.open(&version(10), TextEncoding::Utf8, 10).await).await.expect_err("nothing is left of nothing");
     assert_eq!(gone.to_string(), "read s3://raw/health/day 1.csv version v7: this version is no longer there");
 
     let requests = requests.lock().expect("requests");
@@ -94,7 +100,7 @@ async fn a_reading_is_pinned_and_resumes_with_a_range() {
 async fn a_body_shorter_than_any_magic_is_read_to_its_end() {
     for content in ["", "a", "abc"] {
         let (reader, _) = server(vec![answer("200 OK", "ETag: \"tag\"\r\n", content)]).await;
-        let read = all(reader.open(&version(content.len() as i64), 0).await).await;
+        let read = all(reader.open(&version(content.len() as i64), TextEncoding::Utf8, 0).await).await;
         assert_eq!(read.expect("whole"), content);
     }
 }
@@ -106,7 +112,7 @@ async fn a_body_that_breaks_off_is_the_worlds_fault() {
     let long = answer("200 OK", "ETag: \"tag\"\r\n", "0123456789abc");
     for (answer, expected) in [(cut, ""), (short, "6 bytes before its end"), (long, "longer than the object")] {
         let (reader, _) = server(vec![answer]).await;
-        let error = all(reader.open(&version(10), 0).await).await.expect_err("not whole");
+        let error = all(reader.open(&version(10), TextEncoding::Utf8, 0).await).await.expect_err("not whole");
         assert!(matches!(error, ReadError::Transient { .. }) && error.to_string().contains(expected), "{error}");
     }
 }
@@ -121,7 +127,7 @@ async fn errors_tell_whose_fault_they_are_and_where() {
         ("404 Not Found", "NoSuchVersion", "no longer there"),
     ] {
         let (reader, _) = server(vec![answer(status, "", &body(code))]).await;
-        let error = reader.open(&version(10), 0).await.expect_err("refused");
+        let error = reader.open(&version(10), TextEncoding::Utf8, 0).await.expect_err("refused");
         assert!(error.to_string().contains(expected), "{error}");
     }
     let nowhere = {
@@ -169,7 +175,7 @@ async fn a_proxy_that_answers_without_a_code_of_s3_ends_no_version() {
     let page = "<html><body>not found</body></html>";
     for status in ["404 Not Found", "405 Method Not Allowed", "412 Precondition Failed"] {
         let (reader, _) = server(vec![answer(status, "", page), answer(status, "", page)]).await;
-        let read = reader.open(&version(10), 0).await.expect_err("no object");
+        let read = reader.open(&version(10), TextEncoding::Utf8, 0).await.expect_err("no object");
         assert!(matches!(read, ReadError::Transient { .. }), "{status}: {read:?}");
         // A HEAD is explained by a GET, which the proxy answers in the same way.
         let (reader, _) = server(vec![answer(status, "", ""), answer(status, "", page)]).await;
@@ -265,8 +271,10 @@ async fn a_reading_of_compressed_content_resumes_behind_what_was_read() {
     let object = Bytes::from(encoder.into_inner());
     for from_byte in [0, 1, 262_144, 300_000, 699_999, 700_000, 700_001] {
         let source = stream::iter([Ok(object.clone())]).boxed();
-        let content = Content::sniff("a.gz", object.len() as u64, source, ReadLimits::default()).await.expect("gzip");
-        let mut body = ObjectBody { content, object: "a.gz".into(), at: 0, from_byte };
+        let content = Content::sniff(Compression::of_name("a.gz"), object.len() as u64, source, ReadLimits::default())
+            .await
+            .expect("gzip");
+        let mut body = ObjectBody { content, transcoder: None, object: "a.gz".into(), at: 0, from_byte };
         let mut rest = Vec::new();
         let end = loop {
             match body.chunk().await {
@@ -277,4 +285,28 @@ async fn a_reading_of_compressed_content_resumes_behind_what_was_read() {
         assert_eq!(end.is_err(), from_byte > 700_000, "{from_byte}: {end:?}");
         assert!(rest == text[(from_byte as usize).min(700_000)..], "{from_byte}");
     }
+}
+
+#[test]
+fn a_content_encoding_that_names_gzip_is_known() {
+    for (said, expected) in [
+        (None, false),
+        (Some(""), false),
+        (Some("gzip"), true),
+        (Some("aws-chunked, GZIP"), true),
+        (Some("x-gzip"), true),
+        (Some("br"), false),
+    ] {
+        assert_eq!(says_gzip(said), expected, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn positions_in_another_encoding_are_those_of_its_text_in_utf_8() {
+    let etag = "ETag: \"tag\"\r\n";
+    let (reader, requests) = server(vec![answer("200 OK", etag, "ab\u{7f}cd"), answer("200 OK", etag, "abcd")]).await;
+    assert_eq!(all(reader.open(&version(5), TextEncoding::Windows1252, 3).await).await.expect("the rest"), "cd");
+    let cut = all(reader.open(&version(4), TextEncoding::Windows1252, 9).await).await.expect_err("it ends early");
+    assert!(cut.to_string().contains("ends before byte 9"), "{cut}");
+    assert!(requests.lock().expect("requests").iter().all(|request| !request.contains("range:")));
 }

@@ -36,11 +36,13 @@ fn record(characters: &[char], mut at: usize) -> (Line, usize) {
         let mut cell = String::new();
         if characters.get(at) == Some(&'"') {
             let after_line = || at + characters[at..].iter().take_while(|it| !is_line_end(Some(it))).count() + 1;
-            let Some(end) = closing_quote(characters, at + 1, &mut cell) else { return (Line::Stray, after_line()) };
+            let Some(end) = closing_quote(characters, at + 1, &mut cell) else {
+                return (Line::Stray, after_line().min(characters.len()));
+            };
             let blanks = characters[end..].iter().take_while(|it| matches!(it, ' ' | '\t')).count();
             let next = characters.get(end + blanks);
             if !is_line_end(next) && next != Some(&',') {
-                return (Line::Stray, after_line());
+                return (Line::Stray, after_line().min(characters.len()));
             }
             at = end;
         }
