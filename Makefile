@@ -7,7 +7,7 @@ CARGO := cargo
 DATA ?= .freshet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup checkout build demo up test faults model bench clean
+.PHONY: help setup checkout build demo up test faults model fuzz bench clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +46,9 @@ faults: checkout ## Run all tests of faults, those that take minutes too
 
 model: checkout ## Walk a million histories of the model at random (make test: 10,000)
 	FRESHET_MODEL_WALKS=1000000 $(CARGO) test --release --workspace --test model walks:: -- --nocapture
+
+fuzz: checkout ## Give every reader hostile bytes for a minute each, by a new seed (make test: a second each)
+	FRESHET_FUZZ_SECONDS=60 FRESHET_FUZZ_SEED=$$(date +%s) $(CARGO) test --release --workspace --test fuzz -- --nocapture
 
 bench: checkout ## Measure rows a second and drop-to-visible, beside COPY and a plain script
 	$(CARGO) build --release --quiet --bin freshet

@@ -14,7 +14,7 @@
 //! | | a value for it | that | [`UNCASTABLE_TO_DEFAULT`] |
 //! | breaks a rule | – | what the rule says | the rule's name |
 
-use crate::cast::{self, Casted};
+use crate::cast::{self, Casted, GROUPING_REMOVED};
 use crate::rules::{Otherwise, Rule};
 use crate::{Cell, Column, Domain, Instead, Value};
 
@@ -24,8 +24,6 @@ pub const REQUIRED_EMPTY: &str = "required_empty";
 pub const EMPTY_TO_DEFAULT: &str = "empty_to_default";
 /// A cell stands for "not known".
 pub const MISSING_VALUE: &str = "missing_value";
-/// The signs between groups of three digits were taken out of a number.
-pub const GROUPING_REMOVED: &str = "grouping_removed";
 /// A cell does not cast and its column takes nothing for it.
 pub const UNCASTABLE: &str = "uncastable";
 /// A cell does not cast and became NULL.
