@@ -14,6 +14,7 @@ mod contracts;
 mod every_domain;
 mod exactly_once;
 mod faults;
+mod formats;
 mod frozen;
 mod harness;
 mod kills;
