@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::harness::{Process, World, data, folder};
+use crate::harness::{Process, World, cache_folder, data, folder};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
@@ -30,11 +30,7 @@ impl Drop for Pooler {
 
 /// What `scripts/setup tests` unpacked.
 fn installed() -> PathBuf {
-    let of = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
-    let home = of("FRESHET_HOME")
-        .or_else(|| of("XDG_CACHE_HOME").map(|it| it.join("freshet")))
-        .or_else(|| of("HOME").map(|it| it.join(".cache/freshet")));
-    let folder = home.expect("FRESHET_HOME, XDG_CACHE_HOME or HOME is set").join("pgbouncer");
+    let folder = cache_folder().join("pgbouncer");
     assert!(folder.join("usr/sbin/pgbouncer").exists(), "run scripts/setup tests");
     folder
 }

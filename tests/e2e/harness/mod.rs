@@ -1,5 +1,6 @@
 //! What every story stands on.
 
+pub(crate) mod aws;
 pub(crate) mod clock;
 pub(crate) mod data;
 pub(crate) mod files;
@@ -18,17 +19,28 @@ pub(crate) mod tcp;
 pub(crate) mod wire;
 mod world;
 
+use std::path::PathBuf;
+
 use freshet::roles::Role;
 use freshet_topics::Pipeline;
 
 pub(crate) use own_stack::{OwnStack, Server};
 pub(crate) use process::Process;
-pub(crate) use stack::folder;
+pub(crate) use stack::{endpoints, folder};
 pub(crate) use world::{Object, World};
 
 /// Every role of the shipped pipeline.
 pub(crate) fn all_roles() -> Vec<Role> {
     Role::all(Pipeline::shipped())
+}
+
+/// Where `scripts/setup` puts what it installs.
+pub(crate) fn cache_folder() -> PathBuf {
+    let of = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
+    let home = of("FRESHET_HOME")
+        .or_else(|| of("XDG_CACHE_HOME").map(|it| it.join("freshet")))
+        .or_else(|| of("HOME").map(|it| it.join(".cache/freshet")));
+    home.expect("FRESHET_HOME, XDG_CACHE_HOME or HOME is set")
 }
 
 /// The seed of a random test, printed; `FRESHET_TEST_SEED` gives one to replay.
