@@ -101,7 +101,7 @@ async fn a_stray_quote_costs_its_line_and_the_rows_around_it_load() {
     let waited = world.settle().await;
     assert_eq!((waited.applied, waited.rejected), (1, 0), "{waited}");
     let rejects: Vec<String> =
-        world.query("SELECT rule || ' ' || line || ' ' || value FROM pipeline.rejects ORDER BY line").await;
+        world.column("SELECT rule || ' ' || line || ' ' || value FROM pipeline.rejects ORDER BY line").await;
     assert_eq!(
         rejects,
         [
