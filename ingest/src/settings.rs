@@ -106,8 +106,9 @@ impl Default for EventSettings {
 impl EventSettings {
     fn check(&self) -> Result<(), String> {
         let url = &self.queue_url;
-        let is_url = url.starts_with("https://") || url.starts_with("http://");
-        if !url.is_empty() && !(is_url && self.queue_name().is_some()) {
+        let is_web = url.starts_with("https://") || url.starts_with("http://");
+        let is_address = is_web && self.queue_name().is_some();
+        if !url.is_empty() && !is_address {
             return Err("ingest.events.queue_url is not like https://sqs.REGION.amazonaws.com/ACCOUNT/NAME".into());
         }
         let limits = [
