@@ -75,5 +75,8 @@ export function drop(key, lines) {
   dropFile(key, path);
 }
 
+/** Deletes a file of the raw bucket. */
+export const remove = (key) => s3(env.FRESHET_RAW_BUCKET, key, "-X", "DELETE");
+
 /** An object of the processed bucket. */
 export const output = (key) => s3(env.FRESHET_PROCESSED_BUCKET, key);

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { after, before, test } from "node:test";
 
-import { Door, drop, execute, launch, output } from "./browser.js";
+import { Door, drop, execute, launch, output, remove } from "./browser.js";
 
 const HEALTH = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases";
 const HOSPITAL = "location_id,date,total_beds,available_beds,doctors,nurses";
@@ -96,7 +96,7 @@ test("rejects and corrections stand under their rules, with an example", async (
 });
 
 test("columns that a file has beside its domain, or lacks, stand under their rules and on the file", async () => {
-  drop("locations/told.csv", ["id,name,type,colour", "1,Low Town,Urban,red"]);
+  drop("locations/told.csv", ["id,name,type,colour", "3,Far Town,Urban,red"]);
   const columns = section("Columns that files have or lack, by rule").getByRole("listitem");
   await there(columns.filter({ hasText: "unknown_column" }), "locations.colour 1", "locations/told.csv");
   await there(columns.filter({ hasText: "absent_default" }), "locations.population");
@@ -106,6 +106,8 @@ test("columns that a file has beside its domain, or lacks, stand under their rul
 test("an object that belongs to no domain is named on top, until it is gone", async () => {
   drop("helth/x.csv", [HEALTH]);
   await there(page.locator("#alarms"), "helth/x.csv belongs to no domain: did you mean `health/`?");
+  remove("helth/x.csv");
+  await page.waitForFunction(() => !document.getElementById("alarms").textContent.includes("helth"));
 });
 
 test("a file that cannot be read is shown with its reason", async () => {
