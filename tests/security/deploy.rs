@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::settings::blocks;
 
 /// What an operation of the SDK needs.
-const ACTIONS: [(&str, &[&str]); 20] = [
+const ACTIONS: [(&str, &[&str]); 25] = [
     ("head_bucket", &["s3:ListBucket"]),
     ("list_objects_v2", &["s3:ListBucket"]),
     ("head_object", &["s3:GetObject"]),
@@ -33,13 +33,21 @@ const ACTIONS: [(&str, &[&str]); 20] = [
     ("put_bucket_lifecycle_configuration", &["s3:PutLifecycleConfiguration"]),
     ("list_buckets", &["s3:ListAllMyBuckets"]),
     ("list_object_versions", &["s3:ListBucketVersions"]),
+    // The page says in words that setup needs these two where there is a queue.
+    ("get_bucket_notification_configuration", &["s3:GetBucketNotification"]),
+    ("put_bucket_notification_configuration", &["s3:PutBucketNotification"]),
+    ("receive_message", &["sqs:ReceiveMessage"]),
+    ("delete_message_batch", &["sqs:DeleteMessage"]),
+    ("change_message_visibility", &["sqs:ChangeMessageVisibility"]),
 ];
 
-/// Where each role's operations are, besides that every role's bucket is looked for.
-const ROLES: [(&str, &[&str]); 3] = [
+/// Where each role's operations are, besides that every role's bucket is looked for; last those of a listener that reads a
+/// queue.
+const ROLES: [(&str, &[&str]); 4] = [
     ("ingest", &["ingest/src"]),
     ("metrics", &["sinks/src/outputs.rs", "sinks/src/outputs", "processors/src"]),
-    ("setup", &["src/commands/setup"]),
+    ("setup", &["src/commands/setup/buckets.rs"]),
+    ("events", &["ingest/src/events"]),
 ];
 
 fn sources(path: &Path, text: &mut String) {
@@ -61,7 +69,7 @@ fn strings(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_iam_policies_name_what_the_code_asks_of_s3() {
+fn the_iam_policies_name_what_the_code_asks_of_s3_and_the_queue() {
     let policies = blocks("deploy.md", "json");
     assert_eq!(policies.len(), ROLES.len());
     for (policy, (role, places)) in policies.iter().zip(ROLES) {
@@ -73,8 +81,12 @@ fn the_iam_policies_name_what_the_code_asks_of_s3() {
         for place in places {
             sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(place), &mut text);
         }
-        let asked = |operation: &str| text.contains(&format!(".{operation}(")) || operation == "head_bucket";
+        let asked = |operation: &str| {
+            text.contains(&format!(".{operation}(")) || (operation == "head_bucket" && role != "events")
+        };
         let needed = ACTIONS.iter().filter(|(operation, _)| asked(operation)).flat_map(|(_, actions)| *actions);
+        // A listener that reads no queue needs nothing of one.
+        let needed = needed.filter(|action| action.starts_with("sqs:") == (role == "events"));
         assert_eq!(allowed, needed.copied().collect::<BTreeSet<_>>(), "{role}");
         for statement in statements {
             assert_eq!(statement["Effect"], "Allow", "{role}");

@@ -33,7 +33,7 @@ fn password(user: &str) -> String {
 
 /// Makes the database and the users of the page. `url` is the administrator's.
 async fn make_database(url: &str) {
-    let [administrator, _] = &blocks("deploy.md", "sql")[..] else { panic!("two blocks of SQL") };
+    let [administrator, ..] = &blocks("deploy.md", "sql")[..] else { panic!("a block of SQL") };
     // Each by itself: a database is not made within a transaction.
     for statement in administrator.split_inclusive(';').map(str::trim).filter(|it| !it.is_empty()) {
         execute(url, statement).await;

@@ -161,23 +161,28 @@ fn files_list(files: &Files, look: Look) -> String {
         return "no file was found yet".into();
     }
     let numbers = |number: Option<i64>| number.map_or("–".into(), thousands);
-    let mut records =
-        vec![["file", "state", "why", "rows", "received", "rejected", "overtaken"].map(str::to_owned).to_vec()];
-    // Borders, padding and the narrow columns take about 67; key and reason share the rest.
-    let room = look.width.saturating_sub(67).max(24);
+    // Few files have such rows, and names and reasons need the room.
+    let is_overtaken = files.files.iter().any(|file| file.overtaken > 0);
+    let heading = ["file", "state", "why", "rows", "received", "rejected", "overtaken"];
+    let columns = heading.len() - usize::from(!is_overtaken);
+    let mut records = vec![heading[..columns].iter().map(ToString::to_string).collect::<Vec<String>>()];
+    // Borders, padding and the narrow columns take about 55; key and reason share the rest.
+    let narrow = if is_overtaken { 67 } else { 55 };
+    let room = look.width.saturating_sub(narrow).max(24);
     let reasons = files.files.iter().filter_map(|file| file.reason.as_deref()).map(|it| it.chars().count()).max();
     let reason_width = reasons.unwrap_or(0).min(room / 2);
     for file in &files.files {
         let FileStatus { key, state, reason, rows, received, rejected, overtaken, .. } = file;
-        records.push(vec![
+        let mut record = vec![
             shorten(key, room - reason_width),
             state.to_string(),
             shorten(reason.as_deref().unwrap_or_default(), reason_width),
             numbers(*rows),
             thousands(*received),
             thousands(*rejected),
-            thousands(*overtaken),
-        ]);
+        ];
+        record.extend(is_overtaken.then(|| thousands(*overtaken)));
+        records.push(record);
     }
     let mut text = table(look, &records, 3);
     for state in ObjectState::ALL {

@@ -38,10 +38,11 @@ pub(super) const TABLES: &str = "
     CREATE INDEX api_health ON health_data (location_id, date DESC);";
 
 /// Every line about health, in order.
-const OF_HEALTH: [&str; 13] = [
+const OF_HEALTH: [&str; 14] = [
     "take away, until the columns are altered: view named_health, report",
     "widen column id from integer to bigint",
     "let column id number new rows (identity), from the greatest on, instead of by nextval('health_data_id_seq'::regclass)",
+    "add column extra jsonb",
     "add column corrections jsonb",
     "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in what is there (6 rows), so that a row of any \
      file wins",

@@ -100,8 +100,11 @@ async fn a_database_of_version_0_1_is_taken_over_with_nothing_lost_or_read_again
         for table in
             ["locations", "climate_data", "health_data", "hospital_data", "pipeline.objects", "pipeline.progress"]
         {
-            // Without the column that is new, and in which nothing stands yet.
-            let sql = format!("SELECT '{table} ' || jsonb_strip_nulls(to_jsonb(t))::text FROM {table} AS t ORDER BY 1");
+            // Without the columns that are new, and in which nothing stands yet.
+            let sql = format!(
+                "SELECT '{table} ' || (jsonb_strip_nulls(to_jsonb(t)) - '{{absent_defaults,overtaken}}'::text[])::text
+                 FROM {table} AS t ORDER BY 1"
+            );
             all.extend(world.column::<String>(&sql).await);
         }
         all
@@ -123,7 +126,8 @@ async fn a_database_of_version_0_1_is_taken_over_with_nothing_lost_or_read_again
             finding
                 .details
                 .iter()
-                .all(|it| it.starts_with("set the comments of ") || it == "add column corrections jsonb"),
+                .all(|it| it.starts_with("set the comments of ")
+                    || it.starts_with("add column ") && it.ends_with(" jsonb")),
             "{finding:#?}"
         );
     }
