@@ -39,7 +39,9 @@ impl Child {
     pub(super) async fn start(data: &Path) -> Result<Self> {
         std::fs::create_dir_all(data).with_context(|| format!("make folder {}", data.display()))?;
         let log = data.with_extension("log");
-        let file = std::fs::File::create(&log).with_context(|| format!("create file {}", log.display()))?;
+        // Commands beside it write to the same file: whoever does not append would write over what they said.
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log);
+        let file = file.with_context(|| format!("create file {}", log.display()))?;
         let program = std::env::current_exe().context("find this program")?;
         let mut process = tokio::process::Command::new(program)
             .arg("up")
