@@ -1,15 +1,9 @@
 //! A file that cannot be read is rejected whole, and says why; every name and packing that S3 allows works.
 
-use async_compression::tokio::bufread::{GzipEncoder, ZstdEncoder};
+use async_compression::tokio::bufread::ZstdEncoder;
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{World, data};
-
-async fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut packed = Vec::new();
-    GzipEncoder::new(text).read_to_end(&mut packed).await.expect("pack");
-    packed
-}
 
 async fn zstd(text: &[u8]) -> Vec<u8> {
     let mut packed = Vec::new();
@@ -24,7 +18,7 @@ async fn a_bad_file_is_rejected_before_a_row_of_it_is_published() {
     let roles = world.run_all();
     let good = data::health(4, "2025-01-01", 200, 3).into_bytes();
     let with = |end: &[u8]| [good.as_slice(), end].concat();
-    let packed = gzip(&good).await;
+    let packed = data::gzip(&good).await;
     let bad: [(&str, Vec<u8>, &str); 15] = [
         ("health/header.csv", b"place,when,dengue_cases\n1,2025-01-01,5\n".to_vec(), "no column `location_id`, `date`"),
         ("health/quote.csv", [b"\"", good.as_slice()].concat(), "line 1: a quote opens in the header here"),
@@ -137,7 +131,7 @@ async fn every_name_and_packing_that_s3_allows_works() {
         world.put(name, data::health(1, "2025-01-01", 20 + at as u64, at as i32)).await;
     }
     let long = data::health(3, "2024-01-01", 200, 900);
-    world.put_packed("health/packed.csv.gz", gzip(long.as_bytes()).await, long.as_bytes()).await;
+    world.put_packed("health/packed.csv.gz", data::gzip(long.as_bytes()).await, long.as_bytes()).await;
     let other = data::health(3, "2024-05-01", 200, 901);
     world.put_packed("health/packed.csv.zst", zstd(other.as_bytes()).await, other.as_bytes()).await;
     world.put("raw/climate_data.csv", data::climate(2, "2025-01-01", 10, 1)).await;

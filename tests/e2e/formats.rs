@@ -1,17 +1,9 @@
 //! Files in the forms that programs write them in: what is no CSV is named with what to do, what a contract declares is read.
 
-use async_compression::tokio::bufread::GzipEncoder;
 use aws_sdk_s3::primitives::ByteStream;
 use freshet_topics::{Column, Domain, TextEncoding, domains};
-use tokio::io::AsyncReadExt;
 
 use crate::harness::{World, data};
-
-async fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut packed = Vec::new();
-    GzipEncoder::new(text).read_to_end(&mut packed).await.expect("pack");
-    packed
-}
 
 fn utf_16(text: &str) -> Vec<u8> {
     std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
@@ -54,10 +46,10 @@ async fn gzip_is_read_by_the_stores_word_for_it_and_with_zeros_behind_it() {
     let plain = data::health(3, "2025-01-01", 200, 7);
     let request =
         world.services.s3.put_object().bucket(world.raw_bucket()).key("health/told.csv").content_encoding("gzip");
-    let answer = request.body(ByteStream::from(gzip(plain.as_bytes()).await)).send().await.expect("drop");
+    let answer = request.body(ByteStream::from(data::gzip(plain.as_bytes()).await)).send().await.expect("drop");
     world.was_dropped("health/told.csv", answer.e_tag().expect("an ETag"), plain.as_bytes());
     let other = data::health(3, "2025-08-01", 100, 8);
-    let padded = [gzip(other.as_bytes()).await, vec![0; 512]].concat();
+    let padded = [data::gzip(other.as_bytes()).await, vec![0; 512]].concat();
     world.put_packed("health/padded.csv.gz", padded, other.as_bytes()).await;
     let waited = world.settle().await;
     assert_eq!((waited.applied, waited.rejected), (2, 0), "{waited}\n{:#?}", world.objects().await);

@@ -6,14 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_compression::tokio::bufread::GzipEncoder;
 use aws_sdk_s3::Client;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use freshet_sinks::outputs::{self, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -45,12 +43,6 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(40), "not within 40 s: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-async fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut packed = Vec::new();
-    GzipEncoder::new(text).read_to_end(&mut packed).await.expect("pack");
-    packed
 }
 
 /// Short pauses after a failure: what is tested is what comes of many.
@@ -171,7 +163,7 @@ async fn a_file_of_which_only_a_part_comes_is_never_taken_for_whole() {
     let raw = world.raw_bucket().to_owned();
     let text = |salt| data::health(20, "2025-01-01", 200, salt).into_bytes();
     let (plain, other) = (text(1), text(2));
-    let packed = gzip(&other).await;
+    let packed = data::gzip(&other).await;
     let small = data::health(3, "2024-01-01", 20, 3).into_bytes();
     let contents: BTreeMap<&'static str, Vec<u8>> =
         BTreeMap::from([("plain.csv", plain.clone()), ("packed.csv.gz", packed.clone()), ("small.csv", small.clone())]);

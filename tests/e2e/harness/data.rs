@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::fs;
 
+use async_compression::tokio::bufread::GzipEncoder;
 use chrono::{Days, NaiveDate};
 use freshet::commands::generate::{self, GenerateOptions};
 use freshet_topics::Pipeline;
+use tokio::io::AsyncReadExt;
 
 /// The numbers of the golden row: location 1 on 2025-08-22 of the source's own data.
 pub(crate) const GOLDEN_LOCATION: &str = "name,type,population,area,id\nAndhra Pradesh,state,49577103,162975,1\n";
@@ -74,4 +76,11 @@ fn each(header: &str, locations: i32, from: &str, days: u64, cells: impl Fn(i32,
         }
     }
     file
+}
+
+/// Bytes packed by gzip.
+pub(crate) async fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    GzipEncoder::new(bytes).read_to_end(&mut packed).await.expect("pack");
+    packed
 }
