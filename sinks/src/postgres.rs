@@ -1,4 +1,4 @@
-//! The connection to Postgres: pool, schema version, and what kind of error an error is.
+//! The connection to Postgres: pool, schema version, what kind of error an error is, and grants that are handed on.
 
 use std::borrow::Cow;
 use std::fs;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use sqlx::PgPool;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 /// The migrations in `sinks/migrations`, embedded. They make what is the pipeline's own; the domains' tables are made from
 /// their declarations ([`crate::tables`]), which runs these too, under a lock of its own.
@@ -223,6 +223,27 @@ pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
         (Some("42"), _) => ErrorKind::Schema,
         _ => ErrorKind::Transient,
     }
+}
+
+/// The statements that allow others on `to` what is allowed on `from` to others than its owner; tables and views alike.
+pub(crate) async fn grants(connection: &mut PgConnection, from: &str, to: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $2,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+         FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+         WHERE c.oid = $1::regclass AND a.grantee <> c.relowner",
+    )
+    .bind(from)
+    .bind(to)
+    .fetch_all(connection)
+    .await
+}
+
+/// Executes a statement made here, which gives nothing back.
+pub(crate) async fn execute(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, Column as _, Connection, Executor, PgConnection, SqlSafeStr, Statement, Type};
 
+use crate::postgres::{execute, grants};
 use crate::tables::{Setup, identifier, qualified};
 
 /// The schema of the views.
@@ -151,7 +152,7 @@ async fn make(connection: &mut PgConnection, setup: &Setup<'_>, output: &Output)
         // Other columns than it had: only a new view may have them. Whoever was allowed to read it still is.
         Err(error) if has_code(&error, "42P16") => {
             attempt.rollback().await?;
-            let grants = grants(connection, &sql::name(output.name)).await?;
+            let grants = grants(connection, &sql::name(output.name), &sql::name(output.name)).await?;
             execute(connection, &format!("DROP VIEW {}", sql::name(output.name))).await?;
             execute(connection, &create).await?;
             for grant in grants {
@@ -212,25 +213,6 @@ async fn allow(connection: &mut PgConnection, output: &str, readers: &[String]) 
         execute(connection, &format!("GRANT USAGE ON SCHEMA {} TO {reader}", identifier(SCHEMA))).await?;
         execute(connection, &format!("GRANT SELECT ON {} TO {reader}", sql::name(output))).await?;
     }
-    Ok(())
-}
-
-/// The statements that give what is allowed on a view to others than its owner.
-async fn grants(connection: &mut PgConnection, view: &str) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $1,
-            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
-            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-         FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-         WHERE c.oid = $1::regclass AND a.grantee <> c.relowner",
-    )
-    .bind(view)
-    .fetch_all(connection)
-    .await
-}
-
-async fn execute(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
 }
 

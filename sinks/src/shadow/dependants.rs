@@ -7,6 +7,7 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::Refused;
+use crate::postgres::{execute, grants};
 use crate::{output_views, tables};
 
 /// A view that reads the table.
@@ -106,34 +107,25 @@ async fn all_or_none(connection: &mut PgConnection, statements: &[String]) -> Re
     attempt.commit().await
 }
 
-async fn execute(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
-    Ok(())
-}
-
 /// The statements that give the shadow the owner, the comment and the grants of the live table.
-pub(super) async fn grants(
+pub(super) async fn allowed(
     connection: &mut PgConnection,
     table: &str,
     shadow: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(
+    let mut statements: Vec<String> = sqlx::query_scalar(
         "SELECT format('ALTER TABLE %s OWNER TO %I', $2, pg_get_userbyid(relowner))
          FROM pg_class WHERE oid = $1::regclass
          UNION ALL
          SELECT format('COMMENT ON TABLE %s IS %L', $2, d.description) FROM pg_description d
-         WHERE d.objoid = $1::regclass AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
-         UNION ALL
-         SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $2,
-            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
-            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-         FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-         WHERE c.oid = $1::regclass AND a.grantee <> c.relowner",
+         WHERE d.objoid = $1::regclass AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0",
     )
     .bind(table)
     .bind(shadow)
-    .fetch_all(connection)
-    .await
+    .fetch_all(&mut *connection)
+    .await?;
+    statements.extend(grants(connection, table, shadow).await?);
+    Ok(statements)
 }
 
 /// What a swap would leave behind, each in Postgres' own words.

@@ -252,7 +252,7 @@ async fn swap_table(
     .bind(&live)
     .fetch_one(&mut *connection)
     .await?;
-    let mut statements = dependants::grants(connection, &live, &shadow).await?;
+    let mut statements = dependants::allowed(connection, &live, &shadow).await?;
     if has_surrogate_id(domain) {
         // The ids that the shadow took came from the live table's sequence: its own goes on from there.
         let of = |table: &str| format!("pg_get_serial_sequence('{table}', 'id')");
