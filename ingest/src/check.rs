@@ -68,16 +68,10 @@ pub(crate) struct Checked {
 
 /// Takes a file piece by piece, however it is cut.
 pub(crate) struct Checker {
-    domain: &'static Domain,
-    /// What its columns may be of instead.
-    others: Vec<&'static Domain>,
-    /// Columns with a rule that rejects the file, with their place in the domain.
-    failing: Vec<(usize, &'static Column)>,
-    overtaken: Overtaken,
+    records: Records,
     framer: Framer,
     /// The first bytes, until there are enough to tell what the file is.
     start: Option<Vec<u8>>,
-    header: Option<Header>,
     hash: Sha256,
     kept: Option<Vec<u8>>,
     keep_bytes_max: usize,
@@ -94,13 +88,15 @@ impl Checker {
     ) -> Self {
         let fails = |column: &&Column| column.rules.iter().any(|rule| rule.otherwise == Otherwise::Fail);
         Checker {
-            domain,
-            others: others.to_vec(),
-            failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
-            overtaken: Overtaken::new(domain),
+            records: Records {
+                domain,
+                others: others.to_vec(),
+                failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
+                header: None,
+                overtaken: Overtaken::new(domain),
+            },
             framer: Framer::new(limits, domain.delimiter),
             start: Some(Vec::new()),
-            header: None,
             hash: Sha256::new(),
             kept: (expected_bytes <= keep_bytes_max).then(|| Vec::with_capacity(expected_bytes)),
             keep_bytes_max,
@@ -130,11 +126,7 @@ impl Checker {
     fn read(&mut self, piece: &[u8]) -> Result<(), FileReject> {
         let mut input = piece;
         while let Some(record) = self.framer.next(&mut input)? {
-            Checking { domain: self.domain, others: &self.others, failing: &self.failing }.take(
-                &mut self.header,
-                &mut self.overtaken,
-                &record,
-            )?;
+            self.records.take(&record)?;
         }
         Ok(())
     }
@@ -142,18 +134,15 @@ impl Checker {
     pub(crate) fn finish(mut self) -> Result<Checked, FileReject> {
         self.read_start()?;
         while let Some(record) = self.framer.finish()? {
-            Checking { domain: self.domain, others: &self.others, failing: &self.failing }.take(
-                &mut self.header,
-                &mut self.overtaken,
-                &record,
-            )?;
+            self.records.take(&record)?;
         }
-        let header = self.header.ok_or(HeaderError::NoHeader)?;
+        let Records { domain, header, overtaken, .. } = self.records;
+        let header = header.ok_or(HeaderError::NoHeader)?;
         let content = Content {
             sha256: self.hash.finalize().to_vec(),
             ignored_columns: bounded(header.ignored_columns()),
-            absent_defaults: absent_defaults(self.domain, &header),
-            overtaken: self.overtaken.rows(),
+            absent_defaults: absent_defaults(domain, &header),
+            overtaken: overtaken.rows(),
         };
         Ok(Checked { header, rows: self.framer.position().row, content, kept: self.kept })
     }
@@ -172,33 +161,28 @@ fn absent_defaults(domain: &Domain, header: &Header) -> Vec<String> {
     absent.map(|column| column.name.to_owned()).collect()
 }
 
-/// What a record is checked by.
-struct Checking<'a> {
+/// The records of a file so far, and what they are checked by.
+struct Records {
     domain: &'static Domain,
-    others: &'a [&'static Domain],
-    failing: &'a [(usize, &'static Column)],
+    /// What its columns may be of instead.
+    others: Vec<&'static Domain>,
+    /// Columns with a rule that rejects the file, with their place in the domain.
+    failing: Vec<(usize, &'static Column)>,
+    header: Option<Header>,
+    overtaken: Overtaken,
 }
 
-impl Checking<'_> {
+impl Records {
     /// Takes the header, then row after row.
-    fn take(
-        &self,
-        header: &mut Option<Header>,
-        overtaken: &mut Overtaken,
-        record: &Record<'_>,
-    ) -> Result<(), FileReject> {
-        match header {
-            Some(header) => {
-                check_rules(self.failing, header, record)?;
-                check_row(self.domain, header, record)?;
-                overtaken.take(header, record);
-                Ok(())
-            }
-            None => {
-                *header = Some(Header::read(self.domain, self.others, record)?);
-                Ok(())
-            }
-        }
+    fn take(&mut self, record: &Record<'_>) -> Result<(), FileReject> {
+        let Some(header) = &self.header else {
+            self.header = Some(Header::read(self.domain, &self.others, record)?);
+            return Ok(());
+        };
+        check_rules(&self.failing, header, record)?;
+        check_row(self.domain, header, record)?;
+        self.overtaken.take(header, record);
+        Ok(())
     }
 }
 

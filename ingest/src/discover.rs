@@ -457,8 +457,7 @@ struct Reconciliation {
 /// What to list: a pattern that is a whole key is a prefix too, of itself above all. One that another covers
 /// is left out.
 fn prefixes(domain: &Domain, listener: &Listener) -> BTreeSet<String> {
-    let extra = listener.settings.patterns_of(domain.name);
-    cover(domain.patterns.iter().copied().chain(extra))
+    cover(listener.settings.all_patterns_of(domain))
 }
 
 fn cover<'a>(patterns: impl Iterator<Item = &'a str>) -> BTreeSet<String> {

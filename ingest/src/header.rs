@@ -171,10 +171,6 @@ impl Header {
 
     /// The cells of a data row in the order of the domain's columns. None of them is copied.
     pub fn raw_row<'a>(&self, record: &Record<'a>) -> RawRow<'a> {
-        let cell = |place: &Option<usize>| match place {
-            None => Cell::Absent,
-            Some(place) => record.get(*place).map_or(Cell::Missing, |text| Cell::Text(Cow::Borrowed(text))),
-        };
         // A blank cell says nothing.
         let said = |place: &usize| record.get(*place).filter(|text| !cast::is_blank(text)).map(Cow::Borrowed);
         let new_cell = |(place, name): &(usize, String)| Some((Cow::Owned(name.clone()), said(place)?));
@@ -187,7 +183,7 @@ impl Header {
         let is_longer = beyond().any(|text| !cast::is_blank(text));
         RawRow {
             new_cells: self.kept.iter().filter_map(new_cell).collect(),
-            cells: self.places.iter().map(cell).collect(),
+            cells: (0..self.places.len()).map(|column| self.cell(column, record)).collect(),
             extra: beyond().filter(|_| is_longer).map(Cow::Borrowed).collect(),
             stray_quote: None,
         }

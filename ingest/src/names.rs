@@ -52,7 +52,7 @@ pub enum Name<'a> {
 impl IngestSettings {
     /// What a key is to a domain. A part of the path that a pattern of the domain names says nothing against the file.
     pub fn name_of(&self, domain: &Domain, key: &str) -> Name<'_> {
-        let patterns = || domain.patterns.iter().copied().chain(self.patterns_of(domain.name));
+        let patterns = || self.all_patterns_of(domain);
         if patterns().any(|pattern| pattern == key && !pattern.ends_with('/')) {
             return Name::File;
         }
@@ -74,14 +74,25 @@ impl IngestSettings {
         if rest.is_empty() || rest.ends_with('/') {
             return Some(FOLDER);
         }
-        let says = |pattern: &&String| rest.split('/').any(|part| fits(pattern, part));
+        let rest = rest.to_lowercase();
+        let says = |pattern: &&String| {
+            let pattern = lower(pattern);
+            rest.split('/').any(|part| fits(&pattern, part))
+        };
         self.not_data.iter().find(says).map(String::as_str)
     }
 }
 
-/// Whether a part of a path is as the pattern says, in whatever case; `*` stands for any characters.
+/// A pattern in lower case: nearly all are. Each key of each listing is held against each of them.
+fn lower(pattern: &str) -> Cow<'_, str> {
+    match pattern.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        true => pattern.into(),
+        false => pattern.to_lowercase().into(),
+    }
+}
+
+/// Whether a part of a path is as the pattern says, both in lower case; `*` stands for any characters.
 fn fits(pattern: &str, part: &str) -> bool {
-    let (pattern, part) = (pattern.to_lowercase(), part.to_lowercase());
     let mut pieces = pattern.split('*');
     let first = pieces.next().unwrap_or_default();
     let Some(mut rest) = part.strip_prefix(first) else { return false };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use freshet_sinks::backoff::Backoff;
+use freshet_topics::Domain;
 use serde::Deserialize;
 
 use crate::names::NOT_DATA;
@@ -213,6 +214,11 @@ impl IngestSettings {
     /// The further patterns of a domain.
     pub fn patterns_of(&self, domain: &str) -> impl Iterator<Item = &str> {
         self.patterns.get(domain).into_iter().flatten().map(String::as_str)
+    }
+
+    /// All patterns of a domain: its own and the further ones.
+    pub fn all_patterns_of(&self, domain: &Domain) -> impl Iterator<Item = &str> {
+        domain.patterns.iter().copied().chain(self.patterns_of(domain.name))
     }
 
     /// The waits after failures in a row.

@@ -92,10 +92,7 @@ fn keep_newest(found: &mut Vec<ObjectVersion>) {
 
 /// All patterns of all domains.
 fn names(listener: &Listener) -> impl Iterator<Item = &str> {
-    listener
-        .domains
-        .iter()
-        .flat_map(|domain| domain.patterns.iter().copied().chain(listener.settings.patterns_of(domain.name)))
+    listener.domains.iter().flat_map(|domain| listener.settings.all_patterns_of(domain))
 }
 
 /// Whether a pattern goes on below the folder.

@@ -46,7 +46,7 @@ pub(super) struct About {
 impl About {
     pub(super) fn new(config: &Config, env_file: &Path) -> About {
         let prefixes = config.pipeline.domains.iter().map(|domain| {
-            let patterns = domain.patterns.iter().copied().chain(config.ingest.patterns_of(domain.name));
+            let patterns = config.ingest.all_patterns_of(domain);
             (domain.name, patterns.filter(|it| it.ends_with('/')).map(str::to_owned).collect())
         });
         About {

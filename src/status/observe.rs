@@ -20,8 +20,7 @@ pub async fn listed(services: &Services) -> anyhow::Result<(Vec<Dropped>, Vec<Un
     let reader = ObjectReader::new(services.s3.clone());
     let (ingest, domains) = (&services.config.ingest, services.config.pipeline.domains);
     let mut pages = reader.list_pages(&services.config.s3.raw_bucket, "");
-    let patterns = domains.iter().flat_map(|it| it.patterns.iter().copied().chain(ingest.patterns_of(it.name)));
-    let patterns: Vec<&str> = patterns.collect();
+    let patterns: Vec<&str> = domains.iter().flat_map(|it| ingest.all_patterns_of(it)).collect();
     let (mut found, mut unmatched) = (Vec::new(), Vec::new());
     while let Some(page) = pages.next().await.context("list the raw bucket")? {
         for ObjectVersion { key, etag, size_bytes, last_modified, .. } in page {
