@@ -1,4 +1,4 @@
-//! The same rows by a script of polars' (`polars.py`), where `scripts/setup bench` has installed it.
+//! The same rows by a script of polars' (`script_of_polars.py`), where `scripts/setup bench` has installed it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use crate::local;
 
 /// As in `scripts/setup`.
 const POLARS_VERSION: &str = "2.1.0";
-const SCRIPT: &str = include_str!("polars.py");
+const SCRIPT: &str = include_str!("script_of_polars.py");
 
 /// The Python that has polars, if it is installed.
 pub(super) fn python() -> Option<PathBuf> {
@@ -34,7 +34,7 @@ pub(super) async fn run(
     folder: &Path,
 ) -> Result<Duration> {
     load::make_tables(pool, files).await?;
-    let script = folder.join("polars.py");
+    let script = folder.join("script_of_polars.py");
     tokio::fs::write(&script, SCRIPT).await.with_context(|| format!("write file {}", script.display()))?;
     let mut process = tokio::process::Command::new(python)
         .arg(&script)

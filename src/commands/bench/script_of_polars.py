@@ -17,9 +17,9 @@ import polars as pl
 import psycopg
 
 TYPES = {
-    "integer": pl.Int32,
-    "bigint": pl.Int64,
-    "double precision": pl.Float64,
+    "int4": pl.Int32,
+    "int8": pl.Int64,
+    "float8": pl.Float64,
     "date": pl.Date,
     "text": pl.String,
 }
@@ -30,9 +30,9 @@ def clean(frame, types, key):
     columns = []
     for name in frame.columns:
         column, kind = pl.col(name).str.strip_chars(), types[name]
-        if kind == "boolean":
+        if kind == "bool":
             column = column.str.to_lowercase().is_in(["true", "t", "1", "1.0", "yes", "y"])
-        elif kind in ("integer", "bigint"):
+        elif kind in ("int4", "int8"):
             column = column.cast(pl.Float64, strict=False).cast(TYPES[kind], strict=False).clip(lower_bound=0)
         elif kind == "date":
             column = column.str.to_date("%Y-%m-%d", strict=False)
