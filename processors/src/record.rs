@@ -1,125 +1,93 @@
-//! A record on its way from the consumer to the batch: as it is consumed, and as it is validated.
+//! A record as it leaves the consumer.
 
-use freshet_sinks::apply::ReceivedRow;
-use freshet_sinks::apply::rejects::Refusal;
-use freshet_topics::judge::Notes;
-use freshet_topics::message::MessageError;
-use freshet_topics::{Domain, Kept, Provenance, RawRow};
-use uuid::Uuid;
-
-use crate::validate::validate;
-
-/// A record that is no row of a file, or none that this version can read.
-pub(crate) const MALFORMED_MESSAGE: &str = "malformed_message";
+use bytes::{Bytes, BytesMut};
+use freshet_topics::{Provenance, stream};
+use rdkafka::message::{BorrowedMessage, Message};
 
 /// A record as it left the consumer.
 #[derive(Debug, Clone)]
 pub(crate) enum Consumed {
-    /// A row.
-    Row {
-        /// Where it comes from, or why that cannot be read.
-        provenance: Result<Provenance, String>,
-        /// The message's value.
-        value: Box<[u8]>,
-    },
+    /// One with rows, or with something that is none.
+    Row(Row),
     /// A stream record: it moves the bookmark and nothing else.
     Stream,
 }
 
-/// A record with the rules applied to it. Nothing is refused here: a row that cannot load says why.
+/// A record that should have rows.
 #[derive(Debug, Clone)]
-pub(crate) enum Validated {
-    /// A row, to load or to reject.
-    Row(Box<ReceivedRow>),
-    /// A stream record.
-    Stream,
+pub(crate) struct Row {
+    /// Where they come from, or why that cannot be read.
+    pub(crate) provenance: Result<Provenance, String>,
+    /// The message's value.
+    pub(crate) value: Bytes,
 }
 
 /// The value of an ordinary row, in bytes.
 const ORDINARY_ROW_BYTES: usize = 1024;
 
-impl Validated {
+impl Consumed {
     /// How much of a batch it fills: one row, and more for a long one, so that a batch is bounded in bytes too.
     pub(crate) fn weight(&self) -> usize {
         match self {
-            Validated::Row(row) => 1 + row.raw.len() / ORDINARY_ROW_BYTES,
-            Validated::Stream => 1,
+            Consumed::Row(row) => 1 + row.value.len() / ORDINARY_ROW_BYTES,
+            Consumed::Stream => 1,
         }
     }
 }
 
-/// Applies the rules to a record.
-pub(crate) fn validated(domain: &'static Domain, partition: i32, offset: i64, consumed: Consumed) -> Validated {
-    match consumed {
-        Consumed::Row { provenance, value } => {
-            Validated::Row(Box::new(received(domain, partition, offset, provenance, value)))
+/// Memory is asked for in pieces of so many bytes: for the values of a thousand ordinary messages or more. A piece is
+/// freed when all batches with values in it are applied.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// Takes messages out of librdkafka's memory, many values into one piece of our own.
+#[derive(Debug, Default)]
+pub(crate) struct Taker {
+    piece: BytesMut,
+}
+
+impl Taker {
+    /// The record of a message. One of other objects than those that are asked for, or of none, is `None`.
+    pub(crate) fn take(&mut self, message: &BorrowedMessage, is_wanted: impl Fn(i64) -> bool) -> Option<Consumed> {
+        if stream::stream_id(message.headers()).is_some() {
+            return Some(Consumed::Stream);
         }
-        Consumed::Stream => Validated::Stream,
+        let provenance = Provenance::from_headers(message.headers()).map_err(|error| error.to_string());
+        // Object 0 is nobody's, as what cannot be read is.
+        let object = provenance.as_ref().map_or(0, |provenance| provenance.object);
+        is_wanted(object).then(|| {
+            let value = self.copy(message.payload().unwrap_or_default());
+            Consumed::Row(Row { provenance, value })
+        })
     }
-}
 
-fn received(
-    domain: &'static Domain,
-    partition: i32,
-    offset: i64,
-    provenance: Result<Provenance, String>,
-    raw: Box<[u8]>,
-) -> ReceivedRow {
-    let decoded = match &provenance {
-        Ok(_) => RawRow::decode(domain, &raw).map_err(|error: MessageError| error.to_string()),
-        Err(error) => Err(error.clone()),
-    };
-    let (outcome, notes, kept) = match decoded {
-        Ok(row) => match validate(domain, &row) {
-            Ok(accepted) => (Ok(accepted.values), accepted.notes, accepted.kept),
-            Err(refusal) => (Err(refusal), Notes::default(), Kept::default()),
-        },
-        Err(error) => {
-            let refusal = Refusal { rule: MALFORMED_MESSAGE, column: None, value: Some(error) };
-            (Err(refusal), Notes::default(), Kept::default())
+    fn copy(&mut self, value: &[u8]) -> Bytes {
+        if self.piece.capacity() < value.len() {
+            self.piece = BytesMut::with_capacity(PIECE_BYTES.max(value.len()));
         }
-    };
-    let provenance = provenance.unwrap_or_else(|_| not_from_a_file(partition, offset));
-    ReceivedRow { provenance, offset, raw, outcome, notes, kept }
-}
-
-/// A message without an origin stands under object 0, its partition as generation, its offset as row and
-/// sequence number, so that it too is rejected exactly once.
-fn not_from_a_file(partition: i32, offset: i64) -> Provenance {
-    let nonce = Uuid::nil();
-    let (object, line, src_ord, parser, partitions) = (0, 0, 0, 0, 0);
-    Provenance { object, generation: partition, row: offset, line, src_ord, seq: offset, parser, nonce, partitions }
+        self.piece.extend_from_slice(value);
+        self.piece.split().freeze()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use freshet_topics::DOMAINS;
-
     use super::*;
-
-    #[test]
-    fn a_message_that_is_no_row_becomes_a_reject_and_never_an_error() {
-        let provenance = Provenance { object: 9, generation: 1, parser: 1, ..not_from_a_file(0, 0) };
-        let cases = [
-            (Err("header `object` is missing".to_owned()), "{}", 0),
-            (Ok(provenance), "not json", 9),
-            (Ok(provenance), "[1]", 9),
-        ];
-        for (origin, value, object) in cases {
-            let consumed = Consumed::Row { provenance: origin, value: value.as_bytes().into() };
-            let Validated::Row(row) = validated(DOMAINS[0], 3, 41, consumed) else { panic!("{value} is a row") };
-            assert_eq!((row.offset, row.provenance.object), (41, object));
-            assert_eq!(row.outcome.expect_err("rejected").rule, MALFORMED_MESSAGE);
-        }
-    }
 
     #[test]
     fn a_long_row_fills_more_of_a_batch() {
         let of = |bytes: usize| {
-            let value = vec![b' '; bytes].into_boxed_slice();
-            validated(DOMAINS[0], 0, 0, Consumed::Row { provenance: Err(String::new()), value }).weight()
+            Consumed::Row(Row { provenance: Err(String::new()), value: vec![b' '; bytes].into() }).weight()
         };
         assert_eq!((of(0), of(1023), of(1024), of(10_240)), (1, 1, 2, 11));
-        assert_eq!(Validated::Stream.weight(), 1);
+        assert_eq!(Consumed::Stream.weight(), 1);
+    }
+
+    #[test]
+    fn values_are_taken_whole_however_they_lie_in_their_pieces() {
+        let mut taker = Taker::default();
+        let sizes = [0, 10, PIECE_BYTES - 20, 30, PIECE_BYTES + 1, 7, PIECE_BYTES];
+        let values: Vec<Vec<u8>> = sizes.iter().zip(b'a'..).map(|(size, letter)| vec![letter; *size]).collect();
+        let taken: Vec<Bytes> = values.iter().map(|value| taker.copy(value)).collect();
+        assert_eq!(taken, values);
     }
 }

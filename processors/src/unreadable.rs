@@ -5,9 +5,10 @@
 //! that would bury the rejects that people look at, and pass over rows that a later version can read. So the partition
 //! halts before it, nothing of it is rejected, and a person decides: pass over it, or try again.
 
-use freshet_sinks::apply::{PartitionBatch, ReceivedRow};
+use freshet_sinks::apply::{Batch, ReceivedRow};
+use freshet_sinks::bookmarks::BookmarkMove;
+use freshet_topics::judge::MALFORMED_MESSAGE;
 
-use crate::record::MALFORMED_MESSAGE;
 use crate::start::Start;
 
 /// Fewer records than this are never too bad: a careless hand at Kafka's own producer writes some.
@@ -15,24 +16,25 @@ const RECORDS_MIN: usize = 100;
 /// How each reason begins, by which the halt is known to whoever is given the partition next.
 const SIGN: &str = "unreadable: ";
 
-/// Why a partition halts before a batch.
+/// Why the partition of a bookmark halts before a batch.
 ///
 /// | records | of them unreadable | halts |
 /// |---|---|---|
 /// | 99 | 99 | no: too few to tell |
 /// | 100 | 99 | no: rows are among them |
 /// | 100 | 100 | yes |
-pub(crate) fn reason(domain: &str, batch: &PartitionBatch) -> Option<String> {
-    let why = |row: &ReceivedRow| match &row.outcome {
-        Err(refusal) if refusal.rule == MALFORMED_MESSAGE => Some(refusal.value.clone().unwrap_or_default()),
-        _ => None,
-    };
-    let last = batch.rows.last().and_then(why)?;
-    if batch.rows.len() < RECORDS_MIN || !batch.rows.iter().all(|row| why(row).is_some()) {
+pub(crate) fn reason(domain: &str, batch: &Batch, bookmark: &BookmarkMove) -> Option<String> {
+    if batch.rows.judged.refusals.is_empty() {
         return None;
     }
-    let (records, partition) = (batch.rows.len(), batch.bookmark.partition);
-    let (from, behind) = (batch.bookmark.expected, batch.bookmark.next);
+    let rows = batch.rows_of(&[*bookmark]);
+    let refusal = |row: &ReceivedRow<'_>| row.refusal().filter(|refusal| refusal.rule == MALFORMED_MESSAGE).cloned();
+    let last = rows.last().and_then(refusal)?.value.unwrap_or_default();
+    if rows.len() < RECORDS_MIN || !rows.iter().all(|row| refusal(row).is_some()) {
+        return None;
+    }
+    let BookmarkMove { partition, expected: from, next: behind, .. } = *bookmark;
+    let records = rows.len();
     Some(format!(
         "{SIGN}all {records} records from offset {from} on are no rows of freshet's ({last}): somebody else writes to the \
          topic, or a later version does; nothing was changed; `freshet bookmarks set {domain} --partition {partition} \
@@ -56,27 +58,47 @@ pub(crate) fn stay_halted(start: Start, halted: Option<&str>) -> Start {
 
 #[cfg(test)]
 mod tests {
-    use freshet_sinks::bookmarks::BookmarkMove;
-    use freshet_topics::DOMAINS;
+    use freshet_topics::{DOMAINS, Provenance};
+    use uuid::Uuid;
 
     use super::*;
-    use crate::record::{Consumed, Validated, validated};
+    use crate::record::{Consumed, Row};
 
-    fn record(value: &str) -> ReceivedRow {
-        let consumed = Consumed::Row { provenance: Err("no header".into()), value: value.as_bytes().into() };
-        match validated(DOMAINS[0], 3, 0, consumed) {
-            Validated::Row(row) => *row,
-            Validated::Stream => panic!("a row"),
+    const PROVENANCE: Provenance = Provenance {
+        object: 9,
+        generation: 1,
+        row: 0,
+        line: 2,
+        src_ord: 1,
+        seq: 0,
+        parser: 1,
+        nonce: Uuid::nil(),
+        partitions: 4,
+    };
+
+    /// So many records of partition 3 that are rows, then so many that are none; one of each in another partition.
+    fn batch(rows: usize, unreadable: usize) -> Batch {
+        let row = || Consumed::Row(Row { provenance: Ok(PROVENANCE), value: r#"{"id":"1","name":"Goa"}"#.into() });
+        let none = || Consumed::Row(Row { provenance: Err("no header".into()), value: "x".into() });
+        let mut batch = crate::batch::Batch::default();
+        batch.push(1, 0, row());
+        batch.push(1, 1, none());
+        for (offset, at) in (41..).zip(0..rows + unreadable) {
+            batch.push(3, offset, if at < rows { row() } else { none() });
         }
+        let placed = batch.judged(DOMAINS[0]).placed(|partition, offsets| {
+            Ok::<_, ()>(BookmarkMove { partition, expected: offsets.first, next: 600, epoch: 1 })
+        });
+        placed.expect("placed")
     }
 
     #[test]
     fn a_batch_without_a_row_is_told_from_bad_records() {
         for (unreadable, rows, halts) in [(99, 0, false), (99, 1, false), (100, 0, true), (500, 1, false)] {
-            let bookmark = BookmarkMove { partition: 3, expected: 41, next: 600, epoch: 1 };
-            let row = ReceivedRow { outcome: Ok(Vec::new()), ..record("") };
-            let rows = std::iter::repeat_n(row, rows).chain(std::iter::repeat_n(record("x"), unreadable)).collect();
-            let reason = reason("health", &PartitionBatch { bookmark, rows });
+            let batch = batch(rows, unreadable);
+            let [one, three] = batch.bookmarks.as_slice() else { panic!("two partitions") };
+            assert_eq!(reason("health", &batch, one), None);
+            let reason = reason("health", &batch, three);
             assert_eq!(reason.is_some(), halts, "{unreadable}: {reason:?}");
             let Some(reason) = reason else { continue };
             assert!(reason.contains("`freshet bookmarks set health --partition 3 --to 600`"), "{reason}");

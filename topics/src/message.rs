@@ -10,10 +10,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use uuid::Uuid;
 
 use crate::Domain;
+use crate::cells::Cells;
+
+mod read;
+
+pub(crate) use self::read::push_row;
+pub use self::read::push_rows;
 
 /// The JSON name under which cells beyond the header travel, as an array of text.
 pub const EXTRA: &str = "_extra";
@@ -203,82 +208,23 @@ impl RawRow<'_> {
     }
 }
 
-fn push_json<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) {
+/// Appends a text, or texts, as JSON.
+pub(crate) fn push_json<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(buffer, value).expect("text always serialises, and writing to a Vec cannot fail");
 }
 
-impl<'a> RawRow<'a> {
-    /// Reads the value of a message. Names that the domain does not know are ignored, so that a message of a
-    /// later version is still readable.
+impl RawRow<'_> {
+    /// Reads the value of a message that carries one row. Names that the domain does not know are ignored, so that a
+    /// message of a later version is still readable.
     ///
     /// # Errors
     /// [`MessageError::Value`] where the bytes are not a JSON object of text cells.
-    pub fn decode(domain: &Domain, value: &'a [u8]) -> Result<Self, MessageError> {
-        let mut deserializer = serde_json::Deserializer::from_slice(value);
-        let row = RowSeed { domain }.deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(row)
+    pub fn decode(domain: &Domain, value: &[u8]) -> Result<RawRow<'static>, MessageError> {
+        let mut cells = Cells::of(domain);
+        push_row(domain, value, &mut cells)?;
+        Ok(cells.raw_row(0))
     }
 }
-
-struct RowSeed<'d> {
-    domain: &'d Domain,
-}
-
-impl<'de> DeserializeSeed<'de> for RowSeed<'_> {
-    type Value = RawRow<'de>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for RowSeed<'_> {
-    type Value = RawRow<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        write!(formatter, "an object of text cells of domain {}", self.domain.name)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let columns = self.domain.columns;
-        let cells = vec![Cell::Absent; columns.len()];
-        let mut row = RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None };
-        // Columns nearly always come in declaration order: look at the next one first.
-        let mut next = 0;
-        while let Some(name) = map.next_key::<Text<'de>>()? {
-            let found = match columns.get(next) {
-                Some(column) if column.name == name.0 => Some(next),
-                _ => columns.iter().position(|column| column.name == name.0),
-            };
-            match found {
-                Some(index) => {
-                    row.cells[index] = match map.next_value::<Option<Text<'de>>>()? {
-                        Some(text) => Cell::Text(text.0),
-                        None => Cell::Missing,
-                    };
-                    next = index + 1;
-                }
-                None if name.0 == EXTRA => {
-                    row.extra = map.next_value::<Vec<Text<'de>>>()?.into_iter().map(|text| text.0).collect();
-                }
-                None if name.0 == STRAY_QUOTE => row.stray_quote = Some(map.next_value::<Text<'de>>()?.0),
-                None if name.0 == NEW_CELLS && self.domain.on_new_column.keeps() => {
-                    let cells = map.next_value::<BTreeMap<String, String>>()?;
-                    row.new_cells = cells.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
-                }
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(row)
-    }
-}
-
-/// Text that borrows from the message where it has no escapes (a plain `Cow` in a container never does).
-#[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
-use freshet_sinks::apply::{self, ApplyError, PartitionBatch};
+use freshet_sinks::apply::{self, ApplyError, Batch};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::bookmarks::{Assigned, BookmarkMove};
 use freshet_sinks::replay::Running;
@@ -18,7 +18,7 @@ use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::{Progress, ProgressSender, ReplayContext, ReplayError};
-use crate::batch::Batch;
+use crate::batch::JudgedBatch;
 use crate::consumer::Position;
 use crate::ranges::{self, Range, Reading};
 
@@ -134,18 +134,15 @@ impl Worker<'_> {
         Ok(self.positions)
     }
 
-    fn placed(&self, batch: Batch) -> Result<Vec<PartitionBatch>, ReplayError> {
-        let placed = |(partition, records): (i32, crate::batch::Records)| {
+    fn placed(&self, batch: JudgedBatch) -> Result<Batch, ReplayError> {
+        batch.placed(|partition, offsets| {
             let at = self.positions.get(&partition).ok_or(ReplayError::Lost)?;
-            let bookmark =
-                BookmarkMove { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
-            Ok(PartitionBatch { bookmark, rows: records.rows })
-        };
-        batch.partitions.into_iter().map(placed).collect()
+            Ok(BookmarkMove { partition, expected: at.next_offset, next: offsets.next, epoch: at.epoch })
+        })
     }
 
     /// Writes a batch, trying again for a while where the error is transient. Gives how many records it was.
-    async fn write(&mut self, batch: &[PartitionBatch], shutdown: &CancellationToken) -> Result<i64, ReplayError> {
+    async fn write(&mut self, batch: &Batch, shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut failures) = (Instant::now(), 0);
         loop {
             // Cut off, it goes with its connection; the bookmark tells whether it had committed.
@@ -174,16 +171,16 @@ impl Worker<'_> {
             }
         }
         let mut records = 0;
-        for part in batch {
-            records += part.bookmark.next - part.bookmark.expected;
-            if let Some(position) = self.positions.get_mut(&part.bookmark.partition) {
-                position.next_offset = part.bookmark.next;
+        for bookmark in &batch.bookmarks {
+            records += bookmark.next - bookmark.expected;
+            if let Some(position) = self.positions.get_mut(&bookmark.partition) {
+                position.next_offset = bookmark.next;
             }
         }
         Ok(records)
     }
 
-    async fn write_once(&mut self, batch: &[PartitionBatch]) -> Result<(), ApplyError> {
+    async fn write_once(&mut self, batch: &Batch) -> Result<(), ApplyError> {
         let Drive { context, upsert, sink, .. } = self.drive;
         // Not one of the pool's: cut off in the middle of a transaction, it must go, and nobody may find it open.
         let mut connection = match self.connection.take() {
