@@ -93,7 +93,7 @@ async fn begin(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     }
     let source = match kept {
         Some(bytes) => Source::Memory(bytes),
-        None => Source::Stream(Box::new(open(listener, claim, domain, 0).await?)),
+        None => Source::Stream(Box::new(open(listener, claim, domain).await?)),
     };
     let partitions = vec![0; claim.partition_count as usize];
     // The start of a file is line 1.
@@ -109,16 +109,18 @@ async fn resume(
     sha256: Vec<u8>,
 ) -> Result<Prepared, Stop> {
     let mut reader = HeaderReader::new(domain, &listener.domains, listener.frame_limits());
-    let mut body = open(listener, claim, domain, 0).await?;
+    let mut opened = open(listener, claim, domain).await?;
     let header = loop {
-        let Some(piece) = body.chunk().await? else { return Err(FileReject::from(HeaderError::NoHeader).into()) };
+        let Some(piece) = opened.chunk().await? else { return Err(FileReject::from(HeaderError::NoHeader).into()) };
         if let Some(header) = reader.feed(&piece)? {
             break header;
         }
     };
-    drop(body);
+    let stored = opened.stored();
+    drop(opened);
     let point = claim.object.resume_point(claim.partition_count as usize);
-    let body = open(listener, claim, domain, point.byte.unsigned_abs()).await?;
+    let (version, from_byte) = (&claim.object.version, point.byte.unsigned_abs());
+    let body = listener.s3(listener.reader.open_from(version, domain.encoding, stored, from_byte)).await?;
     let content = Content {
         sha256,
         ignored_columns: claim.object.ignored_columns.clone(),
@@ -132,7 +134,7 @@ async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     let expected = usize::try_from(claim.object.version.size_bytes).unwrap_or(usize::MAX);
     let mut checker =
         Checker::new(domain, &listener.domains, listener.frame_limits(), listener.settings.chunk_bytes, expected);
-    let mut body = open(listener, claim, domain, 0).await?;
+    let mut body = open(listener, claim, domain).await?;
     while let Some(piece) = body.chunk().await? {
         checker.feed(&piece)?;
         // Pieces may all be at hand: let other tasks have their turn.
@@ -141,8 +143,8 @@ async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     Ok(checker.finish()?)
 }
 
-async fn open(listener: &Listener, claim: &Claim, domain: &Domain, from_byte: u64) -> Result<ObjectBody, Stop> {
-    Ok(listener.s3(listener.reader.open(&claim.object.version, domain.encoding, from_byte)).await?)
+async fn open(listener: &Listener, claim: &Claim, domain: &Domain) -> Result<ObjectBody, Stop> {
+    Ok(listener.s3(listener.reader.open(&claim.object.version, domain.encoding)).await?)
 }
 
 /// The second pass.
