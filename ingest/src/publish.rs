@@ -12,14 +12,15 @@ use freshet_topics::{Domain, NewColumn, PARSER_VERSION};
 use tokio_util::sync::CancellationToken;
 
 use crate::Listener;
-use crate::check::{Checked, Checker, FileReject, HeaderReader};
+use crate::check::{Checked, Checker, Earlier};
 use crate::frame::{Framer, Position};
 use crate::gate::OpenTopic;
-use crate::header::{Header, HeaderError};
+use crate::header::Header;
 use crate::leases::Lease;
 use crate::metrics;
 use crate::object::ObjectBody;
 use crate::outcome::{Stop, still_mine};
+use crate::overtaken::Overtaking;
 use crate::rows::RowPublisher;
 use crate::start::{Start, start};
 
@@ -43,7 +44,7 @@ pub(crate) async fn publish(
         still_mine(ledger::record(&listener.pool, claim, event).await?)?;
         (claim.parser_version, claim.partition_count, claim.received) = (PARSER_VERSION, topic.partitions, 0);
     }
-    let Prepared { source, header, point, content } = match (start, claim.object.sha256.clone()) {
+    let Prepared { source, header, overtaking, point, content } = match (start, claim.object.sha256.clone()) {
         (Start::ResumePoint, Some(sha256)) => resume(listener, claim, domain, sha256).await?,
         _ => begin(listener, claim, domain).await?,
     };
@@ -52,7 +53,7 @@ pub(crate) async fn publish(
         _ => Framer::resume(listener.frame_limits(), domain.delimiter, position(&point)),
     };
     let limits = Arc::clone(&listener.limits);
-    let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), limits);
+    let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), overtaking, limits);
     Publishing { listener, claim, lease, stop, topic, content, point }.run(source, rows).await
 }
 
@@ -64,6 +65,7 @@ fn position(point: &ResumePoint) -> Position {
 struct Prepared {
     source: Source,
     header: Header,
+    overtaking: Option<Overtaking>,
     point: ResumePoint,
     content: Content,
 }
@@ -98,7 +100,8 @@ async fn begin(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     let partitions = vec![0; claim.partition_count as usize];
     // The start of a file is line 1.
     let point = ResumePoint { byte: 0, line: 1, row: 0, seqs: partitions.clone(), ends: partitions };
-    Ok(Prepared { source, header, point, content })
+    let overtaking = Overtaking::of(domain, content.overtaken);
+    Ok(Prepared { source, header, overtaking, point, content })
 }
 
 /// The second pass set to go on at the resume point; the first one was made before that was written.
@@ -108,17 +111,18 @@ async fn resume(
     domain: &'static Domain,
     sha256: Vec<u8>,
 ) -> Result<Prepared, Stop> {
-    let mut reader = HeaderReader::new(domain, &listener.domains, listener.frame_limits());
+    let point = claim.object.resume_point(claim.partition_count as usize);
+    let (limits, overtaken) = (listener.frame_limits(), claim.object.overtaken);
+    let mut earlier = Earlier::new(domain, &listener.domains, limits, overtaken, point.row);
     let mut opened = open(listener, claim, domain).await?;
-    let header = loop {
-        let Some(piece) = opened.chunk().await? else { return Err(FileReject::from(HeaderError::NoHeader).into()) };
-        if let Some(header) = reader.feed(&piece)? {
-            break header;
-        }
-    };
+    while let Some(piece) = opened.chunk().await?
+        && !earlier.feed(&piece)?
+    {
+        tokio::task::yield_now().await;
+    }
+    let (header, overtaking) = earlier.finish()?;
     let stored = opened.stored();
     drop(opened);
-    let point = claim.object.resume_point(claim.partition_count as usize);
     let (version, from_byte) = (&claim.object.version, point.byte.unsigned_abs());
     let body = listener.s3(listener.reader.open_from(version, domain.encoding, stored, from_byte)).await?;
     let content = Content {
@@ -127,7 +131,7 @@ async fn resume(
         absent_defaults: claim.object.absent_defaults.clone(),
         overtaken: claim.object.overtaken,
     };
-    Ok(Prepared { source: Source::Stream(Box::new(body)), header, point, content })
+    Ok(Prepared { source: Source::Stream(Box::new(body)), header, overtaking, point, content })
 }
 
 async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> Result<Checked, Stop> {

@@ -69,7 +69,7 @@ mod tests {
 
     fn row<'a>(cells: &[&'a str]) -> RawRow<'a> {
         let cells = cells.iter().map(|text| Cell::Text((*text).into())).collect();
-        RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None }
+        RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::judge::Notes;
+use crate::message::OVERTAKEN;
 use crate::{Domain, RawRow};
 
 /// The column of what was said in columns that the domain does not have.
@@ -15,7 +16,8 @@ pub const CORRECTIONS: &str = "corrections";
 pub struct Kept {
     /// Cells of new columns by their headings: `{"note": "closed in the morning"}`.
     pub extra: Option<Box<str>>,
-    /// Rules by the columns whose values they changed: `{"cases": "negative_to_zero"}`, a list where there are several.
+    /// Rules by the columns whose values they changed: `{"cases": "negative_to_zero"}`, a list where there are several. A row
+    /// that took the place of earlier rows of its file says how many, under a name that no column has: `{"_overtaken": 23}`.
     pub corrections: Option<Box<str>>,
 }
 
@@ -23,11 +25,15 @@ impl Kept {
     /// What a row that loads keeps.
     pub fn of(domain: &Domain, row: &RawRow<'_>, notes: &Notes) -> Kept {
         let extra = domain.on_new_column.keeps() && !row.new_cells.is_empty();
-        let corrections = domain.keeps_corrections && !notes.corrections.is_empty();
-        Kept {
-            extra: extra.then(|| json(&row.new_cells)),
-            corrections: corrections.then(|| json(&by_column(&notes.corrections))),
-        }
+        let is_corrected = !notes.corrections.is_empty() || row.overtaken > 0;
+        let corrections = (domain.keeps_corrections && is_corrected).then(|| {
+            let mut corrections = by_column(&notes.corrections);
+            if row.overtaken > 0 {
+                corrections.insert(OVERTAKEN, row.overtaken.into());
+            }
+            json(&corrections)
+        });
+        Kept { extra: extra.then(|| json(&row.new_cells)), corrections }
     }
 
     /// What stands in one of the [columns](Domain::kept_columns).
@@ -82,5 +88,11 @@ mod tests {
         let domain = Domain { on_new_column: NewColumn::Keep, keeps_corrections: true, ..*DOMAINS[2] };
         row.new_cells.clear();
         assert_eq!(Kept::of(&domain, &row, &Notes::default()), Kept::default());
+        row.overtaken = 23;
+        assert_eq!(Kept::of(&domain, &row, &Notes::default()).get(CORRECTIONS), Some(r#"{"_overtaken":23}"#));
+        let both = r#"{"_overtaken":23,"a":["fraction_cut","negative_to_zero"],"b":"capped"}"#;
+        assert_eq!(Kept::of(&domain, &row, &notes).get(CORRECTIONS), Some(both));
+        let counting = Domain { keeps_corrections: false, ..domain };
+        assert_eq!(Kept::of(&counting, &row, &Notes::default()), Kept::default());
     }
 }
