@@ -252,6 +252,36 @@ async fn a_listing_gives_every_page_and_key_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_version_is_looked_for_on_every_page_of_the_keys_that_begin_with_its_own() {
+    let entry = |key: &str, etag: &str| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2023-11-14T22:13:20.000Z</LastModified>\
+             <ETag>&quot;{etag}&quot;</ETag><Size>10</Size></Contents>"
+        )
+    };
+    let page = |entries: &str, next: Option<u8>| {
+        let more = next.map(|token| {
+            format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>")
+        });
+        let more = more.unwrap_or_default();
+        answer("200 OK", "", &format!("<ListBucketResult>{entries}{more}</ListBucketResult>"))
+    };
+    let (beside, other) = (entry("health/day 1.csv.old", "tag"), entry("health/day 1.csv", "other"));
+    let same = entry("health/day 1.csv", "tag");
+    for (pages, expected, asked) in [
+        (vec![page(&beside, Some(1)), page("", Some(2)), page(&same, Some(3)), page("", None)], true, 3),
+        (vec![page(&other, Some(1)), page(&beside, None)], false, 2),
+    ] {
+        let (reader, requests) = server(pages).await;
+        assert_eq!(reader.is_listed(&version(10)).await.expect("an answer"), expected);
+        assert_eq!(requests.lock().expect("requests").len(), asked);
+    }
+    let slow = answer("503 Slow Down", "", "<Error><Code>SlowDown</Code><Message>wait</Message></Error>");
+    let (reader, _) = server(vec![page(&beside, Some(1)), slow]).await;
+    assert!(reader.is_listed(&version(10)).await.is_err(), "a page that fails is no answer");
+}
+
+#[tokio::test]
 async fn a_key_that_holds_nothing_is_none() {
     let headers = "ETag: \"tag\"\r\nLast-Modified: Sun, 21 Sep 2025 10:00:00 GMT\r\nx-amz-version-id: v7\r\n";
     // The answer to a HEAD has a length and no body.
