@@ -176,7 +176,7 @@ impl Header {
         let new_cell = |(place, name): &(usize, String)| Some((Cow::Owned(name.clone()), said(place)?));
         if let Some(line) = record.stray_quote() {
             let (cells, stray_quote) = (vec![Cell::Absent; self.places.len()], Some(Cow::Borrowed(line)));
-            return RawRow { cells, stray_quote, extra: Vec::new(), new_cells: BTreeMap::new() };
+            return RawRow { cells, stray_quote, extra: Vec::new(), new_cells: BTreeMap::new(), overtaken: 0 };
         }
         let beyond = || (self.width..record.len()).filter_map(|place| record.get(place));
         // One comma too many says nothing.
@@ -186,6 +186,7 @@ impl Header {
             cells: (0..self.places.len()).map(|column| self.cell(column, record)).collect(),
             extra: beyond().filter(|_| is_longer).map(Cow::Borrowed).collect(),
             stray_quote: None,
+            overtaken: 0,
         }
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use freshet_sinks::ledger::Claim;
 use freshet_topics::failpoint::{self, Point};
 use freshet_topics::partition::{message_key, partition_of};
-use freshet_topics::{Domain, Provenance};
+use freshet_topics::{Domain, Provenance, RawRow};
 
 use crate::frame::{FrameError, Framer, Position, Record};
 use crate::header::Header;
 use crate::limits::Limits;
+use crate::overtaken::Overtaking;
 use crate::producer::{Chunk, ProduceError};
 
 /// Why rows could not be sent.
@@ -42,6 +43,8 @@ struct Numbering {
     partition_count: i32,
     /// The next seq in each partition.
     seqs: Vec<i64>,
+    /// How many rows each row overtakes, where any does.
+    overtaking: Option<Overtaking>,
     /// The value under construction, kept for its room.
     value: Vec<u8>,
 }
@@ -53,6 +56,7 @@ impl RowPublisher {
         framer: Framer,
         claim: &Claim,
         seqs: Vec<i64>,
+        overtaking: Option<Overtaking>,
         limits: Arc<Limits>,
     ) -> Self {
         let provenance = Provenance {
@@ -67,7 +71,8 @@ impl RowPublisher {
             partitions: claim.partition_count,
         };
         let partition_count = claim.partition_count;
-        let numbering = Numbering { domain, header, provenance, partition_count, seqs, value: Vec::new() };
+        let value = Vec::new();
+        let numbering = Numbering { domain, header, provenance, partition_count, seqs, overtaking, value };
         RowPublisher { framer, numbering, limits, paid: 0 }
     }
 
@@ -114,7 +119,8 @@ impl Numbering {
         let seq = &mut self.seqs[partition as usize];
         let provenance = Provenance { row, line: record.line().cast_signed(), seq: *seq, ..self.provenance };
         self.value.clear();
-        self.header.raw_row(record).encode(self.domain, &mut self.value);
+        let overtaken = self.overtaking.as_mut().map_or(0, |overtaking| overtaking.take(&self.header, record));
+        RawRow { overtaken, ..self.header.raw_row(record) }.encode(self.domain, &mut self.value);
         chunk.send(partition, key.as_deref(), &self.value, provenance.to_headers())?;
         *seq += 1;
         failpoint::reach(Point::RowSent);

@@ -354,7 +354,7 @@ fn raw_row(key: u8, content: usize) -> RawRow<'static> {
         _ => Cell::Absent,
     };
     let cells = health().columns.iter().map(|column| cell(column.name)).collect();
-    RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None }
+    RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
 }
 
 /// Takes a history on both, and what is left to do after it. A step that is not possible (the history was found with a

@@ -58,6 +58,7 @@ pub struct Cells {
     stray_quotes: ByRow<Span>,
     extra: ByRow<Span>,
     new_cells: ByRow<Span>,
+    overtaken: ByRow<u32>,
     /// The new cells of the row that is being written, by heading.
     headed: Vec<(Span, Span)>,
     /// Those as JSON.
@@ -75,6 +76,7 @@ impl Cells {
             stray_quotes: ByRow::default(),
             extra: ByRow::default(),
             new_cells: ByRow::default(),
+            overtaken: ByRow::default(),
             headed: Vec::new(),
             json: Vec::new(),
         }
@@ -115,6 +117,11 @@ impl Cells {
         self.spelled(&self.new_cells)
     }
 
+    /// Rows that took the place of earlier rows of their file, with how many.
+    pub fn overtaken(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.overtaken.iter().copied()
+    }
+
     fn spelled<'c>(&'c self, by_row: &'c ByRow<Span>) -> impl Iterator<Item = (usize, &'c str)> {
         by_row.iter().map(|(row, span)| (*row, self.text.get(*span)))
     }
@@ -140,6 +147,7 @@ impl Cells {
             let line = writer.spell(line);
             writer.stray_quote(line);
         }
+        writer.overtaken(row.overtaken);
         let mut new_cells = writer.new_cells();
         for (heading, text) in &row.new_cells {
             let headed = (new_cells.text().push(heading), new_cells.text().push(text));
@@ -182,6 +190,7 @@ impl Cells {
                 serde_json::from_str(json).expect("an object of text that was written here")
             }),
             stray_quote: self.stray_quotes.first_of(row).map(|span| owned(self.text.get(*span))),
+            overtaken: self.overtaken.first_of(row).copied().unwrap_or_default(),
         }
     }
 }
@@ -224,6 +233,14 @@ impl RowWriter<'_> {
         self.cells.stray_quotes.push(self.cells.rows, line);
     }
 
+    /// How many earlier rows of its file it takes the place of.
+    pub(crate) fn overtaken(&mut self, count: u32) {
+        self.cells.overtaken.truncate(self.cells.rows);
+        if count > 0 {
+            self.cells.overtaken.push(self.cells.rows, count);
+        }
+    }
+
     /// Begins the cells of columns that the domain does not have.
     pub(crate) fn new_cells(&mut self) -> NewCellsWriter<'_> {
         self.cells.headed.clear();
@@ -250,6 +267,7 @@ impl Drop for RowWriter<'_> {
         for by_row in [&mut cells.stray_quotes, &mut cells.extra, &mut cells.new_cells] {
             by_row.truncate(cells.rows);
         }
+        cells.overtaken.truncate(cells.rows);
         cells.text.truncate(self.text_bytes);
     }
 }
@@ -312,6 +330,7 @@ mod tests {
         writer.cell(1, Some(half));
         writer.extra(half);
         writer.stray_quote(half);
+        writer.overtaken(7);
         let mut new_cells = writer.new_cells();
         new_cells.push((half, half));
         new_cells.end();
@@ -322,6 +341,7 @@ mod tests {
         assert_eq!([0, 2].map(|at| cells.raw_row(at)), [row.clone(), row]);
         assert_eq!(cells.malformed().collect::<Vec<_>>(), [(1, "no row")]);
         assert_eq!((cells.extra().count(), cells.stray_quotes().count(), cells.new_cells().count()), (0, 0, 0));
+        assert_eq!(cells.overtaken().count(), 0);
         assert_eq!(cells.get(0, 1), CellRef::Absent);
     }
 

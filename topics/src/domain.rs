@@ -258,7 +258,7 @@ impl Domain {
         ));
         let corrections = self
             .keeps_corrections
-            .then_some((kept::CORRECTIONS, "The rules by which values were changed, by column. NULL: none was."));
+            .then_some((kept::CORRECTIONS, "The rules by which values were changed, by column; under _overtaken how many earlier rows of its file the row took the place of. NULL: nothing was changed."));
         extra.into_iter().chain(corrections)
     }
 

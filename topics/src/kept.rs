@@ -4,22 +4,28 @@ use std::collections::BTreeMap;
 
 use crate::columns::ByRow;
 use crate::judge::Note;
+use crate::message::OVERTAKEN;
 
 /// The column of what was said in columns that the domain does not have: cells by their headings, as JSON
 /// (`{"note": "closed in the morning"}`).
 pub const EXTRA: &str = "extra";
 /// The column of what was corrected: rules by the columns whose values they changed, as JSON
-/// (`{"cases": "negative_to_zero"}`, a list where there are several).
+/// (`{"cases": "negative_to_zero"}`, a list where there are several). A row that took the place of earlier rows of its file
+/// says of how many, under a name that no column has: `{"_overtaken": 23}`.
 pub const CORRECTIONS: &str = "corrections";
 
-/// Spells what was corrected in each row, for its column [`CORRECTIONS`].
-pub(crate) fn corrections(notes: &ByRow<Note>, mut keep: impl FnMut(usize, &str)) {
+/// Spells what was corrected in each row, for its column [`CORRECTIONS`]. `overtaken` says of how many earlier rows of its
+/// file a row took the place.
+pub(crate) fn corrections(notes: &ByRow<Note>, overtaken: &ByRow<u32>, mut keep: impl FnMut(usize, &str)) {
     for (row, notes) in notes.rows() {
-        keep(row, &json(notes));
+        keep(row, &json(notes, overtaken.first_of(row)));
+    }
+    for (row, count) in overtaken.iter().filter(|(row, _)| notes.of(*row).is_empty()) {
+        keep(*row, &json(&[], Some(count)));
     }
 }
 
-fn json(notes: &[(usize, Note)]) -> String {
+fn json(notes: &[(usize, Note)], overtaken: Option<&u32>) -> String {
     let mut rules: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (_, note) in notes {
         rules.entry(note.column).or_default().push(note.rule);
@@ -28,8 +34,9 @@ fn json(notes: &[(usize, Note)]) -> String {
         [rule] => serde_json::Value::from(*rule),
         rules => rules.into(),
     };
-    let by_column: BTreeMap<&str, serde_json::Value> =
+    let mut by_column: BTreeMap<&str, serde_json::Value> =
         rules.into_iter().map(|(column, rules)| (column, value(rules))).collect();
+    by_column.extend(overtaken.map(|count| (OVERTAKEN, (*count).into())));
     serde_json::to_string(&by_column).expect("text by text always serialises")
 }
 
@@ -60,6 +67,15 @@ mod tests {
             let clean = br#"{"location_id":"1","date":"2025-09-05"}"#;
             let judged = judge::row(domain, &RawRow::decode(domain, clean).expect("a row"));
             assert_eq!([EXTRA, CORRECTIONS].map(|column| judged.kept(domain, column, 0)), [None, None]);
+        }
+        let keeping = Domain { on_new_column: NewColumn::Ignore, keeps_corrections: true, ..*DOMAINS[2] };
+        let keeping: &'static Domain = Box::leak(Box::new(keeping));
+        let both = r#"{"_overtaken":23,"date":"date_normalised"}"#;
+        for (date, expected) in [("2025-09-05", r#"{"_overtaken":23}"#), ("2025-9-5", both)] {
+            let message = format!(r#"{{"location_id":"1","date":"{date}","_overtaken":23}}"#);
+            let judged = judge::row(keeping, &RawRow::decode(keeping, message.as_bytes()).expect("a row"));
+            assert_eq!(judged.kept(keeping, CORRECTIONS, 0), Some(expected));
+            assert!(judged.corrections.iter().all(|(_, note)| note.rule != OVERTAKEN), "it is counted per file");
         }
     }
 }

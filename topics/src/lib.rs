@@ -47,4 +47,4 @@ pub use value::Value;
 ///
 /// It is frozen in the ledger per object and generation. Raise it whenever the same bytes would be numbered
 /// otherwise; a listener of another version then opens a new generation at row 0.
-pub const PARSER_VERSION: i32 = 2;
+pub const PARSER_VERSION: i32 = 3;

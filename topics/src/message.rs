@@ -3,7 +3,8 @@
 //! The value is a JSON object of raw text by canonical column name, so that any consumer can read it and a
 //! replay sees exactly what the file said. Three cases are kept apart: a column the file does not have is not
 //! in the object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the
-//! header stand under [`EXTRA`]. Where the row comes from is in the header [`ORIGIN_HEADER`].
+//! header stand under [`EXTRA`], and under [`OVERTAKEN`] how many rows of its file it takes the place of. Where the row
+//! comes from is in the header [`ORIGIN_HEADER`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -28,6 +29,9 @@ pub const NEW_CELLS: &str = "_new";
 
 /// The JSON name under which the line travels that has a stray quote.
 pub const STRAY_QUOTE: &str = "_stray_quote";
+
+/// The JSON name under which a row says how many earlier rows of its file have its key: a number, absent where it is 0.
+pub const OVERTAKEN: &str = "_overtaken";
 
 /// The header of record 0 of a partition; its value is the stream id. A record that has it carries no row.
 pub const STREAM_HEADER: &str = "stream";
@@ -161,6 +165,8 @@ pub struct RawRow<'a> {
     /// The line as it stands, where a quote on it is never closed or has text after its end: it has no cells, and is
     /// rejected.
     pub stray_quote: Option<Cow<'a, str>>,
+    /// Earlier rows of its file that have its key.
+    pub overtaken: u32,
 }
 
 impl RawRow<'_> {
@@ -200,6 +206,13 @@ impl RawRow<'_> {
             push_json(buffer, STRAY_QUOTE);
             buffer.push(b':');
             push_json(buffer, line.as_ref());
+        }
+        if self.overtaken > 0 {
+            buffer.push(separator);
+            separator = b',';
+            push_json(buffer, OVERTAKEN);
+            buffer.push(b':');
+            push_json(buffer, &self.overtaken);
         }
         if separator == b'{' {
             buffer.push(b'{');
@@ -244,13 +257,15 @@ mod tests {
             cells[1] = Cell::Missing;
             cells[2] = Cell::Text("".into());
             for extra in [vec![], vec!["beyond".into(), "".into()]] {
-                let row = RawRow { cells: cells.clone(), extra, new_cells: BTreeMap::new(), stray_quote: None };
+                let (cells, new_cells, stray_quote) = (cells.clone(), BTreeMap::new(), None);
+                let row = RawRow { cells, extra, new_cells, stray_quote, overtaken: 0 };
                 let mut buffer = Vec::new();
                 row.encode(domain, &mut buffer);
                 assert_eq!(RawRow::decode(domain, &buffer).expect("decode"), row);
             }
             let cells = vec![Cell::Absent; domain.columns.len()];
-            let nothing = RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: None };
+            let (new_cells, stray_quote) = (BTreeMap::new(), None);
+            let nothing = RawRow { cells, extra: vec![], new_cells, stray_quote, overtaken: 0 };
             let mut buffer = Vec::new();
             nothing.encode(domain, &mut buffer);
             assert_eq!(buffer, b"{}");
@@ -274,11 +289,24 @@ mod tests {
     fn the_line_of_a_stray_quote_travels_as_it_stands() {
         let cells = vec![Cell::Absent; DOMAINS[0].columns.len()];
         let line = Some("7,\"Goa,\u{e9}".into());
-        let row = RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: line };
+        let row = RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: line, overtaken: 0 };
         let mut buffer = Vec::new();
         row.encode(DOMAINS[0], &mut buffer);
         assert_eq!(String::from_utf8_lossy(&buffer), "{\"_stray_quote\":\"7,\\\"Goa,\u{e9}\"}");
         assert_eq!(RawRow::decode(DOMAINS[0], &buffer).expect("decode"), row);
+    }
+
+    #[test]
+    fn a_row_says_how_many_rows_of_its_file_it_takes_the_place_of() {
+        let mut row = RawRow::decode(DOMAINS[0], br#"{"id":"7","_overtaken":23}"#).expect("decode");
+        assert_eq!(row.overtaken, 23);
+        for (overtaken, value) in [(4_000_000_000, r#"{"id":"7","_overtaken":4000000000}"#), (0, r#"{"id":"7"}"#)] {
+            row.overtaken = overtaken;
+            let mut buffer = Vec::new();
+            row.encode(DOMAINS[0], &mut buffer);
+            assert_eq!(String::from_utf8_lossy(&buffer), value);
+            assert_eq!(RawRow::decode(DOMAINS[0], &buffer).expect("decode"), row);
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn read(domain: &'static Domain, text: &str) -> Result<(Header, Vec<RawRow<'stat
 }
 
 fn nothing() -> RawRow<'static> {
-    RawRow { cells: vec![], extra: vec![], new_cells: BTreeMap::new(), stray_quote: None }
+    RawRow { cells: vec![], extra: vec![], new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
 }
 
 fn owned(cell: Cell<'_>) -> Cell<'static> {

@@ -69,7 +69,7 @@ fn judged(shape: &Shape, row: &Row) -> Result<()> {
         )
     };
     let cells = (0..domain.columns.len()).map(|at| Cell::Text(row.cell(at).into())).collect();
-    let raw = RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None };
+    let raw = RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 };
     let judged = judge::row(domain, &raw);
     if let Some(refusal) = judged.refusal(0) {
         bail!(refused(refusal.column.unwrap_or_default(), refusal.rule));

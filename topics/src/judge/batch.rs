@@ -200,7 +200,8 @@ impl<'c> Judging<'c> {
                 self.values.push(at, Value::Null);
             }
             if name == kept::CORRECTIONS {
-                kept::corrections(&corrections, |row, json| self.values.set(at, row, Value::Text(json)));
+                let overtaken = self.cells.overtaken().filter(|(row, _)| !is_refused[*row]).collect();
+                kept::corrections(&corrections, &overtaken, |row, json| self.values.set(at, row, Value::Text(json)));
                 continue;
             }
             for (row, json) in self.cells.new_cells().filter(|(row, _)| !is_refused[*row]) {

@@ -17,7 +17,7 @@ fn good(domain: &Domain) -> RawRow<'static> {
 
 fn raw_row<'a>(cells: &[&'a str]) -> RawRow<'a> {
     let cells = cells.iter().map(|text| Cell::Text((*text).into())).collect();
-    RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None }
+    RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn message(domain: &'static Domain) -> impl Strategy<Value = Vec<u8>> {
     let row = (cells, extra, new_cells, stray).prop_map(move |(cells, extra, new_cells, stray_quote)| {
         let cells = std::iter::once(Cell::Text("1".into())).chain(cells).collect();
         let mut value = Vec::new();
-        RawRow { cells, extra, new_cells, stray_quote }.encode(domain, &mut value);
+        RawRow { cells, extra, new_cells, stray_quote, overtaken: 0 }.encode(domain, &mut value);
         value
     });
     let none =

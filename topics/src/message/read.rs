@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{EXTRA, MessageError, NEW_CELLS, Provenance, STRAY_QUOTE};
+use super::{EXTRA, MessageError, NEW_CELLS, OVERTAKEN, Provenance, STRAY_QUOTE};
 use crate::Domain;
 use crate::cells::{Cells, NewCellsWriter, RowWriter};
 use crate::columns::{Span, Text};
@@ -76,6 +76,10 @@ impl<'de> Visitor<'de> for RowSeed<'_, '_, '_> {
                     let line = map.next_value_seed(TextSeed(writer.text()))?;
                     writer.stray_quote(line);
                 }
+                Name::Overtaken => {
+                    let count = map.next_value()?;
+                    writer.overtaken(count);
+                }
                 Name::NewCells => map.next_value_seed(NewCellsSeed(writer.new_cells()))?,
                 Name::Unknown => {
                     map.next_value::<IgnoredAny>()?;
@@ -91,6 +95,7 @@ enum Name {
     Column(usize),
     Extra,
     StrayQuote,
+    Overtaken,
     NewCells,
     Unknown,
 }
@@ -126,6 +131,7 @@ impl Visitor<'_> for NameSeed<'_> {
             (Some(index), _) => Name::Column(index),
             (None, EXTRA) => Name::Extra,
             (None, STRAY_QUOTE) => Name::StrayQuote,
+            (None, OVERTAKEN) => Name::Overtaken,
             (None, NEW_CELLS) if self.domain.on_new_column.keeps() => Name::NewCells,
             (None, _) => Name::Unknown,
         })

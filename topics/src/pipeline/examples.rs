@@ -98,6 +98,7 @@ impl Examples {
             extra: example.cells.iter().skip(self.header.len()).map(|text| Cow::Borrowed(text.as_str())).collect(),
             new_cells: BTreeMap::new(),
             stray_quote: None,
+            overtaken: 0,
         }
     }
 }

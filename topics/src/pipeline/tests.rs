@@ -22,6 +22,10 @@ schema:
       - {vendor: freshet, property: missingValues, value: ["NA", "-999"]}
       - {vendor: freshet, property: onNewColumn, value: keep}
       - {vendor: freshet, property: onOverwrite, value: replace}
+      - {vendor: freshet, property: onNearMiss, value: reject}
+      - {vendor: freshet, property: delimiter, value: ","}
+      - {vendor: freshet, property: decimal, value: "."}
+      - {vendor: freshet, property: encoding, value: utf-8}
       - {vendor: freshet, property: corrections, value: keep}
       - {vendor: elsewhere, property: anything, value: 1}
     quality:
@@ -309,6 +313,31 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         ("{state: final}", "{state: 5}", "text is expected here, not a whole number"),
         ("{state: final}", "{}", "one column and its value are expected here"),
         ("value: keep", "value: kep", "`kep` is not one of ignore, keep, add, reject; did you mean keep?"),
+        (
+            "onOverwrite, value: replace",
+            "onOverwrite, value: replce",
+            "15:57: `replce` is not one of merge, replace; did you mean replace?",
+        ),
+        (
+            "onNearMiss, value: reject",
+            "onNearMiss, value: ignor",
+            "16:56: `ignor` is not one of reject, ignore; did you mean ignore?",
+        ),
+        (
+            "delimiter, value: \",\"",
+            "delimiter, value: \"; \"",
+            "17:55: `; ` parts no cells: a tab (\"\\t\"), `;`, `|` or another sign is",
+        ),
+        ("delimiter, value: \",\"", "delimiter, value: \"-\"", "17:55: `-` parts no cells: a tab"),
+        ("delimiter, value: \",\"", "delimiter, value: 5", "17:55: text is expected here, not a whole number"),
+        ("decimal, value: \".\"", "decimal, value: \";\"", "18:53: `;` is not one of ., ,"),
+        (
+            "encoding, value: utf-8",
+            "encoding, value: utf8",
+            "19:54: `utf8` is not one of utf-8, windows-1252, utf-16, utf-16le, utf-16be; did you mean utf-8?",
+        ),
+        ("encoding, value: utf-8", "encoding", "19:9: the property `encoding` has no value"),
+        ("corrections, value: keep", "corrections, value: kep", "`kep` is not one of count, keep; did you mean keep?"),
         ("\"-999\"]", "-999]", "text is expected here, not a whole number"),
         ("[\"NA\", ", "[\"NA\", \"NA\", ", "`NA` is there twice"),
         ("[\"NA\", ", "[\" NA\", ", "write `NA`"),
@@ -427,7 +456,7 @@ fn every_mistake_of_every_file_is_told_at_once() {
     ])
     .expect_err("mistakes");
     for expected in [
-        "domains/visits.odcs.yaml:26:22: `dat` is not one of",
+        "domains/visits.odcs.yaml:30:22: `dat` is not one of",
         "domains/wards.odcs.yaml:10:7: no column has `primaryKey: true`",
         "tests/a.yaml:3:16: text is expected here",
         "tests/a.yaml:4:5: unknown key `rejectd`; did you mean rejected?",
