@@ -19,7 +19,7 @@ use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::{StatusArgs, render};
 use crate::commands::terminal::Look;
-use crate::commands::{bench, capacity, check, demo, generate, healthcheck, init, restored, setup, topics, up};
+use crate::commands::{bench, check, demo, generate, healthcheck, init, restored, setup, topics, up};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::pipeline;
@@ -120,8 +120,6 @@ enum Command {
         /// Which shell
         shell: Shell,
     },
-    /// Say what a load needs: partitions, processes, cores, and what Kafka and Postgres write and keep
-    Capacity(capacity::CapacityOptions),
     /// Measure rows a second and drop-to-visible on this machine
     Bench(bench::BenchOptions),
 }
@@ -236,7 +234,6 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "freshet", &mut std::io::stdout());
         }
-        Command::Capacity(ref options) => print!("{}", capacity::run(options, Look::of_stdout())?),
         Command::Bench(options) => bench::run(&options, Look::of_stdout()).await?,
     }
     Ok(ExitCode::SUCCESS)
