@@ -177,48 +177,36 @@ impl RawRow<'_> {
             if matches!(cell, Cell::Absent) {
                 continue;
             }
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, column.name);
-            buffer.push(b':');
             match cell {
-                Cell::Text(text) => push_json(buffer, text.as_ref()),
-                Cell::Absent | Cell::Missing => buffer.extend_from_slice(b"null"),
+                Cell::Text(text) => push_entry(buffer, &mut separator, column.name, text.as_ref()),
+                Cell::Absent | Cell::Missing => push_entry(buffer, &mut separator, column.name, &()),
             }
         }
         if !self.extra.is_empty() {
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, EXTRA);
-            buffer.push(b':');
-            push_json(buffer, &self.extra);
+            push_entry(buffer, &mut separator, EXTRA, &self.extra);
         }
         if !self.new_cells.is_empty() {
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, NEW_CELLS);
-            buffer.push(b':');
-            push_json(buffer, &self.new_cells);
+            push_entry(buffer, &mut separator, NEW_CELLS, &self.new_cells);
         }
         if let Some(line) = &self.stray_quote {
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, STRAY_QUOTE);
-            buffer.push(b':');
-            push_json(buffer, line.as_ref());
+            push_entry(buffer, &mut separator, STRAY_QUOTE, line.as_ref());
         }
         if self.overtaken > 0 {
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, OVERTAKEN);
-            buffer.push(b':');
-            push_json(buffer, &self.overtaken);
+            push_entry(buffer, &mut separator, OVERTAKEN, &self.overtaken);
         }
         if separator == b'{' {
             buffer.push(b'{');
         }
         buffer.push(b'}');
     }
+}
+
+/// Appends an entry of an object, `()` being `null`; `separator` is what comes before it, and a comma after it.
+fn push_entry<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, separator: &mut u8, name: &str, value: &T) {
+    buffer.push(std::mem::replace(separator, b','));
+    push_json(buffer, name);
+    buffer.push(b':');
+    push_json(buffer, value);
 }
 
 /// Appends a text, or texts, as JSON.
