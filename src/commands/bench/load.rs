@@ -1,6 +1,6 @@
 //! What Postgres does with the same rows when nothing of freshet is in the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -84,7 +84,7 @@ async fn timed(pool: &PgPool, files: &[PlainFile], upsert: bool) -> Result<Durat
     make_tables(pool, files).await?;
     let started = Instant::now();
     let mut tasks = JoinSet::new();
-    for files in by_domain(files).into_values() {
+    for files in by_table(files).into_values() {
         let pool = pool.clone();
         tasks.spawn(async move { load_table(&pool, &files, upsert).await });
     }
@@ -97,7 +97,7 @@ async fn timed(pool: &PgPool, files: &[PlainFile], upsert: bool) -> Result<Durat
 }
 
 /// The files of each table, by its name.
-pub(super) fn by_domain(files: &[PlainFile]) -> BTreeMap<&'static str, Vec<PlainFile>> {
+pub(super) fn by_table(files: &[PlainFile]) -> BTreeMap<&'static str, Vec<PlainFile>> {
     let mut by_table: BTreeMap<&str, Vec<PlainFile>> = BTreeMap::new();
     for file in files {
         by_table.entry(file.domain.table).or_default().push(file.clone());
@@ -107,7 +107,8 @@ pub(super) fn by_domain(files: &[PlainFile]) -> BTreeMap<&'static str, Vec<Plain
 
 /// Makes an empty copy of each table in the schema `bench`.
 pub(super) async fn make_tables(pool: &PgPool, files: &[PlainFile]) -> Result<()> {
-    for table in by_domain(files).keys() {
+    let tables: BTreeSet<&str> = files.iter().map(|file| file.domain.table).collect();
+    for table in tables {
         execute(pool, make_table(table)).await?;
     }
     Ok(())

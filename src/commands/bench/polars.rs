@@ -71,7 +71,7 @@ fn plan(url: &str, files: &[PlainFile]) -> serde_json::Value {
             "files": files.iter().map(|file| &file.original).collect::<Vec<_>>(),
         }))
     };
-    json!({ "url": url, "tables": load::by_domain(files).into_values().filter_map(table).collect::<Vec<_>>() })
+    json!({ "url": url, "tables": load::by_table(files).into_values().filter_map(table).collect::<Vec<_>>() })
 }
 
 #[cfg(test)]
