@@ -93,6 +93,9 @@ fn point_at(config: &mut Config, stack: &LocalStack) {
         config.s3.access_key_id.clone_from(&s3.access_key_id);
         config.s3.secret_access_key.clone_from(&s3.secret_access_key);
     }
+    if config.metrics.cache_dir.as_os_str().is_empty() {
+        config.metrics.cache_dir = stack.env_file().with_file_name("cache");
+    }
 }
 
 type Started = (Services, JoinHandle<anyhow::Result<()>>, PathBuf, String);

@@ -11,6 +11,7 @@ mod bookmarks;
 mod command;
 mod compare;
 mod contracts;
+mod copies;
 mod events;
 mod every_domain;
 mod exactly_once;

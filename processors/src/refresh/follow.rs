@@ -60,12 +60,14 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
             break;
         }
     }
+    let store = Store::new(context.s3.clone(), &context.bucket);
+    let store = store.with_cache(context.settings.cache(&context.bucket));
     let signals = Arc::new(Signals::default());
     let listener = tokio::spawn(listen(context.pool.clone(), signals.clone()));
     let stop = shutdown.child_token();
     let mut loops = JoinSet::new();
-    loops.spawn(publish_loop(context.clone(), signals.clone(), stop.clone()));
-    loops.spawn(copy_loop(context.clone(), signals, stop.clone()));
+    loops.spawn(publish_loop(context.clone(), store.clone(), signals.clone(), stop.clone()));
+    loops.spawn(copy_loop(context.clone(), store, signals, stop.clone()));
     loops.spawn(collect_loop(context, stop.clone()));
     let mut result = Ok(());
     while let Some(ended) = loops.join_next().await {
@@ -81,10 +83,11 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
 /// anything is gone.
 async fn publish_loop(
     context: RefreshContext,
+    store: Store,
     signals: Arc<Signals>,
     shutdown: CancellationToken,
 ) -> Result<(), RefreshError> {
-    let mut publisher = Publisher::new(context.clone());
+    let mut publisher = Publisher::new(context.clone(), store);
     let mut pace = Pace::new(Duration::from_millis(context.settings.min_interval_ms));
     let mut retry = Retry::new("publish");
     let mut published_on = None;
@@ -207,10 +210,10 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
 /// at again, every `verify_interval_ms`.
 async fn copy_loop(
     context: RefreshContext,
+    store: Store,
     signals: Arc<Signals>,
     shutdown: CancellationToken,
 ) -> Result<(), RefreshError> {
-    let store = Store::new(context.s3.clone(), &context.bucket);
     let interval = Duration::from_millis(context.settings.stable_copy_interval_ms);
     let verify_interval = Duration::from_millis(context.settings.verify_interval_ms);
     let mut pace = Pace::new(interval);

@@ -32,10 +32,11 @@ mod retry;
 mod snapshot;
 mod uploads;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{NaiveDate, Utc};
-use freshet_sinks::outputs::{self, Client, OutputError, Store};
+use freshet_sinks::outputs::{self, Client, FileCache, OutputError, Store};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::Domain;
 use freshet_topics::pipeline::output::Output;
@@ -49,6 +50,9 @@ pub use behind::{CODE_VERSION, TableState, goes_on, why_behind};
 pub use follow::run;
 pub use format::FormatError;
 pub use publish::{Outcome, Publication};
+
+/// Among the system's temporary files, the data files that are kept.
+const CACHE_FOLDER: &str = "freshet-outputs";
 
 /// Settings of the section `metrics`.
 #[derive(Debug, Clone, Deserialize)]
@@ -71,6 +75,11 @@ pub struct MetricsSettings {
     /// How long the query of an output may take for one window, in seconds, its rows sent included; one that takes longer
     /// stops that output.
     pub query_timeout_s: u64,
+    /// What data files that were published from here may take on this machine's disk, in MiB, so that the whole-file
+    /// copies are put together without reading them back from S3; 0 keeps none.
+    pub cache_mib: u64,
+    /// The folder of these files; empty: one among the system's temporary files.
+    pub cache_dir: PathBuf,
 }
 
 impl Default for MetricsSettings {
@@ -83,6 +92,8 @@ impl Default for MetricsSettings {
             allowed_lateness_days: 7,
             keep_days: 7,
             query_timeout_s: 60,
+            cache_mib: 1_024,
+            cache_dir: PathBuf::new(),
         }
     }
 }
@@ -91,6 +102,29 @@ impl MetricsSettings {
     /// How long outputs are kept after the last version that named them.
     fn keep(&self) -> Duration {
         Duration::from_secs(u64::from(self.keep_days) * 24 * 3_600)
+    }
+
+    /// The files of a bucket that are kept on this machine's disk; none where they are not to be, or cannot.
+    fn cache(&self, bucket: &str) -> Option<FileCache> {
+        if self.cache_mib == 0 {
+            return None;
+        }
+        let folder = match self.cache_dir.as_os_str().is_empty() {
+            true => std::env::temp_dir().join(CACHE_FOLDER),
+            false => self.cache_dir.clone(),
+        };
+        let folder = folder.join(bucket);
+        match FileCache::open(&folder, self.cache_mib.saturating_mul(1024 * 1024)) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    folder = %folder.display(),
+                    "keep no data files on this machine's disk (metrics.cache_dir): whole-file copies are read from S3"
+                );
+                None
+            }
+        }
     }
 }
 
@@ -177,7 +211,8 @@ pub async fn publish_once_on(
     context: &RefreshContext,
     processing_date: NaiveDate,
 ) -> Result<Publication, RefreshError> {
-    Publisher::new(context.clone()).publish(processing_date, &CancellationToken::new()).await
+    let store = Store::new(context.s3.clone(), &context.bucket);
+    Publisher::new(context.clone(), store).publish(processing_date, &CancellationToken::new()).await
 }
 
 /// Deletes data files and manifests that no manifest of the last `keep_days` needs, once.

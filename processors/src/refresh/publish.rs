@@ -94,8 +94,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(context: RefreshContext) -> Self {
-        let store = Store::new(context.s3.clone(), &context.bucket);
+    pub(super) fn new(context: RefreshContext, store: Store) -> Self {
         Publisher {
             context,
             store,
