@@ -18,7 +18,7 @@ use crate::page;
 use crate::roles::{self, Role, Services};
 
 /// How long stopping waits for connections that are still in use.
-const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the roles get to end when the stack under them is gone: there is nothing left that they could finish.
 const ROLES_WITHOUT_STACK: Duration = Duration::from_secs(3);
 

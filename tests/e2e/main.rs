@@ -24,6 +24,7 @@ mod ledger;
 mod operate;
 mod output_views;
 mod overwrite;
+mod paces;
 mod pooler;
 mod publications;
 mod queries;

@@ -7,7 +7,7 @@ use freshet::roles::Role;
 use freshet::status::observe;
 use freshet_processors::refresh::{self, Outcome, Publication, RefreshContext};
 use freshet_sinks::outputs::{
-    Client, Condition, Current, FORMATS, Manifest, POINTER, Published, Put, Store, copy_key, read_current,
+    Client, Condition, Current, FORMATS, Manifest, POINTER, Published, Store, copy_key, read_current,
 };
 
 use crate::harness::oracles::entries;
@@ -251,7 +251,7 @@ async fn an_older_program_publishes_copies_and_deletes_nothing_over_a_newer_ones
     let before = current(&world).await;
     let newer = Manifest { version: before.pointer.version + 1, code_version: 99, ..before.manifest.clone() };
     let swapped = store(&world).publish(Condition::Unchanged(before.etag), &newer).await;
-    assert_eq!(swapped.expect("publish"), Put::Written);
+    assert!(swapped.expect("publish").is_some());
 
     world.put("health/more.csv", data::health(3, "2025-08-20", 3, 7)).await;
     world.applied().await;

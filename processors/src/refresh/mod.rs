@@ -6,15 +6,15 @@
 //!
 //! One change's path through it: `apply` leaves a mark and notifies → [`run`] wakes, at a [`pace`] → a
 //! [`snapshot`] reads marks and bookmarks → a [`derivation`] runs the [`query`] of each output for each of its dirty
-//! windows, whose rows become files ([`mod@format`]) → [`publish`] writes those that are new, the manifest, and swaps the
+//! windows, a few at once ([`readers`]), whose rows become files ([`mod@format`]) → [`publish`] writes those that are new, the manifest, and swaps the
 //! pointer, then deletes the marks → [`copies`] brings the whole-file copies after.
 //!
 //! An output whose query does not work stops alone: what is published of it stays, and it is tried again at growing
 //! intervals; when it works again all its windows are derived.
 //!
 //! Any number of publishers may run at once: one wins each swap, the others start again. None waits for another, nor
-//! for the garbage collection. What was deleted by hand is found by looking now and then, and made again ([`basis`]
-//! says on what).
+//! for the garbage collection. What was deleted by hand is found by looking now and then ([`verification`]), and made again
+//! ([`basis`] says on what).
 
 mod basis;
 mod behind;
@@ -24,13 +24,16 @@ mod derivation;
 mod follow;
 mod format;
 mod kind;
+mod load;
 mod metrics;
 mod pace;
 mod publish;
 mod query;
+mod readers;
 mod retry;
 mod snapshot;
 mod uploads;
+mod verification;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +47,7 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use pace::Allowance;
 use publish::Publisher;
 
 pub use behind::{CODE_VERSION, TableState, goes_on, why_behind};
@@ -102,6 +106,11 @@ impl MetricsSettings {
     /// How long outputs are kept after the last version that named them.
     fn keep(&self) -> Duration {
         Duration::from_secs(u64::from(self.keep_days) * 24 * 3_600)
+    }
+
+    /// How long the query of an output may take for one window.
+    fn query_timeout(&self) -> Duration {
+        Duration::from_secs(self.query_timeout_s)
     }
 
     /// The files of a bucket that are kept on this machine's disk; none where they are not to be, or cannot.
@@ -212,7 +221,7 @@ pub async fn publish_once_on(
     processing_date: NaiveDate,
 ) -> Result<Publication, RefreshError> {
     let store = Store::new(context.s3.clone(), &context.bucket);
-    Publisher::new(context.clone(), store).publish(processing_date, &CancellationToken::new()).await
+    Publisher::new(context.clone(), store).publish(processing_date, Allowance::ALL, &CancellationToken::new()).await
 }
 
 /// Deletes data files and manifests that no manifest of the last `keep_days` needs, once.
