@@ -130,10 +130,12 @@ async fn copies_and_data_files_deleted_by_hand_come_back_as_they_were() {
     assert_eq!(entries(&after), entries(&before), "no reader sees a change");
     world.all_hold().await;
 
-    // A data file and the copy that is composed of it: the copy waits for the file and not for a person.
+    // A data file and the copy that is composed of it: both come back, whichever is first. The copy needs no file of S3
+    // where it is kept on the publisher's disk.
     delete(&world, gone[0]).await;
     delete(&world, &copy_key("window_metrics", "csv")).await;
     until_there(&world, &copy_key("window_metrics", "csv")).await;
+    until_there(&world, gone[0]).await;
     world.settle().await;
     world.all_hold().await;
     roles.stop().await;
