@@ -23,12 +23,13 @@ use crate::roles::{self, Services};
 
 /// Options of `freshet replay`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").args(["from", "objects", "into", "abandon"]).required(true).multiple(true))]
 pub struct ReplayArgs {
     /// Which domain, or all of them
     #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
     domains: Domains,
-    /// From here: beginning, a time such as 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
-    #[arg(long, value_name = "POINT", required_unless_present_any = ["objects", "into", "abandon"])]
+    /// From here: beginning, a time such as 2026-03-01 or 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
+    #[arg(long, value_name = "POINT")]
     from: Option<Point>,
     /// Up to here, exclusive; unless given, up to what is applied
     #[arg(long, value_name = "POINT")]
@@ -215,6 +216,7 @@ mod tests {
         for good in [
             "health --from beginning",
             "all --from 2026-03-01T00:00:00Z --to 2026-04-01T00:00:00Z",
+            "health --from 2026-03-01",
             "health --from 0:5,1:7 --dry-run --examples 9",
             "health --object health/a.csv --object health/b.csv",
             "health --into shadow",
@@ -234,6 +236,10 @@ mod tests {
             "health --from beginning --abandon",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+        let said = parse("health").expect_err("nothing to replay").to_string();
+        for option in ["--from", "--object", "--into", "--abandon"] {
+            assert!(said.contains(option), "{option}: {said}");
         }
     }
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use freshet_sinks::event_queue::{EventQueueState, Reading};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_sinks::unmatched::AllUnmatched;
@@ -81,9 +82,22 @@ pub struct Status {
     pub columns: Vec<ColumnNote>,
     /// Objects of the raw bucket that belong to no domain.
     pub unmatched: AllUnmatched,
+    /// The queue that the store tells through; none where none is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_queue: Option<QueueStatus>,
     /// The newest files, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
+}
+
+/// The queue that the store tells through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueStatus {
+    /// Whether it is read.
+    pub reading: Reading,
+    /// What its listeners know of it.
+    #[serde(flatten)]
+    pub state: EventQueueState,
 }
 
 /// The life that the ledger is in: a new one begins where Postgres went back in time.

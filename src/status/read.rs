@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::output_state::{self, OutputFailure};
-use freshet_sinks::unmatched;
+use freshet_sinks::{event_queue, unmatched};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     DomainStatus, FailedOutput, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
-    PassedOver, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files,
+    PassedOver, QueueStatus, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files,
 };
 
 /// Distinct keys looked at for orphans, at most.
@@ -55,8 +55,10 @@ pub async fn read(
     let passed_over = passed_over(connection).await.context("count the rows passed over")?;
     let columns = columns::notes(connection).await.context("read which columns files have and lack")?;
     let unmatched = unmatched::read(connection, UNMATCHED_NAMED).await.context("read what belongs to no domain")?;
+    let queue = event_queue::read(connection).await.context("read the state of the event queue")?;
+    let event_queue = queue.map(|state| QueueStatus { reading: state.reading(), state });
     let outputs = outputs(waiting, failed, outside);
-    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, files })
+    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, event_queue, files })
 }
 
 async fn life(connection: &mut PgConnection) -> Result<LifeStatus, sqlx::Error> {

@@ -158,6 +158,27 @@ fn every_metric_that_is_asked_for_is_in_the_list() {
     }
 }
 
+/// Metrics that are for whoever looks closer than a dashboard does, or that another says better.
+const BESIDE_DASHBOARDS: [&str; 3] =
+    ["freshet_transactions_seconds", "freshet_ingest_lag_rows", "freshet_publication_timestamp_seconds"];
+
+#[test]
+fn every_metric_of_the_list_is_on_a_dashboard_or_in_an_alert() {
+    let mut asked = read("grafana/prometheus/alerts.yml");
+    for name in DASHBOARDS {
+        let mut found = Vec::new();
+        strings(&dashboard(name), &mut found);
+        asked.extend(found.into_iter().map(|it| it + "\n"));
+    }
+    let asked: BTreeSet<&str> = words(&asked).collect();
+    let listed = read("docs/metrics.md");
+    let listed = listed.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
+    let forms = ["", "_bucket", "_sum", "_count"];
+    let is_shown = |name: &str| forms.iter().any(|form| asked.contains(format!("{name}{form}").as_str()));
+    let unseen: Vec<&str> = listed.filter(|name| name.starts_with("freshet_") && !is_shown(name)).collect();
+    assert_eq!(unseen, BESIDE_DASHBOARDS, "a panel, or a reason why not");
+}
+
 #[test]
 fn prometheus_reads_every_role_and_grafana_every_folder_of_dashboards() {
     let config = read("grafana/prometheus/prometheus.yml");
