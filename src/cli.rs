@@ -16,11 +16,14 @@ use crate::commands::bookmarks::{self, BookmarksCommand};
 use crate::commands::compare::{self, CompareArgs};
 use crate::commands::demo::Demo;
 use crate::commands::domain_arg::{Domains, parse_domains};
+use crate::commands::rejects::{self, RejectsCommand};
 use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::{StatusArgs, render};
 use crate::commands::terminal::Look;
-use crate::commands::{bench, check, demo, generate, healthcheck, init, restored, setup, silent, topics, up};
+use crate::commands::{
+    bench, check, demo, generate, healthcheck, init, lineage, restored, setup, silent, topics, up, validate,
+};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::pipeline;
@@ -98,6 +101,13 @@ enum Command {
     Replay(ReplayArgs),
     /// Send files again from S3, where a topic no longer holds their rows
     Republish(RepublishArgs),
+    /// Rows that did not load: see them, take them out as CSV to mend, or have them judged again
+    Rejects {
+        #[command(subcommand)]
+        command: RejectsCommand,
+    },
+    /// Say where a row of a table is from, what lost against it, and what was corrected in it
+    Lineage(lineage::LineageArgs),
     /// After Postgres was restored or promoted: begin a new life of the ledger, so that the outputs go on
     Restored {
         /// Do it without asking
@@ -110,6 +120,8 @@ enum Command {
     Status(StatusArgs),
     /// Say every mistake of a pipeline folder at once, and run its tests
     Check(check::CheckArgs),
+    /// Say what would become of files if they were dropped, without a server: exit code 0 if every row loads, 1 if not
+    Validate(validate::ValidateArgs),
     /// Make a pipeline folder to begin with, drafted from sample files
     Init(init::InitArgs),
     /// Write realistic sample files
@@ -198,6 +210,9 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             | Command::Setup { .. }
             | Command::Compare(_)
             | Command::Status(_)
+            | Command::Rejects { .. }
+            | Command::Lineage(_)
+            | Command::Validate(_)
             | Command::Bench(_)
     );
     let is_look = matches!(cli.command, Command::Status(_));
@@ -240,6 +255,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let services = cli.services_for_people().await?;
             return replay::run(&services, options, Look::of_stdout(), &shutdown_on_signal()?).await;
         }
+        Command::Rejects { ref command } => {
+            let services = cli.services_for_people().await?;
+            return rejects::run(&services, command, Look::of_stdout(), &shutdown_on_signal()?).await;
+        }
+        Command::Lineage(ref options) => {
+            return lineage::run(&cli.services_for_people().await?, options, Look::of_stdout()).await;
+        }
         Command::Republish(ref options) => return republish::run(&cli.services_for_people().await?, options).await,
         Command::Restored { yes } => return restored::run(&cli.services_for_people().await?, yes).await,
         Command::Compare(ref options) => return compare::run(&cli.services_for_people().await?, options).await,
@@ -250,6 +272,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(ref args) => {
             let folder = args.folder.as_deref().or(cli.pipeline.as_deref());
             return check::run(folder, config::load_connected(&cli.sources(), &cli.data)).await;
+        }
+        Command::Validate(ref args) => {
+            let config = config::load(&cli.sources(), Base::Production)?;
+            return validate::run(&config, args, Look::of_stdout()).await;
         }
         Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {

@@ -20,6 +20,7 @@ pub mod frame;
 mod gate;
 pub mod header;
 pub mod hints;
+pub mod inspect;
 mod known;
 mod leases;
 mod limits;

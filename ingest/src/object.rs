@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub use freshet_sinks::ledger::ObjectVersion;
 use freshet_sinks::ledger::on_one_line;
 use freshet_topics::TextEncoding;
 pub use inflate::{ReadLimits, Unreadable};
+use tokio_util::io::ReaderStream;
 
 use error::{chain, classified, content_error, detail, transient};
 use inflate::{Compression, Content, ContentError, Source};
@@ -359,6 +361,26 @@ impl fmt::Debug for ObjectBody {
 }
 
 impl ObjectBody {
+    /// A file of this machine, read as an object of its name would be.
+    ///
+    /// # Errors
+    /// [`ReadError::Transient`] where the system does not give it; [`ReadError::Rejected`] where its name and its first bytes
+    /// do not agree.
+    pub async fn of_file(path: &Path, encoding: TextEncoding, limits: ReadLimits) -> Result<ObjectBody, ReadError> {
+        let object = path.display().to_string();
+        let unread = |error: io::Error| transient("read", object.clone(), error.to_string());
+        let file = tokio::fs::File::open(path).await.map_err(unread)?;
+        let metadata = file.metadata().await.map_err(unread)?;
+        if metadata.is_dir() {
+            return Err(transient("read", object, "it is a folder".to_owned()));
+        }
+        let source = ReaderStream::new(file).boxed();
+        let said = Compression::of_name(&object);
+        let content = Content::sniff(said, metadata.len(), source, limits).await;
+        let content = content.map_err(|error| content_error(&object, error))?;
+        Ok(ObjectBody { content, transcoder: Transcoder::of(encoding), object, at: 0, from_byte: 0 })
+    }
+
     /// Of an object of which nothing is left.
     fn at_end(version: &ObjectVersion, object_bytes: u64, from_byte: u64) -> Self {
         let content = Content::plain_rest(stream::empty().boxed());

@@ -1,7 +1,7 @@
 //! `freshet replay`: read a topic again while the live pipeline goes on.
 
-mod bar;
-mod show;
+pub(super) mod bar;
+pub(super) mod show;
 
 use std::num::NonZeroU32;
 use std::process::ExitCode;
@@ -82,7 +82,8 @@ pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &
     // Its lock is a session's.
     ready::require_sessions(&services.pool).await?;
     halted::warn(&services.pool, &args.domains.0).await;
-    let contexts: Vec<ReplayContext> = args.domains.0.iter().map(|domain| context(services, domain, args)).collect();
+    let contexts: Vec<ReplayContext> =
+        args.domains.0.iter().map(|domain| context(services, domain, args.rows_per_second)).collect();
     if !args.abandon && args.into.is_none() {
         let bars = MultiProgress::new();
         let each = contexts.iter().map(|context| in_place(context, args, &bars, look, shutdown));
@@ -108,14 +109,19 @@ pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &
     Ok(ExitCode::SUCCESS)
 }
 
-fn context(services: &Services, domain: &'static Domain, args: &ReplayArgs) -> ReplayContext {
+/// What a replay of the domain needs.
+pub(super) fn context(
+    services: &Services,
+    domain: &'static Domain,
+    rows_per_second: Option<NonZeroU32>,
+) -> ReplayContext {
     ReplayContext {
         domain,
         settings: services.config.process.clone(),
         kafka: services.config.kafka.clone(),
         pool: services.pool.clone(),
         owner: roles::instance(),
-        rows_per_second: args.rows_per_second,
+        rows_per_second,
     }
 }
 

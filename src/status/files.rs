@@ -37,7 +37,7 @@ pub struct FileStatus {
     pub rejected: i64,
     /// Rows that are older than what was there.
     pub stale: i64,
-    /// Rows with a value corrected.
+    /// Changes made to values.
     pub corrected: i64,
     /// Why it is rejected, superseded or tried again.
     pub reason: Option<String>,

@@ -188,7 +188,7 @@ pub struct Rows {
     pub duplicate: i64,
     /// Refused, each with a reason in `pipeline.rejects`.
     pub rejected: i64,
-    /// Applied or stale rows with at least one value corrected.
+    /// Changes made to values of applied or stale rows.
     pub corrected: i64,
 }
 
