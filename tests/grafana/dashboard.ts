@@ -26,8 +26,9 @@ type Link = { title: string; url: string; targetBlank?: boolean };
 type Fields<Custom> = Omit<grafana.FieldConfig, "custom" | "links"> & { unit: string; custom?: Custom; links?: Link[] };
 // Grafana fills in what is left out of the options.
 type PanelOf<Type extends string, Options, Custom> = Required<Pick<grafana.Panel, Said>> &
-  Omit<grafana.Panel, Said | "type" | "options" | "fieldConfig" | "targets"> & {
+  Omit<grafana.Panel, Said | "type" | "options" | "fieldConfig" | "targets" | "links"> & {
     type: Type;
+    links?: Link[];
     targets: (PrometheusQuery | PostgresQuery)[];
     options: Partial<Options>;
     fieldConfig: Omit<grafana.FieldConfigSource, "defaults"> & { defaults: Fields<Custom> };

@@ -101,6 +101,26 @@ fn links_lead_to_a_dashboard_and_take_the_time_and_the_domain_along() {
     assert_eq!(led_to.into_iter().collect::<Vec<_>>(), ["freshet-data-quality", "freshet-pipeline"]);
 }
 
+#[test]
+fn every_panel_leads_to_its_section_of_the_runbook() {
+    let runbook = read("docs/runbook.md");
+    let sections: BTreeSet<String> =
+        runbook.lines().filter_map(|it| it.strip_prefix("## ")).map(str::to_lowercase).collect();
+    for name in DASHBOARDS {
+        let dashboard = dashboard(name);
+        let variables = list(&dashboard["templating"]["list"]);
+        let address = variables.iter().find(|it| text(it, "name") == "runbook").map(|it| text(it, "query"));
+        assert!(address.is_some_and(|address| address.starts_with("https://")), "{name}: {address:?}");
+        for panel in panels(name).iter().filter(|panel| !panel.is_row()) {
+            let [link] = list(&panel.json["links"]) else { panic!("{}: not one link", panel.place) };
+            let section = text(link, "url").strip_prefix("${runbook}#").unwrap_or_default();
+            assert!(sections.contains(section), "{}: {section}", panel.place);
+        }
+        let marked: Vec<&str> = list(&dashboard["annotations"]["list"]).iter().map(|it| text(it, "name")).collect();
+        assert_eq!(marked, ["Replays and swaps", "Releases"], "{name}");
+    }
+}
+
 /// The tag of a board of a pipeline.
 const BOARD: &str = "freshet-board";
 

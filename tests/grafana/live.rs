@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use freshet_topics::DOMAINS;
 use serde_json::Value;
 
-use crate::files::{OUTPUTS, Panel, all, boards, dashboard, list, panels, text};
+use crate::files::{DASHBOARDS, OUTPUTS, Panel, all, boards, dashboard, list, panels, text};
 use crate::pipeline::{Pipeline, Rows};
 use crate::prometheus::{Prometheus, has_number};
 use crate::variables::Chosen;
@@ -59,6 +59,7 @@ fn every_panel_has_data_beside_a_running_pipeline() {
             }
         }
     }
+    the_marks_on_the_time_axis_can_be_asked_for(&pipeline, &chosen);
     println!("{asked} queries returned data");
     assert!(asked > 80);
     nothing_is_firing_but_the_files_that_should(&prometheus);
@@ -154,6 +155,19 @@ fn postgres_has_data(pipeline: &Pipeline, chosen: &mut Chosen, tables: &[String]
         // What an override is for is there.
         for matcher in list(&panel.json["fieldConfig"]["overrides"]).iter().map(|it| text(&it["matcher"], "options")) {
             assert!(found.columns.iter().any(|column| column == matcher), "{}: no column {matcher}", panel.place);
+        }
+    }
+}
+
+/// Nothing was replayed here: that the query is one is enough, and that it has the columns that Grafana reads.
+fn the_marks_on_the_time_axis_can_be_asked_for(pipeline: &Pipeline, chosen: &Chosen) {
+    for name in DASHBOARDS {
+        let dashboard = dashboard(name);
+        for mark in list(&dashboard["annotations"]["list"]) {
+            let sql = text(&mark["target"], "rawSql");
+            if !sql.is_empty() {
+                assert_eq!(pipeline.query(&chosen.sql(sql)).columns, ["time", "timeend", "text", "tags"], "{name}");
+            }
         }
     }
 }
