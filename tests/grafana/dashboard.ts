@@ -58,6 +58,10 @@ type Panel =
   | PanelOf<"timeseries", TimeSeries.Options, TimeSeries.FieldConfig>
   | (Omit<grafana.RowPanel, "panels"> & { title: string; panels: Panel[] });
 
+// A mark on the time axis; what a source is asked is of its plugin too.
+type Annotation = Required<Pick<grafana.AnnotationQuery, "name" | "enable" | "iconColor" | "datasource">> &
+  ({ target: PostgresQuery } | { expr: string; step: string; titleFormat: string; textFormat: string; tagKeys: string });
+
 export type Dashboard = Json<
-  Omit<grafana.Dashboard, "panels"> & Required<Pick<grafana.Dashboard, "uid" | "title" | "description">> & { panels: Panel[] }
+  Omit<grafana.Dashboard, "panels" | "annotations"> & { annotations: { list: Annotation[] } } & Required<Pick<grafana.Dashboard, "uid" | "title" | "description">> & { panels: Panel[] }
 >;
