@@ -20,6 +20,7 @@ pub mod frame;
 mod gate;
 pub mod header;
 pub mod hints;
+pub mod inspect;
 mod known;
 mod leases;
 mod limits;
@@ -118,8 +119,12 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
     tasks.spawn(discover::discover(Arc::clone(&listener), stop.clone()));
     tasks.spawn(unmatched::run(Arc::clone(&listener), stop.clone()));
     tasks.spawn(sweeper::run(Arc::clone(&listener), stop.clone()));
-    if let Some(queue) = events {
-        tasks.spawn(events::run(Arc::clone(&listener), queue, stop.clone()));
+    match events {
+        Some(queue) => drop(tasks.spawn(events::run(Arc::clone(&listener), queue, stop.clone()))),
+        None => {
+            let pool = listener.pool.clone();
+            drop(tokio::spawn(async move { events::forget(&pool).await }));
+        }
     }
     let turn = Arc::new(AtomicUsize::new(0));
     for _ in 0..listener.settings.workers {

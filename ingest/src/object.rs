@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub use freshet_sinks::ledger::ObjectVersion;
 use freshet_sinks::ledger::on_one_line;
 use freshet_topics::TextEncoding;
 pub use inflate::{ReadLimits, Unreadable};
+use tokio_util::io::ReaderStream;
 
 use error::{chain, classified, content_error, detail, transient};
 use inflate::{Compression, Content, ContentError, Source};
@@ -207,10 +209,7 @@ impl ObjectReader {
         let content = Content::sniff(named, object_bytes, source_of(answer.body, object_bytes), self.limits)
             .await
             .map_err(|error| content_error(&version.to_string(), error))?;
-        let transcoder = Transcoder::of(encoding);
-        let is_as_framed = content.is_plain() && transcoder.is_none();
-        let stored = if is_as_framed { Stored::AsFramed } else { Stored::Otherwise };
-        Ok(ObjectBody { content, stored, transcoder, object: version.to_string(), at: 0, from_byte })
+        Ok(ObjectBody::of_content(content, encoding, version.to_string(), from_byte))
     }
 
     async fn get(&self, version: &ObjectVersion, range_from: u64) -> Result<GetObjectOutput, ReadError> {
@@ -370,6 +369,34 @@ impl ObjectBody {
     /// How the object keeps it.
     pub fn stored(&self) -> Stored {
         self.stored
+    }
+
+    /// A file of this machine, read as an object of its name would be.
+    ///
+    /// # Errors
+    /// [`ReadError::Transient`] where the system does not give it; [`ReadError::Rejected`] where its name and its first bytes
+    /// do not agree.
+    pub async fn of_file(path: &Path, encoding: TextEncoding, limits: ReadLimits) -> Result<ObjectBody, ReadError> {
+        let object = path.display().to_string();
+        let unread = |error: io::Error| transient("read", object.clone(), error.to_string());
+        let file = tokio::fs::File::open(path).await.map_err(unread)?;
+        let metadata = file.metadata().await.map_err(unread)?;
+        if metadata.is_dir() {
+            return Err(transient("read", object, "it is a folder".to_owned()));
+        }
+        let source = ReaderStream::new(file).boxed();
+        let said = Compression::of_name(&object);
+        let content = Content::sniff(said, metadata.len(), source, limits).await;
+        let content = content.map_err(|error| content_error(&object, error))?;
+        Ok(ObjectBody::of_content(content, encoding, object, 0))
+    }
+
+    /// Of content that is at its start.
+    fn of_content(content: Content, encoding: TextEncoding, object: String, from_byte: u64) -> ObjectBody {
+        let transcoder = Transcoder::of(encoding);
+        let is_as_framed = content.is_plain() && transcoder.is_none();
+        let stored = if is_as_framed { Stored::AsFramed } else { Stored::Otherwise };
+        ObjectBody { content, stored, transcoder, object, at: 0, from_byte }
     }
 
     /// Of an object of which nothing is left.

@@ -16,6 +16,7 @@ use crate::check::{Checked, Checker, Earlier};
 use crate::frame::{Framer, Position};
 use crate::gate::OpenTopic;
 use crate::header::Header;
+use crate::header::names::listed;
 use crate::leases::Lease;
 use crate::metrics;
 use crate::object::ObjectBody;
@@ -83,13 +84,13 @@ async fn begin(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
         return Err(Stop::SameContent(original, content.sha256));
     }
     if !content.ignored_columns.is_empty() {
-        let columns = content.ignored_columns.join(", ");
+        let columns = listed(header.ignored_columns().iter().map(String::as_str));
         let object = &claim.object.version;
         let kept = domain.on_new_column == NewColumn::Keep;
         tracing::info!(%object, id = claim.object.id, columns, rows, kept, "the file has unknown columns");
     }
     if !content.absent_defaults.is_empty() {
-        let columns = content.absent_defaults.join(", ");
+        let columns = listed(content.absent_defaults.iter().map(String::as_str));
         let object = &claim.object.version;
         tracing::info!(%object, id = claim.object.id, columns, rows, "the file lacks columns, and gets their defaults");
     }

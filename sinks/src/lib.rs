@@ -11,6 +11,7 @@ pub mod apply;
 pub mod backoff;
 pub mod bookmarks;
 pub mod destination;
+pub mod event_queue;
 pub mod ledger;
 pub mod lives;
 pub mod metrics;
