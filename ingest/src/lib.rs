@@ -18,6 +18,7 @@ pub mod events;
 mod format;
 pub mod frame;
 mod gate;
+mod group;
 pub mod header;
 pub mod hints;
 mod known;

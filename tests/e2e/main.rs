@@ -32,6 +32,7 @@ mod republish;
 mod restore;
 mod roles;
 mod shadow;
+mod small_files;
 mod spellings;
 mod storage;
 mod takeover;

@@ -17,7 +17,7 @@ use freshet_sinks::bookmarks::adopt::{Adopting, adopt};
 use freshet_sinks::bookmarks::{self, streams};
 use freshet_sinks::destination::Destination;
 use freshet_sinks::ledger::register::register;
-use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection};
+use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection, Take};
 use freshet_sinks::lives;
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::judge::Notes;
@@ -209,7 +209,8 @@ impl Twin {
         self.bind(before).await;
         let partitions = after.listeners[listener].as_ref().map_or(1, |work| work.open.partitions);
         let claimant = Claimant { owner: "listener", lease: LEASE, back_off: NO_WAIT };
-        let claimed = ledger::claim(&self.pool, claimant, &[(DOMAIN, partitions)]).await.expect("claim");
+        let claimed =
+            ledger::claim(&self.pool, claimant, &[(DOMAIN, partitions)], Take::ONE).await.expect("claim").pop();
         let expected = after.listeners[listener].as_ref().map(|work| self.translated(&work.claim));
         assert_eq!(claimed, expected, "claimed");
         self.claims[listener] = claimed;

@@ -21,9 +21,9 @@ use super::write::change_all;
 use crate::transactions::{self, Limits};
 
 /// Keys in one transaction: bounds how long their locks are held.
-pub const KEYS_PER_TRANSACTION: usize = 64;
+pub const KEYS_PER_TRANSACTION: usize = 128;
 /// HEAD requests at once.
-const HEADS_AT_ONCE: usize = 16;
+const HEADS_AT_ONCE: usize = 32;
 /// A listener that is frozen while it asks S3 holds the locks on its keys for no longer than this: as long as the
 /// slowest HEAD takes with its retries.
 const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None };
