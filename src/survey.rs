@@ -244,7 +244,17 @@ mod tests {
         let (outputs, life) = (status::OutputsStatus::default(), status::LifeStatus::default());
         let unmatched = AllUnmatched::default();
         let domains = vec![status];
-        let state = Status { at, domains, outputs, life, passed_over: None, columns: vec![], unmatched, files: None };
+        let state = Status {
+            at,
+            domains,
+            outputs,
+            life,
+            passed_over: None,
+            columns: vec![],
+            unmatched,
+            unlisted: vec![],
+            files: None,
+        };
         let kafka = survey(&state, &BTreeMap::from([("health", lag)]));
         assert_eq!(kafka.domains[0].lag, lag);
         let ledger = survey(&state, &BTreeMap::new());

@@ -9,18 +9,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::register::{self, KEYS_PER_TRANSACTION};
-use freshet_sinks::lives;
 use freshet_sinks::postgres::{ErrorKind, error_kind};
+use freshet_sinks::s3::Versions;
+use freshet_sinks::{listings, lives};
 use freshet_topics::{Domain, trace};
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hints::{Keys, Looked};
 use crate::known::Known;
+use crate::listing::{Listing, Ways};
 use crate::names::{FOLDER, Name};
-use crate::object::{ObjectVersion, ReadError};
+use crate::object::{Listed, ObjectVersion, ReadError};
 use crate::{IngestError, Listener, metrics};
 
 type Registered = register::Registered<ReadError>;
@@ -36,6 +40,10 @@ const PRESENT_PAGE: i64 = 1_000;
 /// Keys of one listing that are compared with the ledger for deletions: 32 MB of fingerprints. In a domain
 /// with more keys deletions go unrecorded, which changes no row of any table.
 const LISTED_MAX: usize = 1_000_000;
+/// Prefixes that cannot be listed and are told of.
+const UNLISTED_MAX: usize = 20;
+/// Keys that stores named, looked at at once.
+const LOOKS_AT_ONCE: usize = 16;
 /// HEAD requests of one look for deleted objects; the rest has its turn at the next.
 const DELETED_MAX: usize = 1_000;
 
@@ -59,6 +67,8 @@ pub struct Found {
     pub registered: u64,
     /// Keys found deleted.
     pub deleted: u64,
+    /// Prefixes that could not be listed, or not whole.
+    pub unlisted: u64,
 }
 
 /// Discovery of one domain.
@@ -76,6 +86,16 @@ pub struct Discovery {
     deletions_after: String,
     /// The ledger's life and its highest object id, at the last listing.
     extent: Option<(i64, i64)>,
+    /// Whether versions are listed; none before that was asked.
+    by_versions: Option<bool>,
+    /// The store refuses to list versions, and whether to was left to it.
+    versions_refused: bool,
+    /// From when on overwritten versions count; none before the first listing by versions.
+    versions_from: Option<DateTime<Utc>>,
+    /// When the newest version of this listing was written.
+    newest_listed: DateTime<Utc>,
+    /// What could not be listed, as it was last told.
+    unlisted: Option<BTreeMap<String, String>>,
 }
 
 /// Discovers every domain until `stop`.
@@ -127,13 +147,18 @@ impl Discovery {
             not_data: BTreeMap::new(),
             deletions_after: String::new(),
             extent: None,
+            by_versions: None,
+            versions_refused: false,
+            versions_from: None,
+            newest_listed: DateTime::UNIX_EPOCH,
+            unlisted: None,
         }
     }
 
-    /// One listing of all that belongs to the domain.
+    /// One listing of all that belongs to the domain. What of it cannot be listed keeps nothing else from being found.
     ///
     /// # Errors
-    /// If S3 or Postgres does not answer, or refuses.
+    /// If S3 or Postgres does not answer, or refuses everything.
     pub async fn discover_once(&mut self) -> Result<Found, DiscoverError> {
         let started = Instant::now();
         let interval = Duration::from_millis(self.listener.settings.reconcile_interval_ms);
@@ -141,34 +166,90 @@ impl Discovery {
         let mut reconciliation = None;
         if self.reconciled_at.is_none_or(|at| at.elapsed() >= interval) {
             self.known.forget();
+            self.by_versions = None;
             let newest_id = register::newest_id(&self.listener.pool).await?;
             reconciliation = Some(Reconciliation { newest_id, listed: HashSet::new() });
         }
+        self.lists_versions().await?;
         self.not_data.clear();
+        self.newest_listed = DateTime::UNIX_EPOCH;
         let mut found = Found::default();
-        let mut fresh = Vec::new();
-        let mut failure = None;
+        let (mut fresh, mut unlisted, mut has_answered) = (Vec::new(), BTreeMap::new(), false);
         for prefix in prefixes(self.domain, &self.listener) {
-            match self.list_prefix(&prefix, &mut fresh, &mut found, &mut reconciliation).await {
-                Ok(()) => {}
-                // What can be listed is found, whatever cannot. The failure is told once the rest is done.
-                Err(DiscoverError::Read(error)) => failure = failure.or(Some(error)),
-                Err(error) => return Err(error),
-            }
+            has_answered |=
+                self.list_prefix(prefix, &mut fresh, &mut found, &mut reconciliation, &mut unlisted).await?;
         }
         found.registered += self.register(&mut fresh).await?;
-        if let Some(error) = failure {
+        found.unlisted = unlisted.len() as u64;
+        self.tell_unlisted(&unlisted).await?;
+        if !has_answered && let Some((_, error)) = unlisted.pop_first() {
             return Err(error.into());
         }
         self.show_not_data();
-        if let Some(reconciliation) = reconciliation {
+        if let Some(reconciliation) = reconciliation.filter(|_| unlisted.is_empty()) {
             found.deleted = self.record_deletions(reconciliation).await?;
             self.reconciled_at = Some(started);
+        }
+        if self.by_versions == Some(true) && unlisted.is_empty() && self.versions_from.is_none() {
+            let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
+            let from = listings::begin_versions(pool, bucket, self.domain.name, self.newest_listed).await?;
+            self.versions_from = Some(from);
         }
         // At the end too: what became known within this listing is not below what is remembered of it.
         self.forget_if_the_ledger_went_back().await?;
         metrics::LISTING_DURATION.observe(started.elapsed().as_secs_f64());
         Ok(found)
+    }
+
+    /// Whether versions are listed, and since when they count. Asked anew with each comparison of all.
+    async fn lists_versions(&mut self) -> Result<bool, sqlx::Error> {
+        if let Some(by_versions) = self.by_versions {
+            return Ok(by_versions);
+        }
+        let listener = Arc::clone(&self.listener);
+        let by_versions = match listener.versions {
+            Versions::On => true,
+            Versions::Off => false,
+            Versions::Auto if self.versions_refused => false,
+            Versions::Auto => match listener.s3(listener.reader.keeps_versions(&listener.bucket)).await {
+                Ok(keeps) => keeps,
+                Err(error) => {
+                    tracing::debug!(domain = self.domain.name, %error, "versions are not listed");
+                    false
+                }
+            },
+        };
+        if by_versions {
+            self.versions_from = listings::versions_from(&listener.pool, &listener.bucket, self.domain.name).await?;
+        }
+        self.by_versions = Some(by_versions);
+        Ok(by_versions)
+    }
+
+    /// Says once of a prefix that it cannot be listed, and once that it can; counts it, and takes it down for the status.
+    async fn tell_unlisted(&mut self, unlisted: &BTreeMap<String, ReadError>) -> Result<(), sqlx::Error> {
+        let now: BTreeMap<String, String> =
+            unlisted.iter().map(|(prefix, error)| (prefix.clone(), error.to_string())).collect();
+        let (domain, bucket) = (self.domain.name, self.listener.bucket.as_str());
+        metrics::UNLISTED_PREFIXES.with_label_values(&[domain]).set(now.len() as i64);
+        if !now.is_empty() {
+            metrics::LISTING_FAILURES.with_label_values(&[domain]).inc();
+        }
+        if self.unlisted.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        let told: Vec<(&str, &str)> =
+            now.iter().take(UNLISTED_MAX).map(|(prefix, reason)| (prefix.as_str(), reason.as_str())).collect();
+        listings::replace_unlisted(&self.listener.pool, bucket, domain, &told).await?;
+        let before = self.unlisted.take().unwrap_or_default();
+        for (prefix, reason) in now.iter().filter(|(prefix, _)| !before.contains_key(*prefix)).take(UNLISTED_MAX) {
+            tracing::warn!(domain, bucket, prefix, reason, "cannot be listed; all else is found");
+        }
+        for prefix in before.keys().filter(|prefix| !now.contains_key(*prefix)).take(UNLISTED_MAX) {
+            tracing::info!(domain, bucket, prefix, "can be listed again");
+        }
+        self.unlisted = Some(now);
+        Ok(())
     }
 
     fn show_not_data(&self) {
@@ -224,41 +305,47 @@ impl Discovery {
     /// If Postgres does not answer, or refuses.
     pub(crate) async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<BTreeSet<String>, sqlx::Error> {
         let (mut found, mut fresh) = (Found::default(), Vec::new());
-        let (mut settled, mut shown) = (BTreeSet::new(), Vec::new());
         let listener = Arc::clone(&self.listener);
-        for key in keys {
-            // The keys that begin with it and go on come after it: they are nobody's hint, and may be the whole bucket.
-            let mut pages = listener.reader.list_pages(&listener.bucket, key);
-            let mut page = match listener.s3(pages.next()).await {
-                Ok(page) => page.unwrap_or_default(),
-                Err(error) => {
-                    tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named");
-                    continue;
+        let by_versions = self.lists_versions().await?;
+        let look = |key: &String| look(&listener, key.clone(), by_versions);
+        let looked: Vec<_> = stream::iter(keys).map(look).buffered(LOOKS_AT_ONCE).collect().await;
+        let (mut settled, mut shown) = (BTreeSet::new(), Vec::new());
+        for (key, looked) in keys.iter().zip(looked) {
+            match looked {
+                Ok(page) => {
+                    // Nothing, or what is below a delete marker.
+                    if !page.iter().any(|entry| entry.is_latest) {
+                        settled.insert(key.clone());
+                    }
+                    shown.extend(page);
                 }
-            };
-            page.retain(|entry| entry.key == *key);
-            match page.is_empty() {
-                true => _ = settled.insert(key.clone()),
-                false => shown.extend(page.iter().cloned()),
+                Err(error) => tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named"),
             }
-            self.take_page(page, &mut fresh, &mut found, &mut None).await?;
         }
+        self.take_page(shown.clone(), &mut fresh, &mut found, &mut None).await?;
         self.register(&mut fresh).await?;
-        settled.extend(shown.into_iter().filter(|entry| self.known.contains(entry)).map(|entry| entry.key));
+        let is_settled = |entry: &Listed| entry.is_latest && self.known.contains(entry);
+        settled.extend(shown.into_iter().filter(is_settled).map(|entry| entry.version.key));
         Ok(settled)
     }
 
+    /// Lists what is below a prefix, and adds to `unlisted` what of it cannot be; says whether S3 gave anything.
     async fn list_prefix(
         &mut self,
-        prefix: &str,
-        fresh: &mut Vec<ObjectVersion>,
+        prefix: String,
+        fresh: &mut Vec<Listed>,
         found: &mut Found,
         reconciliation: &mut Option<Reconciliation>,
-    ) -> Result<(), DiscoverError> {
+        unlisted: &mut BTreeMap<String, ReadError>,
+    ) -> Result<bool, sqlx::Error> {
         let listener = Arc::clone(&self.listener);
-        let mut pages = listener.reader.list_pages(&listener.bucket, prefix);
-        loop {
-            let Some(page) = listener.s3(pages.next()).await? else { return Ok(()) };
+        let ways = match (self.lists_versions().await?, listener.versions) {
+            (true, Versions::Auto) => Ways::VersionsIfAllowed,
+            (true, _) => Ways::Versions,
+            (false, _) => Ways::Current,
+        };
+        let mut listing = Listing::new(&listener.reader, &listener.limits, &listener.bucket, prefix, ways);
+        while let Some(page) = listing.next().await {
             self.take_page(page, fresh, found, reconciliation).await?;
             // A listing of a full bucket takes minutes, and whoever waits for a look does not wait as long.
             let asked = listener.hints.taken(self.domain);
@@ -266,34 +353,44 @@ impl Discovery {
                 self.look_and_tell(asked).await;
             }
         }
+        if let Some(error) = listing.versions_refused.take() {
+            let (domain, bucket) = (self.domain.name, &listener.bucket);
+            tracing::warn!(domain, bucket, %error, "versions are not listed: one that is overwritten at once is not found");
+            (self.versions_refused, self.by_versions) = (true, Some(false));
+        }
+        unlisted.append(&mut listing.unlisted);
+        Ok(listing.has_answered)
     }
 
     /// Takes what is new of a page.
     async fn take_page(
         &mut self,
-        page: Vec<ObjectVersion>,
-        fresh: &mut Vec<ObjectVersion>,
+        page: Vec<Listed>,
+        fresh: &mut Vec<Listed>,
         found: &mut Found,
         reconciliation: &mut Option<Reconciliation>,
     ) -> Result<(), sqlx::Error> {
         let listener = Arc::clone(&self.listener);
         let mut unseen = Vec::new();
         for entry in page {
-            match listener.settings.name_of(self.domain, &entry.key) {
+            let key = &entry.version.key;
+            match listener.settings.name_of(self.domain, key) {
                 Name::File => {}
                 Name::NotData(pattern) => {
-                    *self.not_data.entry(pattern.to_owned()).or_default() += 1;
+                    *self.not_data.entry(pattern.to_owned()).or_default() += i64::from(entry.is_latest);
                     continue;
                 }
                 Name::Foreign => continue,
             }
-            found.listed += 1;
+            found.listed += u64::from(entry.is_latest);
+            self.newest_listed = self.newest_listed.max(entry.version.last_modified);
             if let Some(reconciliation) = reconciliation
                 && reconciliation.listed.len() < LISTED_MAX
+                && entry.is_latest
             {
-                reconciliation.listed.insert(self.known.fingerprint(&entry.key));
+                reconciliation.listed.insert(self.known.fingerprint(key));
             }
-            if !self.known.contains(&entry) && !self.is_troubled(&entry.key) {
+            if !self.known.contains(&entry) && !self.is_troubled(key) {
                 unseen.push(entry);
             }
         }
@@ -305,13 +402,22 @@ impl Discovery {
     }
 
     /// Asks the ledger about entries that are not remembered.
-    async fn compare(&mut self, unseen: Vec<ObjectVersion>, fresh: &mut Vec<ObjectVersion>) -> Result<(), sqlx::Error> {
-        if unseen.is_empty() {
-            return Ok(());
+    async fn compare(&mut self, unseen: Vec<Listed>, fresh: &mut Vec<Listed>) -> Result<(), sqlx::Error> {
+        let (latest, overwritten): (Vec<Listed>, Vec<Listed>) = unseen.into_iter().partition(|entry| entry.is_latest);
+        let versions = |entries: &[Listed]| entries.iter().map(|entry| entry.version.clone()).collect::<Vec<_>>();
+        let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
+        let mut unknown = Vec::new();
+        if !latest.is_empty() {
+            let listed = versions(&latest);
+            unknown = register::unknown(pool, bucket, &listed.iter().collect::<Vec<_>>()).await?;
         }
-        let listed: Vec<&ObjectVersion> = unseen.iter().collect();
-        let unknown = register::unknown(&self.listener.pool, &self.listener.bucket, &listed).await?;
-        for (entry, unknown) in unseen.into_iter().zip(unknown) {
+        // Before the first listing is complete nobody knows since when they count.
+        if let Some(since) = self.versions_from.filter(|_| !overwritten.is_empty()) {
+            let listed = versions(&overwritten);
+            let listed: Vec<&ObjectVersion> = listed.iter().collect();
+            unknown.extend(register::unknown_overwritten(pool, bucket, &listed, since).await?);
+        }
+        for (entry, unknown) in latest.into_iter().chain(overwritten).zip(unknown) {
             match unknown {
                 true => fresh.push(entry),
                 false => self.known.insert(&entry),
@@ -321,18 +427,19 @@ impl Discovery {
     }
 
     /// Registers what was found, in key order, and empties `fresh`. Workers are woken after each transaction.
-    async fn register(&mut self, fresh: &mut Vec<ObjectVersion>) -> Result<u64, sqlx::Error> {
+    async fn register(&mut self, fresh: &mut Vec<Listed>) -> Result<u64, sqlx::Error> {
         let mut fresh = std::mem::take(fresh);
-        fresh.sort_by(|one, other| one.key.cmp(&other.key));
-        // Prefixes may overlap.
-        fresh.dedup_by(|one, other| one.key == other.key);
+        fresh.sort_by(|one, other| one.version.key.cmp(&other.version.key));
+        // Prefixes may overlap, and of a key there may be several versions.
+        let by_key: Vec<&[Listed]> = fresh.chunk_by(|one, other| one.version.key == other.version.key).collect();
+        let by_versions = self.lists_versions().await?;
         let mut registered = 0;
-        for batch in fresh.chunks(KEYS_PER_TRANSACTION) {
-            let keys: Vec<String> = batch.iter().map(|entry| entry.key.clone()).collect();
+        for batch in by_key.chunks(KEYS_PER_TRANSACTION) {
+            let keys: Vec<String> = batch.iter().map(|entries| entries[0].version.key.clone()).collect();
             let listener = Arc::clone(&self.listener);
             let (pool, bucket) = (&listener.pool, &listener.bucket);
-            let outcomes =
-                register::register(pool, bucket, self.domain.name, &keys, |key| head(&listener, key)).await?;
+            let held = |key| held(&listener, key, by_versions);
+            let outcomes = register::register(pool, bucket, self.domain.name, &keys, self.versions_from, held).await?;
             let new = self.remember(batch, outcomes);
             if new > 0 {
                 metrics::OBJECTS_DISCOVERED.with_label_values(&[self.domain.name]).inc_by(new);
@@ -344,38 +451,43 @@ impl Discovery {
     }
 
     /// Remembers what became of each key; gives how many versions are new.
-    fn remember(&mut self, batch: &[ObjectVersion], outcomes: Vec<Registered>) -> u64 {
+    fn remember(&mut self, batch: &[&[Listed]], outcomes: Vec<Registered>) -> u64 {
         let mut new = 0;
-        for (entry, outcome) in batch.iter().zip(outcomes) {
-            let (domain, key) = (self.domain.name, &entry.key);
+        for (entries, outcome) in batch.iter().zip(outcomes) {
+            let Some(Listed { version, .. }) = entries.last() else { continue };
+            let (domain, key, bucket) = (self.domain.name, &version.key, &version.bucket);
             match outcome {
-                Registered::New(object) => {
-                    tracing::info!(domain, key, object, bytes = entry.size_bytes, "discovered");
-                    let detail = trace::Detail { domain: Some(domain), key: Some(key), ..trace::Detail::default() };
-                    trace::passed(object, "discover", entry.last_modified.into(), detail);
-                    new += 1;
+                Registered::New(objects) => {
+                    for object in &objects {
+                        tracing::info!(domain, key, object, bytes = version.size_bytes, "discovered");
+                        let detail = trace::Detail { domain: Some(domain), key: Some(key), ..trace::Detail::default() };
+                        trace::passed(*object, "discover", version.last_modified.into(), detail);
+                    }
+                    new += objects.len() as u64;
                 }
                 Registered::Reappeared(object) => {
-                    let bucket = &entry.bucket;
                     tracing::warn!(domain, bucket, key, object, "it was taken for gone, and the bucket still shows it");
                     new += 1;
                 }
                 Registered::Known => {}
-                // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing.
+                // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing. Below a
+                // delete marker that is as it should be.
+                Registered::Absent if entries.iter().all(|entry| !entry.is_latest) => {}
                 Registered::Absent => {
                     self.trouble(key);
                     continue;
                 }
                 Registered::Failed(error) => {
-                    let bucket = &entry.bucket;
                     let pause_ms = self.trouble(key).as_millis() as u64;
                     tracing::warn!(domain, bucket, key, %error, pause_ms, "registration failed, trying again");
                     continue;
                 }
             }
             self.troubled.remove(key);
-            // What was listed is settled, even where the HEAD told of a still newer version.
-            self.known.insert(entry);
+            // What was listed is settled, even where S3 told of a still newer version.
+            for entry in *entries {
+                self.known.insert(entry);
+            }
         }
         new
     }
@@ -466,6 +578,29 @@ fn cover<'a>(patterns: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         patterns.iter().any(|other| other != *pattern && other.ends_with('/') && pattern.starts_with(other))
     };
     patterns.iter().filter(|pattern| !covered(pattern)).map(ToString::to_string).collect()
+}
+
+/// What the bucket shows under this very key.
+async fn look(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<Listed>, ReadError> {
+    // The keys that begin with it and go on come after it: they are nobody's hint, and may be the whole bucket.
+    let page: Vec<Listed> = match by_versions {
+        true => {
+            listener.s3(listener.reader.list_versions(&listener.bucket, key.as_str()).next()).await?.unwrap_or_default()
+        }
+        false => {
+            let page = listener.s3(listener.reader.list_pages(&listener.bucket, key.as_str()).next()).await?;
+            page.unwrap_or_default().into_iter().map(Listed::from).collect()
+        }
+    };
+    Ok(page.into_iter().filter(|entry| entry.version.key == key).collect())
+}
+
+/// What S3 holds under a key: its versions, or what it is now.
+async fn held(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<ObjectVersion>, ReadError> {
+    match by_versions {
+        true => listener.s3(listener.reader.versions_of(&listener.bucket, &key)).await,
+        false => Ok(head(listener, key).await?.into_iter().collect()),
+    }
 }
 
 async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>, ReadError> {

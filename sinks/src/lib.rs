@@ -12,6 +12,7 @@ pub mod backoff;
 pub mod bookmarks;
 pub mod destination;
 pub mod ledger;
+pub mod listings;
 pub mod lives;
 pub mod metrics;
 pub mod output_state;

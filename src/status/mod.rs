@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::listings::Unlisted;
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_sinks::unmatched::AllUnmatched;
 use serde::Serialize;
@@ -81,6 +82,8 @@ pub struct Status {
     pub columns: Vec<ColumnNote>,
     /// Objects of the raw bucket that belong to no domain.
     pub unmatched: AllUnmatched,
+    /// Parts of the raw bucket that cannot be listed.
+    pub unlisted: Vec<Unlisted>,
     /// The newest files, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::output_state::{self, OutputFailure};
-use freshet_sinks::unmatched;
+use freshet_sinks::{listings, unmatched};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -55,8 +55,9 @@ pub async fn read(
     let passed_over = passed_over(connection).await.context("count the rows passed over")?;
     let columns = columns::notes(connection).await.context("read which columns files have and lack")?;
     let unmatched = unmatched::read(connection, UNMATCHED_NAMED).await.context("read what belongs to no domain")?;
+    let unlisted = listings::unlisted(connection).await.context("read what cannot be listed")?;
     let outputs = outputs(waiting, failed, outside);
-    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, files })
+    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, unlisted, files })
 }
 
 async fn life(connection: &mut PgConnection) -> Result<LifeStatus, sqlx::Error> {

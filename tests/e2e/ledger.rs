@@ -55,16 +55,17 @@ fn at(second: i64) -> DateTime<Utc> {
 async fn register_all(pool: &PgPool, held: &[ObjectVersion]) -> Vec<Option<i64>> {
     let by_key: HashMap<&str, &ObjectVersion> = held.iter().map(|version| (version.key.as_str(), version)).collect();
     let keys: Vec<String> = held.iter().map(|version| version.key.clone()).collect();
-    let head = |key: String| {
+    let held = |key: String| {
         let found = by_key.get(key.as_str()).map(|version| (*version).clone());
-        async move { Ok(found) }
+        async move { Ok(found.into_iter().collect()) }
     };
     let outcomes: Vec<Registered<()>> =
-        register::register(pool, BUCKET, domain().name, &keys, head).await.expect("register");
+        register::register(pool, BUCKET, domain().name, &keys, None, held).await.expect("register");
     outcomes
         .into_iter()
         .map(|outcome| match outcome {
-            Registered::New(id) | Registered::Reappeared(id) => Some(id),
+            Registered::New(ids) => ids.last().copied(),
+            Registered::Reappeared(id) => Some(id),
             Registered::Known => None,
             other => panic!("{other:?}"),
         })
@@ -172,6 +173,47 @@ async fn what_s3_holds_now_stands_above_all_the_key_had() {
         all.push(src_ord(pool, id).await);
     }
     assert!(all.is_sorted() && all[3] < all[4], "{all:?}");
+}
+
+/// Registers a key of which S3 holds these versions, the oldest first; gives the new ones.
+async fn register_versions(pool: &PgPool, versions: &[ObjectVersion], since: Option<DateTime<Utc>>) -> Vec<i64> {
+    let keys = [versions[0].key.clone()];
+    let held = |_| async { Ok::<_, ()>(versions.to_vec()) };
+    let outcomes = register::register(pool, BUCKET, domain().name, &keys, since, held).await.expect("register");
+    match outcomes.into_iter().next().expect("one key") {
+        Registered::New(ids) => ids,
+        _ => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn versions_that_were_overwritten_unseen_are_registered_in_their_order() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let named =
+        |id: &str, second: i64| ObjectVersion { version_id: Some(id.into()), ..version("climate/a.csv", id, second) };
+    let all = [named("v1", 1_000), named("v2", 1_000), named("v3", 1_001), named("v4", 1_001)];
+    assert_eq!(register_versions(pool, &all[..1], None).await.len(), 1);
+    register_one(pool, version("climate/b.csv", "1", 1_001)).await;
+    assert_eq!(register_versions(pool, &all[..3], None).await.len(), 2, "those after the one that is known");
+    assert_eq!(register_versions(pool, &all, None).await.len(), 1);
+    assert_eq!(register_versions(pool, &all, Some(at(0))).await, [0; 0]);
+    let order = "SELECT version_id FROM pipeline.objects WHERE key = 'climate/a.csv' ORDER BY src_ord";
+    let ids: Vec<String> = sqlx::query_scalar(order).fetch_all(pool).await.expect("read");
+    assert_eq!(ids, ["v1", "v2", "v3", "v4"]);
+    let listed: Vec<&ObjectVersion> = all.iter().collect();
+    let unknown = register::unknown_overwritten(pool, BUCKET, &listed, at(0)).await.expect("compare");
+    assert_eq!(unknown, [false; 4]);
+    let others = [named("v0", 999), named("v5", 1_002)];
+    let unknown = register::unknown_overwritten(pool, BUCKET, &[&others[0], &others[1]], at(2_000)).await;
+    assert_eq!(unknown.expect("compare"), [false, true], "before all that is known of the key, and after");
+    // One of which nothing is known has the versions that count, or the current one.
+    let of_c = |id: &str, second| ObjectVersion { key: "climate/c.csv".into(), ..named(id, second) };
+    let history = [of_c("c1", 1_000), of_c("c2", 1_010), of_c("c3", 1_020)];
+    assert_eq!(register_versions(pool, &history, Some(at(1_005))).await.len(), 2);
+    let of_d: Vec<ObjectVersion> =
+        history.iter().map(|it| ObjectVersion { key: "climate/d.csv".into(), ..it.clone() }).collect();
+    assert_eq!(register_versions(pool, &of_d, None).await.len(), 1);
 }
 
 #[tokio::test]

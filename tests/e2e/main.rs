@@ -20,6 +20,7 @@ mod frozen;
 mod harness;
 mod kills;
 mod ledger;
+mod listing;
 mod operate;
 mod output_views;
 mod overwrite;

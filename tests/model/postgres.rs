@@ -201,8 +201,8 @@ impl Twin {
     }
 
     async fn register(&mut self, version: ObjectVersion) {
-        let head = |_| async { Ok::<_, std::convert::Infallible>(Some(version.clone())) };
-        register(&self.pool, "raw", DOMAIN, std::slice::from_ref(&version.key), head).await.expect("register");
+        let held = |_| async { Ok::<_, std::convert::Infallible>(vec![version.clone()]) };
+        register(&self.pool, "raw", DOMAIN, std::slice::from_ref(&version.key), None, held).await.expect("register");
     }
 
     async fn claim(&mut self, before: &World, after: &World, listener: usize) {

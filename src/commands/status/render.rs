@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use freshet_ingest::names;
-use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::ledger::{ObjectState, on_one_line};
+use freshet_sinks::listings::Unlisted;
 use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
 use crate::commands::terminal::{Look, shorten, span, table, thousands};
@@ -43,6 +44,7 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
     lines.extend(status.outputs.failed.iter().map(|failed| look.bad(&failed_output(failed))));
     lines.extend(status.passed_over.as_ref().map(|it| look.bad(&passed_over(it))));
     lines.extend(unmatched(&status.unmatched, look));
+    lines.extend(status.unlisted.iter().map(|it| look.bad(&unlisted(it, look))));
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
@@ -57,6 +59,13 @@ fn unmatched(unmatched: &AllUnmatched, look: Look) -> Vec<String> {
     let more = unmatched.objects - lines.len() as i64;
     lines.extend((more > 0).then(|| look.bad(&format!("belong to no domain: {} objects more", thousands(more)))));
     lines
+}
+
+/// A part of the raw bucket in which files may be that nobody sees.
+fn unlisted(unlisted: &Unlisted, look: Look) -> String {
+    let said = format!("{}: `{}` cannot be listed: ", unlisted.domain, shorten(&on_one_line(&unlisted.prefix), 40));
+    let rest = look.width.saturating_sub(said.chars().count()).max(30);
+    said + &shorten(&unlisted.reason, rest)
 }
 
 /// Columns that files have beside their domain, or lack though they have a default.
@@ -285,6 +294,12 @@ mod tests {
                     hint: Some("did you mean `health/`?".into()),
                 }],
             },
+            unlisted: vec![Unlisted {
+                domain: "health".into(),
+                prefix: "health/closed/".into(),
+                reason: "list s3://raw/health/closed/: access denied (403 AccessDenied)".into(),
+                since: DateTime::default(),
+            }],
             files: Some(Files { files, total: 9_000 }),
         }
     }
