@@ -22,24 +22,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hints::{Keys, Looked};
 use crate::known::Known;
+use crate::known::pages::Pages;
 use crate::listing::{Listing, Ways};
 use crate::names::{FOLDER, Name};
 use crate::object::{Listed, ObjectVersion, ReadError};
-use crate::{IngestError, Listener, metrics};
+use crate::{IngestError, IngestSettings, Listener, metrics};
 
 type Registered = register::Registered<ReadError>;
 
-/// Entries of listings that are remembered as settled, all domains together: about 20 MB.
-const KNOWN_MAX: usize = 500_000;
+/// Entries of listings that are remembered as settled, all domains together: about 20 MB. Beyond that, pages are.
+const KNOWN_MAX: usize = 400_000;
+/// Pages of listings that are remembered as settled, all domains together: a hundred million objects, about 7 MB.
+const PAGES_MAX: usize = 100_000;
 /// New objects collected before they are registered, so that one listing of a full bucket stays bounded.
 const FOUND_MAX: usize = 20_000;
 /// Keys with trouble that are remembered; beyond that, the trouble of a key is met at every listing.
 const TROUBLED_MAX: usize = 10_000;
 /// Keys of the ledger compared with a listing in one statement.
 const PRESENT_PAGE: i64 = 1_000;
-/// Keys of one listing that are compared with the ledger for deletions: 32 MB of fingerprints. In a domain
-/// with more keys deletions go unrecorded, which changes no row of any table.
-const LISTED_MAX: usize = 1_000_000;
+/// Keys of one listing that are compared with the ledger for deletions, all domains together: about 15 MB of fingerprints.
+/// Where there are more, a part of them has its turn at each comparison.
+const LISTED_MAX: u64 = 400_000;
+/// Comparisons of all with the ledger take at most one in so many parts of the time.
+const RECONCILE_SHARE: u32 = 20;
 /// Prefixes that cannot be listed and are told of.
 const UNLISTED_MAX: usize = 20;
 /// Keys that stores named, looked at at once.
@@ -76,9 +81,15 @@ pub struct Discovery {
     listener: Arc<Listener>,
     domain: &'static Domain,
     known: Known,
+    pages: Pages,
     /// Keys that could not be registered: failures so far, and when to try again.
     troubled: HashMap<String, (u32, Instant)>,
-    reconciled_at: Option<Instant>,
+    /// When all was last compared with the ledger, and how long that took.
+    reconciled: Option<(Instant, Duration)>,
+    /// How many comparisons there were.
+    reconciliations: u64,
+    /// Entries of the last listing.
+    listed_before: u64,
     /// Objects of this listing whose names say that they are no data, by the pattern that says so.
     not_data: BTreeMap<String, i64>,
     /// The key after which the next look for deletions goes on; empty: from the first. So that keys which are there and
@@ -94,6 +105,8 @@ pub struct Discovery {
     versions_from: Option<DateTime<Utc>>,
     /// When the newest version of this listing was written.
     newest_listed: DateTime<Utc>,
+    /// When it was last said that this listener lists.
+    held_at: Option<Instant>,
     /// What could not be listed, as it was last told.
     unlisted: Option<BTreeMap<String, String>>,
 }
@@ -101,7 +114,11 @@ pub struct Discovery {
 /// Discovers every domain until `stop`.
 pub(crate) async fn discover(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
     let each = listener.domains.iter().map(|domain| discover_domain(Arc::clone(&listener), domain, stop.clone()));
-    join_all(each).await.into_iter().collect()
+    let ended = join_all(each).await.into_iter().collect();
+    if let Err(error) = listings::release(&listener.pool, &listener.name).await {
+        tracing::debug!(%error, "let go of the listings");
+    }
+    ended
 }
 
 async fn discover_domain(
@@ -109,14 +126,23 @@ async fn discover_domain(
     domain: &'static Domain,
     stop: CancellationToken,
 ) -> Result<(), IngestError> {
-    let pause = Duration::from_millis(listener.settings.list_interval_ms);
+    let least = Duration::from_millis(listener.settings.list_interval_ms);
+    let most = Duration::from_millis(listener.settings.list_interval_max_ms).max(least);
     let mut discovery = Discovery::new(Arc::clone(&listener), domain);
-    let mut failures = 0;
+    let (mut failures, mut interval) = (0, least);
     while !stop.is_cancelled() {
-        let pause = match discovery.discover_once().await {
-            Ok(_) => {
+        let missed = listener.hints.take_dropped(domain);
+        let pause = match discovery.discover_in_turn().await {
+            // Another listener lists; what stores tell this one it looks at all the same.
+            Ok(None) => {
                 failures = 0;
-                pause
+                least.max(Duration::from_secs(1))
+            }
+            Ok(Some(found)) => {
+                failures = 0;
+                let is_told = listener.hints.are_told() && (found.registered == 0 || missed) && found.unlisted == 0;
+                interval = next_interval(interval, least, most, is_told);
+                interval
             }
             Err(DiscoverError::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => {
                 return Err(IngestError::Schema { action: "compare the listing with the ledger", source: error });
@@ -126,24 +152,39 @@ async fn discover_domain(
                 let (domain, bucket) = (domain.name, &listener.bucket);
                 tracing::warn!(domain, bucket, %error, failures, "discovery failed, trying again");
                 metrics::LISTING_FAILURES.with_label_values(&[domain]).inc();
-                pause.max(listener.back_off().after(failures))
+                interval = least;
+                least.max(listener.back_off().after(failures))
             }
         };
-        discovery.look_at_hinted_keys(pause, &stop).await;
+        discovery.look_at_hinted_keys(least, pause, &stop).await;
     }
     Ok(())
+}
+
+/// The time until the next listing: the least, and while all is told of, twofold up to the most.
+///
+/// | so far | the store tells, and the listing found nothing else | next |
+/// |---|---|---|
+/// | any | no | the least |
+/// | any | yes | twice as long, the most at most |
+fn next_interval(so_far: Duration, least: Duration, most: Duration, is_told: bool) -> Duration {
+    if is_told { (so_far * 2).min(most) } else { least }
 }
 
 impl Discovery {
     /// Knows nothing yet.
     pub fn new(listener: Arc<Listener>, domain: &'static Domain) -> Self {
-        let known = Known::new(KNOWN_MAX / listener.domains.len().max(1));
+        let domains = listener.domains.len().max(1);
+        let (known, pages) = (Known::new(KNOWN_MAX / domains), Pages::new(PAGES_MAX / domains));
         Discovery {
             listener,
             domain,
             known,
+            pages,
             troubled: HashMap::new(),
-            reconciled_at: None,
+            reconciled: None,
+            reconciliations: 0,
+            listed_before: 0,
             not_data: BTreeMap::new(),
             deletions_after: String::new(),
             extent: None,
@@ -151,8 +192,32 @@ impl Discovery {
             versions_refused: false,
             versions_from: None,
             newest_listed: DateTime::UNIX_EPOCH,
+            held_at: None,
             unlisted: None,
         }
+    }
+
+    /// A listing, if it is this listener's to make: of several, one lists a domain, as long as it goes on to.
+    async fn discover_in_turn(&mut self) -> Result<Option<Found>, DiscoverError> {
+        match self.hold().await? {
+            true => self.discover_once().await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Keeps the domain's listing for this listener until after its next one. A listing that takes long renews that as it
+    /// goes.
+    async fn hold(&mut self) -> Result<bool, sqlx::Error> {
+        let lease = self.listener.lease();
+        let IngestSettings { list_interval_ms, list_interval_max_ms, .. } = self.listener.settings;
+        let interval = Duration::from_millis(list_interval_ms.max(list_interval_max_ms));
+        if self.held_at.is_some_and(|at| at.elapsed() < lease / 3) {
+            return Ok(true);
+        }
+        let Listener { pool, bucket, name, .. } = self.listener.as_ref();
+        let is_held = listings::hold(pool, bucket, self.domain.name, name, lease + interval).await?;
+        self.held_at = is_held.then(Instant::now);
+        Ok(is_held)
     }
 
     /// One listing of all that belongs to the domain. What of it cannot be listed keeps nothing else from being found.
@@ -164,14 +229,20 @@ impl Discovery {
         let interval = Duration::from_millis(self.listener.settings.reconcile_interval_ms);
         self.forget_if_the_ledger_went_back().await?;
         let mut reconciliation = None;
-        if self.reconciled_at.is_none_or(|at| at.elapsed() >= interval) {
+        if self.reconciled.is_none_or(|(at, took)| at.elapsed() >= interval.max(took * RECONCILE_SHARE)) {
             self.known.forget();
+            self.pages.forget();
             self.by_versions = None;
             let newest_id = register::newest_id(&self.listener.pool).await?;
-            reconciliation = Some(Reconciliation { newest_id, listed: HashSet::new() });
+            let listed_max = LISTED_MAX / self.listener.domains.len().max(1) as u64;
+            let parts = self.listed_before.div_ceil(listed_max).max(1);
+            let part = self.reconciliations % parts;
+            let listed_max = 2 * listed_max as usize;
+            reconciliation = Some(Reconciliation { newest_id, listed: HashSet::new(), listed_max, parts, part });
         }
         self.lists_versions().await?;
         self.not_data.clear();
+        self.pages.begin();
         self.newest_listed = DateTime::UNIX_EPOCH;
         let mut found = Found::default();
         let (mut fresh, mut unlisted, mut has_answered) = (Vec::new(), BTreeMap::new(), false);
@@ -186,9 +257,14 @@ impl Discovery {
             return Err(error.into());
         }
         self.show_not_data();
-        if let Some(reconciliation) = reconciliation.filter(|_| unlisted.is_empty()) {
+        self.listed_before = found.listed;
+        if unlisted.is_empty() {
+            self.pages.complete();
+        }
+        if let Some(reconciliation) = reconciliation.filter(|it| unlisted.is_empty() && !it.is_full()) {
             found.deleted = self.record_deletions(reconciliation).await?;
-            self.reconciled_at = Some(started);
+            self.reconciliations += 1;
+            self.reconciled = Some((Instant::now(), started.elapsed()));
         }
         if self.by_versions == Some(true) && unlisted.is_empty() && self.versions_from.is_none() {
             let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
@@ -264,18 +340,24 @@ impl Discovery {
         let now = lives::extent(&self.listener.pool).await?;
         if self.extent.is_some_and(|before| went_back(before, now)) {
             self.known.forget();
+            self.pages.forget();
         }
         self.extent = Some(now);
         Ok(())
     }
 
-    /// Looks at the keys that stores name, for as long as that or until `stop`; what fails waits for the listing.
-    async fn look_at_hinted_keys(&mut self, during: Duration, stop: &CancellationToken) {
-        let (hints, until) = (self.listener.hints.clone(), Instant::now() + during);
+    /// Looks at the keys that stores name, for as long as `most` or until `stop`; what fails waits for the listing. That is
+    /// due after `least` already where keys were dropped.
+    async fn look_at_hinted_keys(&mut self, least: Duration, most: Duration, stop: &CancellationToken) {
+        let hints = self.listener.hints.clone();
+        let (soon, mut until) = (Instant::now() + least, Instant::now() + most);
         let domain = self.domain;
         // Only the waiting is cut off: a transaction is not.
         while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
             self.look_and_tell(keys).await;
+            if hints.have_dropped(domain) {
+                until = until.min(soon);
+            }
         }
     }
 
@@ -311,6 +393,7 @@ impl Discovery {
         let looked: Vec<_> = stream::iter(keys).map(look).buffered(LOOKS_AT_ONCE).collect().await;
         let (mut settled, mut shown) = (BTreeSet::new(), Vec::new());
         for (key, looked) in keys.iter().zip(looked) {
+            self.pages.touch(key);
             match looked {
                 Ok(page) => {
                     // Nothing, or what is below a delete marker.
@@ -322,7 +405,7 @@ impl Discovery {
                 Err(error) => tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named"),
             }
         }
-        self.take_page(shown.clone(), &mut fresh, &mut found, &mut None).await?;
+        self.take_entries(shown.clone(), &mut fresh, &mut found, &mut None).await?;
         self.register(&mut fresh).await?;
         let is_settled = |entry: &Listed| entry.is_latest && self.known.contains(entry);
         settled.extend(shown.into_iter().filter(is_settled).map(|entry| entry.version.key));
@@ -347,6 +430,9 @@ impl Discovery {
         let mut listing = Listing::new(&listener.reader, &listener.limits, &listener.bucket, prefix, ways);
         while let Some(page) = listing.next().await {
             self.take_page(page, fresh, found, reconciliation).await?;
+            if self.held_at.is_some() {
+                self.hold().await?;
+            }
             // A listing of a full bucket takes minutes, and whoever waits for a look does not wait as long.
             let asked = listener.hints.taken(self.domain);
             if !asked.is_empty() {
@@ -362,7 +448,7 @@ impl Discovery {
         Ok(listing.has_answered)
     }
 
-    /// Takes what is new of a page.
+    /// Takes what is new of a page of a listing: nothing, if it is as it was when all of it was settled.
     async fn take_page(
         &mut self,
         page: Vec<Listed>,
@@ -370,27 +456,59 @@ impl Discovery {
         found: &mut Found,
         reconciliation: &mut Option<Reconciliation>,
     ) -> Result<(), sqlx::Error> {
-        let listener = Arc::clone(&self.listener);
+        if self.pages.contains(&page) {
+            for entry in &page {
+                self.count(entry, found, reconciliation);
+            }
+            return Ok(());
+        }
+        let shown = page.clone();
+        self.take_entries(page, fresh, found, reconciliation).await?;
+        for entry in &shown {
+            if self.is_file(entry) && !self.known.contains(entry) {
+                return Ok(());
+            }
+        }
+        self.pages.insert(&shown);
+        Ok(())
+    }
+
+    fn is_file(&self, entry: &Listed) -> bool {
+        self.listener.settings.name_of(self.domain, &entry.version.key) == Name::File
+    }
+
+    /// Counts an entry; whether it is a file of the domain.
+    fn count(&mut self, entry: &Listed, found: &mut Found, reconciliation: &mut Option<Reconciliation>) -> bool {
+        let key = &entry.version.key;
+        match self.listener.settings.name_of(self.domain, key) {
+            Name::File => {}
+            Name::NotData(pattern) => {
+                *self.not_data.entry(pattern.to_owned()).or_default() += i64::from(entry.is_latest);
+                return false;
+            }
+            Name::Foreign => return false,
+        }
+        found.listed += u64::from(entry.is_latest);
+        self.newest_listed = self.newest_listed.max(entry.version.last_modified);
+        if let Some(reconciliation) = reconciliation.as_mut().filter(|_| entry.is_latest) {
+            let key = self.known.fingerprint(key);
+            reconciliation.show(key);
+        }
+        true
+    }
+
+    /// Takes what is new of some entries.
+    async fn take_entries(
+        &mut self,
+        entries: Vec<Listed>,
+        fresh: &mut Vec<Listed>,
+        found: &mut Found,
+        reconciliation: &mut Option<Reconciliation>,
+    ) -> Result<(), sqlx::Error> {
         let mut unseen = Vec::new();
-        for entry in page {
-            let key = &entry.version.key;
-            match listener.settings.name_of(self.domain, key) {
-                Name::File => {}
-                Name::NotData(pattern) => {
-                    *self.not_data.entry(pattern.to_owned()).or_default() += i64::from(entry.is_latest);
-                    continue;
-                }
-                Name::Foreign => continue,
-            }
-            found.listed += u64::from(entry.is_latest);
-            self.newest_listed = self.newest_listed.max(entry.version.last_modified);
-            if let Some(reconciliation) = reconciliation
-                && reconciliation.listed.len() < LISTED_MAX
-                && entry.is_latest
-            {
-                reconciliation.listed.insert(self.known.fingerprint(key));
-            }
-            if !self.known.contains(&entry) && !self.is_troubled(key) {
+        for entry in entries {
+            let is_file = self.count(&entry, found, reconciliation);
+            if is_file && !self.known.contains(&entry) && !self.is_troubled(&entry.version.key) {
                 unseen.push(entry);
             }
         }
@@ -513,10 +631,6 @@ impl Discovery {
     async fn record_deletions(&mut self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
         let listener = Arc::clone(&self.listener);
         let (pool, bucket) = (&listener.pool, &listener.bucket);
-        if reconciliation.listed.len() >= LISTED_MAX {
-            tracing::warn!(domain = self.domain.name, bucket, LISTED_MAX, "too many keys to look for deletions");
-            return Ok(0);
-        }
         let mut after = std::mem::take(&mut self.deletions_after);
         let mut gone = Vec::new();
         let mut asked = 0;
@@ -524,7 +638,7 @@ impl Discovery {
             let page = register::present_keys(pool, bucket, self.domain.name, &after, PRESENT_PAGE).await?;
             let Some(last) = page.last() else { break };
             after.clone_from(last);
-            let absent = page.into_iter().filter(|key| !reconciliation.listed.contains(&self.known.fingerprint(key)));
+            let absent = page.into_iter().filter(|key| reconciliation.lacks(self.known.fingerprint(key)));
             for key in absent.take(DELETED_MAX - asked) {
                 asked += 1;
                 if asked == DELETED_MAX {
@@ -562,8 +676,36 @@ fn went_back(before: (i64, i64), now: (i64, i64)) -> bool {
 struct Reconciliation {
     /// Objects found later than this one may have come after the listing began.
     newest_id: i64,
-    /// Fingerprints of all keys listed.
+    /// Fingerprints of the keys listed that have their turn.
     listed: HashSet<[u64; 2]>,
+    /// How many parts the keys are compared in, and which of them has its turn.
+    parts: u64,
+    part: u64,
+    /// There are more keys than before: how many there are is known now, and they are compared next time.
+    listed_max: usize,
+}
+
+impl Reconciliation {
+    /// Whether a key has its turn.
+    fn covers(&self, key: [u64; 2]) -> bool {
+        key[0] % self.parts == self.part
+    }
+
+    /// A key is listed.
+    fn show(&mut self, key: [u64; 2]) {
+        if self.covers(key) && !self.is_full() {
+            self.listed.insert(key);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.listed.len() >= self.listed_max
+    }
+
+    /// Whether a key has its turn and was not listed.
+    fn lacks(&self, key: [u64; 2]) -> bool {
+        self.covers(key) && !self.listed.contains(&key)
+    }
 }
 
 /// What to list: a pattern that is a whole key is a prefix too, of itself above all. One that another covers
@@ -615,6 +757,29 @@ mod tests {
     fn a_ledger_that_lost_objects_or_began_a_new_life_went_back() {
         for (now, expected) in [((7, 5), false), ((7, 6), false), ((7, 4), true), ((8, 5), true), ((8, 9), true)] {
             assert_eq!(went_back((7, 5), now), expected, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn listings_come_less_often_only_while_the_store_tells_of_all() {
+        let [least, most] = [100, 1_000].map(Duration::from_millis);
+        let (mut interval, mut seen) = (least, Vec::new());
+        for is_told in [true, true, true, true, true, false, true, false] {
+            interval = next_interval(interval, least, most, is_told);
+            seen.push(interval.as_millis());
+        }
+        assert_eq!(seen, [200, 400, 800, 1_000, 1_000, 100, 200, 100]);
+        assert_eq!(next_interval(least, least, least, true), least, "not where it is not to grow");
+    }
+
+    #[test]
+    fn each_key_has_its_turn_to_be_missed_in_one_of_the_parts() {
+        for key in [[5, 0], [6, 0], [7, 1]] {
+            let lacking = (0..3).filter(|part| {
+                let listed = HashSet::from([[6, 0]]);
+                Reconciliation { newest_id: 0, listed, parts: 3, part: *part, listed_max: 9 }.lacks(key)
+            });
+            assert_eq!(lacking.count(), usize::from(key != [6, 0]), "{key:?}");
         }
     }
 

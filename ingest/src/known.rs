@@ -1,5 +1,7 @@
 //! What a listing showed before, so that one that shows nothing new asks the ledger about no entry.
 
+pub(crate) mod pages;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 

@@ -1,11 +1,16 @@
-//! What listings of the raw bucket leave behind: which parts of it could not be listed, and since when versions count.
+//! What listings of the raw bucket leave behind: which parts of it could not be listed, since when versions count, and
+//! which listener lists.
 //!
-//! None of it changes a row of any table: it tells people, and the next listing.
+//! None of it changes a row of any table: it tells people, and the next listing. Two who list at once do so for nothing, and
+//! do no harm.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
+use crate::ledger::milliseconds;
 use crate::transactions::{self, Limits};
 
 /// A part of the raw bucket that could not be listed.
@@ -96,4 +101,44 @@ pub async fn begin_versions(
     .bind(from)
     .fetch_one(pool)
     .await
+}
+
+/// Whether this listener lists the domain, for so long from now on: if it does already, or nobody does. To be renewed: what
+/// a listener remembers of listings is worth something only to itself.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn hold(
+    pool: &PgPool,
+    bucket: &str,
+    domain: &str,
+    listener: &str,
+    hold: Duration,
+) -> Result<bool, sqlx::Error> {
+    let held: Option<bool> = sqlx::query_scalar(
+        "INSERT INTO pipeline.listings AS l (bucket, domain, lister, held_from, held_until)
+         SELECT $1, $2, $3, t.now, t.now + $4 * interval '1 millisecond' FROM (SELECT clock_timestamp() AS now) AS t
+         ON CONFLICT (bucket, domain) DO UPDATE
+            SET lister = excluded.lister, held_from = excluded.held_from, held_until = excluded.held_until
+            WHERE l.lister IS NULL OR l.lister = excluded.lister
+                OR clock_timestamp() NOT BETWEEN l.held_from AND l.held_until
+         RETURNING true",
+    )
+    .bind(bucket)
+    .bind(domain)
+    .bind(listener)
+    .bind(milliseconds(hold))
+    .fetch_optional(pool)
+    .await?;
+    Ok(held.is_some())
+}
+
+/// Lets go of all domains that this listener lists: another one lists them at once.
+///
+/// # Errors
+/// If Postgres does not answer. Then others wait until the time is over.
+pub async fn release(pool: &PgPool, listener: &str) -> Result<(), sqlx::Error> {
+    let release = "UPDATE pipeline.listings SET lister = NULL, held_from = NULL, held_until = NULL WHERE lister = $1";
+    sqlx::query(release).bind(listener).execute(pool).await?;
+    Ok(())
 }

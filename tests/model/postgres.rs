@@ -423,7 +423,7 @@ impl Drop for Folder {
 #[tokio::test]
 async fn histories_of_the_model_come_to_the_same_on_a_real_postgres() {
     let folder = Folder(std::env::temp_dir().join(format!("freshet-model-{}", std::process::id())));
-    let options = Options { data_dir: folder.0.clone(), kafka: false, postgres: true, s3: false };
+    let options = Options { data_dir: folder.0.clone(), kafka: false, postgres: true, s3: false, tell_to: None };
     let stack = LocalStack::start(options, |_| ()).await.expect("start Postgres");
     let mut server = Server { url: stack.endpoints().database_url.clone().expect("Postgres runs"), databases: 0 };
     let create = sqlx::raw_sql("CREATE DATABASE migrated").execute(&mut server.admin().await).await;

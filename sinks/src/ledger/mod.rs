@@ -49,4 +49,5 @@ pub use restart::{Candidate, Selection, adopt, is_sendable, select, send_again, 
 pub use state::{ObjectState, UNFINISHED_SQL};
 pub use sweep::{Arrived, Swept, Verdict, judge, name_late_rows, sweep};
 pub use transition::{Change, Event, Lease, Wait, transition};
+pub(crate) use write::milliseconds;
 pub use write::{Finished, Recorded, record, record_gone, record_published};

@@ -288,6 +288,6 @@ fn row(object: &Object) -> Value {
 }
 
 /// As intervals are handed to Postgres.
-pub(super) fn milliseconds(duration: Duration) -> f64 {
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
