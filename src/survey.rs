@@ -253,9 +253,10 @@ mod tests {
         let (outputs, life) = (status::OutputsStatus::default(), status::LifeStatus::default());
         let unmatched = AllUnmatched::default();
         let domains = vec![status];
-        let (columns, event_queue) = (vec![], None);
+        let (columns, event_queue, unlisted) = (vec![], None, vec![]);
+        let (passed_over, files) = (None, None);
         let state =
-            Status { at, domains, outputs, life, passed_over: None, columns, unmatched, event_queue, files: None };
+            Status { at, domains, outputs, life, passed_over, columns, unmatched, unlisted, event_queue, files };
         let kafka = survey(&state, &BTreeMap::from([("health", lag)]));
         assert_eq!(kafka.domains[0].lag, lag);
         let ledger = survey(&state, &BTreeMap::new());

@@ -18,6 +18,7 @@ pub mod events;
 mod format;
 pub mod frame;
 mod gate;
+mod group;
 pub mod header;
 pub mod hints;
 pub mod inspect;
@@ -25,6 +26,7 @@ mod known;
 mod leases;
 mod limits;
 mod listener;
+mod listing;
 mod metrics;
 pub mod names;
 pub mod object;
@@ -45,6 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use freshet_sinks::s3::Versions;
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use sqlx::PgPool;
@@ -73,6 +76,8 @@ pub struct Context {
     pub s3: aws_sdk_s3::Client,
     /// The bucket that is listened to.
     pub raw_bucket: String,
+    /// Whether versions that were overwritten before they were seen are looked for.
+    pub versions: Versions,
     /// The domains that are published.
     pub domains: Vec<&'static Domain>,
     /// The listener's name in the ledger, unique among those that run.

@@ -13,6 +13,7 @@ pub mod bookmarks;
 pub mod destination;
 pub mod event_queue;
 pub mod ledger;
+pub mod listings;
 pub mod lives;
 pub mod metrics;
 pub mod output_state;

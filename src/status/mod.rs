@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::event_queue::{EventQueueState, Reading};
 use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::listings::Unlisted;
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_sinks::unmatched::AllUnmatched;
 use serde::Serialize;
@@ -85,6 +86,8 @@ pub struct Status {
     /// The queue that the store tells through; none where none is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_queue: Option<QueueStatus>,
+    /// Parts of the raw bucket that cannot be listed.
+    pub unlisted: Vec<Unlisted>,
     /// The newest files, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,

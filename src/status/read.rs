@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::output_state::{self, OutputFailure};
-use freshet_sinks::{event_queue, unmatched};
+use freshet_sinks::{event_queue, listings, unmatched};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -57,10 +57,11 @@ pub async fn read(
     let passed_over = passed_over(connection).await.context("count the rows passed over")?;
     let columns = columns::notes(connection).await.context("read which columns files have and lack")?;
     let unmatched = unmatched::read(connection, UNMATCHED_NAMED).await.context("read what belongs to no domain")?;
+    let unlisted = listings::unlisted(connection).await.context("read what cannot be listed")?;
     let queue = event_queue::read(connection).await.context("read the state of the event queue")?;
     let event_queue = queue.map(|state| QueueStatus { reading: state.reading(), state });
     let outputs = outputs(waiting, failed, outside);
-    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, event_queue, files })
+    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, unlisted, event_queue, files })
 }
 
 /// Domain → files of the last day that are applied though most of their rows were not: nothing else tells of a small one.

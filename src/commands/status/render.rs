@@ -7,7 +7,8 @@ mod queue;
 use std::time::Duration;
 
 use freshet_ingest::names;
-use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::ledger::{ObjectState, on_one_line};
+use freshet_sinks::listings::Unlisted;
 use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
 use crate::commands::terminal::{Look, about, columns, first_that_fits, span, table, thousands, wrapped};
@@ -43,6 +44,7 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
     lines.extend(status.outputs.failed.iter().map(failed_output));
     lines.extend(status.passed_over.as_ref().map(passed_over));
     lines.extend(unmatched(&status.unmatched));
+    lines.extend(status.unlisted.iter().map(unlisted));
     lines.extend(status.event_queue.as_ref().and_then(queue::alarm));
     let lines: Vec<String> = lines.iter().map(|line| wrapped(look, line, |line| look.bad(line))).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
@@ -57,6 +59,11 @@ fn unmatched(unmatched: &AllUnmatched) -> Vec<String> {
     let more = unmatched.objects - lines.len() as i64;
     lines.extend((more > 0).then(|| format!("belong to no domain: {} objects more", thousands(more))));
     lines
+}
+
+/// A part of the raw bucket in which files may be that nobody sees.
+fn unlisted(unlisted: &Unlisted) -> String {
+    format!("{}: `{}` cannot be listed: {}", unlisted.domain, on_one_line(&unlisted.prefix), unlisted.reason)
 }
 
 /// Columns that files have beside their domain, or lack though they have a default.
@@ -259,6 +266,12 @@ mod tests {
                 }],
             },
             event_queue: None,
+            unlisted: vec![Unlisted {
+                domain: "health".into(),
+                prefix: "health/closed/".into(),
+                reason: "list s3://raw/health/closed/: access denied (403 AccessDenied)".into(),
+                since: DateTime::default(),
+            }],
             files: Some(Files { files, total: 9_000 }),
         }
     }
