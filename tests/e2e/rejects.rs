@@ -132,7 +132,7 @@ async fn a_row_is_traced_to_its_line_and_so_is_what_lost_against_it() {
     let found = json_of(&world, &key);
     let row = &found["row"];
     assert_eq!((&row["file"]["key"], &row["line"]), (&"health/new.csv".into(), &3.into()), "{found:#}");
-    assert_eq!(row["corrections"], json!({"dengue_cases": "negative_to_zero"}), "{found:#}");
+    assert_eq!(row["corrections"], json!({"dengue_cases": "negative_to_zero", "_overtaken": 1}), "{found:#}");
     assert_eq!(row["values"]["dengue_cases"], 0);
     let others = found["others"].as_array().expect("read");
     let places: Vec<(&str, &str, i64)> = others
@@ -146,7 +146,8 @@ async fn a_row_is_traced_to_its_line_and_so_is_what_lost_against_it() {
     let text = said(&freshet(&world, &key));
     for part in [
         "in health_data: from health/new.csv line 3",
-        "corrected: dengue_cases (negative_to_zero)",
+        "corrected: dengue_cases (negative_to_zero)\n",
+        "took the place of 1 earlier row of its file\n",
         "lost to it: health/old.csv line 3",
     ] {
         assert!(text.contains(part), "{part}\n{text}");

@@ -1,6 +1,7 @@
 //! What is known of a key, for people.
 
 use chrono::{DateTime, Utc};
+use freshet_topics::message::OVERTAKEN;
 
 use super::read::{Fate, File, Lineage, Other, Row};
 use crate::commands::terminal::{Look, thousands, wrapped};
@@ -34,23 +35,32 @@ fn of_row(row: &Row, table: &str, look: Look) -> Vec<String> {
     let place = place(row.file.as_ref(), row.line, row.row);
     let mut parts = vec![wrapped(look, &format!("in {table}: from {place}"), |line| look.good(line))];
     if let Some(corrections) = row.corrections.as_ref().and_then(serde_json::Value::as_object) {
-        let one = |(column, rules): (&String, &serde_json::Value)| {
-            let rules = match rules {
-                serde_json::Value::Array(rules) => {
-                    rules.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(", ")
-                }
-                rule => rule.as_str().unwrap_or_default().to_owned(),
-            };
-            format!("{column} ({rules})")
-        };
-        let corrected: Vec<String> = corrections.iter().map(one).collect();
-        parts.push(wrapped(look, &format!("corrected: {}", corrected.join(", ")), |line| look.busy(line)));
+        let corrected: Vec<String> = corrections.iter().filter_map(correction).collect();
+        if !corrected.is_empty() {
+            parts.push(wrapped(look, &format!("corrected: {}", corrected.join(", ")), |line| look.busy(line)));
+        }
+        if let Some(earlier) = corrections.get(OVERTAKEN).and_then(serde_json::Value::as_i64) {
+            let rows = if earlier == 1 { "row" } else { "rows" };
+            let line = format!("took the place of {} earlier {rows} of its file", thousands(earlier));
+            parts.push(wrapped(look, &line, |line| look.busy(line)));
+        }
     }
     let is_shown = |(name, value): &(&String, &serde_json::Value)| *name != "corrections" && !value.is_null();
     let values = row.values.as_object().into_iter().flatten().filter(is_shown);
     let values: Vec<String> = values.map(|(name, value)| format!("{name}={value}")).collect();
     parts.push(wrapped(look, &values.join(" "), |line| look.faint(line)));
     parts
+}
+
+/// A column and what was done to its value: one rule as the table keeps it, or several.
+fn correction((column, rules): (&String, &serde_json::Value)) -> Option<String> {
+    let rules = match rules {
+        serde_json::Value::Array(rules) => {
+            rules.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(", ")
+        }
+        rule => rule.as_str()?.to_owned(),
+    };
+    Some(format!("{column} ({rules})"))
 }
 
 fn of_other(other: &Other) -> String {
