@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Listener;
 use crate::check::{Checked, Checker, FileReject, HeaderReader};
 use crate::frame::{Framer, Position};
-use crate::gate::OpenTopic;
+use crate::gate::{Delivered, OpenTopic};
 use crate::header::{Header, HeaderError};
 use crate::leases::Lease;
 use crate::metrics;
@@ -51,8 +51,8 @@ pub(crate) async fn publish(
         0 => Framer::new(listener.frame_limits(), domain.delimiter),
         _ => Framer::resume(listener.frame_limits(), domain.delimiter, position(&point)),
     };
-    let limits = Arc::clone(&listener.limits);
-    let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), limits);
+    let (rows_per_message, limits) = (listener.rows_per_message, Arc::clone(&listener.limits));
+    let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), rows_per_message, limits);
     Publishing { listener, claim, lease, stop, topic, content, point }.run(source, rows).await
 }
 
@@ -193,18 +193,18 @@ impl Publishing<'_> {
         let (rows, chunk, sent) = tokio::task::spawn_blocking(send)
             .await
             .map_err(|error| Stop::Transient(format!("publish rows: {error}")))?;
-        let ends = self.listener.producer.acknowledged(chunk).await?;
+        let (messages, ends) = self.listener.producer.acknowledged(chunk).await?;
         sent?;
         failpoint::reach(Point::ChunkAcknowledged);
-        for (end, chunk_end) in self.point.ends.iter_mut().zip(ends) {
-            *end = chunk_end.max(*end);
+        for (end, chunk_end) in self.point.ends.iter_mut().zip(&ends) {
+            *end = (*chunk_end).max(*end);
         }
         let at = rows.position();
         (self.point.byte, self.point.line, self.point.row) = (at.byte.cast_signed(), at.line.cast_signed(), at.row);
         self.point.seqs = rows.seqs().to_vec();
         let published = self.point.row - before;
         let domain = self.claim.object.domain.as_str();
-        self.listener.gate.published(domain, published);
+        self.listener.gate.published(domain, &Delivered { ends, messages, rows: published });
         metrics::ROWS_PUBLISHED.with_label_values(&[domain]).inc_by(published.unsigned_abs());
         Ok(rows)
     }

@@ -1,9 +1,13 @@
-//! The second pass over a file: every row becomes a message, numbered by nothing but the bytes.
+//! The second pass over a file: every row goes to its partition, numbered by nothing but the bytes.
+//!
+//! Rows of a partition are packed in one message, as many as may be; what is begun is sent at the end of each chunk, so
+//! that no row waits for another file. With one row a message, each travels in the form of its own.
 
 use std::sync::Arc;
 
 use freshet_sinks::ledger::Claim;
 use freshet_topics::failpoint::{self, Point};
+use freshet_topics::message::packed::Pack;
 use freshet_topics::partition::{message_key, partition_of};
 use freshet_topics::{Domain, Provenance};
 
@@ -33,7 +37,7 @@ pub(crate) struct RowPublisher {
     paid: u32,
 }
 
-/// What turns a record into a message.
+/// What turns records into messages.
 struct Numbering {
     domain: &'static Domain,
     header: Header,
@@ -42,17 +46,29 @@ struct Numbering {
     partition_count: i32,
     /// The next seq in each partition.
     seqs: Vec<i64>,
-    /// The value under construction, kept for its room.
+    /// The value under construction of a message of one row, kept for its room.
     value: Vec<u8>,
+    packing: Option<Packing>,
+}
+
+/// The messages under construction.
+struct Packing {
+    rows_max: usize,
+    /// One a partition.
+    packs: Vec<Pack>,
+    /// The columns of the file.
+    columns: String,
 }
 
 impl RowPublisher {
+    /// `rows_per_message` is how many rows a message has at most.
     pub(crate) fn new(
         domain: &'static Domain,
         header: Header,
         framer: Framer,
         claim: &Claim,
         seqs: Vec<i64>,
+        rows_per_message: usize,
         limits: Arc<Limits>,
     ) -> Self {
         let provenance = Provenance {
@@ -66,8 +82,13 @@ impl RowPublisher {
             nonce: claim.object.nonce,
             partitions: claim.partition_count,
         };
+        let packing = (rows_per_message > 1).then(|| Packing {
+            rows_max: rows_per_message,
+            packs: seqs.iter().map(|_| Pack::default()).collect(),
+            columns: header.columns(domain),
+        });
         let partition_count = claim.partition_count;
-        let numbering = Numbering { domain, header, provenance, partition_count, seqs, value: Vec::new() };
+        let numbering = Numbering { domain, header, provenance, partition_count, seqs, value: Vec::new(), packing };
         RowPublisher { framer, numbering, limits, paid: 0 }
     }
 
@@ -82,6 +103,7 @@ impl RowPublisher {
             pay(&self.limits, &mut self.paid);
             self.numbering.send(&record, chunk)?;
         }
+        self.numbering.flush(chunk)?;
         Ok(())
     }
 
@@ -113,11 +135,54 @@ impl Numbering {
         // `partition_of` is below the count, and there is a seq for each partition.
         let seq = &mut self.seqs[partition as usize];
         let provenance = Provenance { row, line: record.line().cast_signed(), seq: *seq, ..self.provenance };
-        self.value.clear();
-        self.header.raw_row(record).encode(self.domain, &mut self.value);
-        chunk.send(partition, key.as_deref(), &self.value, provenance.to_headers())?;
+        match &mut self.packing {
+            Some(packing) => packing.add(&self.header, record, &provenance, partition, chunk)?,
+            None => {
+                self.value.clear();
+                self.header.raw_row(record).encode(self.domain, &mut self.value);
+                chunk.send(partition, key.as_deref(), &self.value, provenance.to_headers())?;
+            }
+        }
         *seq += 1;
         failpoint::reach(Point::RowSent);
+        Ok(())
+    }
+
+    /// Sends what is begun.
+    fn flush(&mut self, chunk: &Chunk) -> Result<(), ProduceError> {
+        match &mut self.packing {
+            Some(packing) => (0..packing.packs.len()).try_for_each(|partition| packing.send(partition, chunk)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Packing {
+    /// Adds a row to its partition's message, and sends that when it is full.
+    fn add(
+        &mut self,
+        header: &Header,
+        record: &Record<'_>,
+        provenance: &Provenance,
+        partition: i32,
+        chunk: &Chunk,
+    ) -> Result<(), ProduceError> {
+        let at = partition as usize;
+        if self.packs[at].is_too_full_for(record.text_bytes()) {
+            self.send(at, chunk)?;
+        }
+        header.write(record, self.packs[at].line(provenance));
+        if self.packs[at].is_full(self.rows_max) { self.send(at, chunk) } else { Ok(()) }
+    }
+
+    /// Sends a partition's message, if a row is in it. It has no key: its rows may be of several.
+    fn send(&mut self, at: usize, chunk: &Chunk) -> Result<(), ProduceError> {
+        let pack = &mut self.packs[at];
+        if let Some(headers) = pack.headers(&self.columns) {
+            // There are as many as partitions, which Kafka numbers by 32 bits.
+            chunk.send(at as i32, None, pack.value(), headers)?;
+            pack.clear();
+        }
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ pub(crate) struct Records {
     pub(crate) first_offset: i64,
     /// One past the last offset.
     pub(crate) next_offset: i64,
-    /// The rows, in offset order.
+    /// The rows, in offset order; those of a message stay together.
     pub(crate) rows: Vec<ReceivedRow>,
 }
 
@@ -28,8 +28,8 @@ impl Batch {
     /// Adds a record.
     pub(crate) fn push(&mut self, partition: i32, offset: i64, record: Validated) {
         let records = self.passed(partition, offset);
-        if let Validated::Row(row) = record {
-            records.rows.push(*row);
+        if let Validated::Rows(rows) = record {
+            records.rows.extend(rows);
         }
     }
 

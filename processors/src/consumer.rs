@@ -13,11 +13,12 @@ use chrono::{DateTime, Utc};
 use freshet_sinks::bookmarks::streams::{self, Binding};
 use freshet_sinks::bookmarks::{self, Assigned};
 use freshet_sinks::destination::Destination;
+use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::Access;
 use freshet_topics::log::{LogError, LogReader, PartitionLog};
+use freshet_topics::message::packed::Head;
 use freshet_topics::stream::{self, FirstRecord};
-use freshet_topics::{Domain, Provenance};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
@@ -309,8 +310,9 @@ impl BookmarkConsumer {
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS)
-            // The default grows with partitions; this bounds what waits in memory for a domain.
+            // The default grows with partitions; this bounds what waits in memory for a domain, some 80,000 rows.
             .set("queued.max.messages.kbytes", "8192")
+            // So many only where each is one row: packed ones come to the bound in bytes first.
             .set("queued.min.messages", "20000")
             .set("fetch.max.bytes", "4194304")
             .set("max.partition.fetch.bytes", "1048576")
@@ -341,8 +343,8 @@ pub(crate) fn consumed(message: &BorrowedMessage) -> Consumed {
     if stream::stream_id(message.headers()).is_some() {
         return Consumed::Stream;
     }
-    Consumed::Row {
-        provenance: Provenance::from_headers(message.headers()).map_err(|error| error.to_string()),
+    Consumed::Message {
+        head: Head::from_headers(message.headers()).map_err(|error| error.to_string()),
         value: message.payload().unwrap_or_default().into(),
     }
 }

@@ -208,14 +208,15 @@ impl Reader {
         ends.map(|(_, high)| high).map_err(|source| self.failed(source))
     }
 
-    /// The record, unless it is a row of an object that is not asked for.
+    /// The record, unless it has rows of an object that is not asked for.
     fn wanted(&self, message: &BorrowedMessage) -> Option<Consumed> {
         let record = consumed(message);
         match (&record, &self.reading.objects) {
-            (Consumed::Row { provenance: Ok(provenance), .. }, Some(objects)) => {
-                objects.contains(&provenance.object).then_some(record)
+            // Rows of several objects never share a message.
+            (Consumed::Message { head: Ok(head), .. }, Some(objects)) => {
+                objects.contains(&head.first.object).then_some(record)
             }
-            (Consumed::Row { provenance: Err(_), .. }, Some(_)) => None,
+            (Consumed::Message { head: Err(_), .. }, Some(_)) => None,
             _ => Some(record),
         }
     }

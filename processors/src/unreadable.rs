@@ -1,5 +1,7 @@
 //! Telling a topic that somebody else writes to from a bad record among rows.
 //!
+//! Here a message counts as one, however many rows it was to have: of one that cannot be read nothing is known but that.
+//!
 //! One record that is no row is rejected, as a bad row is. A whole batch of a partition in which no record can be read is
 //! another thing: a foreign producer, or a version of freshet that writes what this one cannot read. Rejecting all of
 //! that would bury the rejects that people look at, and pass over rows that a later version can read. So the partition
@@ -63,9 +65,9 @@ mod tests {
     use crate::record::{Consumed, Validated, validated};
 
     fn record(value: &str) -> ReceivedRow {
-        let consumed = Consumed::Row { provenance: Err("no header".into()), value: value.as_bytes().into() };
+        let consumed = Consumed::Message { head: Err("no header".into()), value: value.as_bytes().into() };
         match validated(DOMAINS[0], 3, 0, consumed) {
-            Validated::Row(row) => *row,
+            Validated::Rows(mut rows) => rows.remove(0),
             Validated::Stream => panic!("a row"),
         }
     }

@@ -23,6 +23,7 @@ mod ledger;
 mod operate;
 mod output_views;
 mod overwrite;
+mod packed;
 mod pooler;
 mod publications;
 mod queries;

@@ -127,9 +127,10 @@ impl Worker<'_> {
                 () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
             };
             let batch = self.placed(batch?)?;
-            let records = self.write(&batch, shutdown).await?;
-            self.drive.progress.send_modify(|progress| progress.done += records);
-            shutdown.run_until_cancelled(self.pace.rest(records)).await;
+            let messages = self.write(&batch, shutdown).await?;
+            let rows = batch.iter().map(|part| part.rows.len() as i64).sum();
+            self.drive.progress.send_modify(|progress| progress.add(messages, rows));
+            shutdown.run_until_cancelled(self.pace.rest(rows)).await;
         }
         Ok(self.positions)
     }
@@ -144,7 +145,7 @@ impl Worker<'_> {
         batch.partitions.into_iter().map(placed).collect()
     }
 
-    /// Writes a batch, trying again for a while where the error is transient. Gives how many records it was.
+    /// Writes a batch, trying again for a while where the error is transient. Gives how many messages it was.
     async fn write(&mut self, batch: &[PartitionBatch], shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut failures) = (Instant::now(), 0);
         loop {
@@ -173,14 +174,14 @@ impl Worker<'_> {
                 return Err(ReplayError::Interrupted);
             }
         }
-        let mut records = 0;
+        let mut messages = 0;
         for part in batch {
-            records += part.bookmark.next - part.bookmark.expected;
+            messages += part.bookmark.next - part.bookmark.expected;
             if let Some(position) = self.positions.get_mut(&part.bookmark.partition) {
                 position.next_offset = part.bookmark.next;
             }
         }
-        Ok(records)
+        Ok(messages)
     }
 
     async fn write_once(&mut self, batch: &[PartitionBatch]) -> Result<(), ApplyError> {
@@ -231,7 +232,7 @@ impl Pace {
 /// Says how much there is to do.
 pub(super) fn announce(progress: &ProgressSender, ranges: impl Iterator<Item = i64>) {
     let total = ranges.sum();
-    progress.send_replace(Progress { done: 0, total });
+    progress.send_replace(Progress { total, ..Progress::default() });
 }
 
 #[cfg(test)]

@@ -153,8 +153,9 @@ pub async fn preview(
         let (corrected, differences, examples) = correct::preview(&mut looking, &upsert, &batch).await?;
         looking.rollback().await.map_err(&failed)?;
         sum.add(corrected, &differences, examples);
-        let records: i64 = batch.iter().map(|part| part.bookmark.next - part.bookmark.expected).sum();
-        progress.send_modify(|progress| progress.done += records);
+        let messages: i64 = batch.iter().map(|part| part.bookmark.next - part.bookmark.expected).sum();
+        let rows = batch.iter().map(|part| part.rows.len() as i64).sum();
+        progress.send_modify(|progress| progress.add(messages, rows));
     }
     Ok(sum.preview)
 }

@@ -106,7 +106,8 @@ fn files_by_state(status: &Status, look: Look) -> String {
 }
 
 fn rows(status: &Status, look: Look) -> String {
-    let heading = ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "lag", "orphans", "newest"];
+    let heading =
+        ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "lag (msg)", "orphans", "newest"];
     let mut records = vec![heading.map(str::to_owned).to_vec()];
     records.extend(status.domains.iter().map(row));
     table(look, &records, 1)
@@ -117,7 +118,7 @@ fn row(domain: &DomainStatus) -> Vec<String> {
     let counts = [rows.published, rows.applied, rows.stale, rows.duplicate, rows.rejected, rows.corrected];
     let mut record = vec![domain.domain.to_owned()];
     record.extend(counts.map(thousands));
-    record.push(thousands(domain.lag_rows));
+    record.push(thousands(domain.lag_messages));
     record.push(domain.orphans.map_or("–".into(), orphans));
     record.push(age(domain.freshness_seconds));
     record
@@ -224,7 +225,7 @@ mod tests {
             domain: domain.name,
             files: ObjectState::ALL.into_iter().map(|state| (state, 1_234)).collect(),
             rows: Rows { published: 987_654, applied: 987_576, rejected: 78, ..Rows::default() },
-            lag_rows: 12_000,
+            lag_messages: 12_000,
             freshness_seconds: Some(1.25),
             orphans: Some(Orphans { rows: 100_000, more: true, locations: 3 }),
             halted: vec![Halted { partition: 2, reason: "topic was made again: run `freshet bookmarks adopt`".into() }],
