@@ -90,7 +90,7 @@ async fn replays_in_place_and_into_a_shadow_read_both_kinds() {
 
     let mut shadow = replay::Shadow::open(&context, &everything()).await.expect("opened");
     let comparison = shadow.compare(&progress, &shutdown).await.expect("compared");
-    assert!(comparison.is_same() && comparison.shadow_rows == 1_600, "{comparison:?}");
+    assert!(comparison.is_same() && comparison.shadow_rows == 1_200, "{comparison:?}");
     shadow.swap(&progress, &shutdown).await.expect("swapped");
     world.settle().await;
     world.all_but_the_tiling_hold().await;
