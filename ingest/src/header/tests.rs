@@ -49,7 +49,7 @@ fn assert_packed_alike(header: &Header, record: &Record<'_>, row: &RawRow<'_>) {
 #[test]
 fn a_row_is_packed_as_it_stands_whatever_is_odd_in_it() {
     let keeping: &'static Domain = Box::leak(Box::new(Domain { on_new_column: NewColumn::Keep, ..*domain("health") }));
-    let rows = "7,2025-01-01,\"a \"\"b\"\"\",5\n8\n9,2025-01-02,,,beyond,\n\"10,2025\n11,2025-01-03,x,4,,";
+    let rows = "7,2025-01-01,\"a \"\"b\"\"\",5\n8\n9,2025-01-02,,,beyond,\n\"10\"x,2025\n11,2025-01-03,x,4,,";
     let (header, rows) = read(keeping, &format!("location_id,date,remark,dengue_cases\n{rows}")).expect("read");
     assert_eq!(rows.len(), 5);
     assert_eq!(header.columns(keeping), "location_id,date,dengue_cases");
