@@ -107,7 +107,7 @@ fn files_by_state(status: &Status, look: Look) -> String {
 
 fn rows(status: &Status, look: Look) -> String {
     let heading =
-        ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "lag (msg)", "orphans", "newest"];
+        ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "msg lag", "orphans", "newest"];
     let mut records = vec![heading.map(str::to_owned).to_vec()];
     records.extend(status.domains.iter().map(row));
     table(look, &records, 1)
