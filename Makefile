@@ -51,6 +51,7 @@ fuzz: checkout ## Give every reader hostile bytes for a minute each, by a new se
 	FRESHET_FUZZ_SECONDS=60 FRESHET_FUZZ_SEED=$$(date +%s) $(CARGO) test --release --workspace --test fuzz -- --nocapture
 
 bench: checkout ## Measure rows a second and drop-to-visible, beside COPY and a plain script
+	@scripts/setup bench
 	$(CARGO) build --release --quiet --bin freshet
 	$(FRESHET) bench
 

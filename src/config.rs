@@ -150,10 +150,15 @@ fn settings_file(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// Batches of more rows would be gigabytes, which the places in a batch's text could not number
+/// (`freshet_topics::columns`).
+const BATCH_ROWS_MAX: usize = 1_000_000;
+
 fn check(config: &Config) -> anyhow::Result<()> {
     let domains: Vec<&str> = config.pipeline.domains.iter().map(|domain| domain.name).collect();
     config.ingest.check(&domains).map_err(anyhow::Error::msg)?;
-    anyhow::ensure!(config.process.batch_rows_max > 0, "process.batch_rows_max must be at least 1");
+    let rows = config.process.batch_rows_max;
+    anyhow::ensure!((1..=BATCH_ROWS_MAX).contains(&rows), "process.batch_rows_max must be 1 to {BATCH_ROWS_MAX}");
     anyhow::ensure!(config.http.survey_interval_ms >= 100, "http.survey_interval_ms must be at least 100");
     anyhow::ensure!(config.kafka.partitions > 0, "kafka.partitions must be at least 1");
     config.kafka.check().map_err(anyhow::Error::msg)?;
@@ -292,6 +297,7 @@ mod tests {
             ("[kafkas]\n", &[], "`kafkas`"),
             ("[kafka\n", &[], "settings.toml"),
             ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "0")], "process.batch_rows_max"),
+            ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "1000001")], "must be 1 to 1000000"),
             ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "many")], "batch_rows_max"),
         ] {
             let error = format!("{:#}", load(text, variables).expect_err(complaint));

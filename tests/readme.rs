@@ -367,7 +367,6 @@ fn the_metrics_listed_are_those_declared() {
 
 #[test]
 fn the_page_on_files_names_every_rule_of_the_program() {
-    use freshet_processors::validate as judged;
     use freshet_topics::{cast, judge};
     let page = read(&Path::new(ROOT).join("docs/files.md"));
     let names = [
@@ -382,7 +381,7 @@ fn the_page_on_files_names_every_rule_of_the_program() {
         judge::MISSING_VALUE,
         judge::REQUIRED_EMPTY,
         judge::UNCASTABLE,
-        judged::EXTRA_CELLS,
+        judge::EXTRA_CELLS,
         freshet_sinks::apply::REFUSED_BY_DATABASE,
     ];
     for name in names {

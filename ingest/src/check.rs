@@ -10,7 +10,7 @@ use crate::format::{START_BYTES, foreign};
 use crate::frame::{FrameError, FrameLimits, Framer, Record};
 use crate::header::names::shown;
 use crate::header::{Header, HeaderError};
-use crate::overtaken::Overtaken;
+use crate::overtaken::{Overtaken, Overtaking};
 use crate::producer::VALUE_BYTES_MAX;
 
 /// Characters of a value that are shown of one that rejects its file.
@@ -223,23 +223,51 @@ fn check_row(domain: &Domain, header: &Header, record: &Record<'_>) -> Result<()
     }
 }
 
-/// Reads just the header again, for a reading that resumes.
-pub(crate) struct HeaderReader {
+/// Reads again what a second pass that resumes has to know of what comes before: the header, and the keys of the rows where
+/// rows overtake others.
+pub(crate) struct Earlier {
     domain: &'static Domain,
     others: Vec<&'static Domain>,
     framer: Framer,
+    header: Option<Header>,
+    overtaking: Option<Overtaking>,
+    /// Rows before the resume point.
+    rows: i64,
 }
 
-impl HeaderReader {
-    pub(crate) fn new(domain: &'static Domain, others: &[&'static Domain], limits: FrameLimits) -> Self {
-        HeaderReader { domain, others: others.to_vec(), framer: Framer::new(limits, domain.delimiter) }
+impl Earlier {
+    /// `overtaken` are the rows that the first pass found overtaken.
+    pub(crate) fn new(
+        domain: &'static Domain,
+        others: &[&'static Domain],
+        limits: FrameLimits,
+        overtaken: i64,
+        rows: i64,
+    ) -> Self {
+        let (others, framer) = (others.to_vec(), Framer::new(limits, domain.delimiter));
+        Earlier { domain, others, framer, header: None, overtaking: Overtaking::of(domain, overtaken), rows }
     }
 
-    pub(crate) fn feed(&mut self, mut piece: &[u8]) -> Result<Option<Header>, FileReject> {
-        match self.framer.next(&mut piece)? {
-            Some(record) => Ok(Some(Header::read(self.domain, &self.others, &record)?)),
-            None => Ok(None),
+    /// Takes the next bytes; whether they are enough.
+    pub(crate) fn feed(&mut self, mut piece: &[u8]) -> Result<bool, FileReject> {
+        while !self.is_enough() {
+            let Some(record) = self.framer.next(&mut piece)? else { return Ok(false) };
+            match (&self.header, &mut self.overtaking) {
+                (None, _) => self.header = Some(Header::read(self.domain, &self.others, &record)?),
+                (Some(header), Some(overtaking)) => drop(overtaking.take(header, &record)),
+                (Some(_), None) => {}
+            }
         }
+        Ok(true)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.header.is_some() && (self.overtaking.is_none() || self.framer.position().row >= self.rows)
+    }
+
+    /// The header, and what the rows to come are told by.
+    pub(crate) fn finish(self) -> Result<(Header, Option<Overtaking>), FileReject> {
+        Ok((self.header.ok_or(HeaderError::NoHeader)?, self.overtaking))
     }
 }
 

@@ -9,16 +9,21 @@
 //!   depend on the chunks.
 //! - *Stray quotes.* Where text follows a closing quote, or a quote is never closed, only the line on which it opened is
 //!   given up: it is a record of its own ([`Record::stray_quote`]), and the reading goes on with the line after it. What
-//!   was read beyond is held for that, and is bounded as a record is.
+//!   was read beyond is held for that, and is bounded as a record is; it is not read again for each line ([`path`]).
+//! - *Blank lines.* A line whose cells are all empty, or blanks alone, quoted or not, is no record.
 //! - *Bounds.* A cell, a record and the number of cells are limited; a file over a limit fails at the same byte each time.
 //! - *Faults of the file.* A NUL byte and invalid UTF-8 end the reading: after an `Err` the framer is of no further use.
 //! - *Speed.* A line without a quote that lies whole in the input is split at its delimiters where it lies.
 
+mod path;
 mod quotes;
+
+use std::collections::VecDeque;
 
 use memchr::{memchr, memchr_iter, memchr2, memchr2_iter, memchr3};
 
-use self::quotes::{InCell, Span};
+use self::path::{Lead, Path, Span};
+use self::quotes::InCell;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Bytes that are taken from the input at once where a record is read byte by byte.
@@ -160,13 +165,18 @@ pub struct Framer {
     ends: Vec<usize>,
     gap: usize,
     cell: InCell,
-    /// Whether the record has a quoted cell.
-    is_quoted: bool,
-    /// The line on which the quote of the cell under way opened, and where that line ends.
+    /// What comes before the text in the record, where its text is that of an earlier reading.
+    lead: Lead,
+    /// Where the quote of the cell under way opened, as line and as byte, and the cell itself once it goes over a line end.
     opened_line: u64,
+    opened_byte: u64,
     span: Option<Span>,
-    /// The first quoted cell of the record that goes over a line end.
-    first_span: Option<Span>,
+    /// The quoted cells of the record that go over a line end.
+    spans: VecDeque<Span>,
+    /// Up to here the text of a record under way has no NUL.
+    nul_checked: usize,
+    /// The reading of the record before, where it came to a limit.
+    path: Option<Box<Path>>,
     /// The line of the record's stray quote.
     stray_line: Option<u64>,
     state: State,
@@ -177,6 +187,7 @@ pub struct Framer {
     /// The row of the next record; `None` while that is the header.
     row_next: Option<i64>,
     boundary: Position,
+    looked: u64,
 }
 
 impl Framer {
@@ -203,10 +214,13 @@ impl Framer {
             ends: Vec::new(),
             gap: 0,
             cell: InCell::Start,
-            is_quoted: false,
+            lead: Lead::default(),
             opened_line: at.line,
+            opened_byte: at.byte,
             span: None,
-            first_span: None,
+            spans: VecDeque::new(),
+            nul_checked: 0,
+            path: None,
             stray_line: None,
             state,
             byte: at.byte,
@@ -214,6 +228,7 @@ impl Framer {
             record_line: at.line,
             row_next,
             boundary: at,
+            looked: 0,
         }
     }
 
@@ -254,6 +269,12 @@ impl Framer {
     /// The boundary after the last record returned, its line end included.
     pub fn position(&self) -> Position {
         self.boundary
+    }
+
+    /// How many bytes were looked at so far, those that were looked at again counted again: a few times the bytes read,
+    /// whatever they say.
+    pub fn bytes_looked_at(&self) -> u64 {
+        self.looked
     }
 
     /// Goes on until a record is complete (true) or the input is consumed (false).
@@ -309,6 +330,7 @@ impl Framer {
             false => *input = &input[count..],
         }
         self.byte += count as u64;
+        self.looked += count as u64;
     }
 
     /// Passes over byte order marks; whether what comes next is known to be none.
@@ -361,10 +383,18 @@ impl Framer {
             self.held.drain(..self.at);
             self.at = 0;
         }
+        self.path.take_if(|path| path.byte <= self.byte);
+        self.clear_record();
+        self.stray_line = None;
+        self.record_line = self.line;
+    }
+
+    fn clear_record(&mut self) {
         self.text.clear();
         self.ends.clear();
-        (self.is_quoted, self.span, self.first_span, self.stray_line) = (false, None, None, None);
-        self.record_line = self.line;
+        self.lead.clear();
+        self.spans.clear();
+        (self.span, self.nul_checked) = (None, 0);
     }
 
     /// Takes one whole line without quotes, if that is what comes next and no limit is near; else begins to read byte by
@@ -372,8 +402,10 @@ impl Framer {
     fn take_plain_line(&mut self, input: &mut &[u8]) -> bool {
         let bytes_max = self.limits.field_bytes_max.min(self.limits.record_bytes_max);
         let source = if self.at < self.held.len() { &self.held[self.at..] } else { *input };
-        let end = memchr3(b'\n', b'\r', b'"', source).filter(|end| source[*end] != b'"' && *end <= bytes_max);
-        let Some(end) = end else { return self.begin_cells() };
+        let source = &source[..source.len().min(bytes_max + 1)];
+        let end = memchr3(b'\n', b'\r', b'"', source);
+        self.looked += end.map_or(source.len(), |end| end + 1) as u64;
+        let Some(end) = end.filter(|end| source[*end] != b'"') else { return self.begin_cells() };
         for delimiter in memchr_iter(self.delimiter, &source[..end]) {
             if self.ends.len() + 1 == self.limits.fields_max {
                 return self.begin_cells();
@@ -397,7 +429,9 @@ impl Framer {
 
     /// Takes more of the input to what is held, at most to the end of a line; whether there is more.
     fn hold(&mut self, input: &mut &[u8]) -> bool {
-        let end = memchr2(b'\n', b'\r', input).map_or(input.len(), |end| end + 1).min(HOLD_BYTES_MAX);
+        let window = &input[..input.len().min(HOLD_BYTES_MAX)];
+        let end = memchr2(b'\n', b'\r', window).map_or(window.len(), |end| end + 1);
+        self.looked += end as u64;
         self.held.extend_from_slice(&input[..end]);
         *input = &input[end..];
         end > 0
@@ -406,11 +440,6 @@ impl Framer {
     fn end_record(&mut self, line_end: u8) {
         self.line += 1;
         self.state = if line_end == b'\r' { State::AfterCr } else { State::Between { after_cr: false } };
-    }
-
-    /// Where the cell under way starts in `text`.
-    fn cell_start(&self) -> usize {
-        self.ends.last().map_or(0, |end| end + self.gap)
     }
 
     fn nul_byte(&self) -> Option<FrameError> {
@@ -438,10 +467,11 @@ impl Framer {
         memchr2_iter(b'\n', b'\r', text).filter(|&at| text[at] == b'\r' || !is_pair(at)).count() as u64
     }
 
-    /// A line of blanks and delimiters alone; `""` is none, but a record of one empty cell.
+    /// A line whose cells are all empty or blanks alone. Quotes around nothing say nothing: `""` is blank too, also where a
+    /// file has a single column, since a row without a value is none.
     fn is_blank(&self) -> bool {
         let says_nothing = |byte: &u8| (1..=b' ').contains(byte) || (self.gap == 1 && *byte == self.delimiter);
-        !self.is_quoted && self.stray_line.is_none() && self.text.iter().all(says_nothing)
+        self.stray_line.is_none() && self.text.iter().all(says_nothing)
     }
 
     fn emit(&mut self) -> Result<Record<'_>, FrameError> {

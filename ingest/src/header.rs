@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use freshet_topics::cast;
 use freshet_topics::message::packed::Line;
-use freshet_topics::message::{EXTRA, NEW_CELLS, STRAY_QUOTE};
+use freshet_topics::message::{EXTRA, NEW_CELLS, OVERTAKEN, STRAY_QUOTE};
 use freshet_topics::{Cell, Column, Domain, Instead, NearMiss, NewColumn, RawRow};
 
 use self::names::{folded, listed, shortened, trimmed};
@@ -178,7 +178,7 @@ impl Header {
         let new_cell = |(place, name): &(usize, String)| Some((Cow::Owned(name.clone()), said(place)?));
         if let Some(line) = record.stray_quote() {
             let (cells, stray_quote) = (vec![Cell::Absent; self.places.len()], Some(Cow::Borrowed(line)));
-            return RawRow { cells, stray_quote, extra: Vec::new(), new_cells: BTreeMap::new() };
+            return RawRow { cells, stray_quote, extra: Vec::new(), new_cells: BTreeMap::new(), overtaken: 0 };
         }
         let beyond = || (self.width..record.len()).filter_map(|place| record.get(place));
         // One comma too many says nothing.
@@ -188,6 +188,7 @@ impl Header {
             cells: (0..self.places.len()).map(|column| self.cell(column, record)).collect(),
             extra: beyond().filter(|_| is_longer).map(Cow::Borrowed).collect(),
             stray_quote: None,
+            overtaken: 0,
         }
     }
 
@@ -197,14 +198,12 @@ impl Header {
         present.map(|(column, _)| column.name).collect::<Vec<_>>().join(",")
     }
 
-    /// Writes a data row as a line of a packed message: what [`raw_row`](Self::raw_row) has, and no allocation for it.
-    pub(crate) fn write(&self, record: &Record<'_>, mut line: Line<'_>) {
-        if let Some(text) = record.stray_quote() {
-            line.attribute(STRAY_QUOTE, text);
-            return line.end();
-        }
-        for place in self.places.iter().flatten() {
-            line.cell(record.get(*place));
+    /// Writes a data row as a line of a packed message: what [`raw_row`](Self::raw_row) has and how many rows it overtakes,
+    /// with no allocation for an ordinary one.
+    pub(crate) fn write(&self, record: &Record<'_>, overtaken: u32, mut line: Line<'_>) {
+        match record.stray_quote() {
+            Some(text) => line.attribute(STRAY_QUOTE, text),
+            None => self.places.iter().flatten().for_each(|place| line.cell(record.get(*place))),
         }
         if record.len() > self.width || !self.kept.is_empty() {
             let row = self.raw_row(record);
@@ -214,6 +213,9 @@ impl Header {
             if !row.new_cells.is_empty() {
                 line.attribute(NEW_CELLS, &row.new_cells);
             }
+        }
+        if overtaken > 0 {
+            line.attribute(OVERTAKEN, &overtaken);
         }
         line.end();
     }

@@ -155,58 +155,62 @@ impl ObjectReader {
         }
     }
 
-    /// The content of this very version as UTF-8 from `from_byte` (counted after decompression and decoding) on. One
-    /// request, whose body is then streamed. Content that is compressed or of another encoding is read from its start,
-    /// and what comes before is skipped; where only its answer says that it is compressed, that takes one more request.
+    /// The content of this very version as UTF-8, from its start. One request, whose body is then streamed.
     ///
     /// # Errors
     /// Any [`ReadError`].
-    pub async fn open(
+    pub async fn open(&self, version: &ObjectVersion, encoding: TextEncoding) -> Result<ObjectBody, ReadError> {
+        self.open_and_skip(version, encoding, 0).await
+    }
+
+    /// The same from `from_byte` (counted after decompression and decoding) on. How it is stored, an opening of this version
+    /// from its start has shown: content as it is framed is asked for from there; what is compressed or of another encoding
+    /// is read from its start, and what comes before is skipped. One request.
+    ///
+    /// # Errors
+    /// Any [`ReadError`].
+    pub async fn open_from(
+        &self,
+        version: &ObjectVersion,
+        encoding: TextEncoding,
+        stored: Stored,
+        from_byte: u64,
+    ) -> Result<ObjectBody, ReadError> {
+        if from_byte == 0 || stored == Stored::Otherwise {
+            return self.open_and_skip(version, encoding, from_byte).await;
+        }
+        let object_bytes = u64::try_from(version.size_bytes).unwrap_or(0);
+        if from_byte >= object_bytes {
+            // Nothing is left to get. Whether it is still there decides what becomes of it.
+            return match self.exists(version).await? {
+                true => Ok(ObjectBody::at_end(version, object_bytes, from_byte)),
+                false => Err(ReadError::Gone { object: version.to_string() }),
+            };
+        }
+        let answer = self.get(version, from_byte).await?;
+        // A server that ignores the range sends all of it.
+        let sent_from = if answer.content_range().is_some() { from_byte } else { 0 };
+        let content = Content::plain_rest(source_of(answer.body, object_bytes - sent_from));
+        let object = version.to_string();
+        Ok(ObjectBody { content, stored: Stored::AsFramed, transcoder: None, object, at: sent_from, from_byte })
+    }
+
+    async fn open_and_skip(
         &self,
         version: &ObjectVersion,
         encoding: TextEncoding,
         from_byte: u64,
     ) -> Result<ObjectBody, ReadError> {
         let object_bytes = u64::try_from(version.size_bytes).unwrap_or(0);
+        let answer = self.get(version, 0).await?;
         let named = Compression::of_name(&version.key);
-        let is_counted = named.is_none() && encoding == TextEncoding::Utf8;
-        let mut range_from = if is_counted { from_byte } else { 0 };
-        if range_from > 0 && range_from >= object_bytes {
-            match self.is_gzip_at_end(version).await? {
-                true => range_from = 0,
-                false => return Ok(ObjectBody::at_end(version, object_bytes, from_byte)),
-            }
-        }
-        let mut answer = self.get(version, range_from).await?;
-        if range_from > 0 && says_gzip(answer.content_encoding()) {
-            range_from = 0;
-            answer = self.get(version, 0).await?;
-        }
-        // A server that ignores the range sends all of it.
-        let is_range = range_from > 0 && answer.content_range().is_some();
-        let sent_from = if is_range { range_from } else { 0 };
-        let said = named.or(says_gzip(answer.content_encoding()).then_some(Compression::Gzip));
-        let source = source_of(answer.body, object_bytes - sent_from);
-        let content = match is_range {
-            true => Content::plain_rest(source),
-            false => Content::sniff(said, object_bytes, source, self.limits)
-                .await
-                .map_err(|error| content_error(&version.to_string(), error))?,
-        };
+        let content = Content::sniff(named, object_bytes, source_of(answer.body, object_bytes), self.limits)
+            .await
+            .map_err(|error| content_error(&version.to_string(), error))?;
         let transcoder = Transcoder::of(encoding);
-        Ok(ObjectBody { content, transcoder, object: version.to_string(), at: sent_from, from_byte })
-    }
-
-    /// Of a version from which nothing is left to get: whether that is because it is compressed. Whether it is still
-    /// there decides what becomes of it.
-    async fn is_gzip_at_end(&self, version: &ObjectVersion) -> Result<bool, ReadError> {
-        let ObjectVersion { bucket, key, version_id, .. } = version;
-        if !self.exists(version).await? {
-            return Err(ReadError::Gone { object: version.to_string() });
-        }
-        let head = self.client.head_object().bucket(bucket).key(key).set_version_id(version_id.clone()).send().await;
-        let head = head.map_err(|error| classified("look up", version.to_string(), &error))?;
-        Ok(says_gzip(head.content_encoding()))
+        let is_as_framed = content.is_plain() && transcoder.is_none();
+        let stored = if is_as_framed { Stored::AsFramed } else { Stored::Otherwise };
+        Ok(ObjectBody { content, stored, transcoder, object: version.to_string(), at: 0, from_byte })
     }
 
     async fn get(&self, version: &ObjectVersion, range_from: u64) -> Result<GetObjectOutput, ReadError> {
@@ -223,12 +227,6 @@ impl ObjectReader {
             _ => Ok(answer),
         }
     }
-}
-
-/// Whether a `Content-Encoding` names gzip, among others as `aws-chunked`.
-fn says_gzip(content_encoding: Option<&str>) -> bool {
-    let mut names = content_encoding.unwrap_or_default().split(',');
-    names.any(|name| matches!(name.trim().to_ascii_lowercase().as_str(), "gzip" | "x-gzip"))
 }
 
 /// A listing under way. Nothing of it stays in memory but the page given.
@@ -340,9 +338,19 @@ fn to_second(time: &S3Time) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(time.secs(), 0)
 }
 
+/// How an object keeps its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Byte by byte as it is framed, so that a later part can be asked for.
+    AsFramed,
+    /// Compressed, or in another encoding.
+    Otherwise,
+}
+
 /// The content of an object, as text bytes.
 pub struct ObjectBody {
     content: Content,
+    stored: Stored,
     /// Where the text is no UTF-8; `None` also behind its end.
     transcoder: Option<Transcoder>,
     object: String,
@@ -359,10 +367,16 @@ impl fmt::Debug for ObjectBody {
 }
 
 impl ObjectBody {
+    /// How the object keeps it.
+    pub fn stored(&self) -> Stored {
+        self.stored
+    }
+
     /// Of an object of which nothing is left.
     fn at_end(version: &ObjectVersion, object_bytes: u64, from_byte: u64) -> Self {
         let content = Content::plain_rest(stream::empty().boxed());
-        ObjectBody { content, transcoder: None, object: version.to_string(), at: object_bytes, from_byte }
+        let object = version.to_string();
+        ObjectBody { content, stored: Stored::AsFramed, transcoder: None, object, at: object_bytes, from_byte }
     }
 
     /// The next bytes, at most 256 KiB (three times as many of another encoding) and never none; `None` at the end.

@@ -1,10 +1,11 @@
 //! Rows whose key comes again further down in their file: of such rows the last one loads, and the others leave no trace in the
-//! table. Whoever sends readings of each hour under a key that ends at the day is to know.
+//! table but their number. Whoever sends readings of each hour under a key that ends at the day is to know.
 //!
-//! Counted in the first pass, so that the number is a function of the bytes: however the rows are batched, sent twice or
-//! read again, it is the same.
+//! The first pass counts them for the file. Where it found some, the second tells of each row how many rows of its key came
+//! before. Both numbers are functions of the bytes: however the rows are batched, sent twice or read again, they are the
+//! same. For that, a second pass that resumes reads the keys of the rows before once more.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use freshet_topics::judge::{self, Notes};
@@ -13,13 +14,12 @@ use freshet_topics::{Column, Domain, Value};
 use crate::frame::Record;
 use crate::header::Header;
 
-/// Keys of a file that are remembered: 16 MB or so. In a file with more, rows of the first of them are counted.
+/// Keys of a file that are remembered: 32 MB or so. In a file with more, rows of the first of them are counted.
 const KEYS_MAX: usize = 1_000_000;
 
-/// Counts them.
+/// Counts the rows of a file that a later one overtakes.
 pub(crate) struct Overtaken {
-    /// The columns of the key, with their place in the domain.
-    key: Vec<(usize, &'static Column)>,
+    key: Key,
     seen: HashSet<u64>,
     keys_max: usize,
     rows: i64,
@@ -27,23 +27,12 @@ pub(crate) struct Overtaken {
 
 impl Overtaken {
     pub(crate) fn new(domain: &'static Domain) -> Self {
-        let place = |name: &&'static str| (domain.index_of(name), &domain.columns[domain.index_of(name)]);
-        Overtaken { key: domain.key.iter().map(place).collect(), seen: HashSet::new(), keys_max: KEYS_MAX, rows: 0 }
+        Overtaken { key: Key::of(domain), seen: HashSet::new(), keys_max: KEYS_MAX, rows: 0 }
     }
 
-    /// Takes the next row. One whose key cannot be read is a reject, and overtakes nothing.
+    /// Takes the next row.
     pub(crate) fn take(&mut self, header: &Header, record: &Record<'_>) {
-        if record.stray_quote().is_some() {
-            return;
-        }
-        let mut hasher = DefaultHasher::new();
-        for (place, column) in &self.key {
-            match judge::cell(column, &header.cell(*place, record), &mut Notes::default()) {
-                Ok(value) => hash(&value, &mut hasher),
-                Err(_) => return,
-            }
-        }
-        let key = hasher.finish();
+        let Some(key) = self.key.number(header, record) else { return };
         if self.seen.contains(&key) {
             self.rows += 1;
         } else if self.seen.len() < self.keys_max {
@@ -54,6 +43,59 @@ impl Overtaken {
     /// Rows so far that a later one of their key has overtaken.
     pub(crate) fn rows(&self) -> i64 {
         self.rows
+    }
+}
+
+/// Tells of each row of a file how many it overtakes.
+pub(crate) struct Overtaking {
+    key: Key,
+    /// Rows so far, by key.
+    seen: HashMap<u64, u32>,
+    keys_max: usize,
+}
+
+impl Overtaking {
+    /// Of a file in which the first pass found so many rows overtaken: nothing need be remembered where it found none.
+    pub(crate) fn of(domain: &'static Domain, overtaken: i64) -> Option<Self> {
+        (overtaken > 0).then(|| Overtaking { key: Key::of(domain), seen: HashMap::new(), keys_max: KEYS_MAX })
+    }
+
+    /// Takes the next row; gives how many of its key came before.
+    pub(crate) fn take(&mut self, header: &Header, record: &Record<'_>) -> u32 {
+        let Some(key) = self.key.number(header, record) else { return 0 };
+        if let Some(rows) = self.seen.get_mut(&key) {
+            let before = *rows;
+            *rows = rows.saturating_add(1);
+            return before;
+        }
+        if self.seen.len() < self.keys_max {
+            self.seen.insert(key, 1);
+        }
+        0
+    }
+}
+
+/// The columns of a domain's key, with their place in the domain.
+struct Key(Vec<(usize, &'static Column)>);
+
+impl Key {
+    fn of(domain: &'static Domain) -> Self {
+        let place = |name: &&'static str| (domain.index_of(name), &domain.columns[domain.index_of(name)]);
+        Key(domain.key.iter().map(place).collect())
+    }
+
+    /// What stands for the key of a row. A row whose key cannot be read has none: it is a reject, and overtakes nothing.
+    fn number(&self, header: &Header, record: &Record<'_>) -> Option<u64> {
+        if record.stray_quote().is_some() {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        for (place, column) in &self.0 {
+            let cell = header.cell(*place, record);
+            let value = judge::cell(column, &cell, &mut Notes::default()).ok()?;
+            hash(&value, &mut hasher);
+        }
+        Some(hasher.finish())
     }
 }
 
@@ -80,42 +122,50 @@ mod tests {
     use super::*;
     use crate::frame::{FrameLimits, Framer};
 
-    fn counted(domain: &'static Domain, text: &str, keys_max: usize) -> i64 {
+    /// How many rows the first pass counts, and what the second says of each.
+    fn counted(domain: &'static Domain, text: &str, keys_max: usize) -> (i64, Vec<u32>) {
         let mut rest = text.as_bytes();
         let mut framer = Framer::new(FrameLimits::default(), domain.delimiter);
         let record = framer.next(&mut rest).expect("a header that frames").expect("a header");
         let header = Header::read(domain, &[], &record).expect("a header of the domain");
         let mut overtaken = Overtaken { keys_max, ..Overtaken::new(domain) };
+        let mut overtaking = Overtaking { keys_max, ..Overtaking::of(domain, 1).expect("there may be some") };
+        let mut told = Vec::new();
         while let Some(record) = framer.next(&mut rest).expect("a row that frames") {
             overtaken.take(&header, &record);
+            told.push(overtaking.take(&header, &record));
         }
-        overtaken.rows()
+        assert_eq!(told.iter().filter(|before| **before > 0).count() as i64, overtaken.rows(), "{text}");
+        (overtaken.rows(), told)
     }
 
     #[test]
     fn a_row_whose_key_comes_again_is_counted_once_however_the_key_is_written() {
         let health = DOMAINS[2];
         let cases = [
-            ("1,2025-01-01,5\n1,2025-01-02,5\n2,2025-01-01,5\n", 0),
-            ("1,2025-01-01,5\n1,2025-01-01,5\n1,2025-01-01,7\n", 2),
+            ("1,2025-01-01,5\n1,2025-01-02,5\n2,2025-01-01,5\n", vec![0, 0, 0]),
+            ("1,2025-01-01,5\n1,2025-01-01,5\n2,2025-01-01,5\n1,2025-01-01,7\n", vec![0, 1, 0, 2]),
             // Readings of each hour of a day, and a number written otherwise.
-            ("1,2025-01-01 00:00,5\n1,2025-01-01 01:00,6\n001,2025-01-01T02:00,7\n", 2),
+            ("1,2025-01-01 00:00,5\n1,2025-01-01 01:00,6\n001,2025-01-01T02:00,7\n", vec![0, 1, 2]),
             // A reject overtakes nothing, and is not overtaken.
-            ("x,2025-01-01,5\nx,2025-01-01,5\n1,,5\n1,,5\n", 0),
+            ("x,2025-01-01,5\nx,2025-01-01,5\n1,,5\n1,,5\n", vec![0; 4]),
+            ("1,2025-01-01,5\n1,2025-01-01,\"5\"6\n1,2025-01-01,7\n", vec![0, 0, 1]),
         ];
         for (rows, expected) in cases {
-            assert_eq!(counted(health, &format!("location_id,date,dengue_cases\n{rows}"), 10), expected, "{rows}");
+            let (_, told) = counted(health, &format!("location_id,date,dengue_cases\n{rows}"), 10);
+            assert_eq!(told, expected, "{rows}");
         }
         let climate =
             "location_id,date,temperature,projection_year\n1,2025-01-01,1,\n1,2025-01-01,1,2030\n1,2025-01-01,1,\n";
-        assert_eq!(counted(DOMAINS[1], climate, 10), 1, "NULL is a value of the key");
+        assert_eq!(counted(DOMAINS[1], climate, 10).1, [0, 0, 1], "NULL is a value of the key");
+        assert!(Overtaking::of(health, 0).is_none(), "where none is, nothing is remembered");
     }
 
     #[test]
     fn the_keys_that_are_remembered_are_bounded() {
         let rows =
             "location_id,date,dengue_cases\n1,2025-01-01\n2,2025-01-01\n3,2025-01-01\n1,2025-01-01\n3,2025-01-01\n";
-        assert_eq!([2, 3].map(|keys_max| counted(DOMAINS[2], rows, keys_max)), [1, 2]);
+        assert_eq!([2, 3].map(|keys_max| counted(DOMAINS[2], rows, keys_max).0), [1, 2]);
     }
 
     #[test]

@@ -12,14 +12,15 @@ use freshet_topics::{Domain, NewColumn, PARSER_VERSION};
 use tokio_util::sync::CancellationToken;
 
 use crate::Listener;
-use crate::check::{Checked, Checker, FileReject, HeaderReader};
+use crate::check::{Checked, Checker, Earlier};
 use crate::frame::{Framer, Position};
 use crate::gate::{Delivered, OpenTopic};
-use crate::header::{Header, HeaderError};
+use crate::header::Header;
 use crate::leases::Lease;
 use crate::metrics;
 use crate::object::ObjectBody;
 use crate::outcome::{Stop, still_mine};
+use crate::overtaken::Overtaking;
 use crate::rows::RowPublisher;
 use crate::start::{Start, start};
 
@@ -43,7 +44,7 @@ pub(crate) async fn publish(
         still_mine(ledger::record(&listener.pool, claim, event).await?)?;
         (claim.parser_version, claim.partition_count, claim.received) = (PARSER_VERSION, topic.partitions, 0);
     }
-    let Prepared { source, header, point, content } = match (start, claim.object.sha256.clone()) {
+    let Prepared { source, header, overtaking, point, content } = match (start, claim.object.sha256.clone()) {
         (Start::ResumePoint, Some(sha256)) => resume(listener, claim, domain, sha256).await?,
         _ => begin(listener, claim, domain).await?,
     };
@@ -51,8 +52,9 @@ pub(crate) async fn publish(
         0 => Framer::new(listener.frame_limits(), domain.delimiter),
         _ => Framer::resume(listener.frame_limits(), domain.delimiter, position(&point)),
     };
-    let (rows_per_message, limits) = (listener.rows_per_message, Arc::clone(&listener.limits));
-    let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), rows_per_message, limits);
+    let limits = Arc::clone(&listener.limits);
+    let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), overtaking, limits);
+    let rows = rows.packing(listener.rows_per_message);
     Publishing { listener, claim, lease, stop, topic, content, point }.run(source, rows).await
 }
 
@@ -64,6 +66,7 @@ fn position(point: &ResumePoint) -> Position {
 struct Prepared {
     source: Source,
     header: Header,
+    overtaking: Option<Overtaking>,
     point: ResumePoint,
     content: Content,
 }
@@ -93,12 +96,13 @@ async fn begin(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     }
     let source = match kept {
         Some(bytes) => Source::Memory(bytes),
-        None => Source::Stream(Box::new(open(listener, claim, domain, 0).await?)),
+        None => Source::Stream(Box::new(open(listener, claim, domain).await?)),
     };
     let partitions = vec![0; claim.partition_count as usize];
     // The start of a file is line 1.
     let point = ResumePoint { byte: 0, line: 1, row: 0, seqs: partitions.clone(), ends: partitions };
-    Ok(Prepared { source, header, point, content })
+    let overtaking = Overtaking::of(domain, content.overtaken);
+    Ok(Prepared { source, header, overtaking, point, content })
 }
 
 /// The second pass set to go on at the resume point; the first one was made before that was written.
@@ -108,31 +112,34 @@ async fn resume(
     domain: &'static Domain,
     sha256: Vec<u8>,
 ) -> Result<Prepared, Stop> {
-    let mut reader = HeaderReader::new(domain, &listener.domains, listener.frame_limits());
-    let mut body = open(listener, claim, domain, 0).await?;
-    let header = loop {
-        let Some(piece) = body.chunk().await? else { return Err(FileReject::from(HeaderError::NoHeader).into()) };
-        if let Some(header) = reader.feed(&piece)? {
-            break header;
-        }
-    };
-    drop(body);
     let point = claim.object.resume_point(claim.partition_count as usize);
-    let body = open(listener, claim, domain, point.byte.unsigned_abs()).await?;
+    let (limits, overtaken) = (listener.frame_limits(), claim.object.overtaken);
+    let mut earlier = Earlier::new(domain, &listener.domains, limits, overtaken, point.row);
+    let mut opened = open(listener, claim, domain).await?;
+    while let Some(piece) = opened.chunk().await?
+        && !earlier.feed(&piece)?
+    {
+        tokio::task::yield_now().await;
+    }
+    let (header, overtaking) = earlier.finish()?;
+    let stored = opened.stored();
+    drop(opened);
+    let (version, from_byte) = (&claim.object.version, point.byte.unsigned_abs());
+    let body = listener.s3(listener.reader.open_from(version, domain.encoding, stored, from_byte)).await?;
     let content = Content {
         sha256,
         ignored_columns: claim.object.ignored_columns.clone(),
         absent_defaults: claim.object.absent_defaults.clone(),
         overtaken: claim.object.overtaken,
     };
-    Ok(Prepared { source: Source::Stream(Box::new(body)), header, point, content })
+    Ok(Prepared { source: Source::Stream(Box::new(body)), header, overtaking, point, content })
 }
 
 async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> Result<Checked, Stop> {
     let expected = usize::try_from(claim.object.version.size_bytes).unwrap_or(usize::MAX);
     let mut checker =
         Checker::new(domain, &listener.domains, listener.frame_limits(), listener.settings.chunk_bytes, expected);
-    let mut body = open(listener, claim, domain, 0).await?;
+    let mut body = open(listener, claim, domain).await?;
     while let Some(piece) = body.chunk().await? {
         checker.feed(&piece)?;
         // Pieces may all be at hand: let other tasks have their turn.
@@ -141,8 +148,8 @@ async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> R
     Ok(checker.finish()?)
 }
 
-async fn open(listener: &Listener, claim: &Claim, domain: &Domain, from_byte: u64) -> Result<ObjectBody, Stop> {
-    Ok(listener.s3(listener.reader.open(&claim.object.version, domain.encoding, from_byte)).await?)
+async fn open(listener: &Listener, claim: &Claim, domain: &Domain) -> Result<ObjectBody, Stop> {
+    Ok(listener.s3(listener.reader.open(&claim.object.version, domain.encoding)).await?)
 }
 
 /// The second pass.

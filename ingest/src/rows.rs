@@ -9,11 +9,12 @@ use freshet_sinks::ledger::Claim;
 use freshet_topics::failpoint::{self, Point};
 use freshet_topics::message::packed::Pack;
 use freshet_topics::partition::{message_key, partition_of};
-use freshet_topics::{Domain, Provenance};
+use freshet_topics::{Domain, Provenance, RawRow};
 
 use crate::frame::{FrameError, Framer, Position, Record};
 use crate::header::Header;
 use crate::limits::Limits;
+use crate::overtaken::Overtaking;
 use crate::producer::{Chunk, ProduceError};
 
 /// Why rows could not be sent.
@@ -46,6 +47,8 @@ struct Numbering {
     partition_count: i32,
     /// The next seq in each partition.
     seqs: Vec<i64>,
+    /// How many rows each row overtakes, where any does.
+    overtaking: Option<Overtaking>,
     /// The value under construction of a message of one row, kept for its room.
     value: Vec<u8>,
     packing: Option<Packing>,
@@ -61,14 +64,14 @@ struct Packing {
 }
 
 impl RowPublisher {
-    /// `rows_per_message` is how many rows a message has at most.
+    /// Each row gets a message of its own.
     pub(crate) fn new(
         domain: &'static Domain,
         header: Header,
         framer: Framer,
         claim: &Claim,
         seqs: Vec<i64>,
-        rows_per_message: usize,
+        overtaking: Option<Overtaking>,
         limits: Arc<Limits>,
     ) -> Self {
         let provenance = Provenance {
@@ -82,14 +85,21 @@ impl RowPublisher {
             nonce: claim.object.nonce,
             partitions: claim.partition_count,
         };
-        let packing = (rows_per_message > 1).then(|| Packing {
-            rows_max: rows_per_message,
+        let partition_count = claim.partition_count;
+        let (value, packing) = (Vec::new(), None);
+        let numbering = Numbering { domain, header, provenance, partition_count, seqs, overtaking, value, packing };
+        RowPublisher { framer, numbering, limits, paid: 0 }
+    }
+
+    /// Lets rows travel together, so many in a message at most. With one a message, each travels in the form of its own.
+    pub(crate) fn packing(mut self, rows_max: usize) -> Self {
+        let Numbering { domain, header, seqs, packing, .. } = &mut self.numbering;
+        *packing = (rows_max > 1).then(|| Packing {
+            rows_max,
             packs: seqs.iter().map(|_| Pack::default()).collect(),
             columns: header.columns(domain),
         });
-        let partition_count = claim.partition_count;
-        let numbering = Numbering { domain, header, provenance, partition_count, seqs, value: Vec::new(), packing };
-        RowPublisher { framer, numbering, limits, paid: 0 }
+        self
     }
 
     /// Sends the rows of `bytes`; with `last`, the file ends after them.
@@ -135,11 +145,16 @@ impl Numbering {
         // `partition_of` is below the count, and there is a seq for each partition.
         let seq = &mut self.seqs[partition as usize];
         let provenance = Provenance { row, line: record.line().cast_signed(), seq: *seq, ..self.provenance };
+        let overtaken = self.overtaking.as_mut().map_or(0, |overtaking| overtaking.take(&self.header, record));
         match &mut self.packing {
-            Some(packing) => packing.add(&self.header, record, &provenance, partition, chunk)?,
+            Some(packing) => {
+                let pack = packing.with_room_for(record, partition, chunk)?;
+                self.header.write(record, overtaken, pack.line(&provenance));
+                packing.send_if_full(partition, chunk)?;
+            }
             None => {
                 self.value.clear();
-                self.header.raw_row(record).encode(self.domain, &mut self.value);
+                RawRow { overtaken, ..self.header.raw_row(record) }.encode(self.domain, &mut self.value);
                 chunk.send(partition, key.as_deref(), &self.value, provenance.to_headers())?;
             }
         }
@@ -158,20 +173,18 @@ impl Numbering {
 }
 
 impl Packing {
-    /// Adds a row to its partition's message, and sends that when it is full.
-    fn add(
-        &mut self,
-        header: &Header,
-        record: &Record<'_>,
-        provenance: &Provenance,
-        partition: i32,
-        chunk: &Chunk,
-    ) -> Result<(), ProduceError> {
+    /// The message of a partition, after it is sent if a row would be too much for it.
+    fn with_room_for(&mut self, record: &Record<'_>, partition: i32, chunk: &Chunk) -> Result<&mut Pack, ProduceError> {
         let at = partition as usize;
         if self.packs[at].is_too_full_for(record.text_bytes()) {
             self.send(at, chunk)?;
         }
-        header.write(record, self.packs[at].line(provenance));
+        Ok(&mut self.packs[at])
+    }
+
+    /// Sends the message of a partition if it takes no more.
+    fn send_if_full(&mut self, partition: i32, chunk: &Chunk) -> Result<(), ProduceError> {
+        let at = partition as usize;
         if self.packs[at].is_full(self.rows_max) { self.send(at, chunk) } else { Ok(()) }
     }
 

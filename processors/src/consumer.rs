@@ -17,13 +17,12 @@ use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::Access;
 use freshet_topics::log::{LogError, LogReader, PartitionLog};
-use freshet_topics::message::packed::Head;
 use freshet_topics::stream::{self, FirstRecord};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::Message;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use sentry_arroyo::backends::{AssignmentCallbacks, CommitOffsets, Consumer as ArroyoConsumer, ConsumerError};
@@ -33,7 +32,7 @@ use sqlx::PgPool;
 use tokio::runtime::Handle;
 
 use crate::metrics;
-use crate::record::Consumed;
+use crate::record::{Consumed, Taker};
 use crate::start::{Start, decide_start};
 use crate::unreadable;
 
@@ -288,6 +287,7 @@ pub(crate) struct BookmarkConsumer {
     topic: Topic,
     paused: HashSet<Partition>,
     positions: HashMap<Partition, u64>,
+    taker: Taker,
 }
 
 impl BookmarkConsumer {
@@ -322,7 +322,8 @@ impl BookmarkConsumer {
         let context = Rebalancer { source, topic, callbacks, access };
         let consumer: BaseConsumer<Rebalancer> = config.create_with_context(context)?;
         consumer.subscribe(&[&name])?;
-        Ok(BookmarkConsumer { consumer, ownership, topic, paused: HashSet::new(), positions: HashMap::new() })
+        let (paused, positions, taker) = (HashSet::new(), HashMap::new(), Taker::default());
+        Ok(BookmarkConsumer { consumer, ownership, topic, paused, positions, taker })
     }
 
     fn list(&self, partitions: &HashSet<Partition>) -> TopicPartitionList {
@@ -336,17 +337,6 @@ impl BookmarkConsumer {
 
 fn broker_error(error: impl std::error::Error + 'static) -> ConsumerError {
     ConsumerError::BrokerError(Box::new(error))
-}
-
-/// A record as it leaves the consumer.
-pub(crate) fn consumed(message: &BorrowedMessage) -> Consumed {
-    if stream::stream_id(message.headers()).is_some() {
-        return Consumed::Stream;
-    }
-    Consumed::Message {
-        head: Head::from_headers(message.headers()).map_err(|error| error.to_string()),
-        value: message.payload().unwrap_or_default().into(),
-    }
 }
 
 impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
@@ -375,7 +365,8 @@ impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
         self.positions.insert(partition, offset + 1);
         let timestamp: DateTime<Utc> =
             message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis).unwrap_or_else(Utc::now);
-        Ok(Some(BrokerMessage::new(consumed(&message), partition, offset, timestamp)))
+        let record = self.taker.take(&message, |_| true);
+        Ok(record.map(|record| BrokerMessage::new(record, partition, offset, timestamp)))
     }
 
     fn pause(&mut self, partitions: HashSet<Partition>) -> Result<(), ConsumerError> {

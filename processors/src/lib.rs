@@ -1,8 +1,8 @@
 //! The processors: from Kafka to Postgres, and from Postgres to the derived outputs.
 //!
 //! [`run`] promises that every row of a domain's topic is applied exactly once, however often the process is killed:
-//! consume → validate → batch → apply. The consumer starts at the bookmark in Postgres (`consumer`); each record is held
-//! against the rules as it arrives ([`validate`]); records are gathered by partition (`batch`); batches are applied in
+//! consume → batch → judge → apply. The consumer starts at the bookmark in Postgres (`consumer`); records are gathered
+//! (`batch`); their rows are held against the rules, a batch at once ([`freshet_topics::judge`]); batches are applied in
 //! order by one writer, one transaction each, which moves the bookmark with the rows ([`freshet_sinks::apply`]). The
 //! steps are put together in `pipeline`.
 //!
@@ -20,7 +20,6 @@ pub mod replay;
 mod settings;
 mod start;
 mod unreadable;
-pub mod validate;
 mod windows;
 mod writer;
 

@@ -6,14 +6,11 @@ use std::time::Duration;
 use freshet_sinks::apply::Applied;
 use freshet_sinks::apply::REFUSED_BY_DATABASE;
 use freshet_topics::Domain;
-use freshet_topics::judge::{REQUIRED_EMPTY, UNCASTABLE};
+use freshet_topics::judge::{EXTRA_CELLS, MALFORMED_MESSAGE, REQUIRED_EMPTY, STRAY_QUOTE, UNCASTABLE};
 use prometheus::{
     HistogramVec, IntCounterVec, IntGaugeVec, exponential_buckets, register_histogram_vec, register_int_counter_vec,
     register_int_gauge_vec,
 };
-
-use crate::record::MALFORMED_MESSAGE;
-use crate::validate::{EXTRA_CELLS, STRAY_QUOTE};
 
 macro_rules! counter {
     ($name:expr, $help:expr, $labels:expr) => {

@@ -1,4 +1,4 @@
-//! The steps of a processor, put together for each assignment: consume → validate → batch → apply → commit.
+//! The steps of a processor, put together for each assignment: consume → batch → judge → apply → commit.
 //!
 //! Each is a strategy of arroyo's that hands on to the next. A step that takes nothing more for now rejects what comes,
 //! up to the consumer, which waits: what is not read stays in Kafka.
@@ -12,7 +12,6 @@ use freshet_sinks::destination::Destination;
 use freshet_topics::Domain;
 use sentry_arroyo::processing::strategies::commit_offsets::CommitOffsets;
 use sentry_arroyo::processing::strategies::reduce::Reduce;
-use sentry_arroyo::processing::strategies::run_task::RunTask;
 use sentry_arroyo::processing::strategies::run_task_in_threads::{
     ConcurrencyConfig, RunTaskError, RunTaskFunc, RunTaskInThreads,
 };
@@ -26,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::Context;
 use crate::batch::Batch;
 use crate::consumer::Ownership;
-use crate::record::{Consumed, Validated, validated};
+use crate::record::Consumed;
 use crate::settings::ProcessSettings;
 use crate::writer::{Job, QUEUE_BATCHES_MAX, Writer, WriterError};
 
@@ -46,28 +45,13 @@ impl ProcessingStrategyFactory<Consumed> for Pipeline {
     fn update_partitions(&self, _partitions: &HashMap<Partition, u64>) {}
 
     fn create(&self) -> Box<dyn ProcessingStrategy<Consumed>> {
-        let Context { domain, settings, .. } = &self.context;
-        Box::new(paced(validate(domain, batch(settings, self.apply(commit())))))
+        Box::new(paced(batch(&self.context.settings, self.judge_and_apply(commit()))))
     }
 }
 
 /// Lets the consumer loop rest while the next step takes nothing: arroyo would spin.
 fn paced<N>(next: N) -> Paced<N> {
     Paced { next }
-}
-
-/// Holds each record against the rules of the domain.
-#[expect(clippy::result_large_err, reason = "arroyo's own error: it hands the message back")]
-fn validate(
-    domain: &'static Domain,
-    next: impl ProcessingStrategy<Validated> + 'static,
-) -> impl ProcessingStrategy<Consumed> {
-    let function = move |message: Message<Consumed>| {
-        let (partition, offset) = position(&message);
-        let (message, consumed) = message.take();
-        Ok(message.replace(validated(domain, partition, offset, consumed)))
-    };
-    RunTask::new(function, next)
 }
 
 /// Where a record stands in the topic.
@@ -79,23 +63,24 @@ fn position<T>(message: &Message<T>) -> (i32, i64) {
     }
 }
 
-/// Gathers records by partition, until they are many or the first of them has waited long enough.
+/// Gathers records, until they are many or the first of them has waited long enough.
+#[expect(clippy::result_large_err, reason = "arroyo's own error: it hands the message back")]
 fn batch(
     settings: &ProcessSettings,
     next: impl ProcessingStrategy<Batch> + 'static,
-) -> impl ProcessingStrategy<Validated> + 'static {
-    let add = |mut batch: Batch, message: Message<Validated>| {
+) -> impl ProcessingStrategy<Consumed> + 'static {
+    let add = |mut batch: Batch, message: Message<Consumed>| {
         let (partition, offset) = position(&message);
         batch.push(partition, offset, message.into_payload());
         Ok(batch)
     };
     let age_max = Duration::from_millis(settings.batch_age_ms_max);
-    Reduce::new(next, Arc::new(add), Arc::new(Batch::default), settings.batch_rows_max, age_max, Validated::weight)
+    Reduce::new(next, Arc::new(add), Arc::new(Batch::default), settings.batch_rows_max, age_max, Consumed::weight)
 }
 
 impl Pipeline {
-    /// Hands batches to the writer of this assignment, in order.
-    fn apply(&self, next: impl ProcessingStrategy<()> + 'static) -> impl ProcessingStrategy<Batch> + 'static {
+    /// Judges batches, several at once, and hands them to the writer of this assignment in order.
+    fn judge_and_apply(&self, next: impl ProcessingStrategy<()> + 'static) -> impl ProcessingStrategy<Batch> + 'static {
         let Context { domain, pool, kafka, .. } = &self.context;
         let (jobs, queue) = mpsc::channel(QUEUE_BATCHES_MAX);
         let writer = Writer {
@@ -107,9 +92,10 @@ impl Pipeline {
             recent: Default::default(),
         };
         self.runtime.spawn(writer.run(queue));
+        let (domain, runtime): (&'static Domain, _) = (domain, self.runtime.clone());
         RunTaskInThreads::new(
             next,
-            move |message: Message<Batch>| hand_over(&jobs, message),
+            move |message: Message<Batch>| hand_over(domain, &runtime, &jobs, message),
             &ConcurrencyConfig::with_runtime(1, self.runtime.clone()),
             Some("apply"),
         )
@@ -121,11 +107,20 @@ fn commit() -> CommitOffsets {
     CommitOffsets::new(GROUP_COMMIT_INTERVAL)
 }
 
-/// Queues a batch for the writer at once, in stream order, and returns a task that only waits for the answer.
-fn hand_over(jobs: &mpsc::Sender<Job>, message: Message<Batch>) -> RunTaskFunc<(), WriterError> {
+/// Queues a batch for the writer at once, in stream order, to be judged meanwhile, and returns a task that only waits for
+/// the answer.
+fn hand_over(
+    domain: &'static Domain,
+    runtime: &Handle,
+    jobs: &mpsc::Sender<Job>,
+    message: Message<Batch>,
+) -> RunTaskFunc<(), WriterError> {
     let (done, answer) = oneshot::channel();
     let committable: BTreeMap<Partition, u64> = message.committable().collect();
-    let queued = jobs.try_send(Job { batch: message.into_payload(), done });
+    let batch = message.into_payload();
+    // Not by the consumer's thread, which reads on, nor by the runtime's own, which must not be held up.
+    let batch = runtime.spawn_blocking(move || batch.judged(domain));
+    let queued = jobs.try_send(Job { batch, done });
     Box::pin(async move {
         queued.map_err(|_| RunTaskError::Other(WriterError::Stopped))?;
         match answer.await {

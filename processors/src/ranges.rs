@@ -1,6 +1,6 @@
 //! Reading ranges of a topic's log again: in no group, moving nothing, beside whoever reads it live.
 //!
-//! A thread of its own polls (librdkafka's calls block), holds each row against the rules as it comes, and hands batches over a bounded
+//! A thread of its own polls (librdkafka's calls block), judges the rows of a batch, and hands batches over a bounded
 //! channel: what is not taken waits in Kafka. A range ends at its end offset whether or not a record stands there, as
 //! retention may have removed it.
 
@@ -17,9 +17,9 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
-use crate::batch::Batch;
-use crate::consumer::{consumed, is_transient};
-use crate::record::{Consumed, validated};
+use crate::batch::{Batch, JudgedBatch};
+use crate::consumer::is_transient;
+use crate::record::{Consumed, Taker};
 
 /// Batches read ahead of the one being written.
 const BATCHES_AHEAD: usize = 2;
@@ -99,7 +99,7 @@ pub(crate) struct Reading {
 }
 
 /// Batches in the order of each partition, until all ranges are read or the receiver is dropped.
-pub(crate) fn read(reading: Reading) -> mpsc::Receiver<Result<Batch, RangeError>> {
+pub(crate) fn read(reading: Reading) -> mpsc::Receiver<Result<JudgedBatch, RangeError>> {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     tokio::task::spawn_blocking(move || {
         let topic = reading.domain.topic(&reading.kafka.topic_prefix);
@@ -119,6 +119,7 @@ struct Reader {
     open: BTreeMap<i32, i64>,
     batch: Batch,
     weight: usize,
+    taker: Taker,
 }
 
 impl Reader {
@@ -132,10 +133,11 @@ impl Reader {
             open.insert(range.partition, range.to);
         }
         consumer.assign(&assignment).map_err(kafka)?;
-        Ok(Reader { reading, topic: topic.to_owned(), consumer, open, batch: Batch::default(), weight: 0 })
+        let (topic, batch, taker) = (topic.to_owned(), Batch::default(), Taker::default());
+        Ok(Reader { reading, topic, consumer, open, batch, weight: 0, taker })
     }
 
-    fn run(&mut self, sender: &mpsc::Sender<Result<Batch, RangeError>>) -> Result<(), RangeError> {
+    fn run(&mut self, sender: &mpsc::Sender<Result<JudgedBatch, RangeError>>) -> Result<(), RangeError> {
         let mut last_record = Instant::now();
         while !self.open.is_empty() {
             let idle = match self.poll()? {
@@ -151,7 +153,7 @@ impl Reader {
             };
             let is_full = self.weight >= self.reading.batch_rows_max;
             if is_full || (idle && self.weight > 0) || self.open.is_empty() {
-                let batch = std::mem::take(&mut self.batch);
+                let batch = std::mem::take(&mut self.batch).judged(self.reading.domain);
                 self.weight = 0;
                 if sender.blocking_send(Ok(batch)).is_err() {
                     return Ok(());
@@ -168,7 +170,10 @@ impl Reader {
         // The message borrows the consumer: what it says is taken out of it first.
         let (partition, offset, record) = match self.consumer.poll(POLL_TIMEOUT) {
             None => return Ok(false),
-            Some(Ok(message)) => (message.partition(), message.offset(), Some(self.wanted(&message))),
+            Some(Ok(message)) => {
+                let record = wanted(&mut self.taker, &self.reading, &message);
+                (message.partition(), message.offset(), Some(record))
+            }
             Some(Err(KafkaError::PartitionEOF(partition))) => match self.log_end(partition)? {
                 // A leader that does not know all yet: what is missing comes, or the silence ends it.
                 end if self.open.get(&partition).is_some_and(|to| end < *to) => return Ok(false),
@@ -183,8 +188,7 @@ impl Reader {
         let Some(end) = self.open.get(&partition).copied() else { return Ok(true) };
         if let Some(consumed) = record.filter(|_| offset < end) {
             match consumed {
-                Some(consumed) => {
-                    let record = validated(self.reading.domain, partition, offset, consumed);
+                Some(record) => {
                     self.weight += record.weight();
                     self.batch.push(partition, offset, record);
                 }
@@ -208,19 +212,6 @@ impl Reader {
         ends.map(|(_, high)| high).map_err(|source| self.failed(source))
     }
 
-    /// The record, unless it has rows of an object that is not asked for.
-    fn wanted(&self, message: &BorrowedMessage) -> Option<Consumed> {
-        let record = consumed(message);
-        match (&record, &self.reading.objects) {
-            // Rows of several objects never share a message.
-            (Consumed::Message { head: Ok(head), .. }, Some(objects)) => {
-                objects.contains(&head.first.object).then_some(record)
-            }
-            (Consumed::Message { head: Err(_), .. }, Some(_)) => None,
-            _ => Some(record),
-        }
-    }
-
     fn close(&mut self, partition: i32) -> Result<(), RangeError> {
         self.open.remove(&partition);
         let mut done = TopicPartitionList::new();
@@ -235,4 +226,9 @@ impl Reader {
             _ => RangeError::Kafka { topic, source },
         }
     }
+}
+
+/// The record, unless it has rows of an object that is not asked for.
+fn wanted(taker: &mut Taker, reading: &Reading, message: &BorrowedMessage) -> Option<Consumed> {
+    taker.take(message, |object| reading.objects.as_ref().is_none_or(|objects| objects.contains(&object)))
 }

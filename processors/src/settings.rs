@@ -6,7 +6,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessSettings {
-    /// Rows after which a batch is applied. More of them make fewer, longer transactions.
+    /// Rows after which a batch is applied, 1 to 1,000,000. More of them make fewer, longer transactions.
     pub batch_rows_max: usize,
     /// Age in milliseconds at which a batch is applied whatever its size: the price of latency.
     pub batch_age_ms_max: u64,

@@ -1,40 +1,50 @@
 //! Telling a topic that somebody else writes to from a bad record among rows.
 //!
-//! Here a message counts as one, however many rows it was to have: of one that cannot be read nothing is known but that.
-//!
 //! One record that is no row is rejected, as a bad row is. A whole batch of a partition in which no record can be read is
 //! another thing: a foreign producer, or a version of freshet that writes what this one cannot read. Rejecting all of
 //! that would bury the rejects that people look at, and pass over rows that a later version can read. So the partition
 //! halts before it, nothing of it is rejected, and a person decides: pass over it, or try again.
 
-use freshet_sinks::apply::{PartitionBatch, ReceivedRow};
+use freshet_sinks::apply::{Batch, ReceivedRow};
+use freshet_sinks::bookmarks::BookmarkMove;
+use freshet_topics::judge::MALFORMED_MESSAGE;
 
-use crate::record::MALFORMED_MESSAGE;
 use crate::start::Start;
 
-/// Fewer records than this are never too bad: a careless hand at Kafka's own producer writes some.
-const RECORDS_MIN: usize = 100;
+/// Fewer rows than this are never too bad: a careless hand at Kafka's own producer writes some. A message counts as many as it
+/// seems to have ([`RawText::rows`](freshet_topics::message::RawText::rows)): of packed ones a batch holds few.
+const ROWS_MIN: usize = 100;
+/// One message alone is never too bad either, however much is in it: it may be broken.
+const RECORDS_MIN: usize = 2;
 /// How each reason begins, by which the halt is known to whoever is given the partition next.
 const SIGN: &str = "unreadable: ";
 
-/// Why a partition halts before a batch.
+/// Why the partition of a bookmark halts before a batch.
 ///
-/// | records | of them unreadable | halts |
-/// |---|---|---|
-/// | 99 | 99 | no: too few to tell |
-/// | 100 | 99 | no: rows are among them |
-/// | 100 | 100 | yes |
-pub(crate) fn reason(domain: &str, batch: &PartitionBatch) -> Option<String> {
-    let why = |row: &ReceivedRow| match &row.outcome {
-        Err(refusal) if refusal.rule == MALFORMED_MESSAGE => Some(refusal.value.clone().unwrap_or_default()),
-        _ => None,
-    };
-    let last = batch.rows.last().and_then(why)?;
-    if batch.rows.len() < RECORDS_MIN || !batch.rows.iter().all(|row| why(row).is_some()) {
+/// | records | of them unreadable | with rows, as it seems | halts |
+/// |---|---|---|---|
+/// | 99 | 99 | 99 | no: too few to tell |
+/// | 100 | 99 | 99 | no: rows are among them |
+/// | 100 | 100 | 100 | yes |
+/// | 1 | 1 | 200 | no: a broken one |
+/// | 2 | 2 | 400 | yes |
+pub(crate) fn reason(domain: &str, batch: &Batch, bookmark: &BookmarkMove) -> Option<String> {
+    if batch.rows.judged.refusals.is_empty() {
         return None;
     }
-    let (records, partition) = (batch.rows.len(), batch.bookmark.partition);
-    let (from, behind) = (batch.bookmark.expected, batch.bookmark.next);
+    let rows = batch.rows_of(&[*bookmark]);
+    let refusal = |row: &ReceivedRow<'_>| row.refusal().filter(|refusal| refusal.rule == MALFORMED_MESSAGE).cloned();
+    let last = rows.last().and_then(refusal)?.value.unwrap_or_default();
+    if !rows.iter().all(|row| refusal(row).is_some()) {
+        return None;
+    }
+    // What cannot be read is one row a record.
+    let records = rows.len();
+    let seeming: usize = rows.iter().map(|row| row.origin().raw.rows()).sum();
+    if records < RECORDS_MIN || seeming < ROWS_MIN {
+        return None;
+    }
+    let BookmarkMove { partition, expected: from, next: behind, .. } = *bookmark;
     Some(format!(
         "{SIGN}all {records} records from offset {from} on are no rows of freshet's ({last}): somebody else writes to the \
          topic, or a later version does; nothing was changed; `freshet bookmarks set {domain} --partition {partition} \
@@ -58,29 +68,75 @@ pub(crate) fn stay_halted(start: Start, halted: Option<&str>) -> Start {
 
 #[cfg(test)]
 mod tests {
-    use freshet_sinks::bookmarks::BookmarkMove;
-    use freshet_topics::DOMAINS;
+    use freshet_topics::message::packed::{Head, PackedHead};
+    use freshet_topics::{DOMAINS, Provenance};
+    use uuid::Uuid;
 
     use super::*;
-    use crate::record::{Consumed, Validated, validated};
+    use crate::record::{Consumed, Message};
 
-    fn record(value: &str) -> ReceivedRow {
-        let consumed = Consumed::Message { head: Err("no header".into()), value: value.as_bytes().into() };
-        match validated(DOMAINS[0], 3, 0, consumed) {
-            Validated::Rows(mut rows) => rows.remove(0),
-            Validated::Stream => panic!("a row"),
+    const FIRST: Provenance = Provenance {
+        object: 9,
+        generation: 1,
+        row: 0,
+        line: 2,
+        src_ord: 1,
+        seq: 0,
+        parser: 1,
+        nonce: Uuid::nil(),
+        partitions: 4,
+    };
+
+    fn row() -> Consumed {
+        let head = Ok(Head { first: FIRST, packed: None });
+        Consumed::Message(Message { head, value: r#"{"id":"1","name":"Goa"}"#.into() })
+    }
+
+    fn none() -> Consumed {
+        Consumed::Message(Message { head: Err("no header".into()), value: "x".into() })
+    }
+
+    /// What was packed in a form that this version does not know.
+    fn packed() -> Consumed {
+        let head = Ok(Head { first: FIRST, packed: Some(PackedHead { rows: 200, columns: "id,name".into() }) });
+        Consumed::Message(Message { head, value: "1;Goa\n".repeat(200).into() })
+    }
+
+    /// These records in partition 3, and one of each kind in another.
+    fn batch(records: &[Consumed]) -> Batch {
+        let mut batch = crate::batch::Batch::default();
+        batch.push(1, 0, row());
+        batch.push(1, 1, none());
+        for (offset, record) in (41..).zip(records) {
+            batch.push(3, offset, record.clone());
         }
+        let placed = batch.judged(DOMAINS[0]).placed(|partition, offsets| {
+            Ok::<_, ()>(BookmarkMove { partition, expected: offsets.first, next: 600, epoch: 1 })
+        });
+        placed.expect("placed")
     }
 
     #[test]
     fn a_batch_without_a_row_is_told_from_bad_records() {
-        for (unreadable, rows, halts) in [(99, 0, false), (99, 1, false), (100, 0, true), (500, 1, false)] {
-            let bookmark = BookmarkMove { partition: 3, expected: 41, next: 600, epoch: 1 };
-            let row = ReceivedRow { outcome: Ok(Vec::new()), ..record("") };
-            let rows = std::iter::repeat_n(row, rows).chain(std::iter::repeat_n(record("x"), unreadable)).collect();
-            let reason = reason("health", &PartitionBatch { bookmark, rows });
-            assert_eq!(reason.is_some(), halts, "{unreadable}: {reason:?}");
+        let of = |rows: usize, unreadable: usize| [vec![row(); rows], vec![none(); unreadable]].concat();
+        let cases = [
+            (of(0, 99), false),
+            (of(1, 99), false),
+            (of(0, 100), true),
+            (of(1, 500), false),
+            (vec![packed()], false),
+            (vec![packed(), none()], true),
+            (vec![packed(); 2], true),
+            (vec![packed(), row(), packed()], false),
+        ];
+        for (records, halts) in cases {
+            let batch = batch(&records);
+            let [one, three] = batch.bookmarks.as_slice() else { panic!("two partitions") };
+            assert_eq!(reason("health", &batch, one), None);
+            let reason = reason("health", &batch, three);
+            assert_eq!(reason.is_some(), halts, "{} records: {reason:?}", records.len());
             let Some(reason) = reason else { continue };
+            assert!(reason.contains(&format!("all {} records", records.len())), "{reason}");
             assert!(reason.contains("`freshet bookmarks set health --partition 3 --to 600`"), "{reason}");
             assert_eq!(stay_halted(Start::At(41), Some(&reason)), Start::Halt(reason.clone()));
             assert_eq!(stay_halted(Start::Halt("now".into()), Some(&reason)), Start::Halt("now".into()));

@@ -129,7 +129,7 @@ pub(crate) struct Waiting {
 }
 
 /// Takes as many of those that wait, the newest first, as make `windows_max` windows dirty that are not yet, one at
-/// least. What is taken is derived now, but for windows that hold dates of those that go on waiting: those are derived
+/// least unless that is 0. What is taken is derived now, but for windows that hold dates of those that go on waiting: those are derived
 /// with the last of them.
 ///
 /// Gives what is dirty now, what was taken, and what goes on waiting.
@@ -147,7 +147,7 @@ pub(crate) fn take_waiting(
     };
     let mut added = Dirty::default();
     let mut taken = 0;
-    while taken < waiting.len() && (taken == 0 || added.len() < windows_max) {
+    while taken < waiting.len() && added.len() < windows_max {
         added.extend(windows_of(&waiting[taken..=taken]).without(&dirty));
         taken += 1;
     }
@@ -257,6 +257,8 @@ mod tests {
         let mut dirty = Dirty::default();
         dirty.mark(&outputs, &dates("health", "2025-01-10", "2025-01-10"), None);
         let mut waiting = (1..=6).map(month).collect::<Vec<_>>();
+        let (now, taken, rest) = take_waiting(&outputs, dirty.clone(), waiting.clone(), 0);
+        assert_eq!((now.len(), taken.len(), rest.len()), (dirty.len(), 0, 6), "none while there is no time for any");
         // The window of all dates: dirty by facts, then held back, then derived with the last of them.
         for (taken_now, windows, of_all) in [(vec![6, 5], 3 + 4, 1), (vec![4, 3], 4, 0), (vec![2, 1], 5, 1)] {
             let (now, taken, rest) = take_waiting(&outputs, dirty, waiting, 4);

@@ -10,14 +10,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
-use freshet_sinks::apply::{self, Applied, ApplyError, PartitionBatch};
+use freshet_sinks::apply::{self, Applied, ApplyError, Batch};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::bookmarks::{self, BookmarkMove};
 use freshet_topics::trace;
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
 
-use crate::batch::Batch;
+use crate::batch::JudgedBatch;
 use crate::consumer::{Ownership, Position};
 use crate::{metrics, unreadable};
 
@@ -32,9 +33,9 @@ const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Wait before a halted batch is tried again: somebody has to mend the schema first.
 const HALTED_RETRY: Duration = Duration::from_secs(15);
 
-/// A batch and where to say that it is applied.
+/// A batch that is being judged, and where to say that it is applied.
 pub(crate) struct Job {
-    pub(crate) batch: Batch,
+    pub(crate) batch: JoinHandle<JudgedBatch>,
     pub(crate) done: oneshot::Sender<Result<(), WriterError>>,
 }
 
@@ -43,6 +44,8 @@ pub(crate) struct Job {
 pub(crate) enum WriterError {
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    #[error("judge a batch: {0}")]
+    Judge(#[from] JoinError),
     #[error("partition {0} is not part of this assignment")]
     NotAssigned(i32),
     #[error("partition {partition} goes back to offset {offset}, before the bookmark")]
@@ -70,7 +73,10 @@ impl Writer {
     pub(crate) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut connection = None;
         while let Some(Job { batch, done }) = jobs.recv().await {
-            let result = self.apply(&mut connection, batch, &done).await;
+            let result = match batch.await {
+                Ok(batch) => self.apply(&mut connection, batch, &done).await,
+                Err(error) => Err(error.into()),
+            };
             let failed = result.is_err();
             // The task may be gone after a revocation; the bookmark remembers what was applied.
             let _ = done.send(result);
@@ -83,7 +89,7 @@ impl Writer {
     async fn apply(
         &mut self,
         connection: &mut Option<PoolConnection<Postgres>>,
-        batch: Batch,
+        batch: JudgedBatch,
         done: &oneshot::Sender<Result<(), WriterError>>,
     ) -> Result<(), WriterError> {
         let domain = self.upsert.domain().name;
@@ -149,39 +155,34 @@ impl Writer {
     }
 
     /// Gives each partition's records the move that applying them makes.
-    fn placed(&self, batch: Batch) -> Result<Vec<PartitionBatch>, WriterError> {
-        batch
-            .partitions
-            .into_iter()
-            .map(|(partition, records)| {
-                let at = self.positions.get(&partition).ok_or(WriterError::NotAssigned(partition))?;
-                // Never backwards, whatever Kafka sends again.
-                if records.first_offset < at.next_offset {
-                    return Err(WriterError::Backwards { partition, offset: records.first_offset });
-                }
-                let bookmark =
-                    BookmarkMove { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
-                Ok(PartitionBatch { bookmark, rows: records.rows })
-            })
-            .collect()
+    fn placed(&self, batch: JudgedBatch) -> Result<Batch, WriterError> {
+        batch.placed(|partition, offsets| {
+            let at = self.positions.get(&partition).ok_or(WriterError::NotAssigned(partition))?;
+            // Never backwards, whatever Kafka sends again.
+            if offsets.first < at.next_offset {
+                return Err(WriterError::Backwards { partition, offset: offsets.first });
+            }
+            Ok(BookmarkMove { partition, expected: at.next_offset, next: offsets.next, epoch: at.epoch })
+        })
     }
 
     /// The bookmarks stand behind this batch now.
-    fn remember_positions(&mut self, batch: &[PartitionBatch]) {
-        for partition in batch {
-            if let Some(position) = self.positions.get_mut(&partition.bookmark.partition) {
-                position.next_offset = partition.bookmark.next;
-                self.ownership.applied(partition.bookmark.partition, position.epoch, position.next_offset);
+    fn remember_positions(&mut self, batch: &Batch) {
+        for bookmark in &batch.bookmarks {
+            if let Some(position) = self.positions.get_mut(&bookmark.partition) {
+                position.next_offset = bookmark.next;
+                self.ownership.applied(bookmark.partition, position.epoch, position.next_offset);
             }
         }
     }
 
     /// Halts a partition of which no record of the batch can be read ([`unreadable`]). The assignment ends, and the next
     /// one reads the others on; where Postgres does not hear of it, the next one comes to the same.
-    async fn halt_if_unreadable(&self, batch: &[PartitionBatch]) -> Result<(), WriterError> {
+    async fn halt_if_unreadable(&self, batch: &Batch) -> Result<(), WriterError> {
         let domain = self.upsert.domain().name;
-        let unreadable = |one| unreadable::reason(domain, one).map(|reason| (one.bookmark, reason));
-        let Some((bookmark, reason)) = batch.iter().find_map(unreadable) else { return Ok(()) };
+        let unreadable =
+            |bookmark: &BookmarkMove| unreadable::reason(domain, batch, bookmark).map(|reason| (*bookmark, reason));
+        let Some((bookmark, reason)) = batch.bookmarks.iter().find_map(unreadable) else { return Ok(()) };
         let BookmarkMove { partition, epoch, .. } = bookmark;
         let recorded = bookmarks::set_halted(&self.pool, domain, partition, epoch, Some(&reason)).await;
         if let Err(error) = recorded {
@@ -205,15 +206,13 @@ impl Writer {
 }
 
 /// Adds to the trace of each file with rows in the batch that they are applied.
-fn trace_applied(domain: &str, batch: &[PartitionBatch], began: SystemTime) {
+fn trace_applied(domain: &str, batch: &Batch, began: SystemTime) {
     if !trace::enabled() {
         return;
     }
     let mut rows: BTreeMap<(i64, i32), i64> = BTreeMap::new();
-    for part in batch {
-        for row in &part.rows {
-            *rows.entry((row.provenance.object, part.bookmark.partition)).or_default() += 1;
-        }
+    for origin in &batch.rows.origins {
+        *rows.entry((origin.provenance.object, origin.partition)).or_default() += 1;
     }
     for ((object, partition), rows) in rows {
         let partition = Some(i64::from(partition));

@@ -12,13 +12,15 @@
 //! One version's path through it: [`Store::published`] tells what is published and the ETag to swap against →
 //! [`Store::put`] writes the files that are new → [`Store::publish`] writes the manifest and swaps the pointer
 //! → [`Store::put_copy`] follows under the stable names → [`Store::verify`] finds what was deleted by hand →
-//! [`collect`] deletes what no recent manifest names.
+//! [`collect`] deletes what no recent manifest names. Data files that were written or read stay on this machine's disk for a
+//! while ([`FileCache`]), so that what is put together of them need not read them again.
 //!
 //! An answer is taken only for what it says: an object is gone if S3's own code says so, and a 404 without one, as a
 //! proxy gives it, is an error to try again after ([`OutputError::Request`]).
 //!
 //! All of it rests on conditional writes; [`probe`] refuses a store that does not keep them.
 
+mod cache;
 mod collect;
 mod copies;
 mod error;
@@ -35,6 +37,7 @@ mod verify;
 mod write;
 
 pub use aws_sdk_s3::Client;
+pub use cache::FileCache;
 pub use collect::{Collected, collect, publication_max};
 pub use copies::{Copy, copies_behind, is_copy_current};
 pub use error::OutputError;

@@ -7,16 +7,19 @@
 //! 2. **COPY**: the same rows into an identically keyed table, one connection a table, all at once: the limit.
 //! 3. **script**: the same rows by COPY into a staging table and an upsert from it, file by file, one connection a
 //!    table, all at once.
-//! 4. **drop to visible**: small files one after the other, each until its row can be selected.
-//! 5. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
+//! 4. **polars**: the same files by a script of polars' that casts, cleans and upserts, one process a table, where
+//!    `scripts/setup bench` has installed it.
+//! 5. **drop to visible**: small files one after the other, each until its row can be selected.
+//! 6. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
 //!    correct, while small files keep coming.
 //!
-//! 2 and 3 read local files, with no S3 and no Kafka, and from text that Postgres can cast without help. This
-//! is a measurement, never a test: targets are printed beside the results.
+//! 2 to 4 read local files, with no S3 and no Kafka; 2 and 3 from text that Postgres can cast without help. This is a measurement, never a test: targets are printed beside the results.
 
 mod child;
+mod cost;
 mod load;
 mod machine;
+mod polars;
 mod replayed;
 mod report;
 mod visible;
@@ -96,23 +99,29 @@ pub async fn run(options: &BenchOptions, look: Look) -> Result<()> {
 
 async fn one_run(options: &BenchOptions, data: &Path, load: &Load, plain: &[load::PlainFile]) -> Result<Run> {
     let child = Child::start(data).await?;
-    let result = measure(options, &child, load, plain).await;
+    let result = measure(options, &child, data, load, plain).await;
     let stopped = child.stop().await;
     let run = result?;
     stopped?;
     Ok(run)
 }
 
-async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[load::PlainFile]) -> Result<Run> {
+async fn measure(
+    options: &BenchOptions,
+    child: &Child,
+    data: &Path,
+    load: &Load,
+    plain: &[load::PlainFile],
+) -> Result<Run> {
     let pool = child.pool().await?;
     child.drop_files(&load.dimensions, 1).await?;
     wait_until_applied(&pool, load.dimensions.len()).await?;
 
     load::checkpoint(&pool).await;
-    let started = Instant::now();
+    let (started, before) = (Instant::now(), child.cost()?);
     child.drop_files(&load.facts, UPLOADS).await?;
     all_committed(&pool, load.rows).await?;
-    let freshet = started.elapsed();
+    let (freshet, cost) = (started.elapsed(), child.cost()?.since(&before));
     verify(&pool, load.rows).await?;
     let files = load.dimensions.len() + load.facts.len();
     wait_until_applied(&pool, files).await?;
@@ -136,6 +145,13 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
     let copy = load::copy(&pool, plain).await.context("measure COPY")?;
     load::checkpoint(&pool).await;
     let script = load::script(&pool, plain).await.context("measure the plain script")?;
+    let polars = match polars::python() {
+        None => None,
+        Some(python) => {
+            load::checkpoint(&pool).await;
+            Some(polars::run(&python, &pool, &child.database_url()?, plain, data).await?)
+        }
+    };
 
     let rate = |duration: Duration| load.rows as f64 / duration.as_secs_f64();
     Ok(Run {
@@ -143,6 +159,8 @@ async fn measure(options: &BenchOptions, child: &Child, load: &Load, plain: &[lo
         outputs_seconds: settled.as_secs_f64(),
         copy: rate(copy),
         script: rate(script),
+        polars: polars.map_or(0.0, rate),
+        cost,
         visible,
         unchanged,
         corrected,

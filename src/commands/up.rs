@@ -18,7 +18,7 @@ use crate::page;
 use crate::roles::{self, Role, Services};
 
 /// How long stopping waits for connections that are still in use.
-const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the roles get to end when the stack under them is gone: there is nothing left that they could finish.
 const ROLES_WITHOUT_STACK: Duration = Duration::from_secs(3);
 
@@ -92,6 +92,9 @@ fn point_at(config: &mut Config, stack: &LocalStack) {
         config.s3.region.clone_from(&s3.region);
         config.s3.access_key_id.clone_from(&s3.access_key_id);
         config.s3.secret_access_key.clone_from(&s3.secret_access_key);
+    }
+    if config.metrics.cache_dir.as_os_str().is_empty() {
+        config.metrics.cache_dir = stack.env_file().with_file_name("cache");
     }
 }
 

@@ -56,7 +56,8 @@ pub(super) fn find(kafka: bool, postgres: bool, s3: bool) -> anyhow::Result<Comp
     Ok(Components { java: java.unwrap_or_default(), kafka_dir, postgres: found, weed })
 }
 
-fn cache_dir() -> PathBuf {
+/// The folder that `make setup` fetches programs into.
+pub fn cache_dir() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("FRESHET_HOME")
         .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("freshet")))

@@ -7,6 +7,7 @@
 //! DATA/run/*.pid     the children, see `child`
 //! DATA/logs/*.log    what they say
 //! DATA/{kafka,postgres,s3}/
+//! DATA/cache/        data files of the outputs, kept to be put together again
 //! ```
 //!
 //! A lock is the kernel's and ends with its process, so that a `kill -9` leaves none behind.

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use child::Exited;
 use child::{Child, NotStarted, StopSteps};
 use components::Components;
+pub use components::cache_dir;
 use folder::Folder;
 use supervise::{Part, Program};
 

@@ -7,17 +7,27 @@ use rand::{Rng, SeedableRng};
 
 use crate::harness::{World, data, seed};
 
+/// Of files that break every rule.
+const EVERY_RULE_SEED: u64 = 1;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dirty_files_in_any_order_load_as_one_batch_would() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let mut files = data::generated(|options| {
-        options.seed = seed;
-        options.entities = 12;
-        options.days = 75;
-        options.dirty = 0.2;
-        options.rows_per_file = 150;
-    });
+    let generated = |seed, days| {
+        data::generated(|options| {
+            options.seed = seed;
+            options.entities = 12;
+            options.days = days;
+            options.dirty = 0.2;
+            options.rows_per_file = 150;
+        })
+    };
+    let mut files = generated(seed, 50);
+    // What is dirty in random files is a matter of luck: these break every rule that is looked for below.
+    files.extend(
+        generated(EVERY_RULE_SEED, 75).into_iter().map(|(key, content)| (key.replace('/', "/every-rule-"), content)),
+    );
     files.shuffle(&mut random);
     // The facts come first.
     files.sort_by_key(|(key, _)| key.starts_with("locations/"));

@@ -39,7 +39,7 @@ async fn what_is_no_csv_is_rejected_with_what_it_is_and_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gzip_is_read_by_the_stores_word_for_it_and_with_zeros_behind_it() {
+async fn gzip_is_read_by_its_first_bytes_by_the_stores_word_for_it_and_with_zeros_behind_it() {
     // A chunk is a part of a file, so that a reading goes on in the middle.
     let world = World::with("encoded", |config| config.ingest.chunk_bytes = 1024).await;
     let roles = world.run_all();
@@ -51,8 +51,11 @@ async fn gzip_is_read_by_the_stores_word_for_it_and_with_zeros_behind_it() {
     let other = data::health(3, "2025-08-01", 100, 8);
     let padded = [data::gzip(other.as_bytes()).await, vec![0; 512]].concat();
     world.put_packed("health/padded.csv.gz", padded, other.as_bytes()).await;
+    // A plain name, and nobody says what it is.
+    let named = data::hospital(3, "2025-01-01", 200, 9);
+    world.put_packed("hospital/plain.csv", data::gzip(named.as_bytes()).await, named.as_bytes()).await;
     let waited = world.settle().await;
-    assert_eq!((waited.applied, waited.rejected), (2, 0), "{waited}\n{:#?}", world.objects().await);
+    assert_eq!((waited.applied, waited.rejected), (3, 0), "{waited}\n{:#?}", world.objects().await);
     world.all_hold().await;
     roles.stop().await;
 }

@@ -7,7 +7,7 @@ use freshet::roles::Role;
 use freshet::status::observe;
 use freshet_processors::refresh::{self, Outcome, Publication, RefreshContext};
 use freshet_sinks::outputs::{
-    Client, Condition, Current, FORMATS, Manifest, POINTER, Published, Put, Store, copy_key, read_current,
+    Client, Condition, Current, FORMATS, Manifest, POINTER, Published, Store, copy_key, read_current,
 };
 
 use crate::harness::oracles::entries;
@@ -130,10 +130,12 @@ async fn copies_and_data_files_deleted_by_hand_come_back_as_they_were() {
     assert_eq!(entries(&after), entries(&before), "no reader sees a change");
     world.all_hold().await;
 
-    // A data file and the copy that is composed of it: the copy waits for the file and not for a person.
+    // A data file and the copy that is composed of it: both come back, whichever is first. The copy needs no file of S3
+    // where it is kept on the publisher's disk.
     delete(&world, gone[0]).await;
     delete(&world, &copy_key("window_metrics", "csv")).await;
     until_there(&world, &copy_key("window_metrics", "csv")).await;
+    until_there(&world, gone[0]).await;
     world.settle().await;
     world.all_hold().await;
     roles.stop().await;
@@ -251,7 +253,7 @@ async fn an_older_program_publishes_copies_and_deletes_nothing_over_a_newer_ones
     let before = current(&world).await;
     let newer = Manifest { version: before.pointer.version + 1, code_version: 99, ..before.manifest.clone() };
     let swapped = store(&world).publish(Condition::Unchanged(before.etag), &newer).await;
-    assert_eq!(swapped.expect("publish"), Put::Written);
+    assert!(swapped.expect("publish").is_some());
 
     world.put("health/more.csv", data::health(3, "2025-08-20", 3, 7)).await;
     world.applied().await;

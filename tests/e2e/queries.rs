@@ -5,7 +5,7 @@ use freshet::roles::Role;
 use freshet_processors::refresh::check::{Checked, check};
 use freshet_processors::refresh::{self, Outcome, Publication, RefreshContext};
 use freshet_sinks::output_state::DefinitionChange;
-use freshet_sinks::outputs::{Condition, Manifest, Put, Store, WindowFiles};
+use freshet_sinks::outputs::{Condition, Manifest, Store, WindowFiles};
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::Pipeline;
 use freshet_topics::pipeline::mistake::Mistakes;
@@ -205,7 +205,7 @@ async fn a_changed_query_is_derived_again_alone_and_an_older_one_publishes_nothi
     };
     let of_0_1 = Manifest { version: after.version + 1, code_version: 1, outputs: Default::default(), ..after.clone() };
     let swapped = store.publish(Condition::Unchanged(current.etag), &of_0_1).await.expect("publish");
-    assert_eq!(swapped, Put::Written);
+    assert!(swapped.is_some());
     let taken_over = publish(&newer).await;
     assert_eq!((taken_over.outcome, taken_over.files), (Outcome::Published, 0));
     let manifest = world.manifest().await;

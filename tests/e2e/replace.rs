@@ -17,16 +17,16 @@ use crate::harness::{World, all_roles, data, folder};
 /// How long a process may take to come to its failpoint.
 const AT_ITS_POINT_WITHIN: Duration = Duration::from_secs(60);
 
-/// The shipped pipeline, but that health files replace what was said under their name.
-fn replacing(story: &str) -> (PathBuf, &'static Pipeline) {
+/// The shipped pipeline, but that files of a domain replace what was said under their name.
+fn replacing(story: &str, domain: &str) -> (PathBuf, &'static Pipeline) {
     let (from, to) = (PathBuf::from("pipelines/climate_health"), folder().join(format!("pipeline-{story}")));
     for inner in ["domains", "outputs"] {
         fs::create_dir_all(to.join(inner)).expect("make a folder");
         for file in fs::read_dir(from.join(inner)).expect("the shipped pipeline") {
             let (path, name) = file.map(|file| (file.path(), file.file_name())).expect("a file");
             let mut text = fs::read_to_string(path).expect("read a file");
-            if name == "health.odcs.yaml" {
-                let known = "      - {vendor: freshet, property: eventTime, value: date}\n";
+            if name == format!("{domain}.odcs.yaml").as_str() {
+                let known = "      - {vendor: freshet, property: onNewColumn, value: keep}\n";
                 assert!(text.contains(known), "{text}");
                 text = text.replace(
                     known,
@@ -41,7 +41,11 @@ fn replacing(story: &str) -> (PathBuf, &'static Pipeline) {
 }
 
 async fn world(story: &str) -> (PathBuf, World) {
-    let (path, pipeline) = replacing(story);
+    world_of(story, "health").await
+}
+
+async fn world_of(story: &str, domain: &str) -> (PathBuf, World) {
+    let (path, pipeline) = replacing(story, domain);
     (path, World::with(story, |config| config.pipeline = pipeline).await)
 }
 
@@ -216,9 +220,76 @@ async fn a_contract_that_begins_to_replace_takes_out_what_was_overwritten_before
     assert_eq!(world_before.query::<i64>(ROWS).await, 120);
     roles.stop().await;
     let pool = &world_before.services.pool;
-    let (_, pipeline) = replacing("begins");
+    let (_, pipeline) = replacing("begins", "health");
     let health = pipeline.domain("health").expect("health");
     assert_eq!(freshet_sinks::ledger::replace_overwritten(pool, health).await.expect("replace"), 90);
     assert_eq!(freshet_sinks::ledger::replace_overwritten(pool, health).await.expect("replace"), 0);
     assert_eq!(world_before.query::<i64>(ROWS).await, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_overwrite_costs_follows_the_rows_that_it_replaces_and_not_the_table() {
+    let (_, world) = world("replace-cost").await;
+    let roles = world.run_all();
+    world.put("health/large.csv", data::health(100, "2025-01-01", 200, 1)).await;
+    world.put("health/small.csv", data::health(3, "2026-01-01", 40, 1)).await;
+    world.settle().await;
+    world.next_second().await;
+    world.put("health/small.csv", data::health(3, "2026-01-01", 10, 50)).await;
+    world.settle().await;
+    roles.stop().await;
+    // As if its older version were not replaced yet, and had rows again.
+    world
+        .execute(
+            "WITH older AS (UPDATE pipeline.objects SET replaced_by = NULL WHERE replaced_by IS NOT NULL RETURNING id)
+             UPDATE health_data SET src_object = (SELECT id FROM older) WHERE location_id = 7;
+             ANALYZE health_data;",
+        )
+        .await;
+    let looks = "SELECT ARRAY[seq_scan, seq_tup_read, (SELECT sum(idx_scan)::bigint FROM pg_stat_user_indexes
+            WHERE indexrelname = 'health_data_src_object')]
+        FROM pg_stat_user_tables, pg_stat_clear_snapshot() WHERE relname = 'health_data'";
+    // What a connection counted is in the statistics once it is closed, and of one that is kept after a second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before: Vec<i64> = world.query(looks).await;
+    let health = world.services.config.pipeline.domain("health").expect("health");
+    let pool = &world.services.pool;
+    assert_eq!(freshet_sinks::ledger::replace_overwritten(pool, health).await.expect("replace"), 200);
+    world.execute("SELECT pg_stat_force_next_flush()").await;
+    let looked = "SELECT sum(idx_scan) > ".to_owned()
+        + &before[2].to_string()
+        + " FROM pg_stat_user_indexes WHERE indexrelname = 'health_data_src_object'";
+    world.until("the index is used", &looked).await;
+    let after: Vec<i64> = world.query(looks).await;
+    assert_eq!(after[..2], before[..2], "the table was read from end to end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_that_an_overwrite_takes_out_leave_the_outputs_and_their_facts_wait_for_them() {
+    let (_, world) = world_of("replace-places", "locations").await;
+    let roles = world.run_all();
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/a.csv", data::health(3, "2025-08-01", 40, 1)).await;
+    world.settle().await;
+    let published = async || -> Vec<i64> {
+        world.query("SELECT ARRAY[count(*), count(DISTINCT location_id)] FROM metrics.current_health_risks").await
+    };
+    let orphans = "SELECT count(*) FROM health_data AS h WHERE NOT EXISTS (SELECT FROM locations AS l WHERE l.id = h.location_id)";
+    assert_eq!((published().await, world.query::<i64>(orphans).await), (vec![120, 3], 0));
+
+    world.next_second().await;
+    world.put("locations/all.csv", data::locations(2)).await;
+    world.settle().await;
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM locations").await, 2);
+    // Nothing that was said of the place is lost: it is counted as an orphan, and is in no output.
+    assert_eq!((published().await, world.query::<i64>(orphans).await), (vec![80, 2], 40));
+    world.all_hold().await;
+
+    // Once it is known again, all of it is there again.
+    world.next_second().await;
+    world.put("locations/more.csv", data::locations(3)).await;
+    world.settle().await;
+    assert_eq!((published().await, world.query::<i64>(orphans).await), (vec![120, 3], 0));
+    world.all_hold().await;
+    roles.stop().await;
 }

@@ -1,7 +1,9 @@
 //! What no row tells: columns that files have or lack, names that are no data, objects that belong to no domain.
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use freshet_topics::failpoint;
 use serde_json::{Value, json};
 
 use crate::harness::{World, data, folder};
@@ -74,16 +76,58 @@ async fn rows_that_a_later_row_of_their_own_file_overtakes_are_counted_once_what
     let cases: Vec<i32> =
         world.column("SELECT dengue_cases FROM health_data WHERE date < '2025-02-01' ORDER BY date").await;
     assert_eq!(cases, [23, 47], "the last of each day");
+    let told = "SELECT array_agg(corrections ORDER BY date) FROM health_data WHERE date < '2025-02-01'";
+    let expected: Vec<Value> = vec![json!({"_overtaken": 23, "date": "time_cut"}); 2];
+    assert_eq!(world.query::<Vec<Value>>(told).await, expected);
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data WHERE corrections ? '_overtaken'").await, 2);
+    // It is told for the file, and is no correction of a value.
+    let counted: Vec<String> =
+        world.column("SELECT DISTINCT jsonb_object_keys(corrections) FROM pipeline.progress ORDER BY 1").await;
+    assert_eq!(counted, ["date:date_normalised", "date:time_cut"]);
     // Sent again, it is the same file.
     let output = freshet(&world, &["republish", "--object", "health/hours.csv", "--yes"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     world.settle().await;
     assert_eq!(world.query::<Vec<i64>>(overtaken).await, [46, 0]);
+    assert_eq!(world.query::<Vec<Value>>(told).await, expected);
+    let output = freshet(&world, &["replay", "health", "--from", "beginning", "--dry-run"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let files = status(&world)["files"]["files"].clone();
     assert_eq!(
         files.as_array().expect("files").iter().map(|file| &file["overtaken"]).filter(|it| **it == 46).count(),
         1
     );
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_goes_on_in_the_middle_of_a_file_tells_the_same_of_overtaken_rows() {
+    let world = World::with("told-resumed", |config| {
+        config.ingest.chunk_bytes = 8_192;
+        config.ingest.lease_ms = 1_500;
+    })
+    .await;
+    // Several chunks, whatever pieces S3 sends them in, and the rows of a key in different ones.
+    let file = |year: i32| {
+        let row = |row: i32| format!("{},{year}-01-01,{row}\n", 1 + row % 20_000);
+        "location_id,date,dengue_cases\n".to_owned() + &(0..60_000).map(row).collect::<String>()
+    };
+    let text = file(2025);
+    world.put_packed("health/packed.csv", data::gzip(text.as_bytes()).await, text.as_bytes()).await;
+    world.put("health/plain.csv", file(2024)).await;
+    let action = "3*off->return(kill)";
+    let doomed = world.spawn_failing(&["ingest"], failpoint::Point::ChunkAcknowledged, action);
+    doomed.killed(Duration::from_secs(60)).await;
+    let resumed: i64 = world.query("SELECT max(resume_row) FROM pipeline.objects").await;
+    assert!(0 < resumed && resumed < 60_000, "{resumed}");
+    let roles = world.run_all();
+    world.settle().await;
+    let told = "SELECT array_agg(DISTINCT corrections) FROM health_data";
+    assert_eq!(world.query::<Vec<Value>>(told).await, [json!({"_overtaken": 2})]);
+    assert_eq!(world.query::<Vec<i64>>("SELECT array_agg(overtaken) FROM pipeline.objects").await, [40_000, 40_000]);
     world.all_hold().await;
     roles.stop().await;
 }

@@ -2,19 +2,19 @@
 
 use freshet_ingest::frame::{FrameError, FrameLimits, Framer, Position};
 use freshet_ingest::header::Header;
-use freshet_processors::validate::validate;
-use freshet_topics::{Cast, DOMAINS};
+use freshet_topics::{Cast, DOMAINS, judge};
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::driver::fuzz;
 
-const FILES: [&[u8]; 6] = [
+const FILES: [&[u8]; 7] = [
     b"id,name,type,population,area\n1,Goa,state,1500000,3702.5\n2,\"Port \"\"Blair\"\"\",town,,8.2\n",
     b"location_id,date,dengue_cases,is_projected\r\n7,2025-09-21,3,0.0\r\n\r\n7,2025-9-22,1e3,true\r\n",
     b"\xef\xbb\xbfLocation ID;date;temperature\r7;2025-09-21;26,5\r",
     b"id,name\n1,\"never closed\n2,b\n3,\"c\" d\n4,\"two\nlines\"\n",
     b"id,name\n,,\n1,a,,,\n",
+    b"id,name\n\",x\",\"z\n\",x\",\"z\n\",x\",\"z\n\",x\",\"z\n\",x\",\"z\n\",x\",\"z\n\",x\",\"z\n\",x\",\"z\n",
     b"",
 ];
 const SIGNS: [&[u8]; 16] = [
@@ -77,11 +77,24 @@ fn read(mut framer: Framer, bytes: &[u8], random: Option<&mut StdRng>) -> Readin
     (records, None)
 }
 
+/// How often a byte may be looked at, on average, whatever a file says.
+const LOOKS_MAX: u64 = 8;
+
+/// How many bytes the framer looks at to read these.
+fn looked_at(mut input: &[u8]) -> u64 {
+    let mut framer = Framer::new(LIMITS, b',');
+    while matches!(framer.next(&mut input), Ok(Some(_))) {}
+    while matches!(framer.finish(), Ok(Some(_))) {}
+    framer.bytes_looked_at()
+}
+
 #[test]
 fn the_same_bytes_give_the_same_records_however_they_are_cut_and_wherever_a_reading_resumes() {
     fuzz(&FILES, &SIGNS, |input, random| {
         let whole = read(Framer::new(LIMITS, b','), input, None);
         assert_eq!(read(Framer::new(LIMITS, b','), input, Some(random)), whole);
+        let looked = looked_at(input);
+        assert!(looked <= LOOKS_MAX * input.len() as u64, "{} bytes are looked at {looked} times", input.len());
         for (line, _, cells, ..) in &whole.0 {
             assert!(*line >= 1 && cells.len() <= LIMITS.fields_max);
             assert!(cells.iter().map(String::len).sum::<usize>() <= LIMITS.record_bytes_max);
@@ -121,7 +134,10 @@ fn well_formed_files_have_the_cells_that_the_csv_crate_reads() {
             let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(file.as_slice());
             let rows =
                 reader.records().map(|row| row.expect("a row").iter().map(str::to_owned).collect::<Vec<String>>());
-            assert_eq!(found, rows.collect::<Vec<Vec<String>>>());
+            // A row that says nothing is a blank line.
+            let is_blank =
+                |row: &Vec<String>| row.iter().flat_map(|cell| cell.bytes()).all(|it| (1..=b' ').contains(&it));
+            assert_eq!(found, rows.filter(|row| !is_blank(row)).collect::<Vec<Vec<String>>>());
         },
     );
 }
@@ -137,8 +153,9 @@ fn every_header_is_read_or_refused_and_every_row_gets_a_verdict() {
             while let Ok(Some(record)) = framer.next(&mut rest) {
                 let row = header.raw_row(&record);
                 assert_eq!(row.cells.len(), domain.columns.len());
-                if let Ok(accepted) = validate(domain, &row) {
-                    assert_eq!(accepted.values.len(), domain.columns.len());
+                let judged = judge::row(domain, &row);
+                for column in 0..domain.columns.len() {
+                    let _ = judged.values.get(column, 0);
                 }
             }
         }
@@ -175,7 +192,8 @@ fn what_casts_casts_to_the_same_value_again() {
         let Ok(text) = std::str::from_utf8(input) else { return };
         for cast in casts {
             let Some(read) = cast.read(text) else { continue };
-            let again = cast.read(&read.value.to_string()).unwrap_or_else(|| panic!("{cast:?} {:?}", read.value));
+            let spelled = read.value.to_string();
+            let again = cast.read(&spelled).unwrap_or_else(|| panic!("{cast:?} {:?}", read.value));
             assert!(again.value.compare(&read.value).is_eq(), "{cast:?} {:?} {:?}", read.value, again.value);
         }
     });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use freshet_processors::decisions::TableState;
 use freshet_sinks::apply::progress::{Part, PartProgress, SeqSet};
 use freshet_sinks::apply::upsert;
-use freshet_sinks::apply::{ApplyBatch, Duplicates, PartitionBatch, ReceivedRow, rows_of};
+use freshet_sinks::apply::{self, ApplyBatch, Duplicates, Origin, Rows};
 use freshet_sinks::bookmarks::adopt::adopted_bookmark;
 use freshet_sinks::bookmarks::{Assigned, BookmarkMove, MoveDecision, decide_move, streams};
 use freshet_sinks::ledger::register::find_version;
@@ -19,10 +19,10 @@ use freshet_sinks::ledger::{
     lost_rows, may_claim, order, transition,
 };
 use freshet_sinks::lives::{self, Entry, Verdict};
-use freshet_topics::judge::Notes;
+use freshet_topics::PARSER_VERSION;
 use freshet_topics::log::{LogEnds, MEASUREMENTS_APART, truncated};
+use freshet_topics::message::RawText;
 use freshet_topics::stream::{self, Beginning};
-use freshet_topics::{Kept, PARSER_VERSION};
 use uuid::Uuid;
 
 use crate::faults::Mutation;
@@ -138,17 +138,16 @@ impl Batch {
         BookmarkMove { partition: self.partition, expected: self.expected, next: self.next, epoch: self.epoch }
     }
 
-    /// As the program has it; the row's values are left out.
-    fn as_received(&self) -> PartitionBatch {
-        let received = |(offset, row): &(i64, Row)| ReceivedRow {
-            provenance: row.provenance(),
+    /// As the program has it; the rows' values are left out.
+    fn as_received(&self) -> apply::Batch {
+        let origin = |(offset, row): &(i64, Row)| Origin {
+            partition: self.partition,
             offset: *offset,
-            raw: Box::default(),
-            outcome: Ok(Vec::new()),
-            notes: Notes::default(),
-            kept: Kept::default(),
+            provenance: row.provenance(),
+            raw: RawText::default(),
         };
-        PartitionBatch { bookmark: self.bookmark_move(), rows: self.rows.iter().map(received).collect() }
+        let rows = Rows { origins: self.rows.iter().map(origin).collect(), ..Rows::default() };
+        apply::Batch { bookmarks: vec![self.bookmark_move()], rows }
     }
 }
 
@@ -648,8 +647,7 @@ impl Database {
 /// Counts and writes the rows of a batch that were not received before; whether any of them changed what a key says.
 fn receive(table: &mut Table, batch: &Batch, mutation: Option<Mutation>) -> bool {
     let received = batch.as_received();
-    let partitions = [&received];
-    let all: Vec<_> = rows_of(&partitions).collect();
+    let all = received.all_rows();
     let mut progress: BTreeMap<Part, PartProgress> = BTreeMap::new();
     for part in all.iter().map(|row| row.part()) {
         let received = table.received.get(&part).cloned().unwrap_or_default();
@@ -657,7 +655,7 @@ fn receive(table: &mut Table, batch: &Batch, mutation: Option<Mutation>) -> bool
         progress.entry(part).or_default().received = received;
     }
     let sorted = ApplyBatch::sort_out(&all, progress, Duplicates::TakeOut);
-    let fresh: BTreeSet<i64> = sorted.rows.iter().map(|row| row.row.offset).collect();
+    let fresh: BTreeSet<i64> = sorted.rows.iter().map(|row| row.origin().offset).collect();
     for row in &sorted.rows {
         *table.counted.entry(row.part()).or_default() += 1;
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use freshet::local::{LocalStack, Options};
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
-use freshet_sinks::apply::{PartitionBatch, ReceivedRow, apply};
+use freshet_sinks::apply::{self, Origin, Rows};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::bookmarks::adopt::{Adopting, adopt};
 use freshet_sinks::bookmarks::{self, streams};
@@ -20,8 +20,9 @@ use freshet_sinks::ledger::register::register;
 use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection};
 use freshet_sinks::lives;
 use freshet_sinks::tables::{self, Identity, Setup};
-use freshet_topics::judge::Notes;
-use freshet_topics::{DOMAINS, Domain, Kept, Provenance, Value, domains, stream};
+use freshet_topics::cells::Cells;
+use freshet_topics::message::RawText;
+use freshet_topics::{Cell, DOMAINS, Domain, Provenance, RawRow, domains, judge, stream};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -254,17 +255,16 @@ impl Twin {
     }
 
     async fn apply(&self, batch: &Batch, is_kept: bool) {
-        let rows = batch.rows.iter().map(|(offset, row)| ReceivedRow {
-            provenance: Provenance { nonce: self.real(row.nonce), ..row.provenance() },
-            offset: *offset,
-            raw: Box::default(),
-            outcome: Ok(values(row.key, row.content)),
-            notes: Notes::default(),
-            kept: Kept::default(),
-        });
-        let partition = PartitionBatch { bookmark: batch.bookmark_move(), rows: rows.collect() };
+        let (mut cells, mut origins) = (Cells::of(health()), Vec::new());
+        for (offset, row) in &batch.rows {
+            let provenance = Provenance { nonce: self.real(row.nonce), ..row.provenance() };
+            origins.push(Origin { partition: batch.partition, offset: *offset, provenance, raw: RawText::default() });
+            cells.push(&raw_row(row.key, row.content));
+        }
+        let rows = Rows { origins, judged: judge::columns(health(), &cells) };
+        let batch = apply::Batch { bookmarks: vec![batch.bookmark_move()], rows };
         let mut connection = self.pool.acquire().await.expect("a connection");
-        let applied = apply(&mut connection, &self.upsert, "topic", &[partition], &Refusals::default()).await;
+        let applied = apply::apply(&mut connection, &self.upsert, "topic", &batch, &Refusals::default()).await;
         assert_eq!(applied.is_ok(), is_kept, "{applied:?}");
     }
 
@@ -346,15 +346,15 @@ impl Twin {
 }
 
 /// A row of the domain that says no more than its key and content.
-fn values(key: u8, content: usize) -> Vec<Value> {
-    let value = |name: &str| match name {
-        "location_id" => Value::Int(key.into()),
-        "date" => Value::Date("2025-08-01".parse().expect("a date")),
-        "dengue_cases" => Value::Int(content as i32),
-        "is_projected" => Value::Bool(false),
-        _ => Value::Null,
+fn raw_row(key: u8, content: usize) -> RawRow<'static> {
+    let cell = |name: &str| match name {
+        "location_id" => Cell::Text(key.to_string().into()),
+        "date" => Cell::Text("2025-08-01".into()),
+        "dengue_cases" => Cell::Text(content.to_string().into()),
+        _ => Cell::Absent,
     };
-    health().columns.iter().map(|column| value(column.name)).collect()
+    let cells = health().columns.iter().map(|column| cell(column.name)).collect();
+    RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
 }
 
 /// Takes a history on both, and what is left to do after it. A step that is not possible (the history was found with a

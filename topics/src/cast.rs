@@ -1,5 +1,5 @@
 //! From the text of a cell to a value, as the batch jobs cast on Spark with `ansi.enabled=false`, and for dates
-//! one step beyond. Every function is pure; `None` means that the text does not cast.
+//! one step beyond. Every function is pure and allocates nothing; `None` means that the text does not cast.
 //!
 //! Blanks are the characters 0x01 to 0x20. They are ignored around numbers, booleans and dates; a no-break
 //! space is not one of them.
@@ -42,6 +42,11 @@ impl<T> Casted<T> {
     fn plain(value: T) -> Option<Self> {
         Some(Casted { value, correction: None })
     }
+
+    /// The same of another type.
+    pub(crate) fn with<V>(self, other: impl FnOnce(T) -> V) -> Casted<V> {
+        Casted { value: other(self.value), correction: self.correction }
+    }
 }
 
 fn is_blank_char(character: char) -> bool {
@@ -81,17 +86,18 @@ pub fn numeric(text: &str, precision: u8, scale: u8) -> Option<Casted<Decimal>> 
     };
     let (negative, whole, fraction) = decimal_parts(number)?;
     // value = digits × 10^−places. Rounding looks at one digit beyond the scale: what follows that goes.
-    let mut digits = format!("{whole}{fraction}");
     let mut places = i64::try_from(fraction.len()).ok()? - i64::from(exponent);
     let beyond = usize::try_from(places - i64::from(scale) - 1).unwrap_or(0);
-    let cut = digits.split_off(digits.len().saturating_sub(beyond));
     places -= i64::try_from(beyond).ok()?;
-    let digits = digits.trim_start_matches('0');
-    let (mut mantissa, mut is_rounded): (i128, bool) = match digits {
-        "" => (0, false),
-        digits => (digits.parse().ok()?, false),
-    };
-    is_rounded |= cut.bytes().any(|digit| digit != b'0');
+    let looked_at = (whole.len() + fraction.len()).saturating_sub(beyond);
+    let (mut mantissa, mut is_rounded): (i128, bool) = (0, false);
+    for (at, digit) in whole.bytes().chain(fraction.bytes()).enumerate() {
+        if at < looked_at {
+            mantissa = mantissa.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
+        } else {
+            is_rounded |= digit != b'0';
+        }
+    }
     match places - i64::from(scale) {
         1 => {
             is_rounded |= mantissa % 10 != 0;
@@ -203,16 +209,17 @@ fn clock_time(clock: &str) -> Option<TimeDelta> {
     let (hours, minutes): (i64, i64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     let seconds = parts.next().unwrap_or("00");
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
-    let micros = format!("{fraction:0<6.6}").parse().ok()?;
+    let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(6);
+    let micros = digits.fold(0, |micros, digit| micros * 10 + i64::from(digit - b'0'));
     let seconds: i64 = whole.parse().ok()?;
     Some(TimeDelta::seconds((hours * 60 + minutes) * 60 + seconds) + TimeDelta::microseconds(micros))
 }
 
 /// The offset of a zone that [`is_time_of_day`] has seen.
 fn offset(zone: &str) -> Option<TimeDelta> {
-    let digits: String = zone.chars().filter(char::is_ascii_digit).collect();
-    let number = |at: std::ops::Range<usize>| digits.get(at).map_or(Some(0), |part| part.parse::<i64>().ok());
-    let (hours, minutes) = (number(0..2)?, number(2..4)?);
+    let mut digits = zone.bytes().filter(u8::is_ascii_digit).map(|digit| i64::from(digit - b'0'));
+    let mut number = || digits.next().unwrap_or(0) * 10 + digits.next().unwrap_or(0);
+    let (hours, minutes) = (number(), number());
     // No place on earth is further from UTC.
     if hours > 15 || minutes > 59 {
         return None;
@@ -235,10 +242,11 @@ fn is_time_of_day(text: &str) -> bool {
     let zone_is_valid = match zone.as_bytes() {
         [] | [b'Z'] => true,
         [b'+' | b'-', rest @ ..] => {
-            let offset: Vec<u8> = rest.iter().copied().filter(|byte| *byte != b':').collect();
-            matches!(offset.len(), 2 | 4)
-                && (rest.len() == offset.len() || (rest.len() == 5 && rest[2] == b':'))
-                && offset.iter().all(u8::is_ascii_digit)
+            let offset = || rest.iter().filter(|byte| **byte != b':');
+            let digits = offset().count();
+            matches!(digits, 2 | 4)
+                && (rest.len() == digits || (rest.len() == 5 && rest[2] == b':'))
+                && offset().all(u8::is_ascii_digit)
         }
         _ => false,
     };

@@ -64,7 +64,7 @@ pub struct Observed {
     /// The column.
     pub column: &'static str,
     /// The value, of the column's type and not NULL.
-    pub value: &'static Value,
+    pub value: &'static Value<'static>,
 }
 
 /// What becomes of columns of a file that its domain does not have.
@@ -157,7 +157,7 @@ pub enum Instead {
     /// NULL.
     Null,
     /// This value.
-    Value(&'static Value),
+    Value(&'static Value<'static>),
 }
 
 /// A column of another domain.
@@ -191,10 +191,10 @@ impl EventTime {
 
 impl Instead {
     /// The value that stands there; NULL where nothing may.
-    pub fn value(self) -> Value {
+    pub fn value(self) -> Value<'static> {
         match self {
             Instead::Reject | Instead::Null => Value::Null,
-            Instead::Value(value) => value.clone(),
+            Instead::Value(value) => *value,
         }
     }
 }
@@ -258,7 +258,7 @@ impl Domain {
         ));
         let corrections = self
             .keeps_corrections
-            .then_some((kept::CORRECTIONS, "The rules by which values were changed, by column. NULL: none was."));
+            .then_some((kept::CORRECTIONS, "The rules by which values were changed, by column; under _overtaken how many earlier rows of its file the row took the place of. NULL: nothing was changed."));
         extra.into_iter().chain(corrections)
     }
 

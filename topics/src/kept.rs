@@ -2,70 +2,55 @@
 
 use std::collections::BTreeMap;
 
-use crate::judge::Notes;
-use crate::{Domain, RawRow};
+use crate::columns::ByRow;
+use crate::judge::Note;
+use crate::message::OVERTAKEN;
 
-/// The column of what was said in columns that the domain does not have.
+/// The column of what was said in columns that the domain does not have: cells by their headings, as JSON
+/// (`{"note": "closed in the morning"}`).
 pub const EXTRA: &str = "extra";
-/// The column of what was corrected.
+/// The column of what was corrected: rules by the columns whose values they changed, as JSON
+/// (`{"cases": "negative_to_zero"}`, a list where there are several). A row that took the place of earlier rows of its file
+/// says of how many, under a name that no column has: `{"_overtaken": 23}`.
 pub const CORRECTIONS: &str = "corrections";
 
-/// What a row keeps, as JSON; `None` is NULL.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// Cells of new columns by their headings: `{"note": "closed in the morning"}`.
-    pub extra: Option<Box<str>>,
-    /// Rules by the columns whose values they changed: `{"cases": "negative_to_zero"}`, a list where there are several.
-    pub corrections: Option<Box<str>>,
-}
-
-impl Kept {
-    /// What a row that loads keeps.
-    pub fn of(domain: &Domain, row: &RawRow<'_>, notes: &Notes) -> Kept {
-        let extra = domain.on_new_column.keeps() && !row.new_cells.is_empty();
-        let corrections = domain.keeps_corrections && !notes.corrections.is_empty();
-        Kept {
-            extra: extra.then(|| json(&row.new_cells)),
-            corrections: corrections.then(|| json(&by_column(&notes.corrections))),
-        }
+/// Spells what was corrected in each row, for its column [`CORRECTIONS`]. `overtaken` says of how many earlier rows of its
+/// file a row took the place.
+pub(crate) fn corrections(notes: &ByRow<Note>, overtaken: &ByRow<u32>, mut keep: impl FnMut(usize, &str)) {
+    for (row, notes) in notes.rows() {
+        keep(row, &json(notes, overtaken.first_of(row)));
     }
-
-    /// What stands in one of the [columns](Domain::kept_columns).
-    pub fn get(&self, column: &str) -> Option<&str> {
-        let kept = if column == EXTRA { &self.extra } else { &self.corrections };
-        kept.as_deref()
+    for (row, count) in overtaken.iter().filter(|(row, _)| notes.of(*row).is_empty()) {
+        keep(*row, &json(&[], Some(count)));
     }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Box<str> {
-    serde_json::to_string(value).expect("text by text always serialises").into()
-}
-
-fn by_column<'n>(corrections: &[(&'n str, &'n str)]) -> BTreeMap<&'n str, serde_json::Value> {
+fn json(notes: &[(usize, Note)], overtaken: Option<&u32>) -> String {
     let mut rules: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (column, rule) in corrections {
-        rules.entry(column).or_default().push(rule);
+    for (_, note) in notes {
+        rules.entry(note.column).or_default().push(note.rule);
     }
     let value = |rules: Vec<&str>| match rules.as_slice() {
-        [rule] => (*rule).into(),
+        [rule] => serde_json::Value::from(*rule),
         rules => rules.into(),
     };
-    rules.into_iter().map(|(column, rules)| (column, value(rules))).collect()
+    let mut by_column: BTreeMap<&str, serde_json::Value> =
+        rules.into_iter().map(|(column, rules)| (column, value(rules))).collect();
+    by_column.extend(overtaken.map(|count| (OVERTAKEN, (*count).into())));
+    serde_json::to_string(&by_column).expect("text by text always serialises")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DOMAINS, NewColumn};
+    use crate::judge;
+    use crate::{DOMAINS, Domain, NewColumn, RawRow};
 
     #[test]
     fn a_row_keeps_what_its_contract_says_and_nothing_else() {
-        let mut row = RawRow::decode(DOMAINS[2], b"{}").expect("a row");
-        row.new_cells.insert("note".into(), "open \"late\"".into());
-        let corrections = vec![("a", "fraction_cut"), ("b", "capped"), ("a", "negative_to_zero")];
-        let notes = Notes { corrections, warnings: vec![("c", "odd")] };
+        let message = br#"{"location_id":"1","date":"2025-9-5","dengue_cases":"-3.5","_new":{"note":"open \"late\""}}"#;
         let extra = r#"{"note":"open \"late\""}"#;
-        let corrected = r#"{"a":["fraction_cut","negative_to_zero"],"b":"capped"}"#;
+        let corrected = r#"{"date":"date_normalised","dengue_cases":["fraction_cut","negative_to_zero"]}"#;
         let cases = [
             (NewColumn::Ignore, false, [None, None], vec![]),
             (NewColumn::Keep, false, [Some(extra), None], vec![EXTRA]),
@@ -75,12 +60,22 @@ mod tests {
         ];
         for (on_new_column, keeps_corrections, expected, columns) in cases {
             let domain = Domain { on_new_column, keeps_corrections, ..*DOMAINS[2] };
-            let kept = Kept::of(&domain, &row, &notes);
-            assert_eq!([kept.get(EXTRA), kept.get(CORRECTIONS)], expected);
+            let domain: &'static Domain = Box::leak(Box::new(domain));
+            let judged = judge::row(domain, &RawRow::decode(domain, message).expect("a row"));
+            assert_eq!([EXTRA, CORRECTIONS].map(|column| judged.kept(domain, column, 0)), expected);
             assert_eq!(domain.kept_columns().map(|(name, _)| name).collect::<Vec<_>>(), columns);
+            let clean = br#"{"location_id":"1","date":"2025-09-05"}"#;
+            let judged = judge::row(domain, &RawRow::decode(domain, clean).expect("a row"));
+            assert_eq!([EXTRA, CORRECTIONS].map(|column| judged.kept(domain, column, 0)), [None, None]);
         }
-        let domain = Domain { on_new_column: NewColumn::Keep, keeps_corrections: true, ..*DOMAINS[2] };
-        row.new_cells.clear();
-        assert_eq!(Kept::of(&domain, &row, &Notes::default()), Kept::default());
+        let keeping = Domain { on_new_column: NewColumn::Ignore, keeps_corrections: true, ..*DOMAINS[2] };
+        let keeping: &'static Domain = Box::leak(Box::new(keeping));
+        let both = r#"{"_overtaken":23,"date":"date_normalised"}"#;
+        for (date, expected) in [("2025-09-05", r#"{"_overtaken":23}"#), ("2025-9-5", both)] {
+            let message = format!(r#"{{"location_id":"1","date":"{date}","_overtaken":23}}"#);
+            let judged = judge::row(keeping, &RawRow::decode(keeping, message.as_bytes()).expect("a row"));
+            assert_eq!(judged.kept(keeping, CORRECTIONS, 0), Some(expected));
+            assert!(judged.corrections.iter().all(|(_, note)| note.rule != OVERTAKEN), "it is counted per file");
+        }
     }
 }

@@ -7,11 +7,13 @@
 //!
 //! One row's path through it: a file's key picks its [`Domain`]; the header is matched to the domain's
 //! [`Column`]s; the row's raw cells become a [`message`] keyed by location, whose [`partition`] is a pure
-//! function of that key; the processor reads the cells back, [`cast`]s them and applies the column's rules,
-//! and what comes out is a list of [`Value`]s with its [`Provenance`].
+//! function of that key; the processor reads the [`cells`] of a whole batch back, [`cast`]s them and applies the columns'
+//! rules ([`judge`]), and what comes out are [`columns`] of values, each row of which has its [`Provenance`].
 
 pub mod cast;
 pub mod catalog;
+pub mod cells;
+pub mod columns;
 pub mod domain;
 pub mod domains;
 pub mod failpoint;
@@ -34,7 +36,6 @@ pub use domain::{
     Column, Domain, EventTime, Instead, NearMiss, NewColumn, Observed, Overwrite, Reference, TextEncoding,
 };
 pub use domains::DOMAINS;
-pub use kept::Kept;
 pub use message::{Cell, Provenance, RawRow};
 pub use pipeline::Pipeline;
 pub use rules::{Comparison, Limit, Otherwise, RowRule, Rule};
@@ -46,4 +47,4 @@ pub use value::Value;
 ///
 /// It is frozen in the ledger per object and generation. Raise it whenever the same bytes would be numbered
 /// otherwise; a listener of another version then opens a new generation at row 0.
-pub const PARSER_VERSION: i32 = 2;
+pub const PARSER_VERSION: i32 = 3;

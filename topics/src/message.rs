@@ -3,21 +3,28 @@
 //! The value is a JSON object of raw text by canonical column name, so that any consumer can read it and a
 //! replay sees exactly what the file said. Three cases are kept apart: a column the file does not have is not
 //! in the object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the
-//! header stand under [`EXTRA`]. Where the row comes from is in the header [`ORIGIN_HEADER`].
+//! header stand under [`EXTRA`], and under [`OVERTAKEN`] how many rows of its file it takes the place of. Where the row
+//! comes from is in the header [`ORIGIN_HEADER`].
 //!
 //! This is the form of a message of one row. [`packed`] has several rows in one; a topic may hold both.
-
-pub mod packed;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use uuid::Uuid;
 
 use crate::Domain;
+use crate::cells::Cells;
+
+pub mod packed;
+mod raw;
+mod read;
+
+pub use self::raw::RawText;
+pub(crate) use self::read::push_row;
+pub use self::read::push_rows;
 
 /// The JSON name under which cells beyond the header travel, as an array of text.
 pub const EXTRA: &str = "_extra";
@@ -27,6 +34,9 @@ pub const NEW_CELLS: &str = "_new";
 
 /// The JSON name under which the line travels that has a stray quote.
 pub const STRAY_QUOTE: &str = "_stray_quote";
+
+/// The JSON name under which a row says how many earlier rows of its file have its key: a number, absent where it is 0.
+pub const OVERTAKEN: &str = "_overtaken";
 
 /// The header of record 0 of a partition; its value is the stream id. A record that has it carries no row.
 pub const STREAM_HEADER: &str = "stream";
@@ -186,6 +196,8 @@ pub struct RawRow<'a> {
     /// The line as it stands, where a quote on it is never closed or has text after its end: it has no cells, and is
     /// rejected.
     pub stray_quote: Option<Cow<'a, str>>,
+    /// Earlier rows of its file that have its key.
+    pub overtaken: u32,
 }
 
 impl RawRow<'_> {
@@ -196,35 +208,22 @@ impl RawRow<'_> {
             if matches!(cell, Cell::Absent) {
                 continue;
             }
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, column.name);
-            buffer.push(b':');
             match cell {
-                Cell::Text(text) => push_json(buffer, text.as_ref()),
-                Cell::Absent | Cell::Missing => buffer.extend_from_slice(b"null"),
+                Cell::Text(text) => push_entry(buffer, &mut separator, column.name, text.as_ref()),
+                Cell::Absent | Cell::Missing => push_entry(buffer, &mut separator, column.name, &()),
             }
         }
         if !self.extra.is_empty() {
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, EXTRA);
-            buffer.push(b':');
-            push_json(buffer, &self.extra);
+            push_entry(buffer, &mut separator, EXTRA, &self.extra);
         }
         if !self.new_cells.is_empty() {
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, NEW_CELLS);
-            buffer.push(b':');
-            push_json(buffer, &self.new_cells);
+            push_entry(buffer, &mut separator, NEW_CELLS, &self.new_cells);
         }
         if let Some(line) = &self.stray_quote {
-            buffer.push(separator);
-            separator = b',';
-            push_json(buffer, STRAY_QUOTE);
-            buffer.push(b':');
-            push_json(buffer, line.as_ref());
+            push_entry(buffer, &mut separator, STRAY_QUOTE, line.as_ref());
+        }
+        if self.overtaken > 0 {
+            push_entry(buffer, &mut separator, OVERTAKEN, &self.overtaken);
         }
         if separator == b'{' {
             buffer.push(b'{');
@@ -233,82 +232,31 @@ impl RawRow<'_> {
     }
 }
 
-fn push_json<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) {
+/// Appends an entry of an object, `()` being `null`; `separator` is what comes before it, and a comma after it.
+fn push_entry<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, separator: &mut u8, name: &str, value: &T) {
+    buffer.push(std::mem::replace(separator, b','));
+    push_json(buffer, name);
+    buffer.push(b':');
+    push_json(buffer, value);
+}
+
+/// Appends a text, or texts, as JSON.
+pub(crate) fn push_json<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(buffer, value).expect("text always serialises, and writing to a Vec cannot fail");
 }
 
-impl<'a> RawRow<'a> {
-    /// Reads the value of a message. Names that the domain does not know are ignored, so that a message of a
-    /// later version is still readable.
+impl RawRow<'_> {
+    /// Reads the value of a message that carries one row. Names that the domain does not know are ignored, so that a
+    /// message of a later version is still readable.
     ///
     /// # Errors
     /// [`MessageError::Value`] where the bytes are not a JSON object of text cells.
-    pub fn decode(domain: &Domain, value: &'a [u8]) -> Result<Self, MessageError> {
-        let mut deserializer = serde_json::Deserializer::from_slice(value);
-        let row = RowSeed { domain }.deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(row)
+    pub fn decode(domain: &Domain, value: &[u8]) -> Result<RawRow<'static>, MessageError> {
+        let mut cells = Cells::of(domain);
+        push_row(domain, value, &mut cells)?;
+        Ok(cells.raw_row(0))
     }
 }
-
-struct RowSeed<'d> {
-    domain: &'d Domain,
-}
-
-impl<'de> DeserializeSeed<'de> for RowSeed<'_> {
-    type Value = RawRow<'de>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for RowSeed<'_> {
-    type Value = RawRow<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        write!(formatter, "an object of text cells of domain {}", self.domain.name)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let columns = self.domain.columns;
-        let cells = vec![Cell::Absent; columns.len()];
-        let mut row = RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None };
-        // Columns nearly always come in declaration order: look at the next one first.
-        let mut next = 0;
-        while let Some(name) = map.next_key::<Text<'de>>()? {
-            let found = match columns.get(next) {
-                Some(column) if column.name == name.0 => Some(next),
-                _ => columns.iter().position(|column| column.name == name.0),
-            };
-            match found {
-                Some(index) => {
-                    row.cells[index] = match map.next_value::<Option<Text<'de>>>()? {
-                        Some(text) => Cell::Text(text.0),
-                        None => Cell::Missing,
-                    };
-                    next = index + 1;
-                }
-                None if name.0 == EXTRA => {
-                    row.extra = map.next_value::<Vec<Text<'de>>>()?.into_iter().map(|text| text.0).collect();
-                }
-                None if name.0 == STRAY_QUOTE => row.stray_quote = Some(map.next_value::<Text<'de>>()?.0),
-                None if name.0 == NEW_CELLS && self.domain.on_new_column.keeps() => {
-                    let cells = map.next_value::<BTreeMap<String, String>>()?;
-                    row.new_cells = cells.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
-                }
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(row)
-    }
-}
-
-/// Text that borrows from the message where it has no escapes (a plain `Cow` in a container never does).
-#[derive(serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -328,13 +276,15 @@ mod tests {
             cells[1] = Cell::Missing;
             cells[2] = Cell::Text("".into());
             for extra in [vec![], vec!["beyond".into(), "".into()]] {
-                let row = RawRow { cells: cells.clone(), extra, new_cells: BTreeMap::new(), stray_quote: None };
+                let (cells, new_cells, stray_quote) = (cells.clone(), BTreeMap::new(), None);
+                let row = RawRow { cells, extra, new_cells, stray_quote, overtaken: 0 };
                 let mut buffer = Vec::new();
                 row.encode(domain, &mut buffer);
                 assert_eq!(RawRow::decode(domain, &buffer).expect("decode"), row);
             }
             let cells = vec![Cell::Absent; domain.columns.len()];
-            let nothing = RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: None };
+            let (new_cells, stray_quote) = (BTreeMap::new(), None);
+            let nothing = RawRow { cells, extra: vec![], new_cells, stray_quote, overtaken: 0 };
             let mut buffer = Vec::new();
             nothing.encode(domain, &mut buffer);
             assert_eq!(buffer, b"{}");
@@ -358,11 +308,24 @@ mod tests {
     fn the_line_of_a_stray_quote_travels_as_it_stands() {
         let cells = vec![Cell::Absent; DOMAINS[0].columns.len()];
         let line = Some("7,\"Goa,\u{e9}".into());
-        let row = RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: line };
+        let row = RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: line, overtaken: 0 };
         let mut buffer = Vec::new();
         row.encode(DOMAINS[0], &mut buffer);
         assert_eq!(String::from_utf8_lossy(&buffer), "{\"_stray_quote\":\"7,\\\"Goa,\u{e9}\"}");
         assert_eq!(RawRow::decode(DOMAINS[0], &buffer).expect("decode"), row);
+    }
+
+    #[test]
+    fn a_row_says_how_many_rows_of_its_file_it_takes_the_place_of() {
+        let mut row = RawRow::decode(DOMAINS[0], br#"{"id":"7","_overtaken":23}"#).expect("decode");
+        assert_eq!(row.overtaken, 23);
+        for (overtaken, value) in [(4_000_000_000, r#"{"id":"7","_overtaken":4000000000}"#), (0, r#"{"id":"7"}"#)] {
+            row.overtaken = overtaken;
+            let mut buffer = Vec::new();
+            row.encode(DOMAINS[0], &mut buffer);
+            assert_eq!(String::from_utf8_lossy(&buffer), value);
+            assert_eq!(RawRow::decode(DOMAINS[0], &buffer).expect("decode"), row);
+        }
     }
 
     #[test]

@@ -24,13 +24,13 @@ pub struct Rule {
 #[derive(Debug, Clone, Copy)]
 pub enum Limit {
     /// Not below. NaN is above every number.
-    Minimum(&'static Value),
+    Minimum(&'static Value<'static>),
     /// Not above.
-    Maximum(&'static Value),
+    Maximum(&'static Value<'static>),
     /// Above.
-    Above(&'static Value),
+    Above(&'static Value<'static>),
     /// Below.
-    Below(&'static Value),
+    Below(&'static Value<'static>),
     /// Text of at least as many characters.
     MinLength(usize),
     /// Text of at most as many characters.
@@ -38,7 +38,7 @@ pub enum Limit {
     /// Text that the expression matches from end to end.
     Pattern(&'static Regex),
     /// One of these.
-    OneOf(&'static [Value]),
+    OneOf(&'static [Value<'static>]),
 }
 
 /// What happens to a value that does not keep to a rule.
@@ -96,23 +96,16 @@ pub enum Comparison {
     AtLeast,
 }
 
-impl RowRule {
-    /// Whether a row keeps to it: its value, that of the other column, and whether that one was corrected.
-    pub fn holds(&self, value: &Value, other: &Value, other_is_corrected: bool) -> bool {
-        other_is_corrected || self.comparison.holds(value, other)
-    }
-}
-
 impl Rule {
     /// The first limit that a value does not keep to.
-    pub fn broken(&self, value: &Value) -> Option<Limit> {
+    pub fn broken(&self, value: &Value<'_>) -> Option<Limit> {
         self.limits.iter().copied().find(|limit| !limit.holds(value))
     }
 }
 
 impl Limit {
     /// Whether a value keeps to it. A value that it cannot be asked of does: a contract with such a rule is refused.
-    pub fn holds(self, value: &Value) -> bool {
+    pub fn holds(self, value: &Value<'_>) -> bool {
         if value.is_null() {
             return true;
         }
@@ -131,11 +124,12 @@ impl Limit {
     }
 
     /// What a value that breaks the limit becomes where it is capped; `None` for a limit that no value can be brought to.
-    pub fn cap(self, value: &Value) -> Option<Value> {
+    pub fn cap<'t>(self, value: &Value<'t>) -> Option<Value<'t>> {
         match (self, value) {
-            (Limit::Minimum(limit) | Limit::Maximum(limit), _) => Some(limit.clone()),
+            (Limit::Minimum(limit) | Limit::Maximum(limit), _) => Some(*limit),
             (Limit::MaxLength(characters), Value::Text(text)) => {
-                Some(Value::Text(text.chars().take(characters).collect()))
+                let end = text.char_indices().nth(characters).map_or(text.len(), |(end, _)| end);
+                Some(Value::Text(&text[..end]))
             }
             _ => None,
         }
@@ -144,7 +138,7 @@ impl Limit {
 
 impl Comparison {
     /// Whether two values compare so; they do where one of them is NULL.
-    pub fn holds(self, value: &Value, other: &Value) -> bool {
+    pub fn holds(self, value: &Value<'_>, other: &Value<'_>) -> bool {
         if value.is_null() || other.is_null() {
             return true;
         }
@@ -164,12 +158,12 @@ mod tests {
         Box::leak(Box::new(value))
     }
 
-    fn int(value: i32) -> Value {
+    fn int(value: i32) -> Value<'static> {
         Value::Int(value)
     }
 
-    fn text(value: &str) -> Value {
-        Value::Text(value.into())
+    fn text(value: &str) -> Value<'_> {
+        Value::Text(value)
     }
 
     #[test]
@@ -179,16 +173,16 @@ mod tests {
         let letters = Limit::Pattern(leak(Regex::new("^(?:[a-z]+)$").expect("an expression")));
         let choice = Limit::OneOf(vec![int(1), int(3)].leak());
         let cases = [
-            (Limit::Minimum(zero), Value::Double(-0.0), true, Some(zero.clone())),
-            (Limit::Minimum(zero), Value::Double(-1.0), false, Some(zero.clone())),
-            (Limit::Minimum(zero), nan.clone(), true, Some(zero.clone())),
-            (Limit::Maximum(one), one.clone(), true, Some(one.clone())),
-            (Limit::Maximum(one), two.clone(), false, Some(one.clone())),
-            (Limit::Maximum(one), nan, false, Some(one.clone())),
-            (Limit::Above(one), one.clone(), false, None),
-            (Limit::Above(one), two.clone(), true, None),
-            (Limit::Below(one), one.clone(), false, None),
-            (Limit::Below(one), zero.clone(), true, None),
+            (Limit::Minimum(zero), Value::Double(-0.0), true, Some(*zero)),
+            (Limit::Minimum(zero), Value::Double(-1.0), false, Some(*zero)),
+            (Limit::Minimum(zero), nan, true, Some(*zero)),
+            (Limit::Maximum(one), *one, true, Some(*one)),
+            (Limit::Maximum(one), two, false, Some(*one)),
+            (Limit::Maximum(one), nan, false, Some(*one)),
+            (Limit::Above(one), *one, false, None),
+            (Limit::Above(one), two, true, None),
+            (Limit::Below(one), *one, false, None),
+            (Limit::Below(one), *zero, true, None),
             (Limit::MinLength(2), text("é"), false, None),
             (Limit::MinLength(2), text("éé"), true, None),
             (Limit::MaxLength(2), text("éé"), true, Some(text("éé"))),

@@ -1,6 +1,6 @@
 //! The types that a column may have: what each is called in a contract and in Postgres, and how text becomes a value of
-//! it. A new type is a variant of [`Cast`] and of [`Value`], a line in each table here, and its array in
-//! `freshet_sinks::apply::upsert`.
+//! it. A new type is a variant of [`Cast`] and of [`Value`], a line in each table here, its column in [`crate::columns`] and
+//! its array in `freshet_sinks::apply::arrays`.
 
 use crate::Value;
 use crate::cast::{self, Casted};
@@ -67,28 +67,32 @@ impl Cast {
     }
 
     /// Nothing of it: 0 of a number, no value of any other type.
-    pub fn zero(self) -> Option<Value> {
-        self.is_number().then(|| self.read("0").map(|zero| zero.value)).flatten()
+    pub fn zero(self) -> Option<Value<'static>> {
+        self.read_number("0").map(|zero| zero.value)
     }
 
     /// The value that a cell's text stands for; `None` where it does not cast.
-    pub fn read(self, text: &str) -> Option<Casted<Value>> {
-        fn wrap<T>(casted: Casted<T>, variant: fn(T) -> Value) -> Casted<Value> {
-            Casted { value: variant(casted.value), correction: casted.correction }
-        }
-        let plain = |text: &str| Some(Casted { value: Value::Text(text.into()), correction: None });
+    pub fn read(self, text: &str) -> Option<Casted<Value<'_>>> {
         match self {
-            Cast::Int => cast::int(text).map(|casted| wrap(casted, Value::Int)),
-            Cast::BigInt => cast::big_int(text).map(|casted| wrap(casted, Value::BigInt)),
-            Cast::Double => cast::double(text).map(|casted| wrap(casted, Value::Double)),
+            Cast::Int | Cast::BigInt | Cast::Double | Cast::Numeric { .. } => self.read_number(text),
+            Cast::Bool => cast::boolean(text).map(|casted| casted.with(Value::Bool)),
+            Cast::Date => cast::date(text).map(|casted| casted.with(Value::Date)),
+            Cast::Timestamp => cast::timestamp(text).map(|casted| casted.with(Value::Timestamp)),
+            Cast::Text => Some(Casted { value: Value::Text(text), correction: None }),
+            Cast::TrimmedText => Some(Casted { value: Value::Text(cast::trim(text)), correction: None }),
+        }
+    }
+
+    /// The number that a text stands for, which keeps nothing of the text; `None` for every other type too.
+    pub(crate) fn read_number(self, text: &str) -> Option<Casted<Value<'static>>> {
+        match self {
+            Cast::Int => cast::int(text).map(|casted| casted.with(Value::Int)),
+            Cast::BigInt => cast::big_int(text).map(|casted| casted.with(Value::BigInt)),
+            Cast::Double => cast::double(text).map(|casted| casted.with(Value::Double)),
             Cast::Numeric { precision, scale } => {
-                cast::numeric(text, precision, scale).map(|casted| wrap(casted, Value::Numeric))
+                cast::numeric(text, precision, scale).map(|casted| casted.with(Value::Numeric))
             }
-            Cast::Bool => cast::boolean(text).map(|casted| wrap(casted, Value::Bool)),
-            Cast::Date => cast::date(text).map(|casted| wrap(casted, Value::Date)),
-            Cast::Timestamp => cast::timestamp(text).map(|casted| wrap(casted, Value::Timestamp)),
-            Cast::Text => plain(text),
-            Cast::TrimmedText => plain(cast::trim(text)),
+            Cast::Bool | Cast::Date | Cast::Timestamp | Cast::Text | Cast::TrimmedText => None,
         }
     }
 }

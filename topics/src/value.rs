@@ -1,4 +1,6 @@
 //! A typed cell, as it is stored in Postgres, and the order of values of one type.
+//!
+//! A value is small and copied; its text stands elsewhere: in a batch ([`crate::columns`]), in a contract, in a cell.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -7,8 +9,8 @@ use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use rust_decimal::Decimal;
 
 /// A typed cell, as it is stored in Postgres.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value<'t> {
     /// SQL NULL.
     Null,
     /// `integer`.
@@ -26,25 +28,23 @@ pub enum Value {
     /// `timestamp with time zone`, to the microsecond.
     Timestamp(DateTime<Utc>),
     /// `text`.
-    Text(Box<str>),
+    Text(&'t str),
 }
 
-impl Value {
+impl Value<'_> {
     /// A total order over the values of one type, as Postgres has it: NaN is above every number and equal to itself, and
     /// zero has no sign; text by bytes. NULL counts as a value here and comes first.
     ///
     /// # Panics
     /// If the two are of different types: the values of one column never are.
-    pub fn compare(&self, other: &Value) -> Ordering {
+    pub fn compare(&self, other: &Value<'_>) -> Ordering {
         match (self, other) {
             (Value::Null, Value::Null) => Ordering::Equal,
             (Value::Null, _) => Ordering::Less,
             (_, Value::Null) => Ordering::Greater,
             (Value::Int(left), Value::Int(right)) => left.cmp(right),
             (Value::BigInt(left), Value::BigInt(right)) => left.cmp(right),
-            (Value::Double(left), Value::Double(right)) => {
-                left.partial_cmp(right).unwrap_or_else(|| left.is_nan().cmp(&right.is_nan()))
-            }
+            (Value::Double(left), Value::Double(right)) => compare_doubles(*left, *right),
             (Value::Numeric(left), Value::Numeric(right)) => left.cmp(right),
             (Value::Bool(left), Value::Bool(right)) => left.cmp(right),
             (Value::Date(left), Value::Date(right)) => left.cmp(right),
@@ -60,8 +60,13 @@ impl Value {
     }
 }
 
+/// NaN is above every number and equal to itself, and zero has no sign.
+pub(crate) fn compare_doubles(left: f64, right: f64) -> Ordering {
+    left.partial_cmp(&right).unwrap_or_else(|| left.is_nan().cmp(&right.is_nan()))
+}
+
 /// For people, and as a literal that Postgres reads back as the same value.
-impl fmt::Display for Value {
+impl fmt::Display for Value<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Value::Null => write!(formatter, "NULL"),
@@ -97,7 +102,7 @@ mod tests {
             (Value::Double(-0.0), Value::Double(0.0), Ordering::Equal),
             (number("1.0"), number("1.00"), Ordering::Equal),
             (number("-2"), number("1.5"), Ordering::Less),
-            (Value::Text("B".into()), Value::Text("a".into()), Ordering::Less),
+            (Value::Text("B"), Value::Text("a"), Ordering::Less),
         ];
         for (left, right, expected) in cases {
             assert_eq!(left.compare(&right), expected, "{left:?} {right:?}");

@@ -16,6 +16,7 @@
 
 use memchr::{memchr, memchr2, memchr2_iter, memchr3};
 
+use super::path::Span;
 use super::{FrameError, FrameLimits, Framer, Record, State};
 
 /// Bytes kept of a line with a stray quote: escaped, they fit into a message.
@@ -36,13 +37,12 @@ pub(super) enum InCell {
     AfterEnd,
 }
 
-/// A quoted cell that goes over a line end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    /// The line on which its quote opened.
-    line: u64,
-    /// Where that line ends, as an index of what is held; an LF may follow its CR.
-    end: usize,
+/// What a record may have no more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    FieldBytes,
+    RecordBytes,
+    Fields,
 }
 
 impl Framer {
@@ -53,13 +53,15 @@ impl Framer {
         {
             let ends_cell = byte == self.delimiter || byte == b'\n' || byte == b'\r';
             match (self.cell, byte) {
+                (InCell::Start, b'"') if self.join_path() => self.check_joined()?,
                 (InCell::Start, b'"') => {
-                    (self.cell, self.is_quoted, self.opened_line, self.span) = (InCell::Quoted, true, self.line, None);
+                    (self.cell, self.opened_line, self.opened_byte) = (InCell::Quoted, self.line, self.byte);
+                    self.span = None;
                     self.pass(1);
                 }
                 (InCell::Start, _) => self.cell = InCell::Plain,
                 (InCell::Plain, _) if !ends_cell => {
-                    let rest = &self.held[self.at..];
+                    let rest = self.within_limits();
                     let count = memchr3(self.delimiter, b'\n', b'\r', rest).unwrap_or(rest.len());
                     self.push_text(count)?;
                 }
@@ -68,7 +70,7 @@ impl Framer {
                     self.pass(1);
                 }
                 (InCell::Quoted, _) => {
-                    let rest = &self.held[self.at..];
+                    let rest = self.within_limits();
                     let count = memchr(b'"', rest).unwrap_or(rest.len());
                     self.push_text(count)?;
                 }
@@ -90,26 +92,42 @@ impl Framer {
     fn pass(&mut self, count: usize) {
         self.at += count;
         self.byte += count as u64;
+        self.looked += count as u64;
     }
 
-    /// Takes so many bytes as text of the cell, up to the nearest limit.
-    fn push_text(&mut self, count: usize) -> Result<(), FrameError> {
+    /// What is held and not read, up to the first byte that is over a limit on bytes.
+    fn within_limits(&self) -> &[u8] {
         let FrameLimits { record_bytes_max, field_bytes_max, .. } = self.limits;
-        let start = self.cell_start();
-        let room = (start + field_bytes_max).min(record_bytes_max) + 1 - self.text.len();
-        let count = count.min(room);
+        let room =
+            field_bytes_max.saturating_sub(self.cell_bytes()).min(record_bytes_max.saturating_sub(self.record_bytes()));
+        let rest = &self.held[self.at..];
+        &rest[..rest.len().min(room + 1)]
+    }
+
+    /// Takes so many bytes as text of the cell.
+    fn push_text(&mut self, count: usize) -> Result<(), FrameError> {
         let from = self.at;
         self.text.extend_from_slice(&self.held[from..from + count]);
         if self.cell == InCell::Quoted {
             self.count_lines(from, from + count);
         }
         self.pass(count);
-        let line = self.record_line;
-        if self.text.len() - start > field_bytes_max {
-            let line = line + self.lines_before(start);
-            self.over(FrameError::FieldTooLong { line, limit: field_bytes_max })
-        } else if self.text.len() > record_bytes_max {
-            self.over(FrameError::RecordTooLong { line, limit: record_bytes_max })
+        self.check_bytes()
+    }
+
+    /// What the record has together with what it was joined to.
+    fn check_joined(&mut self) -> Result<(), FrameError> {
+        match self.record_cells() > self.limits.fields_max {
+            true => self.over(Limit::Fields),
+            false => self.check_bytes(),
+        }
+    }
+
+    fn check_bytes(&mut self) -> Result<(), FrameError> {
+        if self.cell_bytes() > self.limits.field_bytes_max {
+            self.over(Limit::FieldBytes)
+        } else if self.record_bytes() > self.limits.record_bytes_max {
+            self.over(Limit::RecordBytes)
         } else {
             Ok(())
         }
@@ -126,9 +144,18 @@ impl Framer {
         }
         self.line += lines;
         if let (None, Some(end)) = (self.span, first) {
-            let span = Span { line: self.opened_line, end };
+            // All of it is in the text by now.
+            let cell_bytes = self.cell_bytes() - (to - end);
+            let span = Span {
+                line: self.opened_line,
+                opened: self.opened_byte,
+                end: self.byte + (end - from) as u64,
+                cell_start: self.cell_start(),
+                cell_bytes,
+                cells: self.ends.len(),
+            };
             self.span = Some(span);
-            self.first_span.get_or_insert(span);
+            self.spans.push_back(span);
         }
     }
 
@@ -141,29 +168,51 @@ impl Framer {
         self.pass(1);
         match byte == self.delimiter {
             true => self.cell = InCell::Start,
-            false => self.end_record(byte),
+            false => {
+                self.join_lead();
+                self.end_record(byte);
+            }
         }
         Ok(())
     }
 
     fn end_text(&mut self) -> Result<(), FrameError> {
+        if self.record_cells() == self.limits.fields_max {
+            return self.over(Limit::Fields);
+        }
         self.ends.push(self.text.len());
-        let (limit, line) = (self.limits.fields_max, self.record_line);
-        if self.ends.len() > limit { self.over(FrameError::TooManyFields { line, limit }) } else { Ok(()) }
+        Ok(())
     }
 
     /// A limit is passed. A quoted cell that goes on and on is a stray quote; so is, in a record over several lines, the
     /// first one that brought it there.
-    fn over(&mut self, error: FrameError) -> Result<(), FrameError> {
-        let is_open = self.cell == InCell::Quoted && matches!(error, FrameError::FieldTooLong { .. });
+    fn over(&mut self, limit: Limit) -> Result<(), FrameError> {
         // A binary file is likely to be over a limit too; say what it is.
-        match (self.nul_byte(), self.first_span) {
-            (Some(nul), _) => return Err(nul),
-            (None, _) if is_open => self.stray(self.opened_line, self.span),
-            (None, Some(first)) => self.stray(first.line, Some(first)),
-            (None, None) => return Err(error),
+        if memchr(0, &self.text[self.nul_checked..]).is_some() {
+            self.join_lead();
+            return self.nul_byte().map_or(Ok(()), Err);
         }
+        self.nul_checked = self.text.len();
+        if limit == Limit::FieldBytes && self.cell == InCell::Quoted {
+            self.stray(self.opened_line, self.span);
+            return Ok(());
+        }
+        let Some(first) = self.spans.front().copied() else { return Err(self.too_much(limit)) };
+        self.keep_path();
+        self.stray(first.line, Some(first));
         Ok(())
+    }
+
+    fn too_much(&self, limit: Limit) -> FrameError {
+        let FrameLimits { record_bytes_max, fields_max, field_bytes_max } = self.limits;
+        let line = self.record_line;
+        match limit {
+            Limit::FieldBytes => {
+                FrameError::FieldTooLong { line: line + self.lines_before(self.cell_start()), limit: field_bytes_max }
+            }
+            Limit::RecordBytes => FrameError::RecordTooLong { line, limit: record_bytes_max },
+            Limit::Fields => FrameError::TooManyFields { line, limit: fields_max },
+        }
     }
 
     /// The end of the file within a record.
@@ -172,6 +221,7 @@ impl Framer {
             self.stray(self.opened_line, self.span);
         } else {
             self.end_text()?;
+            self.join_lead();
         }
         // No LF follows a CR any more.
         self.state = State::Between { after_cr: false };
@@ -181,14 +231,14 @@ impl Framer {
     /// Gives up the line on which a quote opened, with what comes before it in its record; goes back to the line after it.
     fn stray(&mut self, line: u64, span: Option<Span>) {
         self.stray_line = Some(line);
-        self.ends.clear();
-        self.text.clear();
-        let Some(Span { mut end, .. }) = span else {
+        self.clear_record();
+        let Some(span) = span else {
             // The line is not read to its end yet.
             self.keep_stray(self.start, self.at);
             self.state = State::Skipping;
             return;
         };
+        let mut end = self.at - (self.byte - span.end) as usize;
         let is_cr = self.held[end - 1] == b'\r';
         self.keep_stray(self.start, end - 1);
         self.state = State::Between { after_cr: false };

@@ -16,6 +16,10 @@ struct Row {
 }
 
 fn read<'c>(mut framer: Framer, chunks: impl IntoIterator<Item = &'c [u8]>) -> Reading {
+    read_with(&mut framer, chunks)
+}
+
+fn read_with<'c>(framer: &mut Framer, chunks: impl IntoIterator<Item = &'c [u8]>) -> Reading {
     let mut reading = Vec::new();
     let mut push = |result: Result<Option<Record<'_>>, FrameError>| {
         let more = matches!(result, Ok(Some(_)));
@@ -53,10 +57,14 @@ fn whole(text: impl AsRef<[u8]>) -> Reading {
     read(Framer::new(FrameLimits::default(), b','), [text.as_ref()])
 }
 
+/// The bytes of each cell, with their lines.
+type Cells = Vec<Vec<(u8, u64)>>;
+
 /// How a line with a stray quote is found: the cells, or where the quote opened.
 enum Found {
-    Cells { cells: Vec<Vec<(u8, u64)>>, is_quoted: bool, end: usize },
+    Cells { cells: Cells, end: usize },
     Stray { opened_at: usize },
+    Fault(FrameError),
 }
 
 /// The line of each byte of a file, from 1; CR and LF are of the line that they end.
@@ -79,48 +87,110 @@ fn line_end(file: &[u8], mut at: usize) -> usize {
     if file[at..].starts_with(b"\r\n") { at + 2 } else { (at + 1).min(file.len()) }
 }
 
-/// The record that begins at a place, cell after cell over the whole file.
-fn reference_record(file: &[u8], lines: &[u64], mut at: usize) -> Found {
-    let (mut cells, mut is_quoted) = (vec![], false);
-    loop {
-        let mut cell = vec![];
-        if file.get(at) == Some(&b'"') {
-            let opened_at = at;
-            is_quoted = true;
-            at += 1;
-            loop {
-                match (file.get(at), file.get(at + 1)) {
-                    (None, _) => return Found::Stray { opened_at },
-                    (Some(b'"'), Some(b'"')) => at += 1,
-                    (Some(b'"'), _) => break,
-                    _ => {}
+/// A record under way.
+struct Reference<'f> {
+    file: &'f [u8],
+    lines: &'f [u64],
+    limits: FrameLimits,
+    from: usize,
+    cells: Cells,
+    cell: Vec<(u8, u64)>,
+    /// The quote of the cell under way, within its quotes.
+    opened_at: Option<usize>,
+    /// The first quote whose cell went over a line end.
+    first_span: Option<usize>,
+}
+
+impl Reference<'_> {
+    /// Takes a byte as text.
+    fn push(&mut self, at: usize) -> Result<(), Found> {
+        self.cell.push((self.file[at], self.lines[at]));
+        if b"\r\n".contains(&self.file[at]) {
+            self.first_span = self.first_span.or(self.opened_at);
+        }
+        let record_bytes = self.cells.iter().map(Vec::len).sum::<usize>() + self.cell.len();
+        let (field_max, record_max) = (self.limits.field_bytes_max, self.limits.record_bytes_max);
+        if self.cell.len() > field_max {
+            let line = self.cell[0].1;
+            Err(self.over(FrameError::FieldTooLong { line, limit: field_max }, self.opened_at))
+        } else if record_bytes > record_max {
+            let line = self.lines[self.from];
+            Err(self.over(FrameError::RecordTooLong { line, limit: record_max }, None))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn end_cell(&mut self) -> Result<(), Found> {
+        let (line, limit) = (self.lines[self.from], self.limits.fields_max);
+        if self.cells.len() == limit {
+            return Err(self.over(FrameError::TooManyFields { line, limit }, None));
+        }
+        self.cells.push(std::mem::take(&mut self.cell));
+        Ok(())
+    }
+
+    fn over(&self, error: FrameError, is_open: Option<usize>) -> Found {
+        let nul = self.cells.iter().flatten().chain(&self.cell).find(|(byte, _)| *byte == 0);
+        match (nul, is_open.or(self.first_span)) {
+            (Some((_, line)), _) => Found::Fault(FrameError::NulByte { line: *line }),
+            (None, Some(opened_at)) => Found::Stray { opened_at },
+            (None, None) => Found::Fault(error),
+        }
+    }
+
+    /// Cell after cell over the whole file, from its start again for each record.
+    fn read(mut self) -> Result<(Cells, usize), Found> {
+        let (file, mut at) = (self.file, self.from);
+        loop {
+            if file.get(at) == Some(&b'"') {
+                let opened_at = at;
+                self.opened_at = Some(opened_at);
+                at += 1;
+                loop {
+                    match (file.get(at), file.get(at + 1)) {
+                        (None, _) => return Err(Found::Stray { opened_at }),
+                        (Some(b'"'), Some(b'"')) => at += 1,
+                        (Some(b'"'), _) => break,
+                        _ => {}
+                    }
+                    self.push(at)?;
+                    at += 1;
                 }
-                cell.push((file[at], lines[at]));
+                self.opened_at = None;
+                at += 1;
+                while let Some(b' ' | b'\t') = file.get(at) {
+                    self.push(at)?;
+                    at += 1;
+                }
+                if !matches!(file.get(at), None | Some(b',' | b'\r' | b'\n')) {
+                    return Err(Found::Stray { opened_at });
+                }
+            }
+            while file.get(at).is_some_and(|byte| !b",\r\n".contains(byte)) {
+                self.push(at)?;
                 at += 1;
             }
-            at += 1;
-            while let Some(b' ' | b'\t') = file.get(at) {
-                cell.push((file[at], lines[at]));
-                at += 1;
+            self.end_cell()?;
+            match file.get(at) {
+                Some(b',') => at += 1,
+                _ => return Ok((self.cells, line_end(file, at))),
             }
-            if !matches!(file.get(at), None | Some(b',' | b'\r' | b'\n')) {
-                return Found::Stray { opened_at };
-            }
-        }
-        while let Some(byte) = file.get(at).filter(|byte| !b",\r\n".contains(byte)) {
-            cell.push((*byte, lines[at]));
-            at += 1;
-        }
-        cells.push(cell);
-        match file.get(at) {
-            Some(b',') => at += 1,
-            _ => return Found::Cells { cells, is_quoted, end: line_end(file, at) },
         }
     }
 }
 
-/// An independent parser over the whole file.
-fn reference(file: &[u8]) -> Reading {
+/// The record that begins at a place.
+fn reference_record(file: &[u8], lines: &[u64], from: usize, limits: FrameLimits) -> Found {
+    let (cells, cell, opened_at, first_span) = (vec![], vec![], None, None);
+    match (Reference { file, lines, limits, from, cells, cell, opened_at, first_span }).read() {
+        Ok((cells, end)) => Found::Cells { cells, end },
+        Err(found) => found,
+    }
+}
+
+/// An independent parser over the whole file, which reads as far as it must for each record.
+fn reference(file: &[u8], limits: FrameLimits) -> Reading {
     let lines = lines(file);
     let mut at = 0;
     while file[at..].starts_with(BOM) {
@@ -135,7 +205,8 @@ fn reference(file: &[u8]) -> Reading {
         let row = reading.len() as i64;
         let after = |end: usize| Position { byte: end as u64, line: lines[end], row };
         let row = (row > 0).then(|| row - 1);
-        let judged = match reference_record(file, &lines, at) {
+        let judged = match reference_record(file, &lines, at, limits) {
+            Found::Fault(error) => Err(error),
             Found::Stray { opened_at } => {
                 let line = lines[opened_at];
                 let end = line_end(file, opened_at);
@@ -153,9 +224,9 @@ fn reference(file: &[u8]) -> Reading {
                 at = end;
                 stray.map(|text| Row { line, row, cells: vec![], stray: Some(text), after: after(end) })
             }
-            Found::Cells { cells, is_quoted, end } => {
+            Found::Cells { cells, end } => {
                 let from = std::mem::replace(&mut at, end);
-                if !is_quoted && cells.iter().flatten().all(|(byte, _)| (1..=b' ').contains(byte)) {
+                if cells.iter().flatten().all(|(byte, _)| (1..=b' ').contains(byte)) {
                     continue;
                 }
                 reference_cells(&cells).map(|cells| Row {
@@ -224,7 +295,7 @@ proptest! {
     fn any_chunks_give_what_the_reference_parser_gives(
         file in file(true), sizes in prop::collection::vec(0..9usize, 1..12),
     ) {
-        let expected = reference(&file);
+        let expected = reference(&file, FrameLimits::default());
         prop_assert_eq!(&whole(&file), &expected);
         prop_assert_eq!(&read(Framer::new(FrameLimits::default(), b','), cut(&file, &sizes)), &expected);
         prop_assert_eq!(&read(Framer::new(FrameLimits::default(), b','), cut(&file, &[1])), &expected);
@@ -250,22 +321,52 @@ proptest! {
         let whole = read(Framer::new(limits, b','), [&file[..]]);
         prop_assert_eq!(&read(Framer::new(limits, b','), cut(&file, &sizes)), &whole);
         prop_assert_eq!(&read(Framer::new(limits, b','), cut(&file, &[1])), &whole);
-        for row in whole.iter().flatten().filter(|row| row.stray.is_none()) {
-            prop_assert!(row.cells.len() <= fields_max && row.cells.concat().len() <= record_bytes_max);
-            prop_assert!(row.cells.iter().all(|cell| cell.len() <= field_bytes_max));
-        }
-        // A file within its limits is not touched by them.
-        let expected = reference(&file);
-        let is_within = |row: &Row| {
-            row.cells.len() <= fields_max && row.cells.concat().len() <= record_bytes_max
-                && row.cells.iter().all(|cell| cell.len() <= field_bytes_max)
-        };
-        let is_read = expected.iter().all(|row| row.as_ref().is_ok_and(|row| row.stray.is_none() && is_within(row)));
-        // A line of delimiters alone is no row, and may yet be over one.
-        if is_read && whole.iter().all(Result::is_ok) {
-            prop_assert_eq!(&whole, &expected);
+        prop_assert_eq!(&whole, &reference(&file, limits));
+    }
+
+    #[test]
+    fn lines_that_all_open_a_quote_give_what_the_reference_parser_gives_and_are_looked_at_a_few_times(
+        file in quoting_lines(), sizes in prop::collection::vec(0..40usize, 1..12),
+        record_bytes_max in 1..60usize, fields_max in 1..20usize, field_bytes_max in 1..40usize,
+    ) {
+        let limits = FrameLimits { record_bytes_max, fields_max, field_bytes_max };
+        let expected = reference(&file, limits);
+        for sizes in [&sizes[..], &[1], &[usize::MAX]] {
+            let mut framer = Framer::new(limits, b',');
+            prop_assert_eq!(&read_with(&mut framer, cut(&file, sizes)), &expected);
+            prop_assert!(framer.bytes_looked_at() <= LOOKS_MAX * file.len() as u64);
         }
     }
+}
+
+/// How often a byte may be looked at, on average.
+const LOOKS_MAX: u64 = 8;
+
+/// Lines that open a quote in whatever way a line begins, among others.
+fn quoting_lines() -> impl Strategy<Value = Vec<u8>> {
+    let line = prop::sample::select(vec![
+        &b"\",x\",\"z\n"[..],
+        b"\",x\",\"z\r\n",
+        b"a,\",\",x\",\"\r",
+        b"\",\",\"\"\n",
+        b"\"\"\"x\n",
+        b"\n",
+        b"a\n",
+        b",,\n",
+        b"x\",\"\n",
+        b"\"a,x\"\",\n",
+        b"\",x\",y\",\"\"\"\",\"zz\n",
+        b"1,\"\n",
+        b"\"a\"b\n",
+        b"\0,\"\n",
+        b"\",\0\",\"\n",
+    ]);
+    let faultless = line.prop_filter("no NUL", |line| !line.contains(&0));
+    // Many of one kind, and some of any.
+    (prop::collection::vec((faultless, 1..12usize), 0..12)).prop_map(|lines| {
+        let lines = lines.into_iter().flat_map(|(line, times)| std::iter::repeat_n(line, times));
+        [&b"h,i\n"[..], &lines.collect::<Vec<_>>().concat()].concat()
+    })
 }
 
 #[test]
@@ -280,6 +381,7 @@ fn every_spelling_of_a_file_gives_the_same_rows() {
         "\u{feff}\"id\",name\n1,\"Goa\"\n2,\"\"",
         "\u{feff}\u{feff}\"id\",name\n,,\n1,Goa\n , \n2,\n,,,",
         "\n\n  \t\nid,name\n\r\n1,Goa\n \u{1}\r\n2,\n\n   ",
+        "\"\",\"\"\nid,name\n\"\",\"\"\n1,Goa\n\"\"\n\" \",\r\n2,\"\"\n\"\r\n\",",
     ] {
         let rows: Vec<_> = whole(text).into_iter().map(|row| row.expect("a row").cells).collect();
         assert_eq!(rows, expected, "{text:?}");
@@ -316,10 +418,11 @@ fn a_file_at_fault_is_refused_with_the_line() {
     ] {
         assert_eq!(whole(file).pop(), Some(Err(error)), "{}", file.escape_ascii());
     }
-    for text in ["", "\u{feff}", "\n\r\n", "  \n\t", "\u{feff}\r\n", ",,,\n, ,\t\r\n,"] {
+    for text in
+        ["", "\u{feff}", "\n\r\n", "  \n\t", "\u{feff}\r\n", ",,,\n, ,\t\r\n,", "\"\"", "\"\",\"\"\r\n\" \",,\"\n\"\n"]
+    {
         assert_eq!(whole(text), [], "{text:?}");
     }
-    assert_eq!(whole("\"\"").len(), 1, "a quoted empty cell is no blank line");
 }
 
 #[test]
@@ -403,6 +506,33 @@ fn an_unclosed_quote_in_a_large_file_costs_one_line_in_bounded_memory() {
     let text = one_line.next(&mut end).expect("a row").and_then(|row| row.stray_quote()).map(str::len);
     assert_eq!(text, Some(64 << 10));
     assert_eq!(one_line.next(&mut end).expect("a row").map(|row| row.line()), Some(3));
+}
+
+#[test]
+fn a_file_of_lines_that_each_open_a_quote_is_looked_at_a_few_times_not_a_thousand() {
+    let long = format!("\",x\",\"{}\n", "z".repeat(3000));
+    // Blank lines between them, which are lines of the quoted cell to one record and nothing to the next.
+    let parted = format!("\",x\",\"z\n{}", "\n".repeat(700));
+    // The cell that begins on each goes on and on.
+    let lost = format!("a,\"b{}\n", "\n\"\"x".repeat(5000));
+    let fast = ["\",x\",\"z\n".to_owned(), long, parted, lost, format!("{},\"\n", ",\",x\",".repeat(200))];
+    for line in fast {
+        let file = format!("h,i\n{}", line.repeat(3 * (1 << 20) / line.len()));
+        for size in [4096, 1 << 20] {
+            let mut framer = Framer::new(FrameLimits::default(), b',');
+            let mut rows = 0;
+            for mut chunk in file.as_bytes().chunks(size) {
+                while framer.next(&mut chunk).expect("a row").is_some() {
+                    rows += 1;
+                }
+            }
+            while framer.finish().expect("a row").is_some() {
+                rows += 1;
+            }
+            let looks = framer.bytes_looked_at() / file.len() as u64;
+            assert!(rows > 1 && looks <= LOOKS_MAX, "{}…: {rows} rows, looked at {looks} times", &line[..6]);
+        }
+    }
 }
 
 #[test]

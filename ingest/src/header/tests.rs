@@ -40,10 +40,12 @@ fn assert_packed_alike(header: &Header, record: &Record<'_>, row: &RawRow<'_>) {
     let (object, generation, row_number, line, src_ord, seq, parser, partitions) = (1, 1, 2, 3, 4, 5, 2, 4);
     let nonce = uuid::Uuid::nil();
     let origin = Provenance { object, generation, row: row_number, line, src_ord, seq, parser, nonce, partitions };
-    let (mut written, mut pushed) = (Pack::default(), Pack::default());
-    header.write(record, written.line(&origin));
-    pushed.push(&origin, row);
-    assert_eq!(String::from_utf8_lossy(written.value()), String::from_utf8_lossy(pushed.value()));
+    for overtaken in [0, 3] {
+        let (mut written, mut pushed) = (Pack::default(), Pack::default());
+        header.write(record, overtaken, written.line(&origin));
+        pushed.push(&origin, &RawRow { overtaken, ..row.clone() });
+        assert_eq!(String::from_utf8_lossy(written.value()), String::from_utf8_lossy(pushed.value()));
+    }
 }
 
 #[test]
@@ -56,7 +58,7 @@ fn a_row_is_packed_as_it_stands_whatever_is_odd_in_it() {
 }
 
 fn nothing() -> RawRow<'static> {
-    RawRow { cells: vec![], extra: vec![], new_cells: BTreeMap::new(), stray_quote: None }
+    RawRow { cells: vec![], extra: vec![], new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
 }
 
 fn owned(cell: Cell<'_>) -> Cell<'static> {

@@ -1,8 +1,8 @@
 //! The content of an object as plain text bytes: sniffed, inflated, and bounded.
 //!
-//! What is said of a content and its first bytes must agree: a name in `.gz`, or `Content-Encoding: gzip`, is gzip (several
-//! members too, with zeros behind them), `.zst` is Zstandard (several frames too), anything else is neither. So a reading that resumes knows from the name alone how to go on, and a file
-//! whose name lies is rejected with a reason its owner understands.
+//! The first bytes tell: gzip (several members too, with zeros behind them) and Zstandard (several frames too) are inflated
+//! whatever the object is called and whatever the store says of it, so that the same bytes are the same rows. Only a name
+//! that lies, in `.gz` or `.zst`, is rejected with a reason its owner understands: such a file is rarely whole.
 
 use std::io;
 use std::pin::Pin;
@@ -46,9 +46,6 @@ pub enum Unreadable {
     /// Named as compressed, and is not.
     #[error("the name ends in {0}, but the content is not {format}; rename it or compress it", format = format_of(.0))]
     NotCompressed(&'static str),
-    /// Compressed, and not named so.
-    #[error("the content is {format}, but the name does not end in {0}; rename it", format = format_of(.0))]
-    Misnamed(&'static str),
     /// Inflates to more than is allowed, or at a ratio that no table has.
     #[error("the content inflates to more than {limit_bytes} bytes, the limit for an object of {object_bytes} bytes")]
     TooLarge {
@@ -144,26 +141,31 @@ impl Content {
         Content::Plain { source, rest: Bytes::new() }
     }
 
-    /// Looks at the first bytes, and inflates if they are what was `said` of them. `object_bytes` is the object's size.
+    /// Looks at the first bytes, and inflates what is compressed. `named` is what the name says, `object_bytes` the object's
+    /// size.
     pub(super) async fn sniff(
-        said: Option<Compression>,
+        named: Option<Compression>,
         object_bytes: u64,
         mut source: Source,
         limits: ReadLimits,
     ) -> Result<Self, ContentError> {
         let start = start(&mut source).await.map_err(ContentError::Source)?;
-        match (said, Compression::of_magic(&start)) {
+        match (named, Compression::of_magic(&start)) {
             (None, None) => Ok(Content::Plain { source, rest: start }),
-            (Some(named), found) if found == Some(named) => {
+            (named, Some(found)) if named.is_none_or(|named| named == found) => {
                 let ratio_bytes = object_bytes.saturating_mul(limits.inflate_ratio_max).max(RATIO_FREE_BYTES);
                 let limit_bytes = ratio_bytes.min(limits.inflated_bytes_max);
-                let reader = inflating(named, start, source);
+                let reader = inflating(found, start, source);
                 let buffer = BytesMut::new();
                 Ok(Content::Inflated { reader, buffer, inflated_bytes: 0, limit_bytes, object_bytes })
             }
             (Some(named), _) => Err(Unreadable::NotCompressed(named.suffix()).into()),
-            (None, Some(found)) => Err(Unreadable::Misnamed(found.suffix()).into()),
+            (None, Some(_)) => Ok(Content::Plain { source, rest: start }),
         }
+    }
+
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self, Content::Plain { .. })
     }
 
     /// The next bytes, at most [`PIECE_BYTES_MAX`] and never none; `None` at the end.
@@ -342,6 +344,12 @@ mod tests {
             ("a.gz", &padded),
             ("a.gz", &padded_between),
             ("a.csv.zst", &zstd_text),
+            // Plain names: the first bytes tell.
+            ("a.csv", &gzip_text),
+            ("gz", &members),
+            ("a", &padded),
+            ("a.csv", &zstd_text),
+            ("a.txt", &frames),
             ("ü.Zst", &frames),
         ] {
             for cut in [1, 2, 3, 10, 1 << 20] {
@@ -364,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_and_a_content_that_disagree_reject_the_file() {
+    async fn a_name_that_lies_rejects_the_file() {
         let (gzip_text, zstd_text) = (gzip(TEXT).await, zstd(TEXT).await);
         for (name, object, expected) in [
             ("a.csv.gz", TEXT, Unreadable::NotCompressed(".gz")),
@@ -372,15 +380,12 @@ mod tests {
             ("a.gz", b"\x1f", Unreadable::NotCompressed(".gz")),
             ("a.gz", &zstd_text, Unreadable::NotCompressed(".gz")),
             ("a.zst", &gzip_text, Unreadable::NotCompressed(".zst")),
-            ("a.csv", &gzip_text, Unreadable::Misnamed(".gz")),
-            ("gz", &gzip_text, Unreadable::Misnamed(".gz")),
-            ("a.csv", &zstd_text, Unreadable::Misnamed(".zst")),
         ] {
             assert_eq!(reason(name, object, ReadLimits::default()).await, expected, "{name}");
         }
         assert_eq!(
-            Unreadable::Misnamed(".zst").to_string(),
-            "the content is Zstandard, but the name does not end in .zst; rename it"
+            Unreadable::NotCompressed(".zst").to_string(),
+            "the name ends in .zst, but the content is not Zstandard; rename it or compress it"
         );
     }
 

@@ -1,5 +1,7 @@
 //! Whole-file copies under the names that today's readers use, composed from the manifest's files without
 //! deriving anything again: CSV with one header, JSON as one array, Parquet row group by row group.
+//!
+//! What was published from here is still on this machine's disk, so that only what is not is read from S3.
 
 use freshet_sinks::outputs::{
     Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key, is_copy_current,
@@ -35,6 +37,9 @@ pub(super) struct Reconciled {
 
 /// Brings every whole-file copy to the version of `current`.
 pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconciled, RefreshError> {
+    if let Some(cache) = store.cache() {
+        cache.needs(current.manifest.windows.iter().flat_map(|window| window.files.values()));
+    }
     let mut reconciled = Reconciled::default();
     let published = current.manifest.version;
     for (output, derived) in &current.manifest.outputs {
@@ -86,7 +91,7 @@ async fn compose(
     let mut parts = stream::iter(files)
         .map(|file| {
             let store = store.clone();
-            async move { store.fetch(&file).await }
+            async move { store.kept_or_fetched(&file).await }
         })
         .buffered(READ_AHEAD);
     let mut whole = Whole::new(columns, format)?;

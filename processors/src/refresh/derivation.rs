@@ -4,7 +4,6 @@
 //! that its files are always of one state of the tables and of one definition.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use freshet_sinks::output_state::OutputFailure;
 use freshet_sinks::outputs::{Damage, Derived, Manifest, Store, WindowFiles};
@@ -18,14 +17,11 @@ use super::behind::{CODE_VERSION, goes_on};
 use super::format::Column;
 use super::kind::Kind;
 use super::query::{self, Failure};
+use super::readers::{self, Others, Work};
 use super::snapshot::Snapshot;
 use super::uploads::Uploads;
 use super::{RefreshContext, RefreshError, metrics};
 use crate::windows::{Dirty, Waiting, is_final, take_waiting};
-
-/// Windows that only dimensions made dirty, counted for each output, that one publication derives: some seconds, after
-/// which the windows that facts made dirty meanwhile get their turn.
-const WAITING_WINDOWS_MAX: usize = 100;
 
 /// The files of the version to come.
 type Files = BTreeMap<(&'static str, Window), WindowFiles>;
@@ -76,6 +72,8 @@ pub(super) struct Derivation {
     pub(super) manifest: Manifest,
     /// Windows that were dirty.
     pub(super) windows: usize,
+    /// The same, counted for each output.
+    pub(super) derived: usize,
     /// Data files written.
     pub(super) written: usize,
     /// Dates that waited and are derived now.
@@ -97,12 +95,12 @@ pub(super) struct Failed {
     pub(super) is_new: bool,
 }
 
-/// What became of an output.
-struct Made {
+/// An output that is derived.
+struct Making {
+    work: Work,
     columns: Vec<Column>,
-    /// Whether all its windows are here.
+    /// Whether all its windows are in the work.
     is_whole: bool,
-    windows: Vec<(Window, Option<WindowFiles>)>,
 }
 
 impl<'a> Plan<'a> {
@@ -112,6 +110,7 @@ impl<'a> Plan<'a> {
         context: &'a RefreshContext,
         basis: &'a Basis,
         damage: &Damage,
+        waiting_max: usize,
         snapshot: &mut Snapshot,
     ) -> Result<Plan<'a>, RefreshError> {
         let failed = |source| RefreshError::Postgres { action: "find the dirty windows", source };
@@ -135,7 +134,7 @@ impl<'a> Plan<'a> {
         }
         snapshot.look_up_dimensions(&following).await.map_err(failed)?;
         let waiting = std::mem::take(&mut snapshot.waiting);
-        let (mut dirty, taken, waiting) = take_waiting(&following, dirty, waiting, WAITING_WINDOWS_MAX);
+        let (mut dirty, taken, waiting) = take_waiting(&following, dirty, waiting, waiting_max);
         for output in &whole {
             dirty.extend(everything(snapshot, output).await?);
         }
@@ -153,12 +152,18 @@ impl<'a> Plan<'a> {
             && self.work_again().is_empty()
     }
 
-    /// Derives the dirty windows, writes their files, and says what the next version consists of.
+    /// The windows to derive, counted for each output.
+    pub(super) fn windows(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Derives the dirty windows, so many at once, writes their files, and says what the next version consists of.
     pub(super) async fn derive(
         self,
         store: &Store,
         damage: &Damage,
         snapshot: &mut Snapshot,
+        readers: usize,
         shutdown: &CancellationToken,
     ) -> Result<Derivation, RefreshError> {
         let (before, version, outputs) = (self.basis.kept(), self.basis.next_version(), self.context.outputs);
@@ -168,41 +173,54 @@ impl<'a> Plan<'a> {
             .map(|(output, window, files)| ((output.name, window), files.clone()))
             .collect();
         let mut derived: BTreeMap<String, Derived> = BTreeMap::new();
-        let mut failed = BTreeMap::new();
         let mut uploads = Uploads::new(store.clone(), version, outputs, before, &damage.missing);
         metrics::DIRTY_WINDOWS.set(self.dirty.windows() as i64);
-        let timeout = Duration::from_secs(self.context.settings.query_timeout_s);
+        let exported = match readers.min(self.dirty.len()) {
+            0 | 1 => None,
+            _ => Some(readers::export(snapshot.connection()).await?),
+        };
         let unbounded = |source| RefreshError::Postgres { action: "set the bounds of queries", source };
-        query::set_bounds(snapshot.connection(), timeout).await.map_err(unbounded)?;
+        query::set_bounds(snapshot.connection(), self.context.settings.query_timeout()).await.map_err(unbounded)?;
+        let mut failed = BTreeMap::new();
+        let mut makings = Vec::new();
         for output in self.in_turn() {
-            let mut known = before.and_then(|manifest| manifest.outputs.get(output.name)).cloned();
-            match self.make(output, known.as_ref(), &mut uploads, snapshot, shutdown).await {
-                Ok(None) => {}
-                Ok(Some(made)) => {
-                    known = Some(made.derived(output));
-                    if made.is_whole {
-                        files.retain(|(of, _), _| *of != output.name);
-                    }
-                    for (window, entry) in made.windows {
-                        match entry {
-                            Some(entry) => files.insert((output.name, window), entry),
-                            None => files.remove(&(output.name, window)),
-                        };
-                    }
-                }
+            let known = before.and_then(|manifest| manifest.outputs.get(output.name));
+            match self.prepare(output, known, snapshot).await {
+                Ok(making) => makings.extend(making),
                 Err(Failure::Query(reason)) => {
                     let again = |source| RefreshError::Postgres { action: "go on after a query that failed", source };
                     query::recover(snapshot.connection()).await.map_err(again)?;
-                    let before = self.failures.get(output.name).map_or(0, |it| it.failures.unsigned_abs());
-                    failed.insert(output.name, Failed { reason, failures: before.saturating_add(1), is_new: true });
+                    failed.insert(output.name, self.failed(output, reason));
                 }
                 Err(Failure::World(error)) => return Err(error),
             }
+        }
+        self.make(&mut makings, &mut uploads, snapshot, exported.as_deref(), readers, shutdown).await?;
+        let mut made: BTreeMap<&str, Derived> = BTreeMap::new();
+        for Making { work, columns, is_whole } in makings {
+            let name = work.output.name;
+            if let Some(reason) = work.failed {
+                failed.insert(name, self.failed(work.output, reason));
+                continue;
+            }
+            made.insert(name, derived_as(work.output, &columns));
+            if is_whole {
+                files.retain(|(of, _), _| *of != name);
+            }
+            for (window, entry) in work.made {
+                match entry {
+                    Some(entry) => files.insert((name, window), entry),
+                    None => files.remove(&(name, window)),
+                };
+            }
+        }
+        for output in outputs {
             if let (Way::Left, Some(failure)) = (self.ways[output.name], self.failures.get(output.name)) {
                 let failures = failure.failures.unsigned_abs();
                 failed.insert(output.name, Failed { reason: failure.reason.clone(), failures, is_new: false });
             }
-            let stale = failed.contains_key(output.name);
+            let known = before.and_then(|manifest| manifest.outputs.get(output.name)).cloned();
+            let (known, stale) = (made.remove(output.name).or(known), failed.contains_key(output.name));
             derived.extend(known.map(|known| (output.name.to_owned(), Derived { stale, ..known })));
         }
         let written = uploads.finish().await?;
@@ -219,8 +237,8 @@ impl<'a> Plan<'a> {
             watermarks: snapshot.watermarks.clone(),
             windows: files.into_values().collect(),
         };
-        let (windows, taken, waiting) = (self.dirty.windows(), self.taken, self.waiting);
-        Ok(Derivation { manifest, windows, written, taken, waiting, failed, work_again })
+        let (windows, derived, taken, waiting) = (self.dirty.windows(), self.dirty.len(), self.taken, self.waiting);
+        Ok(Derivation { manifest, windows, derived, written, taken, waiting, failed, work_again })
     }
 
     /// The outputs, those that did not work last time after the others, so that they hold nothing up but the swap.
@@ -236,49 +254,60 @@ impl<'a> Plan<'a> {
         self.failures.keys().filter(|name| !is_left(name)).cloned().collect()
     }
 
-    /// Derives an output's windows; none where there is nothing to derive of it.
-    async fn make(
+    /// An output that was tried now and does not work.
+    fn failed(&self, output: &Output, reason: String) -> Failed {
+        let before = self.failures.get(output.name).map_or(0, |it| it.failures.unsigned_abs());
+        Failed { reason, failures: before.saturating_add(1), is_new: true }
+    }
+
+    /// Finds out what an output's query gives, and its windows; none where there is nothing to derive of it.
+    async fn prepare(
         &self,
         output: &'static Output,
         known: Option<&Derived>,
-        uploads: &mut Uploads<'_>,
         snapshot: &mut Snapshot,
-        shutdown: &CancellationToken,
-    ) -> Result<Option<Made>, Failure> {
+    ) -> Result<Option<Making>, Failure> {
         let way = self.ways[output.name];
         let mut windows = self.dirty.of(output.name);
         if way == Way::Left || (way == Way::Following && windows.is_empty()) {
             return Ok(None);
         }
-        let prepared = query::prepare(snapshot.connection(), output).await?;
-        let columns = prepared.published();
+        let query = query::prepare(snapshot.connection(), output).await?;
+        let columns = query.published();
         // The columns are those of the tables, as in SELECT *: where one came, every file gets it.
         let others = way == Way::Following && known.and_then(columns_of).is_none_or(|known| known != columns);
         if others {
             windows = everything(snapshot, output).await?.of(output.name);
         }
-        let mut made = Made { columns, is_whole: others || way == Way::Whole, windows: Vec::new() };
-        for window in windows {
-            if shutdown.is_cancelled() {
-                return Err(RefreshError::Stopped.into());
-            }
-            let is_final = closed(self.context, snapshot, output, window);
-            let encoded = prepared.run(snapshot.connection(), window, is_final).await?;
-            metrics::WINDOWS.inc();
-            tracing::debug!(output = output.name, window = %window.start, rows = encoded.rows, "derived");
-            let entry = uploads.add(output.name, window, output.closes().then_some(is_final), encoded).await?;
-            made.windows.push((window, entry));
-        }
-        Ok(Some(made))
+        let closed = |window| (window, closed(self.context, snapshot, output, window));
+        let windows = windows.into_iter().map(closed).collect();
+        let work = Work { output, query, windows, made: Vec::new(), failed: None };
+        Ok(Some(Making { work, columns, is_whole: others || way == Way::Whole }))
+    }
+
+    /// Derives the windows of all outputs.
+    async fn make(
+        &self,
+        makings: &mut [Making],
+        uploads: &mut Uploads<'_>,
+        snapshot: &mut Snapshot,
+        exported: Option<&str>,
+        readers: usize,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RefreshError> {
+        let windows: usize = makings.iter().map(|making| making.work.windows.len()).sum();
+        let (pool, count) = (&self.context.pool, readers.min(windows).saturating_sub(1));
+        let mut others = Others::open(pool, exported, count, self.context.settings.query_timeout()).await;
+        let works = makings.iter_mut().map(|making| &mut making.work).collect();
+        readers::derive(snapshot.connection(), &mut others, works, uploads, shutdown).await
     }
 }
 
-impl Made {
-    fn derived(&self, output: &Output) -> Derived {
-        let column = |column: &Column| (column.name.clone(), column.kind.name().to_owned());
-        let columns = self.columns.iter().map(column).collect();
-        Derived { definition: output.definition.to_owned(), columns, stale: false }
-    }
+/// How an output was derived whose query gives these columns.
+fn derived_as(output: &Output, columns: &[Column]) -> Derived {
+    let column = |column: &Column| (column.name.clone(), column.kind.name().to_owned());
+    let columns = columns.iter().map(column).collect();
+    Derived { definition: output.definition.to_owned(), columns, stale: false }
 }
 
 /// All windows of an output that hold dates of its facts.

@@ -1,8 +1,6 @@
 //! Following the tables: when to publish, to copy and to delete, and what to do when the world does not answer.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -14,16 +12,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Pace;
+use super::load::Load;
+use super::pace::{Pace, measured};
 use super::publish::{Outcome, Publication, Publisher};
-use super::retry::{BACKOFF, Retry, sleep};
+use super::retry::{BACKOFF, Retry, sleep, unless_stopping};
 use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics};
 
 /// Garbage is collected this long after the start, and then once an hour.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
-/// The publisher counts as idle once it had nothing to do this long ago and now.
-const IDLE_FOR: Duration = Duration::from_millis(500);
 
 /// Whether there are marks, or outputs that did not work and are to be tried again.
 const LOOK_FOR_WORK: &str = "SELECT EXISTS (SELECT FROM pipeline.marks)
@@ -38,8 +35,6 @@ struct Signals {
     verify: Notify,
     /// Something was made again: bring the copies after at once.
     copy: Notify,
-    /// The publisher has nothing to do.
-    idle: AtomicBool,
 }
 
 /// Follows the tables until `shutdown`: publishes, copies, and deletes what nobody needs.
@@ -55,21 +50,24 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
     }
     let mut retry = Retry::new("probe the store");
     while !shutdown.is_cancelled() {
-        let probed = outputs::probe(&context.s3, &context.bucket).await.map_err(RefreshError::from);
+        let probe = async { Ok(outputs::probe(&context.s3, &context.bucket).await?) };
+        let probed = unless_stopping(probe, &shutdown).await;
         if retry.value_or_wait(probed, &shutdown).await?.is_some() {
             break;
         }
     }
+    let store = Store::new(context.s3.clone(), &context.bucket);
+    let store = store.with_cache(context.settings.cache(&context.bucket));
     let signals = Arc::new(Signals::default());
     let listener = tokio::spawn(listen(context.pool.clone(), signals.clone()));
     let stop = shutdown.child_token();
     let mut loops = JoinSet::new();
-    loops.spawn(publish_loop(context.clone(), signals.clone(), stop.clone()));
-    loops.spawn(copy_loop(context.clone(), signals, stop.clone()));
+    loops.spawn(publish_loop(context.clone(), store.clone(), signals.clone(), stop.clone()));
+    loops.spawn(copy_loop(context.clone(), store, signals, stop.clone()));
     loops.spawn(collect_loop(context, stop.clone()));
     let mut result = Ok(());
     while let Some(ended) = loops.join_next().await {
-        // The first to end, for whatever reason, ends the others; what they have begun is finished first.
+        // The first to end, for whatever reason, ends the others.
         stop.cancel();
         result = result.and(ended.map_err(RefreshError::Task).flatten());
     }
@@ -81,11 +79,13 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
 /// anything is gone.
 async fn publish_loop(
     context: RefreshContext,
+    store: Store,
     signals: Arc<Signals>,
     shutdown: CancellationToken,
 ) -> Result<(), RefreshError> {
-    let mut publisher = Publisher::new(context.clone());
+    let mut publisher = Publisher::new(context.clone(), store);
     let mut pace = Pace::new(Duration::from_millis(context.settings.min_interval_ms));
+    let mut load = Load::new(&context.pool);
     let mut retry = Retry::new("publish");
     let mut published_on = None;
     let mut said = None;
@@ -93,20 +93,25 @@ async fn publish_loop(
     while !shutdown.is_cancelled() {
         if published_on == Some(Utc::now().date_naive()) {
             if !more {
-                signals.idle.store(true, Relaxed);
                 wait_for_work(&context, &signals, &mut publisher, &shutdown).await?;
-                signals.idle.store(false, Relaxed);
             }
             rest(&pace, &signals.marks, &shutdown).await;
         }
         let today = Utc::now().date_naive();
+        let allowance = unless_stopping(async { Ok(load.allowance(&pace).await) }, &shutdown).await;
+        let Ok(allowance) = allowance else { break };
         let began = Instant::now();
-        let published = publisher.publish(today, &shutdown).await;
+        let published = unless_stopping(publisher.publish(today, allowance, &shutdown), &shutdown).await;
         published_on = None;
         let Some(publication) = retry.value_or_wait(published, &shutdown).await? else { continue };
+        if let Some(windows) = publication.put_off {
+            load.until_allowed(windows, &pace, &shutdown).await;
+            continue;
+        }
         published_on = Some(today);
         more = publication.waiting > 0;
         pace.ran(began, Instant::now());
+        load.budget.took(publication.derived, publication.duration);
         report(&publication, &mut said);
         if publication.mended {
             signals.copy.notify_one();
@@ -133,11 +138,14 @@ async fn wait_for_work(
                 publisher.verify_soon();
                 return Ok(());
             }
-            () = tokio::time::sleep(publisher.verification_in()) => return Ok(()),
+            () = publisher.verified() => return Ok(()),
             () = tokio::time::sleep(Duration::from_millis(context.settings.look_interval_ms)) => {}
         }
-        let any = sqlx::query_scalar(LOOK_FOR_WORK).fetch_one(&context.pool).await;
-        let any = any.map_err(|source| RefreshError::Postgres { action: "look for marks", source });
+        let any = async {
+            let any = sqlx::query_scalar(LOOK_FOR_WORK).fetch_one(&context.pool).await;
+            any.map_err(|source| RefreshError::Postgres { action: "look for marks", source })
+        };
+        let any = unless_stopping(any, shutdown).await;
         if retry.value_or_wait(any, shutdown).await? == Some(true) {
             return Ok(());
         }
@@ -202,53 +210,41 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
     *said = keeps_from_publishing;
 }
 
-/// Brings the whole-file copies after each version: at most every interval, and as long as the publisher is at
-/// work, at most every four times the last run's duration. Copies that were deleted are missed when they are looked
-/// at again, every `verify_interval_ms`.
+/// Brings the whole-file copies after each version: at most every interval, and for at most a tenth of the time. Copies that
+/// were deleted are missed when they are looked at again, every `verify_interval_ms`.
 async fn copy_loop(
     context: RefreshContext,
+    store: Store,
     signals: Arc<Signals>,
     shutdown: CancellationToken,
 ) -> Result<(), RefreshError> {
-    let store = Store::new(context.s3.clone(), &context.bucket);
     let interval = Duration::from_millis(context.settings.stable_copy_interval_ms);
     let verify_interval = Duration::from_millis(context.settings.verify_interval_ms);
-    let mut pace = Pace::new(interval);
+    let mut pace = Pace::of_copies(interval);
     let mut retry = Retry::new("write the whole-file copies");
     let mut known: Option<(Current, Instant)> = None;
     while !shutdown.is_cancelled() {
-        let began = Instant::now();
         let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
-        let result = copy_new(&store, copied).await;
+        let (result, ran) = measured(unless_stopping(copy_new(&store, copied), &shutdown)).await;
+        let ended = Instant::now();
+        pace.ran(ended.checked_sub(ran).unwrap_or(ended), ended);
         if let Err(RefreshError::Output(OutputError::Missing { .. })) = &result {
             signals.verify.notify_one();
         }
         match retry.value_or_wait(result, &shutdown).await? {
             Some(Copied::Whole(current)) => {
-                metrics::COPY_DURATION.observe(began.elapsed().as_secs_f64());
+                metrics::COPY_DURATION.observe(ran.as_secs_f64());
                 known = Some((*current, Instant::now()));
             }
             Some(Copied::Lost) => signals.verify.notify_one(),
             Some(Copied::Nothing) | None => {}
         }
-        pace.ran(began, Instant::now());
-        wait_to_copy(&pace, interval, &signals, &shutdown).await;
-    }
-    Ok(())
-}
-
-async fn wait_to_copy(pace: &Pace, interval: Duration, signals: &Signals, shutdown: &CancellationToken) {
-    tokio::select! {
-        () = signals.copy.notified() => return,
-        () = sleep(interval, shutdown) => {}
-    }
-    while !pace.rest(Instant::now()).is_zero() && !shutdown.is_cancelled() {
-        let was_idle = signals.idle.load(Relaxed);
-        sleep(IDLE_FOR, shutdown).await;
-        if was_idle && signals.idle.load(Relaxed) {
-            break;
+        tokio::select! {
+            () = signals.copy.notified() => {}
+            () = sleep(pace.rest(Instant::now()), &shutdown) => {}
         }
     }
+    Ok(())
 }
 
 /// What a look at the copies came to.
@@ -299,7 +295,7 @@ async fn collect_loop(context: RefreshContext, shutdown: CancellationToken) -> R
     let mut retry = Retry::new("delete what nothing names");
     sleep(COLLECT_FIRST, &shutdown).await;
     while !shutdown.is_cancelled() {
-        if retry.value_or_wait(collect_once(&context).await, &shutdown).await?.is_some() {
+        if retry.value_or_wait(unless_stopping(collect_once(&context), &shutdown).await, &shutdown).await?.is_some() {
             sleep(COLLECT_INTERVAL, &shutdown).await;
         }
     }

@@ -6,15 +6,15 @@
 //!
 //! One change's path through it: `apply` leaves a mark and notifies → [`run`] wakes, at a [`pace`] → a
 //! [`snapshot`] reads marks and bookmarks → a [`derivation`] runs the [`query`] of each output for each of its dirty
-//! windows, whose rows become files ([`mod@format`]) → [`publish`] writes those that are new, the manifest, and swaps the
+//! windows, a few at once ([`readers`]), whose rows become files ([`mod@format`]) → [`publish`] writes those that are new, the manifest, and swaps the
 //! pointer, then deletes the marks → [`copies`] brings the whole-file copies after.
 //!
 //! An output whose query does not work stops alone: what is published of it stays, and it is tried again at growing
 //! intervals; when it works again all its windows are derived.
 //!
 //! Any number of publishers may run at once: one wins each swap, the others start again. None waits for another, nor
-//! for the garbage collection. What was deleted by hand is found by looking now and then, and made again ([`basis`]
-//! says on what).
+//! for the garbage collection. What was deleted by hand is found by looking now and then ([`verification`]), and made again
+//! ([`basis`] says on what).
 
 mod basis;
 mod behind;
@@ -24,18 +24,22 @@ mod derivation;
 mod follow;
 mod format;
 mod kind;
+mod load;
 mod metrics;
 mod pace;
 mod publish;
 mod query;
+mod readers;
 mod retry;
 mod snapshot;
 mod uploads;
+mod verification;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{NaiveDate, Utc};
-use freshet_sinks::outputs::{self, Client, OutputError, Store};
+use freshet_sinks::outputs::{self, Client, FileCache, OutputError, Store};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::Domain;
 use freshet_topics::pipeline::output::Output;
@@ -43,12 +47,16 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use pace::Allowance;
 use publish::Publisher;
 
 pub use behind::{CODE_VERSION, TableState, goes_on, why_behind};
 pub use follow::run;
 pub use format::FormatError;
 pub use publish::{Outcome, Publication};
+
+/// Among the system's temporary files, the data files that are kept.
+const CACHE_FOLDER: &str = "freshet-outputs";
 
 /// Settings of the section `metrics`.
 #[derive(Debug, Clone, Deserialize)]
@@ -71,6 +79,11 @@ pub struct MetricsSettings {
     /// How long the query of an output may take for one window, in seconds, its rows sent included; one that takes longer
     /// stops that output.
     pub query_timeout_s: u64,
+    /// What data files that were published from here may take on this machine's disk, in MiB, so that the whole-file
+    /// copies are put together without reading them back from S3; 0 keeps none.
+    pub cache_mib: u64,
+    /// The folder of these files; empty: one among the system's temporary files.
+    pub cache_dir: PathBuf,
 }
 
 impl Default for MetricsSettings {
@@ -83,6 +96,8 @@ impl Default for MetricsSettings {
             allowed_lateness_days: 7,
             keep_days: 7,
             query_timeout_s: 60,
+            cache_mib: 1_024,
+            cache_dir: PathBuf::new(),
         }
     }
 }
@@ -91,6 +106,34 @@ impl MetricsSettings {
     /// How long outputs are kept after the last version that named them.
     fn keep(&self) -> Duration {
         Duration::from_secs(u64::from(self.keep_days) * 24 * 3_600)
+    }
+
+    /// How long the query of an output may take for one window.
+    fn query_timeout(&self) -> Duration {
+        Duration::from_secs(self.query_timeout_s)
+    }
+
+    /// The files of a bucket that are kept on this machine's disk; none where they are not to be, or cannot.
+    fn cache(&self, bucket: &str) -> Option<FileCache> {
+        if self.cache_mib == 0 {
+            return None;
+        }
+        let folder = match self.cache_dir.as_os_str().is_empty() {
+            true => std::env::temp_dir().join(CACHE_FOLDER),
+            false => self.cache_dir.clone(),
+        };
+        let folder = folder.join(bucket);
+        match FileCache::open(&folder, self.cache_mib.saturating_mul(1024 * 1024)) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    folder = %folder.display(),
+                    "keep no data files on this machine's disk (metrics.cache_dir): whole-file copies are read from S3"
+                );
+                None
+            }
+        }
     }
 }
 
@@ -177,7 +220,8 @@ pub async fn publish_once_on(
     context: &RefreshContext,
     processing_date: NaiveDate,
 ) -> Result<Publication, RefreshError> {
-    Publisher::new(context.clone()).publish(processing_date, &CancellationToken::new()).await
+    let store = Store::new(context.s3.clone(), &context.bucket);
+    Publisher::new(context.clone(), store).publish(processing_date, Allowance::ALL, &CancellationToken::new()).await
 }
 
 /// Deletes data files and manifests that no manifest of the last `keep_days` needs, once.

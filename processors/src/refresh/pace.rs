@@ -1,24 +1,76 @@
-//! How often to publish: at once after quiet, seldom under a steady stream.
+//! How often to publish: at once after quiet, seldom under a steady stream, and beside a load that needs the machine only
+//! as much as a small share of it allows.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-/// After a publication the publisher rests this many times as long as it took, unless all is quiet before
-/// that: it takes at most a fifth of a core during bulk loads.
+use tokio::time::MissedTickBehavior;
+
+/// After a publication the publisher rests this many times as long as it took, unless all is quiet before that: under a
+/// steady stream of small changes it takes at most a fifth of the time.
 const REST_FACTOR: u32 = 4;
-/// Marks that stay away for this long, or for half of the last publication, mean that the load is over.
+/// The whole-file copies take at most a tenth of the time, however quiet it is: each of them is as long as the history.
+const COPIES_REST_FACTOR: u32 = 9;
+/// Marks that stay away for this long, or for half of the last publication, mean that the stream is over.
 const QUIET_MIN: Duration = Duration::from_millis(100);
 const QUIET_MAX: Duration = Duration::from_secs(1);
+
+/// While much is on its way into the tables, publications may take one part in so many of the time that has passed since
+/// the last one, or since it began to be much.
+const LOAD_SHARE: u32 = 10;
+/// And this much in any case: a few windows beside a load are visible at once.
+const LOAD_CREDIT: Duration = Duration::from_millis(500);
+/// Windows that only dimensions made dirty are derived for this long, then those that facts made dirty meanwhile get their
+/// turn.
+const BIT: Duration = Duration::from_millis(1_500);
+/// How many of them at least and at most, whatever they are thought to take.
+const BIT_WINDOWS_MIN: usize = 4;
+const BIT_WINDOWS_MAX: usize = 1_000;
+/// What a window is thought to take before one was derived.
+const WINDOW_FIRST: Duration = Duration::from_millis(50);
+
+/// How often what runs is seen to run, and what it is thought to have taken at most from one time to the next: it works in
+/// shorter bits, so that more is a process that was frozen.
+const TICK: Duration = Duration::from_millis(50);
+const TICK_MAX: Duration = Duration::from_millis(500);
+
+/// Does this, and tells for how long this process ran meanwhile: who wakes from being frozen has not worked.
+pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut work = pin!(work);
+    let (mut seen, mut ran) = (Instant::now(), Duration::ZERO);
+    loop {
+        let ended = tokio::select! {
+            biased;
+            ended = &mut work => Some(ended),
+            _ = ticks.tick() => None,
+        };
+        ran += seen.elapsed().min(TICK_MAX);
+        seen = Instant::now();
+        if let Some(ended) = ended {
+            return (ended, ran);
+        }
+    }
+}
 
 /// The pace of something that costs more the more there is.
 #[derive(Debug)]
 pub(super) struct Pace {
     interval_min: Duration,
+    factor: u32,
     last: Option<(Instant, Duration)>,
 }
 
 impl Pace {
+    /// Of publications.
     pub(super) fn new(interval_min: Duration) -> Self {
-        Pace { interval_min, last: None }
+        Pace { interval_min, factor: REST_FACTOR, last: None }
+    }
+
+    /// Of the whole-file copies.
+    pub(super) fn of_copies(interval_min: Duration) -> Self {
+        Pace { interval_min, factor: COPIES_REST_FACTOR, last: None }
     }
 
     /// Something ran from `began` to `ended`.
@@ -37,7 +89,7 @@ impl Pace {
     /// | ended 9 s ago | 2 s | 1 s | 0 |
     pub(super) fn rest(&self, now: Instant) -> Duration {
         self.last.map_or(Duration::ZERO, |(ended, duration)| {
-            (ended + self.interval_min.max(duration * REST_FACTOR)).saturating_duration_since(now)
+            (ended + self.interval_min.max(duration * self.factor)).saturating_duration_since(now)
         })
     }
 
@@ -45,16 +97,115 @@ impl Pace {
     pub(super) fn quiet(&self) -> Duration {
         self.last.map_or(QUIET_MIN, |(_, duration)| (duration / 2).clamp(QUIET_MIN, QUIET_MAX))
     }
+
+    /// When the last run ended.
+    fn ended(&self) -> Option<Instant> {
+        self.last.map(|(ended, _)| ended)
+    }
+}
+
+/// What one publication may derive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Allowance {
+    /// Windows, counted for each output. Where more are dirty, nothing is published yet: a version is of one state of the
+    /// tables.
+    pub(super) windows_max: usize,
+    /// Of these, windows that only dimensions made dirty.
+    pub(super) waiting_max: usize,
+    /// Windows at once.
+    pub(super) readers: usize,
+}
+
+impl Allowance {
+    /// Windows at once where nothing else needs the machine: while Postgres works one out, the rows of another become
+    /// files. Each takes a connection and the memory of a row group.
+    const READERS: usize = 2;
+    /// Whatever there is, and of what only dimensions made dirty some seconds' worth.
+    pub(super) const ALL: Allowance =
+        Allowance { windows_max: usize::MAX, waiting_max: 100, readers: Allowance::READERS };
+}
+
+/// What publications may take, from what they took before.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// What a window takes.
+    window: Duration,
+    /// Since when much is on its way into the tables.
+    load: Option<Instant>,
+}
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Budget { window: WINDOW_FIRST, load: None }
+    }
+
+    /// A publication that derived so many windows took so long.
+    pub(super) fn took(&mut self, windows: usize, duration: Duration) {
+        if let Ok(windows @ 1..) = u32::try_from(windows) {
+            // Half of what was known before: windows differ, and the machine is not always as busy.
+            self.window = (self.window + duration / windows) / 2;
+        }
+    }
+
+    /// Whether much is on its way into the tables, as of now.
+    pub(super) fn load(&mut self, is_much: bool, now: Instant) {
+        self.load = is_much.then(|| self.load.unwrap_or(now));
+    }
+
+    /// What may be derived at `now`.
+    ///
+    /// | on its way | a window takes | last publication | windows | of dimensions |
+    /// |---|---|---|---|---|
+    /// | little | 50 ms | any | all | 30 |
+    /// | much, since now | 50 ms | any | 10 | 0 |
+    /// | much, for 20 s | 50 ms | 10 s ago | 30 | 20 |
+    /// | much, for 20 s | 50 ms | 100 s ago | 50 | 40 |
+    /// | much, for 20 s | 10 s | 10 s ago | 0: not yet | 0 |
+    pub(super) fn allowance(&self, pace: &Pace, now: Instant) -> Allowance {
+        let bit = self.windows_in(BIT).clamp(BIT_WINDOWS_MIN, BIT_WINDOWS_MAX);
+        let Some(load) = self.load else { return Allowance { waiting_max: bit, ..Allowance::ALL } };
+        let since = pace.ended().map_or(load, |ended| ended.max(load));
+        let earned = now.saturating_duration_since(since) / LOAD_SHARE;
+        Allowance {
+            windows_max: self.windows_in(LOAD_CREDIT + earned),
+            waiting_max: self.windows_in(earned).min(bit),
+            readers: 1,
+        }
+    }
+
+    fn windows_in(&self, duration: Duration) -> usize {
+        let windows = duration.as_secs_f64() / self.window.as_secs_f64().max(f64::EPSILON);
+        // Saturates.
+        windows as usize
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[tokio::test]
+    async fn the_time_for_which_a_process_was_frozen_is_no_work() {
+        let works = async {
+            for _ in 0..3 {
+                tokio::time::sleep(millis(100)).await;
+            }
+            7
+        };
+        let (ended, ran) = measured(works).await;
+        assert!(ended == 7 && ran >= millis(300), "{ran:?}");
+        // Nobody is asked meanwhile, as in a frozen process.
+        let ((), ran) = measured(async { std::thread::sleep(TICK_MAX * 3) }).await;
+        assert!(ran < TICK_MAX * 2, "{ran:?}");
+    }
+
     #[test]
     fn the_rest_grows_with_the_work_and_ends() {
         let start = Instant::now();
-        let millis = Duration::from_millis;
         assert_eq!(Pace::new(millis(1_000)).rest(start), Duration::ZERO);
         let cases =
             [(100, 0, 1_000, 100), (2_000, 0, 8_000, 1_000), (2_000, 7_000, 1_000, 1_000), (600, 9_000, 0, 300)];
@@ -63,6 +214,55 @@ mod tests {
             let ended = start + millis(duration);
             pace.ran(start, ended);
             assert_eq!((pace.rest(ended + millis(ago)), pace.quiet()), (millis(rest), millis(quiet)), "{duration}");
+        }
+        let mut copies = Pace::of_copies(millis(1_000));
+        copies.ran(start, start + millis(2_000));
+        assert_eq!(copies.rest(start + millis(2_000)), millis(18_000), "a tenth of the time");
+    }
+
+    #[test]
+    fn beside_a_load_publications_take_a_share_of_the_time_and_after_it_everything() {
+        let now = Instant::now() + Duration::from_secs(1_000);
+        let ago = |seconds: u64| now - Duration::from_secs(seconds);
+        // A load for so many seconds, a window's milliseconds, the last publication's end, windows, of dimensions, at once.
+        type Case = (Option<u64>, u64, Option<u64>, usize, usize, usize);
+        let cases: &[Case] = &[
+            (None, 50, None, usize::MAX, 30, 2),
+            (None, 50, Some(0), usize::MAX, 30, 2),
+            (None, 10_000, Some(0), usize::MAX, BIT_WINDOWS_MIN, 2),
+            (None, 0, Some(0), usize::MAX, BIT_WINDOWS_MAX, 2),
+            (Some(0), 50, None, 10, 0, 1),
+            (Some(0), 50, Some(100), 10, 0, 1),
+            (Some(20), 50, Some(0), 10, 0, 1),
+            (Some(20), 50, Some(10), 30, 20, 1),
+            (Some(20), 50, Some(100), 50, 30, 1),
+            (Some(20), 10_000, Some(10), 0, 0, 1),
+            // However much is dirty, its turn comes.
+            (Some(900), 10_000, Some(800), 8, 4, 1),
+        ];
+        for (load, window, ended, windows_max, waiting_max, readers) in cases {
+            let mut pace = Pace::new(millis(1_000));
+            if let Some(ended) = ended {
+                pace.ran(ago(*ended) - millis(10), ago(*ended));
+            }
+            let budget = Budget { window: millis(*window), load: load.map(ago) };
+            let expected = Allowance { windows_max: *windows_max, waiting_max: *waiting_max, readers: *readers };
+            assert_eq!(budget.allowance(&pace, now), expected, "{load:?} {window} {ended:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_window_takes_is_learned_and_a_load_has_a_beginning() {
+        let mut budget = Budget::new();
+        for _ in 0..20 {
+            budget.took(10, millis(2_000));
+            budget.took(0, millis(9_000));
+        }
+        assert!(budget.window.abs_diff(millis(200)) < millis(1), "{:?}", budget.window);
+        let start = Instant::now();
+        for (is_much, at, since) in [(true, 0, Some(0)), (true, 5, Some(0)), (false, 6, None), (true, 7, Some(7))] {
+            budget.load(is_much, start + millis(at));
+            assert_eq!(budget.load, since.map(|since| start + millis(since)), "{at}");
         }
     }
 }

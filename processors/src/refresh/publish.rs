@@ -9,14 +9,14 @@
 //! ([`Outcome::Outdated`]), nor does one whose outputs were set up otherwise since ([`Outcome::Superseded`]), so that in a
 //! rolling upgrade the newest program and folder win.
 //!
-//! What was deleted by hand is made again: see [`Publisher::verify_if_due`].
+//! What was deleted by hand is made again: see [`super::verification`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use freshet_sinks::output_state;
-use freshet_sinks::outputs::{Current, Damage, Manifest, Published, Put, Store};
+use freshet_sinks::outputs::{Current, Damage, Manifest, Published, Store};
 use freshet_topics::failpoint::{self, Point};
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::trace;
@@ -25,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use super::basis::{Basis, Began};
 use super::behind::{CODE_VERSION, why_behind};
 use super::derivation::{Derivation, Plan};
+use super::pace::Allowance;
 use super::snapshot::Snapshot;
+use super::verification::Verification;
 use super::{RefreshContext, RefreshError, metrics};
 use crate::windows::Waiting;
 
@@ -67,8 +69,12 @@ pub struct Publication {
     pub files: usize,
     /// Marks consumed.
     pub marks: usize,
+    /// Windows derived again, counted for each output.
+    pub derived: usize,
     /// Ranges of dates that go on waiting because only a dimension changed.
     pub waiting: usize,
+    /// The windows that are dirty, counted for each output, where that is more than may be derived yet.
+    pub put_off: Option<usize>,
     /// Outputs whose query does not work: what is published of them is of an earlier state.
     pub failed: Vec<&'static str>,
     /// Whether something was made again that had been deleted or put back by hand.
@@ -82,9 +88,7 @@ pub(super) struct Publisher {
     context: RefreshContext,
     store: Store,
     known: Option<Current>,
-    /// What the last verification found and no publication has mended yet.
-    damage: Damage,
-    verified_at: Option<Instant>,
+    verification: Verification,
     /// The damage that the log speaks of already.
     announced: Option<String>,
     /// Why outputs do not work, as far as the log speaks of it already.
@@ -94,40 +98,42 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(context: RefreshContext) -> Self {
-        let store = Store::new(context.s3.clone(), &context.bucket);
+    pub(super) fn new(context: RefreshContext, store: Store) -> Self {
+        let interval = Duration::from_millis(context.settings.verify_interval_ms);
         Publisher {
             context,
+            verification: Verification::new(store.clone(), interval),
             store,
             known: None,
-            damage: Damage::default(),
-            verified_at: None,
             announced: None,
             said: BTreeMap::new(),
             traced: BTreeMap::new(),
         }
     }
 
-    /// How long until the outputs are to be verified again; none before the first time.
-    pub(super) fn verification_in(&self) -> Duration {
-        let interval = Duration::from_millis(self.context.settings.verify_interval_ms);
-        self.verified_at.map_or(Duration::ZERO, |at| interval.saturating_sub(at.elapsed()))
+    /// Has the outputs verified: somebody found something gone.
+    pub(super) fn verify_soon(&mut self) {
+        self.verification.soon();
     }
 
-    /// Has the outputs verified before the next publication: somebody found something gone.
-    pub(super) fn verify_soon(&mut self) {
-        self.verified_at = None;
+    /// Returns once the outputs have been verified, which a publication takes up.
+    pub(super) async fn verified(&mut self) {
+        self.verification.ended().await;
     }
 
     /// Publishes what the marks ask for and what is gone, starting again as long as another publisher is faster.
     pub(super) async fn publish(
         &mut self,
         processing_date: NaiveDate,
+        allowance: Allowance,
         shutdown: &CancellationToken,
     ) -> Result<Publication, RefreshError> {
-        self.verify_if_due().await;
+        self.verification.take_up().await;
+        if self.verification.damage.lost {
+            self.known = None;
+        }
         for attempt in 1..=CONFLICTS_MAX {
-            let publication = self.attempt(processing_date, shutdown, Began::now()).await?;
+            let publication = self.attempt(processing_date, allowance, shutdown, Began::now()).await?;
             if let Some(publication) = publication {
                 return Ok(publication);
             }
@@ -137,34 +143,11 @@ impl Publisher {
         Err(RefreshError::Conflicts)
     }
 
-    /// Compares what is there with what is published, every [`super::MetricsSettings::verify_interval_ms`]. An error
-    /// keeps nothing from being published.
-    async fn verify_if_due(&mut self) {
-        if !self.verification_in().is_zero() {
-            return;
-        }
-        match self.store.verify(self.damage.resume_after.as_deref()).await {
-            Ok(damage) => {
-                // More was found than one verification takes in: the next one follows as soon as this is mended.
-                let more = damage.resume_after.is_some() && !damage.missing.is_empty();
-                self.verified_at = (!more).then(Instant::now);
-                if damage.lost {
-                    self.known = None;
-                }
-                self.damage = damage;
-            }
-            Err(error) => {
-                self.verified_at = Some(Instant::now());
-                metrics::ERRORS.inc();
-                tracing::warn!(%error, "verify the outputs; it is tried again");
-            }
-        }
-    }
-
     /// `None`: another publisher was first.
     async fn attempt(
         &mut self,
         processing_date: NaiveDate,
+        allowance: Allowance,
         shutdown: &CancellationToken,
         began: Began,
     ) -> Result<Option<Publication>, RefreshError> {
@@ -173,7 +156,7 @@ impl Publisher {
             Published::Current(current) => Some((**current).clone()),
             _ => None,
         };
-        let basis = Basis::of(published, &self.damage);
+        let basis = Basis::of(published, &self.verification.damage);
         let mut publication = Publication {
             outcome: Outcome::Unchanged,
             version: basis.version(),
@@ -182,6 +165,8 @@ impl Publisher {
             marks: 0,
             waiting: 0,
             failed: Vec::new(),
+            derived: 0,
+            put_off: None,
             mended: false,
             duration: Duration::ZERO,
         };
@@ -209,9 +194,15 @@ impl Publisher {
             return Ok(Some(publication));
         }
         let context = self.context.clone();
-        let plan = Plan::of(&context, &basis, &self.damage, &mut snapshot).await?;
+        let damage = &self.verification.damage;
+        let plan = Plan::of(&context, &basis, damage, allowance.waiting_max, &mut snapshot).await?;
         if plan.is_empty() && snapshot.mark_ids.is_empty() {
             snapshot.close().await.map_err(postgres("close the snapshot"))?;
+            return Ok(Some(publication));
+        }
+        if plan.windows() > allowance.windows_max {
+            snapshot.close().await.map_err(postgres("close the snapshot"))?;
+            publication.put_off = Some(plan.windows());
             return Ok(Some(publication));
         }
         self.announce(&basis);
@@ -219,15 +210,20 @@ impl Publisher {
             true => snapshot.applied_lately().await.map_err(postgres("read what was applied lately"))?,
             false => BTreeMap::new(),
         };
-        let derivation = plan.derive(&self.store, &self.damage, &mut snapshot, shutdown).await?;
+        let derivation =
+            plan.derive(&self.store, &self.verification.damage, &mut snapshot, allowance.readers, shutdown).await?;
         if let Some((took, limit)) = began.overlong(self.context.settings.keep()) {
             return Err(RefreshError::Overlong { took, limit });
         }
         let manifest = &derivation.manifest;
         let unchanged = basis.kept().is_some_and(|it| *it == Manifest { version: it.version, ..manifest.clone() });
-        if !unchanged && self.store.publish(basis.swap.clone(), manifest).await? == Put::Refused {
-            snapshot.close().await.map_err(postgres("close the snapshot"))?;
-            return Ok(None);
+        if !unchanged {
+            let Some(pointer) = self.store.publish(basis.swap.clone(), manifest).await? else {
+                snapshot.close().await.map_err(postgres("close the snapshot"))?;
+                return Ok(None);
+            };
+            // The pointer is read again before it is compared with anything; the manifest need not be.
+            self.known = Some(Current { etag: String::new(), modified: 0, pointer, manifest: manifest.clone() });
         }
         failpoint::reach(Point::PointerSwapped);
         let mut marks = std::mem::take(&mut snapshot.mark_ids);
@@ -247,6 +243,7 @@ impl Publisher {
             files: derivation.written,
             marks: marks.len(),
             waiting: derivation.waiting.len(),
+            derived: derivation.derived,
             failed: derivation.failed.keys().copied().collect(),
             duration: began.at.elapsed(),
             ..publication
@@ -285,13 +282,13 @@ impl Publisher {
 
     /// Says once, for people, what was deleted or put back and is made again.
     fn announce(&mut self, basis: &Basis) {
-        let text = match (&basis.lost, self.damage.missing.first()) {
+        let text = match (&basis.lost, self.verification.damage.missing.first()) {
             (Some(lost), _) => {
                 format!("{lost}; all outputs are derived again, as version {}", basis.next_version())
             }
             (None, Some(first)) => format!(
                 "{} data files that version {} names are gone, {first} among them; their windows are derived again",
-                self.damage.missing.len(),
+                self.verification.damage.missing.len(),
                 basis.version()
             ),
             (None, None) => return,
@@ -304,10 +301,11 @@ impl Publisher {
 
     /// Whether the publication that has just succeeded mended something.
     fn mended(&mut self, basis: &Basis) -> bool {
-        let files = self.damage.missing.len() as u64;
+        let files = self.verification.damage.missing.len() as u64;
         let mended = if basis.lost.is_some() { 1 } else { files };
         metrics::MADE_AGAIN.inc_by(mended);
-        self.damage = Damage { resume_after: self.damage.resume_after.take(), ..Damage::default() };
+        self.verification.damage =
+            Damage { resume_after: self.verification.damage.resume_after.take(), ..Damage::default() };
         self.announced = None;
         mended > 0
     }

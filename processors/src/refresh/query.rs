@@ -48,11 +48,12 @@ pub(super) struct Prepared {
     key: Vec<usize>,
 }
 
-/// What all queries of a publication run under. Bounded in time, and so that the same rows come to the same bytes: on one
-/// core, because a sum depends on the order of what is added up; in one time zone.
+/// What all queries of a publication run under. Bounded in time, and ended soon after the program is; and so that the same
+/// rows come to the same bytes: on one core, because a sum depends on the order of what is added up; in one time zone.
 pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT set_config('statement_timeout', $1, true),
+            set_config('client_connection_check_interval', '1s', true),
             set_config('max_parallel_workers_per_gather', '0', true),
             set_config('plan_cache_mode', 'force_custom_plan', true),
             set_config('jit', 'off', true),

@@ -10,9 +10,10 @@ use super::{RefreshError, metrics};
 /// The wait after a failure.
 pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
 
+/// How long what has begun may go on once the program is stopping.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Back-off of one action.
-///
-/// What is tried is never cancelled half-way: only the waits are.
 pub(super) struct Retry {
     action: &'static str,
     failures: u32,
@@ -54,5 +55,22 @@ pub(super) async fn sleep(duration: Duration, shutdown: &CancellationToken) {
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = tokio::time::sleep(duration) => {}
+    }
+}
+
+/// Does this to its end, but where the program is stopping for no longer than [`GRACE`]: then it is left half-way, as by a
+/// process that dies, which loses nothing.
+pub(super) async fn unless_stopping<T>(
+    work: impl Future<Output = Result<T, RefreshError>>,
+    shutdown: &CancellationToken,
+) -> Result<T, RefreshError> {
+    let stopping = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        ended = work => ended,
+        () = stopping => Err(RefreshError::Stopped),
     }
 }

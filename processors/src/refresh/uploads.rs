@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use freshet_sinks::outputs::{
-    Condition, FORMATS, FileRef, Manifest, OutputError, Put, Spooled, Store, WindowFiles, data_key,
-};
+use freshet_sinks::outputs::{FORMATS, FileRef, Manifest, OutputError, Spooled, Store, WindowFiles, data_key};
 use freshet_topics::failpoint::{self, Point};
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::window::Window;
@@ -30,7 +28,7 @@ pub(super) struct Uploads<'a> {
     before: BTreeMap<(&'static str, Window), &'a WindowFiles>,
     missing: &'a BTreeSet<String>,
     slots: Arc<Semaphore>,
-    tasks: JoinSet<Result<Put, OutputError>>,
+    tasks: JoinSet<Result<(), OutputError>>,
     files: usize,
 }
 
@@ -78,7 +76,7 @@ impl<'a> Uploads<'a> {
                 None => (self.new_file(output, window, format, &body), true),
             };
             if write {
-                self.send(file.key.clone(), format, body).await?;
+                self.send(file.clone(), format, body).await?;
             }
             files.insert(format.to_owned(), file);
         }
@@ -101,7 +99,7 @@ impl<'a> Uploads<'a> {
         }
     }
 
-    async fn send(&mut self, key: String, format: &'static str, body: Spooled) -> Result<(), RefreshError> {
+    async fn send(&mut self, file: FileRef, format: &'static str, body: Spooled) -> Result<(), RefreshError> {
         while let Some(done) = self.tasks.try_join_next() {
             done.map_err(RefreshError::Task)??;
         }
@@ -112,7 +110,7 @@ impl<'a> Uploads<'a> {
         let store = self.store.clone();
         self.tasks.spawn(async move {
             let _slot = slot;
-            let put = store.put(&key, &body, content_type(format), Condition::Always).await;
+            let put = store.put_file(&file, body, content_type(format)).await;
             failpoint::reach(Point::FilePut);
             put
         });

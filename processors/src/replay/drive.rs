@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
-use freshet_sinks::apply::{self, ApplyError, PartitionBatch};
+use freshet_sinks::apply::{self, ApplyError, Batch};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::bookmarks::{Assigned, BookmarkMove};
 use freshet_sinks::replay::Running;
@@ -18,7 +18,7 @@ use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::{Progress, ProgressSender, ReplayContext, ReplayError};
-use crate::batch::Batch;
+use crate::batch::JudgedBatch;
 use crate::consumer::Position;
 use crate::ranges::{self, Range, Reading};
 
@@ -128,25 +128,22 @@ impl Worker<'_> {
             };
             let batch = self.placed(batch?)?;
             let messages = self.write(&batch, shutdown).await?;
-            let rows = batch.iter().map(|part| part.rows.len() as i64).sum();
+            let rows = batch.rows.origins.len() as i64;
             self.drive.progress.send_modify(|progress| progress.add(messages, rows));
             shutdown.run_until_cancelled(self.pace.rest(rows)).await;
         }
         Ok(self.positions)
     }
 
-    fn placed(&self, batch: Batch) -> Result<Vec<PartitionBatch>, ReplayError> {
-        let placed = |(partition, records): (i32, crate::batch::Records)| {
+    fn placed(&self, batch: JudgedBatch) -> Result<Batch, ReplayError> {
+        batch.placed(|partition, offsets| {
             let at = self.positions.get(&partition).ok_or(ReplayError::Lost)?;
-            let bookmark =
-                BookmarkMove { partition, expected: at.next_offset, next: records.next_offset, epoch: at.epoch };
-            Ok(PartitionBatch { bookmark, rows: records.rows })
-        };
-        batch.partitions.into_iter().map(placed).collect()
+            Ok(BookmarkMove { partition, expected: at.next_offset, next: offsets.next, epoch: at.epoch })
+        })
     }
 
     /// Writes a batch, trying again for a while where the error is transient. Gives how many messages it was.
-    async fn write(&mut self, batch: &[PartitionBatch], shutdown: &CancellationToken) -> Result<i64, ReplayError> {
+    async fn write(&mut self, batch: &Batch, shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut failures) = (Instant::now(), 0);
         loop {
             // Cut off, it goes with its connection; the bookmark tells whether it had committed.
@@ -175,16 +172,16 @@ impl Worker<'_> {
             }
         }
         let mut messages = 0;
-        for part in batch {
-            messages += part.bookmark.next - part.bookmark.expected;
-            if let Some(position) = self.positions.get_mut(&part.bookmark.partition) {
-                position.next_offset = part.bookmark.next;
+        for bookmark in &batch.bookmarks {
+            messages += bookmark.next - bookmark.expected;
+            if let Some(position) = self.positions.get_mut(&bookmark.partition) {
+                position.next_offset = bookmark.next;
             }
         }
         Ok(messages)
     }
 
-    async fn write_once(&mut self, batch: &[PartitionBatch]) -> Result<(), ApplyError> {
+    async fn write_once(&mut self, batch: &Batch) -> Result<(), ApplyError> {
         let Drive { context, upsert, sink, .. } = self.drive;
         // Not one of the pool's: cut off in the middle of a transaction, it must go, and nobody may find it open.
         let mut connection = match self.connection.take() {

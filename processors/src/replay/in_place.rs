@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use chrono::{DateTime, Utc};
 use freshet_sinks::apply::difference::Difference;
 use freshet_sinks::apply::upsert::Upsert;
-use freshet_sinks::apply::{ApplyError, PartitionBatch};
+use freshet_sinks::apply::{ApplyError, Batch};
 use freshet_sinks::bookmarks::BookmarkMove;
 use freshet_sinks::destination::Destination;
 use freshet_sinks::replay::correct::{self, Corrected, Example};
@@ -142,19 +142,16 @@ pub async fn preview(
         batch = batches.recv() => batch,
         () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
     } {
-        let part = |(partition, records): (i32, crate::batch::Records)| {
-            let bookmark =
-                BookmarkMove { partition, expected: records.first_offset, next: records.next_offset, epoch: 0 };
-            PartitionBatch { bookmark, rows: records.rows }
-        };
-        let batch: Vec<PartitionBatch> = batch?.partitions.into_iter().map(part).collect();
+        let batch: Batch = batch?.placed(|partition, offsets| {
+            Ok::<_, ReplayError>(BookmarkMove { partition, expected: offsets.first, next: offsets.next, epoch: 0 })
+        })?;
         // One a batch: a snapshot held for the whole log would keep Postgres from cleaning up behind the live pipeline.
         let mut looking = connection.begin_with("BEGIN READ ONLY").await.map_err(&failed)?;
         let (corrected, differences, examples) = correct::preview(&mut looking, &upsert, &batch).await?;
         looking.rollback().await.map_err(&failed)?;
         sum.add(corrected, &differences, examples);
-        let messages: i64 = batch.iter().map(|part| part.bookmark.next - part.bookmark.expected).sum();
-        let rows = batch.iter().map(|part| part.rows.len() as i64).sum();
+        let messages: i64 = batch.bookmarks.iter().map(|bookmark| bookmark.next - bookmark.expected).sum();
+        let rows = batch.rows.origins.len() as i64;
         progress.send_modify(|progress| progress.add(messages, rows));
     }
     Ok(sum.preview)

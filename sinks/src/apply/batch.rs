@@ -1,9 +1,13 @@
-//! A batch: as it is received, and on its way through the transaction.
+//! A batch: as it is received and judged, and on its way through the transaction.
+//!
+//! A row is a place in the batch: its values stand in the batch's columns, where it comes from in its list of origins.
+//! Nothing of a row is copied on the way to Postgres.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use freshet_topics::judge::Notes;
-use freshet_topics::{Kept, Provenance, Value};
+use freshet_topics::Provenance;
+use freshet_topics::judge::Judged;
+use freshet_topics::message::RawText;
 
 use super::progress::{Part, PartProgress};
 use super::rejects::{Lineage, Refusal, Reject};
@@ -13,73 +17,119 @@ use crate::bookmarks::BookmarkMove;
 /// The name of the rule that rows refused by Postgres are rejected under.
 pub const REFUSED_BY_DATABASE: &str = "refused_by_database";
 
-/// One row as it was received and judged.
+/// Where a row of a batch comes from.
 #[derive(Debug, Clone)]
-pub struct ReceivedRow {
-    /// Where it comes from.
-    pub provenance: Provenance,
-    /// Offset of its message.
-    pub offset: i64,
-    /// The message's value, kept for the case that the row is rejected.
-    pub raw: Box<[u8]>,
-    /// Its values, or why it cannot load.
-    pub outcome: Result<Vec<Value>, Refusal>,
-    /// Changes made to its values, and what was let pass.
-    pub notes: Notes,
-    /// What stands in the table beside its values.
-    pub kept: Kept,
-}
-
-/// The records of one partition in a batch: everything from `bookmark.expected` up to `bookmark.next`.
-#[derive(Debug, Clone)]
-pub struct PartitionBatch {
-    /// What applying does to the bookmark.
-    pub bookmark: BookmarkMove,
-    /// The rows in it. Records that carry no row move the bookmark alone.
-    pub rows: Vec<ReceivedRow>,
-}
-
-/// A row with the partition that it was read from.
-#[derive(Debug, Clone, Copy)]
-pub struct PartitionRow<'b> {
-    /// The partition.
+pub struct Origin {
+    /// The partition of its message.
     pub partition: i32,
-    /// The row.
-    pub row: &'b ReceivedRow,
+    /// The offset of its message.
+    pub offset: i64,
+    /// The file, and its place there.
+    pub provenance: Provenance,
+    /// What the message says of it, kept for the case that it is rejected.
+    pub raw: RawText,
 }
 
-impl PartitionRow<'_> {
+/// Rows as they were received and judged, those of a partition in the order of their offsets.
+#[derive(Debug, Clone, Default)]
+pub struct Rows {
+    /// Where each comes from.
+    pub origins: Vec<Origin>,
+    /// What each says, or why it cannot load, in the same order.
+    pub judged: Judged,
+}
+
+/// The records of some partitions: of each, everything from `expected` up to `next` of its bookmark.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// What applying does to the bookmarks, one a partition.
+    pub bookmarks: Vec<BookmarkMove>,
+    /// The rows. Records that carry no row move the bookmark alone.
+    pub rows: Rows,
+}
+
+impl Batch {
+    /// The rows of those partitions whose bookmarks are among these, partition by partition, in the order received.
+    pub fn rows_of(&self, bookmarks: &[BookmarkMove]) -> Vec<ReceivedRow<'_>> {
+        let partitions: BTreeSet<i32> = bookmarks.iter().map(|bookmark| bookmark.partition).collect();
+        let all = (0..self.rows.origins.len()).map(|at| self.rows.row(at));
+        let mut rows: Vec<ReceivedRow<'_>> = all.filter(|row| partitions.contains(&row.origin().partition)).collect();
+        rows.sort_by_key(|row| row.origin().partition);
+        rows
+    }
+
+    /// Its rows, in the order received.
+    pub fn all_rows(&self) -> Vec<ReceivedRow<'_>> {
+        self.rows_of(&self.bookmarks)
+    }
+}
+
+impl Rows {
+    /// The row at a place.
+    pub fn row(&self, at: usize) -> ReceivedRow<'_> {
+        ReceivedRow { rows: self, at }
+    }
+}
+
+/// One row of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct ReceivedRow<'b> {
+    rows: &'b Rows,
+    at: usize,
+}
+
+impl<'b> ReceivedRow<'b> {
+    /// The rows of which it is one.
+    pub fn rows(&self) -> &'b Rows {
+        self.rows
+    }
+
+    /// Its place among them.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> &'b Origin {
+        &self.rows.origins[self.at]
+    }
+
+    /// Where in which file it comes from.
+    pub fn provenance(&self) -> &'b Provenance {
+        &self.origin().provenance
+    }
+
+    /// Why it cannot load; `None` where it can.
+    pub fn refusal(&self) -> Option<&'b Refusal> {
+        self.rows.judged.refusal(self.at)
+    }
+
     /// The reading of a file, in a partition, that it belongs to.
     pub fn part(&self) -> Part {
-        let Provenance { object, generation, .. } = self.row.provenance;
-        Part { object, generation, partition: self.partition }
+        let Origin { partition, provenance: Provenance { object, generation, .. }, .. } = *self.origin();
+        Part { object, generation, partition }
     }
 
     /// Object, generation and row.
     pub(crate) fn lineage(&self) -> Lineage {
-        (self.row.provenance.object, self.row.provenance.generation, self.row.provenance.row)
+        let Provenance { object, generation, row, .. } = *self.provenance();
+        (object, generation, row)
     }
 
     /// Its dead letter.
     fn rejected(&self, refusal: Refusal) -> Reject {
-        Reject {
-            provenance: self.row.provenance,
-            partition: self.partition,
-            offset: self.row.offset,
-            raw: String::from_utf8_lossy(&self.row.raw).into_owned(),
-            refusal,
-        }
+        let Origin { partition, offset, provenance, ref raw } = *self.origin();
+        Reject { provenance, partition, offset, raw: raw.to_text(), refusal }
     }
 }
 
-/// The rows of the partitions of a batch, in the order received.
-pub fn rows_of<'b>(batch: &[&'b PartitionBatch]) -> impl Iterator<Item = PartitionRow<'b>> {
-    batch.iter().flat_map(|one| one.rows.iter().map(|row| PartitionRow { partition: one.bookmark.partition, row }))
-}
-
 /// The parts that rows belong to, each once.
-pub(crate) fn parts_of(rows: &[PartitionRow<'_>]) -> Vec<Part> {
-    rows.iter().map(PartitionRow::part).collect::<BTreeSet<Part>>().into_iter().collect()
+pub(crate) fn parts_of(rows: &[ReceivedRow<'_>]) -> Vec<Part> {
+    let mut parts: Vec<Part> = rows.iter().map(ReceivedRow::part).collect();
+    parts.dedup();
+    parts.sort_unstable();
+    parts.dedup();
+    parts
 }
 
 /// What becomes of a row whose sequence number was received before.
@@ -95,9 +145,9 @@ pub enum Duplicates {
 #[derive(Debug, Default)]
 pub struct ApplyBatch<'b> {
     /// Rows that load by the rules, in the order received. Indexes of rows point into these.
-    pub rows: Vec<PartitionRow<'b>>,
+    pub rows: Vec<ReceivedRow<'b>>,
     /// Rows that do not, and those that Postgres has refused.
-    pub rejected: Vec<(PartitionRow<'b>, Refusal)>,
+    pub rejected: Vec<(ReceivedRow<'b>, Refusal)>,
     /// Indexes of rows that Postgres has refused.
     pub refused: BTreeSet<usize>,
     /// The sets of received rows, this batch's among them, and what it adds to the counts.
@@ -124,27 +174,29 @@ impl<'b> ApplyBatch<'b> {
     /// | yes | take out | – | is counted as a duplicate |
     /// | yes | keep | load or reject | is to be written or rejected; its corrections are counted already |
     /// | no | – | load or reject | is to be written or rejected, its corrections counted |
-    pub fn sort_out(rows: &[PartitionRow<'b>], progress: BTreeMap<Part, PartProgress>, duplicates: Duplicates) -> Self {
+    pub fn sort_out(rows: &[ReceivedRow<'b>], progress: BTreeMap<Part, PartProgress>, duplicates: Duplicates) -> Self {
         let mut sorted = ApplyBatch { progress, ..ApplyBatch::default() };
+        sorted.rows.reserve(rows.len());
         for row in rows.iter().copied() {
             let progress = sorted.progress.entry(row.part()).or_default();
-            if progress.received.insert(row.row.provenance.seq) {
-                for (column, rule) in &row.row.notes.corrections {
-                    progress.added.correct(column, rule);
-                    *sorted.corrected.entry((column, rule)).or_default() += 1;
+            if progress.received.insert(row.provenance().seq) {
+                let judged = &row.rows().judged;
+                for (_, note) in judged.corrections.of(row.at()) {
+                    progress.added.correct(note.column, note.rule);
+                    *sorted.corrected.entry((note.column, note.rule)).or_default() += 1;
                 }
-                for (column, rule) in &row.row.notes.warnings {
-                    progress.added.warn(column, rule);
-                    *sorted.warned.entry((column, rule)).or_default() += 1;
+                for (_, note) in judged.warnings.of(row.at()) {
+                    progress.added.warn(note.column, note.rule);
+                    *sorted.warned.entry((note.column, note.rule)).or_default() += 1;
                 }
             } else if duplicates == Duplicates::TakeOut {
                 progress.added.duplicate += 1;
                 sorted.duplicate += 1;
                 continue;
             }
-            match &row.row.outcome {
-                Ok(_) => sorted.rows.push(row),
-                Err(refusal) => sorted.rejected.push((row, refusal.clone())),
+            match row.refusal() {
+                None => sorted.rows.push(row),
+                Some(refusal) => sorted.rejected.push((row, refusal.clone())),
             }
         }
         sorted
@@ -152,12 +204,9 @@ impl<'b> ApplyBatch<'b> {
 
     /// The rows that load, for the upsert.
     pub(crate) fn candidates(&self) -> Vec<Candidate<'b>> {
-        let candidate = |(index, row): (usize, &PartitionRow<'b>)| {
-            let values = row.row.outcome.as_ref().ok()?;
-            Some(Candidate { values, kept: &row.row.kept, provenance: &row.row.provenance, index })
-        };
-        let is_current = |(_, row): &(usize, &PartitionRow<'b>)| !self.replaced.contains(&row.row.provenance.object);
-        self.rows.iter().enumerate().filter(is_current).filter_map(candidate).collect()
+        let is_current = |row: &ReceivedRow<'b>| !self.replaced.contains(&row.provenance().object);
+        let rows = self.rows.iter().copied().enumerate().filter(|(_, row)| is_current(row));
+        rows.map(|(index, row)| Candidate { row, index }).collect()
     }
 
     /// Turns rows that Postgres refused, by index and with its words, into rejects.
@@ -170,7 +219,7 @@ impl<'b> ApplyBatch<'b> {
     }
 
     /// The rows that Postgres has not refused, with their indexes.
-    pub(crate) fn accepted(&self) -> impl Iterator<Item = (usize, &PartitionRow<'b>)> {
+    pub(crate) fn accepted(&self) -> impl Iterator<Item = (usize, &ReceivedRow<'b>)> {
         self.rows.iter().enumerate().filter(|(index, _)| !self.refused.contains(index))
     }
 
@@ -187,34 +236,46 @@ impl<'b> ApplyBatch<'b> {
 
 #[cfg(test)]
 mod tests {
+    use freshet_topics::judge::Note;
     use uuid::Uuid;
 
     use super::*;
 
-    fn row(seq: i64, outcome: Result<Vec<Value>, Refusal>) -> ReceivedRow {
-        let provenance = Provenance {
-            object: 1,
-            generation: 1,
-            row: seq,
-            line: 2,
-            src_ord: 1,
-            seq,
-            parser: 1,
-            nonce: Uuid::nil(),
-            partitions: 4,
+    const MOVE: BookmarkMove = BookmarkMove { partition: 3, expected: 0, next: 4, epoch: 1 };
+
+    /// Rows of these sequence numbers in partition 3, each with a correction and a warning; those at the places
+    /// `refused` do not load.
+    fn batch(seqs: &[i64], refused: &[usize]) -> Batch {
+        let origin = |seq: &i64| {
+            let provenance = Provenance {
+                object: 1,
+                generation: 1,
+                row: *seq,
+                line: 2,
+                src_ord: 1,
+                seq: *seq,
+                parser: 1,
+                nonce: Uuid::nil(),
+                partitions: 4,
+            };
+            Origin { partition: 3, offset: *seq, provenance, raw: RawText::default() }
         };
-        let notes = Notes { corrections: vec![("cases", "zeroed")], warnings: vec![("cases", "many")] };
-        ReceivedRow { provenance, offset: seq, raw: Box::default(), outcome, notes, kept: Kept::default() }
+        let refusal = Refusal { rule: "negative", column: None, value: None };
+        let all = |rule: &'static str| (0..seqs.len()).map(move |at| (at, Note { column: "cases", rule })).collect();
+        let judged = Judged {
+            refusals: refused.iter().map(|at| (*at, refusal.clone())).collect(),
+            corrections: all("zeroed"),
+            warnings: all("many"),
+            ..Judged::default()
+        };
+        Batch { bookmarks: vec![MOVE], rows: Rows { origins: seqs.iter().map(origin).collect(), judged } }
     }
 
     #[test]
     fn rows_received_before_are_taken_out_unless_they_are_to_be_looked_at_again() {
-        let refusal = Refusal { rule: "negative", column: None, value: None };
-        let rows = vec![row(0, Ok(Vec::new())), row(1, Ok(Vec::new())), row(1, Ok(Vec::new())), row(2, Err(refusal))];
-        let bookmark = BookmarkMove { partition: 3, expected: 0, next: 4, epoch: 1 };
-        let batch = PartitionBatch { bookmark, rows };
+        let batch = batch(&[0, 1, 1, 2], &[3]);
         let part = Part { object: 1, generation: 1, partition: 3 };
-        let rows_of_batch: Vec<PartitionRow<'_>> = rows_of(&[&batch]).collect();
+        let rows_of_batch = batch.all_rows();
         assert_eq!(parts_of(&rows_of_batch), [part]);
         // (what to do with duplicates, rows to write, rejects, duplicates, corrections); row 0 was received before.
         for (duplicates, rows, rejected, duplicate, corrected) in
@@ -241,11 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn the_rows_of_some_partitions_come_partition_by_partition_as_they_were_received() {
+        let mut batch = batch(&[5, 6, 7, 8, 9], &[]);
+        for (origin, partition) in batch.rows.origins.iter_mut().zip([3, 0, 3, 1, 0]) {
+            origin.partition = partition;
+        }
+        let at = |partition| BookmarkMove { partition, ..MOVE };
+        batch.bookmarks = vec![at(0), at(1), at(3)];
+        let seqs = |rows: Vec<ReceivedRow<'_>>| rows.iter().map(|row| row.provenance().seq).collect::<Vec<_>>();
+        assert_eq!(seqs(batch.all_rows()), [6, 9, 8, 5, 7]);
+        assert_eq!(seqs(batch.rows_of(&[at(3), at(1)])), [8, 5, 7]);
+        assert!(batch.rows_of(&[]).is_empty());
+    }
+
+    #[test]
     fn a_row_that_postgres_refuses_becomes_a_reject() {
-        let bookmark = BookmarkMove { partition: 0, expected: 0, next: 2, epoch: 1 };
-        let batch = PartitionBatch { bookmark, rows: vec![row(0, Ok(Vec::new())), row(1, Ok(Vec::new()))] };
-        let rows: Vec<PartitionRow<'_>> = rows_of(&[&batch]).collect();
-        let mut sorted = ApplyBatch::sort_out(&rows, BTreeMap::new(), Duplicates::TakeOut);
+        let batch = batch(&[0, 1], &[]);
+        let mut sorted = ApplyBatch::sort_out(&batch.all_rows(), BTreeMap::new(), Duplicates::TakeOut);
         sorted.reject_refused(&[(0, "no".to_owned())]);
         assert_eq!(sorted.accepted().map(|(index, _)| index).collect::<Vec<_>>(), [1]);
         let rejects = sorted.rejects();

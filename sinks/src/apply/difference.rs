@@ -11,9 +11,10 @@
 //! Only what differs or has lost comes back from Postgres; nothing is locked.
 
 use freshet_topics::Domain;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::upsert::{Candidate, Upsert, quoted, same_key, unnest, value_columns};
+use super::arrays::{self, unnest};
+use super::upsert::{Candidate, Upsert, quoted, same_key, value_columns};
 
 /// How rows compare with the table; those that stand there as they are are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,7 +85,8 @@ impl Upsert {
             return Ok(differences);
         }
         let sql = statement(self.domain(), &self.destination().table(self.domain()));
-        let answer = self.bind(&sql, rows).fetch_all(connection).await?;
+        let query = sqlx::query(AssertSqlSafe(sql));
+        let answer = arrays::bind(self.domain(), query, rows).fetch_all(connection).await?;
         let columns: Vec<&'static str> = value_columns(self.domain()).collect();
         for row in &answer {
             let place: i64 = row.try_get(0)?;

@@ -14,6 +14,7 @@
 //! A shadow is filled by the same transaction at another [`Destination`](crate::destination::Destination); only its
 //! changes mark nothing. A replay in place goes the same way and differs in how it counts ([`crate::replay::correct`]).
 
+pub(crate) mod arrays;
 mod batch;
 pub mod difference;
 mod error;
@@ -26,11 +27,11 @@ pub(crate) mod removal;
 pub(crate) mod transaction;
 pub mod upsert;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 
-pub use batch::{ApplyBatch, Duplicates, PartitionBatch, PartitionRow, REFUSED_BY_DATABASE, ReceivedRow, rows_of};
+pub use batch::{ApplyBatch, Batch, Duplicates, Origin, REFUSED_BY_DATABASE, ReceivedRow, Rows};
 pub use error::ApplyError;
 use newest::Outcome;
 use refusals::Refusals;
@@ -72,7 +73,7 @@ pub async fn apply(
     connection: &mut PgConnection,
     upsert: &Upsert,
     topic: &str,
-    batch: &[PartitionBatch],
+    batch: &Batch,
     recent: &Refusals,
 ) -> Result<Applied, ApplyError> {
     transaction::run(connection, Request { upsert, topic, batch, recent }, FirstTime::default).await
@@ -94,16 +95,17 @@ impl Strategy for FirstTime {
     }
 
     fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome) {
-        let written: BTreeSet<Lineage> = outcome
+        let mut written: Vec<Lineage> = outcome
             .written
             .iter()
             .flat_map(|one| one.rows.iter().map(|row| (one.object, one.generation, *row)))
             .collect();
+        written.sort_unstable();
         let applied = &mut self.applied;
-        let accepted: Vec<PartitionRow> = batch.accepted().map(|(_, row)| *row).collect();
+        let accepted: Vec<ReceivedRow> = batch.accepted().map(|(_, row)| *row).collect();
         for row in accepted {
             let added = &mut batch.progress_of(row.part()).added;
-            if written.contains(&row.lineage()) {
+            if written.binary_search(&row.lineage()).is_ok() {
                 added.applied += 1;
                 applied.applied += 1;
             } else {

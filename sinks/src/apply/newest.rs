@@ -29,8 +29,7 @@ pub(crate) struct Outcome {
 
 /// A topic may hold a row twice.
 fn is_same_row(left: &Candidate, right: &Candidate) -> bool {
-    let lineage = |row: &Candidate| (row.provenance.object, row.provenance.generation, row.provenance.row);
-    lineage(left) == lineage(right)
+    left.row.lineage() == right.row.lineage()
 }
 
 /// The newest row of each key, in key order, and the indexes of the others.

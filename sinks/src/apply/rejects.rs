@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use freshet_topics::Provenance;
+pub use freshet_topics::judge::Refusal;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::destination::Destination;
@@ -20,17 +21,6 @@ pub struct Reject {
     pub raw: String,
     /// Why.
     pub refusal: Refusal,
-}
-
-/// Why a row cannot load.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The rule that refuses it: `required_empty`, `uncastable`, `negative`, `extra_cells`, `refused_by_database`, …
-    pub rule: &'static str,
-    /// The column at fault, where one is.
-    pub column: Option<&'static str>,
-    /// What stood there, or what the database said.
-    pub value: Option<String>,
 }
 
 /// Values and raw rows are kept up to this many characters: enough for any real row, and a bound on what a

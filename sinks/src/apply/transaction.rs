@@ -7,7 +7,7 @@
 use freshet_topics::failpoint::{self, Point};
 use sqlx::PgConnection;
 
-use super::batch::{ApplyBatch, Duplicates, PartitionBatch, parts_of};
+use super::batch::{ApplyBatch, Batch, Duplicates, parts_of};
 use super::error::{ApplyError, Failure, Mode};
 use super::marks::Marks;
 use super::newest::{self, Outcome};
@@ -25,7 +25,7 @@ use crate::transactions::{self, Limits};
 pub(crate) struct Request<'a> {
     pub(crate) upsert: &'a Upsert,
     pub(crate) topic: &'a str,
-    pub(crate) batch: &'a [PartitionBatch],
+    pub(crate) batch: &'a Batch,
     /// What Postgres refused of the rows before.
     pub(crate) recent: &'a Refusals,
 }
@@ -87,9 +87,9 @@ async fn attempt<S: Strategy>(
         sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
     }
 
-    let unapplied = move_bookmarks(&mut transaction, destination, domain, batch).await?;
+    let unapplied = move_bookmarks(&mut transaction, destination, domain, &batch.bookmarks).await?;
     let Sifted { rows, passed_over, life_begun, replaced } =
-        lives::sift(&mut transaction, destination, upsert.domain(), &unapplied).await?;
+        lives::sift(&mut transaction, destination, upsert.domain(), batch.rows_of(&unapplied)).await?;
     let received = progress::load(&mut transaction, destination, domain, &parts_of(&rows)).await?;
     let mut batch = ApplyBatch::sort_out(&rows, received, S::DUPLICATES);
     (batch.passed_over, batch.life_begun, batch.replaced) = (passed_over, life_begun, replaced);
@@ -116,22 +116,21 @@ async fn attempt<S: Strategy>(
     }
 }
 
-/// Moves the bookmarks, and gives the partitions of the batch that were not applied before.
+/// Moves the bookmarks, and gives those of partitions of which the batch was not applied before.
 ///
 /// # Errors
 /// [`ApplyError::Lost`] names the partitions whose bookmarks are not where this owner left them.
-async fn move_bookmarks<'b>(
+async fn move_bookmarks(
     connection: &mut PgConnection,
     destination: Destination,
     domain: &str,
-    batch: &'b [PartitionBatch],
-) -> Result<Vec<&'b PartitionBatch>, ApplyError> {
-    let moves: Vec<BookmarkMove> = batch.iter().map(|partition| partition.bookmark).collect();
-    let decisions = bookmarks::move_all(connection, destination, domain, &moves).await?;
-    let decided = |wanted: MoveDecision| batch.iter().zip(&decisions).filter(move |(_, one)| **one == wanted);
-    let lost: Vec<i32> = decided(MoveDecision::Lost).map(|(one, _)| one.bookmark.partition).collect();
+    moves: &[BookmarkMove],
+) -> Result<Vec<BookmarkMove>, ApplyError> {
+    let decisions = bookmarks::move_all(connection, destination, domain, moves).await?;
+    let decided = |wanted: MoveDecision| moves.iter().zip(&decisions).filter(move |(_, one)| **one == wanted);
+    let lost: Vec<i32> = decided(MoveDecision::Lost).map(|(one, _)| one.partition).collect();
     match lost.is_empty() {
-        true => Ok(decided(MoveDecision::Go).map(|(one, _)| one).collect()),
+        true => Ok(decided(MoveDecision::Go).map(|(one, _)| *one).collect()),
         false => Err(ApplyError::Lost(lost)),
     }
 }

@@ -9,12 +9,13 @@
 
 use std::cmp::Ordering;
 
-use chrono::{DateTime, NaiveDate, Utc};
-use freshet_topics::{Cast, Domain, Kept, Provenance, Value};
-use sqlx::postgres::PgArguments;
-use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
+use chrono::NaiveDate;
+use freshet_topics::columns::Columns;
+use freshet_topics::{Domain, Provenance};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
+use super::ReceivedRow;
+use super::arrays::{self, unnest};
 use crate::destination::Destination;
 
 /// The upsert of one domain at one place.
@@ -26,17 +27,30 @@ pub struct Upsert {
     sql: String,
 }
 
-/// One row to write.
+/// One row to write. All of a statement are of one batch.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate<'a> {
-    /// One value a column of the domain.
-    pub values: &'a [Value],
-    /// What stands beside them.
-    pub kept: &'a Kept,
-    /// Where it comes from.
-    pub provenance: &'a Provenance,
-    /// The caller's index of the row.
+pub struct Candidate<'b> {
+    /// The row, which loads.
+    pub row: ReceivedRow<'b>,
+    /// The caller's index of it.
     pub index: usize,
+}
+
+impl<'b> Candidate<'b> {
+    /// Where it comes from.
+    pub(crate) fn provenance(&self) -> &'b Provenance {
+        self.row.provenance()
+    }
+
+    /// The columns that its values stand in.
+    pub(crate) fn columns(&self) -> &'b Columns {
+        &self.row.rows().judged.values
+    }
+
+    /// Its place in those columns.
+    pub(crate) fn place(&self) -> usize {
+        self.row.at()
+    }
 }
 
 /// What the statement did with the rows of one object and generation.
@@ -80,14 +94,15 @@ impl Upsert {
 
     /// Orders rows by key, the newest of a key first.
     pub fn compare(&self, left: &Candidate, right: &Candidate) -> Ordering {
-        self.compare_keys(left, right).then_with(|| order(right.provenance).cmp(&order(left.provenance)))
+        self.compare_keys(left, right).then_with(|| order(right.provenance()).cmp(&order(left.provenance())))
     }
 
     /// Orders rows by key alone.
     pub fn compare_keys(&self, left: &Candidate, right: &Candidate) -> Ordering {
+        let columns = left.columns();
         self.key
             .iter()
-            .map(|&column| left.values[column].compare(&right.values[column]))
+            .map(|&column| columns.compare(column, left.place(), right.place()))
             .find(|ordering| ordering.is_ne())
             .unwrap_or(Ordering::Equal)
     }
@@ -104,7 +119,8 @@ impl Upsert {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let answer = self.bind(&self.sql, rows).fetch_all(connection).await?;
+        let query = sqlx::query(AssertSqlSafe(self.sql.as_str()));
+        let answer = arrays::bind(self.domain, query, rows).fetch_all(connection).await?;
         answer
             .iter()
             .map(|row| {
@@ -118,70 +134,10 @@ impl Upsert {
     }
 }
 
-impl Upsert {
-    /// A statement with the rows as arrays: one a column, one a kept column, then `src_object`, `src_gen`, `src_row` and `src_ord`.
-    pub(crate) fn bind<'q>(&self, sql: &'q str, rows: &[Candidate<'_>]) -> Query<'q, Postgres, PgArguments> {
-        let mut query = sqlx::query(AssertSqlSafe(sql));
-        for (index, column) in self.domain.columns.iter().enumerate() {
-            query = bind_column(query, column.cast, rows.iter().map(|row| &row.values[index]));
-        }
-        for (column, _) in self.domain.kept_columns() {
-            let texts = rows.iter().map(|row| row.kept.get(column).map(str::to_owned));
-            query = query.bind(texts.collect::<Vec<Option<String>>>());
-        }
-        query
-            .bind(rows.iter().map(|row| row.provenance.object).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.provenance.generation).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.provenance.row).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.provenance.src_ord).collect::<Vec<_>>())
-    }
-}
-
 /// The order of the data: the greatest wins, and what is as great is the same row. The statement compares the same
 /// three, and a test holds it to that (`tests/model`).
 pub fn order(provenance: &Provenance) -> (i64, i32, i64) {
     (provenance.src_ord, provenance.generation, provenance.row)
-}
-
-/// What [`bind_column`] binds, cast to an array of the column's type. Decimals travel as text.
-fn array_type(cast: Cast) -> String {
-    let to = cast.sql_type();
-    match cast {
-        Cast::Numeric { .. } => format!("text[]::{to}[]"),
-        _ => format!("{to}[]"),
-    }
-}
-
-/// Binds one column as an array. Arrays hold `Option`s because UNNEST takes its type from the first value.
-fn bind_column<'q, 'v>(
-    query: Query<'q, Postgres, PgArguments>,
-    cast: Cast,
-    values: impl Iterator<Item = &'v Value>,
-) -> Query<'q, Postgres, PgArguments> {
-    macro_rules! array {
-        ($variant:path, $type:ty) => {
-            query.bind(
-                values
-                    .map(|value| match value {
-                        $variant(value) => Some(value.clone()),
-                        _ => None,
-                    })
-                    .collect::<Vec<Option<$type>>>(),
-            )
-        };
-    }
-    match cast {
-        Cast::Int => array!(Value::Int, i32),
-        Cast::BigInt => array!(Value::BigInt, i64),
-        Cast::Double => array!(Value::Double, f64),
-        Cast::Bool => array!(Value::Bool, bool),
-        Cast::Date => array!(Value::Date, NaiveDate),
-        Cast::Timestamp => array!(Value::Timestamp, DateTime<Utc>),
-        Cast::Numeric { .. } | Cast::Text | Cast::TrimmedText => {
-            let text = |value: &Value| (!value.is_null()).then(|| value.to_string());
-            query.bind(values.map(text).collect::<Vec<Option<String>>>())
-        }
-    }
 }
 
 /// `"type"` and the like need quotes; declarations hold no quote characters.
@@ -193,24 +149,13 @@ pub(crate) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>, prefix: &str)
 pub(crate) const LINEAGE: [&str; 4] = ["src_object", "src_gen", "src_row", "src_ord"];
 
 /// The columns that a row of a file fills: the domain's own, and those that its contract keeps beside them.
-fn filled_columns(domain: &Domain) -> impl Iterator<Item = &'static str> + use<> {
+pub(crate) fn filled_columns(domain: &Domain) -> impl Iterator<Item = &'static str> + use<> {
     domain.columns.iter().map(|column| column.name).chain(domain.kept_columns().map(|(name, _)| name))
 }
 
 /// Those of them that are no part of the key.
 pub(crate) fn value_columns(domain: &Domain) -> impl Iterator<Item = &'static str> {
     filled_columns(domain).filter(|name| !domain.key.contains(name))
-}
-
-/// `UNNEST($1::int4[], …) AS u (columns, lineage)`: what [`Upsert::bind`] binds, as rows.
-pub(crate) fn unnest(domain: &Domain, more: &str) -> String {
-    let types = domain.columns.iter().map(|column| array_type(column.cast));
-    let types = types.chain(domain.kept_columns().map(|_| "text[]::jsonb[]".to_owned()));
-    let types = types.chain(["int8[]", "int4[]", "int8[]", "int8[]"].map(str::to_owned));
-    let arrays: Vec<String> = types.enumerate().map(|(at, array_type)| format!("${}::{array_type}", at + 1)).collect();
-    let columns = quoted(filled_columns(domain), "");
-    let ordinality = if more.is_empty() { "" } else { " WITH ORDINALITY" };
-    format!("UNNEST({}){ordinality} AS u ({columns}, {}{more})", arrays.join(", "), LINEAGE.join(", "))
 }
 
 /// Whether `left` and `right` have one key, NULL being a value of it. A column that is never NULL is compared so that
@@ -283,37 +228,35 @@ fn statement(domain: &Domain, destination: Destination) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use freshet_topics::DOMAINS;
+    use crate::apply::{Origin, Rows};
+    use freshet_topics::cells::Cells;
+    use freshet_topics::message::RawText;
+    use freshet_topics::{DOMAINS, RawRow, Value, judge};
 
     #[test]
     fn the_newest_row_of_a_key_comes_first() {
-        let upsert = Upsert::new(DOMAINS[0], Destination::Live);
-        let row = |id: i32| vec![Value::Int(id), Value::Null, Value::Null, Value::Null, Value::Null];
-        let from = |src_ord, generation, row| Provenance {
-            object: 1,
-            generation,
-            row,
-            line: 0,
-            src_ord,
-            seq: 0,
-            parser: 1,
-            nonce: uuid::Uuid::nil(),
-            partitions: 4,
-        };
-        let (one, two, kept) = (row(1), row(2), Kept::default());
-        let lineages = [from(5, 1, 9), from(5, 2, 0), from(6, 1, 0), from(5, 1, 8)];
-        let mut rows: Vec<Candidate> = lineages
+        let domain = DOMAINS[0];
+        let upsert = Upsert::new(domain, Destination::Live);
+        let mut cells = Cells::of(domain);
+        let mut origins = Vec::new();
+        for (src_ord, generation, row) in [(5, 1, 9), (5, 2, 0), (6, 1, 0), (5, 1, 8)] {
+            for id in [2, 1] {
+                let value = format!(r#"{{"id":"{id}","name":"Goa"}}"#);
+                cells.push(&RawRow::decode(domain, value.as_bytes()).expect("a row"));
+                let nonce = uuid::Uuid::nil();
+                let (object, line, seq, parser, partitions) = (1, 0, 0, 1, 4);
+                let provenance = Provenance { object, generation, row, line, src_ord, seq, parser, nonce, partitions };
+                origins.push(Origin { partition: 0, offset: 0, provenance, raw: RawText::default() });
+            }
+        }
+        let rows = Rows { origins, judged: judge::columns(domain, &cells) };
+        let mut candidates: Vec<Candidate> =
+            (0..rows.origins.len()).map(|at| Candidate { row: rows.row(at), index: at / 2 }).collect();
+        candidates.sort_by(|left, right| upsert.compare(left, right));
+        let order: Vec<(i32, usize)> = candidates
             .iter()
-            .enumerate()
-            .flat_map(|(index, provenance)| {
-                [&two, &one].map(|values| Candidate { values, kept: &kept, provenance, index })
-            })
-            .collect();
-        rows.sort_by(|left, right| upsert.compare(left, right));
-        let order: Vec<(i32, usize)> = rows
-            .iter()
-            .map(|row| match row.values[0] {
-                Value::Int(id) => (id, row.index),
+            .map(|candidate| match candidate.columns().get(0, candidate.place()) {
+                Value::Int(id) => (id, candidate.index),
                 _ => unreachable!(),
             })
             .collect();

@@ -7,6 +7,9 @@
 //! a shared lock from before it reads the marks until it commits, and whoever marks holds it alone: of the two, one sees
 //! what the other did.
 //!
+//! The rows of a version are found by an index on the object, which setup makes where a contract says so: an overwrite costs
+//! what its older versions hold, not what the table does.
+//!
 //! What such a row had taken the place of, a row of another object, does not come back by itself: the table does not know
 //! it any more. A replay brings it in.
 

@@ -7,13 +7,13 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{Entry, Verdict, Why, begin_if, judge};
-use crate::apply::{PartitionBatch, PartitionRow, ReceivedRow, rows_of};
+use crate::apply::{Origin, ReceivedRow};
 use crate::destination::Destination;
 
 /// A batch without the rows that are not this ledger's.
 pub(crate) struct Sifted<'b> {
     /// The others, in the order received.
-    pub(crate) rows: Vec<PartitionRow<'b>>,
+    pub(crate) rows: Vec<ReceivedRow<'b>>,
     /// Rows passed over.
     pub(crate) passed_over: u64,
     /// The life that began because of them.
@@ -22,16 +22,16 @@ pub(crate) struct Sifted<'b> {
     pub(crate) replaced: BTreeSet<i64>,
 }
 
-/// Sifts a batch. Of what goes to the live table, the rows passed over are counted in `pipeline.passed_over`; the first
+/// Sifts rows of a batch. Of what goes to the live table, the rows passed over are counted in `pipeline.passed_over`; the first
 /// one that the ledger must have forgotten begins a new life. A replay reads what was counted before, and leaves it out.
 pub(crate) async fn sift<'b>(
     connection: &mut PgConnection,
     destination: Destination,
     domain: &'static Domain,
-    batch: &[&'b PartitionBatch],
+    received: Vec<ReceivedRow<'b>>,
 ) -> Result<Sifted<'b>, sqlx::Error> {
-    let received: Vec<PartitionRow<'b>> = rows_of(batch).collect();
-    let mut objects: Vec<i64> = received.iter().map(|it| it.row.provenance.object).filter(|id| *id != 0).collect();
+    let mut objects: Vec<i64> = received.iter().map(|row| row.provenance().object).filter(|id| *id != 0).collect();
+    objects.dedup();
     objects.sort_unstable();
     objects.dedup();
     if objects.is_empty() {
@@ -42,25 +42,25 @@ pub(crate) async fn sift<'b>(
     let replaced = if domain.on_overwrite == Overwrite::Replace { replaced } else { BTreeSet::new() };
     let mut sifted = Sifted { rows: Vec::with_capacity(received.len()), passed_over: 0, life_begun: None, replaced };
     let (mut passed_over, mut forgotten) = (PassedOver::default(), None);
-    for received in received {
-        let PartitionRow { partition, row } = received;
-        let verdict = judge(&row.provenance, domain.name, entries.get(&row.provenance.object), current);
+    for row in received {
+        let provenance = row.provenance();
+        let verdict = judge(provenance, domain.name, entries.get(&provenance.object), current);
         if verdict == Verdict::Ours {
-            sifted.rows.push(received);
+            sifted.rows.push(row);
             continue;
         }
         if verdict == Verdict::Forgotten {
-            forgotten.get_or_insert((partition, row));
+            forgotten.get_or_insert(row.origin());
         }
         sifted.passed_over += 1;
-        passed_over.add(partition, row);
+        passed_over.add(row.origin());
     }
     if destination == Destination::Live {
         passed_over.count(connection, domain.name).await?;
-        if let Some((partition, row)) = forgotten {
+        if let Some(Origin { partition, offset, provenance, .. }) = forgotten {
             let evidence = format!(
-                "{} partition {partition} offset {}: a row of object {}, reading {}",
-                domain.name, row.offset, row.provenance.object, row.provenance.generation
+                "{} partition {partition} offset {offset}: a row of object {}, reading {}",
+                domain.name, provenance.object, provenance.generation
             );
             sifted.life_begun = begin_if(connection, &[domain], current, Why::Restored, &evidence).await?;
         }
@@ -116,8 +116,8 @@ struct PassedOver {
 }
 
 impl PassedOver {
-    fn add(&mut self, partition: i32, row: &ReceivedRow) {
-        let key = (row.provenance.nonce, row.provenance.object, partition);
+    fn add(&mut self, row: &Origin) {
+        let key = (row.provenance.nonce, row.provenance.object, row.partition);
         let (rows, first, last) = self.files.entry(key).or_insert((0, row.offset, row.offset));
         *rows += 1;
         (*first, *last) = ((*first).min(row.offset), (*last).max(row.offset));

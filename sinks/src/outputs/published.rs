@@ -160,12 +160,12 @@ impl Store {
 
     /// Writes the manifest and moves the pointer to it, if `swap` holds.
     ///
-    /// [`Put::Refused`]: another publisher was first; start again from [`Store::published`]. A lost answer is
+    /// Gives the pointer; `None`: another publisher was first, start again from [`Store::published`]. A lost answer is
     /// resolved by reading the pointer: whatever the answers said, what it names is what is published.
     ///
     /// # Errors
     /// If S3 does not answer. The swap may then still happen; starting again is safe.
-    pub async fn publish(&self, swap: Condition, manifest: &Manifest) -> Result<Put, OutputError> {
+    pub async fn publish(&self, swap: Condition, manifest: &Manifest) -> Result<Option<Pointer>, OutputError> {
         let bytes = self.render(manifest)?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
         let key = manifest_key(manifest.version, &sha256);
@@ -174,19 +174,20 @@ impl Store {
         // what is not there.
         let put = self.put(&key, &Spooled::from(bytes), JSON, Condition::Absent).await?;
         if put == Put::Refused && self.head(&key).await?.is_none() {
-            return Ok(Put::Refused);
+            return Ok(None);
         }
         failpoint::reach(Point::ManifestPut);
         let pointer = Pointer { version: manifest.version, manifest: key, sha256 };
         let swapped = self.put(POINTER, &Spooled::from(self.render(&pointer)?), JSON, swap).await;
         if matches!(swapped, Ok(Put::Written)) {
-            return Ok(Put::Written);
+            return Ok(Some(pointer));
         }
         // Refused may mean that the SDK's first try had worked and its second found it done.
-        let Some(found) = self.get(POINTER).await? else { return swapped };
+        let refused = || swapped.map(|_| None);
+        let Some(found) = self.get(POINTER).await? else { return refused() };
         match self.parse::<Pointer>(POINTER, &found.bytes)? == pointer {
-            true => Ok(Put::Written),
-            false => swapped,
+            true => Ok(Some(pointer)),
+            false => refused(),
         }
     }
 

@@ -1,7 +1,9 @@
 //! A body of unknown length on its way to S3: in memory while it is small, in a temporary file from then on,
 //! hashed as it passes.
 
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
 
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
 /// Up to here a body stays in memory. About twelve are open at once, and eight on their way up.
-const MEMORY_BYTES: usize = 1024 * 1024;
+pub(super) const MEMORY_BYTES: usize = 1024 * 1024;
 
 /// A body that is being written.
 #[derive(Default)]
@@ -33,6 +35,8 @@ enum Body {
     Memory(Bytes),
     /// Deleted when dropped.
     File(TempPath),
+    /// Somebody else's, who may delete it: what is open can be read all the same.
+    Open(File),
 }
 
 impl Spool {
@@ -118,22 +122,39 @@ impl Spooled {
     pub fn read(&self) -> io::Result<Readable> {
         match &self.body {
             Body::Memory(bytes) => Ok(Readable::Memory(bytes.clone())),
-            Body::File(path) => Ok(Readable::File(std::fs::File::open(path)?)),
+            Body::File(path) => Ok(Readable::File(File::open(path)?)),
+            Body::Open(file) => Ok(Readable::File(file.try_clone()?)),
         }
+    }
+
+    /// A body that stands in a file of somebody else's; nobody may read it in two places at once.
+    pub(super) fn of_file(file: File, length: u64, sha256: String) -> Self {
+        Spooled { body: Body::Open(file), length, sha256 }
+    }
+
+    /// Gives its temporary file that name, and holds it open. Where it has none, or the name is on another file system, it
+    /// stays as it is.
+    pub(super) fn named(self, path: &Path) -> (Self, bool) {
+        let Spooled { body, length, sha256 } = self;
+        let Body::File(temporary) = body else { return (Spooled { body, length, sha256 }, false) };
+        let (body, is_named) = match File::open(&temporary) {
+            Ok(open) => match temporary.persist(path) {
+                Ok(()) => (Body::Open(open), true),
+                Err(error) => (Body::File(error.path), false),
+            },
+            Err(_) => (Body::File(temporary), false),
+        };
+        (Spooled { body, length, sha256 }, is_named)
     }
 
     /// A part of it, as a request's body.
     pub(super) async fn stream(&self, offset: u64, length: u64) -> io::Result<ByteStream> {
-        match &self.body {
-            Body::Memory(bytes) => Ok(bytes.slice(offset as usize..(offset + length) as usize).into()),
-            Body::File(path) => ByteStream::read_from()
-                .path(path)
-                .offset(offset)
-                .length(Length::Exact(length))
-                .build()
-                .await
-                .map_err(io::Error::other),
-        }
+        let part = match &self.body {
+            Body::Memory(bytes) => return Ok(bytes.slice(offset as usize..(offset + length) as usize).into()),
+            Body::File(path) => ByteStream::read_from().path(path),
+            Body::Open(file) => ByteStream::read_from().file(file.try_clone()?.into()),
+        };
+        part.offset(offset).length(Length::Exact(length)).build().await.map_err(io::Error::other)
     }
 }
 
@@ -150,7 +171,7 @@ pub enum Readable {
     /// In memory.
     Memory(Bytes),
     /// In a temporary file.
-    File(std::fs::File),
+    File(File),
 }
 
 impl Readable {

@@ -1,17 +1,18 @@
 //! The bucket that receives the outputs: reading and writing single objects.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
+use tokio::task::spawn_blocking;
 
 use super::error::{detail, one_line, says_absent, status};
 use super::key::POINTER;
-use super::{FileRef, OutputError, Spool, Spooled};
+use super::{FileCache, FileRef, OutputError, Spool, Spooled};
 
 /// When a write may happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub enum Put {
 pub struct Store {
     pub(super) client: Client,
     pub(super) bucket: String,
+    cache: Option<FileCache>,
 }
 
 /// A small object.
@@ -51,7 +53,17 @@ pub(super) struct Small {
 impl Store {
     /// The outputs in that bucket.
     pub fn new(client: Client, bucket: &str) -> Self {
-        Store { client, bucket: bucket.to_owned() }
+        Store { client, bucket: bucket.to_owned(), cache: None }
+    }
+
+    /// The same, with data files that are kept on this machine's disk.
+    pub fn with_cache(self, cache: Option<FileCache>) -> Self {
+        Store { cache, ..self }
+    }
+
+    /// The data files that are kept on this machine's disk.
+    pub fn cache(&self) -> Option<&FileCache> {
+        self.cache.as_ref()
     }
 
     /// Writes an object.
@@ -66,6 +78,40 @@ impl Store {
         condition: Condition,
     ) -> Result<Put, OutputError> {
         self.put_with(key, body, content_type, condition, &BTreeMap::new()).await
+    }
+
+    /// Writes a data file, and keeps it on this machine's disk.
+    ///
+    /// # Errors
+    /// If S3 does not answer or refuses.
+    pub async fn put_file(&self, file: &FileRef, body: Spooled, content_type: &str) -> Result<(), OutputError> {
+        self.put(&file.key, &body, content_type, Condition::Always).await?;
+        // It is there: what is not kept is read from there.
+        self.keep(body).await.map(drop).or(Ok(()))
+    }
+
+    /// A data file whole, as it is kept on this machine's disk or, else, as S3 has it.
+    ///
+    /// # Errors
+    /// Those of [`Store::fetch`].
+    pub async fn kept_or_fetched(&self, file: &FileRef) -> Result<Spooled, OutputError> {
+        let Some(cache) = self.cache.clone() else { return self.fetch(file).await };
+        let of = file.clone();
+        // A panic is what is not kept.
+        let kept = spawn_blocking(move || cache.read(&of)).await.ok().flatten();
+        if let Some(body) = kept {
+            return Ok(body);
+        }
+        let fetched = self.fetch(file).await?;
+        self.keep(fetched).await.map_err(|error| self.content(&file.key, error.to_string()))
+    }
+
+    /// Keeps a data file on this machine's disk, if there is a place for it, and gives it back.
+    async fn keep(&self, body: Spooled) -> io::Result<Spooled> {
+        match self.cache.clone() {
+            Some(cache) => spawn_blocking(move || cache.keep(body)).await.map_err(io::Error::other),
+            None => Ok(body),
+        }
     }
 
     /// Reads a data file whole, through a temporary file if it is large, and checks it against its hash.

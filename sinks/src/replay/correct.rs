@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use freshet_topics::{Provenance, Value};
+use freshet_topics::Provenance;
 use sqlx::PgConnection;
 
 use super::Running;
@@ -31,8 +31,8 @@ use crate::apply::progress::Part;
 use crate::apply::refusals::Refusals;
 use crate::apply::rejects::{self, Lineage, Refusal};
 use crate::apply::transaction::{self, Request, Strategy};
-use crate::apply::upsert::Upsert;
-use crate::apply::{ApplyBatch, ApplyError, Duplicates, PartitionBatch, PartitionRow, REFUSED_BY_DATABASE};
+use crate::apply::upsert::{Upsert, filled_columns};
+use crate::apply::{ApplyBatch, ApplyError, Batch, Duplicates, REFUSED_BY_DATABASE, ReceivedRow};
 use crate::destination::Destination;
 use crate::lives::{self, Sifted};
 
@@ -99,7 +99,7 @@ pub async fn correct(
     connection: &mut PgConnection,
     upsert: &Upsert,
     topic: &str,
-    batch: &[PartitionBatch],
+    batch: &Batch,
     replay: &Running,
     recent: &Refusals,
 ) -> Result<Corrected, ApplyError> {
@@ -115,10 +115,11 @@ pub async fn correct(
 pub async fn preview(
     connection: &mut PgConnection,
     upsert: &Upsert,
-    batch: &[PartitionBatch],
+    batch: &Batch,
 ) -> Result<(Corrected, Vec<Difference>, Vec<Example>), ApplyError> {
-    let parts: Vec<&PartitionBatch> = batch.iter().collect();
-    let Sifted { rows, replaced, .. } = lives::sift(connection, upsert.destination(), upsert.domain(), &parts).await?;
+    let received = batch.all_rows();
+    let Sifted { rows, replaced, .. } =
+        lives::sift(connection, upsert.destination(), upsert.domain(), received).await?;
     let mut batch = ApplyBatch::sort_out(&rows, BTreeMap::new(), Correction::DUPLICATES);
     batch.replaced = replaced;
     let mut correction = Correction::of(None);
@@ -156,7 +157,7 @@ impl Strategy for Correction<'_> {
         batch: &ApplyBatch<'_>,
     ) -> Result<(), sqlx::Error> {
         let rejected = batch.rejected.iter().map(|(row, _)| row);
-        let lineages: Vec<Lineage> = batch.rows.iter().chain(rejected).map(PartitionRow::lineage).collect();
+        let lineages: Vec<Lineage> = batch.rows.iter().chain(rejected).map(ReceivedRow::lineage).collect();
         self.formerly = rejects::among(connection, Destination::Correction, domain, &lineages).await?;
         Ok(())
     }
@@ -230,7 +231,7 @@ impl<'r> Correction<'r> {
     }
 
     /// Counts a row that loads, if it was a reject.
-    fn count_accepted(&mut self, row: &PartitionRow<'_>, is_written: bool) {
+    fn count_accepted(&mut self, row: &ReceivedRow<'_>, is_written: bool) {
         let Some(rule) = self.formerly.get(&row.lineage()) else { return };
         // Whether Postgres would still refuse it is known only of a row that was offered.
         if rule == REFUSED_BY_DATABASE && !is_written {
@@ -257,13 +258,13 @@ impl<'r> Correction<'r> {
         for row in &batch.rows {
             if accepted_anew.contains(&row.lineage()) {
                 let rule = self.formerly[&row.lineage()].clone();
-                examples.push(Example { provenance: row.row.provenance, what: What::AcceptedAnew(rule) });
+                examples.push(Example { provenance: *row.provenance(), what: What::AcceptedAnew(rule) });
             }
         }
         for (row, refusal) in &batch.rejected {
             if !self.formerly.contains_key(&row.lineage()) {
                 let what = What::RejectedAnew(refusal.clone());
-                examples.push(Example { provenance: row.row.provenance, what });
+                examples.push(Example { provenance: *row.provenance(), what });
             }
         }
         examples
@@ -272,24 +273,18 @@ impl<'r> Correction<'r> {
 
 /// What would be written of a row, and the first column that would change.
 fn changed(upsert: &Upsert, batch: &ApplyBatch<'_>, difference: &Difference) -> Option<Example> {
-    let row = batch.rows[difference.index].row;
+    let row = batch.rows[difference.index];
     let key = difference.key.clone();
     let what = match &difference.before {
         None => What::Inserted { key },
         Some(before) => {
             let (column, before) = before.columns.first().cloned()?;
-            let at = upsert.domain().columns.iter().position(|it| it.name == column);
-            let after = match at {
-                Some(at) => row.outcome.as_ref().ok().and_then(|it| shown(&it[at])),
-                None => row.kept.get(column).map(str::to_owned),
-            };
+            let at = filled_columns(upsert.domain()).position(|it| it == column)?;
+            // For people; `None` is NULL.
+            let value = row.rows().judged.values.get(at, row.at());
+            let after = (!value.is_null()).then(|| value.to_string());
             What::Changed { key, column, before, after }
         }
     };
-    Some(Example { provenance: row.provenance, what })
-}
-
-/// A value for people; `None` is NULL.
-fn shown(value: &Value) -> Option<String> {
-    (!value.is_null()).then(|| value.to_string())
+    Some(Example { provenance: *row.provenance(), what })
 }

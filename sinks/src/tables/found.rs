@@ -54,6 +54,7 @@ pub(super) struct FoundColumn {
 /// An index as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub(super) struct Index {
+    pub name: String,
     pub columns: Vec<String>,
     pub is_unique: bool,
     pub is_primary: bool,
@@ -158,12 +159,12 @@ async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<Found
 /// Those of columns only, without a condition, that hold at every moment.
 async fn indexes(connection: &mut PgConnection, table: &str) -> Result<Vec<Index>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT array(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY AS k (number, place)
+        "SELECT c.relname::text AS name, array(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY AS k (number, place)
                 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
                 WHERE k.place <= i.indnkeyatts ORDER BY k.place) AS columns,
             i.indisunique AND i.indimmediate AS is_unique, i.indisprimary AS is_primary,
             i.indnullsnotdistinct AS nulls_not_distinct
-         FROM pg_index i
+         FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
          WHERE i.indrelid = $1::regclass AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL",
     )
     .bind(table)

@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::found::Found;
 use super::record::Recording;
-use super::wanted::{ID, LINEAGE, Wanted};
+use super::wanted::{ID, LINEAGE, OBJECT, Wanted};
 use super::{identifier, identifiers, literal, qualified};
 use crate::output_state::DefinitionChange;
 use crate::output_views::ViewPlan;
@@ -135,7 +135,7 @@ pub(super) fn plan(schema: &str, wanted: &Wanted, found: Option<&Found>, formerl
     };
     match found {
         None => planner.make(),
-        Some(found) => planner.change(found, formerly),
+        Some(found) => planner.change(schema, found, formerly),
     }
     planner.plan
 }
@@ -196,16 +196,14 @@ impl<'a> Planner<'a> {
         let make = format!("CREATE TABLE {} ({})", self.name, lines.join(", "));
         let columns: Vec<&str> = wanted.columns.iter().map(|column| column.name).collect();
         let said = format!("make the table: {}, key {}", columns.join(", "), self.key());
-        let index = self.date_index();
-        match (wanted.date, index) {
-            (Some(date), Some(index)) => self.step(format!("{said}, index on {date}"), [make, index]),
-            _ => self.step(said, [make]),
-        }
+        let indexed: Vec<&str> = wanted.date.into_iter().chain(wanted.by_object.then_some(OBJECT)).collect();
+        let said = if indexed.is_empty() { said } else { format!("{said}, index on {}", indexed.join(" and on ")) };
+        self.step(said, [Some(make), self.date_index(), self.object_index()].into_iter().flatten());
         self.comments(&Found::default());
     }
 
     /// A table that is there.
-    fn change(&mut self, found: &'a Found, formerly: &[String]) {
+    fn change(&mut self, schema: &str, found: &'a Found, formerly: &[String]) {
         if found.kind != "r" {
             let said = format!("what is there is no plain table (pg_class.relkind is {}): move it away", found.kind);
             self.plan.blocked.push(said);
@@ -226,6 +224,7 @@ impl<'a> Planner<'a> {
         self.new_columns(found);
         self.lineage(found);
         self.unique(found);
+        self.by_object(found, schema);
         self.around_views(found);
         self.comments(found);
         if self.plan.takes_over() {

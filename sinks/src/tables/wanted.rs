@@ -1,6 +1,6 @@
 //! What a domain's declaration wants of its table.
 
-use freshet_topics::{Column, Domain, NewColumn};
+use freshet_topics::{Column, Domain, NewColumn, Overwrite};
 
 use crate::apply::upsert::has_surrogate_id;
 
@@ -19,6 +19,8 @@ pub(super) struct Wanted {
     pub adds_columns: bool,
     /// The column of the event date, which is indexed.
     pub date: Option<&'static str>,
+    /// Whether the rows of an object are looked for: where an overwrite replaces them.
+    pub by_object: bool,
 }
 
 /// A column as declared.
@@ -41,6 +43,9 @@ pub(super) const LINEAGE: [(&str, &str, &str); 5] = [
     ("value_ord", "int8", "src_ord of the row that last changed a value."),
 ];
 
+/// The column of the object that a row came from.
+pub(super) const OBJECT: &str = "src_object";
+
 /// The `id` of a table whose declaration has none.
 pub(super) const ID: &str = "id";
 pub(super) const ID_COMMENT: &str = "Number of the row. It means nothing, and stays with the key.";
@@ -61,12 +66,18 @@ impl Wanted {
             key: domain.key.to_vec(),
             adds_columns: domain.on_new_column == NewColumn::Add,
             date: domain.event_time.as_ref().map(|event_time| event_time.date),
+            by_object: domain.on_overwrite == Overwrite::Replace,
         }
     }
 
     /// The name of the unique constraint of the key.
     pub(super) fn key_name(&self) -> String {
         format!("{}_key", self.table)
+    }
+
+    /// The name of the index on the object.
+    pub(super) fn object_index_name(&self) -> String {
+        format!("{}_{OBJECT}", self.table)
     }
 
     /// Every column that is freshet's, with its comment.

@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::cost::{self, Cost};
 use super::machine;
 use crate::commands::generate::SampleFile;
 use crate::commands::terminal::span;
@@ -67,9 +68,14 @@ impl Child {
         Ok(Child { process, data: data.to_owned(), log, env, s3, bucket })
     }
 
+    /// How to reach its Postgres.
+    pub(super) fn database_url(&self) -> Result<String> {
+        self.env.get("DATABASE_URL").cloned().context("the env file lacks DATABASE_URL")
+    }
+
     /// Connections of the benchmark's own.
     pub(super) async fn pool(&self) -> Result<PgPool> {
-        let url = self.env.get("DATABASE_URL").cloned().context("the env file lacks DATABASE_URL")?;
+        let url = self.database_url()?;
         postgres::pool(&PostgresSettings { url: url.into(), connections_max: 8, ..PostgresSettings::default() })
             .context("connect to the child's Postgres")
     }
@@ -94,6 +100,11 @@ impl Child {
             sent.context("send a file")??;
         }
         Ok(())
+    }
+
+    /// What it and the parts that it started have cost until now.
+    pub(super) fn cost(&self) -> Result<Cost> {
+        cost::until_now(self.process.id().context("freshet up has ended")?)
     }
 
     /// The most memory that freshet itself has held, in bytes: Kafka, Postgres and S3 are other processes.

@@ -1,6 +1,6 @@
 //! What Postgres does with the same rows when nothing of freshet is in the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,11 @@ use crate::commands::generate::SampleFile;
 /// A file whose every cell Postgres casts without help.
 #[derive(Debug, Clone)]
 pub(super) struct PlainFile {
-    domain: &'static Domain,
+    pub(super) domain: &'static Domain,
     header: String,
     path: PathBuf,
+    /// The file that it is a copy of.
+    pub(super) original: PathBuf,
 }
 
 /// Sent to the server at once.
@@ -33,7 +35,7 @@ pub(super) fn plain_copies(pipeline: &Pipeline, files: &[SampleFile], folder: &P
         let header = text.lines().next().unwrap_or_default().to_owned();
         let path = folder.join(file.key.replace('/', "-"));
         std::fs::write(&path, plain(domain, &text)).with_context(|| format!("write file {}", path.display()))?;
-        Ok(PlainFile { domain, header, path })
+        Ok(PlainFile { domain, header, path, original: file.path.clone() })
     });
     copies.collect()
 }
@@ -79,16 +81,10 @@ pub(super) async fn script(pool: &PgPool, files: &[PlainFile]) -> Result<Duratio
 
 /// One connection a table, all tables at once.
 async fn timed(pool: &PgPool, files: &[PlainFile], upsert: bool) -> Result<Duration> {
-    let mut by_table: BTreeMap<&str, Vec<PlainFile>> = BTreeMap::new();
-    for file in files {
-        by_table.entry(file.domain.table).or_default().push(file.clone());
-    }
-    for table in by_table.keys() {
-        execute(pool, make_table(table)).await?;
-    }
+    make_tables(pool, files).await?;
     let started = Instant::now();
     let mut tasks = JoinSet::new();
-    for files in by_table.into_values() {
+    for files in by_table(files).into_values() {
         let pool = pool.clone();
         tasks.spawn(async move { load_table(&pool, &files, upsert).await });
     }
@@ -96,8 +92,31 @@ async fn timed(pool: &PgPool, files: &[PlainFile], upsert: bool) -> Result<Durat
         loaded.context("load a table")??;
     }
     let duration = started.elapsed();
-    execute(pool, "DROP SCHEMA bench CASCADE".into()).await?;
+    drop_tables(pool).await?;
     Ok(duration)
+}
+
+/// The files of each table, by its name.
+pub(super) fn by_table(files: &[PlainFile]) -> BTreeMap<&'static str, Vec<PlainFile>> {
+    let mut by_table: BTreeMap<&str, Vec<PlainFile>> = BTreeMap::new();
+    for file in files {
+        by_table.entry(file.domain.table).or_default().push(file.clone());
+    }
+    by_table
+}
+
+/// Makes an empty copy of each table in the schema `bench`.
+pub(super) async fn make_tables(pool: &PgPool, files: &[PlainFile]) -> Result<()> {
+    let tables: BTreeSet<&str> = files.iter().map(|file| file.domain.table).collect();
+    for table in tables {
+        execute(pool, make_table(table)).await?;
+    }
+    Ok(())
+}
+
+/// Drops the schema `bench`.
+pub(super) async fn drop_tables(pool: &PgPool) -> Result<()> {
+    execute(pool, "DROP SCHEMA bench CASCADE".into()).await
 }
 
 /// Lineage and identity columns are there as in the real table, so that rows are as wide.
@@ -118,7 +137,7 @@ async fn execute(pool: &PgPool, sql: String) -> Result<()> {
 async fn load_table(pool: &PgPool, files: &[PlainFile], upsert: bool) -> Result<()> {
     let mut connection = pool.acquire().await.context("connect to Postgres")?;
     for file in files {
-        let PlainFile { domain, header, path } = file;
+        let PlainFile { domain, header, path, .. } = file;
         let bytes = tokio::fs::read(path).await.with_context(|| format!("read file {}", path.display()))?;
         if !upsert {
             copy_in(&mut connection, &format!("bench.{}", domain.table), header, &bytes).await?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::BenchOptions;
+use super::cost::Cost;
 use super::replayed::Replayed;
 use crate::commands::terminal::{Look, table, thousands};
 
@@ -14,6 +15,10 @@ pub(super) struct Run {
     pub(super) outputs_seconds: f64,
     pub(super) copy: f64,
     pub(super) script: f64,
+    /// The script of polars'; 0 where that is not installed.
+    pub(super) polars: f64,
+    /// From the first byte sent until every row was committed.
+    pub(super) cost: Cost,
     /// One a small file.
     pub(super) visible: Vec<Duration>,
     /// A replay that had nothing to correct.
@@ -39,6 +44,8 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
         percentile(&durations.iter().map(|it| it.as_secs_f64() * 1_000.0).collect::<Vec<_>>(), share)
     };
     let visible = |share: f64| move |run: &Run| of(&run.visible, share);
+    let cost = |of: fn(&Cost) -> f64| move |run: &Run| of(&run.cost) * 1e6 / rows as f64;
+    let microseconds = |value: f64| format!("{value:.1} µs");
     let mut records = vec![["", "min", "median", "max", "target"].map(str::to_owned).to_vec()];
     let mut line = |name: &str, of: &dyn Fn(&Run) -> f64, show: &dyn Fn(f64) -> String, target: &str| {
         let values: Vec<f64> = runs.iter().map(of).collect();
@@ -50,8 +57,21 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     line("freshet, rows/s", &|run| run.freshet, &rate, "≥ 60,000");
     line("COPY into a keyed table, rows/s (the limit)", &|run| run.copy, &rate, "");
     line("COPY to staging and upsert, rows/s", &|run| run.script, &rate, "");
-    line("freshet ÷ COPY", &|run| run.freshet / run.copy, &share, "");
+    let has_polars = runs.iter().any(|run| run.polars > 0.0);
+    if has_polars {
+        line("a script of polars', rows/s", &|run| run.polars, &rate, "");
+    }
+    line("freshet ÷ COPY", &|run| run.freshet / run.copy, &share, "≥ 75 %");
     line("freshet ÷ staging and upsert", &|run| run.freshet / run.script, &share, "");
+    if has_polars {
+        line("freshet ÷ polars", &|run| run.freshet / run.polars, &share, "≥ 60 %");
+    }
+    line("CPU a row", &cost(Cost::all), &microseconds, "≤ 12.5 µs");
+    line("  of freshet", &cost(|cost| cost.freshet), &microseconds, "");
+    line("  of Postgres", &cost(|cost| cost.postgres), &microseconds, "");
+    line("  of Kafka", &cost(|cost| cost.kafka), &microseconds, "");
+    line("  of SeaweedFS", &cost(|cost| cost.store), &microseconds, "");
+    line("cores idle meanwhile", &|run| run.cost.idle_share(), &share, "≤ 5 %");
     line("until the outputs are published too, s", &|run| run.outputs_seconds, &|value| format!("{value:.1}"), "");
     line("drop to visible, p50", &visible(0.5), &milliseconds, "< 300 ms");
     line("drop to visible, p99", &visible(0.99), &milliseconds, "< 1,000 ms");
@@ -63,7 +83,7 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     line("drop to visible meanwhile, p99", &|run| of(&run.corrected.visible, 0.99), &milliseconds, "< 2,000 ms");
     let memory = |value: f64| format!("{:.0} MiB", value / f64::from(1 << 20));
     line("peak memory of freshet itself", &|run| run.peak_memory_bytes as f64, &memory, "< 300 MiB");
-    let notes = [
+    let mut notes = vec![
         format!("{} rows in files of {}, {} runs", thousands(rows), options.rows_per_file, runs.len()),
         "freshet: from the first byte sent to S3 until every row is committed; S3, Kafka, Postgres, all roles and"
             .into(),
@@ -79,7 +99,13 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
         "         small files are dropped one after the other meanwhile".into(),
         "memory:  VmHWM of the `freshet up` process; Kafka, Postgres and S3 are processes of their own".into(),
     ];
-    format!("{}\n{}", table(look, &records, 1), notes.map(|note| look.faint(&note)).join("\n"))
+    notes.push(match has_polars {
+        true => "polars:  one process a table reads the same files, casts, cleans, COPYs and upserts; no S3, no Kafka"
+            .into(),
+        false => "polars:  not installed; `scripts/setup bench` installs it".into(),
+    });
+    let notes: Vec<String> = notes.iter().map(|note| look.faint(note)).collect();
+    format!("{}\n{}", table(look, &records, 1), notes.join("\n"))
 }
 
 #[cfg(test)]
@@ -104,13 +130,28 @@ mod tests {
             outputs_seconds: 18.2,
             copy: 210_000.0,
             script: 90_000.0,
+            polars: 142_468.0,
+            cost: Cost { freshet: 6.5, postgres: 7.0, kafka: 1.0, store: 1.25, idle: 2.0, available: 20.0 },
             visible: vec![Duration::from_millis(210); 50],
             unchanged: Replayed { rate: 142_468.0, visible: vec![Duration::from_millis(333); 9] },
             corrected: Replayed { rate: 71_234.0, visible: vec![Duration::from_millis(444); 9] },
             peak_memory_bytes: 200 << 20,
         };
         let text = render(&options, 1_000_000, &[run], Look::PLAIN);
-        for part in ["71,234", "≥ 60,000", "34 %", "79 %", "210 ms", "200 %", "333 ms", "444 ms", "200 MiB"] {
+        for part in [
+            "71,234",
+            "≥ 60,000",
+            "34 %",
+            "79 %",
+            "210 ms",
+            "200 %",
+            "333 ms",
+            "444 ms",
+            "200 MiB",
+            "50 %",
+            "15.8 µs",
+            "10 %",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");

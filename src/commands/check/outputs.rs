@@ -5,13 +5,15 @@ use anyhow::{Context, Result};
 use freshet_ingest::frame::{FrameLimits, Framer};
 use freshet_ingest::header::Header;
 use freshet_processors::refresh::check;
-use freshet_processors::validate::{Accepted, validate};
 use freshet_sinks::apply::upsert::{Candidate, Upsert};
+use freshet_sinks::apply::{Origin, Rows};
 use freshet_sinks::destination::Destination;
 use freshet_sinks::tables::{self, Identity, Setup};
+use freshet_topics::cells::Cells;
+use freshet_topics::message::RawText;
 use freshet_topics::pipeline::cases::OutputCase;
 use freshet_topics::pipeline::mistake::Mistake;
-use freshet_topics::{Domain, PARSER_VERSION, Pipeline, Provenance};
+use freshet_topics::{Domain, PARSER_VERSION, Pipeline, Provenance, judge};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
@@ -77,13 +79,8 @@ async fn load(connection: &mut PgConnection, domain: &'static Domain, text: &str
         Err(said) => return Ok(Err(said)),
     };
     let upsert = Upsert::new(domain, Destination::Live);
-    let provenances: Vec<Provenance> = (0..).take(rows.len()).map(provenance).collect();
-    let mut candidates: Vec<Candidate<'_>> = rows
-        .iter()
-        .zip(&provenances)
-        .enumerate()
-        .map(|(index, (row, provenance))| Candidate { values: &row.values, kept: &row.kept, provenance, index })
-        .collect();
+    let mut candidates: Vec<Candidate<'_>> =
+        (0..rows.origins.len()).map(|index| Candidate { row: rows.row(index), index }).collect();
     // The later row of a key wins, as within a file.
     candidates.sort_by(|left, right| upsert.compare(left, right));
     candidates.dedup_by(|next, kept| upsert.compare_keys(next, kept).is_eq());
@@ -92,28 +89,31 @@ async fn load(connection: &mut PgConnection, domain: &'static Domain, text: &str
 }
 
 /// The rows of a file, judged.
-fn rows(domain: &'static Domain, text: &str) -> Result<Vec<Accepted>, String> {
+fn rows(domain: &'static Domain, text: &str) -> Result<Rows, String> {
     let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", domain.name);
     let whole = format!("{text}\n");
     let (mut framer, mut rest) = (Framer::new(FrameLimits::default(), domain.delimiter), whole.as_bytes());
     let header = framer.next(&mut rest).map_err(|error| wrong(&error))?.ok_or_else(|| wrong(&"there is no header"))?;
     let header = Header::read(domain, &[], &header).map_err(|error| wrong(&error))?;
-    let mut rows = Vec::new();
+    let (mut cells, mut origins) = (Cells::of(domain), Vec::new());
     while let Some(record) = framer.next(&mut rest).map_err(|error| wrong(&error))? {
-        let judged = validate(domain, &header.raw_row(&record));
-        rows.push(judged.map_err(|refusal| {
-            let column = refusal.column.unwrap_or("the row");
-            wrong(&format!("line {}: {column} is rejected ({})", record.line(), refusal.rule))
-        })?);
+        cells.push(&header.raw_row(&record));
+        origins.push(origin(origins.len() as i64, record.line().cast_signed()));
     }
-    Ok(rows)
+    let judged = judge::columns(domain, &cells);
+    if let Some((row, refusal)) = judged.refusals.iter().next() {
+        let (line, column) = (origins[*row].provenance.line, refusal.column.unwrap_or("the row"));
+        return Err(wrong(&format!("line {line}: {column} is rejected ({})", refusal.rule)));
+    }
+    Ok(Rows { origins, judged })
 }
 
-fn provenance(row: i64) -> Provenance {
+fn origin(row: i64, line: i64) -> Origin {
     let (object, generation, src_ord, partitions) = (1, 1, 1, 1);
     let nonce = Uuid::nil();
-    let (line, parser) = (row + 2, PARSER_VERSION);
-    Provenance { object, generation, row, line, src_ord, seq: row, parser, nonce, partitions }
+    let parser = PARSER_VERSION;
+    let provenance = Provenance { object, generation, row, line, src_ord, seq: row, parser, nonce, partitions };
+    Origin { partition: 0, offset: row, provenance, raw: RawText::default() }
 }
 
 /// The first line in which two files differ.
@@ -147,7 +147,10 @@ mod tests {
     #[test]
     fn a_row_that_does_not_load_is_told_with_its_line() {
         let health = Pipeline::shipped().domain("health").expect("shipped");
-        assert_eq!(rows(health, "location_id,date,dengue_cases\n1,2025-01-01,3\n").map(|rows| rows.len()), Ok(1));
+        assert_eq!(
+            rows(health, "location_id,date,dengue_cases\n1,2025-01-01,3\n").map(|rows| rows.origins.len()),
+            Ok(1)
+        );
         let said = rows(health, "location_id,date,dengue_cases\n1,2025-01-01,3\none,2025-01-01,3\n").expect_err("bad");
         assert_eq!(said, "health: line 3: location_id is rejected (uncastable)");
     }

@@ -3,8 +3,8 @@
 
 use freshet_ingest::frame::{FrameLimits, Framer};
 use freshet_ingest::header::Header;
-use freshet_processors::validate::validate;
 use freshet_topics::Pipeline;
+use freshet_topics::judge;
 use freshet_topics::pipeline::examples::{Example, Examples};
 use freshet_topics::pipeline::mistake::{Mistake, Place};
 
@@ -30,14 +30,7 @@ fn check_file(examples: &'static Examples) -> Vec<Mistake> {
 
 fn check_row(examples: &Examples, header: &Header, example: &Example) -> Option<Mistake> {
     let differs = with_record(&example.cells, |record| {
-        let verdict = validate(examples.domain, &header.raw_row(record));
-        let verdict = verdict.as_ref();
-        example.differs(
-            examples.domain,
-            verdict
-                .map(|accepted| (accepted.values.as_slice(), &accepted.notes))
-                .map_err(|refusal| (refusal.column, refusal.rule)),
-        )
+        example.differs(examples.domain, &judge::row(examples.domain, &header.raw_row(record)))
     });
     let said = differs.unwrap_or_else(|error| Some(error.to_string()))?;
     Some(Mistake { file: examples.file.clone(), place: example.place, said })

@@ -149,7 +149,8 @@ fn may(column: &'static Column, change: &Change) -> bool {
     match change {
         Change::Set(text) => {
             let mut notes = Notes::default();
-            !judge::cell(column, &Cell::Text(text.as_str().into()), &mut notes).is_err_and(|refused| refused.whole_file)
+            let raw = Cell::Text(text.as_str().into());
+            !judge::cell(column, &raw, &mut notes).is_err_and(|refused| refused.whole_file)
         }
         _ => !fails,
     }
@@ -246,7 +247,7 @@ fn broken(column: &'static Column) -> Vec<Change> {
 
 /// Texts of which one should not keep to a limit.
 fn candidates(limit: &Limit) -> Vec<String> {
-    let beside = |value: &Value, below: bool| match value {
+    let beside = |value: &Value<'_>, below: bool| match value {
         Value::Int(_) | Value::BigInt(_) | Value::Double(_) | Value::Numeric(_) => {
             let number: f64 = value.to_string().parse().unwrap_or_default();
             let by = |step: f64| format!("{}", if below { number - step } else { number + step });

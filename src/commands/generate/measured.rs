@@ -71,7 +71,7 @@ pub(super) fn clean_cells(column: &'static Column) -> Vec<String> {
 }
 
 /// The values that a rule allows.
-fn listed(column: &Column) -> Option<&'static [Value]> {
+fn listed(column: &Column) -> Option<&'static [Value<'static>]> {
     column.rules.iter().flat_map(|rule| rule.limits).find_map(|limit| match limit {
         Limit::OneOf(values) => Some(*values),
         _ => None,
@@ -206,7 +206,7 @@ fn type_limits(cast: Cast) -> (f64, f64) {
 }
 
 /// A value as a number: of a date its day, of a moment its second.
-fn number_of(value: &Value) -> Option<f64> {
+fn number_of(value: &Value<'_>) -> Option<f64> {
     match value {
         Value::Int(value) => Some(f64::from(*value)),
         Value::BigInt(value) => Some(*value as f64),

@@ -1,9 +1,10 @@
 //! That sample rows load: some rows of a domain are judged before any is written, so that a contract that asks for more
 //! than its columns' samples, rules and types can tell is refused in a clear line.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, bail, ensure};
-use freshet_topics::judge::{self, Notes};
-use freshet_topics::{Cell, Value};
+use freshet_topics::{Cell, RawRow, judge};
 
 use super::day::Day;
 use super::files::Row;
@@ -59,8 +60,6 @@ fn todays(shape: &Shape, options: &GenerateOptions) -> Vec<Today> {
 /// Nothing is to be refused, corrected or warned of.
 fn judged(shape: &Shape, row: &Row) -> Result<()> {
     let domain = shape.domain;
-    let mut values: Vec<Value> = Vec::with_capacity(domain.columns.len());
-    let mut notes = Notes::default();
     let refused = |column: &str, rule: &str| {
         let text = row.cell(domain.index_of(column));
         format!(
@@ -69,17 +68,14 @@ fn judged(shape: &Shape, row: &Row) -> Result<()> {
             domain.name
         )
     };
-    for (at, column) in domain.columns.iter().enumerate() {
-        match judge::cell(column, &Cell::Text(row.cell(at).into()), &mut notes) {
-            Ok(value) => values.push(value),
-            Err(why) => bail!(refused(column.name, why.rule)),
-        }
+    let cells = (0..domain.columns.len()).map(|at| Cell::Text(row.cell(at).into())).collect();
+    let raw = RawRow { cells, extra: Vec::new(), new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 };
+    let judged = judge::row(domain, &raw);
+    if let Some(refusal) = judged.refusal(0) {
+        bail!(refused(refusal.column.unwrap_or_default(), refusal.rule));
     }
-    if let Err((column, why)) = judge::row(domain, &mut values, &mut notes) {
-        bail!(refused(column, why.rule));
-    }
-    match notes.corrections.iter().chain(&notes.warnings).next() {
-        Some((column, rule)) => bail!(refused(column, rule)),
+    match judged.corrections.iter().chain(judged.warnings.iter()).next() {
+        Some((_, note)) => bail!(refused(note.column, note.rule)),
         None => Ok(()),
     }
 }

@@ -324,10 +324,9 @@ impl Shape {
     fn observed_and_not(&self, column: &'static Column) -> Vec<String> {
         let observed = self.domain.event_time.and_then(|event_time| event_time.observed_when);
         let observed = observed.map(|observed| observed.value);
-        let value_of = |text: &str| column.cast.read(text).map(|casted| casted.value);
         let mut candidates: Vec<String> = ["False", "True", "0", "1", "projected"].map(str::to_owned).to_vec();
         candidates.splice(0..0, clean_cells(column));
-        let is_observed = |text: &&String| value_of(text).as_ref() == observed;
+        let is_observed = |text: &&String| column.cast.read(text).map(|casted| casted.value) == observed.copied();
         let first = candidates.iter().find(is_observed).cloned();
         let first = first.or(observed.map(ToString::to_string)).unwrap_or_default();
         let other = candidates.into_iter().find(|text| super::measured::is_clean(column, text) && !is_observed(&text));

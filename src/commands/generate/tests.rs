@@ -2,7 +2,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use freshet_ingest::frame::{FrameLimits, Framer};
 use freshet_ingest::header::Header;
-use freshet_processors::validate::{EXTRA_CELLS, validate};
 use freshet_topics::judge;
 use freshet_topics::{Cast, Instead, Otherwise, Rule, Value, cast, domains};
 
@@ -74,10 +73,14 @@ fn judged(contents: &BTreeMap<String, Vec<u8>>, domain: &'static Domain) -> Judg
     for (key, bytes) in contents.iter().filter(|(key, _)| domain.matches(key, [])) {
         let (mut framer, mut rest) = (Framer::new(FrameLimits::default(), domain.delimiter), bytes.as_slice());
         let header = Header::read(domain, &[], &framer.next(&mut rest).expect(key).expect(key)).expect(key);
-        let mut judge = |row: &freshet_topics::RawRow| {
-            let noted = match validate(domain, row) {
-                Ok(accepted) => [accepted.notes.corrections, accepted.notes.warnings].concat(),
-                Err(refusal) => vec![(refusal.column.unwrap_or_default(), refusal.rule)],
+        let mut count = |row: &freshet_topics::RawRow| {
+            let judged = judge::row(domain, row);
+            let noted: Vec<(&str, &str)> = match judged.refusal(0) {
+                None => {
+                    let notes = judged.corrections.iter().chain(judged.warnings.iter());
+                    notes.map(|(_, note)| (note.column, note.rule)).collect()
+                }
+                Some(refusal) => vec![(refusal.column.unwrap_or_default(), refusal.rule)],
             };
             rows += 1;
             wrong += u64::from(!noted.is_empty());
@@ -86,10 +89,10 @@ fn judged(contents: &BTreeMap<String, Vec<u8>>, domain: &'static Domain) -> Judg
             }
         };
         while let Some(record) = framer.next(&mut rest).expect(key) {
-            judge(&header.raw_row(&record));
+            count(&header.raw_row(&record));
         }
         while let Some(record) = framer.finish().expect(key) {
-            judge(&header.raw_row(&record));
+            count(&header.raw_row(&record));
         }
     }
     (counts, rows, wrong)
@@ -125,7 +128,7 @@ fn rejects_infinity(rule: &Rule) -> bool {
 
 /// All that a row of a domain can be counted under, column by column.
 fn countable(domain: &'static Domain) -> BTreeSet<(&'static str, &'static str)> {
-    let mut all = BTreeSet::from([("", EXTRA_CELLS)]);
+    let mut all = BTreeSet::from([("", judge::EXTRA_CELLS)]);
     let by = |instead: Instead, reject: &'static str, null: &'static str, value: &'static str| match instead {
         Instead::Reject => reject,
         Instead::Null => null,

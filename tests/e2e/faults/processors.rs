@@ -17,6 +17,9 @@ const BATCH_ROWS: usize = 100;
 const MESSAGE_ROWS: usize = 10;
 
 const RECEIVED: &str = "SELECT coalesce(sum(test.length(received)), 0)::bigint FROM pipeline.progress";
+/// Transactions that moved a bookmark forward. One of them may have received no row: where the stream records of the
+/// partitions come before any row does, they move their bookmarks in a transaction of their own.
+const MOVES: &str = "SELECT count(DISTINCT xid) FROM test.moves WHERE domain = 'health' AND before < after";
 
 fn all_but_health() -> Vec<Role> {
     roles_but(Role::Process(domains::by_name("health").expect("a domain")))
@@ -37,9 +40,7 @@ async fn a_processor_killed(story: &str, point: Point) {
     let doomed = world.spawn_failing(&["process", "health"], point, "5*off->return(kill)");
     world.put("health/a.csv", data::health(40, "2025-01-01", 50, 1)).await;
     doomed.killed(AT_ITS_POINT_WITHIN).await;
-    // The first one may have found nothing but the stream records.
-    let moved = "SELECT count(DISTINCT xid) FROM test.moves WHERE domain = 'health' AND before IS NOT NULL";
-    let (received, moves): (i64, i64) = (world.query(RECEIVED).await, world.query(moved).await);
+    let (received, moves): (i64, i64) = (world.query(RECEIVED).await, world.query(MOVES).await);
     println!("{received} rows were received in {moves} transactions");
     assert_eq!(moves, if point == Point::BeforeCommit { 5 } else { 6 });
     assert!(received > 0 && received < 2_000);

@@ -8,7 +8,7 @@ pub(crate) enum Line {
     Stray,
 }
 
-/// The records of a file. Blank lines, and lines of commas and blanks alone, are none.
+/// The records of a file. Lines whose cells are all empty, or blanks alone, are none.
 pub(crate) fn records(content: &[u8]) -> Vec<Line> {
     let text = std::str::from_utf8(content).expect("the file is UTF-8").trim_start_matches('\u{feff}');
     let text = text.replace("\r\n", "\n");
@@ -16,8 +16,8 @@ pub(crate) fn records(content: &[u8]) -> Vec<Line> {
     let (mut at, mut records) = (0, Vec::new());
     while at < characters.len() {
         let (line, next) = record(&characters, at);
-        let says_nothing = characters[at..next].iter().all(|character| matches!(character, '\u{1}'..=' ' | ','));
-        if !says_nothing {
+        let says_nothing = |cell: &String| cell.chars().all(|character| matches!(character, '\u{1}'..=' '));
+        if !matches!(&line, Line::Cells(cells) if cells.iter().all(says_nothing)) {
             records.push(line);
         }
         at = next;

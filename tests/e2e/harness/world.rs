@@ -327,6 +327,7 @@ async fn services(endpoints: &Endpoints, name: &str, change: impl FnOnce(&mut Co
     point_at(endpoints, &mut config, name).await;
     // Of the server's 100 connections.
     config.postgres.connections_max = 20;
+    config.metrics.cache_dir = stack::folder().join("cache");
     change(&mut config);
     Services::new(config).await.expect("services")
 }

@@ -11,21 +11,24 @@
 //! | [`COLUMNS_HEADER`] | the columns that the file has, separated by commas |
 //!
 //! A line is a JSON array: the row's number, its line in the file, a cell a column (`null` where a short row does not reach
-//! it), and at the end, where there is something rare to say, an object of attributes: [`EXTRA`], [`NEW_CELLS`] and
-//! [`STRAY_QUOTE`]. Attributes that a version does not know are ignored.
+//! it), and at the end, where there is something rare to say, an object of attributes: [`EXTRA`], [`NEW_CELLS`],
+//! [`STRAY_QUOTE`] and [`OVERTAKEN`]. Attributes that a version does not know are ignored.
 //!
 //! The header is not called `origin`, so that a version before packed messages finds no origin, and rejects the message as
 //! none of a file's, where people see it. Its rows count as not received, and are sent again.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+pub(super) mod lines;
 
-use memchr::{memchr, memchr2};
+use std::sync::Arc;
+
+use bytes::Bytes;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use serde::Serialize;
 
-use super::{Cell, EXTRA, MessageError, NEW_CELLS, Provenance, RawRow, STRAY_QUOTE, Text, header_text, push_json};
+use super::{Cell, EXTRA, MessageError, NEW_CELLS, OVERTAKEN, Provenance, RawRow, STRAY_QUOTE};
+use super::{header_text, push_json, push_rows};
 use crate::Domain;
+use crate::cells::Cells;
 
 /// The header with the origin of the first row.
 pub const PACK_HEADER: &str = "pack";
@@ -120,6 +123,9 @@ impl Pack {
         if !row.new_cells.is_empty() {
             line.attribute(NEW_CELLS, &row.new_cells);
         }
+        if row.overtaken > 0 {
+            line.attribute(OVERTAKEN, &row.overtaken);
+        }
         line.end();
     }
 }
@@ -169,7 +175,7 @@ pub struct PackedHead {
     /// How many there are.
     pub rows: usize,
     /// The names of their columns, separated by commas.
-    pub columns: Box<str>,
+    pub columns: Arc<str>,
 }
 
 impl Head {
@@ -187,158 +193,15 @@ impl Head {
         Ok(Head { first: Provenance::from_text(origin)?, packed: Some(packed) })
     }
 
-    /// Hands over each row of a message, in order, with its origin. Where `each` fails, the reading ends.
+    /// The rows of a message, each with its origin, one by one: for whoever looks at few.
     ///
     /// # Errors
-    /// The message's fault, in any of its rows: then none of those handed over counts.
-    pub fn for_each_row<'v>(
-        &self,
-        domain: &Domain,
-        value: &'v [u8],
-        mut each: impl FnMut(Provenance, Row<'v, '_>) -> Result<(), MessageError>,
-    ) -> Result<(), MessageError> {
-        let Some(packed) = &self.packed else { return each(self.first, Row::Alone(value)) };
-        let place = |name| domain.columns.iter().position(|column| column.name == name);
-        let columns: Vec<Option<usize>> = match packed.columns.is_empty() {
-            true => Vec::new(),
-            false => packed.columns.split(',').map(place).collect(),
-        };
-        let value = std::str::from_utf8(value).map_err(|_| MessageError::Line { number: 1, why: "it is not UTF-8" })?;
-        let (mut rest, mut found) = (value, 0);
-        loop {
-            let end = memchr(b'\n', rest.as_bytes()).unwrap_or(rest.len());
-            found += 1;
-            let at = |why| MessageError::Line { number: found, why };
-            let (row, line, cells) = numbers(&rest[..end]).map_err(at)?;
-            let seq = self.first.seq.checked_add(found as i64 - 1).ok_or_else(|| at("its seq is out of range"))?;
-            each(Provenance { row, line, seq, ..self.first }, Row::Packed { number: found, cells, columns: &columns })?;
-            match rest.get(end + 1..) {
-                Some(more) => rest = more,
-                None => break,
-            }
-        }
-        match found == packed.rows {
-            true => Ok(()),
-            false => Err(MessageError::Rows { said: packed.rows, found }),
-        }
-    }
-}
-
-/// A row as it stands in a message, not yet decoded.
-#[derive(Debug, Clone, Copy)]
-pub enum Row<'v, 'c> {
-    /// The whole value: an object by column name.
-    Alone(&'v [u8]),
-    /// A line among others.
-    Packed {
-        /// Which line it is, from 1.
-        number: usize,
-        /// What follows the two numbers: `,"7","Goa"]`.
-        cells: &'v str,
-        /// For each column of the message, its place in the domain; `None` for one that this version does not know.
-        columns: &'c [Option<usize>],
-    },
-}
-
-impl<'v> Row<'v, '_> {
-    /// The row's cells, and what else is said of it.
-    ///
-    /// # Errors
-    /// Where it is not of the form that it should have.
-    pub fn decode(&self, domain: &Domain) -> Result<RawRow<'v>, MessageError> {
-        let (number, cells, columns) = match *self {
-            Row::Alone(value) => return RawRow::decode(domain, value),
-            Row::Packed { number, cells, columns } => (number, cells, columns),
-        };
-        let mut row = RawRow {
-            cells: vec![Cell::Absent; domain.columns.len()],
-            extra: Vec::new(),
-            new_cells: BTreeMap::new(),
-            stray_quote: None,
-        };
-        let attributes = read_cells(cells, columns, |place, cell| row.cells[place] = cell)
-            .map_err(|why| MessageError::Line { number, why })?;
-        row.extra = attributes.extra.into_iter().map(|text| text.0).collect();
-        row.stray_quote = attributes.stray_quote.map(|text| text.0);
-        if domain.on_new_column.keeps() {
-            row.new_cells = attributes.new_cells.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
-        }
-        Ok(row)
-    }
-}
-
-/// The rare things said of a row, at the end of its line. Those that this version does not know are left alone.
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
-struct Attributes<'v> {
-    #[serde(borrow, rename = "_extra")]
-    extra: Vec<Text<'v>>,
-    #[serde(rename = "_new")]
-    new_cells: BTreeMap<String, String>,
-    #[serde(borrow, rename = "_stray_quote")]
-    stray_quote: Option<Text<'v>>,
-}
-
-/// The two numbers that a line begins with, and the rest of it.
-fn numbers(line: &str) -> Result<(i64, i64, &str), &'static str> {
-    let inner = line.strip_prefix('[').ok_or("it is no array")?;
-    let (row, rest) = number(inner).ok_or("it does not begin with a row number")?;
-    let rest = rest.strip_prefix(',').ok_or("it has no line number")?;
-    let (line, rest) = number(rest).ok_or("it has no line number")?;
-    Ok((row, line, rest))
-}
-
-/// The number that a text begins with, one below the greatest at most, and the rest.
-fn number(text: &str) -> Option<(i64, &str)> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number = text[..digits].parse().ok().filter(|number| *number < i64::MAX)?;
-    Some((number, &text[digits..]))
-}
-
-/// Reads what follows the numbers of a line: `,"7",null,{"_extra":["x"]}]`. Gives each cell of a known column with its
-/// place in the domain.
-fn read_cells<'v>(
-    text: &'v str,
-    columns: &[Option<usize>],
-    mut each: impl FnMut(usize, Cell<'v>),
-) -> Result<Attributes<'v>, &'static str> {
-    const END: &str = "it does not end as an array does";
-    let mut rest = text;
-    let mut columns = columns.iter();
-    while let Some(next) = rest.strip_prefix(',') {
-        let cell = if let Some(after) = next.strip_prefix('"') {
-            let (text, after) = string(next, after)?;
-            rest = after;
-            Cell::Text(text)
-        } else if let Some(after) = next.strip_prefix("null") {
-            rest = after;
-            Cell::Missing
-        } else {
-            let attributes = next.strip_suffix(']').ok_or(END)?;
-            return serde_json::from_str(attributes).map_err(|_| "a cell is neither text nor null");
-        };
-        let column = columns.next().ok_or("it has more cells than there are columns")?;
-        if let Some(place) = *column {
-            each(place, cell);
-        }
-    }
-    if rest == "]" { Ok(Attributes::default()) } else { Err(END) }
-}
-
-/// The JSON string that `text` begins with, and what follows it. `inner` is `text` behind its quote.
-fn string<'v>(text: &'v str, inner: &'v str) -> Result<(Cow<'v, str>, &'v str), &'static str> {
-    const OPEN: &str = "a cell has no closing quote";
-    match memchr2(b'"', b'\\', inner.as_bytes()) {
-        Some(end) if inner.as_bytes()[end] == b'"' => Ok((Cow::Borrowed(&inner[..end]), &inner[end + 1..])),
-        Some(_) => {
-            // Escapes are rare; serde_json knows them all.
-            let mut strings = serde_json::Deserializer::from_str(text).into_iter::<String>();
-            match strings.next() {
-                Some(Ok(cell)) => Ok((Cow::Owned(cell), &text[strings.byte_offset()..])),
-                _ => Err(OPEN),
-            }
-        }
-        None => Err(OPEN),
+    /// Those of [`push_rows`](super::push_rows).
+    pub fn rows(&self, domain: &Domain, value: &[u8]) -> Result<Vec<(Provenance, RawRow<'static>)>, MessageError> {
+        let (mut cells, mut origins) = (Cells::of(domain), Vec::new());
+        let value = Bytes::copy_from_slice(value);
+        push_rows(domain, self, &value, &mut cells, |provenance, _| origins.push(provenance))?;
+        Ok(origins.into_iter().enumerate().map(|(at, origin)| (origin, cells.raw_row(at))).collect())
     }
 }
 

@@ -18,8 +18,9 @@ use std::collections::BTreeMap;
 
 use super::mistake::{Mistakes, Place, did_you_mean};
 use super::yaml::{Document, Map, Node};
-use crate::judge::Notes;
-use crate::{Cell, Domain, RawRow, Value};
+use crate::columns::ByRow;
+use crate::judge::{Judged, Note};
+use crate::{Cell, Domain, RawRow};
 
 /// One file of tests.
 #[derive(Debug)]
@@ -66,9 +67,6 @@ pub enum Expected {
     },
 }
 
-/// A verdict on a row: its values and notes, or column and rule that it is rejected for.
-pub type Verdict<'v> = Result<(&'v [Value], &'v Notes), (Option<&'v str>, &'v str)>;
-
 impl Examples {
     /// Reads a file of tests, finding its mistakes.
     pub fn read(
@@ -100,6 +98,7 @@ impl Examples {
             extra: example.cells.iter().skip(self.header.len()).map(|text| Cow::Borrowed(text.as_str())).collect(),
             new_cells: BTreeMap::new(),
             stray_quote: None,
+            overtaken: 0,
         }
     }
 }
@@ -122,25 +121,27 @@ impl Example {
         Some(Example { place, cells: cells.iter().map(ToString::to_string).collect(), expected })
     }
 
-    /// In what a verdict differs from what is expected; `None` where it does not.
-    pub fn differs(&self, domain: &Domain, verdict: Verdict<'_>) -> Option<String> {
-        match (&self.expected, verdict) {
-            (Expected::Rejected { column, rule }, Err((found_column, found_rule))) => {
-                let same = (column.as_deref(), rule.as_str()) == (found_column, found_rule);
-                let found = || shown(found_column.unwrap_or("the row"), found_rule);
+    /// In what the verdict on its row, judged alone, differs from what is expected; `None` where it does not.
+    pub fn differs(&self, domain: &Domain, judged: &Judged) -> Option<String> {
+        match (&self.expected, judged.refusal(0)) {
+            (Expected::Rejected { column, rule }, Some(found)) => {
+                let same = (column.as_deref(), rule.as_str()) == (found.column, found.rule);
+                let found = || shown(found.column.unwrap_or("the row"), found.rule);
                 (!same).then(|| format!("rejected for {}, not as expected", found()))
             }
-            (Expected::Rejected { column, rule }, Ok(_)) => {
+            (Expected::Rejected { column, rule }, None) => {
                 let wanted = shown(column.as_deref().unwrap_or("the row"), rule);
                 Some(format!("it loads; expected to be rejected for {wanted}"))
             }
-            (Expected::Applied { .. }, Err((column, rule))) => {
-                Some(format!("rejected for {}; expected to load", shown(column.unwrap_or("the row"), rule)))
+            (Expected::Applied { .. }, Some(found)) => {
+                Some(format!("rejected for {}; expected to load", shown(found.column.unwrap_or("the row"), found.rule)))
             }
-            (Expected::Applied { corrections, warnings, values }, Ok((found, notes))) => {
-                differs("corrections", corrections, &notes.corrections)
-                    .or_else(|| differs("warnings", warnings, &notes.warnings))
-                    .or_else(|| values.iter().find_map(|(column, wanted)| value_differs(domain, found, column, wanted)))
+            (Expected::Applied { corrections, warnings, values }, None) => {
+                differs("corrections", corrections, &judged.corrections)
+                    .or_else(|| differs("warnings", warnings, &judged.warnings))
+                    .or_else(|| {
+                        values.iter().find_map(|(column, wanted)| value_differs(domain, judged, column, wanted))
+                    })
             }
         }
     }
@@ -150,9 +151,9 @@ fn shown(column: &str, rule: &str) -> String {
     format!("{column} ({rule})")
 }
 
-fn differs(what: &str, wanted: &[(String, String)], found: &[(&str, &str)]) -> Option<String> {
+fn differs(what: &str, wanted: &[(String, String)], found: &ByRow<Note>) -> Option<String> {
     let mut found: Vec<(String, String)> =
-        found.iter().map(|(column, rule)| ((*column).to_owned(), (*rule).to_owned())).collect();
+        found.iter().map(|(_, note)| (note.column.to_owned(), note.rule.to_owned())).collect();
     found.sort();
     let list = |of: &[(String, String)]| match of {
         [] => "none".to_owned(),
@@ -161,8 +162,8 @@ fn differs(what: &str, wanted: &[(String, String)], found: &[(&str, &str)]) -> O
     (found != wanted).then(|| format!("{what}: {}; expected: {}", list(&found), list(wanted)))
 }
 
-fn value_differs(domain: &Domain, found: &[Value], column: &str, wanted: &Option<String>) -> Option<String> {
-    let value = &found[domain.index_of(column)];
+fn value_differs(domain: &Domain, found: &Judged, column: &str, wanted: &Option<String>) -> Option<String> {
+    let value = found.values.get(domain.index_of(column), 0);
     let found = (!value.is_null()).then(|| value.to_string());
     let text = |it: &Option<String>| it.clone().unwrap_or_else(|| "NULL".to_owned());
     (found != *wanted).then(|| format!("{column} is {}; expected: {}", text(&found), text(wanted)))

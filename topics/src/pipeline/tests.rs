@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::judge::{self, Notes};
 use crate::window::{Window, WindowKind};
-use crate::{Cell, Comparison, Instead, Limit, NewColumn, Otherwise, Overwrite, Value};
+use crate::{Cell, Comparison, Instead, Limit, NewColumn, Otherwise, Overwrite, RawRow, Value};
 
 /// A contract that says all that can be said.
 const FULL: &str = r#"
@@ -22,6 +22,10 @@ schema:
       - {vendor: freshet, property: missingValues, value: ["NA", "-999"]}
       - {vendor: freshet, property: onNewColumn, value: keep}
       - {vendor: freshet, property: onOverwrite, value: replace}
+      - {vendor: freshet, property: onNearMiss, value: reject}
+      - {vendor: freshet, property: delimiter, value: ","}
+      - {vendor: freshet, property: decimal, value: "."}
+      - {vendor: freshet, property: encoding, value: utf-8}
       - {vendor: freshet, property: corrections, value: keep}
       - {vendor: elsewhere, property: anything, value: 1}
     quality:
@@ -168,7 +172,7 @@ fn all_that_a_contract_says_is_in_the_domain() {
     assert_eq!((day.rules.len(), day.rules[0].name, day.rules[1].name), (2, "below_minimum", "above_maximum"));
     let reference = clinic.references.expect("a reference");
     assert_eq!((reference.domain, reference.column), ("clinics", "id"));
-    assert_eq!((state.absent.value(), state.empty.value()), (Value::Text("final".into()), Value::Text("draft".into())));
+    assert_eq!((state.absent.value(), state.empty.value()), (Value::Text("final"), Value::Text("draft")));
     assert!(matches!(state.rules[0].limits, [Limit::OneOf(values)] if values.len() == 2));
     let outcomes: Vec<_> = cost.rules.iter().map(|rule| (rule.name, rule.limits.len(), rule.otherwise)).collect();
     assert_eq!(outcomes, [("cost_zero", 1, Otherwise::Zero), ("cost_capped", 1, Otherwise::Cap)]);
@@ -212,11 +216,12 @@ fn a_cell_gives_what_its_contract_says() {
     ];
     for (name, text, expected, noted) in cases {
         let mut notes = Notes::default();
-        let judged = judge::cell(visits.column(name).expect("a column"), &Cell::Text((*text).into()), &mut notes);
+        let raw = Cell::Text((*text).into());
+        let judged = judge::cell(visits.column(name).expect("a column"), &raw, &mut notes);
         let found = judged.map(|value| (!value.is_null()).then(|| value.to_string())).map_err(|refused| refused.rule);
         assert_eq!(found, expected.map(|text| text.map(str::to_owned)), "{name} {text:?}");
-        let warned = notes.warnings.iter().map(|(_, rule)| format!("warned: {rule}"));
-        let found: Vec<String> = notes.corrections.iter().map(|(_, rule)| (*rule).to_owned()).chain(warned).collect();
+        let warned = notes.warnings.iter().map(|note| format!("warned: {}", note.rule));
+        let found: Vec<String> = notes.corrections.iter().map(|note| note.rule.to_owned()).chain(warned).collect();
         assert_eq!(found, *noted, "{name} {text:?}");
     }
 }
@@ -232,18 +237,21 @@ fn two_columns_are_compared_where_both_are_known() {
         let text = FULL.replacen("otherwise: cap}", &format!("otherwise: {otherwise}}}"), 1);
         let files = [("domains/visits.odcs.yaml", text.as_str()), ("domains/clinics.odcs.yaml", CLINICS)];
         let visits = read(&files).expect("no mistakes").domain("visits").expect("it is there");
-        let mut values = vec![Value::Null; visits.columns.len()];
-        judge::row(visits, &mut values, &mut Notes::default()).expect("nothing is known");
-        (values[2], values[3]) = (Value::BigInt(3), Value::BigInt(5));
-        let mut corrected = Notes { corrections: vec![("came", "negative_to_zero")], ..Notes::default() };
-        let kept = corrected.clone();
-        judge::row(visits, &mut values, &mut corrected).expect("nothing is judged by a corrected value");
-        assert_eq!((&values[3], &corrected), (&Value::BigInt(5), &kept));
-        let mut notes = Notes::default();
-        let found = judge::row(visits, &mut values, &mut notes).map(|()| values[3].clone());
-        assert_eq!(found.map_err(|(_, refused)| refused.rule), expected, "{otherwise}");
-        assert_eq!(notes.corrections.iter().map(|(_, rule)| *rule).collect::<Vec<_>>(), noted, "{otherwise}");
-        assert_eq!(notes.warnings.len(), usize::from(otherwise == "warn"));
+        let judged = |came: &str, seen: &str| {
+            let row = format!(r#"{{"day":"2025-09-21","clinic":"1","came":"{came}","seen":"{seen}"}}"#);
+            judge::row(visits, &RawRow::decode(visits, row.as_bytes()).expect("a row"))
+        };
+        for (came, seen, corrections) in [("", "5", 0), ("3.5", "5", 1), ("5", "5", 0)] {
+            let found = judged(came, seen);
+            let value = found.refusal(0).is_none().then(|| found.values.get(3, 0));
+            assert_eq!(value, Some(Value::BigInt(5)), "by what is unknown or corrected nothing is judged");
+            assert_eq!((found.corrections.of(0).len(), found.warnings.of(0).len()), (corrections, 0));
+        }
+        let found = judged("3", "5");
+        let value = found.refusal(0).map_or(Ok(found.values.get(3, 0)), |refusal| Err(refusal.rule));
+        assert_eq!(value, expected, "{otherwise}");
+        assert_eq!(found.corrections.of(0).iter().map(|(_, note)| note.rule).collect::<Vec<_>>(), noted, "{otherwise}");
+        assert_eq!(found.warnings.of(0).len(), usize::from(otherwise == "warn"));
     }
 }
 
@@ -305,6 +313,31 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         ("{state: final}", "{state: 5}", "text is expected here, not a whole number"),
         ("{state: final}", "{}", "one column and its value are expected here"),
         ("value: keep", "value: kep", "`kep` is not one of ignore, keep, add, reject; did you mean keep?"),
+        (
+            "onOverwrite, value: replace",
+            "onOverwrite, value: replce",
+            "15:57: `replce` is not one of merge, replace; did you mean replace?",
+        ),
+        (
+            "onNearMiss, value: reject",
+            "onNearMiss, value: ignor",
+            "16:56: `ignor` is not one of reject, ignore; did you mean ignore?",
+        ),
+        (
+            "delimiter, value: \",\"",
+            "delimiter, value: \"; \"",
+            "17:55: `; ` parts no cells: a tab (\"\\t\"), `;`, `|` or another sign is",
+        ),
+        ("delimiter, value: \",\"", "delimiter, value: \"-\"", "17:55: `-` parts no cells: a tab"),
+        ("delimiter, value: \",\"", "delimiter, value: 5", "17:55: text is expected here, not a whole number"),
+        ("decimal, value: \".\"", "decimal, value: \";\"", "18:53: `;` is not one of ., ,"),
+        (
+            "encoding, value: utf-8",
+            "encoding, value: utf8",
+            "19:54: `utf8` is not one of utf-8, windows-1252, utf-16, utf-16le, utf-16be; did you mean utf-8?",
+        ),
+        ("encoding, value: utf-8", "encoding", "19:9: the property `encoding` has no value"),
+        ("corrections, value: keep", "corrections, value: kep", "`kep` is not one of count, keep; did you mean keep?"),
         ("\"-999\"]", "-999]", "text is expected here, not a whole number"),
         ("[\"NA\", ", "[\"NA\", \"NA\", ", "`NA` is there twice"),
         ("[\"NA\", ", "[\" NA\", ", "write `NA`"),
@@ -423,7 +456,7 @@ fn every_mistake_of_every_file_is_told_at_once() {
     ])
     .expect_err("mistakes");
     for expected in [
-        "domains/visits.odcs.yaml:26:22: `dat` is not one of",
+        "domains/visits.odcs.yaml:30:22: `dat` is not one of",
         "domains/wards.odcs.yaml:10:7: no column has `primaryKey: true`",
         "tests/a.yaml:3:16: text is expected here",
         "tests/a.yaml:4:5: unknown key `rejectd`; did you mean rejected?",
@@ -530,16 +563,8 @@ fn every_example_of_the_page_is_read_without_mistakes() {
         let read = read(&files).unwrap_or_else(|mistakes| panic!("{mistakes:#?}\n{text}"));
         for examples in read.examples {
             for example in &examples.rows {
-                let mut notes = Notes::default();
-                let row = examples.raw_row(example);
-                let cells = examples.domain.columns.iter().zip(&row.cells);
-                let judged: Result<Vec<Value>, _> = cells
-                    .map(|(column, cell)| {
-                        judge::cell(column, cell, &mut notes).map_err(|it| (Some(column.name), it.rule))
-                    })
-                    .collect();
-                let verdict = judged.as_ref().map(|values| (values.as_slice(), &notes)).map_err(|refused| *refused);
-                assert_eq!(example.differs(examples.domain, verdict), None);
+                let judged = judge::row(examples.domain, &examples.raw_row(example));
+                assert_eq!(example.differs(examples.domain, &judged), None);
             }
         }
         kinds.insert(kind.trim());

@@ -1,8 +1,9 @@
-//! The key of a table and the index on its date.
+//! The key of a table, the index on its date, and the one by which an overwrite finds the rows that it replaces.
 
 use super::{Planner, What, counted, into_shadow};
 use crate::tables::found::Found;
-use crate::tables::{duplicates, identifier, identifiers};
+use crate::tables::wanted::OBJECT;
+use crate::tables::{duplicates, identifier, identifiers, qualified};
 
 impl Planner<'_> {
     pub(super) fn key_constraint(&self) -> String {
@@ -42,6 +43,26 @@ impl Planner<'_> {
         if !found.indexes.iter().any(|index| index.columns.first().is_some_and(|first| first == date)) {
             let index = self.date_index();
             self.step(format!("add index {}_date on ({date})", wanted.table), index);
+        }
+    }
+
+    pub(super) fn object_index(&self) -> Option<String> {
+        let name = identifier(&self.wanted.object_index_name());
+        self.wanted.by_object.then(|| format!("CREATE INDEX {name} ON {} ({OBJECT})", self.name))
+    }
+
+    /// The index on the object, there as long as the contract says `onOverwrite: replace`: others would pay for it with each
+    /// row. One that somebody else made stays.
+    pub(super) fn by_object(&mut self, found: &Found, schema: &str) {
+        let name = self.wanted.object_index_name();
+        let begins_with_it = |columns: &[String]| columns.first().is_some_and(|first| first == OBJECT);
+        let mut fitting = found.indexes.iter().filter(|index| begins_with_it(&index.columns));
+        if self.wanted.by_object && fitting.clone().next().is_none() {
+            let index = self.object_index();
+            self.step(format!("add index {name} on ({OBJECT}), for onOverwrite: replace"), index);
+        } else if !self.wanted.by_object && fitting.any(|index| index.name == name) {
+            let drop = format!("DROP INDEX {}", qualified(schema, &name));
+            self.step(format!("drop index {name}, which only onOverwrite: replace needs"), [drop]);
         }
     }
 

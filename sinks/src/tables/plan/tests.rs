@@ -28,6 +28,7 @@ fn wanted() -> Wanted {
         key: vec!["place", "day"],
         adds_columns: false,
         date: Some("day"),
+        by_object: false,
     }
 }
 
@@ -104,6 +105,40 @@ fn a_table_that_is_not_there_is_made_and_one_that_is_as_declared_is_left_alone()
     assert!(made.steps[1].sql[0].starts_with("COMMENT ON TABLE \"apart\".\"stock_data\" IS 'What is there.'"));
     let same = plan("apart", &wanted(), Some(&own()), &[]);
     assert_eq!((same.what, said(&same)), (What::Own, vec![]), "{same:?}");
+}
+
+#[test]
+fn the_rows_of_an_object_are_indexed_as_long_as_an_overwrite_replaces_them() {
+    let replacing = Wanted { by_object: true, ..wanted() };
+    let made = plan("apart", &replacing, None, &[]);
+    assert!(made.steps[0].said.ends_with("index on day and on src_object"), "{made:?}");
+    let create = "CREATE INDEX \"stock_data_src_object\" ON \"apart\".\"stock_data\" (src_object)";
+    assert_eq!(made.steps[0].sql[2], create);
+    let with = |name: &str| {
+        let mut found = own();
+        found.indexes.push(Index { name: name.into(), is_unique: false, ..index(&["src_object"]) });
+        found
+    };
+    let (add, drop) = (
+        "add index stock_data_src_object on (src_object), for onOverwrite: replace",
+        "drop index stock_data_src_object, which only onOverwrite: replace needs",
+    );
+    let cases = [
+        (&replacing, own(), vec![add]),
+        (&replacing, with("stock_data_src_object"), vec![]),
+        (&replacing, with("somebodys"), vec![]),
+        (&wanted(), with("stock_data_src_object"), vec![drop]),
+        (&wanted(), with("somebodys"), vec![]),
+    ];
+    for (wanted, found, expected) in cases {
+        let plan = plan("apart", wanted, Some(&found), &[]);
+        assert_eq!(said(&plan), expected, "{found:?}");
+        assert!(plan.blocked.is_empty() && plan.not_done.is_empty(), "{plan:?}");
+    }
+    let begins = plan("apart", &replacing, Some(&own()), &[]);
+    assert_eq!(begins.steps[0].sql, [create]);
+    let ends = plan("apart", &wanted(), Some(&with("stock_data_src_object")), &[]);
+    assert_eq!(ends.steps[0].sql, ["DROP INDEX \"apart\".\"stock_data_src_object\""]);
 }
 
 #[test]

@@ -14,12 +14,12 @@ fn rule(name: &'static str, limits: Vec<Limit>, otherwise: Otherwise) -> &'stati
     vec![Rule { name, limits: limits.leak(), otherwise }].leak()
 }
 
-fn int(value: i32) -> &'static Value {
+fn int(value: i32) -> &'static Value<'static> {
     leak(Value::Int(value))
 }
 
-fn text(value: &str) -> Value {
-    Value::Text(value.into())
+fn text(value: &'static str) -> Value<'static> {
+    Value::Text(value)
 }
 
 fn required(name: &'static str, cast: Cast, rules: &'static [Rule]) -> Column {

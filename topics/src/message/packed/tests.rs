@@ -1,3 +1,6 @@
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -11,7 +14,7 @@ fn provenance(row: i64, line: i64, seq: i64) -> Provenance {
 
 fn blank(domain: &Domain) -> RawRow<'static> {
     let cells = vec![Cell::Absent; domain.columns.len()];
-    RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: None }
+    RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
 }
 
 /// The columns of rows that all have the same.
@@ -21,17 +24,12 @@ fn columns(domain: &Domain, row: &RawRow<'_>) -> String {
 }
 
 /// All rows of a message, or its fault.
-fn unpacked<'v>(
+fn unpacked(
     domain: &Domain,
     headers: &OwnedHeaders,
-    value: &'v [u8],
-) -> Result<Vec<(Provenance, RawRow<'v>)>, MessageError> {
-    let mut rows = Vec::new();
-    Head::from_headers(Some(headers))?.for_each_row(domain, value, |provenance, row| {
-        rows.push((provenance, row.decode(domain)?));
-        Ok(())
-    })?;
-    Ok(rows)
+    value: &[u8],
+) -> Result<Vec<(Provenance, RawRow<'static>)>, MessageError> {
+    Head::from_headers(Some(headers))?.rows(domain, value)
 }
 
 fn headers(pairs: &[(&str, &str)]) -> OwnedHeaders {
@@ -178,7 +176,8 @@ fn row(domain: &'static Domain, present: Vec<bool>) -> impl Strategy<Value = Raw
     let extra = prop::collection::vec(text(), 0..2);
     let new_cells = prop::collection::btree_map(text(), text(), 0..2);
     let stray = prop::option::weighted(0.1, text());
-    (cells, extra, new_cells, stray).prop_map(move |(cells, extra, new_cells, stray)| {
+    let overtaken = prop_oneof![3 => Just(0), 1 => any::<u32>()];
+    (cells, extra, new_cells, stray, overtaken).prop_map(move |(cells, extra, new_cells, stray, overtaken)| {
         if let Some(line) = stray {
             return RawRow { stray_quote: Some(line.into()), ..blank(domain) };
         }
@@ -192,6 +191,7 @@ fn row(domain: &'static Domain, present: Vec<bool>) -> impl Strategy<Value = Raw
             extra: extra.into_iter().map(Cow::Owned).collect(),
             new_cells: new_cells.into_iter().map(|(name, text)| (name.into(), text.into())).collect(),
             stray_quote: None,
+            overtaken,
         }
     })
 }
@@ -221,8 +221,8 @@ proptest! {
         }
         let ordinary = rows.iter().find(|row| row.stray_quote.is_none());
         let names = ordinary.map(|row| columns(domain, row)).unwrap_or_default();
-        let headers = pack.headers(&names).expect("it has rows");
-        let found = unpacked(domain, &headers, pack.value()).expect("it is read");
+        let head = Head::from_headers(pack.headers(&names).as_ref()).expect("it has rows");
+        let found = head.rows(domain, pack.value()).expect("it is read");
         prop_assert_eq!(pack.value().split(|byte| *byte == b'\n').count(), rows.len(), "a line a row");
         for line in pack.value().split(|byte| *byte == b'\n') {
             let line: serde_json::Value = serde_json::from_slice(line).expect("any reader of JSON reads it");
@@ -232,5 +232,14 @@ proptest! {
             prop_assert_eq!(found, &(origin(number), row.clone()));
         }
         prop_assert_eq!(found.len(), rows.len());
+        // A reject is kept as it would be from a message of its own.
+        let (mut cells, mut kept) = (Cells::of(domain), Vec::new());
+        let value = Bytes::copy_from_slice(pack.value());
+        push_rows(domain, &head, &value, &mut cells, |_, raw| kept.push(raw.to_text())).expect("it is read");
+        for (kept, row) in kept.iter().zip(&rows) {
+            let mut alone = Vec::new();
+            row.encode(domain, &mut alone);
+            prop_assert_eq!(kept.as_bytes(), alone);
+        }
     }
 }

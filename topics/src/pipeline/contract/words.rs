@@ -56,13 +56,14 @@ fn cell_text(node: &Node<'_, '_>) -> Option<String> {
 }
 
 /// A value of a column's type, or a mistake.
-pub(super) fn value_of(node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes) -> Option<&'static Value> {
+pub(super) fn value_of(node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes) -> Option<&'static Value<'static>> {
     let text = match cast {
         // A number in a column of text would be spelled in one of many ways: it is for the writer to say.
         Cast::Text | Cast::TrimmedText => node.text(mistakes)?.to_owned(),
         _ => cell_text(node).unwrap_or_default(),
     };
-    match cast.read(&text) {
+    let text: &'static str = leaked(&text);
+    match cast.read(text) {
         Some(read) if read.correction.is_none() => Some(leak(read.value)),
         _ => {
             let found = if text.is_empty() { node.kind().to_owned() } else { format!("`{text}`") };

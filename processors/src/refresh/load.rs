@@ -1,0 +1,59 @@
+//! Whether much is on its way into the tables: then publications take a small share of the machine, and what is on its way
+//! gets the rest.
+
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::pace::{Allowance, Budget, Pace};
+use super::retry::sleep;
+
+/// Files that are not applied yet are much from so many bytes together on: some ten thousand rows, a second's work. What is
+/// less is a trickle, which is to be visible at once.
+const MUCH_BYTES: i64 = 4 * 1024 * 1024;
+/// So many files are added up.
+const FILES_MAX: i64 = 10_000;
+/// Where more is dirty than may be derived yet, how often to look whether it may.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What nobody works on is not on its way: a file that waits to be tried again, a domain that is halted, a replay that was
+/// interrupted.
+const IS_MUCH: &str = "SELECT coalesce(sum(o.size_bytes), 0) >= $1
+        OR EXISTS (SELECT FROM pipeline.replays WHERE ended_at IS NULL AND updated_at > now() - interval '10 seconds')
+    FROM (
+        (SELECT domain, size_bytes FROM pipeline.objects
+         WHERE state IN ('discovered', 'publishing') AND (now() >= wait_from AND now() < next_attempt_at) IS NOT TRUE
+         LIMIT $2)
+        UNION ALL
+        (SELECT domain, size_bytes FROM pipeline.objects WHERE state = 'published' LIMIT $2)
+    ) AS o
+    WHERE NOT EXISTS (SELECT FROM pipeline.bookmarks AS b WHERE b.domain = o.domain AND b.halted IS NOT NULL)";
+
+/// What is on its way, and what publications may take beside it.
+pub(super) struct Load {
+    pool: PgPool,
+    pub(super) budget: Budget,
+}
+
+impl Load {
+    pub(super) fn new(pool: &PgPool) -> Self {
+        Load { pool: pool.clone(), budget: Budget::new() }
+    }
+
+    /// What the next publication may derive.
+    pub(super) async fn allowance(&mut self, pace: &Pace) -> Allowance {
+        let is_much = sqlx::query_scalar(IS_MUCH).bind(MUCH_BYTES).bind(FILES_MAX).fetch_one(&self.pool).await;
+        // The publication meets the same Postgres, and says what is wrong with it.
+        let now = Instant::now();
+        self.budget.load(is_much.unwrap_or(false), now);
+        self.budget.allowance(pace, now)
+    }
+
+    /// Returns once so many windows may be derived, or on shutdown.
+    pub(super) async fn until_allowed(&mut self, windows: usize, pace: &Pace, shutdown: &CancellationToken) {
+        while !shutdown.is_cancelled() && self.allowance(pace).await.windows_max < windows {
+            sleep(LOOK_INTERVAL, shutdown).await;
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A few windows at once: while Postgres works out the rows of one, those of another become files and go up.
+//!
+//! All readers see the publication's snapshot: the first is its own transaction, the others import it. A window's rows come
+//! from one query on one of them, so its files do not depend on who reads it, nor when.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use freshet_sinks::outputs::WindowFiles;
+use freshet_topics::pipeline::output::Output;
+use freshet_topics::window::Window;
+use futures::future::join_all;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use tokio_util::sync::CancellationToken;
+
+use super::query::{self, Failure, Prepared};
+use super::uploads::Uploads;
+use super::{RefreshError, metrics};
+
+/// How long another connection may take to come. Without it the windows are derived one after the other.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The windows of an output that are to be derived, and what becomes of them.
+pub(super) struct Work {
+    pub(super) output: &'static Output,
+    pub(super) query: Prepared,
+    /// Each with whether it is closed.
+    pub(super) windows: Vec<(Window, bool)>,
+    /// The windows that were derived; those without rows have no files.
+    pub(super) made: Vec<(Window, Option<WindowFiles>)>,
+    /// Why the query does not work: the output is not derived then.
+    pub(super) failed: Option<String>,
+}
+
+/// Transactions that see what the publication's own sees, under the same bounds. Dropped, they are rolled back.
+pub(super) struct Others {
+    transactions: Vec<Transaction<'static, Postgres>>,
+}
+
+impl Others {
+    /// Up to so many that see an exported snapshot; fewer where there are no connections to be had.
+    pub(super) async fn open(pool: &PgPool, snapshot: Option<&str>, count: usize, timeout: Duration) -> Others {
+        let mut transactions = Vec::new();
+        for id in snapshot.into_iter().flat_map(|id| std::iter::repeat_n(id, count)) {
+            match tokio::time::timeout(CONNECT_TIMEOUT, import(pool, id, timeout)).await {
+                Ok(Ok(transaction)) => transactions.push(transaction),
+                Ok(Err(error)) => tracing::debug!(%error, "read windows on another connection"),
+                Err(_) => tracing::debug!("read windows on another connection: there is none"),
+            }
+        }
+        Others { transactions }
+    }
+}
+
+/// Lets others see what a transaction sees, for as long as it lasts. Postgres does so only outside of savepoints.
+pub(super) async fn export(connection: &mut PgConnection) -> Result<String, RefreshError> {
+    let id = sqlx::query_scalar("SELECT pg_export_snapshot()").fetch_one(connection).await;
+    id.map_err(|source| RefreshError::Postgres { action: "share the snapshot", source })
+}
+
+async fn import(pool: &PgPool, id: &str, timeout: Duration) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // Ids are hexadecimal digits and dashes, and no parameter is taken here.
+    let import = format!("SET TRANSACTION SNAPSHOT '{}'", id.replace('\'', ""));
+    sqlx::raw_sql(AssertSqlSafe(import)).execute(&mut *transaction).await?;
+    query::set_bounds(&mut transaction, timeout).await?;
+    Ok(transaction)
+}
+
+/// Derives all windows of all outputs, in the order in which they stand.
+///
+/// # Errors
+/// What the world does wrong. What a query does wrong ends its output.
+pub(super) async fn derive(
+    first: &mut PgConnection,
+    others: &mut Others,
+    mut works: Vec<&mut Work>,
+    uploads: &mut Uploads<'_>,
+    shutdown: &CancellationToken,
+) -> Result<(), RefreshError> {
+    let queue = Queue::of(&works);
+    let uploads = tokio::sync::Mutex::new(uploads);
+    let connections = [first].into_iter().chain(others.transactions.iter_mut().map(|transaction| &mut **transaction));
+    let readers = connections.map(|connection| async {
+        let read = read(connection, &queue, &works, &uploads, shutdown).await;
+        if read.is_err() {
+            queue.close();
+        }
+        read
+    });
+    let ended: Result<Vec<_>, _> = join_all(readers).await.into_iter().collect();
+    ended?;
+    for (work, (made, failed)) in works.iter_mut().zip(queue.into_done()) {
+        (work.made, work.failed) = (made, failed);
+    }
+    Ok(())
+}
+
+/// One reader: takes the next window as long as there is one. Nothing is left half-way but by an error of the world.
+async fn read(
+    connection: &mut PgConnection,
+    queue: &Queue,
+    works: &[&mut Work],
+    uploads: &tokio::sync::Mutex<&mut Uploads<'_>>,
+    shutdown: &CancellationToken,
+) -> Result<(), RefreshError> {
+    while let Some((at, window, is_final)) = queue.next() {
+        if shutdown.is_cancelled() {
+            return Err(RefreshError::Stopped);
+        }
+        let Work { output, query, .. } = &*works[at];
+        match query.run(connection, window, is_final).await {
+            Ok(encoded) => {
+                metrics::WINDOWS.inc();
+                tracing::debug!(output = output.name, window = %window.start, rows = encoded.rows, "derived");
+                let closed = output.closes().then_some(is_final);
+                let files = uploads.lock().await.add(output.name, window, closed, encoded).await?;
+                queue.made(at, window, files);
+            }
+            Err(Failure::Query(reason)) => {
+                queue.failed(at, reason);
+                let failed = |source| RefreshError::Postgres { action: "go on after a query that failed", source };
+                query::recover(connection).await.map_err(failed)?;
+            }
+            Err(Failure::World(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A window of the output at that place in the work, and whether it is closed.
+type Next = (usize, Window, bool);
+/// The windows of an output that are derived, or why not.
+type Done = (Vec<(Window, Option<WindowFiles>)>, Option<String>);
+
+/// What is still to be derived, and what was.
+struct Queue {
+    state: Mutex<State>,
+}
+
+struct State {
+    waiting: VecDeque<Next>,
+    done: Vec<Done>,
+}
+
+impl Queue {
+    fn of(works: &[&mut Work]) -> Self {
+        let windows = (0..).zip(works).flat_map(|(at, work)| work.windows.iter().map(move |(it, end)| (at, *it, *end)));
+        let done = works.iter().map(|_| Done::default()).collect();
+        Queue { state: Mutex::new(State { waiting: windows.collect(), done }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Next> {
+        let State { waiting, done } = &mut *self.state();
+        while let Some(next) = waiting.pop_front() {
+            let (_, failed) = &done[next.0];
+            if failed.is_none() {
+                return Some(next);
+            }
+        }
+        None
+    }
+
+    fn made(&self, at: usize, window: Window, files: Option<WindowFiles>) {
+        self.state().done[at].0.push((window, files));
+    }
+
+    /// The first reason stands.
+    fn failed(&self, at: usize, reason: String) {
+        self.state().done[at].1.get_or_insert(reason);
+    }
+
+    /// Nothing more is to be begun.
+    fn close(&self) {
+        self.state().waiting.clear();
+    }
+
+    fn into_done(self) -> Vec<Done> {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::window::WindowKind;
+
+    use super::*;
+
+    #[test]
+    fn an_output_that_fails_leaves_its_other_windows_alone_and_the_first_reason_stands() {
+        let window = |day: &str| Window { kind: WindowKind::Day, start: day.parse().expect("a date") };
+        let days = ["2025-07-01", "2025-07-02", "2025-07-03"].map(window);
+        let waiting = (0..2).flat_map(|at| days.map(|day| (at, day, false))).collect();
+        let done = vec![Done::default(), Done::default()];
+        let queue = Queue { state: Mutex::new(State { waiting, done }) };
+        assert_eq!(queue.next(), Some((0, days[0], false)));
+        assert_eq!(queue.next(), Some((0, days[1], false)));
+        queue.failed(0, "first".into());
+        queue.failed(0, "second".into());
+        assert_eq!(queue.next(), Some((1, days[0], false)));
+        queue.made(1, days[0], None);
+        queue.close();
+        assert_eq!(queue.next(), None);
+        assert_eq!(queue.into_done(), [(vec![], Some("first".into())), (vec![(days[0], None)], None)]);
+    }
+}

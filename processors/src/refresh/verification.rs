@@ -1,0 +1,104 @@
+//! Looking, now and then, whether what is published is still there: beside the publications, which do not wait for it.
+//!
+//! A look lists all data files, so it takes longer the longer the history is, and what has just changed is not to wait for
+//! that. Only the first look of a publisher comes before its first publication: what was deleted while nobody looked is
+//! known from the beginning.
+
+use std::time::{Duration, Instant};
+
+use freshet_sinks::outputs::{Damage, OutputError, Store};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::metrics;
+
+/// The time between two looks is at least this many times as long as one takes.
+const REST_FACTOR: u32 = 20;
+
+/// What one look found, and how long it took.
+type Look = (Result<Damage, OutputError>, Duration);
+
+/// The looks of a publisher.
+pub(super) struct Verification {
+    store: Store,
+    interval: Duration,
+    /// What the last look found and no publication has mended yet.
+    pub(super) damage: Damage,
+    /// When the next one is to begin; none: now.
+    next_at: Option<Instant>,
+    is_first: bool,
+    running: Option<AbortOnDropHandle<Look>>,
+}
+
+impl Verification {
+    pub(super) fn new(store: Store, interval: Duration) -> Self {
+        Verification { store, interval, damage: Damage::default(), next_at: None, is_first: true, running: None }
+    }
+
+    /// Has the outputs looked at as soon as may be: somebody found something gone.
+    pub(super) fn soon(&mut self) {
+        self.next_at = None;
+    }
+
+    /// Takes up what a look that has ended found, and begins the next one if it is time. Waits for the first.
+    pub(super) async fn take_up(&mut self) {
+        if self.is_first || self.running.as_ref().is_some_and(AbortOnDropHandle::is_finished) {
+            self.ended().await;
+        }
+        self.begin_if_due();
+    }
+
+    /// Returns once a look has ended, the one under way or the next. May be dropped and begun again.
+    pub(super) async fn ended(&mut self) {
+        if self.running.is_none() {
+            let wait = self.next_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            tokio::time::sleep(wait).await;
+            self.begin_if_due();
+        }
+        let Some(running) = &mut self.running else { return };
+        let ended = running.await;
+        self.running = None;
+        self.is_first = false;
+        match ended {
+            Ok((found, took)) => self.found(found, took),
+            // It panicked, or the program is stopping.
+            Err(error) => {
+                self.next_at = Some(Instant::now() + self.interval);
+                tracing::warn!(%error, "verify the outputs; it is tried again");
+            }
+        }
+    }
+
+    fn begin_if_due(&mut self) {
+        let is_due = self.next_at.is_none_or(|at| at <= Instant::now());
+        if !is_due || self.running.is_some() {
+            return;
+        }
+        let (store, resume_after) = (self.store.clone(), self.damage.resume_after.clone());
+        let look = async move {
+            let began = Instant::now();
+            (store.verify(resume_after.as_deref()).await, began.elapsed())
+        };
+        // Somebody who finds something gone from now on has it looked for once more.
+        self.next_at = Some(Instant::now() + self.interval);
+        self.running = Some(AbortOnDropHandle::new(tokio::spawn(look)));
+    }
+
+    /// An error keeps nothing from being published.
+    fn found(&mut self, found: Result<Damage, OutputError>, took: Duration) {
+        let rest = self.interval.max(took * REST_FACTOR);
+        match found {
+            Ok(damage) => {
+                // More was found than one look takes in: the next one follows as soon as this is mended.
+                let more = damage.resume_after.is_some() && !damage.missing.is_empty();
+                // None where somebody has asked for one meanwhile.
+                self.next_at = self.next_at.filter(|_| !more).map(|_| Instant::now() + rest);
+                self.damage = damage;
+            }
+            Err(error) => {
+                self.next_at = Some(Instant::now() + rest);
+                metrics::ERRORS.inc();
+                tracing::warn!(%error, "verify the outputs; it is tried again");
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Data files kept on this machine's disk, so that what was written or read once need not be read from S3 again.
+//!
+//! A file is kept under the hash of its bytes and checked against it whenever it is read, so it does not matter who else
+//! writes to the folder, or what became of it meanwhile: what is not there, or not as it should be, is read from S3. What
+//! is kept is bounded: where there is no room, what the published manifest does not name goes first, the oldest first; what
+//! it names stays, and the new file is not kept.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Seek};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+
+use super::spool::MEMORY_BYTES;
+use super::{FileRef, Spooled};
+
+/// What a file takes on the disk comes in blocks of this size.
+const BLOCK_BYTES: u64 = 4_096;
+/// A file that is no data file was left behind while it was written, if it is older than this.
+const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(3_600);
+
+/// A SHA-256.
+type Digest = [u8; 32];
+
+/// A folder of data files. Clones share it.
+#[derive(Debug, Clone)]
+pub struct FileCache {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    folder: PathBuf,
+    bytes_max: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// File → what it takes on the disk, in bytes.
+    files: HashMap<Digest, u64>,
+    /// What they take together.
+    bytes: u64,
+    /// What the published manifest names.
+    named: HashSet<Digest>,
+    /// What it does not, the oldest first; some of them may be gone.
+    unnamed: VecDeque<Digest>,
+}
+
+impl FileCache {
+    /// The files of a folder, which is made if need be, and holds this many bytes at most from now on.
+    ///
+    /// # Errors
+    /// If the folder can neither be read nor made.
+    pub fn open(folder: &Path, bytes_max: u64) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let Ok(metadata) = entry.metadata() else { continue };
+            let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            match entry.file_name().to_str().and_then(digest) {
+                Some(digest) => found.push((modified, digest, metadata.len())),
+                None if modified.elapsed().is_ok_and(|age| age > LEFT_BEHIND_AFTER) => {
+                    fs::remove_file(entry.path()).ok();
+                }
+                None => {}
+            }
+        }
+        found.sort_unstable();
+        let cache =
+            FileCache { shared: Arc::new(Shared { folder: folder.into(), bytes_max, state: Mutex::default() }) };
+        let mut state = cache.state();
+        for (_, digest, length) in found {
+            state.insert(digest, on_disk(length));
+        }
+        cache.make_room(&mut state, 0);
+        drop(state);
+        Ok(cache)
+    }
+
+    /// Tells which files the published manifest names: they stay.
+    pub fn needs<'a>(&self, files: impl IntoIterator<Item = &'a FileRef>) {
+        let named = files.into_iter().filter_map(|file| digest(&file.sha256)).collect();
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.named, named);
+        // What was named until now is older than what has come since.
+        let (mut unnamed, since) = (VecDeque::new(), std::mem::take(&mut state.unnamed));
+        unnamed.extend(
+            before.into_iter().chain(since).filter(|it| state.files.contains_key(it) && !state.named.contains(it)),
+        );
+        state.unnamed = unnamed;
+    }
+
+    /// The file, if it is here as it should be.
+    pub(super) fn read(&self, file: &FileRef) -> Option<Spooled> {
+        let digest = digest(&file.sha256)?;
+        if !self.state().files.contains_key(&digest) {
+            return None;
+        }
+        let path = self.path(&digest);
+        match open(&path, file) {
+            Ok(Some(body)) => Some(body),
+            Ok(None) | Err(_) => {
+                fs::remove_file(path).ok();
+                self.state().forget(&digest);
+                None
+            }
+        }
+    }
+
+    /// Keeps a file, if there is room, and gives it back. An error keeps nothing from being published: the file is then
+    /// read from S3.
+    pub(super) fn keep(&self, body: Spooled) -> Spooled {
+        let Some(digest) = digest(body.sha256()) else { return body };
+        let bytes = on_disk(body.len());
+        {
+            let mut state = self.state();
+            if state.files.contains_key(&digest) || !self.make_room(&mut state, bytes) {
+                return body;
+            }
+            state.insert(digest, bytes);
+        }
+        let path = self.path(&digest);
+        let (body, is_named) = body.named(&path);
+        if is_named {
+            return body;
+        }
+        if let Err(error) = self.copy(&body, &path) {
+            tracing::debug!(%error, folder = %self.shared.folder.display(), "keep a data file");
+            self.state().forget(&digest);
+        }
+        body
+    }
+
+    fn copy(&self, body: &Spooled, path: &Path) -> io::Result<()> {
+        let mut file = NamedTempFile::new_in(&self.shared.folder)?;
+        body.read()?.copy(0, body.len(), &mut file)?;
+        file.persist(path).map(drop).map_err(|error| error.error)
+    }
+
+    /// Whether so many bytes fit, once what is not named is gone as far as need be.
+    fn make_room(&self, state: &mut State, bytes: u64) -> bool {
+        while state.bytes + bytes > self.shared.bytes_max {
+            let Some(oldest) = state.unnamed.pop_front() else { return false };
+            if !state.named.contains(&oldest) && state.files.contains_key(&oldest) {
+                fs::remove_file(self.path(&oldest)).ok();
+                state.forget(&oldest);
+            }
+        }
+        true
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.shared.folder.join(hex::encode(digest))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Counts that a panic left wrong make the folder larger or smaller, and no file wrong.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn insert(&mut self, digest: Digest, bytes: u64) {
+        self.bytes += bytes;
+        self.files.insert(digest, bytes);
+        if !self.named.contains(&digest) {
+            self.unnamed.push_back(digest);
+        }
+    }
+
+    fn forget(&mut self, digest: &Digest) {
+        self.bytes -= self.files.remove(digest).unwrap_or(0);
+    }
+}
+
+/// A SHA-256 from its hexadecimal digits.
+fn digest(text: &str) -> Option<Digest> {
+    let mut digest = Digest::default();
+    hex::decode_to_slice(text, &mut digest).ok()?;
+    Some(digest)
+}
+
+fn on_disk(length: u64) -> u64 {
+    length.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
+}
+
+/// The body that stands there; none if it is another.
+fn open(path: &Path, file: &FileRef) -> io::Result<Option<Spooled>> {
+    let mut found = File::open(path)?;
+    if found.metadata()?.len() != file.bytes {
+        return Ok(None);
+    }
+    let body = match file.bytes <= MEMORY_BYTES as u64 {
+        true => {
+            let mut bytes = Vec::with_capacity(file.bytes as usize);
+            io::copy(&mut found, &mut bytes)?;
+            Spooled::from(bytes)
+        }
+        false => {
+            let mut hash = Sha256::new();
+            io::copy(&mut found, &mut hash)?;
+            found.rewind()?;
+            Spooled::of_file(found, file.bytes, hex::encode(hash.finalize()))
+        }
+    };
+    Ok(Some(body).filter(|body| body.sha256() == file.sha256))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::outputs::Spool;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn folder() -> TempDir {
+        tempfile::tempdir().expect("a folder")
+    }
+
+    fn body(text: &[u8]) -> (FileRef, Spooled) {
+        let mut spool = Spool::new();
+        spool.write_all(text).expect("written");
+        let body = spool.finish().expect("complete");
+        let file = FileRef { key: "metrics/data/x".into(), sha256: body.sha256().to_owned(), bytes: body.len() };
+        (file, body)
+    }
+
+    fn bytes(body: &Spooled) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        body.read().expect("read").copy(0, body.len(), &mut bytes).expect("copied");
+        bytes
+    }
+
+    fn is_kept(cache: &FileCache, file: &FileRef) -> bool {
+        cache.read(file).is_some()
+    }
+
+    #[test]
+    fn a_file_is_read_back_as_it_was_kept_by_this_process_and_the_next() {
+        let folder = folder();
+        let cache = FileCache::open(folder.path(), 64 * MIB).expect("a cache");
+        let large: Vec<u8> = (0..3 * MIB + 17).map(|index| (index % 251) as u8).collect();
+        for text in [b"".as_slice(), b"a,b\n", &large] {
+            let (file, body) = body(text);
+            assert!(cache.read(&file).is_none(), "nothing is kept yet");
+            cache.keep(body);
+            let next = FileCache::open(folder.path(), 64 * MIB).expect("a cache");
+            for cache in [&cache, &next] {
+                assert_eq!(bytes(&cache.read(&file).expect("kept")), text);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_changed_or_deleted_on_the_disk_is_not_taken_for_the_file() {
+        let folder = folder();
+        let cache = FileCache::open(folder.path(), 64 * MIB).expect("a cache");
+        let large = vec![b'x'; 2 * MIB as usize];
+        for (text, other) in [(b"abc".to_vec(), b"abd".to_vec()), (b"ab".to_vec(), b"abc".to_vec()), {
+            let mut other = large.clone();
+            other[17] = b'y';
+            (large, other)
+        }] {
+            let (file, kept) = body(&text);
+            cache.keep(kept);
+            fs::write(folder.path().join(&file.sha256), other).expect("changed");
+            assert!(!is_kept(&cache, &file));
+            cache.keep(body(&text).1);
+            fs::remove_file(folder.path().join(&file.sha256)).expect("deleted");
+            assert!(!is_kept(&cache, &file));
+            cache.keep(body(&text).1);
+            assert!(is_kept(&cache, &file), "it is kept once more");
+        }
+    }
+
+    #[test]
+    fn what_no_manifest_names_makes_room_the_oldest_first_and_what_it_names_stays() {
+        let folder = folder();
+        let cache = FileCache::open(folder.path(), 3 * BLOCK_BYTES).expect("a cache");
+        let texts = ["a", "b", "c", "d", "e", "f"];
+        let files = texts.map(|text| body(text.as_bytes()).0);
+        let keep = |cache: &FileCache, index: usize| cache.keep(body(texts[index].as_bytes()).1);
+        let kept = |cache: &FileCache| (0..6).filter(|index| is_kept(cache, &files[*index])).collect::<Vec<_>>();
+        (0..3).for_each(|index| drop(keep(&cache, index)));
+        cache.needs([&files[0], &files[1]]);
+        keep(&cache, 3);
+        assert_eq!(kept(&cache), [0, 1, 3]);
+        cache.needs([&files[0], &files[3]]);
+        keep(&cache, 4);
+        assert_eq!(kept(&cache), [0, 3, 4]);
+        cache.needs([&files[0], &files[3], &files[4]]);
+        keep(&cache, 5);
+        assert_eq!(kept(&cache), [0, 3, 4], "there is no room for another");
+        drop(cache);
+        let smaller = FileCache::open(folder.path(), 2 * BLOCK_BYTES).expect("a cache");
+        assert_eq!(kept(&smaller).len(), 2, "a lower bound holds at once");
+    }
+
+    #[test]
+    fn what_was_left_half_written_goes_once_it_is_old() {
+        let folder = folder();
+        for (name, age) in [(".tmpold", LEFT_BEHIND_AFTER * 2), (".tmpnew", Duration::ZERO)] {
+            let file = File::create(folder.path().join(name)).expect("made");
+            file.set_modified(SystemTime::now() - age).expect("made older");
+        }
+        FileCache::open(folder.path(), MIB).expect("a cache");
+        assert!(!folder.path().join(".tmpold").exists() && folder.path().join(".tmpnew").exists());
+    }
+}

@@ -1,0 +1,71 @@
+//! Whole-file copies follow what is published at a cost that follows the change.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use crate::harness::proxy::Proxy;
+use crate::harness::{World, data};
+
+/// Files of windows that are read from S3 are counted from here on.
+fn count_reads(proxy: &Proxy) -> Arc<AtomicUsize> {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counted = reads.clone();
+    proxy.break_by(move |request| {
+        let is_data = request.uri().path().contains("/metrics/data/") && request.method() == "GET";
+        // The listing of data files names them as a query.
+        counted.fetch_add(usize::from(is_data), SeqCst);
+        None
+    });
+    reads
+}
+
+/// One row of one day, on a day of a month that is published.
+async fn correct_one_row(world: &World, salt: i32) {
+    world.next_second().await;
+    world.put(&format!("health/corrected-{salt}.csv"), data::health(1, "2025-07-03", 1, salt)).await;
+    world.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_put_together_without_reading_back_what_was_published_from_here() {
+    let (world, proxy) = World::behind_a_proxy("copies", |_| ()).await;
+    let reads = count_reads(&proxy);
+    let roles = world.run_all();
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(3, "2025-05-01", 90, 1)).await;
+    world.put("hospital/all.csv", data::hospital(3, "2025-05-01", 90, 1)).await;
+    world.settle().await;
+    correct_one_row(&world, 2).await;
+    assert_eq!(reads.load(SeqCst), 0, "all of it was written from here");
+    world.all_hold().await;
+
+    // As on a machine that has published nothing yet: each file is read once.
+    let folder = world.services.config.metrics.cache_dir.join(world.processed_bucket());
+    for file in fs::read_dir(&folder).expect("the files that are kept") {
+        fs::remove_file(file.expect("a file").path()).expect("deleted");
+    }
+    reads.store(0, SeqCst);
+    correct_one_row(&world, 3).await;
+    let files = world.manifest().await.windows.iter().map(|window| window.files.len()).sum::<usize>();
+    let read = reads.swap(0, SeqCst);
+    assert!(read > 0 && read < files, "{read} of {files}");
+    correct_one_row(&world, 4).await;
+    assert_eq!(reads.load(SeqCst), 0, "what was read is kept as well");
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_kept_where_none_is_wanted() {
+    let (world, proxy) = World::behind_a_proxy("no-cache", |config| config.metrics.cache_mib = 0).await;
+    let reads = count_reads(&proxy);
+    let roles = world.run_all();
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(3, "2025-07-01", 10, 1)).await;
+    world.settle().await;
+    assert!(reads.load(SeqCst) > 0, "the copies are read from S3");
+    assert!(!world.services.config.metrics.cache_dir.join(world.processed_bucket()).exists());
+    world.all_hold().await;
+    roles.stop().await;
+}

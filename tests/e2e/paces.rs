@@ -1,0 +1,181 @@
+//! What publications take of the time and the machine: a change waits for nothing that grows with the history, much that is
+//! on its way goes first, and a program that is told to stop does.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use freshet::roles::Role;
+use freshet_sinks::outputs::{Manifest, read_current};
+use freshet_topics::Pipeline;
+
+use crate::harness::proxy::{Fault, kind};
+use crate::harness::{Process, World, all_roles, data, folder};
+
+/// Every role but the one that publishes.
+fn roles_without_metrics() -> Vec<Role> {
+    all_roles().into_iter().filter(|role| *role != Role::Metrics).collect()
+}
+
+async fn until_published(world: &World, limit: Duration, what: &str, is_as_wanted: impl Fn(&Manifest) -> bool) {
+    let started = Instant::now();
+    let published = async || {
+        let found = read_current(&world.services.s3, world.processed_bucket()).await.expect("read what is published");
+        found.is_some_and(|manifest| is_as_wanted(&manifest))
+    };
+    while !published().await {
+        assert!(started.elapsed() < limit, "{}: not in time: {what}", world.name());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_published_while_the_outputs_are_verified() {
+    let (world, proxy) = World::behind_a_proxy("beside", |config| config.metrics.verify_interval_ms = 200).await;
+    let roles = world.run_all();
+    world.put("locations/all.csv", data::locations(2)).await;
+    world.put("health/all.csv", data::health(2, "2025-07-01", 10, 1)).await;
+    world.settle().await;
+
+    // As where there are very many data files: listing them takes a minute.
+    proxy.break_by(|request| {
+        let is_of_data = request.uri().query().is_some_and(|query| query.contains("prefix=metrics%2Fdata"));
+        (kind(request) == "list" && is_of_data).then_some(Fault::Late(Duration::from_secs(60)))
+    });
+    while proxy.broken() == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let before = world.manifest().await.version;
+    world.put("health/more.csv", data::health(1, "2025-07-03", 1, 2)).await;
+    until_published(&world, Duration::from_secs(20), "beside the verification", |it| it.version > before).await;
+    proxy.recover();
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
+    let world = World::new("beside-a-load").await;
+    let roles = world.run(&roles_without_metrics());
+    world.put("locations/all.csv", data::locations(2)).await;
+    world.put("health/all.csv", data::health(2, "2024-01-01", 500, 1)).await;
+    world.applied().await;
+    roles.stop().await;
+    let roles = world.run(&[Role::Metrics]);
+    until_published(&world, Duration::from_secs(60), "all that there is", |it| it.windows.len() > 80).await;
+    world.until("no marks", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
+
+    // A large file whose rows have not come yet, in a ledger that nobody sweeps.
+    let copied = "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
+        SELECT bucket, 'health/large.csv', 'large', 1000000000, last_modified, domain, src_ord + 1000000, 'published'
+        FROM pipeline.objects WHERE domain = 'health'";
+    world.execute(copied).await;
+    let change = async |condition: &str| {
+        world.execute(&format!("UPDATE health_data SET dengue_cases = dengue_cases + 1 WHERE {condition}")).await;
+        let marks = format!(
+            "INSERT INTO pipeline.marks (domain, dates)
+             SELECT 'health', unnest(range_agg(daterange(date, date + 1))) FROM health_data WHERE {condition}"
+        );
+        world.execute(&marks).await;
+        world.execute("SELECT pg_notify('freshet_marks', 'health')").await;
+    };
+    let before = world.manifest().await.version;
+    change("date = '2024-05-05'").await;
+    until_published(&world, Duration::from_secs(20), "one day", |it| it.version > before).await;
+    let before = world.manifest().await.version;
+    change("true").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(world.manifest().await.version, before, "what is on its way goes first");
+    world.execute("UPDATE pipeline.objects SET state = 'applied' WHERE key = 'health/large.csv'").await;
+    until_published(&world, Duration::from_secs(20), "all of it, at once", |it| it.version > before).await;
+    world.until("all of it", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
+    roles.stop().await;
+}
+
+/// The shipped pipeline, with an output whose query takes a minute.
+fn slow_pipeline(name: &str) -> String {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("made");
+        for entry in fs::read_dir(from).expect("a folder") {
+            let entry = entry.expect("an entry");
+            match entry.file_type().expect("a type").is_dir() {
+                true => copy(&entry.path(), &to.join(entry.file_name())),
+                false => _ = fs::copy(entry.path(), to.join(entry.file_name())).expect("copied"),
+            }
+        }
+    }
+    let to = folder().join(name);
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(Pipeline::shipped().name), &to);
+    let slow = "/* freshet\ndescription: d\nwindows: [month]\nfacts: [health]\nkey: [a]\n*/\nSELECT 1 AS a FROM pg_sleep(50)\n";
+    fs::write(to.join("outputs").join("slow.sql"), slow).expect("written");
+    to.to_string_lossy().into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_told_to_stop_waits_for_no_query_and_leaves_none_behind() {
+    let world = World::new("stops").await;
+    let roles = world.run(&roles_without_metrics());
+    world.put("health/all.csv", data::health(1, "2025-07-01", 3, 1)).await;
+    world.applied().await;
+    roles.stop().await;
+    let pipeline = slow_pipeline("slow-pipeline");
+    let mut setup = world.spawn(&["setup", "--pipeline", &pipeline]);
+    assert_eq!(setup.ended(Duration::from_secs(60)).await, Some(0), "{}", setup.log());
+    let metrics: Process = world.spawn(&["metrics", "--pipeline", &pipeline]);
+    let sleeping = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+        AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid())";
+    world.until("the query runs", sleeping).await;
+    let code = metrics.terminate(Duration::from_secs(4)).await;
+    assert_eq!(code, Some(0));
+    let told = Instant::now();
+    while world.query::<bool>(sleeping).await {
+        assert!(told.elapsed() < Duration::from_secs(10), "the query goes on without anybody to read its rows");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_query_of_a_window_reads_what_the_window_holds_and_not_the_history() {
+    let world = World::new("plans").await;
+    world
+        .execute(
+            "INSERT INTO locations (id, name, population, src_object, src_gen, src_row, src_ord, value_ord)
+         SELECT i, 'Place ' || i, 1000, 1, 1, i, 1, 1 FROM generate_series(1, 100) AS i",
+        )
+        .await;
+    let facts = ["health_data", "hospital_data", "climate_data"];
+    for table in facts {
+        let needed = "SELECT string_agg(', ' || column_name, '') FROM information_schema.columns
+            WHERE table_name = $1 AND data_type = 'double precision' AND is_nullable = 'NO'";
+        let needed: Option<String> =
+            sqlx::query_scalar(needed).bind(table).fetch_one(&world.services.pool).await.expect("the columns");
+        let needed = needed.unwrap_or_default();
+        let values = ", 1".repeat(needed.matches(',').count());
+        let insert = format!(
+            "INSERT INTO {table}
+                (location_id, date, is_projected, src_object, src_gen, src_row, src_ord, value_ord{needed})
+             SELECT l, date '2020-01-01' + d, false, 1, 1, l * 1000 + d, 1, 1{values}
+             FROM generate_series(1, 100) AS l, generate_series(0, 999) AS d"
+        );
+        world.execute(&insert).await;
+        world.execute(&format!("ANALYZE {table}")).await;
+    }
+    for output in Pipeline::shipped().outputs {
+        let sql = format!("EXPLAIN {}", output.query.bound());
+        let mut connection = world.services.pool.acquire().await.expect("a connection");
+        let date = |text: &str| text.parse::<chrono::NaiveDate>().expect("a date");
+        let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .bind("month")
+            .bind(date("2021-03-01"))
+            .bind(date("2021-04-01"))
+            .bind(false)
+            .fetch_all(&mut *connection)
+            .await
+            .expect("a plan");
+        let plan = plan.join("\n");
+        for table in facts {
+            assert!(!plan.contains(&format!("Seq Scan on {table}")), "{}:\n{plan}", output.name);
+        }
+    }
+}

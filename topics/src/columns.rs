@@ -1,0 +1,357 @@
+//! The values of a batch by column, with one place for text: no row has anything of its own in memory.
+//!
+//! A row is an index. NULL is `None`; text is a [`Span`] of the batch's [`Text`]. What only a few rows have stands beside the
+//! columns, [by row](ByRow).
+
+use std::cmp::Ordering;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use rust_decimal::Decimal;
+
+use crate::value::compare_doubles;
+use crate::{Cast, Domain, Value};
+
+/// Where a text stands in a [`Text`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// All text of a batch, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Text {
+    all: String,
+}
+
+impl Text {
+    /// Appends a text.
+    ///
+    /// # Panics
+    /// Beyond 4 GiB. A batch holds a KiB a row or so, and as many rows as the setting `process.batch_rows_max` allows: at
+    /// most a quarter of that.
+    pub fn push(&mut self, text: &str) -> Span {
+        let start = self.all.len();
+        self.all.push_str(text);
+        let at = |place: usize| u32::try_from(place).expect("the text of a batch is far below 4 GiB");
+        Span { start: at(start), end: at(self.all.len()) }
+    }
+
+    /// A text that was appended.
+    pub fn get(&self, span: Span) -> &str {
+        &self.all[span.start as usize..span.end as usize]
+    }
+
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Takes back what was appended since there were so many bytes.
+    pub(crate) fn truncate(&mut self, bytes: usize) {
+        self.all.truncate(bytes);
+    }
+}
+
+/// What only a few rows of a batch have, in the order of the rows.
+#[derive(Debug, Clone)]
+pub struct ByRow<T>(Vec<(usize, T)>);
+
+impl<T> Default for ByRow<T> {
+    fn default() -> Self {
+        ByRow(Vec::new())
+    }
+}
+
+/// In any order of rows; what one row has stays in its order.
+impl<T> FromIterator<(usize, T)> for ByRow<T> {
+    fn from_iter<I: IntoIterator<Item = (usize, T)>>(items: I) -> Self {
+        let mut items: Vec<(usize, T)> = items.into_iter().collect();
+        items.sort_by_key(|(row, _)| *row);
+        ByRow(items)
+    }
+}
+
+impl<T> ByRow<T> {
+    /// Whether no row has any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All, with their rows.
+    pub fn iter(&self) -> std::slice::Iter<'_, (usize, T)> {
+        self.0.iter()
+    }
+
+    /// Each row that has any, with what it has.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, &[(usize, T)])> {
+        self.0.chunk_by(|(left, _), (right, _)| left == right).filter_map(|items| Some((items.first()?.0, items)))
+    }
+
+    /// What one row has.
+    pub fn of(&self, row: usize) -> &[(usize, T)] {
+        let from = self.0.partition_point(|(other, _)| *other < row);
+        let rest = &self.0[from..];
+        &rest[..rest.iter().take_while(|(other, _)| *other == row).count()]
+    }
+
+    /// The first that a row has.
+    pub fn first_of(&self, row: usize) -> Option<&T> {
+        self.of(row).first().map(|(_, first)| first)
+    }
+
+    /// Adds to the last row that has any, or to one behind it.
+    pub(crate) fn push(&mut self, row: usize, item: T) {
+        debug_assert!(self.0.last().is_none_or(|(last, _)| *last <= row), "rows come in their order");
+        self.0.push((row, item));
+    }
+
+    /// Forgets a row and all behind it.
+    pub(crate) fn truncate(&mut self, row: usize) {
+        self.0.truncate(self.0.partition_point(|(other, _)| *other < row));
+    }
+}
+
+/// The values of one column.
+#[derive(Debug, Clone)]
+pub enum Values {
+    /// [`Value::Int`].
+    Int(Vec<Option<i32>>),
+    /// [`Value::BigInt`].
+    BigInt(Vec<Option<i64>>),
+    /// [`Value::Double`].
+    Double(Vec<Option<f64>>),
+    /// [`Value::Numeric`].
+    Numeric(Vec<Option<Decimal>>),
+    /// [`Value::Bool`].
+    Bool(Vec<Option<bool>>),
+    /// [`Value::Date`].
+    Date(Vec<Option<NaiveDate>>),
+    /// [`Value::Timestamp`].
+    Timestamp(Vec<Option<DateTime<Utc>>>),
+    /// [`Value::Text`].
+    Text(Vec<Option<Span>>),
+}
+
+/// Does the same with the cells of whatever type a column has.
+macro_rules! each_type {
+    ($values:expr, $cells:ident => $do:expr) => {
+        match $values {
+            Values::Int($cells) => $do,
+            Values::BigInt($cells) => $do,
+            Values::Double($cells) => $do,
+            Values::Numeric($cells) => $do,
+            Values::Bool($cells) => $do,
+            Values::Date($cells) => $do,
+            Values::Timestamp($cells) => $do,
+            Values::Text($cells) => $do,
+        }
+    };
+}
+
+impl Values {
+    /// An empty column of a type, with room for so many rows.
+    fn of(cast: Cast, rows: usize) -> Self {
+        match cast {
+            Cast::Int => Values::Int(Vec::with_capacity(rows)),
+            Cast::BigInt => Values::BigInt(Vec::with_capacity(rows)),
+            Cast::Double => Values::Double(Vec::with_capacity(rows)),
+            Cast::Numeric { .. } => Values::Numeric(Vec::with_capacity(rows)),
+            Cast::Bool => Values::Bool(Vec::with_capacity(rows)),
+            Cast::Date => Values::Date(Vec::with_capacity(rows)),
+            Cast::Timestamp => Values::Timestamp(Vec::with_capacity(rows)),
+            Cast::Text | Cast::TrimmedText => Values::Text(Vec::with_capacity(rows)),
+        }
+    }
+
+    /// Gives one more row room, and writes a value there.
+    fn push(&mut self, value: Value<'_>, text: &mut Text) {
+        each_type!(self, cells => cells.push(None));
+        let last = each_type!(self, cells => cells.len()) - 1;
+        self.set(last, value, text);
+    }
+
+    fn set(&mut self, row: usize, value: Value<'_>, text: &mut Text) {
+        match (self, value) {
+            (Values::Int(cells), Value::Int(value)) => cells[row] = Some(value),
+            (Values::BigInt(cells), Value::BigInt(value)) => cells[row] = Some(value),
+            (Values::Double(cells), Value::Double(value)) => cells[row] = Some(value),
+            (Values::Numeric(cells), Value::Numeric(value)) => cells[row] = Some(value),
+            (Values::Bool(cells), Value::Bool(value)) => cells[row] = Some(value),
+            (Values::Date(cells), Value::Date(value)) => cells[row] = Some(value),
+            (Values::Timestamp(cells), Value::Timestamp(value)) => cells[row] = Some(value),
+            (Values::Text(cells), Value::Text(value)) => cells[row] = Some(text.push(value)),
+            (values, Value::Null) => each_type!(values, cells => cells[row] = None),
+            _ => unreachable!("the values of one column have one type"),
+        }
+    }
+}
+
+/// The values of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct Columns {
+    columns: Vec<Values>,
+    text: Text,
+}
+
+impl Columns {
+    /// No rows yet, but room for so many: a column for each of the domain's, in their order, then one for each
+    /// that its contract keeps beside them.
+    pub fn of(domain: &Domain, rows: usize) -> Self {
+        let kept = domain.kept_columns().map(|_| Cast::Text);
+        let casts = domain.columns.iter().map(|column| column.cast).chain(kept);
+        Columns { columns: casts.map(|cast| Values::of(cast, rows)).collect(), text: Text::default() }
+    }
+
+    /// Appends a value to a column.
+    ///
+    /// # Panics
+    /// If it is of another type than the column.
+    pub fn push(&mut self, column: usize, value: Value<'_>) {
+        self.columns[column].push(value, &mut self.text);
+    }
+
+    /// Writes a value over another.
+    ///
+    /// # Panics
+    /// If it is of another type than the column, or there is no such row.
+    pub fn set(&mut self, column: usize, row: usize, value: Value<'_>) {
+        self.columns[column].set(row, value, &mut self.text);
+    }
+
+    /// Writes what a row has in one column into another, of the same type.
+    pub(crate) fn copy(&mut self, row: usize, from: usize, to: usize) {
+        // Text is not read on the way: its span is as good in the other column.
+        let Ok([from, to]) = self.columns.get_disjoint_mut([from, to]) else { return };
+        match (from, to) {
+            (Values::Int(from), Values::Int(to)) => to[row] = from[row],
+            (Values::BigInt(from), Values::BigInt(to)) => to[row] = from[row],
+            (Values::Double(from), Values::Double(to)) => to[row] = from[row],
+            (Values::Numeric(from), Values::Numeric(to)) => to[row] = from[row],
+            (Values::Bool(from), Values::Bool(to)) => to[row] = from[row],
+            (Values::Date(from), Values::Date(to)) => to[row] = from[row],
+            (Values::Timestamp(from), Values::Timestamp(to)) => to[row] = from[row],
+            (Values::Text(from), Values::Text(to)) => to[row] = from[row],
+            _ => unreachable!("a contract compares columns of one type"),
+        }
+    }
+
+    /// The value of a row in a column.
+    pub fn get(&self, column: usize, row: usize) -> Value<'_> {
+        match &self.columns[column] {
+            Values::Int(cells) => cells[row].map_or(Value::Null, Value::Int),
+            Values::BigInt(cells) => cells[row].map_or(Value::Null, Value::BigInt),
+            Values::Double(cells) => cells[row].map_or(Value::Null, Value::Double),
+            Values::Numeric(cells) => cells[row].map_or(Value::Null, Value::Numeric),
+            Values::Bool(cells) => cells[row].map_or(Value::Null, Value::Bool),
+            Values::Date(cells) => cells[row].map_or(Value::Null, Value::Date),
+            Values::Timestamp(cells) => cells[row].map_or(Value::Null, Value::Timestamp),
+            Values::Text(cells) => cells[row].map_or(Value::Null, |span| Value::Text(self.text.get(span))),
+        }
+    }
+
+    /// Orders two rows by a column, as [`Value::compare`] orders their values: NULL is a value, and the least.
+    pub fn compare(&self, column: usize, left: usize, right: usize) -> Ordering {
+        match &self.columns[column] {
+            Values::Int(cells) => cells[left].cmp(&cells[right]),
+            Values::BigInt(cells) => cells[left].cmp(&cells[right]),
+            Values::Numeric(cells) => cells[left].cmp(&cells[right]),
+            Values::Bool(cells) => cells[left].cmp(&cells[right]),
+            Values::Date(cells) => cells[left].cmp(&cells[right]),
+            Values::Timestamp(cells) => cells[left].cmp(&cells[right]),
+            Values::Double(cells) => match (cells[left], cells[right]) {
+                (Some(left), Some(right)) => compare_doubles(left, right),
+                (left, right) => left.is_some().cmp(&right.is_some()),
+            },
+            Values::Text(cells) => {
+                let text = |row: usize| cells[row].map(|span| self.text.get(span));
+                text(left).cmp(&text(right))
+            }
+        }
+    }
+
+    /// The values of a column, by row, and the text that their spans are of.
+    pub fn values(&self, column: usize) -> (&Values, &Text) {
+        (&self.columns[column], &self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Column;
+
+    const CASTS: [Cast; 8] = [
+        Cast::Int,
+        Cast::BigInt,
+        Cast::Double,
+        Cast::Numeric { precision: 10, scale: 2 },
+        Cast::Bool,
+        Cast::Date,
+        Cast::Timestamp,
+        Cast::Text,
+    ];
+
+    /// A domain with a column of each type.
+    fn domain() -> Domain {
+        let columns: Vec<Column> = CASTS.iter().map(|cast| Column::optional("a", *cast)).collect();
+        Domain { columns: columns.leak(), ..*crate::DOMAINS[0] }
+    }
+
+    /// Texts that are values of several types, those that order in a way of their own among them.
+    const TEXTS: [&str; 14] =
+        ["", "0", "-0.0", "1", "1.0", "-7.25", "NaN", "inf", "-inf", "t", "no", "2025-09-05", "2025-09-05T10:00Z", "é"];
+
+    proptest! {
+        #[test]
+        fn a_column_gives_back_its_values_and_orders_rows_as_they_are_ordered(
+            texts in proptest::collection::vec(0..TEXTS.len(), 1..40)
+        ) {
+            let domain = domain();
+            let mut columns = Columns::of(&domain, 0);
+            let value = |cast: Cast, text: usize| cast.read(TEXTS[text]).map_or(Value::Null, |read| read.value);
+            for text in &texts {
+                for (column, cast) in CASTS.into_iter().enumerate() {
+                    columns.push(column, value(cast, *text));
+                }
+            }
+            for (column, cast) in CASTS.into_iter().enumerate() {
+                for (left, left_text) in texts.iter().enumerate() {
+                    let left_value = value(cast, *left_text);
+                    prop_assert!(columns.get(column, left).compare(&left_value).is_eq());
+                    for (right, right_text) in texts.iter().enumerate() {
+                        let expected = left_value.compare(&value(cast, *right_text));
+                        prop_assert_eq!(columns.compare(column, left, right), expected);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_is_written_over_another_and_copied_from_column_to_column() {
+        let columns = vec![Column::optional("a", Cast::Text), Column::optional("b", Cast::Text)];
+        let mut columns = Columns::of(&Domain { columns: columns.leak(), ..*crate::DOMAINS[0] }, 2);
+        for (column, text) in [(0, "one"), (1, "two"), (0, ""), (1, "three")] {
+            columns.push(column, Value::Text(text));
+        }
+        columns.set(0, 0, Value::Null);
+        columns.copy(1, 1, 0);
+        let all = |column| [0, 1].map(|row| columns.get(column, row));
+        assert_eq!(all(0), [Value::Null, Value::Text("three")]);
+        assert_eq!(all(1), [Value::Text("two"), Value::Text("three")]);
+    }
+
+    #[test]
+    fn what_a_few_rows_have_is_found_by_row() {
+        let mut by_row: ByRow<&str> = [(7, "c"), (2, "a"), (7, "d"), (2, "b")].into_iter().collect();
+        assert_eq!(by_row.of(2), [(2, "a"), (2, "b")]);
+        assert_eq!((by_row.first_of(7), by_row.first_of(3)), (Some(&"c"), None));
+        by_row.push(9, "e");
+        by_row.truncate(7);
+        assert_eq!(by_row.iter().map(|(_, item)| *item).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(!by_row.is_empty());
+    }
+}
