@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use chrono::Utc;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
 
@@ -15,37 +16,44 @@ use crate::commands::bookmarks::{self, BookmarksCommand};
 use crate::commands::compare::{self, CompareArgs};
 use crate::commands::demo::Demo;
 use crate::commands::domain_arg::{Domains, parse_domains};
+use crate::commands::rejects::{self, RejectsCommand};
 use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::{StatusArgs, render};
 use crate::commands::terminal::Look;
-use crate::commands::{bench, check, demo, generate, healthcheck, init, restored, setup, topics, up};
+use crate::commands::{
+    bench, check, demo, generate, healthcheck, init, lineage, restored, setup, silent, topics, up, validate,
+};
 use crate::config::{self, Base, Sources};
 use crate::http;
 use crate::pipeline;
+use crate::print;
 use crate::ready;
 use crate::roles::{self, Role, Services};
 use crate::status::{self, observe};
 use crate::telemetry::{self, LogFormat};
+
+/// Where the options of every command stand in its help: behind its own.
+const GLOBAL: &str = "Global options";
 
 /// A CSV dropped in S3 is in Postgres and in the derived outputs seconds later, exactly once.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 struct Cli {
     /// Settings file (TOML); see `freshet check-config --defaults`
-    #[arg(long, global = true, env = "FRESHET_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "FRESHET_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// One setting, as section.key=value; wins over file and environment (others can see it: no secrets)
-    #[arg(long, global = true, value_name = "SETTING", value_parser = config::parse_set)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "SETTING", value_parser = config::parse_set)]
     set: Vec<(String, String)>,
     /// How logs are written to standard error
-    #[arg(long, global = true, env = "FRESHET_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "FRESHET_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// Data folder of the local stack
-    #[arg(long, global = true, env = "FRESHET_DATA", value_name = "DIR", default_value_os_t = config::default_data_dir())]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "FRESHET_DATA", value_name = "DIR", default_value_os_t = config::default_data_dir())]
     data: PathBuf,
     /// Pipeline folder: what flows, and what is made of it; the shipped one unless given
-    #[arg(long, global = true, env = pipeline::VARIABLE, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = pipeline::VARIABLE, value_name = "DIR")]
     pipeline: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -93,6 +101,13 @@ enum Command {
     Replay(ReplayArgs),
     /// Send files again from S3, where a topic no longer holds their rows
     Republish(RepublishArgs),
+    /// Rows that did not load: see them, take them out as CSV to mend, or have them judged again
+    Rejects {
+        #[command(subcommand)]
+        command: RejectsCommand,
+    },
+    /// Say where a row of a table is from, what lost against it, and what was corrected in it
+    Lineage(lineage::LineageArgs),
     /// After Postgres was restored or promoted: begin a new life of the ledger, so that the outputs go on
     Restored {
         /// Do it without asking
@@ -105,6 +120,8 @@ enum Command {
     Status(StatusArgs),
     /// Say every mistake of a pipeline folder at once, and run its tests
     Check(check::CheckArgs),
+    /// Say what would become of files if they were dropped, without a server: exit code 0 if every row loads, 1 if not
+    Validate(validate::ValidateArgs),
     /// Make a pipeline folder to begin with, drafted from sample files
     Init(init::InitArgs),
     /// Write realistic sample files
@@ -139,6 +156,13 @@ impl Cli {
     async fn services(&self) -> anyhow::Result<Services> {
         Services::new(config::load_connected(&self.sources(), &self.data)?).await
     }
+
+    /// The same for a command that a person waits for: what does not answer is said soon.
+    async fn services_for_people(&self) -> anyhow::Result<Services> {
+        let services = self.services().await?;
+        tokio::spawn(silent::say(services.clone()));
+        Ok(services)
+    }
 }
 
 /// How long the process waits at its end for threads that block.
@@ -147,7 +171,9 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Parses the command line, runs the command, and tells an error in one line.
 pub fn main() -> ExitCode {
     pipeline::choose(std::env::args_os(), std::env::var_os(pipeline::VARIABLE));
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    print::repeat_options(given_options(&matches));
     let format = cli.log_format;
     match start(cli) {
         Ok(code) => code,
@@ -161,6 +187,19 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The options by which this process found its stack, as they were given on the command line.
+fn given_options(matches: &ArgMatches) -> String {
+    let given = |name: &str| {
+        let of = |matches: &ArgMatches| {
+            let is_given = matches.value_source(name) == Some(ValueSource::CommandLine);
+            is_given.then(|| matches.get_one::<PathBuf>(name).cloned()).flatten()
+        };
+        let value = of(matches).or_else(|| of(matches.subcommand()?.1))?;
+        Some(format!("--{name} {}", print::quoted(&value.to_string_lossy())))
+    };
+    ["data", "config", "pipeline"].into_iter().filter_map(given).collect::<Vec<_>>().join(" ")
+}
+
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     // What they print says it all.
@@ -171,13 +210,17 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             | Command::Setup { .. }
             | Command::Compare(_)
             | Command::Status(_)
+            | Command::Rejects { .. }
+            | Command::Lineage(_)
+            | Command::Validate(_)
             | Command::Bench(_)
     );
+    let is_look = matches!(cli.command, Command::Status(_));
     let telemetry = telemetry::init(quiet, cli.log_format, Some(runtime.handle()))?;
     let result = runtime.block_on(run(cli));
     telemetry.shutdown();
-    // Threads that still wait for Kafka must not keep the process.
-    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
+    // Threads that still wait for Kafka must not keep the process, and least of all one that only looked.
+    runtime.shutdown_timeout(if is_look { Duration::ZERO } else { RUNTIME_SHUTDOWN_TIMEOUT });
     result
 }
 
@@ -188,15 +231,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ingest => run_roles(&cli, &[Role::Ingest]).await?,
         Command::Process { ref domain } => run_roles(&cli, &processors(domain)).await?,
         Command::Metrics => run_roles(&cli, &[Role::Metrics]).await?,
-        Command::Plan => setup::run(&cli.services().await?, true).await?,
+        Command::Plan => setup::run(&cli.services_for_people().await?, true).await?,
         Command::Setup { dry_run } => {
-            setup::run(&cli.services().await?, dry_run).await?;
+            setup::run(&cli.services_for_people().await?, dry_run).await?;
         }
         Command::Healthcheck => {
-            healthcheck::run(&config::load(&cli.sources(), Base::Production)?.http.listen).await?;
+            let config = config::load(&cli.sources(), Base::Production)?;
+            healthcheck::run(&config::listened_on(&config.http, &cli.data)).await?;
         }
         Command::Migrate => {
-            let services = cli.services().await?;
+            let services = cli.services_for_people().await?;
             ready::require_sessions(&services.pool).await?;
             roles::migrate(&services).await?;
             println!("the schema is up to date");
@@ -205,34 +249,47 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return topics::create(&config::load_connected(&cli.sources(), &cli.data)?).await;
         }
         Command::Bookmarks { ref command } => {
-            return bookmarks::run(&cli.services().await?, command, Look::of_stdout()).await;
+            return bookmarks::run(&cli.services_for_people().await?, command, Look::of_stdout()).await;
         }
         Command::Replay(ref options) => {
-            let services = cli.services().await?;
+            let services = cli.services_for_people().await?;
             return replay::run(&services, options, Look::of_stdout(), &shutdown_on_signal()?).await;
         }
-        Command::Republish(ref options) => return republish::run(&cli.services().await?, options).await,
-        Command::Restored { yes } => return restored::run(&cli.services().await?, yes).await,
-        Command::Compare(ref options) => return compare::run(&cli.services().await?, options).await,
+        Command::Rejects { ref command } => {
+            let services = cli.services_for_people().await?;
+            return rejects::run(&services, command, Look::of_stdout(), &shutdown_on_signal()?).await;
+        }
+        Command::Lineage(ref options) => {
+            return lineage::run(&cli.services_for_people().await?, options, Look::of_stdout()).await;
+        }
+        Command::Republish(ref options) => return republish::run(&cli.services_for_people().await?, options).await,
+        Command::Restored { yes } => return restored::run(&cli.services_for_people().await?, yes).await,
+        Command::Compare(ref options) => return compare::run(&cli.services_for_people().await?, options).await,
         Command::Status(ref options) => {
-            let services = cli.services().await?;
+            let services = cli.services_for_people().await?;
             show_status(options, &services).await?;
         }
         Command::Check(ref args) => {
             let folder = args.folder.as_deref().or(cli.pipeline.as_deref());
             return check::run(folder, config::load_connected(&cli.sources(), &cli.data)).await;
         }
+        Command::Validate(ref args) => {
+            let config = config::load(&cli.sources(), Base::Production)?;
+            return validate::run(&config, args, Look::of_stdout()).await;
+        }
         Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {
             print!("{}", generate::run(pipeline::sound()?.domains, &options)?);
         }
-        Command::CheckConfig { defaults: true } => print!("{}", config::DEFAULT),
+        Command::CheckConfig { defaults: true } => print::raw(config::DEFAULT),
         Command::CheckConfig { defaults: false } => {
             config::load(&cli.sources(), Base::Production)?;
             println!("the settings are valid");
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "freshet", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "freshet", &mut script);
+            print::raw(&String::from_utf8_lossy(&script));
         }
         Command::Bench(options) => bench::run(&options, Look::of_stdout()).await?,
     }
@@ -291,16 +348,16 @@ async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Resul
         let (_, unmatched) = observe::listed(services).await?;
         return status::name_unmatched(&unmatched, Utc::now()).map_or(Ok(()), |said| Err(anyhow::anyhow!(said)));
     }
-    let (outside, left_out) = observe::outside(services).await;
+    let files = options.files.then_some(options.files_max);
+    let (outside, connection) = tokio::join!(observe::outside(services), ready::connect(services));
+    let (outside, left_out) = outside;
     for line in left_out {
         eprintln!("freshet: {line}");
     }
-    let files = options.files.then_some(options.files_max);
-    let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
     let pipeline = services.config.pipeline;
-    let status = status::read(&mut connection, pipeline, pipeline.domains, &outside, files).await?;
+    let status = status::read(&mut *connection?, pipeline, pipeline.domains, &outside, files).await?;
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&status).context("write JSON")?);
+        print::raw(&format!("{}\n", serde_json::to_string_pretty(&status).context("write JSON")?));
     } else {
         println!("{}", render(&status, Look::of_stdout()));
     }
@@ -336,6 +393,35 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_options_of_every_command_stand_behind_its_own() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.clone().render_help().to_string();
+            assert!(!help.contains("--data"), "they are the parent's: {help}");
+        }
+        let mut whole = Cli::command();
+        whole.build();
+        for name in ["status", "replay", "republish"] {
+            let command = whole.find_subcommand_mut(name).expect(name);
+            let help = command.render_help().to_string();
+            let (own, global) = help.split_once("Global options:").expect("a heading");
+            assert!(own.contains("-h, --help") && !own.contains("--data"), "{help}");
+            assert!(["--config", "--set", "--log-format", "--data", "--pipeline"].iter().all(|it| global.contains(it)));
+        }
+    }
+
+    #[test]
+    fn hints_repeat_what_was_given_on_the_command_line_wherever_it_stood() {
+        let given = |arguments: &[&str]| {
+            let matches = Cli::command().try_get_matches_from([&["freshet"], arguments].concat()).expect("a command");
+            given_options(&matches)
+        };
+        assert_eq!(given(&["status"]), "");
+        assert_eq!(given(&["--data", "here", "status"]), "--data here");
+        let all = ["status", "--pipeline", "p", "--data=a b", "--files", "--config", "c.toml"];
+        assert_eq!(given(&all), "--data 'a b' --config c.toml --pipeline p");
     }
 
     #[test]

@@ -236,6 +236,32 @@ pub fn fill(config: &mut Config, alias: impl Fn(&str) -> String) {
     }
 }
 
+/// Where the role of this machine is asked: `http.listen` if it is set, else the `FRESHET_HTTP` of the environment or of a
+/// live local stack under `data_dir`, else the shipped `http.listen`.
+pub fn listened_on(http: &HttpSettings, data_dir: &Path) -> String {
+    let stack =
+        || local::read_env(data_dir).into_iter().flatten().find(|(name, _)| name == HTTP).map(|(_, value)| value);
+    let known = std::env::var(HTTP).ok().filter(|value| !value.is_empty()).or_else(stack);
+    listened(&http.listen, known.as_deref())
+}
+
+/// The alias of where the local stack listens.
+const HTTP: &str = "FRESHET_HTTP";
+
+/// | `http.listen` | known | asked at |
+/// |---|---|---|
+/// | set | any | `http.listen` |
+/// | as shipped | `http://127.0.0.1:4711` | `127.0.0.1:4711` |
+/// | as shipped | – | `http.listen` |
+fn listened(listen: &str, known: Option<&str>) -> String {
+    match known {
+        Some(known) if listen == HttpSettings::default().listen => {
+            known.trim_start_matches("http://").trim_end_matches('/').to_owned()
+        }
+        _ => listen.to_owned(),
+    }
+}
+
 /// The data folder of the local stack, unless `--data` says otherwise.
 pub fn default_data_dir() -> PathBuf {
     PathBuf::from(".freshet")
@@ -400,6 +426,20 @@ mod tests {
         let error = load_from(&sources, Base::Production, environment(&[])).expect_err("not TOML");
         let error = format!("{error:#}");
         assert!(error.contains("freshet.toml line 3: it is not TOML") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_role_is_asked_where_it_was_set_to_listen_else_where_the_environment_says() {
+        let shipped = HttpSettings::default().listen;
+        let cases = [
+            ("10.0.0.1:80", Some("http://127.0.0.1:4711"), "10.0.0.1:80"),
+            (shipped.as_str(), Some("http://127.0.0.1:4711/"), "127.0.0.1:4711"),
+            (shipped.as_str(), None, shipped.as_str()),
+            ("", Some("http://127.0.0.1:4711"), ""),
+        ];
+        for (listen, known, expected) in cases {
+            assert_eq!(listened(listen, known), expected, "{listen} {known:?}");
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use events::serve_own;
+pub(crate) use guard::EVENTS;
 use guard::Guard;
 
 use crate::metrics;

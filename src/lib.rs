@@ -5,6 +5,9 @@
 //! logs. What freshet is for stands in the crates it imports: `freshet_ingest` (S3 to Kafka), `freshet_processors` (Kafka
 //! to Postgres, Postgres to S3), over `freshet_sinks` and `freshet_topics`.
 
+#[macro_use]
+mod print;
+
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -35,6 +35,13 @@ gauges! {
         "freshet_orphan_rows", "Rows of locations that are not known, counted up to 100,000.", &["domain"]);
     ORPHAN_LOCATIONS: IntGaugeVec = register_int_gauge_vec(
         "freshet_orphan_locations", "Locations that rows name and that are not known.", &["domain"]);
+    FILE_INTERVAL: GaugeVec = register_gauge_vec(
+        "freshet_file_interval_seconds", "After how long without a new file the contract has one missed.", &["domain"]);
+    MOSTLY_REJECTED_FILES: IntGaugeVec = register_int_gauge_vec(
+        "freshet_mostly_rejected_files",
+        "Files applied within the last day, in their newest version, of whose rows more than half were rejected.",
+        &["domain"]);
+    DATABASE_BYTES: IntGauge = register_int_gauge("freshet_database_bytes", "Size of the database on Postgres' disk.");
     BOOKMARK_OFFSET: IntGaugeVec = register_int_gauge_vec(
         "freshet_bookmark_offset", "Offset of the next record to apply.", &["domain", "partition"]);
     LOG_END_OFFSET: IntGaugeVec = register_int_gauge_vec(

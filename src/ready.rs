@@ -9,13 +9,15 @@ use freshet_sinks::postgres::explain;
 use freshet_sinks::schema::{self, Schema};
 use freshet_sinks::session::{self, Session};
 use freshet_sinks::tables::record;
-use freshet_topics::log::LogReader;
+use freshet_topics::log::{LogError, LogReader};
 use tokio_util::sync::CancellationToken;
 
 use crate::roles::{Role, Services};
 
 /// A service that does not answer within this counts as out of reach.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest that a command waits for Postgres whose whole answer comes from there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Before a role that cannot start looks again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
@@ -104,6 +106,44 @@ pub async fn require_sessions(pool: &sqlx::PgPool) -> anyhow::Result<()> {
         Ok(Some(reason)) => anyhow::bail!("{reason}"),
         Err(error) => anyhow::bail!("Postgres at {}: {}", place_of(pool), explain(&error)),
     }
+}
+
+/// A connection to Postgres, for a command that can do nothing without.
+///
+/// # Errors
+/// Where it does not answer in time, or refuses, by its address.
+pub(crate) async fn connect(services: &Services) -> anyhow::Result<sqlx::pool::PoolConnection<sqlx::Postgres>> {
+    let place = place_of(&services.pool);
+    match tokio::time::timeout(CONNECT_TIMEOUT, services.pool.acquire()).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => anyhow::bail!("Postgres at {place}: {}", explain(&error)),
+        Err(_) => anyhow::bail!("Postgres at {place} does not answer within {CONNECT_TIMEOUT:?}"),
+    }
+}
+
+/// The services that give no answer at all within a time, by their addresses; one that refuses answers.
+pub(crate) async fn silent(services: &Services, within: Duration) -> Vec<String> {
+    let postgres = async {
+        let answer = tokio::time::timeout(within, services.pool.acquire()).await;
+        answer.is_err().then(|| format!("Postgres at {}", place_of(&services.pool)))
+    };
+    let settings = services.config.kafka.clone();
+    let brokers = &services.config.kafka.brokers;
+    let kafka = async {
+        let asked = tokio::task::spawn_blocking(move || LogReader::new(&settings)?.ping(within)).await;
+        matches!(asked, Ok(Err(LogError::Unreachable(_)))).then(|| format!("Kafka at {brokers}"))
+    };
+    let s3 = async {
+        let request = services.s3.head_bucket().bucket(&services.config.s3.raw_bucket).send();
+        let is_answered = match tokio::time::timeout(within, request).await {
+            Err(_) => false,
+            Ok(answer) => answer.map_or_else(|error| error.raw_response().is_some(), |_| true),
+        };
+        let endpoint = services.config.s3.endpoint.as_str();
+        (!is_answered).then(|| format!("S3 at {}", if endpoint.is_empty() { "AWS" } else { endpoint }))
+    };
+    let (postgres, kafka, s3) = tokio::join!(postgres, kafka, s3);
+    [postgres, kafka, s3].into_iter().flatten().collect()
 }
 
 /// What is wrong with the sessions of a Postgres that answers.

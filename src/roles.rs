@@ -155,6 +155,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
                 pool,
                 s3,
                 raw_bucket: config.s3.raw_bucket,
+                versions: config.s3.versions,
                 domains: config.pipeline.domains.to_vec(),
                 listener: instance,
                 hints,

@@ -73,6 +73,11 @@ struct Log {
 pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutdown: CancellationToken) {
     let interval = Duration::from_millis(services.config.http.survey_interval_ms);
     let log = LogClient::new(&services.config.kafka);
+    for domain in &domains {
+        if let Some(interval) = domain.frequency {
+            metrics::FILE_INTERVAL.with_label_values(&[domain.name]).set(interval.as_secs_f64());
+        }
+    }
     while !shutdown.is_cancelled() {
         match ledger(&services, &domains).await {
             Ok(state) => {
@@ -92,7 +97,10 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
 /// What Postgres knows.
 async fn ledger(services: &Services, domains: &[&'static Domain]) -> anyhow::Result<Status> {
     let mut connection = services.pool.acquire().await.context("connect to Postgres")?;
-    status::read(&mut connection, services.config.pipeline, domains, &Outside::default(), None).await
+    let state = status::read(&mut connection, services.config.pipeline, domains, &Outside::default(), None).await?;
+    let bytes = sqlx::query_scalar("SELECT pg_database_size(current_database())").fetch_one(&mut *connection).await;
+    metrics::DATABASE_BYTES.set(bytes.context("ask how large the database is")?);
+    Ok(state)
 }
 
 /// Shows what Postgres knows.
@@ -111,6 +119,7 @@ fn show(state: &Status) {
             metrics::ORPHAN_ROWS.with_label_values(labels).set(orphans.rows);
             metrics::ORPHAN_LOCATIONS.with_label_values(labels).set(orphans.locations);
         }
+        metrics::MOSTLY_REJECTED_FILES.with_label_values(labels).set(domain.mostly_rejected_files);
         metrics::HALTED_PARTITIONS.with_label_values(labels).set(domain.halted.len() as i64);
     }
     metrics::UNMATCHED_OBJECTS.set(state.unmatched.objects);
@@ -244,7 +253,10 @@ mod tests {
         let (outputs, life) = (status::OutputsStatus::default(), status::LifeStatus::default());
         let unmatched = AllUnmatched::default();
         let domains = vec![status];
-        let state = Status { at, domains, outputs, life, passed_over: None, columns: vec![], unmatched, files: None };
+        let (columns, event_queue, unlisted) = (vec![], None, vec![]);
+        let (passed_over, files) = (None, None);
+        let state =
+            Status { at, domains, outputs, life, passed_over, columns, unmatched, unlisted, event_queue, files };
         let kafka = survey(&state, &BTreeMap::from([("health", lag)]));
         assert_eq!(kafka.domains[0].lag, lag);
         let ledger = survey(&state, &BTreeMap::new());

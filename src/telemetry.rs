@@ -62,7 +62,8 @@ pub fn init(quiet: bool, format: LogFormat, runtime: Option<&Handle>) -> anyhow:
     let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
     let wanted = wanted.add_directive(of_traces.parse().context("name what traces are told by")?);
     let ansi = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    let logs = fmt::layer().with_writer(io::stderr);
+    // Where nobody reads standard error any more, a line that cannot be written must not end the process.
+    let logs = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let logs = match format {
         LogFormat::Text => logs.with_ansi(ansi).with_target(false).map_event_format(quietly).boxed(),
         LogFormat::Json => logs.json().with_current_span(false).with_span_list(false).map_event_format(quietly).boxed(),

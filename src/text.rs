@@ -28,6 +28,28 @@ pub fn shorten(text: &str, width: usize) -> String {
     format!("{start}…{end}")
 }
 
+/// The text on lines of at most `width` characters, parted at blanks; a longer word is parted anywhere. Blanks of all kinds
+/// are one blank.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(1);
+    let clean: String = text.chars().map(|it| if it.is_control() { ' ' } else { it }).collect();
+    let mut lines: Vec<String> = Vec::new();
+    for word in clean.split_whitespace() {
+        let length = word.chars().count();
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + length <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => {
+                let characters: Vec<char> = word.chars().collect();
+                lines.extend(characters.chunks(width).map(|part| part.iter().collect::<String>()));
+            }
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +60,21 @@ mod tests {
             [(340, "340ms"), (1_240, "1.2s"), (312_000, "5m 12s"), (7_260_000, "2h 1m"), (273_600_000, "3d 4h")]
         {
             assert_eq!(span(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
+    fn text_is_parted_at_blanks_and_no_line_is_longer_than_it_may_be() {
+        let cases: [(&str, usize, &[&str]); 6] = [
+            ("", 5, &[]),
+            ("one two", 7, &["one two"]),
+            ("one two", 6, &["one", "two"]),
+            ("one\n two\tthree", 80, &["one two three"]),
+            ("a abcdefgh b", 4, &["a", "abcd", "efgh", "b"]),
+            ("ä ö", 0, &["ä", "ö"]),
+        ];
+        for (text, width, expected) in cases {
+            assert_eq!(wrap(text, width), expected, "{text:?} at {width}");
         }
     }
 

@@ -39,7 +39,7 @@ impl Drop for Data {
 }
 
 fn all(data: &Path) -> Options {
-    Options { data_dir: data.to_owned(), kafka: true, postgres: true, s3: true }
+    Options { data_dir: data.to_owned(), kafka: true, postgres: true, s3: true, tell_to: None }
 }
 
 async fn start(data: &Path) -> LocalStack {

@@ -9,33 +9,46 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::register::{self, KEYS_PER_TRANSACTION};
-use freshet_sinks::lives;
 use freshet_sinks::postgres::{ErrorKind, error_kind};
+use freshet_sinks::s3::Versions;
+use freshet_sinks::{listings, lives};
 use freshet_topics::{Domain, trace};
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::hints::{Keys, Looked};
 use crate::known::Known;
+use crate::known::pages::Pages;
+use crate::listing::{Listing, Ways};
 use crate::names::{FOLDER, Name};
-use crate::object::{ObjectVersion, ReadError};
-use crate::{IngestError, Listener, metrics};
+use crate::object::{Listed, ObjectVersion, ReadError};
+use crate::{IngestError, IngestSettings, Listener, metrics};
 
 type Registered = register::Registered<ReadError>;
 
-/// Entries of listings that are remembered as settled, all domains together: about 20 MB.
-const KNOWN_MAX: usize = 500_000;
+/// Entries of listings that are remembered as settled, all domains together: about 20 MB. Beyond that, pages are.
+const KNOWN_MAX: usize = 400_000;
+/// Pages of listings that are remembered as settled, all domains together: a hundred million objects, about 7 MB.
+const PAGES_MAX: usize = 100_000;
 /// New objects collected before they are registered, so that one listing of a full bucket stays bounded.
 const FOUND_MAX: usize = 20_000;
 /// Keys with trouble that are remembered; beyond that, the trouble of a key is met at every listing.
 const TROUBLED_MAX: usize = 10_000;
 /// Keys of the ledger compared with a listing in one statement.
 const PRESENT_PAGE: i64 = 1_000;
-/// Keys of one listing that are compared with the ledger for deletions: 32 MB of fingerprints. In a domain
-/// with more keys deletions go unrecorded, which changes no row of any table.
-const LISTED_MAX: usize = 1_000_000;
+/// Keys of one listing that are compared with the ledger for deletions, all domains together: about 15 MB of fingerprints.
+/// Where there are more, a part of them has its turn at each comparison.
+const LISTED_MAX: u64 = 400_000;
+/// Comparisons of all with the ledger take at most one in so many parts of the time.
+const RECONCILE_SHARE: u32 = 20;
+/// Prefixes that cannot be listed and are told of.
+const UNLISTED_MAX: usize = 20;
+/// Keys that stores named, looked at at once.
+const LOOKS_AT_ONCE: usize = 16;
 /// HEAD requests of one look for deleted objects; the rest has its turn at the next.
 const DELETED_MAX: usize = 1_000;
 
@@ -59,6 +72,8 @@ pub struct Found {
     pub registered: u64,
     /// Keys found deleted.
     pub deleted: u64,
+    /// Prefixes that could not be listed, or not whole.
+    pub unlisted: u64,
 }
 
 /// Discovery of one domain.
@@ -66,9 +81,15 @@ pub struct Discovery {
     listener: Arc<Listener>,
     domain: &'static Domain,
     known: Known,
+    pages: Pages,
     /// Keys that could not be registered: failures so far, and when to try again.
     troubled: HashMap<String, (u32, Instant)>,
-    reconciled_at: Option<Instant>,
+    /// When all was last compared with the ledger, and how long that took.
+    reconciled: Option<(Instant, Duration)>,
+    /// How many comparisons there were.
+    reconciliations: u64,
+    /// Entries of the last listing.
+    listed_before: u64,
     /// Objects of this listing whose names say that they are no data, by the pattern that says so.
     not_data: BTreeMap<String, i64>,
     /// The key after which the next look for deletions goes on; empty: from the first. So that keys which are there and
@@ -76,12 +97,28 @@ pub struct Discovery {
     deletions_after: String,
     /// The ledger's life and its highest object id, at the last listing.
     extent: Option<(i64, i64)>,
+    /// Whether versions are listed; none before that was asked.
+    by_versions: Option<bool>,
+    /// The store refuses to list versions, and whether to was left to it.
+    versions_refused: bool,
+    /// From when on overwritten versions count; none before the first listing by versions.
+    versions_from: Option<DateTime<Utc>>,
+    /// When the newest version of this listing was written.
+    newest_listed: DateTime<Utc>,
+    /// When it was last said that this listener lists.
+    held_at: Option<Instant>,
+    /// What could not be listed, as it was last told.
+    unlisted: Option<BTreeMap<String, String>>,
 }
 
 /// Discovers every domain until `stop`.
 pub(crate) async fn discover(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
     let each = listener.domains.iter().map(|domain| discover_domain(Arc::clone(&listener), domain, stop.clone()));
-    join_all(each).await.into_iter().collect()
+    let ended = join_all(each).await.into_iter().collect();
+    if let Err(error) = listings::release(&listener.pool, &listener.name).await {
+        tracing::debug!(%error, "let go of the listings");
+    }
+    ended
 }
 
 async fn discover_domain(
@@ -89,14 +126,23 @@ async fn discover_domain(
     domain: &'static Domain,
     stop: CancellationToken,
 ) -> Result<(), IngestError> {
-    let pause = Duration::from_millis(listener.settings.list_interval_ms);
+    let least = Duration::from_millis(listener.settings.list_interval_ms);
+    let most = Duration::from_millis(listener.settings.list_interval_max_ms).max(least);
     let mut discovery = Discovery::new(Arc::clone(&listener), domain);
-    let mut failures = 0;
+    let (mut failures, mut interval) = (0, least);
     while !stop.is_cancelled() {
-        let pause = match discovery.discover_once().await {
-            Ok(_) => {
+        let missed = listener.hints.take_dropped(domain);
+        let pause = match discovery.discover_in_turn().await {
+            // Another listener lists; what stores tell this one it looks at all the same.
+            Ok(None) => {
                 failures = 0;
-                pause
+                least.max(Duration::from_secs(1))
+            }
+            Ok(Some(found)) => {
+                failures = 0;
+                let is_told = listener.hints.are_told() && (found.registered == 0 || missed) && found.unlisted == 0;
+                interval = next_interval(interval, least, most, is_told);
+                interval
             }
             Err(DiscoverError::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => {
                 return Err(IngestError::Schema { action: "compare the listing with the ledger", source: error });
@@ -106,69 +152,180 @@ async fn discover_domain(
                 let (domain, bucket) = (domain.name, &listener.bucket);
                 tracing::warn!(domain, bucket, %error, failures, "discovery failed, trying again");
                 metrics::LISTING_FAILURES.with_label_values(&[domain]).inc();
-                pause.max(listener.back_off().after(failures))
+                interval = least;
+                least.max(listener.back_off().after(failures))
             }
         };
-        discovery.look_at_hinted_keys(pause, &stop).await;
+        discovery.look_at_hinted_keys(least, pause, &stop).await;
     }
     Ok(())
+}
+
+/// The time until the next listing: the least, and while all is told of, twofold up to the most.
+///
+/// | so far | the store tells, and the listing found nothing else | next |
+/// |---|---|---|
+/// | any | no | the least |
+/// | any | yes | twice as long, the most at most |
+fn next_interval(so_far: Duration, least: Duration, most: Duration, is_told: bool) -> Duration {
+    if is_told { (so_far * 2).min(most) } else { least }
 }
 
 impl Discovery {
     /// Knows nothing yet.
     pub fn new(listener: Arc<Listener>, domain: &'static Domain) -> Self {
-        let known = Known::new(KNOWN_MAX / listener.domains.len().max(1));
+        let domains = listener.domains.len().max(1);
+        let (known, pages) = (Known::new(KNOWN_MAX / domains), Pages::new(PAGES_MAX / domains));
         Discovery {
             listener,
             domain,
             known,
+            pages,
             troubled: HashMap::new(),
-            reconciled_at: None,
+            reconciled: None,
+            reconciliations: 0,
+            listed_before: 0,
             not_data: BTreeMap::new(),
             deletions_after: String::new(),
             extent: None,
+            by_versions: None,
+            versions_refused: false,
+            versions_from: None,
+            newest_listed: DateTime::UNIX_EPOCH,
+            held_at: None,
+            unlisted: None,
         }
     }
 
-    /// One listing of all that belongs to the domain.
+    /// A listing, if it is this listener's to make: of several, one lists a domain, as long as it goes on to.
+    async fn discover_in_turn(&mut self) -> Result<Option<Found>, DiscoverError> {
+        match self.hold().await? {
+            true => self.discover_once().await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Keeps the domain's listing for this listener until after its next one. A listing that takes long renews that as it
+    /// goes.
+    async fn hold(&mut self) -> Result<bool, sqlx::Error> {
+        let lease = self.listener.lease();
+        let IngestSettings { list_interval_ms, list_interval_max_ms, .. } = self.listener.settings;
+        let interval = Duration::from_millis(list_interval_ms.max(list_interval_max_ms));
+        if self.held_at.is_some_and(|at| at.elapsed() < lease / 3) {
+            return Ok(true);
+        }
+        let Listener { pool, bucket, name, .. } = self.listener.as_ref();
+        let is_held = listings::hold(pool, bucket, self.domain.name, name, lease + interval).await?;
+        self.held_at = is_held.then(Instant::now);
+        Ok(is_held)
+    }
+
+    /// One listing of all that belongs to the domain. What of it cannot be listed keeps nothing else from being found.
     ///
     /// # Errors
-    /// If S3 or Postgres does not answer, or refuses.
+    /// If S3 or Postgres does not answer, or refuses everything.
     pub async fn discover_once(&mut self) -> Result<Found, DiscoverError> {
         let started = Instant::now();
         let interval = Duration::from_millis(self.listener.settings.reconcile_interval_ms);
         self.forget_if_the_ledger_went_back().await?;
         let mut reconciliation = None;
-        if self.reconciled_at.is_none_or(|at| at.elapsed() >= interval) {
+        if self.reconciled.is_none_or(|(at, took)| at.elapsed() >= interval.max(took * RECONCILE_SHARE)) {
             self.known.forget();
+            self.pages.forget();
+            self.by_versions = None;
             let newest_id = register::newest_id(&self.listener.pool).await?;
-            reconciliation = Some(Reconciliation { newest_id, listed: HashSet::new() });
+            let listed_max = LISTED_MAX / self.listener.domains.len().max(1) as u64;
+            let parts = self.listed_before.div_ceil(listed_max).max(1);
+            let part = self.reconciliations % parts;
+            let listed_max = 2 * listed_max as usize;
+            reconciliation = Some(Reconciliation { newest_id, listed: HashSet::new(), listed_max, parts, part });
         }
+        self.lists_versions().await?;
         self.not_data.clear();
+        self.pages.begin();
+        self.newest_listed = DateTime::UNIX_EPOCH;
         let mut found = Found::default();
-        let mut fresh = Vec::new();
-        let mut failure = None;
+        let (mut fresh, mut unlisted, mut has_answered) = (Vec::new(), BTreeMap::new(), false);
         for prefix in prefixes(self.domain, &self.listener) {
-            match self.list_prefix(&prefix, &mut fresh, &mut found, &mut reconciliation).await {
-                Ok(()) => {}
-                // What can be listed is found, whatever cannot. The failure is told once the rest is done.
-                Err(DiscoverError::Read(error)) => failure = failure.or(Some(error)),
-                Err(error) => return Err(error),
-            }
+            has_answered |=
+                self.list_prefix(prefix, &mut fresh, &mut found, &mut reconciliation, &mut unlisted).await?;
         }
         found.registered += self.register(&mut fresh).await?;
-        if let Some(error) = failure {
+        found.unlisted = unlisted.len() as u64;
+        self.tell_unlisted(&unlisted).await?;
+        if !has_answered && let Some((_, error)) = unlisted.pop_first() {
             return Err(error.into());
         }
         self.show_not_data();
-        if let Some(reconciliation) = reconciliation {
+        self.listed_before = found.listed;
+        if unlisted.is_empty() {
+            self.pages.complete();
+        }
+        if let Some(reconciliation) = reconciliation.filter(|it| unlisted.is_empty() && !it.is_full()) {
             found.deleted = self.record_deletions(reconciliation).await?;
-            self.reconciled_at = Some(started);
+            self.reconciliations += 1;
+            self.reconciled = Some((Instant::now(), started.elapsed()));
+        }
+        if self.by_versions == Some(true) && unlisted.is_empty() && self.versions_from.is_none() {
+            let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
+            let from = listings::begin_versions(pool, bucket, self.domain.name, self.newest_listed).await?;
+            self.versions_from = Some(from);
         }
         // At the end too: what became known within this listing is not below what is remembered of it.
         self.forget_if_the_ledger_went_back().await?;
         metrics::LISTING_DURATION.observe(started.elapsed().as_secs_f64());
         Ok(found)
+    }
+
+    /// Whether versions are listed, and since when they count. Asked anew with each comparison of all.
+    async fn lists_versions(&mut self) -> Result<bool, sqlx::Error> {
+        if let Some(by_versions) = self.by_versions {
+            return Ok(by_versions);
+        }
+        let listener = Arc::clone(&self.listener);
+        let by_versions = match listener.versions {
+            Versions::On => true,
+            Versions::Off => false,
+            Versions::Auto if self.versions_refused => false,
+            Versions::Auto => match listener.s3(listener.reader.keeps_versions(&listener.bucket)).await {
+                Ok(keeps) => keeps,
+                Err(error) => {
+                    tracing::debug!(domain = self.domain.name, %error, "versions are not listed");
+                    false
+                }
+            },
+        };
+        if by_versions {
+            self.versions_from = listings::versions_from(&listener.pool, &listener.bucket, self.domain.name).await?;
+        }
+        self.by_versions = Some(by_versions);
+        Ok(by_versions)
+    }
+
+    /// Says once of a prefix that it cannot be listed, and once that it can; counts it, and takes it down for the status.
+    async fn tell_unlisted(&mut self, unlisted: &BTreeMap<String, ReadError>) -> Result<(), sqlx::Error> {
+        let now: BTreeMap<String, String> =
+            unlisted.iter().map(|(prefix, error)| (prefix.clone(), error.to_string())).collect();
+        let (domain, bucket) = (self.domain.name, self.listener.bucket.as_str());
+        metrics::UNLISTED_PREFIXES.with_label_values(&[domain]).set(now.len() as i64);
+        if !now.is_empty() {
+            metrics::LISTING_FAILURES.with_label_values(&[domain]).inc();
+        }
+        if self.unlisted.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        let told: Vec<(&str, &str)> =
+            now.iter().take(UNLISTED_MAX).map(|(prefix, reason)| (prefix.as_str(), reason.as_str())).collect();
+        listings::replace_unlisted(&self.listener.pool, bucket, domain, &told).await?;
+        let before = self.unlisted.take().unwrap_or_default();
+        for (prefix, reason) in now.iter().filter(|(prefix, _)| !before.contains_key(*prefix)).take(UNLISTED_MAX) {
+            tracing::warn!(domain, bucket, prefix, reason, "cannot be listed; all else is found");
+        }
+        for prefix in before.keys().filter(|prefix| !now.contains_key(*prefix)).take(UNLISTED_MAX) {
+            tracing::info!(domain, bucket, prefix, "can be listed again");
+        }
+        self.unlisted = Some(now);
+        Ok(())
     }
 
     fn show_not_data(&self) {
@@ -183,18 +340,24 @@ impl Discovery {
         let now = lives::extent(&self.listener.pool).await?;
         if self.extent.is_some_and(|before| went_back(before, now)) {
             self.known.forget();
+            self.pages.forget();
         }
         self.extent = Some(now);
         Ok(())
     }
 
-    /// Looks at the keys that stores name, for as long as that or until `stop`; what fails waits for the listing.
-    async fn look_at_hinted_keys(&mut self, during: Duration, stop: &CancellationToken) {
-        let (hints, until) = (self.listener.hints.clone(), Instant::now() + during);
+    /// Looks at the keys that stores name, for as long as `most` or until `stop`; what fails waits for the listing. That is
+    /// due after `least` already where keys were dropped.
+    async fn look_at_hinted_keys(&mut self, least: Duration, most: Duration, stop: &CancellationToken) {
+        let hints = self.listener.hints.clone();
+        let (soon, mut until) = (Instant::now() + least, Instant::now() + most);
         let domain = self.domain;
         // Only the waiting is cut off: a transaction is not.
         while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
             self.look_and_tell(keys).await;
+            if hints.have_dropped(domain) {
+                until = until.min(soon);
+            }
         }
     }
 
@@ -224,76 +387,128 @@ impl Discovery {
     /// If Postgres does not answer, or refuses.
     pub(crate) async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<BTreeSet<String>, sqlx::Error> {
         let (mut found, mut fresh) = (Found::default(), Vec::new());
-        let (mut settled, mut shown) = (BTreeSet::new(), Vec::new());
         let listener = Arc::clone(&self.listener);
-        for key in keys {
-            // The keys that begin with it and go on come after it: they are nobody's hint, and may be the whole bucket.
-            let mut pages = listener.reader.list_pages(&listener.bucket, key);
-            let mut page = match listener.s3(pages.next()).await {
-                Ok(page) => page.unwrap_or_default(),
-                Err(error) => {
-                    tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named");
-                    continue;
+        let by_versions = self.lists_versions().await?;
+        let look = |key: &String| look(&listener, key.clone(), by_versions);
+        let looked: Vec<_> = stream::iter(keys).map(look).buffered(LOOKS_AT_ONCE).collect().await;
+        let (mut settled, mut shown) = (BTreeSet::new(), Vec::new());
+        for (key, looked) in keys.iter().zip(looked) {
+            self.pages.touch(key);
+            match looked {
+                Ok(page) => {
+                    // Nothing, or what is below a delete marker.
+                    if !page.iter().any(|entry| entry.is_latest) {
+                        settled.insert(key.clone());
+                    }
+                    shown.extend(page);
                 }
-            };
-            page.retain(|entry| entry.key == *key);
-            match page.is_empty() {
-                true => _ = settled.insert(key.clone()),
-                false => shown.extend(page.iter().cloned()),
+                Err(error) => tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named"),
             }
-            self.take_page(page, &mut fresh, &mut found, &mut None).await?;
         }
+        self.take_entries(shown.clone(), &mut fresh, &mut found, &mut None).await?;
         self.register(&mut fresh).await?;
-        settled.extend(shown.into_iter().filter(|entry| self.known.contains(entry)).map(|entry| entry.key));
+        let is_settled = |entry: &Listed| entry.is_latest && self.known.contains(entry);
+        settled.extend(shown.into_iter().filter(is_settled).map(|entry| entry.version.key));
         Ok(settled)
     }
 
+    /// Lists what is below a prefix, and adds to `unlisted` what of it cannot be; says whether S3 gave anything.
     async fn list_prefix(
         &mut self,
-        prefix: &str,
-        fresh: &mut Vec<ObjectVersion>,
+        prefix: String,
+        fresh: &mut Vec<Listed>,
         found: &mut Found,
         reconciliation: &mut Option<Reconciliation>,
-    ) -> Result<(), DiscoverError> {
+        unlisted: &mut BTreeMap<String, ReadError>,
+    ) -> Result<bool, sqlx::Error> {
         let listener = Arc::clone(&self.listener);
-        let mut pages = listener.reader.list_pages(&listener.bucket, prefix);
-        loop {
-            let Some(page) = listener.s3(pages.next()).await? else { return Ok(()) };
+        let ways = match (self.lists_versions().await?, listener.versions) {
+            (true, Versions::Auto) => Ways::VersionsIfAllowed,
+            (true, _) => Ways::Versions,
+            (false, _) => Ways::Current,
+        };
+        let mut listing = Listing::new(&listener.reader, &listener.limits, &listener.bucket, prefix, ways);
+        while let Some(page) = listing.next().await {
             self.take_page(page, fresh, found, reconciliation).await?;
+            if self.held_at.is_some() {
+                self.hold().await?;
+            }
             // A listing of a full bucket takes minutes, and whoever waits for a look does not wait as long.
             let asked = listener.hints.taken(self.domain);
             if !asked.is_empty() {
                 self.look_and_tell(asked).await;
             }
         }
+        if let Some(error) = listing.versions_refused.take() {
+            let (domain, bucket) = (self.domain.name, &listener.bucket);
+            tracing::warn!(domain, bucket, %error, "versions are not listed: one that is overwritten at once is not found");
+            (self.versions_refused, self.by_versions) = (true, Some(false));
+        }
+        unlisted.append(&mut listing.unlisted);
+        Ok(listing.has_answered)
     }
 
-    /// Takes what is new of a page.
+    /// Takes what is new of a page of a listing: nothing, if it is as it was when all of it was settled.
     async fn take_page(
         &mut self,
-        page: Vec<ObjectVersion>,
-        fresh: &mut Vec<ObjectVersion>,
+        page: Vec<Listed>,
+        fresh: &mut Vec<Listed>,
         found: &mut Found,
         reconciliation: &mut Option<Reconciliation>,
     ) -> Result<(), sqlx::Error> {
-        let listener = Arc::clone(&self.listener);
+        if self.pages.contains(&page) {
+            for entry in &page {
+                self.count(entry, found, reconciliation);
+            }
+            return Ok(());
+        }
+        let shown = page.clone();
+        self.take_entries(page, fresh, found, reconciliation).await?;
+        for entry in &shown {
+            if self.is_file(entry) && !self.known.contains(entry) {
+                return Ok(());
+            }
+        }
+        self.pages.insert(&shown);
+        Ok(())
+    }
+
+    fn is_file(&self, entry: &Listed) -> bool {
+        self.listener.settings.name_of(self.domain, &entry.version.key) == Name::File
+    }
+
+    /// Counts an entry; whether it is a file of the domain.
+    fn count(&mut self, entry: &Listed, found: &mut Found, reconciliation: &mut Option<Reconciliation>) -> bool {
+        let key = &entry.version.key;
+        match self.listener.settings.name_of(self.domain, key) {
+            Name::File => {}
+            Name::NotData(pattern) => {
+                *self.not_data.entry(pattern.to_owned()).or_default() += i64::from(entry.is_latest);
+                return false;
+            }
+            Name::Foreign => return false,
+        }
+        found.listed += u64::from(entry.is_latest);
+        self.newest_listed = self.newest_listed.max(entry.version.last_modified);
+        if let Some(reconciliation) = reconciliation.as_mut().filter(|_| entry.is_latest) {
+            let key = self.known.fingerprint(key);
+            reconciliation.show(key);
+        }
+        true
+    }
+
+    /// Takes what is new of some entries.
+    async fn take_entries(
+        &mut self,
+        entries: Vec<Listed>,
+        fresh: &mut Vec<Listed>,
+        found: &mut Found,
+        reconciliation: &mut Option<Reconciliation>,
+    ) -> Result<(), sqlx::Error> {
         let mut unseen = Vec::new();
-        for entry in page {
-            match listener.settings.name_of(self.domain, &entry.key) {
-                Name::File => {}
-                Name::NotData(pattern) => {
-                    *self.not_data.entry(pattern.to_owned()).or_default() += 1;
-                    continue;
-                }
-                Name::Foreign => continue,
-            }
-            found.listed += 1;
-            if let Some(reconciliation) = reconciliation
-                && reconciliation.listed.len() < LISTED_MAX
-            {
-                reconciliation.listed.insert(self.known.fingerprint(&entry.key));
-            }
-            if !self.known.contains(&entry) && !self.is_troubled(&entry.key) {
+        for entry in entries {
+            let is_file = self.count(&entry, found, reconciliation);
+            if is_file && !self.known.contains(&entry) && !self.is_troubled(&entry.version.key) {
                 unseen.push(entry);
             }
         }
@@ -305,13 +520,22 @@ impl Discovery {
     }
 
     /// Asks the ledger about entries that are not remembered.
-    async fn compare(&mut self, unseen: Vec<ObjectVersion>, fresh: &mut Vec<ObjectVersion>) -> Result<(), sqlx::Error> {
-        if unseen.is_empty() {
-            return Ok(());
+    async fn compare(&mut self, unseen: Vec<Listed>, fresh: &mut Vec<Listed>) -> Result<(), sqlx::Error> {
+        let (latest, overwritten): (Vec<Listed>, Vec<Listed>) = unseen.into_iter().partition(|entry| entry.is_latest);
+        let versions = |entries: &[Listed]| entries.iter().map(|entry| entry.version.clone()).collect::<Vec<_>>();
+        let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
+        let mut unknown = Vec::new();
+        if !latest.is_empty() {
+            let listed = versions(&latest);
+            unknown = register::unknown(pool, bucket, &listed.iter().collect::<Vec<_>>()).await?;
         }
-        let listed: Vec<&ObjectVersion> = unseen.iter().collect();
-        let unknown = register::unknown(&self.listener.pool, &self.listener.bucket, &listed).await?;
-        for (entry, unknown) in unseen.into_iter().zip(unknown) {
+        // Before the first listing is complete nobody knows since when they count.
+        if let Some(since) = self.versions_from.filter(|_| !overwritten.is_empty()) {
+            let listed = versions(&overwritten);
+            let listed: Vec<&ObjectVersion> = listed.iter().collect();
+            unknown.extend(register::unknown_overwritten(pool, bucket, &listed, since).await?);
+        }
+        for (entry, unknown) in latest.into_iter().chain(overwritten).zip(unknown) {
             match unknown {
                 true => fresh.push(entry),
                 false => self.known.insert(&entry),
@@ -321,18 +545,19 @@ impl Discovery {
     }
 
     /// Registers what was found, in key order, and empties `fresh`. Workers are woken after each transaction.
-    async fn register(&mut self, fresh: &mut Vec<ObjectVersion>) -> Result<u64, sqlx::Error> {
+    async fn register(&mut self, fresh: &mut Vec<Listed>) -> Result<u64, sqlx::Error> {
         let mut fresh = std::mem::take(fresh);
-        fresh.sort_by(|one, other| one.key.cmp(&other.key));
-        // Prefixes may overlap.
-        fresh.dedup_by(|one, other| one.key == other.key);
+        fresh.sort_by(|one, other| one.version.key.cmp(&other.version.key));
+        // Prefixes may overlap, and of a key there may be several versions.
+        let by_key: Vec<&[Listed]> = fresh.chunk_by(|one, other| one.version.key == other.version.key).collect();
+        let by_versions = self.lists_versions().await?;
         let mut registered = 0;
-        for batch in fresh.chunks(KEYS_PER_TRANSACTION) {
-            let keys: Vec<String> = batch.iter().map(|entry| entry.key.clone()).collect();
+        for batch in by_key.chunks(KEYS_PER_TRANSACTION) {
+            let keys: Vec<String> = batch.iter().map(|entries| entries[0].version.key.clone()).collect();
             let listener = Arc::clone(&self.listener);
             let (pool, bucket) = (&listener.pool, &listener.bucket);
-            let outcomes =
-                register::register(pool, bucket, self.domain.name, &keys, |key| head(&listener, key)).await?;
+            let held = |key| held(&listener, key, by_versions);
+            let outcomes = register::register(pool, bucket, self.domain.name, &keys, self.versions_from, held).await?;
             let new = self.remember(batch, outcomes);
             if new > 0 {
                 metrics::OBJECTS_DISCOVERED.with_label_values(&[self.domain.name]).inc_by(new);
@@ -344,38 +569,43 @@ impl Discovery {
     }
 
     /// Remembers what became of each key; gives how many versions are new.
-    fn remember(&mut self, batch: &[ObjectVersion], outcomes: Vec<Registered>) -> u64 {
+    fn remember(&mut self, batch: &[&[Listed]], outcomes: Vec<Registered>) -> u64 {
         let mut new = 0;
-        for (entry, outcome) in batch.iter().zip(outcomes) {
-            let (domain, key) = (self.domain.name, &entry.key);
+        for (entries, outcome) in batch.iter().zip(outcomes) {
+            let Some(Listed { version, .. }) = entries.last() else { continue };
+            let (domain, key, bucket) = (self.domain.name, &version.key, &version.bucket);
             match outcome {
-                Registered::New(object) => {
-                    tracing::info!(domain, key, object, bytes = entry.size_bytes, "discovered");
-                    let detail = trace::Detail { domain: Some(domain), key: Some(key), ..trace::Detail::default() };
-                    trace::passed(object, "discover", entry.last_modified.into(), detail);
-                    new += 1;
+                Registered::New(objects) => {
+                    for object in &objects {
+                        tracing::info!(domain, key, object, bytes = version.size_bytes, "discovered");
+                        let detail = trace::Detail { domain: Some(domain), key: Some(key), ..trace::Detail::default() };
+                        trace::passed(*object, "discover", version.last_modified.into(), detail);
+                    }
+                    new += objects.len() as u64;
                 }
                 Registered::Reappeared(object) => {
-                    let bucket = &entry.bucket;
                     tracing::warn!(domain, bucket, key, object, "it was taken for gone, and the bucket still shows it");
                     new += 1;
                 }
                 Registered::Known => {}
-                // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing.
+                // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing. Below a
+                // delete marker that is as it should be.
+                Registered::Absent if entries.iter().all(|entry| !entry.is_latest) => {}
                 Registered::Absent => {
                     self.trouble(key);
                     continue;
                 }
                 Registered::Failed(error) => {
-                    let bucket = &entry.bucket;
                     let pause_ms = self.trouble(key).as_millis() as u64;
                     tracing::warn!(domain, bucket, key, %error, pause_ms, "registration failed, trying again");
                     continue;
                 }
             }
             self.troubled.remove(key);
-            // What was listed is settled, even where the HEAD told of a still newer version.
-            self.known.insert(entry);
+            // What was listed is settled, even where S3 told of a still newer version.
+            for entry in *entries {
+                self.known.insert(entry);
+            }
         }
         new
     }
@@ -401,10 +631,6 @@ impl Discovery {
     async fn record_deletions(&mut self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
         let listener = Arc::clone(&self.listener);
         let (pool, bucket) = (&listener.pool, &listener.bucket);
-        if reconciliation.listed.len() >= LISTED_MAX {
-            tracing::warn!(domain = self.domain.name, bucket, LISTED_MAX, "too many keys to look for deletions");
-            return Ok(0);
-        }
         let mut after = std::mem::take(&mut self.deletions_after);
         let mut gone = Vec::new();
         let mut asked = 0;
@@ -412,7 +638,7 @@ impl Discovery {
             let page = register::present_keys(pool, bucket, self.domain.name, &after, PRESENT_PAGE).await?;
             let Some(last) = page.last() else { break };
             after.clone_from(last);
-            let absent = page.into_iter().filter(|key| !reconciliation.listed.contains(&self.known.fingerprint(key)));
+            let absent = page.into_iter().filter(|key| reconciliation.lacks(self.known.fingerprint(key)));
             for key in absent.take(DELETED_MAX - asked) {
                 asked += 1;
                 if asked == DELETED_MAX {
@@ -450,8 +676,36 @@ fn went_back(before: (i64, i64), now: (i64, i64)) -> bool {
 struct Reconciliation {
     /// Objects found later than this one may have come after the listing began.
     newest_id: i64,
-    /// Fingerprints of all keys listed.
+    /// Fingerprints of the keys listed that have their turn.
     listed: HashSet<[u64; 2]>,
+    /// How many parts the keys are compared in, and which of them has its turn.
+    parts: u64,
+    part: u64,
+    /// There are more keys than before: how many there are is known now, and they are compared next time.
+    listed_max: usize,
+}
+
+impl Reconciliation {
+    /// Whether a key has its turn.
+    fn covers(&self, key: [u64; 2]) -> bool {
+        key[0] % self.parts == self.part
+    }
+
+    /// A key is listed.
+    fn show(&mut self, key: [u64; 2]) {
+        if self.covers(key) && !self.is_full() {
+            self.listed.insert(key);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.listed.len() >= self.listed_max
+    }
+
+    /// Whether a key has its turn and was not listed.
+    fn lacks(&self, key: [u64; 2]) -> bool {
+        self.covers(key) && !self.listed.contains(&key)
+    }
 }
 
 /// What to list: a pattern that is a whole key is a prefix too, of itself above all. One that another covers
@@ -468,6 +722,29 @@ fn cover<'a>(patterns: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     patterns.iter().filter(|pattern| !covered(pattern)).map(ToString::to_string).collect()
 }
 
+/// What the bucket shows under this very key.
+async fn look(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<Listed>, ReadError> {
+    // The keys that begin with it and go on come after it: they are nobody's hint, and may be the whole bucket.
+    let page: Vec<Listed> = match by_versions {
+        true => {
+            listener.s3(listener.reader.list_versions(&listener.bucket, key.as_str()).next()).await?.unwrap_or_default()
+        }
+        false => {
+            let page = listener.s3(listener.reader.list_pages(&listener.bucket, key.as_str()).next()).await?;
+            page.unwrap_or_default().into_iter().map(Listed::from).collect()
+        }
+    };
+    Ok(page.into_iter().filter(|entry| entry.version.key == key).collect())
+}
+
+/// What S3 holds under a key: its versions, or what it is now.
+async fn held(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<ObjectVersion>, ReadError> {
+    match by_versions {
+        true => listener.s3(listener.reader.versions_of(&listener.bucket, &key)).await,
+        false => Ok(head(listener, key).await?.into_iter().collect()),
+    }
+}
+
 async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>, ReadError> {
     listener.s3(listener.reader.head(&listener.bucket, &key)).await
 }
@@ -480,6 +757,29 @@ mod tests {
     fn a_ledger_that_lost_objects_or_began_a_new_life_went_back() {
         for (now, expected) in [((7, 5), false), ((7, 6), false), ((7, 4), true), ((8, 5), true), ((8, 9), true)] {
             assert_eq!(went_back((7, 5), now), expected, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn listings_come_less_often_only_while_the_store_tells_of_all() {
+        let [least, most] = [100, 1_000].map(Duration::from_millis);
+        let (mut interval, mut seen) = (least, Vec::new());
+        for is_told in [true, true, true, true, true, false, true, false] {
+            interval = next_interval(interval, least, most, is_told);
+            seen.push(interval.as_millis());
+        }
+        assert_eq!(seen, [200, 400, 800, 1_000, 1_000, 100, 200, 100]);
+        assert_eq!(next_interval(least, least, least, true), least, "not where it is not to grow");
+    }
+
+    #[test]
+    fn each_key_has_its_turn_to_be_missed_in_one_of_the_parts() {
+        for key in [[5, 0], [6, 0], [7, 1]] {
+            let lacking = (0..3).filter(|part| {
+                let listed = HashSet::from([[6, 0]]);
+                Reconciliation { newest_id: 0, listed, parts: 3, part: *part, listed_max: 9 }.lacks(key)
+            });
+            assert_eq!(lacking.count(), usize::from(key != [6, 0]), "{key:?}");
         }
     }
 

@@ -10,6 +10,7 @@
 //! | S3's own first message | `Event`: `s3:TestEvent` | – |
 
 mod queue;
+mod seen;
 
 use std::borrow::Cow;
 
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 pub use queue::EventQueue;
 pub(crate) use queue::run;
+pub(crate) use seen::forget;
 
 /// One thing that a notification says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -123,6 +123,10 @@ pub struct Header {
     kept: Vec<(usize, String)>,
 }
 
+/// How headings begin that `freshet rejects export` writes beside a row: notes for whoever mends it. What stands below them
+/// says nothing, so that the file can be dropped as it is.
+pub const NOTES: &str = "_rejected_";
+
 impl Header {
     /// Matches the first record of a file. `others` are the domains that its columns may be of instead.
     ///
@@ -134,7 +138,9 @@ impl Header {
         others: &[&'static Domain],
         record: &Record<'_>,
     ) -> Result<Header, HeaderError> {
-        let names: Vec<&str> = record.iter().map(trimmed).collect();
+        let is_note: Vec<bool> = record.iter().map(|name| trimmed(name).starts_with(NOTES)).collect();
+        let names: Vec<&str> =
+            record.iter().zip(&is_note).map(|(name, note)| if *note { "" } else { trimmed(name) }).collect();
         if let Some(error) = suspect::separator_line(domain, record) {
             return Err(error);
         }
@@ -143,7 +149,7 @@ impl Header {
             places.push(place_of(domain, column, &names)?);
         }
         check_columns(domain, others, &places, &names, record)?;
-        let is_ignored = |(place, _): &(usize, &&str)| !places.contains(&Some(*place));
+        let is_ignored = |(place, _): &(usize, &&str)| !places.contains(&Some(*place)) && !is_note[*place];
         // Commas behind the last heading are no columns, unless cells stand there.
         let named = names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
         let ignored: Vec<String> =
@@ -156,7 +162,8 @@ impl Header {
                 verb,
             });
         }
-        let kept = if domain.on_new_column.keeps() { kept(&names, &places) } else { Vec::new() };
+        let mut kept = if domain.on_new_column.keeps() { kept(&names, &places) } else { Vec::new() };
+        kept.retain(|(place, _)| !is_note[*place]);
         let partition_place = places[domain.index_of(domain.partition_by)];
         Ok(Header { partition_place, width: names.len(), ignored, kept, places })
     }

@@ -4,6 +4,7 @@
 //! next listing, and what is registered is what the listing of the key shows, never what the hint says.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use freshet_topics::Domain;
@@ -24,12 +25,16 @@ pub struct Hints {
     bucket: Arc<str>,
     settings: Arc<IngestSettings>,
     domains: Arc<[Waiting]>,
+    /// Whether a store has told of anything.
+    told: Arc<AtomicBool>,
 }
 
 struct Waiting {
     domain: &'static Domain,
     keys: Mutex<Keys>,
     came: Notify,
+    /// Keys were dropped since the last listing began: it is due.
+    dropped: AtomicBool,
 }
 
 /// Keys to look at, each with those who want to hear what the look came to.
@@ -60,8 +65,33 @@ pub(crate) enum Look {
 impl Hints {
     /// For the raw bucket and its domains.
     pub fn new(bucket: &str, domains: &[&'static Domain], settings: &IngestSettings) -> Self {
-        let waiting = domains.iter().map(|domain| Waiting { domain, keys: Mutex::default(), came: Notify::new() });
-        Hints { bucket: bucket.into(), settings: Arc::new(settings.clone()), domains: waiting.collect() }
+        let waiting = |domain: &&'static Domain| Waiting {
+            domain,
+            keys: Mutex::default(),
+            came: Notify::new(),
+            dropped: AtomicBool::new(false),
+        };
+        let domains = domains.iter().map(waiting).collect();
+        Hints { bucket: bucket.into(), settings: Arc::new(settings.clone()), domains, told: Arc::default() }
+    }
+
+    /// Whether a store has told of anything, of whatever bucket: then it will tell of what comes.
+    pub(crate) fn are_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Whether keys of a domain were dropped; asked by a listing that begins, which finds them.
+    pub(crate) fn take_dropped(&self, domain: &Domain) -> bool {
+        self.waiting(domain).is_some_and(|waiting| waiting.dropped.swap(false, Ordering::Relaxed))
+    }
+
+    /// Whether keys of a domain were dropped since a listing began.
+    pub(crate) fn have_dropped(&self, domain: &Domain) -> bool {
+        self.waiting(domain).is_some_and(|waiting| waiting.dropped.load(Ordering::Relaxed))
+    }
+
+    fn waiting(&self, domain: &Domain) -> Option<&Waiting> {
+        self.domains.iter().find(|waiting| waiting.domain == domain)
     }
 
     /// Takes what a store sent; gives how many keys will be looked at.
@@ -73,11 +103,14 @@ impl Hints {
             Told::Object { bucket, key } => matches!(self.look(bucket, key), Look::Comes(_)),
             Told::Test | Told::Other(_) => false,
         };
-        Ok(events::read(body)?.iter().filter(|told| taken(told)).count())
+        let told = events::read(body)?;
+        self.told.store(true, Ordering::Relaxed);
+        Ok(told.iter().filter(|told| taken(told)).count())
     }
 
     /// Has a key looked at.
     pub(crate) fn look(&self, bucket: &str, key: &str) -> Look {
+        self.told.store(true, Ordering::Relaxed);
         let matches = |it: &&Waiting| self.settings.name_of(it.domain, key) == Name::File && bucket == &*self.bucket;
         let Some(waiting) = self.domains.iter().find(matches) else {
             metrics::HINTS.with_label_values(&["ignored"]).inc();
@@ -86,6 +119,7 @@ impl Hints {
         let mut keys = waiting.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= KEYS_MAX && !keys.contains_key(key) {
             metrics::HINTS.with_label_values(&["dropped"]).inc();
+            waiting.dropped.store(true, Ordering::Relaxed);
             return Look::Full;
         }
         let (tell, told) = oneshot::channel();
@@ -100,7 +134,7 @@ impl Hints {
 
     /// Waits for keys of a domain; for ever if there is no such domain. Dropped before its end, it takes none.
     pub(crate) async fn of(&self, domain: &Domain) -> Keys {
-        let Some(waiting) = self.domains.iter().find(|waiting| waiting.domain == domain) else {
+        let Some(waiting) = self.waiting(domain) else {
             return std::future::pending().await;
         };
         loop {
@@ -114,7 +148,7 @@ impl Hints {
 
     /// The keys of a domain that wait now.
     pub(crate) fn taken(&self, domain: &Domain) -> Keys {
-        let waiting = self.domains.iter().find(|waiting| waiting.domain == domain);
+        let waiting = self.waiting(domain);
         let take =
             |waiting: &Waiting| std::mem::take(&mut *waiting.keys.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.map(take).unwrap_or_default()
@@ -228,5 +262,7 @@ mod tests {
         assert_eq!(dropped.get() - before, 10);
         let climate = freshet_topics::domains::by_name("climate").expect("declared");
         assert_eq!(hints.of(climate).await.len(), KEYS_MAX);
+        assert!(hints.have_dropped(climate) && hints.take_dropped(climate), "a listing is due");
+        assert!(!hints.have_dropped(climate), "and has begun");
     }
 }

@@ -1,9 +1,11 @@
 //! What a listing showed before, so that one that shows nothing new asks the ledger about no entry.
 
+pub(crate) mod pages;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 
-use crate::object::ObjectVersion;
+use crate::object::Listed;
 
 /// The entries of a listing that are settled: in the ledger, at the last look. Of each key only the last one: a key
 /// that was written A, B, A shows an entry again that was settled before, and is another version.
@@ -35,12 +37,14 @@ impl Known {
         self.hashers.each_ref().map(|hasher| hasher.hash_one(&value))
     }
 
-    fn of(&self, entry: &ObjectVersion) -> ([u64; 2], u64) {
-        let rest = (&entry.etag, entry.size_bytes, entry.last_modified.timestamp());
-        (self.fingerprint(&entry.key), self.hashers[0].hash_one(rest))
+    fn of(&self, Listed { version, is_latest }: &Listed) -> ([u64; 2], u64) {
+        let rest = (&version.etag, version.size_bytes, version.last_modified.timestamp(), &version.version_id);
+        // A version that was overwritten is settled by itself.
+        let overwritten = (!is_latest).then_some(&version.version_id);
+        (self.fingerprint((&version.key, overwritten)), self.hashers[0].hash_one(rest))
     }
 
-    pub(crate) fn contains(&mut self, entry: &ObjectVersion) -> bool {
+    pub(crate) fn contains(&mut self, entry: &Listed) -> bool {
         let (key, rest) = self.of(entry);
         if let Some(last) = self.younger.get(&key) {
             return *last == rest;
@@ -52,7 +56,7 @@ impl Known {
         found
     }
 
-    pub(crate) fn insert(&mut self, entry: &ObjectVersion) {
+    pub(crate) fn insert(&mut self, entry: &Listed) {
         let (key, rest) = self.of(entry);
         self.remember(key, rest);
     }
@@ -73,9 +77,10 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::ObjectVersion;
     use chrono::DateTime;
 
-    fn entry(number: i64) -> ObjectVersion {
+    fn version(number: i64) -> ObjectVersion {
         ObjectVersion {
             bucket: "raw".into(),
             key: format!("climate/{number}.csv"),
@@ -86,20 +91,31 @@ mod tests {
         }
     }
 
+    fn entry(number: i64) -> Listed {
+        version(number).into()
+    }
+
     #[test]
     fn what_is_settled_is_known_until_it_changes() {
         let mut known = Known::new(100);
         known.insert(&entry(1));
         assert!(known.contains(&entry(1)));
         assert!(!known.contains(&entry(2)));
-        assert!(!known.contains(&ObjectVersion { etag: "f".into(), ..entry(1) }));
+        assert!(!known.contains(&ObjectVersion { etag: "f".into(), ..version(1) }.into()));
         let later = DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(1);
-        assert!(!known.contains(&ObjectVersion { last_modified: later, ..entry(1) }));
+        assert!(!known.contains(&ObjectVersion { last_modified: later, ..version(1) }.into()));
         let within = DateTime::UNIX_EPOCH + chrono::TimeDelta::milliseconds(9);
-        assert!(known.contains(&ObjectVersion { last_modified: within, ..entry(1) }), "one-second resolution");
-        let other = ObjectVersion { etag: "f".into(), ..entry(1) };
+        assert!(known.contains(&ObjectVersion { last_modified: within, ..version(1) }.into()), "one-second resolution");
+        let other: Listed = ObjectVersion { etag: "f".into(), ..version(1) }.into();
         known.insert(&other);
         assert!(!known.contains(&entry(1)), "written A, B, A: the second A is another version");
+        let overwritten = |id: &str| Listed {
+            version: ObjectVersion { version_id: Some(id.into()), ..version(1) },
+            is_latest: false,
+        };
+        known.insert(&overwritten("v1"));
+        known.insert(&overwritten("v2"));
+        assert!(known.contains(&overwritten("v1")) && known.contains(&overwritten("v2")) && known.contains(&other));
         known.forget();
         assert!(!known.contains(&other));
     }

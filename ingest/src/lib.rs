@@ -18,12 +18,15 @@ pub mod events;
 mod format;
 pub mod frame;
 mod gate;
+mod group;
 pub mod header;
 pub mod hints;
+pub mod inspect;
 mod known;
 mod leases;
 mod limits;
 mod listener;
+mod listing;
 mod metrics;
 pub mod names;
 pub mod object;
@@ -44,6 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use freshet_sinks::s3::Versions;
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use sqlx::PgPool;
@@ -72,6 +76,8 @@ pub struct Context {
     pub s3: aws_sdk_s3::Client,
     /// The bucket that is listened to.
     pub raw_bucket: String,
+    /// Whether versions that were overwritten before they were seen are looked for.
+    pub versions: Versions,
     /// The domains that are published.
     pub domains: Vec<&'static Domain>,
     /// The listener's name in the ledger, unique among those that run.
@@ -118,8 +124,12 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
     tasks.spawn(discover::discover(Arc::clone(&listener), stop.clone()));
     tasks.spawn(unmatched::run(Arc::clone(&listener), stop.clone()));
     tasks.spawn(sweeper::run(Arc::clone(&listener), stop.clone()));
-    if let Some(queue) = events {
-        tasks.spawn(events::run(Arc::clone(&listener), queue, stop.clone()));
+    match events {
+        Some(queue) => drop(tasks.spawn(events::run(Arc::clone(&listener), queue, stop.clone()))),
+        None => {
+            let pool = listener.pool.clone();
+            drop(tokio::spawn(async move { events::forget(&pool).await }));
+        }
     }
     let turn = Arc::new(AtomicUsize::new(0));
     for _ in 0..listener.settings.workers {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::ledger::Claimant;
+use freshet_sinks::s3::Versions;
 use freshet_topics::Domain;
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -29,6 +30,8 @@ pub struct Listener {
     pub(crate) reader: ObjectReader,
     /// The raw bucket.
     pub(crate) bucket: String,
+    /// Whether versions are listed.
+    pub(crate) versions: Versions,
     /// The domains that are published.
     pub(crate) domains: Vec<&'static Domain>,
     /// The listener's name in the ledger.
@@ -57,7 +60,7 @@ impl Listener {
     /// # Errors
     /// If a setting cannot work.
     pub fn new(context: Context) -> Result<Arc<Self>, IngestError> {
-        let Context { settings, kafka, pool, s3, raw_bucket, domains, listener, hints, events: _ } = context;
+        let Context { settings, kafka, pool, s3, raw_bucket, versions, domains, listener, hints, events: _ } = context;
         let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
         settings.check(&names).map_err(IngestError::Setting)?;
         metrics::declare(&domains);
@@ -73,6 +76,7 @@ impl Listener {
             sweep_to_do: Notify::new(),
             hints,
             bucket: raw_bucket,
+            versions,
             name: listener,
             settings,
             pool,

@@ -33,6 +33,7 @@ macro_rules! by_domain {
                 PAUSED_DOMAINS.with_label_values(&[domain.name]).set(0);
                 LAG_ROWS.with_label_values(&[domain.name]).set(0);
                 LOG_TRUNCATED_PARTITIONS.with_label_values(&[domain.name]).set(0);
+                UNLISTED_PREFIXES.with_label_values(&[domain.name]).set(0);
                 FRESHNESS.with_label_values(&[domain.name]);
                 for column in domain.columns_with_a_default() {
                     ABSENT_DEFAULTS.with_label_values(&[domain.name, column.name]);
@@ -64,7 +65,7 @@ by_domain! {
         "Rows of published files whose key comes again further down in their own file.";
     ROWS_REPLACED = "freshet_rows_replaced_total",
         "Rows that left the table because only an older version of a file held them.";
-    LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed and are retried.";
+    LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed, as a whole or in part, and are retried.";
 }
 
 pub(crate) static PUBLISH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -136,6 +137,13 @@ pub(crate) static PAUSED_DOMAINS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 
 pub(crate) static LAG_ROWS: LazyLock<IntGaugeVec> =
     LazyLock::new(|| gauges("freshet_ingest_lag_rows", "Rows in the topic beyond the bookmarks, as last seen."));
+
+pub(crate) static UNLISTED_PREFIXES: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauges(
+        "freshet_unlisted_prefixes",
+        "Prefixes of the domain that cannot be listed, or not whole; all else is found.",
+    )
+});
 
 pub(crate) static LOG_TRUNCATED_PARTITIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let help = "Partitions of which Kafka was found, within the last hour, to have lost records it had acknowledged.";

@@ -13,11 +13,13 @@
 mod error;
 mod inflate;
 mod transcode;
+mod versions;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +39,8 @@ pub use freshet_sinks::ledger::ObjectVersion;
 use freshet_sinks::ledger::on_one_line;
 use freshet_topics::TextEncoding;
 pub use inflate::{ReadLimits, Unreadable};
+use tokio_util::io::ReaderStream;
+pub use versions::{Listed, VersionPages};
 
 use error::{chain, classified, content_error, detail, transient};
 use inflate::{Compression, Content, ContentError, Source};
@@ -71,13 +75,13 @@ impl ObjectReader {
 
     /// The listing of all keys that begin with `prefix`, page by page. In no order that could be relied upon,
     /// and each key as it was at some moment while the listing ran.
-    pub fn list_pages<'a>(&'a self, bucket: &'a str, prefix: &'a str) -> Pages<'a> {
-        Pages { reader: self, bucket, prefix, next: NextPage::First, folders: None }
+    pub fn list_pages<'a>(&'a self, bucket: &'a str, prefix: impl Into<Cow<'a, str>>) -> Pages<'a> {
+        Pages { reader: self, bucket, prefix: prefix.into(), next: NextPage::First, folders: None }
     }
 
     /// The same of the keys that begin with `prefix` and have no `/` behind it; the folders that the others are in are in
     /// [`Pages::folders`] at the end.
-    pub fn list_level<'a>(&'a self, bucket: &'a str, prefix: &'a str) -> Pages<'a> {
+    pub fn list_level<'a>(&'a self, bucket: &'a str, prefix: impl Into<Cow<'a, str>>) -> Pages<'a> {
         Pages { folders: Some(Vec::new()), ..self.list_pages(bucket, prefix) }
     }
 
@@ -133,7 +137,7 @@ impl ObjectReader {
     /// [`ReadError::Transient`], [`ReadError::Denied`].
     pub async fn is_listed(&self, version: &ObjectVersion) -> Result<bool, ReadError> {
         let is_same = |entry: &ObjectVersion| ObjectVersion { version_id: version.version_id.clone(), ..entry.clone() };
-        let mut pages = self.list_pages(&version.bucket, &version.key);
+        let mut pages = self.list_pages(&version.bucket, version.key.as_str());
         while let Some(page) = pages.next().await? {
             if page.iter().any(|entry| is_same(entry) == *version) {
                 return Ok(true);
@@ -207,10 +211,7 @@ impl ObjectReader {
         let content = Content::sniff(named, object_bytes, source_of(answer.body, object_bytes), self.limits)
             .await
             .map_err(|error| content_error(&version.to_string(), error))?;
-        let transcoder = Transcoder::of(encoding);
-        let is_as_framed = content.is_plain() && transcoder.is_none();
-        let stored = if is_as_framed { Stored::AsFramed } else { Stored::Otherwise };
-        Ok(ObjectBody { content, stored, transcoder, object: version.to_string(), at: 0, from_byte })
+        Ok(ObjectBody::of_content(content, encoding, version.to_string(), from_byte))
     }
 
     async fn get(&self, version: &ObjectVersion, range_from: u64) -> Result<GetObjectOutput, ReadError> {
@@ -234,7 +235,7 @@ impl ObjectReader {
 pub struct Pages<'a> {
     reader: &'a ObjectReader,
     bucket: &'a str,
-    prefix: &'a str,
+    prefix: Cow<'a, str>,
     next: NextPage,
     /// Folders found so far, where a level is listed.
     folders: Option<Vec<String>>,
@@ -265,7 +266,7 @@ impl Pages<'_> {
         };
         let at = || format!("s3://{}/{}", self.bucket, self.prefix);
         let request = self.reader.client.list_objects_v2().bucket(self.bucket).set_continuation_token(token);
-        let prefix = (!self.prefix.is_empty()).then(|| self.prefix.to_owned());
+        let prefix = (!self.prefix.is_empty()).then(|| self.prefix.clone().into_owned());
         // Keys may hold characters that XML cannot.
         let request = request.set_prefix(prefix).max_keys(PAGE_KEYS_MAX).encoding_type(EncodingType::Url);
         let request = request.set_delimiter(self.folders.is_some().then(|| "/".to_owned()));
@@ -301,20 +302,24 @@ fn listed(
     entry: &aws_sdk_s3::types::Object,
     is_encoded: bool,
 ) -> Option<ObjectVersion> {
-    let escaped = entry.key()?;
-    let key = if is_encoded { url_decoded(escaped) } else { Some(escaped.to_owned()) };
-    let Some(key) = key.filter(|key| !key.contains('\0')) else {
-        reader.say_unreadable(bucket, escaped);
-        return None;
-    };
     Some(ObjectVersion {
         bucket: bucket.to_owned(),
-        key,
+        key: key_of(reader, bucket, entry.key()?, is_encoded)?,
         version_id: None,
         etag: entry.e_tag()?.to_owned(),
         size_bytes: entry.size()?,
         last_modified: to_second(entry.last_modified()?)?,
     })
+}
+
+/// The key of an entry, if it is one that can be read.
+fn key_of(reader: &ObjectReader, bucket: &str, escaped: &str, is_encoded: bool) -> Option<String> {
+    let key = if is_encoded { url_decoded(escaped) } else { Some(escaped.to_owned()) };
+    let Some(key) = key.filter(|key| !key.contains('\0')) else {
+        reader.say_unreadable(bucket, escaped);
+        return None;
+    };
+    Some(key)
 }
 
 /// As in a query: `+` is a space, `%2B` a plus. `None` where it is not UTF-8, or a percent sign begins no escape: S3
@@ -370,6 +375,34 @@ impl ObjectBody {
     /// How the object keeps it.
     pub fn stored(&self) -> Stored {
         self.stored
+    }
+
+    /// A file of this machine, read as an object of its name would be.
+    ///
+    /// # Errors
+    /// [`ReadError::Transient`] where the system does not give it; [`ReadError::Rejected`] where its name and its first bytes
+    /// do not agree.
+    pub async fn of_file(path: &Path, encoding: TextEncoding, limits: ReadLimits) -> Result<ObjectBody, ReadError> {
+        let object = path.display().to_string();
+        let unread = |error: io::Error| transient("read", object.clone(), error.to_string());
+        let file = tokio::fs::File::open(path).await.map_err(unread)?;
+        let metadata = file.metadata().await.map_err(unread)?;
+        if metadata.is_dir() {
+            return Err(transient("read", object, "it is a folder".to_owned()));
+        }
+        let source = ReaderStream::new(file).boxed();
+        let said = Compression::of_name(&object);
+        let content = Content::sniff(said, metadata.len(), source, limits).await;
+        let content = content.map_err(|error| content_error(&object, error))?;
+        Ok(ObjectBody::of_content(content, encoding, object, 0))
+    }
+
+    /// Of content that is at its start.
+    fn of_content(content: Content, encoding: TextEncoding, object: String, from_byte: u64) -> ObjectBody {
+        let transcoder = Transcoder::of(encoding);
+        let is_as_framed = content.is_plain() && transcoder.is_none();
+        let stored = if is_as_framed { Stored::AsFramed } else { Stored::Otherwise };
+        ObjectBody { content, stored, transcoder, object, at: 0, from_byte }
     }
 
     /// Of an object of which nothing is left.

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use freshet_sinks::ledger::{self, Claim, Event, Lost, ObjectState, Recorded};
+use freshet_sinks::ledger::{self, Claim, Event, Lost, ObjectState, ObjectVersion, Recorded};
+use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::trace;
+use tokio::task::JoinError;
 
 use crate::check::FileReject;
 use crate::object::ReadError;
@@ -70,8 +72,36 @@ pub(crate) fn still_mine(recorded: Recorded) -> Result<(), Stop> {
     if recorded.is_written() { Ok(()) } else { Err(Stop::LeaseLost) }
 }
 
+/// Says how an attempt ended, and has the ledger say so where it does not yet.
+///
+/// # Errors
+/// If the ledger refuses.
+pub(crate) async fn ended_with(
+    listener: &Listener,
+    claim: Claim,
+    ended: Result<i64, Stop>,
+    took: Duration,
+    began: SystemTime,
+) -> Result<(), sqlx::Error> {
+    match ended {
+        Ok(rows) => {
+            published(listener, &claim, rows, took, began);
+            Ok(())
+        }
+        // Said by whoever handles it; the outcome would meet it again.
+        Err(Stop::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => Err(error),
+        Err(stop) => stopped(listener, claim, stop).await,
+    }
+}
+
+/// Nothing is written: this claim does not know how far the attempt came. The lease runs out, which counts as a failed
+/// attempt.
+pub(crate) fn panicked(id: i64, object: &ObjectVersion, panic: &JoinError) {
+    tracing::error!(%object, id, %panic, "a fault of freshet itself; tried again when the lease has run out");
+}
+
 /// All rows are in the topic, and the ledger knows.
-pub(crate) fn published(listener: &Listener, claim: &Claim, rows: i64, took: Duration, began: SystemTime) {
+fn published(listener: &Listener, claim: &Claim, rows: i64, took: Duration, began: SystemTime) {
     let domain = claim.object.domain.as_str();
     metrics::OBJECTS_PUBLISHED.with_label_values(&[domain]).inc();
     if !claim.object.ignored_columns.is_empty() {
@@ -96,7 +126,7 @@ pub(crate) fn published(listener: &Listener, claim: &Claim, rows: i64, took: Dur
 }
 
 /// Writes to the ledger how an attempt ended that did not publish the object, and says so.
-pub(crate) async fn stopped(listener: &Listener, claim: Claim, stop: Stop) -> Result<(), sqlx::Error> {
+async fn stopped(listener: &Listener, claim: Claim, stop: Stop) -> Result<(), sqlx::Error> {
     match stop {
         Stop::Rejected(reason) => reject(listener, claim, reason).await,
         Stop::Gone(reason) => gone(listener, claim, reason).await,

@@ -16,6 +16,7 @@ use crate::check::{Checked, Checker, Earlier};
 use crate::frame::{Framer, Position};
 use crate::gate::{Delivered, OpenTopic};
 use crate::header::Header;
+use crate::header::names::listed;
 use crate::leases::Lease;
 use crate::metrics;
 use crate::object::ObjectBody;
@@ -31,6 +32,42 @@ pub(crate) async fn publish(
     lease: &Lease,
     stop: &CancellationToken,
 ) -> Result<i64, Stop> {
+    prepare(listener, claim, listener.settings.chunk_bytes).await?.publish(listener, claim, lease, stop).await
+}
+
+/// A claimed object whose first pass found no fault.
+pub(crate) struct Ready {
+    pub(crate) topic: OpenTopic,
+    pub(crate) rows: RowPublisher,
+    pub(crate) point: ResumePoint,
+    pub(crate) content: Content,
+    source: Source,
+}
+
+impl Ready {
+    /// All of its bytes, where it is whole and in memory: taken out.
+    pub(crate) fn take_whole(&mut self) -> Option<Vec<u8>> {
+        match &mut self.source {
+            Source::Memory(bytes) => Some(std::mem::take(bytes)),
+            Source::Stream(_) => None,
+        }
+    }
+
+    /// Publishes the object by itself and records it; gives the number of its rows.
+    pub(crate) async fn publish(
+        self,
+        listener: &Listener,
+        claim: &mut Claim,
+        lease: &Lease,
+        stop: &CancellationToken,
+    ) -> Result<i64, Stop> {
+        let Ready { topic, rows, point, content, source } = self;
+        Publishing { listener, claim, lease, stop, topic, content, point }.run(source, rows).await
+    }
+}
+
+/// Makes the first pass; a file of at most so many bytes after decompression stays in memory.
+pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_max: usize) -> Result<Ready, Stop> {
     let domain = listener.domain(&claim.object.domain).ok_or(Stop::Paused)?;
     let topic = listener.gate.topic(domain.name).ok_or(Stop::Paused)?;
     let start = start(claim, PARSER_VERSION, topic.partitions, topic.stream_id);
@@ -46,7 +83,7 @@ pub(crate) async fn publish(
     }
     let Prepared { source, header, overtaking, point, content } = match (start, claim.object.sha256.clone()) {
         (Start::ResumePoint, Some(sha256)) => resume(listener, claim, domain, sha256).await?,
-        _ => begin(listener, claim, domain).await?,
+        _ => begin(listener, claim, domain, keep_bytes_max).await?,
     };
     let framer = match point.row {
         0 => Framer::new(listener.frame_limits(), domain.delimiter),
@@ -55,7 +92,7 @@ pub(crate) async fn publish(
     let limits = Arc::clone(&listener.limits);
     let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), overtaking, limits);
     let rows = rows.packing(listener.rows_per_message);
-    Publishing { listener, claim, lease, stop, topic, content, point }.run(source, rows).await
+    Ok(Ready { topic, rows, point, content, source })
 }
 
 fn position(point: &ResumePoint) -> Position {
@@ -78,19 +115,24 @@ enum Source {
 }
 
 /// The first pass, and the second one set to begin at row 0.
-async fn begin(listener: &Listener, claim: &Claim, domain: &'static Domain) -> Result<Prepared, Stop> {
-    let Checked { header, content, kept, rows, .. } = check(listener, claim, domain).await?;
+async fn begin(
+    listener: &Listener,
+    claim: &Claim,
+    domain: &'static Domain,
+    keep_bytes_max: usize,
+) -> Result<Prepared, Stop> {
+    let Checked { header, content, kept, rows, .. } = check(listener, claim, domain, keep_bytes_max).await?;
     if let Some(original) = nothing_to_do(claim, &content.sha256) {
         return Err(Stop::SameContent(original, content.sha256));
     }
     if !content.ignored_columns.is_empty() {
-        let columns = content.ignored_columns.join(", ");
+        let columns = listed(header.ignored_columns().iter().map(String::as_str));
         let object = &claim.object.version;
         let kept = domain.on_new_column == NewColumn::Keep;
         tracing::info!(%object, id = claim.object.id, columns, rows, kept, "the file has unknown columns");
     }
     if !content.absent_defaults.is_empty() {
-        let columns = content.absent_defaults.join(", ");
+        let columns = listed(content.absent_defaults.iter().map(String::as_str));
         let object = &claim.object.version;
         tracing::info!(%object, id = claim.object.id, columns, rows, "the file lacks columns, and gets their defaults");
     }
@@ -135,10 +177,14 @@ async fn resume(
     Ok(Prepared { source: Source::Stream(Box::new(body)), header, overtaking, point, content })
 }
 
-async fn check(listener: &Listener, claim: &Claim, domain: &'static Domain) -> Result<Checked, Stop> {
+async fn check(
+    listener: &Listener,
+    claim: &Claim,
+    domain: &'static Domain,
+    keep_bytes_max: usize,
+) -> Result<Checked, Stop> {
     let expected = usize::try_from(claim.object.version.size_bytes).unwrap_or(usize::MAX);
-    let mut checker =
-        Checker::new(domain, &listener.domains, listener.frame_limits(), listener.settings.chunk_bytes, expected);
+    let mut checker = Checker::new(domain, &listener.domains, listener.frame_limits(), keep_bytes_max, expected);
     let mut body = open(listener, claim, domain).await?;
     while let Some(piece) = body.chunk().await? {
         checker.feed(&piece)?;
@@ -191,7 +237,6 @@ impl Publishing<'_> {
         bytes: Vec<u8>,
         last: bool,
     ) -> Result<RowPublisher, Stop> {
-        let before = self.point.row;
         let chunk = self.listener.producer.chunk(&self.topic.topic, self.point.ends.len());
         let send = move || {
             let sent = rows.publish(&bytes, last, &chunk);
@@ -200,19 +245,10 @@ impl Publishing<'_> {
         let (rows, chunk, sent) = tokio::task::spawn_blocking(send)
             .await
             .map_err(|error| Stop::Transient(format!("publish rows: {error}")))?;
-        let (messages, ends) = self.listener.producer.acknowledged(chunk).await?;
+        let delivered = self.listener.producer.acknowledged(chunk).await?;
         sent?;
         failpoint::reach(Point::ChunkAcknowledged);
-        for (end, chunk_end) in self.point.ends.iter_mut().zip(&ends) {
-            *end = (*chunk_end).max(*end);
-        }
-        let at = rows.position();
-        (self.point.byte, self.point.line, self.point.row) = (at.byte.cast_signed(), at.line.cast_signed(), at.row);
-        self.point.seqs = rows.seqs().to_vec();
-        let published = self.point.row - before;
-        let domain = self.claim.object.domain.as_str();
-        self.listener.gate.published(domain, &Delivered { ends, messages, rows: published });
-        metrics::ROWS_PUBLISHED.with_label_values(&[domain]).inc_by(published.unsigned_abs());
+        acknowledged(self.listener, &self.claim.object.domain, &mut self.point, &rows, delivered);
         Ok(rows)
     }
 
@@ -231,6 +267,26 @@ impl Publishing<'_> {
         let unchanged = listener.gate.topic(&claim.object.domain).as_ref() == Some(topic);
         if !unchanged || self.stop.is_cancelled() { Err(Stop::Paused) } else { Ok(()) }
     }
+}
+
+/// Moves the point behind all that `rows` has sent: so many messages, which Kafka has acknowledged up to `ends`.
+pub(crate) fn acknowledged(
+    listener: &Listener,
+    domain: &str,
+    point: &mut ResumePoint,
+    rows: &RowPublisher,
+    (messages, ends): (i64, Vec<i64>),
+) {
+    let before = point.row;
+    for (end, chunk_end) in point.ends.iter_mut().zip(&ends) {
+        *end = *chunk_end.max(end);
+    }
+    let at = rows.position();
+    (point.byte, point.line, point.row) = (at.byte.cast_signed(), at.line.cast_signed(), at.row);
+    point.seqs = rows.seqs().to_vec();
+    let published = point.row - before;
+    listener.gate.published(domain, &Delivered { ends, messages, rows: published });
+    metrics::ROWS_PUBLISHED.with_label_values(&[domain]).inc_by(published.unsigned_abs());
 }
 
 /// At least `chunk_bytes`, and whether the file ends after them.

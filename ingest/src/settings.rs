@@ -17,6 +17,9 @@ pub struct IngestSettings {
     /// Time between two listings of the raw bucket, in milliseconds. Default 30,000 (listing costs money); the
     /// local stack sets 100.
     pub list_interval_ms: u64,
+    /// The longest that this time grows to, twofold each time, in milliseconds, while the store tells of what comes and
+    /// the listings find nothing that it did not tell of. Default 0: it does not grow; the local stack sets 5,000.
+    pub list_interval_max_ms: u64,
     /// Time between two looks for deleted objects, in milliseconds; each also compares the whole listing with
     /// the ledger anew, so that a restored database is noticed. Default 60,000.
     pub reconcile_interval_ms: u64,
@@ -43,7 +46,7 @@ pub struct IngestSettings {
     pub lag_rows_max: i64,
     /// How long a listener that went silent keeps the objects it was publishing, in milliseconds. Default 10,000.
     pub lease_ms: u64,
-    /// Requests to S3 a second. Default 1,000.
+    /// Requests to S3 a second; S3 itself takes 5,500 reads a prefix. Default 4,000.
     pub s3_requests_per_second: u32,
     /// Rows published a second. Default 1,000,000.
     pub rows_per_second: u32,
@@ -134,6 +137,7 @@ impl Default for IngestSettings {
     fn default() -> Self {
         IngestSettings {
             list_interval_ms: 30_000,
+            list_interval_max_ms: 0,
             reconcile_interval_ms: 60_000,
             sweep_interval_ms: 1_000,
             claim_interval_ms: 500,
@@ -144,7 +148,7 @@ impl Default for IngestSettings {
             chunk_bytes: 8 << 20,
             lag_rows_max: 500_000,
             lease_ms: 10_000,
-            s3_requests_per_second: 1_000,
+            s3_requests_per_second: 4_000,
             rows_per_second: 1_000_000,
             retry_min_ms: 500,
             retry_max_ms: 60_000,

@@ -1,18 +1,20 @@
-//! A worker: claims an object, attempts to publish it, and has the outcome written to the ledger; one after the other.
+//! A worker: claims an object, or several small ones, attempts to publish them, and has the outcome written to the ledger;
+//! one claim after the other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use freshet_sinks::ledger::{self, Claim};
+use freshet_sinks::ledger::{self, Claim, Take};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::failpoint::{self, Point};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::outcome::{self, Stop};
-use crate::{IngestError, Listener, publish};
+use crate::{IngestError, Listener, group, outcome, publish};
 
+/// Rounds of which one is that of objects that are sent again.
+const ROUNDS: usize = 4;
 const RECORD_OUTCOME: &str = "write the end of an attempt to the ledger";
 
 /// Claims and publishes until `stop`; the chunk under way is finished first. `turn` says whose turn it is among the
@@ -30,11 +32,11 @@ pub(crate) async fn run(
         tokio::pin!(woken);
         woken.as_mut().enable();
         match claim(&listener, turn.fetch_add(1, Ordering::Relaxed)).await {
-            Ok(Some(claim)) => {
+            Ok(claims) if !claims.is_empty() => {
                 failures = 0;
-                attempt_apart(&listener, claim, &stop).await?;
+                attempt_all(&listener, claims, &stop).await?;
             }
-            Ok(None) => {
+            Ok(_) => {
                 tokio::select! {
                     () = woken => {}
                     () = tokio::time::sleep(pause) => {}
@@ -50,12 +52,24 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn claim(listener: &Listener, turn: usize) -> Result<Option<Claim>, sqlx::Error> {
+async fn claim(listener: &Listener, turn: usize) -> Result<Vec<Claim>, sqlx::Error> {
     let domains = listener.gate.open_domains(turn);
     if domains.is_empty() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    ledger::claim(&listener.pool, listener.claimant(), &domains).await
+    let take = Take {
+        sent_again_first: is_turn_of_sent_again(turn, listener.domains.len()),
+        objects_max: group::OBJECTS_MAX as i64,
+        small_bytes: group::small_bytes(listener.settings.chunk_bytes) as i64,
+    };
+    ledger::claim(&listener.pool, listener.claimant(), &domains, take).await
+}
+
+/// Whether it is the turn of objects that are sent again, before new ones: in one of [`ROUNDS`] rounds in which each domain
+/// is the first once. So a history that is sent again holds no new file up for long, and new files without end do not keep
+/// it from being sent.
+fn is_turn_of_sent_again(turn: usize, domains: usize) -> bool {
+    (turn / domains.max(1)) % ROUNDS == ROUNDS - 1
 }
 
 /// A transient error is waited out; one of the schema or of permissions ends the listener.
@@ -74,18 +88,16 @@ async fn end_or_wait(
     Ok(())
 }
 
-/// One attempt in a task of its own: an object that makes freshet panic is a failed attempt, and stops neither
-/// the listener nor the other objects.
-async fn attempt_apart(listener: &Arc<Listener>, claim: Claim, stop: &CancellationToken) -> Result<(), IngestError> {
-    let task = tokio::spawn(attempt(Arc::clone(listener), claim.clone(), stop.clone()));
-    let recorded = match task.await {
-        Ok(recorded) => recorded,
-        Err(panic) => {
-            // Nothing is written: this claim does not know how far the attempt came. The lease runs out, which counts as
-            // a failed attempt.
-            let (object, id) = (&claim.object.version, claim.object.id);
-            tracing::error!(%object, id, %panic, "a fault of freshet itself; tried again when the lease has run out");
-            Ok(())
+async fn attempt_all(
+    listener: &Arc<Listener>,
+    mut claims: Vec<Claim>,
+    stop: &CancellationToken,
+) -> Result<(), IngestError> {
+    let recorded = match (claims.len(), claims.pop()) {
+        (1, Some(claim)) => attempt_apart(listener, claim, stop).await,
+        (_, last) => {
+            claims.extend(last);
+            group::attempt(listener, claims, stop).await
         }
     };
     match recorded {
@@ -94,21 +106,42 @@ async fn attempt_apart(listener: &Arc<Listener>, claim: Claim, stop: &Cancellati
     }
 }
 
+/// One attempt in a task of its own: an object that makes freshet panic is a failed attempt, and stops neither
+/// the listener nor the other objects.
+async fn attempt_apart(listener: &Arc<Listener>, claim: Claim, stop: &CancellationToken) -> Result<(), sqlx::Error> {
+    let (id, version) = (claim.object.id, claim.object.version.clone());
+    let task = tokio::spawn(attempt(Arc::clone(listener), claim, stop.clone()));
+    task.await.unwrap_or_else(|panic| {
+        outcome::panicked(id, &version, &panic);
+        Ok(())
+    })
+}
+
 /// One attempt at one object, and its outcome in the ledger. Where that cannot be written, the lease runs out and
 /// another attempt follows.
 async fn attempt(listener: Arc<Listener>, mut claim: Claim, stop: CancellationToken) -> Result<(), sqlx::Error> {
     let listener = listener.as_ref();
-    let object = &claim.object;
-    let lease = listener.leases.hold(object);
+    let lease = listener.leases.hold(&claim.object);
     failpoint::reach(Point::Claimed);
     let (started, began) = (Instant::now(), SystemTime::now());
-    match publish::publish(listener, &mut claim, &lease, &stop).await {
-        Ok(rows) => {
-            outcome::published(listener, &claim, rows, started.elapsed(), began);
-            Ok(())
+    let ended = publish::publish(listener, &mut claim, &lease, &stop).await;
+    outcome::ended_with(listener, claim, ended, started.elapsed(), began).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_files_have_three_turns_of_four_and_each_domain_is_first_in_either_kind() {
+        let domains = 3;
+        let turns: Vec<(usize, bool)> =
+            (0..24).map(|turn| (turn % domains, is_turn_of_sent_again(turn, domains))).collect();
+        assert_eq!(turns.iter().filter(|(_, again)| *again).count(), 24 / ROUNDS);
+        for domain in 0..domains {
+            let of_domain = |again: bool| turns.iter().filter(|turn| **turn == (domain, again)).count();
+            assert_eq!((of_domain(true), of_domain(false)), (2, 6), "domain {domain}");
         }
-        // Said by whoever handles it; the outcome would meet it again.
-        Err(Stop::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => Err(error),
-        Err(stop) => outcome::stopped(listener, claim, stop).await,
+        assert!(is_turn_of_sent_again(3, 0), "no domain, no fault");
     }
 }

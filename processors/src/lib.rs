@@ -6,11 +6,12 @@
 //! order by one writer, one transaction each, which moves the bookmark with the rows ([`freshet_sinks::apply`]). The
 //! steps are put together in `pipeline`.
 //!
-//! [`replay`] sends rows that a topic holds the same way once more, and [`refresh`] keeps the derived outputs fresh.
+//! [`replay`] sends rows that a topic holds the same way once more, [`lineage`] looks at those of one key, and [`refresh`] keeps the derived outputs fresh.
 
 mod batch;
 mod consumer;
 pub mod decisions;
+pub mod lineage;
 mod metrics;
 mod pipeline;
 mod ranges;

@@ -43,7 +43,7 @@ pub use copies::{Copy, copies_behind, is_copy_current};
 pub use error::OutputError;
 pub use key::{POINTER, copy_key, data_key};
 pub use manifest::{Derived, FORMATS, FileRef, Manifest, Pointer, WindowFiles};
-pub use probe::probe;
+pub use probe::{PROBES, probe};
 pub use published::{Current, Lost, Published, read_current};
 pub use spool::{Readable, Spool, Spooled};
 pub use store::{Condition, Put, Store};

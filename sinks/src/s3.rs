@@ -16,6 +16,19 @@ use serde::Deserialize;
 
 use crate::metrics::{self, ThrottledBy};
 
+/// Whether every version of the raw bucket is listed, or only what it holds now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Versions {
+    /// Where the bucket keeps versions, and both may be asked: `s3:GetBucketVersioning` and `s3:ListBucketVersions`.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never: a version that is overwritten between two listings is not found.
+    Off,
+}
+
 /// Settings of the section `s3`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -26,6 +39,8 @@ pub struct S3Settings {
     pub region: String,
     /// Bucket into which CSV files are dropped.
     pub raw_bucket: String,
+    /// Whether versions of the raw bucket that were overwritten before a listing saw them are found. Default auto.
+    pub versions: Versions,
     /// Bucket that receives the derived outputs.
     pub processed_bucket: String,
     /// Access key; empty: the AWS default credential chain.
@@ -44,6 +59,7 @@ impl Default for S3Settings {
             endpoint: String::new(),
             region: String::new(),
             raw_bucket: "freshet-raw".into(),
+            versions: Versions::Auto,
             processed_bucket: "freshet-processed".into(),
             access_key_id: SecretString::default(),
             secret_access_key: SecretString::default(),

@@ -10,7 +10,8 @@
 //! 4. **polars**: the same files by a script of polars' that casts, cleans and upserts, one process a table, where
 //!    `scripts/setup bench` has installed it.
 //! 5. **drop to visible**: small files one after the other, each until its row can be selected.
-//! 6. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
+//! 6. **many small files**: thousands of one row each, by 16 clients, until all are applied.
+//! 7. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
 //!    correct, while small files keep coming.
 //!
 //! 2 to 4 read local files, with no S3 and no Kafka; 2 and 3 from text that Postgres can cast without help. This is a measurement, never a test: targets are printed beside the results.
@@ -51,6 +52,9 @@ pub struct BenchOptions {
     /// Small files for drop-to-visible, a run
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub small_files: u32,
+    /// Files of one row that are dropped at once, a run
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub many_files: u32,
     /// Rows a file
     #[arg(long, value_name = "ROWS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub rows_per_file: u64,
@@ -133,6 +137,8 @@ async fn measure(
         visible.push(small_files.next().await?);
     }
     wait_until_applied(&pool, files + small_files.dropped()).await?;
+    let many = small_files.many(options.many_files).await?;
+    wait_until_applied(&pool, files + small_files.dropped()).await?;
     let peak_memory_bytes = child.peak_memory()?;
 
     load::checkpoint(&pool).await;
@@ -162,6 +168,8 @@ async fn measure(
         polars: polars.map_or(0.0, rate),
         cost,
         visible,
+        many_rate: many.rate,
+        many_applied: many.until_applied,
         unchanged,
         corrected,
         peak_memory_bytes,
@@ -296,7 +304,8 @@ mod tests {
     #[test]
     fn the_load_has_the_rows_asked_for_in_even_shares() {
         let folder = tempfile::tempdir().expect("a value");
-        let options = BenchOptions { rows: 20_000, runs: 1, small_files: 1, rows_per_file: 5_000, keep: None };
+        let options =
+            BenchOptions { rows: 20_000, runs: 1, small_files: 1, many_files: 1, rows_per_file: 5_000, keep: None };
         let load = generate_load(Pipeline::shipped(), &options, folder.path()).expect("a value");
         assert_eq!((load.rows, load.dimensions.len()), (20_000, 1));
         let files = |prefix: &str| load.facts.iter().filter(|file| file.key.starts_with(prefix)).count();

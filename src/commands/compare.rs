@@ -64,7 +64,7 @@ pub async fn run(services: &Services, options: &CompareArgs) -> anyhow::Result<E
     }
     let report = Report::new(ready::place_of(&services.pool), place, tables);
     match options.json {
-        true => println!("{}", serde_json::to_string_pretty(&report).context("write JSON")?),
+        true => crate::print::raw(&format!("{}\n", serde_json::to_string_pretty(&report).context("write JSON")?)),
         false => print!("{report}"),
     }
     Ok(if report.equal { ExitCode::SUCCESS } else { ExitCode::from(2) })

@@ -1,7 +1,7 @@
 //! `freshet replay`: read a topic again while the live pipeline goes on.
 
-mod bar;
-mod show;
+pub(super) mod bar;
+pub(super) mod show;
 
 use std::num::NonZeroU32;
 use std::process::ExitCode;
@@ -23,12 +23,13 @@ use crate::roles::{self, Services};
 
 /// Options of `freshet replay`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").args(["from", "objects", "into", "abandon"]).required(true).multiple(true))]
 pub struct ReplayArgs {
     /// Which domain, or all of them
     #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
     domains: Domains,
-    /// From here: beginning, a time such as 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
-    #[arg(long, value_name = "POINT", required_unless_present_any = ["objects", "into", "abandon"])]
+    /// From here: beginning, a time such as 2026-03-01 or 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
+    #[arg(long, value_name = "POINT")]
     from: Option<Point>,
     /// Up to here, exclusive; unless given, up to what is applied
     #[arg(long, value_name = "POINT")]
@@ -81,7 +82,8 @@ pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &
     // Its lock is a session's.
     ready::require_sessions(&services.pool).await?;
     halted::warn(&services.pool, &args.domains.0).await;
-    let contexts: Vec<ReplayContext> = args.domains.0.iter().map(|domain| context(services, domain, args)).collect();
+    let contexts: Vec<ReplayContext> =
+        args.domains.0.iter().map(|domain| context(services, domain, args.rows_per_second)).collect();
     if !args.abandon && args.into.is_none() {
         let bars = MultiProgress::new();
         let each = contexts.iter().map(|context| in_place(context, args, &bars, look, shutdown));
@@ -107,14 +109,19 @@ pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &
     Ok(ExitCode::SUCCESS)
 }
 
-fn context(services: &Services, domain: &'static Domain, args: &ReplayArgs) -> ReplayContext {
+/// What a replay of the domain needs.
+pub(super) fn context(
+    services: &Services,
+    domain: &'static Domain,
+    rows_per_second: Option<NonZeroU32>,
+) -> ReplayContext {
     ReplayContext {
         domain,
         settings: services.config.process.clone(),
         kafka: services.config.kafka.clone(),
         pool: services.pool.clone(),
         owner: roles::instance(),
-        rows_per_second: args.rows_per_second,
+        rows_per_second,
     }
 }
 
@@ -215,6 +222,7 @@ mod tests {
         for good in [
             "health --from beginning",
             "all --from 2026-03-01T00:00:00Z --to 2026-04-01T00:00:00Z",
+            "health --from 2026-03-01",
             "health --from 0:5,1:7 --dry-run --examples 9",
             "health --object health/a.csv --object health/b.csv",
             "health --into shadow",
@@ -234,6 +242,10 @@ mod tests {
             "health --from beginning --abandon",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+        let said = parse("health").expect_err("nothing to replay").to_string();
+        for option in ["--from", "--object", "--into", "--abandon"] {
+            assert!(said.contains(option), "{option}: {said}");
         }
     }
 }

@@ -11,6 +11,7 @@ use freshet_sinks::ledger::{self, Candidate, Selection, on_one_line};
 use super::confirm::confirm;
 use super::halted;
 use super::terminal::thousands;
+use super::time_arg::parse_time;
 use crate::roles::Services;
 
 /// Named of a long list, at most.
@@ -18,14 +19,15 @@ const NAMED_MAX: usize = 10;
 
 /// Options of `freshet republish`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").args(["objects", "prefix", "since", "all"]).required(true).multiple(true))]
 pub struct RepublishArgs {
     /// This file; may be given several times
-    #[arg(long = "object", value_name = "KEY", required_unless_present_any = ["prefix", "since", "all"])]
+    #[arg(long = "object", value_name = "KEY")]
     objects: Vec<String>,
     /// Files whose keys begin with this, such as health/ or health/2026-03
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
-    /// Only files last modified then or later, such as 2026-03-01T00:00:00Z
+    /// Only files last modified then or later, such as 2026-03-01 (its first second in UTC) or 2026-03-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<DateTime<Utc>>,
     /// Every file
@@ -37,11 +39,6 @@ pub struct RepublishArgs {
     /// Do it without asking
     #[arg(long)]
     yes: bool,
-}
-
-fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
-    let time = DateTime::parse_from_rfc3339(text).map_err(|_| "write a time as 2026-03-01T00:00:00Z".to_owned())?;
-    Ok(time.to_utc())
 }
 
 /// Looks the files up, says what sending them again means, and does it.

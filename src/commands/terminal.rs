@@ -6,7 +6,7 @@ use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Padding, Style};
 
-pub use crate::text::{shorten, span};
+pub use crate::text::{shorten, span, wrap};
 
 /// What the output may look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,21 +18,24 @@ pub struct Look {
 }
 
 /// Where nothing says how wide the terminal is, and never less than this can be laid out.
-const WIDTH: std::ops::RangeInclusive<usize> = 60..=200;
+const WIDTH: std::ops::RangeInclusive<usize> = 60..=400;
+/// Where the output goes to a file or another program.
+const WIDTH_ELSEWHERE: usize = 100;
 
 impl Look {
     /// For standard output as it is: no colour if it is not a terminal or `NO_COLOR` is set (to anything but the
-    /// empty string, see no-color.org); `COLUMNS` wide, or 100.
+    /// empty string, see no-color.org); `COLUMNS` wide, or as the terminal is, or 100.
     pub fn of_stdout() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let terminal = || Some(usize::from(console::Term::stdout().size_checked()?.1));
         Look {
             color: std::io::stdout().is_terminal() && !refused,
-            width: columns.unwrap_or(100).clamp(*WIDTH.start(), *WIDTH.end()),
+            width: columns.or_else(terminal).unwrap_or(WIDTH_ELSEWHERE).clamp(*WIDTH.start(), *WIDTH.end()),
         }
     }
 
-    pub const PLAIN: Look = Look { color: false, width: 100 };
+    pub const PLAIN: Look = Look { color: false, width: WIDTH_ELSEWHERE };
 
     fn paint(self, code: &str, text: &str) -> String {
         match self.color {
@@ -84,6 +87,61 @@ pub fn table(look: Look, records: &[Vec<String>], text_columns: usize) -> String
     text.lines().enumerate().map(bold).collect::<Vec<_>>().join("\n")
 }
 
+/// Columns without lines, two blanks apart; the first record is its heading. Those at `text_columns` are text, the others
+/// numbers, to the right. Each line is a record.
+pub fn columns(look: Look, records: &[Vec<String>], text_columns: &[usize]) -> Vec<String> {
+    let count = records.first().map_or(0, Vec::len);
+    let length = |text: &String| text.chars().count();
+    let widths: Vec<usize> =
+        (0..count).map(|at| records.iter().filter_map(|it| it.get(at)).map(length).max().unwrap_or(0)).collect();
+    let line = |record: &Vec<String>| {
+        let cells =
+            record.iter().zip(&widths).enumerate().map(|(at, (text, width))| match text_columns.contains(&at) {
+                true => format!("{text:<width$}"),
+                false => format!("{text:>width$}"),
+            });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let bold = |(number, line): (usize, String)| if number == 0 { look.bold(&line) } else { line };
+    records.iter().map(line).enumerate().map(bold).collect()
+}
+
+/// The first of the tables that fits the width, else the last.
+pub fn first_that_fits(look: Look, tables: &[&dyn Fn() -> String]) -> String {
+    let mut text = String::new();
+    for table in tables {
+        text = table();
+        let plain = |line: &str| console::strip_ansi_codes(line).chars().count();
+        if text.lines().map(plain).max().unwrap_or(0) <= look.width {
+            break;
+        }
+    }
+    text
+}
+
+/// The text over as many lines as it takes, those behind the first two blanks in, each painted.
+pub fn wrapped(look: Look, text: &str, paint: impl Fn(&str) -> String) -> String {
+    let lines = wrap(text, look.width.saturating_sub(2));
+    let indent = |(number, line): (usize, &String)| match number {
+        0 => paint(line),
+        _ => format!("  {}", paint(line)),
+    };
+    lines.iter().enumerate().map(indent).collect::<Vec<_>>().join("\n")
+}
+
+/// `1234567` as `1.2M`, where there is no room for more: at most five characters up to a thousand billion.
+pub fn about(number: i64) -> String {
+    let size = number.unsigned_abs();
+    let (unit, letter) = match size {
+        0..100_000 => return thousands(number),
+        100_000..1_000_000 => (1_000.0, "k"),
+        1_000_000..1_000_000_000 => (1_000_000.0, "M"),
+        _ => (1_000_000_000.0, "G"),
+    };
+    let amount = number as f64 / unit;
+    if amount.abs() < 100.0 { format!("{amount:.1}{letter}") } else { format!("{amount:.0}{letter}") }
+}
+
 /// `1234567` as `1,234,567`.
 pub fn thousands(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
@@ -115,6 +173,28 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-1_234_567, "-1,234,567")] {
             assert_eq!(thousands(number), text);
         }
+    }
+
+    #[test]
+    fn numbers_are_about_so_much_where_there_is_no_room() {
+        let cases = [(0, "0"), (99_999, "99,999"), (987_654, "988k"), (1_234_567, "1.2M"), (123_456_789, "123M")];
+        for (number, text) in cases.into_iter().chain([(-5_000_000_000, "-5.0G")]) {
+            assert_eq!(about(number), text);
+        }
+    }
+
+    #[test]
+    fn columns_stand_under_their_headings_and_the_first_table_that_fits_is_taken() {
+        let records = [["name", "rows"], ["ä", "1,234"]].map(|record| record.map(str::to_owned).to_vec());
+        assert_eq!(columns(Look::PLAIN, &records, &[0]), ["name   rows", "ä     1,234"]);
+        let narrow = Look { width: 60, color: true };
+        let (long, fits) = (|| "x".repeat(61), || format!("{}\n", narrow.bold(&"x".repeat(60))));
+        assert_eq!(first_that_fits(narrow, &[&long, &fits, &String::new]), fits());
+        assert_eq!(first_that_fits(narrow, &[&long]), long());
+        assert_eq!(
+            wrapped(narrow, &"word ".repeat(13), |line| line.to_owned()),
+            format!("{}\n  word word", "word ".repeat(11).trim())
+        );
     }
 
     #[test]

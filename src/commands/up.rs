@@ -1,19 +1,24 @@
 //! `freshet up`: the local stack and all roles in one process, until Ctrl-C.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use freshet_ingest::Hints;
+use freshet_sinks::outputs::PROBES;
+use freshet_sinks::s3::S3Settings;
 use freshet_topics::Domain;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::setup::{self, Standing};
 use crate::config::{self, Base, Config, Sources};
 use crate::http;
-use crate::local::{LocalStack, Options};
+use crate::local::{LocalStack, Options, TellTo};
 use crate::page;
 use crate::roles::{self, Role, Services};
 
@@ -50,16 +55,26 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> anyhow::Result<Running> {
     let mut config = config::load(sources, Base::Local)?;
+    let s3 = config.s3.endpoint.is_empty();
+    let door = if s3 { Some(Door::open().await?) } else { None };
+    if door.is_none() {
+        // Another store tells of nothing by itself.
+        config.ingest.list_interval_max_ms = config.ingest.list_interval_ms;
+    }
     let options = Options {
         data_dir: data_dir.to_path_buf(),
         kafka: config.kafka.brokers.is_empty(),
         postgres: config.postgres.url.expose_secret().is_empty(),
-        s3: config.s3.endpoint.is_empty(),
+        s3,
+        tell_to: door.as_ref().map(|door| door.tell_to(&config)),
     };
     let stack = LocalStack::start(options, &progress).await?;
     point_at(&mut config, &stack);
     match start_roles(config, &stack, &progress, &shutdown).await {
         Ok((services, roles, env_file, http)) => {
+            if let Some(door) = door {
+                tokio::spawn(door.serve(services.hints.clone(), shutdown.clone()));
+            }
             let database_url = stack.endpoints().database_url.clone();
             let stop_stack = CancellationToken::new();
             let (stop, ended) = (stop_stack.clone(), shutdown.clone().drop_guard());
@@ -73,6 +88,35 @@ pub async fn start(
             shutdown.cancel();
             stack.stop().await.context("stop the local stack after a failed start")?;
             Err(error)
+        }
+    }
+}
+
+/// A socket at which the stack's own S3 server tells of what comes, so that nobody has to list all day.
+struct Door {
+    listener: TcpListener,
+    address: SocketAddr,
+    token: SecretString,
+}
+
+impl Door {
+    async fn open() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("open a port on loopback")?;
+        let address = listener.local_addr().context("open a port on loopback")?;
+        Ok(Door { listener, address, token: Uuid::new_v4().simple().to_string().into() })
+    }
+
+    /// Of files, and of what the publisher writes when it starts: so it is known early that telling works.
+    fn tell_to(&self, config: &Config) -> TellTo {
+        let S3Settings { raw_bucket, processed_bucket, .. } = &config.s3;
+        let paths = vec![format!("/buckets/{raw_bucket}/"), format!("/buckets/{processed_bucket}/{PROBES}")];
+        TellTo { address: self.address, token: self.token.clone(), paths }
+    }
+
+    async fn serve(self, hints: Hints, shutdown: CancellationToken) {
+        // Whatever it is, files are found by listing.
+        if let Err(error) = http::serve_own(self.listener, self.token, hints, shutdown).await {
+            tracing::warn!(%error, "the store cannot tell of what comes");
         }
     }
 }

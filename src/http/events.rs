@@ -1,11 +1,19 @@
 //! `POST /s3-events`: a store tells that an object came, and the listener looks at once instead of at its next listing.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use freshet_ingest::Hints;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::guard::EVENTS;
 
@@ -15,6 +23,28 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// The route of a process that listens to the raw bucket.
 pub(super) fn router(hints: Hints) -> Router {
     Router::new().route(EVENTS, post(take)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(hints)
+}
+
+/// Serves it, and nothing else, on a socket of the local stack's own until `shutdown`: its S3 server tells there.
+///
+/// # Errors
+/// If the socket fails.
+pub(crate) async fn serve_own(
+    listener: TcpListener,
+    token: SecretString,
+    hints: Hints,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let expected: Arc<str> = format!("Bearer {}", token.expose_secret()).into();
+    let guard = middleware::from_fn_with_state(expected, authorized);
+    axum::serve(listener, router(hints).layer(guard)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+async fn authorized(State(expected): State<Arc<str>>, request: Request, next: Next) -> Response {
+    match request.headers().get(AUTHORIZATION).is_some_and(|it| it.as_bytes() == expected.as_bytes()) {
+        true => next.run(request).await,
+        false => StatusCode::UNAUTHORIZED.into_response(),
+    }
 }
 
 /// 202 whether or not a key is anybody's: what is told is a hint, and the listing finds what it misses.

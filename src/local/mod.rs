@@ -14,6 +14,7 @@ mod s3;
 mod supervise;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -41,6 +42,19 @@ pub struct Options {
     pub kafka: bool,
     pub postgres: bool,
     pub s3: bool,
+    /// Where the S3 server tells of what comes; nowhere if none.
+    pub tell_to: Option<TellTo>,
+}
+
+/// Where the S3 server tells of what comes.
+#[derive(Clone, Debug)]
+pub struct TellTo {
+    /// Its notifications are posted there.
+    pub address: SocketAddr,
+    /// Each carries it as `Authorization: Bearer …`.
+    pub token: SecretString,
+    /// Only what is written below these paths is told of: `/buckets/BUCKET/…`.
+    pub paths: Vec<String>,
 }
 
 /// Where the started parts answer; `None` for a part that was not asked for.
@@ -83,6 +97,7 @@ impl LocalStack {
         let mut folder = Folder::open(&options.data_dir)?;
         fs::remove_file(folder.root.join("env")).ok();
         stop_leftovers(&folder, &progress).await?;
+        s3::write_notification(&folder, options.tell_to.as_ref())?;
         let mut tries = 1;
         loop {
             match start_parts(&options, &mut folder, &components, &progress).await {

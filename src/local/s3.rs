@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::Signal;
+use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::TellTo;
 use super::child::{Child, Spec, StopSteps};
 use super::components::Components;
 use super::folder::{Folder, State, make_dir, write_private};
+use crate::http::EVENTS;
 
 pub(super) const NAME: &str = "s3";
 pub(super) const REGION: &str = "us-east-1";
@@ -58,6 +61,38 @@ pub(super) async fn start(folder: &Folder, components: &Components) -> anyhow::R
     let (s3, master) = (folder.state.port("s3"), folder.state.port("s3_master"));
     child.ready(START_LIMIT, || async move { is_ready(s3, master).await.unwrap_or(false) }).await?;
     Ok(child)
+}
+
+/// Writes where SeaweedFS tells of what comes, which it reads in its folder when it starts.
+pub(super) fn write_notification(folder: &Folder, tell_to: Option<&TellTo>) -> anyhow::Result<()> {
+    let home = folder.root.join("s3");
+    let path = home.join("notification.toml");
+    match tell_to {
+        Some(tell_to) => {
+            make_dir(&home, 0o700)?;
+            write_private(&path, &notification_toml(tell_to))
+        }
+        None => {
+            fs::remove_file(path).ok();
+            Ok(())
+        }
+    }
+}
+
+/// What is told is a hint, and the listing finds what was lost: few tries, soon.
+fn notification_toml(tell_to: &TellTo) -> String {
+    let TellTo { address, token, paths } = tell_to;
+    // Strings of JSON are strings of TOML.
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let paths: Vec<String> = paths.iter().map(|path| text(path)).collect();
+    format!(
+        "[notification.webhook]\nenabled = true\nendpoint = {}\nbearer_token = {}\npath_prefixes = [{}]\n\
+         event_types = [\"create\", \"update\", \"rename\"]\n\
+         timeout_seconds = 2\nmax_retries = 1\nbackoff_seconds = 1\nmax_backoff_seconds = 1\n",
+        text(&format!("http://{address}{EVENTS}")),
+        text(token.expose_secret()),
+        paths.join(", "),
+    )
 }
 
 /// Removes the sockets that SeaweedFS makes in /tmp for its own talk and leaves there when it is killed.
@@ -132,6 +167,20 @@ async fn get(port: u16, path: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_it_tells_is_written_as_toml() {
+        let tell_to = TellTo {
+            address: ([127, 0, 0, 1], 4_100).into(),
+            token: "to\"ken".into(),
+            paths: vec!["/buckets/raw/".into(), "/buckets/out/x/".into()],
+        };
+        let written: toml::Value = toml::from_str(&notification_toml(&tell_to)).expect("TOML");
+        let webhook = &written["notification"]["webhook"];
+        assert_eq!(webhook["endpoint"].as_str(), Some("http://127.0.0.1:4100/s3-events"));
+        assert_eq!(webhook["bearer_token"].as_str(), Some("to\"ken"));
+        assert_eq!(webhook["path_prefixes"][1].as_str(), Some("/buckets/out/x/"));
+    }
 
     #[test]
     fn no_key_is_on_the_command_line() {

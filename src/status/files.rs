@@ -32,9 +32,13 @@ pub struct FileStatus {
     pub state: ObjectState,
     /// Rows in the file, once they are known.
     pub rows: Option<i64>,
-    /// Rows received by the processor.
+    /// Rows received by the processor: applied, stale and rejected.
     pub received: i64,
     pub rejected: i64,
+    /// Rows that are older than what was there.
+    pub stale: i64,
+    /// Changes made to values.
+    pub corrected: i64,
     /// Why it is rejected, superseded or tried again.
     pub reason: Option<String>,
     /// When S3 says it was written.
@@ -54,8 +58,6 @@ pub(crate) struct FileOutcome {
     #[serde(flatten)]
     status: FileStatus,
     size_bytes: i64,
-    /// Rows with a value corrected.
-    corrected: i64,
     /// From its last-modified to the commit of its last row; none before it is applied.
     seconds: Option<f64>,
 }
@@ -79,10 +81,12 @@ pub(super) async fn list(connection: &mut PgConnection, limit: u32) -> Result<Fi
     let files: Vec<FileStatus> = sqlx::query_as(
         "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified,
             o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
-            coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected
+            coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
+            coalesce(p.stale, 0)::bigint AS stale, coalesce(p.corrected, 0)::bigint AS corrected
          FROM (SELECT * FROM pipeline.objects ORDER BY id DESC LIMIT $1) AS o
          LEFT JOIN LATERAL (
-            SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected
+            SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected, sum(stale) AS stale,
+                sum(corrected) AS corrected
             FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
          ) AS p ON true
          ORDER BY o.id DESC",
@@ -103,7 +107,7 @@ pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Vec<FileOutc
         "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified, o.size_bytes,
             o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
             coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
-            coalesce(p.corrected, 0)::bigint AS corrected,
+            coalesce(p.stale, 0)::bigint AS stale, coalesce(p.corrected, 0)::bigint AS corrected,
             CASE WHEN o.state = $3
                 THEN greatest(extract(epoch FROM p.committed_at - o.last_modified), 0)::double precision END AS seconds
          FROM UNNEST($1::text[]) AS s (state)
@@ -111,7 +115,7 @@ pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Vec<FileOutc
             SELECT * FROM pipeline.objects o WHERE o.state = s.state ORDER BY o.id DESC LIMIT $2
          ) AS o
          LEFT JOIN LATERAL (
-            SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected,
+            SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected, sum(stale) AS stale,
                 sum(corrected) AS corrected, max(updated_at) AS committed_at
             FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
          ) AS p ON true

@@ -17,7 +17,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use freshet_sinks::event_queue::{EventQueueState, Reading};
 use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::listings::Unlisted;
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_sinks::unmatched::AllUnmatched;
 use serde::Serialize;
@@ -81,9 +83,24 @@ pub struct Status {
     pub columns: Vec<ColumnNote>,
     /// Objects of the raw bucket that belong to no domain.
     pub unmatched: AllUnmatched,
+    /// The queue that the store tells through; none where none is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_queue: Option<QueueStatus>,
+    /// Parts of the raw bucket that cannot be listed.
+    pub unlisted: Vec<Unlisted>,
     /// The newest files, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Files>,
+}
+
+/// The queue that the store tells through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueStatus {
+    /// Whether it is read.
+    pub reading: Reading,
+    /// What its listeners know of it.
+    #[serde(flatten)]
+    pub state: EventQueueState,
 }
 
 /// The life that the ledger is in: a new one begins where Postgres went back in time.
@@ -125,6 +142,8 @@ pub struct DomainStatus {
     pub freshness_seconds: Option<f64>,
     /// Age of the oldest file that is neither applied nor rejected nor superseded.
     pub oldest_unfinished_seconds: Option<f64>,
+    /// Files applied within the last day, in their newest version, of whose rows more than half were rejected.
+    pub mostly_rejected_files: i64,
     /// Rows that refer to a row of another domain which is not known (a location); none where they refer to none.
     pub orphans: Option<Orphans>,
     /// Partitions that a person must look at.
@@ -174,7 +193,7 @@ pub struct Rows {
     pub duplicate: i64,
     /// Refused, each with a reason in `pipeline.rejects`.
     pub rejected: i64,
-    /// Applied or stale rows with at least one value corrected.
+    /// Changes made to values of applied or stale rows.
     pub corrected: i64,
 }
 

@@ -2,12 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Context;
 use freshet_ingest::names::{self, Name};
 use freshet_ingest::object::{ObjectReader, ObjectVersion};
 use freshet_sinks::unmatched::{KEPT_MAX, Unmatched};
 use freshet_topics::log::LogClient;
+use tokio::time::timeout;
 
 use super::{Dropped, Outputs, Outside};
 use crate::roles::Services;
@@ -55,27 +57,44 @@ pub async fn outputs(services: &Services) -> anyhow::Result<Outputs> {
     Outputs::read(&services.s3, &services.config.s3.processed_bucket).await
 }
 
+/// Longest that a status waits for what it can do without.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// Outputs and Kafka's ends for a status, and a line for each that does not answer and is left out: a status is wanted
 /// most when something is down.
 pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
+    let late = || anyhow::anyhow!("no answer within {ANSWER_TIMEOUT:?}");
+    let outputs = async { timeout(ANSWER_TIMEOUT, outputs(services)).await.unwrap_or_else(|_| Err(late())) };
+    let ends =
+        async { timeout(ANSWER_TIMEOUT, ends(services)).await.unwrap_or_else(|_| (BTreeMap::new(), Err(late()))) };
+    let (outputs, (high_watermarks, complete)) = tokio::join!(outputs, ends);
     let mut left_out = Vec::new();
-    let outputs =
-        outputs(services).await.map_err(|error| left_out.push(format!("the outputs are left out: {error:#}")));
+    if let Err(error) = &outputs {
+        let place = if services.config.s3.endpoint.is_empty() { "AWS" } else { &services.config.s3.endpoint };
+        left_out.push(format!("the outputs are left out: S3 at {place}: {error:#}"));
+    }
+    if let Err(error) = complete {
+        left_out.push(format!("lag is counted from the ledger: Kafka at {}: {error:#}", services.config.kafka.brokers));
+    }
+    (Outside { high_watermarks, outputs: outputs.ok() }, left_out)
+}
+
+/// Domain → partition → end, of those domains before the first of which Kafka does not answer.
+async fn ends(services: &Services) -> (BTreeMap<String, BTreeMap<i32, i64>>, anyhow::Result<()>) {
     let mut high_watermarks = BTreeMap::new();
     let log = LogClient::new(&services.config.kafka);
     for domain in services.config.pipeline.domains {
         let topic = domain.topic(&services.config.kafka.topic_prefix);
-        let why = match log.ends(&topic).await {
-            Ok(ends) if ends.is_empty() => format!("topic {topic} does not exist"),
+        match log.ends(&topic).await {
+            Ok(ends) if ends.is_empty() => {
+                return (high_watermarks, Err(anyhow::anyhow!("topic {topic} does not exist")));
+            }
             Ok(ends) => {
                 let high = ends.into_iter().map(|(partition, ends)| (partition, ends.high)).collect();
                 high_watermarks.insert(domain.name.to_owned(), high);
-                continue;
             }
-            Err(error) => error.to_string(),
-        };
-        left_out.push(format!("lag is counted from the ledger: {why}"));
-        break;
+            Err(error) => return (high_watermarks, Err(error.into())),
+        }
     }
-    (Outside { high_watermarks, outputs: outputs.ok() }, left_out)
+    (high_watermarks, Ok(()))
 }

@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::output_state::{self, OutputFailure};
-use freshet_sinks::unmatched;
+use freshet_sinks::{event_queue, listings, unmatched};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     DomainStatus, FailedOutput, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
-    PassedOver, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files,
+    PassedOver, QueueStatus, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files,
 };
 
 /// Distinct keys looked at for orphans, at most.
@@ -32,6 +32,7 @@ pub async fn read(
     let at = sqlx::query_scalar("SELECT now()").fetch_one(&mut *connection).await.context("connect to Postgres")?;
     let files = file_counts(connection).await.context("count the files in the ledger")?;
     let rows = row_counts(connection).await.context("count the rows in the ledger")?;
+    let mostly_rejected = mostly_rejected(connection).await.context("count the files that were mostly rejected")?;
     let places = positions(connection).await.context("read the bookmarks")?;
     let mut statuses = Vec::new();
     for domain in domains {
@@ -39,6 +40,7 @@ pub async fn read(
         fill_files(&mut status, &files, at);
         status.rows = rows.get(domain.name).copied().unwrap_or_default();
         status.rows.published = files.iter().filter(|it| it.domain == domain.name).map(|it| it.rows).sum();
+        status.mostly_rejected_files = mostly_rejected.get(domain.name).copied().unwrap_or(0);
         fill_position(&mut status, &places, outside.high_watermarks.get(domain.name));
         status.replay = replay(connection, domain).await.context("look for replays")?;
         status.orphans =
@@ -55,8 +57,31 @@ pub async fn read(
     let passed_over = passed_over(connection).await.context("count the rows passed over")?;
     let columns = columns::notes(connection).await.context("read which columns files have and lack")?;
     let unmatched = unmatched::read(connection, UNMATCHED_NAMED).await.context("read what belongs to no domain")?;
+    let unlisted = listings::unlisted(connection).await.context("read what cannot be listed")?;
+    let queue = event_queue::read(connection).await.context("read the state of the event queue")?;
+    let event_queue = queue.map(|state| QueueStatus { reading: state.reading(), state });
     let outputs = outputs(waiting, failed, outside);
-    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, files })
+    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, unlisted, event_queue, files })
+}
+
+/// Domain → files of the last day that are applied though most of their rows were not: nothing else tells of a small one.
+/// One that is overwritten says nothing any more.
+async fn mostly_rejected(connection: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {
+    let counts: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT o.domain, count(*) FROM pipeline.objects o
+         CROSS JOIN LATERAL (
+            SELECT sum(p.rejected) AS rejected FROM pipeline.progress p
+            WHERE p.object = o.id AND p.generation = o.generation
+         ) AS p
+         WHERE o.applied_at > now() - interval '1 day' AND o.state = $1 AND 2 * p.rejected > o.rows AND NOT EXISTS (
+            SELECT FROM pipeline.objects n WHERE n.bucket = o.bucket AND n.key = o.key AND n.src_ord > o.src_ord
+         )
+         GROUP BY o.domain",
+    )
+    .bind(ObjectState::Applied)
+    .fetch_all(connection)
+    .await?;
+    Ok(counts.into_iter().collect())
 }
 
 async fn life(connection: &mut PgConnection) -> Result<LifeStatus, sqlx::Error> {

@@ -44,7 +44,7 @@ impl Machine {
         image::program();
         let folder = std::env::temp_dir().join(format!("freshet-compose-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("make the folder of the test");
-        let options = Options { data_dir: folder.join("data"), kafka: false, postgres: true, s3: false };
+        let options = Options { data_dir: folder.join("data"), kafka: false, postgres: true, s3: false, tell_to: None };
         let stack = LocalStack::start(options, |_| ()).await.expect("start Postgres");
         let url = stack.endpoints().database_url.clone().expect("Postgres runs");
         let (password, postgres) = password_and_address(&url);

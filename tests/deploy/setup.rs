@@ -32,7 +32,7 @@ impl Place {
     async fn start(name: &str) -> Place {
         let folder = std::env::temp_dir().join(format!("freshet-setup-{name}-{}", std::process::id()));
         fs::create_dir_all(folder.join("s3")).expect("make the folder of the test");
-        let options = Options { data_dir: folder.join("data"), kafka: true, postgres: true, s3: false };
+        let options = Options { data_dir: folder.join("data"), kafka: true, postgres: true, s3: false, tell_to: None };
         let stack = LocalStack::start(options, |_| ()).await.expect("start Kafka and Postgres");
         let s3_endpoint = format!("http://127.0.0.1:{}", free_port());
         let mut place = Place { stack: Some(stack), s3: None, s3_endpoint, folder };

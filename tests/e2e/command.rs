@@ -1,6 +1,9 @@
 //! What the command says to whoever types it or calls it: exit codes, errors, completions, and the status as JSON.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -37,7 +40,89 @@ fn the_exit_codes_are_those_documented() {
     // That of a second signal is in operate.rs.
     let (_, table) = include_str!("../../README.md").split_once("| exit code | meaning |").expect("the table");
     let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| ")?.split_once(' '));
-    assert_eq!(rows.map(|(code, _)| code).collect::<Vec<_>>(), ["0", "1", "2", "130"]);
+    assert_eq!(rows.map(|(code, _)| code).collect::<Vec<_>>(), ["0", "1", "2", "130", "141"]);
+}
+
+#[test]
+fn what_would_do_is_named_and_a_hint_keeps_the_data_folder() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["republish"], &["--object <KEY>", "--prefix <PREFIX>", "--since <TIME>", "--all"]),
+        (&["replay", "health"], &["--from <POINT>", "--object <KEY>", "--into <WHERE>", "--abandon"]),
+        (&["republish", "--since", "yesterday"], &["2026-03-01 or 2026-03-01T00:00:00Z"]),
+        (&["--data", "no where", "status"], &["`freshet --data 'no where' up`"]),
+        (&["status", "--data", "nowhere"], &["`freshet --data nowhere up`"]),
+    ];
+    for (arguments, parts) in cases {
+        let said = text(freshet(arguments).stderr);
+        assert!(parts.iter().all(|part| said.contains(part)), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_role_is_asked_where_the_environment_says_that_it_listens() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+    command.arg("healthcheck").env_clear().env("FRESHET_HTTP", "http://127.0.0.1:1").current_dir(folder());
+    let output = command.output().expect("run freshet");
+    let said = text(output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("ask 127.0.0.1:1"), "{said}");
+}
+
+#[test]
+fn whoever_stops_reading_ends_a_command_quietly() {
+    let cases: &[(&[&str], i32)] = &[
+        (&["check-config", "--defaults"], 141),
+        (&["check-config"], 141),
+        (&["completions", "bash"], 141),
+        // Of clap's own: as it has them.
+        (&["--help"], 0),
+        (&["status", "--help"], 0),
+    ];
+    for (arguments, code) in cases {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+        command.args(*arguments).env_clear().current_dir(folder());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start freshet");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!((output.status.code(), text(output.stderr)), (Some(*code), String::new()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_service_that_does_not_answer_is_named_soon_by_its_address() {
+    // They take connections and say nothing.
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let [postgres, kafka, s3] = listeners.each_ref().map(|it| it.local_addr().expect("an address").to_string());
+    let set = [
+        format!("postgres.url=postgres://someone:hunter2@{postgres}/data"),
+        format!("kafka.brokers={kafka}"),
+        format!("s3.endpoint=http://{s3}"),
+        "s3.access_key_id=hunter3".to_owned(),
+        "s3.secret_access_key=hunter4".to_owned(),
+    ];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+    command.arg("status").args(set.iter().flat_map(|setting| ["--set", setting])).env_clear().current_dir(folder());
+    let began = Instant::now();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start freshet");
+    let mut wanted = vec![
+        format!("Postgres at {postgres}/data does not answer"),
+        format!("Kafka at {kafka} does not answer"),
+        format!("S3 at http://{s3} does not answer"),
+    ];
+    let mut all = String::new();
+    for line in BufReader::new(child.stderr.take().expect("piped")).lines() {
+        let line = line.expect("text");
+        wanted.retain(|wanted| !line.ends_with(wanted.as_str()));
+        // Two seconds, and what a busy machine takes.
+        assert!(!wanted.is_empty() || all.contains("said") || began.elapsed() < Duration::from_secs(6), "{line}");
+        all += &line;
+        all += if wanted.is_empty() { " (all said)\n" } else { "\n" };
+    }
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(1), "{all}");
+    assert!(wanted.is_empty(), "not said: {wanted:?} in {all}");
+    assert!(began.elapsed() < Duration::from_secs(30), "after {:?}: {all}", began.elapsed());
+    assert!(!all.contains("hunter"), "{all}");
 }
 
 #[test]

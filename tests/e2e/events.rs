@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::harness::aws::Aws;
 use crate::harness::http::within;
-use crate::harness::{World, data, endpoints};
+use crate::harness::{World, data, endpoints, folder};
 
 /// Stand-ins at once, beside the shared stack.
 static SLOTS: Semaphore = Semaphore::const_new(1);
@@ -142,9 +142,31 @@ async fn messages_of_every_form_twice_and_out_of_order_are_settled_and_what_cann
     aws.is_drained().await;
     let letter = aws.sqs.receive_message().queue_url(aws.dead_url()).send().await.expect("read the dead letters");
     assert_eq!(letter.messages()[0].body(), Some("this is no event"));
+    the_status_shows_the_queue(&world, &aws).await;
     assert_eq!(keys(&world).await.len(), 5, "each once, and none for what is not there");
     world.all_hold().await;
     roles.stop().await;
+}
+
+/// What its listener has written down of it.
+async fn the_status_shows_the_queue(world: &World, aws: &Aws) {
+    let written = "SELECT count(*) = 1 FROM pipeline.event_queue WHERE unreadable > 0 AND waiting = 0 AND taken = 0";
+    world.until("the listener has written down what it saw", written).await;
+    let status = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_freshet"));
+        command.arg("status").args(more).env_clear().envs(world.variables()).current_dir(folder());
+        let output = command.output().expect("run freshet");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let json: Value = serde_json::from_str(&status(&["--json"])).expect("JSON");
+    let queue = &json["event_queue"];
+    assert_eq!((&queue["reading"], &queue["queue"]), (&"reachable".into(), &aws.queue_url.as_str().into()), "{queue}");
+    assert!(queue["settled"].as_i64() >= Some(12) && queue["other"].as_i64() >= Some(3), "{queue}");
+    assert!(queue["failure"].is_null() && queue["last_message_at"].is_string(), "{queue}");
+    let text = status(&[]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("queue reachable, 0 messages wait, last event "), "{text}");
+    assert!(text.contains("unreadable (dead letters)"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::ledger::register::{self, Registered};
 use freshet_sinks::ledger::{
-    self, Claim, Claimant, Content, Event, Lost, ObjectState, ObjectVersion, Recorded, Renewal, ResumePoint, Selection,
-    nothing_to_do, order,
+    self, Claim, Claimant, Content, Event, Finished, Lost, ObjectState, ObjectVersion, Recorded, Renewal, ResumePoint,
+    Selection, Take, nothing_to_do, order,
 };
 use freshet_topics::{DOMAINS, Domain};
 use sqlx::PgPool;
@@ -55,16 +55,17 @@ fn at(second: i64) -> DateTime<Utc> {
 async fn register_all(pool: &PgPool, held: &[ObjectVersion]) -> Vec<Option<i64>> {
     let by_key: HashMap<&str, &ObjectVersion> = held.iter().map(|version| (version.key.as_str(), version)).collect();
     let keys: Vec<String> = held.iter().map(|version| version.key.clone()).collect();
-    let head = |key: String| {
+    let held = |key: String| {
         let found = by_key.get(key.as_str()).map(|version| (*version).clone());
-        async move { Ok(found) }
+        async move { Ok(found.into_iter().collect()) }
     };
     let outcomes: Vec<Registered<()>> =
-        register::register(pool, BUCKET, domain().name, &keys, head).await.expect("register");
+        register::register(pool, BUCKET, domain().name, &keys, None, held).await.expect("register");
     outcomes
         .into_iter()
         .map(|outcome| match outcome {
-            Registered::New(id) | Registered::Reappeared(id) => Some(id),
+            Registered::New(ids) => ids.last().copied(),
+            Registered::Reappeared(id) => Some(id),
             Registered::Known => None,
             other => panic!("{other:?}"),
         })
@@ -94,7 +95,7 @@ async fn state(pool: &PgPool, id: i64) -> (String, Option<String>) {
 async fn claim_next(pool: &PgPool) -> Option<Claim> {
     let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
     let claimant = Claimant { owner: "test", lease: LEASE, back_off };
-    ledger::claim(pool, claimant, &[("nothing", 1), (domain().name, 4)]).await.expect("claim")
+    ledger::claim(pool, claimant, &[("nothing", 1), (domain().name, 4)], Take::ONE).await.expect("claim").pop()
 }
 
 async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Recorded {
@@ -174,6 +175,47 @@ async fn what_s3_holds_now_stands_above_all_the_key_had() {
     assert!(all.is_sorted() && all[3] < all[4], "{all:?}");
 }
 
+/// Registers a key of which S3 holds these versions, the oldest first; gives the new ones.
+async fn register_versions(pool: &PgPool, versions: &[ObjectVersion], since: Option<DateTime<Utc>>) -> Vec<i64> {
+    let keys = [versions[0].key.clone()];
+    let held = |_| async { Ok::<_, ()>(versions.to_vec()) };
+    let outcomes = register::register(pool, BUCKET, domain().name, &keys, since, held).await.expect("register");
+    match outcomes.into_iter().next().expect("one key") {
+        Registered::New(ids) => ids,
+        _ => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn versions_that_were_overwritten_unseen_are_registered_in_their_order() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let named =
+        |id: &str, second: i64| ObjectVersion { version_id: Some(id.into()), ..version("climate/a.csv", id, second) };
+    let all = [named("v1", 1_000), named("v2", 1_000), named("v3", 1_001), named("v4", 1_001)];
+    assert_eq!(register_versions(pool, &all[..1], None).await.len(), 1);
+    register_one(pool, version("climate/b.csv", "1", 1_001)).await;
+    assert_eq!(register_versions(pool, &all[..3], None).await.len(), 2, "those after the one that is known");
+    assert_eq!(register_versions(pool, &all, None).await.len(), 1);
+    assert_eq!(register_versions(pool, &all, Some(at(0))).await, [0; 0]);
+    let order = "SELECT version_id FROM pipeline.objects WHERE key = 'climate/a.csv' ORDER BY src_ord";
+    let ids: Vec<String> = sqlx::query_scalar(order).fetch_all(pool).await.expect("read");
+    assert_eq!(ids, ["v1", "v2", "v3", "v4"]);
+    let listed: Vec<&ObjectVersion> = all.iter().collect();
+    let unknown = register::unknown_overwritten(pool, BUCKET, &listed, at(0)).await.expect("compare");
+    assert_eq!(unknown, [false; 4]);
+    let others = [named("v0", 999), named("v5", 1_002)];
+    let unknown = register::unknown_overwritten(pool, BUCKET, &[&others[0], &others[1]], at(2_000)).await;
+    assert_eq!(unknown.expect("compare"), [false, true], "before all that is known of the key, and after");
+    // One of which nothing is known has the versions that count, or the current one.
+    let of_c = |id: &str, second| ObjectVersion { key: "climate/c.csv".into(), ..named(id, second) };
+    let history = [of_c("c1", 1_000), of_c("c2", 1_010), of_c("c3", 1_020)];
+    assert_eq!(register_versions(pool, &history, Some(at(1_005))).await.len(), 2);
+    let of_d: Vec<ObjectVersion> =
+        history.iter().map(|it| ObjectVersion { key: "climate/d.csv".into(), ..it.clone() }).collect();
+    assert_eq!(register_versions(pool, &of_d, None).await.len(), 1);
+}
+
 #[tokio::test]
 async fn a_claim_takes_what_the_table_of_may_claim_says() {
     let database = Database::new().await;
@@ -215,6 +257,91 @@ async fn a_claim_takes_what_the_table_of_may_claim_says() {
             }
         }
     }
+}
+
+/// A take of this listener; the names of what it gave, in its order.
+async fn take(pool: &PgPool, take: Take) -> Vec<Claim> {
+    let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+    let claimant = Claimant { owner: "test", lease: LEASE, back_off };
+    ledger::claim(pool, claimant, &[(domain().name, 4), (DOMAINS[2].name, 4)], take).await.expect("claim")
+}
+
+fn keys(claims: &[Claim]) -> Vec<&str> {
+    claims.iter().map(|claim| claim.object.version.key.as_str()).collect()
+}
+
+#[tokio::test]
+async fn new_files_go_first_or_those_that_are_sent_again_as_the_turn_says_and_neither_waits_for_nothing() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    for (key, second) in [("climate/old-1.csv", 1_000), ("climate/old-2.csv", 1_001), ("climate/new-1.csv", 2_000)] {
+        register_one(pool, version(key, "1", second)).await;
+    }
+    register_one(pool, version("climate/new-2.csv", "1", 2_001)).await;
+    let again = "UPDATE pipeline.objects SET repairs = 1 WHERE key LIKE '%/old-%'";
+    sqlx::query(again).execute(pool).await.expect("send the old ones again");
+    let again_first = Take { sent_again_first: true, ..Take::ONE };
+    let expected = [
+        (Take::ONE, "climate/new-1.csv"),
+        (again_first, "climate/old-1.csv"),
+        (Take::ONE, "climate/new-2.csv"),
+        (Take::ONE, "climate/old-2.csv"),
+    ];
+    for (turn, key) in expected {
+        assert_eq!(keys(&take(pool, turn).await), [key]);
+    }
+    assert_eq!(take(pool, again_first).await, []);
+}
+
+#[tokio::test]
+async fn small_files_are_taken_together_and_neither_big_ones_nor_those_that_failed_are_among_them() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    for (key, content) in [("a", "1"), ("b", "22"), ("c", "much more than the others"), ("d", "1"), ("e", "1")] {
+        register_one(pool, version(&format!("climate/{key}.csv"), content, 1_000)).await;
+    }
+    register_one(pool, version("climate/a.csv", "2", 2_000)).await;
+    let failed = "UPDATE pipeline.objects SET attempts = 1 WHERE key = 'climate/d.csv'";
+    sqlx::query(failed).execute(pool).await.expect("fail");
+    let together = Take { objects_max: 10, small_bytes: 5, ..Take::ONE };
+    let expected: [&[&str]; 4] = [
+        // Not the newer version of the first, which waits for it.
+        &["climate/a.csv", "climate/b.csv", "climate/e.csv"],
+        &["climate/c.csv"],
+        &["climate/d.csv"],
+        &[],
+    ];
+    for expected in expected {
+        assert_eq!(keys(&take(pool, together).await), expected);
+    }
+    let least =
+        "UPDATE pipeline.objects SET state = 'discovered', attempts = 0, lease_until = NULL, next_attempt_at = now()
+        WHERE last_modified = to_timestamp(1000)";
+    sqlx::query(least).execute(pool).await.expect("free them");
+    assert_eq!(keys(&take(pool, Take { objects_max: 2, ..together }).await), ["climate/a.csv", "climate/b.csv"]);
+}
+
+#[tokio::test]
+async fn of_several_that_are_recorded_together_those_that_were_taken_over_are_not_written() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    for key in ["a", "b", "c"] {
+        register_one(pool, version(&format!("climate/{key}.csv"), "1", 1_000)).await;
+    }
+    let mut claims = take(pool, Take { objects_max: 10, small_bytes: 5, ..Take::ONE }).await;
+    let taken_over = "UPDATE pipeline.objects SET lease_epoch = lease_epoch + 1 WHERE key = 'climate/b.csv'";
+    sqlx::query(taken_over).execute(pool).await.expect("take over");
+    let (point, content) = (point([3, 0, 4, 0], [10, 0, 20, 0]), content(7));
+    let mut finished: Vec<Finished> =
+        claims.iter_mut().map(|claim| Finished { claim, stream: STREAM, point: &point, content: &content }).collect();
+    let recorded = ledger::record_published(pool, &mut finished).await.expect("record");
+    assert_eq!(recorded.iter().map(Recorded::is_written).collect::<Vec<_>>(), [true, false, true]);
+    for (claim, expected) in claims.iter().zip(["published", "publishing", "published"]) {
+        assert_eq!(state(pool, claim.object.id).await.0, expected);
+        assert_eq!(claim.object.state.name(), expected, "the claim knows");
+    }
+    let again = ledger::record_published(pool, &mut []).await.expect("nothing to record");
+    assert_eq!(again, []);
 }
 
 #[tokio::test]
@@ -285,7 +412,7 @@ async fn a_file_whose_listener_dies_of_it_is_left_alone_longer_each_time() {
     let claimant = Claimant { owner: "doomed", lease: Duration::from_secs(10), back_off };
     let mut waits = Vec::new();
     for _ in 0..8 {
-        let claimed = ledger::claim(pool, claimant, &[(domain().name, 4)]).await.expect("claim");
+        let claimed = ledger::claim(pool, claimant, &[(domain().name, 4)], Take::ONE).await.expect("claim").pop();
         assert_eq!(claimed.map(|claim| claim.object.id), Some(id));
         let wait: f64 = sqlx::query_scalar(
             "SELECT extract(epoch FROM next_attempt_at - lease_until)::float8 FROM pipeline.objects WHERE id = $1",
@@ -299,7 +426,7 @@ async fn a_file_whose_listener_dies_of_it_is_left_alone_longer_each_time() {
             wait_from = wait_from - $1, next_attempt_at = next_attempt_at - $1";
         // The lease runs out; the wait is not over.
         sqlx::query(later).bind(TimeDelta::seconds(10)).execute(pool).await.expect("let time pass");
-        assert!(ledger::claim(pool, claimant, &[(domain().name, 4)]).await.expect("claim").is_none());
+        assert!(ledger::claim(pool, claimant, &[(domain().name, 4)], Take::ONE).await.expect("claim").is_empty());
         sqlx::query(later).bind(TimeDelta::seconds(60)).execute(pool).await.expect("let time pass");
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);

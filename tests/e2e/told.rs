@@ -133,6 +133,19 @@ async fn a_listener_that_goes_on_in_the_middle_of_a_file_tells_the_same_of_overt
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_a_thousand_unknown_columns_makes_no_long_line_of_the_log() {
+    let world = World::new("told-thousand").await;
+    let ingest = world.spawn(&["ingest", "--set", "http.listen="]);
+    let many: String = (0..1_000).map(|number| format!(",a_column_that_nobody_has_heard_of_{number}")).collect();
+    world.put("locations/many.csv", format!("id,name{many}\n1,Goa\n")).await;
+    world.until("it is published", "SELECT bool_or(state = 'published') FROM pipeline.objects").await;
+    let log = ingest.log();
+    let line = log.lines().find(|line| line.contains("the file has unknown columns")).expect("the event");
+    assert!(line.contains("and 970 more"), "{line}");
+    assert!(line.len() < 3_000, "{} bytes", line.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_that_are_no_data_are_no_files() {
     let world = World::new("told-names").await;
     let roles = world.run_all();

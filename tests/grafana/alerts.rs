@@ -55,7 +55,8 @@ fn every_alert_has_a_section_in_the_runbook_and_the_runbook_no_other() {
     assert_eq!(sections, names.iter().map(String::as_str).collect());
     for (name, rule) in names.iter().zip(rules.split("- alert: ").skip(1)) {
         assert!(name.starts_with("Freshet"), "{name}");
-        assert!(rule.contains(&format!("runbook_url: docs/runbook.md#{}\n", name.to_lowercase())), "{name}");
+        let link = format!("runbook_url: \"{{{{ $externalLabels.runbook }}}}#{}\"\n", name.to_lowercase());
+        assert!(rule.contains(&link), "{name}");
         assert!(rule.contains("severity: critical\n") || rule.contains("severity: warning\n"), "{name}");
         assert!(rule.contains("summary: ") && rule.contains("description: "), "{name}");
         let section = runbook.split(&format!("## {name}\n")).nth(1).expect("its section");

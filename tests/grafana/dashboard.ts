@@ -26,8 +26,9 @@ type Link = { title: string; url: string; targetBlank?: boolean };
 type Fields<Custom> = Omit<grafana.FieldConfig, "custom" | "links"> & { unit: string; custom?: Custom; links?: Link[] };
 // Grafana fills in what is left out of the options.
 type PanelOf<Type extends string, Options, Custom> = Required<Pick<grafana.Panel, Said>> &
-  Omit<grafana.Panel, Said | "type" | "options" | "fieldConfig" | "targets"> & {
+  Omit<grafana.Panel, Said | "type" | "options" | "fieldConfig" | "targets" | "links"> & {
     type: Type;
+    links?: Link[];
     targets: (PrometheusQuery | PostgresQuery)[];
     options: Partial<Options>;
     fieldConfig: Omit<grafana.FieldConfigSource, "defaults"> & { defaults: Fields<Custom> };
@@ -57,6 +58,10 @@ type Panel =
   | PanelOf<"timeseries", TimeSeries.Options, TimeSeries.FieldConfig>
   | (Omit<grafana.RowPanel, "panels"> & { title: string; panels: Panel[] });
 
+// A mark on the time axis; what a source is asked is of its plugin too.
+type Annotation = Required<Pick<grafana.AnnotationQuery, "name" | "enable" | "iconColor" | "datasource">> &
+  ({ target: PostgresQuery } | { expr: string; step: string; titleFormat: string; textFormat: string; tagKeys: string });
+
 export type Dashboard = Json<
-  Omit<grafana.Dashboard, "panels"> & Required<Pick<grafana.Dashboard, "uid" | "title" | "description">> & { panels: Panel[] }
+  Omit<grafana.Dashboard, "panels" | "annotations"> & { annotations: { list: Annotation[] } } & Required<Pick<grafana.Dashboard, "uid" | "title" | "description">> & { panels: Panel[] }
 >;

@@ -101,6 +101,26 @@ fn links_lead_to_a_dashboard_and_take_the_time_and_the_domain_along() {
     assert_eq!(led_to.into_iter().collect::<Vec<_>>(), ["freshet-data-quality", "freshet-pipeline"]);
 }
 
+#[test]
+fn every_panel_leads_to_its_section_of_the_runbook() {
+    let runbook = read("docs/runbook.md");
+    let sections: BTreeSet<String> =
+        runbook.lines().filter_map(|it| it.strip_prefix("## ")).map(str::to_lowercase).collect();
+    for name in DASHBOARDS {
+        let dashboard = dashboard(name);
+        let variables = list(&dashboard["templating"]["list"]);
+        let address = variables.iter().find(|it| text(it, "name") == "runbook").map(|it| text(it, "query"));
+        assert!(address.is_some_and(|address| address.starts_with("https://")), "{name}: {address:?}");
+        for panel in panels(name).iter().filter(|panel| !panel.is_row()) {
+            let [link] = list(&panel.json["links"]) else { panic!("{}: not one link", panel.place) };
+            let section = text(link, "url").strip_prefix("${runbook}#").unwrap_or_default();
+            assert!(sections.contains(section), "{}: {section}", panel.place);
+        }
+        let marked: Vec<&str> = list(&dashboard["annotations"]["list"]).iter().map(|it| text(it, "name")).collect();
+        assert_eq!(marked, ["Replays and swaps", "Releases"], "{name}");
+    }
+}
+
 /// The tag of a board of a pipeline.
 const BOARD: &str = "freshet-board";
 
@@ -156,6 +176,27 @@ fn every_metric_that_is_asked_for_is_in_the_list() {
             "{name} is not in docs/metrics.md"
         );
     }
+}
+
+/// Metrics that are for whoever looks closer than a dashboard does, or that another says better.
+const BESIDE_DASHBOARDS: [&str; 3] =
+    ["freshet_transactions_seconds", "freshet_ingest_lag_rows", "freshet_publication_timestamp_seconds"];
+
+#[test]
+fn every_metric_of_the_list_is_on_a_dashboard_or_in_an_alert() {
+    let mut asked = read("grafana/prometheus/alerts.yml");
+    for name in DASHBOARDS {
+        let mut found = Vec::new();
+        strings(&dashboard(name), &mut found);
+        asked.extend(found.into_iter().map(|it| it + "\n"));
+    }
+    let asked: BTreeSet<&str> = words(&asked).collect();
+    let listed = read("docs/metrics.md");
+    let listed = listed.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
+    let forms = ["", "_bucket", "_sum", "_count"];
+    let is_shown = |name: &str| forms.iter().any(|form| asked.contains(format!("{name}{form}").as_str()));
+    let unseen: Vec<&str> = listed.filter(|name| name.starts_with("freshet_") && !is_shown(name)).collect();
+    assert_eq!(unseen, BESIDE_DASHBOARDS, "a panel, or a reason why not");
 }
 
 #[test]

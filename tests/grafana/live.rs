@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use freshet_topics::DOMAINS;
 use serde_json::Value;
 
-use crate::files::{OUTPUTS, Panel, all, boards, dashboard, list, panels, text};
+use crate::files::{DASHBOARDS, OUTPUTS, Panel, all, boards, dashboard, list, panels, text};
 use crate::pipeline::{Pipeline, Rows};
 use crate::prometheus::{Prometheus, has_number};
 use crate::variables::Chosen;
@@ -62,9 +62,10 @@ fn every_panel_has_data_beside_a_running_pipeline() {
             }
         }
     }
+    the_marks_on_the_time_axis_can_be_asked_for(&pipeline, &chosen);
     println!("{asked} queries returned data");
     assert!(asked > 80);
-    nothing_is_firing_but_the_unreadable_file(&prometheus);
+    nothing_is_firing_but_the_files_that_should(&prometheus);
     the_scores_are_those_published(&pipeline, &chosen);
     a_fifth_domain_shows_by_itself(&pipeline, &mut chosen);
 }
@@ -82,6 +83,9 @@ fn drop_samples(pipeline: &Pipeline) {
     // The latest day of location 1: one count unknown, and no hospital's row. Its risk is unknown then, and never 100.
     let unknown = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n1,2025-09-22,,7,0,31\n";
     fs::write(folder.join("health/unknown.csv"), unknown).expect("write a file");
+    // Of what no row tells: a column that nobody knows, columns that are absent and have a default, a name that is no data.
+    fs::write(folder.join("locations/more.csv"), "id,name,type,remarks\n1,Goa,Urban,new\n").expect("write a file");
+    fs::write(folder.join("health/_SUCCESS"), "").expect("write a file");
     let drop_all = |folder: &Path, domain: &str| {
         for file in fs::read_dir(folder.join(domain)).expect("the domain's files").flatten() {
             pipeline.drop_file(&format!("{domain}/{}", file.file_name().to_string_lossy()), &file.path());
@@ -158,12 +162,27 @@ fn postgres_has_data(pipeline: &Pipeline, chosen: &mut Chosen, tables: &[String]
     }
 }
 
-fn nothing_is_firing_but_the_unreadable_file(prometheus: &Prometheus) {
-    wait_for("the alert about the unreadable file", || {
+/// Nothing was replayed here: that the query is one is enough, and that it has the columns that Grafana reads.
+fn the_marks_on_the_time_axis_can_be_asked_for(pipeline: &Pipeline, chosen: &Chosen) {
+    for name in DASHBOARDS {
+        let dashboard = dashboard(name);
+        for mark in list(&dashboard["annotations"]["list"]) {
+            let sql = text(&mark["target"], "rawSql");
+            if !sql.is_empty() {
+                assert_eq!(pipeline.query(&chosen.sql(sql)).columns, ["time", "timeend", "text", "tags"], "{name}");
+            }
+        }
+    }
+}
+
+/// Of the samples, each has its alert.
+fn nothing_is_firing_but_the_files_that_should(prometheus: &Prometheus) {
+    let expected = ["FreshetFileRejected", "FreshetUnknownColumns"];
+    wait_for("the alerts about the unreadable file and the unknown column", || {
         let firing = prometheus.instant(r#"ALERTS{alertstate="firing"}"#);
         let names: Vec<&str> = firing.iter().map(|it| text(&it["metric"], "alertname")).collect();
-        assert!(names.iter().all(|name| *name == "FreshetFileRejected"), "{names:?}");
-        firing.iter().any(|it| text(&it["metric"], "domain") == "health")
+        assert!(names.iter().all(|name| expected.contains(name)), "{names:?}");
+        expected.iter().all(|name| names.contains(name))
     });
 }
 

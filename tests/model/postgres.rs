@@ -17,7 +17,7 @@ use freshet_sinks::bookmarks::adopt::{Adopting, adopt};
 use freshet_sinks::bookmarks::{self, streams};
 use freshet_sinks::destination::Destination;
 use freshet_sinks::ledger::register::register;
-use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection};
+use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection, Take};
 use freshet_sinks::lives;
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::cells::Cells;
@@ -202,15 +202,16 @@ impl Twin {
     }
 
     async fn register(&mut self, version: ObjectVersion) {
-        let head = |_| async { Ok::<_, std::convert::Infallible>(Some(version.clone())) };
-        register(&self.pool, "raw", DOMAIN, std::slice::from_ref(&version.key), head).await.expect("register");
+        let held = |_| async { Ok::<_, std::convert::Infallible>(vec![version.clone()]) };
+        register(&self.pool, "raw", DOMAIN, std::slice::from_ref(&version.key), None, held).await.expect("register");
     }
 
     async fn claim(&mut self, before: &World, after: &World, listener: usize) {
         self.bind(before).await;
         let partitions = after.listeners[listener].as_ref().map_or(1, |work| work.open.partitions);
         let claimant = Claimant { owner: "listener", lease: LEASE, back_off: NO_WAIT };
-        let claimed = ledger::claim(&self.pool, claimant, &[(DOMAIN, partitions)]).await.expect("claim");
+        let claimed =
+            ledger::claim(&self.pool, claimant, &[(DOMAIN, partitions)], Take::ONE).await.expect("claim").pop();
         let expected = after.listeners[listener].as_ref().map(|work| self.translated(&work.claim));
         assert_eq!(claimed, expected, "claimed");
         self.claims[listener] = claimed;
@@ -422,7 +423,7 @@ impl Drop for Folder {
 #[tokio::test]
 async fn histories_of_the_model_come_to_the_same_on_a_real_postgres() {
     let folder = Folder(std::env::temp_dir().join(format!("freshet-model-{}", std::process::id())));
-    let options = Options { data_dir: folder.0.clone(), kafka: false, postgres: true, s3: false };
+    let options = Options { data_dir: folder.0.clone(), kafka: false, postgres: true, s3: false, tell_to: None };
     let stack = LocalStack::start(options, |_| ()).await.expect("start Postgres");
     let mut server = Server { url: stack.endpoints().database_url.clone().expect("Postgres runs"), databases: 0 };
     let create = sqlx::raw_sql("CREATE DATABASE migrated").execute(&mut server.admin().await).await;

@@ -130,7 +130,7 @@ async fn roles_work_and_fail_without_a_word_of_a_secret() {
     let folder = folder("canary");
     let mut heard = Heard { said: vec![], secrets: vec![] };
     let [ours, clients] = ["ours", "clients"].map(|name| Authority::new(&folder.0, name));
-    let options = Options { data_dir: folder.0.join("data"), kafka: false, postgres: true, s3: true };
+    let options = Options { data_dir: folder.0.join("data"), kafka: false, postgres: true, s3: true, tell_to: None };
     let (broker, stack) = tokio::join!(Broker::start(&folder.0, &ours, &clients), LocalStack::start(options, |_| ()));
     let stack = stack.expect("start Postgres and S3");
     let url = stack.endpoints().database_url.clone().expect("Postgres runs");

@@ -47,7 +47,7 @@ async fn make_database(url: &str) {
 async fn a_file_goes_through_services_that_let_each_role_do_only_its_own() {
     let folder = folder("flow");
     let [ours, clients] = ["ours", "clients"].map(|name| Authority::new(&folder.0, name));
-    let options = Options { data_dir: folder.0.join("data"), kafka: false, postgres: true, s3: true };
+    let options = Options { data_dir: folder.0.join("data"), kafka: false, postgres: true, s3: true, tell_to: None };
     let (broker, stack) = tokio::join!(Broker::start(&folder.0, &ours, &clients), LocalStack::start(options, |_| ()));
     let stack = stack.expect("start Postgres and S3");
     let url = stack.endpoints().database_url.clone().expect("Postgres runs");

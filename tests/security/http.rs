@@ -25,7 +25,7 @@ fn curl(url: &str, more: &[&str]) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_tells_of_a_file_with_the_token_and_it_is_read_at_once() {
     let folder = folder("http");
-    let options = Options { data_dir: folder.0.join("data"), kafka: true, postgres: true, s3: true };
+    let options = Options { data_dir: folder.0.join("data"), kafka: true, postgres: true, s3: true, tell_to: None };
     let stack = LocalStack::start(options, |_| ()).await.expect("start the stack");
     let endpoints = stack.endpoints().clone();
     let store = endpoints.s3.expect("S3 runs");

@@ -51,7 +51,7 @@ pub(crate) async fn execute(url: &str, sql: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_the_server_is_is_checked_as_far_as_sslmode_says_and_told_in_a_line() {
     let folder = folder("postgres");
-    let options = Options { data_dir: folder.0.join("data"), kafka: false, postgres: true, s3: false };
+    let options = Options { data_dir: folder.0.join("data"), kafka: false, postgres: true, s3: false, tell_to: None };
     let stack = LocalStack::start(options, |_| ()).await.expect("start Postgres");
     let url = stack.endpoints().database_url.clone().expect("Postgres runs");
     let (ours, other) = (Authority::new(&folder.0, "ours"), Authority::new(&folder.0, "other"));

@@ -47,6 +47,8 @@ pub struct Domain {
     pub missing_values: &'static [&'static str],
     /// How long after it is dropped a row may take to be in the table; `None` where nobody said.
     pub latency: Option<Duration>,
+    /// After how long without a new file one is missed; `None` where nobody said.
+    pub frequency: Option<Duration>,
 }
 
 /// What places a row in event time.

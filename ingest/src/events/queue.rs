@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::DisplayErrorContext;
-use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message};
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, QueueAttributeName as Attribute};
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use super::seen::SeenQueue;
 use super::{Told, read};
 use crate::hints::{Look, Looked};
 use crate::settings::EventSettings;
@@ -36,7 +37,7 @@ pub struct EventQueue {
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     /// It is deleted: the ledger holds what it told of.
     Settled,
     /// It is deleted: there is nothing to do for it.
@@ -48,7 +49,7 @@ enum Fate {
 }
 
 impl Fate {
-    const ALL: [Fate; 4] = [Fate::Settled, Fate::Other, Fate::Left, Fate::Unreadable];
+    pub(super) const ALL: [Fate; 4] = [Fate::Settled, Fate::Other, Fate::Left, Fate::Unreadable];
 
     fn name(self) -> &'static str {
         match self {
@@ -94,6 +95,22 @@ impl EventQueue {
         }
     }
 
+    /// Its address.
+    pub(super) fn url(&self) -> &str {
+        &self.settings.queue_url
+    }
+
+    /// Messages that wait, and that somebody took and has not settled, about so many; none where that may not be asked, or
+    /// is not answered. One request.
+    pub(super) async fn messages(&self) -> Option<(i64, i64)> {
+        let wanted = [Attribute::ApproximateNumberOfMessages, Attribute::ApproximateNumberOfMessagesNotVisible];
+        let request = self.client.get_queue_attributes().queue_url(&self.settings.queue_url);
+        let answer = request.set_attribute_names(Some(wanted.to_vec())).send().await.ok()?;
+        let attributes = answer.attributes?;
+        let [waiting, taken] = wanted.map(|name| attributes.get(&name)?.parse().ok());
+        Some((waiting?, taken?))
+    }
+
     /// Keeps a message hidden from others for that long from now on. One request.
     async fn keep(&self, handle: &str, hidden: Duration) -> Result<(), String> {
         let request = self.client.change_message_visibility().queue_url(&self.settings.queue_url);
@@ -113,8 +130,9 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> Result<(), IngestError> {
     declare();
-    let reader = Reader { listener, queue, said: Mutex::default() };
-    join_all((0..reader.queue.settings.receivers).map(|_| reader.read(&stop))).await;
+    let reader = Reader { listener, queue, said: Mutex::default(), seen: SeenQueue::default() };
+    let receivers = join_all((0..reader.queue.settings.receivers).map(|_| reader.read(&stop)));
+    tokio::join!(receivers, reader.seen.keep(&reader.listener.pool, &reader.queue, &stop));
     Ok(())
 }
 
@@ -137,6 +155,8 @@ struct Reader {
     queue: EventQueue,
     /// Messages that cannot be read, and kinds of no interest, of which a line was written.
     said: Mutex<HashSet<String>>,
+    /// What whoever looks at the state is told.
+    seen: SeenQueue,
 }
 
 impl Reader {
@@ -147,11 +167,13 @@ impl Reader {
                 Ok(messages) => {
                     failures = 0;
                     was_read();
+                    self.seen.answered(!messages.is_empty());
                     self.settle(messages, stop).await;
                 }
                 Err(error) => {
                     failures += 1;
                     metrics::EVENT_QUEUE_FAILURES.inc();
+                    self.seen.failed(&error);
                     let pause = self.listener.back_off().after(failures);
                     let (queue, pause_ms) = (&self.queue.settings.queue_url, pause.as_millis() as u64);
                     tracing::warn!(queue, error, failures, pause_ms, "the event queue cannot be read, trying again");
@@ -165,6 +187,7 @@ impl Reader {
         let fates = join_all(messages.iter().map(|message| self.fate(message, stop))).await;
         for fate in &fates {
             metrics::EVENT_MESSAGES.with_label_values(&[fate.name()]).inc();
+            self.seen.became(*fate);
         }
         let done = messages.into_iter().zip(fates).filter(|(_, fate)| fate.is_done());
         let handles: Vec<String> = done.filter_map(|(message, _)| message.receipt_handle).collect();

@@ -47,7 +47,7 @@ fn visible(character: char) -> impl Iterator<Item = char> {
 }
 
 /// Names of a file, shortened, and no more than a few of them.
-pub(super) fn listed<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
+pub(crate) fn listed<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
     let count = names.len();
     let mut listed: Vec<String> = names.take(NAMES_SHOWN_MAX).map(|name| format!("`{}`", shortened(name))).collect();
     if count > NAMES_SHOWN_MAX {

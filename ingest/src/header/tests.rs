@@ -306,3 +306,17 @@ fn commas_behind_the_last_heading_are_no_columns() {
     assert!(header.ignored_columns().is_empty());
     assert!(rows[0].extra.is_empty() && rows[0].new_cells.is_empty());
 }
+
+#[test]
+fn the_notes_of_exported_rejects_are_no_columns() {
+    // Of a domain that keeps new columns, and of one that refuses them.
+    let keeping = domain("health");
+    let refusing: &'static Domain = Box::leak(Box::new(Domain { on_new_column: NewColumn::Reject, ..*keeping }));
+    for domain in [keeping, refusing] {
+        let file = "location_id,date,_rejected_rule,dengue_cases,_rejected_line\n1,2025-09-05,uncastable,7,12\n";
+        let (header, rows) = read(domain, file).expect("a header");
+        assert!(header.ignored_columns().is_empty(), "{:?}", header.ignored_columns());
+        assert_eq!(rows[0].cells[domain.index_of("dengue_cases")], text("7"));
+        assert!(rows[0].extra.is_empty() && rows[0].new_cells.is_empty(), "{:?}", rows[0].new_cells);
+    }
+}

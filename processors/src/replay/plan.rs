@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use freshet_topics::log::Ends;
 
 use crate::ranges::Range;
@@ -22,7 +22,9 @@ pub enum Point {
 
 /// The text is no point.
 #[derive(Debug, thiserror::Error)]
-#[error("give `beginning`, a time such as 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)")]
+#[error(
+    "give `beginning`, a time such as 2026-03-01 or 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)"
+)]
 pub struct ParsePointError;
 
 impl FromStr for Point {
@@ -34,6 +36,9 @@ impl FromStr for Point {
         }
         if let Ok(time) = DateTime::parse_from_rfc3339(text) {
             return Ok(Point::Time(time.to_utc()));
+        }
+        if let Ok(date) = text.parse::<NaiveDate>() {
+            return Ok(Point::Time(date.and_time(NaiveTime::MIN).and_utc()));
         }
         let offset = |pair: &str| {
             let (partition, offset) = pair.split_once(':')?;
@@ -185,7 +190,9 @@ mod tests {
         }
         let east: Point = "2026-03-01T02:00:00+02:00".parse().expect("a time");
         assert_eq!(east.to_string(), "2026-03-01T00:00:00Z");
-        for bad in ["", "march", "2026-03-01", "0", "0:", "a:1", "-1:3", "0:-3", "0:1,0:2", "0:1;2:3"] {
+        let day: Point = "2026-03-01".parse().expect("a date");
+        assert_eq!(day, "2026-03-01T00:00:00Z".parse().expect("a time"), "its first second");
+        for bad in ["", "march", "2026-03", "0", "0:", "a:1", "-1:3", "0:-3", "0:1,0:2", "0:1;2:3"] {
             assert!(bad.parse::<Point>().is_err(), "{bad}");
         }
     }

@@ -1,4 +1,5 @@
-//! Claiming: a listener takes the next object of its domains, for as long as it renews its lease.
+//! Claiming: a listener takes the next object of its domains, or several small ones at once, for as long as it renews its
+//! leases.
 
 use std::time::Duration;
 
@@ -10,13 +11,26 @@ use uuid::Uuid;
 use super::object::{COLUMNS, Object};
 use super::reason::Reason;
 use super::state::ObjectState;
-use super::transition::{Event, transition};
+use super::transition::{Change, Event, transition};
 use super::write::{milliseconds, save};
 use crate::backoff::Backoff;
 use crate::transactions::{self, Limits};
 
 /// A version that failed this often in a row no longer holds back newer versions of its key.
 pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
+
+/// Objects of which [`may_claim`] says yes.
+const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
+                WHERE o.state IN ('discovered', 'publishing')
+                  AND (o.state = 'discovered' OR o.lease_until IS NULL
+                      OR t.now NOT BETWEEN coalesce(o.lease_from, '-infinity') AND o.lease_until)
+                  AND t.now NOT BETWEEN coalesce(o.wait_from, '-infinity') AND o.next_attempt_at
+                  AND NOT EXISTS (
+                      SELECT FROM pipeline.objects e
+                      WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord
+                        AND e.state IN ('discovered', 'publishing') AND e.attempts < $4)";
+/// Objects that may be taken together with others.
+const IS_SMALL: &str = "(o.state = 'discovered' AND o.attempts = 0 AND o.resume_row = 0 AND o.size_bytes <= $6)";
 
 /// An object that a listener has the lease on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,8 +83,27 @@ struct Found {
     earlier_cause: Option<Json<Reason>>,
 }
 
+/// What a claim looks for first, and how much it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Take {
+    /// Objects that are sent again go before new ones. Else new ones go first, so that they do not wait behind a history
+    /// that is sent again.
+    pub sent_again_first: bool,
+    /// Objects at most: more than one only of those that [`Take::small_bytes`] says are small.
+    pub objects_max: i64,
+    /// Objects up to this size, in bytes as stored, are taken together, unless an attempt at one has failed before: what
+    /// made it fail is not to harm others.
+    pub small_bytes: i64,
+}
+
+impl Take {
+    /// One object, a new one if there is one.
+    pub const ONE: Take = Take { sent_again_first: false, objects_max: 1, small_bytes: 0 };
+}
+
 /// The transaction `claim`: the first of `domains` (with the partition count each topic has now) that has an object
-/// which [`may_claim`], and in it the lowest `src_ord`. Two that claim at once get different objects.
+/// which [`may_claim`], of the class that goes first or else of the other one, and in it the lowest `src_ord`. Where that
+/// is small, the next small ones of its domain and class come with it. Two that claim at once get different objects.
 ///
 /// A generation that has just begun is frozen here, before its first row can be published.
 ///
@@ -80,32 +113,33 @@ pub async fn claim(
     pool: &PgPool,
     claimant: Claimant<'_>,
     domains: &[(&str, i32)],
-) -> Result<Option<Claim>, sqlx::Error> {
-    let (names, partitions): (Vec<&str>, Vec<i32>) = domains.iter().copied().unzip();
+    take: Take,
+) -> Result<Vec<Claim>, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "claim", Limits::SHORT).await?;
-    let found: Option<Found> = sqlx::query_as(AssertSqlSafe(format!(
-        "WITH candidate AS (
-            -- In the order given: the join stops at the first domain that has an object.
-            SELECT c.id, d.partitions
-            FROM UNNEST($1::text[], $2::integer[]) AS d (domain, partitions)
+    let found: Vec<Found> = sqlx::query_as(AssertSqlSafe(format!(
+        "WITH first AS (
+            -- In the order given: the join stops at the first class of a domain that has an object.
+            SELECT c.*, d.domain, d.partitions, d.again
+            FROM UNNEST($1::text[], $2::integer[], $3::boolean[]) AS d (domain, partitions, again)
             CROSS JOIN LATERAL (
-                SELECT o.id
-                FROM pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
-                WHERE o.domain = d.domain
-                  AND o.state IN ('discovered', 'publishing')
-                  AND (o.state = 'discovered' OR o.lease_until IS NULL
-                      OR t.now NOT BETWEEN coalesce(o.lease_from, '-infinity') AND o.lease_until)
-                  AND t.now NOT BETWEEN coalesce(o.wait_from, '-infinity') AND o.next_attempt_at
-                  AND NOT EXISTS (
-                      SELECT FROM pipeline.objects e
-                      WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord
-                        AND e.state IN ('discovered', 'publishing') AND e.attempts < $3)
+                SELECT o.id, {IS_SMALL} AS is_small
+                FROM {FREE} AND o.domain = d.domain AND (o.repairs > 0) = d.again
                 ORDER BY o.src_ord
                 LIMIT 1
                 FOR UPDATE OF o SKIP LOCKED
             ) AS c
             LIMIT 1
-        )
+        ), more AS (
+            SELECT c.id, first.partitions
+            FROM first CROSS JOIN LATERAL (
+                SELECT o.id
+                FROM {FREE} AND o.domain = first.domain AND (o.repairs > 0) = first.again
+                    AND first.is_small AND {IS_SMALL} AND o.id <> first.id
+                ORDER BY o.src_ord
+                LIMIT $5
+                FOR UPDATE OF o SKIP LOCKED
+            ) AS c
+        ), candidate AS (SELECT id, partitions FROM first UNION ALL SELECT id, partitions FROM more)
         SELECT {COLUMNS}, candidate.partitions,
             coalesce((SELECT sum(upper(r) - lower(r))
                 FROM pipeline.progress p CROSS JOIN LATERAL unnest(p.received) AS r
@@ -118,33 +152,43 @@ pub async fn claim(
             WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord
             ORDER BY e.src_ord DESC
             LIMIT 1
-        ) AS earlier ON true"
+        ) AS earlier ON true
+        ORDER BY o.src_ord"
     )))
-    .bind(names)
-    .bind(partitions)
+    .bind(domains.iter().chain(domains).map(|(name, _)| *name).collect::<Vec<_>>())
+    .bind(domains.iter().chain(domains).map(|(_, partitions)| *partitions).collect::<Vec<_>>())
+    .bind(classes(take.sent_again_first, domains.len()))
     .bind(ATTEMPTS_HOLDING_BACK)
-    .fetch_optional(&mut *transaction)
+    .bind(take.objects_max - 1)
+    .bind(take.small_bytes)
+    .fetch_all(&mut *transaction)
     .await?;
-    let Some(found) = found else {
+    let changed = |one: Found| claimed_by(claimant, &one).map(|change| (one, change));
+    let changes: Vec<(Found, Change)> = found.into_iter().filter_map(changed).collect();
+    // Found by a snapshot that is older than the locks: any may have changed in between.
+    let pairs: Vec<(&Object, &Change)> = changes.iter().map(|(one, change)| (&one.object, change)).collect();
+    let written = save(&mut transaction, &pairs).await?;
+    if written.is_empty() {
         transaction.rollback().await?;
-        return Ok(None);
-    };
+        return Ok(Vec::new());
+    }
+    transaction.commit().await?;
+    let claims = changes.into_iter().filter(|(one, _)| written.contains(&one.object.id));
+    Ok(claims.map(|(one, change)| one.claimed(change.object)).collect())
+}
+
+/// For each domain of one class, then for each of the other: whether the objects are those that are sent again.
+fn classes(sent_again_first: bool, domains: usize) -> Vec<bool> {
+    [sent_again_first, !sent_again_first].iter().flat_map(|again| std::iter::repeat_n(*again, domains)).collect()
+}
+
+fn claimed_by<'a>(claimant: Claimant<'a>, found: &Found) -> Option<Change<'a>> {
     let Claimant { owner, lease, back_off } = claimant;
     // The lease of the last attempt ran out: that is a failure too, and this attempt may be the next.
     let failures = found.object.attempts.unsigned_abs() + u32::from(found.object.state == ObjectState::Publishing);
     let back_off = back_off.after(failures + 1);
     let event = Event::Claim { owner, lease, back_off, parser_version: PARSER_VERSION, partitions: found.partitions };
-    let Some(change) = transition(&found.object, event) else {
-        transaction.rollback().await?;
-        return Ok(None);
-    };
-    // Found by a snapshot that is older than the lock: it may have changed in between.
-    if save(&mut transaction, &[(&found.object, &change)]).await?.is_empty() {
-        transaction.rollback().await?;
-        return Ok(None);
-    }
-    transaction.commit().await?;
-    Ok(Some(found.claimed(change.object)))
+    transition(&found.object, event)
 }
 
 impl Found {
@@ -178,7 +222,8 @@ pub struct Renewal {
     pub back_off: Duration,
 }
 
-/// Renews leases; the result names the objects that are still this listener's.
+/// Renews leases; the result names the objects that are still this listener's. Locked in the order of their numbers, as by
+/// whoever writes several objects, so that nobody waits in a circle.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -188,8 +233,9 @@ pub async fn renew(pool: &PgPool, leases: &[Renewal], lease: Duration) -> Result
             wait_from = t.now, next_attempt_at = t.now + ($4 + mine.back_off_ms) * interval '1 millisecond'
          FROM UNNEST($1::bigint[], $2::bigint[], $3::double precision[], $5::uuid[])
                 AS mine (id, lease_epoch, back_off_ms, nonce),
-            (SELECT clock_timestamp() AS now) AS t
-         WHERE o.id = mine.id AND o.lease_epoch = mine.lease_epoch AND o.nonce = mine.nonce AND o.state = 'publishing'
+            (SELECT clock_timestamp() AS now) AS t,
+            (SELECT id FROM pipeline.objects WHERE id = ANY ($1) ORDER BY id FOR UPDATE) AS locked
+         WHERE o.id = mine.id AND o.id = locked.id AND o.lease_epoch = mine.lease_epoch AND o.nonce = mine.nonce AND o.state = 'publishing'
          RETURNING o.id",
     )
     .bind(leases.iter().map(|one| one.object).collect::<Vec<_>>())

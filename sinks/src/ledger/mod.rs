@@ -37,7 +37,9 @@ mod sweep;
 mod transition;
 mod write;
 
-pub use claim::{ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, Renewal, claim, may_claim, nothing_to_do, renew};
+pub use claim::{
+    ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, Renewal, Take, claim, may_claim, nothing_to_do, renew,
+};
 pub use lost::{Lost, lost_rows, received};
 pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint, on_one_line};
 pub use reason::Reason;
@@ -47,4 +49,5 @@ pub use restart::{Candidate, Selection, adopt, is_sendable, select, send_again, 
 pub use state::{ObjectState, UNFINISHED_SQL};
 pub use sweep::{Arrived, Swept, Verdict, judge, name_late_rows, sweep};
 pub use transition::{Change, Event, Lease, Wait, transition};
-pub use write::{Recorded, record, record_gone};
+pub(crate) use write::milliseconds;
+pub use write::{Finished, Recorded, record, record_gone, record_published};

@@ -1,8 +1,8 @@
 //! Registering objects: identity and order.
 //!
-//! Whatever a listing or a notification says of a key, what is registered is what a HEAD tells while the key
-//! is locked. So two listeners that find the same key at once register it once, and the order of a key's
-//! versions in the ledger is the order in which S3 held them.
+//! Whatever a listing or a notification says of a key, what is registered is what S3 tells of that key while it
+//! is locked: by a HEAD what it holds now, or by a listing of its versions also those before. So two listeners that find the
+//! same key at once register it once, and the order of a key's versions in the ledger is the order in which S3 held them.
 //!
 //! A version is known if its version id is; or, where the bucket keeps none, if the *newest* version of its key has
 //! its ETag, size and second. An older one that looks the same is another: the key was written A, B, A.
@@ -21,9 +21,9 @@ use super::write::change_all;
 use crate::transactions::{self, Limits};
 
 /// Keys in one transaction: bounds how long their locks are held.
-pub const KEYS_PER_TRANSACTION: usize = 64;
+pub const KEYS_PER_TRANSACTION: usize = 128;
 /// HEAD requests at once.
-const HEADS_AT_ONCE: usize = 16;
+const HEADS_AT_ONCE: usize = 32;
 /// A listener that is frozen while it asks S3 holds the locks on its keys for no longer than this: as long as the
 /// slowest HEAD takes with its retries.
 const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None };
@@ -31,8 +31,8 @@ const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None
 /// What became of a key.
 #[derive(Debug)]
 pub enum Registered<E> {
-    /// A new version, under this object id.
-    New(i64),
+    /// New versions, under these object ids: the oldest first.
+    New(Vec<i64>),
     /// This object was given up as gone, and S3 has it: it is on its way again.
     Reappeared(i64),
     /// The version that S3 holds is in the ledger.
@@ -47,6 +47,9 @@ pub enum Registered<E> {
 /// the ledger does not know its place in the domain's order, in the order of `keys`. At most
 /// [`KEYS_PER_TRANSACTION`] keys, each once; the result is in their order.
 ///
+/// `held` gives the versions of a key, the oldest first and the current one last, or that one alone; none where S3 holds
+/// nothing. `since`: see [`first_new`].
+///
 /// Two at once: the second waits for the locks, which both take in the same order, and finds everything known.
 /// The future must run to its end (a cancelled transaction would stay open in the pool).
 ///
@@ -57,29 +60,31 @@ pub async fn register<F, E>(
     bucket: &str,
     domain: &str,
     keys: &[String],
-    head: impl Fn(String) -> F,
+    since: Option<DateTime<Utc>>,
+    held: impl Fn(String) -> F,
 ) -> Result<Vec<Registered<E>>, sqlx::Error>
 where
-    F: Future<Output = Result<Option<ObjectVersion>, E>>,
+    F: Future<Output = Result<Vec<ObjectVersion>, E>>,
 {
     debug_assert!(keys.len() <= KEYS_PER_TRANSACTION);
     let mut transaction = transactions::begin(pool, "register", LIMITS).await?;
     lock_keys(&mut transaction, bucket, keys).await?;
-    let heads: Vec<_> = stream::iter(keys.iter().cloned()).map(head).buffered(HEADS_AT_ONCE).collect().await;
-    let versions: Vec<&ObjectVersion> = heads.iter().filter_map(|head| head.as_ref().ok()?.as_ref()).collect();
+    let held: Vec<_> = stream::iter(keys.iter().cloned()).map(held).buffered(HEADS_AT_ONCE).collect().await;
+    let found: Vec<&[ObjectVersion]> =
+        held.iter().filter_map(|held| held.as_deref().ok()).filter(|versions| !versions.is_empty()).collect();
     lock_domain(&mut transaction, domain).await?;
-    let mut outcomes = register_versions(&mut transaction, bucket, domain, &versions).await?.into_iter();
+    let mut outcomes = register_versions(&mut transaction, bucket, domain, &found, since).await?.into_iter();
     transaction.commit().await?;
-    let outcome = |head| match head {
-        Ok(None) => Registered::Absent,
-        Ok(Some(_)) => match outcomes.next() {
-            Some(Outcome::New(id)) => Registered::New(id),
+    let outcome = |held: Result<Vec<ObjectVersion>, E>| match held {
+        Ok(versions) if versions.is_empty() => Registered::Absent,
+        Ok(_) => match outcomes.next() {
+            Some(Outcome::New(ids)) => Registered::New(ids),
             Some(Outcome::Reappeared(id)) => Registered::Reappeared(id),
             Some(Outcome::Known) | None => Registered::Known,
         },
         Err(error) => Registered::Failed(error),
     };
-    Ok(heads.into_iter().map(outcome).collect())
+    Ok(held.into_iter().map(outcome).collect())
 }
 
 /// Held until the end of the transaction. Sorted, so that two sets of keys never wait for each other.
@@ -105,53 +110,77 @@ pub(super) async fn lock_domain(connection: &mut PgConnection, domain: &str) -> 
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
-    New(i64),
+    New(Vec<i64>),
     Reappeared(i64),
     Known,
 }
 
-/// What becomes of versions that S3 holds now, each of another key.
+/// What becomes of keys, of which S3 holds these versions.
 async fn register_versions(
     connection: &mut PgConnection,
     bucket: &str,
     domain: &str,
-    versions: &[&ObjectVersion],
+    keys: &[&[ObjectVersion]],
+    since: Option<DateTime<Utc>>,
 ) -> Result<Vec<Outcome>, sqlx::Error> {
-    let histories = histories(connection, bucket, versions).await?;
-    let mut outcomes = vec![Outcome::Known; versions.len()];
-    let given_up: Vec<Object> = histories.iter().filter_map(|it| it.same.clone().filter(is_gone)).collect();
+    let histories = histories(connection, bucket, keys).await?;
+    let mut outcomes = vec![Outcome::Known; keys.len()];
+    let given_up: Vec<Object> = histories.iter().filter_map(|it| it.current.clone().filter(is_gone)).collect();
     let revived = change_all(connection, &given_up, |_| Event::Reappear).await?;
-    let mut fresh = Vec::new();
-    for (index, history) in histories.iter().enumerate() {
-        match &history.same {
-            Some(object) if revived.contains(&object.id) => outcomes[index] = Outcome::Reappeared(object.id),
-            Some(_) => {}
-            None => fresh.push(index),
+    let (mut new, mut key_newest, mut key_of_new) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, (history, versions)) in histories.iter().zip(keys).enumerate() {
+        if let Some(object) = history.current.as_ref().filter(|object| revived.contains(&object.id)) {
+            outcomes[index] = Outcome::Reappeared(object.id);
+        }
+        for version in &versions[first_new(&history.known, versions, since)..] {
+            new.push(version);
+            key_newest.push(history.newest);
+            key_of_new.push(index);
         }
     }
-    if fresh.is_empty() {
+    if new.is_empty() {
         return Ok(outcomes);
     }
-    let new: Vec<&ObjectVersion> = fresh.iter().map(|index| versions[*index]).collect();
-    let key_newest: Vec<Option<i64>> = fresh.iter().map(|index| histories[*index].newest).collect();
     let src_ords = places(connection, domain, &new, &key_newest).await?;
     let inserted = insert(connection, bucket, domain, &new, &src_ords).await?;
-    for (index, id) in fresh.into_iter().zip(inserted) {
-        outcomes[index] = Outcome::New(id);
+    for (index, id) in key_of_new.into_iter().zip(inserted) {
+        match &mut outcomes[index] {
+            Outcome::New(ids) => ids.push(id),
+            outcome => *outcome = Outcome::New(vec![id]),
+        }
     }
     Ok(outcomes)
+}
+
+/// From which of a key's versions on, the oldest first, all are to be registered.
+///
+/// | the ledger knows | first new |
+/// |---|---|
+/// | one of them | the one after the last that it knows |
+/// | none of them | the first written since `since`; or else, and without `since`, the current one |
+///
+/// So a bucket that has a long history when it is first listed gives what it holds then, and from there on every version.
+pub fn first_new(known: &[bool], versions: &[ObjectVersion], since: Option<DateTime<Utc>>) -> usize {
+    if let Some(last_known) = known.iter().rposition(|known| *known) {
+        return last_known + 1;
+    }
+    let is_since = |version: &ObjectVersion| since.is_some_and(|since| version.last_modified >= since);
+    let current = versions.len().saturating_sub(1);
+    versions.iter().position(is_since).unwrap_or(current)
 }
 
 fn is_gone(object: &Object) -> bool {
     object.reason().is_some_and(super::Reason::is_gone)
 }
 
-/// What the ledger has of a version's key.
+/// What the ledger has of a key.
 struct History {
-    /// The version itself.
-    same: Option<Object>,
+    /// The object that its current version is registered as.
+    current: Option<Object>,
+    /// Which of its versions are registered.
+    known: Vec<bool>,
     /// The highest `src_ord` of the key.
     newest: Option<i64>,
 }
@@ -159,16 +188,19 @@ struct History {
 async fn histories(
     connection: &mut PgConnection,
     bucket: &str,
-    versions: &[&ObjectVersion],
+    held: &[&[ObjectVersion]],
 ) -> Result<Vec<History>, sqlx::Error> {
-    let keys: Vec<&str> = versions.iter().map(|version| version.key.as_str()).collect();
-    let ids: Vec<Option<&str>> = versions.iter().map(|version| version.version_id.as_deref()).collect();
-    // The newest version of each key, and the one that has the version id.
+    let versions = || held.iter().copied().flatten();
+    let keys: Vec<&str> = versions().map(|version| version.key.as_str()).collect();
+    let ids: Vec<Option<&str>> = versions().map(|version| version.version_id.as_deref()).collect();
+    // The newest version of each key, and those that have the version ids.
     let found: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS} FROM UNNEST($2::text[], $3::text[]) AS n (key, version_id)
-         JOIN pipeline.objects o ON o.bucket = $1 AND o.key = n.key
-         WHERE o.version_id = n.version_id
-            OR o.src_ord = (SELECT max(m.src_ord) FROM pipeline.objects m WHERE m.bucket = $1 AND m.key = n.key)
+        "SELECT {COLUMNS} FROM (
+            SELECT DISTINCT o.id FROM UNNEST($2::text[], $3::text[]) AS n (key, version_id)
+            JOIN pipeline.objects o ON o.bucket = $1 AND o.key = n.key
+            WHERE o.version_id = n.version_id
+                OR o.src_ord = (SELECT max(m.src_ord) FROM pipeline.objects m WHERE m.bucket = $1 AND m.key = n.key)
+         ) AS n JOIN pipeline.objects o ON o.id = n.id
          ORDER BY o.src_ord"
     )))
     .bind(bucket)
@@ -180,12 +212,15 @@ async fn histories(
     for object in &found {
         by_key.entry(object.version.key.as_str()).or_default().push(object);
     }
-    let history = |version: &&ObjectVersion| {
-        let of_key = by_key.get(version.key.as_str()).map_or(&[][..], Vec::as_slice);
+    let history = |versions: &&[ObjectVersion]| {
+        let key = versions.last().map(|version| version.key.as_str()).unwrap_or_default();
+        let of_key = by_key.get(key).map_or(&[][..], Vec::as_slice);
         let newest = of_key.last().map(|object| object.src_ord);
-        History { same: find_version(of_key, version).cloned(), newest }
+        let same: Vec<Option<&Object>> = versions.iter().map(|version| find_version(of_key, version)).collect();
+        let known = same.iter().map(Option::is_some).collect();
+        History { current: same.last().copied().flatten().cloned(), known, newest }
     };
-    Ok(versions.iter().map(history).collect())
+    Ok(held.iter().map(history).collect())
 }
 
 /// The object that a version is registered as, among those of its key in the order of their places.
@@ -208,14 +243,22 @@ async fn places(
     versions: &[&ObjectVersion],
     key_newest: &[Option<i64>],
 ) -> Result<Vec<i64>, sqlx::Error> {
-    let second = |(version, newest): (&&ObjectVersion, &Option<i64>)| {
-        order::second_for(version.last_modified.timestamp(), *newest)
-    };
-    let seconds: Vec<i64> = versions.iter().zip(key_newest).map(second).collect();
+    // Of several versions of a key each stands above the one before, which is in the ledger only after this.
+    let mut newest_of_key: HashMap<&str, i64> = HashMap::new();
+    let mut seconds = Vec::with_capacity(versions.len());
+    for (version, newest) in versions.iter().zip(key_newest) {
+        let newest = newest_of_key.get(version.key.as_str()).copied().or(*newest);
+        let second = order::second_for(version.last_modified.timestamp(), newest);
+        newest_of_key.insert(&version.key, order::first_of(second));
+        seconds.push(second);
+    }
+    newest_of_key.clear();
     let mut newest_in_second = newest_in_seconds(connection, domain, &seconds).await?;
     let mut src_ords = Vec::with_capacity(versions.len());
-    for (second, newest) in seconds.into_iter().zip(key_newest) {
-        let src_ord = order::assign(second, *newest, newest_in_second.get(&second).copied());
+    for ((second, version), newest) in seconds.into_iter().zip(versions).zip(key_newest) {
+        let newest = newest_of_key.get(version.key.as_str()).copied().or(*newest);
+        let src_ord = order::assign(second, newest, newest_in_second.get(&second).copied());
+        newest_of_key.insert(&version.key, src_ord);
         newest_in_second.insert(second, src_ord);
         src_ords.push(src_ord);
     }
@@ -300,7 +343,7 @@ async fn insert(
 }
 
 /// Which entries of a listing are to be registered: those that are not the newest version of their key, and those
-/// that were given up as gone. A listing has no version ids, so what it does tell is compared, to the second.
+/// that were given up as gone. What the listing tells is compared, to the second; one by versions tells their ids too.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -311,12 +354,13 @@ pub async fn unknown(pool: &PgPool, bucket: &str, listed: &[&ObjectVersion]) -> 
         "SELECT NOT coalesce((
             SELECT o.etag = l.etag AND o.size_bytes = l.size_bytes
                 AND date_trunc('second', o.last_modified) = to_timestamp(l.second)
+                AND (l.version_id IS NULL OR o.version_id IS NOT DISTINCT FROM l.version_id)
                 AND NOT (o.state = 'superseded' AND coalesce(o.cause->>'kind', '') = 'gone')
             FROM pipeline.objects o
             WHERE o.bucket = $1 AND o.key = l.key
             ORDER BY o.src_ord DESC LIMIT 1), false)
-         FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[])
-            WITH ORDINALITY AS l (key, etag, size_bytes, second, ord)
+         FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
+            WITH ORDINALITY AS l (key, etag, size_bytes, second, version_id, ord)
          ORDER BY l.ord",
     )
     .bind(bucket)
@@ -324,6 +368,38 @@ pub async fn unknown(pool: &PgPool, bucket: &str, listed: &[&ObjectVersion]) -> 
     .bind(&columns.etags)
     .bind(&columns.sizes)
     .bind(seconds)
+    .bind(&columns.version_ids)
+    .fetch_all(pool)
+    .await
+}
+
+/// Which versions that are not the current ones of their keys may have to be registered: those that the ledger does not
+/// have, and that are newer than one that it has, or than `since`. What becomes of them is decided by [`register`].
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn unknown_overwritten(
+    pool: &PgPool,
+    bucket: &str,
+    listed: &[&ObjectVersion],
+    since: DateTime<Utc>,
+) -> Result<Vec<bool>, sqlx::Error> {
+    let columns = Columns::of(listed);
+    sqlx::query_scalar(
+        "SELECT l.version_id IS NOT NULL
+            AND NOT EXISTS (SELECT FROM pipeline.objects o
+                WHERE o.bucket = $1 AND o.key = l.key AND o.version_id = l.version_id)
+            AND (l.last_modified >= $5 OR EXISTS (SELECT FROM pipeline.objects o
+                WHERE o.bucket = $1 AND o.key = l.key AND o.last_modified <= l.last_modified))
+         FROM UNNEST($2::text[], $3::text[], $4::timestamptz[])
+            WITH ORDINALITY AS l (key, version_id, last_modified, ord)
+         ORDER BY l.ord",
+    )
+    .bind(bucket)
+    .bind(&columns.keys)
+    .bind(&columns.version_ids)
+    .bind(&columns.last_modified)
+    .bind(since)
     .fetch_all(pool)
     .await
 }
@@ -381,4 +457,29 @@ pub async fn record_deletions(
     .execute(pool)
     .await?;
     Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_key_all_versions_after_the_last_known_one_are_new_and_else_those_since_the_first_listing() {
+        let at = |second: i64| DateTime::from_timestamp(second, 0).expect("a second");
+        let version = |second: i64| ObjectVersion { last_modified: at(second), ..Object::example().version };
+        let versions = [version(10), version(20), version(30)];
+        let cases = [
+            ([false, false, false], None, 2),
+            ([false, false, true], None, 3),
+            ([false, true, false], None, 2),
+            ([true, false, false], Some(at(30)), 1),
+            ([true, false, true], Some(at(10)), 3),
+            ([false, false, false], Some(at(15)), 1),
+            ([false, false, false], Some(at(10)), 0),
+            ([false, false, false], Some(at(99)), 2),
+        ];
+        for (known, since, expected) in cases {
+            assert_eq!(first_new(&known, &versions, since), expected, "{known:?} {since:?}");
+        }
+    }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use uuid::Uuid;
 
 use super::claim::Claim;
 use super::lost::{Lost, lost_rows, received};
-use super::object::{COLUMNS, Guard, Object};
+use super::object::{COLUMNS, Content, Guard, Object, ResumePoint};
 use super::reason::Reason;
 use super::state::ObjectState;
 use super::transition::{Change, Event, Lease, Wait, transition};
@@ -54,6 +55,48 @@ pub async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Resul
     }
     claim.object = change.object;
     Ok(Recorded::Written { woken: 0 })
+}
+
+/// A claimed object of which all rows are acknowledged.
+#[derive(Debug)]
+pub struct Finished<'a> {
+    /// Its claim; kept up to date.
+    pub claim: &'a mut Claim,
+    /// The stream that it was published to.
+    pub stream: Uuid,
+    /// Where it ends.
+    pub point: &'a ResumePoint,
+    /// What is known of it.
+    pub content: &'a Content,
+}
+
+impl Finished<'_> {
+    /// A claim is in the state `publishing`, in which this may happen.
+    fn change(&self) -> Option<Change<'_>> {
+        let Finished { claim, stream, point, content } = self;
+        transition(&claim.object, Event::Publish { stream: *stream, point, content })
+    }
+}
+
+/// Writes of several claimed objects at once that they are published: one statement, each guarded on its own. Says of each
+/// whether it was written.
+///
+/// # Errors
+/// If Postgres does not answer. None is written then.
+pub async fn record_published(pool: &PgPool, finished: &mut [Finished<'_>]) -> Result<Vec<Recorded>, sqlx::Error> {
+    let changes: Vec<Option<Change>> = finished.iter().map(Finished::change).collect();
+    let pairs = finished.iter().zip(&changes).filter_map(|(one, change)| Some((&one.claim.object, change.as_ref()?)));
+    let pairs: Vec<(&Object, &Change)> = pairs.collect();
+    let written = save(&mut *pool.acquire().await?, &pairs).await?;
+    let objects: Vec<Option<Object>> = changes.into_iter().map(|change| Some(change?.object)).collect();
+    let record = |(one, after): (&mut Finished<'_>, Option<Object>)| match after {
+        Some(after) if written.contains(&after.id) => {
+            one.claim.object = after;
+            Recorded::Written { woken: 0 }
+        }
+        _ => Recorded::LeaseLost,
+    };
+    Ok(finished.iter_mut().zip(objects).map(record).collect())
 }
 
 /// The transaction `set_aside`: a copy goes to sleep, unless its original was given up since the copy was claimed.
@@ -148,7 +191,8 @@ pub(super) async fn change_all<'a>(
 /// Writes objects as they are after a change, each only if it still is what it was before. Gives the ids of those
 /// that were written.
 ///
-/// What it was before is its [`Guard`](super::Guard): see there.
+/// What it was before is its [`Guard`](super::Guard): see there. Locked in the order of their numbers, so that two who write
+/// several objects do not wait for each other in a circle.
 pub(super) async fn save(
     connection: &mut PgConnection,
     changes: &[(&Object, &Change<'_>)],
@@ -194,6 +238,7 @@ pub(super) async fn save(
                 $9::double precision[], $10::uuid[])
                 AS b (id, state, lease_epoch, repairs, generation, owner, lease_ms, wait_ms, nonce)
             JOIN jsonb_populate_recordset(NULL::pipeline.objects, $1) AS n ON n.id = b.id
+            JOIN (SELECT id FROM pipeline.objects WHERE id = ANY ($2) ORDER BY id FOR UPDATE) AS locked ON locked.id = b.id
          WHERE o.id = b.id AND o.state = b.state AND o.lease_epoch = b.lease_epoch AND o.repairs = b.repairs
             AND o.generation = b.generation AND o.nonce = b.nonce
          RETURNING o.id",
@@ -243,6 +288,6 @@ fn row(object: &Object) -> Value {
 }
 
 /// As intervals are handed to Postgres.
-pub(super) fn milliseconds(duration: Duration) -> f64 {
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }

@@ -20,6 +20,9 @@ enum Round {
     Broken(String),
 }
 
+/// Under this the probes lie, for as long as they take.
+pub const PROBES: &str = "metrics/probe/";
+
 /// Refuses a store whose conditional writes cannot be relied on.
 ///
 /// | tried | must be |
@@ -34,7 +37,7 @@ enum Round {
 pub async fn probe(client: &Client, bucket: &str) -> Result<(), OutputError> {
     let store = Store::new(client.clone(), bucket);
     for _ in 0..ATTEMPTS {
-        let key = format!("metrics/probe/{}", Uuid::new_v4());
+        let key = format!("{PROBES}{}", Uuid::new_v4());
         let round = rounds(&store, &key).await;
         let deleted = store.client.delete_object().bucket(bucket).key(&key).send().await;
         match round? {

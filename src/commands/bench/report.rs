@@ -21,6 +21,10 @@ pub(super) struct Run {
     pub(super) cost: Cost,
     /// One a small file.
     pub(super) visible: Vec<Duration>,
+    /// Many small files at once, files a second.
+    pub(super) many_rate: f64,
+    /// Until applied, one a file.
+    pub(super) many_applied: Vec<Duration>,
     /// A replay that had nothing to correct.
     pub(super) unchanged: Replayed,
     /// A replay that had every row to correct.
@@ -75,6 +79,9 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     line("until the outputs are published too, s", &|run| run.outputs_seconds, &|value| format!("{value:.1}"), "");
     line("drop to visible, p50", &visible(0.5), &milliseconds, "< 300 ms");
     line("drop to visible, p99", &visible(0.99), &milliseconds, "< 1,000 ms");
+    line("many small files, files/s", &|run| run.many_rate, &rate, "≥ 1,000");
+    line("many small files until applied, p50", &|run| of(&run.many_applied, 0.5), &milliseconds, "");
+    line("many small files until applied, p99", &|run| of(&run.many_applied, 0.99), &milliseconds, "");
     line("replay, nothing to correct, rows/s", &|run| run.unchanged.rate, &rate, "");
     line("replay ÷ freshet", &|run| run.unchanged.rate / run.freshet, &share, "≥ 100 %");
     line("drop to visible meanwhile, p99", &|run| of(&run.unchanged.visible, 0.99), &milliseconds, "< 2,000 ms");
@@ -94,6 +101,7 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
             "visible: from before a one-row file is sent until its row is selected, {} files a run",
             options.small_files
         ),
+        format!("many:    {} files of one row, dropped by 16 clients at once", thousands(options.many_files.into())),
         "replay:  `freshet replay all --from beginning` beside the running pipeline, from its beginning to its end;"
             .into(),
         "         small files are dropped one after the other meanwhile".into(),
@@ -124,7 +132,14 @@ mod tests {
 
     #[test]
     fn targets_stand_beside_results_and_lines_fit() {
-        let options = BenchOptions { rows: 1_000_000, runs: 1, small_files: 50, rows_per_file: 50_000, keep: None };
+        let options = BenchOptions {
+            rows: 1_000_000,
+            runs: 1,
+            small_files: 50,
+            many_files: 5_000,
+            rows_per_file: 50_000,
+            keep: None,
+        };
         let run = Run {
             freshet: 71_234.0,
             outputs_seconds: 18.2,
@@ -133,6 +148,8 @@ mod tests {
             polars: 142_468.0,
             cost: Cost { freshet: 6.5, postgres: 7.0, kafka: 1.0, store: 1.25, idle: 2.0, available: 20.0 },
             visible: vec![Duration::from_millis(210); 50],
+            many_rate: 1_234.0,
+            many_applied: vec![Duration::from_millis(2_222); 9],
             unchanged: Replayed { rate: 142_468.0, visible: vec![Duration::from_millis(333); 9] },
             corrected: Replayed { rate: 71_234.0, visible: vec![Duration::from_millis(444); 9] },
             peak_memory_bytes: 200 << 20,
@@ -144,6 +161,8 @@ mod tests {
             "34 %",
             "79 %",
             "210 ms",
+            "1,234",
+            "2222 ms",
             "200 %",
             "333 ms",
             "444 ms",

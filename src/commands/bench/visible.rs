@@ -1,10 +1,12 @@
 //! From a small file's drop until its row can be selected.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use chrono::{Days, NaiveDate};
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use freshet_topics::{Domain, EventTime, Pipeline};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::child::Child;
@@ -13,8 +15,22 @@ use crate::commands::terminal::span;
 
 /// Longest time one small file may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Clients that drop many small files.
+const CLIENTS: usize = 16;
+/// Longest time many small files may take.
+const MANY_TIMEOUT: Duration = Duration::from_secs(600);
+/// Between two looks for many small files.
+const MANY_POLL: Duration = Duration::from_millis(100);
 /// Between two looks for a small file's row, which is a look-up by key.
 const POLL: Duration = Duration::from_millis(1);
+
+/// What became of many small files that were dropped at once.
+pub(super) struct Many {
+    /// Files a second, from the first byte sent until the last file is applied.
+    pub(super) rate: f64,
+    /// Of each, from before it was sent until it was applied.
+    pub(super) until_applied: Vec<Duration>,
+}
 
 /// Drops files of one row each, one after the other. Each has a number, and so a date, of its own.
 pub(super) struct SmallFiles<'a> {
@@ -24,6 +40,7 @@ pub(super) struct SmallFiles<'a> {
     domain: &'static Domain,
     event_time: EventTime,
     number: u32,
+    many: usize,
 }
 
 impl<'a> SmallFiles<'a> {
@@ -31,12 +48,49 @@ impl<'a> SmallFiles<'a> {
     pub(super) fn new(child: &'a Child, pool: &'a PgPool, pipeline: &'static Pipeline) -> Result<Self> {
         let fact = pipeline.domains.iter().rev().find_map(|domain| Some((*domain, domain.event_time?)));
         let (domain, event_time) = fact.context("the pipeline has no domain with event time")?;
-        Ok(SmallFiles { child, pool, pipeline, domain, event_time, number: 0 })
+        Ok(SmallFiles { child, pool, pipeline, domain, event_time, number: 0, many: 0 })
     }
 
     /// How many there were.
     pub(super) fn dropped(&self) -> usize {
-        self.number as usize
+        self.number as usize + self.many
+    }
+
+    /// Drops so many at once, by several clients, and waits until all are applied. They are of the days of one month, so
+    /// that it is the files that cost.
+    pub(super) async fn many(&mut self, files: u32) -> Result<Many> {
+        let first: NaiveDate = GenerateOptions::into("").end + Days::new(1);
+        let folder = self.folder();
+        let file = |number: u32| {
+            let text =
+                generate::one_row(self.pipeline.domains, self.domain, first + Days::new(u64::from(number % 28)))?;
+            anyhow::Ok((format!("{folder}many-{number}.csv"), text.into_bytes()))
+        };
+        let prepared = (0..files).map(file).collect::<Result<Vec<_>>>()?;
+        let child = self.child;
+        let send = |(key, text): (String, Vec<u8>)| async move {
+            let sent = Utc::now();
+            child.put(&key, text).await.map(|()| (key, sent))
+        };
+        let started = Instant::now();
+        let sent: BTreeMap<String, DateTime<Utc>> =
+            stream::iter(prepared).map(send).buffer_unordered(CLIENTS).try_collect().await?;
+        self.many += files as usize;
+        let statement = "SELECT key, applied_at FROM pipeline.objects WHERE key LIKE $1 AND applied_at IS NOT NULL";
+        loop {
+            let query = sqlx::query_as(statement).bind(format!("{folder}many-%")).fetch_all(self.pool);
+            let applied: Vec<(String, DateTime<Utc>)> = query.await.context("look for many small files")?;
+            if applied.len() >= sent.len() {
+                let rate = f64::from(files) / started.elapsed().as_secs_f64();
+                let since =
+                    |(key, at): &(String, DateTime<Utc>)| Some((*at - *sent.get(key)?).to_std().unwrap_or_default());
+                return Ok(Many { rate, until_applied: applied.iter().filter_map(since).collect() });
+            }
+            if started.elapsed() > MANY_TIMEOUT {
+                bail!("{} of {files} small files are applied after {}", applied.len(), span(MANY_TIMEOUT));
+            }
+            tokio::time::sleep(MANY_POLL).await;
+        }
     }
 
     /// Drops the next one, and gives the time from before its first byte is sent until its row can be selected.

@@ -43,7 +43,7 @@ pub(super) async fn run(services: &Services, domains: &[&'static Domain], json: 
         lines.extend(of_domain(services, domain, &ends, &committed).await?);
     }
     match json {
-        true => println!("{}", serde_json::to_string_pretty(&lines).context("write JSON")?),
+        true => crate::print::raw(&format!("{}\n", serde_json::to_string_pretty(&lines).context("write JSON")?)),
         false => println!("{}", render(&lines, look)),
     }
     Ok(ExitCode::SUCCESS)

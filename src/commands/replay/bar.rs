@@ -15,14 +15,14 @@ const LOOK: Duration = Duration::from_millis(100);
 const LINE: Duration = Duration::from_secs(5);
 
 /// A bar that moves by itself.
-pub(super) struct Bar {
+pub(in crate::commands) struct Bar {
     began: Instant,
     task: JoinHandle<()>,
     bar: ProgressBar,
 }
 
 /// Starts one below the others.
-pub(super) fn start(bars: &MultiProgress, name: &'static str) -> (Bar, ProgressSender) {
+pub(in crate::commands) fn start(bars: &MultiProgress, name: &'static str) -> (Bar, ProgressSender) {
     let (progress, seen) = watch::channel(Progress::default());
     let style = "  {prefix:<10} {bar:36.cyan/238} {human_pos:>9} of {human_len} messages  {msg}  {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -34,7 +34,7 @@ pub(super) fn start(bars: &MultiProgress, name: &'static str) -> (Bar, ProgressS
 
 impl Bar {
     /// Takes it away, and gives how long it stood.
-    pub(super) async fn finish(self) -> Duration {
+    pub(in crate::commands) async fn finish(self) -> Duration {
         self.task.abort();
         self.bar.finish_and_clear();
         self.began.elapsed()

@@ -17,7 +17,7 @@ use crate::commands::terminal::{Look, span, table, thousands};
 const VALUE_CHARS_MAX: usize = 120;
 
 /// `, 250,000 rows in 2.5s (100,000 a second)`; nothing where nothing was read.
-pub(super) fn at_rate(rows: i64, took: Duration) -> String {
+pub(in crate::commands) fn at_rate(rows: i64, took: Duration) -> String {
     if rows == 0 {
         return String::new();
     }
@@ -30,7 +30,7 @@ const NOTHING_READ: &str = "No row was read: the topic holds none of what was as
      Kafka has taken it, `freshet republish` sends the files again.";
 
 /// The report of a replay in place.
-pub(super) fn in_place(domain: &Domain, replay: &Replay, took: Duration, look: Look) -> String {
+pub(in crate::commands) fn in_place(domain: &Domain, replay: &Replay, took: Duration, look: Look) -> String {
     let head = format!("{}: replayed{}", domain.name, at_rate(replay.rows_read, took));
     let counts = [
         ("inserted", replay.inserted),
@@ -55,7 +55,7 @@ fn rows_table(counts: &[(&str, i64)], look: Look) -> String {
 }
 
 /// Object id → key, for examples.
-pub(super) async fn file_names(pool: &PgPool, examples: &[Example]) -> Result<BTreeMap<i64, String>> {
+pub(in crate::commands) async fn file_names(pool: &PgPool, examples: &[Example]) -> Result<BTreeMap<i64, String>> {
     let ids: Vec<i64> = examples.iter().map(|example| example.provenance.object).collect();
     let found: Vec<(i64, String)> = sqlx::query_as("SELECT id, key FROM pipeline.objects WHERE id = ANY ($1)")
         .bind(ids)
@@ -66,7 +66,7 @@ pub(super) async fn file_names(pool: &PgPool, examples: &[Example]) -> Result<BT
 }
 
 /// What a replay in place would do.
-pub(super) fn preview(
+pub(in crate::commands) fn preview(
     domain: &Domain,
     preview: &Preview,
     files: &BTreeMap<i64, String>,
@@ -126,7 +126,7 @@ fn cut(text: &str) -> String {
 }
 
 /// How a shadow compares with the live table.
-pub(super) fn comparison(domain: &Domain, comparison: &Comparison, look: Look) -> String {
+pub(in crate::commands) fn comparison(domain: &Domain, comparison: &Comparison, look: Look) -> String {
     let Comparison { live_rows, shadow_rows, live_checksum, shadow_checksum, .. } = comparison;
     let records = [
         ["", "rows", "checksum"].map(str::to_owned).to_vec(),
@@ -152,7 +152,11 @@ pub(super) fn comparison(domain: &Domain, comparison: &Comparison, look: Look) -
     text
 }
 
-pub(super) fn swapped(domain: &Domain, comparison: &Comparison, Swapped { views, dropped }: &Swapped) -> String {
+pub(in crate::commands) fn swapped(
+    domain: &Domain,
+    comparison: &Comparison,
+    Swapped { views, dropped }: &Swapped,
+) -> String {
     let Comparison { shadow_rows: rows, live_rows: rows_before, .. } = comparison;
     let views = match views {
         0 => String::new(),
@@ -173,7 +177,7 @@ pub(super) fn swapped(domain: &Domain, comparison: &Comparison, Swapped { views,
 }
 
 /// A replay that has not ended.
-pub(super) fn unfinished(replay: &Replay) -> String {
+pub(in crate::commands) fn unfinished(replay: &Replay) -> String {
     let kind = if replay.kind == "shadow" { "into a shadow" } else { "in place" };
     format!(
         "replay {} {kind}, {}, begun {} by {}, {} rows read",

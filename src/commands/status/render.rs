@@ -1,15 +1,18 @@
-//! A status for people.
+//! A status for people. Nothing of it is wider than the terminal: tables have a narrower form, and texts go on on the next
+//! line.
+
+mod files;
+mod queue;
 
 use std::time::Duration;
 
 use freshet_ingest::names;
-use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::ledger::{ObjectState, on_one_line};
+use freshet_sinks::listings::Unlisted;
 use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
-use crate::commands::terminal::{Look, shorten, span, table, thousands};
-use crate::status::{
-    ColumnNote, DomainStatus, FailedOutput, FileStatus, Files, LifeStatus, Orphans, OutputsStatus, PassedOver, Status,
-};
+use crate::commands::terminal::{Look, about, columns, first_that_fits, span, table, thousands, wrapped};
+use crate::status::{ColumnNote, DomainStatus, FailedOutput, LifeStatus, Orphans, OutputsStatus, PassedOver, Status};
 
 /// Objects of no domain, and columns, that are shown.
 const UNMATCHED_SHOWN: usize = 5;
@@ -22,54 +25,58 @@ pub fn render(status: &Status, look: Look) -> String {
     parts.push(files_by_state(status, look));
     parts.push(rows(status, look));
     parts.push(outputs(&status.outputs, look));
-    parts.extend(columns(&status.columns, look));
+    parts.extend(status.event_queue.as_ref().map(|queue| queue::line(queue, look)));
+    parts.extend(column_notes(&status.columns, look));
     parts.extend(life(&status.life, look));
     parts.extend(status.domains.iter().filter_map(|domain| replay(domain, look)));
     if let Some(files) = &status.files {
-        parts.push(files_list(files, look));
+        parts.push(files::list(files, look));
     }
     parts.join("\n")
 }
 
 fn alarms(status: &Status, look: Look) -> Option<String> {
-    let mut lines: Vec<String> = status
-        .domains
-        .iter()
-        .flat_map(|domain| domain.halted.iter().map(move |halted| (domain.domain, halted)))
-        .map(|(domain, halted)| {
-            look.bad(&format!("halted: {domain} partition {}: {}", halted.partition, halted.reason))
-        })
+    let halted =
+        status.domains.iter().flat_map(|domain| domain.halted.iter().map(move |halted| (domain.domain, halted)));
+    let mut lines: Vec<String> = halted
+        .map(|(domain, halted)| format!("halted: {domain} partition {}: {}", halted.partition, halted.reason))
         .collect();
-    lines.extend(status.outputs.failed.iter().map(|failed| look.bad(&failed_output(failed))));
-    lines.extend(status.passed_over.as_ref().map(|it| look.bad(&passed_over(it))));
-    lines.extend(unmatched(&status.unmatched, look));
+    lines.extend(status.outputs.failed.iter().map(failed_output));
+    lines.extend(status.passed_over.as_ref().map(passed_over));
+    lines.extend(unmatched(&status.unmatched));
+    lines.extend(status.unlisted.iter().map(unlisted));
+    lines.extend(status.event_queue.as_ref().and_then(queue::alarm));
+    let lines: Vec<String> = lines.iter().map(|line| wrapped(look, line, |line| look.bad(line))).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// Objects that belong to no domain: each looks like a file that nobody reads.
-fn unmatched(unmatched: &AllUnmatched, look: Look) -> Vec<String> {
+fn unmatched(unmatched: &AllUnmatched) -> Vec<String> {
     let shown = unmatched.newest.iter().take(UNMATCHED_SHOWN);
-    let line = |object: &Unmatched| {
-        let key = shorten(&object.key, look.width.saturating_sub(70).max(30));
-        look.bad(&format!("belongs to no domain: {}", names::told(&key, object.hint.as_deref())))
-    };
+    let line =
+        |object: &Unmatched| format!("belongs to no domain: {}", names::told(&object.key, object.hint.as_deref()));
     let mut lines: Vec<String> = shown.map(line).collect();
     let more = unmatched.objects - lines.len() as i64;
-    lines.extend((more > 0).then(|| look.bad(&format!("belong to no domain: {} objects more", thousands(more)))));
+    lines.extend((more > 0).then(|| format!("belong to no domain: {} objects more", thousands(more))));
     lines
 }
 
+/// A part of the raw bucket in which files may be that nobody sees.
+fn unlisted(unlisted: &Unlisted) -> String {
+    format!("{}: `{}` cannot be listed: {}", unlisted.domain, on_one_line(&unlisted.prefix), unlisted.reason)
+}
+
 /// Columns that files have beside their domain, or lack though they have a default.
-fn columns(notes: &[ColumnNote], look: Look) -> Option<String> {
+fn column_notes(notes: &[ColumnNote], look: Look) -> Option<String> {
     let line = |note: &ColumnNote| {
         let ColumnNote { domain, rule, column, files, key } = note;
         let file = if *files == 1 { "file" } else { "files" };
-        let where_ = format!("{} {file}, the newest {}", thousands(*files), shorten(key, 40));
-        look.busy(&format!("{rule}: {domain} `{}` in {where_}", shorten(column, 24)))
+        let text = format!("{rule}: {domain} `{column}` in {} {file}, the newest {key}", thousands(*files));
+        wrapped(look, &text, |line| look.busy(line))
     };
     let mut lines: Vec<String> = notes.iter().take(COLUMNS_SHOWN).map(line).collect();
     let more = notes.len().saturating_sub(COLUMNS_SHOWN);
-    lines.extend((more > 0).then(|| look.faint(&format!("{more} more columns: freshet status --json"))));
+    lines.extend((more > 0).then(|| look.faint(&format!("{more} more columns: `freshet status --json`"))));
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
@@ -91,41 +98,65 @@ fn life(life: &LifeStatus, look: Look) -> Option<String> {
     (*number > 1).then(|| format!("{} life {number}, begun {began} ({why})", look.bold("ledger ")))
 }
 
+/// A column for each state; where there is no room, one for the states of files that are on their way.
 fn files_by_state(status: &Status, look: Look) -> String {
-    let mut records = vec![
-        ["files"].into_iter().chain(ObjectState::ALL.map(ObjectState::name)).map(str::to_owned).collect::<Vec<_>>(),
-    ];
-    records[0].push("oldest open".into());
-    for domain in &status.domains {
-        let counts = ObjectState::ALL.iter().map(|state| thousands(domain.files.get(state).copied().unwrap_or(0)));
-        let mut record: Vec<String> = std::iter::once(domain.domain.to_owned()).chain(counts).collect();
-        record.push(age(domain.oldest_unfinished_seconds));
-        records.push(record);
-    }
-    table(look, &records, 1)
+    let all = || {
+        let states = ObjectState::ALL.map(ObjectState::name);
+        let heading = ["files"].into_iter().chain(states).chain(["oldest open"]);
+        let mut records = vec![heading.map(str::to_owned).collect::<Vec<_>>()];
+        for domain in &status.domains {
+            let counts = ObjectState::ALL.iter().map(|state| thousands(files_in(domain, *state)));
+            let oldest = age(domain.oldest_unfinished_seconds);
+            records.push(std::iter::once(domain.domain.to_owned()).chain(counts).chain([oldest]).collect());
+        }
+        table(look, &records, 1)
+    };
+    let few = || {
+        let heading = ["files", "open", "applied", "rejected", "superseded", "oldest open"];
+        let mut records = vec![heading.map(str::to_owned).to_vec()];
+        for domain in &status.domains {
+            let ended = [ObjectState::Applied, ObjectState::Rejected, ObjectState::Superseded];
+            let counts = ended.map(|state| thousands(files_in(domain, state)));
+            let oldest = age(domain.oldest_unfinished_seconds);
+            let begin = [domain.domain.to_owned(), thousands(domain.unfinished())];
+            records.push(begin.into_iter().chain(counts).chain([oldest]).collect());
+        }
+        table(look, &records, 1)
+    };
+    first_that_fits(look, &[&all, &few])
 }
 
+fn files_in(domain: &DomainStatus, state: ObjectState) -> i64 {
+    domain.files.get(&state).copied().unwrap_or(0)
+}
+
+/// With lines, without, and with numbers that are about so much.
 fn rows(status: &Status, look: Look) -> String {
-    let heading =
-        ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "msg lag", "orphans", "newest"];
-    let mut records = vec![heading.map(str::to_owned).to_vec()];
-    records.extend(status.domains.iter().map(row));
-    table(look, &records, 1)
+    let wide = ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "msg lag", "orphans", "newest"];
+    let short = ["rows", "publ.", "applied", "stale", "dupl.", "rej.", "corr.", "msg lag", "orphans", "newest"];
+    let records = |heading: [&str; 10], number: fn(i64) -> String| {
+        let mut records = vec![heading.map(str::to_owned).to_vec()];
+        records.extend(status.domains.iter().map(|domain| row(domain, number)));
+        records
+    };
+    let narrow = |heading, number| columns(look, &records(heading, number), &[0]).join("\n");
+    let with_lines = || table(look, &records(wide, thousands), 1);
+    first_that_fits(look, &[&with_lines, &|| narrow(wide, thousands), &|| narrow(short, about)])
 }
 
-fn row(domain: &DomainStatus) -> Vec<String> {
+fn row(domain: &DomainStatus, number: fn(i64) -> String) -> Vec<String> {
     let rows = domain.rows;
     let counts = [rows.published, rows.applied, rows.stale, rows.duplicate, rows.rejected, rows.corrected];
     let mut record = vec![domain.domain.to_owned()];
-    record.extend(counts.map(thousands));
-    record.push(thousands(domain.lag_messages));
-    record.push(domain.orphans.map_or("–".into(), orphans));
+    record.extend(counts.map(number));
+    record.push(number(domain.lag_messages));
+    record.push(domain.orphans.map_or("–".into(), |orphans| orphan_rows(orphans, number)));
     record.push(age(domain.freshness_seconds));
     record
 }
 
-fn orphans(orphans: Orphans) -> String {
-    format!("{}{}", thousands(orphans.rows), if orphans.more { "+" } else { "" })
+fn orphan_rows(orphans: Orphans, number: fn(i64) -> String) -> String {
+    format!("{}{}", number(orphans.rows), if orphans.more { "+" } else { "" })
 }
 
 fn age(seconds: Option<f64>) -> String {
@@ -154,63 +185,9 @@ fn replay(domain: &DomainStatus, look: Look) -> Option<String> {
     let kind = if replay.kind == "shadow" { "into a shadow" } else { "in place" };
     let began = replay.began_at.format("%Y-%m-%d %H:%M:%S UTC");
     let text = format!("{} {kind}, {}, begun {began} by {}", domain.domain, replay.request, replay.owner);
-    Some(format!("{} {}", look.bold("replay "), look.busy(&text)))
-}
-
-fn files_list(files: &Files, look: Look) -> String {
-    if files.files.is_empty() {
-        return "no file was found yet".into();
-    }
-    let numbers = |number: Option<i64>| number.map_or("–".into(), thousands);
-    // Few files have such rows, and names and reasons need the room.
-    let is_overtaken = files.files.iter().any(|file| file.overtaken > 0);
-    let heading = ["file", "state", "why", "rows", "received", "rejected", "overtaken"];
-    let columns = heading.len() - usize::from(!is_overtaken);
-    let mut records = vec![heading[..columns].iter().map(ToString::to_string).collect::<Vec<String>>()];
-    // Borders, padding and the narrow columns take about 55; key and reason share the rest.
-    let narrow = if is_overtaken { 67 } else { 55 };
-    let room = look.width.saturating_sub(narrow).max(24);
-    let reasons = files.files.iter().filter_map(|file| file.reason.as_deref()).map(|it| it.chars().count()).max();
-    let reason_width = reasons.unwrap_or(0).min(room / 2);
-    for file in &files.files {
-        let FileStatus { key, state, reason, rows, received, rejected, overtaken, .. } = file;
-        let mut record = vec![
-            shorten(key, room - reason_width),
-            state.to_string(),
-            shorten(reason.as_deref().unwrap_or_default(), reason_width),
-            numbers(*rows),
-            thousands(*received),
-            thousands(*rejected),
-        ];
-        record.extend(is_overtaken.then(|| thousands(*overtaken)));
-        records.push(record);
-    }
-    let mut text = table(look, &records, 3);
-    for state in ObjectState::ALL {
-        let word = format!(" {state} ");
-        let painted = match state {
-            ObjectState::Applied => look.good(&word),
-            ObjectState::Rejected => look.bad(&word),
-            ObjectState::Publishing | ObjectState::Published => look.busy(&word),
-            ObjectState::Discovered | ObjectState::Superseded => continue,
-        };
-        text = text.lines().enumerate().map(|(number, line)| paint(number, line, &word, &painted)).collect();
-    }
-    let shown = files.files.len() as i64;
-    if shown < files.total {
-        let note =
-            format!("the newest {} of {} files; more with --files-max", thousands(shown), thousands(files.total));
-        text.push_str(&look.faint(&note));
-    }
-    text.trim_end().to_owned()
-}
-
-/// Paints the state of one line, but not in the heading, which [`table`] has painted.
-fn paint(number: usize, line: &str, state: &str, painted: &str) -> String {
-    match number > 2 {
-        true => format!("{}\n", line.replacen(state, painted, 1)),
-        false => format!("{line}\n"),
-    }
+    // As wide as the word before it.
+    let narrower = Look { width: look.width.saturating_sub(8), ..look };
+    Some(format!("{} {}", look.bold("replay "), wrapped(narrower, &text, |line| look.busy(line))))
 }
 
 #[cfg(test)]
@@ -218,7 +195,10 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::status::{Halted, ReplayStatus, Rows};
+    use crate::status::{FileStatus, Files, Halted, ReplayStatus, Rows};
+
+    const REASON: &str = "line 12: a field is longer than 65536 bytes,\nwhich is the limit: is a quote left open on line 3, \
+        where a cell begins with one that no other ends before the end of the line?";
 
     fn status() -> Status {
         let domains = freshet_topics::DOMAINS.iter().map(|domain| DomainStatus {
@@ -239,16 +219,15 @@ mod tests {
             rows: Some(50_000),
             received: 50_000,
             rejected: 12,
+            stale: 7,
+            corrected: 0,
             reason: reason.map(str::to_owned),
             last_modified: DateTime::default(),
-            unknown_columns: vec![],
+            unknown_columns: vec!["colour".into()],
             absent_defaults: vec![],
             overtaken: 49_000,
         };
-        let files = vec![
-            file(2, ObjectState::Applied, None),
-            file(1, ObjectState::Rejected, Some("line 12: a field is longer than 65536 bytes,\nwhich is the limit")),
-        ];
+        let files = vec![file(2, ObjectState::Applied, None), file(1, ObjectState::Rejected, Some(REASON))];
         Status {
             at: DateTime::default(),
             domains: domains.collect(),
@@ -286,6 +265,13 @@ mod tests {
                     hint: Some("did you mean `health/`?".into()),
                 }],
             },
+            event_queue: None,
+            unlisted: vec![Unlisted {
+                domain: "health".into(),
+                prefix: "health/closed/".into(),
+                reason: "list s3://raw/health/closed/: access denied (403 AccessDenied)".into(),
+                since: DateTime::default(),
+            }],
             files: Some(Files { files, total: 9_000 }),
         }
     }
@@ -308,12 +294,24 @@ mod tests {
 
     #[test]
     fn every_line_fits_and_nothing_is_coloured_where_it_is_not_wanted() {
-        let text = render(&status(), Look::PLAIN);
-        for line in text.lines() {
-            assert!(line.chars().count() <= 100, "{}: {line}", line.chars().count());
+        for width in [80, 100, 180] {
+            let text = render(&status(), Look { width, ..Look::PLAIN });
+            for line in text.lines() {
+                assert!(line.chars().count() <= width, "{} at {width}: {line}", line.chars().count());
+            }
+            // Whole, whatever the width.
+            let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            for whole in [REASON.replace('\n', " ").as_str(), "unknown columns: colour", "health-2025-09-21-00001.csv"]
+            {
+                assert!(words.contains(whole), "{whole} at {width} in\n{text}");
+            }
+            println!("{text}\n");
         }
+        let text = render(&status(), Look::PLAIN);
         assert!(!text.contains('\u{1b}'));
         assert!(text.contains("\nledger  life 2, begun 1970-01-01 00:00:00 UTC (restored)\n"), "{text}");
+        // Long ones go on below.
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "halted: health partition 2",
             "output daily_scores is not derived since 1970-01-01 00:00:00 UTC: no column x",
@@ -326,9 +324,8 @@ mod tests {
             "(did you mean `health/`?)",
             "belong to no domain: 999 objects more",
         ] {
-            assert!(text.contains(part), "{part} in\n{text}");
+            assert!(words.contains(part), "{part} in\n{text}");
         }
-        println!("{text}");
     }
 
     #[test]

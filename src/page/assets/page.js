@@ -4,7 +4,7 @@ import { count, element, list, setClock, setTime, show, text, the } from "./dom.
 import { renderCharts } from "./drawn.js";
 import { renderFiles } from "./files.js";
 import { renderOutputs, renderQuality } from "./outcome.js";
-import { renderDomains, renderFlow } from "./pipeline.js";
+import { queueFailure, renderDomains, renderFlow, renderQueue } from "./pipeline.js";
 import { filesIn, state } from "./state.js";
 
 /** The first pause before connecting again, and the longest. */
@@ -72,6 +72,7 @@ function render() {
   if (state.about) renderAbout(state.about);
   renderAlarms();
   renderFlow();
+  renderQueue(state.status.event_queue);
   renderDomains();
   renderFiles();
   if (state.quality) renderQuality(state.quality);
@@ -98,8 +99,9 @@ function renderAlarms() {
   const { objects, newest } = state.status.unmatched;
   const unmatched = newest.map(({ key, hint }) => `${key} belongs to no domain${hint ? `: ${hint}` : ""}`);
   if (objects > newest.length) unmatched.push(`${count(objects - newest.length)} more objects belong to no domain.`);
+  const queue = queueFailure(state.status.event_queue);
   const trouble = state.trouble.map((trouble) => `Not up to date. ${trouble}`);
-  list(the("alarms"), [...halted, ...failed, ...unmatched, ...trouble], String, () => element("p", { class: "notice bad" }), text);
+  list(the("alarms"), [...halted, ...failed, ...unmatched, ...queue, ...trouble], String, () => element("p", { class: "notice bad" }), text);
 }
 
 // A tab that nobody sees asks for nothing.

@@ -1,7 +1,7 @@
 // Files and rows on their way through the stages, and each domain's lag and freshness.
 
 import { chart, drawBars, drawLine } from "./charts.js";
-import { count, counted, decimal, duration, element, list, text, the } from "./dom.js";
+import { count, counted, decimal, duration, element, list, show, text, the } from "./dom.js";
 import { OPEN, filesIn, state, sum } from "./state.js";
 
 /** Rates are those of the last so many milliseconds. */
@@ -70,6 +70,25 @@ function updateStage(item, { name, number, what, unit, more, charted }) {
   item.dataset.moves = now > 0;
   drawLine(line, `${name} in the last ${duration(span() / 1_000)}, ${unit}: now ${few(now)}, at most ${few(greatest(charted))}`,
     charted, span());
+}
+
+/** How the store's events come in; nothing where no queue is set. */
+export function renderQueue(queue) {
+  show(the("queue"), Boolean(queue));
+  if (!queue) return;
+  const since = (then) => duration((Date.parse(queue.at) - Date.parse(then)) / 1_000);
+  const waiting = queue.waiting === null ? "" : `, ${counted(queue.waiting, "message waits", "messages wait")}`;
+  const last = queue.last_message_at ? `last event ${since(queue.last_message_at)} ago` : "no event yet";
+  const counts = [["settled", "settled"], ["other", "not about a file"], ["come_again", "left to come again"],
+    ["unreadable", "unreadable"]].filter(([name]) => queue[name] > 0).map(([name, what]) => `${count(queue[name])} ${what}`);
+  text(the("queue"), `Event queue: ${queue.reading}${waiting}; ${[last, ...counts].join(", ")}.`);
+}
+
+/** What a person is to know of the queue. */
+export function queueFailure(queue) {
+  if (!queue || queue.reading === "reachable") return [];
+  const why = queue.failure ?? "no listener has read it for five minutes";
+  return [`The event queue ${queue.queue} is not read, and files are found by listing only: ${why}`];
 }
 
 export function renderDomains() {

@@ -317,7 +317,8 @@ async fn a_write_of_outputs_whose_answer_is_lost_counts_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_that_are_read_back_in_part_are_not_copied_in_part() {
-    let (world, proxy) = World::behind_a_proxy("read-cut", |_| ()).await;
+    // Kept data files would not be read back at all.
+    let (world, proxy) = World::behind_a_proxy("read-cut", |config| config.metrics.cache_mib = 0).await;
     let reader = Reader::start(proxy.around(&world).await, world.processed_bucket());
     let roles = world.run_all();
     drop_a_bit_of_everything(&world, 0).await;

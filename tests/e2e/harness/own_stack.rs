@@ -50,8 +50,13 @@ pub(crate) struct OwnStack {
 impl OwnStack {
     pub(crate) async fn start(story: &str) -> OwnStack {
         let slot = SLOTS.acquire().await.expect("never closed");
-        let options =
-            Options { data_dir: folder().join(format!("own-{story}")), kafka: true, postgres: true, s3: true };
+        let options = Options {
+            data_dir: folder().join(format!("own-{story}")),
+            kafka: true,
+            postgres: true,
+            s3: true,
+            tell_to: None,
+        };
         let stack = LocalStack::start(options, |_| ()).await.expect("start a stack");
         OwnStack { stack, story: story.to_owned(), _slot: slot }
     }

@@ -151,6 +151,7 @@ impl World {
             ("FRESHET__S3__ACCESS_KEY_ID", config.s3.access_key_id.expose_secret().to_owned()),
             ("FRESHET__S3__SECRET_ACCESS_KEY", config.s3.secret_access_key.expose_secret().to_owned()),
             ("FRESHET__S3__RAW_BUCKET", config.s3.raw_bucket.clone()),
+            ("FRESHET__S3__VERSIONS", format!("{:?}", config.s3.versions).to_lowercase()),
             ("FRESHET__S3__PROCESSED_BUCKET", config.s3.processed_bucket.clone()),
             ("FRESHET__INGEST__CHUNK_BYTES", config.ingest.chunk_bytes.to_string()),
             ("FRESHET__INGEST__LEASE_MS", config.ingest.lease_ms.to_string()),

@@ -67,6 +67,7 @@ impl World {
             pool: services.pool,
             s3: services.s3,
             raw_bucket: services.config.s3.raw_bucket,
+            versions: services.config.s3.versions,
             domains: vec![domain],
             listener: format!("{} listener", self.name()),
             hints: services.hints,

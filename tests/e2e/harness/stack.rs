@@ -42,7 +42,7 @@ pub(crate) fn folder() -> PathBuf {
 }
 
 fn start() -> Endpoints {
-    let options = Options { data_dir: folder().join("stack"), kafka: true, postgres: true, s3: true };
+    let options = Options { data_dir: folder().join("stack"), kafka: true, postgres: true, s3: true, tell_to: None };
     let (tell, told) = mpsc::channel();
     std::thread::Builder::new()
         .name("stack".into())

@@ -105,16 +105,11 @@ impl Pack {
     /// Adds a row, as a file with its columns has it.
     pub fn push(&mut self, provenance: &Provenance, row: &RawRow<'_>) {
         let mut line = self.line(provenance);
-        match &row.stray_quote {
-            Some(text) => line.attribute(STRAY_QUOTE, text.as_ref()),
-            None => {
-                for cell in &row.cells {
-                    match cell {
-                        Cell::Absent => {}
-                        Cell::Missing => line.cell(None),
-                        Cell::Text(text) => line.cell(Some(text)),
-                    }
-                }
+        for cell in &row.cells {
+            match cell {
+                Cell::Absent => {}
+                Cell::Missing => line.cell(None),
+                Cell::Text(text) => line.cell(Some(text)),
             }
         }
         if !row.extra.is_empty() {
@@ -122,6 +117,9 @@ impl Pack {
         }
         if !row.new_cells.is_empty() {
             line.attribute(NEW_CELLS, &row.new_cells);
+        }
+        if let Some(text) = &row.stray_quote {
+            line.attribute(STRAY_QUOTE, text.as_ref());
         }
         if row.overtaken > 0 {
             line.attribute(OVERTAKEN, &row.overtaken);

@@ -54,7 +54,7 @@ pub(super) fn read(document: &Document<'_>, mistakes: &mut Mistakes) -> Option<C
         map.need(key, mistakes).and_then(|node| node.text(mistakes));
     }
     let purpose = purpose(&map, mistakes);
-    let latency = latency(&map, mistakes);
+    let levels = service_levels(&map, mistakes);
     let schema = map.need("schema", mistakes);
     for_people(
         &map,
@@ -83,7 +83,7 @@ pub(super) fn read(document: &Document<'_>, mistakes: &mut Mistakes) -> Option<C
     if items.len() != 1 {
         mistakes.add(schema.place(), format!("a contract is of one table: `schema` has {} entries", items.len()));
     }
-    read_schema(items.first()?.map(mistakes)?, purpose, latency, mistakes)
+    read_schema(items.first()?.map(mistakes)?, purpose, levels, mistakes)
 }
 
 fn purpose(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> &'static str {
@@ -94,20 +94,31 @@ fn purpose(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> &'static str {
     purpose
 }
 
-/// The service level `latency`; others are for people.
-fn latency(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<Duration> {
-    let mut latency = None;
+/// Service levels that are acted upon.
+#[derive(Debug, Clone, Copy, Default)]
+struct ServiceLevels {
+    latency: Option<Duration>,
+    frequency: Option<Duration>,
+}
+
+/// The service levels `latency` and `frequency`; others are for people.
+fn service_levels(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> ServiceLevels {
+    let mut levels = ServiceLevels::default();
     for item in map.get("slaProperties").map(|list| list.list(mistakes)).unwrap_or_default() {
         let Some(level) = item.map(mistakes) else { continue };
         let property = level.need("property", mistakes).and_then(|node| node.text(mistakes));
-        if property == Some("latency") {
+        if let Some(property @ ("latency" | "frequency")) = property {
             let number = level.need("value", mistakes).and_then(|node| Some((node.place(), node.number(mistakes)?)));
             let seconds = [("s", 1.0), ("min", 60.0), ("h", 3600.0), ("d", 86_400.0)];
             let unit = level.need("unit", mistakes).and_then(|node| one_of(&node, &seconds, mistakes));
             if let (Some((place, number)), Some(unit)) = (number, unit) {
-                latency = Duration::try_from_secs_f64(number * unit).ok().filter(|latency| !latency.is_zero());
-                if latency.is_none() {
-                    mistakes.add(place, "a latency is above 0");
+                let level = Duration::try_from_secs_f64(number * unit).ok().filter(|level| !level.is_zero());
+                if level.is_none() {
+                    mistakes.add(place, format!("a {property} is above 0"));
+                }
+                match property {
+                    "latency" => levels.latency = level,
+                    _ => levels.frequency = level,
                 }
             }
         } else {
@@ -129,13 +140,13 @@ fn latency(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<Duration> {
         );
         level.end(mistakes);
     }
-    latency
+    levels
 }
 
 fn read_schema(
     map: Map<'_, '_>,
     purpose: &'static str,
-    latency: Option<Duration>,
+    levels: ServiceLevels,
     mistakes: &mut Mistakes,
 ) -> Option<Contract> {
     let place_of = |node: Option<Node<'_, '_>>| node.map_or(map.place(), |node| node.place());
@@ -204,7 +215,8 @@ fn read_schema(
         encoding: form.encoding,
         keeps_corrections,
         missing_values,
-        latency,
+        latency: levels.latency,
+        frequency: levels.frequency,
     };
     Some(Contract { domain, name: name_place, table: table_place, patterns: pattern_places, references, scales })
 }

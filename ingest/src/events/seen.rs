@@ -1,0 +1,105 @@
+//! What is kept in Postgres of the event queue, so that `freshet status` and the status page can show it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use freshet_sinks::event_queue::{self, Seen};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{EventQueue, Fate};
+
+/// Between two notes: one small write and one request, often enough for people to look at.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Characters that are kept of a failure: SDKs print all that they know.
+const FAILURE_CHARS_MAX: usize = 500;
+
+/// What was seen of the queue since it was last written down.
+#[derive(Default)]
+pub(super) struct SeenQueue(Mutex<Seen>);
+
+impl SeenQueue {
+    pub(super) fn answered(&self, is_told: bool) {
+        self.change(|seen| {
+            (seen.is_answered, seen.failure) = (true, None);
+            seen.is_told |= is_told;
+        });
+    }
+
+    pub(super) fn failed(&self, error: &str) {
+        self.change(|seen| seen.failure = Some(error.chars().take(FAILURE_CHARS_MAX).collect()));
+    }
+
+    pub(super) fn became(&self, fate: Fate) {
+        let at = Fate::ALL.iter().position(|it| *it == fate).unwrap_or_default();
+        self.change(|seen| seen.counts[at] += 1);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What there is to write. A failure stays until an answer comes.
+    fn take(&self) -> Seen {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = seen.failure.clone();
+        std::mem::replace(&mut *seen, Seen { failure, ..Seen::default() })
+    }
+
+    /// It was not written: it is the next time, with what came meanwhile.
+    fn put_back(&self, old: &Seen) {
+        self.change(|seen| {
+            seen.is_answered |= old.is_answered;
+            seen.is_told |= old.is_told;
+            seen.counts.iter_mut().zip(old.counts).for_each(|(count, old)| *count += old);
+        });
+    }
+
+    /// Writes until `stop`, and once more then. It is for people only: what Postgres does not take waits.
+    pub(super) async fn keep(&self, pool: &PgPool, queue: &EventQueue, stop: &CancellationToken) {
+        let mut goes_on = true;
+        while goes_on {
+            goes_on = stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some();
+            let mut seen = self.take();
+            if goes_on {
+                seen.messages = stop.run_until_cancelled(queue.messages()).await.flatten();
+            }
+            if let Err(error) = event_queue::note(pool, queue.url(), &seen).await {
+                tracing::debug!(%error, "note the state of the event queue");
+                self.put_back(&seen);
+            }
+        }
+    }
+}
+
+/// No queue is set: what is known of an earlier one goes. It is for people only: no listener waits for it.
+pub(crate) async fn forget(pool: &PgPool) {
+    if let Err(error) = event_queue::forget(pool).await {
+        tracing::debug!(%error, "forget the event queue that is no longer set");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_written_is_written_the_next_time_and_a_failure_lasts_until_an_answer() {
+        let seen = SeenQueue::default();
+        seen.answered(true);
+        seen.became(Fate::Settled);
+        seen.became(Fate::Unreadable);
+        seen.failed("access denied");
+        let first = seen.take();
+        let failure = Some("access denied".to_owned());
+        let expected =
+            Seen { is_answered: true, is_told: true, counts: [1, 0, 0, 1], failure: failure.clone(), messages: None };
+        assert_eq!(first, expected);
+        seen.put_back(&first);
+        seen.became(Fate::Settled);
+        assert_eq!(seen.take(), Seen { counts: [2, 0, 0, 1], ..expected });
+        assert_eq!(seen.take(), Seen { failure, ..Seen::default() });
+        seen.answered(false);
+        assert_eq!(seen.take(), Seen { is_answered: true, ..Seen::default() });
+    }
+}

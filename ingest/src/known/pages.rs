@@ -1,0 +1,211 @@
+//! Whole pages of a listing that are settled, so that a bucket of any size costs no question and next to no memory while
+//! nothing changes.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+
+use crate::object::Listed;
+
+/// Keys that were looked at between two listings; beyond that all pages are forgotten.
+const TOUCHED_MAX: usize = 10_000;
+
+/// Pages of which every entry was settled at the last look: of each, by its first key, a fingerprint of all that it showed.
+/// A page that begins otherwise, or shows anything else, is another one.
+///
+/// A listing in which something was added or taken away is cut into other pages behind that. Those are asked for again, a
+/// question each.
+///
+/// What a key shows may be settled by others than the listing, and then be as before again (it was written A, B, A within a
+/// second): a page that has a key which was looked at since the last listing began is not settled.
+pub(crate) struct Pages {
+    hashers: [RandomState; 2],
+    settled: HashMap<[u64; 2], [u64; 2]>,
+    pages_max: usize,
+    /// Keys looked at before the listing that is under way.
+    touched_before: HashSet<[u64; 2]>,
+    /// Keys looked at since it began.
+    touched: HashSet<[u64; 2]>,
+}
+
+impl Pages {
+    /// Remembers at most so many pages, 32 bytes each and as much again for the table.
+    pub(crate) fn new(pages_max: usize) -> Self {
+        let hashers = [RandomState::new(), RandomState::new()];
+        Pages { hashers, settled: HashMap::new(), pages_max, touched_before: HashSet::new(), touched: HashSet::new() }
+    }
+
+    /// Whether every entry of the page was settled when it was last shown, and is as it was then.
+    pub(crate) fn contains(&self, page: &[Listed]) -> bool {
+        let Some((first, all)) = self.of(page) else { return true };
+        self.settled.get(&first) == Some(&all) && !self.is_touched(page)
+    }
+
+    /// All entries of the page are settled.
+    pub(crate) fn insert(&mut self, page: &[Listed]) {
+        if let Some((first, all)) = self.of(page)
+            && (self.settled.len() < self.pages_max || self.settled.contains_key(&first))
+        {
+            self.settled.insert(first, all);
+        }
+    }
+
+    /// A key was looked at by itself.
+    pub(crate) fn touch(&mut self, key: &str) {
+        if self.touched.len() >= TOUCHED_MAX {
+            self.forget();
+            self.touched.clear();
+        }
+        self.touched.insert(self.fingerprint(key));
+    }
+
+    /// A listing begins.
+    pub(crate) fn begin(&mut self) {
+        self.touched_before.extend(std::mem::take(&mut self.touched));
+    }
+
+    /// The listing has shown every page.
+    pub(crate) fn complete(&mut self) {
+        self.touched_before.clear();
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.settled.clear();
+    }
+
+    fn is_touched(&self, page: &[Listed]) -> bool {
+        let is_touched = |entry: &Listed| {
+            let key = self.fingerprint(&entry.version.key);
+            self.touched.contains(&key) || self.touched_before.contains(&key)
+        };
+        !(self.touched.is_empty() && self.touched_before.is_empty()) && page.iter().any(is_touched)
+    }
+
+    /// Of the first key, and of all that the page shows.
+    fn of(&self, page: &[Listed]) -> Option<([u64; 2], [u64; 2])> {
+        let first = self.fingerprint(&page.first()?.version.key);
+        let entries = || {
+            let of = |Listed { version, is_latest }: &Listed| {
+                let at = version.last_modified.timestamp();
+                (
+                    version.key.clone(),
+                    version.version_id.clone(),
+                    version.etag.clone(),
+                    version.size_bytes,
+                    at,
+                    *is_latest,
+                )
+            };
+            page.iter().map(of).collect::<Vec<_>>()
+        };
+        Some((first, self.hashers.each_ref().map(|hasher| hasher.hash_one(entries()))))
+    }
+
+    fn fingerprint(&self, key: &str) -> [u64; 2] {
+        self.hashers.each_ref().map(|hasher| hasher.hash_one(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::ObjectVersion;
+    use chrono::DateTime;
+
+    const PAGE: usize = 1_000;
+
+    fn entry(number: u64, etag: &str) -> Listed {
+        let version = ObjectVersion {
+            bucket: "raw".into(),
+            key: format!("climate/{number:09}.csv"),
+            version_id: None,
+            etag: etag.into(),
+            size_bytes: 1,
+            last_modified: DateTime::UNIX_EPOCH,
+        };
+        version.into()
+    }
+
+    /// A store of these keys lists them; gives for how many pages the ledger has to be asked.
+    fn listing(pages: &mut Pages, numbers: impl Iterator<Item = u64>) -> usize {
+        pages.begin();
+        let (mut asked, mut page) = (0, Vec::with_capacity(PAGE));
+        let mut take = |page: &mut Vec<Listed>, pages: &mut Pages| {
+            if !pages.contains(page) {
+                asked += 1;
+                pages.insert(page);
+            }
+            page.clear();
+        };
+        for number in numbers {
+            page.push(entry(number, "e"));
+            if page.len() == PAGE {
+                take(&mut page, pages);
+            }
+        }
+        take(&mut page, pages);
+        pages.complete();
+        asked
+    }
+
+    #[test]
+    fn a_bucket_of_a_million_objects_is_asked_about_once_and_then_only_where_it_changed() {
+        const OBJECTS: u64 = 1_000_000;
+        let mut pages = Pages::new(100_000);
+        // Every second number, so that there is room between them.
+        let numbers = || (0..OBJECTS).map(|number| 2 * number);
+        assert_eq!(listing(&mut pages, numbers()), 1_000, "a question a page");
+        assert_eq!(listing(&mut pages, numbers()), 0, "nothing has changed");
+        assert_eq!(listing(&mut pages, numbers().chain([2 * OBJECTS])), 1, "one came at the end, as dated names do");
+        let before_the_last_tenth = 2 * OBJECTS / 10 * 9 + 1;
+        let inserted = numbers().filter(|it| *it < before_the_last_tenth).chain([before_the_last_tenth]);
+        let inserted = inserted.chain(numbers().filter(|it| *it > before_the_last_tenth));
+        assert_eq!(listing(&mut pages, inserted), 101, "one came in between: what is behind it is cut otherwise");
+        // Half of the table is empty at most, and an entry takes a byte beside its fingerprints.
+        let bytes = pages.settled.capacity() * 2 * (32 + 1);
+        assert!(bytes < 200 << 10, "{bytes} bytes for {OBJECTS} objects");
+    }
+
+    #[test]
+    fn a_page_that_shows_anything_else_or_a_key_that_was_looked_at_is_not_settled() {
+        let mut pages = Pages::new(10);
+        let page = vec![entry(1, "e"), entry(2, "e")];
+        pages.begin();
+        pages.insert(&page);
+        pages.complete();
+        assert!(pages.contains(&page) && pages.contains(&[]));
+        for other in [vec![entry(1, "e")], vec![entry(1, "e"), entry(2, "f")], vec![entry(2, "e"), entry(1, "e")]] {
+            assert!(!pages.contains(&other), "{other:?}");
+        }
+        // Looked at between two listings, and while one is under way, which may have shown it before.
+        pages.touch("climate/000000002.csv");
+        pages.begin();
+        assert!(!pages.contains(&page));
+        pages.touch("climate/000000001.csv");
+        pages.complete();
+        pages.begin();
+        assert!(!pages.contains(&page));
+        pages.complete();
+        assert!(pages.contains(&page));
+        // A listing that broke off has not shown it.
+        pages.touch("climate/000000001.csv");
+        pages.begin();
+        pages.begin();
+        assert!(!pages.contains(&page));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut pages = Pages::new(3);
+        for number in 0..100 {
+            pages.insert(&[entry(number, "e")]);
+        }
+        assert_eq!(pages.settled.len(), 3);
+        for number in 0..TOUCHED_MAX + 1 {
+            pages.touch(&number.to_string());
+        }
+        assert!(
+            pages.touched.len() <= TOUCHED_MAX && pages.settled.is_empty(),
+            "what was touched is not known any more"
+        );
+    }
+}

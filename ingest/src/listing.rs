@@ -1,0 +1,173 @@
+//! A listing of a prefix that goes on where a part of it cannot be had.
+//!
+//! Where a page fails, what is below the prefix is listed by its parts: the keys at its own level, and each folder by
+//! itself; where the level fails too, though it is allowed, by the characters with which its keys go on. What cannot be listed
+//! then is named, and all else is found. A server's order is relied upon by none of that.
+
+use std::collections::BTreeMap;
+
+use crate::limits::Limits;
+use crate::object::{Listed, ObjectReader, Pages, ReadError, VersionPages};
+
+/// How often a prefix is taken apart by characters.
+const DEPTH_MAX: u8 = 1;
+/// Parts of one listing that are listed by themselves; beyond that a part that fails is named and no further divided.
+const PARTS_MAX: usize = 300;
+/// With what a key goes on, as far as it is tried.
+const CHARACTERS: std::ops::RangeInclusive<u8> = b' '..=b'~';
+
+/// How a prefix is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ways {
+    /// What the keys hold now.
+    Current,
+    /// All versions of the keys.
+    Versions,
+    /// All versions, or where that is not allowed what the keys hold now.
+    VersionsIfAllowed,
+}
+
+/// A part of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    prefix: String,
+    /// Only the keys at its own level; its folders are parts of their own.
+    is_level: bool,
+    depth: u8,
+}
+
+enum Source<'a> {
+    Current(Pages<'a>),
+    Versions(VersionPages<'a>),
+}
+
+/// A listing under way.
+pub(crate) struct Listing<'a> {
+    reader: &'a ObjectReader,
+    limits: &'a Limits,
+    bucket: &'a str,
+    ways: Ways,
+    parts: Vec<Part>,
+    /// Parts that the listing was divided into.
+    divided: usize,
+    under_way: Option<(Part, Source<'a>)>,
+    /// Whether the store gave any page.
+    pub(crate) has_answered: bool,
+    /// Why versions are not listed though they were to be, if they are allowed.
+    pub(crate) versions_refused: Option<ReadError>,
+    /// What could not be listed, and why.
+    pub(crate) unlisted: BTreeMap<String, ReadError>,
+}
+
+impl<'a> Listing<'a> {
+    /// Of all keys that begin with `prefix`.
+    pub(crate) fn new(
+        reader: &'a ObjectReader,
+        limits: &'a Limits,
+        bucket: &'a str,
+        prefix: String,
+        ways: Ways,
+    ) -> Self {
+        let parts = vec![Part { prefix, is_level: false, depth: 0 }];
+        Listing {
+            reader,
+            limits,
+            bucket,
+            ways,
+            parts,
+            divided: 0,
+            under_way: None,
+            has_answered: false,
+            versions_refused: None,
+            unlisted: BTreeMap::new(),
+        }
+    }
+
+    /// The next page; `None` after the last. Where parts were listed again, entries come twice.
+    pub(crate) async fn next(&mut self) -> Option<Vec<Listed>> {
+        loop {
+            let (part, mut source) = match self.under_way.take() {
+                Some(under_way) => under_way,
+                None => {
+                    let part = self.parts.pop()?;
+                    let source = self.source(&part);
+                    (part, source)
+                }
+            };
+            self.limits.s3_request().await;
+            let page = match &mut source {
+                Source::Current(pages) => {
+                    pages.next().await.map(|page| page.map(|page| page.into_iter().map(Listed::from).collect()))
+                }
+                Source::Versions(pages) => pages.next().await,
+            };
+            match page {
+                Ok(Some(page)) => {
+                    self.has_answered = true;
+                    self.under_way = Some((part, source));
+                    return Some(page);
+                }
+                Ok(None) => self.folders(part, source),
+                Err(error) => self.divide(part, error),
+            }
+        }
+    }
+
+    fn source(&self, part: &Part) -> Source<'a> {
+        let prefix = part.prefix.clone();
+        match (part.is_level, self.ways) {
+            // What was overwritten at this level is found by the next listing that can be had whole.
+            (true, _) => Source::Current(self.reader.list_level(self.bucket, prefix)),
+            (false, Ways::Current) => Source::Current(self.reader.list_pages(self.bucket, prefix)),
+            (false, Ways::Versions | Ways::VersionsIfAllowed) => {
+                Source::Versions(self.reader.list_versions(self.bucket, prefix))
+            }
+        }
+    }
+
+    /// The folders of a level are parts of their own.
+    fn folders(&mut self, part: Part, source: Source<'_>) {
+        if let (true, Source::Current(pages)) = (part.is_level, source) {
+            let whole = |prefix| Part { prefix, is_level: false, depth: part.depth };
+            self.add(pages.folders().into_iter().map(whole).collect());
+        }
+    }
+
+    /// What becomes of a part that failed.
+    ///
+    /// | the part | the store has answered | then |
+    /// |---|---|---|
+    /// | whole, by versions where allowed, and that is refused | no | the same without versions |
+    /// | whole | – | its level, and its folders |
+    /// | a level that is not denied | yes | named, and by the characters with which its keys go on |
+    /// | a level otherwise | – | named |
+    /// | any, divided too often | – | named |
+    fn divide(&mut self, part: Part, error: ReadError) {
+        let is_refused = self.ways == Ways::VersionsIfAllowed && !self.has_answered;
+        if is_refused && matches!(error, ReadError::Denied { .. }) {
+            (self.ways, self.versions_refused) = (Ways::Current, Some(error));
+            self.parts.push(part);
+            return;
+        }
+        let is_divisible = self.divided < PARTS_MAX && part.depth <= DEPTH_MAX;
+        if !part.is_level && is_divisible {
+            self.add(vec![Part { is_level: true, ..part }]);
+            return;
+        }
+        let is_denied = matches!(error, ReadError::Denied { .. });
+        if is_divisible && part.depth < DEPTH_MAX && self.has_answered && !is_denied {
+            let longer = |byte: u8| format!("{}{}", part.prefix, char::from(byte));
+            let whole = |byte| Part { prefix: longer(byte), is_level: false, depth: part.depth + 1 };
+            self.add(CHARACTERS.map(whole).collect());
+        }
+        self.unlisted.insert(part.prefix, error);
+    }
+
+    fn add(&mut self, parts: Vec<Part>) {
+        self.divided += parts.len();
+        self.parts.extend(parts);
+    }
+}
+
+#[cfg(test)]
+mod tests;

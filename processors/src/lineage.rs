@@ -1,0 +1,95 @@
+//! Every row of one key that a topic holds, and what the rules of this program say of each: what stands in the table won
+//! against the others.
+//!
+//! It reads the partitions that the key may be in from their beginning, up to the live bookmarks, and moves nothing. What
+//! retention has removed it cannot know.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use freshet_sinks::apply::{Origin, ReceivedRow};
+use freshet_topics::judge::{self, Note, Notes, Refusal};
+use freshet_topics::kafka::KafkaSettings;
+use freshet_topics::log::Ends;
+use freshet_topics::{Domain, Provenance, RawRow, Value};
+
+use crate::ranges::{self, Range, RangeError, Reading};
+
+/// Rows read at once.
+const BATCH_ROWS: usize = 5_000;
+
+/// A row of the key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sent {
+    /// Where it comes from.
+    pub provenance: Provenance,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Why it does not load, if it does not.
+    pub refused: Option<Refusal>,
+    /// Values that were corrected in it.
+    pub corrections: Vec<Note>,
+}
+
+/// Where to look: partition → where its log begins and ends, and what is applied of it.
+pub type Places = BTreeMap<i32, (Ends, i64)>;
+
+/// The rows of the key, one value for each column of it in the domain's order, in the order of each partition; and how many
+/// records were read for it.
+///
+/// # Errors
+/// If Kafka does not give the rows.
+pub async fn sent(
+    domain: &'static Domain,
+    kafka: &KafkaSettings,
+    places: &Places,
+    key: &[Value<'_>],
+) -> Result<(Vec<Sent>, i64), RangeError> {
+    let range = |(&partition, (ends, bookmark)): (&i32, &(Ends, i64))| Range {
+        partition,
+        from: ends.low,
+        to: ends.high.min(*bookmark).max(ends.low),
+    };
+    let ranges: Vec<Range> = places.iter().map(range).filter(|range| !range.is_empty()).collect();
+    let mut open: BTreeSet<i32> = ranges.iter().map(|range| range.partition).collect();
+    let ends: BTreeMap<i32, i64> = ranges.iter().map(|range| (range.partition, range.to)).collect();
+    let records = ranges.iter().map(Range::len).sum();
+    let reading = Reading { domain, kafka: kafka.clone(), ranges, objects: None, batch_rows_max: BATCH_ROWS };
+    let mut batches = ranges::read(reading);
+    let mut found = Vec::new();
+    while !open.is_empty() {
+        // The reader sends an error before it ends early.
+        let Some(batch) = batches.recv().await.transpose()? else { break };
+        let rows = (0..batch.rows.origins.len()).map(|at| batch.rows.row(at));
+        found.extend(rows.filter(|row| is_of(domain, row, key)).map(|row| told(&row)));
+        for (partition, offsets) in batch.partitions {
+            if ends.get(&partition).is_none_or(|end| offsets.next >= *end) {
+                open.remove(&partition);
+            }
+        }
+    }
+    Ok((found, records))
+}
+
+/// Whether the row is of the key, be it one that loads or not.
+fn is_of(domain: &'static Domain, row: &ReceivedRow<'_>, key: &[Value<'_>]) -> bool {
+    let places = domain.key.iter().map(|name| domain.index_of(name));
+    if row.refusal().is_none() {
+        let values = &row.rows().judged.values;
+        return places.zip(key).all(|(place, value)| values.get(place, row.at()) == *value);
+    }
+    let Ok(raw) = RawRow::decode(domain, row.origin().raw.to_text().as_bytes()) else { return false };
+    raw.stray_quote.is_none()
+        && places.zip(key).all(|(place, value)| {
+            let mut notes = Notes::default();
+            let cast = judge::cell(&domain.columns[place], &raw.cells[place], &mut notes);
+            cast.is_ok_and(|cast| cast == *value)
+        })
+}
+
+fn told(row: &ReceivedRow<'_>) -> Sent {
+    let Origin { partition, offset, provenance, .. } = *row.origin();
+    let corrections = row.rows().judged.corrections.of(row.at()).iter().map(|(_, note)| *note).collect();
+    Sent { provenance, partition, offset, refused: row.refusal().cloned(), corrections }
+}

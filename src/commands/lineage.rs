@@ -1,0 +1,119 @@
+//! `freshet lineage DOMAIN key=value…`: where a row of a table is from, what lost against it, and what was corrected in it.
+//!
+//! The table says which file, version and row won; the ledger, which object that is. Which rows lost only the topic can say:
+//! the partitions that the key may be in are read again, and each row of the key is judged by the rules of this program.
+//! What retention has removed from the topic is not known any more.
+
+mod read;
+mod show;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use freshet_topics::judge::{self, Notes};
+use freshet_topics::{Cell, Domain, Instead, Value};
+
+use super::domain_arg::parse_domain;
+use super::terminal::Look;
+use crate::roles::Services;
+
+/// Options of `freshet lineage`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LineageArgs {
+    /// Which domain
+    #[arg(value_name = "DOMAIN", value_parser = parse_domain())]
+    domain: &'static Domain,
+    /// The row's key, as location_id=1 date=2025-03-01; a column that is left out is as in a file that lacks it
+    #[arg(value_name = "COLUMN=VALUE", required = true)]
+    key: Vec<String>,
+    /// Only look at the table and the ledger: do not read the topic for the rows that lost
+    #[arg(long)]
+    table_only: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Looks, and says what it found. The exit code is 1 where neither the table nor the topic has a row of the key.
+///
+/// # Errors
+/// If the key is not one of the domain, or a service does not answer.
+pub async fn run(services: &Services, args: &LineageArgs, look: Look) -> Result<ExitCode> {
+    let domain = args.domain;
+    let cells = cells(domain, &args.key)?;
+    let key = key(domain, &cells)?;
+    let row = read::row(&services.pool, domain, &key).await.context("read the row of the table")?;
+    let sent = match args.table_only {
+        true => None,
+        false => Some(read::sent(services, domain, &key, row.as_ref()).await?),
+    };
+    let found = read::Lineage::new(domain, &key, row, sent);
+    match args.json {
+        true => crate::print::raw(&format!("{}\n", serde_json::to_string_pretty(&found).context("write JSON")?)),
+        false => println!("{}", show::lineage(&found, look)),
+    }
+    Ok(if found.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// One cell for each column of the key, in its order.
+fn cells<'w>(domain: &'static Domain, words: &'w [String]) -> Result<Vec<Cell<'w>>> {
+    let columns = || domain.key.join(", ");
+    let mut given = Vec::new();
+    for word in words {
+        let Some((name, value)) = word.split_once('=') else {
+            bail!("write the key as COLUMN=VALUE, for example {}=1: `{word}` is not", domain.key[0]);
+        };
+        ensure!(
+            domain.key.contains(&name),
+            "`{name}` is no column of the key of {}, which is {}",
+            domain.name,
+            columns()
+        );
+        given.push((name, value));
+    }
+    let cell = |name: &&'static str| match given.iter().find(|(given, _)| given == name) {
+        Some((_, value)) => Ok(Cell::Text((*value).into())),
+        None if domain.columns[domain.index_of(name)].absent != Instead::Reject => Ok(Cell::Absent),
+        None => bail!("the key of {} is {}: {name} is missing", domain.name, columns()),
+    };
+    domain.key.iter().map(cell).collect()
+}
+
+/// Their values, read as those of a file are.
+fn key<'c>(domain: &'static Domain, cells: &'c [Cell<'_>]) -> Result<Vec<Value<'c>>> {
+    let value = |(name, cell): (&&'static str, &'c Cell<'_>)| {
+        let column = &domain.columns[domain.index_of(name)];
+        judge::cell(column, cell, &mut Notes::default())
+            .map_err(|refused| anyhow::anyhow!("{name} cannot be read as a cell of a file would be ({})", refused.rule))
+    };
+    domain.key.iter().zip(cells).map(value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::domains;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_a_file_is() {
+        let health = domains::by_name("health").expect("declared");
+        let read = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let cells = cells(health, &words)?;
+            key(health, &cells).map(|values| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let whole = read(&["date=2025-03-01", "location_id=01"]).expect("a key");
+        assert!(whole.starts_with("1 2025-03-01"), "{whole}");
+        assert_eq!(read(&["location_id=1.0", "date=2025-03-01 00:00:00"]).ok(), Some(whole));
+        for (words, expected) in [
+            (&["location_id=1"][..], "date is missing"),
+            (&["location_id=x", "date=2025-03-01"], "location_id cannot be read"),
+            (&["dengue_cases=1"], "is no column of the key of health"),
+            (&["location_id"], "write the key as COLUMN=VALUE, for example location_id=1"),
+        ] {
+            let said = read(words).expect_err(expected).to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+}

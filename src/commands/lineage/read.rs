@@ -1,0 +1,275 @@
+//! What the table, the ledger and the topic know of a key.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use freshet_processors::lineage::{self, Places, Sent};
+use freshet_sinks::bookmarks;
+use freshet_topics::judge::{Note, Refusal};
+use freshet_topics::log::LogClient;
+use freshet_topics::partition::{message_key, partition_of};
+use freshet_topics::{Domain, Value};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::roles::Services;
+
+/// A version of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub(super) struct File {
+    /// `pipeline.objects.id`.
+    pub(super) id: i64,
+    pub(super) key: String,
+    pub(super) version_id: Option<String>,
+    pub(super) etag: String,
+    pub(super) last_modified: DateTime<Utc>,
+    /// Where the contract says `onOverwrite: replace`: the newer version by which its rows have left the table.
+    pub(super) replaced_by: Option<i64>,
+    #[serde(skip)]
+    nonce: Option<uuid::Uuid>,
+}
+
+/// The row of the table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Row {
+    /// Every column, as JSON has it.
+    pub(super) values: serde_json::Value,
+    /// The object that it is from.
+    #[serde(skip)]
+    place: (i64, i32, i64),
+    /// The object's place in the order of its domain.
+    #[serde(skip)]
+    src_ord: i64,
+    /// The file; none where the ledger does not know it.
+    pub(super) file: Option<File>,
+    /// Which reading of the file.
+    pub(super) generation: i32,
+    /// Data row in it, from 0.
+    pub(super) row: i64,
+    /// The line on which it begins; none where the topic was not read, or no longer holds it.
+    pub(super) line: Option<i64>,
+    /// What was corrected in it: rules by column; none where that is not kept and the topic was not read.
+    pub(super) corrections: Option<serde_json::Value>,
+}
+
+/// What became of a row of the key that is not the table's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Fate {
+    /// The table's row is newer.
+    Lost,
+    /// The rules of this program refuse it.
+    Rejected,
+    /// It is of another ledger, or another life of this one.
+    PassedOver,
+    /// A newer version of its file was applied, and the contract says `onOverwrite: replace`.
+    Replaced,
+    /// It would be in the table by the rules of this program, and is not: a replay would bring it.
+    NotThere,
+}
+
+/// A row of the key that is not the table's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Other {
+    pub(super) fate: Fate,
+    pub(super) file: Option<File>,
+    pub(super) object: i64,
+    pub(super) generation: i32,
+    pub(super) row: i64,
+    pub(super) line: i64,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) rule: Option<&'static str>,
+    pub(super) column: Option<&'static str>,
+    pub(super) value: Option<String>,
+}
+
+/// All that is known.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Lineage {
+    pub(super) domain: &'static str,
+    pub(super) table: &'static str,
+    pub(super) key: BTreeMap<&'static str, String>,
+    pub(super) row: Option<Row>,
+    /// The other rows of the key that the topic holds, the newest first; none where it was not read.
+    pub(super) others: Option<Vec<Other>>,
+    /// Records of the topic that were read.
+    pub(super) records_read: i64,
+    /// Whether the topic still begins where it did: if not, there may have been others.
+    pub(super) is_whole: bool,
+}
+
+/// What the topic holds of a key.
+pub(super) struct FromTopic {
+    sent: Vec<(Sent, Option<File>)>,
+    records: i64,
+    is_whole: bool,
+}
+
+impl Lineage {
+    pub(super) fn new(
+        domain: &'static Domain,
+        key: &[Value<'_>],
+        mut row: Option<Row>,
+        topic: Option<FromTopic>,
+    ) -> Lineage {
+        let (records_read, is_whole) = topic.as_ref().map_or((0, false), |topic| (topic.records, topic.is_whole));
+        let others = topic.map(|topic| {
+            let mut others = Vec::new();
+            for (sent, file) in topic.sent {
+                match &mut row {
+                    Some(row) if row.is(&sent) => row.complete(&sent),
+                    _ => others.push(other(row.as_ref(), sent, file)),
+                }
+            }
+            // A row that was sent twice is there twice: the first is enough.
+            others.sort_by_key(|(order, other): &(_, Other)| (Reverse(*order), other.offset));
+            others.dedup_by_key(|(order, _)| *order);
+            others.into_iter().map(|(_, other)| other).collect()
+        });
+        let key = domain.key.iter().copied().zip(key.iter().map(ToString::to_string)).collect();
+        Lineage { domain: domain.name, table: domain.table, key, row, others, records_read, is_whole }
+    }
+
+    /// Whether nothing is known of the key.
+    pub(super) fn is_empty(&self) -> bool {
+        self.row.is_none() && self.others.as_ref().is_none_or(Vec::is_empty)
+    }
+}
+
+impl Row {
+    fn is(&self, sent: &Sent) -> bool {
+        let provenance = &sent.provenance;
+        self.place == (provenance.object, provenance.generation, provenance.row) && self.src_ord == provenance.src_ord
+    }
+
+    fn complete(&mut self, sent: &Sent) {
+        self.line = Some(sent.provenance.line);
+        if self.corrections.is_none() && !sent.corrections.is_empty() {
+            let mut rules: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for Note { column, rule } in &sent.corrections {
+                rules.entry(column).or_default().push(rule);
+            }
+            self.corrections = Some(serde_json::json!(rules));
+        }
+    }
+}
+
+/// A row that is not the table's, and where it stands in the order.
+fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> ((i64, i32, i64), Other) {
+    let Sent { provenance, partition, offset, refused, .. } = sent;
+    let order = (provenance.src_ord, provenance.generation, provenance.row);
+    let is_ours = file.as_ref().is_some_and(|file| {
+        let nonce = file.nonce.unwrap_or_default();
+        provenance.nonce.is_nil() || nonce.is_nil() || nonce == provenance.nonce
+    });
+    let is_newer = |row: &Row| order > (row.src_ord, row.generation, row.row);
+    let fate = match (&refused, &file) {
+        _ if !is_ours => Fate::PassedOver,
+        (Some(_), _) => Fate::Rejected,
+        (None, Some(file)) if file.replaced_by.is_some() => Fate::Replaced,
+        (None, _) if row.is_none_or(is_newer) => Fate::NotThere,
+        (None, _) => Fate::Lost,
+    };
+    let (rule, column, value) = match refused {
+        Some(Refusal { rule, column, value }) => (Some(rule), column, value),
+        None => (None, None, None),
+    };
+    let (object, generation, row, line) = (provenance.object, provenance.generation, provenance.row, provenance.line);
+    (order, Other { fate, file, object, generation, row, line, partition, offset, rule, column, value })
+}
+
+/// The table's row of the key.
+pub(super) async fn row(pool: &PgPool, domain: &'static Domain, key: &[Value<'_>]) -> Result<Option<Row>> {
+    let conditions = domain.key.iter().enumerate().map(|(at, name)| {
+        let sql_type = domain.columns[domain.index_of(name)].cast.sql_type();
+        format!("\"{name}\" IS NOT DISTINCT FROM ${}::text::{sql_type}", at + 1)
+    });
+    let conditions: Vec<String> = conditions.collect();
+    let sql = format!(
+        "SELECT to_jsonb(t) - '{{src_object,src_gen,src_row,src_ord,value_ord}}'::text[], src_object, src_gen, src_row, src_ord
+         FROM \"{}\" t WHERE {}",
+        domain.table,
+        conditions.join(" AND ")
+    );
+    let mut query = sqlx::query_as::<_, (serde_json::Value, i64, i32, i64, i64)>(AssertSqlSafe(sql));
+    for value in key {
+        query = query.bind(match value {
+            Value::Null => None,
+            value => Some(value.to_string()),
+        });
+    }
+    let Some((values, object, generation, row, src_ord)) = query.fetch_optional(pool).await? else { return Ok(None) };
+    let file = files(pool, &[object]).await?.remove(&object);
+    let corrections = values.get("corrections").filter(|it| !it.is_null()).cloned();
+    let place = (object, generation, row);
+    Ok(Some(Row { values, place, src_ord, file, generation, row, line: None, corrections }))
+}
+
+async fn files(pool: &PgPool, ids: &[i64]) -> Result<BTreeMap<i64, File>, sqlx::Error> {
+    let files: Vec<File> = sqlx::query_as(
+        "SELECT id, key, version_id, etag, last_modified, replaced_by, nonce FROM pipeline.objects WHERE id = ANY ($1)",
+    )
+    .bind(ids)
+    .fetch_all(pool)
+    .await?;
+    Ok(files.into_iter().map(|file| (file.id, file)).collect())
+}
+
+/// What the topic holds of the key.
+pub(super) async fn sent(
+    services: &Services,
+    domain: &'static Domain,
+    key: &[Value<'_>],
+    row: Option<&Row>,
+) -> Result<FromTopic> {
+    let topic = domain.topic(&services.config.kafka.topic_prefix);
+    let ends =
+        LogClient::new(&services.config.kafka).ends(&topic).await.with_context(|| format!("look at topic {topic}"))?;
+    let bookmarks = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
+    let wanted = partitions(&services.pool, domain, key, ends.len()).await.context("read how the topic was parted")?;
+    let places: Places = bookmarks
+        .iter()
+        .filter(|bookmark| wanted.contains(&bookmark.partition))
+        .filter_map(|bookmark| Some((bookmark.partition, (*ends.get(&bookmark.partition)?, bookmark.next_offset))))
+        .collect();
+    let is_whole = places.values().all(|(ends, _)| ends.low == 0);
+    let read = lineage::sent(domain, &services.config.kafka, &places, key).await;
+    let (sent, records) = read.with_context(|| format!("read topic {topic}"))?;
+    let ids: BTreeSet<i64> = sent.iter().map(|sent| sent.provenance.object).chain(row.map(|row| row.place.0)).collect();
+    let files = files(&services.pool, &ids.into_iter().collect::<Vec<_>>()).await.context("look up the files")?;
+    let sent = sent.into_iter().map(|sent| {
+        let file = files.get(&sent.provenance.object).cloned();
+        (sent, file)
+    });
+    Ok(FromTopic { sent: sent.collect(), records, is_whole })
+}
+
+/// The partitions that rows of the key were sent to, by all the counts of partitions that the topic has had.
+async fn partitions(
+    pool: &PgPool,
+    domain: &Domain,
+    key: &[Value<'_>],
+    now: usize,
+) -> Result<BTreeSet<i32>, sqlx::Error> {
+    let counts: Vec<i32> = sqlx::query_scalar(
+        "SELECT DISTINCT partition_count FROM pipeline.objects WHERE domain = $1 AND partition_count > 0",
+    )
+    .bind(domain.name)
+    .fetch_all(pool)
+    .await?;
+    let all = 0..i32::try_from(now).unwrap_or(i32::MAX);
+    let Some(at) = domain.key.iter().position(|name| *name == domain.partition_by) else { return Ok(all.collect()) };
+    let key = match &key[at] {
+        Value::Null => None,
+        value => message_key(&value.to_string()),
+    };
+    Ok(counts
+        .into_iter()
+        .chain([all.end])
+        .filter(|count| *count > 0)
+        .map(|count| partition_of(key.as_deref(), count))
+        .collect())
+}

@@ -1,0 +1,110 @@
+//! `freshet rejects`: look at rows that did not load, take them out as CSV to mend, or have them judged again.
+
+mod csv;
+mod export;
+mod list;
+mod retry;
+mod select;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use freshet_topics::Domain;
+use tokio_util::sync::CancellationToken;
+
+use super::domain_arg::{Domains, parse_domain, parse_domains};
+use super::terminal::Look;
+use super::time_arg::parse_time;
+use crate::roles::Services;
+
+/// What to do with rejects.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum RejectsCommand {
+    /// Show them: file, line, column, value and rule, the newest first
+    List {
+        /// Which domain, or all
+        #[arg(value_name = "DOMAIN", default_value = "all", value_parser = parse_domains())]
+        domains: Domains,
+        #[command(flatten)]
+        which: Which,
+        /// Rows shown at most; all are counted
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write them as CSV, the cells as they were sent and the reasons beside them, to mend and drop again
+    Export {
+        /// Which domain
+        #[arg(value_name = "DOMAIN", value_parser = parse_domain())]
+        domain: &'static Domain,
+        #[command(flatten)]
+        which: Which,
+        /// A folder, in which each file that has rejects gets a CSV under DOMAIN/; unless given, one CSV on standard output
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Print JSON: what was written, with --out; else the rejects
+        #[arg(long)]
+        json: bool,
+    },
+    /// Judge them again by the rules as they are now, and load those that pass: a replay in place of their part of the topic
+    Retry {
+        /// Which domain, or all
+        #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
+        domains: Domains,
+        #[command(flatten)]
+        which: Which,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// Do it without asking
+        #[arg(long)]
+        yes: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which rejects; all of the domain unless something is given.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Which {
+    /// Only rows of this file, in all its versions; may be given several times
+    #[arg(long = "file", visible_alias = "object", value_name = "KEY")]
+    files: Vec<String>,
+    /// Only rows that this rule refused, as uncastable; may be given several times
+    #[arg(long = "rule", value_name = "RULE")]
+    rules: Vec<String>,
+    /// Only rows rejected then or later, as 2026-03-01 or 2026-03-01T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<DateTime<Utc>>,
+    /// Only rows rejected before
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    until: Option<DateTime<Utc>>,
+}
+
+/// Does it.
+///
+/// # Errors
+/// If a service does not answer, or a file cannot be written.
+pub async fn run(
+    services: &Services,
+    command: &RejectsCommand,
+    look: Look,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    match command {
+        RejectsCommand::List { domains, which, limit, json } => {
+            list::run(services, &domains.0, which, *limit, *json, look).await
+        }
+        RejectsCommand::Export { domain, which, out, json } => {
+            export::run(services, domain, which, out.as_deref(), *json).await
+        }
+        RejectsCommand::Retry { domains, which, dry_run, yes, json } => {
+            let how = retry::How { dry_run: *dry_run, yes: *yes, json: *json };
+            retry::run(services, &domains.0, which, how, look, shutdown).await
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! How the program speaks on standard output and standard error.
+//!
+//! [`println`], [`print`] and [`eprintln`] stand in the place of those of the standard library, everywhere in this crate:
+//! those panic where nobody reads any more (`freshet status | head -1`). These end the process quietly then, with the exit
+//! code that a shell gives whatever is ended by a closed pipe. They also repeat, in every command that a text proposes
+//! between backticks, the options by which this process found its stack: what is copied from the screen then does what it
+//! says.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::process;
+use std::sync::OnceLock;
+
+/// What a shell says of a process that a closed pipe ended: 128 and the number of SIGPIPE.
+pub(crate) const CLOSED_PIPE: i32 = 141;
+/// How a proposed command begins.
+const COMMAND: &str = "`freshet ";
+
+static OPTIONS: OnceLock<String> = OnceLock::new();
+
+/// Has every command that is proposed repeat these options, each with its value; empty for none.
+pub(crate) fn repeat_options(options: String) {
+    let _ = OPTIONS.set(options);
+}
+
+/// The text with the options in the commands that it proposes. The shell's own quoting: a folder may have any name.
+pub(crate) fn with_options<'t>(text: &'t str, options: &str) -> std::borrow::Cow<'t, str> {
+    match options.is_empty() || !text.contains(COMMAND) {
+        true => text.into(),
+        false => text.replace(COMMAND, &format!("{COMMAND}{options} ")).into(),
+    }
+}
+
+/// A word as a shell takes it for one.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// Writes to standard output; ends the process if nobody reads it.
+pub(crate) fn out(text: fmt::Arguments<'_>, end: &str) {
+    let text = text.to_string();
+    raw(&format!("{}{end}", with_options(&text, OPTIONS.get().map_or("", String::as_str))));
+}
+
+/// The same for what a program reads: nothing is added.
+pub(crate) fn raw(text: &str) {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => process::exit(CLOSED_PIPE),
+        Err(error) => {
+            err(format_args!("freshet: write to standard output: {error}"));
+            process::exit(1);
+        }
+    }
+}
+
+/// Writes a line to standard error. Where nobody reads that, there is nobody to tell.
+pub(crate) fn err(text: fmt::Arguments<'_>) {
+    let text = text.to_string();
+    let text = with_options(&text, OPTIONS.get().map_or("", String::as_str));
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+macro_rules! println {
+    () => { $crate::print::out(format_args!(""), "\n") };
+    ($($argument:tt)*) => { $crate::print::out(format_args!($($argument)*), "\n") };
+}
+macro_rules! print {
+    ($($argument:tt)*) => { $crate::print::out(format_args!($($argument)*), "") };
+}
+macro_rules! eprintln {
+    ($($argument:tt)*) => { $crate::print::err(format_args!($($argument)*)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proposed_command_repeats_how_the_stack_was_found() {
+        let cases = [
+            ("see `freshet status --files`", "", "see `freshet status --files`"),
+            ("see `freshet status --files`", "--data here", "see `freshet --data here status --files`"),
+            (
+                "`freshet a`, then `freshet b`",
+                "--data 'a b'",
+                "`freshet --data 'a b' a`, then `freshet --data 'a b' b`",
+            ),
+            ("freshet is up", "--data here", "freshet is up"),
+        ];
+        for (text, options, expected) in cases {
+            assert_eq!(with_options(text, options), expected);
+        }
+    }
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_part_it() {
+        let cases =
+            [("a/b-1.toml", "a/b-1.toml"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''"), ("$x", "'$x'")];
+        for (word, expected) in cases {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+}

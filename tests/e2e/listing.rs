@@ -1,0 +1,77 @@
+//! What listings find where a part of the bucket cannot be listed, and where versions are overwritten before anybody looks.
+
+use axum::http::StatusCode;
+use freshet_sinks::s3::Versions;
+
+use crate::harness::World;
+use crate::harness::proxy::{Fault, kind};
+
+const DENIED: &str = "<Error><Code>AccessDenied</Code><Message>not this folder</Message></Error>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_listed_is_named_and_all_else_is_found() {
+    let (world, proxy) = World::behind_a_proxy("unlisted", |_| ()).await;
+    // The listing of all breaks off, and one of the folders may not be listed by itself either.
+    proxy.break_by(|request| {
+        let query = request.uri().query().unwrap_or_default();
+        let has = |part: &str| query.split('&').any(|it| it == part);
+        let is_refused = (has("prefix=health%2F") && !has("delimiter=%2F")) || query.contains("prefix=health%2Fclosed");
+        (kind(request) == "list" && is_refused).then_some(Fault::Answer(StatusCode::FORBIDDEN, DENIED))
+    });
+    let keys = ["health/a.csv", "health/open/b.csv", "health/open/deep/c.csv", "health/closed/d.csv"];
+    for (number, key) in (1..).zip(keys) {
+        world.put(key, format!("location_id,date,dengue_cases\n{number},2025-06-01,{number}\n")).await;
+    }
+    let roles = world.run_all();
+    let rows = |count: u32| format!("SELECT count(*) = {count} FROM health_data");
+    world.until("the others are loaded", &rows(3)).await;
+    let unlisted =
+        "SELECT string_agg(domain || ' ' || prefix, ', ') LIKE '%health health/closed/%' FROM pipeline.unlisted";
+    world.until("the folder is named", unlisted).await;
+    let mut status = world.spawn(&["status"]);
+    status.ended(std::time::Duration::from_secs(60)).await;
+    let said = status.log();
+    assert!(said.contains("health: `health/closed/` cannot be listed: list s3://"), "{said}");
+
+    proxy.recover();
+    world.until("all are loaded", &rows(4)).await;
+    world.until("nothing is named", "SELECT count(*) = 0 FROM pipeline.unlisted").await;
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_overwritten_before_anybody_looks_is_loaded_in_its_turn() {
+    let world = World::with("versions", |config| config.s3.versions = Versions::Auto).await;
+    let day = |day: u32, count: u32| format!("location_id,date,dengue_cases\n1,2025-06-{day:02},{count}\n");
+    // What was overwritten before freshet came is history.
+    world.put("health/old.csv", day(1, 1)).await;
+    world.put("health/old.csv", day(2, 2)).await;
+    let roles = world.run_all();
+    world.settle().await;
+    let is_begun =
+        "SELECT bool_and(versions_from IS NOT NULL) AND count(*) > 0 FROM pipeline.listings WHERE domain = 'health'";
+    world.until("the first listing by versions is complete", is_begun).await;
+    assert_eq!(world.objects().await.len(), 1);
+    roles.stop().await;
+
+    for count in 3..6 {
+        world.put("health/old.csv", day(count, count)).await;
+        world.put("health/new.csv", day(20, 10 + count)).await;
+    }
+    world.put("health/deleted.csv", day(30, 30)).await;
+    world.delete("health/deleted.csv").await;
+    let roles = world.run_all();
+    world.settle().await;
+    let of = |key: &str| {
+        format!("SELECT count(*) = 3 AND bool_and(state = 'applied') FROM pipeline.objects WHERE key = '{key}'")
+    };
+    world.until("each version of the new one", &of("health/new.csv")).await;
+    let days: Vec<String> =
+        world.column("SELECT to_char(date, 'DD') || ' ' || dengue_cases FROM health_data ORDER BY date").await;
+    assert_eq!(days, ["02 2", "03 3", "04 4", "05 5", "20 15"], "the last one wins, and what only others had stays");
+    assert_eq!(world.objects().await.len(), 7, "what is below a delete marker is as if it were not there");
+    world.all_hold().await;
+    roles.stop().await;
+}

@@ -1,0 +1,172 @@
+//! Rows that did not load: seen, taken out as CSV and mended, judged again; and where a row of a table is from.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use freshet::roles::Role;
+use serde_json::{Value, json};
+
+use crate::harness::{World, folder, rules};
+use crate::replay::domain;
+
+const HEADING: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
+
+fn freshet(world: &World, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+    command.args(arguments).env_clear().envs(world.variables()).env("COLUMNS", "80").current_dir(folder());
+    command.output().expect("run freshet")
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn json_of(world: &World, arguments: &[&str]) -> Value {
+    serde_json::from_str(&said(&freshet(world, &[arguments, &["--json"]].concat()))).expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_are_seen_taken_out_mended_and_dropped_again() {
+    let world = World::new("rejects-mended").await;
+    let roles = world.run_all();
+    let rows = "1,2025-01-01,1,2,3,4\nx,2025-01-01,1,\"2,5\",3,4\n2,someday,1,2,3,4\n3,2025-01-01,1,\"2,3,4\n";
+    world.put("health/odd.csv", format!("{HEADING}{rows}")).await;
+    world.put("health/narrow.csv", "location_id,date,dengue_cases\ny,2025-01-01,1\n").await;
+    world.settle().await;
+
+    let listed = json_of(&world, &["rejects", "list", "health"]);
+    assert_eq!(listed["total"], 4, "{listed:#}");
+    let counted = |more: &[&str]| json_of(&world, &[&["rejects", "list"], more].concat())["total"].clone();
+    assert_eq!(counted(&["health", "--rule", "uncastable"]), 3);
+    assert_eq!(counted(&["--file", "health/narrow.csv"]), 1);
+    assert_eq!(counted(&["climate"]), 0);
+    assert_eq!((counted(&["--since", "2000-01-01"]), counted(&["--until", "2000-01-01"])), (4.into(), 0.into()));
+    let text = said(&freshet(&world, &["rejects", "list", "--limit", "2"]));
+    assert!(text.contains("and 2 more") && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+
+    // Of two files with different columns one CSV would say something else of one of them.
+    let both = freshet(&world, &["rejects", "export", "health"]);
+    assert_eq!(both.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&both.stderr).contains("choose a file with --file"));
+    let narrow = said(&freshet(&world, &["rejects", "export", "health", "--file", "health/narrow.csv"]));
+    assert!(narrow.starts_with("location_id,date,dengue_cases,_rejected_rule,"), "{narrow}");
+    let out = folder().join("rejects-out");
+    let written = json_of(&world, &["rejects", "export", "health", "--out", out.to_str().expect("text")]);
+    assert_eq!(written.as_array().map(Vec::len), Some(2), "{written:#}");
+    let odd = world.object("health/odd.csv").await;
+    let exported = fs::read_to_string(out.join(format!("health/rejects-odd-{}.csv", odd.id))).expect("written");
+    let lines: Vec<&str> = exported.lines().collect();
+    assert_eq!(lines.len(), 4, "{exported}");
+    assert!(
+        lines[1].starts_with("x,2025-01-01,1,\"2,5\",3,4,uncastable,location_id,x,,health/odd.csv,3"),
+        "{exported}"
+    );
+
+    // Dropped as it is, it says the same of itself as the file did; mended, all of it loads.
+    world.put("health/again.csv", &exported).await;
+    world.settle().await;
+    let again = world.object("health/again.csv").await;
+    let rejected = format!("SELECT sum(rejected)::bigint FROM pipeline.progress WHERE object = {}", again.id);
+    assert_eq!(world.query::<i64>(&rejected).await, 3);
+    let told = "SELECT ignored_columns = '{}' FROM pipeline.objects WHERE key = 'health/again.csv'";
+    assert!(world.query::<bool>(told).await, "its notes are no columns");
+    let mended = exported.replace("x,2025-01-01,1,\"2,5\"", "7,2025-01-01,1,2").replace("2,someday", "2,2025-01-01");
+    let mended = mended.replacen("\n,,,,,,", "\n3,2025-01-01,1,2,3,4,", 1);
+    world.put("health/mended.csv", &mended).await;
+    world.settle().await;
+    let loaded: Vec<i32> = world.column("SELECT location_id FROM health_data ORDER BY 1").await;
+    assert_eq!(loaded, [1, 2, 3, 7], "{mended}");
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_rules_accept_is_loaded_once_and_the_rest_stays_rejected() {
+    let world = World::new("rejects-retried").await;
+    let others = world.run(&[Role::Ingest, Role::Metrics]);
+    let processors = world.process(rules::wrong());
+    let rows = "1,2025-08-01,4,many,1,1\n2,2025-08-01,4,4,1,1\nx,2025-08-01,4,4,1,1\n3,2025-08-01,4,many,1,1\n";
+    world.put("health/odd.csv", format!("{HEADING}{rows}")).await;
+    world.settle().await;
+    world.next_second().await;
+    // Newer data of a key of which a row was rejected: it stays.
+    world.put("health/newer.csv", format!("{HEADING}3,2025-08-01,9,9,9,9\n")).await;
+    world.settle().await;
+    processors.stop().await;
+    others.stop().await;
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM pipeline.rejects").await, 3);
+
+    let roles = world.run_all();
+    let would = json_of(&world, &["rejects", "retry", "health", "--dry-run"]);
+    assert_eq!((&would[0]["rejects"], &would[0]["would_load"]), (&3.into(), &2.into()), "{would:#}");
+    let refused = freshet(&world, &["rejects", "retry", "health", "--rule", "uncastable"]);
+    assert_eq!(refused.status.code(), Some(1), "nobody agreed");
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM pipeline.rejects").await, 3, "nothing was changed");
+    let none = json_of(&world, &["rejects", "retry", "health", "--rule", "no_such", "--yes"]);
+    assert_eq!(none[0]["rejects"], 0);
+    let text = said(&freshet(&world, &["rejects", "retry", "health", "--yes"]));
+    assert!(text.contains("health: 2 are rejects no more, 1 still are"), "{text}");
+    let again = json_of(&world, &["rejects", "retry", "all", "--yes"]);
+    let of_health = again.as_array().expect("domains").iter().find(|it| it["domain"] == "health").expect("health");
+    assert_eq!((&of_health["load_now"], &of_health["still_rejected"]), (&0.into(), &1.into()), "{again:#}");
+    world.settle().await;
+    let cases: Vec<i32> = world.column("SELECT dengue_cases FROM health_data ORDER BY location_id").await;
+    assert_eq!(cases, [4, 4, 9]);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_traced_to_its_line_and_so_is_what_lost_against_it() {
+    let world = World::new("lineage").await;
+    let roles = world.run_all();
+    world.put("health/old.csv", format!("{HEADING}2,2025-01-01,1,1,1,1\n1,2025-01-01,1,1,1,1\n")).await;
+    world.settle().await;
+    world.next_second().await;
+    let rows = "1,2025-01-01,7,7,7,7\n1,2025-01-01,-5,2,3,4\n1,2025-01-01,1,\"2,3,4\n";
+    world.put("health/new.csv", format!("{HEADING}{rows}")).await;
+    world.settle().await;
+
+    let key = ["lineage", "health", "location_id=1", "date=2025-01-01"];
+    let found = json_of(&world, &key);
+    let row = &found["row"];
+    assert_eq!((&row["file"]["key"], &row["line"]), (&"health/new.csv".into(), &3.into()), "{found:#}");
+    assert_eq!(row["corrections"], json!({"dengue_cases": "negative_to_zero", "_overtaken": 1}), "{found:#}");
+    assert_eq!(row["values"]["dengue_cases"], 0);
+    let others = found["others"].as_array().expect("read");
+    let places: Vec<(&str, &str, i64)> = others
+        .iter()
+        .map(|it| {
+            let text = |value: &'static str| it.pointer(value).and_then(Value::as_str).expect("a text");
+            (text("/fate"), text("/file/key"), it["line"].as_i64().expect("a line"))
+        })
+        .collect();
+    assert_eq!(places, [("lost", "health/new.csv", 2), ("lost", "health/old.csv", 3)], "{found:#}");
+    let text = said(&freshet(&world, &key));
+    for part in [
+        "in health_data: from health/new.csv line 3",
+        "corrected: dengue_cases (negative_to_zero)\n",
+        "took the place of 1 earlier row of its file\n",
+        "lost to it: health/old.csv line 3",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+
+    // Without the topic: what the table and the ledger know.
+    let alone = json_of(&world, &[&key[..], &["--table-only"]].concat());
+    assert_eq!((&alone["row"]["line"], &alone["others"]), (&Value::Null, &Value::Null), "{alone:#}");
+    let nobody = freshet(&world, &["lineage", "health", "location_id=77", "date=2025-01-01"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stdout).contains("is not in health_data"));
+
+    // A row that is rejected is of the key all the same.
+    world.put("health/refused.csv", format!("{HEADING}1,2025-01-01,1,1,1,1,beyond\n")).await;
+    world.settle().await;
+    let found = json_of(&world, &key);
+    assert_eq!((&found["others"][0]["fate"], &found["others"][0]["rule"]), (&"rejected".into(), &"extra_cells".into()));
+    assert_eq!(domain("health").key.len(), found["key"].as_object().expect("a key").len());
+    world.all_hold().await;
+    roles.stop().await;
+}
