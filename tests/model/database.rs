@@ -245,7 +245,8 @@ impl Database {
             may_claim(object.state, one.is_leased, false, unfinished.map(|it| it.attempts).min())
         };
         let free = self.objects.iter().filter(may).map(|one| &*one.object);
-        free.min_by_key(|object| object.src_ord)
+        // New files do not wait for those that are sent again.
+        free.min_by_key(|object| (object.repairs > 0, object.src_ord))
     }
 
     pub(crate) fn may_claim(&self) -> bool {
