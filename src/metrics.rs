@@ -46,8 +46,8 @@ gauges! {
         "freshet_bookmark_offset", "Offset of the next record to apply.", &["domain", "partition"]);
     LOG_END_OFFSET: IntGaugeVec = register_int_gauge_vec(
         "freshet_log_end_offset", "Offset one past the last record in Kafka.", &["domain", "partition"]);
-    LAG_ROWS: IntGaugeVec = register_int_gauge_vec(
-        "freshet_lag_rows", "Records between the bookmark and the end of the log.", &["domain", "partition"]);
+    LAG_MESSAGES: IntGaugeVec = register_int_gauge_vec(
+        "freshet_lag_messages", "Messages between the bookmark and the end of the log.", &["domain", "partition"]);
     LAG_SECONDS: GaugeVec = register_gauge_vec(
         "freshet_lag_seconds", "Age of the oldest record that is not applied; 0 for none.", &["domain", "partition"]);
     HALTED_PARTITIONS: IntGaugeVec = register_int_gauge_vec(

@@ -55,8 +55,8 @@ pub(crate) struct Surveyed {
 /// How far the bookmarks of a domain are behind the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Lag {
-    /// Records, over all partitions; of the ledger's published files if Kafka did not answer.
-    pub(crate) rows: i64,
+    /// Messages, over all partitions; of the ledger's published files if Kafka did not answer.
+    pub(crate) messages: i64,
     /// Age in seconds of the oldest record that is not applied; none if nothing waits or Kafka did not answer.
     pub(crate) seconds: Option<f64>,
 }
@@ -129,7 +129,7 @@ fn show(state: &Status) {
 }
 
 fn survey(state: &Status, lags: &BTreeMap<&'static str, Lag>) -> Survey {
-    let of_ledger = |status: &DomainStatus| Lag { rows: status.lag_rows, seconds: None };
+    let of_ledger = |status: &DomainStatus| Lag { messages: status.lag_messages, seconds: None };
     let domains = state.domains.iter().map(|status| Surveyed {
         domain: status.domain,
         files: status.files.values().sum(),
@@ -198,14 +198,14 @@ fn show_lag(status: &DomainStatus, bookmarks: &BTreeMap<i32, i64>, log: &Log, at
         let number = partition.to_string();
         let labels = &[status.domain, number.as_str()];
         let bookmark = bookmarks.get(partition).copied().unwrap_or(0);
-        let rows = first_waiting(bookmark, *ends).map_or(0, |first| ends.high - first);
+        let messages = first_waiting(bookmark, *ends).map_or(0, |first| ends.high - first);
         let since = log.waiting_since.get(partition);
         let seconds = since.map_or(0.0, |since| (at - *since).num_milliseconds().max(0) as f64 / 1_000.0);
         metrics::BOOKMARK_OFFSET.with_label_values(labels).set(bookmark);
         metrics::LOG_END_OFFSET.with_label_values(labels).set(ends.high);
-        metrics::LAG_ROWS.with_label_values(labels).set(rows);
+        metrics::LAG_MESSAGES.with_label_values(labels).set(messages);
         metrics::LAG_SECONDS.with_label_values(labels).set(seconds);
-        lag.rows += rows;
+        lag.messages += messages;
         lag.seconds = since.map(|_| seconds.max(lag.seconds.unwrap_or(0.0))).or(lag.seconds);
     }
     lag
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_lag_of_a_domain_is_that_of_all_its_partitions_and_its_oldest_record() {
-        let status = DomainStatus { domain: "health", lag_rows: 99, ..DomainStatus::default() };
+        let status = DomainStatus { domain: "health", lag_messages: 99, ..DomainStatus::default() };
         let at = DateTime::from_timestamp(1_000, 0).expect("a time");
         let since = |seconds: i64| DateTime::from_timestamp(1_000 - seconds, 0).expect("a time");
         let log = Log {
@@ -247,7 +247,7 @@ mod tests {
             waiting_since: BTreeMap::from([(0, since(2)), (1, since(7))]),
         };
         let lag = show_lag(&status, &BTreeMap::from([(0, 8), (1, 4)]), &log, at);
-        assert_eq!(lag, Lag { rows: 3, seconds: Some(7.0) });
+        assert_eq!(lag, Lag { messages: 3, seconds: Some(7.0) });
         assert_eq!(show_lag(&status, &BTreeMap::new(), &Log::default(), at), Lag::default());
 
         let (outputs, life) = (status::OutputsStatus::default(), status::LifeStatus::default());
@@ -260,7 +260,7 @@ mod tests {
         let kafka = survey(&state, &BTreeMap::from([("health", lag)]));
         assert_eq!(kafka.domains[0].lag, lag);
         let ledger = survey(&state, &BTreeMap::new());
-        assert_eq!(ledger.domains[0].lag, Lag { rows: 99, seconds: None }, "Kafka did not answer");
+        assert_eq!(ledger.domains[0].lag, Lag { messages: 99, seconds: None }, "Kafka did not answer");
     }
 
     #[test]

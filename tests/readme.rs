@@ -37,6 +37,8 @@ const SPECIAL: &[(&str, &str, Special)] = &[
     ("docs/migrate.md", "pg_dump --no-owner", MIGRATES),
     ("docs/migrate.md", "freshet setup\n", MIGRATES),
     ("docs/migrate.md", "freshet compare", MIGRATES),
+    ("docs/topics.md", "kcat", Special::Needs("kcat")),
+    ("docs/topics.md", "kafka-console-consumer.sh", Special::Needs("kafka-console-consumer.sh")),
 ];
 
 /// It needs tables of batch jobs.
@@ -230,7 +232,8 @@ impl Drop for Session {
 }
 
 fn is_there(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+    let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).output();
+    found.is_ok_and(|output| output.status.success())
 }
 
 #[test]

@@ -113,6 +113,11 @@ impl<'a> Record<'a> {
         self.is_stray.then_some(self.text)
     }
 
+    /// How many bytes its text takes, all cells together.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// How many cells the record has; at least 1, but where it has a stray quote.
     #[allow(clippy::len_without_is_empty, reason = "a record without cells is a blank line, and skipped")]
     pub fn len(&self) -> usize {

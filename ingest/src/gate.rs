@@ -5,6 +5,7 @@
 //! this listener has published since counts as not yet applied. The ends of the logs that it measures on the way also
 //! tell whether Kafka has lost what it had acknowledged ([`crate::truncation`]).
 
+mod backlog;
 mod topic;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,6 +24,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::backlog::Backlog;
+pub(crate) use self::backlog::Delivered;
 pub use self::topic::{Step, decide_opening};
 use self::topic::{TopicCheck, Verified};
 use crate::metrics;
@@ -67,7 +70,9 @@ struct Seen {
     verified: Verified,
     checked_at: Option<Instant>,
     complaint: Option<(String, Instant)>,
+    /// In rows.
     lag: i64,
+    backlog: Backlog,
     ends: Option<LogEnds>,
     measured_at: Option<Instant>,
     paused: bool,
@@ -83,6 +88,7 @@ struct Entry {
 
 /// One look at a log and at the bookmarks.
 struct Measurement {
+    /// Messages that no bookmark has passed.
     lag: i64,
     ends: LogEnds,
     bookmarks: Vec<Bookmark>,
@@ -137,10 +143,12 @@ impl Gate {
         if paused(seen.paused, lag, self.lag_rows_max) { None } else { seen.topic.clone() }
     }
 
-    /// Rows of the domain were acknowledged.
-    pub(crate) fn published(&self, domain: &str, rows: i64) {
+    /// Messages with rows of the domain were acknowledged.
+    pub(crate) fn published(&self, domain: &str, delivered: &Delivered) {
         if let Some(index) = self.by_name.get(domain) {
-            self.entries[*index].published.fetch_add(rows, Ordering::Relaxed);
+            let entry = &self.entries[*index];
+            lock(&entry.seen).backlog.add(delivered);
+            entry.published.fetch_add(delivered.rows, Ordering::Relaxed);
         }
     }
 
@@ -224,7 +232,8 @@ impl Gate {
             Err(reason) => {
                 seen.topic = None;
                 seen.verified = Verified::default();
-                seen.ends = None;
+                // The next topic may count its messages anew.
+                (seen.ends, seen.backlog) = (None, Backlog::default());
                 let said = seen.complaint.as_ref().is_some_and(|(text, at)| *text == reason && at.elapsed() < REMINDER);
                 if !said {
                     tracing::warn!(domain, reason, "nothing is published to this domain");
@@ -268,7 +277,7 @@ impl Gate {
         let domain = entry.domain.name;
         let mut seen = lock(&entry.seen);
         seen.measured_at = Some(Instant::now());
-        let Measurement { lag, ends, bookmarks, bookmarks_read_at } = match measured {
+        let Measurement { lag: messages, ends, bookmarks, bookmarks_read_at } = match measured {
             Ok(measurement) => measurement,
             // The last measure plus what was published since stands, and so the domain pauses in time.
             Err(reason) => {
@@ -277,10 +286,11 @@ impl Gate {
             }
         };
         entry.published.fetch_sub(before, Ordering::Relaxed);
+        let lag = seen.backlog.rows(messages, &bookmarks);
         seen.lag = lag;
         let now = paused(seen.paused, lag, self.lag_rows_max);
         if now != seen.paused {
-            tracing::info!(domain, lag, limit = self.lag_rows_max, paused = now, "lag limit");
+            tracing::info!(domain, lag, messages, limit = self.lag_rows_max, paused = now, "lag limit");
         }
         seen.paused = now;
         metrics::LAG_ROWS.with_label_values(&[domain]).set(lag);
@@ -295,7 +305,7 @@ impl Gate {
     }
 }
 
-/// Records in the topic that no bookmark has passed. A partition without a bookmark counts from its first record.
+/// Messages in the topic that no bookmark has passed. A partition without a bookmark counts from its first record.
 fn lag(ends: &BTreeMap<i32, Ends>, bookmarks: &[Bookmark]) -> i64 {
     let next: HashMap<i32, i64> = bookmarks.iter().map(|bookmark| (bookmark.partition, bookmark.next_offset)).collect();
     let behind = |(partition, ends): (&i32, &Ends)| {

@@ -135,11 +135,11 @@ async fn send(listener: &Listener, ready: Vec<(Member, Ready, Vec<u8>)>) -> Resu
     for (member, mut ready, chunk, sent) in sent {
         // Also where sending failed: what was sent is then out of the way of the next attempt.
         let acknowledged = listener.producer.acknowledged(chunk).await;
-        match acknowledged.map_err(Stop::from).and_then(|ends| sent.map(|()| ends).map_err(Stop::from)) {
-            Ok(ends) => {
+        match acknowledged.map_err(Stop::from).and_then(|delivered| sent.map(|()| delivered).map_err(Stop::from)) {
+            Ok(delivered) => {
                 failpoint::reach(Point::ChunkAcknowledged);
                 let domain = &member.claim.object.domain;
-                publish::acknowledged(listener, domain, &mut ready.point, &ready.rows, &ends);
+                publish::acknowledged(listener, domain, &mut ready.point, &ready.rows, delivered);
                 finished.push((member, ready));
             }
             Err(stop) => end(listener, member, Err(stop)).await?,

@@ -15,6 +15,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use freshet_topics::cast;
+use freshet_topics::message::packed::Line;
+use freshet_topics::message::{EXTRA, NEW_CELLS, OVERTAKEN, STRAY_QUOTE};
 use freshet_topics::{Cell, Column, Domain, Instead, NearMiss, NewColumn, RawRow};
 
 use self::names::{folded, listed, shortened, trimmed};
@@ -195,6 +197,34 @@ impl Header {
             stray_quote: None,
             overtaken: 0,
         }
+    }
+
+    /// The names of the domain's columns that the file has, in declaration order, separated by commas.
+    pub(crate) fn columns(&self, domain: &Domain) -> String {
+        let present = domain.columns.iter().zip(&self.places).filter(|(_, place)| place.is_some());
+        present.map(|(column, _)| column.name).collect::<Vec<_>>().join(",")
+    }
+
+    /// Writes a data row as a line of a packed message: what [`raw_row`](Self::raw_row) has and how many rows it overtakes,
+    /// with no allocation for an ordinary one.
+    pub(crate) fn write(&self, record: &Record<'_>, overtaken: u32, mut line: Line<'_>) {
+        match record.stray_quote() {
+            Some(text) => line.attribute(STRAY_QUOTE, text),
+            None => self.places.iter().flatten().for_each(|place| line.cell(record.get(*place))),
+        }
+        if record.len() > self.width || !self.kept.is_empty() {
+            let row = self.raw_row(record);
+            if !row.extra.is_empty() {
+                line.attribute(EXTRA, &row.extra);
+            }
+            if !row.new_cells.is_empty() {
+                line.attribute(NEW_CELLS, &row.new_cells);
+            }
+        }
+        if overtaken > 0 {
+            line.attribute(OVERTAKEN, &overtaken);
+        }
+        line.end();
     }
 
     /// The cell of one column of the domain in a data row.

@@ -36,6 +36,8 @@ pub struct Listener {
     pub(crate) domains: Vec<&'static Domain>,
     /// The listener's name in the ledger.
     pub(crate) name: String,
+    /// Rows that a message has at most.
+    pub(crate) rows_per_message: usize,
     /// The one producer.
     pub(crate) producer: Arc<Producer>,
     /// Whether each domain may be published to now.
@@ -63,6 +65,7 @@ impl Listener {
         settings.check(&names).map_err(IngestError::Setting)?;
         metrics::declare(&domains);
         let producer = Arc::new(Producer::new(&kafka, settings.linger_ms)?);
+        let rows_per_message = kafka.rows_per_message;
         let work_to_do = Arc::new(Notify::new());
         let opened = Arc::clone(&work_to_do);
         let gate = Gate::new(pool.clone(), kafka, Arc::clone(&producer), settings.lag_rows_max, &domains, opened);
@@ -78,6 +81,7 @@ impl Listener {
             settings,
             pool,
             domains,
+            rows_per_message,
             producer,
             gate,
             work_to_do,

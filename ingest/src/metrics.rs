@@ -136,7 +136,7 @@ pub(crate) static PAUSED_DOMAINS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 });
 
 pub(crate) static LAG_ROWS: LazyLock<IntGaugeVec> =
-    LazyLock::new(|| gauges("freshet_ingest_lag_rows", "Records in the topic beyond the bookmarks, as last seen."));
+    LazyLock::new(|| gauges("freshet_ingest_lag_rows", "Rows in the topic beyond the bookmarks, as last seen."));
 
 pub(crate) static UNLISTED_PREFIXES: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauges(

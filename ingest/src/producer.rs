@@ -110,9 +110,9 @@ impl Producer {
         Chunk { producer: self.current(), topic: Arc::clone(topic), acks: Arc::new(Acks::new(partitions)) }
     }
 
-    /// Waits until all of a chunk is acknowledged, at most [`DELIVERY_TIMEOUT`] after its last message. The
-    /// result is one past its last record in each partition, 0 where it has none.
-    pub(crate) async fn acknowledged(&self, chunk: Chunk) -> Result<Vec<i64>, ProduceError> {
+    /// Waits until all of a chunk is acknowledged, at most [`DELIVERY_TIMEOUT`] after its last message. The result is how
+    /// many messages it was, and one past its last in each partition, 0 where it has none.
+    pub(crate) async fn acknowledged(&self, chunk: Chunk) -> Result<(i64, Vec<i64>), ProduceError> {
         let Chunk { producer, topic, acks } = chunk;
         acks.one_less();
         acks.done.notified().await;
@@ -120,6 +120,7 @@ impl Producer {
             self.replace_if_fatal(&producer, &topic);
             return Err(ProduceError::Kafka { topic, source: source.clone() });
         }
+        let messages = acks.sent.load(Ordering::Acquire);
         let mut ends: Vec<i64> = acks.ends.iter().map(|end| end.load(Ordering::Acquire)).collect();
         if ends.contains(&UNKNOWN_END) {
             let failed = |source| ProduceError::Ends { topic: Arc::clone(&topic), source: Arc::new(source) };
@@ -129,7 +130,7 @@ impl Producer {
                 *end = log.get(&partition).ok_or_else(unknown)?.high;
             }
         }
-        Ok(ends)
+        Ok((messages, ends))
     }
 
     /// An idempotent producer that met a fatal error refuses everything from then on: a new one takes its
@@ -185,6 +186,7 @@ impl Chunk {
             record = record.key(key);
         }
         self.acks.waiting.fetch_add(1, Ordering::Relaxed);
+        self.acks.sent.fetch_add(1, Ordering::Relaxed);
         let mut full_since = None;
         loop {
             match self.producer.send(record) {
@@ -215,6 +217,8 @@ const UNKNOWN_END: i64 = i64::MAX;
 struct Acks {
     /// Messages not yet delivered or failed, and one for the sender until it has sent all.
     waiting: AtomicUsize,
+    /// Messages handed over.
+    sent: AtomicI64,
     /// One past the highest acknowledged offset in each partition; 0 for none.
     ends: Vec<AtomicI64>,
     /// The first failure.
@@ -226,6 +230,7 @@ impl Acks {
     fn new(partitions: usize) -> Self {
         Acks {
             waiting: AtomicUsize::new(1),
+            sent: AtomicI64::new(0),
             ends: (0..partitions).map(|_| AtomicI64::new(0)).collect(),
             failure: OnceLock::new(),
             done: Notify::new(),

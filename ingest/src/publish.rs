@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Listener;
 use crate::check::{Checked, Checker, Earlier};
 use crate::frame::{Framer, Position};
-use crate::gate::OpenTopic;
+use crate::gate::{Delivered, OpenTopic};
 use crate::header::Header;
 use crate::header::names::listed;
 use crate::leases::Lease;
@@ -91,6 +91,7 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
     };
     let limits = Arc::clone(&listener.limits);
     let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), overtaking, limits);
+    let rows = rows.packing(listener.rows_per_message);
     Ok(Ready { topic, rows, point, content, source })
 }
 
@@ -244,10 +245,10 @@ impl Publishing<'_> {
         let (rows, chunk, sent) = tokio::task::spawn_blocking(send)
             .await
             .map_err(|error| Stop::Transient(format!("publish rows: {error}")))?;
-        let ends = self.listener.producer.acknowledged(chunk).await?;
+        let delivered = self.listener.producer.acknowledged(chunk).await?;
         sent?;
         failpoint::reach(Point::ChunkAcknowledged);
-        acknowledged(self.listener, &self.claim.object.domain, &mut self.point, &rows, &ends);
+        acknowledged(self.listener, &self.claim.object.domain, &mut self.point, &rows, delivered);
         Ok(rows)
     }
 
@@ -268,23 +269,23 @@ impl Publishing<'_> {
     }
 }
 
-/// Moves the point behind all that `rows` has sent, of which Kafka has acknowledged up to `ends`.
+/// Moves the point behind all that `rows` has sent: so many messages, which Kafka has acknowledged up to `ends`.
 pub(crate) fn acknowledged(
     listener: &Listener,
     domain: &str,
     point: &mut ResumePoint,
     rows: &RowPublisher,
-    ends: &[i64],
+    (messages, ends): (i64, Vec<i64>),
 ) {
     let before = point.row;
-    for (end, chunk_end) in point.ends.iter_mut().zip(ends) {
+    for (end, chunk_end) in point.ends.iter_mut().zip(&ends) {
         *end = *chunk_end.max(end);
     }
     let at = rows.position();
     (point.byte, point.line, point.row) = (at.byte.cast_signed(), at.line.cast_signed(), at.row);
     point.seqs = rows.seqs().to_vec();
     let published = point.row - before;
-    listener.gate.published(domain, published);
+    listener.gate.published(domain, &Delivered { ends, messages, rows: published });
     metrics::ROWS_PUBLISHED.with_label_values(&[domain]).inc_by(published.unsigned_abs());
 }
 

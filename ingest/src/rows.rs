@@ -1,9 +1,13 @@
-//! The second pass over a file: every row becomes a message, numbered by nothing but the bytes.
+//! The second pass over a file: every row goes to its partition, numbered by nothing but the bytes.
+//!
+//! Rows of a partition are packed in one message, as many as may be; what is begun is sent at the end of each chunk, so
+//! that no row waits for another file. With one row a message, each travels in the form of its own.
 
 use std::sync::Arc;
 
 use freshet_sinks::ledger::Claim;
 use freshet_topics::failpoint::{self, Point};
+use freshet_topics::message::packed::Pack;
 use freshet_topics::partition::{message_key, partition_of};
 use freshet_topics::{Domain, Provenance, RawRow};
 
@@ -34,7 +38,7 @@ pub(crate) struct RowPublisher {
     paid: u32,
 }
 
-/// What turns a record into a message.
+/// What turns records into messages.
 struct Numbering {
     domain: &'static Domain,
     header: Header,
@@ -45,11 +49,22 @@ struct Numbering {
     seqs: Vec<i64>,
     /// How many rows each row overtakes, where any does.
     overtaking: Option<Overtaking>,
-    /// The value under construction, kept for its room.
+    /// The value under construction of a message of one row, kept for its room.
     value: Vec<u8>,
+    packing: Option<Packing>,
+}
+
+/// The messages under construction.
+struct Packing {
+    rows_max: usize,
+    /// One a partition.
+    packs: Vec<Pack>,
+    /// The columns of the file.
+    columns: String,
 }
 
 impl RowPublisher {
+    /// Each row gets a message of its own.
     pub(crate) fn new(
         domain: &'static Domain,
         header: Header,
@@ -71,9 +86,20 @@ impl RowPublisher {
             partitions: claim.partition_count,
         };
         let partition_count = claim.partition_count;
-        let value = Vec::new();
-        let numbering = Numbering { domain, header, provenance, partition_count, seqs, overtaking, value };
+        let (value, packing) = (Vec::new(), None);
+        let numbering = Numbering { domain, header, provenance, partition_count, seqs, overtaking, value, packing };
         RowPublisher { framer, numbering, limits, paid: 0 }
+    }
+
+    /// Lets rows travel together, so many in a message at most. With one a message, each travels in the form of its own.
+    pub(crate) fn packing(mut self, rows_max: usize) -> Self {
+        let Numbering { domain, header, seqs, packing, .. } = &mut self.numbering;
+        *packing = (rows_max > 1).then(|| Packing {
+            rows_max,
+            packs: seqs.iter().map(|_| Pack::default()).collect(),
+            columns: header.columns(domain),
+        });
+        self
     }
 
     /// Sends the rows of `bytes`; with `last`, the file ends after them.
@@ -87,6 +113,7 @@ impl RowPublisher {
             pay(&self.limits, &mut self.paid);
             self.numbering.send(&record, chunk)?;
         }
+        self.numbering.flush(chunk)?;
         Ok(())
     }
 
@@ -118,12 +145,57 @@ impl Numbering {
         // `partition_of` is below the count, and there is a seq for each partition.
         let seq = &mut self.seqs[partition as usize];
         let provenance = Provenance { row, line: record.line().cast_signed(), seq: *seq, ..self.provenance };
-        self.value.clear();
         let overtaken = self.overtaking.as_mut().map_or(0, |overtaking| overtaking.take(&self.header, record));
-        RawRow { overtaken, ..self.header.raw_row(record) }.encode(self.domain, &mut self.value);
-        chunk.send(partition, key.as_deref(), &self.value, provenance.to_headers())?;
+        match &mut self.packing {
+            Some(packing) => {
+                let pack = packing.with_room_for(record, partition, chunk)?;
+                self.header.write(record, overtaken, pack.line(&provenance));
+                packing.send_if_full(partition, chunk)?;
+            }
+            None => {
+                self.value.clear();
+                RawRow { overtaken, ..self.header.raw_row(record) }.encode(self.domain, &mut self.value);
+                chunk.send(partition, key.as_deref(), &self.value, provenance.to_headers())?;
+            }
+        }
         *seq += 1;
         failpoint::reach(Point::RowSent);
+        Ok(())
+    }
+
+    /// Sends what is begun.
+    fn flush(&mut self, chunk: &Chunk) -> Result<(), ProduceError> {
+        match &mut self.packing {
+            Some(packing) => (0..packing.packs.len()).try_for_each(|partition| packing.send(partition, chunk)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Packing {
+    /// The message of a partition, after it is sent if a row would be too much for it.
+    fn with_room_for(&mut self, record: &Record<'_>, partition: i32, chunk: &Chunk) -> Result<&mut Pack, ProduceError> {
+        let at = partition as usize;
+        if self.packs[at].is_too_full_for(record.text_bytes()) {
+            self.send(at, chunk)?;
+        }
+        Ok(&mut self.packs[at])
+    }
+
+    /// Sends the message of a partition if it takes no more.
+    fn send_if_full(&mut self, partition: i32, chunk: &Chunk) -> Result<(), ProduceError> {
+        let at = partition as usize;
+        if self.packs[at].is_full(self.rows_max) { self.send(at, chunk) } else { Ok(()) }
+    }
+
+    /// Sends a partition's message, if a row is in it. It has no key: its rows may be of several.
+    fn send(&mut self, at: usize, chunk: &Chunk) -> Result<(), ProduceError> {
+        let pack = &mut self.packs[at];
+        if let Some(headers) = pack.headers(&self.columns) {
+            // There are as many as partitions, which Kafka numbers by 32 bits.
+            chunk.send(at as i32, None, pack.value(), headers)?;
+            pack.clear();
+        }
         Ok(())
     }
 }

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use freshet_sinks::apply::{Origin, Rows};
 use freshet_sinks::bookmarks::BookmarkMove;
 use freshet_topics::cells::Cells;
-use freshet_topics::{Domain, Provenance, judge, message};
+use freshet_topics::message::packed::Head;
+use freshet_topics::message::{MessageError, RawText, push_rows};
+use freshet_topics::{Domain, Provenance, judge};
 use uuid::Uuid;
 
-use crate::record::{Consumed, Row};
+use crate::record::{Consumed, Message};
 
 /// The offsets of a partition that a batch spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +28,8 @@ pub(crate) struct Offsets {
 pub(crate) struct Batch {
     /// What was read of each partition.
     partitions: BTreeMap<i32, Offsets>,
-    /// The records with rows, those of a partition in the order of their offsets: partition, offset and record.
-    records: Vec<(i32, i64, Row)>,
+    /// The records with rows, those of a partition in the order of their offsets: partition, offset and message.
+    messages: Vec<(i32, i64, Message)>,
 }
 
 /// The rows of a batch, judged.
@@ -43,8 +45,8 @@ impl Batch {
     /// Adds a record.
     pub(crate) fn push(&mut self, partition: i32, offset: i64, record: Consumed) {
         self.pass(partition, offset);
-        if let Consumed::Row(row) = record {
-            self.records.push((partition, offset, row));
+        if let Consumed::Message(message) = record {
+            self.messages.push((partition, offset, message));
         }
     }
 
@@ -62,25 +64,53 @@ impl Batch {
         self.partitions.entry(partition).or_insert(Offsets { first: offset, next: 0 })
     }
 
-    /// Reads the rows out of the records and judges them. Nothing is refused here: a row that cannot load says why.
+    /// Reads the rows out of the messages and judges them. Nothing is refused here: a row that cannot load says why.
     pub(crate) fn judged(self, domain: &'static Domain) -> JudgedBatch {
         let mut cells = Cells::of(domain);
-        let mut origins = Vec::with_capacity(self.records.len());
-        for (partition, offset, Row { provenance, value }) in self.records {
-            match provenance {
-                Ok(provenance) => message::push_rows(domain, provenance, &value, &mut cells, |provenance, own| {
-                    origins.push(Origin { partition, offset, provenance, raw: value.slice(own) });
-                }),
-                Err(error) => {
-                    cells.push_malformed(error);
-                    let provenance = not_from_a_file(partition, offset);
-                    origins.push(Origin { partition, offset, provenance, raw: value });
-                }
-            }
+        let rows = self.messages.iter().map(|(.., message)| message.rows()).sum();
+        let mut origins = Vec::with_capacity(rows);
+        for (partition, offset, message) in self.messages {
+            unpack(domain, partition, offset, message, &mut cells, &mut origins);
         }
         let judged = judge::columns(domain, &cells);
         JudgedBatch { partitions: self.partitions, rows: Rows { origins, judged } }
     }
+}
+
+/// Appends the rows of a message: all of them, or one that says why none can be read.
+fn unpack(
+    domain: &'static Domain,
+    partition: i32,
+    offset: i64,
+    message: Message,
+    cells: &mut Cells,
+    origins: &mut Vec<Origin>,
+) {
+    let rows = message.weight();
+    let Message { head, value } = message;
+    let (provenance, why) = match head {
+        Ok(head) => {
+            let before = origins.len();
+            let place = |provenance, raw| origins.push(Origin { partition, offset, provenance, raw });
+            let Err(error) = push_rows(domain, &head, &value, cells, place) else { return };
+            origins.truncate(before);
+            match head.packed {
+                // The row that the message is, and so its number, is known.
+                None => (head.first, error.to_string()),
+                // None of its rows is received: they are sent again, in a message that may be as it should.
+                Some(_) => (not_from_a_file(partition, offset), of_object(&head, &error)),
+            }
+        }
+        Err(why) => (not_from_a_file(partition, offset), why),
+    };
+    cells.push_malformed(why);
+    origins.push(Origin { partition, offset, provenance, raw: RawText::Unread { value, rows } });
+}
+
+/// Whose rows a packed message has that cannot be read, and why.
+fn of_object(Head { first, packed }: &Head, error: &MessageError) -> String {
+    let rows = packed.as_ref().map_or(1, |packed| packed.rows);
+    format!("{rows} rows of object {} from row {} on, which are sent again: {error}", first.object, first.row)
 }
 
 impl JudgedBatch {
@@ -107,13 +137,27 @@ fn not_from_a_file(partition: i32, offset: i64) -> Provenance {
 
 #[cfg(test)]
 mod tests {
-    use freshet_topics::DOMAINS;
+    use freshet_sinks::apply::ReceivedRow;
     use freshet_topics::judge::MALFORMED_MESSAGE;
+    use freshet_topics::message::packed::PackedHead;
+    use freshet_topics::{DOMAINS, Value};
 
     use super::*;
 
-    fn record(provenance: Result<Provenance, String>, value: &'static str) -> Consumed {
-        Consumed::Row(Row { provenance, value: value.into() })
+    fn origin() -> Provenance {
+        Provenance { object: 9, generation: 1, parser: 1, ..not_from_a_file(0, 0) }
+    }
+
+    fn alone(first: Provenance) -> Result<Head, String> {
+        Ok(Head { first, packed: None })
+    }
+
+    fn packed(rows: usize, columns: &str) -> Result<Head, String> {
+        Ok(Head { first: origin(), packed: Some(PackedHead { rows, columns: columns.into() }) })
+    }
+
+    fn record(head: Result<Head, String>, value: &'static str) -> Consumed {
+        Consumed::Message(Message { head, value: value.into() })
     }
 
     #[test]
@@ -127,28 +171,61 @@ mod tests {
 
     #[test]
     fn a_message_that_is_no_row_becomes_a_reject_and_never_an_error() {
-        let provenance = Provenance { object: 9, generation: 1, parser: 1, ..not_from_a_file(0, 0) };
         let cases = [
             (Err("header `object` is missing".to_owned()), "{}", 0, "header `object` is missing"),
-            (Ok(provenance), "not json", 9, "expected ident at line 1 column 2"),
-            (Ok(provenance), "[1]", 9, "expected an object of text cells of domain locations"),
+            (alone(origin()), "not json", 9, "expected ident at line 1 column 2"),
+            (alone(origin()), "[1]", 9, "expected an object of text cells of domain locations"),
+            // The rows of a packed one are not taken for received: they are sent again.
+            (packed(2, "id"), "[0,2,\"7\"]\nx", 0, "2 rows of object 9 from row 0 on, which are sent again: line 2 of"),
+            (packed(2, "id"), "[0,2,\"7\"]", 0, "the value has 1 rows, and the header `rows` says 2"),
         ];
-        for (origin, value, object, said) in cases {
+        for (head, value, object, said) in cases {
             let mut batch = Batch::default();
-            batch.push(3, 41, record(origin, value));
+            batch.push(3, 40, record(alone(origin()), r#"{"id":"1","name":"Goa"}"#));
+            batch.push(3, 41, record(head, value));
+            batch.push(3, 42, record(packed(1, "id,name"), "[1,3,\"8\",\"Pune\"]"));
             let judged = batch.judged(DOMAINS[0]);
-            let row = judged.rows.row(0);
+            assert_eq!(judged.rows.origins.len(), 3, "{value}");
+            let row = judged.rows.row(1);
             assert_eq!((row.origin().partition, row.origin().offset, row.provenance().object), (3, 41, object));
-            assert_eq!(row.origin().raw, value);
+            assert_eq!(row.origin().raw.to_text(), value);
             let refusal = row.refusal().expect("rejected");
             assert_eq!(refusal.rule, MALFORMED_MESSAGE);
             assert!(refusal.value.as_deref().is_some_and(|value| value.contains(said)), "{refusal:?}");
+            let names = [0, 2].map(|at| (judged.rows.row(at).refusal(), judged.rows.judged.values.get(1, at)));
+            assert_eq!(
+                names,
+                [(None, Value::Text("Goa")), (None, Value::Text("Pune"))],
+                "the others keep their places"
+            );
         }
     }
 
     #[test]
+    fn each_row_of_a_packed_message_is_judged_by_itself_and_kept_with_the_names_of_its_cells() {
+        let value = "[4,6,\"7\",\"Goa\"]\n[9,12,\"x\",\"Pune\"]\n[10,13,\"8\",null,{\"_extra\":[\"y\"]}]";
+        let mut batch = Batch::default();
+        batch.push(3, 41, record(packed(3, "id,name"), value));
+        let judged = batch.judged(DOMAINS[0]);
+        assert_eq!(judged.partitions[&3], Offsets { first: 41, next: 42 });
+        let rows: Vec<_> = (0..3).map(|at| judged.rows.row(at)).collect();
+        let place = |row: &ReceivedRow<'_>| {
+            let Provenance { row: number, line, seq, .. } = *row.provenance();
+            (row.origin().offset, number, line, seq)
+        };
+        assert_eq!(rows.iter().map(place).collect::<Vec<_>>(), [(41, 4, 6, 0), (41, 9, 12, 1), (41, 10, 13, 2)]);
+        let raw: Vec<_> = rows.iter().map(|row| row.origin().raw.to_text()).collect();
+        let expected =
+            [r#"{"id":"7","name":"Goa"}"#, r#"{"id":"x","name":"Pune"}"#, r#"{"id":"8","name":null,"_extra":["y"]}"#];
+        assert_eq!(raw, expected);
+        let refused = |row: &ReceivedRow<'_>| row.refusal().map(|refusal| (refusal.rule, refusal.column));
+        let expected = [None, Some((judge::UNCASTABLE, Some("id"))), Some((judge::EXTRA_CELLS, None))];
+        assert_eq!(rows.iter().map(refused).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn rows_keep_their_places_among_records_that_are_none() {
-        let of = |row| Ok(Provenance { object: 9, generation: 1, row, ..not_from_a_file(0, 0) });
+        let of = |row| alone(Provenance { row, ..origin() });
         let mut batch = Batch::default();
         batch.push(1, 7, record(of(0), r#"{"id":"1","name":"Goa"}"#));
         batch.push(0, 3, record(of(1), "no row"));

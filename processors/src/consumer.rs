@@ -310,8 +310,9 @@ impl BookmarkConsumer {
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS)
-            // The default grows with partitions; this bounds what waits in memory for a domain.
+            // The default grows with partitions; this bounds what waits in memory for a domain, some 80,000 rows.
             .set("queued.max.messages.kbytes", "8192")
+            // So many only where each is one row: packed ones come to the bound in bytes first.
             .set("queued.min.messages", "20000")
             .set("fetch.max.bytes", "4194304")
             .set("max.partition.fetch.bytes", "1048576")

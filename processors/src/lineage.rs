@@ -79,7 +79,7 @@ fn is_of(domain: &'static Domain, row: &ReceivedRow<'_>, key: &[Value<'_>]) -> b
         let values = &row.rows().judged.values;
         return places.zip(key).all(|(place, value)| values.get(place, row.at()) == *value);
     }
-    let Ok(raw) = RawRow::decode(domain, &row.origin().raw) else { return false };
+    let Ok(raw) = RawRow::decode(domain, row.origin().raw.to_text().as_bytes()) else { return false };
     raw.stray_quote.is_none()
         && places.zip(key).all(|(place, value)| {
             let mut notes = Notes::default();

@@ -228,7 +228,7 @@ impl Reader {
     }
 }
 
-/// The record, unless it is a row of an object that is not asked for.
+/// The record, unless it has rows of an object that is not asked for.
 fn wanted(taker: &mut Taker, reading: &Reading, message: &BorrowedMessage) -> Option<Consumed> {
     taker.take(message, |object| reading.objects.as_ref().is_none_or(|objects| objects.contains(&object)))
 }

@@ -1,35 +1,49 @@
 //! A record as it leaves the consumer.
 
 use bytes::{Bytes, BytesMut};
-use freshet_topics::{Provenance, stream};
-use rdkafka::message::{BorrowedMessage, Message};
+use freshet_topics::message::packed::Head;
+use freshet_topics::stream;
+use rdkafka::message::{BorrowedMessage, Message as _};
 
 /// A record as it left the consumer.
 #[derive(Debug, Clone)]
 pub(crate) enum Consumed {
     /// One with rows, or with something that is none.
-    Row(Row),
+    Message(Message),
     /// A stream record: it moves the bookmark and nothing else.
     Stream,
 }
 
 /// A record that should have rows.
 #[derive(Debug, Clone)]
-pub(crate) struct Row {
-    /// Where they come from, or why that cannot be read.
-    pub(crate) provenance: Result<Provenance, String>,
-    /// The message's value.
+pub(crate) struct Message {
+    /// Where they come from and how they are packed, or why that cannot be read.
+    pub(crate) head: Result<Head, String>,
+    /// Its value.
     pub(crate) value: Bytes,
 }
 
 /// The value of an ordinary row, in bytes.
 const ORDINARY_ROW_BYTES: usize = 1024;
 
+impl Message {
+    /// How many rows it has, if it is as its head says; never more than bytes.
+    pub(crate) fn rows(&self) -> usize {
+        let packed = self.head.as_ref().ok().and_then(|head| head.packed.as_ref());
+        packed.map_or(1, |packed| packed.rows.min(self.value.len()))
+    }
+
+    /// How much of a batch it fills: each row one, and more for long ones, so that a batch is bounded in bytes too.
+    pub(crate) fn weight(&self) -> usize {
+        self.rows() + self.value.len() / ORDINARY_ROW_BYTES
+    }
+}
+
 impl Consumed {
-    /// How much of a batch it fills: one row, and more for a long one, so that a batch is bounded in bytes too.
+    /// How much of a batch it fills.
     pub(crate) fn weight(&self) -> usize {
         match self {
-            Consumed::Row(row) => 1 + row.value.len() / ORDINARY_ROW_BYTES,
+            Consumed::Message(message) => message.weight(),
             Consumed::Stream => 1,
         }
     }
@@ -51,12 +65,12 @@ impl Taker {
         if stream::stream_id(message.headers()).is_some() {
             return Some(Consumed::Stream);
         }
-        let provenance = Provenance::from_headers(message.headers()).map_err(|error| error.to_string());
-        // Object 0 is nobody's, as what cannot be read is.
-        let object = provenance.as_ref().map_or(0, |provenance| provenance.object);
+        let head = Head::from_headers(message.headers()).map_err(|error| error.to_string());
+        // Rows of several objects never share a message. Object 0 is nobody's, as what cannot be read is.
+        let object = head.as_ref().map_or(0, |head| head.first.object);
         is_wanted(object).then(|| {
             let value = self.copy(message.payload().unwrap_or_default());
-            Consumed::Row(Row { provenance, value })
+            Consumed::Message(Message { head, value })
         })
     }
 
@@ -71,14 +85,35 @@ impl Taker {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::message::{Header, OwnedHeaders};
+
     use super::*;
 
     #[test]
-    fn a_long_row_fills_more_of_a_batch() {
-        let of = |bytes: usize| {
-            Consumed::Row(Row { provenance: Err(String::new()), value: vec![b' '; bytes].into() }).weight()
+    fn a_long_row_fills_more_of_a_batch_and_a_message_as_much_as_its_rows() {
+        let first = "12,1,0,2,3,0,2";
+        let of = |rows: Option<usize>, bytes: usize| {
+            let head = rows.map(|rows| {
+                let header = |key, value| Header { key, value: Some(value) };
+                let headers = OwnedHeaders::new().insert(header("pack", first)).insert(header("columns", "id"));
+                Head::from_headers(Some(&headers.insert(header("rows", &rows.to_string())))).expect("a head")
+            });
+            let head = head.ok_or_else(String::new);
+            Consumed::Message(Message { head, value: vec![b' '; bytes].into() }).weight()
         };
-        assert_eq!((of(0), of(1023), of(1024), of(10_240)), (1, 1, 2, 11));
+        let cases = [
+            (None, 0, 1),
+            (None, 1023, 1),
+            (None, 1024, 2),
+            (None, 10_240, 11),
+            (Some(3), 40, 3),
+            (Some(200), 10_240, 210),
+            // Whatever it says, it has no more rows than bytes.
+            (Some(usize::MAX), 40, 40),
+        ];
+        for (rows, bytes, expected) in cases {
+            assert_eq!(of(rows, bytes), expected, "{rows:?} {bytes}");
+        }
         assert_eq!(Consumed::Stream.weight(), 1);
     }
 

@@ -11,18 +11,23 @@ use freshet_topics::judge::MALFORMED_MESSAGE;
 
 use crate::start::Start;
 
-/// Fewer records than this are never too bad: a careless hand at Kafka's own producer writes some.
-const RECORDS_MIN: usize = 100;
+/// Fewer rows than this are never too bad: a careless hand at Kafka's own producer writes some. A message counts as many as it
+/// seems to have ([`RawText::rows`](freshet_topics::message::RawText::rows)): of packed ones a batch holds few.
+const ROWS_MIN: usize = 100;
+/// One message alone is never too bad either, however much is in it: it may be broken.
+const RECORDS_MIN: usize = 2;
 /// How each reason begins, by which the halt is known to whoever is given the partition next.
 const SIGN: &str = "unreadable: ";
 
 /// Why the partition of a bookmark halts before a batch.
 ///
-/// | records | of them unreadable | halts |
-/// |---|---|---|
-/// | 99 | 99 | no: too few to tell |
-/// | 100 | 99 | no: rows are among them |
-/// | 100 | 100 | yes |
+/// | records | of them unreadable | with rows, as it seems | halts |
+/// |---|---|---|---|
+/// | 99 | 99 | 99 | no: too few to tell |
+/// | 100 | 99 | 99 | no: rows are among them |
+/// | 100 | 100 | 100 | yes |
+/// | 1 | 1 | 200 | no: a broken one |
+/// | 2 | 2 | 400 | yes |
 pub(crate) fn reason(domain: &str, batch: &Batch, bookmark: &BookmarkMove) -> Option<String> {
     if batch.rows.judged.refusals.is_empty() {
         return None;
@@ -30,11 +35,16 @@ pub(crate) fn reason(domain: &str, batch: &Batch, bookmark: &BookmarkMove) -> Op
     let rows = batch.rows_of(&[*bookmark]);
     let refusal = |row: &ReceivedRow<'_>| row.refusal().filter(|refusal| refusal.rule == MALFORMED_MESSAGE).cloned();
     let last = rows.last().and_then(refusal)?.value.unwrap_or_default();
-    if rows.len() < RECORDS_MIN || !rows.iter().all(|row| refusal(row).is_some()) {
+    if !rows.iter().all(|row| refusal(row).is_some()) {
+        return None;
+    }
+    // What cannot be read is one row a record.
+    let records = rows.len();
+    let seeming: usize = rows.iter().map(|row| row.origin().raw.rows()).sum();
+    if records < RECORDS_MIN || seeming < ROWS_MIN {
         return None;
     }
     let BookmarkMove { partition, expected: from, next: behind, .. } = *bookmark;
-    let records = rows.len();
     Some(format!(
         "{SIGN}all {records} records from offset {from} on are no rows of freshet's ({last}): somebody else writes to the \
          topic, or a later version does; nothing was changed; `freshet bookmarks set {domain} --partition {partition} \
@@ -58,13 +68,14 @@ pub(crate) fn stay_halted(start: Start, halted: Option<&str>) -> Start {
 
 #[cfg(test)]
 mod tests {
+    use freshet_topics::message::packed::{Head, PackedHead};
     use freshet_topics::{DOMAINS, Provenance};
     use uuid::Uuid;
 
     use super::*;
-    use crate::record::{Consumed, Row};
+    use crate::record::{Consumed, Message};
 
-    const PROVENANCE: Provenance = Provenance {
+    const FIRST: Provenance = Provenance {
         object: 9,
         generation: 1,
         row: 0,
@@ -76,15 +87,28 @@ mod tests {
         partitions: 4,
     };
 
-    /// So many records of partition 3 that are rows, then so many that are none; one of each in another partition.
-    fn batch(rows: usize, unreadable: usize) -> Batch {
-        let row = || Consumed::Row(Row { provenance: Ok(PROVENANCE), value: r#"{"id":"1","name":"Goa"}"#.into() });
-        let none = || Consumed::Row(Row { provenance: Err("no header".into()), value: "x".into() });
+    fn row() -> Consumed {
+        let head = Ok(Head { first: FIRST, packed: None });
+        Consumed::Message(Message { head, value: r#"{"id":"1","name":"Goa"}"#.into() })
+    }
+
+    fn none() -> Consumed {
+        Consumed::Message(Message { head: Err("no header".into()), value: "x".into() })
+    }
+
+    /// What was packed in a form that this version does not know.
+    fn packed() -> Consumed {
+        let head = Ok(Head { first: FIRST, packed: Some(PackedHead { rows: 200, columns: "id,name".into() }) });
+        Consumed::Message(Message { head, value: "1;Goa\n".repeat(200).into() })
+    }
+
+    /// These records in partition 3, and one of each kind in another.
+    fn batch(records: &[Consumed]) -> Batch {
         let mut batch = crate::batch::Batch::default();
         batch.push(1, 0, row());
         batch.push(1, 1, none());
-        for (offset, at) in (41..).zip(0..rows + unreadable) {
-            batch.push(3, offset, if at < rows { row() } else { none() });
+        for (offset, record) in (41..).zip(records) {
+            batch.push(3, offset, record.clone());
         }
         let placed = batch.judged(DOMAINS[0]).placed(|partition, offsets| {
             Ok::<_, ()>(BookmarkMove { partition, expected: offsets.first, next: 600, epoch: 1 })
@@ -94,13 +118,25 @@ mod tests {
 
     #[test]
     fn a_batch_without_a_row_is_told_from_bad_records() {
-        for (unreadable, rows, halts) in [(99, 0, false), (99, 1, false), (100, 0, true), (500, 1, false)] {
-            let batch = batch(rows, unreadable);
+        let of = |rows: usize, unreadable: usize| [vec![row(); rows], vec![none(); unreadable]].concat();
+        let cases = [
+            (of(0, 99), false),
+            (of(1, 99), false),
+            (of(0, 100), true),
+            (of(1, 500), false),
+            (vec![packed()], false),
+            (vec![packed(), none()], true),
+            (vec![packed(); 2], true),
+            (vec![packed(), row(), packed()], false),
+        ];
+        for (records, halts) in cases {
+            let batch = batch(&records);
             let [one, three] = batch.bookmarks.as_slice() else { panic!("two partitions") };
             assert_eq!(reason("health", &batch, one), None);
             let reason = reason("health", &batch, three);
-            assert_eq!(reason.is_some(), halts, "{unreadable}: {reason:?}");
+            assert_eq!(reason.is_some(), halts, "{} records: {reason:?}", records.len());
             let Some(reason) = reason else { continue };
+            assert!(reason.contains(&format!("all {} records", records.len())), "{reason}");
             assert!(reason.contains("`freshet bookmarks set health --partition 3 --to 600`"), "{reason}");
             assert_eq!(stay_halted(Start::At(41), Some(&reason)), Start::Halt(reason.clone()));
             assert_eq!(stay_halted(Start::Halt("now".into()), Some(&reason)), Start::Halt("now".into()));

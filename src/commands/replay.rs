@@ -159,7 +159,7 @@ async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown
     let filled = shadow.fill(&progress, shutdown).await;
     let took = bar.finish().await;
     filled?;
-    println!("{}: the shadow has caught up{}", domain.name, show::at_rate(progress.borrow().done, took));
+    println!("{}: the shadow has caught up{}", domain.name, show::at_rate(progress.borrow().rows, took));
     if !args.compare && !args.swap {
         println!("Look at it as shadow.{}, then add --compare, --swap or --drop to the same command.", domain.table);
         return Ok(true);

@@ -24,7 +24,7 @@ pub async fn run(services: &Services, yes: bool) -> Result<ExitCode> {
     drop(connection);
     let number = all.last().map_or(0, |life| life.number);
     println!("The ledger is in its life {number}; this begins life {}:", number + 1);
-    println!("- bookmarks stay where Postgres has them, and the records after them are read:");
+    println!("- bookmarks stay where Postgres has them, and the messages after them are read:");
     let domains = services.config.pipeline.domains;
     for domain in domains {
         println!("    {}: {}", domain.name, ahead(services, domain).await);
@@ -40,11 +40,11 @@ pub async fn run(services: &Services, yes: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many records a domain's topic holds beyond its bookmarks.
+/// How many messages a domain's topic holds beyond its bookmarks.
 async fn ahead(services: &Services, domain: &Domain) -> String {
     match count_ahead(services, domain).await {
-        Ok(1) => "1 record".to_owned(),
-        Ok(records) => format!("{} records", thousands(records)),
+        Ok(1) => "1 message".to_owned(),
+        Ok(messages) => format!("{} messages", thousands(messages)),
         Err(error) => format!("not known ({error:#})"),
     }
 }

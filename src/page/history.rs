@@ -35,7 +35,8 @@ struct DomainColumns {
     published: Vec<i64>,
     /// Rows that a processor is done with since ever: applied, stale or rejected.
     processed: Vec<i64>,
-    lag_rows: Vec<i64>,
+    /// Messages that are not applied.
+    lag_messages: Vec<i64>,
     /// Age of the oldest of them in seconds; 0 for none.
     lag_seconds: Vec<f64>,
 }
@@ -60,7 +61,7 @@ impl History {
                 domain.files.push(seen.files);
                 domain.published.push(seen.rows.published);
                 domain.processed.push(seen.rows.applied + seen.rows.stale + seen.rows.rejected);
-                domain.lag_rows.push(seen.lag.rows);
+                domain.lag_messages.push(seen.lag.messages);
                 domain.lag_seconds.push(seen.lag.seconds.unwrap_or(0.0));
             }
         }
@@ -90,7 +91,7 @@ mod tests {
 
     fn survey(second: i64) -> Arc<Survey> {
         let rows = Rows { published: 10 * second, applied: second, stale: 2, rejected: 3, ..Rows::default() };
-        let lag = Lag { rows: 5, seconds: (second % 2 == 0).then_some(1.5) };
+        let lag = Lag { messages: 5, seconds: (second % 2 == 0).then_some(1.5) };
         let at = DateTime::from_timestamp(second, 0).expect("a time");
         Arc::new(Survey { at, domains: vec![Surveyed { domain: "health", files: 7, rows, lag }], dirty_windows: 9 })
     }
@@ -114,7 +115,7 @@ mod tests {
         let health = &columns.domains["health"];
         assert_eq!((columns.at.len(), columns.at[0], columns.at[SURVEYS - 1]), (SURVEYS, 321_000, 500_000));
         assert_eq!((health.published.len(), health.published[SURVEYS - 1]), (SURVEYS, 5_000));
-        assert_eq!((health.processed[SURVEYS - 1], health.lag_rows[0]), (505, 5));
+        assert_eq!((health.processed[SURVEYS - 1], health.lag_messages[0]), (505, 5));
         assert_eq!((columns.dirty_windows[0], health.files[0]), (9, 7));
         assert_eq!(health.lag_seconds[SURVEYS - 2..], [0.0, 1.5]);
     }

@@ -135,7 +135,7 @@ pub struct DomainStatus {
     pub rows: Rows,
     pub partitions: Vec<PartitionStatus>,
     /// Messages between the bookmarks and the end.
-    pub lag_rows: i64,
+    pub lag_messages: i64,
     /// Whether the end is Kafka's high watermark; else it is that of the published files.
     pub lag_is_kafkas: bool,
     /// Age of the newest file applied.
@@ -176,8 +176,8 @@ pub struct PartitionStatus {
     pub partition: i32,
     /// The bookmark: the offset of the next record to apply.
     pub next_offset: i64,
-    /// Records between the bookmark and the end.
-    pub lag_rows: i64,
+    /// Messages between the bookmark and the end. One may hold many rows.
+    pub lag_messages: i64,
 }
 
 /// Rows by what became of them.

@@ -225,7 +225,8 @@ async fn positions(connection: &mut PgConnection) -> Result<Vec<Position>, sqlx:
 fn fill_position(status: &mut DomainStatus, positions: &[Position], high: Option<&BTreeMap<i32, i64>>) {
     let own = || positions.iter().filter(|position| position.domain == status.domain);
     let next = |partition: i32| own().find(|it| it.partition == partition).map_or(0, |it| it.next_offset);
-    let at = |partition, next_offset, end| PartitionStatus { partition, next_offset, lag_rows: lag(next_offset, end) };
+    let at =
+        |partition, next_offset, end| PartitionStatus { partition, next_offset, lag_messages: lag(next_offset, end) };
     status.partitions = match high {
         Some(high) => high.iter().map(|(partition, end)| at(*partition, next(*partition), *end)).collect(),
         None => own().map(|it| at(it.partition, it.next_offset, it.published_end)).collect(),
@@ -236,12 +237,12 @@ fn fill_position(status: &mut DomainStatus, positions: &[Position], high: Option
     });
     status.halted = halted.collect();
     status.lag_is_kafkas = high.is_some();
-    status.lag_rows = status.partitions.iter().map(|partition| partition.lag_rows).sum();
+    status.lag_messages = status.partitions.iter().map(|partition| partition.lag_messages).sum();
 }
 
-/// Rows between a bookmark and an end. Record 0 of a partition is the stream record, which is no row.
+/// Messages between a bookmark and an end. Record 0 of a partition is the stream record, which has no row.
 ///
-/// | bookmark | end | rows |
+/// | bookmark | end | messages |
 /// |---|---|---|
 /// | 0 | 1 | 0 |
 /// | 0 | 5 | 4 |
@@ -308,8 +309,8 @@ mod tests {
 
     #[test]
     fn the_stream_record_is_no_lag() {
-        for (next, end, rows) in [(0, 0, 0), (0, 1, 0), (0, 5, 4), (1, 5, 4), (3, 5, 2), (5, 3, 0)] {
-            assert_eq!(lag(next, end), rows, "{next} to {end}");
+        for (next, end, messages) in [(0, 0, 0), (0, 1, 0), (0, 5, 4), (1, 5, 4), (3, 5, 2), (5, 3, 0)] {
+            assert_eq!(lag(next, end), messages, "{next} to {end}");
         }
     }
 
@@ -325,8 +326,8 @@ mod tests {
         let positions = [position(0, 10, 15), position(1, 4, 0)];
         let mut status = DomainStatus { domain: "health", ..DomainStatus::default() };
         fill_position(&mut status, &positions, None);
-        assert_eq!((status.lag_rows, status.lag_is_kafkas, status.halted.len()), (5, false, 1));
+        assert_eq!((status.lag_messages, status.lag_is_kafkas, status.halted.len()), (5, false, 1));
         fill_position(&mut status, &positions, Some(&BTreeMap::from([(0, 20), (1, 4), (2, 3)])));
-        assert_eq!((status.lag_rows, status.lag_is_kafkas), (12, true));
+        assert_eq!((status.lag_messages, status.lag_is_kafkas), (12, true));
     }
 }

@@ -179,7 +179,7 @@ async fn the_status_for_programs_says_what_is_known_of_every_domain() {
         ("/files/discovered", 0),
         ("/rows/applied", 2),
         ("/rows/rejected", 1),
-        ("/lag_rows", 0),
+        ("/lag_messages", 0),
         ("/orphans/rows", 2),
     ] {
         assert_eq!(health.pointer(pointer), Some(&expected.into()), "{pointer}: {health:#}");

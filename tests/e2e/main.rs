@@ -26,6 +26,7 @@ mod operate;
 mod output_views;
 mod overwrite;
 mod paces;
+mod packed;
 mod pooler;
 mod publications;
 mod queries;

@@ -192,12 +192,12 @@ async fn every_metric_that_is_documented_is_served_and_the_state_is_told_by_all(
         within(SOON, line, told).await;
     }
     let body = get(&http, "/metrics").await.1;
-    let lags = body.lines().filter(|line| line.starts_with(r#"freshet_lag_rows{domain="health""#));
+    let lags = body.lines().filter(|line| line.starts_with(r#"freshet_lag_messages{domain="health""#));
     assert_eq!(lags.filter(|line| line.ends_with(" 0")).count(), 4, "{body}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lag_is_told_in_rows_and_seconds_while_the_processor_is_away() {
+async fn lag_is_told_in_messages_and_seconds_while_the_processor_is_away() {
     let world = World::new("lag").await;
     let ingest = world.spawn(&arguments(&["ingest"], &[]));
     world.put("health/waiting.csv", format!("{HEALTH}1,2025-01-01,1,2,3,4\n1,2025-01-02,1,2,3,4\n")).await;
@@ -208,15 +208,18 @@ async fn lag_is_told_in_rows_and_seconds_while_the_processor_is_away() {
         let values = body.lines().filter(|line| line.starts_with(name) && line.contains(r#"domain="health""#));
         values.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>()
     };
-    within(SOON, "two rows wait", async || (sum("freshet_lag_rows{").await == 2.0).then_some(())).await;
+    within(SOON, "the message with both rows waits", async || {
+        (sum("freshet_lag_messages{").await == 1.0).then_some(())
+    })
+    .await;
     within(SOON, "they grow older", async || (sum("freshet_lag_seconds{").await > 1.0).then_some(())).await;
     let oldest = async || (sum("freshet_oldest_unfinished_file_seconds{").await > 1.0).then_some(());
     within(SOON, "the file does too", oldest).await;
     let roles =
         world.run(&[freshet::roles::Role::Process(freshet_topics::domains::by_name("health").expect("declared"))]);
     within(SOON, "nothing waits", async || {
-        let (rows, seconds) = (sum("freshet_lag_rows{").await, sum("freshet_lag_seconds{").await);
-        (rows == 0.0 && seconds == 0.0).then_some(())
+        let (messages, seconds) = (sum("freshet_lag_messages{").await, sum("freshet_lag_seconds{").await);
+        (messages == 0.0 && seconds == 0.0).then_some(())
     })
     .await;
     roles.stop().await;

@@ -1,7 +1,8 @@
 //! What comes from Kafka, from the store's events, and from whoever writes a contract.
 
 use freshet_ingest::events;
-use freshet_topics::{DOMAINS, Pipeline, Provenance, RawRow};
+use freshet_topics::message::packed::{Head, Pack};
+use freshet_topics::{Cell, DOMAINS, Domain, Pipeline, Provenance, RawRow};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::driver::fuzz;
@@ -25,6 +26,65 @@ fn a_message_that_is_read_is_written_as_it_was() {
             assert_eq!(RawRow::decode(domain, &buffer).expect("as it was written"), row);
         }
     });
+}
+
+/// A packed message: columns and number of rows in its first line, as its headers have them, and then its value.
+#[test]
+fn a_packed_message_that_is_read_is_written_as_it_was() {
+    let samples: [&[u8]; 4] = [
+        b"id,name,type 2\n[0,2,\"7\",\"Goa\",\"\"]\n[3,9,\"8\",null,null,{\"_extra\":[\"beyond\"]}]",
+        b"location_id,date 2\n[0,2,\"7\",\"a \\\"b\\\"\",{\"_overtaken\":7}]\n[1,3,{\"_stray_quote\":\"8,\\\"x\"}]",
+        b"location_id,colour,date 1\n[0,2,\"\\u00e9\\ud83d\\ude00\",\"red\",\"\",{\"_new\":{\"note\":\"x\"},\"_later\":{\"deep\":[1]}}]",
+        b" 1\n[0,2]",
+    ];
+    let words: [&[u8]; 12] = [
+        b"\n",
+        b"[1,2,",
+        b",null",
+        b",\"x\"",
+        b"{\"_extra\":[",
+        b"{\"_new\":{",
+        b"\\u0000",
+        b"\\",
+        b"\"",
+        b"]",
+        b"9223372036854775807",
+        b",,",
+    ];
+    fuzz(&samples, &words, |input, _| {
+        let Some(end) = input.iter().position(|byte| *byte == b'\n') else { return };
+        let (head, value) = (&input[..end], &input[end + 1..]);
+        let Some(space) = head.iter().position(|byte| *byte == b' ') else { return };
+        let (columns, rows) = (&head[..space], &head[space + 1..]);
+        for domain in DOMAINS {
+            let Some(found) = unpacked(domain, columns, rows, value) else { continue };
+            assert!(!found.is_empty());
+            let mut pack = Pack::default();
+            found.iter().for_each(|(provenance, row)| pack.push(provenance, row));
+            // A row may say less than its columns, as no file's row does: then its cells are read under other names.
+            if found.iter().any(|(_, row)| cells(row) != cells(&found[0].1)) {
+                continue;
+            }
+            let present = domain.columns.iter().zip(&found[0].1.cells).filter(|(_, cell)| **cell != Cell::Absent);
+            let columns: Vec<&str> = present.map(|(column, _)| column.name).collect();
+            let rows = found.len().to_string();
+            let again = unpacked(domain, columns.join(",").as_bytes(), rows.as_bytes(), pack.value());
+            assert_eq!(again.as_ref(), Some(&found), "as it was written");
+        }
+    });
+}
+
+/// Which cells a row has.
+fn cells(row: &RawRow<'_>) -> Vec<bool> {
+    row.cells.iter().map(|cell| *cell != Cell::Absent).collect()
+}
+
+/// The rows of a message, if all of it can be read.
+fn unpacked(domain: &Domain, columns: &[u8], rows: &[u8], value: &[u8]) -> Option<Vec<(Provenance, RawRow<'static>)>> {
+    let header = |key, value| Header { key, value: Some(value) };
+    let headers = OwnedHeaders::new().insert(header("pack", &b"12,1,0,2,3,0,2"[..]));
+    let headers = headers.insert(header("rows", rows)).insert(header("columns", columns));
+    Head::from_headers(Some(&headers)).ok()?.rows(domain, value).ok()
 }
 
 #[test]

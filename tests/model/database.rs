@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use freshet_processors::decisions::TableState;
 use freshet_sinks::apply::progress::{Part, PartProgress, SeqSet};
 use freshet_sinks::apply::upsert;
@@ -22,6 +21,7 @@ use freshet_sinks::ledger::{
 use freshet_sinks::lives::{self, Entry, Verdict};
 use freshet_topics::PARSER_VERSION;
 use freshet_topics::log::{LogEnds, MEASUREMENTS_APART, truncated};
+use freshet_topics::message::RawText;
 use freshet_topics::stream::{self, Beginning};
 use uuid::Uuid;
 
@@ -144,7 +144,7 @@ impl Batch {
             partition: self.partition,
             offset: *offset,
             provenance: row.provenance(),
-            raw: Bytes::new(),
+            raw: RawText::default(),
         };
         let rows = Rows { origins: self.rows.iter().map(origin).collect(), ..Rows::default() };
         apply::Batch { bookmarks: vec![self.bookmark_move()], rows }
@@ -245,7 +245,8 @@ impl Database {
             may_claim(object.state, one.is_leased, false, unfinished.map(|it| it.attempts).min())
         };
         let free = self.objects.iter().filter(may).map(|one| &*one.object);
-        free.min_by_key(|object| object.src_ord)
+        // New files do not wait for those that are sent again.
+        free.min_by_key(|object| (object.repairs > 0, object.src_ord))
     }
 
     pub(crate) fn may_claim(&self) -> bool {

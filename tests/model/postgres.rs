@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use freshet::local::{LocalStack, Options};
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
@@ -22,6 +21,7 @@ use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Select
 use freshet_sinks::lives;
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::cells::Cells;
+use freshet_topics::message::RawText;
 use freshet_topics::{Cell, DOMAINS, Domain, Provenance, RawRow, domains, judge, stream};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
@@ -259,7 +259,7 @@ impl Twin {
         let (mut cells, mut origins) = (Cells::of(health()), Vec::new());
         for (offset, row) in &batch.rows {
             let provenance = Provenance { nonce: self.real(row.nonce), ..row.provenance() };
-            origins.push(Origin { partition: batch.partition, offset: *offset, provenance, raw: Bytes::new() });
+            origins.push(Origin { partition: batch.partition, offset: *offset, provenance, raw: RawText::default() });
             cells.push(&raw_row(row.key, row.content));
         }
         let rows = Rows { origins, judged: judge::columns(health(), &cells) };

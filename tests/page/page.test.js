@@ -80,7 +80,7 @@ test("what is dropped appears without a reload", async () => {
 
 test("each domain has its lag and freshness as charts with words", async () => {
   for (const domain of ["locations", "health", "hospital"]) {
-    await page.getByRole("img", { name: new RegExp(`^lag of ${domain}: now 0 rows, at most`) }).waitFor();
+    await page.getByRole("img", { name: new RegExp(`^lag of ${domain}: now 0 messages, at most`) }).waitFor();
     await page.getByRole("img", { name: new RegExp(`^freshness of the last \\d files of ${domain}: the last [\\d.]+ s`) }).waitFor();
   }
   await page.getByRole("img", { name: "freshness of climate: no file yet" }).waitFor();

@@ -48,6 +48,13 @@ impl Cell<'_> {
     }
 }
 
+/// A place at which a batch could end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
+    rows: usize,
+    text_bytes: usize,
+}
+
 /// The raw cells of a batch.
 #[derive(Debug)]
 pub struct Cells {
@@ -165,11 +172,30 @@ impl Cells {
 
     /// Begins a row, whose columns are all absent until they are written. Dropped without an end, it leaves nothing.
     pub(crate) fn begin(&mut self) -> RowWriter<'_> {
-        let text_bytes = self.text.len();
+        let before = self.end();
         for column in &mut self.columns {
             column.push(Raw::Absent);
         }
-        RowWriter { cells: self, text_bytes, is_ended: false }
+        RowWriter { cells: self, before, is_ended: false }
+    }
+
+    /// Where the batch ends as it is.
+    pub(crate) fn end(&self) -> End {
+        End { rows: self.rows, text_bytes: self.text.len() }
+    }
+
+    /// Takes back all that was appended since the batch ended there.
+    pub(crate) fn truncate(&mut self, end: End) {
+        self.rows = end.rows;
+        for column in &mut self.columns {
+            column.truncate(end.rows);
+        }
+        for by_row in [&mut self.stray_quotes, &mut self.extra, &mut self.new_cells] {
+            by_row.truncate(end.rows);
+        }
+        self.malformed.truncate(end.rows);
+        self.overtaken.truncate(end.rows);
+        self.text.truncate(end.text_bytes);
     }
 
     /// A row as its file has it.
@@ -198,7 +224,7 @@ impl Cells {
 /// Writes the last row of a batch. What is written twice is what was written last.
 pub(crate) struct RowWriter<'c> {
     cells: &'c mut Cells,
-    text_bytes: usize,
+    before: End,
     is_ended: bool,
 }
 
@@ -257,18 +283,9 @@ impl RowWriter<'_> {
 
 impl Drop for RowWriter<'_> {
     fn drop(&mut self) {
-        if self.is_ended {
-            return;
+        if !self.is_ended {
+            self.cells.truncate(self.before);
         }
-        let cells = &mut *self.cells;
-        for column in &mut cells.columns {
-            column.truncate(cells.rows);
-        }
-        for by_row in [&mut cells.stray_quotes, &mut cells.extra, &mut cells.new_cells] {
-            by_row.truncate(cells.rows);
-        }
-        cells.overtaken.truncate(cells.rows);
-        cells.text.truncate(self.text_bytes);
     }
 }
 
@@ -343,6 +360,23 @@ mod tests {
         assert_eq!((cells.extra().count(), cells.stray_quotes().count(), cells.new_cells().count()), (0, 0, 0));
         assert_eq!(cells.overtaken().count(), 0);
         assert_eq!(cells.get(0, 1), CellRef::Absent);
+    }
+
+    #[test]
+    fn rows_that_are_taken_back_leave_nothing() {
+        let mut cells = Cells::of(DOMAINS[0]);
+        let row = |value: &str| RawRow::decode(DOMAINS[0], value.as_bytes()).expect("a row");
+        cells.push(&row(r#"{"id":"7","_overtaken":3}"#));
+        let (end, bytes) = (cells.end(), cells.text.len());
+        cells.push(&row(r#"{"id":"8","_extra":["beyond"],"_overtaken":1}"#));
+        cells.push(&row(r#"{"_stray_quote":"9,\""}"#));
+        cells.push_malformed("no row".into());
+        cells.truncate(end);
+        assert_eq!((cells.rows(), cells.text.len()), (1, bytes));
+        let rare = (cells.extra().count(), cells.stray_quotes().count(), cells.malformed().count());
+        assert_eq!((rare, cells.overtaken().collect::<Vec<_>>()), ((0, 0, 0), vec![(0, 3)]));
+        cells.push(&row(r#"{"id":"10"}"#));
+        assert_eq!(cells.raw_row(1), row(r#"{"id":"10"}"#));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use rdkafka::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::message::packed::PACK_ROWS_MAX;
+
 /// The mechanism of freshet's own that stands for OAUTHBEARER with tokens signed by AWS credentials.
 const AWS_MSK_IAM: &str = "AWS_MSK_IAM";
 /// What librdkafka as built here can do, and [`AWS_MSK_IAM`].
@@ -39,6 +41,9 @@ pub struct KafkaSettings {
     pub retention_ms: i64,
     /// `compression.type` of the producer: lz4, zstd, gzip or none.
     pub compression: String,
+    /// Rows of a file that a listener packs into one message at most, 1 to 1,000; 1: each row is a message of its own,
+    /// keyed by its location. Default 200.
+    pub rows_per_message: usize,
     /// plaintext, ssl, sasl_plaintext or sasl_ssl. Empty: plaintext.
     pub security_protocol: String,
     /// PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, or AWS_MSK_IAM. Empty: no login.
@@ -83,6 +88,7 @@ impl Default for KafkaSettings {
             min_insync_replicas: 2,
             retention_ms: -1,
             compression: "lz4".into(),
+            rows_per_message: 200,
             security_protocol: String::new(),
             sasl_mechanism: String::new(),
             sasl_username: String::new(),
@@ -150,11 +156,14 @@ impl KafkaSettings {
         self.sasl_mechanism.eq_ignore_ascii_case(AWS_MSK_IAM)
     }
 
-    /// The first setting about security that cannot work, and why. No value is repeated.
+    /// The first setting that cannot work, and why. No value of one about security is repeated.
     ///
     /// # Errors
     /// One clear line for whoever wrote it.
     pub fn check(&self) -> Result<(), String> {
+        if !(1..=PACK_ROWS_MAX).contains(&self.rows_per_message) {
+            return Err(format!("kafka.rows_per_message must be between 1 and {PACK_ROWS_MAX}"));
+        }
         one_of("kafka.security_protocol", &self.security_protocol, &PROTOCOLS)?;
         one_of("kafka.sasl_mechanism", &self.sasl_mechanism, &MECHANISMS)?;
         let has = |name: &str| self.has_property(name);
@@ -346,7 +355,9 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_named_and_no_value_is_repeated() {
-        let cases: [(Change, &str); 15] = [
+        let cases: [(Change, &str); 17] = [
+            (|it| it.rows_per_message = 0, "kafka.rows_per_message must be between 1 and 1000"),
+            (|it| it.rows_per_message = 1_001, "kafka.rows_per_message must be between 1 and 1000"),
             (|it| it.security_protocol = "hunter2".into(), "kafka.security_protocol is not one of plaintext"),
             (|it| it.sasl_mechanism = "GSSAPI".into(), "kafka.sasl_mechanism is not one of PLAIN"),
             (|it| it.security_protocol = "sasl_ssl".into(), "kafka.sasl_mechanism is not set"),

@@ -5,6 +5,8 @@
 //! in the object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the
 //! header stand under [`EXTRA`], and under [`OVERTAKEN`] how many rows of its file it takes the place of. Where the row
 //! comes from is in the header [`ORIGIN_HEADER`].
+//!
+//! This is the form of a message of one row. [`packed`] has several rows in one; a topic may hold both.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,8 +18,11 @@ use uuid::Uuid;
 use crate::Domain;
 use crate::cells::Cells;
 
+pub mod packed;
+mod raw;
 mod read;
 
+pub use self::raw::RawText;
 pub(crate) use self::read::push_row;
 pub use self::read::push_rows;
 
@@ -69,6 +74,25 @@ pub enum MessageError {
     /// The value is not a JSON object of text.
     #[error("the value is not a JSON object of text cells: {0}")]
     Value(#[from] serde_json::Error),
+    /// A header of a packed message is missing or says nothing of use.
+    #[error("header `{0}` of a packed message is missing or cannot be read")]
+    Pack(&'static str),
+    /// A line of a packed message cannot be read.
+    #[error("line {number} of the value is no row: {why}")]
+    Line {
+        /// Which, from 1.
+        number: usize,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A packed message was cut, or put together from several.
+    #[error("the value has {found} rows, and the header `rows` says {said}")]
+    Rows {
+        /// What the header says.
+        said: usize,
+        /// What the value has.
+        found: usize,
+    },
 }
 
 /// The header that carries a row's [`Provenance`].
@@ -106,10 +130,11 @@ impl Provenance {
     /// [`MessageError::Origin`] names the first field that is missing or not a number. Further fields and
     /// unknown headers are left alone, so that a later version may add some.
     pub fn from_headers(headers: Option<&impl Headers>) -> Result<Self, MessageError> {
-        let origin = headers
-            .and_then(|headers| headers.iter().find(|header| header.key == ORIGIN_HEADER))
-            .and_then(|header| std::str::from_utf8(header.value?).ok())
-            .unwrap_or_default();
+        Self::from_text(header_text(headers, ORIGIN_HEADER).unwrap_or_default())
+    }
+
+    /// Reads the text of an origin.
+    fn from_text(origin: &str) -> Result<Self, MessageError> {
         let mut fields = origin.split(',');
         let mut numbers = [0; ORIGIN_FIELDS.len()];
         for (number, name) in numbers.iter_mut().zip(ORIGIN_FIELDS) {
@@ -140,6 +165,12 @@ impl Provenance {
         };
         Ok(Provenance { object, generation, row, line, src_ord, seq, parser, nonce, partitions })
     }
+}
+
+/// The text of a header, where there is one.
+fn header_text<'h>(headers: Option<&'h impl Headers>, name: &str) -> Option<&'h str> {
+    let header = headers?.iter().find(|header| header.key == name)?;
+    std::str::from_utf8(header.value?).ok()
 }
 
 /// One raw cell of a row.

@@ -12,6 +12,7 @@
 use rdkafka::message::Headers;
 use uuid::Uuid;
 
+use crate::message::packed::PACK_HEADER;
 use crate::message::{ORIGIN_HEADER, STREAM_HEADER};
 
 /// What a partition begins with.
@@ -32,7 +33,8 @@ pub enum FirstRecord {
 impl FirstRecord {
     /// Tells what a record 0 is by its headers.
     pub fn of(headers: Option<&impl Headers>) -> Self {
-        let is_row = headers.is_some_and(|headers| headers.iter().any(|header| header.key == ORIGIN_HEADER));
+        let is_of_row = |key| [ORIGIN_HEADER, PACK_HEADER].contains(&key);
+        let is_row = headers.is_some_and(|headers| headers.iter().any(|header| is_of_row(header.key)));
         match stream_id(headers) {
             Some(id) => FirstRecord::Stream(id),
             None if is_row => FirstRecord::Row,
@@ -177,6 +179,7 @@ mod tests {
             (Some(with(STREAM_HEADER, &text)), Stream(A)),
             (Some(with(STREAM_HEADER, "no id")), Foreign),
             (Some(with(ORIGIN_HEADER, "12,1,0,2,3,0,1")), Row),
+            (Some(with(PACK_HEADER, "12,1,0,2,3,0,1")), Row),
             (Some(with("else", "1")), Foreign),
             (None, Foreign),
         ];

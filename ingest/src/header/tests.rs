@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use freshet_topics::DOMAINS;
+use freshet_topics::message::packed::Pack;
+use freshet_topics::{DOMAINS, Provenance};
 
 use super::*;
 use crate::frame::{FrameLimits, Framer};
@@ -23,6 +24,7 @@ fn read(domain: &'static Domain, text: &str) -> Result<(Header, Vec<RawRow<'stat
             (None, Cell::Absent | Cell::Missing) => {}
             other => panic!("{other:?}"),
         }
+        assert_packed_alike(&header, &record, &row);
         rows.push(RawRow { cells: row.cells.into_iter().map(owned).collect(), ..nothing() });
         let new_cells = row.new_cells.into_iter();
         rows.last_mut().expect("just pushed").new_cells =
@@ -31,6 +33,28 @@ fn read(domain: &'static Domain, text: &str) -> Result<(Header, Vec<RawRow<'stat
             row.extra.into_iter().map(|text| Cow::Owned(text.into_owned())).collect();
     }
     Ok((header, rows))
+}
+
+/// A row is packed without being made a [`RawRow`] first, and says the same.
+fn assert_packed_alike(header: &Header, record: &Record<'_>, row: &RawRow<'_>) {
+    let (object, generation, row_number, line, src_ord, seq, parser, partitions) = (1, 1, 2, 3, 4, 5, 2, 4);
+    let nonce = uuid::Uuid::nil();
+    let origin = Provenance { object, generation, row: row_number, line, src_ord, seq, parser, nonce, partitions };
+    for overtaken in [0, 3] {
+        let (mut written, mut pushed) = (Pack::default(), Pack::default());
+        header.write(record, overtaken, written.line(&origin));
+        pushed.push(&origin, &RawRow { overtaken, ..row.clone() });
+        assert_eq!(String::from_utf8_lossy(written.value()), String::from_utf8_lossy(pushed.value()));
+    }
+}
+
+#[test]
+fn a_row_is_packed_as_it_stands_whatever_is_odd_in_it() {
+    let keeping: &'static Domain = Box::leak(Box::new(Domain { on_new_column: NewColumn::Keep, ..*domain("health") }));
+    let rows = "7,2025-01-01,\"a \"\"b\"\"\",5\n8\n9,2025-01-02,,,beyond,\n\"10\"x,2025\n11,2025-01-03,x,4,,";
+    let (header, rows) = read(keeping, &format!("location_id,date,remark,dengue_cases\n{rows}")).expect("read");
+    assert_eq!(rows.len(), 5);
+    assert_eq!(header.columns(keeping), "location_id,date,dengue_cases");
 }
 
 fn nothing() -> RawRow<'static> {

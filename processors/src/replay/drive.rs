@@ -127,9 +127,10 @@ impl Worker<'_> {
                 () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
             };
             let batch = self.placed(batch?)?;
-            let records = self.write(&batch, shutdown).await?;
-            self.drive.progress.send_modify(|progress| progress.done += records);
-            shutdown.run_until_cancelled(self.pace.rest(records)).await;
+            let messages = self.write(&batch, shutdown).await?;
+            let rows = batch.rows.origins.len() as i64;
+            self.drive.progress.send_modify(|progress| progress.add(messages, rows));
+            shutdown.run_until_cancelled(self.pace.rest(rows)).await;
         }
         Ok(self.positions)
     }
@@ -141,7 +142,7 @@ impl Worker<'_> {
         })
     }
 
-    /// Writes a batch, trying again for a while where the error is transient. Gives how many records it was.
+    /// Writes a batch, trying again for a while where the error is transient. Gives how many messages it was.
     async fn write(&mut self, batch: &Batch, shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut failures) = (Instant::now(), 0);
         loop {
@@ -170,14 +171,14 @@ impl Worker<'_> {
                 return Err(ReplayError::Interrupted);
             }
         }
-        let mut records = 0;
+        let mut messages = 0;
         for bookmark in &batch.bookmarks {
-            records += bookmark.next - bookmark.expected;
+            messages += bookmark.next - bookmark.expected;
             if let Some(position) = self.positions.get_mut(&bookmark.partition) {
                 position.next_offset = bookmark.next;
             }
         }
-        Ok(records)
+        Ok(messages)
     }
 
     async fn write_once(&mut self, batch: &Batch) -> Result<(), ApplyError> {
@@ -228,7 +229,7 @@ impl Pace {
 /// Says how much there is to do.
 pub(super) fn announce(progress: &ProgressSender, ranges: impl Iterator<Item = i64>) {
     let total = ranges.sum();
-    progress.send_replace(Progress { done: 0, total });
+    progress.send_replace(Progress { total, ..Progress::default() });
 }
 
 #[cfg(test)]

@@ -150,8 +150,9 @@ pub async fn preview(
         let (corrected, differences, examples) = correct::preview(&mut looking, &upsert, &batch).await?;
         looking.rollback().await.map_err(&failed)?;
         sum.add(corrected, &differences, examples);
-        let records: i64 = batch.bookmarks.iter().map(|bookmark| bookmark.next - bookmark.expected).sum();
-        progress.send_modify(|progress| progress.done += records);
+        let messages: i64 = batch.bookmarks.iter().map(|bookmark| bookmark.next - bookmark.expected).sum();
+        let rows = batch.rows.origins.len() as i64;
+        progress.send_modify(|progress| progress.add(messages, rows));
     }
     Ok(sum.preview)
 }

@@ -62,10 +62,20 @@ impl ReplayContext {
 /// How far a replay is, for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Records read.
+    /// Messages read.
     pub done: i64,
-    /// Records to read in all, as far as is known.
+    /// Messages to read in all, as far as is known.
     pub total: i64,
+    /// Rows that were in those read.
+    pub rows: i64,
+}
+
+impl Progress {
+    /// So many messages more were read, with so many rows.
+    fn add(&mut self, messages: i64, rows: i64) {
+        self.done += messages;
+        self.rows += rows;
+    }
 }
 
 /// Where a replay says how far it is.

@@ -18,10 +18,10 @@ use uuid::Uuid;
 
 use super::drive::{Drive, Sink, announce, positions};
 use super::in_place::plan;
-use super::{ProgressSender, ReplayContext, ReplayError, Request, bookmarks, lock, look, postgres};
+use super::{Progress, ProgressSender, ReplayContext, ReplayError, Request, bookmarks, lock, look, postgres};
 use crate::consumer::Position;
 
-/// With fewer records left than this, the live pipeline is made to wait for them: a fraction of a second's work.
+/// With fewer rows left than this, the live pipeline is made to wait for them: a fraction of a second's work.
 const LITTLE: i64 = 5_000;
 /// The live pipeline waits at most this long for the shadow.
 const HOLD_MAX: Duration = Duration::from_millis(1_500);
@@ -83,7 +83,7 @@ impl Shadow {
                 true => announce(progress, left.into_iter()),
                 false => progress.send_modify(|progress| progress.total = progress.done + all),
             }
-            if all <= LITTLE && !is_first {
+            if is_little(*progress.borrow(), all) && !is_first {
                 return Ok(());
             }
             is_first = false;
@@ -92,7 +92,7 @@ impl Shadow {
         Err(ReplayError::NotCaughtUp(TRIES_MAX))
     }
 
-    /// How many records are left in each partition.
+    /// How many messages are left in each partition.
     fn left<'a>(&'a self, live: &'a BTreeMap<i32, i64>) -> impl Iterator<Item = i64> + 'a {
         let left =
             |(partition, at): (&i32, &Position)| live.get(partition).map_or(0, |to| (to - at.next_offset).max(0));
@@ -207,8 +207,35 @@ impl Shadow {
     }
 }
 
+/// Whether so many messages are little, if each has as many rows as those read so far.
+///
+/// | messages read | with rows | left | little |
+/// |---|---|---|---|
+/// | 100 | 100 | 5,000 | yes |
+/// | 100 | 20,000 | 25 | yes: 5,000 rows |
+/// | 100 | 20,000 | 26 | no |
+/// | none | none | 5,000 | yes: as if each were a row |
+fn is_little(Progress { done, rows, .. }: Progress, left: i64) -> bool {
+    i128::from(left) * i128::from(rows.max(1)) <= i128::from(LITTLE) * i128::from(done.max(1))
+}
+
 /// Somebody else has what is needed, for too long or the other way round: not now.
 fn is_lock_conflict(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     is_lock_timeout(error) || code.as_deref() == Some("40P01")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_is_counted_in_rows() {
+        let cases = [(100, 100, 5_000, true), (100, 20_000, 25, true), (100, 20_000, 26, false), (0, 0, 5_000, true)];
+        for (done, rows, left, expected) in cases {
+            let progress = Progress { done, rows, ..Progress::default() };
+            assert_eq!(is_little(progress, left), expected, "{done} {rows} {left}");
+        }
+        assert!(!is_little(Progress::default(), LITTLE + 1));
+    }
 }

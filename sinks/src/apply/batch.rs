@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use freshet_topics::Provenance;
 use freshet_topics::judge::Judged;
+use freshet_topics::message::RawText;
 
 use super::progress::{Part, PartProgress};
 use super::rejects::{Lineage, Refusal, Reject};
@@ -27,7 +27,7 @@ pub struct Origin {
     /// The file, and its place there.
     pub provenance: Provenance,
     /// What the message says of it, kept for the case that it is rejected.
-    pub raw: Bytes,
+    pub raw: RawText,
 }
 
 /// Rows as they were received and judged, those of a partition in the order of their offsets.
@@ -119,7 +119,7 @@ impl<'b> ReceivedRow<'b> {
     /// Its dead letter.
     fn rejected(&self, refusal: Refusal) -> Reject {
         let Origin { partition, offset, provenance, ref raw } = *self.origin();
-        Reject { provenance, partition, offset, raw: String::from_utf8_lossy(raw).into_owned(), refusal }
+        Reject { provenance, partition, offset, raw: raw.to_text(), refusal }
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
                 nonce: Uuid::nil(),
                 partitions: 4,
             };
-            Origin { partition: 3, offset: *seq, provenance, raw: Bytes::new() }
+            Origin { partition: 3, offset: *seq, provenance, raw: RawText::default() }
         };
         let refusal = Refusal { rule: "negative", column: None, value: None };
         let all = |rule: &'static str| (0..seqs.len()).map(move |at| (at, Note { column: "cases", rule })).collect();

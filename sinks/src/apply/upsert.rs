@@ -229,8 +229,8 @@ fn statement(domain: &Domain, destination: Destination) -> String {
 mod tests {
     use super::*;
     use crate::apply::{Origin, Rows};
-    use bytes::Bytes;
     use freshet_topics::cells::Cells;
+    use freshet_topics::message::RawText;
     use freshet_topics::{DOMAINS, RawRow, Value, judge};
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
                 let nonce = uuid::Uuid::nil();
                 let (object, line, seq, parser, partitions) = (1, 0, 0, 1, 4);
                 let provenance = Provenance { object, generation, row, line, src_ord, seq, parser, nonce, partitions };
-                origins.push(Origin { partition: 0, offset: 0, provenance, raw: Bytes::new() });
+                origins.push(Origin { partition: 0, offset: 0, provenance, raw: RawText::default() });
             }
         }
         let rows = Rows { origins, judged: judge::columns(domain, &cells) };

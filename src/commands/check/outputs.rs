@@ -2,7 +2,6 @@
 //! Everything happens in one transaction, in a schema of its own, and is rolled back.
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use freshet_ingest::frame::{FrameLimits, Framer};
 use freshet_ingest::header::Header;
 use freshet_processors::refresh::check;
@@ -11,6 +10,7 @@ use freshet_sinks::apply::{Origin, Rows};
 use freshet_sinks::destination::Destination;
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::cells::Cells;
+use freshet_topics::message::RawText;
 use freshet_topics::pipeline::cases::OutputCase;
 use freshet_topics::pipeline::mistake::Mistake;
 use freshet_topics::{Domain, PARSER_VERSION, Pipeline, Provenance, judge};
@@ -113,7 +113,7 @@ fn origin(row: i64, line: i64) -> Origin {
     let nonce = Uuid::nil();
     let parser = PARSER_VERSION;
     let provenance = Provenance { object, generation, row, line, src_ord, seq: row, parser, nonce, partitions };
-    Origin { partition: 0, offset: row, provenance, raw: Bytes::new() }
+    Origin { partition: 0, offset: row, provenance, raw: RawText::default() }
 }
 
 /// The first line in which two files differ.

@@ -1,4 +1,4 @@
-//! How far a replay is: a bar with rate and time left; where there is no terminal, a line now and then.
+//! How far a replay is: a bar with the rows so far and the time left; where there is no terminal, a line now and then.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub(in crate::commands) struct Bar {
 /// Starts one below the others.
 pub(in crate::commands) fn start(bars: &MultiProgress, name: &'static str) -> (Bar, ProgressSender) {
     let (progress, seen) = watch::channel(Progress::default());
-    let style = "  {prefix:<10} {bar:36.cyan/238} {human_pos:>9} of {human_len}  {per_sec}  {eta} left";
+    let style = "  {prefix:<10} {bar:36.cyan/238} {human_pos:>9} of {human_len} messages  {msg}  {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = bars.add(ProgressBar::new(0).with_prefix(name).with_style(style.progress_chars("━╸─")));
     let began = Instant::now();
@@ -47,6 +47,7 @@ async fn follow(name: &'static str, bar: ProgressBar, seen: watch::Receiver<Prog
         let progress = *seen.borrow();
         bar.set_length(progress.total.unsigned_abs());
         bar.set_position(progress.done.unsigned_abs());
+        bar.set_message(format!("{} rows", thousands(progress.rows)));
         if bar.is_hidden() && said.elapsed() > LINE && progress.total > 0 {
             said = Instant::now();
             eprintln!("{}", line(name, progress, began.elapsed()));
@@ -55,14 +56,16 @@ async fn follow(name: &'static str, bar: ProgressBar, seen: watch::Receiver<Prog
     }
 }
 
-fn line(name: &str, Progress { done, total }: Progress, took: Duration) -> String {
-    let rate = done as f64 / took.as_secs_f64().max(0.001);
-    let left = Duration::from_secs_f64((total - done).max(0) as f64 / rate.max(1.0));
+fn line(name: &str, Progress { done, total, rows }: Progress, took: Duration) -> String {
+    let rate = |count: i64| count as f64 / took.as_secs_f64().max(0.001);
+    // A message may have hundreds of rows: less than one a second is no standstill.
+    let left = Duration::from_secs_f64((total - done).max(0) as f64 / rate(done).max(0.001));
     format!(
-        "{name}: {} of {} records, {} a second, {} left",
+        "{name}: {} of {} messages, {} rows ({} a second), {} left",
         thousands(done),
         thousands(total),
-        thousands(rate as i64),
+        thousands(rows),
+        thousands(rate(rows) as i64),
         span(left)
     )
 }
@@ -73,8 +76,8 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {
-        let progress = Progress { done: 250_000, total: 1_000_000 };
-        let expected = "health: 250,000 of 1,000,000 records, 50,000 a second, 15.0s left";
+        let progress = Progress { done: 1_250, total: 5_000, rows: 250_000 };
+        let expected = "health: 1,250 of 5,000 messages, 250,000 rows (50,000 a second), 15.0s left";
         assert_eq!(line("health", progress, Duration::from_secs(5)), expected);
     }
 }

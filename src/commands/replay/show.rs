@@ -16,13 +16,13 @@ use crate::commands::terminal::{Look, span, table, thousands};
 /// A value longer than this is cut.
 const VALUE_CHARS_MAX: usize = 120;
 
-/// `, 250,000 records in 2.5s (100,000 a second)`; nothing where nothing was read.
-pub(in crate::commands) fn at_rate(records: i64, took: Duration) -> String {
-    if records == 0 {
+/// `, 250,000 rows in 2.5s (100,000 a second)`; nothing where nothing was read.
+pub(in crate::commands) fn at_rate(rows: i64, took: Duration) -> String {
+    if rows == 0 {
         return String::new();
     }
-    let rate = records as f64 / took.as_secs_f64().max(0.001);
-    format!(", {} records in {} ({} a second)", thousands(records), span(took), thousands(rate as i64))
+    let rate = rows as f64 / took.as_secs_f64().max(0.001);
+    format!(", {} rows in {} ({} a second)", thousands(rows), span(took), thousands(rate as i64))
 }
 
 /// Not to be taken for an answer.

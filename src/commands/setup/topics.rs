@@ -49,7 +49,7 @@ async fn prepare_one(
     }
 }
 
-/// Adds to what was found of a topic that its rows are another ledger's: those of a domain that this one has no file of.
+/// Adds to what was found of a topic that its messages are another ledger's: those of a domain that this one has no file of.
 /// Asked after the schema, and left unsaid where Kafka or Postgres does not answer, which is said elsewhere.
 pub(super) async fn say_whose(services: &Services, findings: &mut [Finding]) {
     let settings = &services.config.kafka;
@@ -62,11 +62,11 @@ pub(super) async fn say_whose(services: &Services, findings: &mut [Finding]) {
         }
         let Ok(ends) = log.ends(&topic).await else { continue };
         // Record 0 of a partition is the stream's.
-        let rows: i64 = ends.values().map(|ends| (ends.high - ends.low.max(1)).max(0)).sum();
-        if rows > 0 {
+        let messages: i64 = ends.values().map(|ends| (ends.high - ends.low.max(1)).max(0)).sum();
+        if messages > 0 {
             finding.said += &format!(
-                "; holds {} rows of another ledger, which will be passed over (docs/restore.md)",
-                thousands(rows)
+                "; holds {} messages of another ledger, whose rows will be passed over (docs/restore.md)",
+                thousands(messages)
             );
         }
     }

@@ -132,8 +132,8 @@ fn files_in(domain: &DomainStatus, state: ObjectState) -> i64 {
 
 /// With lines, without, and with numbers that are about so much.
 fn rows(status: &Status, look: Look) -> String {
-    let wide = ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "lag", "orphans", "newest"];
-    let short = ["rows", "publ.", "applied", "stale", "dupl.", "rej.", "corr.", "lag", "orphans", "newest"];
+    let wide = ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "msg lag", "orphans", "newest"];
+    let short = ["rows", "publ.", "applied", "stale", "dupl.", "rej.", "corr.", "msg lag", "orphans", "newest"];
     let records = |heading: [&str; 10], number: fn(i64) -> String| {
         let mut records = vec![heading.map(str::to_owned).to_vec()];
         records.extend(status.domains.iter().map(|domain| row(domain, number)));
@@ -149,7 +149,7 @@ fn row(domain: &DomainStatus, number: fn(i64) -> String) -> Vec<String> {
     let counts = [rows.published, rows.applied, rows.stale, rows.duplicate, rows.rejected, rows.corrected];
     let mut record = vec![domain.domain.to_owned()];
     record.extend(counts.map(number));
-    record.push(number(domain.lag_rows));
+    record.push(number(domain.lag_messages));
     record.push(domain.orphans.map_or("–".into(), |orphans| orphan_rows(orphans, number)));
     record.push(age(domain.freshness_seconds));
     record
@@ -205,7 +205,7 @@ mod tests {
             domain: domain.name,
             files: ObjectState::ALL.into_iter().map(|state| (state, 1_234)).collect(),
             rows: Rows { published: 987_654, applied: 987_576, rejected: 78, ..Rows::default() },
-            lag_rows: 12_000,
+            lag_messages: 12_000,
             freshness_seconds: Some(1.25),
             orphans: Some(Orphans { rows: 100_000, more: true, locations: 3 }),
             halted: vec![Halted { partition: 2, reason: "topic was made again: run `freshet bookmarks adopt`".into() }],

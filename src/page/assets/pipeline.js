@@ -117,13 +117,13 @@ function caption(figure, value, aside) {
   text(more, aside);
 }
 
-function updateLag(figure, { domain, lag_rows }) {
+function updateLag(figure, { domain, lag_messages }) {
   const columns = state.history?.domains[domain];
-  const charted = points(columns?.lag_rows ?? []);
-  const [rows, seconds] = [columns?.lag_rows.at(-1) ?? lag_rows, columns?.lag_seconds.at(-1) ?? 0];
+  const charted = points(columns?.lag_messages ?? []);
+  const [messages, seconds] = [columns?.lag_messages.at(-1) ?? lag_messages, columns?.lag_seconds.at(-1) ?? 0];
   const most = `at most ${count(greatest(charted))}`;
-  caption(figure, counted(rows, "row"), seconds > 0 ? `for ${duration(seconds)}` : most);
-  drawLine(figure.lastChild, `lag of ${domain}: now ${counted(rows, "row")}, ${most}`, charted, span());
+  caption(figure, counted(messages, "message"), seconds > 0 ? `for ${duration(seconds)}` : most);
+  drawLine(figure.lastChild, `lag of ${domain}: now ${counted(messages, "message")}, ${most}`, charted, span());
 }
 
 function updateFreshness(figure, domain) {

@@ -252,7 +252,7 @@ async fn a_file_of_5_gb_killed_at_half_goes_on_within_a_chunk_and_in_little_memo
     let huge = Huge::upload(&world, "health/huge.csv").await;
     println!("{} rows are uploaded", huge.rows);
     // Nothing is applied yet, so that the pace is the listener's own.
-    let unhindered = [("FRESHET__INGEST__LAG_ROWS_MAX", "100000000".to_owned())];
+    let unhindered = [("FRESHET__INGEST__LAG_MESSAGES_MAX", "100000000".to_owned())];
     let listener = world.spawn_with(&["ingest"], &unhindered);
     let half = format!("SELECT count(*) = 1 FROM pipeline.objects WHERE resume_byte > {}", Huge::BYTES / 2);
     within(LIMIT, "half is published", async || world.query::<bool>(&half).await.then_some(())).await;

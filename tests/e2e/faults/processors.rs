@@ -13,6 +13,8 @@ use crate::harness::{World, data};
 const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
 /// Rows a batch: a file is many.
 const BATCH_ROWS: usize = 100;
+/// Rows a message: a batch is several.
+const MESSAGE_ROWS: usize = 10;
 
 const RECEIVED: &str = "SELECT coalesce(sum(test.length(received)), 0)::bigint FROM pipeline.progress";
 /// Transactions that moved a bookmark forward. One of them may have received no row: where the stream records of the
@@ -24,7 +26,11 @@ fn all_but_health() -> Vec<Role> {
 }
 
 async fn world_of_small_batches(story: &str) -> World {
-    World::with(story, |config| config.process.batch_rows_max = BATCH_ROWS).await
+    World::with(story, |config| {
+        config.process.batch_rows_max = BATCH_ROWS;
+        config.kafka.rows_per_message = MESSAGE_ROWS;
+    })
+    .await
 }
 
 /// A processor dies at its sixth transaction, and another one goes on.

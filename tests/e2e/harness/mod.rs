@@ -16,6 +16,7 @@ pub(crate) mod rules;
 pub(crate) mod server;
 mod stack;
 pub(crate) mod tcp;
+mod topic;
 pub(crate) mod wire;
 mod world;
 

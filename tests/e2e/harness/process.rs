@@ -143,6 +143,7 @@ impl World {
             ("FRESHET__KAFKA__BROKERS", config.kafka.brokers.clone()),
             ("FRESHET__KAFKA__TOPIC_PREFIX", config.kafka.topic_prefix.clone()),
             ("FRESHET__KAFKA__GROUP_PREFIX", config.kafka.group_prefix.clone()),
+            ("FRESHET__KAFKA__ROWS_PER_MESSAGE", config.kafka.rows_per_message.to_string()),
             ("FRESHET__POSTGRES__URL", config.postgres.url.expose_secret().to_owned()),
             ("FRESHET__POSTGRES__CONNECTIONS_MAX", "6".into()),
             ("FRESHET__S3__ENDPOINT", config.s3.endpoint.clone()),

@@ -1,10 +1,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::cells::Cells;
+use crate::message::packed::{Head, Pack};
 use crate::message::push_rows;
 use crate::pipeline::Pipeline;
 use crate::{Cast, Comparison, DOMAINS, Domain, Limit, NewColumn, Provenance, RawRow, RowRule, domains, kept};
@@ -193,12 +195,16 @@ fn message(domain: &'static Domain) -> impl Strategy<Value = Vec<u8>> {
     let extra = rare(3).prop_flat_map(move |size| proptest::collection::vec(text(), size));
     let new_cells = rare(3).prop_flat_map(move |size| proptest::collection::btree_map(text(), text(), size));
     let stray = prop_oneof![9 => Just(None), 1 => text().prop_map(Some)];
-    let row = (cells, extra, new_cells, stray).prop_map(move |(cells, extra, new_cells, stray_quote)| {
-        let cells = std::iter::once(Cell::Text("1".into())).chain(cells).collect();
-        let mut value = Vec::new();
-        RawRow { cells, extra, new_cells, stray_quote, overtaken: 0 }.encode(domain, &mut value);
-        value
-    });
+    let overtaken = prop_oneof![9 => Just(0), 1 => 1..9u32];
+    let row =
+        (cells, extra, new_cells, stray, overtaken).prop_map(move |(cells, extra, new_cells, stray, overtaken)| {
+            let cells = std::iter::once(Cell::Text("1".into())).chain(cells);
+            // A line with a stray quote has no cells.
+            let cells = cells.map(|cell| if stray.is_some() { Cell::Absent } else { cell }).collect();
+            let mut value = Vec::new();
+            RawRow { cells, extra, new_cells, stray_quote: stray, overtaken }.encode(domain, &mut value);
+            value
+        });
     let none =
         ["", "[]", r#"{"id":"1","name":7}"#, r#"{"id":"1","_extra":["beyond",1]}"#, r#"{"_new":{"a":"b","c":0}}"#];
     let none = (0..none.len()).prop_map(move |at| none[at].as_bytes().to_vec());
@@ -218,28 +224,56 @@ fn verdict(domain: &Domain, judged: &Judged, row: usize) -> String {
     format!("{:?} {values:?} {notes:?} {kept:?}", judged.refusal(row))
 }
 
+const FIRST: Provenance = Provenance {
+    object: 1,
+    generation: 1,
+    row: 0,
+    line: 2,
+    src_ord: 1,
+    seq: 0,
+    parser: 1,
+    nonce: uuid::Uuid::nil(),
+    partitions: 1,
+};
+
+/// Appends the row of a message, or one that says why it has none.
+fn push(domain: &'static Domain, value: &[u8], cells: &mut Cells) {
+    let head = Head { first: FIRST, packed: None };
+    if let Err(error) = push_rows(domain, &head, &Bytes::copy_from_slice(value), cells, |_, _| {}) {
+        cells.push_malformed(error.to_string());
+    }
+}
+
+/// Rows of a file that has all columns, packed: one that has not has `null` in their place.
+fn packed(domain: &'static Domain, rows: &[RawRow<'_>]) -> Cells {
+    let names: Vec<&str> = domain.columns.iter().map(|column| column.name).collect();
+    let mut pack = Pack::default();
+    for (row, number) in rows.iter().zip(0..) {
+        pack.push(&Provenance { row: number, line: number + 2, seq: number, ..FIRST }, row);
+    }
+    let mut cells = Cells::of(domain);
+    let Some(headers) = pack.headers(&names.join(",")) else { return cells };
+    let head = Head::from_headers(Some(&headers)).expect("a head");
+    push_rows(domain, &head, &Bytes::copy_from_slice(pack.value()), &mut cells, |_, _| {}).expect("rows");
+    cells
+}
+
 proptest! {
     #[test]
     fn rows_of_a_batch_are_judged_as_each_would_be_alone(
         messages in proptest::collection::vec(message(everything()), 0..40)
     ) {
         let domain = everything();
-        let origin = Provenance {
-            object: 1, generation: 1, row: 0, line: 2, src_ord: 1, seq: 0, parser: 1, nonce: uuid::Uuid::nil(), partitions: 1,
-        };
-        let (mut all, mut rows) = (Cells::of(domain), 0);
+        let mut all = Cells::of(domain);
         for value in &messages {
-            push_rows(domain, origin, value, &mut all, |_, own| {
-                assert_eq!(own, 0..value.len());
-                rows += 1;
-            });
+            push(domain, value, &mut all);
         }
-        prop_assert_eq!((all.rows(), rows), (messages.len(), messages.len()));
+        prop_assert_eq!(all.rows(), messages.len());
         let judged = columns(domain, &all);
         let mut refused = 0;
         for (at, value) in messages.iter().enumerate() {
             let mut alone = Cells::of(domain);
-            push_rows(domain, origin, value, &mut alone, |_, _| {});
+            push(domain, value, &mut alone);
             let alone = columns(domain, &alone);
             prop_assert_eq!(verdict(domain, &judged, at), verdict(domain, &alone, 0), "row {}", at);
             refused += usize::from(alone.refusal(0).is_some());
@@ -250,6 +284,32 @@ proptest! {
             }
         }
         prop_assert_eq!(judged.refusals.iter().count(), refused);
+    }
+
+    #[test]
+    fn rows_are_the_same_packed_or_each_in_a_message_of_its_own(
+        messages in proptest::collection::vec(message(everything()), 0..40)
+    ) {
+        let domain = everything();
+        let of_one_file = |mut row: RawRow<'static>| {
+            let cells = row.cells.iter_mut().filter(|_| row.stray_quote.is_none());
+            cells.filter(|cell| **cell == Cell::Absent).for_each(|cell| *cell = Cell::Missing);
+            row
+        };
+        let decoded = messages.iter().filter_map(|value| RawRow::decode(domain, value).ok());
+        let rows: Vec<RawRow<'_>> = decoded.map(of_one_file).collect();
+        let (packed, mut alone) = (packed(domain, &rows), Cells::of(domain));
+        for row in &rows {
+            let mut value = Vec::new();
+            row.encode(domain, &mut value);
+            push(domain, &value, &mut alone);
+        }
+        prop_assert_eq!((packed.rows(), alone.rows()), (rows.len(), rows.len()));
+        let judged = [&packed, &alone].map(|cells| columns(domain, cells));
+        for at in 0..rows.len() {
+            prop_assert_eq!(packed.raw_row(at), alone.raw_row(at), "row {}", at);
+            prop_assert_eq!(verdict(domain, &judged[0], at), verdict(domain, &judged[1], at), "row {}", at);
+        }
     }
 }
 

@@ -1,47 +1,71 @@
 //! The rows of a message, read straight into a batch: their texts are copied once, and nothing is allocated for a row.
 
 use std::fmt;
-use std::ops::Range;
 
+use bytes::Bytes;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{EXTRA, MessageError, NEW_CELLS, OVERTAKEN, Provenance, STRAY_QUOTE};
-use crate::Domain;
+use super::packed::{Head, lines};
+use super::{EXTRA, MessageError, NEW_CELLS, OVERTAKEN, Provenance, RawText, STRAY_QUOTE};
 use crate::cells::{Cells, NewCellsWriter, RowWriter};
 use crate::columns::{Span, Text};
+use crate::{Column, Domain};
 
-/// Appends the rows of a message to a batch: those that are in its value, in their order. `place` is told of each where it
-/// comes from and which bytes of the value are its own, to be kept if it is rejected. What cannot be read is a row too, a
-/// malformed one.
+/// Appends the rows of a message to a batch, in their order. `place` is told of each where it comes from, and what is kept
+/// of it if it is rejected.
 ///
-/// This is the one place that knows how rows lie in a message; a message carries one, which its origin is of.
+/// # Errors
+/// The message's fault, in any of its rows: then none is appended, and none of those that `place` was told of counts.
 pub fn push_rows(
     domain: &Domain,
-    origin: Provenance,
-    value: &[u8],
+    head: &Head,
+    value: &Bytes,
     cells: &mut Cells,
-    mut place: impl FnMut(Provenance, Range<usize>),
-) {
-    if let Err(error) = push_row(domain, value, cells) {
-        cells.push_malformed(error.to_string());
+    mut place: impl FnMut(Provenance, RawText),
+) -> Result<(), MessageError> {
+    let Some(packed) = &head.packed else {
+        push_row(domain, value, cells)?;
+        place(head.first, RawText::Alone(value.clone()));
+        return Ok(());
+    };
+    let before = cells.end();
+    let pushed = lines::push(domain, head.first, packed, value, cells, |provenance, own| {
+        place(provenance, RawText::Packed { columns: packed.columns.clone(), line: value.slice(own) });
+    });
+    if pushed.is_err() {
+        cells.truncate(before);
     }
-    place(origin, 0..value.len());
+    pushed
 }
 
 /// Appends the row of a JSON object to a batch, or nothing.
 pub(crate) fn push_row(domain: &Domain, value: &[u8], cells: &mut Cells) -> Result<(), MessageError> {
     let mut writer = cells.begin();
     let mut deserializer = serde_json::Deserializer::from_slice(value);
-    RowSeed { domain, writer: &mut writer }.deserialize(&mut deserializer)?;
+    RowSeed { domain, columns: domain.columns, writer: &mut writer }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     writer.end();
     Ok(())
 }
 
+/// Reads the rare things said of a row: an object that has no cells of columns.
+pub(super) fn read_attributes(domain: &Domain, json: &str, writer: &mut RowWriter<'_>) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    RowSeed { domain, columns: &[], writer }.deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+/// Reads a JSON string to the texts of a batch.
+pub(super) fn read_text(json: &str, text: &mut Text) -> serde_json::Result<Span> {
+    TextSeed(text).deserialize(&mut serde_json::Deserializer::from_str(json))
+}
+
 /// Reads a row, straight into its batch.
 struct RowSeed<'d, 'w, 'c> {
     domain: &'d Domain,
+    /// Those that it may have cells of.
+    columns: &'d [Column],
     writer: &'w mut RowWriter<'c>,
 }
 
@@ -61,10 +85,10 @@ impl<'de> Visitor<'de> for RowSeed<'_, '_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let RowSeed { domain, writer } = self;
+        let RowSeed { domain, columns, writer } = self;
         // Columns nearly always come in declaration order: look at the next one first.
         let mut next = 0;
-        while let Some(name) = map.next_key_seed(NameSeed { domain, next })? {
+        while let Some(name) = map.next_key_seed(NameSeed { domain, columns, next })? {
             match name {
                 Name::Column(index) => {
                     let text = map.next_value_seed(CellSeed(writer.text()))?;
@@ -102,6 +126,7 @@ enum Name {
 
 struct NameSeed<'d> {
     domain: &'d Domain,
+    columns: &'d [Column],
     /// The column that the name is likely of.
     next: usize,
 }
@@ -122,10 +147,9 @@ impl Visitor<'_> for NameSeed<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Name, E> {
-        let columns = self.domain.columns;
-        let found = match columns.get(self.next) {
+        let found = match self.columns.get(self.next) {
             Some(column) if column.name == name => Some(self.next),
-            _ => columns.iter().position(|column| column.name == name),
+            _ => self.columns.iter().position(|column| column.name == name),
         };
         Ok(match (found, name) {
             (Some(index), _) => Name::Column(index),
