@@ -90,6 +90,7 @@ impl Pipeline {
             positions: self.ownership.positions(),
             ownership: Arc::clone(&self.ownership),
             recent: Default::default(),
+            copies: Default::default(),
         };
         self.runtime.spawn(writer.run(queue));
         let (domain, runtime): (&'static Domain, _) = (domain, self.runtime.clone());

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use freshet_sinks::apply::copy::Copies;
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, Applied, ApplyError, Batch};
@@ -66,6 +67,8 @@ pub(crate) struct Writer {
     pub(crate) ownership: Arc<Ownership>,
     /// What Postgres refused lately.
     pub(crate) recent: Refusals,
+    /// Whether its keys were new lately.
+    pub(crate) copies: Copies,
 }
 
 impl Writer {
@@ -100,7 +103,7 @@ impl Writer {
         loop {
             let result = match self.connected(connection).await {
                 Ok(connection) => {
-                    let applied = apply::apply(connection, &self.upsert, &self.topic, &batch, &self.recent);
+                    let applied = self.apply_once(connection, &batch);
                     // A server that went away without a word is a transient error. The connection, with whatever
                     // transaction is open on it, is thrown away below; the bookmark tells whether it had committed.
                     tokio::time::timeout(APPLY_TIMEOUT, applied)
@@ -142,6 +145,16 @@ impl Writer {
             }
             tokio::time::sleep(wait).await;
         }
+    }
+
+    async fn apply_once(&mut self, connection: &mut PgConnection, batch: &Batch) -> Result<Applied, ApplyError> {
+        let Writer { upsert, topic, recent, copies, .. } = self;
+        let by_copy = copies.are_due(connection, upsert, batch.rows.origins.len()).await?;
+        let applied = apply::apply(connection, upsert, topic, batch, recent, by_copy).await?;
+        if by_copy {
+            copies.ended(applied.by_copy);
+        }
+        Ok(applied)
     }
 
     async fn connected<'c>(

@@ -195,7 +195,7 @@ impl Worker<'_> {
                 (corrected.offered, corrected.refused)
             }
             Sink::Shadow => {
-                let applied = apply::apply(&mut connection, upsert, &topic, batch, &self.recent).await?;
+                let applied = apply::apply(&mut connection, upsert, &topic, batch, &self.recent, false).await?;
                 (applied.offered, applied.refused)
             }
         };

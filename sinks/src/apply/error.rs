@@ -42,6 +42,8 @@ impl From<sqlx::Error> for ApplyError {
 /// How a batch is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
+    /// By COPY, in the hope that every key is new; anything else fails the attempt.
+    Copy,
     /// One statement; a refused row fails the attempt.
     Fast,
     /// Savepoints and halving; refused rows are taken out.
@@ -50,7 +52,7 @@ pub(crate) enum Mode {
 
 /// Why an attempt failed.
 pub(crate) enum Failure {
-    /// Postgres refuses a row: to be tried again carefully.
+    /// Postgres refuses a row, or a row is not new: to be tried again in the next mode.
     Row,
     /// For good.
     Final(ApplyError),

@@ -4,8 +4,9 @@
 //! 1. the bookmarks are moved, or the batch turns out not to be ours ([`crate::bookmarks`]);
 //! 2. what another life of the ledger sent is passed over ([`crate::lives`]), and what was received before is taken out
 //!    ([`progress`]);
-//! 3. the newest row of each key is written ([`upsert`]), fast; where Postgres refuses a row, carefully: the row becomes
-//!    a reject, and the next older one of its key gets its turn (`newest`). A table that refuses everything is told from
+//! 3. the newest row of each key is written: where all keys are thought to be new by COPY ([`copy`](mod@copy)), else by the
+//!    upsert ([`upsert`]); where Postgres refuses a row, carefully: the row becomes a reject, and the next older one of its
+//!    key is written instead (`newest`). A table that refuses everything is told from
 //!    a few bad rows ([`refusals`]);
 //! 4. what cannot load is kept ([`rejects`]), and what was received is added to the sets and counts ([`progress`]);
 //! 5. what the outputs are derived from is marked ([`marks`]);
@@ -16,6 +17,7 @@
 
 pub(crate) mod arrays;
 mod batch;
+pub mod copy;
 pub mod difference;
 mod error;
 pub mod marks;
@@ -62,9 +64,12 @@ pub struct Applied {
     pub offered: usize,
     /// Rows that Postgres itself refused.
     pub refused: usize,
+    /// Whether COPY wrote it.
+    pub by_copy: bool,
 }
 
-/// Applies a batch on a connection that is in no transaction. `recent` is what Postgres refused of the rows before.
+/// Applies a batch on a connection that is in no transaction. `recent` is what Postgres refused of the rows before; with
+/// `by_copy`, its keys are thought to be new ([`Copies`](copy::Copies)).
 ///
 /// # Errors
 /// See [`ApplyError`]; nothing of the batch is applied then, but for a lost answer to COMMIT, which calling
@@ -75,8 +80,10 @@ pub async fn apply(
     topic: &str,
     batch: &Batch,
     recent: &Refusals,
+    by_copy: bool,
 ) -> Result<Applied, ApplyError> {
-    transaction::run(connection, Request { upsert, topic, batch, recent }, FirstTime::default).await
+    let request = Request { upsert, topic, batch, recent, by_copy };
+    transaction::run(connection, request, FirstTime::default).await
 }
 
 /// The strategy for rows that come for the first time: each is counted once, as applied, stale or rejected.
@@ -122,6 +129,7 @@ impl Strategy for FirstTime {
         (applied.passed_over, applied.life_begun) = (batch.passed_over, batch.life_begun);
         (applied.duplicate, applied.corrected) = (batch.duplicate, std::mem::take(&mut batch.corrected));
         applied.warned = std::mem::take(&mut batch.warned);
+        applied.by_copy = outcome.by_copy;
     }
 
     async fn save(&mut self, _: &mut PgConnection, _: &str) -> Result<(), ApplyError> {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
+use super::copy;
 use super::difference::{Difference, Differences};
 use super::error::{Failure, Mode};
 use super::refusals::{Refusals, check_share};
@@ -19,6 +20,8 @@ use crate::postgres::{ErrorKind, error_kind};
 pub(crate) struct Outcome {
     /// What was written.
     pub(crate) written: Vec<Written>,
+    /// Whether COPY wrote it.
+    pub(crate) by_copy: bool,
     /// Rows that Postgres refused, by index, with its words.
     pub(crate) refused: Vec<(usize, String)>,
     /// In place only: how the rows offered to Postgres differed from what stood there.
@@ -69,6 +72,16 @@ pub(crate) async fn write(
             outcome.lost.extend(lost);
         }
         let refused = match mode {
+            Mode::Copy => match copy::write(connection, upsert, &newest).await {
+                Ok(Some(answer)) => {
+                    outcome.written.extend(answer);
+                    outcome.by_copy = true;
+                    Vec::new()
+                }
+                // Whatever Postgres has against it, the upsert will hear of it if it is so.
+                Ok(None) | Err(sqlx::Error::Database(_)) => return Err(Failure::Row),
+                Err(error) => return Err(error.into()),
+            },
             Mode::Fast => match upsert.write(connection, &newest).await {
                 Ok(answer) => {
                     outcome.written.extend(answer);

@@ -28,6 +28,8 @@ pub(crate) struct Request<'a> {
     pub(crate) batch: &'a Batch,
     /// What Postgres refused of the rows before.
     pub(crate) recent: &'a Refusals,
+    /// Whether the keys are thought to be new.
+    pub(crate) by_copy: bool,
 }
 
 /// In what the transactions differ. One is made for each attempt.
@@ -57,21 +59,22 @@ pub(crate) trait Strategy: Sized {
     fn summary(self) -> Self::Summary;
 }
 
-/// Writes a batch on a connection that is in no transaction: fast, and where Postgres refuses a row, carefully.
+/// Writes a batch on a connection that is in no transaction: by COPY if its keys are thought to be new, else and where that
+/// fails by the upsert, and where Postgres refuses a row, carefully.
 pub(crate) async fn run<S: Strategy>(
     connection: &mut PgConnection,
     request: Request<'_>,
     strategy: impl Fn() -> S,
 ) -> Result<S::Summary, ApplyError> {
-    match attempt(connection, request, strategy(), Mode::Fast).await {
-        Ok(summary) => Ok(summary),
-        Err(Failure::Final(error)) => Err(error),
-        Err(Failure::Row) => match attempt(connection, request, strategy(), Mode::Careful).await {
-            Ok(summary) => Ok(summary),
-            Err(Failure::Final(error)) => Err(error),
-            Err(Failure::Row) => unreachable!("a careful attempt takes refused rows out"),
-        },
+    let modes = [Mode::Copy, Mode::Fast, Mode::Careful];
+    for mode in modes.into_iter().skip(usize::from(!request.by_copy)) {
+        match attempt(connection, request, strategy(), mode).await {
+            Ok(summary) => return Ok(summary),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Row) => {}
+        }
     }
+    unreachable!("a careful attempt takes refused rows out")
 }
 
 async fn attempt<S: Strategy>(
@@ -80,7 +83,7 @@ async fn attempt<S: Strategy>(
     mut strategy: S,
     mode: Mode,
 ) -> Result<S::Summary, Failure> {
-    let Request { upsert, topic, batch, recent } = request;
+    let Request { upsert, topic, batch, recent, .. } = request;
     let (domain, destination) = (upsert.domain().name, upsert.destination());
     let mut transaction = transactions::begin_on(connection, S::NAME, Limits::SHORT).await?;
     if mode == Mode::Careful {
@@ -111,7 +114,7 @@ async fn attempt<S: Strategy>(
             Ok(strategy.summary())
         }
         // A deferred constraint: checked at once, it names its row.
-        Err(error) if mode == Mode::Fast && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
+        Err(error) if mode != Mode::Careful && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
         Err(error) => Err(error.into()),
     }
 }

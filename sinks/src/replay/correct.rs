@@ -104,7 +104,10 @@ pub async fn correct(
     recent: &Refusals,
 ) -> Result<Corrected, ApplyError> {
     debug_assert_eq!(upsert.destination(), Destination::Correction);
-    transaction::run(connection, Request { upsert, topic, batch, recent }, || Correction::of(Some(replay))).await
+    transaction::run(connection, Request { upsert, topic, batch, recent, by_copy: false }, || {
+        Correction::of(Some(replay))
+    })
+    .await
 }
 
 /// What [`correct`] would do with a batch, as the table is now, and examples of it. Nothing is written; what only
