@@ -28,11 +28,11 @@ build: checkout ## Build target/release/freshet (in CARGO_TARGET_DIR)
 	$(CARGO) build --release --workspace
 
 demo: checkout ## Start everything here, drop sample files, show them arrive, stop
-	$(CARGO) build --release --quiet --bin freshet
+	$(CARGO) build --release --bin freshet
 	$(FRESHET) demo --data $(DATA)
 
 up: checkout ## The same, and keep running until Ctrl-C
-	$(CARGO) build --release --quiet --bin freshet
+	$(CARGO) build --release --bin freshet
 	$(FRESHET) up --data $(DATA)
 
 test: checkout ## Check format and lints, run all tests on the real components
@@ -52,7 +52,7 @@ fuzz: checkout ## Give every reader hostile bytes for a minute each, by a new se
 
 bench: checkout ## Measure rows a second and drop-to-visible, beside COPY and a plain script
 	@scripts/setup bench
-	$(CARGO) build --release --quiet --bin freshet
+	$(CARGO) build --release --bin freshet
 	$(FRESHET) bench
 
 clean: ## Delete what was built (not the data folder, not the cache)

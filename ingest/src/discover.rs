@@ -5,22 +5,25 @@
 //! order. Between two listings it lists the single keys that a store named. At a slower
 //! pace it also finds what is in the ledger and no longer in the bucket.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod deletions;
+mod looks;
+mod registering;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use freshet_sinks::ledger::register::{self, KEYS_PER_TRANSACTION};
+use freshet_sinks::ledger::register;
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_sinks::s3::Versions;
 use freshet_sinks::{listings, lives};
-use freshet_topics::{Domain, trace};
+use freshet_topics::Domain;
 use futures::future::join_all;
-use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::hints::{Keys, Looked};
+use self::deletions::Reconciliation;
 use crate::known::Known;
 use crate::known::pages::Pages;
 use crate::listing::{Listing, Ways};
@@ -28,29 +31,16 @@ use crate::names::{FOLDER, Name};
 use crate::object::{Listed, ObjectVersion, ReadError};
 use crate::{IngestError, IngestSettings, Listener, metrics};
 
-type Registered = register::Registered<ReadError>;
-
 /// Entries of listings that are remembered as settled, all domains together: about 20 MB. Beyond that, pages are.
 const KNOWN_MAX: usize = 400_000;
 /// Pages of listings that are remembered as settled, all domains together: a hundred million objects, about 7 MB.
 const PAGES_MAX: usize = 100_000;
-/// New objects collected before they are registered, so that one listing of a full bucket stays bounded.
-const FOUND_MAX: usize = 20_000;
-/// Keys with trouble that are remembered; beyond that, the trouble of a key is met at every listing.
-const TROUBLED_MAX: usize = 10_000;
-/// Keys of the ledger compared with a listing in one statement.
-const PRESENT_PAGE: i64 = 1_000;
-/// Keys of one listing that are compared with the ledger for deletions, all domains together: about 15 MB of fingerprints.
-/// Where there are more, a part of them has its turn at each comparison.
-const LISTED_MAX: u64 = 400_000;
 /// Comparisons of all with the ledger take at most one in so many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
+/// New objects collected before they are registered, so that one listing of a full bucket stays bounded.
+const FOUND_MAX: usize = 20_000;
 /// Prefixes that cannot be listed and are told of.
 const UNLISTED_MAX: usize = 20;
-/// Keys that stores named, looked at at once.
-const LOOKS_AT_ONCE: usize = 16;
-/// HEAD requests of one look for deleted objects; the rest has its turn at the next.
-const DELETED_MAX: usize = 1_000;
 
 /// Why a listing was not finished. What it found all the same is registered.
 #[derive(Debug, thiserror::Error)]
@@ -233,12 +223,7 @@ impl Discovery {
             self.known.forget();
             self.pages.forget();
             self.by_versions = None;
-            let newest_id = register::newest_id(&self.listener.pool).await?;
-            let listed_max = LISTED_MAX / self.listener.domains.len().max(1) as u64;
-            let parts = self.listed_before.div_ceil(listed_max).max(1);
-            let part = self.reconciliations % parts;
-            let listed_max = 2 * listed_max as usize;
-            reconciliation = Some(Reconciliation { newest_id, listed: HashSet::new(), listed_max, parts, part });
+            reconciliation = Some(self.begin_reconciliation().await?);
         }
         self.lists_versions().await?;
         self.not_data.clear();
@@ -344,72 +329,6 @@ impl Discovery {
         }
         self.extent = Some(now);
         Ok(())
-    }
-
-    /// Looks at the keys that stores name, for as long as `most` or until `stop`; what fails waits for the listing. That is
-    /// due after `least` already where keys were dropped.
-    async fn look_at_hinted_keys(&mut self, least: Duration, most: Duration, stop: &CancellationToken) {
-        let hints = self.listener.hints.clone();
-        let (soon, mut until) = (Instant::now() + least, Instant::now() + most);
-        let domain = self.domain;
-        // Only the waiting is cut off: a transaction is not.
-        while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
-            self.look_and_tell(keys).await;
-            if hints.have_dropped(domain) {
-                until = until.min(soon);
-            }
-        }
-    }
-
-    /// Looks at keys, and tells those who asked what came of it.
-    async fn look_and_tell(&mut self, mut asked: Keys) {
-        let keys: BTreeSet<String> = asked.keys().cloned().collect();
-        let settled = self.look_at(&keys).await;
-        if let Err(error) = &settled {
-            let (domain, bucket) = (self.domain.name, &self.listener.bucket);
-            tracing::debug!(domain, bucket, %error, "look at keys that a store named");
-        }
-        for (key, tell) in asked.iter_mut().flat_map(|(key, tells)| tells.drain(..).map(move |tell| (key, tell))) {
-            let looked = match &settled {
-                Ok(settled) if settled.contains(key) => Looked::Settled,
-                Ok(_) => Looked::Unread,
-                Err(_) => Looked::NoLedger,
-            };
-            // Whoever does not wait any longer is told by the queue again.
-            _ = tell.send(looked);
-        }
-    }
-
-    /// Looks these keys up in the listing, and registers what is there and not known. Gives the keys that are settled:
-    /// the ledger holds what is there, or there is nothing. One that cannot be looked up keeps no other from it.
-    ///
-    /// # Errors
-    /// If Postgres does not answer, or refuses.
-    pub(crate) async fn look_at(&mut self, keys: &BTreeSet<String>) -> Result<BTreeSet<String>, sqlx::Error> {
-        let (mut found, mut fresh) = (Found::default(), Vec::new());
-        let listener = Arc::clone(&self.listener);
-        let by_versions = self.lists_versions().await?;
-        let look = |key: &String| look(&listener, key.clone(), by_versions);
-        let looked: Vec<_> = stream::iter(keys).map(look).buffered(LOOKS_AT_ONCE).collect().await;
-        let (mut settled, mut shown) = (BTreeSet::new(), Vec::new());
-        for (key, looked) in keys.iter().zip(looked) {
-            self.pages.touch(key);
-            match looked {
-                Ok(page) => {
-                    // Nothing, or what is below a delete marker.
-                    if !page.iter().any(|entry| entry.is_latest) {
-                        settled.insert(key.clone());
-                    }
-                    shown.extend(page);
-                }
-                Err(error) => tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named"),
-            }
-        }
-        self.take_entries(shown.clone(), &mut fresh, &mut found, &mut None).await?;
-        self.register(&mut fresh).await?;
-        let is_settled = |entry: &Listed| entry.is_latest && self.known.contains(entry);
-        settled.extend(shown.into_iter().filter(is_settled).map(|entry| entry.version.key));
-        Ok(settled)
     }
 
     /// Lists what is below a prefix, and adds to `unlisted` what of it cannot be; says whether S3 gave anything.
@@ -543,121 +462,6 @@ impl Discovery {
         }
         Ok(())
     }
-
-    /// Registers what was found, in key order, and empties `fresh`. Workers are woken after each transaction.
-    async fn register(&mut self, fresh: &mut Vec<Listed>) -> Result<u64, sqlx::Error> {
-        let mut fresh = std::mem::take(fresh);
-        fresh.sort_by(|one, other| one.version.key.cmp(&other.version.key));
-        // Prefixes may overlap, and of a key there may be several versions.
-        let by_key: Vec<&[Listed]> = fresh.chunk_by(|one, other| one.version.key == other.version.key).collect();
-        let by_versions = self.lists_versions().await?;
-        let mut registered = 0;
-        for batch in by_key.chunks(KEYS_PER_TRANSACTION) {
-            let keys: Vec<String> = batch.iter().map(|entries| entries[0].version.key.clone()).collect();
-            let listener = Arc::clone(&self.listener);
-            let (pool, bucket) = (&listener.pool, &listener.bucket);
-            let held = |key| held(&listener, key, by_versions);
-            let outcomes = register::register(pool, bucket, self.domain.name, &keys, self.versions_from, held).await?;
-            let new = self.remember(batch, outcomes);
-            if new > 0 {
-                metrics::OBJECTS_DISCOVERED.with_label_values(&[self.domain.name]).inc_by(new);
-                self.listener.work_to_do.notify_waiters();
-            }
-            registered += new;
-        }
-        Ok(registered)
-    }
-
-    /// Remembers what became of each key; gives how many versions are new.
-    fn remember(&mut self, batch: &[&[Listed]], outcomes: Vec<Registered>) -> u64 {
-        let mut new = 0;
-        for (entries, outcome) in batch.iter().zip(outcomes) {
-            let Some(Listed { version, .. }) = entries.last() else { continue };
-            let (domain, key, bucket) = (self.domain.name, &version.key, &version.bucket);
-            match outcome {
-                Registered::New(objects) => {
-                    for object in &objects {
-                        tracing::info!(domain, key, object, bytes = version.size_bytes, "discovered");
-                        let detail = trace::Detail { domain: Some(domain), key: Some(key), ..trace::Detail::default() };
-                        trace::passed(*object, "discover", version.last_modified.into(), detail);
-                    }
-                    new += objects.len() as u64;
-                }
-                Registered::Reappeared(object) => {
-                    tracing::warn!(domain, bucket, key, object, "it was taken for gone, and the bucket still shows it");
-                    new += 1;
-                }
-                Registered::Known => {}
-                // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing. Below a
-                // delete marker that is as it should be.
-                Registered::Absent if entries.iter().all(|entry| !entry.is_latest) => {}
-                Registered::Absent => {
-                    self.trouble(key);
-                    continue;
-                }
-                Registered::Failed(error) => {
-                    let pause_ms = self.trouble(key).as_millis() as u64;
-                    tracing::warn!(domain, bucket, key, %error, pause_ms, "registration failed, trying again");
-                    continue;
-                }
-            }
-            self.troubled.remove(key);
-            // What was listed is settled, even where S3 told of a still newer version.
-            for entry in *entries {
-                self.known.insert(entry);
-            }
-        }
-        new
-    }
-
-    fn trouble(&mut self, key: &str) -> Duration {
-        let failures = self.troubled.get(key).map_or(1, |(failures, _)| failures + 1);
-        let pause = self.listener.back_off().after(failures);
-        if self.troubled.len() >= TROUBLED_MAX {
-            self.troubled.retain(|_, (_, until)| *until > Instant::now());
-        }
-        if self.troubled.len() < TROUBLED_MAX {
-            self.troubled.insert(key.to_owned(), (failures, Instant::now() + pause));
-        }
-        pause
-    }
-
-    fn is_troubled(&self, key: &str) -> bool {
-        self.troubled.get(key).is_some_and(|(_, until)| *until > Instant::now())
-    }
-
-    /// What the ledger holds as present, this listing did not show, and a HEAD does not find, is recorded as
-    /// deleted. Its rows stay.
-    async fn record_deletions(&mut self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
-        let listener = Arc::clone(&self.listener);
-        let (pool, bucket) = (&listener.pool, &listener.bucket);
-        let mut after = std::mem::take(&mut self.deletions_after);
-        let mut gone = Vec::new();
-        let mut asked = 0;
-        while asked < DELETED_MAX {
-            let page = register::present_keys(pool, bucket, self.domain.name, &after, PRESENT_PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after.clone_from(last);
-            let absent = page.into_iter().filter(|key| reconciliation.lacks(self.known.fingerprint(key)));
-            for key in absent.take(DELETED_MAX - asked) {
-                asked += 1;
-                if asked == DELETED_MAX {
-                    self.deletions_after.clone_from(&key);
-                }
-                match head(&self.listener, key.clone()).await {
-                    Ok(None) => gone.push(key),
-                    Ok(Some(_)) => {}
-                    Err(error) => tracing::warn!(domain = self.domain.name, bucket, key, %error, "look for a deletion"),
-                }
-            }
-        }
-        if gone.is_empty() {
-            return Ok(0);
-        }
-        let recorded = register::record_deletions(pool, bucket, &gone, reconciliation.newest_id).await?;
-        tracing::info!(domain = self.domain.name, keys = gone.len(), versions = recorded, "recorded deletions");
-        Ok(gone.len() as u64)
-    }
 }
 
 /// Whether the ledger went back between two looks at its life and highest object id: then it has forgotten objects that
@@ -672,42 +476,6 @@ fn went_back(before: (i64, i64), now: (i64, i64)) -> bool {
     before.0 != now.0 || now.1 < before.1
 }
 
-/// A listing that is also compared with what the ledger holds as present.
-struct Reconciliation {
-    /// Objects found later than this one may have come after the listing began.
-    newest_id: i64,
-    /// Fingerprints of the keys listed that have their turn.
-    listed: HashSet<[u64; 2]>,
-    /// How many parts the keys are compared in, and which of them has its turn.
-    parts: u64,
-    part: u64,
-    /// There are more keys than before: how many there are is known now, and they are compared next time.
-    listed_max: usize,
-}
-
-impl Reconciliation {
-    /// Whether a key has its turn.
-    fn covers(&self, key: [u64; 2]) -> bool {
-        key[0] % self.parts == self.part
-    }
-
-    /// A key is listed.
-    fn show(&mut self, key: [u64; 2]) {
-        if self.covers(key) && !self.is_full() {
-            self.listed.insert(key);
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.listed.len() >= self.listed_max
-    }
-
-    /// Whether a key has its turn and was not listed.
-    fn lacks(&self, key: [u64; 2]) -> bool {
-        self.covers(key) && !self.listed.contains(&key)
-    }
-}
-
 /// What to list: a pattern that is a whole key is a prefix too, of itself above all. One that another covers
 /// is left out.
 fn prefixes(domain: &Domain, listener: &Listener) -> BTreeSet<String> {
@@ -720,33 +488,6 @@ fn cover<'a>(patterns: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         patterns.iter().any(|other| other != *pattern && other.ends_with('/') && pattern.starts_with(other))
     };
     patterns.iter().filter(|pattern| !covered(pattern)).map(ToString::to_string).collect()
-}
-
-/// What the bucket shows under this very key.
-async fn look(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<Listed>, ReadError> {
-    // The keys that begin with it and go on come after it: they are nobody's hint, and may be the whole bucket.
-    let page: Vec<Listed> = match by_versions {
-        true => {
-            listener.s3(listener.reader.list_versions(&listener.bucket, key.as_str()).next()).await?.unwrap_or_default()
-        }
-        false => {
-            let page = listener.s3(listener.reader.list_pages(&listener.bucket, key.as_str()).next()).await?;
-            page.unwrap_or_default().into_iter().map(Listed::from).collect()
-        }
-    };
-    Ok(page.into_iter().filter(|entry| entry.version.key == key).collect())
-}
-
-/// What S3 holds under a key: its versions, or what it is now.
-async fn held(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<ObjectVersion>, ReadError> {
-    match by_versions {
-        true => listener.s3(listener.reader.versions_of(&listener.bucket, &key)).await,
-        false => Ok(head(listener, key).await?.into_iter().collect()),
-    }
-}
-
-async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>, ReadError> {
-    listener.s3(listener.reader.head(&listener.bucket, &key)).await
 }
 
 #[cfg(test)]
@@ -770,17 +511,6 @@ mod tests {
         }
         assert_eq!(seen, [200, 400, 800, 1_000, 1_000, 100, 200, 100]);
         assert_eq!(next_interval(least, least, least, true), least, "not where it is not to grow");
-    }
-
-    #[test]
-    fn each_key_has_its_turn_to_be_missed_in_one_of_the_parts() {
-        for key in [[5, 0], [6, 0], [7, 1]] {
-            let lacking = (0..3).filter(|part| {
-                let listed = HashSet::from([[6, 0]]);
-                Reconciliation { newest_id: 0, listed, parts: 3, part: *part, listed_max: 9 }.lacks(key)
-            });
-            assert_eq!(lacking.count(), usize::from(key != [6, 0]), "{key:?}");
-        }
     }
 
     #[test]

@@ -61,6 +61,13 @@ impl Known {
         self.remember(key, rest);
     }
 
+    /// What a key was seen to hold is not settled any more.
+    pub(crate) fn forget_key(&mut self, key: &str) {
+        let key = self.fingerprint((key, None::<&Option<String>>));
+        self.younger.remove(&key);
+        self.older.remove(&key);
+    }
+
     fn remember(&mut self, key: [u64; 2], rest: u64) {
         if self.younger.len() >= self.half && !self.younger.contains_key(&key) {
             self.older = std::mem::take(&mut self.younger);
@@ -116,6 +123,9 @@ mod tests {
         known.insert(&overwritten("v1"));
         known.insert(&overwritten("v2"));
         assert!(known.contains(&overwritten("v1")) && known.contains(&overwritten("v2")) && known.contains(&other));
+        known.forget_key(&other.version.key);
+        assert!(!known.contains(&other));
+        known.insert(&other);
         known.forget();
         assert!(!known.contains(&other));
     }

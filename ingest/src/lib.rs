@@ -36,6 +36,7 @@ mod producer;
 mod publish;
 pub mod republish;
 mod rows;
+mod said;
 pub mod settings;
 mod start;
 mod sweeper;

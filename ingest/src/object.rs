@@ -16,11 +16,10 @@ mod transcode;
 mod versions;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -46,12 +45,12 @@ use error::{chain, classified, content_error, detail, transient};
 use inflate::{Compression, Content, ContentError, Source};
 use transcode::Transcoder;
 
+use crate::said::{Beyond, Said};
+
 /// Keys of one page of a listing; S3 gives no more.
 const PAGE_KEYS_MAX: i32 = 1000;
 /// Longest wait for the next bytes of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Keys that cannot be read of which a line is written; of more there is none.
-const SAID_MAX: usize = 1_000;
 
 /// Reads from any bucket of one store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -59,13 +58,13 @@ pub struct ObjectReader {
     client: Client,
     limits: ReadLimits,
     /// Keys that cannot be read, of which a line was written. Clones share it.
-    said: Arc<Mutex<HashSet<String>>>,
+    said: Arc<Said>,
 }
 
 impl ObjectReader {
     /// Reads through `client`, with the default limits on compressed objects.
     pub fn new(client: Client) -> Self {
-        ObjectReader { client, limits: ReadLimits::default(), said: Arc::default() }
+        ObjectReader { client, limits: ReadLimits::default(), said: Arc::new(Said::new(Beyond::Silent)) }
     }
 
     /// With other limits on compressed objects.
@@ -87,8 +86,7 @@ impl ObjectReader {
 
     /// Says once of a key that it cannot be read, however often it is listed.
     fn say_unreadable(&self, bucket: &str, key: &str) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() < SAID_MAX && said.insert(key.to_owned()) {
+        if self.said.is_unsaid(key) {
             tracing::warn!(bucket, key, "passed over an object whose key is not UTF-8 or has a NUL in it: rename it");
         }
     }

@@ -47,9 +47,10 @@ pub struct Waited {
 impl std::fmt::Display for Waited {
     fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
         let Waited { objects, applied, rejected, superseded, seconds } = self;
+        let files = if *objects == 1 { "file" } else { "files" };
         write!(
             formatter,
-            "{objects} files: {applied} applied, {rejected} rejected, {superseded} superseded; outputs are current ({seconds:.1}s)"
+            "{objects} {files}: {applied} applied, {rejected} rejected, {superseded} superseded; outputs are current ({seconds:.1}s)"
         )
     }
 }

@@ -64,7 +64,7 @@ async fn register_all(pool: &PgPool, held: &[ObjectVersion]) -> Vec<Option<i64>>
     outcomes
         .into_iter()
         .map(|outcome| match outcome {
-            Registered::New(ids) => ids.last().copied(),
+            Registered::New(objects) => objects.last().map(|(id, _)| *id),
             Registered::Reappeared(id) => Some(id),
             Registered::Known => None,
             other => panic!("{other:?}"),
@@ -181,7 +181,7 @@ async fn register_versions(pool: &PgPool, versions: &[ObjectVersion], since: Opt
     let held = |_| async { Ok::<_, ()>(versions.to_vec()) };
     let outcomes = register::register(pool, BUCKET, domain().name, &keys, since, held).await.expect("register");
     match outcomes.into_iter().next().expect("one key") {
-        Registered::New(ids) => ids,
+        Registered::New(objects) => objects.into_iter().map(|(id, _)| id).collect(),
         _ => Vec::new(),
     }
 }

@@ -5,8 +5,7 @@
 //! be read comes again until the queue moves it to its dead letters. Nothing rests on the queue: what it loses, or tells
 //! late, twice or out of order, the listing finds all the same.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_sqs::Client;
@@ -18,13 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::seen::SeenQueue;
 use super::{Told, read};
 use crate::hints::{Look, Looked};
+use crate::said::{Beyond, Said};
 use crate::settings::EventSettings;
 use crate::{IngestError, Listener, metrics};
 
 /// Messages of one answer; SQS gives no more.
 const BATCH_MAX: i32 = 10;
-/// Messages and kinds of messages that are remembered as said, so that each is said once; then they are forgotten.
-const SAID_MAX: usize = 1_000;
 /// Longest time that a message stays hidden, in seconds; SQS takes no more than 12 hours in all.
 const HIDDEN_S_MAX: u64 = 3_600;
 
@@ -130,7 +128,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> Result<(), IngestError> {
     declare();
-    let reader = Reader { listener, queue, said: Mutex::default(), seen: SeenQueue::default() };
+    let reader = Reader { listener, queue, said: Said::new(Beyond::Said), seen: SeenQueue::default() };
     let receivers = join_all((0..reader.queue.settings.receivers).map(|_| reader.read(&stop)));
     tokio::join!(receivers, reader.seen.keep(&reader.listener.pool, &reader.queue, &stop));
     Ok(())
@@ -154,7 +152,7 @@ struct Reader {
     listener: Arc<Listener>,
     queue: EventQueue,
     /// Messages that cannot be read, and kinds of no interest, of which a line was written.
-    said: Mutex<HashSet<String>>,
+    said: Said,
     /// What whoever looks at the state is told.
     seen: SeenQueue,
 }
@@ -206,7 +204,7 @@ impl Reader {
         let told = match read(message.body().unwrap_or_default().as_bytes()) {
             Ok(told) => told,
             Err(error) => {
-                if self.is_unsaid(id) {
+                if self.said.is_unsaid(id) {
                     let queue = &self.queue.settings.queue_url;
                     tracing::warn!(queue, message = id, %error, "left a message to the queue's dead letters");
                 }
@@ -219,21 +217,13 @@ impl Reader {
                 Told::Object { bucket, key } => objects.push((bucket, key)),
                 Told::Test => {}
                 Told::Other(kind) => {
-                    if self.is_unsaid(&kind) {
+                    if self.said.is_unsaid(&kind) {
                         tracing::info!(kind = kind.escape_debug().to_string(), "events of this kind are passed over");
                     }
                 }
             }
         }
         self.fate_of(message.receipt_handle().unwrap_or_default(), &objects, stop).await
-    }
-
-    fn is_unsaid(&self, what: &str) -> bool {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() >= SAID_MAX {
-            said.clear();
-        }
-        said.insert(what.to_owned())
     }
 
     /// Looks at the objects until they are settled. While the ledger does not answer the message is kept: to let it go would

@@ -32,7 +32,7 @@ const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None
 #[derive(Debug)]
 pub enum Registered<E> {
     /// New versions, under these object ids: the oldest first.
-    New(Vec<i64>),
+    New(Vec<(i64, ObjectVersion)>),
     /// This object was given up as gone, and S3 has it: it is on its way again.
     Reappeared(i64),
     /// The version that S3 holds is in the ledger.
@@ -78,7 +78,7 @@ where
     let outcome = |held: Result<Vec<ObjectVersion>, E>| match held {
         Ok(versions) if versions.is_empty() => Registered::Absent,
         Ok(_) => match outcomes.next() {
-            Some(Outcome::New(ids)) => Registered::New(ids),
+            Some(Outcome::New(objects)) => Registered::New(objects),
             Some(Outcome::Reappeared(id)) => Registered::Reappeared(id),
             Some(Outcome::Known) | None => Registered::Known,
         },
@@ -112,7 +112,7 @@ pub(super) async fn lock_domain(connection: &mut PgConnection, domain: &str) -> 
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
-    New(Vec<i64>),
+    New(Vec<(i64, ObjectVersion)>),
     Reappeared(i64),
     Known,
 }
@@ -145,10 +145,11 @@ async fn register_versions(
     }
     let src_ords = places(connection, domain, &new, &key_newest).await?;
     let inserted = insert(connection, bucket, domain, &new, &src_ords).await?;
-    for (index, id) in key_of_new.into_iter().zip(inserted) {
+    for ((index, id), version) in key_of_new.into_iter().zip(inserted).zip(new) {
+        let registered = (id, version.clone());
         match &mut outcomes[index] {
-            Outcome::New(ids) => ids.push(id),
-            outcome => *outcome = Outcome::New(vec![id]),
+            Outcome::New(all) => all.push(registered),
+            outcome => *outcome = Outcome::New(vec![registered]),
         }
     }
     Ok(outcomes)

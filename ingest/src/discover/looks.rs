@@ -1,0 +1,74 @@
+//! Looking at single keys that stores named, between two listings and within one that takes long.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use freshet_sinks::ledger::register::KEYS_PER_TRANSACTION;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Discovery;
+use super::registering::Registered;
+use crate::hints::{Keys, Looked};
+
+impl Discovery {
+    /// Looks at the keys that stores name, for as long as `most` or until `stop`; what fails waits for the listing. That is
+    /// due after `least` already where keys were dropped.
+    pub(super) async fn look_at_hinted_keys(&mut self, least: Duration, most: Duration, stop: &CancellationToken) {
+        let hints = self.listener.hints.clone();
+        let (soon, mut until) = (Instant::now() + least, Instant::now() + most);
+        let domain = self.domain;
+        // Only the waiting is cut off: a transaction is not.
+        while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
+            self.look_and_tell(keys).await;
+            if hints.have_dropped(domain) {
+                until = until.min(soon);
+            }
+        }
+    }
+
+    /// Looks at keys, and tells those who asked what came of it.
+    pub(super) async fn look_and_tell(&mut self, mut asked: Keys) {
+        let settled = self.look_at(asked.keys().cloned().collect()).await;
+        if let Err(error) = &settled {
+            let (domain, bucket) = (self.domain.name, &self.listener.bucket);
+            tracing::debug!(domain, bucket, %error, "look at keys that a store named");
+        }
+        for (key, tell) in asked.iter_mut().flat_map(|(key, tells)| tells.drain(..).map(move |tell| (key, tell))) {
+            let looked = match &settled {
+                Ok(settled) if settled.contains(key) => Looked::Settled,
+                Ok(_) => Looked::Unread,
+                Err(_) => Looked::NoLedger,
+            };
+            // Whoever does not wait any longer is told by the queue again.
+            _ = tell.send(looked);
+        }
+    }
+
+    /// Registers what these keys hold, unless the ledger has it. Gives the keys that are settled: the ledger holds what is
+    /// there, or there is nothing. One that cannot be looked up keeps no other from it.
+    ///
+    /// Each key is asked about once, under its lock. What listings showed of it is forgotten: it may be as before again (it
+    /// was written A, B, A within a second), and another version.
+    ///
+    /// # Errors
+    /// If Postgres does not answer, or refuses.
+    async fn look_at(&mut self, keys: Vec<String>) -> Result<BTreeSet<String>, sqlx::Error> {
+        let mut settled = BTreeSet::new();
+        for keys in keys.chunks(KEYS_PER_TRANSACTION) {
+            for key in keys {
+                self.pages.touch(key);
+                self.known.forget_key(key);
+            }
+            for (key, outcome) in keys.iter().zip(self.register_keys(keys).await?) {
+                if let Registered::Failed(error) = &outcome {
+                    tracing::debug!(domain = self.domain.name, %error, "look at a key that a store named");
+                    continue;
+                }
+                self.tell(key, &outcome);
+                settled.insert(key.clone());
+            }
+        }
+        Ok(settled)
+    }
+}

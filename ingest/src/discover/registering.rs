@@ -1,0 +1,125 @@
+//! Registering what was found, key by key under its lock, and what is told of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use freshet_sinks::ledger::register::{self, KEYS_PER_TRANSACTION};
+use freshet_topics::trace;
+use tokio::time::Instant;
+
+use super::Discovery;
+use crate::object::{Listed, ObjectVersion, ReadError};
+use crate::{Listener, metrics};
+
+pub(super) type Registered = register::Registered<ReadError>;
+
+/// Keys with trouble that are remembered; beyond that, the trouble of a key is met at every listing.
+const TROUBLED_MAX: usize = 10_000;
+
+impl Discovery {
+    /// Registers what was found, in key order, and empties `fresh`. Workers are woken after each transaction.
+    pub(super) async fn register(&mut self, fresh: &mut Vec<Listed>) -> Result<u64, sqlx::Error> {
+        let mut fresh = std::mem::take(fresh);
+        fresh.sort_by(|one, other| one.version.key.cmp(&other.version.key));
+        // Prefixes may overlap, and of a key there may be several versions.
+        let by_key: Vec<&[Listed]> = fresh.chunk_by(|one, other| one.version.key == other.version.key).collect();
+        let mut registered = 0;
+        for batch in by_key.chunks(KEYS_PER_TRANSACTION) {
+            let keys: Vec<String> = batch.iter().map(|entries| entries[0].version.key.clone()).collect();
+            let outcomes = self.register_keys(&keys).await?;
+            for ((entries, key), outcome) in batch.iter().zip(&keys).zip(outcomes) {
+                registered += self.tell(key, &outcome);
+                self.remember(key, entries, outcome);
+            }
+        }
+        Ok(registered)
+    }
+
+    /// Registers what S3 holds under each of at most [`KEYS_PER_TRANSACTION`] keys; the result is in their order.
+    pub(super) async fn register_keys(&mut self, keys: &[String]) -> Result<Vec<Registered>, sqlx::Error> {
+        let by_versions = self.lists_versions().await?;
+        let listener = Arc::clone(&self.listener);
+        let (pool, bucket) = (&listener.pool, &listener.bucket);
+        let held = |key| held(&listener, key, by_versions);
+        let outcomes = register::register(pool, bucket, self.domain.name, keys, self.versions_from, held).await?;
+        if outcomes.iter().any(|outcome| matches!(outcome, Registered::New(_) | Registered::Reappeared(_))) {
+            listener.work_to_do.notify_waiters();
+        }
+        Ok(outcomes)
+    }
+
+    /// Tells what became of a key; gives how many versions are to be published.
+    pub(super) fn tell(&self, key: &str, outcome: &Registered) -> u64 {
+        let (domain, bucket) = (self.domain.name, &self.listener.bucket);
+        let new = match outcome {
+            Registered::New(objects) => {
+                for (object, version) in objects {
+                    tracing::info!(domain, key, object, bytes = version.size_bytes, "discovered");
+                    let detail = trace::Detail { domain: Some(domain), key: Some(key), ..trace::Detail::default() };
+                    trace::passed(*object, "discover", version.last_modified.into(), detail);
+                }
+                objects.len() as u64
+            }
+            Registered::Reappeared(object) => {
+                tracing::warn!(domain, bucket, key, object, "it was taken for gone, and the bucket still shows it");
+                1
+            }
+            Registered::Known | Registered::Absent | Registered::Failed(_) => 0,
+        };
+        metrics::OBJECTS_DISCOVERED.with_label_values(&[domain]).inc_by(new);
+        new
+    }
+
+    /// Remembers what became of a key that a listing showed so: settled, or to be tried again later.
+    fn remember(&mut self, key: &str, entries: &[Listed], outcome: Registered) {
+        let (domain, bucket) = (self.domain.name, self.listener.bucket.clone());
+        match outcome {
+            Registered::New(_) | Registered::Reappeared(_) | Registered::Known => {}
+            // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing. Below a
+            // delete marker that is as it should be.
+            Registered::Absent if entries.iter().all(|entry| !entry.is_latest) => {}
+            Registered::Absent => {
+                self.trouble(key);
+                return;
+            }
+            Registered::Failed(error) => {
+                let pause_ms = self.trouble(key).as_millis() as u64;
+                tracing::warn!(domain, bucket, key, %error, pause_ms, "registration failed, trying again");
+                return;
+            }
+        }
+        self.troubled.remove(key);
+        // What was listed is settled, even where S3 told of a still newer version.
+        for entry in entries {
+            self.known.insert(entry);
+        }
+    }
+
+    fn trouble(&mut self, key: &str) -> Duration {
+        let failures = self.troubled.get(key).map_or(1, |(failures, _)| failures + 1);
+        let pause = self.listener.back_off().after(failures);
+        if self.troubled.len() >= TROUBLED_MAX {
+            self.troubled.retain(|_, (_, until)| *until > Instant::now());
+        }
+        if self.troubled.len() < TROUBLED_MAX {
+            self.troubled.insert(key.to_owned(), (failures, Instant::now() + pause));
+        }
+        pause
+    }
+
+    pub(super) fn is_troubled(&self, key: &str) -> bool {
+        self.troubled.get(key).is_some_and(|(_, until)| *until > Instant::now())
+    }
+}
+
+/// What S3 holds under a key: its versions, or what it is now.
+async fn held(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<ObjectVersion>, ReadError> {
+    match by_versions {
+        true => listener.s3(listener.reader.versions_of(&listener.bucket, &key)).await,
+        false => Ok(head(listener, key).await?.into_iter().collect()),
+    }
+}
+
+pub(super) async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>, ReadError> {
+    listener.s3(listener.reader.head(&listener.bucket, &key)).await
+}
