@@ -44,6 +44,8 @@ const SPECIAL: &[(&str, &str, Special)] = &[
 /// It needs tables of batch jobs.
 const MIGRATES: Special = Special::NotRun("tests/e2e/takeover/page.rs runs the page on a database of batch jobs");
 
+/// Where `scripts/setup tests` puts what Python blocks import, in the cache.
+const READERS: &str = "readers-1";
 /// A role that cannot go on says so well within this.
 const SERVES_FOR: Duration = Duration::from_secs(4);
 /// `make up` may have to build first.
@@ -99,6 +101,10 @@ fn blocks() -> Vec<Block> {
 impl Block {
     fn is_commands(&self) -> bool {
         matches!(self.language.as_str(), "sh" | "bash" | "console" | "shell")
+    }
+
+    fn is_python(&self) -> bool {
+        self.language == "python"
     }
 
     fn place(&self) -> String {
@@ -159,7 +165,15 @@ impl Session {
 
     fn run(&self, block: &Block) {
         let since = Instant::now();
-        let output = self.shell(&block.text).output().expect("run bash");
+        let output = match block.is_python() {
+            true => {
+                fs::write(self.folder.join("block.py"), &block.text).expect("write the script");
+                let python = local::cache_dir().join(READERS).join("bin/python");
+                self.shell(&format!("'{}' block.py", python.display()))
+            }
+            false => self.shell(&block.text),
+        };
+        let output = { output }.output().expect("run bash");
         let said = String::from_utf8_lossy(&output.stdout);
         println!("{}\n{}{said}({:.1} s)\n", block.place(), block.text, since.elapsed().as_secs_f64());
         let complaint = String::from_utf8_lossy(&output.stderr);
@@ -239,7 +253,7 @@ fn is_there(program: &str) -> bool {
 #[test]
 fn every_command_of_the_pages_works_as_it_stands_there() {
     let mut session = Session::start();
-    for block in blocks().iter().filter(|block| block.is_commands()) {
+    for block in blocks().iter().filter(|block| block.is_commands() || block.is_python()) {
         match block.special() {
             None => session.run(block),
             Some(Special::Holds) => session.hold(block),

@@ -200,14 +200,14 @@ impl Header {
     }
 
     /// The names of the domain's columns that the file has, in declaration order, separated by commas.
-    pub(crate) fn columns(&self, domain: &Domain) -> String {
+    pub fn columns(&self, domain: &Domain) -> String {
         let present = domain.columns.iter().zip(&self.places).filter(|(_, place)| place.is_some());
         present.map(|(column, _)| column.name).collect::<Vec<_>>().join(",")
     }
 
     /// Writes a data row as a line of a packed message: what [`raw_row`](Self::raw_row) has and how many rows it overtakes,
     /// with no allocation for an ordinary one.
-    pub(crate) fn write(&self, record: &Record<'_>, overtaken: u32, mut line: Line<'_>) {
+    pub fn write(&self, record: &Record<'_>, overtaken: u32, mut line: Line<'_>) {
         match record.stray_quote() {
             Some(text) => line.attribute(STRAY_QUOTE, text),
             None => self.places.iter().flatten().for_each(|place| line.cell(record.get(*place))),
