@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use memchr::{memchr, memchr_iter, memchr2};
+use memchr::{memchr, memchr_iter};
 
 use super::super::read::{read_attributes, read_text};
 use super::{MessageError, PackedHead, Provenance};
@@ -182,12 +182,11 @@ impl<'v> Items<'v> {
 fn string(text: &str) -> Option<(&str, bool)> {
     let (bytes, mut at, mut has_escapes) = (text.as_bytes(), 1, false);
     loop {
-        at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
-        if bytes[at] == b'"' {
-            return Some((&text[..=at], has_escapes));
+        match bytes.get(at)? {
+            b'"' => return Some((&text[..=at], has_escapes)),
+            // What is escaped is no end.
+            b'\\' => (has_escapes, at) = (true, at + 2),
+            _ => at += 1,
         }
-        // What is escaped is no end.
-        has_escapes = true;
-        at += 2;
     }
 }

@@ -100,6 +100,8 @@ fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
     let good = ("[0,2,\"7\",\"Goa\"]\n[1,3,\"8\",null]", "2", "id,name");
     let cases = [
         ((good.0, "3", good.2), "the value has 2 rows, and the header `rows` says 3"),
+        ((good.0, "1", good.2), "the value has 2 rows, and the header `rows` says 1"),
+        (("[0,2,\"7\",\"Goa\"]\nx\ny", "1", good.2), "the value has 3 rows, and the header `rows` says 1"),
         ((good.0, "x", good.2), "header `rows`"),
         ((good.0, "0", good.2), "header `rows`"),
         ((good.0, good.1, "id"), "line 1 of the value is no row: it has more cells"),
@@ -137,7 +139,8 @@ fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
     assert!(without("rows").contains("header `rows`") && without("columns").contains("header `columns`"));
     assert!(without("pack").contains("header `origin`"), "{}", without("pack"));
     let headers = headers(&[("pack", &origin), ("rows", "1"), ("columns", "id")]);
-    assert!(unpacked(DOMAINS[0], &headers, b"[0,2,\"\xff\"]").is_err(), "bytes that are no text");
+    let error = unpacked(DOMAINS[0], &headers, b"[0,2,\"7\"]\n[1,3,\"\xff\"]").expect_err("bytes that are no text");
+    assert_eq!(error.to_string(), "line 2 of the value is no row: it is not UTF-8");
 }
 
 #[test]
