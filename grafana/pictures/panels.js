@@ -1,17 +1,15 @@
 // The kinds of panels that the dashboards have.
 
-import { FieldType, dateTime, getDisplayValueAlignmentFactors, getFieldDisplayValues } from "@grafana/data";
+import { dateTime, getDisplayValueAlignmentFactors, getFieldDisplayValues } from "@grafana/data";
 import { BigValue, Table, TimeSeries, VizRepeater } from "@grafana/ui";
 import { createElement as h } from "react";
 
 const MESSAGE = { display: "flex", height: "100%", alignItems: "center", justifyContent: "center" };
 
 function timeseries({ options, ...panel }, frames, { width, height, answered }) {
-  const times = frames.flatMap(({ fields }) => fields.filter(({ type }) => type === FieldType.time)).flatMap(({ values }) => values);
-  // A day's rows are asked for over years, of which few have any.
-  const isOfPrometheus = panel.datasource.type === "prometheus";
-  const [from, to] = isOfPrometheus ? [answered.from * 1_000, answered.to * 1_000] : [Math.min(...times), Math.max(...times)];
-  const range = { from: dateTime(from), to: dateTime(to) };
+  // The minutes since the pipeline began, or the days that it has rows of.
+  const [from, to] = panel.datasource.type === "prometheus" ? answered.recent : answered.days;
+  const range = { from: dateTime(from * 1_000), to: dateTime(to * 1_000) };
   return h(TimeSeries, { frames, structureRev: 1, timeRange: { ...range, raw: range }, timeZone: "utc", width, height, legend: options.legend, options: {} });
 }
 

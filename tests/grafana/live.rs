@@ -4,18 +4,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
+use chrono::NaiveDate;
 use freshet_topics::DOMAINS;
 use serde_json::Value;
 
 use crate::files::{DASHBOARDS, Panel, all, dashboard, list, panels, text};
 use crate::pipeline::{Pipeline, Rows};
 use crate::prometheus::{Prometheus, has_number};
-use crate::running::{RATE_INTERVAL, Running, board, sorted, variable, wait_for};
+use crate::running::{RATE_INTERVAL, Running, Samples, board, sorted, variable, wait_for};
 use crate::variables::Chosen;
+
+const SAMPLES: Samples = Samples {
+    end: NaiveDate::from_ymd_opt(2025, 9, 21).expect("a date"),
+    rows_per_file: 50_000,
+    pause: Duration::ZERO,
+};
 
 #[test]
 fn every_panel_has_data_beside_a_running_pipeline() {
-    let Running { pipeline, prometheus, mut chosen, tables, started } = Running::start("grafana", Duration::ZERO);
+    let Running { pipeline, prometheus, mut chosen, tables, started } = Running::start("grafana", &SAMPLES);
     assert_eq!(chosen.domains, sorted(DOMAINS.iter().map(|domain| domain.name.to_owned())));
     let facts = DOMAINS.iter().filter(|domain| domain.event_time.is_some()).map(|domain| domain.table.to_owned());
     assert_eq!(tables, sorted(facts));

@@ -6,16 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use chrono::Utc;
 use serde_json::{Value, json};
 
 use crate::files::{all, dashboard, path, text};
 use crate::pipeline::Pipeline;
 use crate::prometheus::Prometheus;
-use crate::running::Running;
+use crate::running::{Running, Samples};
 use crate::variables::Chosen;
 
 /// After each file, so that the charts have something to tell.
 const PAUSE: Duration = Duration::from_millis(1_500);
+/// Some forty files.
+const ROWS_PER_FILE: u32 = 50;
+/// What the charts of days show: more than the samples have.
+const DAYS: Duration = Duration::from_secs(60 * 86_400);
 /// Above the pause, so that a rate has more than one file in it.
 const RATE_INTERVAL: &str = "8s";
 /// Where `scripts/setup pictures` puts what draws them.
@@ -24,7 +29,10 @@ const PICTURES: &str = "grafana/pictures";
 #[test]
 #[ignore = "draws pictures, for people to look at: make pictures"]
 fn pictures_of_every_dashboard() {
-    let Running { pipeline, prometheus, chosen, tables, started } = Running::start("pictures", PAUSE);
+    let Running { pipeline, prometheus, chosen, tables, started } = Running::start(
+        "pictures",
+        &Samples { end: Utc::now().date_naive(), rows_per_file: ROWS_PER_FILE, pause: PAUSE },
+    );
     let folder = pipeline.folder().join("answers");
     fs::create_dir_all(&folder).expect("make the folder of the answers");
     for name in all() {
@@ -56,13 +64,10 @@ struct Seen<'a> {
 impl Seen<'_> {
     /// A dashboard, its time range, the values of its variables, and for each query of each panel the answer.
     fn answered(&self, dashboard: &Value, past: Duration) -> Value {
-        let recent = Chosen {
-            from: SystemTime::now() - past,
-            to: SystemTime::now(),
-            table: self.tables.first().cloned(),
-            ..self.chosen.clone()
-        };
-        let long = Chosen { table: recent.table.clone(), ..self.chosen.clone() };
+        let now = SystemTime::now();
+        let chosen =
+            |past| Chosen { from: now - past, to: now, table: self.tables.first().cloned(), ..self.chosen.clone() };
+        let (recent, long) = (chosen(past), chosen(DAYS));
         let mut answers = serde_json::Map::new();
         for panel in dashboard["panels"].as_array().expect("panels") {
             let mut of_panel = serde_json::Map::new();
@@ -75,11 +80,10 @@ impl Seen<'_> {
             }
             answers.insert(panel["id"].to_string(), Value::Object(of_panel));
         }
-        let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
         json!({
             "dashboard": dashboard,
-            "from": seconds(recent.from),
-            "to": seconds(recent.to),
+            "recent": [seconds(recent.from), seconds(recent.to)],
+            "days": [seconds(long.from), seconds(long.to)],
             "variables": { "table": recent.table, "location": self.chosen.location },
             "answers": answers,
         })
@@ -87,9 +91,10 @@ impl Seen<'_> {
 
     fn of_prometheus(&self, recent: &Chosen, target: &Value) -> Value {
         let query = recent.promql(text(target, "expr"), RATE_INTERVAL);
+        // All of a panel at one time, as Grafana asks: rows of several answers are put together by it.
         match target["instant"] == true {
-            true => json!(self.prometheus.instant(&query)),
-            false => json!(self.prometheus.range(&query, recent.range().as_secs())),
+            true => json!(self.prometheus.instant_at(&query, seconds(recent.to))),
+            false => json!(self.prometheus.range_between(&query, seconds(recent.from), seconds(recent.to))),
         }
     }
 
@@ -99,4 +104,8 @@ impl Seen<'_> {
         let found = self.pipeline.query(&format!("SELECT coalesce(json_agg(row), '[]') AS rows FROM ({sql}) AS row"));
         Value::from(found.cell(&found.rows[0], "rows"))
     }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    chrono::DateTime::<Utc>::from(time).timestamp()
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use chrono::NaiveDate;
 use freshet_topics::DOMAINS;
 
 use crate::files::{OUTPUTS, boards, dashboard, list, text};
@@ -19,6 +19,16 @@ pub(crate) const RATE_INTERVAL: &str = "4s";
 /// Samples begin long before today.
 const YEARS: Duration = Duration::from_secs(3 * 365 * 86_400);
 
+/// The files that are dropped.
+pub(crate) struct Samples {
+    /// The last observed day.
+    pub(crate) end: NaiveDate,
+    /// Files have no more rows than this.
+    pub(crate) rows_per_file: u32,
+    /// After each file.
+    pub(crate) pause: Duration,
+}
+
 /// What is running, and what is chosen on its dashboards: all there is, and one location.
 pub(crate) struct Running {
     pub(crate) pipeline: Pipeline,
@@ -31,8 +41,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts all, and drops the samples, with a pause after each.
-    pub(crate) fn start(name: &str, pause: Duration) -> Running {
+    /// Starts all, and drops the samples.
+    pub(crate) fn start(name: &str, samples: &Samples) -> Running {
         let pipeline = Pipeline::start(name);
         let address = pipeline.env("FRESHET_HTTP").trim_start_matches("http://").to_owned();
         let prometheus = Prometheus::start(&pipeline.folder().join("prometheus"), &address);
@@ -41,7 +51,7 @@ impl Running {
         let is_read = || !prometheus.instant(r#"freshet_role_info{role="ingest"}"#).is_empty();
         wait_for("the pipeline to be read", is_read);
         pipeline.execute("CREATE ROLE grafana; GRANT pg_read_all_data TO grafana");
-        drop_samples(&pipeline, pause);
+        drop_samples(&pipeline, samples);
         // The whole-file copies follow the windows one output after the other, and a scrape may fall between two of them.
         let outputs = sorted(OUTPUTS.map(str::to_owned).into_iter());
         let copied = || prometheus.label_values("freshet_stable_copy_version", "output");
@@ -62,29 +72,37 @@ impl Running {
 }
 
 /// Every kind of thing that a panel shows: dirty rows, a file that cannot be read, rows of a location that is not known.
-fn drop_samples(pipeline: &Pipeline, pause: Duration) {
+fn drop_samples(pipeline: &Pipeline, samples: &Samples) {
     let folder = pipeline.folder().join("samples");
     let out = folder.to_string_lossy().into_owned();
-    pipeline.run(&["generate", "--out", &out, "--seed", "7", "--locations", "12", "--days", "40", "--dirty", "0.02"]);
+    let (end, rows) = (samples.end.to_string(), samples.rows_per_file.to_string());
+    let generate = ["generate", "--out", &out, "--seed", "7", "--locations", "12", "--days", "40", "--dirty", "0.02"];
+    pipeline.run(&[&generate[..], &["--end", &end, "--rows-per-file", &rows]].concat());
     let locations = folder.join("locations/locations.csv");
     let known = fs::read_to_string(&locations).expect("read the locations");
     let known: Vec<&str> = known.lines().collect();
     fs::write(&locations, known[..known.len() - 1].join("\n")).expect("forget the last location");
     fs::write(folder.join("health/unreadable.csv"), "when,how many\n2025-09-20,3\n").expect("write a file");
     // The latest day of location 1: one count unknown, and no hospital's row. Its risk is unknown then, and never 100.
-    let unknown = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n1,2025-09-22,,7,0,31\n";
+    let day_after = samples.end.succ_opt().expect("a day");
+    let unknown =
+        format!("location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n1,{day_after},,7,0,31\n");
     fs::write(folder.join("health/unknown.csv"), unknown).expect("write a file");
     // Of what no row tells: a column that nobody knows, columns that are absent and have a default, a name that is no data.
     fs::write(folder.join("locations/more.csv"), "id,name,type,remarks\n1,Goa,Urban,new\n").expect("write a file");
     fs::write(folder.join("health/_SUCCESS"), "").expect("write a file");
-    let drop_all = |folder: &Path, domain: &str| {
-        for file in fs::read_dir(folder.join(domain)).expect("the domain's files").flatten() {
-            pipeline.drop_file(&format!("{domain}/{}", file.file_name().to_string_lossy()), &file.path());
-            std::thread::sleep(pause);
-        }
-    };
+    // In turn, as senders that do not wait for each other do.
+    let mut files = Vec::new();
     for domain in DOMAINS {
-        drop_all(&folder, domain.name);
+        let folder = fs::read_dir(folder.join(domain.name)).expect("the domain's files").flatten();
+        let mut of_it: Vec<_> = folder.map(|file| file.path()).collect();
+        of_it.sort();
+        files.extend(of_it.into_iter().enumerate().map(|(turn, file)| (turn, domain.name, file)));
+    }
+    files.sort();
+    for (_, domain, file) in files {
+        pipeline.drop_file(&format!("{domain}/{}", file.file_name().expect("a file").to_string_lossy()), &file);
+        std::thread::sleep(samples.pause);
     }
     pipeline.run(&["status", "--wait", "--timeout", "120s"]);
 }
