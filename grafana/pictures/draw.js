@@ -10,7 +10,15 @@ import { chromium } from "playwright-core";
 
 const BROWSERS = ["chromium", "chromium-browser", "google-chrome"];
 /** Pixels; a dashboard is as high as its panels. */
-const WIDTH = 1500;
+const WIDTH = 1180;
+/** Around a part: pixels. */
+const SPACE = 8;
+/** Parts that docs/dashboards.md shows: each begins and ends with the panel of this title. */
+const PARTS = {
+  overview: ["Is each domain fine?", "Domain by domain"],
+  pipeline: ["Cost of each output", "Requests: data files"],
+  "data-quality": ["Share of rows rejected", "Rejects by file"],
+};
 /** Nobody is asked there: the components want an origin, for what they keep in the browser. */
 const ORIGIN = "http://dashboard.invalid/";
 
@@ -36,6 +44,14 @@ const defaults = {
     });
   },
 };
+
+/** What is on a page from the top of a panel to the bottom of another. */
+async function between(page, first, last) {
+  const box = (title) => page.locator(`[data-title=${JSON.stringify(title)}]`).boundingBox();
+  const [above, below] = [await box(first), await box(last)];
+  const y = Math.max(0, above.y - SPACE);
+  return { x: 0, y, width: WIDTH, height: below.y + below.height + SPACE - y };
+}
 
 /** The script and the style sheet of the page. */
 async function bundled() {
@@ -88,9 +104,13 @@ for (const file of readdirSync(answers).filter((name) => name.endsWith(".json"))
   await page.addScriptTag({ content: script });
   if (complaints.length > 0) break;
   await page.evaluate((answered) => window.draw(answered), JSON.parse(readFileSync(join(answers, file), "utf8")));
-  const picture = join(pictures, `${name}.png`);
-  await page.locator("#dashboard").screenshot({ path: picture });
-  console.log(picture);
+  const save = async (picture, options) => {
+    const path = join(pictures, `${picture}.png`);
+    await page.screenshot({ path, ...options });
+    console.log(path);
+  };
+  await save(name, { fullPage: true });
+  if (PARTS[name]) await save(`part-${name}`, { clip: await between(page, ...PARTS[name]), fullPage: true });
   await page.close();
 }
 await chrome.close();

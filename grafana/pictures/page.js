@@ -29,13 +29,14 @@ function panel(json, answered, frames, width, replace) {
   const at = place(json.gridPos, width);
   const style = { position: "absolute", ...at };
   const title = replace(json.title);
+  const box = { key: json.id, style, "data-title": title };
   if (json.type === "row") {
     const color = theme.colors.text.primary;
-    return h("div", { key: json.id, style: { ...style, color, font: `500 ${CELL / 2}px Inter`, lineHeight: `${CELL}px` } }, title);
+    return h("div", { ...box, style: { ...style, color, font: `500 ${CELL / 2}px Inter`, lineHeight: `${CELL}px` } }, title);
   }
   const inner = (wide, high) => drawn(json, frames, { width: wide, height: high, theme, answered, replace });
   const chrome = h(PanelChrome, { title, description: json.description, width: at.width, height: at.height, padding: json.type === "table" ? "none" : "md" }, inner);
-  return h("div", { key: json.id, style }, chrome);
+  return h("div", box, chrome);
 }
 
 /** Draws what a person sees who opens the dashboard; done when it is there. */
