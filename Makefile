@@ -7,7 +7,7 @@ CARGO := cargo
 DATA ?= .freshet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup checkout build demo up test faults model fuzz bench clean
+.PHONY: help setup checkout build demo up test faults model fuzz bench pictures clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -54,6 +54,10 @@ bench: checkout ## Measure rows a second and drop-to-visible, beside COPY and a 
 	@scripts/setup bench
 	$(CARGO) build --release --bin freshet
 	$(FRESHET) bench
+
+pictures: checkout ## Draw the dashboards beside a running pipeline: a PNG each in grafana/pictures/drawn
+	@scripts/setup pictures
+	$(CARGO) test --release --workspace --test grafana pictures:: -- --ignored --nocapture
 
 clean: ## Delete what was built (not the data folder, not the cache)
 	$(CARGO) clean

@@ -41,6 +41,7 @@ macro_rules! by_domain {
             }
             LazyLock::force(&NOT_DATA_OBJECTS);
             LazyLock::force(&LISTING_DURATION);
+            LazyLock::force(&CLAIMED_OBJECTS);
             for outcome in ["taken", "ignored", "dropped"] {
                 HINTS.with_label_values(&[outcome]);
             }
@@ -93,6 +94,13 @@ pub(crate) static FRESHNESS: LazyLock<HistogramVec> = LazyLock::new(|| {
 
 pub(crate) static LISTING_DURATION: LazyLock<Histogram> = LazyLock::new(|| {
     register_histogram!("freshet_listing_duration_seconds", "One listing of one domain's prefixes.", durations())
+        .expect("each metric is declared once")
+});
+
+/// From one to a whole group.
+pub(crate) static CLAIMED_OBJECTS: LazyLock<Histogram> = LazyLock::new(|| {
+    let buckets = exponential_buckets(1.0, 2.0, 8).expect("the bounds are positive");
+    register_histogram!("freshet_claimed_objects", "Objects that a worker took at once: small ones in groups.", buckets)
         .expect("each metric is declared once")
 });
 

@@ -11,7 +11,7 @@ use freshet_topics::failpoint::{self, Point};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{IngestError, Listener, group, outcome, publish};
+use crate::{IngestError, Listener, group, metrics, outcome, publish};
 
 /// Rounds of which one is that of objects that are sent again.
 const ROUNDS: usize = 4;
@@ -93,6 +93,7 @@ async fn attempt_all(
     mut claims: Vec<Claim>,
     stop: &CancellationToken,
 ) -> Result<(), IngestError> {
+    metrics::CLAIMED_OBJECTS.observe(claims.len() as f64);
     let recorded = match (claims.len(), claims.pop()) {
         (1, Some(claim)) => attempt_apart(listener, claim, stop).await,
         (_, last) => {

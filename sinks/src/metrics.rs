@@ -17,6 +17,11 @@ static S3_THROTTLES: LazyLock<IntCounterVec> = LazyLock::new(|| {
         .expect(ONCE)
 });
 
+static CACHE_READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Data files read to make whole-file copies, from the disk or from S3.";
+    register_int_counter_vec!("freshet_file_cache_reads_total", help, &["from"]).expect(ONCE)
+});
+
 /// By the transaction's name and how it ended.
 pub(crate) static TRANSACTIONS: LazyLock<HistogramVec> = LazyLock::new(|| {
     // From a round trip to what somebody should look into.
@@ -43,9 +48,17 @@ pub fn throttled(by: ThrottledBy) {
     S3_THROTTLES.with_label_values(&[by]).inc();
 }
 
+/// Counts a data file that was read: from this machine's disk, or else from S3.
+pub(crate) fn read_file(is_kept: bool) {
+    CACHE_READS.with_label_values(&[if is_kept { "disk" } else { "s3" }]).inc();
+}
+
 /// Makes the metrics appear, at zero, before the first event.
 pub(crate) fn declare() {
     for by in ["limit", "store"] {
         S3_THROTTLES.with_label_values(&[by]);
+    }
+    for from in ["disk", "s3"] {
+        CACHE_READS.with_label_values(&[from]);
     }
 }

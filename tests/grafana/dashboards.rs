@@ -109,8 +109,8 @@ fn every_panel_leads_to_its_section_of_the_runbook() {
     for name in DASHBOARDS {
         let dashboard = dashboard(name);
         let variables = list(&dashboard["templating"]["list"]);
-        let address = variables.iter().find(|it| text(it, "name") == "runbook").map(|it| text(it, "query"));
-        assert!(address.is_some_and(|address| address.starts_with("https://")), "{name}: {address:?}");
+        let address = variables.iter().find(|it| text(it, "name") == "runbook").map(|it| &it["query"]["query"]);
+        assert_eq!(address, Some(&Value::from("label_values(up, runbook)")), "{name}");
         for panel in panels(name).iter().filter(|panel| !panel.is_row()) {
             let [link] = list(&panel.json["links"]) else { panic!("{}: not one link", panel.place) };
             let section = text(link, "url").strip_prefix("${runbook}#").unwrap_or_default();
@@ -119,6 +119,19 @@ fn every_panel_leads_to_its_section_of_the_runbook() {
         let marked: Vec<&str> = list(&dashboard["annotations"]["list"]).iter().map(|it| text(it, "name")).collect();
         assert_eq!(marked, ["Replays and swaps", "Releases"], "{name}");
     }
+}
+
+#[test]
+fn the_address_of_the_runbook_is_set_in_one_place_and_is_there_without_being_set() {
+    let config = read("grafana/prometheus/prometheus.yml");
+    let addresses: Vec<&str> = config.lines().filter(|line| line.contains("://")).map(str::trim).collect();
+    let [address] = addresses.as_slice() else { panic!("{addresses:?}") };
+    let served = address.strip_prefix("runbook: &runbook http://127.0.0.1:3000/public/freshet/").expect("the default");
+    assert!(path("docs").join(served).is_file(), "{served}");
+    assert!(read("docker-compose.yml").contains("- ./docs:/usr/share/grafana/public/freshet:ro\n"));
+    // The dashboards find it at Prometheus itself, on whose series it stands.
+    let (_, own) = config.split_once("- job_name: prometheus\n").expect("Prometheus reads itself");
+    assert!(own.contains("labels:\n          runbook: *runbook\n"), "{own}");
 }
 
 /// The tag of a board of a pipeline.

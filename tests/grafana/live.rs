@@ -2,53 +2,30 @@
 //! that the board computes are those that the pipeline publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use chrono::NaiveDate;
 use freshet_topics::DOMAINS;
 use serde_json::Value;
 
-use crate::files::{DASHBOARDS, OUTPUTS, Panel, all, boards, dashboard, list, panels, text};
+use crate::files::{DASHBOARDS, Panel, all, dashboard, list, panels, text};
 use crate::pipeline::{Pipeline, Rows};
 use crate::prometheus::{Prometheus, has_number};
+use crate::running::{RATE_INTERVAL, Running, Samples, board, sorted, variable, wait_for};
 use crate::variables::Chosen;
 
-/// A scrape and an evaluation of the rules take a second each.
-const DATA_TIMEOUT: Duration = Duration::from_secs(30);
-/// As Grafana makes it of a scrape interval of a second.
-const RATE_INTERVAL: &str = "4s";
-/// Samples begin long before today.
-const YEARS: Duration = Duration::from_secs(3 * 365 * 86_400);
+const SAMPLES: Samples = Samples {
+    end: NaiveDate::from_ymd_opt(2025, 9, 21).expect("a date"),
+    rows_per_file: 50_000,
+    pause: Duration::ZERO,
+};
 
 #[test]
 fn every_panel_has_data_beside_a_running_pipeline() {
-    let pipeline = Pipeline::start("grafana");
-    let address = pipeline.env("FRESHET_HTTP").trim_start_matches("http://").to_owned();
-    let prometheus = Prometheus::start(&pipeline.folder().join("prometheus"), &address);
-    let started = Instant::now();
-    // A counter's first steps are seen only if it was read before.
-    wait_for("the pipeline to be read", || !prometheus.instant(r#"freshet_role_info{role="ingest"}"#).is_empty());
-    pipeline.execute("CREATE ROLE grafana; GRANT pg_read_all_data TO grafana");
-    drop_samples(&pipeline);
-    // The whole-file copies follow the windows one output after the other, and a scrape may fall between two of them.
-    let outputs = sorted(OUTPUTS.map(str::to_owned).into_iter());
-    let copied = || prometheus.label_values("freshet_stable_copy_version", "output");
-    wait_for("a copy of every output", || copied() == outputs);
-
-    let mut chosen = Chosen {
-        from: SystemTime::now() - YEARS,
-        to: SystemTime::now() + Duration::from_secs(60),
-        domains: prometheus.label_values("freshet_files", "domain"),
-        outputs: copied(),
-        table: None,
-        location: None,
-    };
+    let Running { pipeline, prometheus, mut chosen, tables, started } = Running::start("grafana", &SAMPLES);
     assert_eq!(chosen.domains, sorted(DOMAINS.iter().map(|domain| domain.name.to_owned())));
-    let tables = variable(&pipeline, &chosen, "table");
     let facts = DOMAINS.iter().filter(|domain| domain.event_time.is_some()).map(|domain| domain.table.to_owned());
     assert_eq!(tables, sorted(facts));
-    chosen.location = variable(&pipeline, &chosen, "location").into_iter().next();
 
     let mut asked = 0;
     for name in all() {
@@ -68,60 +45,6 @@ fn every_panel_has_data_beside_a_running_pipeline() {
     nothing_is_firing_but_the_files_that_should(&prometheus);
     the_scores_are_those_published(&pipeline, &chosen);
     a_fifth_domain_shows_by_itself(&pipeline, &mut chosen);
-}
-
-/// Every kind of thing that a panel shows: dirty rows, a file that cannot be read, rows of a location that is not known.
-fn drop_samples(pipeline: &Pipeline) {
-    let folder = pipeline.folder().join("samples");
-    let out = folder.to_string_lossy().into_owned();
-    pipeline.run(&["generate", "--out", &out, "--seed", "7", "--locations", "12", "--days", "40", "--dirty", "0.02"]);
-    let locations = folder.join("locations/locations.csv");
-    let known = fs::read_to_string(&locations).expect("read the locations");
-    let known: Vec<&str> = known.lines().collect();
-    fs::write(&locations, known[..known.len() - 1].join("\n")).expect("forget the last location");
-    fs::write(folder.join("health/unreadable.csv"), "when,how many\n2025-09-20,3\n").expect("write a file");
-    // The latest day of location 1: one count unknown, and no hospital's row. Its risk is unknown then, and never 100.
-    let unknown = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n1,2025-09-22,,7,0,31\n";
-    fs::write(folder.join("health/unknown.csv"), unknown).expect("write a file");
-    // Of what no row tells: a column that nobody knows, columns that are absent and have a default, a name that is no data.
-    fs::write(folder.join("locations/more.csv"), "id,name,type,remarks\n1,Goa,Urban,new\n").expect("write a file");
-    fs::write(folder.join("health/_SUCCESS"), "").expect("write a file");
-    let drop_all = |folder: &Path, domain: &str| {
-        for file in fs::read_dir(folder.join(domain)).expect("the domain's files").flatten() {
-            pipeline.drop_file(&format!("{domain}/{}", file.file_name().to_string_lossy()), &file.path());
-        }
-    };
-    for domain in DOMAINS {
-        drop_all(&folder, domain.name);
-    }
-    pipeline.run(&["status", "--wait", "--timeout", "120s"]);
-}
-
-fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
-    let since = Instant::now();
-    while !there() {
-        assert!(since.elapsed() < DATA_TIMEOUT, "waited for {what}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
-fn sorted(items: impl Iterator<Item = String>) -> Vec<String> {
-    items.collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-/// The one board of the shipped pipeline.
-fn board() -> String {
-    let [board] = boards().try_into().expect("one board");
-    board
-}
-
-/// The values of a variable of the board, by its query.
-fn variable(pipeline: &Pipeline, chosen: &Chosen, name: &str) -> Vec<String> {
-    let dashboard = dashboard(&board());
-    let variables = list(&dashboard["templating"]["list"]);
-    let variable = variables.iter().find(|it| text(it, "name") == name).expect("the variable");
-    let found = pipeline.query(&chosen.sql(text(variable, "query")));
-    found.rows.iter().map(|row| found.cell(row, "__value").to_owned()).collect()
 }
 
 fn prometheus_has_data(prometheus: &Prometheus, chosen: &Chosen, panel: &Panel, target: &Value, started: Instant) {

@@ -83,11 +83,21 @@ impl Prometheus {
         self.ask("query", &[("query", query)])
     }
 
+    /// Series of an instant, in Unix seconds.
+    pub(crate) fn instant_at(&self, query: &str, time: i64) -> Vec<Value> {
+        self.ask("query", &[("query", query), ("time", &time.to_string())])
+    }
+
     /// Series over the last `seconds`, a point a second.
     pub(crate) fn range(&self, query: &str, seconds: u64) -> Vec<Value> {
         let now = chrono::Utc::now().timestamp();
-        let start = (now - i64::try_from(seconds).expect("a short time")).to_string();
-        self.ask("query_range", &[("query", query), ("start", &start), ("end", &now.to_string()), ("step", "1")])
+        self.range_between(query, now - i64::try_from(seconds).expect("a short time"), now)
+    }
+
+    /// Series between two times in Unix seconds, a point a second.
+    pub(crate) fn range_between(&self, query: &str, start: i64, end: i64) -> Vec<Value> {
+        let (start, end) = (start.to_string(), end.to_string());
+        self.ask("query_range", &[("query", query), ("start", &start), ("end", &end), ("step", "1")])
     }
 
     /// The values of a label of a metric, as Grafana's `label_values` asks for them.

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a person has chosen on a dashboard.
+#[derive(Clone)]
 pub(crate) struct Chosen {
     pub(crate) from: SystemTime,
     pub(crate) to: SystemTime,

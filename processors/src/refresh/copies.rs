@@ -62,6 +62,9 @@ pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconc
             let absent = seen.is_none();
             let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
             failpoint::reach(Point::CopyPut);
+            if put == Put::Written {
+                metrics::COPY_BYTES.with_label_values(&[output]).inc_by(body.len());
+            }
             reconciled.again |= put == Put::Refused;
             reconciled.absent.extend((absent && put == Put::Written).then_some(key));
         }

@@ -46,7 +46,7 @@ struct Signals {
 pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result<(), RefreshError> {
     metrics::declare();
     for output in context.outputs {
-        metrics::OUTPUT_FAILED.with_label_values(&[output.name]).set(0);
+        metrics::declare_output(output.name);
     }
     let mut retry = Retry::new("probe the store");
     while !shutdown.is_cancelled() {

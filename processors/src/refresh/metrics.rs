@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Gauge, Histogram, IntCounter, IntGauge, IntGaugeVec, exponential_buckets, histogram_opts, register_gauge,
-    register_histogram, register_int_counter, register_int_gauge, register_int_gauge_vec,
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets,
+    histogram_opts, register_gauge, register_histogram, register_histogram_vec, register_int_counter,
+    register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 const ONCE: &str = "a metric is declared once";
@@ -40,18 +41,25 @@ metrics! {
         &["output"]);
     DIRTY_WINDOWS: IntGauge = register_int_gauge!(
         "freshet_publication_dirty_windows", "Windows that the last publication found dirty");
-    WINDOWS: IntCounter = register_int_counter!(
-        "freshet_publication_windows_total", "Windows derived again, counted for each output");
-    FILES: IntCounter = register_int_counter!(
-        "freshet_publication_files_total", "Data files written");
-    BYTES: IntCounter = register_int_counter!(
-        "freshet_publication_bytes_total", "Bytes of data files written");
+    WINDOWS: IntCounterVec = register_int_counter_vec!(
+        "freshet_publication_windows_total", "Windows of an output derived again", &["output"]);
+    ROWS: IntCounterVec = register_int_counter_vec!(
+        "freshet_publication_rows_total", "Rows of the windows that were derived again", &["output"]);
+    WINDOW_DURATION: HistogramVec = register_histogram_vec!(histogram_opts!(
+        "freshet_publication_window_seconds", "Time in which a window's rows came from Postgres and became files",
+        exponential_buckets(0.001, 4.0, 9).expect("buckets grow")), &["output"]);
+    FILES: IntCounterVec = register_int_counter_vec!(
+        "freshet_publication_files_total", "Data files written: each is a request to S3", &["output"]);
+    BYTES: IntCounterVec = register_int_counter_vec!(
+        "freshet_publication_bytes_total", "Bytes of data files written", &["output"]);
     VERSION: IntGauge = register_int_gauge!(
         "freshet_publication_version", "Version of the derived outputs that this publisher published or found last");
     TIMESTAMP: Gauge = register_gauge!(
         "freshet_publication_timestamp_seconds", "Unix time at which this publisher last found the outputs up to date");
     COPY_VERSION: IntGaugeVec = register_int_gauge_vec!(
         "freshet_stable_copy_version", "Version that the whole-file copies of an output were made from", &["output"]);
+    COPY_BYTES: IntCounterVec = register_int_counter_vec!(
+        "freshet_stable_copy_bytes_total", "Bytes of whole-file copies written", &["output"]);
     COPY_DURATION: Histogram = register_histogram!(histogram_opts!(
         "freshet_stable_copy_duration_seconds", "Time to bring the whole-file copies up to date",
         exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
@@ -59,4 +67,13 @@ metrics! {
         "freshet_outputs_made_again_total", "Data files, copies and whole versions made again because they were deleted by hand");
     DELETED: IntCounter = register_int_counter!(
         "freshet_outputs_deleted_total", "Data files and manifests deleted because nothing names them any more");
+}
+
+/// Makes the metrics of an output appear, at zero.
+pub(super) fn declare_output(output: &str) {
+    OUTPUT_FAILED.with_label_values(&[output]).set(0);
+    for counter in [&WINDOWS, &ROWS, &FILES, &BYTES, &COPY_BYTES] {
+        counter.with_label_values(&[output]);
+    }
+    WINDOW_DURATION.with_label_values(&[output]);
 }

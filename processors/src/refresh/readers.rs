@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use freshet_sinks::outputs::WindowFiles;
 use freshet_topics::pipeline::output::Output;
@@ -111,9 +111,10 @@ async fn read(
             return Err(RefreshError::Stopped);
         }
         let Work { output, query, .. } = &*works[at];
+        let began = Instant::now();
         match query.run(connection, window, is_final).await {
             Ok(encoded) => {
-                metrics::WINDOWS.inc();
+                count(output, encoded.rows, began.elapsed());
                 tracing::debug!(output = output.name, window = %window.start, rows = encoded.rows, "derived");
                 let closed = output.closes().then_some(is_final);
                 let files = uploads.lock().await.add(output.name, window, closed, encoded).await?;
@@ -128,6 +129,14 @@ async fn read(
         }
     }
     Ok(())
+}
+
+/// Counts a window that was derived.
+fn count(output: &Output, rows: u64, duration: Duration) {
+    let of = &[output.name];
+    metrics::WINDOWS.with_label_values(of).inc();
+    metrics::ROWS.with_label_values(of).inc_by(rows);
+    metrics::WINDOW_DURATION.with_label_values(of).observe(duration.as_secs_f64());
 }
 
 /// A window of the output at that place in the work, and whether it is closed.

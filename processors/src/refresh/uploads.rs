@@ -76,7 +76,7 @@ impl<'a> Uploads<'a> {
                 None => (self.new_file(output, window, format, &body), true),
             };
             if write {
-                self.send(file.clone(), format, body).await?;
+                self.send(output, file.clone(), format, body).await?;
             }
             files.insert(format.to_owned(), file);
         }
@@ -99,14 +99,20 @@ impl<'a> Uploads<'a> {
         }
     }
 
-    async fn send(&mut self, file: FileRef, format: &'static str, body: Spooled) -> Result<(), RefreshError> {
+    async fn send(
+        &mut self,
+        output: &str,
+        file: FileRef,
+        format: &'static str,
+        body: Spooled,
+    ) -> Result<(), RefreshError> {
         while let Some(done) = self.tasks.try_join_next() {
             done.map_err(RefreshError::Task)??;
         }
         let slot = self.slots.clone().acquire_owned().await.map_err(|_| RefreshError::Stopped)?;
         self.files += 1;
-        metrics::FILES.inc();
-        metrics::BYTES.inc_by(body.len());
+        metrics::FILES.with_label_values(&[output]).inc();
+        metrics::BYTES.with_label_values(&[output]).inc_by(body.len());
         let store = self.store.clone();
         self.tasks.spawn(async move {
             let _slot = slot;

@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::error::{detail, one_line, says_absent, status};
 use super::key::POINTER;
 use super::{FileCache, FileRef, OutputError, Spool, Spooled};
+use crate::metrics;
 
 /// When a write may happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +96,15 @@ impl Store {
     /// # Errors
     /// Those of [`Store::fetch`].
     pub async fn kept_or_fetched(&self, file: &FileRef) -> Result<Spooled, OutputError> {
-        let Some(cache) = self.cache.clone() else { return self.fetch(file).await };
-        let of = file.clone();
-        // A panic is what is not kept.
-        let kept = spawn_blocking(move || cache.read(&of)).await.ok().flatten();
+        let kept = match self.cache.clone() {
+            Some(cache) => {
+                let of = file.clone();
+                // A panic is what is not kept.
+                spawn_blocking(move || cache.read(&of)).await.ok().flatten()
+            }
+            None => None,
+        };
+        metrics::read_file(kept.is_some());
         if let Some(body) = kept {
             return Ok(body);
         }
