@@ -20,6 +20,8 @@ macro_rules! counter {
 
 static ROWS_APPLIED: LazyLock<IntCounterVec> =
     counter!("freshet_rows_applied_total", "Rows written to the domain's table.", &["domain"]);
+static ROWS_COPIED: LazyLock<IntCounterVec> =
+    counter!("freshet_rows_copied_total", "Of those, rows written by COPY, because their keys were new.", &["domain"]);
 static ROWS_STALE: LazyLock<IntCounterVec> =
     counter!("freshet_rows_stale_total", "Rows that lost to newer data.", &["domain"]);
 static ROWS_DUPLICATE: LazyLock<IntCounterVec> =
@@ -86,8 +88,15 @@ pub(crate) fn declare(domain: &Domain) {
         VALUES_WARNED.with_label_values(&[domain.name, column, rule]);
     }
     let domain = domain.name;
-    let counters =
-        [&ROWS_APPLIED, &ROWS_STALE, &ROWS_DUPLICATE, &ROWS_PASSED_OVER, &APPLY_RETRIES, &PROCESSOR_RESTARTS];
+    let counters = [
+        &ROWS_APPLIED,
+        &ROWS_COPIED,
+        &ROWS_STALE,
+        &ROWS_DUPLICATE,
+        &ROWS_PASSED_OVER,
+        &APPLY_RETRIES,
+        &PROCESSOR_RESTARTS,
+    ];
     for counter in counters {
         counter.with_label_values(&[domain]);
     }
@@ -117,6 +126,9 @@ pub(crate) fn revoked(domain: &str) {
 /// Counts an applied batch.
 pub(crate) fn applied(domain: &str, applied: &Applied, duration: Duration) {
     ROWS_APPLIED.with_label_values(&[domain]).inc_by(applied.applied);
+    if applied.by_copy {
+        ROWS_COPIED.with_label_values(&[domain]).inc_by(applied.applied);
+    }
     ROWS_STALE.with_label_values(&[domain]).inc_by(applied.stale);
     ROWS_DUPLICATE.with_label_values(&[domain]).inc_by(applied.duplicate);
     ROWS_PASSED_OVER.with_label_values(&[domain]).inc_by(applied.passed_over);

@@ -8,6 +8,7 @@
 
 mod bad_files;
 mod bookmarks;
+mod by_copy;
 mod command;
 mod compare;
 mod contracts;

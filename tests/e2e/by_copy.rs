@@ -1,0 +1,93 @@
+//! Rows of new keys are written by COPY, and whatever it cannot write by the upsert, with the same result.
+
+use freshet_sinks::apply::copy::Copies;
+use freshet_sinks::apply::upsert::Upsert;
+use freshet_sinks::destination::Destination;
+
+use crate::harness::{World, data};
+use crate::replay::domain;
+
+/// Rows that COPY has written in this test program, by any story.
+fn copied(domain: &str) -> u64 {
+    let families = prometheus::gather();
+    let family = families.iter().find(|family| family.name() == "freshet_rows_copied_total");
+    let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
+    let of_domain = metrics.iter().find(|it| it.get_label().iter().any(|label| label.value() == domain));
+    of_domain.map_or(0, |metric| metric.get_counter().get_value() as u64)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_rows_are_copied_and_overwritten_ones_upserted_with_the_same_result() {
+    let world = World::new("by-copy").await;
+    let before = copied("health");
+    let roles = world.run_all();
+    world.put("health/a.csv", data::health(400, "2025-03-01", 5, 1)).await;
+    world.settle().await;
+    assert!(copied("health") >= before + 200, "a history of new rows is written by COPY");
+    world.all_hold().await;
+    // Some keys are there and get other values, some are new; and Postgres has something against one row.
+    world.execute("ALTER TABLE health_data ADD CONSTRAINT test_few CHECK (malaria_cases <> 777)").await;
+    world.next_second().await;
+    let corrected = data::health(400, "2025-03-03", 5, 9).replace("9,2025-03-07,", "9,2025-03-07,0777");
+    world.put("health/b.csv", corrected + "399,2026-01-01,1,777,1,1,false\n").await;
+    world.put("health/c.csv", data::health(300, "2024-01-01", 4, 3)).await;
+    world.settle().await;
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM pipeline.rejects WHERE rule = 'refused_by_database'").await, 1);
+    let refused = |domain: &str, row: &[String]| domain == "health" && row.iter().any(|cell| cell == "777");
+    world.all_hold_but(refused).await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_of_any_kind_is_copied_as_it_is() {
+    let world = World::new("by-copy-text").await;
+    let before = copied("locations");
+    let roles = world.run_all();
+    let odd = ["a\tb", "\\N", "\\.", "two\nlines", "car\rriage", "back\\slash\\", "\\t", "é😀", "end\\"];
+    let row = |id: usize| {
+        let name = odd[id % odd.len()];
+        format!(
+            "{id},\"{name}{id}{name}\",state,{},{}.25\n",
+            (!id.is_multiple_of(3)).then_some(id).map_or_else(String::new, |it| it.to_string()),
+            id
+        )
+    };
+    world
+        .put("locations/odd.csv", "id,name,type,population,area\n".to_owned() + &(1..=500).map(row).collect::<String>())
+        .await;
+    world.settle().await;
+    assert!(copied("locations") >= before + 200);
+    let names: Vec<String> = world.column("SELECT name FROM locations ORDER BY id LIMIT 10").await;
+    let expected: Vec<String> = (1..=10).map(|id| format!("{0}{id}{0}", odd[id % odd.len()])).collect();
+    assert_eq!(names, expected);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_in_which_others_have_a_hand_is_not_copied_into() {
+    let world = World::new("by-copy-unfit").await;
+    let upsert = Upsert::new(domain("health"), Destination::Live);
+    let are_due = async |rows| {
+        let mut connection = world.services.pool.acquire().await.expect("a connection");
+        Copies::default().are_due(&mut connection, &upsert, rows).await.expect("looked at")
+    };
+    assert!(are_due(1_000).await);
+    assert!(!are_due(10).await, "too few");
+    for (change, back) in [
+        (
+            "CREATE TRIGGER test_other BEFORE INSERT ON health_data FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "DROP TRIGGER test_other ON health_data",
+        ),
+        ("ALTER TABLE health_data ENABLE ROW LEVEL SECURITY", "ALTER TABLE health_data DISABLE ROW LEVEL SECURITY"),
+        (
+            "ALTER TABLE health_data ALTER COLUMN corrections TYPE json",
+            "ALTER TABLE health_data ALTER COLUMN corrections TYPE jsonb",
+        ),
+    ] {
+        world.execute(change).await;
+        assert!(!are_due(1_000).await, "{change}");
+        world.execute(back).await;
+        assert!(are_due(1_000).await, "{back}");
+    }
+}
