@@ -5,16 +5,25 @@
 //! from elsewhere, and opens `/page/events`. There the [`feed`] tells all viewers what one [`Reader`] has read from
 //! Postgres and S3, once a second at most, a section only when it has changed; charts over time come from the
 //! [`history`], which the survey of the pipeline fills, those of outputs whose heads ask for one from [`charts`].
+//! What a person asks for by a click (a file, more files, a contract) is asked under `/page/`, a few at once ([`ask`]).
 //! `/outputs/<name>` passes the published files through ([`downloads`]), because a browser cannot sign requests to S3.
 //! The [`guard`] stands before all of it.
 
+mod answers;
+mod ask;
 mod charts;
+mod contracts;
 mod downloads;
 mod feed;
+mod file;
 mod guard;
+mod guides;
 mod history;
+mod list;
+mod parameters;
 mod published;
 mod read;
+mod values;
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -33,6 +42,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::roles::Services;
+use ask::Asked;
 use downloads::Downloads;
 use feed::Feed;
 use guard::Hosts;
@@ -40,7 +50,7 @@ use history::History;
 use read::{About, Reader};
 
 /// What the page is made of, by path below `/page/`.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 14] = [
     ("page.css", CSS, include_str!("assets/page.css")),
     ("page.js", JAVASCRIPT, include_str!("assets/page.js")),
     ("state.js", JAVASCRIPT, include_str!("assets/state.js")),
@@ -48,6 +58,10 @@ const FILES: [(&str, &str, &str); 10] = [
     ("charts.js", JAVASCRIPT, include_str!("assets/charts.js")),
     ("pipeline.js", JAVASCRIPT, include_str!("assets/pipeline.js")),
     ("files.js", JAVASCRIPT, include_str!("assets/files.js")),
+    ("views.js", JAVASCRIPT, include_str!("assets/views.js")),
+    ("file.js", JAVASCRIPT, include_str!("assets/file.js")),
+    ("contract.js", JAVASCRIPT, include_str!("assets/contract.js")),
+    ("unmatched.js", JAVASCRIPT, include_str!("assets/unmatched.js")),
     ("outcome.js", JAVASCRIPT, include_str!("assets/outcome.js")),
     ("drawn.js", JAVASCRIPT, include_str!("assets/drawn.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
@@ -73,13 +87,28 @@ pub fn router(services: &Services, env_file: &Path, shutdown: &CancellationToken
     let http = &services.config.http;
     Router::new()
         .route("/", get(|| async { ([(CONTENT_TYPE, HTML)], PAGE) }))
-        .route("/page/{file}", get(file))
+        .route("/page/{file}", get(part))
+        .merge(asked(services))
         .route("/page/events", get(events).with_state(viewers))
+        .route("/docs/{name}", get(guides::guide))
         .route("/outputs/{name}", get(downloads::download).with_state(downloads))
         .layer(middleware::from_fn_with_state(Hosts::of(&http.listen, http.token.expose_secret()), guard::guard))
 }
 
-async fn file(PathOf(name): PathOf<String>) -> Response {
+/// What is asked for by a click.
+fn asked(services: &Services) -> Router {
+    Router::new()
+        .route("/page/files", get(list::files))
+        .route("/page/files/{id}", get(file::file))
+        .route("/page/files/{id}/rejects", get(file::rejected))
+        .route("/page/files/{id}/rejects.csv", get(file::csv))
+        .route("/page/files/{id}/values", get(values::values))
+        .route("/page/contracts/{domain}", get(contracts::contract))
+        .route("/page/unmatched", get(list::unmatched))
+        .with_state(Asked::new(services))
+}
+
+async fn part(PathOf(name): PathOf<String>) -> Response {
     match FILES.iter().find(|(file, ..)| *file == name) {
         Some((_, content_type, text)) => ([(CONTENT_TYPE, *content_type)], *text).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
