@@ -93,7 +93,7 @@ fn facts(domain: &Domain, patterns: &[&str]) -> Vec<(&'static str, String)> {
 fn column_in_words(domain: &Domain, column: &Column) -> ColumnInWords {
     let notes = [
         domain.key.contains(&column.name).then(|| "part of the key".to_owned()),
-        column.references.map(|reference| format!("a {} of {}", reference.column, reference.domain)),
+        column.references.map(|reference| format!("refers to {} of {}", reference.column, reference.domain)),
         (!column.aliases.is_empty()).then(|| format!("also called {}", column.aliases.join(", "))),
         column.decimal_comma.then(|| "with a decimal comma".to_owned()),
         column.personal.then(|| "personal: its values are not shown".to_owned()),
@@ -176,8 +176,8 @@ mod tests {
 
     #[test]
     fn a_rule_says_what_must_hold_and_what_happens_else() {
-        let limits = [Limit::Minimum(&Value::Int(0)), Limit::Maximum(&Value::Int(100))];
-        let told = Rule { name: "range", limits: &limits, otherwise: Otherwise::Cap };
+        const LIMITS: [Limit; 2] = [Limit::Minimum(&Value::Int(0)), Limit::Maximum(&Value::Int(100))];
+        let told = Rule { name: "range", limits: &LIMITS, otherwise: Otherwise::Cap };
         assert_eq!(rule(&told), "range: at least 0 and at most 100; else the value becomes the limit");
         assert_eq!(instead(Instead::Reject, "file"), "the file is rejected");
         assert_eq!(instead(Instead::Value(&Value::Int(3)), "row"), "3");

@@ -14,6 +14,7 @@ mod ask;
 mod charts;
 mod contracts;
 mod downloads;
+mod entities;
 mod feed;
 mod file;
 mod guard;
@@ -23,6 +24,7 @@ mod list;
 mod parameters;
 mod published;
 mod read;
+mod upload;
 mod values;
 
 use std::convert::Infallible;
@@ -30,17 +32,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path as PathOf, State};
+use axum::extract::{DefaultBodyLimit, Path as PathOf, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures::{Stream, StreamExt};
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
+use crate::http::UPLOADS;
 use crate::roles::Services;
 use ask::Asked;
 use downloads::Downloads;
@@ -50,7 +53,7 @@ use history::History;
 use read::{About, Reader};
 
 /// What the page is made of, by path below `/page/`.
-const FILES: [(&str, &str, &str); 14] = [
+const FILES: [(&str, &str, &str); 16] = [
     ("page.css", CSS, include_str!("assets/page.css")),
     ("page.js", JAVASCRIPT, include_str!("assets/page.js")),
     ("state.js", JAVASCRIPT, include_str!("assets/state.js")),
@@ -60,7 +63,9 @@ const FILES: [(&str, &str, &str); 14] = [
     ("files.js", JAVASCRIPT, include_str!("assets/files.js")),
     ("views.js", JAVASCRIPT, include_str!("assets/views.js")),
     ("file.js", JAVASCRIPT, include_str!("assets/file.js")),
+    ("entity.js", JAVASCRIPT, include_str!("assets/entity.js")),
     ("contract.js", JAVASCRIPT, include_str!("assets/contract.js")),
+    ("upload.js", JAVASCRIPT, include_str!("assets/upload.js")),
     ("unmatched.js", JAVASCRIPT, include_str!("assets/unmatched.js")),
     ("outcome.js", JAVASCRIPT, include_str!("assets/outcome.js")),
     ("drawn.js", JAVASCRIPT, include_str!("assets/drawn.js")),
@@ -103,8 +108,13 @@ fn asked(services: &Services) -> Router {
         .route("/page/files/{id}/rejects", get(file::rejected))
         .route("/page/files/{id}/rejects.csv", get(file::csv))
         .route("/page/files/{id}/values", get(values::values))
+        .route("/page/entities/{domain}", get(entities::search))
+        .route("/page/entities/{domain}/{value}", get(entities::entity))
+        .route("/page/facts/{domain}/{value}", get(entities::more))
         .route("/page/contracts/{domain}", get(contracts::contract))
         .route("/page/unmatched", get(list::unmatched))
+        // It bounds the body itself, once there is a place for it.
+        .route(UPLOADS, post(upload::upload).layer(DefaultBodyLimit::disable()))
         .with_state(Asked::new(services))
 }
 

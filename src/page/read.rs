@@ -16,9 +16,11 @@ use sqlx::PgPool;
 use tokio::time::timeout;
 
 use super::answers::{self, Answers};
+use super::entities;
 use super::feed::{Reading, Sections, Source};
 use super::history::History;
 use super::published::{Published, Shown};
+use super::upload;
 use crate::config::Config;
 use crate::roles::Services;
 use crate::status::files::{self, FileOutcome, Freshness, Losses};
@@ -42,6 +44,10 @@ pub(super) struct About {
     endpoint: String,
     /// Domain → the prefixes that its files may have.
     prefixes: Vec<(&'static str, Vec<String>)>,
+    /// Column → the dimension of which it holds a reference: what has a history.
+    entities: BTreeMap<&'static str, &'static str>,
+    /// Whether files may be dropped on the page.
+    may_write: bool,
     /// The file to source for addresses and keys.
     env_file: String,
 }
@@ -58,6 +64,8 @@ impl About {
             processed_bucket: config.s3.processed_bucket.clone(),
             endpoint: config.s3.endpoint.clone(),
             prefixes: prefixes.collect(),
+            entities: entities::by_column(config.pipeline),
+            may_write: upload::may_write(&config.http),
             env_file: env_file.display().to_string(),
         }
     }

@@ -217,7 +217,7 @@ test("the contract of a domain is told in words", async () => {
   await there(view.getByRole("heading"), "Contract of hospital");
   await there(view.locator("dl"), "hospital_data", "location_id, date");
   const column = (name) => view.getByRole("row").filter({ has: page.getByRole("rowheader").filter({ hasText: name }) });
-  await there(column("location_id"), "a id of locations", "part of the key", "unreadable: the row is rejected");
+  await there(column("location_id"), "refers to id of locations", "part of the key", "unreadable: the row is rejected");
   await there(column("available_beds"), /negative_to_zero: at least 0; else the value becomes 0/);
   const guide = await ask("localhost", await view.getByRole("link", { name: "contracts.md" }).getAttribute("href"));
   assert.deepEqual([guide.statusCode, guide.headers["content-type"]], [200, "text/plain; charset=utf-8"]);
@@ -272,6 +272,37 @@ test("what an output asks to be drawn is drawn as it is published, and sorted as
   await chart.getByRole("button", { name: "Most overall risk" }).click();
   await chart.getByRole("button", { name: "Most overall risk", pressed: true }).waitFor();
   assert.deepEqual(await shown(), names([...published].sort((a, b) => b.overall_risk - a.overall_risk)));
+});
+
+test("what is known of one thing stands together, with the files that it is from", async () => {
+  await section("Resilience and risk").getByRole("link", { name: "Low Town" }).click();
+  const view = page.locator("#view");
+  await there(view.getByRole("heading"), "locations 2");
+  await there(view.locator("dl"), "Low Town", "90000");
+  const rows = view.getByRole("table", { name: "health 2" }).locator("tbody tr");
+  const dates = (await rows.locator("td:nth-child(2)").allTextContents());
+  assert.deepEqual(dates, query("SELECT date FROM health_data WHERE location_id = 2 ORDER BY date DESC"));
+  await there(view.getByRole("table", { name: "hospital 2" }).locator("tbody tr"), "2025-09-20");
+  execute(`INSERT INTO health_data (location_id, date, is_projected, src_object, src_gen, src_row, src_ord, value_ord)
+    SELECT 2, '2001-01-01'::date + n, false, 0, 0, 0, 0, 0 FROM generate_series(1, 100) n`);
+  await page.reload();
+  const older = view.getByRole("button", { name: "Show older ones" });
+  await older.click();
+  await there(rows, "2001-01-02");
+  assert.equal(await rows.count(), dates.length + 100);
+  assert.equal(await older.isVisible(), false);
+  execute("DELETE FROM health_data WHERE date < '2002-01-01'");
+  await page.evaluate(() => { window.loadedOnce = true; });
+  await rows.first().getByRole("link").click();
+  await there(view.getByRole("heading"), "health/");
+  await page.getByRole("link", { name: "← Overview" }).click();
+  await page.getByRole("searchbox", { name: "Search by id or name" }).fill("upper");
+  await there(page.locator("#entities-found a"), "1: <u>Upper</u> Town");
+  assert.equal(await page.locator("#entities-found u").count(), 0);
+  await page.getByRole("searchbox", { name: "Search by id or name" }).fill("");
+  for (const [path, status] of [["locations/2%20OR%201=1", 400], ["locations/77", 404], ["health/2", 404]]) {
+    assert.equal((await ask("localhost", `/page/entities/${path}`)).statusCode, status, path);
+  }
 });
 
 test("an axis is the range that the output gives, whatever the values are, and else begins at 0", async () => {
@@ -367,6 +398,46 @@ test("it is readable in the dark and on a phone", async () => {
     assert.equal(await dark.evaluate(() => document.documentElement.scrollWidth), width, "nothing sticks out");
   }
   await dark.close();
+});
+
+test("a file that is dropped on the page is in the pipeline, and none is replaced or sent by a page elsewhere", async () => {
+  const zone = page.locator("#upload");
+  await zone.getByRole("combobox").selectOption("health");
+  const content = [HEALTH, "1,2025-10-01,7,7,7,7"].join("\n");
+  const transfer = await page.evaluateHandle((content) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([content], "by hand.csv", { type: "text/csv" }));
+    return transfer;
+  }, content);
+  await zone.dispatchEvent("drop", { dataTransfer: transfer });
+  await there(zone.getByRole("listitem"), "by hand.csv: in the bucket as health/by hand.csv");
+  await page.getByRole("button", { name: /^All / }).click();
+  await there(row("health/by hand.csv"), "applied", "1 row");
+  assert.deepEqual(query("SELECT dengue_cases FROM health_data WHERE date = '2025-10-01'"), ["7"]);
+  const refused = page.waitForResponse(/uploads/);
+  await zone.dispatchEvent("drop", { dataTransfer: transfer });
+  assert.equal((await refused).status(), 409);
+  await there(zone.getByRole("listitem"), "is there already");
+  // What the browser itself writes down of the answer 409.
+  complaints.splice(0, complaints.length, ...complaints.filter((it) => !it.includes("409")));
+  const post = (headers, name = "x.csv", body = content) => new Promise((resolve, reject) => {
+    const path = `/page/uploads?domain=health&name=${encodeURIComponent(name)}`;
+    const request = http.request({ host: "127.0.0.1", port: door.port, path, method: "POST", headers }, (answer) => {
+      answer.resume();
+      resolve(answer.statusCode);
+    });
+    request.on("error", reject);
+    request.end(body);
+  });
+  const host = `localhost:${door.port}`;
+  const own = { host, origin: `http://${host}`, "x-freshet-page": "1" };
+  assert.equal(await post({ host, origin: own.origin }), 403);
+  assert.equal(await post({ ...own, origin: "http://elsewhere.example" }), 403);
+  assert.equal(await post({ ...own, host: "elsewhere.example", origin: "http://elsewhere.example" }), 403);
+  assert.equal(await post(own, "../climate/x.csv"), 400);
+  assert.equal(await post(own, "_SUCCESS"), 400);
+  assert.equal(await post(own, "large.csv", Buffer.alloc((32 << 20) + 1, "x")).catch(() => 413), 413);
+  assert.equal(query("SELECT count(*) FROM pipeline.objects WHERE key LIKE '%x.csv' OR key LIKE '%large%'")[0], "0");
 });
 
 test("all of it came from the page's own server, without a complaint", async () => {

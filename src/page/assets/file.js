@@ -104,7 +104,7 @@ function updateStage(item, { name, what, at, from }) {
 function factsOf(file) {
   const isKnown = ([, value]) => value !== null && value !== "" && value !== undefined;
   const rows = file.rows === null ? "" : [counted(file.rows, "row"), `${count(file.rejected)} rejected`,
-    `${count(file.stale)} older than what was there`, ...(file.overtaken > 0 ? [`${count(file.overtaken)} overtaken further down in it`] : []),
+    ...(file.stale > 0 ? [`${count(file.stale)} older than what was there`] : []), ...(file.overtaken > 0 ? [`${count(file.overtaken)} overtaken further down in it`] : []),
     ...(file.received < file.rows ? [`${count(file.rows - file.received)} not applied yet`] : [])].join(", ");
   return [
     ["Domain", file.domain, `#/contract/${encodeURIComponent(file.domain)}`],

@@ -2,10 +2,12 @@
 
 import { count, counted, element, list, setClock, setTime, show, text, the } from "./dom.js";
 import { renderCharts } from "./drawn.js";
+import { renderEntities } from "./entity.js";
 import { renderFiles } from "./files.js";
 import { renderOutputs, renderQuality } from "./outcome.js";
 import { queueFailure, renderDomains, renderFlow, renderQueue } from "./pipeline.js";
 import { filesIn, state } from "./state.js";
+import { renderUpload } from "./upload.js";
 import { renderView } from "./views.js";
 
 /** The first pause before connecting again, and the longest. */
@@ -81,11 +83,13 @@ function render() {
   if (!state.status) return;
   setTime(the("updated"), state.status.at);
   if (state.about) renderAbout(state.about);
+  if (state.about) renderUpload(state.about);
   renderUnmatched(state.status.unmatched);
   renderFlow();
   renderQueue(state.status.event_queue);
   renderDomains();
   renderFiles();
+  renderEntities();
   if (state.quality) renderQuality(state.quality);
   if (state.charts) renderCharts(state.charts);
   if (state.outputs) renderOutputs(state.outputs);

@@ -2,11 +2,12 @@
 
 import { contractView } from "./contract.js";
 import { element, show, text, the } from "./dom.js";
+import { entityView } from "./entity.js";
 import { fileView } from "./file.js";
 import { unmatchedView } from "./unmatched.js";
 
 /** By the first part of the address: what makes the view of the other parts. */
-const VIEWS = { contract: contractView, file: fileView, unmatched: unmatchedView };
+const VIEWS = { contract: contractView, entity: entityView, file: fileView, unmatched: unmatchedView };
 
 /** The view that is shown: its address, and what draws it anew. */
 const shown = { address: "", view: null };
