@@ -56,10 +56,10 @@ pub(super) fn by_column(pipeline: &Pipeline) -> BTreeMap<&'static str, &'static 
     pipeline.domains.iter().filter_map(|fact| reference(fact)).map(|(column, to, _)| (column.name, to)).collect()
 }
 
-/// The first column of a fact's key, if it refers to a dimension; with the dimension and the column there.
+/// The first column of a fact's key, if it refers to a dimension, and not to a person; with the dimension and the column there.
 fn reference(fact: &Domain) -> Option<(&'static Column, &'static str, &'static str)> {
     fact.event_time?;
-    let column = fact.column(fact.key.first()?)?;
+    let column = fact.column(fact.key.first()?).filter(|column| !column.personal)?;
     column.references.map(|reference| (column, reference.domain, reference.column))
 }
 
@@ -67,7 +67,7 @@ fn reference(fact: &Domain) -> Option<(&'static Column, &'static str, &'static s
 fn referred(pipeline: &Pipeline, dimension: &Domain) -> Option<&'static Column> {
     let mut references = pipeline.domains.iter().filter_map(|fact| reference(fact));
     let (.., name) = references.find(|(_, to, _)| *to == dimension.name)?;
-    dimension.column(name)
+    dimension.column(name).filter(|column| !column.personal)
 }
 
 fn dimension(asked: &Asked, name: &str) -> Result<(&'static Domain, &'static Column), Refused> {
