@@ -15,6 +15,8 @@ COPY sinks sinks
 COPY ingest ingest
 COPY processors processors
 COPY src src
+# The page gives the guides.
+COPY docs docs
 # The caches outlive this build, and are in no layer: hence the copy. Names of functions stay, for backtraces; the
 # tables of lines, nine tenths of the file, go.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \

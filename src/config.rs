@@ -67,13 +67,20 @@ pub struct HttpSettings {
     pub listen: String,
     /// What whoever asks for more than `/healthz` and `/readyz` has to show. Empty: see [`crate::http`].
     pub token: SecretString,
+    /// Whether the status page takes files for the raw bucket without a token.
+    pub uploads: bool,
     /// Time between two looks at the state of the whole pipeline for `/metrics`, in milliseconds.
     pub survey_interval_ms: u64,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
-        HttpSettings { listen: "127.0.0.1:9187".into(), token: SecretString::default(), survey_interval_ms: 15_000 }
+        HttpSettings {
+            listen: "127.0.0.1:9187".into(),
+            token: SecretString::default(),
+            uploads: false,
+            survey_interval_ms: 15_000,
+        }
     }
 }
 

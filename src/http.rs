@@ -23,8 +23,8 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use events::serve_own;
-pub(crate) use guard::EVENTS;
 use guard::Guard;
+pub(crate) use guard::{EVENTS, UPLOADS, is_from_own_page};
 
 use crate::metrics;
 use crate::ready;

@@ -13,6 +13,9 @@ use chrono::{DateTime, Utc};
 use freshet_topics::Domain;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use export::csv_of;
+pub(crate) use select::of_object;
+
 use super::domain_arg::{Domains, parse_domain, parse_domains};
 use super::terminal::Look;
 use super::time_arg::parse_time;

@@ -68,8 +68,11 @@ pub async fn start(
         s3,
         tell_to: door.as_ref().map(|door| door.tell_to(&config)),
     };
-    let stack = LocalStack::start(options, &progress).await?;
+    let mut stack = LocalStack::start(options, &progress).await?;
     point_at(&mut config, &stack);
+    if let Some(listen) = kept_address(&config.http.listen, || stack.http_port())? {
+        config.http.listen = listen;
+    }
     match start_roles(config, &stack, &progress, &shutdown).await {
         Ok((services, roles, env_file, http)) => {
             if let Some(door) = door {
@@ -139,6 +142,21 @@ fn point_at(config: &mut Config, stack: &LocalStack) {
     }
     if config.metrics.cache_dir.as_os_str().is_empty() {
         config.metrics.cache_dir = stack.env_file().with_file_name("cache");
+    }
+}
+
+/// Where to listen instead of at port 0 of loopback: people keep the address of the page.
+///
+/// | `http.listen` | instead |
+/// |---|---|
+/// | `127.0.0.1:0` | `127.0.0.1:PORT`, the port of the last run where it is free |
+/// | `127.0.0.1:9187`, `0.0.0.0:0`, empty | as it stands |
+fn kept_address(listen: &str, port: impl FnOnce() -> anyhow::Result<u16>) -> anyhow::Result<Option<String>> {
+    match listen.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 && address.ip() == Ipv4Addr::LOCALHOST => {
+            Ok(Some(SocketAddr::new(address.ip(), port()?).to_string()))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -301,4 +319,23 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
     running.wait().await?;
     println!("stopped");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_free_port_of_loopback_is_chosen_once_and_kept() {
+        for (listen, expected) in [
+            ("127.0.0.1:0", Some("127.0.0.1:20123")),
+            ("127.0.0.1:9187", None),
+            ("0.0.0.0:0", None),
+            ("localhost:0", None),
+            ("", None),
+        ] {
+            let kept = kept_address(listen, || Ok(20_123)).expect("an address");
+            assert_eq!(kept.as_deref(), expected, "{listen}");
+        }
+    }
 }

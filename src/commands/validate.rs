@@ -19,7 +19,7 @@ use freshet_topics::{Domain, judge};
 use super::domain_arg::parse_domain;
 use super::terminal::Look;
 use crate::config::Config;
-use report::Report;
+pub(crate) use report::Report;
 
 /// Options of `freshet validate`.
 #[derive(Debug, Clone, clap::Args)]
@@ -75,7 +75,21 @@ async fn look_at(config: &Config, args: &ValidateArgs, path: &Path) -> Result<Re
             Err(report) => return Ok(report),
         },
     };
-    let mut report = Report::new(path, domain, args.examples);
+    judge_file(config, domain, path, args.examples).await
+}
+
+/// What would become of a file of a domain, with so many rejects and corrections listed.
+///
+/// # Errors
+/// If it cannot be read from the disk.
+pub(crate) async fn judge_file(
+    config: &Config,
+    domain: &'static Domain,
+    path: &Path,
+    examples: usize,
+) -> Result<Report> {
+    let (settings, domains) = (&config.ingest, config.pipeline.domains);
+    let mut report = Report::new(path, domain, examples);
     let inspected =
         inspect::inspect(domain, domains, settings, path, |line, row| report.take(line, row, &judge::row(domain, row)))
             .await;

@@ -9,12 +9,13 @@
 //!
 //! The token comes as `Authorization: Bearer …`. A browser that opens `/?token=…` is given a cookie and sent on to the
 //! address without it; the cookie holds for reading only, so that no other site can make a browser change anything. It is
-//! sent along where somebody follows a link from elsewhere, and not where a site elsewhere asks by itself.
+//! sent along where somebody follows a link from elsewhere, and not where a site elsewhere asks by itself. The one thing that
+//! is changed with it are files dropped on the page ([`UPLOADS`]), and only from the page itself: see [`is_from_own_page`].
 
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, COOKIE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -22,6 +23,10 @@ use sha2::{Digest, Sha256};
 
 /// Where notifications come in.
 pub(crate) const EVENTS: &str = "/s3-events";
+/// Where files that are dropped on the page come in.
+pub(crate) const UPLOADS: &str = "/page/uploads";
+/// The header that the page marks its own requests with. A page elsewhere cannot send one without asking first.
+const MARK: &str = "x-freshet-page";
 const COOKIE_NAME: &str = "freshet";
 
 /// What the settings and the address come to. It holds hashes and no token.
@@ -81,11 +86,13 @@ impl Guard {
         if login.is_some_and(|(scheme, shown)| scheme.eq_ignore_ascii_case("bearer") && digested.is(shown)) {
             return Verdict::Pass;
         }
-        if !matches!(*method, Method::GET | Method::HEAD) {
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        let is_upload = *method == Method::POST && path == UPLOADS && is_from_own_page(headers);
+        if !is_read && !is_upload {
             return Verdict::WantsToken;
         }
         let (shown, rest) = without_token(uri);
-        if shown.is_some_and(|shown| digested.is(shown)) {
+        if is_read && shown.is_some_and(|shown| digested.is(shown)) {
             return Verdict::SendTo(rest);
         }
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
@@ -106,6 +113,24 @@ impl Digested {
     fn is_cookie(&self, shown: &str) -> bool {
         Sha256::digest(shown) == Sha256::digest(&self.cookie)
     }
+}
+
+/// Whether the page that is served here has sent a request, and no page elsewhere.
+///
+/// | [`MARK`] | `Origin` | `Host` | |
+/// |---|---|---|---|
+/// | there | `http://localhost:9187` | `localhost:9187` | yes |
+/// | there | `https://freshet.example` | `freshet.example` | yes |
+/// | there | `https://elsewhere.example` | `freshet.example` | no |
+/// | there | none, `null`, or two | any | no |
+/// | none | any | any | no |
+pub(crate) fn is_from_own_page(headers: &HeaderMap) -> bool {
+    let only = |name| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    let origin = only(ORIGIN).and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    headers.contains_key(MARK) && origin.is_some_and(|origin| Some(origin) == only(HOST))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -179,6 +204,37 @@ mod tests {
         }
         let told: Vec<bool> = guards.iter().map(|guard| guard.warning().is_some()).collect();
         assert_eq!(told, [false, false, false, true]);
+    }
+
+    #[test]
+    fn a_cookie_brings_files_from_the_page_itself_and_nothing_from_elsewhere() {
+        let guard = Guard::new(TOKEN, [0, 0, 0, 0].into());
+        let cookie = guard.token.as_ref().expect("a token").cookie.clone();
+        let judged = |path: &str, given: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert("cookie", format!("freshet={cookie}").parse().expect("a header"));
+            for (name, value) in given {
+                headers.append(*name, value.parse().expect("a header"));
+            }
+            guard.judge(&Method::POST, &path.parse().expect("an address"), &headers)
+        };
+        let (mark, host) = ((MARK, "1"), ("host", "freshet.example"));
+        let (own, other) = (("origin", "https://freshet.example"), ("origin", "https://elsewhere.example"));
+        let address = format!("{UPLOADS}?domain=a&name=b.csv");
+        assert_eq!(judged(&address, &[mark, host, own]), Verdict::Pass);
+        for wrong in [
+            &[mark, host, other][..],
+            &[host, own],
+            &[mark, own],
+            &[mark, host],
+            &[mark, host, own, other],
+            &[mark, host, ("origin", "null")],
+            &[mark, host, ("origin", "https://freshet.example.elsewhere.example")],
+        ] {
+            assert_eq!(judged(&address, wrong), Verdict::WantsToken, "{wrong:?}");
+        }
+        assert_eq!(judged(EVENTS, &[mark, host, own]), Verdict::WantsToken);
+        assert_eq!(judged(&format!("{UPLOADS}/x"), &[mark, host, own]), Verdict::WantsToken);
     }
 
     #[test]

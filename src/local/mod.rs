@@ -33,6 +33,9 @@ use supervise::{Part, Program};
 /// Another program may take a port between our choice and the child's bind: then others are tried, so often.
 const PORT_TRIES: usize = 3;
 
+/// Under which the port of the page is kept.
+const HTTP: &str = "http";
+
 /// What to start, and where.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -121,6 +124,15 @@ impl LocalStack {
     /// The data folder, as an absolute path.
     pub fn data_dir(&self) -> &Path {
         &self.folder.root
+    }
+
+    /// A port of loopback for the page, the same from run to run while it is free.
+    ///
+    /// # Errors
+    /// If none is free.
+    pub fn http_port(&mut self) -> anyhow::Result<u16> {
+        self.folder.claim_ports(&[HTTP], None)?;
+        Ok(self.folder.state.port(HTTP))
     }
 
     /// Looks, without waiting, whether a part has ended by itself.

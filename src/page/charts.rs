@@ -53,6 +53,8 @@ struct Drawn {
     /// The head's own; the page makes one of the output's name where there is none.
     title: Option<&'static str>,
     description: &'static str,
+    /// The column that tells the things apart.
+    by: &'static str,
     /// The column that names the things for people.
     label: Column,
     /// The column that is drawn first, then those beside it.
@@ -100,6 +102,7 @@ impl Drawn {
             output: output.name,
             title: chart.title,
             description: output.description,
+            by: chart.by,
             label: column(chart.label.unwrap_or(chart.by)),
             values: [chart.value].iter().chain(chart.beside).copied().map(column).collect(),
             newest: chart.newest.map(column),

@@ -25,7 +25,14 @@ pub(super) type Sections = BTreeMap<&'static str, String>;
 /// Where the state is read from.
 pub(super) trait Source: Send {
     /// All sections, as they are now. It has bounds of its own: it is not cut short.
-    fn read(&mut self) -> impl Future<Output = Sections> + Send;
+    fn read(&mut self) -> impl Future<Output = Reading> + Send;
+}
+
+/// What was read, and what it cost.
+pub(super) struct Reading {
+    pub(super) sections: Sections,
+    /// How long services worked for it. Waiting for one that does not answer costs nobody anything.
+    pub(super) work: Duration,
 }
 
 /// A section as a viewer is sent it.
@@ -62,9 +69,9 @@ impl Feed {
     pub(super) async fn run(&self, mut source: impl Source, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(self.watched()).await.is_some() {
             let started = Instant::now();
-            let sections = source.read().await;
+            let Reading { sections, work } = source.read().await;
             self.latest.send_modify(|latest| latest.take(sections));
-            shutdown.run_until_cancelled(tokio::time::sleep(pause_after(started.elapsed()))).await;
+            shutdown.run_until_cancelled(tokio::time::sleep(pause_after(started.elapsed(), work))).await;
         }
     }
 
@@ -87,15 +94,16 @@ impl Feed {
     }
 }
 
-/// The pause after a reading that took so long.
+/// The pause after a reading that took so long, of which services worked so long.
 ///
-/// | took | pause |
-/// |---|---|
-/// | 20 ms | 980 ms |
-/// | 200 ms | 800 ms |
-/// | 3 s | 12 s |
-fn pause_after(took: Duration) -> Duration {
-    INTERVAL.saturating_sub(took).max(took * PAUSES)
+/// | took | work | pause |
+/// |---|---|---|
+/// | 20 ms | 20 ms | 980 ms |
+/// | 200 ms | 200 ms | 800 ms |
+/// | 3 s | 3 s | 12 s |
+/// | 2 s, waiting for one that is away | 20 ms | 80 ms |
+fn pause_after(took: Duration, work: Duration) -> Duration {
+    INTERVAL.saturating_sub(took).max(work * PAUSES)
 }
 
 impl Latest {
@@ -140,9 +148,10 @@ mod tests {
     struct Counting(Arc<AtomicU64>);
 
     impl Source for Counting {
-        async fn read(&mut self) -> Sections {
+        async fn read(&mut self) -> Reading {
             let number = self.0.fetch_add(1, Ordering::SeqCst) + 1;
-            Sections::from([("count", number.to_string()), ("same", "0".to_owned())])
+            let sections = Sections::from([("count", number.to_string()), ("same", "0".to_owned())]);
+            Reading { sections, work: Duration::ZERO }
         }
     }
 
@@ -192,9 +201,11 @@ mod tests {
 
     #[test]
     fn a_reading_that_takes_long_is_made_less_often() {
+        let of = Duration::from_millis;
         for (took, pause) in [(0, 1_000), (20, 980), (200, 800), (250, 1_000), (3_000, 12_000)] {
-            assert_eq!(pause_after(Duration::from_millis(took)), Duration::from_millis(pause), "{took} ms");
+            assert_eq!(pause_after(of(took), of(took)), of(pause), "{took} ms");
         }
+        assert_eq!(pause_after(of(2_000), of(20)), of(80), "waiting is no work");
     }
 
     #[tokio::test]

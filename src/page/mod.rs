@@ -5,34 +5,47 @@
 //! from elsewhere, and opens `/page/events`. There the [`feed`] tells all viewers what one [`Reader`] has read from
 //! Postgres and S3, once a second at most, a section only when it has changed; charts over time come from the
 //! [`history`], which the survey of the pipeline fills, those of outputs whose heads ask for one from [`charts`].
+//! What a person asks for by a click (a file, more files, a contract) is asked under `/page/`, a few at once ([`ask`]).
 //! `/outputs/<name>` passes the published files through ([`downloads`]), because a browser cannot sign requests to S3.
 //! The [`guard`] stands before all of it.
 
+mod answers;
+mod ask;
 mod charts;
+mod contracts;
 mod downloads;
+mod entities;
 mod feed;
+mod file;
 mod guard;
+mod guides;
 mod history;
+mod list;
+mod parameters;
 mod published;
 mod read;
+mod upload;
+mod values;
 
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path as PathOf, State};
+use axum::extract::{DefaultBodyLimit, Path as PathOf, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures::{Stream, StreamExt};
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
+use crate::http::UPLOADS;
 use crate::roles::Services;
+use ask::Asked;
 use downloads::Downloads;
 use feed::Feed;
 use guard::Hosts;
@@ -40,7 +53,7 @@ use history::History;
 use read::{About, Reader};
 
 /// What the page is made of, by path below `/page/`.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 16] = [
     ("page.css", CSS, include_str!("assets/page.css")),
     ("page.js", JAVASCRIPT, include_str!("assets/page.js")),
     ("state.js", JAVASCRIPT, include_str!("assets/state.js")),
@@ -48,6 +61,12 @@ const FILES: [(&str, &str, &str); 10] = [
     ("charts.js", JAVASCRIPT, include_str!("assets/charts.js")),
     ("pipeline.js", JAVASCRIPT, include_str!("assets/pipeline.js")),
     ("files.js", JAVASCRIPT, include_str!("assets/files.js")),
+    ("views.js", JAVASCRIPT, include_str!("assets/views.js")),
+    ("file.js", JAVASCRIPT, include_str!("assets/file.js")),
+    ("entity.js", JAVASCRIPT, include_str!("assets/entity.js")),
+    ("contract.js", JAVASCRIPT, include_str!("assets/contract.js")),
+    ("upload.js", JAVASCRIPT, include_str!("assets/upload.js")),
+    ("unmatched.js", JAVASCRIPT, include_str!("assets/unmatched.js")),
     ("outcome.js", JAVASCRIPT, include_str!("assets/outcome.js")),
     ("drawn.js", JAVASCRIPT, include_str!("assets/drawn.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
@@ -73,13 +92,33 @@ pub fn router(services: &Services, env_file: &Path, shutdown: &CancellationToken
     let http = &services.config.http;
     Router::new()
         .route("/", get(|| async { ([(CONTENT_TYPE, HTML)], PAGE) }))
-        .route("/page/{file}", get(file))
+        .route("/page/{file}", get(part))
+        .merge(asked(services))
         .route("/page/events", get(events).with_state(viewers))
+        .route("/docs/{name}", get(guides::guide))
         .route("/outputs/{name}", get(downloads::download).with_state(downloads))
         .layer(middleware::from_fn_with_state(Hosts::of(&http.listen, http.token.expose_secret()), guard::guard))
 }
 
-async fn file(PathOf(name): PathOf<String>) -> Response {
+/// What is asked for by a click.
+fn asked(services: &Services) -> Router {
+    Router::new()
+        .route("/page/files", get(list::files))
+        .route("/page/files/{id}", get(file::file))
+        .route("/page/files/{id}/rejects", get(file::rejected))
+        .route("/page/files/{id}/rejects.csv", get(file::csv))
+        .route("/page/files/{id}/values", get(values::values))
+        .route("/page/entities/{domain}", get(entities::search))
+        .route("/page/entities/{domain}/{value}", get(entities::entity))
+        .route("/page/facts/{domain}/{value}", get(entities::more))
+        .route("/page/contracts/{domain}", get(contracts::contract))
+        .route("/page/unmatched", get(list::unmatched))
+        // It bounds the body itself, once there is a place for it.
+        .route(UPLOADS, post(upload::upload).layer(DefaultBodyLimit::disable()))
+        .with_state(Asked::new(services))
+}
+
+async fn part(PathOf(name): PathOf<String>) -> Response {
     match FILES.iter().find(|(file, ..)| *file == name) {
         Some((_, content_type, text)) => ([(CONTENT_TYPE, *content_type)], *text).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),

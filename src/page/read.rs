@@ -1,31 +1,36 @@
 //! What the page shows, section by section, as it is read from Postgres and S3.
 //!
-//! What does not answer leaves its sections as they were and is named in `trouble`: the page is wanted most when
-//! something is down.
+//! A service that does not answer is named in `away` and not asked for more; what cannot be read is named in `trouble`. The
+//! sections stay as they were then: the page is wanted most when something is down.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use chrono::Utc;
 use freshet_topics::Pipeline;
 use serde::Serialize;
 use sqlx::PgPool;
+use tokio::time::timeout;
 
-use super::feed::{Sections, Source};
+use super::answers::{self, Answers};
+use super::entities;
+use super::feed::{Reading, Sections, Source};
 use super::history::History;
 use super::published::{Published, Shown};
+use super::upload;
 use crate::config::Config;
 use crate::roles::Services;
-use crate::status::files::{self, FileOutcome, Freshness};
+use crate::status::files::{self, FileOutcome, Freshness, Losses};
 use crate::status::quality::Quality;
+use crate::status::table_rows::{self, TableRows};
 use crate::status::{self, Outside, Status};
 
 /// The section that says when the others were read. It is different each time and, by its name, the last.
 const WHEN: &str = "when";
-/// A service that does not answer within this counts as away, until the next reading.
+/// A reading of one service ends after this, and is made anew with the next one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What ends a statement at the server: whoever stops waiting for one does not stop it.
 const STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = '9s'";
@@ -39,6 +44,10 @@ pub(super) struct About {
     endpoint: String,
     /// Domain → the prefixes that its files may have.
     prefixes: Vec<(&'static str, Vec<String>)>,
+    /// Column → the dimension of which it holds a reference: what has a history.
+    entities: BTreeMap<&'static str, &'static str>,
+    /// Whether files may be dropped on the page.
+    may_write: bool,
     /// The file to source for addresses and keys.
     env_file: String,
 }
@@ -55,6 +64,8 @@ impl About {
             processed_bucket: config.s3.processed_bucket.clone(),
             endpoint: config.s3.endpoint.clone(),
             prefixes: prefixes.collect(),
+            entities: entities::by_column(config.pipeline),
+            may_write: upload::may_write(&config.http),
             env_file: env_file.display().to_string(),
         }
     }
@@ -67,6 +78,8 @@ struct Tables {
     /// Domain → its newest applied files, the oldest first.
     freshness: BTreeMap<String, Vec<Freshness>>,
     quality: Quality,
+    losses: Losses,
+    tables: BTreeMap<&'static str, TableRows>,
 }
 
 /// Reads the state, and remembers what it was.
@@ -74,6 +87,7 @@ pub(super) struct Reader {
     pipeline: &'static Pipeline,
     pool: PgPool,
     published: Published,
+    answers: Answers,
     history: Arc<History>,
     sections: Sections,
 }
@@ -86,6 +100,7 @@ impl Reader {
             pipeline: services.config.pipeline,
             pool: services.pool.clone(),
             published: Published::new(&services),
+            answers: Answers::new(&services),
             history,
             sections,
         }
@@ -93,29 +108,42 @@ impl Reader {
 }
 
 impl Source for Reader {
-    async fn read(&mut self) -> Sections {
+    async fn read(&mut self) -> Reading {
+        self.answers.look().await;
+        let asked = Instant::now();
         // S3 after Postgres: a change that no longer waits there is in what is published here.
-        let tables = tokio::time::timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.pipeline)).await;
-        let published = tokio::time::timeout(ANSWER_TIMEOUT, self.published.look()).await;
-        let tables = tables.context("no answer in time").and_then(|tables| tables).context("Postgres");
-        let published = published.context("no answer in time").and_then(|look| look).context("S3");
-        let trouble = [tables.as_ref().err(), published.as_ref().err()];
+        let tables = match self.answers.is_there(answers::POSTGRES) {
+            true => Some(timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.pipeline)).await),
+            false => None,
+        };
+        let published = match self.answers.is_there(answers::S3) {
+            true => Some(timeout(ANSWER_TIMEOUT, self.published.look()).await),
+            false => None,
+        };
+        let work = asked.elapsed();
+        let tables = tables.map(|tables| tables.context("no answer in time").and_then(|it| it).context("Postgres"));
+        let published = published.map(|look| look.context("no answer in time").and_then(|it| it).context("S3"));
+        let trouble =
+            [tables.as_ref().and_then(|it| it.as_ref().err()), published.as_ref().and_then(|it| it.as_ref().err())];
         let trouble: Vec<String> = trouble.into_iter().flatten().map(|error| format!("{error:#}")).collect();
         let sections = &mut self.sections;
         let shown = self.published.shown();
-        if let Ok(mut tables) = tables {
+        if let Some(Ok(mut tables)) = tables {
             tables.add(&shown);
             put(sections, "status", &tables.status);
             put(sections, "files", &tables.files);
             put(sections, "freshness", &tables.freshness);
+            put(sections, "losses", &tables.losses);
             put(sections, "quality", &tables.quality);
+            put(sections, "tables", &tables.tables);
         }
+        put(sections, "away", &self.answers.away());
         put(sections, "outputs", &shown);
         put(sections, "charts", self.published.charts());
         put(sections, "history", &self.history.columns());
         put(sections, "trouble", &trouble);
         put(sections, WHEN, &Utc::now());
-        sections.clone()
+        Reading { sections: sections.clone(), work }
     }
 }
 
@@ -134,9 +162,11 @@ impl Tables {
         sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
         let tables = Tables {
             status: status::read(connection, pipeline, pipeline.domains, &Outside::default(), None).await?,
+            quality: Quality::read(connection, pipeline).await?,
             files: files::newest(connection).await.context("list the files in the ledger")?,
             freshness: files::freshness(connection, pipeline.domains).await.context("read how long files took")?,
-            quality: Quality::read(connection).await?,
+            losses: files::losses(connection).await.context("count the files that lost rows")?,
+            tables: table_rows::read(connection, pipeline.domains).await.context("count the rows of the tables")?,
         };
         transaction.commit().await.context("end the reading")?;
         Ok(tables)

@@ -1,15 +1,20 @@
 //! Files: the newest of the ledger, what became of their rows, and how long they took.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use freshet_sinks::ledger::ObjectState;
 use freshet_topics::Domain;
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 /// Files listed of each state, the newest.
 const FILES_A_STATE: i64 = 40;
+/// Files that lost rows are counted up to here.
+const LOSSES_COUNTED: i64 = 1_000;
+/// Longest that the version of the outputs is looked for which first held a file.
+pub(crate) const OUTPUTS_TIMEOUT: Duration = Duration::from_secs(4);
 /// Files of each domain whose way through is told, the newest.
 const FILES_TIMED: i64 = 40;
 
@@ -58,8 +63,94 @@ pub(crate) struct FileOutcome {
     #[serde(flatten)]
     status: FileStatus,
     size_bytes: i64,
-    /// From its last-modified to the commit of its last row; none before it is applied.
+    /// From its last-modified to when all of its rows were applied; none before.
     seconds: Option<f64>,
+}
+
+/// Files of which rows were rejected.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub(crate) struct Losses {
+    /// Files with a rejected row, counted up to a bound, the newest first.
+    files: i64,
+    /// Those of them of which every row was rejected.
+    whole: i64,
+    /// Whether there are more.
+    more: bool,
+}
+
+impl FileOutcome {
+    /// `pipeline.objects.id`.
+    pub(crate) fn id(&self) -> i64 {
+        self.status.id
+    }
+
+    pub(crate) fn domain(&self) -> &str {
+        &self.status.domain
+    }
+
+    /// Rows of it that were rejected.
+    pub(crate) fn rejected(&self) -> i64 {
+        self.status.rejected
+    }
+}
+
+/// Which files are asked for, by what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    All,
+    /// Not through.
+    Open,
+    /// Applied, and some row of it was.
+    Applied,
+    /// As a whole, or each of its rows.
+    Rejected,
+    /// With a rejected row.
+    Rejects,
+    Superseded,
+}
+
+impl Kind {
+    /// All, by what they are called in an address.
+    const NAMES: [(&'static str, Kind); 6] = [
+        ("all", Kind::All),
+        ("open", Kind::Open),
+        ("applied", Kind::Applied),
+        ("rejected", Kind::Rejected),
+        ("rejects", Kind::Rejects),
+        ("superseded", Kind::Superseded),
+    ];
+
+    pub(crate) fn by_name(name: &str) -> Option<Kind> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
+    /// What holds of such a file `o`, and of what became of its rows, `p`; `$1` is the state `applied`.
+    fn condition(self) -> &'static str {
+        match self {
+            Kind::All => "true",
+            Kind::Open => "o.state IN ('discovered', 'publishing', 'published')",
+            Kind::Applied => "o.state = $1 AND NOT (o.rows > 0 AND coalesce(p.rejected, 0) >= o.rows)",
+            Kind::Rejected => "(o.state = 'rejected' OR o.state = $1 AND o.rows > 0 AND p.rejected >= o.rows)",
+            Kind::Rejects => "p.rejected > 0",
+            Kind::Superseded => "o.state = 'superseded'",
+        }
+    }
+}
+
+/// Which files are asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// Of any domain, if none.
+    pub(crate) domain: Option<String>,
+    pub(crate) kind: Kind,
+    /// What stands somewhere in their key, in any case.
+    pub(crate) search: String,
+    /// Only files with a smaller `pipeline.objects.id`.
+    pub(crate) before: i64,
+    /// How many are given.
+    pub(crate) files_max: i64,
+    /// How many are looked at.
+    pub(crate) looked_at_max: i64,
 }
 
 /// How long a file was on its way.
@@ -69,7 +160,7 @@ pub(crate) struct Freshness {
     domain: String,
     key: String,
     applied_at: DateTime<Utc>,
-    /// From its last-modified, a whole second, to the commit of its last row.
+    /// From its last-modified, a whole second, to when all of its rows were applied.
     seconds: f64,
 }
 
@@ -98,34 +189,112 @@ pub(super) async fn list(connection: &mut PgConnection, limit: u32) -> Result<Fi
     Ok(Files { files, total })
 }
 
-/// The newest files of each state, the newest first.
+/// What a query of [`FileOutcome`]s selects, of `o`, an object; `$1` is the state `applied`.
+///
+/// A file is through when the ledger says so for the first time: its progress is written anew by a replay or a swap.
+const OUTCOME: &str = "o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified, o.size_bytes,
+    o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
+    coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
+    coalesce(p.stale, 0)::bigint AS stale, coalesce(p.corrected, 0)::bigint AS corrected,
+    CASE WHEN o.state = $1
+        THEN greatest(extract(epoch FROM o.applied_at - o.last_modified), 0)::double precision END AS seconds";
+
+/// What became of the rows of `o`, joined to it.
+const PROGRESS: &str = "LEFT JOIN LATERAL (
+        SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected, sum(stale) AS stale,
+            sum(corrected) AS corrected
+        FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
+    ) AS p ON true";
+
+/// The objects with rejects, the newest first, one step in the primary key of the rejects each; `$2` of them at most.
+const REJECTED: &str = "WITH RECURSIVE step (object) AS (
+        (SELECT max(object) FROM pipeline.rejects)
+        UNION ALL
+        SELECT (SELECT max(r.object) FROM pipeline.rejects r WHERE r.object < s.object) FROM step s WHERE s.object > 0
+    ), rejected AS (SELECT object FROM step WHERE object > 0 LIMIT $2)";
+
+/// The newest files of each state and the newest with rejected rows, the newest first.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Vec<FileOutcome>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified, o.size_bytes,
-            o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
-            coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
-            coalesce(p.stale, 0)::bigint AS stale, coalesce(p.corrected, 0)::bigint AS corrected,
-            CASE WHEN o.state = $3
-                THEN greatest(extract(epoch FROM p.committed_at - o.last_modified), 0)::double precision END AS seconds
-         FROM UNNEST($1::text[]) AS s (state)
-         CROSS JOIN LATERAL (
-            SELECT * FROM pipeline.objects o WHERE o.state = s.state ORDER BY o.id DESC LIMIT $2
-         ) AS o
-         LEFT JOIN LATERAL (
-            SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected, sum(stale) AS stale,
-                sum(corrected) AS corrected, max(updated_at) AS committed_at
-            FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
-         ) AS p ON true
-         ORDER BY o.id DESC",
-    )
-    .bind(ObjectState::ALL.map(ObjectState::name).as_slice())
-    .bind(FILES_A_STATE)
-    .bind(ObjectState::Applied)
-    .fetch_all(connection)
-    .await
+    let sql = format!(
+        "{REJECTED}, shown AS (
+            SELECT o.id FROM UNNEST($3::text[]) AS s (state)
+            CROSS JOIN LATERAL (
+                SELECT id FROM pipeline.objects o WHERE o.state = s.state ORDER BY o.id DESC LIMIT $2
+            ) AS o
+            UNION
+            SELECT object FROM rejected
+         )
+         SELECT {OUTCOME} FROM shown JOIN pipeline.objects o ON o.id = shown.id {PROGRESS} ORDER BY o.id DESC"
+    );
+    sqlx::query_as(AssertSqlSafe(sql))
+        .bind(ObjectState::Applied)
+        .bind(FILES_A_STATE)
+        .bind(ObjectState::ALL.map(ObjectState::name).as_slice())
+        .fetch_all(connection)
+        .await
+}
+
+/// One file.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(crate) async fn one(connection: &mut PgConnection, id: i64) -> Result<Option<FileOutcome>, sqlx::Error> {
+    sqlx::query_as(AssertSqlSafe(format!("SELECT {OUTCOME} FROM pipeline.objects o {PROGRESS} WHERE o.id = $2")))
+        .bind(ObjectState::Applied)
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+}
+
+/// The newest files that are wanted, and the last one that was looked at for them, if there are more behind it.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(crate) async fn page(
+    connection: &mut PgConnection,
+    wanted: Wanted,
+) -> Result<(Vec<FileOutcome>, Option<i64>), sqlx::Error> {
+    let Wanted { domain, kind, search, before, files_max, looked_at_max } = wanted;
+    // Both are in the order of the primary key: nothing is sorted, and the first page ends the scan.
+    let sql = format!(
+        "SELECT {OUTCOME}
+         FROM (SELECT * FROM pipeline.objects WHERE id < $2 ORDER BY id DESC LIMIT $3) AS o {PROGRESS}
+         WHERE ($4::text IS NULL OR o.domain = $4) AND ($5 = '' OR strpos(lower(o.key), lower($5)) > 0) AND {}
+         ORDER BY o.id DESC LIMIT $6",
+        kind.condition()
+    );
+    let files = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(ObjectState::Applied)
+        .bind(before)
+        .bind(looked_at_max)
+        .bind(domain)
+        .bind(search)
+        .bind(files_max)
+        .fetch_all(&mut *connection)
+        .await?;
+    let looked_to =
+        "SELECT l.id FROM (SELECT id FROM pipeline.objects WHERE id < $1 ORDER BY id DESC OFFSET $2 LIMIT 1) AS l
+         WHERE EXISTS (SELECT FROM pipeline.objects o WHERE o.id < l.id)";
+    let looked_to =
+        sqlx::query_scalar(looked_to).bind(before).bind(looked_at_max - 1).fetch_optional(connection).await?;
+    Ok((files, looked_to))
+}
+
+/// Counts the files of which rows were rejected.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(crate) async fn losses(connection: &mut PgConnection) -> Result<Losses, sqlx::Error> {
+    let sql = format!(
+        "{REJECTED}
+         SELECT count(*) AS files, count(*) FILTER (WHERE p.rejected >= o.rows AND o.state = $1) AS whole,
+            (SELECT count(*) FROM rejected) >= $2 AS more
+         FROM rejected r JOIN pipeline.objects o ON o.id = r.object {PROGRESS} WHERE p.rejected > 0"
+    );
+    sqlx::query_as(AssertSqlSafe(sql)).bind(ObjectState::Applied).bind(LOSSES_COUNTED).fetch_one(connection).await
 }
 
 /// Domain → its newest applied files, the oldest first.
@@ -138,18 +307,14 @@ pub(crate) async fn freshness(
 ) -> Result<BTreeMap<String, Vec<Freshness>>, sqlx::Error> {
     let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
     let files: Vec<Freshness> = sqlx::query_as(
-        "SELECT o.domain, o.key, p.committed_at AS applied_at,
-            greatest(extract(epoch FROM p.committed_at - o.last_modified), 0)::double precision AS seconds
+        "SELECT o.domain, o.key, o.applied_at,
+            greatest(extract(epoch FROM o.applied_at - o.last_modified), 0)::double precision AS seconds
          FROM UNNEST($1::text[]) AS d (domain)
          CROSS JOIN LATERAL (
             SELECT * FROM pipeline.objects o WHERE o.domain = d.domain AND o.state = $3
             ORDER BY o.src_ord DESC LIMIT $2
          ) AS o
-         CROSS JOIN LATERAL (
-            SELECT max(updated_at) AS committed_at
-            FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
-         ) AS p
-         WHERE p.committed_at IS NOT NULL
+         WHERE o.applied_at IS NOT NULL
          ORDER BY o.src_ord",
     )
     .bind(names)

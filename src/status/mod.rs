@@ -9,8 +9,10 @@ pub(crate) mod arrival;
 pub mod columns;
 pub(crate) mod files;
 pub mod observe;
+pub(crate) mod personal;
 pub(crate) mod quality;
 mod read;
+pub(crate) mod table_rows;
 mod wait;
 
 use std::collections::BTreeMap;

@@ -1,8 +1,11 @@
 //! Rejects and corrections, by rule.
 
 use anyhow::{Context, Result};
+use freshet_topics::Pipeline;
 use serde::Serialize;
 use sqlx::PgConnection;
+
+use super::personal;
 
 /// Rules that are told of, those that applied most often.
 const RULES: i64 = 60;
@@ -40,11 +43,13 @@ impl Quality {
     ///
     /// # Errors
     /// If Postgres does not answer.
-    pub(crate) async fn read(connection: &mut PgConnection) -> Result<Quality> {
-        Ok(Quality {
-            rejects: rejects(connection).await.context("count the rejects")?,
-            corrections: corrections(connection).await.context("count the corrections")?,
-        })
+    pub(crate) async fn read(connection: &mut PgConnection, pipeline: &Pipeline) -> Result<Quality> {
+        let mut rejects = rejects(connection).await.context("count the rejects")?;
+        for of_rule in &mut rejects {
+            let domain = pipeline.domain(&of_rule.domain);
+            of_rule.value = personal::shown(domain, of_rule.column.as_deref(), of_rule.value.take());
+        }
+        Ok(Quality { rejects, corrections: corrections(connection).await.context("count the corrections")? })
     }
 }
 

@@ -38,12 +38,17 @@ impl Rows {
 impl Pipeline {
     /// Starts it in a folder of that name.
     pub(crate) fn start(name: &str) -> Pipeline {
+        Pipeline::start_with(name, &[])
+    }
+
+    /// Starts it with options of `freshet up`.
+    pub(crate) fn start_with(name: &str, options: &[&str]) -> Pipeline {
         // Not below the target folder: that may lie in a home that Postgres' user cannot enter.
         let folder = std::env::temp_dir().join(format!("freshet-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("make the folder of the test");
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("open the folder to Postgres");
         let log = File::create(folder.join("up.log")).expect("make the log");
-        let mut command = freshet(&["up"], &folder.join("data"));
+        let mut command = freshet(&[&["up"], options].concat(), &folder.join("data"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
         let child = command.spawn().expect("start freshet up");
         let mut pipeline = Pipeline { child, folder, env: BTreeMap::new() };

@@ -2,7 +2,7 @@
 
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
 
@@ -64,6 +64,16 @@ function s3(bucket, key, ...options) {
 
 /** Changes the database. */
 export const execute = (sql) => execFileSync("psql", ["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "-qc", sql, env.DATABASE_URL]);
+
+/** The first column of what a query finds. */
+export const query = (sql) => execFileSync("psql", ["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "-qAtc", sql, env.DATABASE_URL])
+  .toString().trim().split("\n");
+
+/** Tells a program of the local stack, as to stand still or to go on. */
+export function signal(program, name) {
+  const [, pid] = readFileSync(join(env.SCRATCH, "data", "run", `${program}.pid`), "utf8").split(" ");
+  process.kill(Number(pid), `SIG${name}`);
+}
 
 /** Drops a file in the raw bucket. */
 export const dropFile = (key, path) => s3(env.FRESHET_RAW_BUCKET, key, "-T", path);

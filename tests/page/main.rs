@@ -56,7 +56,7 @@ fn run(pipeline: &Pipeline, script: &str, arguments: &[&str]) {
 
 #[test]
 fn the_page_shows_what_is_dropped() {
-    let pipeline = Pipeline::start("page");
+    let pipeline = Pipeline::start_with("page", &["--set", "http.uploads=true"]);
     run(&pipeline, "page.test.js", &["--test", "--test-reporter=spec"]);
 }
 

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { after, before, test } from "node:test";
 
-import { Door, drop, execute, launch, output, remove } from "./browser.js";
+import { Door, drop, execute, launch, output, query, remove, signal } from "./browser.js";
 
 const HEALTH = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases";
 const HOSPITAL = "location_id,date,total_beds,available_beds,doctors,nurses";
@@ -95,6 +95,114 @@ test("rejects and corrections stand under their rules, with an example", async (
   await there(section("Corrected values, by rule").getByRole("listitem"), "negative_to_zero1", "health.dengue_cases 1");
 });
 
+test("a file of which no row loaded is rejected, whatever the ledger calls it", async () => {
+  drop("hospital/lost.csv", [HOSPITAL, "x,2025-09-21,100,40,20,60", "1,someday,10,4,2,6"]);
+  await there(row("hospital/lost.csv"), "no row loaded", "2 rejected");
+  assert.equal(await row("hospital/lost.csv").locator(".chip").getAttribute("data-state"), "rejected");
+  await there(row("health/dirty.csv"), "applied in part");
+  await page.getByRole("button", { name: "Rejected 1", exact: true }).click();
+  assert.deepEqual(await page.locator("#files .name").allTextContents(), ["hospital/lost.csv"]);
+  await page.getByRole("button", { name: "With rejected rows 2", exact: true }).click();
+  await there(row("health/dirty.csv"), "applied in part");
+  assert.deepEqual(await page.locator("#files .name").allTextContents(), ["hospital/lost.csv", "health/dirty.csv"]);
+  await page.getByRole("button", { name: /^All / }).click();
+  await there(page.locator("#flow li").filter({ hasText: "S3" }), "1 rejected");
+});
+
+test("a file whose rows wait to be applied is queued", async () => {
+  const { stateOf } = await page.evaluateHandle(() => import("/page/files.js")).then((module) =>
+    module.evaluate(({ stateOf }) => ({ stateOf: stateOf({ state: "published", rows: 2, rejected: 0 }) })));
+  assert.equal(stateOf.name, "queued");
+});
+
+test("how long files took stays as it was when their rows are applied anew", async () => {
+  const took = () => row("health/good.csv").locator(".took").textContent();
+  const before = await took();
+  execute("UPDATE pipeline.progress SET updated_at = now() + interval '1 hour'");
+  drop("health/after.csv", [HEALTH, "2,2025-09-25,20,7,0,31"]);
+  await there(row("health/after.csv"), "applied");
+  assert.equal(await took(), before);
+  await page.getByRole("img", { name: /^freshness of health: .* h/ }).waitFor({ state: "detached" });
+});
+
+test("a domain's card tells the rows of its table", async () => {
+  drop("health/again.csv", [HEALTH, "2,2025-09-25,20,7,0,32"]);
+  await there(row("health/again.csv"), "applied");
+  const [held] = query("SELECT count(*) FROM health_data");
+  await there(page.locator("article", { hasText: "health" }).locator("header"), `${held} rows`);
+  assert.ok(Number(held) < Number(query("SELECT sum(applied) FROM pipeline.progress WHERE domain = 'health'")[0]));
+});
+
+test("a file opens at an address of its own, with its rejects by line and the way it went", async () => {
+  await page.getByRole("link", { name: "health/dirty.csv" }).click();
+  const view = page.locator("#view");
+  await there(view.getByRole("heading", { name: "health/dirty.csv" }), "applied in part");
+  assert.equal(await page.locator("#overview").isVisible(), false);
+  const rejects = section("Rejected rows").getByRole("row");
+  await there(rejects, "3location_id<b>one</b>uncastable", "4date");
+  assert.equal(await view.locator("b b").count(), 0);
+  await there(section("Corrected values").getByRole("row"), "2dengue_cases-4negative_to_zero");
+  // Every stage has its time, and the first version of the outputs that holds it has a number.
+  await there(view.locator(".way li[data-done]").filter({ hasText: "Outputs" }), "version");
+  assert.equal(await view.locator(".way li[data-done] time").count(), 5);
+  const times = (await view.locator(".way time").allTextContents()).slice(0, 4).map(Date.parse);
+  assert.deepEqual(times, [...times].sort());
+  // Whoever is sent the address sees the same.
+  const other = await opened();
+  await other.goto(page.url());
+  await there(other.locator("#view"), "health/dirty.csv", "applied in part", "-4");
+  await other.close();
+});
+
+test("the rejects of a file can be taken away as CSV, as the command gives them", async () => {
+  const download = page.waitForEvent("download");
+  await page.getByRole("link", { name: "Download them as CSV" }).click();
+  const file = await download;
+  assert.match(file.suggestedFilename(), /^rejects-dirty-\d+\.csv$/);
+  const lines = (await readFile(await file.path(), "utf8")).trim().split("\n");
+  assert.match(lines[0], /^location_id,date,dengue_cases,.*_rejected_rule/);
+  assert.match(lines[1], /^<b>one<\/b>,2025-09-22,1,1,1,1,uncastable,location_id,/);
+  assert.equal(lines.length, 3);
+  await page.goBack();
+  await page.locator("#overview").waitFor();
+  for (const path of ["/page/files/999999", "/page/files/999999/rejects.csv", "/page/files/x", "/page/files/1%27"]) {
+    assert.ok([400, 404].includes((await ask("localhost", path)).statusCode), path);
+  }
+});
+
+test("files are found by name and by domain, and all of them by going on", async () => {
+  const names = () => page.locator("#files .name").allTextContents();
+  const search = page.getByRole("searchbox", { name: "Search by name" });
+  await search.fill("GOOD");
+  await page.waitForFunction(() => document.querySelectorAll("#files .name").length === 2);
+  assert.deepEqual((await names()).sort(), ["health/good.csv", "hospital/good.csv"]);
+  await page.getByRole("combobox", { name: "Domain" }).selectOption("hospital");
+  await page.waitForFunction(() => document.querySelectorAll("#files .name").length === 1);
+  assert.deepEqual(await names(), ["hospital/good.csv"]);
+  await search.fill("%_'");
+  await there(page.locator("#files-none"), "No file is here under “All”");
+  await search.fill("");
+  await page.getByRole("button", { name: "With rejected rows" }).click();
+  await there(page.locator("#files .name"), "hospital/lost.csv");
+  assert.deepEqual(await names(), ["hospital/lost.csv"]);
+  await page.getByRole("combobox", { name: "Domain" }).selectOption("");
+  await page.getByRole("button", { name: /^All / }).click();
+  // As if many had been found: none of them is anybody's to publish.
+  execute(`INSERT INTO pipeline.objects (bucket, key, version_id, etag, size_bytes, last_modified, domain, src_ord, state)
+    SELECT 'none', 'health/old-' || n || '.csv', 'v' || n, '', 0, '2020-01-01', 'health', -n, 'superseded' FROM generate_series(1, 100) n`);
+  await there(page.getByRole("button", { name: /^Superseded/ }), "Superseded 100");
+  await page.getByRole("button", { name: /^Superseded/ }).click();
+  const more = page.getByRole("button", { name: "Show more" });
+  for (const number of [8, 40, 80, 100]) {
+    await page.waitForFunction((number) => document.querySelectorAll("#files .name").length === number, number);
+    if (number < 100) await more.click();
+  }
+  await more.waitFor({ state: "hidden" });
+  assert.equal(new Set(await names()).size, 100);
+  execute("DELETE FROM pipeline.objects WHERE bucket = 'none'");
+  await page.getByRole("button", { name: /^All / }).click();
+});
+
 test("columns that a file has beside its domain, or lacks, stand under their rules and on the file", async () => {
   drop("locations/told.csv", ["id,name,type,colour", "3,Far Town,Urban,red"]);
   const columns = section("Columns that files have or lack, by rule").getByRole("listitem");
@@ -103,9 +211,27 @@ test("columns that a file has beside its domain, or lacks, stand under their rul
   await there(row("locations/told.csv"), "unknown: colour", "absent, default taken: population, area");
 });
 
+test("the contract of a domain is told in words", async () => {
+  await page.getByRole("link", { name: "hospital", exact: true }).click();
+  const view = page.locator("#view");
+  await there(view.getByRole("heading"), "Contract of hospital");
+  await there(view.locator("dl"), "hospital_data", "location_id, date");
+  const column = (name) => view.getByRole("row").filter({ has: page.getByRole("rowheader").filter({ hasText: name }) });
+  await there(column("location_id"), "refers to id of locations", "part of the key", "unreadable: the row is rejected");
+  await there(column("available_beds"), /negative_to_zero: at least 0; else the value becomes 0/);
+  const guide = await ask("localhost", await view.getByRole("link", { name: "contracts.md" }).getAttribute("href"));
+  assert.deepEqual([guide.statusCode, guide.headers["content-type"]], [200, "text/plain; charset=utf-8"]);
+  assert.equal((await ask("localhost", "/docs/..%2FCargo.toml")).statusCode, 404);
+  await page.getByRole("link", { name: "← Overview" }).click();
+  await page.locator("#overview").waitFor();
+});
+
 test("an object that belongs to no domain is named on top, until it is gone", async () => {
   drop("helth/x.csv", [HEALTH]);
   await there(page.locator("#alarms"), "helth/x.csv belongs to no domain: did you mean `health/`?");
+  await page.getByRole("link", { name: /^1 object belongs to no domain/ }).click();
+  await there(page.locator("#view").getByRole("row"), "helth/x.csvdid you mean `health/`?");
+  await page.goBack();
   remove("helth/x.csv");
   await page.waitForFunction(() => !document.getElementById("alarms").textContent.includes("helth"));
 });
@@ -146,6 +272,37 @@ test("what an output asks to be drawn is drawn as it is published, and sorted as
   await chart.getByRole("button", { name: "Most overall risk" }).click();
   await chart.getByRole("button", { name: "Most overall risk", pressed: true }).waitFor();
   assert.deepEqual(await shown(), names([...published].sort((a, b) => b.overall_risk - a.overall_risk)));
+});
+
+test("what is known of one thing stands together, with the files that it is from", async () => {
+  await section("Resilience and risk").getByRole("link", { name: "Low Town" }).click();
+  const view = page.locator("#view");
+  await there(view.getByRole("heading"), "locations 2");
+  await there(view.locator("dl"), "Low Town", "90000");
+  const rows = view.getByRole("table", { name: "health 2" }).locator("tbody tr");
+  const dates = (await rows.locator("td:nth-child(2)").allTextContents());
+  assert.deepEqual(dates, query("SELECT date FROM health_data WHERE location_id = 2 ORDER BY date DESC"));
+  await there(view.getByRole("table", { name: "hospital 2" }).locator("tbody tr"), "2025-09-20");
+  execute(`INSERT INTO health_data (location_id, date, is_projected, src_object, src_gen, src_row, src_ord, value_ord)
+    SELECT 2, '2001-01-01'::date + n, false, 0, 0, 0, 0, 0 FROM generate_series(1, 100) n`);
+  await page.reload();
+  const older = view.getByRole("button", { name: "Show older ones" });
+  await older.click();
+  await there(rows, "2001-01-02");
+  assert.equal(await rows.count(), dates.length + 100);
+  assert.equal(await older.isVisible(), false);
+  execute("DELETE FROM health_data WHERE date < '2002-01-01'");
+  await page.evaluate(() => { window.loadedOnce = true; });
+  await rows.first().getByRole("link").click();
+  await there(view.getByRole("heading"), "health/");
+  await page.getByRole("link", { name: "← Overview" }).click();
+  await page.getByRole("searchbox", { name: "Search by id or name" }).fill("upper");
+  await there(page.locator("#entities-found a"), "1: <u>Upper</u> Town");
+  assert.equal(await page.locator("#entities-found u").count(), 0);
+  await page.getByRole("searchbox", { name: "Search by id or name" }).fill("");
+  for (const [path, status] of [["locations/2%20OR%201=1", 400], ["locations/77", 404], ["health/2", 404]]) {
+    assert.equal((await ask("localhost", `/page/entities/${path}`)).statusCode, status, path);
+  }
 });
 
 test("an axis is the range that the output gives, whatever the values are, and else begins at 0", async () => {
@@ -195,35 +352,35 @@ test("what needs a person is said at the top", async () => {
   // What cannot be read leaves the rest as it was.
   execute("ALTER TABLE pipeline.rejects RENAME TO hidden");
   await there(alarms, "Not up to date. Postgres: count the rejects");
-  assert.equal(await row("health/good.csv").count(), 1);
+  assert.equal(await row("onerror").count(), 1);
   execute("ALTER TABLE pipeline.hidden RENAME TO rejects");
   await page.waitForFunction(() => document.getElementById("alarms").childElementCount === 0);
 });
 
 test("everything can be reached and used by keyboard", async () => {
   const keys = await opened();
-  await keys.getByRole("button", { name: "Rejected 1" }).waitFor();
+  await keys.getByRole("button", { name: "Rejected 2" }).waitFor();
   const focused = () => keys.evaluate(() => document.activeElement.textContent);
   const reached = [];
   for (let tabs = 0; tabs < 30; tabs += 1) {
     await keys.keyboard.press("Tab");
     reached.push(await focused());
-    if (reached.at(-1) === "Rejected 1") break;
+    if (reached.at(-1) === "Rejected 2") break;
   }
   assert.equal(reached[0], "Skip to the content");
-  assert.equal(reached.at(-1), "Rejected 1");
+  assert.equal(reached.at(-1), "Rejected 2");
   const outline = await keys.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
   assert.equal(outline, "solid", "the focus is seen");
   await keys.keyboard.press("Enter");
-  await keys.locator("#files tr").filter({ hasText: "dirty.csv" }).waitFor({ state: "detached" });
-  assert.equal(await keys.locator("#files tr").count(), 1);
-  assert.equal(await keys.getByRole("button", { name: "Rejected 1" }).getAttribute("aria-pressed"), "true");
-  assert.equal(await focused(), "Rejected 1", "the focus stays");
-  await there(keys.locator("#files-shown"), "Rejected: 1 of 1 file shown");
+  await keys.locator("#files tr").filter({ hasText: "good.csv" }).first().waitFor({ state: "detached" });
+  assert.equal(await keys.locator("#files tr").count(), 2);
+  assert.equal(await keys.getByRole("button", { name: "Rejected 2" }).getAttribute("aria-pressed"), "true");
+  assert.equal(await focused(), "Rejected 2", "the focus stays");
+  await there(keys.locator("#files-shown"), "Rejected: 2 of 2 files shown");
   // News do not take the focus away.
   drop("health/unreadable-2.csv", ["when,how many", "2025-09-20,3"]);
   await there(keys.locator("#files tr"), "unreadable-2.csv");
-  assert.equal(await focused(), "Rejected 2");
+  assert.equal(await focused(), "Rejected 3");
   await keys.close();
 });
 
@@ -243,6 +400,46 @@ test("it is readable in the dark and on a phone", async () => {
   await dark.close();
 });
 
+test("a file that is dropped on the page is in the pipeline, and none is replaced or sent by a page elsewhere", async () => {
+  const zone = page.locator("#upload");
+  await zone.getByRole("combobox").selectOption("health");
+  const content = [HEALTH, "1,2025-10-01,7,7,7,7"].join("\n");
+  const transfer = await page.evaluateHandle((content) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([content], "by hand.csv", { type: "text/csv" }));
+    return transfer;
+  }, content);
+  await zone.dispatchEvent("drop", { dataTransfer: transfer });
+  await there(zone.getByRole("listitem"), "by hand.csv: in the bucket as health/by hand.csv");
+  await page.getByRole("button", { name: /^All / }).click();
+  await there(row("health/by hand.csv"), "applied", "1 row");
+  assert.deepEqual(query("SELECT dengue_cases FROM health_data WHERE date = '2025-10-01'"), ["7"]);
+  const refused = page.waitForResponse(/uploads/);
+  await zone.dispatchEvent("drop", { dataTransfer: transfer });
+  assert.equal((await refused).status(), 409);
+  await there(zone.getByRole("listitem"), "is there already");
+  // What the browser itself writes down of the answer 409.
+  complaints.splice(0, complaints.length, ...complaints.filter((it) => !it.includes("409")));
+  const post = (headers, name = "x.csv", body = content) => new Promise((resolve, reject) => {
+    const path = `/page/uploads?domain=health&name=${encodeURIComponent(name)}`;
+    const request = http.request({ host: "127.0.0.1", port: door.port, path, method: "POST", headers }, (answer) => {
+      answer.resume();
+      resolve(answer.statusCode);
+    });
+    request.on("error", reject);
+    request.end(body);
+  });
+  const host = `localhost:${door.port}`;
+  const own = { host, origin: `http://${host}`, "x-freshet-page": "1" };
+  assert.equal(await post({ host, origin: own.origin }), 403);
+  assert.equal(await post({ ...own, origin: "http://elsewhere.example" }), 403);
+  assert.equal(await post({ ...own, host: "elsewhere.example", origin: "http://elsewhere.example" }), 403);
+  assert.equal(await post(own, "../climate/x.csv"), 400);
+  assert.equal(await post(own, "_SUCCESS"), 400);
+  assert.equal(await post(own, "large.csv", Buffer.alloc((32 << 20) + 1, "x")).catch(() => 413), 413);
+  assert.equal(query("SELECT count(*) FROM pipeline.objects WHERE key LIKE '%x.csv' OR key LIKE '%large%'")[0], "0");
+});
+
 test("all of it came from the page's own server, without a complaint", async () => {
   assert.deepEqual(complaints, []);
   assert.ok(asked.length > 10);
@@ -256,6 +453,25 @@ test("a web page elsewhere cannot read it by a name of its own", async () => {
   const { statusCode, headers } = await ask(`localhost:${door.port}`, "/");
   assert.equal(statusCode, 200);
   assert.match(headers["content-security-policy"], /default-src 'none'.*require-trusted-types-for 'script'/);
+});
+
+test("it says which service does not answer, and since when", async () => {
+  const state = page.getByRole("status").first();
+  const alarms = page.getByRole("alert");
+  for (const [service, program] of [["Kafka", "kafka"], ["S3", "s3"]]) {
+    signal(program, "STOP");
+    try {
+      await there(state, `${service} does not answer`);
+      await there(alarms, new RegExp(`^${service} at .* does not answer since .*\\d`));
+      // The rest goes on.
+      const before = await page.locator("#updated").getAttribute("datetime");
+      await page.waitForFunction((before) => document.getElementById("updated").dateTime !== before, before);
+    } finally {
+      signal(program, "CONT");
+    }
+    await there(state, "Live");
+    await page.waitForFunction(() => document.getElementById("alarms").childElementCount === 0);
+  }
 });
 
 test("it says when freshet is away, and goes on by itself", async () => {

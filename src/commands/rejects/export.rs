@@ -51,6 +51,25 @@ pub(super) async fn run(
     }
 }
 
+/// The rejects of one file as CSV.
+pub(crate) struct Export {
+    /// What the file may be called.
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+/// Rejects of one file of a domain as CSV; `None` where there are none that are whole.
+///
+/// # Errors
+/// If a row cannot be read.
+pub(crate) fn csv_of(domain: &'static Domain, mut rejects: Vec<Reject>) -> Result<Option<Export>> {
+    rejects.retain(|reject| csv::decode(domain, std::slice::from_ref(reject)).is_ok());
+    let Some(first) = rejects.first() else { return Ok(None) };
+    let rows = csv::decode(domain, &rejects).context("read the rejects")?;
+    let text = csv::write(domain, &csv::shape(domain, &rows), &rows);
+    Ok(Some(Export { name: name_of(first), text }))
+}
+
 /// A CSV for each version of a file, named after it.
 fn write_files(domain: &'static Domain, rejects: &[Reject], folder: &Path, as_json: bool) -> Result<ExitCode> {
     let folder = folder.join(domain.name);

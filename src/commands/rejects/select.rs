@@ -3,33 +3,37 @@
 use chrono::{DateTime, Utc};
 use freshet_topics::Domain;
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::Which;
 
 /// A row that did not load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub(super) struct Reject {
-    pub(super) domain: String,
+pub(crate) struct Reject {
+    pub(crate) domain: String,
     /// The file; none of a message that is no row of a file.
-    pub(super) file: Option<String>,
+    pub(crate) file: Option<String>,
     /// `pipeline.objects.id` of its version.
-    pub(super) object: i64,
-    pub(super) generation: i32,
+    pub(crate) object: i64,
+    pub(crate) generation: i32,
     /// Data row in the file, from 0.
-    pub(super) row: i64,
+    pub(crate) row: i64,
     /// Line on which the row begins.
-    pub(super) line: i64,
-    pub(super) column: Option<String>,
-    pub(super) value: Option<String>,
-    pub(super) rule: String,
-    pub(super) rejected_at: DateTime<Utc>,
+    pub(crate) line: i64,
+    pub(crate) column: Option<String>,
+    pub(crate) value: Option<String>,
+    pub(crate) rule: String,
+    pub(crate) rejected_at: DateTime<Utc>,
     /// The row as it was sent, as JSON.
-    pub(super) raw: String,
-    pub(super) topic: String,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
+    pub(crate) raw: String,
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
 }
+
+/// What is read of each.
+const COLUMNS: &str = r#"r.domain, o.key AS file, r.object, r.generation, r.row, r.line, r."column", r.value, r.rule,
+    r.rejected_at, r.raw, r.topic, r.partition, r."offset""#;
 
 const FROM: &str = "FROM pipeline.rejects r LEFT JOIN pipeline.objects o ON o.id = r.object
      WHERE r.domain = ANY ($1) AND ($2 = '{}' OR o.key = ANY ($2)) AND ($3 = '{}' OR r.rule = ANY ($3))
@@ -59,9 +63,7 @@ pub(super) async fn read(
     limit: Option<u32>,
 ) -> Result<Vec<Reject>, sqlx::Error> {
     sqlx::query_as(AssertSqlSafe(format!(
-        r#"SELECT r.domain, o.key AS file, r.object, r.generation, r.row, r.line, r."column", r.value, r.rule, r.rejected_at,
-            r.raw, r.topic, r.partition, r."offset" {FROM}
-         ORDER BY r.object DESC, r.generation, r.row LIMIT $6"#
+        "SELECT {COLUMNS} {FROM} ORDER BY r.object DESC, r.generation, r.row LIMIT $6"
     )))
     .bind(names(domains))
     .bind(&which.files)
@@ -70,5 +72,24 @@ pub(super) async fn read(
     .bind(which.until)
     .bind(limit.map(i64::from))
     .fetch_all(pool)
+    .await
+}
+
+/// Those of one file, as it was read last, behind a data row: `limit` of them, in the order of the file.
+pub(crate) async fn of_object(
+    connection: &mut PgConnection,
+    object: i64,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Reject>, sqlx::Error> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM pipeline.objects o
+         JOIN pipeline.rejects r ON r.object = o.id AND r.generation = o.generation AND r.row > $2
+         WHERE o.id = $1 ORDER BY r.row LIMIT $3"
+    )))
+    .bind(object)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
     .await
 }

@@ -8,15 +8,15 @@ use freshet_topics::judge::{Judged, Note, Refusal};
 use freshet_topics::{Cell, Domain, RawRow};
 use serde::Serialize;
 
+use crate::status::personal;
+
 /// Characters of a value that are shown.
 const VALUE_CHARS_MAX: usize = 60;
-/// What is shown of a personal value.
-const PERSONAL: &str = "(personal)";
 
 /// What would become of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum State {
+pub(crate) enum State {
     /// Every row loads.
     Loads,
     /// Some rows are rejected, the others load.
@@ -29,7 +29,7 @@ pub(super) enum State {
 
 /// A cell that is told of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The line on which the row begins.
     pub(super) line: u64,
     pub(super) column: Option<&'static str>,
@@ -38,7 +38,7 @@ pub(super) struct Place {
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Report {
+pub(crate) struct Report {
     pub(super) file: String,
     /// None where it is no domain's.
     pub(super) domain: Option<&'static str>,
@@ -139,11 +139,8 @@ impl Report {
     }
 
     fn shown(&self, column: Option<&str>, value: &str) -> String {
-        let mut columns = self.domain_of.into_iter().flat_map(|domain| domain.columns);
-        match columns.any(|it| Some(it.name) == column && it.personal) {
-            true => PERSONAL.to_owned(),
-            false => visible(value, VALUE_CHARS_MAX),
-        }
+        let shown = personal::shown(self.domain_of, column, Some(visible(value, VALUE_CHARS_MAX)));
+        shown.unwrap_or_default()
     }
 
     /// There are no more rows.

@@ -45,7 +45,7 @@ export function list(parent, items, key, make, update) {
 }
 
 /** What a person chooses is drawn by whoever listens. */
-const tellChosen = () => document.dispatchEvent(new Event("chosen"));
+export const tellChosen = () => document.dispatchEvent(new Event("chosen"));
 
 /** Buttons of which one is pressed: the one of the name `pressed`. */
 export function choice(parent, choices, pressed, title, choose) {
@@ -120,6 +120,16 @@ export function setTime(node, at) {
     node.title = new Date(at).toLocaleString();
   }
   tell(node);
+}
+
+/** A moment as people read it, to the second, in the time of the browser. */
+export const moment = (at) => new Date(at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+
+/** What the server has to say; what it says instead, as an error. */
+export async function ask(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new Error((await answer.text()).trim() || `freshet answers ${answer.status}`);
+  return answer.json();
 }
 
 function tell(node) {

@@ -2,6 +2,7 @@
 
 import { drawAxis, drawValue, line, scale } from "./charts.js";
 import { choice, decimal, element, list, show, svg, text, the, whole } from "./dom.js";
+import { entityAddress } from "./entity.js";
 import { chosen } from "./state.js";
 
 /** Things shown at first, and when more are asked for. */
@@ -47,7 +48,7 @@ function updateChart(section, chart) {
   scales.forEach((scale, index) => drawAxis(heads[index + 1].lastChild, scale));
   const { compare } = orders.find((order) => order.name === choices.order);
   const shown = [...chart.rows].sort(compare).slice(0, SHOWN[choices.more]);
-  list(table.tBodies[0], shown, (row) => row.thing, () => makeRow(chart), (item, row) => updateRow(item, row, scales));
+  list(table.tBodies[0], shown, (row) => row.thing, (row) => makeRow(chart, row), (item, row) => updateRow(item, row, scales));
   show(table, chart.rows.length > 0);
   show(none, chart.rows.length === 0);
   text(none, chart.too_large
@@ -83,15 +84,17 @@ function hintOf({ description, newest, label, values }) {
   return [sentence(description), ...which, ...meanings].join(" ");
 }
 
-function makeRow({ values, newest }) {
-  return element("tr", { role: "row" }, element("th", { scope: "row", role: "rowheader" }),
+function makeRow({ by, values, newest }, { thing }) {
+  const address = entityAddress(by, thing);
+  const name = address ? element("a", { href: address, title: "Its history" }) : element("span");
+  return element("tr", { role: "row" }, element("th", { scope: "row", role: "rowheader" }, name),
     ...values.map(() => element("td", { role: "cell", class: "value" }, line(), element("span"))),
     ...(newest ? [element("td", { role: "cell", class: "number newest" })] : []));
 }
 
 function updateRow(item, row, scales) {
   const cells = [...item.children];
-  text(cells[0], row.label);
+  text(cells[0].firstChild, row.label);
   scales.forEach((scale, index) => {
     const [drawn, number] = cells[index + 1].children;
     drawValue(drawn, scale, row.values[index]);

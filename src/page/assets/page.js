@@ -1,11 +1,14 @@
 // The status page: takes the sections of the state as they come, and shows them.
 
-import { count, element, list, setClock, setTime, show, text, the } from "./dom.js";
+import { count, counted, element, list, setClock, setTime, show, text, the } from "./dom.js";
 import { renderCharts } from "./drawn.js";
+import { renderEntities } from "./entity.js";
 import { renderFiles } from "./files.js";
 import { renderOutputs, renderQuality } from "./outcome.js";
 import { queueFailure, renderDomains, renderFlow, renderQueue } from "./pipeline.js";
 import { filesIn, state } from "./state.js";
+import { renderUpload } from "./upload.js";
+import { renderView } from "./views.js";
 
 /** The first pause before connecting again, and the longest. */
 const AGAIN_MS = [500, 5_000];
@@ -15,15 +18,24 @@ const SILENT_MS = 30_000;
 const SAYS = {
   connecting: "Connecting …",
   live: "Live",
+  away: "",
   silent: "No news for a while",
   lost: "freshet does not answer, trying again",
 };
 
 const connection = { source: null, again: AGAIN_MS[0], timer: 0, heard: 0, drawing: 0 };
 
+/** What a service that is away keeps from happening. */
+const MEANS = {
+  Postgres: "Nothing is applied or published, and what stands below is from before.",
+  Kafka: "Files wait, and so do rows that no processor has read; nothing is lost.",
+  S3: "No file is found or read, and no output is published; nothing is lost.",
+};
+
 function say(what) {
   document.body.dataset.connection = what;
-  text(the("connection-text"), SAYS[what]);
+  text(the("connection-text"), SAYS[what] || `${state.away.map(({ service }) => service).join(" and ")} ${
+    state.away.length === 1 ? "does" : "do"} not answer`);
 }
 
 function connect() {
@@ -54,7 +66,7 @@ function take(name, value) {
   setClock(value);
   connection.heard = Date.now();
   connection.again = AGAIN_MS[0];
-  say("live");
+  say(state.away.length > 0 ? "away" : "live");
   draw();
 }
 
@@ -67,17 +79,21 @@ function draw() {
 }
 
 function render() {
+  renderAlarms();
   if (!state.status) return;
   setTime(the("updated"), state.status.at);
   if (state.about) renderAbout(state.about);
-  renderAlarms();
+  if (state.about) renderUpload(state.about);
+  renderUnmatched(state.status.unmatched);
   renderFlow();
   renderQueue(state.status.event_queue);
   renderDomains();
   renderFiles();
+  renderEntities();
   if (state.quality) renderQuality(state.quality);
   if (state.charts) renderCharts(state.charts);
   if (state.outputs) renderOutputs(state.outputs);
+  renderView();
 }
 
 function renderAbout(about) {
@@ -90,23 +106,34 @@ function renderAbout(about) {
     (item, prefix) => text(item.firstChild, prefix));
 }
 
+function renderUnmatched({ objects }) {
+  show(the("unmatched"), objects > 0);
+  text(the("unmatched").firstChild, `${counted(objects, "object belongs", "objects belong")} to no domain`);
+}
+
 /** What needs a person. */
 function renderAlarms() {
-  const halted = state.status.domains.flatMap((domain) => domain.halted.map((halted) =>
+  const away = state.away.map(({ service, place, since, reason }) =>
+    `${service} at ${place} does not answer since ${new Date(since).toLocaleTimeString()}: ${reason}. ${MEANS[service]}`);
+  const trouble = state.trouble.map((trouble) => `Not up to date. ${trouble}`);
+  const known = state.status ? alarmsOf(state.status) : [];
+  list(the("alarms"), [...away, ...known, ...trouble], String, () => element("p", { class: "notice bad" }), text);
+}
+
+function alarmsOf({ domains, outputs, unmatched: { objects, newest }, event_queue: queue }) {
+  const halted = domains.flatMap((domain) => domain.halted.map((halted) =>
     `${domain.domain} is halted at partition ${halted.partition}: ${halted.reason}`));
-  const failed = state.status.outputs.failed.map(({ output, reason }) =>
+  const failed = outputs.failed.map(({ output, reason }) =>
     `The output ${output} is not derived, and what is published of it is older than the tables: ${reason}`);
-  const { objects, newest } = state.status.unmatched;
   const unmatched = newest.map(({ key, hint }) => `${key} belongs to no domain${hint ? `: ${hint}` : ""}`);
   if (objects > newest.length) unmatched.push(`${count(objects - newest.length)} more objects belong to no domain.`);
-  const queue = queueFailure(state.status.event_queue);
-  const trouble = state.trouble.map((trouble) => `Not up to date. ${trouble}`);
-  list(the("alarms"), [...halted, ...failed, ...unmatched, ...queue, ...trouble], String, () => element("p", { class: "notice bad" }), text);
+  return [...halted, ...failed, ...unmatched, ...queueFailure(queue)];
 }
 
 // A tab that nobody sees asks for nothing.
 document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
 document.addEventListener("chosen", draw);
+window.addEventListener("hashchange", draw);
 setInterval(() => {
   if (connection.source && connection.heard && Date.now() - connection.heard > SILENT_MS) say("silent");
 }, 1_000);

@@ -37,7 +37,7 @@ export function renderFlow() {
   const changes = points(state.history?.dirty_windows ?? []);
   const stages = [
     { name: "S3", what: "files found", number: filesIn(), unit: "files/s", charted: rates("files"),
-      more: [...said(filesIn(OPEN), "in progress"), ...said(filesIn(["rejected"]), "rejected")] },
+      more: [...said(filesIn(OPEN), "in progress"), ...said(filesIn(["rejected"]) + (state.losses?.whole ?? 0), "rejected")] },
     { name: "Kafka", what: "rows published", number: rows("published"), unit: "rows/s", charted: rates("published"),
       more: [] },
     { name: "Postgres", what: "rows applied", number: rows("applied"), unit: "rows/s", charted: rates("processed"),
@@ -95,8 +95,10 @@ export function renderDomains() {
   text(the("lag-span"), `in the last ${duration(span() / 1_000)}`);
   list(the("domains"), state.status.domains, (domain) => domain.domain, makeDomain, (card, domain) => {
     const [header, lag, freshness, more] = card.children;
-    text(header.children[0], domain.domain);
-    text(header.children[1], counted(domain.rows.applied, "row"));
+    text(header.children[0].firstChild, domain.domain);
+    const { rows: held = 0, about } = state.tables[domain.domain] ?? {};
+    text(header.children[1], `${about ? "about " : ""}${counted(held, "row")}`);
+    header.children[1].title = "Rows of its table";
     updateLag(lag, domain);
     updateFreshness(freshness, domain.domain);
     const { rows = 0, more: plus, locations } = domain.orphans ?? {};
@@ -104,10 +106,11 @@ export function renderDomains() {
   });
 }
 
-function makeDomain() {
+function makeDomain({ domain }) {
   const figure = (name, kind) => element("figure", {}, element("figcaption", {},
     element("span", {}, name), element("b"), element("span", { class: "faint" })), chart(kind));
-  return element("article", { class: "card" }, element("header", {}, element("h3"), element("span", { class: "faint" })),
+  return element("article", { class: "card" }, element("header", {},
+    element("h3", {}, element("a", { href: `#/contract/${encodeURIComponent(domain)}`, title: "Its contract" })), element("span", { class: "faint" })),
     figure("lag", "lag"), figure("freshness", "freshness"), element("p", { class: "more" }));
 }
 

@@ -1,12 +1,12 @@
 // What freshet has told, and what the person chose. src/page/read.rs says what the sections hold.
 
 export const state = {
-  about: null, status: null, files: [], freshness: {}, quality: null, outputs: null, charts: null, history: null,
-  trouble: [], when: null,
+  about: null, status: null, files: [], freshness: {}, losses: null, quality: null, tables: {}, outputs: null, charts: null,
+  history: null, away: [], trouble: [], when: null,
 };
 
 /** The page draws itself anew when one of these is changed: see page.js. */
-export const chosen = { filter: "all", files: 0, charts: {} };
+export const chosen = { filter: "all", domain: "", search: "", more: false, charts: {} };
 
 export const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 

@@ -1,0 +1,107 @@
+// The history of one entity: the row that describes it, and the facts that refer to it, each with the file that it is from.
+
+import { ask, counted, element, list, show, tellChosen, text, the } from "./dom.js";
+import { state } from "./state.js";
+import { refuse } from "./views.js";
+
+/** After the last key that was pressed, in milliseconds. */
+const TYPED_MS = 250;
+
+/** The address of an entity that is known by a column; none where no dimension describes it. */
+export function entityAddress(column, value) {
+  const domain = state.about?.entities[column];
+  return domain && `#/entity/${encodeURIComponent(domain)}/${encodeURIComponent(value)}`;
+}
+
+/** Makes the view of an entity. */
+export function entityView(place, domain, value) {
+  ask(`/page/entities/${encodeURIComponent(domain)}/${encodeURIComponent(value)}`)
+    .then((entity) => place.replaceChildren(...makeEntity(entity, value)))
+    .catch((error) => refuse(place, error.message));
+  return () => {};
+}
+
+const fileLink = (file) => (file > 0 ? element("a", { href: `#/file/${file}` }, `file ${file}`) : "–");
+
+function makeEntity({ domain, columns, row, histories }, value) {
+  const facts = row ? columns.map((name, index) => [name, row.cells[index]]).filter(([, cell]) => cell !== null) : [];
+  const known = facts.flatMap(([name, cell]) => [element("dt", {}, name), element("dd", {}, cell)]);
+  const about = row ? element("dl", { class: "panel facts" }, ...known, element("dt", {}, "From"), element("dd", {}, fileLink(row.file)))
+    : element("p", { class: "notice" }, `${domain} has no row of it: only facts refer to it.`);
+  return [
+    element("div", { class: "title" }, element("h2", {}, `${domain} ${value}`)),
+    element("section", {}, element("h2", { class: "visually-hidden" }, "Its row"), about),
+    ...histories.map((history) => makeHistory(history, value)),
+  ];
+}
+
+/** The facts of a domain; columns that are empty throughout are left out. */
+function makeHistory(history, value) {
+  const known = { rows: history.rows, next: history.next };
+  const { domain, columns } = history;
+  const head = element("tr", { role: "row" });
+  const body = element("tbody", { role: "rowgroup" });
+  const table = element("table", { class: "cells history", role: "table", "aria-label": `${domain} ${value}` },
+    element("thead", { role: "rowgroup" }, head), body);
+  const none = element("p", { class: "none" }, "No row refers to it.");
+  const button = element("button", { type: "button" }, "Show older ones");
+  const more = element("p", { class: "whole" }, button);
+  const draw = () => {
+    const places = columns.map((_, index) => index).filter((index) => known.rows.some(({ cells }) => cells[index] !== null));
+    head.replaceChildren(...[...places.map((index) => columns[index]), "from"].map((name) =>
+      element("th", { role: "columnheader", scope: "col" }, name)));
+    body.replaceChildren(...known.rows.map(({ cells, file }) => element("tr", { role: "row" },
+      ...places.map((index) => element("td", { role: "cell" }, cells[index] ?? "–")), element("td", { role: "cell" }, fileLink(file)))));
+    show(table, known.rows.length > 0);
+    show(none, known.rows.length === 0);
+    show(more, known.next !== null);
+  };
+  button.onclick = async () => {
+    try {
+      const { rows, next } = await ask(`/page/facts/${encodeURIComponent(domain)}/${encodeURIComponent(value)}?until=${known.next}`);
+      Object.assign(known, { rows: [...known.rows, ...rows], next });
+      draw();
+    } catch (error) {
+      text(button, error.message);
+    }
+  };
+  draw();
+  return element("section", {}, element("h2", {}, domain), element("div", { class: "panel" }, element("div", { class: "scroll" }, table), none, more));
+}
+
+/** What was searched for, and what was found. */
+const search = { found: null, typed: 0, failure: "" };
+
+/** The field by which an entity is found. */
+export function renderEntities() {
+  const dimensions = [...new Set(Object.values(state.about?.entities ?? {}))];
+  show(the("entities"), dimensions.length > 0);
+  const select = the("entity-domain");
+  show(select, dimensions.length > 1);
+  list(select, dimensions, String, (name) => element("option", { value: name }), text);
+  const field = the("entity-text");
+  const look = () => {
+    clearTimeout(search.typed);
+    search.typed = setTimeout(async () => {
+      const wanted = field.value.trim();
+      try {
+        const path = `/page/entities/${encodeURIComponent(select.value)}?search=${encodeURIComponent(wanted)}`;
+        const found = wanted === "" ? null : await ask(path);
+        if (wanted !== field.value.trim()) return;
+        Object.assign(search, { found, failure: "" });
+      } catch (error) {
+        Object.assign(search, { found: [], failure: error.message });
+      }
+      tellChosen();
+    }, TYPED_MS);
+  };
+  field.oninput = look;
+  select.onchange = look;
+  the("entity-search").onsubmit = (event) => event.preventDefault();
+  const found = search.found ?? [];
+  list(the("entities-found"), found, ({ value }) => value, () => element("li", {}, element("a")), (item, it) => {
+    item.firstChild.setAttribute("href", `#/entity/${encodeURIComponent(select.value)}/${encodeURIComponent(it.value)}`);
+    text(item.firstChild, [it.value, it.text].filter(Boolean).join(": "));
+  });
+  text(the("entities-said"), search.failure || (search.found === null ? "" : `${counted(found.length, "row")} found`));
+}

@@ -1,0 +1,205 @@
+// One file: what became of it, its way through the stages, its rejected rows and what was changed in it.
+
+import { ask, bytes, count, counted, duration, element, list, moment, show, text } from "./dom.js";
+import { stateOf } from "./files.js";
+import { state } from "./state.js";
+import { refuse } from "./views.js";
+
+/** A file that is not through is asked for again, in milliseconds. */
+const ASK_AGAIN_MS = 1_000;
+
+/** Makes the view of a file; what it gives draws it anew. */
+export function fileView(place, id) {
+  const known = { file: null, at: 0, isAsking: false, rejects: null, values: null };
+  const draw = () => known.file && renderFile(place, known);
+  const askFor = async () => {
+    Object.assign(known, { isAsking: true, at: Date.now(), of: state.files });
+    try {
+      known.file = await ask(`/page/files/${encodeURIComponent(id)}`);
+      draw();
+    } catch (error) {
+      if (!known.file) refuse(place, error.message);
+    } finally {
+      known.isAsking = false;
+    }
+  };
+  return () => {
+    const isOld = Date.now() - known.at > ASK_AGAIN_MS;
+    if (!known.isAsking && (!known.file || (isOld && (known.of !== state.files || isUnderWay(known.file))))) askFor();
+  };
+}
+
+const isUnderWay = ({ state, outputs, rows }) =>
+  ["discovered", "publishing", "published"].includes(state) || (state === "applied" && rows > 0 && !outputs);
+
+function renderFile(place, known) {
+  const { file } = known;
+  if (place.children.length !== 6) place.replaceChildren(...makeFile(known));
+  const [title, way, facts, rejects, values, versions] = place.children;
+  renderTitle(title, file);
+  list(way.lastChild, stagesOf(file), (it) => it.name, makeStage, updateStage);
+  renderFacts(facts.lastChild, factsOf(file));
+  renderRejects(rejects, known);
+  renderValues(values, known);
+  renderVersions(versions, file);
+}
+
+function makeFile(known) {
+  const section = (heading, ...children) => element("section", {}, element("h2", {}, heading), ...children);
+  const table = (...heads) => element("table", { class: "cells", role: "table" },
+    element("thead", { role: "rowgroup" }, element("tr", { role: "row" },
+      ...heads.map(([name, kind]) => element("th", { role: "columnheader", scope: "col", class: kind ?? "" }, name)))),
+    element("tbody", { role: "rowgroup" }));
+  const heads = [["Line", "number"], ["Column"], ["Value"], ["Rule"]];
+  const panel = (table) => element("div", { class: "panel" }, table, element("p", { class: "none" }),
+    element("p", { class: "whole" }, element("button", { type: "button" }, "Show more")));
+  const { id } = known.file;
+  return [
+    element("div", { class: "title" }, element("h2", {}, element("span"), element("span", { class: "chip" })), element("p", { class: "reason" })),
+    element("section", {}, element("h2", { class: "visually-hidden" }, "Its way"), element("ol", { class: "way" })),
+    element("section", {}, element("h2", { class: "visually-hidden" }, "About it"), element("dl", { class: "panel facts" })),
+    section("Rejected rows", element("p", { class: "hint" }, element("span"), " ",
+      element("a", { href: `/page/files/${id}/rejects.csv`, download: "" }, "Download them as CSV")), panel(table(...heads))),
+    section("Corrected values", element("p", { class: "hint" }), panel(table(...heads))),
+    section("Versions", element("ul", { class: "inline" })),
+  ];
+}
+
+function renderTitle(title, file) {
+  const [heading, reason] = title.children;
+  const { name, look, means } = stateOf(file);
+  text(heading.firstChild, file.key);
+  text(heading.lastChild, name);
+  heading.lastChild.dataset.state = look;
+  text(reason, [file.reason, means && `${means}.`].filter(Boolean).join(" "));
+}
+
+/** Where it was when; a stage that it has not come to has no time. */
+function stagesOf(file) {
+  const isOut = ["rejected", "superseded"].includes(file.state);
+  const { outputs } = file;
+  const published = outputs && `version ${count(outputs.version)}${outputs.is_first ? "" : " or before"}`;
+  return [
+    { name: "S3", what: "written", at: file.last_modified },
+    { name: "Found", what: "by the listener", at: file.discovered_at, from: file.last_modified },
+    { name: "Kafka", what: isOut && !file.published_at ? file.state : "all rows published", at: file.published_at, from: file.discovered_at },
+    { name: "Postgres", what: "all rows judged", at: file.applied_at, from: file.published_at },
+    { name: "Outputs", what: published ?? "derived from its rows", at: outputs?.at, from: outputs?.is_first ? file.applied_at : null },
+  ];
+}
+
+const makeStage = () => element("li", {}, element("span", { class: "stage" }), element("b"), element("span", { class: "what faint" }),
+  element("br"), element("time"));
+
+function updateStage(item, { name, what, at, from }) {
+  const [stage, took, label, , time] = item.children;
+  item.toggleAttribute("data-done", Boolean(at));
+  text(stage, name);
+  const seconds = at && from ? Math.max(0, (Date.parse(at) - Date.parse(from)) / 1_000) : null;
+  text(took, seconds === null ? (at ? "" : "–") : `+ ${duration(seconds)}`);
+  text(label, what);
+  text(time, at ? moment(at) : "");
+}
+
+function factsOf(file) {
+  const isKnown = ([, value]) => value !== null && value !== "" && value !== undefined;
+  const rows = file.rows === null ? "" : [counted(file.rows, "row"), `${count(file.rejected)} rejected`,
+    ...(file.stale > 0 ? [`${count(file.stale)} older than what was there`] : []), ...(file.overtaken > 0 ? [`${count(file.overtaken)} overtaken further down in it`] : []),
+    ...(file.received < file.rows ? [`${count(file.rows - file.received)} not applied yet`] : [])].join(", ");
+  return [
+    ["Domain", file.domain, `#/contract/${encodeURIComponent(file.domain)}`],
+    ["Rows", rows],
+    ["Values corrected", file.corrected > 0 ? count(file.corrected) : ""],
+    ["Unknown columns", file.unknown_columns.join(", ")],
+    ["Absent columns, default taken", file.absent_defaults.join(", ")],
+    ["Size", bytes(file.size_bytes)],
+    ["Version", file.version_id ?? file.etag],
+    ["Deleted", file.deleted_at && `${moment(file.deleted_at)}: its rows stay`],
+    ["Replaced", file.replaced_by && `its rows have left the table, by file ${file.replaced_by}`],
+    ["Sent again", file.repairs > 0 ? counted(file.repairs, "time") : ""],
+  ].filter(isKnown);
+}
+
+function renderFacts(facts, known) {
+  const items = known.flatMap(([name, value, link]) =>
+    [{ name: `dt ${name}`, tag: "dt", value: name }, { name: `dd ${name}`, tag: "dd", value, link }]);
+  list(facts, items, (it) => it.name, ({ tag, link }) => element(tag, {}, ...(link ? [element("a", { href: link })] : [])),
+    (node, { value }) => text(node.firstElementChild ?? node, String(value)));
+}
+
+const makeCells = () => element("tr", { role: "row" }, element("td", { role: "cell", class: "number" }), element("td", { role: "cell" }),
+  element("td", { role: "cell" }, element("code")), element("td", { role: "cell" }));
+
+function updateCells(row, { line, column, value, rule }) {
+  text(row.children[0], count(line));
+  text(row.children[1], column ?? "–");
+  text(row.children[2].firstChild, value ?? "–");
+  text(row.children[3], rule);
+}
+
+const rulesOf = (counted) => counted.map(({ column, rule, number }) => `${column ? `${column}: ` : ""}${rule} ${count(number)}`).join(", ");
+
+/** The rejected rows, which are asked for once there are some. */
+function renderRejects(section, known) {
+  const { file } = known;
+  const [, hint, panel] = section.children;
+  const [table, none, more] = panel.children;
+  show(section, file.rejected > 0);
+  if (file.rejected === 0) return;
+  const askFor = async (after) => {
+    known.rejects ??= { rows: [], next: null, of: 0, failure: "" };
+    known.rejects.of = file.rejected;
+    try {
+      const { rejects, next } = await ask(`/page/files/${file.id}/rejects?after=${after}`);
+      Object.assign(known.rejects, { rows: after < 0 ? rejects : [...known.rejects.rows, ...rejects], next, failure: "" });
+    } catch (error) {
+      known.rejects.failure = error.message;
+    }
+    renderRejects(section, known);
+  };
+  if (known.rejects?.of !== file.rejected) askFor(-1);
+  const { rows = [], next = null, failure = "" } = known.rejects ?? {};
+  text(hint.firstChild, `${counted(file.rejected, "row")}: ${rulesOf(file.rules)}. Mend them and drop them again; they stand whole in pipeline.rejects.`);
+  show(hint.lastChild, file.has_csv);
+  show(table, rows.length > 0);
+  list(table.tBodies[0], rows, (it) => it.row, makeCells, updateCells);
+  show(none, rows.length === 0);
+  text(none, failure || "Looking …");
+  show(more, next !== null);
+  more.firstChild.onclick = () => askFor(next);
+}
+
+/** What was changed: by line where the file is still there to be read, else by column and rule. */
+function renderValues(section, known) {
+  const { file } = known;
+  const [, hint, panel] = section.children;
+  const [table, none, more] = panel.children;
+  show(section, file.corrected > 0);
+  if (file.corrected === 0) return;
+  const askFor = async () => {
+    known.values = { places: [], failure: "", of: file.corrected };
+    try {
+      known.values.places = (await ask(`/page/files/${file.id}/values`)).corrections;
+    } catch (error) {
+      known.values.failure = error.message;
+    }
+    renderValues(section, known);
+  };
+  if (known.values?.of !== file.corrected) askFor();
+  const { places = [], failure = "" } = known.values ?? {};
+  const which = places.length > 0 && places.length < file.corrected ? ` The first ${count(places.length)}, with` : " With";
+  text(hint, `${counted(file.corrected, "value")}: ${rulesOf(file.corrections)}.${which} the value as it was sent:`);
+  show(table, places.length > 0);
+  list(table.tBodies[0], places.map((it, index) => ({ ...it, index })), (it) => it.index, makeCells, updateCells);
+  show(none, places.length === 0);
+  text(none, failure || "Looking …");
+  show(more, false);
+}
+
+function renderVersions(section, { id, versions }) {
+  show(section, versions.length > 1);
+  list(section.lastChild, versions, (it) => it.id, (it) => element("li", {}, element("a", { href: `#/file/${it.id}` })), (item, it) => {
+    text(item.firstChild, moment(it.last_modified));
+    item.firstChild.toggleAttribute("aria-current", it.id === id);
+  });
+}
