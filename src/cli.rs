@@ -36,14 +36,14 @@ use crate::telemetry::{self, LogFormat};
 /// Where the options of every command stand in its help: behind its own.
 const GLOBAL: &str = "Global options";
 
-/// A CSV dropped in S3 is in Postgres and in the derived outputs seconds later, exactly once.
+/// Loads CSV files from S3 into Postgres exactly once, and keeps derived outputs in S3 up to date.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 struct Cli {
     /// Settings file (TOML); see `freshet check-config --defaults`
     #[arg(long, global = true, help_heading = GLOBAL, env = "FRESHET_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One setting, as section.key=value; wins over file and environment (others can see it: no secrets)
+    /// One setting, as section.key=value; overrides file and environment (other users can see it: no secrets)
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "SETTING", value_parser = config::parse_set)]
     set: Vec<(String, String)>,
     /// How logs are written to standard error
@@ -52,7 +52,7 @@ struct Cli {
     /// Data folder of the local stack
     #[arg(long, global = true, help_heading = GLOBAL, env = "FRESHET_DATA", value_name = "DIR", default_value_os_t = config::default_data_dir())]
     data: PathBuf,
-    /// Pipeline folder: what flows, and what is made of it; the shipped one unless given
+    /// Pipeline folder with contracts and outputs; default: the shipped pipeline
     #[arg(long, global = true, help_heading = GLOBAL, env = pipeline::VARIABLE, value_name = "DIR")]
     pipeline: Option<PathBuf>,
     #[command(subcommand)]
@@ -65,25 +65,25 @@ enum Command {
     Up,
     /// Run everything, drop sample files, show them arrive, and stop
     Demo,
-    /// Listen to the raw bucket and publish its files (one role a process)
+    /// Find new files in the raw bucket and publish their rows to Kafka (one role per process)
     Ingest,
-    /// Apply a domain's topic to Postgres (one role a process, or those of all domains in one)
+    /// Apply the topic of one domain, or of all, to Postgres (one role per process)
     Process {
         /// Which domain, or all
         #[arg(value_parser = parse_domains())]
         domain: Domains,
     },
-    /// Keep the derived outputs fresh (one role a process)
+    /// Derive the outputs and publish them to S3 (one role per process)
     Metrics,
-    /// Say what `setup` would do to what is there: buckets, topics, tables and columns, and what needs a replay
+    /// Show what `setup` would change in buckets, topics, tables and columns, and what needs a replay
     Plan,
-    /// Prepare buckets, topics, schema and tables; say what was there, what was made, and what may not be
+    /// Create missing buckets, topics, schema and tables; report what exists, what was created and what is not allowed
     Setup {
-        /// Change nothing: only say what would be made
+        /// Change nothing; only show what would be created
         #[arg(long)]
         dry_run: bool,
     },
-    /// Ask the role that listens on http.listen here whether it can do its work: exit code 0 or 1
+    /// Check whether the role on http.listen is ready: exit code 0 or 1
     Healthcheck,
     /// Bring schema and tables of the database up to date, and nothing else (`setup` does it too)
     Migrate,
@@ -97,32 +97,32 @@ enum Command {
         #[command(subcommand)]
         command: BookmarksCommand,
     },
-    /// Read a topic again: correct the tables by the rules as they are now, or fill a second table
+    /// Read a topic again: correct the tables by the current rules, or fill a second table
     Replay(ReplayArgs),
     /// Send files again from S3, where a topic no longer holds their rows
     Republish(RepublishArgs),
-    /// Rows that did not load: see them, take them out as CSV to mend, or have them judged again
+    /// Rejected rows: list them, export them as CSV, or judge them again
     Rejects {
         #[command(subcommand)]
         command: RejectsCommand,
     },
-    /// Say where a row of a table is from, what lost against it, and what was corrected in it
+    /// Show where a row comes from, which rows lost against it, and what was corrected in it
     Lineage(lineage::LineageArgs),
-    /// After Postgres was restored or promoted: begin a new life of the ledger, so that the outputs go on
+    /// After Postgres was restored or promoted: begin a new life of the ledger so that publication continues
     Restored {
-        /// Do it without asking
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
     /// Compare the tables with those of another database, row by row: exit code 0 if they are equal, 2 if not
     Compare(CompareArgs),
-    /// Show how far everything is: files, rows, lag, freshness
+    /// Show progress: files, rows, lag, freshness
     Status(StatusArgs),
-    /// Say every mistake of a pipeline folder at once, and run its tests
+    /// Check a pipeline folder: report all mistakes, and run its tests
     Check(check::CheckArgs),
-    /// Say what would become of files if they were dropped, without a server: exit code 0 if every row loads, 1 if not
+    /// Check files without a server, before you drop them: exit code 0 if every row would load, 1 if not
     Validate(validate::ValidateArgs),
-    /// Make a pipeline folder to begin with, drafted from sample files
+    /// Create a pipeline folder, drafted from sample files
     Init(init::InitArgs),
     /// Write realistic sample files
     Generate(generate::GenerateOptions),

@@ -24,7 +24,7 @@ pub enum BookmarksCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Set bookmarks, with nothing or anything running
+    /// Set bookmarks (the roles may be running)
     Set {
         /// Which domain
         #[arg(value_parser = parse_domain())]
@@ -35,16 +35,16 @@ pub enum BookmarksCommand {
         /// Where to: an offset, beginning or end
         #[arg(long, value_name = "OFFSET")]
         to: set::Target,
-        /// Do it without asking
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
-    /// End a halt: accept the domain's topic as it is now, and publish again what was not wholly applied
+    /// End a halt: accept the domain's topic as it is now, and publish again every file that was not fully applied
     Adopt {
         /// Which domain, or all
         #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
         domains: Domains,
-        /// Do it without asking
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },

@@ -38,7 +38,7 @@ pub enum RejectsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Write them as CSV, the cells as they were sent and the reasons beside them, to mend and drop again
+    /// Export them as CSV, with the original cells and the reasons, to correct and drop again
     Export {
         /// Which domain
         #[arg(value_name = "DOMAIN", value_parser = parse_domain())]
@@ -52,17 +52,17 @@ pub enum RejectsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Judge them again by the rules as they are now, and load those that pass: a replay in place of their part of the topic
+    /// Judge them again by the current rules, and load those that pass: replays their part of the topic in place
     Retry {
         /// Which domain, or all
         #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
         domains: Domains,
         #[command(flatten)]
         which: Which,
-        /// Only say what would change
+        /// Only show what would change
         #[arg(long)]
         dry_run: bool,
-        /// Do it without asking
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
         /// Print JSON
@@ -77,7 +77,7 @@ pub struct Which {
     /// Only rows of this file, in all its versions; may be given several times
     #[arg(long = "file", visible_alias = "object", value_name = "KEY")]
     files: Vec<String>,
-    /// Only rows that this rule refused, as uncastable; may be given several times
+    /// Only rows rejected by this rule, such as uncastable; may be given several times
     #[arg(long = "rule", value_name = "RULE")]
     rules: Vec<String>,
     /// Only rows rejected then or later, as 2026-03-01 or 2026-03-01T12:00:00Z

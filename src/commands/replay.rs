@@ -28,16 +28,16 @@ pub struct ReplayArgs {
     /// Which domain, or all of them
     #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
     domains: Domains,
-    /// From here: beginning, a time such as 2026-03-01 or 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
+    /// Start: beginning, a time such as 2026-03-01 or 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)
     #[arg(long, value_name = "POINT")]
     from: Option<Point>,
-    /// Up to here, exclusive; unless given, up to what is applied
+    /// End, exclusive; default: the bookmarks
     #[arg(long, value_name = "POINT")]
     to: Option<Point>,
     /// Only rows of this file, in all its versions; may be given several times
     #[arg(long = "object", value_name = "KEY")]
     objects: Vec<String>,
-    /// Only say what would change
+    /// Only show what would change
     #[arg(long)]
     dry_run: bool,
     /// Examples that --dry-run shows of each kind
@@ -49,7 +49,7 @@ pub struct ReplayArgs {
     /// With --into shadow: compare the shadow with the live table, once it has caught up
     #[arg(long, requires = "into")]
     compare: bool,
-    /// With --into shadow: let it take the live table's place, once it has caught up
+    /// With --into shadow: swap it with the live table once it has caught up
     #[arg(long, requires = "into", conflicts_with = "drop")]
     swap: bool,
     /// With --into shadow: drop it
@@ -58,10 +58,10 @@ pub struct ReplayArgs {
     /// Give up a replay that was interrupted: what it corrected stays, a shadow is dropped
     #[arg(long, conflicts_with_all = ["from", "to", "objects", "dry_run", "into"])]
     abandon: bool,
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Rows a second and domain at most, to leave the machine to the live pipeline
+    /// Maximum rows per second and domain, to leave the machine to the live pipeline
     #[arg(long, value_name = "N")]
     rows_per_second: Option<NonZeroU32>,
 }

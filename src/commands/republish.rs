@@ -33,10 +33,10 @@ pub struct RepublishArgs {
     /// Every file
     #[arg(long, conflicts_with_all = ["objects", "prefix", "since"])]
     all: bool,
-    /// As if they were dropped just now: their rows win over what other files have said since. Newest versions only
+    /// As if they were dropped just now: their rows replace what other files have set since. Newest versions only
     #[arg(long)]
     as_new: bool,
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
@@ -106,7 +106,7 @@ fn describe(selected: &Selected, as_new: bool) -> String {
         text.push_str(&format!("Skipped, in progress or replaced: {count}: {}\n", names(skipped)));
     }
     if ready.is_empty() {
-        text.push_str("No file is to be sent again.\n");
+        text.push_str("No files to send again.\n");
         return text;
     }
     let rows: i64 = ready.iter().filter_map(|candidate| candidate.rows).sum();

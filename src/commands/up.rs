@@ -119,7 +119,7 @@ impl Door {
     async fn serve(self, hints: Hints, shutdown: CancellationToken) {
         // Whatever it is, files are found by listing.
         if let Err(error) = http::serve_own(self.listener, self.token, hints, shutdown).await {
-            tracing::warn!(%error, "the store cannot tell of what comes");
+            tracing::warn!(%error, "the store cannot send notifications");
         }
     }
 }

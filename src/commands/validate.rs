@@ -24,10 +24,10 @@ pub(crate) use report::Report;
 /// Options of `freshet validate`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ValidateArgs {
-    /// Files to look at, as they would be dropped
+    /// Files to check, as they would be dropped
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Which domain they are of; unless given, it is told by the path (health/x.csv), else by the header
+    /// Which domain they are of; default: from the path (health/x.csv), else from the header
     #[arg(long, value_name = "DOMAIN", value_parser = parse_domain())]
     domain: Option<&'static Domain>,
     /// Print JSON

@@ -214,7 +214,7 @@ async fn a_dry_run_names_what_would_change_with_examples_and_writes_nothing() {
     for part in [
         "nothing was written",
         "in dengue_cases",
-        "accepted anew: uncastable",
+        "newly accepted: uncastable",
         "health/odd.csv line 2: (1,2025-08-01,f,) dengue_cases: -3 → 0",
     ] {
         assert!(said.contains(part), "{part} in\n{said}");

@@ -77,7 +77,7 @@ pub(super) async fn run(
     }
     let offsets: Vec<(i32, i64)> = wanted.iter().map(|reset| (reset.partition, reset.after)).collect();
     let set = set::set(&services.pool, domain.name, &offsets).await.context("set the bookmarks")?;
-    println!("{}: {} bookmarks set; whoever reads goes on from there", domain.name, set.len());
+    println!("{}: {} bookmarks set; processors continue from there", domain.name, set.len());
     Ok(ExitCode::SUCCESS)
 }
 

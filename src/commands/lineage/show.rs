@@ -14,7 +14,7 @@ pub(super) fn lineage(found: &Lineage, look: Look) -> String {
         None => parts.push(format!("is not in {}", found.table)),
     }
     match &found.others {
-        None => parts.push(look.faint("the topic was not read: what lost against it is not told")),
+        None => parts.push(look.faint("the topic was not read: so rows that lost are not shown")),
         Some(others) => {
             parts.extend(others.iter().map(|other| wrapped(look, &of_other(other), str::to_owned)));
             if others.is_empty() {
@@ -77,7 +77,7 @@ fn of_other(other: &Other) -> String {
         }
         Fate::Replaced => format!("left the table, because a newer version of its file was applied: {place}"),
         Fate::NotThere => {
-            format!("would be in the table by the rules of this program, and is not (a replay brings it): {place}")
+            format!("should be in the table by the current rules but is not (a replay loads it): {place}")
         }
     }
 }

@@ -35,8 +35,8 @@ pub(in crate::commands) fn in_place(domain: &Domain, replay: &Replay, took: Dura
     let counts = [
         ("inserted", replay.inserted),
         ("changed", replay.changed),
-        ("rejected anew", replay.rejected_anew),
-        ("accepted anew", replay.accepted_anew),
+        ("newly rejected", replay.rejected_anew),
+        ("newly accepted", replay.accepted_anew),
         ("removed", replay.removed),
     ];
     if replay.rows_read == 0 {
@@ -45,7 +45,7 @@ pub(in crate::commands) fn in_place(domain: &Domain, replay: &Replay, took: Dura
     if counts.iter().all(|(_, rows)| *rows == 0) {
         return format!("{head}\nNothing differed: what was read is in {} as the rules make it.", domain.table);
     }
-    format!("{head}\n{}\nWhat follows from it is published anew by itself.", rows_table(&counts, look))
+    format!("{head}\n{}\nAffected outputs are published again automatically.", rows_table(&counts, look))
 }
 
 fn rows_table(counts: &[(&str, i64)], look: Look) -> String {
@@ -84,8 +84,8 @@ pub(in crate::commands) fn preview(
         ("would be changed".into(), signed(corrected.changed)),
     ];
     names.extend(corrected.columns.iter().map(|(column, rows)| (format!("  in {column}"), signed(*rows))));
-    names.extend(corrected.rejected_anew.iter().map(|(rule, rows)| (format!("rejected anew: {rule}"), signed(*rows))));
-    names.extend(corrected.accepted_anew.iter().map(|(rule, rows)| (format!("accepted anew: {rule}"), signed(*rows))));
+    names.extend(corrected.rejected_anew.iter().map(|(rule, rows)| (format!("newly rejected: {rule}"), signed(*rows))));
+    names.extend(corrected.accepted_anew.iter().map(|(rule, rows)| (format!("newly accepted: {rule}"), signed(*rows))));
     if names.iter().all(|(_, rows)| *rows == 0) {
         return format!("{text}\nNothing would differ: what was read is in {} as the rules make it.", domain.table);
     }
@@ -232,7 +232,7 @@ mod tests {
         for part in [
             "nothing was written",
             "in dengue_cases",
-            "accepted anew: uncastable",
+            "newly accepted: uncastable",
             "health/a.csv line 5: (1,2025-08-22,f,) dengue_cases: 4911 → NULL",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");

@@ -174,7 +174,7 @@ fn outputs(outputs: &OutputsStatus, look: Look) -> String {
     };
     let marks = match outputs.marks {
         0 => "nothing to refresh".to_owned(),
-        marks => look.busy(&format!("{} change marks to take up", thousands(marks))),
+        marks => look.busy(&format!("{} changes waiting to be derived", thousands(marks))),
     };
     format!("{} {version}, {marks}", look.bold("outputs"))
 }
