@@ -87,10 +87,10 @@ pub struct Discovery {
     deletions_after: String,
     /// The ledger's life and its highest object id, at the last listing.
     extent: Option<(i64, i64)>,
-    /// Whether versions are listed; none before that was asked.
-    by_versions: Option<bool>,
-    /// The store refuses to list versions, and whether to was left to it.
-    versions_refused: bool,
+    /// Whether the bucket keeps versions, and when it said so; none before it did.
+    keeps_versions: Option<(bool, Instant)>,
+    /// It was said that the store refuses to list versions, where whether to was left to it.
+    is_refusal_said: bool,
     /// From when on overwritten versions count; none before the first listing by versions.
     versions_from: Option<DateTime<Utc>>,
     /// When the newest version of this listing was written.
@@ -178,8 +178,8 @@ impl Discovery {
             not_data: BTreeMap::new(),
             deletions_after: String::new(),
             extent: None,
-            by_versions: None,
-            versions_refused: false,
+            keeps_versions: None,
+            is_refusal_said: false,
             versions_from: None,
             newest_listed: DateTime::UNIX_EPOCH,
             held_at: None,
@@ -222,10 +222,9 @@ impl Discovery {
         if self.reconciled.is_none_or(|(at, took)| at.elapsed() >= interval.max(took * RECONCILE_SHARE)) {
             self.known.forget();
             self.pages.forget();
-            self.by_versions = None;
             reconciliation = Some(self.begin_reconciliation().await?);
         }
-        self.lists_versions().await?;
+        self.ask_for_versions().await?;
         self.not_data.clear();
         self.pages.begin();
         self.newest_listed = DateTime::UNIX_EPOCH;
@@ -251,7 +250,7 @@ impl Discovery {
             self.reconciliations += 1;
             self.reconciled = Some((Instant::now(), started.elapsed()));
         }
-        if self.by_versions == Some(true) && unlisted.is_empty() && self.versions_from.is_none() {
+        if self.lists_versions() && unlisted.is_empty() && self.versions_from.is_none() {
             let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
             let from = listings::begin_versions(pool, bucket, self.domain.name, self.newest_listed).await?;
             self.versions_from = Some(from);
@@ -262,29 +261,40 @@ impl Discovery {
         Ok(found)
     }
 
-    /// Whether versions are listed, and since when they count. Asked anew with each comparison of all.
-    async fn lists_versions(&mut self) -> Result<bool, sqlx::Error> {
-        if let Some(by_versions) = self.by_versions {
-            return Ok(by_versions);
-        }
+    /// Asks whether the bucket keeps versions, where that is left to it, and since when they count: at most as often as all is
+    /// compared with the ledger. What it said last holds until it says something else: a version that is overwritten while
+    /// a passing fault stood for "no" would never be found.
+    ///
+    /// # Errors
+    /// If the store does not answer and has never said it, or if Postgres does not answer.
+    async fn ask_for_versions(&mut self) -> Result<(), DiscoverError> {
         let listener = Arc::clone(&self.listener);
-        let by_versions = match listener.versions {
-            Versions::On => true,
-            Versions::Off => false,
-            Versions::Auto if self.versions_refused => false,
-            Versions::Auto => match listener.s3(listener.reader.keeps_versions(&listener.bucket)).await {
-                Ok(keeps) => keeps,
-                Err(error) => {
-                    tracing::debug!(domain = self.domain.name, %error, "versions are not listed");
-                    false
+        let interval = Duration::from_millis(listener.settings.reconcile_interval_ms);
+        let is_due = self.keeps_versions.is_none_or(|(_, at)| at.elapsed() >= interval);
+        if listener.versions == Versions::Auto && is_due {
+            match listener.s3(listener.reader.keeps_versions(&listener.bucket)).await {
+                Ok(keeps) => self.keeps_versions = Some((keeps, Instant::now())),
+                // Not for us to know, and so not to list.
+                Err(ReadError::Denied { .. }) if self.keeps_versions.is_none() => {
+                    self.keeps_versions = Some((false, Instant::now()));
                 }
-            },
-        };
-        if by_versions {
+                Err(error) if self.keeps_versions.is_none() => return Err(error.into()),
+                Err(error) => tracing::debug!(domain = self.domain.name, %error, "ask whether versions are kept"),
+            }
+        }
+        if self.lists_versions() && self.versions_from.is_none() {
             self.versions_from = listings::versions_from(&listener.pool, &listener.bucket, self.domain.name).await?;
         }
-        self.by_versions = Some(by_versions);
-        Ok(by_versions)
+        Ok(())
+    }
+
+    /// Whether versions are listed, by what was said last.
+    fn lists_versions(&self) -> bool {
+        match self.listener.versions {
+            Versions::On => true,
+            Versions::Off => false,
+            Versions::Auto => self.keeps_versions.is_some_and(|(keeps, _)| keeps),
+        }
     }
 
     /// Says once of a prefix that it cannot be listed, and once that it can; counts it, and takes it down for the status.
@@ -341,7 +351,7 @@ impl Discovery {
         unlisted: &mut BTreeMap<String, ReadError>,
     ) -> Result<bool, sqlx::Error> {
         let listener = Arc::clone(&self.listener);
-        let ways = match (self.lists_versions().await?, listener.versions) {
+        let ways = match (self.lists_versions(), listener.versions) {
             (true, Versions::Auto) => Ways::VersionsIfAllowed,
             (true, _) => Ways::Versions,
             (false, _) => Ways::Current,
@@ -358,10 +368,12 @@ impl Discovery {
                 self.look_and_tell(asked).await;
             }
         }
-        if let Some(error) = listing.versions_refused.take() {
+        // Where keys are not listed either, it is a fault of the login and says nothing of versions.
+        if let Some(error) = listing.versions_refused.take().filter(|_| listing.has_answered)
+            && !std::mem::replace(&mut self.is_refusal_said, true)
+        {
             let (domain, bucket) = (self.domain.name, &listener.bucket);
-            tracing::warn!(domain, bucket, %error, "versions are not listed: one that is overwritten at once is not found");
-            (self.versions_refused, self.by_versions) = (true, Some(false));
+            tracing::warn!(domain, bucket, %error, "versions may not be listed: one overwritten before the next listing is missed");
         }
         unlisted.append(&mut listing.unlisted);
         Ok(listing.has_answered)

@@ -149,10 +149,11 @@ impl Writer {
 
     async fn apply_once(&mut self, connection: &mut PgConnection, batch: &Batch) -> Result<Applied, ApplyError> {
         let Writer { upsert, topic, recent, copies, .. } = self;
-        let by_copy = copies.are_due(connection, upsert, batch.rows.origins.len()).await?;
+        let by_copy = copies.begin(upsert, batch.rows.origins.len());
         let applied = apply::apply(connection, upsert, topic, batch, recent, by_copy).await?;
-        if by_copy {
-            copies.ended(applied.by_copy);
+        // Where nothing was left to write, nothing speaks against it.
+        if by_copy && (applied.by_copy || applied.offered == 0) {
+            copies.worked();
         }
         Ok(applied)
     }

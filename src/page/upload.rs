@@ -17,6 +17,7 @@ use freshet_ingest::names::Name;
 use freshet_topics::Domain;
 use secrecy::ExposeSecret;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::ask::{Asked, Refused, absent, away};
@@ -28,6 +29,8 @@ use crate::http::is_from_own_page;
 pub(super) const BYTES_MAX: usize = 32 << 20;
 /// Bytes of a name. A key has 1,024 at most, with its prefix.
 const NAME_BYTES_MAX: usize = 255;
+/// Files that are taken at the same time.
+static UPLOADS: Semaphore = Semaphore::const_new(4);
 /// For a file to come in, and to be written.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
@@ -51,7 +54,10 @@ pub(super) async fn upload(State(asked): State<Asked>, request: Request<Body>) -
     let domain = domain.ok_or_else(|| absent("there is no such domain"))?;
     let key = key_of(&config.ingest, domain, parameters.text("name").unwrap_or_default())
         .map_err(|said| (StatusCode::BAD_REQUEST, format!("{said}\n")))?;
-    let _place = asked.place().await?;
+    // Not one of those of the page's questions: a slow upload keeps nobody from looking.
+    let _place = UPLOADS.try_acquire().map_err(|_| {
+        (StatusCode::SERVICE_UNAVAILABLE, "too many files are being dropped at once: try again\n".to_owned())
+    })?;
     let late = |_| (StatusCode::REQUEST_TIMEOUT, "the file takes too long: use an S3 client\n".to_owned());
     let content = timeout(WAIT_MAX, to_bytes(request.into_body(), BYTES_MAX)).await.map_err(late)?;
     let content = content.map_err(|_| {
@@ -89,13 +95,19 @@ fn key_of(settings: &IngestSettings, domain: &Domain, name: &str) -> Result<Stri
 }
 
 async fn put(asked: &Asked, key: &str, content: Bytes) -> Result<(), Refused> {
-    let request = asked.services.s3.put_object().bucket(&asked.services.config.s3.raw_bucket).key(key);
+    let (s3, bucket) = (&asked.services.s3, &asked.services.config.s3.raw_bucket);
+    let there = || {
+        let said = format!("{key} is there already: give the file another name, or replace it with an S3 client\n");
+        (StatusCode::CONFLICT, said)
+    };
+    // Not every store keeps the condition below.
+    if s3.head_object().bucket(bucket).key(key).send().await.is_ok() {
+        return Err(there());
+    }
+    let request = s3.put_object().bucket(bucket).key(key);
     match request.if_none_match("*").body(ByteStream::from(content)).send().await {
         Ok(_) => Ok(()),
-        Err(error) if error.raw_response().is_some_and(|it| matches!(it.status().as_u16(), 409 | 412)) => {
-            let said = format!("{key} is there already: give the file another name, or replace it with an S3 client\n");
-            Err((StatusCode::CONFLICT, said))
-        }
+        Err(error) if error.raw_response().is_some_and(|it| matches!(it.status().as_u16(), 409 | 412)) => Err(there()),
         Err(error) => Err(away(format!("S3: {}", DisplayErrorContext(&error)))),
     }
 }

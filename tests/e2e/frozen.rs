@@ -6,6 +6,7 @@ use freshet::roles::Role;
 use sqlx::{Connection, PgConnection};
 
 use crate::harness::{World, data};
+use crate::replay::domain;
 
 /// Kafka notices after 10 s (`session.timeout.ms`); by then Postgres has ended the transaction (8 s). The rest is slack
 /// for a busy machine: 15 s are what is promised.
@@ -100,4 +101,31 @@ async fn whoever_waits_for_bookmarks_says_who_holds_them() {
     world.all_hold().await;
     assert_eq!(processor.terminate(Duration::from_secs(30)).await, Some(0));
     others.stop().await;
+}
+
+/// Its client went silent after it had begun a COPY: no bound of Postgres' own is for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_frozen_in_the_middle_of_a_copy_holds_nobody_up() {
+    let world = World::new("frozen-copy").await;
+    let ingest = world.run(&[Role::Ingest]);
+    world.put("health/before.csv", data::health(4, "2025-01-01", 10, 1)).await;
+    {
+        let first = world.run(&[Role::Process(domain("health"))]);
+        world.until("it is applied", "SELECT count(*) = 40 FROM health_data").await;
+        first.stop().await;
+    }
+    let mut frozen = world.services.pool.acquire().await.expect("a connection");
+    sqlx::raw_sql("BEGIN; UPDATE pipeline.bookmarks SET updated_at = now() WHERE domain = 'health'")
+        .execute(&mut *frozen)
+        .await
+        .expect("hold the bookmarks");
+    let copy = frozen.copy_in_raw("COPY health_data (location_id, date) FROM STDIN").await.expect("begin");
+    let began = Instant::now();
+    let processors = world.run(&[Role::Process(domain("health"))]);
+    world.put("health/after.csv", data::health(4, "2025-03-01", 10, 2)).await;
+    world.until("rows go on", "SELECT count(*) = 80 FROM health_data").await;
+    println!("they went on after {:?}", began.elapsed());
+    assert!(copy.finish().await.is_err(), "its session has ended");
+    processors.stop().await;
+    ingest.stop().await;
 }

@@ -7,8 +7,8 @@ use freshet_sinks::ledger::register::KEYS_PER_TRANSACTION;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Discovery;
 use super::registering::Registered;
+use super::{DiscoverError, Discovery};
 use crate::hints::{Keys, Looked};
 
 impl Discovery {
@@ -55,6 +55,14 @@ impl Discovery {
     /// If Postgres does not answer, or refuses.
     async fn look_at(&mut self, keys: Vec<String>) -> Result<BTreeSet<String>, sqlx::Error> {
         let mut settled = BTreeSet::new();
+        match self.ask_for_versions().await {
+            Ok(()) => {}
+            Err(DiscoverError::Ledger(error)) => return Err(error),
+            Err(DiscoverError::Read(error)) => {
+                tracing::debug!(domain = self.domain.name, %error, "look at keys that a store named");
+                return Ok(settled);
+            }
+        }
         for keys in keys.chunks(KEYS_PER_TRANSACTION) {
             for key in keys {
                 self.pages.touch(key);

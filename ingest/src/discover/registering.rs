@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use freshet_sinks::ledger::register::{self, KEYS_PER_TRANSACTION};
+use freshet_sinks::s3::Versions;
 use freshet_topics::trace;
 use tokio::time::Instant;
 
@@ -37,7 +38,7 @@ impl Discovery {
 
     /// Registers what S3 holds under each of at most [`KEYS_PER_TRANSACTION`] keys; the result is in their order.
     pub(super) async fn register_keys(&mut self, keys: &[String]) -> Result<Vec<Registered>, sqlx::Error> {
-        let by_versions = self.lists_versions().await?;
+        let by_versions = self.lists_versions();
         let listener = Arc::clone(&self.listener);
         let (pool, bucket) = (&listener.pool, &listener.bucket);
         let held = |key| held(&listener, key, by_versions);
@@ -112,12 +113,16 @@ impl Discovery {
     }
 }
 
-/// What S3 holds under a key: its versions, or what it is now.
+/// What S3 holds under a key: its versions, or what it is now. Where whether to list versions is left to the store and it
+/// does not allow it, the latter.
 async fn held(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<ObjectVersion>, ReadError> {
-    match by_versions {
-        true => listener.s3(listener.reader.versions_of(&listener.bucket, &key)).await,
-        false => Ok(head(listener, key).await?.into_iter().collect()),
+    if by_versions {
+        match listener.s3(listener.reader.versions_of(&listener.bucket, &key)).await {
+            Err(ReadError::Denied { .. }) if listener.versions == Versions::Auto => {}
+            held => return held,
+        }
     }
+    Ok(head(listener, key).await?.into_iter().collect())
 }
 
 pub(super) async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>, ReadError> {

@@ -31,8 +31,6 @@ const PAUSE_BATCHES_MAX: u32 = 128;
 /// | failed again | two, four, … batches later, [`PAUSE_BATCHES_MAX`] at most |
 #[derive(Debug, Clone, Default)]
 pub struct Copies {
-    /// Whether the table takes what is spelled here as the upsert's arrays; none before it was looked at.
-    is_fit: Option<bool>,
     /// Batches to leave out after the next failure.
     pause: u32,
     /// Batches still to leave out.
@@ -40,41 +38,33 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Whether to try a batch of so many rows.
-    ///
-    /// # Errors
-    /// If Postgres does not say what the table is like.
-    pub async fn are_due(
-        &mut self,
-        connection: &mut PgConnection,
-        upsert: &Upsert,
-        rows: usize,
-    ) -> Result<bool, sqlx::Error> {
+    /// Whether to try a batch of so many rows. It counts as one that failed until it is said to have worked, so that one
+    /// whose end nobody hears of (a lost connection, a timeout) is followed by the upsert.
+    pub fn begin(&mut self, upsert: &Upsert, rows: usize) -> bool {
         if rows < ROWS_MIN || upsert.destination() != Destination::Live {
-            return Ok(false);
-        }
-        if self.is_fit.is_none() {
-            self.is_fit = Some(is_fit(connection, upsert.domain()).await?);
+            return false;
         }
         if self.left_out > 0 {
             self.left_out -= 1;
-            return Ok(false);
+            return false;
         }
-        Ok(self.is_fit == Some(true))
+        (self.pause, self.left_out) = ((2 * self.pause).clamp(1, PAUSE_BATCHES_MAX), self.pause.max(1));
+        true
     }
 
-    /// Remembers what became of one that was tried.
-    pub fn ended(&mut self, has_worked: bool) {
-        (self.pause, self.left_out) = match has_worked {
-            true => (0, 0),
-            false => ((2 * self.pause).clamp(1, PAUSE_BATCHES_MAX), self.pause.max(1)),
-        };
+    /// The one that was begun last has worked.
+    pub fn worked(&mut self) {
+        (self.pause, self.left_out) = (0, 0);
     }
 }
 
-/// Whether the columns have the types that the contract says, so that the same text is the same value, and nothing but the
-/// table's own rules decides what is stored: no trigger of others, no rule, no row security.
-async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bool, sqlx::Error> {
+/// Whether COPY stores in the table what the upsert would, as it is now: the columns have the types that the contract says, so
+/// that the same text is the same value; nothing of others decides what is stored, no trigger, no rule, no row security;
+/// and the key is kept unique, without which a row that is there would be there twice.
+///
+/// # Errors
+/// If Postgres does not say.
+pub async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bool, sqlx::Error> {
     let own = domain.columns.iter().map(|column| (column.name, column.cast.sql_type()));
     let kept = domain.kept_columns().map(|(name, _)| (name, "jsonb".to_owned()));
     let (names, types): (Vec<&str>, Vec<String>) = own.chain(kept).unzip();
@@ -82,6 +72,14 @@ async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bool, 
         "SELECT count(*) = cardinality($2)
             AND NOT bool_or(c.relrowsecurity OR c.relhasrules)
             AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass($1) AND NOT t.tgisinternal)
+            AND EXISTS (
+                SELECT FROM pg_index i
+                WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate
+                    AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = cardinality($4)
+                    AND (SELECT bool_and(k.attname = ANY ($4) AND (k.attnotnull OR i.indnullsnotdistinct))
+                         FROM pg_attribute k
+                         WHERE k.attrelid = i.indrelid AND k.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+            )
          FROM UNNEST($2::text[], $3::text[]) AS u (name, type)
          JOIN pg_attribute a ON a.attrelid = to_regclass($1) AND a.attname = u.name AND a.atttypid = u.type::regtype
          JOIN pg_class c ON c.oid = a.attrelid",
@@ -89,12 +87,14 @@ async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bool, 
     .bind(Destination::Live.table(domain))
     .bind(names)
     .bind(types)
+    .bind(domain.key)
     .fetch_one(connection)
     .await
     .map(|is_fit: Option<bool>| is_fit == Some(true))
 }
 
-/// Writes rows that are sorted by key, one a key, of which none is in the table; `None` where a value cannot be spelled.
+/// Writes rows that are sorted by key, one a key, of which none is in the table; `None` where the table is not fit for it, or a
+/// value cannot be spelled.
 ///
 /// # Errors
 /// Whatever Postgres says. A database error may be the fault of the rows or of the guess; the transaction is spent.
@@ -104,6 +104,9 @@ pub(crate) async fn write(
     rows: &[Candidate<'_>],
 ) -> Result<Option<Vec<Written>>, sqlx::Error> {
     let domain = upsert.domain();
+    if !is_fit(connection, domain).await? {
+        return Ok(None);
+    }
     let Some(text) = spelled(domain, rows) else { return Ok(None) };
     let table = upsert.destination().table(domain);
     let columns = quoted(filled_columns(domain), "");
@@ -241,17 +244,23 @@ mod tests {
 
     #[test]
     fn after_a_copy_that_failed_the_next_one_comes_later_and_later() {
-        let mut copies = Copies { is_fit: Some(true), ..Copies::default() };
-        let mut between = Vec::new();
-        for _ in 0..10 {
-            copies.ended(false);
-            between.push(copies.left_out);
+        let upsert = Upsert::new(freshet_topics::DOMAINS[0], Destination::Live);
+        let mut copies = Copies::default();
+        let mut begun = Vec::new();
+        for batch in 0..300 {
+            if copies.begin(&upsert, ROWS_MIN) {
+                begun.push(batch);
+            }
         }
-        assert_eq!(between, [1, 1, 2, 4, 8, 16, 32, 64, 128, 128]);
-        copies.ended(true);
-        assert_eq!((copies.pause, copies.left_out), (0, 0));
-        copies.ended(false);
-        assert_eq!(copies.left_out, 1);
+        assert_eq!(begun, [0, 2, 4, 7, 12, 21, 38, 71, 136, 265]);
+        copies.worked();
+        assert!(copies.begin(&upsert, ROWS_MIN), "at once after one that worked");
+        assert!(!copies.begin(&upsert, ROWS_MIN), "and a batch later after the first that failed");
+        assert!(copies.begin(&upsert, ROWS_MIN));
+        let mut fresh = Copies::default();
+        assert!(!fresh.begin(&upsert, ROWS_MIN - 1), "too few");
+        assert!(!fresh.begin(&Upsert::new(freshet_topics::DOMAINS[0], Destination::Shadow), ROWS_MIN));
+        assert!(fresh.begin(&upsert, ROWS_MIN), "neither was one that failed");
     }
 
     #[test]

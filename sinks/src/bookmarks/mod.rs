@@ -147,6 +147,9 @@ pub async fn take(
             Err(error) if is_lock_timeout(&error) && tries < TAKE_TRIES_MAX => {
                 let holders = holders(pool, destination, domain).await?.join("; ");
                 tracing::warn!(domain, holders, "waiting for bookmarks that another transaction holds");
+                for backend in end_frozen_copies(pool, destination, domain).await? {
+                    tracing::warn!(domain, backend, "ended a session whose client went silent in the middle of a COPY");
+                }
                 tries += 1;
             }
             taken => return taken,
@@ -166,6 +169,24 @@ async fn holders(pool: &PgPool, destination: Destination, domain: &str) -> Resul
         destination.bookmarks()
     );
     sqlx::query_scalar(AssertSqlSafe(sql)).bind(domain).fetch_all(pool).await
+}
+
+/// Ends the sessions that hold bookmarks of a domain and wait in a COPY for a client that has been silent for as long as
+/// [`Limits::SHORT`] allows: Postgres' own bound is for clients that are silent between two statements, and this is
+/// in the middle of one. Nothing is lost: what they had begun is rolled back, and whoever owns the partition then does it.
+/// Gives the backends.
+async fn end_frozen_copies(pool: &PgPool, destination: Destination, domain: &str) -> Result<Vec<i32>, sqlx::Error> {
+    let sql = format!(
+        "SELECT pid FROM (
+            SELECT DISTINCT a.pid FROM {} AS b JOIN pg_stat_activity AS a ON a.backend_xid = b.xmax
+            WHERE b.domain = $1 AND a.usename = current_user AND a.application_name = 'freshet'
+                AND a.state = 'active' AND a.wait_event = 'ClientRead' AND a.query LIKE 'COPY %'
+                AND a.state_change < clock_timestamp() - make_interval(secs => $2)
+         ) AS frozen WHERE pg_terminate_backend(pid)",
+        destination.bookmarks()
+    );
+    let silent_s = Limits::SHORT.idle.unwrap_or_default().as_secs_f64();
+    sqlx::query_scalar(AssertSqlSafe(sql)).bind(domain).bind(silent_s).fetch_all(pool).await
 }
 
 async fn take_once(

@@ -19,14 +19,18 @@ pub(super) fn report(report: &Report, look: Look) -> String {
     let rules = |count: i64, what: &str, name: &str| format!("{} {what} by {name}", thousands(count));
     parts.extend(places(look, "rejects", &report.rejects, report.rejected));
     parts.extend((!report.rejects.is_empty()).then(|| {
-        let rules = report.rejects_by_rule.iter().map(|(rule, rows)| rules(*rows, "rows", rule));
+        let rules = report
+            .rejects_by_rule
+            .iter()
+            .map(|(rule, rows)| rules(*rows, if *rows == 1 { "row" } else { "rows" }, rule));
         indented(look, &format!("rejected: {}", rules.collect::<Vec<_>>().join(", ")))
     }));
     parts.extend(places(look, "corrections", &report.corrections, report.corrected));
     parts.extend((!report.corrections.is_empty()).then(|| {
         let rules = report.corrections_by_rule.iter().map(|(place, values)| {
             let (column, rule) = place.split_once(':').unwrap_or((place, ""));
-            rules(*values, &format!("values of {column}"), rule)
+            let what = if *values == 1 { "value" } else { "values" };
+            rules(*values, &format!("{what} of {column}"), rule)
         });
         indented(look, &format!("corrected: {}", rules.collect::<Vec<_>>().join(", ")))
     }));
