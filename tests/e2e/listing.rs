@@ -1,5 +1,8 @@
 //! What listings find where a part of the bucket cannot be listed, and where versions are overwritten before anybody looks.
 
+use std::time::Duration;
+
+use axum::extract::Request;
 use axum::http::StatusCode;
 use freshet_sinks::s3::Versions;
 
@@ -72,6 +75,34 @@ async fn a_version_that_is_overwritten_before_anybody_looks_is_loaded_in_its_tur
         world.column("SELECT to_char(date, 'DD') || ' ' || dengue_cases FROM health_data ORDER BY date").await;
     assert_eq!(days, ["02 2", "03 3", "04 4", "05 5", "20 15"], "the last one wins, and what only others had stays");
     assert_eq!(world.objects().await.len(), 7, "what is below a delete marker is as if it were not there");
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+/// Whether the bucket keeps versions is asked; no answer is not a no.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_while_it_is_asked_whether_versions_are_kept_hides_none_of_them() {
+    let (world, proxy) = World::behind_a_proxy("versions-asked", |config| config.s3.versions = Versions::Auto).await;
+    let day = |day: u32, count: u32| format!("location_id,date,dengue_cases\n1,2025-06-{day:02},{count}\n");
+    world.put("health/a.csv", day(1, 1)).await;
+    let roles = world.run_all();
+    let is_begun =
+        "SELECT bool_and(versions_from IS NOT NULL) AND count(*) > 0 FROM pipeline.listings WHERE domain = 'health'";
+    world.until("the first listing by versions is complete", is_begun).await;
+    world.settle().await;
+    roles.stop().await;
+
+    for count in 2..5 {
+        world.put("health/a.csv", day(count, count)).await;
+    }
+    let is_asked = |request: &Request| request.uri().query().is_some_and(|query| query.starts_with("versioning"));
+    proxy.break_by(move |request| is_asked(request).then_some(Fault::Answer(StatusCode::SERVICE_UNAVAILABLE, "")));
+    let roles = world.run_all();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(proxy.recover() > 0, "it was asked");
+    let all = "SELECT count(*) = 4 AND bool_and(state = 'applied') FROM pipeline.objects WHERE key = 'health/a.csv'";
+    world.until("each version is applied", all).await;
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 4);
     world.all_hold().await;
     roles.stop().await;
 }
