@@ -122,7 +122,8 @@ async fn a_query_that_does_not_work_stops_its_output_alone_until_it_works_again(
     dengue(&world, "2025-07-06", 9).await;
     let second = publish(&context).await;
     assert_eq!(second.failed, ["daily", "slow", "twice", "typed"]);
-    assert!(reason("daily").await.starts_with("day from 2025-07-05: division by zero"), "{}", reason("daily").await);
+    // Of the two windows that cannot be derived, whichever is found first.
+    assert!(reason("daily").await.contains(": division by zero"), "{}", reason("daily").await);
     let after = world.manifest().await;
     assert_eq!(of(&after, "daily"), of(&before, "daily"));
     assert_ne!(of(&after, "current_health_risks"), of(&before, "current_health_risks"));

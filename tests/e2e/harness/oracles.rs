@@ -210,15 +210,24 @@ impl World {
     /// O3: the bookmark's moves tile, and the transaction of each move received exactly the rows of its records.
     pub(crate) async fn bookmarks_tile(&self) {
         type Moved = (String, i32, String, Option<i64>, i64, i64);
+        // Moves and bookmarks of one moment: the record with which a stream begins may be read at any time.
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+        let mut moment = self.services.pool.begin_with(begin).await.expect("begin");
         let moves: Vec<Moved> = sqlx::query_as(
             "SELECT m.domain, m.partition, m.stream_id::text, m.before, m.after, coalesce((
                 SELECT sum(r.n) FROM test.received r
                 WHERE (r.xid, r.domain, r.partition) = (m.xid, m.domain, m.partition)), 0)::bigint
              FROM test.moves m ORDER BY m.ord",
         )
-        .fetch_all(&self.services.pool)
+        .fetch_all(&mut *moment)
         .await
         .expect("read the moves");
+        let now: Vec<(String, i32, String, i64)> =
+            sqlx::query_as("SELECT domain, partition, stream_id::text, next_offset FROM pipeline.bookmarks")
+                .fetch_all(&mut *moment)
+                .await
+                .expect("read the bookmarks");
+        drop(moment);
         let logs = self.logs().await;
         let mut ends: BTreeMap<(String, i32, String), i64> = BTreeMap::new();
         for (domain, partition, stream, before, after, received) in moves {
@@ -236,11 +245,6 @@ impl World {
             let records = after - before - i64::from(before == 0);
             assert!(after > before && rows.map_or(received >= records, |rows| received == rows), "{shown}: {rows:?}");
         }
-        let now: Vec<(String, i32, String, i64)> =
-            sqlx::query_as("SELECT domain, partition, stream_id::text, next_offset FROM pipeline.bookmarks")
-                .fetch_all(&self.services.pool)
-                .await
-                .expect("read the bookmarks");
         let now =
             now.into_iter().map(|(domain, partition, stream, next)| ((domain, partition, stream), next)).collect();
         assert_same("O3: the bookmarks stand where the moves end", &now, &ends);
