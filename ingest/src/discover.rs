@@ -87,7 +87,7 @@ pub struct Discovery {
     deletions_after: String,
     /// The ledger's life and its highest object id, at the last listing.
     extent: Option<(i64, i64)>,
-    /// Whether the bucket keeps versions, and when it said so; none before it did.
+    /// Whether the bucket keeps versions, as it said last, and when it was last asked; none before it said so.
     keeps_versions: Option<(bool, Instant)>,
     /// It was said that the store refuses to list versions, where whether to was left to it.
     is_refusal_said: bool,
@@ -272,15 +272,18 @@ impl Discovery {
         let interval = Duration::from_millis(listener.settings.reconcile_interval_ms);
         let is_due = self.keeps_versions.is_none_or(|(_, at)| at.elapsed() >= interval);
         if listener.versions == Versions::Auto && is_due {
-            match listener.s3(listener.reader.keeps_versions(&listener.bucket)).await {
-                Ok(keeps) => self.keeps_versions = Some((keeps, Instant::now())),
-                // Not for us to know, and so not to list.
-                Err(ReadError::Denied { .. }) if self.keeps_versions.is_none() => {
-                    self.keeps_versions = Some((false, Instant::now()));
+            let said = self.keeps_versions.map(|(keeps, _)| keeps);
+            let keeps = match (listener.s3(listener.reader.keeps_versions(&listener.bucket)).await, said) {
+                (Ok(keeps), _) => keeps,
+                (Err(error), Some(said)) => {
+                    tracing::debug!(domain = self.domain.name, %error, "ask whether versions are kept");
+                    said
                 }
-                Err(error) if self.keeps_versions.is_none() => return Err(error.into()),
-                Err(error) => tracing::debug!(domain = self.domain.name, %error, "ask whether versions are kept"),
-            }
+                // Not for us to know, and so not to list.
+                (Err(ReadError::Denied { .. }), None) => false,
+                (Err(error), None) => return Err(error.into()),
+            };
+            self.keeps_versions = Some((keeps, Instant::now()));
         }
         if self.lists_versions() && self.versions_from.is_none() {
             self.versions_from = listings::versions_from(&listener.pool, &listener.bucket, self.domain.name).await?;

@@ -469,4 +469,4 @@ fn source_of(body: ByteStream, expected_bytes: u64) -> Source {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

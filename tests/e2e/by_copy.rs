@@ -2,16 +2,12 @@
 
 use freshet_sinks::apply::copy;
 
-use crate::harness::{World, data};
+use crate::harness::{World, data, metric};
 use crate::replay::domain;
 
 /// Rows that COPY has written in this test program, by any story.
 fn copied(domain: &str) -> u64 {
-    let families = prometheus::gather();
-    let family = families.iter().find(|family| family.name() == "freshet_rows_copied_total");
-    let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
-    let of_domain = metrics.iter().find(|it| it.get_label().iter().any(|label| label.value() == domain));
-    of_domain.map_or(0, |metric| metric.get_counter().get_value() as u64)
+    metric("freshet_rows_copied_total", domain).map_or(0, |metric| metric.get_counter().get_value() as u64)
 }
 
 #[tokio::test(flavor = "multi_thread")]

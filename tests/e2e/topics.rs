@@ -17,7 +17,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::harness::{World, data};
+use crate::harness::{World, data, metric};
 
 const NO_ROW_IS_A_REJECT: &str = "SELECT count(*) FROM pipeline.rejects";
 
@@ -284,9 +284,5 @@ async fn a_log_that_lost_its_end_is_measured_told_and_gone_on_with() {
 
 /// The gauge as any process of this test program shows it.
 fn truncated_partitions(domain: &str) -> i64 {
-    let families = prometheus::gather();
-    let family = families.iter().find(|family| family.name() == "freshet_log_truncated_partitions");
-    let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
-    let of_domain = metrics.iter().find(|it| it.get_label().iter().any(|label| label.value() == domain));
-    of_domain.map_or(0, |metric| metric.get_gauge().get_value() as i64)
+    metric("freshet_log_truncated_partitions", domain).map_or(0, |metric| metric.get_gauge().get_value() as i64)
 }

@@ -1,12 +1,11 @@
 use std::collections::BTreeSet;
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::object::tests::reader_of;
 use crate::settings::IngestSettings;
 
 /// A store of these keys, each page two of them, which fails at what the rule says: prefix, and how many keys come before the
@@ -25,15 +24,7 @@ async fn store(keys: Vec<String>, refuses: fn(&str, usize) -> bool) -> ObjectRea
             connection.write_all(answer.as_bytes()).await.expect("answered");
         }
     });
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("key", "secret", None, None, "test"))
-        .retry_config(RetryConfig::disabled())
-        .force_path_style(true)
-        .endpoint_url(endpoint)
-        .build();
-    ObjectReader::new(Client::from_conf(config))
+    reader_of(endpoint)
 }
 
 fn answer(keys: &[String], refuses: fn(&str, usize) -> bool, request: &str) -> String {

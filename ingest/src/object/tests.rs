@@ -29,6 +29,11 @@ async fn binary_server(answers: Vec<Vec<u8>>) -> (ObjectReader, Arc<Mutex<Vec<St
             let _ = connection.write_all(&answer).await;
         }
     });
+    (reader_of(endpoint), requests)
+}
+
+/// A reader of a server of a test's own, which asks once.
+pub(crate) fn reader_of(endpoint: String) -> ObjectReader {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
@@ -37,7 +42,7 @@ async fn binary_server(answers: Vec<Vec<u8>>) -> (ObjectReader, Arc<Mutex<Vec<St
         .force_path_style(true)
         .endpoint_url(endpoint)
         .build();
-    (ObjectReader::new(Client::from_conf(config)), requests)
+    ObjectReader::new(Client::from_conf(config))
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {

@@ -30,6 +30,13 @@ pub(crate) use process::Process;
 pub(crate) use stack::{endpoints, folder};
 pub(crate) use world::{Object, World};
 
+/// A metric of a domain, as all that run within this test program have counted it; none before it was.
+pub(crate) fn metric(name: &str, domain: &str) -> Option<prometheus::proto::Metric> {
+    let family = prometheus::gather().into_iter().find(|family| family.name() == name)?;
+    let is_of_domain = |it: &&prometheus::proto::Metric| it.get_label().iter().any(|label| label.value() == domain);
+    family.get_metric().iter().find(is_of_domain).cloned()
+}
+
 /// Every role of the shipped pipeline.
 pub(crate) fn all_roles() -> Vec<Role> {
     Role::all(Pipeline::shipped())
