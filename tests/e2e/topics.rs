@@ -219,6 +219,8 @@ async fn rows_in_the_place_of_stream_records_are_adopted_and_stay_so() {
     let halted = "SELECT count(*) = 2 FROM pipeline.bookmarks
         WHERE domain = 'health' AND halted LIKE '%begins with a row%freshet bookmarks adopt health%'";
     world.until("partitions 1 and 2 are halted", halted).await;
+    // The listing may come after that.
+    world.until("the file is found", "SELECT count(*) = 1 FROM pipeline.objects WHERE key = 'health/all.csv'").await;
     assert_eq!(world.object("health/all.csv").await.state, "discovered", "nothing is published before");
     let (code, said) = run(&world, "bookmarks adopt health --yes").await;
     assert_eq!(code, Some(0), "{said}");
