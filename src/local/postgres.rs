@@ -252,7 +252,7 @@ cluster_name = 'freshet'
 # Durable: what was committed survives a power cut (fsync and synchronous_commit stay on). No standby reads the log.
 wal_level = minimal
 max_wal_senders = 0
-wal_compression = on
+wal_compression = lz4
 max_wal_size = 2GB
 min_wal_size = 256MB
 checkpoint_timeout = 15min

@@ -6,7 +6,7 @@ use crate::harness::{World, data, metric};
 use crate::replay::domain;
 
 /// Rows that COPY has written in this test program, by any story.
-fn copied(domain: &str) -> u64 {
+pub(crate) fn copied(domain: &str) -> u64 {
     metric("freshet_rows_copied_total", domain).map_or(0, |metric| metric.get_counter().get_value() as u64)
 }
 

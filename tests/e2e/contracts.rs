@@ -5,6 +5,7 @@ use freshet_sinks::tables;
 use freshet_topics::{Cast, Column, Domain, NewColumn, domains};
 use tokio_util::sync::CancellationToken;
 
+use crate::by_copy::copied;
 use crate::harness::World;
 use crate::replay::everything;
 
@@ -67,6 +68,53 @@ async fn a_row_keeps_new_cells_and_corrections_and_every_type_arrives() {
     );
     assert!(after > before && same == before, "{before} {after} {same}");
     roles.stop().await;
+}
+
+/// Rows enough for COPY, with values of every type that are spelled or stored in a way of their own.
+fn values_of_every_type() -> String {
+    let numbers = ["0", "-0.0", "NaN", "inf", "-inf", "1e-300", "25.1", ""];
+    let costs = ["0", "-0.01", "999999.99", "0.1", "12345.678", "-10000", ""];
+    let seen = ["0001-01-01T00:00Z", "9999-12-31T23:59:59.999999Z", "1969-07-20T20:17:40.5Z", "2000-01-01", ""];
+    let names = ["plain", "\"two\nlines\"", "tab\there", "back\\slash", "é😀", "\\N", ""];
+    let mut text = "location_id,date,visits,level,cost,seen_at,name,note\n".to_owned();
+    for row in 0..2_000 {
+        let pick = |values: &[&'static str]| values[row % values.len()];
+        let visits = [0, i64::MAX, i64::MIN, -1][row % 4];
+        let (level, cost, seen, name) = (pick(&numbers), pick(&costs), pick(&seen), pick(&names));
+        text += &format!("{},{:04}-02-28,{visits},{level},{cost},{seen},{name},{name}\n", row + 1, 1800 + row % 400);
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_of_every_type_is_the_same_by_copy_and_by_upsert() {
+    let mut columns = keeping().columns.to_vec();
+    columns.extend([Column::optional("level", Cast::Double), Column::optional("name", Cast::Text)]);
+    let domain: &'static _ = Box::leak(Box::new(Domain { columns: columns.leak(), ..*keeping() }));
+    let mut tables = Vec::new();
+    for story in ["types-copied", "types-upserted"] {
+        let world = World::new(story).await;
+        let added = "ADD visits int8, ADD cost numeric(8,2), ADD seen_at timestamptz, ADD level float8, ADD name text";
+        world.execute(&format!("ALTER TABLE health_data {added}")).await;
+        if story == "types-upserted" {
+            // COPY is for tables in which nobody else has a hand.
+            let trigger = "EXECUTE FUNCTION suppress_redundant_updates_trigger()";
+            world.execute(&format!("CREATE TRIGGER t BEFORE UPDATE ON health_data FOR EACH ROW {trigger}")).await;
+        }
+        let before = copied("health");
+        let roles = world.pipeline(domain);
+        world.put("health/types.csv", values_of_every_type()).await;
+        world.applied().await;
+        if story == "types-copied" {
+            // Batches of few rows are not.
+            assert!(copied("health") >= before + 800, "most are written by COPY");
+        }
+        let row = "location_id, date, visits, level, cost, seen_at, name, extra, corrections";
+        tables.push(world.column::<String>(&format!("SELECT ROW({row})::text FROM health_data ORDER BY 1")).await);
+        roles.stop().await;
+    }
+    assert_eq!(tables[0].len(), 2_000);
+    assert_eq!(tables[0], tables[1]);
 }
 
 /// The shipped domains, with this one in place of its namesake.

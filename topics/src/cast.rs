@@ -55,7 +55,11 @@ fn is_blank_char(character: char) -> bool {
 
 /// The text without blanks at either end.
 pub fn trim(text: &str) -> &str {
-    text.trim_matches(is_blank_char)
+    match text.as_bytes() {
+        // Nearly every cell. No byte of a longer character is as low as a blank.
+        [first, .., last] if *first > b' ' && *last > b' ' => text,
+        _ => text.trim_matches(is_blank_char),
+    }
 }
 
 /// Whether the text is empty or blanks alone.
@@ -155,6 +159,9 @@ pub fn boolean(text: &str) -> Option<Casted<bool>> {
 /// A real calendar date: `yyyy-MM-dd`; or, as the correction [`DATE_NORMALISED`], the same with one-digit month
 /// or day, with blanks around, or followed by `T` or a space and midnight; or, as [`TIME_CUT`], followed by another time.
 pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
+    if let Some(value) = iso_date(text) {
+        return Casted::plain(value);
+    }
     let (day, time) = day_and_time(trim(text));
     if !time.is_none_or(is_time_of_day) {
         return None;
@@ -185,6 +192,19 @@ fn day_and_time(text: &str) -> (&str, Option<&str>) {
         Some(at) => (&text[..at], Some(&text[at + 1..])),
         None => (text, None),
     }
+}
+
+/// `yyyy-MM-dd`, as nearly every date is spelled; `None` for whatever is no such date.
+fn iso_date(text: &str) -> Option<NaiveDate> {
+    let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = text.as_bytes() else { return None };
+    let number = |digits: &[u8]| {
+        digits
+            .iter()
+            .try_fold(0, |number: u32, byte| byte.is_ascii_digit().then(|| number * 10 + u32::from(byte - b'0')))
+    };
+    // Four digits; year 0 is no year of Postgres' calendar.
+    let year = number(&[y1, y2, y3, y4])?.cast_signed();
+    NaiveDate::from_ymd_opt(year, number(&[m1, m2])?, number(&[d1, d2])?).filter(|_| year > 0)
 }
 
 /// A real day of the years 1 to 9999.

@@ -149,6 +149,30 @@ macro_rules! each_type {
     };
 }
 
+/// Does the same with the cells of a column and a value of its type, whatever type that is.
+macro_rules! each_value {
+    ($values:expr, $value:expr, $text:expr, $cells:ident, $cell:ident => $do:expr) => {
+        each_value!(@ $values, $value, $text, $cells, $cell => $do; Int BigInt Double Numeric Bool Date Timestamp)
+    };
+    (@ $values:expr, $value:expr, $text:expr, $cells:ident, $cell:ident => $do:expr; $($type:ident)*) => {
+        match ($values, $value) {
+            $((Values::$type($cells), Value::$type(value)) => {
+                let $cell = Some(value);
+                $do
+            })*
+            (Values::Text($cells), Value::Text(value)) => {
+                let $cell = Some($text.push(value));
+                $do
+            }
+            (values, Value::Null) => each_type!(values, $cells => {
+                let $cell = None;
+                $do
+            }),
+            _ => unreachable!("the values of one column have one type"),
+        }
+    };
+}
+
 impl Values {
     /// An empty column of a type, with room for so many rows.
     fn of(cast: Cast, rows: usize) -> Self {
@@ -166,24 +190,11 @@ impl Values {
 
     /// Gives one more row room, and writes a value there.
     fn push(&mut self, value: Value<'_>, text: &mut Text) {
-        each_type!(self, cells => cells.push(None));
-        let last = each_type!(self, cells => cells.len()) - 1;
-        self.set(last, value, text);
+        each_value!(self, value, text, cells, cell => cells.push(cell));
     }
 
     fn set(&mut self, row: usize, value: Value<'_>, text: &mut Text) {
-        match (self, value) {
-            (Values::Int(cells), Value::Int(value)) => cells[row] = Some(value),
-            (Values::BigInt(cells), Value::BigInt(value)) => cells[row] = Some(value),
-            (Values::Double(cells), Value::Double(value)) => cells[row] = Some(value),
-            (Values::Numeric(cells), Value::Numeric(value)) => cells[row] = Some(value),
-            (Values::Bool(cells), Value::Bool(value)) => cells[row] = Some(value),
-            (Values::Date(cells), Value::Date(value)) => cells[row] = Some(value),
-            (Values::Timestamp(cells), Value::Timestamp(value)) => cells[row] = Some(value),
-            (Values::Text(cells), Value::Text(value)) => cells[row] = Some(text.push(value)),
-            (values, Value::Null) => each_type!(values, cells => cells[row] = None),
-            _ => unreachable!("the values of one column have one type"),
-        }
+        each_value!(self, value, text, cells, cell => cells[row] = cell);
     }
 }
 

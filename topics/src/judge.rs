@@ -116,7 +116,7 @@ fn judged<'t>(
         let default = if column.empty == column.absent { "" } else { EMPTY_TO_DEFAULT };
         return instead(column, column.empty, [REQUIRED_EMPTY, "", default], notes);
     }
-    if !column.missing_values.is_empty() && column.missing_values.contains(&cast::trim(text)) {
+    if is_missing_value(column, cast::trim(text)) {
         return instead(column, column.empty, [MISSING_VALUE; 3], notes);
     }
     let read = match column.decimal_comma {
@@ -137,6 +137,12 @@ fn judged<'t>(
         apply(column, rule, &mut value, notes)?;
     }
     Ok(value)
+}
+
+/// Whether a text, which is not empty, stands for "not known". Few begin as one of them does.
+fn is_missing_value(column: &Column, text: &str) -> bool {
+    let first = text.as_bytes().first();
+    column.missing_values.iter().any(|value| value.as_bytes().first() == first && *value == text)
 }
 
 /// What stands where a cell says nothing, noted under the name for a reject, for NULL or for a value.

@@ -161,7 +161,7 @@ pub async fn preview(
 #[derive(Default)]
 struct Sum {
     preview: Preview,
-    keys: HashSet<String>,
+    keys: HashSet<Option<String>>,
     /// Rows that are rejects anew or no longer.
     rows: HashSet<(i64, i32, i64)>,
     shown: BTreeMap<&'static str, usize>,
@@ -182,7 +182,7 @@ impl Sum {
                 None => sum.inserted += 1,
                 Some(before) => {
                     sum.changed += 1;
-                    for (column, _) in &before.columns {
+                    for column in &before.columns {
                         *sum.columns.entry(column).or_default() += 1;
                     }
                 }

@@ -2,33 +2,23 @@
 //!
 //! Arrays hold `Option`s because UNNEST takes its type from the first value.
 
+use freshet_topics::Domain;
 use freshet_topics::columns::{Columns, Values};
-use freshet_topics::{Cast, Domain};
 use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::Query;
-use sqlx::types::Text;
 
 use super::upsert::{Candidate, LINEAGE, filled_columns, quoted};
 
 /// `UNNEST($1::int4[], …) AS u (columns, lineage)`: what [`bind`] binds, as rows.
 pub(crate) fn unnest(domain: &Domain, more: &str) -> String {
-    let types = domain.columns.iter().map(|column| array_type(column.cast));
+    let types = domain.columns.iter().map(|column| format!("{}[]", column.cast.sql_type()));
     let types = types.chain(domain.kept_columns().map(|_| "text[]::jsonb[]".to_owned()));
     let types = types.chain(["int8[]", "int4[]", "int8[]", "int8[]"].map(str::to_owned));
     let arrays: Vec<String> = types.enumerate().map(|(at, array_type)| format!("${}::{array_type}", at + 1)).collect();
     let columns = quoted(filled_columns(domain), "");
     let ordinality = if more.is_empty() { "" } else { " WITH ORDINALITY" };
     format!("UNNEST({}){ordinality} AS u ({columns}, {}{more})", arrays.join(", "), LINEAGE.join(", "))
-}
-
-/// What [`bind_column`] binds, cast to an array of the column's type. Decimals travel as text.
-fn array_type(cast: Cast) -> String {
-    let to = cast.sql_type();
-    match cast {
-        Cast::Numeric { .. } => format!("text[]::{to}[]"),
-        _ => format!("{to}[]"),
-    }
 }
 
 /// Binds rows: an array a column, one a kept column, then `src_object`, `src_gen`, `src_row` and `src_ord`.
@@ -72,7 +62,7 @@ fn bind_values<'q>(
         Values::Bool(cells) => query.bind(rows.map(|row| cells[row]).bind_iter()),
         Values::Date(cells) => query.bind(rows.map(|row| cells[row]).bind_iter()),
         Values::Timestamp(cells) => query.bind(rows.map(|row| cells[row]).bind_iter()),
-        Values::Numeric(cells) => query.bind(rows.map(|row| cells[row].map(Text)).bind_iter()),
+        Values::Numeric(cells) => query.bind(rows.map(|row| cells[row]).bind_iter()),
         Values::Text(cells) => query.bind(rows.map(|row| cells[row].map(|span| text.get(span))).bind_iter()),
     }
 }

@@ -7,12 +7,13 @@
 //! Two at once that write a key: the second waits for the first, then fails and comes to the upsert.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use freshet_topics::columns::{Columns, Values};
-use freshet_topics::{Domain, Value};
-use sqlx::PgConnection;
+use freshet_topics::{Domain, Provenance, Value};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArgumentBuffer;
+use sqlx::{Encode, PgConnection, Postgres};
 
 use super::upsert::{Candidate, Changed, LINEAGE, Upsert, Written, filled_columns, quoted};
 use crate::destination::Destination;
@@ -93,8 +94,7 @@ pub async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bo
     .map(|is_fit: Option<bool>| is_fit == Some(true))
 }
 
-/// Writes rows that are sorted by key, one a key, of which none is in the table; `None` where the table is not fit for it, or a
-/// value cannot be spelled.
+/// Writes rows that are sorted by key, one a key, of which none is in the table; `None` where the table is not fit for it.
 ///
 /// # Errors
 /// Whatever Postgres says. A database error may be the fault of the rows or of the guess; the transaction is spent.
@@ -107,12 +107,12 @@ pub(crate) async fn write(
     if !is_fit(connection, domain).await? {
         return Ok(None);
     }
-    let Some(text) = spelled(domain, rows) else { return Ok(None) };
+    let data = encoded(domain, rows).map_err(sqlx::Error::Encode)?;
     let table = upsert.destination().table(domain);
     let columns = quoted(filled_columns(domain), "");
-    let statement = format!("COPY {table} ({columns}, {}, value_ord) FROM STDIN", LINEAGE.join(", "));
+    let statement = format!("COPY {table} ({columns}, {}, value_ord) FROM STDIN (FORMAT binary)", LINEAGE.join(", "));
     let mut copy = connection.copy_in_raw(&statement).await?;
-    if let Err(error) = copy.send(text).await {
+    if let Err(error) = copy.send(data).await {
         copy.abort("a row could not be sent").await?;
         return Err(error);
     }
@@ -156,86 +156,86 @@ fn value<'b>(domain: &Domain, row: &Candidate<'b>, column: &str) -> Value<'b> {
     row.columns().get(domain.index_of(column), row.place())
 }
 
-/// The rows in the text format of COPY; `None` where a value has no text that Postgres would read as that value.
-fn spelled(domain: &Domain, rows: &[Candidate<'_>]) -> Option<Vec<u8>> {
-    let columns = rows.first().map(Candidate::columns)?;
+/// What binary data begins with: a signature, no flags and no further header
+/// (<https://www.postgresql.org/docs/current/sql-copy.html>, “Binary Format”).
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What it ends with, in place of a number of fields.
+const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+/// The length of a NULL.
+const NULL: [u8; 4] = (-1_i32).to_be_bytes();
+/// The version of `jsonb` as it travels, which its text follows.
+const JSONB_VERSION: u8 = 1;
+
+/// The rows in the binary format of COPY, which Postgres reads without parsing. The types of the table's columns are those of
+/// the contract ([`is_fit`]).
+fn encoded(domain: &Domain, rows: &[Candidate<'_>]) -> Result<Vec<u8>, BoxDynError> {
+    let Some(columns) = rows.first().map(Candidate::columns) else { return Ok(Vec::new()) };
     let filled = filled_columns(domain).count();
-    let mut text = String::with_capacity(rows.len() * (filled + LINEAGE.len()) * 8);
+    let fields = filled + LINEAGE.len() + 1;
+    let mut data = Data::default();
+    data.0.reserve(rows.len() * (2 + 12 * fields));
+    data.0.extend_from_slice(HEADER);
     for row in rows {
+        // A table has at most 1,600 columns.
+        data.0.extend_from_slice(&(fields as i16).to_be_bytes());
         for column in 0..filled {
-            spell(&mut text, columns, column, row.place())?;
-            text.push('\t');
+            let is_json = column >= domain.columns.len();
+            data.cell(columns, column, row.place(), is_json)?;
         }
-        let of = row.provenance();
-        writeln!(text, "{}\t{}\t{}\t{}\t{}", of.object, of.generation, of.row, of.src_ord, of.src_ord).ok()?;
+        let Provenance { object, generation, row, src_ord, .. } = *row.provenance();
+        data.field(Some(object))?;
+        data.field(Some(generation))?;
+        data.field(Some(row))?;
+        data.field(Some(src_ord))?;
+        data.field(Some(src_ord))?;
     }
-    Some(text.into_bytes())
+    data.0.extend_from_slice(&TRAILER);
+    Ok(std::mem::take(&mut *data.0))
 }
 
-fn spell(text: &mut String, columns: &Columns, column: usize, row: usize) -> Option<()> {
-    let (values, all) = columns.values(column);
-    match values {
-        Values::Int(cells) => cell(text, cells[row], |text, value| write!(text, "{value}").ok()),
-        Values::BigInt(cells) => cell(text, cells[row], |text, value| write!(text, "{value}").ok()),
-        Values::Double(cells) => cell(text, cells[row], |text, value| write!(text, "{value}").ok()),
-        Values::Numeric(cells) => cell(text, cells[row], |text, value| write!(text, "{value}").ok()),
-        Values::Bool(cells) => cell(text, cells[row], |text, value| {
-            text.push(if value { 't' } else { 'f' });
-            Some(())
-        }),
-        Values::Date(cells) => cell(text, cells[row], spell_date),
-        Values::Timestamp(cells) => cell(text, cells[row], spell_timestamp),
-        Values::Text(cells) => cell(text, cells[row], |text, span| {
-            escape(text, all.get(span));
-            Some(())
-        }),
-    }
-}
+/// Binary data of COPY.
+#[derive(Default)]
+struct Data(PgArgumentBuffer);
 
-fn cell<T>(text: &mut String, value: Option<T>, spell: impl Fn(&mut String, T) -> Option<()>) -> Option<()> {
-    match value {
-        Some(value) => spell(text, value),
-        None => {
-            text.push_str("\\N");
-            Some(())
+impl Data {
+    /// One cell of a batch.
+    fn cell(&mut self, columns: &Columns, column: usize, row: usize, is_json: bool) -> Result<(), BoxDynError> {
+        let (values, text) = columns.values(column);
+        match values {
+            Values::Int(cells) => self.field(cells[row]),
+            Values::BigInt(cells) => self.field(cells[row]),
+            Values::Double(cells) => self.field(cells[row]),
+            Values::Numeric(cells) => self.field(cells[row]),
+            Values::Bool(cells) => self.field(cells[row]),
+            Values::Date(cells) => self.field(cells[row]),
+            Values::Timestamp(cells) => self.field(cells[row]),
+            Values::Text(cells) => self.sized(|buffer| {
+                let Some(span) = cells[row] else { return Ok(IsNull::Yes) };
+                buffer.extend(is_json.then_some(JSONB_VERSION));
+                text.get(span).encode_by_ref(buffer)
+            }),
         }
     }
-}
 
-/// Of four digits: others are spelled in ways that Postgres does not read.
-fn has_ordinary_year(date: impl Datelike) -> bool {
-    (1..=9999).contains(&date.year())
-}
-
-fn spell_date(text: &mut String, date: NaiveDate) -> Option<()> {
-    if !has_ordinary_year(date) {
-        return None;
+    /// One value, as sqlx sends it.
+    fn field<'q, T: Encode<'q, Postgres>>(&mut self, value: Option<T>) -> Result<(), BoxDynError> {
+        self.sized(|buffer| value.map_or(Ok(IsNull::Yes), |value| value.encode(buffer)))
     }
-    let (year, month, day) = (date.year(), date.month(), date.day());
-    write!(text, "{year:04}-{month:02}-{day:02}").ok()
-}
 
-fn spell_timestamp(text: &mut String, at: DateTime<Utc>) -> Option<()> {
-    if !has_ordinary_year(at) {
-        return None;
+    /// What is written, behind its length.
+    fn sized(
+        &mut self,
+        write: impl FnOnce(&mut PgArgumentBuffer) -> Result<IsNull, BoxDynError>,
+    ) -> Result<(), BoxDynError> {
+        let length_at = self.0.len();
+        self.0.extend_from_slice(&NULL);
+        let start = self.0.len();
+        if let IsNull::No = write(&mut self.0)? {
+            let length = i32::try_from(self.0.len() - start)?;
+            self.0[length_at..start].copy_from_slice(&length.to_be_bytes());
+        }
+        Ok(())
     }
-    write!(text, "{}", at.format("%Y-%m-%d %H:%M:%S%.6f+00")).ok()
-}
-
-/// What ends a cell or a row, or escapes, is escaped.
-fn escape(text: &mut String, cell: &str) {
-    let mut rest = cell;
-    while let Some(at) = rest.find(['\\', '\t', '\n', '\r']) {
-        text.push_str(&rest[..at]);
-        text.push_str(match rest.as_bytes()[at] {
-            b'\\' => "\\\\",
-            b'\t' => "\\t",
-            b'\n' => "\\n",
-            _ => "\\r",
-        });
-        rest = &rest[at + 1..];
-    }
-    text.push_str(rest);
 }
 
 #[cfg(test)]
@@ -261,36 +261,5 @@ mod tests {
         assert!(!fresh.begin(&upsert, ROWS_MIN - 1), "too few");
         assert!(!fresh.begin(&Upsert::new(freshet_topics::DOMAINS[0], Destination::Shadow), ROWS_MIN));
         assert!(fresh.begin(&upsert, ROWS_MIN), "neither was one that failed");
-    }
-
-    #[test]
-    fn text_is_spelled_so_that_copy_reads_it_back() {
-        for (cell, expected) in [
-            ("Goa", "Goa"),
-            ("", ""),
-            ("\\N", "\\\\N"),
-            ("a\tb\nc\rd\\e", "a\\tb\\nc\\rd\\\\e"),
-            ("\\.", "\\\\."),
-            ("é😀", "é😀"),
-        ] {
-            let mut text = String::new();
-            escape(&mut text, cell);
-            assert_eq!(text, expected, "{cell:?}");
-        }
-    }
-
-    #[test]
-    fn dates_that_postgres_would_not_read_are_not_spelled() {
-        let date = |year| NaiveDate::from_ymd_opt(year, 9, 5).expect("a date");
-        let mut text = String::new();
-        for year in [-1, 0, 10_000] {
-            assert_eq!(spell_date(&mut text, date(year)), None, "{year}");
-            assert_eq!(spell_timestamp(&mut text, date(year).and_hms_opt(1, 2, 3).expect("a time").and_utc()), None);
-        }
-        spell_date(&mut text, date(7)).expect("spelled");
-        text.push(' ');
-        spell_timestamp(&mut text, date(2025).and_hms_micro_opt(1, 2, 3, 45).expect("a time").and_utc())
-            .expect("spelled");
-        assert_eq!(text, "0007-09-05 2025-09-05 01:02:03.000045+00");
     }
 }

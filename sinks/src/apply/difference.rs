@@ -30,8 +30,8 @@ pub struct Differences {
 pub struct Difference {
     /// The caller's index of the row.
     pub index: usize,
-    /// Its key, as Postgres spells a row of it.
-    pub key: String,
+    /// Its key, as Postgres spells a row of it; with [`Detail::Counts`] only of a row that does not stand under it yet.
+    pub key: Option<String>,
     /// What stands there; `None` where nothing does.
     pub before: Option<Before>,
 }
@@ -41,28 +41,46 @@ pub struct Difference {
 pub struct Before {
     /// Object, generation and row it comes from.
     pub lineage: (i64, i32, i64),
-    /// Columns whose value differs, with the value there as text.
-    pub columns: Vec<(&'static str, Option<String>)>,
+    /// Columns whose value differs.
+    pub columns: Vec<&'static str>,
+    /// With [`Detail::Examples`], the value there of the first of them, as text.
+    pub first: Option<String>,
+}
+
+/// How much is said of a difference: text costs Postgres more than all the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// What is counted, and what is needed to write.
+    Counts,
+    /// What is shown to people too.
+    Examples,
 }
 
 /// The statement of [`Upsert::differences`].
-pub(crate) fn statement(domain: &Domain, table: &str) -> String {
+pub(crate) fn statement(domain: &Domain, table: &str, detail: Detail) -> String {
     let differs: Vec<String> =
         value_columns(domain).map(|name| format!("t.\"{name}\" IS DISTINCT FROM u.\"{name}\"")).collect();
-    let texts: Vec<String> = value_columns(domain).map(|name| format!("t.\"{name}\"::text")).collect();
+    let key = format!("ROW({})::text", quoted(domain.key.iter().copied(), "u."));
+    let (key, texts) = match detail {
+        Detail::Examples => {
+            let texts: Vec<String> = value_columns(domain).map(|name| format!("t.\"{name}\"::text")).collect();
+            (key, format!("ARRAY[{}]::text[]", texts.join(", ")))
+        }
+        Detail::Counts => {
+            let same_row = "(u.src_object, u.src_gen, u.src_row) = (t.src_object, t.src_gen, t.src_row)";
+            (format!("CASE WHEN {same_row} THEN NULL ELSE {key} END"), "NULL::text[]".to_owned())
+        }
+    };
     // A look-up a row, by the key's index: the limit keeps the planner from reading the whole table instead.
     format!(
-        "SELECT u.ord - 1, ROW({key})::text, t.src_object, t.src_gen, t.src_row,
-            ARRAY[{differs}]::bool[], ARRAY[{texts}]::text[],
+        "SELECT u.ord - 1, {key}, t.src_object, t.src_gen, t.src_row, ARRAY[{differs}]::bool[], {texts},
             coalesce((u.src_ord, u.src_gen, u.src_row) < (t.src_ord, t.src_gen, t.src_row), false)
          FROM {rows}
          LEFT JOIN LATERAL (SELECT * FROM {table} AS l WHERE {same_key} LIMIT 1) AS t ON true
          WHERE t.src_object IS NULL
             OR (u.src_ord, u.src_gen, u.src_row) <> (t.src_ord, t.src_gen, t.src_row)
             OR ({new}) IS DISTINCT FROM ({old})",
-        key = quoted(domain.key.iter().copied(), "u."),
         differs = differs.join(", "),
-        texts = texts.join(", "),
         rows = unnest(domain, ", ord"),
         same_key = same_key(domain, "l", "u"),
         new = quoted(value_columns(domain), "u."),
@@ -79,12 +97,13 @@ impl Upsert {
         &self,
         connection: &mut PgConnection,
         rows: &[Candidate<'_>],
+        detail: Detail,
     ) -> Result<Differences, sqlx::Error> {
         let mut differences = Differences::default();
         if rows.is_empty() {
             return Ok(differences);
         }
-        let sql = statement(self.domain(), &self.destination().table(self.domain()));
+        let sql = statement(self.domain(), &self.destination().table(self.domain()), detail);
         let query = sqlx::query(AssertSqlSafe(sql));
         let answer = arrays::bind(self.domain(), query, rows).fetch_all(connection).await?;
         let columns: Vec<&'static str> = value_columns(self.domain()).collect();
@@ -100,9 +119,13 @@ impl Upsert {
                 Some(object) => Some((object, row.try_get(3)?, row.try_get(4)?)),
                 None => None,
             };
-            let (differs, texts): (Vec<bool>, Vec<Option<String>>) = (row.try_get(5)?, row.try_get(6)?);
-            let differing = columns.iter().copied().zip(texts).zip(differs).filter(|(_, differs)| *differs);
-            let before = lineage.map(|lineage| Before { lineage, columns: differing.map(|(it, _)| it).collect() });
+            let (differs, texts): (Vec<bool>, Option<Vec<Option<String>>>) = (row.try_get(5)?, row.try_get(6)?);
+            let differing = || (0..).zip(&differs).filter(|(_, differs)| **differs).map(|(at, _): (usize, _)| at);
+            let before = lineage.map(|lineage| Before {
+                lineage,
+                columns: differing().map(|at| columns[at]).collect(),
+                first: texts.and_then(|texts| texts.into_iter().nth(differing().next()?)?),
+            });
             differences.differing.push(Difference { index, key: row.try_get(1)?, before });
         }
         Ok(differences)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use sqlx::PgConnection;
 
 use super::copy;
-use super::difference::{Difference, Differences};
+use super::difference::{Detail, Difference, Differences};
 use super::error::{Failure, Mode};
 use super::refusals::{Refusals, check_share};
 use super::upsert::{Candidate, Upsert, Written};
@@ -65,7 +65,7 @@ pub(crate) async fn write(
     while !keys.is_empty() {
         let mut newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
         if upsert.destination() == Destination::Correction {
-            let Differences { differing, lost } = upsert.differences(connection, &newest).await?;
+            let Differences { differing, lost } = upsert.differences(connection, &newest, Detail::Counts).await?;
             let differ: BTreeSet<usize> = differing.iter().map(|difference| difference.index).collect();
             newest.retain(|row| differ.contains(&row.index));
             outcome.differences.extend(differing);

@@ -25,7 +25,7 @@ use sqlx::PgConnection;
 use super::Running;
 use super::counts::{self, Moved};
 use super::leftovers::{self, Leftover};
-use crate::apply::difference::Difference;
+use crate::apply::difference::{Detail, Difference};
 use crate::apply::newest::{self, Outcome};
 use crate::apply::progress::Part;
 use crate::apply::refusals::Refusals;
@@ -128,7 +128,7 @@ pub async fn preview(
     let mut correction = Correction::of(None);
     correction.look(connection, upsert.domain().name, &batch).await?;
     let (newest, mut lost) = newest::of_each_key(upsert, batch.candidates());
-    let differences = upsert.differences(connection, &newest).await?;
+    let differences = upsert.differences(connection, &newest, Detail::Examples).await?;
     lost.extend(differences.lost);
     let outcome = Outcome { differences: differences.differing, lost, ..Outcome::default() };
     correction.count(&mut batch, &outcome);
@@ -223,13 +223,13 @@ impl<'r> Correction<'r> {
             None => self.corrected.inserted += 1,
             Some(before) => {
                 self.corrected.changed += 1;
-                for (column, _) in &before.columns {
+                for column in &before.columns {
                     *self.corrected.columns.entry(column).or_default() += 1;
                 }
             }
         }
         if difference.before.as_ref().is_none_or(|before| before.lineage != lineage) {
-            self.may_have_left(lineage, Some(difference.key.clone()));
+            self.may_have_left(lineage, difference.key.clone());
         }
     }
 
@@ -277,11 +277,11 @@ impl<'r> Correction<'r> {
 /// What would be written of a row, and the first column that would change.
 fn changed(upsert: &Upsert, batch: &ApplyBatch<'_>, difference: &Difference) -> Option<Example> {
     let row = batch.rows[difference.index];
-    let key = difference.key.clone();
+    let key = difference.key.clone()?;
     let what = match &difference.before {
         None => What::Inserted { key },
         Some(before) => {
-            let (column, before) = before.columns.first().cloned()?;
+            let (column, before) = (*before.columns.first()?, before.first.clone());
             let at = filled_columns(upsert.domain()).position(|it| it == column)?;
             // For people; `None` is NULL.
             let value = row.rows().judged.values.get(at, row.at());

@@ -40,6 +40,7 @@ pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domai
     let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let sql = format!("CREATE TABLE {shadow} (LIKE {live} INCLUDING ALL)");
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    like_stored(connection, &live, &shadow).await?;
     // LIKE makes up names of its own. A constraint's index is renamed with its constraint.
     for (made, wanted) in index_names(connection, &live, &shadow).await? {
         let sql = format!("ALTER INDEX shadow.\"{made}\" RENAME TO \"{wanted}\"");
@@ -47,6 +48,17 @@ pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domai
     }
     for sql in tables::narrowing(connection, SCHEMA, domain).await?.sql {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Gives a shadow the storage parameters of the live table (`fillfactor`, those of autovacuum): LIKE leaves them out.
+async fn like_stored(connection: &mut PgConnection, live: &str, shadow: &str) -> Result<(), sqlx::Error> {
+    let options = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = to_regclass($1)";
+    let options: Option<String> = sqlx::query_scalar(options).bind(live).fetch_one(&mut *connection).await?;
+    if let Some(options) = options {
+        let sql = format!("ALTER TABLE {shadow} SET ({options})");
+        sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     }
     Ok(())
 }

@@ -19,6 +19,9 @@ pub fn int(text: &str) -> Option<Casted<i32>> {
 /// A 64-bit integer, spelled as a 32-bit one is.
 pub fn big_int(text: &str) -> Option<Casted<i64>> {
     let text = trim(text);
+    if let Some(value) = few_digits(text) {
+        return Casted::plain(value);
+    }
     let (negative, unsigned) = signed(text);
     let (number, exponent) = match unsigned.split_once(['e', 'E']) {
         Some((number, exponent)) => (number, exponent_of(exponent)?),
@@ -34,6 +37,15 @@ pub fn big_int(text: &str) -> Option<Casted<i64>> {
     let grouping = is_grouped.then_some(GROUPING_REMOVED);
     // What is lost says more than how it was spelled.
     Some(Casted { value, correction: if is_cut { Some(FRACTION_CUT) } else { grouping } })
+}
+
+/// The number of digits alone, as nearly every integer is spelled, of which 64 bits hold as many.
+fn few_digits(text: &str) -> Option<i64> {
+    if text.is_empty() || text.len() > 18 {
+        return None;
+    }
+    let digit = |byte: u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
+    text.bytes().try_fold(0, |number: i64, byte| Some(number * 10 + digit(byte)?))
 }
 
 /// Whether it is below zero, and what follows the sign.

@@ -98,7 +98,7 @@ fn a_table_that_is_not_there_is_made_and_one_that_is_as_declared_is_left_alone()
             "CREATE TABLE \"apart\".\"stock_data\" (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
          \"place\" int4 NOT NULL, \"day\" date NOT NULL, \"pieces\" int4, \"note\" text, src_object int8 NOT NULL, \
          src_gen int4 NOT NULL, src_row int8 NOT NULL, src_ord int8 NOT NULL, value_ord int8 NOT NULL, \
-         CONSTRAINT \"stock_data_key\" UNIQUE NULLS NOT DISTINCT (\"place\", \"day\"))",
+         CONSTRAINT \"stock_data_key\" UNIQUE NULLS NOT DISTINCT (\"place\", \"day\")) WITH (fillfactor = 90)",
             "CREATE INDEX \"stock_data_date\" ON \"apart\".\"stock_data\" (\"day\")",
         ]
     );
@@ -147,7 +147,7 @@ fn a_domain_that_has_an_id_of_its_own_is_keyed_by_it() {
     (wanted.has_surrogate_id, wanted.key, wanted.date) = (false, vec!["id"], None);
     wanted.columns[0].name = "id";
     let made = plan("public", &wanted, None, &[]);
-    assert!(made.steps[0].sql[0].ends_with("value_ord int8 NOT NULL, PRIMARY KEY (\"id\"))"), "{made:?}");
+    assert!(made.steps[0].sql[0].contains("value_ord int8 NOT NULL, PRIMARY KEY (\"id\")) WITH"), "{made:?}");
 }
 
 #[test]
