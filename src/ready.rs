@@ -85,11 +85,12 @@ pub(crate) fn misplaced(services: &Services, schema: &Schema) -> Option<String> 
     let (place, wanted) = (place_of(&services.pool), &services.config.postgres.schema);
     match schema {
         Schema::Elsewhere { looked_into } => Some(format!(
-            "sessions at {place} look for tables in the schema {looked_into}, and postgres.schema is {wanted}: set \
+            "sessions at {place} look for tables in the schema {looked_into}, but postgres.schema is {wanted}: set \
              postgres.schema = \"{looked_into}\", or ALTER ROLE … SET search_path = {wanted}"
         )),
         Schema::SetUpElsewhere { found } => Some(format!(
-            "freshet was set up in the schema {found} of {place}, and postgres.schema is {wanted}: set postgres.schema = \
+            "freshet was set up in the schema {found} of {place}, but postgres.schema is {wanted}: set \
+             postgres.schema = \
              \"{found}\""
         )),
         Schema::Current | Schema::Older { .. } | Schema::Newer { .. } => None,
@@ -167,12 +168,12 @@ pub(crate) async fn unusable_session(pool: &sqlx::PgPool) -> Result<Option<Strin
     Ok(match session::look(pool).await? {
         Session::Own => None,
         Session::Shared => Some(format!(
-            "a pooler in transaction mode stands before Postgres at {place}: locks and settings of a session would be \
-             anybody's; put Postgres itself into postgres.url, or set pool_mode = session for this database"
+            "Postgres at {place} is behind a pooler in transaction mode, which would mix the locks and settings of \
+             sessions: connect postgres.url to Postgres directly, or set pool_mode = session for this database"
         )),
         Session::WithoutSettings(statements) => Some(format!(
-            "the settings that freshet opens its sessions with do not arrive at {place}, because a pooler drops them: put \
-             Postgres itself into postgres.url, or let the pooler connect anew (RECONNECT) after {}",
+            "a pooler drops the settings that freshet sends to {place} when it connects: connect postgres.url to \
+             Postgres directly, or let the pooler reconnect (RECONNECT) after {}",
             statements.join("; ")
         )),
     })
@@ -216,7 +217,7 @@ async fn bucket(services: &Services, bucket: &str) -> Option<Missing> {
         Ok(Err(error)) => {
             let status = error.raw_response().map(|response| response.status().as_u16());
             Some(Missing::Yet(match status {
-                Some(404) => format!("{place} does not exist: make it (`freshet setup` does)"),
+                Some(404) => format!("{place} does not exist: create it (`freshet setup` does)"),
                 Some(403) => format!("{place}: access denied; the role needs s3:ListBucket"),
                 _ => format!("{place}: {}", cause_of(&error)),
             }))
@@ -244,7 +245,7 @@ pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationTo
         }
         if missing.is_empty() {
             if !reported.is_empty() {
-                tracing::info!("all that was missing is there");
+                tracing::info!("everything a role was waiting for is available");
             }
             return Ok(true);
         }
@@ -255,7 +256,7 @@ pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationTo
         }
         // What has been said is not said again until it changes.
         for one in missing.iter().filter(|one| !reported.contains(*one)) {
-            tracing::warn!("waiting for what a role needs: {one}");
+            tracing::warn!("waiting for a service that a role needs: {one}");
         }
         reported = missing;
         looks += 1;

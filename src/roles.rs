@@ -134,7 +134,7 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
         Ok(result) => result,
         Err(_) => {
             tracing::warn!(
-                "roles did not drain within {DRAIN_TIMEOUT:?}: what was under way is read again at the next start"
+                "roles did not drain within {DRAIN_TIMEOUT:?}: unfinished work is repeated at the next start"
             );
             Ok(())
         }

@@ -132,7 +132,7 @@ impl Hints {
         Look::Comes(told)
     }
 
-    /// Waits for keys of a domain; for ever if there is no such domain. Dropped before its end, it takes none.
+    /// Waits for keys of a domain; for ever if no such domain. Dropped before its end, it takes none.
     pub(crate) async fn of(&self, domain: &Domain) -> Keys {
         let Some(waiting) = self.waiting(domain) else {
             return std::future::pending().await;

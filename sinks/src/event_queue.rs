@@ -21,7 +21,7 @@ pub struct Seen {
     pub failure: Option<String>,
     /// Whether it gave a message.
     pub is_told: bool,
-    /// Messages settled, of no concern, left to come again, and unreadable.
+    /// Messages settled, of no concern, not settled, received again, and unreadable.
     pub counts: [i64; 4],
     /// Messages that wait, and that are taken and not settled; none where that is not known.
     pub messages: Option<(i64, i64)>,

@@ -45,7 +45,9 @@ pub async fn run(folder: Option<&Path>, config: Result<Config>) -> Result<ExitCo
     if !pipeline.outputs.is_empty() {
         match connect(config).await {
             Ok(mut connection) => failures.extend(outputs::check(&mut connection, pipeline).await?),
-            Err(error) => untried = Some(format!("outputs were not tried, for want of a Postgres: {error:#}")),
+            Err(error) => {
+                untried = Some(format!("outputs were not checked, because Postgres is not available: {error:#}"))
+            }
         }
     }
     for mistake in &failures {

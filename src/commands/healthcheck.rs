@@ -32,10 +32,13 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
 
 /// Where to ask whoever listens on `listen`: an address that means all of this machine's is asked at loopback.
 async fn address(listen: &str) -> anyhow::Result<SocketAddr> {
-    anyhow::ensure!(!listen.is_empty(), "http.listen is empty: the role serves no HTTP to ask");
+    anyhow::ensure!(!listen.is_empty(), "http.listen is empty, so the role serves no HTTP");
     let mut found = lookup_host(listen).await.with_context(|| format!("look up http.listen = {listen}"))?;
     let address = found.next().with_context(|| format!("look up http.listen = {listen}: no address"))?;
-    anyhow::ensure!(address.port() != 0, "http.listen = {listen} takes any free port: choose one, to be asked there");
+    anyhow::ensure!(
+        address.port() != 0,
+        "http.listen = {listen} means any free port: set a fixed port for health checks"
+    );
     let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let ip = if address.ip().is_unspecified() { loopback } else { address.ip() };
     Ok(SocketAddr::new(ip, address.port()))

@@ -65,7 +65,7 @@ fn cells<'w>(domain: &'static Domain, words: &'w [String]) -> Result<Vec<Cell<'w
         };
         ensure!(
             domain.key.contains(&name),
-            "`{name}` is no column of the key of {}, which is {}",
+            "`{name}` is not a column of the key of {}, which is {}",
             domain.name,
             columns()
         );
@@ -84,7 +84,7 @@ fn key<'c>(domain: &'static Domain, cells: &'c [Cell<'_>]) -> Result<Vec<Value<'
     let value = |(name, cell): (&&'static str, &'c Cell<'_>)| {
         let column = &domain.columns[domain.index_of(name)];
         judge::cell(column, cell, &mut Notes::default())
-            .map_err(|refused| anyhow::anyhow!("{name} cannot be read as a cell of a file would be ({})", refused.rule))
+            .map_err(|refused| anyhow::anyhow!("{name} is not a valid value ({})", refused.rule))
     };
     domain.key.iter().zip(cells).map(value).collect()
 }

@@ -111,8 +111,8 @@ fn describe(selected: &Selected, as_new: bool) -> String {
     }
     let rows: i64 = ready.iter().filter_map(|candidate| candidate.rows).sum();
     let meaning = match as_new {
-        true => "Their rows win over what other files have said since.",
-        false => "Rows received before count once: the tables stay as they are, and a replay finds them in the topic.",
+        true => "Their rows will win over rows that other files have brought since.",
+        false => "Rows received before count once: the tables do not change, and a replay finds the rows in the topic.",
     };
     text.push_str(&format!("{}, {} rows: {}\n{meaning}\n", files(ready.len()), thousands(rows), names(ready)));
     text

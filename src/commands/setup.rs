@@ -91,7 +91,7 @@ pub async fn run(services: &Services, dry_run: bool) -> anyhow::Result<()> {
     println!();
     println!("{}", summary(&findings, dry_run));
     let wrong: Vec<String> = wrong(&findings).map(|it| format!("{} {}", it.kind, it.name)).collect();
-    anyhow::ensure!(wrong.is_empty(), "not as wanted: {} (what is wrong is said above)", wrong.join(", "));
+    anyhow::ensure!(wrong.is_empty(), "not as wanted: {} (see above)", wrong.join(", "));
     Ok(())
 }
 
@@ -125,8 +125,8 @@ fn summary(findings: &[Finding], dry_run: bool) -> String {
         warnings => format!("{done}, {warnings} warnings"),
     };
     match wrong {
-        0 if count(Standing::Found) == all => "nothing to do; all is as wanted".to_owned(),
-        0 => format!("{done}; all else is as wanted"),
+        0 if count(Standing::Found) == all => "nothing to do; everything is as wanted".to_owned(),
+        0 => format!("{done}; everything else is as wanted"),
         wrong => format!("{done}; {wrong} of {all} not as wanted"),
     }
 }
@@ -143,10 +143,10 @@ mod tests {
     fn the_summary_counts() {
         use Standing::{Differs, Failed, Found, Made, Warns, Would};
         let cases: &[(&[Standing], bool, &str)] = &[
-            (&[Found, Found], false, "nothing to do; all is as wanted"),
+            (&[Found, Found], false, "nothing to do; everything is as wanted"),
             (&[Found, Made], false, "1 of 2 prepared; all else is as wanted"),
             (&[Found, Would], true, "a dry run: 1 of 2 would be prepared; all else is as wanted"),
-            (&[Found], true, "nothing to do; all is as wanted"),
+            (&[Found], true, "nothing to do; everything is as wanted"),
             (&[Made, Differs, Failed], false, "1 of 3 prepared; 2 of 3 not as wanted"),
             (&[Differs], true, "a dry run: nothing would be prepared; 1 of 1 not as wanted"),
             (&[Found, Warns], false, "nothing prepared, 1 warning; all else is as wanted"),
@@ -161,7 +161,7 @@ mod tests {
     fn the_columns_are_aligned() {
         let lines = [
             Finding::new("bucket", "s3://a-long-one", Standing::Found, "found"),
-            Finding::new("schema", "db", Standing::Made, "made").with(["add column a".to_owned()]),
+            Finding::new("schema", "db", Standing::Made, "created").with(["add column a".to_owned()]),
         ];
         assert_eq!(table(&lines), "bucket  s3://a-long-one  found\nschema  db               made\n    add column a\n");
     }

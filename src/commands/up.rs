@@ -289,7 +289,7 @@ fn look(http: &str, has_token: bool) -> String {
     let address = http.trim_start_matches("http://").parse::<SocketAddr>();
     match (has_token, address.is_ok_and(|address| !address.ip().is_loopback())) {
         (true, _) => format!("{http}/?token=…   (the status page, in a browser; … is http.token, once)"),
-        (false, true) => format!("{http}/   (the status page; shut until http.token is set)"),
+        (false, true) => format!("{http}/   (the status page; disabled until http.token is set)"),
         (false, false) => format!("{http}/   (the status page, in a browser)"),
     }
 }

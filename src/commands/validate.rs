@@ -138,7 +138,7 @@ async fn by_header(
         several => {
             let names: Vec<&str> = several.iter().map(|domain| domain.name).collect();
             bail!(
-                "{}: its header would do for {}: say which with --domain, or put it into a folder of that name",
+                "{}: its header fits {}: choose one with --domain, or put the file into a folder of that name",
                 path.display(),
                 names.join(" and ")
             );
@@ -159,7 +159,8 @@ async fn by_header(
         _ => {
             let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
             bail!(
-                "{}: neither its path nor its header says which domain it is of: say so with --domain ({})",
+                "{}: neither its path nor its header shows which domain it belongs to: name the domain with --domain \
+                 ({})",
                 path.display(),
                 names.join(", ")
             )

@@ -158,11 +158,10 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
             (StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, address)]).into_response()
         }
         Verdict::WantsToken => {
-            let said =
-                "this asks for http.token: send it as `Authorization: Bearer …`, or open /?token=… in a browser\n";
+            let said = "this needs http.token: send it as `Authorization: Bearer …`, or open /?token=… in a browser\n";
             (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], said).into_response()
         }
-        Verdict::Shut => (StatusCode::FORBIDDEN, "this is shut until http.token is set\n").into_response(),
+        Verdict::Shut => (StatusCode::FORBIDDEN, "this is disabled until http.token is set\n").into_response(),
     }
 }
 

@@ -110,7 +110,7 @@ impl LocalStack {
                 }
                 Err(error) if port_was_taken(&error) && tries < PORT_TRIES => {
                     tries += 1;
-                    progress("a port was taken by another program: trying others");
+                    progress("a port was taken by another program: trying other ports");
                 }
                 Err(error) => return Err(error),
             }

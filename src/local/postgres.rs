@@ -82,7 +82,7 @@ pub(super) fn choose_place(folder: &mut Folder, progress: &impl Fn(&str)) -> any
     if let Some(dir) = &folder.state.postgres_dir {
         if !dir.join("data").is_dir() {
             bail!(
-                "the Postgres data of {} was in {} and is gone: delete {0} to begin anew",
+                "the Postgres data of {} was in {}, which no longer exists: delete {0} to start over",
                 folder.root.display(),
                 dir.display()
             );
@@ -106,7 +106,7 @@ pub(super) fn choose_place(folder: &mut Folder, progress: &impl Fn(&str)) -> any
         own(&elsewhere, user)?;
     }
     progress(&format!(
-        "Postgres does not run as root and its user cannot reach {}: its data is in {}",
+        "Postgres does not run as root, and its user cannot reach {}: its data is in {}",
         folder.root.display(),
         elsewhere.display()
     ));
@@ -162,7 +162,7 @@ fn choose_server(installed: &[Postgres], dir: &Path) -> anyhow::Result<Postgres>
     found.with_context(|| {
         let majors: Vec<String> = installed.iter().map(|postgres| postgres.major.to_string()).collect();
         format!(
-            "the data in {} is of PostgreSQL {made_by}, installed is {}: install postgresql-{made_by}, \
+            "the data in {} was created by PostgreSQL {made_by}, but {} is installed: install postgresql-{made_by}, \
              or use another folder with --data",
             dir.display(),
             majors.join(", ")
@@ -216,7 +216,7 @@ async fn wait_for_predecessor(data: &Path) -> anyhow::Result<()> {
             return Ok(());
         }
         if since.elapsed() > PREDECESSOR_WAIT {
-            bail!("process {pid} is a Postgres that runs on {} already: stop it, then start again", data.display());
+            bail!("a Postgres already runs on {} (process {pid}): stop it, then start again", data.display());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

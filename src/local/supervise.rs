@@ -94,7 +94,7 @@ impl Part {
                         );
                     }
                     // The id tells two deaths of the same kind apart.
-                    Decision::StartAgain => tracing::warn!(pid, "{exited}; it is started again"),
+                    Decision::StartAgain => tracing::warn!(pid, "{exited}; it is restarted"),
                 }
                 match self.program.start(folder, components).await {
                     Ok(child) => self.child = Some(child),

@@ -41,7 +41,7 @@ impl Asked {
         match timeout(WAIT_MAX, Arc::clone(&self.places).acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => {
-                Err((StatusCode::SERVICE_UNAVAILABLE, "too many ask at once: try again\n".to_owned()))
+                Err((StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again\n".to_owned()))
             }
         }
     }

@@ -34,7 +34,7 @@ impl Charts {
     /// Reads the newest files again where they are others than before.
     pub(super) async fn look(&mut self, store: &Store, manifest: &Manifest) -> Result<()> {
         for drawn in &mut self.0 {
-            drawn.look(store, manifest).await.with_context(|| format!("read what {} has to show", drawn.output))?;
+            drawn.look(store, manifest).await.with_context(|| format!("read the charts of {}", drawn.output))?;
         }
         Ok(())
     }

@@ -144,7 +144,7 @@ pub struct DomainStatus {
     pub freshness_seconds: Option<f64>,
     /// Age of the oldest file that is neither applied nor rejected nor superseded.
     pub oldest_unfinished_seconds: Option<f64>,
-    /// Files applied within the last day, in their newest version, of whose rows more than half were rejected.
+    /// Files applied within the last day, in their newest version, with more than half of their rows rejected.
     pub mostly_rejected_files: i64,
     /// Rows that refer to a row of another domain which is not known (a location); none where they refer to none.
     pub orphans: Option<Orphans>,

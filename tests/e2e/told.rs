@@ -191,7 +191,7 @@ async fn an_object_that_belongs_to_no_domain_is_named_until_it_is_gone() {
     let waited = freshet(&world, &["status", "--wait"]);
     let said = String::from_utf8(waited.stderr).expect("UTF-8");
     assert_eq!(waited.status.code(), Some(1), "{said}");
-    assert!(said.contains("4 objects belong to no domain, and nothing comes of them"), "{said}");
+    assert!(said.contains("4 objects belong to no domain and are not read"), "{said}");
 
     // Moved, they are files; deleted, they are nothing.
     world.put("health/x.csv", data::health(2, "2025-01-01", 5, 1)).await;

@@ -36,7 +36,7 @@ pub(super) async fn run(services: &Services, domains: &[&'static Domain], json: 
         let (ends, committed) = match kafka(services, domain).await {
             Ok(known) => known,
             Err(error) => {
-                eprintln!("freshet: what Kafka knows of {} is left out: {error:#}", domain.name);
+                eprintln!("freshet: offsets in Kafka are not shown for {}: {error:#}", domain.name);
                 Default::default()
             }
         };

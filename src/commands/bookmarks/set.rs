@@ -98,9 +98,9 @@ fn describe(Reset { before, after, .. }: Reset) -> String {
         count => format!("{} records are", thousands(count)),
     };
     match after - before {
-        0 => format!("stands at {after}"),
+        0 => format!("stays at {after}"),
         ahead if ahead > 0 => format!(
-            "from {before} to {after}: {} passed over; files whose rows they hold are published again",
+            "from {before} to {after}: {} skipped; the files that these rows came from will be published again",
             records(ahead)
         ),
         back => {

@@ -85,7 +85,7 @@ pub(super) fn at(path: &Path) -> Result<Looked> {
     while reader.rows < ROWS_MAX {
         let read = input.read(&mut chunk).with_context(|| format!("read {}", path.display()))?;
         let mut rest = &chunk[..read];
-        let failed = || format!("{}: this is no CSV", path.display());
+        let failed = || format!("{}: this is not CSV", path.display());
         while let Some(record) = framer.next(&mut rest).with_context(failed)? {
             reader.take(&record);
         }
@@ -96,7 +96,7 @@ pub(super) fn at(path: &Path) -> Result<Looked> {
             break;
         }
     }
-    ensure!(reader.rows > 0, "{}: it has no rows to learn from", path.display());
+    ensure!(reader.rows > 0, "{}: it has no rows to draft a contract from", path.display());
     Ok(reader.looked(identifier(&stem), file))
 }
 

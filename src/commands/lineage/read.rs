@@ -229,7 +229,8 @@ pub(super) async fn sent(
     let ends =
         LogClient::new(&services.config.kafka).ends(&topic).await.with_context(|| format!("look at topic {topic}"))?;
     let bookmarks = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
-    let wanted = partitions(&services.pool, domain, key, ends.len()).await.context("read how the topic was parted")?;
+    let wanted =
+        partitions(&services.pool, domain, key, ends.len()).await.context("read the partition count of the topic")?;
     let places: Places = bookmarks
         .iter()
         .filter(|bookmark| wanted.contains(&bookmark.partition))

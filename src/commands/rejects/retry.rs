@@ -99,8 +99,8 @@ async fn of_domain(
     }
     if !how.json {
         println!(
-            "{}: {what} are judged again by the rules of this program, and so are the other rows of these files that stand \
-             between them in the topic; newer data stays",
+            "{}: {what} will be judged again by the rules of this program, and so will the other rows of these files \
+             between them in the topic; newer data is not overwritten",
             domain.name
         );
     }
@@ -115,7 +115,7 @@ async fn of_domain(
     let loaded = rejects.len() as i64 - still;
     if !how.json {
         println!("{}", show::in_place(domain, &replay, took, look));
-        println!("{}: {} are rejects no more, {} still are", domain.name, thousands(loaded), thousands(still));
+        println!("{}: {} now load, {} are still rejected", domain.name, thousands(loaded), thousands(still));
     }
     Ok(Some(json!({ "domain": domain.name, "rejects": rejects.len(), "load_now": loaded, "still_rejected": still })))
 }

@@ -58,7 +58,7 @@ impl Wanted<'_> {
         let made = match self.attributes(&self.settings.queue_url).await {
             Ok(_) => false,
             Err(Refusal { is_absent: true, .. }) if self.dry_run => {
-                let said = format!("would be made, with {} for its dead letters", self.dead_name());
+                let said = format!("would be created, with {} for its dead letters", self.dead_name());
                 return Ok((self.finding(Standing::Would, said), None));
             }
             Err(Refusal { is_absent: true, .. }) => self.make().await.map(|()| true)?,
@@ -70,17 +70,17 @@ impl Wanted<'_> {
             .map_err(|error| self.finding(Standing::Differs, format!("its policy cannot be read ({error})")))?;
         let mut wanted = Vec::new();
         if let Some(policy) = policy {
-            wanted.push((Attribute::Policy, policy.to_string(), "lets the bucket send"));
+            wanted.push((Attribute::Policy, policy.to_string(), "allow the bucket to send"));
         }
         if found.redrive.is_none() {
-            wanted.push((Attribute::RedrivePolicy, String::new(), "gets a queue for its dead letters"));
+            wanted.push((Attribute::RedrivePolicy, String::new(), "add a dead-letter queue"));
         }
         let steps: Vec<String> = wanted.iter().map(|(_, _, step)| (*step).to_owned()).collect();
-        let there = if made { "made" } else { "found" };
+        let there = if made { "created" } else { "found" };
         if wanted.is_empty() {
             let standing = if made { Standing::Made } else { Standing::Found };
             return Ok((
-                self.finding(standing, format!("{there}, the bucket may send, with dead letters")),
+                self.finding(standing, format!("{there}, the bucket may send, has a dead-letter queue")),
                 Some(found.arn),
             ));
         }
@@ -112,12 +112,12 @@ impl Wanted<'_> {
     async fn make(&self) -> Result<(), Finding> {
         let answer = self.client.create_queue().queue_name(self.name).send().await;
         let made = answer.map_err(|error| {
-            let by_hand = format!("by hand, make the queue {} and run this again", self.name);
+            let by_hand = format!("by hand, create the queue {} and run this again", self.name);
             self.differs("make it", "sqs:CreateQueue", &Refusal::of(&error)).with([by_hand])
         })?;
         match made.queue_url {
             Some(url) if url != self.settings.queue_url => {
-                let said = format!("made, but its address is another one: set ingest.events.queue_url = \"{url}\"");
+                let said = format!("created, but at another address: set ingest.events.queue_url = \"{url}\"");
                 Err(self.finding(Standing::Differs, said))
             }
             _ => Ok(()),
@@ -137,14 +137,15 @@ impl Wanted<'_> {
                 found.ok().and_then(|found| found.queue_url).unwrap_or_default()
             }
             Err(error) => {
-                let by_hand = format!("by hand, make the queue {name} and run this again");
-                let what = "make the queue of its dead letters";
+                let by_hand = format!("by hand, create the queue {name} and run this again");
+                let what = "create its dead-letter queue";
                 return Err(self.differs(what, "sqs:CreateQueue", &Refusal::of(&error)).with([by_hand]));
             }
         };
         let found = self.attributes(&url).await;
-        let arn =
-            found.map_err(|refusal| self.differs("look at its dead letters", "sqs:GetQueueAttributes", &refusal))?.arn;
+        let arn = found
+            .map_err(|refusal| self.differs("look at its dead-letter queue", "sqs:GetQueueAttributes", &refusal))?
+            .arn;
         Ok(json!({"deadLetterTargetArn": arn, "maxReceiveCount": self.settings.receives_max}).to_string())
     }
 
@@ -181,10 +182,10 @@ impl Wanted<'_> {
         };
         let mut queues = found.queue_configurations.unwrap_or_default();
         if queues.iter().any(|it| it.queue_arn == arn && it.filter.is_none() && tells_of_all(&it.events)) {
-            return finding(Standing::Found, format!("found, tells {}", self.name));
+            return finding(Standing::Found, format!("found, notifies {}", self.name));
         }
         if self.dry_run {
-            return finding(Standing::Would, format!("would tell {} of every object that is made", self.name));
+            return finding(Standing::Would, format!("would notify {} of every new object", self.name));
         }
         let ours = QueueConfiguration::builder().id(OURS).queue_arn(arn).events(Event::from("s3:ObjectCreated:*"));
         match ours.build() {
@@ -199,7 +200,7 @@ impl Wanted<'_> {
             .build();
         let request = s3.put_bucket_notification_configuration().bucket(self.bucket);
         match request.notification_configuration(merged).send().await {
-            Ok(_) => finding(Standing::Made, format!("tells {} of every object that is made", self.name)),
+            Ok(_) => finding(Standing::Made, format!("notifies {} of every new object", self.name)),
             Err(error) => refused("write it", "s3:PutBucketNotification", &error),
         }
     }

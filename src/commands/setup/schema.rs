@@ -120,9 +120,7 @@ impl Older {
         match outcome {
             Outcome::DryRun => (Standing::Would, format!("{from}; would be brought to version {wanted} ({missing})")),
             Outcome::Done => (Standing::Made, format!("was {from}, brought to version {wanted} ({missing})")),
-            Outcome::Blocked => {
-                (Standing::Failed, format!("{from}; stays so until nothing stands in the way of the tables"))
-            }
+            Outcome::Blocked => (Standing::Failed, format!("{from}; not changed until the tables can be set up")),
         }
     }
 }
@@ -132,8 +130,8 @@ fn refused(error: &sqlx::Error) -> String {
     let code = error.as_database_error().and_then(DatabaseError::code);
     match code.as_deref() {
         Some("28P01" | "28000") => format!("may not connect ({})", explain(error)),
-        Some("42501") => format!("may not look at it ({error}: needs SELECT on the tables that are there)"),
-        Some("3D000") => "does not exist: make the database (createdb), or see postgres.url".to_owned(),
+        Some("42501") => format!("may not look at it ({error}: needs SELECT on the existing tables)"),
+        Some("3D000") => "does not exist: create the database (createdb), or check postgres.url".to_owned(),
         _ => format!("cannot look at it ({})", explain(error)),
     }
 }

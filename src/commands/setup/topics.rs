@@ -39,7 +39,7 @@ async fn prepare_one(
         false => catalog::ensure(settings, domain, known.stream).await.map(Some),
     };
     match found {
-        Ok(None) => (Standing::Would, format!("would be made, {}", size(settings.partitions, settings.replication))),
+        Ok(None) => (Standing::Would, format!("would be created, {}", size(settings.partitions, settings.replication))),
         Ok(Some(report)) => {
             let (standing, said) = compared(&report, unfit(domain, &report, known), dry_run);
             // A halt is a person's to end, and no reason not to start the others.
@@ -65,7 +65,7 @@ pub(super) async fn say_whose(services: &Services, findings: &mut [Finding]) {
         let messages: i64 = ends.values().map(|ends| (ends.high - ends.low.max(1)).max(0)).sum();
         if messages > 0 {
             finding.said += &format!(
-                "; holds {} messages of another ledger, whose rows will be passed over (docs/restore.md)",
+                "; holds {} messages of another ledger, whose rows will be skipped (docs/restore.md)",
                 thousands(messages)
             );
         }
@@ -95,12 +95,12 @@ fn compared(report: &TopicReport, unfit: Option<String>, dry_run: bool) -> (Stan
         false => format!("found, {size}, {} empty", partitions(&report.marked)),
     };
     match (report.created, report.differences.as_slice(), report.marked.as_slice()) {
-        (true, ..) => (Standing::Made, format!("made, {size}")),
+        (true, ..) => (Standing::Made, format!("created, {size}")),
         (false, [], []) => (Standing::Found, format!("found, {size}")),
         (false, [], _) if dry_run => (Standing::Would, format!("{marked}: would be marked as freshet's")),
         (false, [], _) => (Standing::Made, format!("{marked}, and marked as freshet's")),
         (false, differences, _) => {
-            (Standing::Differs, format!("found, but {} (not changed: Kafka's tools do that)", differences.join("; ")))
+            (Standing::Differs, format!("found, but {} (not changed: use Kafka's tools)", differences.join("; ")))
         }
     }
 }

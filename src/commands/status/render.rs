@@ -57,7 +57,7 @@ fn unmatched(unmatched: &AllUnmatched) -> Vec<String> {
         |object: &Unmatched| format!("belongs to no domain: {}", names::told(&object.key, object.hint.as_deref()));
     let mut lines: Vec<String> = shown.map(line).collect();
     let more = unmatched.objects - lines.len() as i64;
-    lines.extend((more > 0).then(|| format!("belong to no domain: {} objects more", thousands(more))));
+    lines.extend((more > 0).then(|| format!("belong to no domain: {} more objects", thousands(more))));
     lines
 }
 
@@ -82,13 +82,13 @@ fn column_notes(notes: &[ColumnNote], look: Look) -> Option<String> {
 
 fn failed_output(FailedOutput { output, reason, since }: &FailedOutput) -> String {
     let since = since.format("%Y-%m-%d %H:%M:%S UTC");
-    format!("output {output} is not derived since {since}: {reason}")
+    format!("output {output} has not been derived since {since}: {reason}")
 }
 
 /// The line stays until the table is emptied: what was passed over may be nowhere else.
 fn passed_over(PassedOver { rows, files, .. }: &PassedOver) -> String {
     let (rows, files) = (thousands(*rows), thousands(*files));
-    format!("passed over: {rows} rows of {files} files of another life of the ledger; see docs/restore.md")
+    format!("skipped: {rows} rows of {files} files from another life of the ledger; see docs/restore.md")
 }
 
 /// Nothing to say of a ledger that never went back.
@@ -170,10 +170,10 @@ fn outputs(outputs: &OutputsStatus, look: Look) -> String {
         (Some(version), Some(behind)) if behind.is_empty() => {
             look.good(&format!("version {version}, whole-file copies current"))
         }
-        (Some(version), Some(behind)) => look.busy(&format!("version {version}, {} copies behind it", behind.len())),
+        (Some(version), Some(behind)) => look.busy(&format!("version {version}, {} copies still older", behind.len())),
     };
     let marks = match outputs.marks {
-        0 => "nothing to refresh".to_owned(),
+        0 => "nothing to derive".to_owned(),
         marks => look.busy(&format!("{} changes waiting to be derived", thousands(marks))),
     };
     format!("{} {version}, {marks}", look.bold("outputs"))
@@ -314,7 +314,7 @@ mod tests {
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "halted: health partition 2",
-            "output daily_scores is not derived since 1970-01-01 00:00:00 UTC: no column x",
+            "output daily_scores has not been derived since 1970-01-01 00:00:00 UTC: no column x",
             "passed over: 1,234,567 rows of 12,345 files",
             "987,654",
             "100,000+",

@@ -76,7 +76,7 @@ impl Report {
 
     /// Of a file that nobody would read.
     pub(super) fn not_data(path: &Path, pattern: &str) -> Self {
-        let reason = format!("its name says that it is no data (`{pattern}` of ingest.not_data): nobody reads it");
+        let reason = format!("its name matches `{pattern}` of ingest.not_data, so it is not read");
         Report { reason: Some(reason), ..Report::blank(path, State::NotData) }
     }
 

@@ -79,7 +79,7 @@ export function renderQueue(queue) {
   const since = (then) => duration((Date.parse(queue.at) - Date.parse(then)) / 1_000);
   const waiting = queue.waiting === null ? "" : `, ${counted(queue.waiting, "message waits", "messages wait")}`;
   const last = queue.last_message_at ? `last event ${since(queue.last_message_at)} ago` : "no event yet";
-  const counts = [["settled", "settled"], ["other", "not about a file"], ["come_again", "left to come again"],
+  const counts = [["settled", "settled"], ["other", "not about a file"], ["come_again", "not settled, received again"],
     ["unreadable", "unreadable"]].filter(([name]) => queue[name] > 0).map(([name, what]) => `${count(queue[name])} ${what}`);
   text(the("queue"), `Event queue: ${queue.reading}${waiting}; ${[last, ...counts].join(", ")}.`);
 }

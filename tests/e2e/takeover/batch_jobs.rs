@@ -65,7 +65,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
     // A dry run says every line, and changes nothing.
     let dry = setup::prepare(&world.services, true).await;
     let health = of(&dry, "table", "health_data");
-    assert_eq!(health.said, "found, not freshet's: would be taken over with its 6 rows");
+    assert_eq!(health.said, "found, made by another program: would be adopted with its 6 rows");
     for (line, expected) in health.details.iter().zip(OF_HEALTH) {
         assert!(line.starts_with(expected), "{line}\n{expected}\n{health:#?}");
     }
@@ -80,7 +80,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
     let done = setup::prepare(&world.services, false).await;
     assert!(done.iter().all(|finding| finding.standing == Standing::Made), "{done:#?}");
     let taken = of(&done, "table", "health_data");
-    assert_eq!((taken.said.as_str(), &taken.details), ("taken over with its 6 rows", &health.details));
+    assert_eq!((taken.said.as_str(), &taken.details), ("adopted with its 6 rows", &health.details));
     let ids = "SELECT id FROM health_data ORDER BY id";
     assert_eq!(world.column::<i64>(ids).await, [4, 5, 6]);
     let aside: Vec<String> = world
@@ -134,7 +134,7 @@ async fn what_cannot_be_taken_over_leaves_everything_as_it_was_and_says_what_to_
         assert!(says(health, blocked), "{said:#?}");
         assert_eq!(of(&said, "table", "climate_data").standing, Standing::Failed, "{said:#?}");
         let schema = said.iter().find(|it| it.kind == "schema").expect("the schema");
-        assert_eq!(schema.said, "empty; stays so until nothing stands in the way of the tables");
+        assert_eq!(schema.said, "empty; not changed until the tables can be set up");
         assert_eq!(everything(&world).await, before);
     }
     world.execute("UPDATE alerts SET health_id = 4 WHERE health_id = 1").await;

@@ -64,7 +64,7 @@ async fn tables_live_in_a_schema_of_their_own_and_those_of_the_same_names_are_no
         .execute("CREATE TABLE public.health_data (theirs text); INSERT INTO public.health_data VALUES ('kept')")
         .await;
     let dry = setup::prepare(&world.services, true).await;
-    assert_eq!(of(&dry, "schema", "apart").said, "would be made, for the tables");
+    assert_eq!(of(&dry, "schema", "apart").said, "would be created, for the tables");
     let made = setup::prepare(&world.services, false).await;
     assert!(made.iter().all(|finding| finding.standing == Standing::Made), "{made:#?}");
     crate::harness::oracles::watch(&world).await;

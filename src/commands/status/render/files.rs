@@ -23,7 +23,7 @@ const COUNTS: [(&str, Count); 4] = [
 
 pub(super) fn list(files: &Files, look: Look) -> String {
     if files.files.is_empty() {
-        return "no file was found yet".into();
+        return "no files found yet".into();
     }
     let has_some = |count: Count| files.files.iter().any(|file| count(file) > 0);
     let counts: Vec<_> = COUNTS.into_iter().filter(|(name, count)| *name == "rejected" || has_some(*count)).collect();
