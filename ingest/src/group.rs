@@ -127,7 +127,7 @@ async fn send(listener: &Listener, ready: Vec<(Member, Ready, Vec<u8>)>) -> Resu
         Ok(sent) => sent,
         Err(panic) => {
             // The first pass found no fault in the same bytes. The leases run out, and each is tried alone after that.
-            tracing::error!(%panic, "a fault of freshet itself while it sent several objects");
+            tracing::error!(%panic, "a bug in freshet while it sent several objects");
             return Ok(());
         }
     };

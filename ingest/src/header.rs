@@ -41,7 +41,7 @@ pub enum HeaderError {
         hints: String,
     },
     /// The file has columns of the key alone: nothing that it says would load.
-    #[error("header: no column of {domain} beside its key, so nothing would be loaded; found: {found}{hints}")]
+    #[error("header: no column of {domain} besides its key, so nothing would be loaded; found: {found}{hints}")]
     NoMeasure {
         /// The domain's name.
         domain: &'static str,
@@ -65,7 +65,8 @@ pub enum HeaderError {
     },
     /// The columns stand there, parted otherwise.
     #[error(
-        "header: the columns are parted by {found}, not by {delimiter}: save the file as CSV with {delimiter}, or say \
+        "header: the columns are separated by {found}, not by {delimiter}: save the file as CSV with {delimiter}, or \
+         say \
          `delimiter` in the contract"
     )]
     Delimiter {
@@ -75,7 +76,7 @@ pub enum HeaderError {
         delimiter: &'static str,
     },
     /// A line by which Excel tells itself the delimiter.
-    #[error("line {line}: `{text}` is for Excel alone: remove the line, and save the file as CSV with {delimiter}")]
+    #[error("line {line}: `{text}` is only for Excel: remove the line, and save the file as CSV with {delimiter}")]
     SeparatorLine {
         /// Where it stands.
         line: u64,

@@ -153,7 +153,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
     });
     if drained.await.is_err() {
         // The process is about to end; leases run out, and another listener goes on from the resume points.
-        tracing::warn!(tasks = tasks.len(), "not drained in time: leaving the rest to the resume points");
+        tracing::warn!(tasks = tasks.len(), "not drained in time: the rest continues from its resume points later");
         tasks.abort_all();
     }
     support_stop.cancel();

@@ -125,7 +125,7 @@ pub fn nearest(key: &str, names: &[&str]) -> Option<String> {
     let prefixes = || names.iter().filter(|name| name.ends_with('/'));
     let lower = key.to_lowercase();
     if let Some(inside) = prefixes().find(|prefix| lower.contains(&format!("/{}", prefix.to_lowercase()))) {
-        return Some(format!("`{inside}` stands inside the path: move it to the top"));
+        return Some(format!("`{inside}` is inside the path: move it to the top"));
     }
     let near = names.iter().filter_map(|name| Some((distance(&lower, name)?, name)));
     if let Some((_, name)) = near.min_by_key(|(distance, _)| *distance) {
@@ -220,8 +220,8 @@ mod tests {
             ("helth/x.csv", Some("did you mean `health/`?")),
             ("Health/x.csv", Some("did you mean `health/`?")),
             ("healht/deep/x.csv", Some("did you mean `health/`?")),
-            ("data/health/x.csv", Some("`health/` stands inside the path: move it to the top")),
-            ("/health/x.csv", Some("`health/` stands inside the path: move it to the top")),
+            ("data/health/x.csv", Some("`health/` is inside the path: move it to the top")),
+            ("/health/x.csv", Some("`health/` is inside the path: move it to the top")),
             ("raw/helth_data.csv", Some("did you mean `raw/health_data.csv`?")),
             ("in/comming/orders/x.csv", Some("did you mean `in/coming/orders/`?")),
             ("health-2025.csv", Some("put it under `health/`")),

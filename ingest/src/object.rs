@@ -87,7 +87,7 @@ impl ObjectReader {
     /// Says once of a key that it cannot be read, however often it is listed.
     fn say_unreadable(&self, bucket: &str, key: &str) {
         if self.said.is_unsaid(key) {
-            tracing::warn!(bucket, key, "passed over an object whose key is not UTF-8 or has a NUL in it: rename it");
+            tracing::warn!(bucket, key, "skipped an object whose key is not UTF-8 or contains a NUL: rename it");
         }
     }
 
@@ -149,7 +149,7 @@ impl ObjectReader {
         let at = || format!("s3://{bucket}/{}", on_one_line(key));
         let request = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id).range("bytes=0-0");
         match request.send().await {
-            Ok(_) => Err(transient("look up", at(), "HEAD does not find it, and GET does".into())),
+            Ok(_) => Err(transient("look up", at(), "HEAD does not find it, but GET does".into())),
             Err(error) => match classified("look up", at(), &error) {
                 ReadError::Gone { .. } => Ok(()),
                 error => Err(error),
@@ -274,11 +274,13 @@ impl Pages<'_> {
         })?;
         let next = match (answer.is_truncated(), answer.next_continuation_token()) {
             (Some(true), Some(token)) => NextPage::From(token.to_owned()),
-            (Some(true), None) => return Err(transient("list", at(), "the listing goes on, but not how".into())),
+            (Some(true), None) => {
+                return Err(transient("list", at(), "the listing is incomplete and has no continuation token".into()));
+            }
             _ => NextPage::None,
         };
         if next != NextPage::None && next == self.next {
-            return Err(transient("list", at(), "the listing turns in a circle".into()));
+            return Err(transient("list", at(), "the listing repeats its continuation token".into()));
         }
         let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
         let page =
@@ -456,7 +458,7 @@ fn source_of(body: ByteStream, expected_bytes: u64) -> Source {
         match tokio::time::timeout(BODY_TIMEOUT, body.try_next()).await {
             Err(_) => failed(format!("no data for {} s", BODY_TIMEOUT.as_secs())),
             Ok(Err(error)) => failed(chain(&error)),
-            Ok(Ok(None)) if missing > 0 => failed(format!("the body broke off {missing} bytes before its end")),
+            Ok(Ok(None)) if missing > 0 => failed(format!("the body ended {missing} bytes early")),
             Ok(Ok(None)) => None,
             Ok(Ok(Some(bytes))) => match missing.checked_sub(bytes.len() as u64) {
                 Some(missing) => Some((Ok(bytes), (body, Some(missing)))),

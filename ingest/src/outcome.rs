@@ -97,7 +97,7 @@ pub(crate) async fn ended_with(
 /// Nothing is written: this claim does not know how far the attempt came. The lease runs out, which counts as a failed
 /// attempt.
 pub(crate) fn panicked(id: i64, object: &ObjectVersion, panic: &JoinError) {
-    tracing::error!(%object, id, %panic, "a fault of freshet itself; tried again when the lease has run out");
+    tracing::error!(%object, id, %panic, "a bug in freshet; retried when the lease expires");
 }
 
 /// All rows are in the topic, and the ledger knows.
@@ -162,7 +162,7 @@ async fn reject(listener: &Listener, claim: Claim, reason: String) -> Result<(),
 async fn set_aside(listener: &Listener, claim: Claim, original: i64, sha256: Vec<u8>) -> Result<(), sqlx::Error> {
     let (claim, recorded) = record(listener, claim, Event::SetAside { original, sha256 }).await?;
     if recorded == Recorded::OriginalGone {
-        tracing::info!(object = %claim.object.version, id = claim.object.id, original, "its original is given up");
+        tracing::info!(object = %claim.object.version, id = claim.object.id, original, "the object that it copies was given up");
         listener.work_to_do.notify_waiters();
     }
     if recorded.is_written() {
@@ -193,9 +193,9 @@ async fn gone(listener: &Listener, mut claim: Claim, reason: String) -> Result<(
     match listener.s3(listener.reader.is_listed(&claim.object.version)).await {
         Ok(false) => {}
         Ok(true) => {
-            return fail(listener, claim, format!("{reason}, says S3, and the bucket still shows it")).await;
+            return fail(listener, claim, format!("S3 says {reason}, but the bucket still has it")).await;
         }
-        Err(error) => return fail(listener, claim, format!("{reason}, says S3; {error}")).await,
+        Err(error) => return fail(listener, claim, format!("S3 says {reason}; {error}")).await,
     }
     let (recorded, lost) = ledger::record_gone(&listener.pool, &mut claim, reason).await?;
     let Recorded::Written { woken } = recorded else { return Ok(()) };

@@ -24,7 +24,7 @@ pub(crate) enum SendError {
     #[error(transparent)]
     Produce(#[from] ProduceError),
     /// The first pass found no fault in the same bytes.
-    #[error("the second pass read the file otherwise than the first: {0}")]
+    #[error("the second pass read different content than the first: {0}")]
     Frame(#[from] FrameError),
 }
 

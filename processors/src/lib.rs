@@ -77,7 +77,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
         let ended = tokio::task::spawn_blocking(move || run_once(&run_context, &run_shutdown, runtime)).await;
         let error = match ended {
             Ok(Ok(())) if shutdown.is_cancelled() => return,
-            Ok(Ok(())) => "its bookmarks were set by hand, adopted, or are of a new table".to_owned(),
+            Ok(Ok(())) => "its bookmarks were set by hand, adopted, or belong to a new table".to_owned(),
             Ok(Err(error)) => error,
             Err(panic) => panic.to_string(),
         };

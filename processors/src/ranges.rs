@@ -72,7 +72,7 @@ pub enum RangeError {
         source: KafkaError,
     },
     /// It answers, and gives nothing.
-    #[error("read topic {topic}: no record came for {SILENCE_MAX:?}")]
+    #[error("read topic {topic}: no record arrived for {SILENCE_MAX:?}")]
     Silence {
         /// The topic.
         topic: String,
@@ -80,7 +80,7 @@ pub enum RangeError {
     /// Retention was faster.
     #[error(
         "read topic {topic}: retention has removed rows that were still to be read; send their files again with \
-         `freshet republish`, give this replay up with `--abandon`, and begin again"
+         `freshet republish`, end this replay with `--abandon`, and start again"
     )]
     Gone {
         /// The topic.

@@ -46,9 +46,9 @@ pub(crate) fn reason(domain: &str, batch: &Batch, bookmark: &BookmarkMove) -> Op
     }
     let BookmarkMove { partition, expected: from, next: behind, .. } = *bookmark;
     Some(format!(
-        "{SIGN}all {records} records from offset {from} on are no rows of freshet's ({last}): somebody else writes to the \
-         topic, or a later version does; nothing was changed; `freshet bookmarks set {domain} --partition {partition} \
-         --to {behind}` passes over them, and with `--to {from}` they are read again"
+        "{SIGN}none of the {records} records from offset {from} on is a row of freshet's ({last}): another program, \
+         or a later version of freshet, writes to the topic; nothing was changed; `freshet bookmarks set {domain} \
+         --partition {partition} --to {behind}` skips them, and `--to {from}` reads them again"
     ))
 }
 

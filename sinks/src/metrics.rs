@@ -13,12 +13,12 @@ pub(crate) static S3_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 });
 
 static S3_THROTTLES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("freshet_s3_throttles_total", "Requests to S3 held back or refused.", &["by"])
+    register_int_counter_vec!("freshet_s3_throttles_total", "Requests to S3 that were delayed or refused.", &["by"])
         .expect(ONCE)
 });
 
 static CACHE_READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Data files read to make whole-file copies, from the disk or from S3.";
+    let help = "Data files read for whole-file copies, from the disk cache or from S3.";
     register_int_counter_vec!("freshet_file_cache_reads_total", help, &["from"]).expect(ONCE)
 });
 

@@ -140,7 +140,7 @@ fn check_schema(schema: &str) -> Result<(), String> {
             "postgres.schema is {schema:?}: it must be a name of a-z, 0-9 and _ that does not begin with a digit"
         )),
         () if TAKEN_SCHEMAS.contains(&schema) || schema.starts_with("pg_") => {
-            Err(format!("postgres.schema is {schema:?}, which is taken: choose another name"))
+            Err(format!("postgres.schema is {schema:?}, which is reserved: choose another name"))
         }
         () => Ok(()),
     }
@@ -178,11 +178,11 @@ pub fn explain(error: &sqlx::Error) -> String {
             "its certificate is not signed by a CA that is trusted: name its CA's file as sslrootcert in postgres.url"
         }
         _ if said.contains("not valid for name") || said.contains("NotValidForName") => {
-            "its certificate is for another host name: use that name in postgres.url"
+            "its certificate is for another host name: use the certificate's name in postgres.url"
         }
         _ if said.contains("unsupported startup parameter") => {
-            "a pooler (pgbouncer) stands between and refuses what freshet asks of its sessions: put Postgres itself into \
-             postgres.url"
+            "a pooler (pgbouncer) refuses the session settings that freshet sends: connect postgres.url to Postgres \
+             directly"
         }
         _ if said.contains("server does not support TLS") => {
             "the server has no TLS: turn it on there (ssl = on), or change sslmode in postgres.url"

@@ -81,7 +81,7 @@ impl S3Settings {
         match (self.sse.as_str(), self.sse_kms_key_id.as_str()) {
             ("" | "s3" | "kms", "") | ("kms", _) => Ok(()),
             ("" | "s3", _) => Err("s3.sse_kms_key_id has no effect without s3.sse = \"kms\"".into()),
-            _ => Err("s3.sse is neither s3 nor kms, nor empty".into()),
+            _ => Err("s3.sse must be s3, kms or empty".into()),
         }
     }
 }
@@ -291,7 +291,7 @@ mod tests {
     fn settings_that_cannot_work_are_named() {
         type Change = fn(&mut S3Settings);
         let cases: [(Change, &str); 3] = [
-            (|it| it.sse = "aes".into(), "s3.sse is neither"),
+            (|it| it.sse = "aes".into(), "s3.sse must be"),
             (|it| it.sse_kms_key_id = "k".into(), "s3.sse_kms_key_id has no effect"),
             (|it| it.access_key_id = "k".into(), "s3.access_key_id and s3.secret_access_key"),
         ];

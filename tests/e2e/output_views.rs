@@ -148,7 +148,7 @@ async fn a_view_follows_its_output_and_stands_in_nobodys_way() {
     let expected = [
         "daily Make",
         "broken Make: column \"helth\" does not exist",
-        "theirs Make: metrics.theirs is there and is not freshet's: rename it, and set up again",
+        "theirs Make: metrics.theirs exists and was not created by freshet: rename it, and run setup again",
         "current_health_risks Drop",
         "current_hospital_resources Drop",
         "resilience_scores Drop",

@@ -147,7 +147,7 @@ async fn a_row_is_traced_to_its_line_and_so_is_what_lost_against_it() {
     for part in [
         "in health_data: from health/new.csv line 3",
         "corrected: dengue_cases (negative_to_zero)\n",
-        "took the place of 1 earlier row of its file\n",
+        "replaced 1 earlier row of its file\n",
         "lost to it: health/old.csv line 3",
     ] {
         assert!(text.contains(part), "{part}\n{text}");

@@ -182,7 +182,7 @@ async fn an_object_that_belongs_to_no_domain_is_named_until_it_is_gone() {
     let hint = |text: &str| Some(text.to_owned());
     assert_eq!(
         hints,
-        [hint("`health/` stands inside the path: move it to the top"), hint("did you mean `health/`?"), None, None]
+        [hint("`health/` is inside the path: move it to the top"), hint("did you mean `health/`?"), None, None]
     );
     assert_eq!(status(&world)["unmatched"]["objects"], 4);
     let text = String::from_utf8(freshet(&world, &["status"]).stdout).expect("UTF-8");

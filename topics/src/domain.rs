@@ -254,13 +254,16 @@ impl Domain {
 
     /// The columns of JSON that the table has because the contract says so, after the domain's own, with what they hold.
     pub fn kept_columns(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
-        let extra = self.on_new_column.keeps().then_some((
-            kept::EXTRA,
-            "Cells of the file's columns that the contract does not have, by their headings.",
+        let extra = self
+            .on_new_column
+            .keeps()
+            .then_some((kept::EXTRA, "Cells of columns that the contract does not have, by heading."));
+        let corrections = self.keeps_corrections.then_some((
+            kept::CORRECTIONS,
+            "The rules by which values were changed, by column; _overtaken counts the \
+                                            earlier rows of the same file that this row replaced. NULL: nothing was \
+                                            changed.",
         ));
-        let corrections = self
-            .keeps_corrections
-            .then_some((kept::CORRECTIONS, "The rules by which values were changed, by column; under _overtaken how many earlier rows of its file the row took the place of. NULL: nothing was changed."));
         extra.into_iter().chain(corrections)
     }
 

@@ -111,7 +111,7 @@ mod active {
         let said = std::env::var("FAILPOINTS").unwrap_or_default();
         for name in said.split(';').filter_map(|one| Some(one.split_once('=')?.0)) {
             let known = Point::ALL.iter().any(|point| point.name() == name.trim());
-            assert!(known, "FAILPOINTS names {name}, which is no point");
+            assert!(known, "FAILPOINTS names {name}, which is not a failpoint");
         }
         // Dropping the scenario would end it.
         std::mem::forget(fail::FailScenario::setup());

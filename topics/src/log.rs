@@ -40,7 +40,7 @@ pub enum LogError {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     /// The blocking task was cancelled or panicked.
-    #[error("the task that asks Kafka ended early")]
+    #[error("the task that queries Kafka ended early")]
     Task,
 }
 

@@ -64,7 +64,7 @@ pub enum Unreadable {
     #[error("the content is not text in {0}, as the contract says")]
     NotEncoded(&'static str),
     /// There is less content than was read before.
-    #[error("the content ends before byte {0}, from which the reading was to go on")]
+    #[error("the content ends before byte {0}, where reading should continue")]
     EndsEarly(u64),
     /// The store keeps it on tape, or the like.
     #[error("the object is archived; restore it, then publish it again")]

@@ -42,7 +42,7 @@ impl Basis {
                 let version = manifest.version;
                 let ahead = damage.ahead.as_ref().filter(|(_, ahead)| *ahead > version);
                 let lost = ahead.map(|(key, ahead)| {
-                    format!("the pointer was put back to version {version}: {key} is a copy of version {ahead}")
+                    format!("the pointer was set back to version {version}: {key} is a copy of version {ahead}")
                 });
                 Basis {
                     keeps: ahead.is_none(),

@@ -36,7 +36,10 @@ pub fn why_behind(manifest: &Manifest, tables: &TableState) -> Option<String> {
         Relation::Other => None,
         Relation::Later => {
             let own = tables.lives.len();
-            Some(format!("the ledger is in its life {own}, published is a later one that it does not know"))
+            Some(format!(
+                "the ledger is in life {own}, but the published outputs come from a later life that it does \
+                          not know"
+            ))
         }
     }
 }

@@ -139,10 +139,13 @@ async fn named(connection: &mut PgConnection, output: &Output) -> Result<(Vec<St
 fn against(output: &Output, tables: &[String], volatile: &[String]) -> Vec<String> {
     let declared: BTreeSet<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
     let undeclared = tables.iter().filter(|table| !declared.contains(table.as_str())).map(|table| {
-        format!("it reads {table}, which is no table of its facts and dimensions: a change there would not be seen")
+        format!("it reads {table}, which is not a table of its facts and dimensions: a change there would go unnoticed")
     });
     let volatile = volatile.iter().map(|function| {
-        format!("it calls {function}(), which gives another value each time: the same rows must give the same bytes")
+        format!(
+            "it calls {function}(), which returns a different value each time: the same rows must give the same \
+                 bytes"
+        )
     });
     undeclared.chain(volatile).collect()
 }
@@ -155,6 +158,6 @@ fn unknown_columns(output: &Output, published: impl Fn(&str) -> bool) -> Vec<Str
     described
         .chain(shown.map(|name| ("chart", name)))
         .filter(|(_, name)| !published(name))
-        .map(|(key, name)| format!("`{key}` names {name}, which is no column that is published"))
+        .map(|(key, name)| format!("`{key}` names {name}, which is not a published column"))
         .collect()
 }

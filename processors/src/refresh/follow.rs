@@ -195,7 +195,7 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
         Some(Outcome::Refused(reason)) => tracing::error!(
             version,
             reason,
-            "publish nothing: the tables are behind what was published, as after a restore of the database; \
+            "publish nothing: the tables are older than the published outputs, as after a restore of the database; \
              `freshet bookmarks adopt` begins a new epoch"
         ),
         Some(Outcome::Outdated { published, own }) => tracing::error!(
@@ -281,7 +281,7 @@ async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Cop
         tracing::warn!(
             count,
             version = current.manifest.version,
-            "whole-file copies were gone, {first} among them; they are made again"
+            "whole-file copies were missing, {first} among them; they are restored"
         );
     }
     match reconciled.again {
@@ -292,7 +292,7 @@ async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Cop
 
 /// Deletes what no recent manifest names.
 async fn collect_loop(context: RefreshContext, shutdown: CancellationToken) -> Result<(), RefreshError> {
-    let mut retry = Retry::new("delete what nothing names");
+    let mut retry = Retry::new("delete unreferenced files");
     sleep(COLLECT_FIRST, &shutdown).await;
     while !shutdown.is_cancelled() {
         if retry.value_or_wait(unless_stopping(collect_once(&context), &shutdown).await, &shutdown).await?.is_some() {

@@ -129,7 +129,7 @@ impl MetricsSettings {
                 tracing::warn!(
                     %error,
                     folder = %folder.display(),
-                    "keep no data files on this machine's disk (metrics.cache_dir): whole-file copies are read from S3"
+                    "cannot cache data files on disk (metrics.cache_dir): whole-file copies are read from S3"
                 );
                 None
             }
@@ -172,12 +172,12 @@ pub enum RefreshError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// Other publishers were faster again and again.
-    #[error("publish: other publishers were first, many times in a row")]
+    #[error("publish: other publishers were first many times in a row")]
     Conflicts,
     /// The publication took so long that what it was built on may be gone for readers.
     #[error(
-        "publish: it took {took:?}, and may take {limit:?}; the process was frozen, or metrics.keep_days is too low for \
-         this many rows"
+        "publish: it took {took:?}, more than the limit of {limit:?}; the process was frozen, or metrics.keep_days is \
+         too low for this many rows"
     )]
     Overlong {
         /// How long it took.
@@ -233,7 +233,7 @@ pub async fn collect_once(context: &RefreshContext) -> Result<outputs::Collected
     let collected = outputs::collect(&store, context.settings.keep(), CODE_VERSION).await?;
     metrics::DELETED.inc_by((collected.files + collected.manifests) as u64);
     if collected != outputs::Collected::default() {
-        tracing::info!(files = collected.files, manifests = collected.manifests, "deleted what nothing names");
+        tracing::info!(files = collected.files, manifests = collected.manifests, "deleted unreferenced files");
     }
     Ok(collected)
 }

@@ -266,7 +266,7 @@ impl Publisher {
                 tracing::error!(
                     output = output.name,
                     reason = failed.reason,
-                    "the query of an output does not work: what is published of it stays as it is, the others go on"
+                    "the query of an output fails: its published state is not updated; the other outputs continue"
                 );
                 self.said.insert(output.name, failed.reason.clone());
             }
@@ -287,7 +287,7 @@ impl Publisher {
                 format!("{lost}; all outputs are derived again, as version {}", basis.next_version())
             }
             (None, Some(first)) => format!(
-                "{} data files that version {} names are gone, {first} among them; their windows are derived again",
+                "{} data files of version {} are missing, {first} among them; their windows are derived again",
                 self.verification.damage.missing.len(),
                 basis.version()
             ),
@@ -356,16 +356,18 @@ impl Publisher {
 /// | none, or taken away | one | superseded: never set up |
 /// | a definition | none | superseded |
 fn superseded(outputs: &[&'static Output], set_up: &BTreeMap<String, String>) -> Option<String> {
-    let now = "run the program and folder that were set up last, or `freshet setup` with these";
+    let now = "run the program and pipeline folder that were set up last, or run `freshet setup` with these";
     for output in outputs {
         match set_up.get(output.name) {
             Some(definition) if definition == output.definition => {}
-            Some(_) => return Some(format!("output {} was set up otherwise since; {now}", output.name)),
+            Some(_) => {
+                return Some(format!("output {} has since been set up with another definition; {now}", output.name));
+            }
             None => return Some(format!("output {} is not set up; {now}", output.name)),
         }
     }
     let gone = set_up.keys().find(|name| outputs.iter().all(|output| output.name != **name));
-    gone.map(|name| format!("output {name} was set up and is not known here; {now}"))
+    gone.map(|name| format!("output {name} was set up but is not known here; {now}"))
 }
 
 fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> RefreshError {
@@ -386,9 +388,9 @@ mod tests {
         type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
         let cases: &[Case] = &[
             (&[("a", output.definition)], None),
-            (&[("a", "other")], Some("output a was set up otherwise since")),
+            (&[("a", "other")], Some("output a has since been set up with another definition")),
             (&[], Some("output a is not set up")),
-            (&[("a", output.definition), ("b", "x")], Some("output b was set up and is not known here")),
+            (&[("a", output.definition), ("b", "x")], Some("output b was set up but is not known here")),
         ];
         for (set_up, expected) in cases {
             let set_up = set_up.iter().map(|(name, hash)| ((*name).to_owned(), (*hash).to_owned())).collect();

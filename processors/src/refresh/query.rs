@@ -104,9 +104,7 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
             return Err(format!("column {name} is of type {of}: cast it, as in {name}::text (there are {known})"));
         };
         if name == "?column?" || columns.iter().any(|(column, _)| column.name == name) {
-            return Err(format!(
-                "each column needs a name of its own: {name} stands there without or twice (… AS name)"
-            ));
+            return Err(format!("each column needs a name of its own: {name} has none or occurs twice (… AS name)"));
         }
         columns.push((Column { name: name.to_owned(), kind }, !output.hidden.contains(&name)));
     }
@@ -114,12 +112,12 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
     for name in output.key {
         let Some(index) = columns.iter().position(|(column, _)| column.name == *name) else {
             let known = columns.iter().map(|(column, _)| column.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(format!("the key names {name}, which is no column of the query (there are {known})"));
+            return Err(format!("the key names {name}, which is not a column of the query (it has {known})"));
         };
         key.push(index);
     }
     if columns.iter().all(|(_, is_published)| !is_published) {
-        return Err("every column is hidden: nothing is left to publish".to_owned());
+        return Err("every column is hidden: there is nothing to publish".to_owned());
     }
     let quoted = |column: &Column| format!("\"{}\"", column.name.replace('"', "\"\""));
     let selected: Vec<_> = columns.iter().map(|(column, _)| column.kind.selected(&quoted(column))).collect();
@@ -265,7 +263,7 @@ mod tests {
             (&[("name", "TEXT"), ("name", "INT4")], "each column needs a name of its own"),
             (
                 &[("name", "TEXT"), ("n", "INT4")],
-                "the key names day, which is no column of the query (there are name, n)",
+                "the key names day, which is not a column of the query (it has name, n)",
             ),
         ];
         for (found, expected) in cases {
@@ -273,7 +271,7 @@ mod tests {
             assert!(said.starts_with(expected), "{said}");
         }
         let said = prepared(output("hidden: [name, day]\n"), &[("name", "TEXT"), ("day", "DATE")]);
-        assert_eq!(said.expect_err("a mistake"), "every column is hidden: nothing is left to publish");
+        assert_eq!(said.expect_err("a mistake"), "every column is hidden: there is nothing to publish");
     }
 
     #[test]

@@ -215,8 +215,8 @@ fn kind_of(example: &Example) -> &'static str {
     match &example.what {
         correct::What::Inserted { .. } => "",
         correct::What::Changed { column, .. } => column,
-        correct::What::RejectedAnew(_) => "rejected anew",
-        correct::What::AcceptedAnew(_) => "accepted anew",
+        correct::What::RejectedAnew(_) => "newly rejected",
+        correct::What::AcceptedAnew(_) => "newly accepted",
     }
 }
 

@@ -85,7 +85,7 @@ pub type ProgressSender = watch::Sender<Progress>;
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// Another process is at it.
-    #[error("another process replays {domain} at present{}", of(.owner.as_deref()))]
+    #[error("another process is replaying {domain}{}", of(.owner.as_deref()))]
     Busy {
         /// The domain.
         domain: &'static str,
@@ -122,16 +122,16 @@ pub enum ReplayError {
         source: sqlx::Error,
     },
     /// Another process has taken the replay over, or its topic was given up for another.
-    #[error("another process goes on with this replay, or another topic was adopted meanwhile")]
+    #[error("another process has taken over this replay, or another topic was adopted meanwhile")]
     Lost,
     /// The live pipeline is too fast to be caught up with, or rows do not come.
-    #[error("the shadow could not catch up with the live table in {0} tries: try again when less comes in")]
+    #[error("the shadow could not catch up with the live table in {0} tries: try again when fewer rows arrive")]
     NotCaughtUp(u32),
     /// The shadow cannot take the live table's place.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// Ctrl-C.
-    #[error("interrupted; ask the same again to go on")]
+    #[error("interrupted; run the same command again to continue")]
     Interrupted,
     /// A task panicked.
     #[error("a task of the replay ended early")]

@@ -116,10 +116,10 @@ pub enum PlanError {
     #[error("the topic has no partition {0}")]
     NoPartition(i32),
     /// No version of these keys is in the ledger.
-    #[error("no file of this domain is called {}", .0.join(" or "))]
+    #[error("this domain has no file {}", .0.join(" or "))]
     NoObject(Vec<String>),
     /// Kafka keeps time by what producers say; a time to come is a slip.
-    #[error("{0} is yet to come")]
+    #[error("{0} is in the future")]
     Future(String),
 }
 

@@ -146,7 +146,7 @@ pub async fn take(
         match take_once(pool, destination, domain, stream_id, owner, starts).await {
             Err(error) if is_lock_timeout(&error) && tries < TAKE_TRIES_MAX => {
                 let holders = holders(pool, destination, domain).await?.join("; ");
-                tracing::warn!(domain, holders, "waiting for bookmarks that another transaction holds");
+                tracing::warn!(domain, holders, "waiting for bookmarks that another transaction has locked");
                 for backend in end_frozen_copies(pool, destination, domain).await? {
                     tracing::warn!(domain, backend, "ended a session whose client went silent in the middle of a COPY");
                 }

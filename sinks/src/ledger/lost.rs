@@ -83,11 +83,11 @@ impl fmt::Display for Lost {
             }
             Lost::From { row, received } if received < row => write!(
                 formatter,
-                "the rows from {row} on are missing; of the {row} before, {received} had been received by then"
+                "the rows from {row} on are missing; of the {row} rows before, {received} were received"
             ),
             Lost::From { row, .. } => write!(formatter, "the rows from {row} on are missing"),
             Lost::Unknown { received } => {
-                write!(formatter, "{received} of its rows were received, how many it has is not known")
+                write!(formatter, "{received} of its rows were received; how many it has is not known")
             }
         }
     }
@@ -135,7 +135,7 @@ mod tests {
         let lost = lost_rows(&object(rows, 0), &some);
         assert_eq!(lost.to_string(), "5 rows are missing (partition 0: seqs {[0,3)}; partition 2: seqs {[1,3)})");
         let lost = lost_rows(&object(None, 7), &some);
-        assert_eq!(lost.to_string(), "the rows from 7 on are missing; of the 7 before, 2 had been received by then");
+        assert_eq!(lost.to_string(), "the rows from 7 on are missing; of the 7 rows before, 2 were received");
         assert_eq!(lost_rows(&object(None, 7), &all).to_string(), "the rows from 7 on are missing");
         assert_eq!(lost_rows(&object(None, 0), &some), Lost::Unknown { received: 2 });
         assert_eq!(lost_rows(&object(None, 0), &BTreeMap::new()), Lost::Nothing);

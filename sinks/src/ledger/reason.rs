@@ -105,9 +105,13 @@ impl fmt::Display for Reason {
             Reason::SentAgain => formatter.write_str("sent again"),
             Reason::SentAsNew => formatter.write_str("sent again as new"),
             Reason::Adopted => formatter.write_str("the topic was adopted: publishing it again"),
-            Reason::StillThere => formatter.write_str("it was taken for gone, and the bucket still shows it"),
+            Reason::StillThere => formatter.write_str("it seemed to be gone, but the bucket still has it"),
             Reason::OriginalGone { object } => {
-                write!(formatter, "object {object}, of which it is a copy, was given up: publishing it instead")
+                write!(
+                    formatter,
+                    "object {object}, of which it is a copy, could not be published: publishing this \
+                                   one instead"
+                )
             }
         }
     }

@@ -78,8 +78,10 @@ pub(crate) async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Re
             }
             Some(Found { is_view: true, stamp: Some(_) }) => (ViewChange::Replace, None),
             Some(_) => {
-                let said =
-                    format!("{SCHEMA}.{} is there and is not freshet's: rename it, and set up again", output.name);
+                let said = format!(
+                    "{SCHEMA}.{} exists and was not created by freshet: rename it, and run setup again",
+                    output.name
+                );
                 (ViewChange::Make, Some(said))
             }
         };
@@ -226,12 +228,12 @@ fn told(error: &sqlx::Error) -> String {
     let detail = postgres.and_then(PgDatabaseError::detail).unwrap_or_default().replace('\n', ", ");
     let said = postgres.map_or_else(|| error.to_string(), |error| error.message().to_owned());
     match postgres.map(PgDatabaseError::code) {
-        Some("2BP01") => format!("{said} ({detail}): drop what depends on it, set up again, and make that again"),
-        Some("42501") => format!("{said}: run setup as the role that it belongs to"),
-        Some("55P03") => format!("somebody reads it for longer than setup waits: set up again ({said})"),
+        Some("2BP01") => format!("{said} ({detail}): drop the dependent objects, run setup again, and recreate them"),
+        Some("42501") => format!("{said}: run setup as its owner"),
+        Some("55P03") => format!("a reader has held it for longer than setup waits: run setup again ({said})"),
         Some("42803") => format!(
-            "{said}: a view asks the query for each window, so that a parameter stands there for a column; \
-             rewrite the query without a parameter inside of an aggregate"
+            "{said}: the view runs the query once per window, with a column in place of each parameter; rewrite the \
+             query without a parameter inside an aggregate"
         ),
         _ => said,
     }

@@ -32,7 +32,7 @@ pub enum OutputError {
         message: String,
     },
     /// A data file that a manifest names is gone: deleted by hand or by a lifecycle rule, or collected since.
-    #[error("read s3://{bucket}/{key}: a manifest names this file and it is gone")]
+    #[error("read s3://{bucket}/{key}: a manifest names this file, but it does not exist")]
     Missing {
         /// The bucket.
         bucket: String,

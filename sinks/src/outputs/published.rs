@@ -231,9 +231,9 @@ enum Gone {
 impl fmt::Display for Gone {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Gone::Pointer => formatter.write_str("the pointer is gone, though outputs were published"),
+            Gone::Pointer => formatter.write_str("the pointer is missing, though outputs were published"),
             Gone::Manifest { pointer, .. } => {
-                write!(formatter, "the pointer names manifest {}, which is gone", pointer.manifest)
+                write!(formatter, "the pointer names manifest {}, which does not exist", pointer.manifest)
             }
         }
     }

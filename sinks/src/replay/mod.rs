@@ -122,18 +122,18 @@ pub struct Wanted<'a> {
 pub enum BeginError {
     /// Another one of the domain has not ended.
     #[error(
-        "replay {} of {} has not ended ({}): go on with it by asking the same again, or give it up with \
-         `freshet replay {} --abandon`", .0.id, .0.domain, .0.request, .0.domain
+        "replay {} of {} is unfinished ({}): continue it with the same command, or end it with `freshet replay {} \
+         --abandon`", .0.id, .0.domain, .0.request, .0.domain
     )]
     Unfinished(Box<Replay>),
     /// It was begun on a topic that is gone.
     #[error(
-        "replay {} of {} was begun on a topic that is gone: give it up with `freshet replay {} --abandon`",
+        "replay {} of {} was started on a topic that no longer exists: end it with `freshet replay {} --abandon`",
         .0.id, .0.domain, .0.domain
     )]
     OtherStream(Box<Replay>),
     /// Postgres does not answer.
-    #[error("write the replay down: {0}")]
+    #[error("record the replay: {0}")]
     Postgres(#[from] sqlx::Error),
 }
 

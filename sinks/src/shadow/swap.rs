@@ -29,24 +29,24 @@ pub struct Swapped {
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The shadow has not read as far as the live table, or further.
-    #[error("the shadow stands at other offsets than the live table ({0}): try again, or drop the shadow")]
+    #[error("the shadow is at other offsets than the live table ({0}): try again, or drop the shadow")]
     Elsewhere(String),
     /// Rows that the live table was made of are not in the shadow: the topic does not hold them any more.
     #[error(
-        "rows of these files are in the live table's account and not in the shadow's, because the topic does not hold \
+        "rows of these files are counted in the live table but not in the shadow, because the topic does not hold \
          them: {}; send them again with `freshet republish`, wait until they are applied, and try again, or drop the \
          shadow", .0.join(", ")
     )]
     Incomplete(Vec<String>),
     /// Something hangs on the live table that a swap would leave behind.
     #[error(
-        "this hangs on the table and would be left behind: {}; drop it, swap, and make it again", .0.join(", ")
+        "other objects depend on the table and would be left behind: {}; drop them, swap, and recreate them", .0.join(", ")
     )]
     Dependants(Vec<String>),
     /// A view over the live table cannot be made over the shadow: it uses a column that is of another type there, or gone.
     #[error(
-        "the view {view} cannot read the table as it is declared now ({said}): take it away (`pg_dump --table={view}` keeps \
-         its definition and grants; DROP VIEW {view}), swap, and make it again"
+        "the view {view} cannot read the table as it is declared now ({said}): drop it (`pg_dump --table={view}` \
+         keeps its definition and grants; DROP VIEW {view}), swap, and recreate it"
     )]
     View {
         /// As SQL names it.
@@ -55,10 +55,11 @@ pub enum Refused {
         said: String,
     },
     /// The live table was altered since the shadow was made.
-    #[error("the table was altered since the shadow was made ({}): drop the shadow and fill a new one", .0.join(", "))]
+    #[error("the table was altered after the shadow was created ({}): drop the shadow and fill a new one", .0.join(",
+    #"))]
     Altered(Vec<String>),
     /// Another process works on the replay by now.
-    #[error("another process goes on with this replay")]
+    #[error("another process has taken over this replay")]
     Lost,
     /// Somebody reads the live table for longer than the swap waits, or Postgres does not answer.
     #[error("swap the tables: {0}")]

@@ -54,7 +54,10 @@ fn blocked(plan: &Plan) -> String {
 /// What Postgres says, and what to do where that is known.
 fn told(error: &sqlx::Error) -> String {
     match postgres::is_lock_timeout(error) {
-        true => format!("somebody uses the table for longer than {LOCK_TIMEOUT:?}: end that, and try again ({error})"),
+        true => format!(
+            "the table has been in use for longer than {LOCK_TIMEOUT:?}: end the session that uses it, \
+                         and try again ({error})"
+        ),
         false => error.to_string(),
     }
 }
@@ -140,7 +143,7 @@ async fn lock(connection: &mut PgConnection, setup: &Setup<'_>, plan: &Plan) -> 
     for table in plan.tables.iter().filter(altered) {
         let sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", qualified(setup.schema, table.table));
         let locked = sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await;
-        let said = || "take it over or alter it".to_owned();
+        let said = || "lock it to alter it".to_owned();
         locked.map_err(|source| SetupError::Step { table: table.table, said: said(), source })?;
         any = true;
     }

@@ -195,7 +195,7 @@ impl<'a> Planner<'a> {
         });
         let make = format!("CREATE TABLE {} ({})", self.name, lines.join(", "));
         let columns: Vec<&str> = wanted.columns.iter().map(|column| column.name).collect();
-        let said = format!("make the table: {}, key {}", columns.join(", "), self.key());
+        let said = format!("create the table: {}, key {}", columns.join(", "), self.key());
         let indexed: Vec<&str> = wanted.date.into_iter().chain(wanted.by_object.then_some(OBJECT)).collect();
         let said = if indexed.is_empty() { said } else { format!("{said}, index on {}", indexed.join(" and on ")) };
         self.step(said, [Some(make), self.date_index(), self.object_index()].into_iter().flatten());
@@ -205,7 +205,8 @@ impl<'a> Planner<'a> {
     /// A table that is there.
     fn change(&mut self, schema: &str, found: &'a Found, formerly: &[String]) {
         if found.kind != "r" {
-            let said = format!("what is there is no plain table (pg_class.relkind is {}): move it away", found.kind);
+            let said =
+                format!("the existing relation is not a plain table (pg_class.relkind is {}): rename it", found.kind);
             self.plan.blocked.push(said);
             return;
         }
@@ -228,7 +229,7 @@ impl<'a> Planner<'a> {
         self.around_views(found);
         self.comments(found);
         if self.plan.takes_over() {
-            self.step("mark all windows of its rows, so that the outputs are derived from them too", []);
+            self.step("mark all windows of its rows, so that the outputs include them", []);
         }
         if !found.may_alter && !self.plan.steps.is_empty() {
             let said = format!("it belongs to {0}: run setup as {0}, or as a member of that role", found.owner);

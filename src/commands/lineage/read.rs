@@ -44,7 +44,7 @@ pub(super) struct Row {
     src_ord: i64,
     /// The file; none where the ledger does not know it.
     pub(super) file: Option<File>,
-    /// Which reading of the file.
+    /// Generation: which reading of the file.
     pub(super) generation: i32,
     /// Data row in it, from 0.
     pub(super) row: i64,

@@ -42,7 +42,7 @@ export function renderFlow() {
       more: [] },
     { name: "Postgres", what: "rows applied", number: rows("applied"), unit: "rows/s", charted: rates("processed"),
       more: [...said(rows("stale"), "stale"), ...said(rows("rejected"), "rejected")] },
-    { name: "Outputs", what: "versions published", number: outputs.version ?? 0, unit: "changes wait", charted: changes,
+    { name: "Outputs", what: "versions published", number: outputs.version ?? 0, unit: "changes waiting", charted: changes,
       more: outputsState(outputs) },
   ];
   list(the("flow"), stages, (stage) => stage.name, makeStage, updateStage);
@@ -88,7 +88,7 @@ export function renderQueue(queue) {
 export function queueFailure(queue) {
   if (!queue || queue.reading === "reachable") return [];
   const why = queue.failure ?? "no listener has read it for five minutes";
-  return [`The event queue ${queue.queue} is not read, and files are found by listing only: ${why}`];
+  return [`The event queue ${queue.queue} is not read, so files are found by listing only: ${why}`];
 }
 
 export function renderDomains() {

@@ -60,7 +60,7 @@ impl ClientContext for Access {
     /// A broker that hangs up is only logged, and that may be its restart.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if message.contains("Disconnected") && message.contains("APIVERSION_QUERY") {
-            let guess = "it hangs up on the first word: check kafka.security_protocol";
+            let guess = "it closes the connection at once: check kafka.security_protocol";
             *self.guess.lock().unwrap_or_else(PoisonError::into_inner) = Some(guess);
         }
         match level {
@@ -255,7 +255,8 @@ fn explain(code: RDKafkaErrorCode, reason: &str) -> Option<String> {
         RDKafkaErrorCode::Authentication
         | RDKafkaErrorCode::SaslAuthenticationFailed
         | RDKafkaErrorCode::UnsupportedSASLMechanism => Some(format!(
-            "it refuses the login: check kafka.sasl_mechanism and its user and password, or client and secret ({said})"
+            "it refuses the login: check kafka.sasl_mechanism, and the user and password or the client and secret \
+             ({said})"
         )),
         RDKafkaErrorCode::BrokerTransportFailure if reason.contains("SSL alert") || reason.contains("SSL routines") => {
             Some(format!("it refuses the client's certificate: check kafka.ssl_certificate_location ({said})"))

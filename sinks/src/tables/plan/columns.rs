@@ -24,7 +24,7 @@ impl<'a> Planner<'a> {
             }
         }
         if found.rows.without_id > 0 {
-            self.plan.blocked.push(format!("{} without an id: give it one", counted(found.rows.without_id, "row")));
+            self.plan.blocked.push(format!("{} without an id: give each an id", counted(found.rows.without_id, "row")));
             return;
         }
         if !id.is_identity {
@@ -66,7 +66,7 @@ impl<'a> Planner<'a> {
                 self.step("add primary key (id)", [sql]);
             }
             (false, repeated) => {
-                self.plan.kept.push(format!("no primary key is made: ids that occur again: {repeated}"));
+                self.plan.kept.push(format!("no primary key is added, because ids are repeated: {repeated}"));
             }
         }
     }
@@ -76,8 +76,8 @@ impl<'a> Planner<'a> {
         if column.not_null && self.wanted.key.contains(&column.name) && !is_empty {
             let domain = self.wanted.domain;
             self.plan.blocked.push(format!(
-                "column {} is part of the key and is not there, so that its rows have none: add and fill it, or move the \
-                 table away and load the files again (`freshet republish --all`, domain {domain})",
+                "column {} is part of the key but the table does not have it: add and fill it, or rename the table \
+                 and load the files again (`freshet republish --all`, domain {domain})",
                 column.name
             ));
             return;
@@ -86,7 +86,7 @@ impl<'a> Planner<'a> {
         let sql = self.alter(&format!("ADD COLUMN {} {}{not_null}", identifier(column.name), column.type_name));
         self.step(format!("add column {} {}{not_null}", column.name, shown(&column.type_name)), [sql]);
         if column.not_null && !is_empty {
-            self.plan.kept.push(format!("column {} may be NULL: the rows that are there have no value", column.name));
+            self.plan.kept.push(format!("column {} may be NULL: existing rows have no value", column.name));
         }
     }
 
@@ -96,19 +96,19 @@ impl<'a> Planner<'a> {
             Fit::Same => {}
             Fit::Widen => self.widen(name, there, &column.type_name),
             Fit::Wider => self.plan.kept.push(format!(
-                "column {name} is {}, which holds every {wanted}; to narrow it: {}",
+                "column {name} is {}, which can hold every {wanted}; to narrow it: {}",
                 there.shown,
                 into_shadow(self.wanted.domain)
             )),
             Fit::Other if self.plan.takes_over() => self.plan.blocked.push(format!(
-                "column {name} is {} and must be {wanted}: alter it (ALTER TABLE {} ALTER COLUMN {} TYPE {wanted} USING …), \
-                 or declare it as it is",
+                "column {name} is {} and must be {wanted}: alter it (ALTER TABLE {} ALTER COLUMN {} TYPE {wanted} \
+                 USING …), or declare its present type",
                 there.shown,
                 self.name,
                 identifier(name)
             )),
             Fit::Other => self.plan.not_done.push(format!(
-                "column {name} stays {}, and is to be {wanted}: {} makes it so",
+                "column {name} stays {} but should be {wanted}: {} changes it",
                 there.shown,
                 into_shadow(self.wanted.domain)
             )),
@@ -137,7 +137,7 @@ impl<'a> Planner<'a> {
 
     pub(super) fn drop_not_null(&mut self, name: &str, why: &str) {
         let sql = self.alter(&format!("ALTER COLUMN {} DROP NOT NULL", identifier(name)));
-        self.step(format!("let column {name} be NULL: {why}"), [sql]);
+        self.step(format!("allow NULL in column {name}: {why}"), [sql]);
     }
 
     /// What is there and is not in the declaration.
@@ -152,15 +152,15 @@ impl<'a> Planner<'a> {
             let name = &column.name;
             if formerly.contains(name) {
                 let how = into_shadow(self.wanted.domain);
-                self.plan.not_done.push(format!("column {name} is not declared any more, and stays: {how} drops it"));
+                self.plan.not_done.push(format!("column {name} is no longer declared, and stays: {how} drops it"));
             }
             if column.not_null && column.default_value.is_none() && !column.is_identity {
-                self.drop_not_null(name, "it is not declared, and new rows have no value for it");
+                self.drop_not_null(name, "it is not declared, so new rows have no value for it");
             }
         }
         for (name, other) in &found.foreign_keys {
             self.plan.kept.push(format!(
-                "foreign key {name} stays: a row that comes before what it refers to in {other} is rejected"
+                "foreign key {name} stays: a row that arrives before the row of {other} that it refers to is rejected"
             ));
         }
         for index in found.indexes.iter().filter(|index| index.is_unique) {
@@ -170,7 +170,7 @@ impl<'a> Planner<'a> {
             };
             if !is_key(&self.wanted.key) && !is_key(&[ID]) && self.plan.takes_over() {
                 let columns = index.columns.join(", ");
-                self.plan.kept.push(format!("unique index on ({columns}) stays: rows that it forbids are rejected"));
+                self.plan.kept.push(format!("unique index on ({columns}) stays: rows that violate it are rejected"));
             }
         }
     }
@@ -187,7 +187,7 @@ impl<'a> Planner<'a> {
             .map(|(name, type_name, _)| format!("ADD COLUMN {name} {type_name} NOT NULL DEFAULT 0"))
             .collect();
         let said = format!(
-            "add the lineage columns {}: 0 in what is there ({}), so that a row of any file wins",
+            "add the lineage columns {}: 0 in existing rows ({}), so that a row of any file wins",
             names.join(", "),
             counted(found.rows.count, "row")
         );
@@ -204,7 +204,7 @@ impl<'a> Planner<'a> {
         for view in &in_the_way {
             if !view.odd.is_empty() {
                 self.plan.blocked.push(format!(
-                    "view {} uses a column whose type changes ({}), and {}: drop it, and make it again afterwards",
+                    "view {} uses a column whose type changes ({}), and {}: drop it, and recreate it afterwards",
                     view.name,
                     self.widened.join(", "),
                     view.odd.join(" and ")
@@ -213,9 +213,9 @@ impl<'a> Planner<'a> {
         }
         let names: Vec<&str> = in_the_way.iter().map(|view| view.name.as_str()).collect();
         let drops = in_the_way.iter().rev().map(|view| format!("DROP VIEW {}", view.name)).collect::<Vec<_>>();
-        let said = format!("take away, until the columns are altered: view {}", names.join(", "));
+        let said = format!("drop while the columns are altered: view {}", names.join(", "));
         self.plan.steps.insert(0, Step::new(said, drops));
         let made = in_the_way.iter().flat_map(|view| view.made_again()).collect::<Vec<_>>();
-        self.step(format!("make again, as it was: view {}", names.join(", ")), made);
+        self.step(format!("recreate with the same definition: view {}", names.join(", ")), made);
     }
 }

@@ -98,11 +98,11 @@ pub(in crate::message) fn object(columns: &str, line: &str) -> Result<String, &'
 
 const TOO_MANY: &str = "it has more cells than there are columns";
 const NO_CELL: &str = "a cell is neither text nor null";
-const END: &str = "it does not end as an array does";
+const END: &str = "it does not end like an array";
 
 /// The two numbers that a line begins with, and the rest of it.
 fn numbers(line: &str) -> Result<(i64, i64, &str), &'static str> {
-    let inner = line.strip_prefix('[').ok_or("it is no array")?;
+    let inner = line.strip_prefix('[').ok_or("it is not an array")?;
     let (row, rest) = number(inner).ok_or("it does not begin with a row number")?;
     let rest = rest.strip_prefix(',').ok_or("it has no line number")?;
     let (line, rest) = number(rest).ok_or("it has no line number")?;
