@@ -1,4 +1,4 @@
-//! What every client of S3 and Postgres counts, in the default registry of the `prometheus` crate.
+//! Metrics of every client of S3 and Postgres, in the default registry of the `prometheus` crate.
 
 use std::sync::LazyLock;
 
@@ -30,7 +30,7 @@ pub(crate) static TRANSACTIONS: LazyLock<HistogramVec> = LazyLock::new(|| {
     register_histogram_vec!("freshet_transactions_seconds", help, &["name", "outcome"], buckets).expect(ONCE)
 });
 
-/// Who holds a request to S3 back.
+/// What delays a request to S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThrottledBy {
     /// `ingest.s3_requests_per_second`.

@@ -1,4 +1,4 @@
-//! The connection to Postgres: pool, schema version, what kind of error an error is, and grants that are handed on.
+//! The connection to Postgres: pool, settings, classification of errors, and grants that are copied.
 
 use std::borrow::Cow;
 use std::fs;
@@ -53,10 +53,10 @@ pub const DEFAULT_SCHEMA: &str = "public";
 /// Schemas that are freshet's own, or Postgres', where domains' tables cannot be.
 const TAKEN_SCHEMAS: [&str; 5] = ["pipeline", "shadow", "shadow_retired", "metrics", "information_schema"];
 
-/// What every session asks of the server. A process that is frozen or cut off in the middle of a transaction must
-/// not hold its locks for the hours of the system's own keepalive: whoever takes over its work waits for them.
-/// Registering files and taking snapshots idle in a transaction while they talk to S3, hence two minutes; transactions
-/// that hold bookmarks have a bound of their own ([`crate::transactions::Limits::SHORT`]).
+/// Settings of every session. A process that is frozen or cut off in the middle of a transaction must not hold its
+/// locks until the system's own keepalive ends it hours later, because its successor waits for them. Registering files
+/// and taking snapshots idle in a transaction while they talk to S3, hence two minutes; transactions that hold
+/// bookmarks have a bound of their own ([`crate::transactions::Limits::SHORT`]).
 pub(crate) const SESSION: [(&str, &str); 5] = [
     ("timezone", "UTC"),
     ("idle_in_transaction_session_timeout", "120s"),
@@ -86,7 +86,7 @@ pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
     };
     let options = match settings.schema.as_str() {
         DEFAULT_SCHEMA => options,
-        // Nothing else: a table of the same name elsewhere must not be taken for it.
+        // Only this schema: a table of the same name elsewhere must not be used by mistake.
         schema => options.options([("search_path", schema)]),
     };
     Ok(PgPoolOptions::new()
@@ -97,7 +97,7 @@ pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
 
 const WRONG_URL: &str = "postgres.url is not postgres://user:password@host:port/database";
 
-/// What is wrong with the settings. No value is repeated.
+/// The first mistake in the settings. Values are not repeated.
 ///
 /// # Errors
 /// One clear line for whoever wrote them.
@@ -197,7 +197,7 @@ pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("55P03")
 }
 
-/// What an error of Postgres asks of whoever handles it (design, section 4).
+/// How an error of Postgres must be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The row's fault (SQLSTATE classes 22, 23 and 44, or what a trigger raises): take it out and reject it.
@@ -225,7 +225,7 @@ pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
     }
 }
 
-/// The statements that allow others on `to` what is allowed on `from` to others than its owner; tables and views alike.
+/// The statements that copy grants to others than the owner from `from` to `to`, for tables and views.
 pub(crate) async fn grants(connection: &mut PgConnection, from: &str, to: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $2,

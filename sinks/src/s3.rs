@@ -1,4 +1,4 @@
-//! How every S3 client of freshet is configured.
+//! The configuration of every S3 client of freshet.
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ pub async fn client(settings: &S3Settings) -> Client {
     Client::from_conf(builder.build())
 }
 
-/// What all clients of the store's account have in common: login, region, and how long they wait.
+/// Common settings of all clients of the store's account: login, region and timeouts.
 pub(crate) async fn shared(settings: &S3Settings, region: &str) -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
@@ -198,7 +198,7 @@ impl Intercept for Encrypted {
     }
 }
 
-/// What became of an attempt, from the status of its answer.
+/// The outcome of an attempt, from the status of its answer.
 ///
 /// | status | outcome |
 /// |---|---|

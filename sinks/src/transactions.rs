@@ -1,4 +1,4 @@
-//! Transactions with names: begun in one place, counted and timed by name, and bounded by the server itself.
+//! Named transactions: started in one place, counted and timed by name, with limits that the server enforces.
 //!
 //! A transaction holds locks that others wait for. The process that holds it may be frozen at any moment (a paused
 //! machine, SIGSTOP, a debugger), and then only Postgres can end it: hence [`Limits`], which go to the server in the
@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transactio
 
 use crate::metrics::TRANSACTIONS;
 
-/// What Postgres does with a transaction that takes its time. What is not said here is as the session has it.
+/// Limits of a transaction. Unset limits are those of the session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Ended by the server once its client has said nothing for so long.

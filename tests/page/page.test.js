@@ -208,7 +208,7 @@ test("columns that a file has beside its domain, or lacks, stand under their rul
   const columns = section("Unknown and missing columns, by rule").getByRole("listitem");
   await there(columns.filter({ hasText: "unknown_column" }), "locations.colour 1", "locations/told.csv");
   await there(columns.filter({ hasText: "absent_default" }), "locations.population");
-  await there(row("locations/told.csv"), "unknown: colour", "absent, default taken: population, area");
+  await there(row("locations/told.csv"), "unknown: colour", "missing, default used: population, area");
 });
 
 test("the contract of a domain is told in words", async () => {

@@ -1,4 +1,5 @@
-//! What a row keeps beside its columns, where its contract says so: the cells of new columns, and what was corrected.
+//! What a row stores besides its columns if its contract asks for it: the cells of unknown columns, and its
+//! corrections.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +7,10 @@ use crate::columns::ByRow;
 use crate::judge::Note;
 use crate::message::OVERTAKEN;
 
-/// The column of what was said in columns that the domain does not have: cells by their headings, as JSON
+/// The column for cells of columns that the domain does not have, as JSON by heading
 /// (`{"note": "closed in the morning"}`).
 pub const EXTRA: &str = "extra";
-/// The column of what was corrected: rules by the columns whose values they changed, as JSON
+/// The column for corrections, as JSON: for each changed column the rule that changed it
 /// (`{"cases": "negative_to_zero"}`, a list where there are several). A row that took the place of earlier rows of its file
 /// says of how many, under a name that no column has: `{"_overtaken": 23}`.
 pub const CORRECTIONS: &str = "corrections";

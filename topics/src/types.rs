@@ -66,7 +66,7 @@ impl Cast {
         matches!(self.logical_type(), "integer" | "number")
     }
 
-    /// Nothing of it: 0 of a number, no value of any other type.
+    /// Zero, for numbers; `None` for other types.
     pub fn zero(self) -> Option<Value<'static>> {
         self.read_number("0").map(|zero| zero.value)
     }

@@ -1,4 +1,4 @@
-//! What the ledger that published the outputs is to this one.
+//! How the ledger that published the outputs relates to this one.
 
 /// What a published manifest's ledger is to the one that the tables belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

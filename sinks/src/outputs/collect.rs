@@ -1,7 +1,7 @@
-//! Garbage: data files and manifests that nobody can want any more.
+//! Garbage collection of data files and manifests that nobody can need any more.
 //!
-//! Two may want a file: a reader that holds a manifest of the last `keep`, and a publisher that is about to name it.
-//! Neither is asked, locked out or waited for. Why that is safe:
+//! A file may be needed by a reader that holds a manifest of the last `keep`, or by a publisher that is about to name
+//! it. Neither is locked out or waited for. Why that is safe:
 //!
 //! 1. *Names do not come back.* A manifest names a file only if the published manifest before it does, or if the
 //!    file was made for it and carries its version ([`super::data_key`]). So the versions that name a file are
@@ -38,7 +38,7 @@ const DELETE_MAX: usize = 20_000;
 /// Pages that are listed: ten million objects. Files beyond are seen once others are gone.
 const PAGES_MAX: usize = 10_000;
 
-/// What a collection deleted.
+/// The result of a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Data files.

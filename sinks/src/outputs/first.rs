@@ -1,4 +1,4 @@
-//! Which version of the outputs was the first that was derived from certain rows.
+//! Finds the first version of the outputs that was derived from certain rows.
 
 use super::key::{MANIFEST_PREFIX, manifest_version};
 use super::list::{Listed, Listing};

@@ -1,5 +1,5 @@
-//! Does the store keep conditional writes when several come at once? Publishing rests on it, so this is tried
-//! before the first publication rather than believed.
+//! Does the store honour concurrent conditional writes? Publishing depends on it, so this is tested before the first
+//! publication.
 
 use aws_sdk_s3::Client;
 use futures::future::join_all;
@@ -9,7 +9,7 @@ use super::{Condition, OutputError, Put, Spooled, Store};
 
 /// How many write the probe's key at once. SeaweedFS makes each that has to wait for another wait a second.
 const WRITERS: usize = 4;
-/// A try in which no writer wins tells nothing: the SDK may have repeated the winner's request.
+/// An attempt in which no writer wins proves nothing: the SDK may have repeated the winner's request.
 const ATTEMPTS: usize = 3;
 
 /// What a round of writes at once showed.

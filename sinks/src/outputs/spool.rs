@@ -1,5 +1,5 @@
-//! A body of unknown length on its way to S3: in memory while it is small, in a temporary file from then on,
-//! hashed as it passes.
+//! A body of unknown length to be sent to S3: in memory while it is small, then in a temporary file; hashed while it is
+//! written.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -26,7 +26,7 @@ pub enum Condition {
     Unchanged(String),
 }
 
-/// What became of a conditional write.
+/// The result of a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
     /// It is there.

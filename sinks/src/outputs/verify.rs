@@ -1,4 +1,4 @@
-//! What was deleted or put back by hand, or by a lifecycle rule: found by looking, since nothing tells of it.
+//! Finds what was deleted or put back by hand, or by a lifecycle rule; there is no notification of it.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ const PAGES_MAX: usize = 100;
 const ASKED_MAX: usize = 1_000;
 const ASKED_AT_ONCE: usize = 8;
 
-/// What is not as the published manifest says.
+/// Differences from the published manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
     /// Data files that it names and that are gone.
@@ -29,7 +29,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// Whether there is anything to mend.
+    /// Whether there is anything to repair.
     pub fn is_none(&self) -> bool {
         self.missing.is_empty() && self.ahead.is_none() && !self.lost
     }

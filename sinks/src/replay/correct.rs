@@ -1,9 +1,9 @@
-//! The transaction `correct`: one batch of rows read again, judged by the rules as they are now.
+//! The transaction `correct`: one batch of rows read again, judged by the present rules.
 //!
 //! It is the transaction of [`apply`](crate::apply), at the replay's own bookmarks and under the same guard that never
 //! lets old data over new.
 //!
-//! What differs, because the rows were received before:
+//! It differs, because the rows were received before:
 //! - which rows were received is known: the sets and counts of the live pipeline are left alone. The replay keeps sets
 //!   of its own, beside the corrections that it makes: of files that it has read as a whole, they are what counts then;
 //! - only rows that differ from the table are written ([`crate::apply::difference`]), so that rules that have not changed
@@ -36,7 +36,7 @@ use crate::apply::{ApplyBatch, ApplyError, Batch, Duplicates, REFUSED_BY_DATABAS
 use crate::destination::Destination;
 use crate::lives::{self, Sifted};
 
-/// What became of rows that were read again, or would.
+/// The result, or the preview, for rows that were read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Corrected {
     /// Rows read.
@@ -57,7 +57,7 @@ pub struct Corrected {
     pub refused: usize,
 }
 
-/// A row that a replay treats otherwise than before.
+/// A row whose result changes in a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// Where the row comes from.
@@ -110,8 +110,8 @@ pub async fn correct(
     .await
 }
 
-/// What [`correct`] would do with a batch, as the table is now, and examples of it. Nothing is written; what only
-/// Postgres would refuse is not known.
+/// What [`correct`] would do with a batch, with examples. Nothing is written, so rows that only Postgres would refuse
+/// are not known.
 ///
 /// # Errors
 /// As [`crate::apply::apply`].

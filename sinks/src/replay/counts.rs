@@ -1,4 +1,4 @@
-//! What a replay in place does to the counts of files, and its own.
+//! How a replay in place changes the counts of files and its own counts.
 
 use std::collections::BTreeMap;
 

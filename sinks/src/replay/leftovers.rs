@@ -1,4 +1,4 @@
-//! Leftovers: rows of the table whose own row in the topic is a reject by the rules as they are, or has another key.
+//! Leftovers: rows of the table that, by the present rules, are rejects or have another key.
 //!
 //! They are remembered batch by batch (`pipeline.replay_suspects`) and removed at the end, all at once.
 

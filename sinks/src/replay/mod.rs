@@ -1,8 +1,8 @@
-//! Replays: which are under way, what was asked of them, how far they are, and how one ends.
+//! Replays: which ones are unfinished, their requests, their progress and their end.
 //!
-//! A domain has one that is not ended at most. Who works on it holds an advisory lock on a connection of its own
-//! ([`ReplayLock`]), so that another is refused while it lives and may go on where it stopped once it is dead. What it writes
-//! carries its name and its bookmarks' epochs: should it be taken for dead and wake up, nothing of it fits any more.
+//! A domain has one that is not ended at most. The process that runs it holds an advisory lock on its own connection
+//! ([`ReplayLock`]), so that another process is refused while it lives, and can resume once it is dead. Its writes
+//! carry its name and the epochs of its bookmarks: if it was only frozen and wakes up, its writes are refused.
 
 pub mod correct;
 mod counts;
@@ -48,7 +48,7 @@ impl Kind {
     }
 }
 
-/// A replay, as it is written down.
+/// A replay as recorded in Postgres.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Replay {
     /// Its number.
@@ -105,7 +105,7 @@ pub struct Wanted<'a> {
     pub domain: &'static Domain,
     /// Where to.
     pub kind: Kind,
-    /// What was asked for, in words that are equal if and only if the request is.
+    /// The request as text; two texts are equal only if the requests are.
     pub request: &'a str,
     /// The topic.
     pub stream_id: Uuid,
@@ -117,7 +117,7 @@ pub struct Wanted<'a> {
     pub owner: &'a str,
 }
 
-/// Why a replay cannot begin.
+/// Why a replay cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     /// Another one of the domain has not ended.

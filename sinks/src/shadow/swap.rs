@@ -16,7 +16,7 @@ use crate::tables;
 /// Named of a long list, at most.
 const NAMED_MAX: i64 = 20;
 
-/// What a swap did.
+/// The result of a swap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swapped {
     /// Views that read the new table now.
@@ -38,7 +38,7 @@ pub enum Refused {
          shadow", .0.join(", ")
     )]
     Incomplete(Vec<String>),
-    /// Something hangs on the live table that a swap would leave behind.
+    /// Objects depend on the live table that a swap would leave behind.
     #[error(
         "other objects depend on the table and would be left behind: {}; drop them, swap, and recreate them", .0.join(", ")
     )]

@@ -1,4 +1,4 @@
-//! Looking, and doing all of a plan in one transaction.
+//! Planning a setup, and carrying out the plan in one transaction.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub enum SetupError {
     /// The schema of the pipeline cannot be brought up to date.
     #[error("migrate the schema: {0}")]
     Migrate(#[from] MigrateError),
-    /// Something has to be done by a person first.
+    /// An operator has to do something first.
     #[error("{}", blocked(.0))]
     Blocked(Box<Plan>),
     /// Postgres refused a step.
@@ -51,7 +51,7 @@ fn blocked(plan: &Plan) -> String {
     plan.recording.blocked.iter().cloned().chain(tables).collect::<Vec<_>>().join("; ")
 }
 
-/// What Postgres says, and what to do where that is known.
+/// Postgres' error, with what to do if known.
 fn told(error: &sqlx::Error) -> String {
     match postgres::is_lock_timeout(error) {
         true => format!(
@@ -62,7 +62,7 @@ fn told(error: &sqlx::Error) -> String {
     }
 }
 
-/// What setup would do to the database, which may be empty, or of an older freshet.
+/// What setup would do to the database, which may be empty, or of an older version.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -1,4 +1,4 @@
-//! Rows of one key in a table that is taken over: how many, whether others refer to them, and how they are set aside.
+//! Duplicate keys in a table that is adopted: how many, whether other tables refer to them, and how they are removed.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 

@@ -1,4 +1,4 @@
-//! What the catalog of Postgres, and where it does not know the rows themselves, say of a table that is there.
+//! The present state of an existing table, from the catalog of Postgres and, where needed, from its rows.
 
 use freshet_topics::kept::EXTRA;
 use sqlx::{AssertSqlSafe, PgConnection};

@@ -1,4 +1,4 @@
-//! What is to be done to a table, from what is wanted and what is there. Pure: nothing here talks to Postgres.
+//! The plan for a table, from its declaration and its present state. Pure: nothing here talks to Postgres.
 
 mod columns;
 mod keys;
@@ -43,11 +43,11 @@ pub struct TablePlan {
     pub what: What,
     /// What is done, in order.
     pub steps: Vec<Step>,
-    /// What stays although the declaration has it otherwise, and harms nothing.
+    /// Differences from the declaration that stay and do no harm.
     pub kept: Vec<String>,
     /// What the declaration asks for and setup does not do, each with the command that does it.
     pub not_done: Vec<String>,
-    /// What keeps setup from doing anything at all, each with what to do.
+    /// What prevents the whole setup, each with what to do.
     pub blocked: Vec<String>,
 }
 
@@ -87,14 +87,14 @@ impl fmt::Display for Step {
 }
 
 impl Plan {
-    /// Whether something stands in the way of all of it.
+    /// Whether something prevents the whole setup.
     pub fn is_blocked(&self) -> bool {
         !self.recording.blocked.is_empty() || self.tables.iter().any(|table| !table.blocked.is_empty())
     }
 }
 
 impl TablePlan {
-    /// Whether the rows that are there are new to freshet.
+    /// Whether the table has rows that freshet did not write.
     pub fn takes_over(&self) -> bool {
         matches!(self.what, What::Foreign { .. })
     }

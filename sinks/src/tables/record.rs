@@ -1,4 +1,4 @@
-//! Which pipeline was set up last, with what each domain's declaration was then.
+//! The record of the last setup: which pipeline, and each domain's declaration.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Views over a table: Postgres alters no type of a column that a view uses, so they are taken away around it, and made
-//! again as they were: definition, options, owner, grants, comments.
+//! Views over a table: Postgres cannot alter the type of a column that a view uses, so such views are dropped and
+//! recreated with their definition, options, owner, grants and comments.
 
 use std::collections::BTreeSet;
 

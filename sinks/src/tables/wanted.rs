@@ -1,4 +1,4 @@
-//! What a domain's declaration wants of its table.
+//! The table that a domain's declaration requires.
 
 use freshet_topics::{Column, Domain, NewColumn, Overwrite};
 

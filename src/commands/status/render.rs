@@ -101,7 +101,7 @@ fn life(life: &LifeStatus, look: Look) -> Option<String> {
 /// A column for each state; where there is no room, one for the states of files that are on their way.
 fn files_by_state(status: &Status, look: Look) -> String {
     let all = || {
-        let states = ObjectState::ALL.map(ObjectState::name);
+        let states = ObjectState::ALL.map(word);
         let heading = ["files"].into_iter().chain(states).chain(["oldest open"]);
         let mut records = vec![heading.map(str::to_owned).collect::<Vec<_>>()];
         for domain in &status.domains {
@@ -124,6 +124,14 @@ fn files_by_state(status: &Status, look: Look) -> String {
         table(look, &records, 1)
     };
     first_that_fits(look, &[&all, &few])
+}
+
+/// A state as people read it, on the status page too: "published" sounds finished, though the rows still wait in Kafka.
+fn word(state: ObjectState) -> &'static str {
+    match state {
+        ObjectState::Published => "queued",
+        state => state.name(),
+    }
 }
 
 fn files_in(domain: &DomainStatus, state: ObjectState) -> i64 {
@@ -315,14 +323,15 @@ mod tests {
         for part in [
             "halted: health partition 2",
             "output daily_scores has not been derived since 1970-01-01 00:00:00 UTC: no column x",
-            "passed over: 1,234,567 rows of 12,345 files",
+            "discovered publishing queued applied",
+            "skipped: 1,234,567 rows of 12,345 files",
             "987,654",
             "100,000+",
             "version 7",
             "the newest 2 of 9,000 files",
             "unknown_column: health `remarks` in 1,200 files, the newest health/",
             "(did you mean `health/`?)",
-            "belong to no domain: 999 objects more",
+            "belong to no domain: 999 more objects",
         ] {
             assert!(words.contains(part), "{part} in\n{text}");
         }

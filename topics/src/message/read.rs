@@ -12,8 +12,8 @@ use crate::cells::{Cells, NewCellsWriter, RowWriter};
 use crate::columns::{Span, Text};
 use crate::{Column, Domain};
 
-/// Appends the rows of a message to a batch, in their order. `place` is told of each where it comes from, and what is kept
-/// of it if it is rejected.
+/// Appends the rows of a message to a batch, in their order. `place` receives the origin of each row, and the text to
+/// keep if it is rejected.
 ///
 /// # Errors
 /// The message's fault, in any of its rows: then none is appended, and none of those that `place` was told of counts.
@@ -86,7 +86,7 @@ impl<'de> Visitor<'de> for RowSeed<'_, '_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let RowSeed { domain, columns, writer } = self;
-        // Columns nearly always come in declaration order: look at the next one first.
+        // Columns nearly always are in declaration order: try the next one first.
         let mut next = 0;
         while let Some(name) = map.next_key_seed(NameSeed { domain, columns, next })? {
             match name {

@@ -1,4 +1,4 @@
-//! The columns of a table that is there: added, widened, numbered, left alone.
+//! The columns of an existing table: added, widened, numbered, or left unchanged.
 
 use super::types::{Fit, fit, shown};
 use super::{Planner, Step, counted, into_shadow};

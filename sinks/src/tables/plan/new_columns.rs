@@ -1,4 +1,4 @@
-//! Columns that files have and the contract has not (`onNewColumn: add`): text, made of what `extra` has kept.
+//! Columns that files have but the contract does not (`onNewColumn: add`): text columns generated from `extra`.
 //!
 //! Postgres makes the column itself, as a generated one: no role writes to it, so that rows that were there before, rows of a
 //! replay and those of a shadow have it alike, and no two of them can differ from what the file said.

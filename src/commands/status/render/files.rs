@@ -2,6 +2,7 @@
 
 use freshet_sinks::ledger::ObjectState;
 
+use super::word;
 use crate::commands::terminal::{Look, columns, shorten, thousands, wrap};
 use crate::status::{FileStatus, Files};
 
@@ -30,7 +31,7 @@ pub(super) fn list(files: &Files, look: Look) -> String {
     let heading = ["state", "rows"].into_iter().chain(counts.iter().map(|(name, _)| *name)).chain(["file"]);
     let mut records = vec![heading.map(str::to_owned).collect::<Vec<_>>()];
     for file in &files.files {
-        let mut record = vec![file.state.to_string(), rows(file)];
+        let mut record = vec![word(file.state).to_owned(), rows(file)];
         record.extend(counts.iter().map(|(_, count)| thousands(count(file))));
         record.push(String::new());
         records.push(record);
@@ -86,12 +87,12 @@ fn notes(file: &FileStatus, room: usize, look: Look) -> Vec<String> {
 }
 
 fn paint(line: &str, state: ObjectState, look: Look) -> String {
-    let word = state.to_string();
+    let word = word(state);
     let painted = match state {
-        ObjectState::Applied => look.good(&word),
-        ObjectState::Rejected => look.bad(&word),
-        ObjectState::Publishing | ObjectState::Published => look.busy(&word),
+        ObjectState::Applied => look.good(word),
+        ObjectState::Rejected => look.bad(word),
+        ObjectState::Publishing | ObjectState::Published => look.busy(word),
         ObjectState::Discovered | ObjectState::Superseded => return line.to_owned(),
     };
-    line.replacen(&word, &painted, 1)
+    line.replacen(word, &painted, 1)
 }

@@ -9,7 +9,7 @@ use super::{MessageError, PackedHead, Provenance};
 use crate::Domain;
 use crate::cells::{Cells, RowWriter};
 
-/// Appends each row of a message to a batch, and tells of it where it comes from and where in the value its line is.
+/// Appends each row of a message to a batch, and reports its origin and the position of its line in the value.
 ///
 /// # Errors
 /// The fault of any line. The rows before it are appended.
@@ -28,7 +28,7 @@ pub(in crate::message) fn push(
         let end = memchr(b'\n', &value.as_bytes()[start..]).map_or(value.len(), |length| start + length);
         found += 1;
         if found > packed.rows {
-            // However many there are, no more of them are read than is said.
+            // Never reads more lines than the header says.
             let found = found + memchr_iter(b'\n', &value.as_bytes()[start..]).count();
             return Err(MessageError::Rows { said: packed.rows, found });
         }
@@ -184,7 +184,7 @@ fn string(text: &str) -> Option<(&str, bool)> {
     loop {
         match bytes.get(at)? {
             b'"' => return Some((&text[..=at], has_escapes)),
-            // What is escaped is no end.
+            // An escaped quote does not end the string.
             b'\\' => (has_escapes, at) = (true, at + 2),
             _ => at += 1,
         }
