@@ -1,5 +1,5 @@
-//! Bytes to rows: the same bytes give the same records, lines and positions, however they are cut into chunks
-//! and wherever a reading resumes, in bounded memory.
+//! Bytes to rows, in bounded memory: the same bytes give the same records, lines and positions, independent of chunk
+//! sizes and of where a reading resumes.
 //!
 //! The grammar is RFC 4180's with a delimiter of the contract's: double quotes, `""` for a quote within quotes, records
 //! ended by LF, CRLF or a lone CR; a quote within an unquoted cell is text.
@@ -7,9 +7,9 @@
 //! - *Exact places.* Line ends before a record are consumed here, and a record ended by CR is held until the
 //!   next byte shows whether an LF belongs to it. So a record's line, and the [`Position`] after it, do not
 //!   depend on the chunks.
-//! - *Stray quotes.* Where text follows a closing quote, or a quote is never closed, only the line on which it opened is
-//!   given up: it is a record of its own ([`Record::stray_quote`]), and the reading goes on with the line after it. What
-//!   was read beyond is held for that, and is bounded as a record is; it is not read again for each line ([`path`]).
+//! - *Stray quotes.* If text follows a closing quote, or a quote is never closed, only the line on which it opened is
+//!   lost: it is a record of its own ([`Record::stray_quote`]), and reading continues with the next line. What was read
+//!   beyond is held for that, and is bounded as a record is; it is not read again for each line ([`path`]).
 //! - *Blank lines.* A line whose cells are all empty, or blanks alone, quoted or not, is no record.
 //! - *Bounds.* A cell, a record and the number of cells are limited; a file over a limit fails at the same byte each time.
 //! - *Faults of the file.* A NUL byte and invalid UTF-8 end the reading: after an `Err` the framer is of no further use.
@@ -64,7 +64,7 @@ impl Default for Position {
     }
 }
 
-/// Why a file cannot be framed. All are faults of the file; the text is its reject reason.
+/// Why a file cannot be framed. All are errors in the file; the text is its reject reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum FrameError {

@@ -4,9 +4,9 @@
 //! A canonical name beats an alias: where a file of locations has both `id` and `location_id`, the latter is
 //! an extra column. Which cell belongs to which column is decided once a file, so that a row costs no look-up.
 //!
-//! A slip in a heading must not lose a column without a word. So a file is rejected where none of its columns is one that
-//! the domain measures, and where a heading is nearly one that the file lacks; what the file is instead is said where it
-//! can be told ([`suspect`]).
+//! A typing error in a heading must not lose a column silently. So a file is rejected if it has no column of the domain
+//! besides the key, or if it lacks a column and has a heading with nearly its name; the reason says what the file may
+//! be instead ([`suspect`]).
 
 pub(crate) mod names;
 mod suspect;
@@ -63,16 +63,16 @@ pub enum HeaderError {
         /// Where files of that domain belong.
         pattern: &'static str,
     },
-    /// The columns stand there, parted otherwise.
+    /// The columns are there, but with another delimiter.
     #[error(
         "header: the columns are separated by {found}, not by {delimiter}: save the file as CSV with {delimiter}, or \
          say \
          `delimiter` in the contract"
     )]
     Delimiter {
-        /// What parts them.
+        /// The delimiter in the file.
         found: &'static str,
-        /// What is to part them.
+        /// The delimiter of the contract.
         delimiter: &'static str,
     },
     /// A line by which Excel tells itself the delimiter.
@@ -124,8 +124,8 @@ pub struct Header {
     kept: Vec<(usize, String)>,
 }
 
-/// How headings begin that `freshet rejects export` writes beside a row: notes for whoever mends it. What stands below them
-/// says nothing, so that the file can be dropped as it is.
+/// The beginning of headings that `freshet rejects export` adds: notes for the person who corrects the rows. These
+/// columns are ignored, so that the file can be dropped unchanged.
 pub const NOTES: &str = "_rejected_";
 
 impl Header {

@@ -1,7 +1,7 @@
-//! Hints: a store tells that an object came, and its domain's discovery looks at that key at once.
+//! Hints: a store announces an object, and its domain's discovery looks at that key at once.
 //!
-//! Nothing rests on them. A hint that is wrong costs a request, one that is lost or dropped costs the time until the
-//! next listing, and what is registered is what the listing of the key shows, never what the hint says.
+//! Correctness does not depend on them. A wrong hint costs a request; a lost one costs the time until the next listing.
+//! What is registered is what S3 has under the key, not what the hint says.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +40,7 @@ struct Waiting {
 /// Keys to look at, each with those who want to hear what the look came to.
 pub(crate) type Keys = BTreeMap<String, Vec<oneshot::Sender<Looked>>>;
 
-/// What a look at a key came to.
+/// The result of a look at a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Looked {
     /// The ledger holds what the store shows under it, or the store shows nothing.
@@ -51,7 +51,7 @@ pub(crate) enum Looked {
     NoLedger,
 }
 
-/// What becomes of a key that somebody wants looked at.
+/// The answer to a request to look at a key.
 #[derive(Debug)]
 pub(crate) enum Look {
     /// It is in another bucket, or belongs to no domain.
@@ -124,7 +124,7 @@ impl Hints {
         }
         let (tell, told) = oneshot::channel();
         let asking = keys.entry(key.to_owned()).or_default();
-        // Whoever tells by HTTP does not wait for an answer.
+        // Senders of HTTP notifications do not wait for the result.
         asking.retain(|tell| !tell.is_closed());
         asking.push(tell);
         metrics::HINTS.with_label_values(&["taken"]).inc();

@@ -2,8 +2,8 @@
 //!
 //! This crate promises that every version of every object under a domain's prefixes is published exactly as
 //! its bytes say, or rejected with a reason, or known to have been overtaken by a newer version; that
-//! publishing it twice is harmless, because a row's number is a function of the bytes; and that publishing
-//! less than all of it is noticed and mended.
+//! publishing it twice is harmless, because a row's number is a function of the bytes; and that publishing less than
+//! all of it is noticed and repaired.
 //!
 //! One file's path through it: [`discover`] lists the bucket, or the one key that a store told of ([`hints`], [`events`]),
 //! finds it, and has it registered in the ledger ([`freshet_sinks::ledger`]); a [`worker`](self) claims it, opens it at the

@@ -1,4 +1,4 @@
-//! What the listener counts, in the default registry of the `prometheus` crate.
+//! Metrics of the listener, in the default registry of the `prometheus` crate.
 
 use std::sync::LazyLock;
 

@@ -1,7 +1,7 @@
-//! What the name of an object says: a domain's file, something beside the files that is none, or nobody's.
+//! Classifies objects by name: a domain's file, something beside the files that is not data, or an object of no domain.
 //!
-//! Tools leave objects beside their files: markers (`_SUCCESS`), checksums, manifests, uploads that are not finished. Such
-//! names are no data and no mistake either; they are counted, and that is all.
+//! Tools leave objects beside their files: markers (`_SUCCESS`), checksums, manifests, uploads that are not finished.
+//! Such objects are neither data nor mistakes; they are only counted.
 
 use std::borrow::Cow;
 
@@ -38,7 +38,7 @@ pub(crate) const NOT_DATA: [&str; 21] = [
 /// How a name that ends in `/` is called: what some tools make where they show a folder.
 pub(crate) const FOLDER: &str = "/";
 
-/// What a key is to a domain.
+/// How a key relates to a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name<'a> {
     /// A file of it.
@@ -50,7 +50,7 @@ pub enum Name<'a> {
 }
 
 impl IngestSettings {
-    /// What a key is to a domain. A part of the path that a pattern of the domain names says nothing against the file.
+    /// Classifies a key for a domain. Parts of the path that are in the domain's own pattern are not checked.
     pub fn name_of(&self, domain: &Domain, key: &str) -> Name<'_> {
         let patterns = || self.all_patterns_of(domain);
         if patterns().any(|pattern| pattern == key && !pattern.ends_with('/')) {
@@ -63,7 +63,7 @@ impl IngestSettings {
         }
     }
 
-    /// What a key is to all domains together: where it is no domain's, no data by its own name.
+    /// Classifies a key for all domains together; a key of no domain may still be recognized as no data by its name.
     pub fn name_in(&self, domains: &[&Domain], key: &str) -> Name<'_> {
         let own = domains.iter().map(|domain| self.name_of(domain, key)).find(|name| *name != Name::Foreign);
         own.unwrap_or_else(|| self.not_data(key).map_or(Name::Foreign, Name::NotData))

@@ -2,9 +2,9 @@
 //!
 //! A read is pinned: every GET carries the ETag as `If-Match`, and the versionId where there is one, so that a
 //! file overwritten while it is read is never a mixture. Compressed content is inflated on the way
-//! ([`inflate`]). Errors tell whose fault it is, since that decides what becomes of the object: the version is
-//! gone ([`ReadError::Gone`]), the file is at fault ([`ReadError::Rejected`]), or it is worth another
-//! attempt ([`ReadError::Transient`], [`ReadError::Denied`]).
+//! ([`inflate`]). Errors tell the cause, which decides what happens to the object: the version is gone
+//! ([`ReadError::Gone`]), the file itself is faulty ([`ReadError::Rejected`]), or another attempt may succeed
+//! ([`ReadError::Transient`], [`ReadError::Denied`]).
 //!
 //! Waits are bounded: the client is expected to have connect, read and attempt timeouts, as
 //! `freshet_sinks::s3::client` sets them; a body that gives no byte for [`BODY_TIMEOUT`] is given up here. How
@@ -84,7 +84,7 @@ impl ObjectReader {
         Pages { folders: Some(Vec::new()), ..self.list_pages(bucket, prefix) }
     }
 
-    /// Says once of a key that it cannot be read, however often it is listed.
+    /// Logs once that a key cannot be read, however often it is listed.
     fn say_unreadable(&self, bucket: &str, key: &str) {
         if self.said.is_unsaid(key) {
             tracing::warn!(bucket, key, "skipped an object whose key is not UTF-8 or contains a NUL: rename it");
@@ -343,7 +343,7 @@ fn to_second(time: &S3Time) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(time.secs(), 0)
 }
 
-/// How an object keeps its content.
+/// How an object's content is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// Byte by byte as it is framed, so that a later part can be asked for.

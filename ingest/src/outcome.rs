@@ -1,4 +1,4 @@
-//! How an attempt at an object ended: as an event for the ledger, a line in the log, a count and a trace.
+//! The end of an attempt to publish an object: an event for the ledger, a log line, a count and a trace.
 
 use std::time::{Duration, SystemTime};
 
@@ -72,7 +72,7 @@ pub(crate) fn still_mine(recorded: Recorded) -> Result<(), Stop> {
     if recorded.is_written() { Ok(()) } else { Err(Stop::LeaseLost) }
 }
 
-/// Says how an attempt ended, and has the ledger say so where it does not yet.
+/// Logs how an attempt ended, and writes it to the ledger if it is not written yet.
 ///
 /// # Errors
 /// If the ledger refuses.
@@ -187,8 +187,8 @@ async fn fail(listener: &Listener, claim: Claim, reason: String) -> Result<(), s
     Ok(())
 }
 
-/// S3 says that the version is gone. While the bucket still shows it, that is not believed. Rows of it that did not
-/// arrive are named; copies of it that were set aside go their own way.
+/// S3 says that the version is gone. While the bucket still lists it, that is not believed. Otherwise missing rows are
+/// recorded, and versions that were set aside as copies of it are published themselves.
 async fn gone(listener: &Listener, mut claim: Claim, reason: String) -> Result<(), sqlx::Error> {
     match listener.s3(listener.reader.is_listed(&claim.object.version)).await {
         Ok(false) => {}

@@ -1,4 +1,4 @@
-//! The second pass over a file: every row goes to its partition, numbered by nothing but the bytes.
+//! The second pass over a file: every row is sent to its partition, with numbers that depend only on the bytes.
 //!
 //! Rows of a partition are packed in one message, as many as may be; what is begun is sent at the end of each chunk, so
 //! that no row waits for another file. With one row a message, each travels in the form of its own.

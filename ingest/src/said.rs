@@ -1,4 +1,4 @@
-//! What a line of the log was written of, so that it is written once however often it is met.
+//! Remembers what was logged, so that a repeated condition is logged once.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 /// Things that are remembered: about 100 kB.
 const SAID_MAX: usize = 1_000;
 
-/// What becomes of things met when [`SAID_MAX`] are remembered.
+/// What to do when [`SAID_MAX`] things are remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beyond {
     /// Nothing is said of them: whatever is remembered is met again and again.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::names::NOT_DATA;
 use crate::object::ReadLimits;
 
-/// How the listener looks, publishes and repairs.
+/// Settings of the listener.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestSettings {

@@ -1,4 +1,4 @@
-//! The sweeper: looks again and again whether published objects have arrived, and says what it found.
+//! The sweeper: checks periodically whether published objects have arrived, and logs the result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

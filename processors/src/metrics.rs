@@ -1,4 +1,4 @@
-//! What the processors count. The names and meanings are listed in `docs/metrics.md`.
+//! Metrics of the processors. `docs/metrics.md` lists their names and meanings.
 
 use std::sync::LazyLock;
 use std::time::Duration;

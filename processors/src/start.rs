@@ -1,4 +1,4 @@
-//! Where a partition is read from, or why it is not: decided from its bookmark and the log. Nothing here reads or writes.
+//! Decides from bookmark and log where a partition is read from, or why it is halted. Pure.
 
 use freshet_sinks::bookmarks::Assigned;
 use freshet_topics::log::{Ends, PartitionLog};

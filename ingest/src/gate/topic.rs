@@ -30,7 +30,7 @@ pub enum Step {
     Open(i32),
     /// The stream records of these are to be written first.
     Mark(Vec<i32>),
-    /// Nothing may be published before a person has decided.
+    /// Nothing may be published before an operator has decided.
     Refuse(String),
 }
 

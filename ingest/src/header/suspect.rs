@@ -1,5 +1,5 @@
-//! What a header that does not fit its domain may be instead: columns with a slip in their names, columns of another
-//! domain, columns that something else parts.
+//! Guesses what is wrong with a header that does not fit its domain: misspelled columns, columns of another domain,
+//! another delimiter.
 
 use freshet_topics::{Domain, Instead, cast};
 

@@ -1,5 +1,5 @@
-//! Whole pages of a listing that are settled, so that a bucket of any size costs no question and next to no memory while
-//! nothing changes.
+//! Remembers whole pages of a listing that are settled, so that a bucket of any size needs no query and nearly no
+//! memory while nothing changes.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};

@@ -1,8 +1,8 @@
 //! The content of an object as plain text bytes: sniffed, inflated, and bounded.
 //!
-//! The first bytes tell: gzip (several members too, with zeros behind them) and Zstandard (several frames too) are inflated
-//! whatever the object is called and whatever the store says of it, so that the same bytes are the same rows. Only a name
-//! that lies, in `.gz` or `.zst`, is rejected with a reason its owner understands: such a file is rarely whole.
+//! The first bytes decide: gzip (several members too, with zeros behind them) and Zstandard (several frames too) are
+//! inflated independent of the object's name and metadata, so that the same bytes are the same rows. Only a file named
+//! `.gz` or `.zst` that is not compressed is rejected: such a file is rarely complete.
 
 use std::io;
 use std::pin::Pin;
@@ -24,7 +24,7 @@ const RATIO_FREE_BYTES: u64 = 16 << 20;
 /// and what `zstd` uses up to level 19. It is memory that the file demands.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// Bounds on what a compressed object may become.
+/// Limits for compressed objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimits {
     /// Bytes after decompression. Default 16 GiB.
@@ -40,7 +40,7 @@ impl Default for ReadLimits {
     }
 }
 
-/// Why the content of an object is no file of ours. The text is its reject reason.
+/// Why the content of an object cannot be read. The text is its reject reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// Named as compressed, and is not.

@@ -1,5 +1,5 @@
-//! What the next version is built on: the published one, or, where that was deleted or put back by hand, only what
-//! it must not fall behind.
+//! The basis of the next version: the published version, or, if that was deleted or put back by hand, only lower bounds
+//! that it must not fall below.
 
 use std::time::{Duration, Instant, SystemTime};
 

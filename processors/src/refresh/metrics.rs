@@ -1,4 +1,4 @@
-//! What the publisher says about itself, in the default registry.
+//! Metrics of the publisher, in the default registry.
 
 use std::sync::LazyLock;
 

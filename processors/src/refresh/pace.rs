@@ -1,5 +1,5 @@
-//! How often to publish: at once after quiet, seldom under a steady stream, and beside a load that needs the machine only
-//! as much as a small share of it allows.
+//! How often to publish: at once after a quiet period, rarely under a steady stream, and with a small share of the
+//! machine during a heavy load.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ const WINDOW_FIRST: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(50);
 const TICK_MAX: Duration = Duration::from_millis(500);
 
-/// Does this, and tells for how long this process ran meanwhile: who wakes from being frozen has not worked.
+/// Runs a future and measures for how long this process actually ran: time in which it was frozen does not count.
 pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,7 +54,7 @@ pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) 
     }
 }
 
-/// The pace of something that costs more the more there is.
+/// The pace of an action whose cost grows with the data.
 #[derive(Debug)]
 pub(super) struct Pace {
     interval_min: Duration,
@@ -125,7 +125,7 @@ impl Allowance {
         Allowance { windows_max: usize::MAX, waiting_max: 100, readers: Allowance::READERS };
 }
 
-/// What publications may take, from what they took before.
+/// The budget of publications, from the duration of earlier ones.
 #[derive(Debug)]
 pub(super) struct Budget {
     /// What a window takes.

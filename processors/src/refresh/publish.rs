@@ -5,11 +5,11 @@
 //! are. Nothing is locked but the tables, against being dropped: a publisher that is frozen half-way holds up
 //! neither the others nor the garbage collection, and finds its swap refused when it wakes.
 //!
-//! Outputs have an order: a publisher whose program is older than that of what is published publishes nothing
-//! ([`Outcome::Outdated`]), nor does one whose outputs were set up otherwise since ([`Outcome::Superseded`]), so that in a
-//! rolling upgrade the newest program and folder win.
+//! A publisher with an older program than the published version publishes nothing ([`Outcome::Outdated`]), nor does one
+//! whose outputs have since been set up with other definitions ([`Outcome::Superseded`]), so that in a rolling upgrade
+//! the newest program and folder win.
 //!
-//! What was deleted by hand is made again: see [`super::verification`].
+//! Files deleted by hand are restored: see [`super::verification`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -36,7 +36,7 @@ const CONFLICTS_MAX: u32 = 20;
 /// Marks deleted by one statement.
 const MARKS_BATCH: usize = 10_000;
 
-/// What became of a publication.
+/// The result of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// There is a new version.
@@ -45,14 +45,14 @@ pub enum Outcome {
     Unchanged,
     /// The tables are behind what was published, for this reason; nothing is published until that is resolved.
     Refused(String),
-    /// What is published was derived by later code than this program has.
+    /// The published outputs were derived by newer code than this program has.
     Outdated {
         /// The code version of what is published.
         published: u32,
         /// This program's.
         own: u32,
     },
-    /// An output was set up otherwise than this program has it, as this says; nothing is published until they agree.
+    /// An output was set up with another definition than this program has; nothing is published until they agree.
     Superseded(String),
 }
 
@@ -250,7 +250,7 @@ impl Publisher {
         }))
     }
 
-    /// Remembers which outputs do not work and since when, for people and for whoever publishes next, and says so once.
+    /// Records which outputs fail and since when, for people and for the next publisher, and logs each once.
     async fn record(&mut self, derivation: &Derivation) -> Result<(), sqlx::Error> {
         for output in self.context.outputs {
             metrics::OUTPUT_FAILED
@@ -280,7 +280,7 @@ impl Publisher {
         }
     }
 
-    /// Says once, for people, what was deleted or put back and is made again.
+    /// Logs once what was deleted or put back by hand and is restored.
     fn announce(&mut self, basis: &Basis) {
         let text = match (&basis.lost, self.verification.damage.missing.first()) {
             (Some(lost), _) => {

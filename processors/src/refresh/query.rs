@@ -1,8 +1,8 @@
 //! An output's query, run for a window: rows in the order of its key, as files.
 //!
 //! It runs in the publisher's snapshot, as one of its statements: read only, on one core, within a time limit. Its rows
-//! stream by, so that what is in memory is one of them and the buffers of the files. What the query itself does wrong is
-//! told from what the world does ([`Failure`]): the first stops this output, the second the publication.
+//! stream by, so that what is in memory is one of them and the buffers of the files. Errors of the query are
+//! distinguished from errors of a service ([`Failure`]): the first stop this output, the second the publication.
 
 use std::time::Duration;
 
@@ -26,9 +26,9 @@ const REASON_CHARS_MAX: usize = 500;
 /// Why an output has no rows of a window.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Its query does not work, for this reason.
+    /// Its query fails, for this reason.
     Query(String),
-    /// The world does not.
+    /// A service failed.
     World(RefreshError),
 }
 
@@ -68,13 +68,13 @@ pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration)
     Ok(())
 }
 
-/// Goes on after a query that failed, and forgets what was prepared: tables may have changed.
+/// Continues after a failed query, and drops prepared statements: tables may have changed.
 pub(super) async fn recover(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("ROLLBACK TO SAVEPOINT query").execute(&mut *connection).await?;
     connection.clear_cached_statements().await
 }
 
-/// Asks Postgres what a query gives.
+/// Asks Postgres for the columns of a query.
 pub(super) async fn prepare(connection: &mut PgConnection, output: &Output) -> Result<Prepared, Failure> {
     let found = described(connection, output).await.map_err(|error| failure(error, "prepare"))?;
     prepared(output, &found).map_err(Failure::Query)

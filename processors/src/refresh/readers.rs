@@ -1,4 +1,5 @@
-//! A few windows at once: while Postgres works out the rows of one, those of another become files and go up.
+//! Derives a few windows at once: while Postgres computes the rows of one, those of another are written to files and
+//! uploaded.
 //!
 //! All readers see the publication's snapshot: the first is its own transaction, the others import it. A window's rows come
 //! from one query on one of them, so its files do not depend on who reads it, nor when.
@@ -72,7 +73,7 @@ async fn import(pool: &PgPool, id: &str, timeout: Duration) -> Result<Transactio
 /// Derives all windows of all outputs, in the order in which they stand.
 ///
 /// # Errors
-/// What the world does wrong. What a query does wrong ends its output.
+/// Errors of services. An error of a query only ends its output.
 pub(super) async fn derive(
     first: &mut PgConnection,
     others: &mut Others,

@@ -1,4 +1,4 @@
-//! Trying again after transient errors, with back-off.
+//! Retries after transient errors, with back-off.
 
 use std::time::Duration;
 

@@ -1,5 +1,4 @@
-//! The data files of a version on their way to S3: what is as it was keeps its name, what is new gets one that no
-//! file had before.
+//! Uploads the data files of a version: unchanged files keep their names, new ones get names that no file had before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A replay in place, and what it would do.
+//! A replay in place, and its preview.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -25,7 +25,7 @@ const KEYS_MAX: usize = 1_000_000;
 const FINISH_TRIES_MAX: u32 = 30;
 const FINISH_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Replays in place: corrects the live table by the rules of this program. Gives what it did.
+/// Replays in place: corrects the live table by the rules of this program. Returns the recorded replay.
 ///
 /// # Errors
 /// [`ReplayError`]. What was corrected until then stays, and the same request goes on from there.
@@ -102,7 +102,7 @@ async fn finish(
     }
 }
 
-/// What [`in_place`] would do, as the table is now.
+/// The preview of [`in_place`] on the present table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preview {
     /// How many rows of each.
@@ -113,7 +113,7 @@ pub struct Preview {
     pub at_most: bool,
 }
 
-/// Says what [`in_place`] would do. Nothing is written: the transaction could not.
+/// Previews [`in_place`]. Nothing is written: the transaction is read-only.
 ///
 /// # Errors
 /// [`ReplayError`].

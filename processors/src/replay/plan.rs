@@ -1,4 +1,4 @@
-//! What a replay is asked to read, and the offsets that this comes to. Pure.
+//! The request of a replay, and the offsets to read for it. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -118,7 +118,7 @@ pub enum PlanError {
     /// No version of these keys is in the ledger.
     #[error("this domain has no file {}", .0.join(" or "))]
     NoObject(Vec<String>),
-    /// Kafka keeps time by what producers say; a time to come is a slip.
+    /// A time in the future must be a mistake.
     #[error("{0} is in the future")]
     Future(String),
 }

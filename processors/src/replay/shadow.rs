@@ -207,7 +207,7 @@ impl Shadow {
     }
 }
 
-/// Whether so many messages are little, if each has as many rows as those read so far.
+/// Whether few rows are left, assuming as many rows per message as in those read so far.
 ///
 /// | messages read | with rows | left | little |
 /// |---|---|---|---|
