@@ -32,7 +32,7 @@ pub const LOCAL: &str = include_str!("config/local.toml");
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// What flows, and what is made of it: no setting, but the folder of `--pipeline`.
+    /// The pipeline: not a setting, but the folder of `--pipeline`.
     #[serde(skip, default = "Pipeline::shipped")]
     pub pipeline: &'static Pipeline,
     pub kafka: KafkaSettings,

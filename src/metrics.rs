@@ -1,5 +1,5 @@
-//! What every role tells about its process and about the pipeline as a whole, in the default registry of the
-//! `prometheus` crate. What the parts count of their own work stands in the `metrics.rs` of their crates.
+//! Metrics of every role about its process and about the pipeline as a whole, in the default registry of the
+//! `prometheus` crate. Metrics of the parts are in the `metrics.rs` of their crates.
 
 use std::sync::LazyLock;
 

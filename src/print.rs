@@ -1,4 +1,4 @@
-//! How the program speaks on standard output and standard error.
+//! Output to standard output and standard error.
 //!
 //! [`println`], [`print`] and [`eprintln`] stand in the place of those of the standard library, everywhere in this crate:
 //! those panic where nobody reads any more (`freshet status | head -1`). These end the process quietly then, with the exit
@@ -18,7 +18,7 @@ const COMMAND: &str = "`freshet ";
 
 static OPTIONS: OnceLock<String> = OnceLock::new();
 
-/// Has every command that is proposed repeat these options, each with its value; empty for none.
+/// Sets the options that every proposed command repeats, each with its value; empty for none.
 pub(crate) fn repeat_options(options: String) {
     let _ = OPTIONS.set(options);
 }

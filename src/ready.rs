@@ -1,4 +1,4 @@
-//! Whether what a role needs is there: asked before a role starts, and by whoever reads `/readyz`.
+//! Checks whether everything a role needs is available, before it starts and for `/readyz`.
 
 use std::error::Error;
 use std::fmt;
@@ -21,12 +21,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Before a role that cannot start looks again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
-/// Something a role needs and does not have.
+/// Something that a role needs and does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
-    /// It may come: a service out of reach, a schema not yet migrated.
+    /// Waiting may help: a service out of reach, a schema not yet migrated.
     Yet(String),
-    /// It will not come by waiting: the schema is a later program's, or a pooler stands before Postgres.
+    /// Waiting does not help: the schema is newer than the program, or Postgres is behind a pooler.
     ForGood(String),
 }
 

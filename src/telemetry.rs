@@ -1,4 +1,4 @@
-//! Logs, and traces where the environment asks for them.
+//! Logs, and traces if the environment asks for them.
 
 mod otlp;
 mod repeats;

@@ -1,4 +1,4 @@
-//! `freshet healthcheck`: what a container asks about its own role.
+//! `freshet healthcheck`: the health check of a container.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// Asks `/readyz` of the role that listens on `listen`; prints what it answers.
 ///
 /// # Errors
-/// If nobody answers there, or the role cannot do its work, with what it misses.
+/// If nothing answers there, or the role cannot do its work; with what is missing.
 pub async fn run(listen: &str) -> anyhow::Result<()> {
     let address = address(listen).await?;
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(address))

@@ -1,5 +1,5 @@
-//! `freshet init`: a pipeline folder to begin with. From sample files it drafts contracts, an output and tests, and says
-//! in comments what it saw and what it guessed.
+//! `freshet init`: a pipeline folder to begin with. From sample files it drafts contracts, an output and tests;
+//! comments show what was seen and what was guessed.
 
 mod draft;
 mod key;
@@ -25,7 +25,7 @@ pub struct InitArgs {
 
 const README: &str = include_str!("init/README.md");
 
-/// Makes the folder, and says what to do next.
+/// Creates the folder, and prints the next steps.
 ///
 /// # Errors
 /// If the folder holds something, a sample cannot be read, or a file cannot be written. Samples are read first, so that

@@ -1,8 +1,9 @@
-//! `freshet lineage DOMAIN key=value…`: where a row of a table is from, what lost against it, and what was corrected in it.
+//! `freshet lineage DOMAIN key=value…`: where a row of a table comes from, which rows lost against it, and what was
+//! corrected in it.
 //!
-//! The table says which file, version and row won; the ledger, which object that is. Which rows lost only the topic can say:
-//! the partitions that the key may be in are read again, and each row of the key is judged by the rules of this program.
-//! What retention has removed from the topic is not known any more.
+//! The winning file, version and row come from the table and the ledger. The rows that lost are only in the topic: the
+//! partitions that the key may be in are read again, and each row of the key is judged by the rules of this program.
+//! Rows removed by retention are not known any more.
 
 mod read;
 mod show;
@@ -34,7 +35,7 @@ pub struct LineageArgs {
     json: bool,
 }
 
-/// Looks, and says what it found. The exit code is 1 where neither the table nor the topic has a row of the key.
+/// Prints what it found. The exit code is 1 if neither the table nor the topic has a row of the key.
 ///
 /// # Errors
 /// If the key is not one of the domain, or a service does not answer.

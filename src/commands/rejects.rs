@@ -1,4 +1,4 @@
-//! `freshet rejects`: look at rows that did not load, take them out as CSV to mend, or have them judged again.
+//! `freshet rejects`: list rows that did not load, export them as CSV to correct them, or have them judged again.
 
 mod csv;
 mod export;
@@ -88,7 +88,7 @@ pub struct Which {
     until: Option<DateTime<Utc>>,
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
 /// If a service does not answer, or a file cannot be written.

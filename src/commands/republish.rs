@@ -41,7 +41,7 @@ pub struct RepublishArgs {
     yes: bool,
 }
 
-/// Looks the files up, says what sending them again means, and does it.
+/// Looks the files up, shows the effect of sending them again, and does it if the user agrees.
 ///
 /// # Errors
 /// If Postgres or S3 does not answer.

@@ -1,7 +1,7 @@
-//! `freshet restored`: a person says that Postgres was restored, so that the outputs go on.
+//! `freshet restored`: tells freshet that Postgres was restored, so that publication continues.
 //!
-//! A processor notices a restore by itself where the topics hold rows of files that the ledger has forgotten. This is
-//! for when they hold none, and for the steps of docs/restore.md, where nobody should have to wait for it.
+//! A processor notices a restore by itself if the topics hold rows of files that the ledger does not know. This command
+//! is for restores without such rows, and for the steps of docs/restore.md, so that nobody has to wait.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use super::confirm::confirm;
 use super::terminal::thousands;
 use crate::roles::Services;
 
-/// Says what a new life of the ledger means, and begins it once a person agrees.
+/// Shows the effect of a new life of the ledger, and begins it if the user agrees.
 ///
 /// # Errors
 /// If Postgres does not answer.

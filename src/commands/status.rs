@@ -1,4 +1,4 @@
-//! `freshet status`: how far everything is.
+//! `freshet status`: the progress of everything.
 //!
 //! [`crate::status`] reads it; here are the options, and how it is shown.
 

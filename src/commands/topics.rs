@@ -12,7 +12,7 @@ use futures::future::try_join_all;
 use super::halted::{self, KnownTopic, partitions};
 use crate::config::Config;
 
-/// Does it for all domains, and says what is not as wanted.
+/// Runs the command for all domains, and reports what is not as wanted.
 ///
 /// # Errors
 /// If Kafka does not answer or refuses.

@@ -24,7 +24,7 @@ use crate::roles::{self, Role, Services};
 
 /// How long stopping waits for connections that are still in use.
 const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the roles get to end when the stack under them is gone: there is nothing left that they could finish.
+/// How long the roles may take to end after the stack has failed: they cannot finish anything.
 const ROLES_WITHOUT_STACK: Duration = Duration::from_secs(3);
 
 /// A pipeline that runs in this process.
@@ -95,7 +95,7 @@ pub async fn start(
     }
 }
 
-/// A socket at which the stack's own S3 server tells of what comes, so that nobody has to list all day.
+/// A socket for notifications of the stack's own S3 server, so that listings can be rare.
 struct Door {
     listener: TcpListener,
     address: SocketAddr,
@@ -117,7 +117,7 @@ impl Door {
     }
 
     async fn serve(self, hints: Hints, shutdown: CancellationToken) {
-        // Whatever it is, files are found by listing.
+        // Files are still found by listing.
         if let Err(error) = http::serve_own(self.listener, self.token, hints, shutdown).await {
             tracing::warn!(%error, "the store cannot send notifications");
         }

@@ -1,8 +1,8 @@
-//! `freshet validate FILE…`: what would become of files if they were dropped, without a server.
+//! `freshet validate FILE…`: what would happen to files if they were dropped, without a server.
 //!
 //! A file is read, checked and framed as a listener does it ([`freshet_ingest::inspect`]), and its rows are judged as a
-//! processor does ([`judge`]): what is said here is what would come of it. What only the tables know
-//! is not: rows that are older than what is there, and values that the database itself refuses.
+//! processor does ([`judge`]): so the report is what would really happen, except for what only the tables can show:
+//! rows older than existing ones, and values that the database itself refuses.
 
 mod report;
 mod show;

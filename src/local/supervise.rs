@@ -1,4 +1,4 @@
-//! A child that dies is started again on the same ports and data; one that keeps dying ends the stack.
+//! A child that dies is restarted on the same ports and data; one that keeps dying ends the stack.
 //!
 //! [`Deaths`] decides between the two, [`Part::keep`] does it. The parts are kept side by side, so that two that die
 //! together come back together. The clients reconnect by themselves: they never learn that there was another process.

@@ -1,5 +1,5 @@
-//! Whether the services answer: each is asked with every reading of the page, not for long, and it is kept since when one
-//! does not.
+//! Checks whether the services answer: each is asked at every reading of the page, with a short limit, and the time
+//! since when one does not answer is kept.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Questions that somebody asks by a click: a few at once, and each is short or is told to come again.
+//! Queries that a user starts by a click: a few at once; further ones are refused with a request to try again.
 
 use std::sync::Arc;
 use std::time::Duration;

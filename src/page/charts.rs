@@ -1,4 +1,4 @@
-//! The charts that outputs ask for: of each thing its newest row, as it is published. They are read from the outputs'
+//! The charts that outputs declare, from the newest published row of each item. They are read from the outputs'
 //! own files, so that the page computes nothing of its own.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The contracts in words: what each column of a domain must hold, and what becomes of a value that does not.
+//! The contracts in words: what each column of a domain must contain, and what happens to a value that breaks a rule.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -27,7 +27,7 @@ struct ColumnInWords {
     kind: &'static str,
     /// Key, reference, other headings.
     notes: Vec<String>,
-    /// What becomes of what it lacks or cannot be read.
+    /// What happens to missing and unreadable values.
     instead: Vec<String>,
     rules: Vec<String>,
 }

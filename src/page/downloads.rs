@@ -1,4 +1,4 @@
-//! The whole-file copies of the outputs, passed through from S3. Whatever else is in the bucket has no name here.
+//! The whole-file copies of the outputs, passed through from S3. Other objects of the bucket cannot be requested.
 
 use std::sync::Arc;
 

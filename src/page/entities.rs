@@ -1,4 +1,4 @@
-//! What is known of one entity, which a dimension's row describes and facts refer to: its row, and its facts, the newest first.
+//! The history of one entity (the row of a dimension that facts refer to): its row, and its facts, the newest first.
 //!
 //! Which columns those are the contracts say: the key of a fact begins with a reference to the dimension. So an entity's facts
 //! stand together in the index of the fact's key, by date.

@@ -1,4 +1,4 @@
-//! One reading of the state for all viewers, once a second at most, and none while nobody looks.
+//! One reading of the state for all viewers, at most once a second, and none without viewers.
 //!
 //! A reading is a handful of named sections as JSON. Each viewer is sent the sections that have changed since it was
 //! last sent any, whichever readings it missed meanwhile: a slow one gets fewer, never a backlog.

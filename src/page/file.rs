@@ -1,4 +1,4 @@
-//! One file: what it is, its way through the stages with times, and its rejected rows, to look at and as CSV.
+//! One file: its details, its stages with times, and its rejected rows, to look at and as CSV.
 
 use aws_sdk_s3::Client;
 use axum::Json;

@@ -1,4 +1,4 @@
-//! Who is answered, and what a browser may do with the answer.
+//! Which requests are answered, and what a browser may do with the answers.
 //!
 //! A web page elsewhere cannot read another's answers, unless it makes its own name resolve to this machine (DNS
 //! rebinding): the browser then takes us for that page's server. Such a request names that server in `Host`. So

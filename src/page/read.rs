@@ -1,7 +1,7 @@
-//! What the page shows, section by section, as it is read from Postgres and S3.
+//! Reads the sections of the page from Postgres and S3.
 //!
-//! A service that does not answer is named in `away` and not asked for more; what cannot be read is named in `trouble`. The
-//! sections stay as they were then: the page is wanted most when something is down.
+//! A service that does not answer is named in `away` and not asked for more; what cannot be read is named in `trouble`.
+//! The sections keep their last content, because the page is needed most when a service is down.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What was changed in a file, line by line: its own bytes are read again and judged, as `freshet validate` does it.
+//! The corrected values of a file, line by line: its bytes are read and judged again, as `freshet validate` does.
 //!
 //! The tables keep of a corrected value only the rule; the file still has the value. It is read where its version is still
 //! in the bucket and is of a size that a person waits for.

@@ -1,4 +1,4 @@
-//! What is looked at outside Postgres: the raw bucket, the outputs, and Kafka's ends.
+//! Reads the state outside Postgres: the raw bucket, the outputs, and Kafka's end offsets.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What Postgres knows, in a handful of statements that stay cheap as the ledger grows.
+//! Reads the status from Postgres, in a handful of statements that stay cheap as the ledger grows.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Traces by OTLP: one a file, from its drop to the publication of what follows from it.
+//! Traces by OTLP: one per file, from its drop to the publication of the outputs derived from it.
 //!
 //! The stages come as events of [`freshet_topics::trace`], from several processes. Trace and root span have ids that
 //! follow from the object's id ([`trace_id`]), so that each process places its stages in the trace of the file without

@@ -1,4 +1,4 @@
-//! What is told again and again is written once.
+//! Logs a repeated event once.
 //!
 //! When a service is away, every loop that needs it meets the same error at each try. The log is to say what is wrong, and
 //! say it again when that changes, not how often it was tried. So a warning or an error that says the same as one written

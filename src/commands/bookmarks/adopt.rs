@@ -16,7 +16,7 @@ use crate::commands::confirm::confirm;
 use crate::commands::terminal::thousands;
 use crate::roles::Services;
 
-/// Says what adopting the domain's topic would do, and does it once a person agrees; `false` if not.
+/// Shows what adopting the domain's topic would do, and does it if the user agrees; `false` if not.
 ///
 /// # Errors
 /// If Kafka or Postgres does not answer, or the topic does not exist.

@@ -33,7 +33,7 @@ impl FromStr for Target {
     }
 }
 
-/// Says what setting the bookmarks would lose or repeat, and does it once a person agrees.
+/// Shows what setting the bookmarks would skip or repeat, and does it if the user agrees.
 ///
 /// # Errors
 /// If Kafka or Postgres does not answer, or an offset lies outside the log.
@@ -81,7 +81,7 @@ pub(super) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The offset that a target comes to in a log.
+/// The offset of a target in a log.
 fn offset_of(to: Target, Ends { low, high }: Ends) -> Result<i64> {
     match to {
         Target::Beginning => Ok(low),

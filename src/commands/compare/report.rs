@@ -1,4 +1,4 @@
-//! What a comparison found, counted by table and column, with examples.
+//! The result of a comparison, counted by table and column, with examples.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,7 +30,7 @@ pub(super) struct TableReport {
     pub is_there: bool,
     pub rows_here: i64,
     pub rows_there: i64,
-    /// Rows passed over, because a newer one of their key counts.
+    /// Rows skipped, because a newer row has the same key.
     pub repeated_here: i64,
     pub repeated_there: i64,
     pub only_here: i64,
@@ -155,7 +155,7 @@ impl TableReport {
     }
 }
 
-/// A value as it may be shown: those that say something of a person are not.
+/// A value for display: personal values are not shown.
 fn shown(column: &Column, value: &Option<String>) -> Option<String> {
     value.as_ref().map(|value| if column.personal { "(personal)".to_owned() } else { value.clone() })
 }

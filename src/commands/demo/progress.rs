@@ -1,4 +1,4 @@
-//! A bar a stage; where there is no terminal, a line a stage once it is done.
+//! One progress bar per stage; without a terminal, one line per stage when it is done.
 
 use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};

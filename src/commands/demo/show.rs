@@ -1,4 +1,4 @@
-//! What came of the sample files: tables, outputs, times and places.
+//! The results of the demonstration: tables, outputs, times and addresses.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The values of a column that nothing but itself tells: as its sample says, else its rules, else its type.
+//! The values of a column that does not depend on other columns: from its sample, else from its rules, else from its
+//! type.
 
 use anyhow::{Result, ensure};
 use chrono::{Datelike, Timelike};

@@ -1,5 +1,5 @@
-//! That sample rows load: some rows of a domain are judged before any is written, so that a contract that asks for more
-//! than its columns' samples, rules and types can tell is refused in a clear line.
+//! Proves that sample rows load: some rows of a domain are judged before any is written, so that a contract with too
+//! little information for valid rows is refused with a clear message.
 
 use std::collections::BTreeMap;
 

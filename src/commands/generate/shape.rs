@@ -1,5 +1,4 @@
-//! What the files of a domain look like: where the value of each column comes from and how it is written, worked out once
-//! from the contract.
+//! The shape of a domain's files: the source and the format of each column's values, derived once from the contract.
 //!
 //! | column | value |
 //! |---|---|

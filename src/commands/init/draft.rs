@@ -1,4 +1,4 @@
-//! The files that are drafted from a sample. Every guess is marked as one in a comment, with what it rests on.
+//! The files that are drafted from a sample. Every guess is marked in a comment, with its reason.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub(super) fn files(looked: &Looked) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// What is guessed of a sample.
+/// The guesses about a sample.
 struct Draft<'a> {
     looked: &'a Looked,
     /// Whether the key was seen, and is not merely the first column.

@@ -1,5 +1,5 @@
-//! What a sample file shows of its columns: types, gaps, bounds and values. Nothing is kept of its rows but what is shown
-//! and what the guess of a key needs.
+//! Analyses the columns of a sample file: types, gaps, bounds and values. Of its rows, only the shown values and the
+//! data for guessing a key are kept.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! What the table, the ledger and the topic know of a key.
+//! Reads what the table, the ledger and the topic know about a key.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,7 @@ pub(super) struct Row {
     pub(super) corrections: Option<serde_json::Value>,
 }
 
-/// What became of a row of the key that is not the table's.
+/// Why a row of the key is not the one in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Fate {
@@ -62,11 +62,11 @@ pub(super) enum Fate {
     Lost,
     /// The rules of this program refuse it.
     Rejected,
-    /// It is of another ledger, or another life of this one.
+    /// Another ledger, or another life of this one, sent it.
     PassedOver,
     /// A newer version of its file was applied, and the contract says `onOverwrite: replace`.
     Replaced,
-    /// It would be in the table by the rules of this program, and is not: a replay would bring it.
+    /// By the rules of this program it should be in the table, but is not: a replay would load it.
     NotThere,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Other {
     pub(super) value: Option<String>,
 }
 
-/// All that is known.
+/// Everything that is known about the key.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Lineage {
     pub(super) domain: &'static str,

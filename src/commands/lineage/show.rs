@@ -1,4 +1,4 @@
-//! What is known of a key, for people.
+//! Shows what is known about a key, for people.
 
 use chrono::{DateTime, Utc};
 use freshet_topics::message::OVERTAKEN;

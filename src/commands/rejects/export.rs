@@ -25,7 +25,7 @@ pub(super) async fn run(
     if !foreign.is_empty() {
         eprintln!("freshet: left out {} messages that are not rows of a file", thousands(foreign.len() as i64));
     }
-    // A row whose text was too long to be kept whole is no JSON any more.
+    // A row whose text was too long to be kept whole is not valid JSON any more.
     let before = rejects.len();
     rejects.retain(|reject| csv::decode(domain, std::slice::from_ref(reject)).is_ok());
     if rejects.len() < before {

@@ -1,8 +1,8 @@
-//! `freshet rejects retry`: what changed rules now accept is loaded.
+//! `freshet rejects retry`: loads rejects that changed rules now accept.
 //!
 //! It is a replay in place ([`freshet_processors::replay`]) of the part of the topic that holds the rejects, restricted to
-//! their files. So what holds of a replay holds of it: old data never comes over new, a row counts once, and rows that the
-//! rules now refuse leave the table too, if they are of these files and in this part.
+//! their files. So it has the guarantees of a replay: old data never overwrites new data, a row counts once, and rows
+//! of these files in this part that the rules now refuse are removed from the table.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -61,7 +61,7 @@ pub(super) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What came of it; `None` if a person did not agree.
+/// The result; `None` if the user did not agree.
 async fn of_domain(
     services: &Services,
     domain: &'static Domain,
@@ -73,7 +73,7 @@ async fn of_domain(
     let context = context(services, domain, None);
     let topic = domain.topic(&services.config.kafka.topic_prefix);
     let mut rejects = select::read(&services.pool, &[domain], which, None).await.context("read the rejects")?;
-    // Of a message that is no row, and of another topic, nothing is to be read again.
+    // Messages that are not rows, and rows of another topic, cannot be judged again.
     rejects.retain(|reject| reject.file.is_some() && reject.topic == topic);
     let Some(request) = request(&rejects) else {
         if !how.json {

@@ -1,4 +1,4 @@
-//! What a replay has done, or would do, for people.
+//! Shows what a replay did or would do, for people.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

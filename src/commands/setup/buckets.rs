@@ -1,10 +1,10 @@
-//! The two buckets. Versioning lets a file be read as it was when it was found, and an overwritten pointer or copy
-//! be had back.
+//! The two buckets. With versioning, a file can be read as it was when it was found, and an overwritten pointer or copy
+//! can be recovered.
 //!
-//! The pointer and the copies are overwritten as often as every second, and without a bound every one of them would
-//! stay for ever. So whoever turns versioning on for the outputs also says how long: as long as freshet keeps outputs
-//! that are no longer current. Where versioning was on before, how long is its owner's business; and what was dropped
-//! in the raw bucket freshet never ends.
+//! The pointer and the copies are overwritten up to once a second, and old versions would pile up for ever. So when
+//! setup turns on versioning for the outputs, it also sets how long old versions are kept: as long as freshet keeps
+//! outputs that are no longer current. If versioning was already on, its lifecycle is left to the owner. freshet never
+//! expires files in the raw bucket.
 
 use std::error::Error;
 
@@ -93,7 +93,7 @@ async fn create(client: &Client, wanted: &Wanted<'_>) -> Result<bool, String> {
     }
 }
 
-/// Turns versioning on where it is off. A store that knows no versioning is used as it is.
+/// Turns versioning on if it is off. A store without versioning is used as it is.
 async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool) -> Outcome {
     let (unchanged, there) = if made { (Standing::Made, "created") } else { (Standing::Found, "found") };
     let without = || (unchanged, format!("{there}; this store does not support versioning"));

@@ -1,7 +1,7 @@
 //! The event queue, its dead letters, its policy, and the bucket's notification that fills it.
 //!
-//! What is there of others stays: statements of the policy and notifications of the bucket are added to, never removed. What
-//! may not be done is said with what to do by hand; the listener starts all the same, and finds files by listing.
+//! Existing statements of the policy and notifications of the bucket are kept. A step that is not allowed is reported
+//! with what to do by hand; the listener starts anyway, and finds files by listing.
 
 use aws_sdk_s3::types::{Event, NotificationConfiguration, QueueConfiguration};
 use aws_sdk_sqs::Client;
@@ -166,7 +166,7 @@ impl Wanted<'_> {
         request.attributes(attribute.clone(), value).send().await.map(|_| ()).map_err(|error| Refusal::of(&error))
     }
 
-    /// The bucket tells the queue of every object that is made; whom else it tells stays as it is.
+    /// The bucket notifies the queue of every new object; its other notifications are kept.
     async fn notification(&self, s3: &aws_sdk_s3::Client, arn: &str) -> Finding {
         let name = format!("s3://{}", self.bucket);
         let finding = |standing, said: String| Finding::new("notification", &name, standing, said);
@@ -210,14 +210,14 @@ fn tells_of_all(events: &[Event]) -> bool {
     events.iter().any(|event| event.as_str() == "s3:ObjectCreated:*")
 }
 
-/// What a queue says of itself.
+/// The attributes of a queue.
 struct Found {
     arn: String,
     policy: Option<String>,
     redrive: Option<String>,
 }
 
-/// Why a request was not done.
+/// Why a request failed.
 struct Refusal {
     is_absent: bool,
     is_denied: bool,

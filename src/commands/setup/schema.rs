@@ -1,5 +1,5 @@
-//! The database: which migrations it has had and lacks, what becomes of each domain's table, and which pipeline is on
-//! record. All of it comes through, or nothing does.
+//! The database: its migrations, each domain's table, and the recorded pipeline. All of it succeeds, or nothing is
+//! changed.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> 
     }
 }
 
-/// What is there, or what keeps all of it from being looked at or done.
+/// The state of the database, or the reason why it cannot be looked at or changed.
 async fn standing(services: &Services, dry_run: bool) -> Result<Vec<Finding>, String> {
     let pool = &services.pool;
     let found = schema::read(pool, &services.config.postgres.schema).await.map_err(|error| refused(&error))?;

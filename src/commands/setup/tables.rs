@@ -1,4 +1,4 @@
-//! The pipeline that is on record and the domains' tables, as lines: what was done, or would be, and what stands in the way.
+//! The recorded pipeline and the domains' tables, as lines: what was or would be done, and what prevents it.
 
 use freshet_sinks::output_state::DefinitionChange;
 use freshet_sinks::output_views::{self, ViewChange, ViewPlan};
@@ -9,14 +9,14 @@ use super::{Finding, Standing};
 use crate::commands::terminal::thousands;
 use crate::roles::Services;
 
-/// What has become of a plan.
+/// The result of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It was only looked at.
     DryRun,
     /// All of it was done.
     Done,
-    /// Nothing was done, because something stands in the way of a part.
+    /// Nothing was done, because a part of it is not possible.
     Blocked,
 }
 

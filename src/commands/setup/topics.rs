@@ -1,4 +1,4 @@
-//! The topics: made where they are missing, compared where they are there. Kafka's own tools change them.
+//! The topics: created if missing, otherwise compared with the settings. Kafka's own tools change them.
 
 use freshet_topics::Domain;
 use freshet_topics::catalog::{self, CatalogError, TopicReport};
@@ -13,7 +13,7 @@ use crate::commands::terminal::thousands;
 use crate::commands::topics::unfit;
 use crate::roles::Services;
 
-/// What all that setup does with a topic asks for.
+/// The ACLs that setup needs on a topic.
 const NEEDED_ACLS: &str = "Create, Describe, DescribeConfigs, Read and Write";
 
 pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
@@ -42,7 +42,7 @@ async fn prepare_one(
         Ok(None) => (Standing::Would, format!("would be created, {}", size(settings.partitions, settings.replication))),
         Ok(Some(report)) => {
             let (standing, said) = compared(&report, unfit(domain, &report, known), dry_run);
-            // A halt is a person's to end, and no reason not to start the others.
+            // An operator has to end a halt; it is no reason not to start the others.
             (standing, known.halted().map_or(said.clone(), |halted| format!("{said}; {halted}")))
         }
         Err(error) => (Standing::Failed, refused(&settings.brokers, &error)),

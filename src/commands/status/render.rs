@@ -1,5 +1,4 @@
-//! A status for people. Nothing of it is wider than the terminal: tables have a narrower form, and texts go on on the next
-//! line.
+//! A status for people. Nothing is wider than the terminal: tables have a narrower form, and texts are wrapped.
 
 mod files;
 mod queue;
@@ -18,7 +17,7 @@ use crate::status::{ColumnNote, DomainStatus, FailedOutput, LifeStatus, Orphans,
 const UNMATCHED_SHOWN: usize = 5;
 const COLUMNS_SHOWN: usize = 10;
 
-/// Shows the status: what needs a person first, then files, rows, outputs, and the list of files if it was read.
+/// Shows the status: first what needs attention, then files, rows, outputs, and the list of files if it was read.
 pub fn render(status: &Status, look: Look) -> String {
     let mut parts = Vec::new();
     parts.extend(alarms(status, look));
@@ -61,7 +60,7 @@ fn unmatched(unmatched: &AllUnmatched) -> Vec<String> {
     lines
 }
 
-/// A part of the raw bucket in which files may be that nobody sees.
+/// A part of the raw bucket that cannot be listed, so that files in it are not found.
 fn unlisted(unlisted: &Unlisted) -> String {
     format!("{}: `{}` cannot be listed: {}", unlisted.domain, on_one_line(&unlisted.prefix), unlisted.reason)
 }
@@ -85,7 +84,7 @@ fn failed_output(FailedOutput { output, reason, since }: &FailedOutput) -> Strin
     format!("output {output} has not been derived since {since}: {reason}")
 }
 
-/// The line stays until the table is emptied: what was passed over may be nowhere else.
+/// The line stays until the table is emptied: skipped rows may exist nowhere else.
 fn passed_over(PassedOver { rows, files, .. }: &PassedOver) -> String {
     let (rows, files) = (thousands(*rows), thousands(*files));
     format!("skipped: {rows} rows of {files} files from another life of the ledger; see docs/restore.md")

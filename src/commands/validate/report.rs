@@ -1,4 +1,4 @@
-//! What would become of a file, as it is found row by row.
+//! The report on a file, built row by row.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::status::personal;
 /// Characters of a value that are shown.
 const VALUE_CHARS_MAX: usize = 60;
 
-/// What would become of a file.
+/// What would happen to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
@@ -23,7 +23,7 @@ pub(crate) enum State {
     LoadsInPart,
     /// No row loads: the file is rejected as a whole, or each of its rows is.
     Rejected,
-    /// Its name says that it is no data: nobody reads it.
+    /// Its name matches a pattern of `ingest.not_data`, so it is not read.
     NotData,
 }
 

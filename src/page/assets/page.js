@@ -111,7 +111,7 @@ function renderUnmatched({ objects }) {
   text(the("unmatched").firstChild, `${counted(objects, "object belongs", "objects belong")} to no domain`);
 }
 
-/** What needs a person. */
+/** What needs attention. */
 function renderAlarms() {
   const away = state.away.map(({ service, place, since, reason }) =>
     `${service} at ${place} has not answered since ${new Date(since).toLocaleTimeString()}: ${reason}. ${MEANS[service]}`);

@@ -1,4 +1,4 @@
-//! The list of files: a line each, and below it what there is to say of it, whole.
+//! The list of files: one line each, with the reason and other notes in full below it.
 
 use freshet_sinks::ledger::ObjectState;
 
@@ -8,7 +8,7 @@ use crate::status::{FileStatus, Files};
 
 /// A key has at least so much room on its line.
 const KEY_CHARS_MIN: usize = 16;
-/// What is said of a file stands so far in.
+/// Indentation of the notes on a file.
 const INDENT: usize = 4;
 
 /// A count of a file.
