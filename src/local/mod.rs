@@ -1,7 +1,7 @@
 //! A local stack: a real Kafka, a real PostgreSQL and an S3 server as children of this process, on loopback, under one
 //! data folder. None of them outlives the process that started it, and all they hold outlives them.
 //!
-//! The way of a start: take the data folder ([`folder`]) → find the programs ([`components`]) → stop what an earlier
+//! A start: take the data folder ([`folder`]) → find the programs ([`components`]) → stop what an earlier
 //! run left behind ([`child`]) → choose ports → start the three at once, each until it answers ([`kafka`],
 //! [`postgres`], [`s3`]) → start again what dies ([`supervise`]).
 
