@@ -136,7 +136,7 @@ mod tests {
             let reason = reason("health", &batch, three);
             assert_eq!(reason.is_some(), halts, "{} records: {reason:?}", records.len());
             let Some(reason) = reason else { continue };
-            assert!(reason.contains(&format!("all {} records", records.len())), "{reason}");
+            assert!(reason.contains(&format!("none of the {} records", records.len())), "{reason}");
             assert!(reason.contains("`freshet bookmarks set health --partition 3 --to 600`"), "{reason}");
             assert_eq!(stay_halted(Start::At(41), Some(&reason)), Start::Halt(reason.clone()));
             assert_eq!(stay_halted(Start::Halt("now".into()), Some(&reason)), Start::Halt("now".into()));

@@ -259,8 +259,8 @@ mod tests {
             ("Freshet", Some("must be a name")),
             ("a,b", Some("must be a name")),
             ("1st", Some("must be a name")),
-            ("pipeline", Some("is taken")),
-            ("pg_temp", Some("is taken")),
+            ("pipeline", Some("is reserved")),
+            ("pg_temp", Some("is reserved")),
         ] {
             let settings = PostgresSettings { schema: schema.to_owned(), ..PostgresSettings::default() };
             match (check(&settings), expected) {

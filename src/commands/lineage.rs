@@ -84,8 +84,17 @@ fn cells<'w>(domain: &'static Domain, words: &'w [String]) -> Result<Vec<Cell<'w
 fn key<'c>(domain: &'static Domain, cells: &'c [Cell<'_>]) -> Result<Vec<Value<'c>>> {
     let value = |(name, cell): (&&'static str, &'c Cell<'_>)| {
         let column = &domain.columns[domain.index_of(name)];
-        judge::cell(column, cell, &mut Notes::default())
-            .map_err(|refused| anyhow::anyhow!("{name} is not a valid value ({})", refused.rule))
+        judge::cell(column, cell, &mut Notes::default()).map_err(|refused| {
+            let text = match cell {
+                Cell::Text(text) => text.as_ref(),
+                Cell::Absent | Cell::Missing => "",
+            };
+            anyhow::anyhow!(
+                "`{text}` is not a value of {name} ({}): a row with it is rejected, see `freshet rejects list {}`",
+                refused.rule,
+                domain.name
+            )
+        })
     };
     domain.key.iter().zip(cells).map(value).collect()
 }
@@ -109,8 +118,8 @@ mod tests {
         assert_eq!(read(&["location_id=1.0", "date=2025-03-01 00:00:00"]).ok(), Some(whole));
         for (words, expected) in [
             (&["location_id=1"][..], "date is missing"),
-            (&["location_id=x", "date=2025-03-01"], "location_id cannot be read"),
-            (&["dengue_cases=1"], "is no column of the key of health"),
+            (&["location_id=x", "date=2025-03-01"], "`x` is not a value of location_id"),
+            (&["dengue_cases=1"], "is not a column of the key of health"),
             (&["location_id"], "write the key as COLUMN=VALUE, for example location_id=1"),
         ] {
             let said = read(words).expect_err(expected).to_string();

@@ -31,7 +31,7 @@ pub enum RejectsCommand {
         domains: Domains,
         #[command(flatten)]
         which: Which,
-        /// Rows shown at most; all are counted
+        /// Maximum number of rows to show; all are counted
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
         /// Print JSON

@@ -65,7 +65,7 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
     if sent < selected.ready.len() {
         println!("skipped, in progress or replaced meanwhile: {}", files(selected.ready.len() - sent));
     }
-    println!("{} queued; `freshet ingest` sends them again; see `freshet status --files`", files(sent));
+    println!("`freshet ingest` will send {} again; see `freshet status --files`", files(sent));
     Ok(ExitCode::SUCCESS)
 }
 

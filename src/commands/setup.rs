@@ -144,12 +144,12 @@ mod tests {
         use Standing::{Differs, Failed, Found, Made, Warns, Would};
         let cases: &[(&[Standing], bool, &str)] = &[
             (&[Found, Found], false, "nothing to do; everything is as wanted"),
-            (&[Found, Made], false, "1 of 2 prepared; all else is as wanted"),
-            (&[Found, Would], true, "a dry run: 1 of 2 would be prepared; all else is as wanted"),
+            (&[Found, Made], false, "1 of 2 prepared; everything else is as wanted"),
+            (&[Found, Would], true, "a dry run: 1 of 2 would be prepared; everything else is as wanted"),
             (&[Found], true, "nothing to do; everything is as wanted"),
             (&[Made, Differs, Failed], false, "1 of 3 prepared; 2 of 3 not as wanted"),
             (&[Differs], true, "a dry run: nothing would be prepared; 1 of 1 not as wanted"),
-            (&[Found, Warns], false, "nothing prepared, 1 warning; all else is as wanted"),
+            (&[Found, Warns], false, "nothing prepared, 1 warning; everything else is as wanted"),
             (&[Found, Failed], false, "nothing prepared; 1 of 2 not as wanted"),
         ];
         for (standings, dry_run, expected) in cases {
@@ -163,6 +163,9 @@ mod tests {
             Finding::new("bucket", "s3://a-long-one", Standing::Found, "found"),
             Finding::new("schema", "db", Standing::Made, "created").with(["add column a".to_owned()]),
         ];
-        assert_eq!(table(&lines), "bucket  s3://a-long-one  found\nschema  db               made\n    add column a\n");
+        assert_eq!(
+            table(&lines),
+            "bucket  s3://a-long-one  found\nschema  db               created\n    add column a\n"
+        );
     }
 }

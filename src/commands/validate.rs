@@ -33,7 +33,7 @@ pub struct ValidateArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Rejects and corrections listed of each file; all are counted
+    /// Maximum number of rejects and corrections to list per file; all are counted
     #[arg(long, value_name = "N", default_value_t = 20)]
     examples: usize,
 }

@@ -255,7 +255,11 @@ fn name(open: &[Dropped], unseen: usize) -> String {
         0 => String::new(),
         unseen => format!(" ({unseen} not found by a listener yet: is `freshet ingest` running?)"),
     };
-    format!("{} files are not finished{unseen}: {}{more}", open.len(), names.join(", "))
+    let files = match open.len() {
+        1 => "1 file is not finished".to_owned(),
+        count => format!("{count} files are not finished"),
+    };
+    format!("{files}{unseen}: {}{more}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -296,7 +300,7 @@ mod tests {
                 last_modified: DateTime::default(),
             })
             .collect();
-        assert_eq!(name(&open[..1], 0), "1 files are open: health/0.csv");
+        assert_eq!(name(&open[..1], 0), "1 file is not finished: health/0.csv");
         assert_eq!(
             name(&open, 2),
             "5 files are not finished (2 not found by a listener yet: is `freshet ingest` running?): \

@@ -218,8 +218,8 @@ async fn while_the_pointer_is_gone_status_does_not_call_the_outputs_current() {
 
     let before = current(&world).await;
     delete(&world, POINTER).await;
-    let said = format!("{:#}", outputs().await.expect_err("the pointer is gone"));
-    assert!(said.contains("the pointer is gone") && said.contains("freshet metrics"), "{said}");
+    let said = format!("{:#}", outputs().await.expect_err("the pointer is missing"));
+    assert!(said.contains("the pointer is missing") && said.contains("freshet metrics"), "{said}");
     // What the next publisher publishes has none of the copies that are there.
     let publication = world.publish().await;
     assert_eq!(publication.outcome, Outcome::Published);

@@ -400,7 +400,7 @@ async fn the_documented_steps_bring_everything_back() {
     put_many(&world, "new", 10).await;
     let roles = world.run_all();
     let said = run_documented(&world, look).await;
-    assert!(said.contains("passed over: 1,000 rows of 10 files"), "{said}");
+    assert!(said.contains("skipped: 1,000 rows of 10 files"), "{said}");
     world.settle().await;
     world.all_hold().await;
     assert_eq!(applied_files(&world).await, 26);

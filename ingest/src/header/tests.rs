@@ -287,7 +287,7 @@ fn what_the_file_is_instead_is_said() {
     for (sign, name) in [(";", "semicolons"), ("\t", "tabs"), ("|", "bars (`|`)")] {
         let header = ["location_id", "date", "dengue_cases"].join(sign);
         let found = said(domain("health"), &header);
-        assert!(found.contains(&format!("parted by {name}, not by commas")), "{found}");
+        assert!(found.contains(&format!("separated by {name}, not by commas")), "{found}");
     }
     for header in ["sep=;\nlocation_id;date;dengue_cases", "\nSEP=,\nlocation_id,date,dengue_cases"] {
         let found = said(domain("health"), header);

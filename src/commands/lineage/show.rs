@@ -28,6 +28,11 @@ pub(super) fn lineage(found: &Lineage, look: Look) -> String {
             parts.push(look.faint(&format!("{read}{rest}")));
         }
     }
+    if found.row.is_none() && found.others.as_ref().is_none_or(Vec::is_empty) {
+        let files = "its file: not found, not read yet, or rejected as a whole? See `freshet status --files`";
+        let rejects = format!("a row without a readable key: see `freshet rejects list {}`", found.domain);
+        parts.extend([wrapped(look, files, str::to_owned), wrapped(look, &rejects, str::to_owned)]);
+    }
     parts.join("\n")
 }
 

@@ -317,12 +317,12 @@ mod tests {
         let text = render(&status(), Look::PLAIN);
         assert!(!text.contains('\u{1b}'));
         assert!(text.contains("\nledger  life 2, begun 1970-01-01 00:00:00 UTC (restored)\n"), "{text}");
+        assert!(text.contains("queued") && !text.contains("publishing │ published"), "{text}");
         // Long ones go on below.
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "halted: health partition 2",
             "output daily_scores has not been derived since 1970-01-01 00:00:00 UTC: no column x",
-            "discovered publishing queued applied",
             "skipped: 1,234,567 rows of 12,345 files",
             "987,654",
             "100,000+",

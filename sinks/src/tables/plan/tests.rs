@@ -213,7 +213,7 @@ fn columns_that_are_missing_come_and_those_that_are_not_declared_stay() {
     let plan = plan("public", &wanted(), Some(&found), &["former".into(), "note".into()]);
     assert_eq!(
         said(&plan),
-        ["add column note text", "let column theirs be NULL: it is not declared, so new rows have no value for it",]
+        ["add column note text", "allow NULL in column theirs: it is not declared, so new rows have no value for it",]
     );
     assert_eq!(plan.not_done.len(), 1, "{plan:?}");
     assert!(plan.not_done[0].starts_with("column former is no longer declared, and stays"), "{plan:?}");
@@ -240,10 +240,10 @@ fn a_heading_that_rows_have_kept_gets_a_column_once_and_within_bounds() {
          GENERATED ALWAYS AS (extra ->> 'Weight (kg)'::text) STORED"
     );
     let stays = [
-        "\"weight_kg\" stays in extra alone: the table has a column weight_kg already",
-        "\"Src_Row\" stays in extra alone: the table has a column src_row already",
-        "\"Extra\" stays in extra alone: the table has a column extra already",
-        "\"—\" stays in extra alone: no column name can be derived from it",
+        "\"weight_kg\" stays in extra only: the table has a column weight_kg already",
+        "\"Src_Row\" stays in extra only: the table has a column src_row already",
+        "\"Extra\" stays in extra only: the table has a column extra already",
+        "\"—\" stays in extra only: no column name can be derived from it",
     ];
     assert_eq!(plan.kept.iter().map(|it| it.trim_start_matches("the files' column ")).collect::<Vec<_>>(), stays);
 
@@ -262,7 +262,7 @@ fn a_column_that_was_added_becomes_the_contracts_when_it_is_declared() {
     assert_eq!(
         said(&plan),
         [
-            "make column pieces anew as int4: it is declared now",
+            "recreate column pieces as int4: it is declared now",
             "turn column note into a stored column: it is declared now"
         ]
     );
@@ -328,7 +328,7 @@ fn a_view_is_taken_away_first_and_made_again_after_the_columns_are_altered() {
     let at = |start: &str| said(&plan).iter().position(|line| line.starts_with(start)).expect(start);
     assert_eq!(plan.steps[0].sql, ["DROP VIEW numbers"]);
     assert!(at("widen column id") < at("recreate with the same definition: view numbers"), "{plan:#?}");
-    let made = &plan.steps[at("make again")].sql;
+    let made = &plan.steps[at("recreate with")].sql;
     assert_eq!(made[..], ["CREATE VIEW numbers AS SELECT 1", "GRANT SELECT ON numbers TO api"]);
 }
 

@@ -257,7 +257,7 @@ fn what_a_contract_does_not_tell_is_asked_for() {
         ),
         (
             vec![required("ward", Cast::Int, rule("few", vec![Limit::Maximum(int(10))], Otherwise::Null))],
-            "the column ward of odd takes 10 entities, not 20",
+            "column ward of odd can identify at most 10 entities, not 20",
         ),
     ];
     for (columns, said) in cases {
