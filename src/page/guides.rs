@@ -10,7 +10,7 @@ macro_rules! guides {
 }
 
 /// The guides that the page names, by file.
-const GUIDES: [(&str, &str); 7] = guides![
+const GUIDES: [(&str, &str); 8] = guides![
     "answers.md",
     "files.md",
     "contracts.md",
