@@ -33,7 +33,7 @@ use crate::roles::{self, Role, Services};
 use crate::status::{self, observe};
 use crate::telemetry::{self, LogFormat};
 
-/// Where the options of every command stand in its help: behind its own.
+/// The heading of the options of every command, after its own options in the help.
 const GLOBAL: &str = "Global options";
 
 /// Loads CSV files from S3 into Postgres exactly once, and keeps derived outputs in S3 up to date.

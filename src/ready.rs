@@ -37,7 +37,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What the roles need and do not have, each service once; nothing if all is there.
+/// What the roles need and do not have, each service once; empty if everything is available.
 pub async fn missing(services: &Services, roles: &[Role]) -> Vec<Missing> {
     let wants_kafka = roles.iter().any(|role| !matches!(role, Role::Metrics));
     let wants_raw = roles.contains(&Role::Ingest);
@@ -97,7 +97,7 @@ pub(crate) fn misplaced(services: &Services, schema: &Schema) -> Option<String> 
     }
 }
 
-/// Refuses to go on where the sessions of Postgres cannot be worked with.
+/// Fails if the sessions of Postgres cannot be used.
 ///
 /// # Errors
 /// Why not, and what to do.

@@ -81,7 +81,7 @@ fn quietly<F>(format: F) -> NotTraces<WithoutRepeats<F>> {
     NotTraces(WithoutRepeats::new(format))
 }
 
-/// Leaves out what is told for traces: it is in the log in other words.
+/// Leaves out trace events: the log has them in other words.
 struct NotTraces<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for NotTraces<F>

@@ -36,7 +36,7 @@ pub enum Told {
     Other(String),
 }
 
-/// The bytes are no notification.
+/// The bytes are not a notification.
 #[derive(Debug, thiserror::Error)]
 pub enum NotNotification {
     /// They are not JSON, or a part of it is of another type.

@@ -46,7 +46,7 @@ impl Default for FrameLimits {
     }
 }
 
-/// A record boundary, from which a later reading can go on.
+/// A record boundary, at which a later reading can resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// Bytes before the boundary, after decompression, a BOM included.
@@ -107,8 +107,8 @@ impl<'a> Record<'a> {
         self.row
     }
 
-    /// The line as it stands (at most 64 KiB of it), where a quote that opens on it is never closed or has text after its
-    /// end: such a record has no cells.
+    /// The original line (at most 64 KiB of it), if a quote that opens on it is never closed or has text after its end:
+    /// such a record has no cells.
     pub fn stray_quote(&self) -> Option<&'a str> {
         self.is_stray.then_some(self.text)
     }
@@ -156,18 +156,20 @@ enum State {
 pub struct Framer {
     limits: FrameLimits,
     delimiter: u8,
-    /// Bytes of the input that may have to be read again, up to `at` read already; the record under way begins at `start`.
+    /// Bytes of the input that may have to be read again, up to `at` read already; the current record begins at
+    /// `start`.
     held: Vec<u8>,
     start: usize,
     at: usize,
-    /// The text of the record under way, and where its cells end in it. Between two cells lie `gap` bytes.
+    /// The text of the current record, and where its cells end in it. Between two cells lie `gap` bytes.
     text: Vec<u8>,
     ends: Vec<usize>,
     gap: usize,
     cell: InCell,
     /// What comes before the text in the record, where its text is that of an earlier reading.
     lead: Lead,
-    /// Where the quote of the cell under way opened, as line and as byte, and the cell itself once it goes over a line end.
+    /// Where the quote of the current cell opened, as line and as byte, and the cell itself once it goes over a line
+    /// end.
     opened_line: u64,
     opened_byte: u64,
     span: Option<Span>,
@@ -175,7 +177,7 @@ pub struct Framer {
     spans: VecDeque<Span>,
     /// Up to here the text of a record under way has no NUL.
     nul_checked: usize,
-    /// The reading of the record before, where it came to a limit.
+    /// The reading of the record before, if it reached a limit.
     path: Option<Box<Path>>,
     /// The line of the record's stray quote.
     stray_line: Option<u64>,

@@ -52,7 +52,7 @@ pub(crate) struct OpenTopic {
     pub(crate) stream_id: Uuid,
 }
 
-/// Whether the lag lets a domain go on.
+/// Whether the lag allows a domain to continue.
 ///
 /// | so far | lag | now |
 /// |---|---|---|
@@ -232,7 +232,7 @@ impl Gate {
             Err(reason) => {
                 seen.topic = None;
                 seen.verified = Verified::default();
-                // The next topic may count its messages anew.
+                // The next topic may start its offsets again.
                 (seen.ends, seen.backlog) = (None, Backlog::default());
                 let said = seen.complaint.as_ref().is_some_and(|(text, at)| *text == reason && at.elapsed() < REMINDER);
                 if !said {

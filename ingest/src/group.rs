@@ -31,7 +31,7 @@ pub(crate) fn small_bytes(chunk_bytes: usize) -> usize {
     chunk_bytes / OBJECTS_MAX
 }
 
-/// One object of a group on its way.
+/// One object of a group in progress.
 struct Member {
     claim: Claim,
     lease: Lease,

@@ -35,7 +35,7 @@ pub enum HeaderError {
         domain: &'static str,
         /// The columns, with the other spellings that would do.
         missing: String,
-        /// The header as it stands, shortened.
+        /// The original header, shortened.
         found: String,
         /// The headings that are nearly columns, each after `; `.
         hints: String,
@@ -45,7 +45,7 @@ pub enum HeaderError {
     NoMeasure {
         /// The domain's name.
         domain: &'static str,
-        /// The header as it stands, shortened.
+        /// The original header, shortened.
         found: String,
         /// The headings that are nearly columns, each after `; `.
         hints: String,
@@ -103,9 +103,9 @@ pub enum HeaderError {
     Ambiguous {
         /// The column of the domain.
         column: &'static str,
-        /// Position in the file from 1, and name as it stands.
+        /// Position in the file from 1, and original name.
         first: (usize, String),
-        /// Position in the file from 1, and name as it stands.
+        /// Position in the file from 1, and original name.
         second: (usize, String),
     },
 }
@@ -241,14 +241,15 @@ impl Header {
         self.kept.iter().map(|(_, name)| name.len()).sum()
     }
 
-    /// The cell that the row's message is keyed by, as it stands; `None` where the file or the row has none.
+    /// The original text of the cell that the row's message is keyed by; `None` if the file or the row does not have
+    /// it.
     pub fn partition_cell<'a>(&self, record: &Record<'a>) -> Option<&'a str> {
         record.get(self.partition_place?)
     }
 }
 
 /// What the cells of columns that no column of the domain has its place in are kept under: the heading, or the column's
-/// number in the file; a heading that is there again has its number too.
+/// number in the file; a repeated heading has its number too.
 fn kept(names: &[&str], places: &[Option<usize>]) -> Vec<(usize, String)> {
     let mut kept: Vec<(usize, String)> = Vec::new();
     for (place, name) in names.iter().enumerate().filter(|(place, _)| !places.contains(&Some(*place))) {

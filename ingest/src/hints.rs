@@ -25,7 +25,7 @@ pub struct Hints {
     bucket: Arc<str>,
     settings: Arc<IngestSettings>,
     domains: Arc<[Waiting]>,
-    /// Whether a store has told of anything.
+    /// Whether a store has sent any notification.
     told: Arc<AtomicBool>,
 }
 
@@ -37,7 +37,7 @@ struct Waiting {
     dropped: AtomicBool,
 }
 
-/// Keys to look at, each with those who want to hear what the look came to.
+/// Keys to look at, each with the callers that wait for the result.
 pub(crate) type Keys = BTreeMap<String, Vec<oneshot::Sender<Looked>>>;
 
 /// The result of a look at a key.
@@ -58,7 +58,7 @@ pub(crate) enum Look {
     Nobodys,
     /// Too many wait already.
     Full,
-    /// It will be looked at, and this tells what came of it. An error: the look was broken off.
+    /// It will be looked at; the receiver gets the result, or an error if the look was interrupted.
     Comes(oneshot::Receiver<Looked>),
 }
 
@@ -75,7 +75,7 @@ impl Hints {
         Hints { bucket: bucket.into(), settings: Arc::new(settings.clone()), domains, told: Arc::default() }
     }
 
-    /// Whether a store has told of anything, of whatever bucket: then it will tell of what comes.
+    /// Whether a store has sent any notification, for any bucket: then it will announce new files.
     pub(crate) fn are_told(&self) -> bool {
         self.told.load(Ordering::Relaxed)
     }
@@ -97,7 +97,7 @@ impl Hints {
     /// Takes what a store sent; gives how many keys will be looked at.
     ///
     /// # Errors
-    /// If it is not JSON in a shape that is known. What is known and concerns other buckets or keys is passed over.
+    /// If it is not JSON in a known format. Events of other buckets or keys are ignored.
     pub fn take_notification(&self, body: &[u8]) -> Result<usize, NotNotification> {
         let taken = |told: &Told| match told {
             Told::Object { bucket, key } => matches!(self.look(bucket, key), Look::Comes(_)),

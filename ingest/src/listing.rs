@@ -133,7 +133,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    /// What becomes of a part that failed.
+    /// How a failed part is handled.
     ///
     /// | the part | the store has answered | then |
     /// |---|---|---|

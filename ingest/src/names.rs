@@ -10,7 +10,7 @@ use freshet_topics::Domain;
 
 use crate::IngestSettings;
 
-/// Names that are no data unless the settings say otherwise; `*` stands for any characters of a part of the path.
+/// Default patterns of names that are not data; `*` matches any characters within a part of the path.
 pub(crate) const NOT_DATA: [&str; 21] = [
     "_*",
     ".*",
@@ -69,7 +69,7 @@ impl IngestSettings {
         own.unwrap_or_else(|| self.not_data(key).map_or(Name::Foreign, Name::NotData))
     }
 
-    /// The pattern by which what stands behind a prefix is no data.
+    /// The pattern that matches a part of the path after the prefix, if any does.
     pub fn not_data(&self, rest: &str) -> Option<&str> {
         if rest.is_empty() || rest.ends_with('/') {
             return Some(FOLDER);
@@ -91,7 +91,7 @@ fn lower(pattern: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether a part of a path is as the pattern says, both in lower case; `*` stands for any characters.
+/// Whether a part of a path matches the pattern, both in lower case; `*` matches any characters.
 fn fits(pattern: &str, part: &str) -> bool {
     let mut pieces = pattern.split('*');
     let first = pieces.next().unwrap_or_default();
@@ -117,7 +117,7 @@ fn fits(pattern: &str, part: &str) -> bool {
 /// | key | names | said |
 /// |---|---|---|
 /// | `oders/x.csv` | `orders/` | did you mean `orders/`? |
-/// | `data/orders/x.csv` | `orders/` | `orders/` stands inside the path: move it to the top |
+/// | `data/orders/x.csv` | `orders/` | `orders/` is inside the path: move it to the top |
 /// | `orders-x.csv` | `orders/` | put it under `orders/` |
 /// | `raw/oders.csv` | `raw/orders.csv` | did you mean `raw/orders.csv`? |
 /// | `notes/x.txt` | `orders/` | – |
@@ -136,7 +136,8 @@ pub fn nearest(key: &str, names: &[&str]) -> Option<String> {
     prefixes().find(begins).map(|prefix| format!("put it under `{prefix}`"))
 }
 
-/// How many letters differ between a name and what stands in its place in the key; none where it is too many for a slip.
+/// How many letters differ between a name and the text in its place in the key; `None` if they are too many for a
+/// typing error.
 fn distance(key: &str, name: &str) -> Option<usize> {
     let name = name.to_lowercase();
     let parts = name.matches('/').count();
@@ -149,7 +150,7 @@ fn distance(key: &str, name: &str) -> Option<usize> {
     Some(strsim::osa_distance(&of_key, &name)).filter(|distance| *distance <= slips.clamp(1, 3))
 }
 
-/// An object that belongs to no domain, as a person is told of it.
+/// An object that belongs to no domain, for display.
 pub fn told(key: &str, hint: Option<&str>) -> String {
     let key = on_one_line(key);
     match hint {

@@ -7,7 +7,7 @@
 //! ([`ReadError::Transient`], [`ReadError::Denied`]).
 //!
 //! Waits are bounded: the client is expected to have connect, read and attempt timeouts, as
-//! `freshet_sinks::s3::client` sets them; a body that gives no byte for [`BODY_TIMEOUT`] is given up here. How
+//! `freshet_sinks::s3::client` sets them; a body that sends no byte for [`BODY_TIMEOUT`] is abandoned here. How
 //! many requests there are a second is the caller's to limit: each method says how many it makes.
 
 mod error;
@@ -183,7 +183,7 @@ impl ObjectReader {
         }
         let object_bytes = u64::try_from(version.size_bytes).unwrap_or(0);
         if from_byte >= object_bytes {
-            // Nothing is left to get. Whether it is still there decides what becomes of it.
+            // There is nothing left to read. Only the object's existence matters.
             return match self.exists(version).await? {
                 true => Ok(ObjectBody::at_end(version, object_bytes, from_byte)),
                 false => Err(ReadError::Gone { object: version.to_string() }),

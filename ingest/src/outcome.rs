@@ -24,7 +24,7 @@ pub(crate) enum Stop {
     SameContent(i64, Vec<u8>),
     /// Another listener has the object now.
     LeaseLost,
-    /// The domain is closed or the listener shuts down: to go on later from the resume point.
+    /// The domain is closed or the listener shuts down: another attempt continues at the resume point.
     Paused,
     /// The ledger does not answer, or refuses.
     Ledger(sqlx::Error),
@@ -88,7 +88,7 @@ pub(crate) async fn ended_with(
             published(listener, &claim, rows, took, began);
             Ok(())
         }
-        // Said by whoever handles it; the outcome would meet it again.
+        // The handler logs it; the outcome would log it twice.
         Err(Stop::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => Err(error),
         Err(stop) => stopped(listener, claim, stop).await,
     }

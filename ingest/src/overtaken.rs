@@ -84,7 +84,7 @@ impl Key {
         Key(domain.key.iter().map(place).collect())
     }
 
-    /// What stands for the key of a row. A row whose key cannot be read has none: it is a reject, and overtakes nothing.
+    /// A hash of a row's key. A row whose key cannot be read has none: it is a reject, and overtakes nothing.
     fn number(&self, header: &Header, record: &Record<'_>) -> Option<u64> {
         if record.stray_quote().is_some() {
             return None;

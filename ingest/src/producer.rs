@@ -87,7 +87,7 @@ impl Producer {
         &self.log
     }
 
-    /// How many partitions of the topic the producer knows; it asks Kafka anew.
+    /// How many partitions of the topic the producer knows; it asks Kafka again.
     pub(crate) async fn known_partitions(&self, topic: &str) -> Result<i32, String> {
         let (producer, name) = (self.current(), topic.to_owned());
         let asked = tokio::task::spawn_blocking(move || {

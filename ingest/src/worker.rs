@@ -17,8 +17,8 @@ use crate::{IngestError, Listener, group, metrics, outcome, publish};
 const ROUNDS: usize = 4;
 const RECORD_OUTCOME: &str = "write the end of an attempt to the ledger";
 
-/// Claims and publishes until `stop`; the chunk under way is finished first. `turn` says whose turn it is among the
-/// domains: the workers share it, so that a big backlog of one domain does not hold up the others.
+/// Claims and publishes until `stop`; the current chunk is finished first. `turn` selects the next domain: the workers
+/// share it, so that a big backlog of one domain does not delay the others.
 pub(crate) async fn run(
     listener: Arc<Listener>,
     turn: Arc<AtomicUsize>,

@@ -16,7 +16,7 @@ use crate::start::Start;
 const ROWS_MIN: usize = 100;
 /// A single message never halts it either, however many rows it has: it may just be damaged.
 const RECORDS_MIN: usize = 2;
-/// How each reason begins, by which the halt is known to whoever is given the partition next.
+/// The beginning of each such reason, by which the next owner of the partition recognizes the halt.
 const SIGN: &str = "unreadable: ";
 
 /// Why the partition of a bookmark halts before a batch.

@@ -44,7 +44,7 @@ pub struct EventQueueState {
     pub taken: Option<i64>,
     /// When it last gave a message.
     pub last_message_at: Option<DateTime<Utc>>,
-    /// Messages deleted because the ledger holds what they told of.
+    /// Messages deleted because the ledger has their objects.
     pub settled: i64,
     /// Messages deleted because there is nothing to do for them.
     pub other: i64,

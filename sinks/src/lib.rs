@@ -1,4 +1,4 @@
-//! Where freshet's data comes to rest: tables in Postgres and derived outputs in S3.
+//! Where freshet's data is stored: tables in Postgres and derived outputs in S3.
 //!
 //! This crate promises that a batch of rows, the bookmark that says how far the topic is applied, and every
 //! count about them move in one transaction ([`apply`]), and that derived outputs are published as a whole or

@@ -65,10 +65,10 @@ pub(crate) const SESSION: [(&str, &str); 5] = [
     ("tcp_keepalives_count", "3"),
 ];
 
-/// How long a caller waits for a free connection of the pool before it is told that there is none.
+/// How long a caller waits for a free connection of the pool before it gets an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What may stand behind the `?` of the URL. sqlx passes over others with a warning that repeats them.
+/// The allowed parameters of the URL. sqlx ignores others with a warning that repeats them.
 pub const PARAMETERS: [&str; 8] =
     ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "options", "statement-cache-capacity"];
 
@@ -100,7 +100,7 @@ const WRONG_URL: &str = "postgres.url is not postgres://user:password@host:port/
 /// The first mistake in the settings. Values are not repeated.
 ///
 /// # Errors
-/// One clear line for whoever wrote them.
+/// One clear line for the person who wrote them.
 pub fn check(settings: &PostgresSettings) -> Result<(), String> {
     check_schema(&settings.schema)?;
     if settings.url.expose_secret().is_empty() {

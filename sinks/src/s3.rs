@@ -73,7 +73,7 @@ impl S3Settings {
     /// The first setting that cannot work, and why.
     ///
     /// # Errors
-    /// One clear line for whoever wrote it.
+    /// One clear line for the person who wrote it.
     pub fn check(&self) -> Result<(), String> {
         if self.access_key_id.expose_secret().is_empty() != self.secret_access_key.expose_secret().is_empty() {
             return Err("s3.access_key_id and s3.secret_access_key go together: set both or neither".into());
@@ -157,7 +157,7 @@ impl Intercept for Counted {
     }
 }
 
-/// Asks for encryption of every object that is written, whoever writes it: in one place, so that none is forgotten.
+/// Requests encryption for every object that is written, in one place, so that none is forgotten.
 #[derive(Debug)]
 struct Encrypted {
     headers: Vec<(&'static str, String)>,

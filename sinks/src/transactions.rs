@@ -24,7 +24,7 @@ impl Limits {
     /// For transactions that hold a bookmark or another lock that the processors need.
     ///
     /// A processor that is frozen loses its partitions when the session of its consumer group times out
-    /// (`session.timeout.ms`, 10 s); whoever gets them then waits for the locks of the bookmarks. By that time the
+    /// (`session.timeout.ms`, 10 s); their new owner waits for the locks of the bookmarks. By that time the
     /// server has ended the frozen one's transaction. One that is well does nothing between two statements but sort a
     /// batch, which takes milliseconds.
     pub const SHORT: Limits = Limits { idle: Some(Duration::from_secs(8)), lock: None };
@@ -67,7 +67,7 @@ impl Outcome {
     }
 }
 
-/// A transaction that is under way. Dropped, it is rolled back.
+/// An open transaction. It is rolled back when it is dropped.
 #[derive(Debug)]
 pub struct Named<'c> {
     /// Until it ends.

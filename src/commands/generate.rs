@@ -224,7 +224,7 @@ fn check(domains: &[&'static Domain], options: &GenerateOptions) -> Result<()> {
     Ok(())
 }
 
-/// Makes the folder, or refuses one that holds something: what stands there would be dropped along.
+/// Creates the folder, or refuses one that is not empty: its files would be dropped too.
 fn prepare(out: &Path) -> Result<()> {
     if out.exists() && !out.is_dir() {
         bail!("{} is not a folder: give --out another name", out.display());

@@ -30,7 +30,7 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where to ask whoever listens on `listen`: an address that means all of this machine's is asked at loopback.
+/// The address to connect to for a listener on `listen`: loopback for a wildcard address.
 async fn address(listen: &str) -> anyhow::Result<SocketAddr> {
     anyhow::ensure!(!listen.is_empty(), "http.listen is empty, so the role serves no HTTP");
     let mut found = lookup_host(listen).await.with_context(|| format!("look up http.listen = {listen}"))?;

@@ -1,4 +1,4 @@
-//! `freshet replay`: read a topic again while the live pipeline goes on.
+//! `freshet replay`: read a topic again while the live pipeline runs.
 
 pub(super) mod bar;
 pub(super) mod show;

@@ -58,7 +58,7 @@ impl Look {
         self.paint("1;31", text)
     }
 
-    /// What is on its way.
+    /// Work in progress.
     pub fn busy(self, text: &str) -> String {
         self.paint("33", text)
     }

@@ -58,7 +58,7 @@ pub async fn start(
     let s3 = config.s3.endpoint.is_empty();
     let door = if s3 { Some(Door::open().await?) } else { None };
     if door.is_none() {
-        // Another store tells of nothing by itself.
+        // Other stores send no notifications by themselves.
         config.ingest.list_interval_max_ms = config.ingest.list_interval_ms;
     }
     let options = Options {
@@ -201,7 +201,7 @@ fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
         ("AWS_ENDPOINT_URL_S3", config.s3.endpoint.clone()),
         ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.expose_secret().to_owned()),
         ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.expose_secret().to_owned()),
-        // One that stands in the environment belongs to other keys.
+        // A token in the environment belongs to other keys.
         ("AWS_SESSION_TOKEN", String::new()),
         ("AWS_REGION", config.s3.region.clone()),
         ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),
@@ -233,11 +233,11 @@ impl Running {
         self.database_url.clone().unwrap_or_else(place)
     }
 
-    /// Waits until somebody asks to stop, a part of the stack keeps dying or a role cannot go on; then drains and
-    /// stops everything that was started.
+    /// Waits until a stop is requested, a part of the stack keeps dying or a role fails; then drains and stops
+    /// everything that was started.
     ///
     /// # Errors
-    /// What keeps dying, with the log to read, or why a role cannot go on.
+    /// What keeps dying, with the log to read, or why a role failed.
     pub async fn wait(self) -> anyhow::Result<()> {
         self.shutdown.cancelled().await;
         self.stop().await

@@ -78,7 +78,7 @@ async fn look_at(config: &Config, args: &ValidateArgs, path: &Path) -> Result<Re
     judge_file(config, domain, path, args.examples).await
 }
 
-/// What would become of a file of a domain, with so many rejects and corrections listed.
+/// Reports on a file of a domain, with at most that many rejects and corrections.
 ///
 /// # Errors
 /// If it cannot be read from the disk.
@@ -101,7 +101,7 @@ pub(crate) async fn judge_file(
     Ok(report)
 }
 
-/// What a path says of a file.
+/// What a path tells about a file.
 enum Named {
     Domain(&'static Domain),
     /// It is no data: the pattern that says so.

@@ -21,7 +21,7 @@ pub const SECRETS: [(&str, &str); 8] = [
 /// Longest secret: a URL or a token is a few hundred bytes.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
-/// Reads the files that are named, and puts what they hold in the place of their names.
+/// Reads the named files, and replaces their names by their contents.
 ///
 /// # Errors
 /// If a secret is given twice, or its file cannot be read; the error names the file, and holds nothing of it.

@@ -181,7 +181,7 @@ pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// Makes a folder, with its parents, whatever the umask; one that is there keeps its mode.
+/// Creates a folder, with its parents, independent of the umask; an existing one keeps its mode.
 pub(super) fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
     if path.is_dir() {
         return Ok(());

@@ -78,7 +78,7 @@ fn java_args(home: &Path, kafka_dir: &Path) -> Vec<std::ffi::OsString> {
         "-XX:+ExitOnOutOfMemoryError",
         "-Djava.awt.headless=true",
         "-Xshare:auto",
-        // An archive of another Java is passed over without a word.
+        // An archive of another Java is silently ignored.
         "-Xlog:disable",
         "-Xlog:all=error:stderr",
     ]

@@ -45,18 +45,18 @@ pub struct Options {
     pub kafka: bool,
     pub postgres: bool,
     pub s3: bool,
-    /// Where the S3 server tells of what comes; nowhere if none.
+    /// Where the S3 server sends notifications; `None`: nowhere.
     pub tell_to: Option<TellTo>,
 }
 
-/// Where the S3 server tells of what comes.
+/// Where the S3 server sends notifications.
 #[derive(Clone, Debug)]
 pub struct TellTo {
     /// Its notifications are posted there.
     pub address: SocketAddr,
     /// Each carries it as `Authorization: Bearer …`.
     pub token: SecretString,
-    /// Only what is written below these paths is told of: `/buckets/BUCKET/…`.
+    /// Only objects below these paths are announced: `/buckets/BUCKET/…`.
     pub paths: Vec<String>,
 }
 
@@ -145,7 +145,8 @@ impl LocalStack {
         supervise::died(|| self.exited()).await
     }
 
-    /// Starts again, on the same ports and data, what has ended; for whoever does without [`LocalStack::supervise`].
+    /// Restarts parts that have ended, on the same ports and data; for callers that do not use
+    /// [`LocalStack::supervise`].
     ///
     /// # Errors
     /// If one does not come up again; the next call tries once more.

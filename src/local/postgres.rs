@@ -58,7 +58,7 @@ pub(super) async fn start(folder: &Folder, components: &Components, place: PathB
             stop: STOP,
         })?;
         match ready(&mut child, &folder.state).await {
-            // Its backends are still on their way out.
+            // Its backends are still exiting.
             Err(error) if has_a_dying_predecessor(&error) && since.elapsed() < PREDECESSOR_WAIT => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -270,7 +270,7 @@ async fn ready(child: &mut Child, state: &State) -> anyhow::Result<()> {
     let refused = Mutex::new(None);
     let probe = || async {
         let Err(error) = connect_and_prepare(state).await else { return true };
-        // Class 28: the server is there and does not know the password. Waiting does not mend that.
+        // Class 28: the server is there and does not know the password. Waiting does not help.
         let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
         let is_refused = code.starts_with("28");
         if is_refused {

@@ -13,7 +13,7 @@ use super::components::Components;
 use super::folder::Folder;
 use super::{kafka, postgres, s3};
 
-/// So many deaths within [`WINDOW`] are no accident: what kills the child is still there.
+/// After this many deaths within [`WINDOW`] the cause must still exist.
 const DEATHS_MAX: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60);
 

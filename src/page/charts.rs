@@ -153,7 +153,7 @@ fn newest(manifest: &Manifest, output: &str) -> Vec<FileRef> {
     windows.into_iter().take(WINDOWS).filter_map(|window| window.files.get("json").cloned()).collect()
 }
 
-/// The columns that a chart needs: thing, label, what the newest is told by, and the values.
+/// The columns that a chart needs: item, label, the column that decides the newest row, and the values.
 fn columns(chart: &Chart) -> Vec<&'static str> {
     let named = [chart.by, chart.label.unwrap_or(chart.by), chart.newest.unwrap_or(chart.by), chart.value];
     named.iter().chain(chart.beside).copied().collect()

@@ -13,7 +13,7 @@ use super::ask::{Asked, Refused, absent};
 pub(super) struct Contract {
     name: &'static str,
     description: &'static str,
-    /// What is said of its files, as (name, value).
+    /// The format of its files, as (name, value).
     facts: Vec<(&'static str, String)>,
     columns: Vec<ColumnInWords>,
     /// Rules over several columns.

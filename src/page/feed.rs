@@ -75,7 +75,7 @@ impl Feed {
         }
     }
 
-    /// Returns while somebody looks. What was read before nobody did is forgotten: it is old.
+    /// Waits for a viewer. Readings from before a pause are dropped: they are old.
     async fn watched(&self) {
         while self.latest.receiver_count() == 0 {
             self.latest.send_modify(|latest| latest.sections.clear());

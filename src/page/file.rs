@@ -21,7 +21,7 @@ use crate::status::personal;
 
 /// Rejected rows that are given at once.
 const REJECTS_PAGE: i64 = 100;
-/// Rules and columns of a file that are told of.
+/// Maximum number of rules and columns shown of a file.
 const RULES: i64 = 100;
 /// Versions of one key that are named, the newest.
 const VERSIONS: i64 = 20;
@@ -159,7 +159,7 @@ async fn read(connection: &mut PgConnection, id: i64) -> Result<Option<File>, sq
     Ok(Some(File { outcome, more, rules, corrections, versions, outputs: None, has_csv: false }))
 }
 
-/// Rejected rows, and where to go on.
+/// Rejected rows, and where the next page begins.
 #[derive(Debug, Serialize)]
 pub(super) struct Rejected {
     rejects: Vec<RejectedRow>,

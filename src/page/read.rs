@@ -30,7 +30,7 @@ use crate::status::{self, Outside, Status};
 
 /// The section that says when the others were read. It is different each time and, by its name, the last.
 const WHEN: &str = "when";
-/// A reading of one service ends after this, and is made anew with the next one.
+/// A reading of one service ends after this, and starts again with the next one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What ends a statement at the server: whoever stops waiting for one does not stop it.
 const STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = '9s'";

@@ -54,7 +54,7 @@ pub(super) async fn upload(State(asked): State<Asked>, request: Request<Body>) -
     let domain = domain.ok_or_else(|| absent("no such domain"))?;
     let key = key_of(&config.ingest, domain, parameters.text("name").unwrap_or_default())
         .map_err(|said| (StatusCode::BAD_REQUEST, format!("{said}\n")))?;
-    // Not one of those of the page's questions: a slow upload keeps nobody from looking.
+    // Not counted among the page's queries: a slow upload does not block viewers.
     let _place = UPLOADS
         .try_acquire()
         .map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "too many uploads at once: try again\n".to_owned()))?;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{Dropped, Outputs, Outside};
 use crate::roles::Services;
 
-/// Every file of a domain in the raw bucket, and the other objects there that are told of, the newest first.
+/// Every file of a domain in the raw bucket, and the objects of no domain that are reported, the newest first.
 ///
 /// # Errors
 /// If S3 does not answer or refuses.

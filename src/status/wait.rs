@@ -30,7 +30,7 @@ pub struct Dropped {
     pub last_modified: DateTime<Utc>,
 }
 
-/// What became of what was waited for.
+/// The result of waiting.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Waited {
     /// Objects in the listing.
@@ -170,7 +170,7 @@ impl Waiting<'_> {
         }
         objects.open = still;
         if unseen > 0 && objects.listed.elapsed() > LIST_AGAIN {
-            // Deleted or overwritten before anyone saw it: nothing will come of this version.
+            // Deleted or overwritten before it was found: this version will never be loaded.
             let there = list().await?;
             let before = objects.open.len();
             objects.open.retain(|object| there.contains(object));

@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What still holds is written again after this, for whoever looks at the end of a log only.
+/// A condition that persists is logged again after this time, for people who only look at the end of a log.
 const REMIND_AFTER: Duration = Duration::from_secs(60);
 /// A process has some dozens of places that warn, in its few domains.
 const REMEMBERED_MAX: usize = 500;

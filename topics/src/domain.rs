@@ -43,7 +43,7 @@ pub struct Domain {
     pub encoding: TextEncoding,
     /// Whether a row says in the column `corrections` which of its values were changed.
     pub keeps_corrections: bool,
-    /// Cells that stand for "not known" in every column.
+    /// Cells that mean "not known" in every column.
     pub missing_values: &'static [&'static str],
     /// How long a row may take from the drop of its file to the table; `None` if the contract has no limit.
     pub latency: Option<Duration>,

@@ -123,7 +123,7 @@ impl KafkaSettings {
         config
     }
 
-    /// What the settings that are not empty come to.
+    /// The librdkafka properties of the settings that are not empty.
     fn security_properties(&self) -> BTreeMap<&'static str, &str> {
         let mechanism = match self.uses_msk_iam() {
             true => "OAUTHBEARER",

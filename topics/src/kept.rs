@@ -11,12 +11,12 @@ use crate::message::OVERTAKEN;
 /// (`{"note": "closed in the morning"}`).
 pub const EXTRA: &str = "extra";
 /// The column for corrections, as JSON: for each changed column the rule that changed it
-/// (`{"cases": "negative_to_zero"}`, a list where there are several). A row that took the place of earlier rows of its file
-/// says of how many, under a name that no column has: `{"_overtaken": 23}`.
+/// (`{"cases": "negative_to_zero"}`, a list where there are several). A row that replaced earlier rows of its file has
+/// their number, under a name that no column has: `{"_overtaken": 23}`.
 pub const CORRECTIONS: &str = "corrections";
 
-/// Spells what was corrected in each row, for its column [`CORRECTIONS`]. `overtaken` says of how many earlier rows of its
-/// file a row took the place.
+/// Spells what was corrected in each row, for its column [`CORRECTIONS`]. `overtaken` is how many earlier rows of its
+/// file a row replaced.
 pub(crate) fn corrections(notes: &ByRow<Note>, overtaken: &ByRow<u32>, mut keep: impl FnMut(usize, &str)) {
     for (row, notes) in notes.rows() {
         keep(row, &json(notes, overtaken.first_of(row)));

@@ -324,7 +324,7 @@ impl LogReader {
         self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the client get its token and hear what Kafka complains of, unless somebody polls it already.
+    /// Lets the client fetch its token and receive errors from Kafka, unless it is being polled already.
     fn poll_events(&self) {
         match self.assignment.try_lock() {
             Ok(_assignment) => access::poll_events(&self.client),

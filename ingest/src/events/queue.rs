@@ -36,7 +36,7 @@ pub struct EventQueue {
 /// The result for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is deleted: the ledger holds what it told of.
+    /// It is deleted: the ledger has its objects.
     Settled,
     /// It is deleted: there is nothing to do for it.
     Other,

@@ -28,7 +28,7 @@ pub(crate) struct Delivered {
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     steps: VecDeque<Delivered>,
-    /// Rows and messages of what was remembered last: they stand for what is not.
+    /// The last known rows and messages: the ratio used for everything that is not known.
     last: Option<(i64, i64)>,
 }
 

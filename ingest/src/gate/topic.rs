@@ -144,7 +144,7 @@ impl TopicCheck<'_> {
 
     async fn bind(&self, topic: &str, read: &BTreeMap<i32, PartitionLog>) -> Result<Uuid, String> {
         let firsts: Vec<FirstRecord> = read.values().map(|partition| partition.first).collect();
-        // A topic with no record at all is not bound, and no reason to call somebody.
+        // A topic without any record is not bound, and no reason for an alert.
         if firsts.iter().all(|first| *first == FirstRecord::Empty) {
             return Err(format!("topic {topic} has no stream record yet: run `freshet topics create`"));
         }

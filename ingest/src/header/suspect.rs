@@ -16,7 +16,7 @@ const BEGINNING_CHARS_MIN: usize = 4;
 /// What may part columns, and what each is called.
 const DELIMITERS: [(char, &str); 4] = [(',', "commas"), (';', "semicolons"), ('\t', "tabs"), ('|', "bars (`|`)")];
 
-/// Headings that are no column and nearly one that the file lacks, as a sentence each.
+/// Unknown headings that nearly match a column that the file lacks, as one sentence each.
 pub(super) fn near_misses(domain: &'static Domain, places: &[Option<usize>], names: &[&str]) -> Vec<String> {
     let is_unknown = |(place, name): &(usize, &&str)| !name.is_empty() && !places.contains(&Some(*place));
     let unknown = names.iter().enumerate().filter(is_unknown);

@@ -22,7 +22,7 @@ pub enum ReadError {
     Rejected {
         /// Bucket, key and version.
         object: String,
-        /// For whoever dropped the file.
+        /// For the sender of the file.
         reason: Unreadable,
     },
     /// Not allowed; an attempt later may be.

@@ -18,7 +18,7 @@ use tokio_util::io::StreamReader;
 pub(super) const PIECE_BYTES_MAX: usize = 256 << 10;
 /// Enough to tell the formats apart.
 const MAGIC_BYTES: usize = 4;
-/// A content this small is no bomb, whatever its ratio.
+/// A content this small is not a bomb, whatever its ratio.
 const RATIO_FREE_BYTES: u64 = 16 << 20;
 /// Window of a Zstandard frame, as a power of two: 8 MiB, what every decoder must offer (RFC 8878, 3.1.1.1.2)
 /// and what `zstd` uses up to level 19. It is memory that the file demands.
@@ -60,7 +60,7 @@ pub enum Unreadable {
     /// The compressed stream is damaged, or demands too much memory.
     #[error("the compressed content cannot be read: {0}")]
     Damaged(String),
-    /// Bytes that are no text in the encoding of the contract.
+    /// Bytes that are not text in the encoding of the contract.
     #[error("the content is not text in {0}, as the contract says")]
     NotEncoded(&'static str),
     /// There is less content than was read before.

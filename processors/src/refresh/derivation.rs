@@ -62,7 +62,7 @@ pub(super) struct Plan<'a> {
     dirty: Dirty,
     /// Those that waited and are taken now.
     taken: Vec<Waiting>,
-    /// Those that go on waiting.
+    /// Those that keep waiting.
     waiting: Vec<Waiting>,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Derivation {
     pub(super) written: usize,
     /// Dates that waited and are derived now.
     pub(super) taken: Vec<Waiting>,
-    /// Dates that go on waiting.
+    /// Dates that keep waiting.
     pub(super) waiting: Vec<Waiting>,
     /// The outputs that do not work.
     pub(super) failed: BTreeMap<&'static str, Failed>,

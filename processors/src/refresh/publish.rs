@@ -59,7 +59,7 @@ pub enum Outcome {
 /// A publication, as tests and status see it.
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// What became of it.
+    /// Its result.
     pub outcome: Outcome,
     /// The version that is current now; 0 if there is none.
     pub version: u64,
@@ -71,7 +71,7 @@ pub struct Publication {
     pub marks: usize,
     /// Windows derived again, counted for each output.
     pub derived: usize,
-    /// Ranges of dates that go on waiting because only a dimension changed.
+    /// Ranges of dates that keep waiting because only a dimension changed.
     pub waiting: usize,
     /// The windows that are dirty, counted for each output, where that is more than may be derived yet.
     pub put_off: Option<usize>,
@@ -111,7 +111,7 @@ impl Publisher {
         }
     }
 
-    /// Has the outputs verified: somebody found something gone.
+    /// Requests a verification, because something was found missing.
     pub(super) fn verify_soon(&mut self) {
         self.verification.soon();
     }

@@ -23,7 +23,7 @@ use super::{RefreshError, metrics};
 /// How long another connection may take to come. Without it the windows are derived one after the other.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The windows of an output that are to be derived, and what becomes of them.
+/// The windows of an output to derive, and their results.
 pub(super) struct Work {
     pub(super) output: &'static Output,
     pub(super) query: Prepared,
@@ -41,7 +41,7 @@ pub(super) struct Others {
 }
 
 impl Others {
-    /// Up to so many that see an exported snapshot; fewer where there are no connections to be had.
+    /// Up to that many readers of an exported snapshot; fewer if no connections are available.
     pub(super) async fn open(pool: &PgPool, snapshot: Option<&str>, count: usize, timeout: Duration) -> Others {
         let mut transactions = Vec::new();
         for id in snapshot.into_iter().flat_map(|id| std::iter::repeat_n(id, count)) {
@@ -186,7 +186,7 @@ impl Queue {
         self.state().done[at].1.get_or_insert(reason);
     }
 
-    /// Nothing more is to be begun.
+    /// No more windows are to be started.
     fn close(&self) {
         self.state().waiting.clear();
     }

@@ -15,10 +15,10 @@ use super::derivation::entries;
 use super::format::Encoded;
 use super::{RefreshError, metrics};
 
-/// Files on their way up at once.
+/// Concurrent uploads of files.
 const UPLOADS_MAX: usize = 8;
 
-/// Data files on their way to S3, [`UPLOADS_MAX`] at once.
+/// Uploads data files to S3, [`UPLOADS_MAX`] at once.
 pub(super) struct Uploads<'a> {
     store: Store,
     /// The version to come, which new files are named after.
@@ -54,7 +54,7 @@ impl<'a> Uploads<'a> {
         }
     }
 
-    /// Sends the files of a window that are new or gone, waiting while too many are under way. `None`: it has no
+    /// Sends the files of a window that are new or gone, waiting while too many uploads are running. `None`: it has no
     /// rows.
     pub(super) async fn add(
         &mut self,

@@ -34,7 +34,7 @@ impl Verification {
         Verification { store, interval, damage: Damage::default(), next_at: None, is_first: true, running: None }
     }
 
-    /// Has the outputs looked at as soon as may be: somebody found something gone.
+    /// Requests a look at the outputs as soon as possible, because something was found missing.
     pub(super) fn soon(&mut self) {
         self.next_at = None;
     }

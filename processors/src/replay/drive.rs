@@ -41,7 +41,7 @@ pub(super) enum Sink {
 /// One reads and judges while Postgres writes for the other; more would take the machine from the live pipeline.
 const WORKERS: usize = 2;
 
-/// What is under way.
+/// Work in progress.
 pub(super) struct Drive<'a> {
     pub(super) context: &'a ReplayContext,
     pub(super) upsert: &'a Upsert,
@@ -92,7 +92,7 @@ fn shares(positions: &BTreeMap<i32, Position>, ends: &BTreeMap<i32, i64>) -> Vec
     shares.into_iter().map(|(_, share)| share).collect()
 }
 
-/// A share of the partitions on its way.
+/// A worker's share of the partitions.
 struct Worker<'a> {
     drive: &'a Drive<'a>,
     positions: BTreeMap<i32, Position>,
@@ -102,7 +102,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Gives where the partitions stand at the end, which is `ends`.
+    /// Returns the final positions of the partitions, which are `ends`.
     async fn run(
         mut self,
         ends: &BTreeMap<i32, i64>,

@@ -28,7 +28,7 @@ const FINISH_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Replays in place: corrects the live table by the rules of this program. Returns the recorded replay.
 ///
 /// # Errors
-/// [`ReplayError`]. What was corrected until then stays, and the same request goes on from there.
+/// [`ReplayError`]. Corrections made until then stay, and the same request continues from there.
 pub async fn in_place(
     context: &ReplayContext,
     request: &Request,
@@ -162,7 +162,7 @@ pub async fn preview(
 struct Sum {
     preview: Preview,
     keys: HashSet<String>,
-    /// Rows that are rejects anew or no longer.
+    /// Rows that are newly rejected or newly accepted.
     rows: HashSet<(i64, i32, i64)>,
     shown: BTreeMap<&'static str, usize>,
     examples_max: usize,
@@ -220,7 +220,7 @@ fn kind_of(example: &Example) -> &'static str {
     }
 }
 
-/// The offsets that a request comes to.
+/// The offsets of a request.
 pub(super) async fn plan(context: &ReplayContext, request: &Request, topic: &Topic) -> Result<Vec<Range>, ReplayError> {
     let from_times = times(context, Some(&request.from), topic).await?;
     let to_times = times(context, request.to.as_ref(), topic).await?;

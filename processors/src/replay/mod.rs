@@ -120,7 +120,7 @@ pub enum ReplayError {
         /// Its answer.
         source: sqlx::Error,
     },
-    /// Another process has taken the replay over, or its topic was given up for another.
+    /// Another process has taken over the replay, or another topic was adopted.
     #[error("another process has taken over this replay, or another topic was adopted meanwhile")]
     Lost,
     /// The live pipeline is too fast to be caught up with, or rows do not come.

@@ -20,7 +20,7 @@ pub enum Point {
     Offsets(BTreeMap<i32, i64>),
 }
 
-/// The text is no point.
+/// The text is not a point in a topic.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "give `beginning`, a time such as 2026-03-01 or 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)"

@@ -41,7 +41,7 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Begins a shadow, or goes on with the one that is there.
+    /// Begins a shadow, or continues the existing one.
     ///
     /// # Errors
     /// [`ReplayError`].

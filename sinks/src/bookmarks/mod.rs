@@ -86,7 +86,7 @@ pub enum MoveDecision {
     Lost,
 }
 
-/// Decides whether a batch may apply, from the bookmark as it stands under its lock.
+/// Decides whether a batch may apply, from the bookmark read under its lock.
 ///
 /// | bookmark | epoch | decision |
 /// |---|---|---|

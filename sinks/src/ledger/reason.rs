@@ -9,7 +9,7 @@ use super::lost::Lost;
 /// Reasons are for people; the details of a long list are in the tables.
 const REASON_CHARS_MAX: usize = 2_000;
 
-/// Why an object is in its state. Stored in `pipeline.objects.cause` as JSON; its text stands in `reason`.
+/// Why an object is in its state. Stored in `pipeline.objects.cause` as JSON, and as text in `reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {

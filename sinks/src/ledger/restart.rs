@@ -65,7 +65,7 @@ pub async fn select(pool: &PgPool, bucket: &str, selection: &Selection) -> Resul
 /// | superseded, with the content that the version before had | no: none of its rows is missing | yes: this is how to
 /// insist |
 /// | superseded otherwise | no: S3 does not have it | no |
-/// | any other: on its way | no | no |
+/// | any other: in progress | no | no |
 pub fn is_sendable(object: &Object, as_new: bool) -> bool {
     match object.state {
         ObjectState::Applied | ObjectState::Rejected => true,
@@ -85,7 +85,7 @@ pub async fn send_again(pool: &PgPool, objects: &[Candidate]) -> Result<usize, s
 }
 
 /// The transaction `send_as_new`: gives a version a place above all that its domain has had up to now, and sets it
-/// back to be published in a new generation. `false` if it is on its way, or its key has a newer one.
+/// back to be published in a new generation. `false` if it is in progress, or its key has a newer one.
 ///
 /// No clock is needed: a file that is dropped afterwards has this second of S3's clock or a later one, and ranks above
 /// it.

@@ -52,7 +52,7 @@ pub struct Arrived {
 /// The verdict on a published object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Its records may still be on their way.
+    /// Its records may not be applied yet.
     Wait,
     /// All rows were received.
     Applied,
@@ -211,7 +211,7 @@ async fn complete(
     Ok(())
 }
 
-/// The transaction `complete`: nobody sees that a version is applied while rows are there that it replaces.
+/// The transaction `complete`: no reader sees a version as applied together with rows that it replaces.
 async fn complete_and_replace(
     connection: &mut PgConnection,
     domain: &Domain,

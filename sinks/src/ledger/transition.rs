@@ -232,8 +232,8 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// Back to the first row of the generation, whoever had it. What a first publishing counted (rows, rows by
-    /// partition) stays: by it the rows that are missing are named, should S3 no longer have the version.
+    /// Back to the first row of the generation, whoever had it. The counts of the first publishing (rows, rows by
+    /// partition) stay: they name the missing rows if S3 no longer has the version.
     fn restart(self, reason: Option<Reason>) -> Self {
         let mut change = self.end(ObjectState::Discovered, reason);
         change.object.attempts = 0;

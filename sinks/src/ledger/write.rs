@@ -101,7 +101,7 @@ pub async fn record_published(pool: &PgPool, finished: &mut [Finished<'_>]) -> R
 
 /// The transaction `set_aside`: a copy goes to sleep, unless its original was given up since the copy was claimed.
 ///
-/// The original is locked: whoever gives it up either comes before, and is seen here, or after, and wakes the copy.
+/// The original is locked: giving it up either happens before, and is seen here, or after, and then wakes the copy.
 async fn set_aside(
     pool: &PgPool,
     claim: &mut Claim,

@@ -1,10 +1,10 @@
 //! The lives of the ledger, which distinguish rows that this ledger sent from rows of another.
 //!
-//! Postgres may go back in time while Kafka and S3 go on: restored from a backup, promoted without its last
+//! Postgres may go back in time while Kafka and S3 do not: restored from a backup, promoted without its last
 //! transactions, or recreated while the topics are full. Then object ids and sequence numbers repeat for other files.
 //! Two random numbers keep the rows apart:
 //!
-//! - an object's *nonce* stands in the ledger and in the origin of each of its rows. A row counts only where both agree
+//! - an object's *nonce* is in the ledger and in the origin of each of its rows. A row counts only if both agree
 //!   ([`judge`]); all others are *passed over*, that is, skipped: never applied, never in the progress, but counted;
 //! - the *life*, the upper half of the nonce, changes when the ledger is found to have gone back. A passed-over row of
 //!   the current life proves that: this ledger sent it but does not know it any more.
@@ -59,7 +59,7 @@ pub struct Life {
     pub nonce: i64,
 }
 
-/// A life's nonce as it stands in object nonces and manifests: 16 hexadecimal digits.
+/// A life's nonce as written in object nonces and manifests: 16 hexadecimal digits.
 pub fn spelled(nonce: i64) -> String {
     format!("{:016x}", nonce.cast_unsigned())
 }

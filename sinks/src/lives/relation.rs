@@ -22,7 +22,7 @@ pub enum Relation {
 /// | …, a | …, a, b | other: this ledger has begun a new life |
 /// | …, a, b | …, a | later |
 /// | …, a, b | …, a, c | other: both went on from one backup |
-/// | a | b | other: a database made anew |
+/// | a | b | other: a recreated database |
 pub fn relation(published: &[String], own: &[String]) -> Relation {
     match (published.split_last(), own.last()) {
         (None, _) => Relation::Same,

@@ -14,7 +14,7 @@ use crate::destination::Destination;
 pub(crate) struct Sifted<'b> {
     /// The rows that remain, in the order received.
     pub(crate) rows: Vec<ReceivedRow<'b>>,
-    /// Rows passed over.
+    /// Number of rows skipped.
     pub(crate) passed_over: u64,
     /// The life that began because of them.
     pub(crate) life_begun: Option<i32>,
@@ -22,7 +22,7 @@ pub(crate) struct Sifted<'b> {
     pub(crate) replaced: BTreeSet<i64>,
 }
 
-/// Sifts rows of a batch. Of what goes to the live table, the rows passed over are counted in `pipeline.passed_over`;
+/// Sifts rows of a batch. For the live table, the skipped rows are counted in `pipeline.passed_over`;
 /// the first one that the ledger must have forgotten begins a new life. A replay skips such rows without counting them
 /// again.
 pub(crate) async fn sift<'b>(
@@ -109,7 +109,7 @@ async fn known(connection: &mut PgConnection, objects: &[i64]) -> Result<Known, 
     Ok(Known { current, entries, replaced })
 }
 
-/// Rows of a batch that are passed over.
+/// Rows of a batch that are skipped.
 #[derive(Default)]
 struct PassedOver {
     /// (nonce, object, partition) → rows, first and last offset.

@@ -49,7 +49,7 @@ pub(crate) fn is_ours(description: &str) -> String {
     format!("coalesce({description} LIKE '%{STAMP_PREFIX}%', false)")
 }
 
-/// The statement that makes the view, or makes it anew; `columns`: those that are published.
+/// The statement that creates or replaces the view; `columns`: the published columns.
 pub(super) fn create(setup: &Setup<'_>, output: &Output, columns: &[String]) -> String {
     let columns: Vec<String> = columns.iter().map(|column| format!("o.{}", identifier(column))).collect();
     format!(

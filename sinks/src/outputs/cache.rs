@@ -190,7 +190,7 @@ fn on_disk(length: u64) -> u64 {
     length.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
 }
 
-/// The body that stands there; none if it is another.
+/// The stored body; `None` if its hash differs.
 fn open(path: &Path, file: &FileRef) -> io::Result<Option<Spooled>> {
     let mut found = File::open(path)?;
     if found.metadata()?.len() != file.bytes {

@@ -33,7 +33,7 @@ use super::{Current, OutputError, Store};
 
 /// A file stays for so much longer than `keep`, which is the longest that a publication may take: 1/7 of it.
 const SLACK_SHARE: u32 = 7;
-/// One collection deletes at most this many files and manifests, each; the next goes on.
+/// One collection deletes at most this many files and this many manifests; the next one continues.
 const DELETE_MAX: usize = 20_000;
 /// Pages that are listed: ten million objects. Files beyond are seen once others are gone.
 const PAGES_MAX: usize = 10_000;
@@ -177,7 +177,7 @@ impl Kept {
     /// | up to K | no | lately | stays |
     /// | up to K | no | long ago | garbage |
     fn is_garbage(&self, file: &Listed, named: &BTreeSet<String>, files_until: i64) -> bool {
-        // K is never above C; said once more, because work in progress rests on it.
+        // K is never above C; checked again, because work in progress depends on it.
         data_version(&file.key) <= self.from.min(self.current)
             && file.modified < files_until
             && !named.contains(&file.key)

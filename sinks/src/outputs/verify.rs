@@ -11,7 +11,7 @@ use super::{Manifest, OutputError, Store};
 
 /// Pages of the listing that one verification reads: 100,000 files. What is not in them is asked for one by one.
 const PAGES_MAX: usize = 100;
-/// Files that one verification asks for one by one, so many at once; the next one goes on with the others.
+/// Files that one verification checks one by one; the next one continues with the others.
 const ASKED_MAX: usize = 1_000;
 const ASKED_AT_ONCE: usize = 8;
 
@@ -36,7 +36,7 @@ impl Damage {
 }
 
 impl Store {
-    /// Compares what is there with what the published manifest names. Bounded: at most [`PAGES_MAX`] + 1 listings, a
+    /// Compares the existing objects with the published manifest. Bounded: at most [`PAGES_MAX`] + 1 listings, a
     /// HEAD a copy, and two requests for each of [`ASKED_MAX`] files that the listing did not show; `resume_after`
     /// is where the last verification ended.
     ///
@@ -83,7 +83,7 @@ impl Store {
     }
 }
 
-/// The keys to ask for now, and after which the next verification goes on: none once the end is reached.
+/// The keys to check now, and the key after which the next verification continues: `None` at the end.
 ///
 /// | unseen | resume after | asked | next |
 /// |---|---|---|---|

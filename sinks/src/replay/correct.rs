@@ -15,7 +15,7 @@
 //!   and another key is removed when all is read ([`super::finish()`]): finding it needs a look through the whole table,
 //!   which once is enough. What those rows kept out comes in with a second reading.
 //!
-//! With the live pipeline at work on the same rows, whoever comes second waits for the row, and the guard decides.
+//! If the live pipeline writes the same rows, the second writer waits for the row, and the guard decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,7 @@ pub struct Corrected {
     pub read: u64,
     /// Rows of keys that were not in the table.
     pub inserted: u64,
-    /// Rows that now stand in the table with other values.
+    /// Rows whose values in the table changed.
     pub changed: u64,
     /// Values changed, by column.
     pub columns: BTreeMap<&'static str, u64>,
@@ -217,7 +217,7 @@ impl<'r> Correction<'r> {
         }
     }
 
-    /// Counts a row that is written. Where it did not stand under this key before, it may stand under another.
+    /// Counts a row that is written. If it was not under this key before, it may be under another.
     fn count_written(&mut self, lineage: Lineage, difference: &Difference) {
         match &difference.before {
             None => self.corrected.inserted += 1,
@@ -247,7 +247,7 @@ impl<'r> Correction<'r> {
         moved.written += i64::from(is_written);
     }
 
-    /// A row that was no reject may stand in the table under another key than `kept`.
+    /// A row that was not a reject may be in the table under another key than `kept`.
     fn may_have_left(&mut self, lineage: Lineage, kept: Option<String>) {
         if !self.formerly.contains_key(&lineage) {
             self.leftovers.push(Leftover { lineage, kept });

@@ -14,7 +14,7 @@ use crate::apply::removal;
 use crate::apply::upsert::quoted;
 use crate::destination::Destination;
 
-/// What a row may have left in the table: whatever stands under its lineage and another key than `kept`.
+/// What a row may have left in the table: any row with its lineage under another key than `kept`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leftover {
     /// Object, generation and row.

@@ -146,7 +146,7 @@ pub async fn unfinished(pool: &PgPool, domain: &str) -> Result<Option<Replay>, s
     sqlx::query_as(AssertSqlSafe(sql)).bind(domain).fetch_optional(pool).await
 }
 
-/// Begins a replay, or goes on with the one that was interrupted and was asked the same. Gives its bookmarks, taken.
+/// Begins a replay, or continues an interrupted one with the same request. Takes and returns its bookmarks.
 /// To be called with a [`ReplayLock`] on the domain.
 ///
 /// # Errors

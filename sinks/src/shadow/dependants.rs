@@ -64,7 +64,7 @@ pub(super) enum Renewed {
 }
 
 /// Makes a view read the table that now has the name. Where a column is of another type there, or gone, a view of an output
-/// is made anew, as `before` says it was, or dropped: a setup makes it again. Anybody else's is left to a person.
+/// is recreated from `before`, or dropped (a setup creates it again). Other views are left to the operator.
 pub(super) async fn renew(
     connection: &mut PgConnection,
     view: &View,

@@ -67,7 +67,7 @@ pub enum Refused {
 }
 
 /// Swaps, and commits. The live pipeline, which waits for `held`, finds its epochs raised, takes the bookmarks again
-/// and goes on with the new table. Every window of either table is marked.
+/// and continues with the new table. Every window of either table is marked.
 ///
 /// # Errors
 /// [`Refused`]; nothing has changed then.
@@ -164,7 +164,7 @@ async fn elsewhere(
 /// | fewer | every row of the file: newer rows stand over these | no |
 /// | fewer | fewer, or how many there are is not known yet | yes |
 ///
-/// Messages that are no row of a file (object 0) are rejects and nothing else: they do not count.
+/// Messages that are not rows of a file (object 0) are only rejects: they do not count.
 async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "WITH missing AS (
@@ -255,7 +255,7 @@ async fn swap_table(
     .await?;
     let mut statements = dependants::allowed(connection, &live, &shadow).await?;
     if has_surrogate_id(domain) {
-        // The ids that the shadow took came from the live table's sequence: its own goes on from there.
+        // The ids that the shadow took came from the live table's sequence: its own sequence continues from there.
         let of = |table: &str| format!("pg_get_serial_sequence('{table}', 'id')");
         let live_sequence: String =
             sqlx::query_scalar(AssertSqlSafe(format!("SELECT {}", of(&live)))).fetch_one(&mut *connection).await?;

@@ -112,7 +112,7 @@ pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError>
     let mut transaction = transactions::begin(pool, "setup", Limits::default()).await?;
     let connection = &mut *transaction;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet setup', 3))").execute(&mut *connection).await?;
-    // Writing a large table anew takes its time, whatever the others of this database are allowed.
+    // Rewriting a large table takes long, so the usual limits of the session do not apply.
     let limits = format!("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = 0", LOCK_TIMEOUT.as_millis());
     sqlx::raw_sql(AssertSqlSafe(limits)).execute(&mut *connection).await?;
     let makes_schema = !has_schema(connection, setup.schema).await?;

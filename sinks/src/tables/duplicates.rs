@@ -30,7 +30,7 @@ fn ranked(table: &str, key: &[&str], has_id: bool) -> String {
     )
 }
 
-/// Counts them, by the columns of the key that are there: those to come are NULL in every row.
+/// Counts them by the existing columns of the key: missing ones are NULL in every row.
 pub(super) async fn count(
     connection: &mut PgConnection,
     table: &str,

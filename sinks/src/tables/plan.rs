@@ -24,15 +24,15 @@ pub struct Plan {
     pub makes_schema: bool,
     /// Each domain's table, in the order of the domains.
     pub tables: Vec<TablePlan>,
-    /// What becomes of the outputs' definitions.
+    /// Changes of the outputs' definitions.
     pub outputs: Vec<DefinitionChange>,
-    /// What becomes of the outputs' views, where anything does.
+    /// Changes of the outputs' views.
     pub views: Vec<ViewPlan>,
-    /// What becomes of the record of the pipeline.
+    /// The change of the record of the pipeline.
     pub recording: Recording,
 }
 
-/// What becomes of one table.
+/// The plan for one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TablePlan {
     /// The domain.
@@ -202,7 +202,7 @@ impl<'a> Planner<'a> {
         self.comments(&Found::default());
     }
 
-    /// A table that is there.
+    /// Plans the changes of an existing table.
     fn change(&mut self, schema: &str, found: &'a Found, formerly: &[String]) {
         if found.kind != "r" {
             let said =

@@ -35,7 +35,7 @@ pub struct Declared {
     pub columns: Vec<String>,
 }
 
-/// What becomes of the record.
+/// The change of the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recording {
     /// What is recorded, if anything is.
@@ -62,7 +62,7 @@ impl Declared {
     }
 }
 
-/// A hash of what decides what becomes of a row.
+/// A hash of everything that decides how a row is judged.
 fn judgement(domain: &Domain) -> String {
     let mut text = format!("{:?}{:?}{:?}", domain.key, domain.partition_by, domain.row_rules);
     text += &format!("{:?}", domain.missing_values);

@@ -30,7 +30,7 @@ impl View {
     }
 }
 
-/// The views that stand in the way of altering these columns, those that others use first.
+/// The views that prevent altering these columns, those that others use first.
 pub(super) fn in_the_way<'a>(views: &'a [View], columns: &[&str]) -> Vec<&'a View> {
     let mut names: BTreeSet<&str> = BTreeSet::new();
     let mut sorted: Vec<&View> = views.iter().collect();

@@ -108,7 +108,7 @@ impl WantedColumn {
     }
 }
 
-/// What somebody said of it.
+/// Its description, if there is one.
 fn told(description: &str) -> Option<String> {
     (!description.is_empty()).then(|| description.to_owned())
 }

@@ -28,7 +28,7 @@ pub(super) enum Defect {
     Late,
 }
 
-/// What becomes of a cell.
+/// The change of a cell.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
     /// This text.
@@ -100,7 +100,7 @@ impl Defect {
 }
 
 impl Change {
-    /// What becomes of a text; `other` is the cell that it is to be beyond.
+    /// The changed text; `other` is the cell that it must exceed.
     fn of(&self, text: &str, other: &str) -> String {
         match self {
             Change::Set(text) => text.clone(),

@@ -53,7 +53,7 @@ pub(super) fn measured(column: &'static Column, is_fact: bool) -> Result<(Source
 /// So many different names there may be.
 const NAMES: usize = 1 << 32;
 
-/// Whether a cell loads as it stands, with nothing to note.
+/// Whether a cell loads unchanged, without corrections.
 pub(super) fn is_clean(column: &'static Column, text: &str) -> bool {
     let mut notes = Notes::default();
     judge::cell(column, &Cell::Text(text.into()), &mut notes).is_ok() && notes == Notes::default()

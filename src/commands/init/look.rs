@@ -37,14 +37,14 @@ pub(super) struct Looked {
     pub(super) rows: u64,
     /// The first rows, as they stand.
     pub(super) samples: Vec<Vec<String>>,
-    /// Indexes of columns that together are different in each row; none where there are no such.
+    /// Indexes of columns that together are unique; empty if there are none.
     pub(super) key: Option<Vec<usize>>,
 }
 
 /// What was seen of a column.
 #[derive(Debug)]
 pub(super) struct Column {
-    /// The heading as it stands, without blanks around.
+    /// The original heading, trimmed.
     pub(super) heading: String,
     /// A name that Postgres takes without quotes.
     pub(super) name: String,
@@ -74,7 +74,7 @@ pub(super) enum Kind {
 /// Reads a sample.
 ///
 /// # Errors
-/// If the file cannot be read, is no CSV, or has no header or no row.
+/// If the file cannot be read, is not CSV, or has no header or no rows.
 pub(super) fn at(path: &Path) -> Result<Looked> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -157,7 +157,7 @@ impl Row {
     }
 }
 
-/// A row that is not the table's, and where it stands in the order.
+/// A row that is not the one in the table, with its position in the order.
 fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> ((i64, i32, i64), Other) {
     let Sent { provenance, partition, offset, refused, .. } = sent;
     let order = (provenance.src_ord, provenance.generation, provenance.row);

@@ -245,7 +245,7 @@ impl Refusal {
 /// The policy by which the bucket may send, beside what is in it already; `None` where it says so.
 ///
 /// # Errors
-/// If the policy that is there is not JSON.
+/// If the existing policy is not JSON.
 fn policy(found: Option<&str>, queue_arn: &str, bucket: &str) -> Result<Option<Value>, serde_json::Error> {
     let ours = json!({
         "Sid": OURS,

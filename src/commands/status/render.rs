@@ -90,14 +90,14 @@ fn passed_over(PassedOver { rows, files, .. }: &PassedOver) -> String {
     format!("skipped: {rows} rows of {files} files from another life of the ledger; see docs/restore.md")
 }
 
-/// Nothing to say of a ledger that never went back.
+/// Empty for a ledger that never went back in time.
 fn life(life: &LifeStatus, look: Look) -> Option<String> {
     let LifeStatus { number, began_at, why } = life;
     let began = began_at.format("%Y-%m-%d %H:%M:%S UTC");
     (*number > 1).then(|| format!("{} life {number}, begun {began} ({why})", look.bold("ledger ")))
 }
 
-/// A column for each state; where there is no room, one for the states of files that are on their way.
+/// A column for each state; if there is no room, one column for all unfinished states.
 fn files_by_state(status: &Status, look: Look) -> String {
     let all = || {
         let states = ObjectState::ALL.map(word);

@@ -27,7 +27,7 @@ pub(crate) enum State {
     NotData,
 }
 
-/// A cell that is told of.
+/// A reported cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Place {
     /// The line on which the row begins.
@@ -74,13 +74,13 @@ impl Report {
         Report { domain: Some(domain.name), domain_of: Some(domain), listed_max, ..Report::blank(path, State::Loads) }
     }
 
-    /// Of a file that nobody would read.
+    /// The report on a file that would not be read.
     pub(super) fn not_data(path: &Path, pattern: &str) -> Self {
         let reason = format!("its name matches `{pattern}` of ingest.not_data, so it is not read");
         Report { reason: Some(reason), ..Report::blank(path, State::NotData) }
     }
 
-    /// Of a file that is rejected whatever domain it is of.
+    /// The report on a file that every domain would reject.
     pub(super) fn of_nobody(path: &Path, reason: String) -> Self {
         Report { reason: Some(reason), ..Report::blank(path, State::Rejected) }
     }

@@ -1,7 +1,7 @@
 //! What all Kafka clients have in common while they run: the context that gets their tokens and receives errors from
 //! Kafka, and the messages made from these errors.
 //!
-//! librdkafka asks for a token, and tells of a refused login, through events that it queues until the client is
+//! librdkafka asks for a token, and reports a refused login, through events that it queues until the client is
 //! polled. Producers poll on a thread of their own, and consumers of a group do all the time; a consumer that only
 //! asks is polled by [`poll_events`] before each question, and an admin client, which nothing polls, is given its token
 //! when it is made.

@@ -1,4 +1,4 @@
-//! Where the tokens of OAUTHBEARER come from, apart from librdkafka's own OIDC: a file that somebody else renews, or
+//! Where the tokens of OAUTHBEARER come from, apart from librdkafka's own OIDC: a file that another process renews, or
 //! AWS credentials.
 
 use std::fs;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::packed::lines;
 
-/// What a message says of one row, as it stands there.
+/// The original text of one row in its message.
 #[derive(Debug, Clone)]
 pub enum RawText {
     /// The value of a message of its own.

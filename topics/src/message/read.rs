@@ -49,7 +49,7 @@ pub(crate) fn push_row(domain: &Domain, value: &[u8], cells: &mut Cells) -> Resu
     Ok(())
 }
 
-/// Reads the rare things said of a row: an object that has no cells of columns.
+/// Reads the rare attributes of a row: an object without cells of columns.
 pub(super) fn read_attributes(domain: &Domain, json: &str, writer: &mut RowWriter<'_>) -> serde_json::Result<()> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     RowSeed { domain, columns: &[], writer }.deserialize(&mut deserializer)?;

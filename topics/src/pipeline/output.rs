@@ -60,7 +60,7 @@ pub struct Output {
 /// A bar chart of an output: one bar per value of a column, from its newest row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chart {
-    /// What stands above it; `None`: the name of the output.
+    /// Its title; `None`: the name of the output.
     pub title: Option<&'static str>,
     /// The column that identifies each bar.
     pub by: &'static str,
@@ -68,7 +68,7 @@ pub struct Chart {
     pub label: Option<&'static str>,
     /// The column that is drawn, a number.
     pub value: &'static str,
-    /// The column by which the newest row of a thing is told; `None` where a thing has one row.
+    /// The column that decides the newest row; `None` if there is one row per bar.
     pub newest: Option<&'static str>,
     /// More columns that are drawn beside it, numbers too.
     pub beside: &'static [&'static str],

@@ -17,7 +17,7 @@ impl Planner<'_> {
         Some(format!("CREATE INDEX {name} ON {} ({})", self.name, identifier(date)))
     }
 
-    /// The key, after the rows that stand in its way are set aside; and the index on the date.
+    /// The key, after duplicates have been moved away; and the index on the date.
     pub(super) fn unique(&mut self, found: &Found) {
         let wanted = self.wanted;
         if !found.is_unique(&wanted.key) {

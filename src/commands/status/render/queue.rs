@@ -18,7 +18,7 @@ pub(super) fn alarm(QueueStatus { reading, state }: &QueueStatus) -> Option<Stri
     Some(format!("event queue is not read, so files are found by listing only: {}: {why}", state.queue))
 }
 
-/// Whether it is read, what is in it, and what became of its messages so far.
+/// Whether it is read, what is in it, and what happened to its messages so far.
 pub(super) fn line(QueueStatus { reading, state }: &QueueStatus, look: Look) -> String {
     let said = match reading {
         Reading::Reachable => "reachable".to_owned(),
