@@ -218,7 +218,7 @@ impl Reader {
                 Told::Test => {}
                 Told::Other(kind) => {
                     if self.said.is_unsaid(&kind) {
-                        tracing::info!(kind = kind.escape_debug().to_string(), "events of this kind are passed over");
+                        tracing::info!(kind = kind.escape_debug().to_string(), "events of this kind are ignored");
                     }
                 }
             }

@@ -296,7 +296,7 @@ fn what_the_file_is_instead_is_said() {
     let parted = Domain { delimiter: b';', ..*domain("health") };
     let parted: &'static Domain = Box::leak(Box::new(parted));
     read(parted, "location_id;date;dengue_cases").expect("as the contract says");
-    assert!(said(parted, "location_id,date,dengue_cases").contains("parted by commas, not by semicolons"));
+    assert!(said(parted, "location_id,date,dengue_cases").contains("separated by commas, not by semicolons"));
 }
 
 #[test]
