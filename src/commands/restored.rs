@@ -37,8 +37,8 @@ pub async fn run(services: &Services, yes: bool) -> Result<ExitCode> {
     }
     let begun = lives::begin(&services.pool, domains).await.context("begin a new life of the ledger")?;
     println!(
-        "Life {begun} of the ledger has begun; `freshet status --wait` returns when everything is applied and \
-              published"
+        "life {begun} of the ledger has begun; `freshet status --wait` returns when everything is applied and \
+             published"
     );
     Ok(ExitCode::SUCCESS)
 }

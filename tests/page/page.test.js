@@ -462,7 +462,7 @@ test("it says which service does not answer, and since when", async () => {
     signal(program, "STOP");
     try {
       await there(state, `${service} does not answer`);
-      await there(alarms, new RegExp(`^${service} at .* does not answer since .*\\d`));
+      await there(alarms, new RegExp(`^${service} at .* has not answered since .*\\d`));
       // The rest goes on.
       const before = await page.locator("#updated").getAttribute("datetime");
       await page.waitForFunction((before) => document.getElementById("updated").dateTime !== before, before);
