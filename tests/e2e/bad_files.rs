@@ -37,7 +37,11 @@ async fn a_bad_file_is_rejected_before_a_row_of_it_is_published() {
             b"location_id,date,remarks\n1,2025-01-01,x\n".to_vec(),
             "no column of health beside its key",
         ),
-        ("health/semicolons.csv", b"location_id;date;dengue_cases\n1;2025-01-01;5\n".to_vec(), "separated by semicolons"),
+        (
+            "health/semicolons.csv",
+            b"location_id;date;dengue_cases\n1;2025-01-01;5\n".to_vec(),
+            "separated by semicolons",
+        ),
         ("health/sep.csv", b"sep=,\nlocation_id,date,dengue_cases\n1,2025-01-01,5\n".to_vec(), "is only for Excel"),
         ("health/nul.csv", with(b"1,2025-08-01,\0,1,1,1,false\n"), "NUL byte"),
         ("health/latin1.csv", with(b"1,2025-08-01,\xE9,1,1,1,false\n"), "invalid UTF-8"),

@@ -177,10 +177,14 @@ fn outputs(outputs: &OutputsStatus, look: Look) -> String {
         (Some(version), Some(behind)) if behind.is_empty() => {
             look.good(&format!("version {version}, whole-file copies current"))
         }
-        (Some(version), Some(behind)) => look.busy(&format!("version {version}, {} copies still older", behind.len())),
+        (Some(version), Some(behind)) => {
+            let copies = if behind.len() == 1 { "copy" } else { "copies" };
+            look.busy(&format!("version {version}, {} {copies} still older", behind.len()))
+        }
     };
     let marks = match outputs.marks {
         0 => "nothing to derive".to_owned(),
+        1 => look.busy("1 change waiting to be derived"),
         marks => look.busy(&format!("{} changes waiting to be derived", thousands(marks))),
     };
     format!("{} {version}, {marks}", look.bold("outputs"))

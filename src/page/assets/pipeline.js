@@ -42,7 +42,7 @@ export function renderFlow() {
       more: [] },
     { name: "Postgres", what: "rows applied", number: rows("applied"), unit: "rows/s", charted: rates("processed"),
       more: [...said(rows("stale"), "stale"), ...said(rows("rejected"), "rejected")] },
-    { name: "Outputs", what: "versions published", number: outputs.version ?? 0, unit: "changes waiting", charted: changes,
+    { name: "Outputs", what: "versions published", number: outputs.version ?? 0, unit: "waiting to be derived", charted: changes,
       more: outputsState(outputs) },
   ];
   list(the("flow"), stages, (stage) => stage.name, makeStage, updateStage);
