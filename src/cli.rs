@@ -33,7 +33,7 @@ use crate::roles::{self, Role, Services};
 use crate::status::{self, observe};
 use crate::telemetry::{self, LogFormat};
 
-/// Where the options of every command stand in its help: behind its own.
+/// The heading of the options of every command, after its own options in the help.
 const GLOBAL: &str = "Global options";
 
 /// Loads CSV files from S3 into Postgres exactly once, and keeps derived outputs in S3 up to date.
@@ -157,7 +157,7 @@ impl Cli {
         Services::new(config::load_connected(&self.sources(), &self.data)?).await
     }
 
-    /// The same for a command that a person waits for: what does not answer is said soon.
+    /// The same for a command that a person waits for: services that do not answer are reported soon.
     async fn services_for_people(&self) -> anyhow::Result<Services> {
         let services = self.services().await?;
         tokio::spawn(silent::say(services.clone()));
@@ -168,7 +168,7 @@ impl Cli {
 /// How long the process waits at its end for threads that block.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Parses the command line, runs the command, and tells an error in one line.
+/// Parses the command line, runs the command, and prints an error in one line.
 pub fn main() -> ExitCode {
     pipeline::choose(std::env::args_os(), std::env::var_os(pipeline::VARIABLE));
     let matches = Cli::command().get_matches();
@@ -202,7 +202,7 @@ fn given_options(matches: &ArgMatches) -> String {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    // What they print says it all.
+    // Their own output is enough.
     let quiet = matches!(
         cli.command,
         Command::Demo
@@ -219,7 +219,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::init(quiet, cli.log_format, Some(runtime.handle()))?;
     let result = runtime.block_on(run(cli));
     telemetry.shutdown();
-    // Threads that still wait for Kafka must not keep the process, and least of all one that only looked.
+    // Threads that still wait for Kafka must not keep the process alive, least of all a read-only command.
     runtime.shutdown_timeout(if is_look { Duration::ZERO } else { RUNTIME_SHUTDOWN_TIMEOUT });
     result
 }
@@ -334,7 +334,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
         shown = demo::run(&demo, put, async || observe::dropped(services).await, async || observe::outputs(services).await) => shown.map(|_| ()),
         () = shutdown.cancelled() => Err(anyhow::anyhow!("interrupted")),
     };
-    // A stack that gave up says why; the demonstration would only say that it was interrupted.
+    // If the stack gave up, its error is the cause; the demonstration only knows that it was interrupted.
     running.stop().await.and(shown)
 }
 

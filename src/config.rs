@@ -1,5 +1,5 @@
 //! Settings: from the shipped defaults, a file, the environment, the command line, and a live local stack, in this
-//! order; later ones win, but the local stack only fills in what nobody has set.
+//! order; later ones win, but the local stack only fills in what is not set.
 //!
 //! A secret may be named by its file ([`secrets`]). Environment variables are spelled `FRESHET__SECTION__KEY`. The names that standard clients use
 //! (`DATABASE_URL`, `KAFKA_BROKERS`, `AWS_ENDPOINT_URL_S3`, …) are aliases for what is still empty, so that a
@@ -32,7 +32,7 @@ pub const LOCAL: &str = include_str!("config/local.toml");
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// What flows, and what is made of it: no setting, but the folder of `--pipeline`.
+    /// The pipeline: not a setting, but the folder of `--pipeline`.
     #[serde(skip, default = "Pipeline::shipped")]
     pub pipeline: &'static Pipeline,
     pub kafka: KafkaSettings,
@@ -65,7 +65,7 @@ impl Default for Config {
 pub struct HttpSettings {
     /// Address that a role listens on for `/metrics`, `/healthz` and `/readyz`; port 0 takes a free one; empty: none.
     pub listen: String,
-    /// What whoever asks for more than `/healthz` and `/readyz` has to show. Empty: see [`crate::http`].
+    /// The token that requests need for everything but `/healthz` and `/readyz`. Empty: see [`crate::http`].
     pub token: SecretString,
     /// Whether the status page takes files for the raw bucket without a token.
     pub uploads: bool,
@@ -146,7 +146,7 @@ fn load_from(sources: &Sources, base: Base, environment: config::Environment) ->
     Ok(config)
 }
 
-/// A settings file that is TOML. What is wrong with one is told without its lines, which may hold a secret.
+/// A settings file that is TOML. Errors do not repeat its lines, which may hold a secret.
 fn settings_file(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("read the settings file {}", path.display()))?;
     if let Err(error) = toml::from_str::<toml::Table>(&text) {

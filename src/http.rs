@@ -1,5 +1,5 @@
-//! What a role answers over HTTP, on loopback unless told otherwise: `/healthz`, `/readyz` and `/metrics`, and for a
-//! listener [`events`]. All of it stands behind [`guard`], which asks for the token where there is one.
+//! The HTTP server of a role, on loopback by default: `/healthz`, `/readyz` and `/metrics`, and for a listener
+//! [`events`]. [`guard`] checks the token of every request if one is set.
 
 mod events;
 mod guard;

@@ -2,7 +2,7 @@
 //!
 //! This package only wires: the command line ([`cli`]), the settings ([`config`]), the roles ([`roles`]), the
 //! local stack ([`local`]), HTTP, how far everything is ([`status`]), the survey of it, the status page ([`page`]), and
-//! logs. What freshet is for stands in the crates it imports: `freshet_ingest` (S3 to Kafka), `freshet_processors` (Kafka
+//! logs. The actual work is in the crates it imports: `freshet_ingest` (S3 to Kafka), `freshet_processors` (Kafka
 //! to Postgres, Postgres to S3), over `freshet_sinks` and `freshet_topics`.
 
 #[macro_use]

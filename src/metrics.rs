@@ -1,5 +1,5 @@
-//! What every role tells about its process and about the pipeline as a whole, in the default registry of the
-//! `prometheus` crate. What the parts count of their own work stands in the `metrics.rs` of their crates.
+//! Metrics of every role about its process and about the pipeline as a whole, in the default registry of the
+//! `prometheus` crate. Metrics of the parts are in the `metrics.rs` of their crates.
 
 use std::sync::LazyLock;
 
@@ -28,18 +28,18 @@ gauges! {
         "freshet_files", "Versions of files in the ledger, by state.", &["domain", "state"]);
     OLDEST_UNFINISHED_FILE: GaugeVec = register_gauge_vec(
         "freshet_oldest_unfinished_file_seconds",
-        "Age of the oldest file that is neither applied nor rejected nor superseded; 0 for none.", &["domain"]);
+        "Age of the oldest file that is neither applied nor rejected nor superseded; 0 if there is none.", &["domain"]);
     NEWEST_APPLIED_FILE: GaugeVec = register_gauge_vec(
         "freshet_newest_applied_file_timestamp_seconds", "Last-modified of the newest file applied.", &["domain"]);
     ORPHAN_ROWS: IntGaugeVec = register_int_gauge_vec(
-        "freshet_orphan_rows", "Rows of locations that are not known, counted up to 100,000.", &["domain"]);
+        "freshet_orphan_rows", "Rows that refer to unknown locations, counted up to 100,000.", &["domain"]);
     ORPHAN_LOCATIONS: IntGaugeVec = register_int_gauge_vec(
-        "freshet_orphan_locations", "Locations that rows name and that are not known.", &["domain"]);
+        "freshet_orphan_locations", "Unknown locations that rows refer to.", &["domain"]);
     FILE_INTERVAL: GaugeVec = register_gauge_vec(
-        "freshet_file_interval_seconds", "After how long without a new file the contract has one missed.", &["domain"]);
+        "freshet_file_interval_seconds", "Time without a new file after which the contract counts a file as missing.", &["domain"]);
     MOSTLY_REJECTED_FILES: IntGaugeVec = register_int_gauge_vec(
         "freshet_mostly_rejected_files",
-        "Files applied within the last day, in their newest version, of whose rows more than half were rejected.",
+        "Files applied within the last day, in their newest version, with more than half of their rows rejected.",
         &["domain"]);
     DATABASE_BYTES: IntGauge = register_int_gauge("freshet_database_bytes", "Size of the database on Postgres' disk.");
     BOOKMARK_OFFSET: IntGaugeVec = register_int_gauge_vec(
@@ -49,15 +49,15 @@ gauges! {
     LAG_MESSAGES: IntGaugeVec = register_int_gauge_vec(
         "freshet_lag_messages", "Messages between the bookmark and the end of the log.", &["domain", "partition"]);
     LAG_SECONDS: GaugeVec = register_gauge_vec(
-        "freshet_lag_seconds", "Age of the oldest record that is not applied; 0 for none.", &["domain", "partition"]);
+        "freshet_lag_seconds", "Age of the oldest record that is not applied; 0 if there is none.", &["domain", "partition"]);
     HALTED_PARTITIONS: IntGaugeVec = register_int_gauge_vec(
-        "freshet_halted_partitions", "Partitions that are not read until a person has decided.", &["domain"]);
+        "freshet_halted_partitions", "Partitions that are halted until a person decides how to go on.", &["domain"]);
     UNMATCHED_OBJECTS: IntGauge = register_int_gauge(
         "freshet_unmatched_objects", "Objects of the raw bucket that belong to no domain, counted up to 1,000.");
     DIRTY_WINDOWS: IntGauge = register_int_gauge(
         "freshet_dirty_windows", "Ranges of dates and rows of dimensions that changed and are not yet published.");
     OLDEST_MARK: PrometheusGauge = register_gauge(
-        "freshet_oldest_mark_seconds", "Age of the oldest change that is not yet published; 0 for none.");
+        "freshet_oldest_mark_seconds", "Age of the oldest change that is not yet published; 0 if there is none.");
     SURVEY_TIMESTAMP: PrometheusGauge = register_gauge(
         "freshet_survey_timestamp_seconds", "Unix time at which the state of the pipeline was last read.");
     SURVEY_FAILURES: IntCounterVec = register_int_counter_vec(

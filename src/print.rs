@@ -1,24 +1,23 @@
-//! How the program speaks on standard output and standard error.
+//! Output to standard output and standard error.
 //!
-//! [`println`], [`print`] and [`eprintln`] stand in the place of those of the standard library, everywhere in this crate:
-//! those panic where nobody reads any more (`freshet status | head -1`). These end the process quietly then, with the exit
-//! code that a shell gives whatever is ended by a closed pipe. They also repeat, in every command that a text proposes
-//! between backticks, the options by which this process found its stack: what is copied from the screen then does what it
-//! says.
+//! [`println`], [`print`] and [`eprintln`] replace those of the standard library in this crate, which panic if the
+//! reader has gone (`freshet status | head -1`). These end the process quietly then, with the exit code that a shell
+//! gives whatever is ended by a closed pipe. They also repeat, in every command that a text proposes between backticks,
+//! the options by which this process found its stack: what is copied from the screen then does what it says.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::process;
 use std::sync::OnceLock;
 
-/// What a shell says of a process that a closed pipe ended: 128 and the number of SIGPIPE.
+/// The exit code that a shell reports for a process ended by a closed pipe: 128 plus the number of SIGPIPE.
 pub(crate) const CLOSED_PIPE: i32 = 141;
 /// How a proposed command begins.
 const COMMAND: &str = "`freshet ";
 
 static OPTIONS: OnceLock<String> = OnceLock::new();
 
-/// Has every command that is proposed repeat these options, each with its value; empty for none.
+/// Sets the options that every proposed command repeats, each with its value; empty for none.
 pub(crate) fn repeat_options(options: String) {
     let _ = OPTIONS.set(options);
 }
@@ -59,7 +58,7 @@ pub(crate) fn raw(text: &str) {
     }
 }
 
-/// Writes a line to standard error. Where nobody reads that, there is nobody to tell.
+/// Writes a line to standard error. Errors are ignored: there is nowhere to report them.
 pub(crate) fn err(text: fmt::Arguments<'_>) {
     let text = text.to_string();
     let text = with_options(&text, OPTIONS.get().map_or("", String::as_str));

@@ -1,4 +1,4 @@
-//! Whether what a role needs is there: asked before a role starts, and by whoever reads `/readyz`.
+//! Checks whether everything a role needs is available, before it starts and for `/readyz`.
 
 use std::error::Error;
 use std::fmt;
@@ -21,12 +21,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Before a role that cannot start looks again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
-/// Something a role needs and does not have.
+/// Something that a role needs and does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
-    /// It may come: a service out of reach, a schema not yet migrated.
+    /// Waiting may help: a service out of reach, a schema not yet migrated.
     Yet(String),
-    /// It will not come by waiting: the schema is a later program's, or a pooler stands before Postgres.
+    /// Waiting does not help: the schema is newer than the program, or Postgres is behind a pooler.
     ForGood(String),
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What the roles need and do not have, each service once; nothing if all is there.
+/// What the roles need and do not have, each service once; empty if everything is available.
 pub async fn missing(services: &Services, roles: &[Role]) -> Vec<Missing> {
     let wants_kafka = roles.iter().any(|role| !matches!(role, Role::Metrics));
     let wants_raw = roles.contains(&Role::Ingest);
@@ -85,18 +85,19 @@ pub(crate) fn misplaced(services: &Services, schema: &Schema) -> Option<String> 
     let (place, wanted) = (place_of(&services.pool), &services.config.postgres.schema);
     match schema {
         Schema::Elsewhere { looked_into } => Some(format!(
-            "sessions at {place} look for tables in the schema {looked_into}, and postgres.schema is {wanted}: set \
+            "sessions at {place} look for tables in the schema {looked_into}, but postgres.schema is {wanted}: set \
              postgres.schema = \"{looked_into}\", or ALTER ROLE … SET search_path = {wanted}"
         )),
         Schema::SetUpElsewhere { found } => Some(format!(
-            "freshet was set up in the schema {found} of {place}, and postgres.schema is {wanted}: set postgres.schema = \
+            "freshet was set up in the schema {found} of {place}, but postgres.schema is {wanted}: set \
+             postgres.schema = \
              \"{found}\""
         )),
         Schema::Current | Schema::Older { .. } | Schema::Newer { .. } => None,
     }
 }
 
-/// Refuses to go on where the sessions of Postgres cannot be worked with.
+/// Fails if the sessions of Postgres cannot be used.
 ///
 /// # Errors
 /// Why not, and what to do.
@@ -167,12 +168,12 @@ pub(crate) async fn unusable_session(pool: &sqlx::PgPool) -> Result<Option<Strin
     Ok(match session::look(pool).await? {
         Session::Own => None,
         Session::Shared => Some(format!(
-            "a pooler in transaction mode stands before Postgres at {place}: locks and settings of a session would be \
-             anybody's; put Postgres itself into postgres.url, or set pool_mode = session for this database"
+            "Postgres at {place} is behind a pooler in transaction mode, which would mix the locks and settings of \
+             sessions: connect postgres.url to Postgres directly, or set pool_mode = session for this database"
         )),
         Session::WithoutSettings(statements) => Some(format!(
-            "the settings that freshet opens its sessions with do not arrive at {place}, because a pooler drops them: put \
-             Postgres itself into postgres.url, or let the pooler connect anew (RECONNECT) after {}",
+            "a pooler drops the settings that freshet sends to {place} when it connects: connect postgres.url to \
+             Postgres directly, or let the pooler reconnect (RECONNECT) after {}",
             statements.join("; ")
         )),
     })
@@ -216,7 +217,7 @@ async fn bucket(services: &Services, bucket: &str) -> Option<Missing> {
         Ok(Err(error)) => {
             let status = error.raw_response().map(|response| response.status().as_u16());
             Some(Missing::Yet(match status {
-                Some(404) => format!("{place} does not exist: make it (`freshet setup` does)"),
+                Some(404) => format!("{place} does not exist: create it (`freshet setup` does)"),
                 Some(403) => format!("{place}: access denied; the role needs s3:ListBucket"),
                 _ => format!("{place}: {}", cause_of(&error)),
             }))
@@ -244,7 +245,7 @@ pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationTo
         }
         if missing.is_empty() {
             if !reported.is_empty() {
-                tracing::info!("all that was missing is there");
+                tracing::info!("everything a role was waiting for is available");
             }
             return Ok(true);
         }
@@ -255,7 +256,7 @@ pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationTo
         }
         // What has been said is not said again until it changes.
         for one in missing.iter().filter(|one| !reported.contains(*one)) {
-            tracing::warn!("waiting for what a role needs: {one}");
+            tracing::warn!("waiting for a service that a role needs: {one}");
         }
         reported = missing;
         looks += 1;

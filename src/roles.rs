@@ -89,14 +89,14 @@ impl Services {
     }
 }
 
-/// How long a role may take to drain before the process ends without it. Rows under way are then read again by
+/// How long a role may take to drain before the process ends without it. Unfinished rows are then read again by
 /// the next start, once.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits for what the roles need, runs them until `shutdown`, then drains them.
 ///
 /// # Errors
-/// The first role that cannot go on; the others are drained too.
+/// The first role that failed; the others are drained too.
 pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToken) -> anyhow::Result<()> {
     if !ready::wait(services, roles, &shutdown).await? {
         return Ok(());
@@ -134,7 +134,7 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
         Ok(result) => result,
         Err(_) => {
             tracing::warn!(
-                "roles did not drain within {DRAIN_TIMEOUT:?}: what was under way is read again at the next start"
+                "roles did not drain within {DRAIN_TIMEOUT:?}: unfinished work is repeated at the next start"
             );
             Ok(())
         }
@@ -187,7 +187,7 @@ async fn run_one(services: Services, role: Role, shutdown: CancellationToken) ->
     Ok(())
 }
 
-/// A name for whoever works in this process, for people who look at the ledger and the bookmarks. Two of a role in one
+/// A name for this process, for people who look at the ledger and the bookmarks. Two of a role in one
 /// process are two instances.
 pub(crate) fn instance() -> String {
     format!("{}:{}:{:08x}", hostname(), process::id(), rand::random::<u32>())

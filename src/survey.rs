@@ -46,7 +46,7 @@ pub(crate) struct Surveyed {
     pub(crate) domain: &'static str,
     /// Files in the ledger, in any state.
     pub(crate) files: i64,
-    /// Rows by what became of them.
+    /// Rows by result.
     pub(crate) rows: Rows,
     /// How far its bookmarks are behind.
     pub(crate) lag: Lag,
@@ -61,7 +61,7 @@ pub(crate) struct Lag {
     pub(crate) seconds: Option<f64>,
 }
 
-/// What Kafka tells of a domain.
+/// Kafka's answer about a domain.
 #[derive(Debug, Default, Clone)]
 struct Log {
     ends: BTreeMap<i32, Ends>,

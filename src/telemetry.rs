@@ -1,4 +1,4 @@
-//! Logs, and traces where the environment asks for them.
+//! Logs, and traces if the environment asks for them.
 
 mod otlp;
 mod repeats;
@@ -60,7 +60,7 @@ pub fn init(quiet: bool, format: LogFormat, runtime: Option<&Handle>) -> anyhow:
     };
     let of_traces = format!("{TARGET}={}", if traces.is_some() { "info" } else { "off" });
     let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
-    let wanted = wanted.add_directive(of_traces.parse().context("name what traces are told by")?);
+    let wanted = wanted.add_directive(of_traces.parse().context("name the source of the traces")?);
     let ansi = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     // Where nobody reads standard error any more, a line that cannot be written must not end the process.
     let logs = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
@@ -81,7 +81,7 @@ fn quietly<F>(format: F) -> NotTraces<WithoutRepeats<F>> {
     NotTraces(WithoutRepeats::new(format))
 }
 
-/// Leaves out what is told for traces: it is in the log in other words.
+/// Leaves out trace events: the log has them in other words.
 struct NotTraces<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for NotTraces<F>

@@ -157,7 +157,7 @@ async fn a_file_that_nobody_knows_becomes_a_table_and_an_output_without_a_compil
 
     let mut up = Up::start(parent, "ours");
     let said = up.succeed(&["--pipeline", "ours", "setup"]);
-    assert!(said.contains("nothing to do; all is as wanted"), "{said}");
+    assert!(said.contains("nothing to do; everything is as wanted"), "{said}");
     let (succeeded, said) = run(&up.parent, &["--pipeline", "ours", "process", "weather"]);
     assert!(!succeeded && said.contains("possible values: water_samples"), "{said}");
 

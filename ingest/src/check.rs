@@ -15,21 +15,22 @@ use crate::producer::VALUE_BYTES_MAX;
 
 /// Characters of a value that are shown of one that rejects its file.
 const VALUE_CHARS_MAX: usize = 60;
-/// What a byte of text takes in JSON at most (`\u0001`).
+/// The most bytes that a byte of text can take in JSON (`\u0001`).
 const JSON_BYTES_PER_BYTE: usize = 6;
-/// What a cell takes beside its text: column name, quotes, colon, comma. No column name is near this long.
+/// The most bytes that a cell takes besides its text: column name, quotes, colon, comma. No column name is nearly this
+/// long.
 const JSON_BYTES_PER_CELL: usize = 80;
 
 /// Unknown columns of a file that the ledger names. A file may have a thousand.
 const UNKNOWN_COLUMNS_MAX: usize = 100;
 
-/// Why a file is rejected as a whole; the text is for whoever dropped it.
+/// Why a file is rejected as a whole; the text is for its sender.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileReject {
-    /// The file is no CSV at all.
+    /// The file is in another format.
     #[error("{0}")]
     Foreign(&'static str),
-    /// The bytes are not CSV.
+    /// The bytes cannot be read as CSV.
     #[error("{0}")]
     Frame(#[from] FrameError),
     /// The header does not fit the domain.
@@ -62,11 +63,11 @@ pub(crate) struct Checked {
     pub(crate) header: Header,
     pub(crate) rows: i64,
     pub(crate) content: Content,
-    /// All of the bytes, if they are no more than was to be kept.
+    /// All of the bytes, if the file is small enough to be kept.
     pub(crate) kept: Option<Vec<u8>>,
 }
 
-/// Takes a file piece by piece, however it is cut.
+/// Checks a file piece by piece; the size of the pieces does not matter.
 pub(crate) struct Checker {
     records: Records,
     framer: Framer,
@@ -155,7 +156,7 @@ fn bounded(names: &[String]) -> Vec<String> {
     names.iter().take(UNKNOWN_COLUMNS_MAX).cloned().chain(more).collect()
 }
 
-/// The columns that the file lacks, and for which every row of it gets a value that nobody sent.
+/// The columns that the file lacks and that get the contract's default in every row.
 fn absent_defaults(domain: &Domain, header: &Header) -> Vec<String> {
     let absent = domain.columns_with_a_default().filter(|column| !header.has(domain.index_of(column.name)));
     absent.map(|column| column.name.to_owned()).collect()
@@ -164,7 +165,7 @@ fn absent_defaults(domain: &Domain, header: &Header) -> Vec<String> {
 /// The records of a file so far, and what they are checked by.
 struct Records {
     domain: &'static Domain,
-    /// What its columns may be of instead.
+    /// Other domains that its columns may belong to.
     others: Vec<&'static Domain>,
     /// Columns with a rule that rejects the file, with their place in the domain.
     failing: Vec<(usize, &'static Column)>,
@@ -223,8 +224,8 @@ fn check_row(domain: &Domain, header: &Header, record: &Record<'_>) -> Result<()
     }
 }
 
-/// Reads again what a second pass that resumes has to know of what comes before: the header, and the keys of the rows where
-/// rows overtake others.
+/// Reads again what a resuming second pass needs from the part before: the header and, if rows overtake others, the
+/// keys of the rows.
 pub(crate) struct Earlier {
     domain: &'static Domain,
     others: Vec<&'static Domain>,
@@ -324,7 +325,7 @@ mod tests {
         assert_eq!(lacking.absent_defaults, ["type", "population"]);
         let whole = content(locations, "id,name,type,population,area\n");
         assert_eq!((whole.ignored_columns.len(), whole.absent_defaults.len()), (0, 0));
-        // What is NULL where it is absent, and a part of the key, overwrites nothing with a value that nobody sent.
+        // Columns that are NULL if absent, and columns of the key, overwrite nothing with a default.
         assert!(content(health, "location_id,date,dengue_cases\n").absent_defaults.is_empty());
         let many: String = (0..250).map(|number| format!(",new{number}")).collect();
         let many = content(locations, &format!("id,name{many}\n")).ignored_columns;

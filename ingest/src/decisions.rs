@@ -1,5 +1,4 @@
-//! What a listener decides by pure functions, in one place: the model that searches every interleaving (`tests/model`)
-//! takes its steps by these.
+//! The pure decisions of a listener in one place, for the model that searches every interleaving (`tests/model`).
 
 pub use crate::gate::{Step, decide_opening};
 pub use crate::object::{Fault, Refusal, fault};

@@ -1,5 +1,4 @@
-//! What stores say of their objects, read from any of the shapes in which it comes. Pure: bytes in, keys out; whatever the
-//! bytes are, it ends in an answer or an error.
+//! Parses the notifications of stores, in any of their formats. Pure: bytes in, keys or an error out.
 //!
 //! | from | looks like | key is |
 //! |---|---|---|
@@ -21,7 +20,7 @@ pub use queue::EventQueue;
 pub(crate) use queue::run;
 pub(crate) use seen::forget;
 
-/// One thing that a notification says.
+/// One event of a notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// Something was written under this key.
@@ -33,11 +32,11 @@ pub enum Told {
     },
     /// S3's own first message to a new receiver.
     Test,
-    /// Something else, of which nothing follows here: a deletion, a change of tags, a kind that is not known.
+    /// Something that needs no action: a deletion, a change of tags, an unknown kind of event.
     Other(String),
 }
 
-/// The bytes are no notification.
+/// The bytes are not a notification.
 #[derive(Debug, thiserror::Error)]
 pub enum NotNotification {
     /// They are not JSON, or a part of it is of another type.
@@ -48,7 +47,7 @@ pub enum NotNotification {
     Shape,
 }
 
-/// Everything that any of the shapes holds; what else there is is passed over.
+/// The fields used in any of the formats; other fields are ignored.
 #[derive(Deserialize)]
 struct Envelope {
     #[serde(rename = "Records")]
@@ -104,7 +103,7 @@ pub fn read(body: &[u8]) -> Result<Vec<Told>, NotNotification> {
     }
 }
 
-/// What is said in any shape but that of SNS.
+/// The events in any format but that of SNS.
 fn of(envelope: Envelope) -> Result<Vec<Told>, NotNotification> {
     if let Some(records) = envelope.records {
         return records.into_iter().map(of_record).collect();

@@ -1,9 +1,9 @@
-//! Files that are no CSV: what they are is told from their first bytes, and what to do about it.
+//! Recognizes files that are not CSV by their first bytes, and says what to do.
 
 /// Bytes that are looked at.
 pub(crate) const START_BYTES: usize = 4096;
 
-/// Why a file is no CSV, for whoever dropped it.
+/// Why a file is not CSV, for its sender.
 pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
     let text = start.trim_ascii_start();
     let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));

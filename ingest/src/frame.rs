@@ -1,5 +1,5 @@
-//! Bytes to rows: the same bytes give the same records, lines and positions, however they are cut into chunks
-//! and wherever a reading resumes, in bounded memory.
+//! Bytes to rows, in bounded memory: the same bytes give the same records, lines and positions, independent of chunk
+//! sizes and of where a reading resumes.
 //!
 //! The grammar is RFC 4180's with a delimiter of the contract's: double quotes, `""` for a quote within quotes, records
 //! ended by LF, CRLF or a lone CR; a quote within an unquoted cell is text.
@@ -7,9 +7,9 @@
 //! - *Exact places.* Line ends before a record are consumed here, and a record ended by CR is held until the
 //!   next byte shows whether an LF belongs to it. So a record's line, and the [`Position`] after it, do not
 //!   depend on the chunks.
-//! - *Stray quotes.* Where text follows a closing quote, or a quote is never closed, only the line on which it opened is
-//!   given up: it is a record of its own ([`Record::stray_quote`]), and the reading goes on with the line after it. What
-//!   was read beyond is held for that, and is bounded as a record is; it is not read again for each line ([`path`]).
+//! - *Stray quotes.* If text follows a closing quote, or a quote is never closed, only the line on which it opened is
+//!   lost: it is a record of its own ([`Record::stray_quote`]), and reading continues with the next line. What was read
+//!   beyond is held for that, and is bounded as a record is; it is not read again for each line ([`path`]).
 //! - *Blank lines.* A line whose cells are all empty, or blanks alone, quoted or not, is no record.
 //! - *Bounds.* A cell, a record and the number of cells are limited; a file over a limit fails at the same byte each time.
 //! - *Faults of the file.* A NUL byte and invalid UTF-8 end the reading: after an `Err` the framer is of no further use.
@@ -46,7 +46,7 @@ impl Default for FrameLimits {
     }
 }
 
-/// A record boundary, from which a later reading can go on.
+/// A record boundary, at which a later reading can resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// Bytes before the boundary, after decompression, a BOM included.
@@ -64,7 +64,7 @@ impl Default for Position {
     }
 }
 
-/// Why a file cannot be framed. All are faults of the file; the text is its reject reason.
+/// Why a file cannot be framed. All are errors in the file; the text is its reject reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum FrameError {
@@ -107,8 +107,8 @@ impl<'a> Record<'a> {
         self.row
     }
 
-    /// The line as it stands (at most 64 KiB of it), where a quote that opens on it is never closed or has text after its
-    /// end: such a record has no cells.
+    /// The original line (at most 64 KiB of it), if a quote that opens on it is never closed or has text after its end:
+    /// such a record has no cells.
     pub fn stray_quote(&self) -> Option<&'a str> {
         self.is_stray.then_some(self.text)
     }
@@ -156,18 +156,20 @@ enum State {
 pub struct Framer {
     limits: FrameLimits,
     delimiter: u8,
-    /// Bytes of the input that may have to be read again, up to `at` read already; the record under way begins at `start`.
+    /// Bytes of the input that may have to be read again, up to `at` read already; the current record begins at
+    /// `start`.
     held: Vec<u8>,
     start: usize,
     at: usize,
-    /// The text of the record under way, and where its cells end in it. Between two cells lie `gap` bytes.
+    /// The text of the current record, and where its cells end in it. Between two cells lie `gap` bytes.
     text: Vec<u8>,
     ends: Vec<usize>,
     gap: usize,
     cell: InCell,
     /// What comes before the text in the record, where its text is that of an earlier reading.
     lead: Lead,
-    /// Where the quote of the cell under way opened, as line and as byte, and the cell itself once it goes over a line end.
+    /// Where the quote of the current cell opened, as line and as byte, and the cell itself once it goes over a line
+    /// end.
     opened_line: u64,
     opened_byte: u64,
     span: Option<Span>,
@@ -175,7 +177,7 @@ pub struct Framer {
     spans: VecDeque<Span>,
     /// Up to here the text of a record under way has no NUL.
     nul_checked: usize,
-    /// The reading of the record before, where it came to a limit.
+    /// The reading of the record before, if it reached a limit.
     path: Option<Box<Path>>,
     /// The line of the record's stray quote.
     stray_line: Option<u64>,

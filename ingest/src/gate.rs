@@ -1,5 +1,5 @@
-//! Whether a domain may be published to now: its topic is there, is the one the ledger knows, and its
-//! processor is not too far behind. One domain's trouble closes only that domain.
+//! Decides whether a domain may be published to now: its topic exists and is the one that the ledger knows, and its
+//! processor is not too far behind. A problem of one domain affects only that domain.
 //!
 //! One task keeps the answers fresh, so that workers never wait for them; between two looks at Kafka, what
 //! this listener has published since counts as not yet applied. The ends of the logs that it measures on the way also
@@ -34,13 +34,13 @@ use crate::truncation::{Acknowledged, Holder, TruncationWatch};
 
 /// How often the task looks whether an answer is due.
 const TICK: Duration = Duration::from_millis(50);
-/// A topic is checked anew after this, so that added partitions are used within seconds: two small requests.
+/// A topic is checked again after this time, so that added partitions are used within seconds: two small requests.
 const TOPIC_AGE_MAX: Duration = Duration::from_secs(10);
 /// A topic that could not be used is looked at again after this.
 const TOPIC_RETRY: Duration = Duration::from_secs(2);
-/// What a person has to mend is said again after this.
+/// A problem that an operator has to solve is logged again after this time.
 const REMINDER: Duration = Duration::from_secs(60);
-/// The log's ends are measured anew after this while the domain is paused, is being published to, or is idle. Idle, too,
+/// The ends of the log are measured again after this time while the domain is paused, published to, or idle. Idle, too,
 /// published objects may wait for rows that Kafka has lost.
 const ENDS_AGE_MAX: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(250), Duration::from_secs(5)];
 
@@ -52,7 +52,7 @@ pub(crate) struct OpenTopic {
     pub(crate) stream_id: Uuid,
 }
 
-/// Whether the lag lets a domain go on.
+/// Whether the lag allows a domain to continue.
 ///
 /// | so far | lag | now |
 /// |---|---|---|
@@ -232,7 +232,7 @@ impl Gate {
             Err(reason) => {
                 seen.topic = None;
                 seen.verified = Verified::default();
-                // The next topic may count its messages anew.
+                // The next topic may start its offsets again.
                 (seen.ends, seen.backlog) = (None, Backlog::default());
                 let said = seen.complaint.as_ref().is_some_and(|(text, at)| *text == reason && at.elapsed() < REMINDER);
                 if !said {

@@ -1,9 +1,9 @@
-//! Several small objects at once: each is read and checked by itself, what is ready is sent together, and its end written
-//! to the ledger by one statement.
+//! Publishes several small objects at once: each is read and checked by itself, those that are ready are sent together,
+//! and their results are written to the ledger by one statement.
 //!
-//! Nothing else is shared: each object has its own lease, chunk, numbers, offsets and outcome, as if it were alone. One that
-//! turns out to be no such object (it is bigger than it looked, or not at its beginning) is published by itself. One that
-//! is slow to read holds up no other.
+//! Nothing else is shared: each object has its own lease, chunk, numbers, offsets and outcome, as if it were alone. An
+//! object that does not fit (it is bigger than it looked, or not at its beginning) is published by itself. One that is
+//! slow to read does not delay the others.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,7 +31,7 @@ pub(crate) fn small_bytes(chunk_bytes: usize) -> usize {
     chunk_bytes / OBJECTS_MAX
 }
 
-/// One object of a group on its way.
+/// One object of a group in progress.
 struct Member {
     claim: Claim,
     lease: Lease,
@@ -69,7 +69,7 @@ pub(crate) async fn attempt(
     Ok(())
 }
 
-/// Reads one in a task of its own: an object that makes freshet panic stops no other.
+/// Reads each in its own task, so that a panic caused by one object does not stop the others.
 async fn read_apart(
     listener: &Arc<Listener>,
     member: Member,
@@ -127,7 +127,7 @@ async fn send(listener: &Listener, ready: Vec<(Member, Ready, Vec<u8>)>) -> Resu
         Ok(sent) => sent,
         Err(panic) => {
             // The first pass found no fault in the same bytes. The leases run out, and each is tried alone after that.
-            tracing::error!(%panic, "a fault of freshet itself while it sent several objects");
+            tracing::error!(%panic, "a bug in freshet while it sent several objects");
             return Ok(());
         }
     };

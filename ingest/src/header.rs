@@ -4,9 +4,9 @@
 //! A canonical name beats an alias: where a file of locations has both `id` and `location_id`, the latter is
 //! an extra column. Which cell belongs to which column is decided once a file, so that a row costs no look-up.
 //!
-//! A slip in a heading must not lose a column without a word. So a file is rejected where none of its columns is one that
-//! the domain measures, and where a heading is nearly one that the file lacks; what the file is instead is said where it
-//! can be told ([`suspect`]).
+//! A typing error in a heading must not lose a column silently. So a file is rejected if it has no column of the domain
+//! besides the key, or if it lacks a column and has a heading with nearly its name; the reason says what the file may
+//! be instead ([`suspect`]).
 
 pub(crate) mod names;
 mod suspect;
@@ -35,17 +35,17 @@ pub enum HeaderError {
         domain: &'static str,
         /// The columns, with the other spellings that would do.
         missing: String,
-        /// The header as it stands, shortened.
+        /// The original header, shortened.
         found: String,
         /// The headings that are nearly columns, each after `; `.
         hints: String,
     },
     /// The file has columns of the key alone: nothing that it says would load.
-    #[error("header: no column of {domain} beside its key, so nothing would be loaded; found: {found}{hints}")]
+    #[error("header: no column of {domain} besides its key, so nothing would be loaded; found: {found}{hints}")]
     NoMeasure {
         /// The domain's name.
         domain: &'static str,
-        /// The header as it stands, shortened.
+        /// The original header, shortened.
         found: String,
         /// The headings that are nearly columns, each after `; `.
         hints: String,
@@ -63,19 +63,20 @@ pub enum HeaderError {
         /// Where files of that domain belong.
         pattern: &'static str,
     },
-    /// The columns stand there, parted otherwise.
+    /// The columns are there, but with another delimiter.
     #[error(
-        "header: the columns are parted by {found}, not by {delimiter}: save the file as CSV with {delimiter}, or say \
+        "header: the columns are separated by {found}, not by {delimiter}: save the file as CSV with {delimiter}, or \
+         say \
          `delimiter` in the contract"
     )]
     Delimiter {
-        /// What parts them.
+        /// The delimiter in the file.
         found: &'static str,
-        /// What is to part them.
+        /// The delimiter of the contract.
         delimiter: &'static str,
     },
     /// A line by which Excel tells itself the delimiter.
-    #[error("line {line}: `{text}` is for Excel alone: remove the line, and save the file as CSV with {delimiter}")]
+    #[error("line {line}: `{text}` is only for Excel: remove the line, and save the file as CSV with {delimiter}")]
     SeparatorLine {
         /// Where it stands.
         line: u64,
@@ -102,9 +103,9 @@ pub enum HeaderError {
     Ambiguous {
         /// The column of the domain.
         column: &'static str,
-        /// Position in the file from 1, and name as it stands.
+        /// Position in the file from 1, and original name.
         first: (usize, String),
-        /// Position in the file from 1, and name as it stands.
+        /// Position in the file from 1, and original name.
         second: (usize, String),
     },
 }
@@ -123,8 +124,8 @@ pub struct Header {
     kept: Vec<(usize, String)>,
 }
 
-/// How headings begin that `freshet rejects export` writes beside a row: notes for whoever mends it. What stands below them
-/// says nothing, so that the file can be dropped as it is.
+/// The beginning of headings that `freshet rejects export` adds: notes for the person who corrects the rows. These
+/// columns are ignored, so that the file can be dropped unchanged.
 pub const NOTES: &str = "_rejected_";
 
 impl Header {
@@ -240,14 +241,15 @@ impl Header {
         self.kept.iter().map(|(_, name)| name.len()).sum()
     }
 
-    /// The cell that the row's message is keyed by, as it stands; `None` where the file or the row has none.
+    /// The original text of the cell that the row's message is keyed by; `None` if the file or the row does not have
+    /// it.
     pub fn partition_cell<'a>(&self, record: &Record<'a>) -> Option<&'a str> {
         record.get(self.partition_place?)
     }
 }
 
 /// What the cells of columns that no column of the domain has its place in are kept under: the heading, or the column's
-/// number in the file; a heading that is there again has its number too.
+/// number in the file; a repeated heading has its number too.
 fn kept(names: &[&str], places: &[Option<usize>]) -> Vec<(usize, String)> {
     let mut kept: Vec<(usize, String)> = Vec::new();
     for (place, name) in names.iter().enumerate().filter(|(place, _)| !places.contains(&Some(*place))) {

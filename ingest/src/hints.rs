@@ -1,7 +1,7 @@
-//! Hints: a store tells that an object came, and its domain's discovery looks at that key at once.
+//! Hints: a store announces an object, and its domain's discovery looks at that key at once.
 //!
-//! Nothing rests on them. A hint that is wrong costs a request, one that is lost or dropped costs the time until the
-//! next listing, and what is registered is what the listing of the key shows, never what the hint says.
+//! Correctness does not depend on them. A wrong hint costs a request; a lost one costs the time until the next listing.
+//! What is registered is what S3 has under the key, not what the hint says.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ pub struct Hints {
     bucket: Arc<str>,
     settings: Arc<IngestSettings>,
     domains: Arc<[Waiting]>,
-    /// Whether a store has told of anything.
+    /// Whether a store has sent any notification.
     told: Arc<AtomicBool>,
 }
 
@@ -37,10 +37,10 @@ struct Waiting {
     dropped: AtomicBool,
 }
 
-/// Keys to look at, each with those who want to hear what the look came to.
+/// Keys to look at, each with the callers that wait for the result.
 pub(crate) type Keys = BTreeMap<String, Vec<oneshot::Sender<Looked>>>;
 
-/// What a look at a key came to.
+/// The result of a look at a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Looked {
     /// The ledger holds what the store shows under it, or the store shows nothing.
@@ -51,14 +51,14 @@ pub(crate) enum Looked {
     NoLedger,
 }
 
-/// What becomes of a key that somebody wants looked at.
+/// The answer to a request to look at a key.
 #[derive(Debug)]
 pub(crate) enum Look {
     /// It is in another bucket, or belongs to no domain.
     Nobodys,
     /// Too many wait already.
     Full,
-    /// It will be looked at, and this tells what came of it. An error: the look was broken off.
+    /// It will be looked at; the receiver gets the result, or an error if the look was interrupted.
     Comes(oneshot::Receiver<Looked>),
 }
 
@@ -75,7 +75,7 @@ impl Hints {
         Hints { bucket: bucket.into(), settings: Arc::new(settings.clone()), domains, told: Arc::default() }
     }
 
-    /// Whether a store has told of anything, of whatever bucket: then it will tell of what comes.
+    /// Whether a store has sent any notification, for any bucket: then it will announce new files.
     pub(crate) fn are_told(&self) -> bool {
         self.told.load(Ordering::Relaxed)
     }
@@ -97,7 +97,7 @@ impl Hints {
     /// Takes what a store sent; gives how many keys will be looked at.
     ///
     /// # Errors
-    /// If it is not JSON in a shape that is known. What is known and concerns other buckets or keys is passed over.
+    /// If it is not JSON in a known format. Events of other buckets or keys are ignored.
     pub fn take_notification(&self, body: &[u8]) -> Result<usize, NotNotification> {
         let taken = |told: &Told| match told {
             Told::Object { bucket, key } => matches!(self.look(bucket, key), Look::Comes(_)),
@@ -124,7 +124,7 @@ impl Hints {
         }
         let (tell, told) = oneshot::channel();
         let asking = keys.entry(key.to_owned()).or_default();
-        // Whoever tells by HTTP does not wait for an answer.
+        // Senders of HTTP notifications do not wait for the result.
         asking.retain(|tell| !tell.is_closed());
         asking.push(tell);
         metrics::HINTS.with_label_values(&["taken"]).inc();
@@ -132,7 +132,7 @@ impl Hints {
         Look::Comes(told)
     }
 
-    /// Waits for keys of a domain; for ever if there is no such domain. Dropped before its end, it takes none.
+    /// Waits for keys of a domain; for ever if no such domain. Dropped before its end, it takes none.
     pub(crate) async fn of(&self, domain: &Domain) -> Keys {
         let Some(waiting) = self.waiting(domain) else {
             return std::future::pending().await;

@@ -12,7 +12,7 @@ use crate::header::names::shown;
 use crate::object::{ObjectBody, ReadError};
 use crate::settings::IngestSettings;
 
-/// What a file that is not rejected as a whole says of itself.
+/// The facts about a file that is not rejected as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected {
     /// Its rows.

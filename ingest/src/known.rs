@@ -1,4 +1,4 @@
-//! What a listing showed before, so that one that shows nothing new asks the ledger about no entry.
+//! Remembers earlier listings, so that a listing without anything new needs no query to the ledger.
 
 pub(crate) mod pages;
 
@@ -14,7 +14,7 @@ use crate::object::Listed;
 /// one is taken for an old one are 1 in 10^19.
 ///
 /// Bounded by two generations: when the younger is full it becomes the older, whose entries are forgotten
-/// unless they are seen again. To forget is harmless, the ledger is asked once more.
+/// unless they are seen again. Forgetting is harmless: the ledger is queried once more.
 pub(crate) struct Known {
     hashers: [RandomState; 2],
     younger: HashMap<[u64; 2], u64>,

@@ -33,7 +33,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Whether another listener has taken the object over. Looked at between chunks, to save work only.
+    /// Whether another listener has taken the object over. Checked between chunks, only to save work.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }

@@ -2,14 +2,14 @@
 //!
 //! This crate promises that every version of every object under a domain's prefixes is published exactly as
 //! its bytes say, or rejected with a reason, or known to have been overtaken by a newer version; that
-//! publishing it twice is harmless, because a row's number is a function of the bytes; and that publishing
-//! less than all of it is noticed and mended.
+//! publishing it twice is harmless, because a row's number is a function of the bytes; and that publishing less than
+//! all of it is noticed and repaired.
 //!
-//! One file's path through it: [`discover`] lists the bucket, or the one key that a store told of ([`hints`], [`events`]),
-//! finds it, and has it registered in the ledger ([`freshet_sinks::ledger`]); a [`worker`](self) claims it, opens it at the
-//! pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them, then sends them
-//! chunk by chunk ([`publish`](self)); and once the processors have passed its end, the [`sweeper`](self) finds it
-//! applied, or has it published again.
+//! One file's path through it: [`discover`] lists the bucket, or the one key that a store announced ([`hints`],
+//! [`events`]), finds it, and has it registered in the ledger ([`freshet_sinks::ledger`]); a [`worker`](self) claims
+//! it, opens it at the pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them,
+//! then sends them chunk by chunk ([`publish`](self)); and once the processors have passed its end, the
+//! [`sweeper`](self) finds it applied, or has it published again.
 
 mod check;
 pub mod decisions;
@@ -111,8 +111,8 @@ pub enum IngestError {
     Task(JoinError),
 }
 
-/// Listens until `shutdown`, then drains: the chunks under way are finished, their resume points saved, and
-/// the leases given back, within `drain_ms`.
+/// Listens until `shutdown`, then drains: current chunks are finished, their resume points saved, and the leases
+/// returned, within `drain_ms`.
 ///
 /// # Errors
 /// [`IngestError`]; S3, Kafka and Postgres out of reach are not among them.
@@ -152,8 +152,8 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
         }
     });
     if drained.await.is_err() {
-        // The process is about to end; leases run out, and another listener goes on from the resume points.
-        tracing::warn!(tasks = tasks.len(), "not drained in time: leaving the rest to the resume points");
+        // The process is about to end; leases run out, and another listener continues from the resume points.
+        tracing::warn!(tasks = tasks.len(), "not drained in time: the rest continues from its resume points later");
         tasks.abort_all();
     }
     support_stop.cancel();

@@ -1,8 +1,8 @@
-//! A listing of a prefix that goes on where a part of it cannot be had.
+//! A listing of a prefix that continues if a part of it cannot be listed.
 //!
 //! Where a page fails, what is below the prefix is listed by its parts: the keys at its own level, and each folder by
-//! itself; where the level fails too, though it is allowed, by the characters with which its keys go on. What cannot be listed
-//! then is named, and all else is found. A server's order is relied upon by none of that.
+//! itself; where the level fails too, though it is allowed, by the characters with which its keys go on. Parts that
+//! still cannot be listed are reported, and everything else is found. None of this depends on the server's order.
 
 use std::collections::BTreeMap;
 
@@ -133,7 +133,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    /// What becomes of a part that failed.
+    /// How a failed part is handled.
     ///
     /// | the part | the store has answered | then |
     /// |---|---|---|

@@ -1,4 +1,4 @@
-//! What the listener counts, in the default registry of the `prometheus` crate.
+//! Metrics of the listener, in the default registry of the `prometheus` crate.
 
 use std::sync::LazyLock;
 
@@ -53,20 +53,20 @@ by_domain! {
     OBJECTS_DISCOVERED = "freshet_objects_discovered_total", "Object versions registered in the ledger.";
     OBJECTS_PUBLISHED = "freshet_objects_published_total", "Object versions whose rows are all in Kafka.";
     OBJECTS_APPLIED = "freshet_objects_applied_total", "Object versions found applied by the sweep.";
-    OBJECTS_REJECTED = "freshet_objects_rejected_total", "Files rejected before a row of them was published.";
+    OBJECTS_REJECTED = "freshet_objects_rejected_total", "Files rejected before any of their rows was published.";
     OBJECTS_SUPERSEDED = "freshet_objects_superseded_total",
         "Object versions overwritten or deleted before they were read, or the same as the version before.";
     UNKNOWN_COLUMNS = "freshet_objects_unknown_columns_total",
         "Published files with columns that their domain does not have.";
     OBJECTS_REPAIRED = "freshet_objects_repaired_total",
-        "Published objects of which rows did not arrive, and that are published again.";
+        "Published objects with missing rows, which are published again.";
     OBJECT_FAILURES = "freshet_object_failures_total", "Attempts to publish an object that failed and are retried.";
     ROWS_PUBLISHED = "freshet_rows_published_total", "Rows acknowledged by Kafka, repeats included.";
     ROWS_OVERTAKEN = "freshet_rows_overtaken_total",
-        "Rows of published files whose key comes again further down in their own file.";
+        "Rows of published files with the same key as a later row of the same file.";
     ROWS_REPLACED = "freshet_rows_replaced_total",
-        "Rows that left the table because only an older version of a file held them.";
-    LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed, as a whole or in part, and are retried.";
+        "Rows removed from the table because the newer version of their file no longer has them.";
+    LISTING_FAILURES = "freshet_listing_failures_total", "Listings of the raw bucket that failed completely or in part, and are retried.";
 }
 
 pub(crate) static PUBLISH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -105,17 +105,20 @@ pub(crate) static CLAIMED_OBJECTS: LazyLock<Histogram> = LazyLock::new(|| {
 });
 
 pub(crate) static HINTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Keys that stores told of: taken, ignored (not a domain's), dropped (too many wait for the listing).";
+    let help = "Keys announced by stores: taken, ignored (of no domain), dropped (too many waiting; the listing finds \
+                them).";
     counters("freshet_hints_total", help, &["outcome"])
 });
 
 pub(crate) static ABSENT_DEFAULTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Published files that lack a column, for which all of their rows have the contract's value.";
+    let help = "Published files without a column that has a default in the contract; all of their rows get the \
+                default.";
     counters("freshet_objects_absent_default_total", help, &["domain", "column"])
 });
 
 pub(crate) static NOT_DATA_OBJECTS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    let help = "Objects under the prefixes of a domain whose names say that they are no data, by the pattern.";
+    let help = "Objects under the prefixes of a domain that are skipped because their name matches a pattern of \
+                ingest.not_data.";
     register_int_gauge_vec!("freshet_not_data_objects", help, &["domain", "pattern"])
         .expect("each metric is declared once")
 });
@@ -149,11 +152,11 @@ pub(crate) static LAG_ROWS: LazyLock<IntGaugeVec> =
 pub(crate) static UNLISTED_PREFIXES: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauges(
         "freshet_unlisted_prefixes",
-        "Prefixes of the domain that cannot be listed, or not whole; all else is found.",
+        "Prefixes of the domain that cannot be listed completely; everything else is found.",
     )
 });
 
 pub(crate) static LOG_TRUNCATED_PARTITIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    let help = "Partitions of which Kafka was found, within the last hour, to have lost records it had acknowledged.";
+    let help = "Partitions in which Kafka lost acknowledged records, found within the last hour.";
     gauges("freshet_log_truncated_partitions", help)
 });

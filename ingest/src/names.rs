@@ -1,7 +1,7 @@
-//! What the name of an object says: a domain's file, something beside the files that is none, or nobody's.
+//! Classifies objects by name: a domain's file, something beside the files that is not data, or an object of no domain.
 //!
-//! Tools leave objects beside their files: markers (`_SUCCESS`), checksums, manifests, uploads that are not finished. Such
-//! names are no data and no mistake either; they are counted, and that is all.
+//! Tools leave objects beside their files: markers (`_SUCCESS`), checksums, manifests, uploads that are not finished.
+//! Such objects are neither data nor mistakes; they are only counted.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use freshet_topics::Domain;
 
 use crate::IngestSettings;
 
-/// Names that are no data unless the settings say otherwise; `*` stands for any characters of a part of the path.
+/// Default patterns of names that are not data; `*` matches any characters within a part of the path.
 pub(crate) const NOT_DATA: [&str; 21] = [
     "_*",
     ".*",
@@ -38,7 +38,7 @@ pub(crate) const NOT_DATA: [&str; 21] = [
 /// How a name that ends in `/` is called: what some tools make where they show a folder.
 pub(crate) const FOLDER: &str = "/";
 
-/// What a key is to a domain.
+/// How a key relates to a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name<'a> {
     /// A file of it.
@@ -50,7 +50,7 @@ pub enum Name<'a> {
 }
 
 impl IngestSettings {
-    /// What a key is to a domain. A part of the path that a pattern of the domain names says nothing against the file.
+    /// Classifies a key for a domain. Parts of the path that are in the domain's own pattern are not checked.
     pub fn name_of(&self, domain: &Domain, key: &str) -> Name<'_> {
         let patterns = || self.all_patterns_of(domain);
         if patterns().any(|pattern| pattern == key && !pattern.ends_with('/')) {
@@ -63,13 +63,13 @@ impl IngestSettings {
         }
     }
 
-    /// What a key is to all domains together: where it is no domain's, no data by its own name.
+    /// Classifies a key for all domains together; a key of no domain may still be recognized as no data by its name.
     pub fn name_in(&self, domains: &[&Domain], key: &str) -> Name<'_> {
         let own = domains.iter().map(|domain| self.name_of(domain, key)).find(|name| *name != Name::Foreign);
         own.unwrap_or_else(|| self.not_data(key).map_or(Name::Foreign, Name::NotData))
     }
 
-    /// The pattern by which what stands behind a prefix is no data.
+    /// The pattern that matches a part of the path after the prefix, if any does.
     pub fn not_data(&self, rest: &str) -> Option<&str> {
         if rest.is_empty() || rest.ends_with('/') {
             return Some(FOLDER);
@@ -91,7 +91,7 @@ fn lower(pattern: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether a part of a path is as the pattern says, both in lower case; `*` stands for any characters.
+/// Whether a part of a path matches the pattern, both in lower case; `*` matches any characters.
 fn fits(pattern: &str, part: &str) -> bool {
     let mut pieces = pattern.split('*');
     let first = pieces.next().unwrap_or_default();
@@ -117,7 +117,7 @@ fn fits(pattern: &str, part: &str) -> bool {
 /// | key | names | said |
 /// |---|---|---|
 /// | `oders/x.csv` | `orders/` | did you mean `orders/`? |
-/// | `data/orders/x.csv` | `orders/` | `orders/` stands inside the path: move it to the top |
+/// | `data/orders/x.csv` | `orders/` | `orders/` is inside the path: move it to the top |
 /// | `orders-x.csv` | `orders/` | put it under `orders/` |
 /// | `raw/oders.csv` | `raw/orders.csv` | did you mean `raw/orders.csv`? |
 /// | `notes/x.txt` | `orders/` | – |
@@ -125,7 +125,7 @@ pub fn nearest(key: &str, names: &[&str]) -> Option<String> {
     let prefixes = || names.iter().filter(|name| name.ends_with('/'));
     let lower = key.to_lowercase();
     if let Some(inside) = prefixes().find(|prefix| lower.contains(&format!("/{}", prefix.to_lowercase()))) {
-        return Some(format!("`{inside}` stands inside the path: move it to the top"));
+        return Some(format!("`{inside}` is inside the path: move it to the top"));
     }
     let near = names.iter().filter_map(|name| Some((distance(&lower, name)?, name)));
     if let Some((_, name)) = near.min_by_key(|(distance, _)| *distance) {
@@ -136,7 +136,8 @@ pub fn nearest(key: &str, names: &[&str]) -> Option<String> {
     prefixes().find(begins).map(|prefix| format!("put it under `{prefix}`"))
 }
 
-/// How many letters differ between a name and what stands in its place in the key; none where it is too many for a slip.
+/// How many letters differ between a name and the text in its place in the key; `None` if they are too many for a
+/// typing error.
 fn distance(key: &str, name: &str) -> Option<usize> {
     let name = name.to_lowercase();
     let parts = name.matches('/').count();
@@ -149,7 +150,7 @@ fn distance(key: &str, name: &str) -> Option<usize> {
     Some(strsim::osa_distance(&of_key, &name)).filter(|distance| *distance <= slips.clamp(1, 3))
 }
 
-/// An object that belongs to no domain, as a person is told of it.
+/// An object that belongs to no domain, for display.
 pub fn told(key: &str, hint: Option<&str>) -> String {
     let key = on_one_line(key);
     match hint {
@@ -220,8 +221,8 @@ mod tests {
             ("helth/x.csv", Some("did you mean `health/`?")),
             ("Health/x.csv", Some("did you mean `health/`?")),
             ("healht/deep/x.csv", Some("did you mean `health/`?")),
-            ("data/health/x.csv", Some("`health/` stands inside the path: move it to the top")),
-            ("/health/x.csv", Some("`health/` stands inside the path: move it to the top")),
+            ("data/health/x.csv", Some("`health/` is inside the path: move it to the top")),
+            ("/health/x.csv", Some("`health/` is inside the path: move it to the top")),
             ("raw/helth_data.csv", Some("did you mean `raw/health_data.csv`?")),
             ("in/comming/orders/x.csv", Some("did you mean `in/coming/orders/`?")),
             ("health-2025.csv", Some("put it under `health/`")),

@@ -2,12 +2,12 @@
 //!
 //! A read is pinned: every GET carries the ETag as `If-Match`, and the versionId where there is one, so that a
 //! file overwritten while it is read is never a mixture. Compressed content is inflated on the way
-//! ([`inflate`]). Errors tell whose fault it is, since that decides what becomes of the object: the version is
-//! gone ([`ReadError::Gone`]), the file is at fault ([`ReadError::Rejected`]), or it is worth another
-//! attempt ([`ReadError::Transient`], [`ReadError::Denied`]).
+//! ([`inflate`]). Errors tell the cause, which decides what happens to the object: the version is gone
+//! ([`ReadError::Gone`]), the file itself is faulty ([`ReadError::Rejected`]), or another attempt may succeed
+//! ([`ReadError::Transient`], [`ReadError::Denied`]).
 //!
 //! Waits are bounded: the client is expected to have connect, read and attempt timeouts, as
-//! `freshet_sinks::s3::client` sets them; a body that gives no byte for [`BODY_TIMEOUT`] is given up here. How
+//! `freshet_sinks::s3::client` sets them; a body that sends no byte for [`BODY_TIMEOUT`] is abandoned here. How
 //! many requests there are a second is the caller's to limit: each method says how many it makes.
 
 mod error;
@@ -84,10 +84,10 @@ impl ObjectReader {
         Pages { folders: Some(Vec::new()), ..self.list_pages(bucket, prefix) }
     }
 
-    /// Says once of a key that it cannot be read, however often it is listed.
+    /// Logs once that a key cannot be read, however often it is listed.
     fn say_unreadable(&self, bucket: &str, key: &str) {
         if self.said.is_unsaid(key) {
-            tracing::warn!(bucket, key, "passed over an object whose key is not UTF-8 or has a NUL in it: rename it");
+            tracing::warn!(bucket, key, "skipped an object whose key is not UTF-8 or contains a NUL: rename it");
         }
     }
 
@@ -149,7 +149,7 @@ impl ObjectReader {
         let at = || format!("s3://{bucket}/{}", on_one_line(key));
         let request = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id).range("bytes=0-0");
         match request.send().await {
-            Ok(_) => Err(transient("look up", at(), "HEAD does not find it, and GET does".into())),
+            Ok(_) => Err(transient("look up", at(), "HEAD does not find it, but GET does".into())),
             Err(error) => match classified("look up", at(), &error) {
                 ReadError::Gone { .. } => Ok(()),
                 error => Err(error),
@@ -183,7 +183,7 @@ impl ObjectReader {
         }
         let object_bytes = u64::try_from(version.size_bytes).unwrap_or(0);
         if from_byte >= object_bytes {
-            // Nothing is left to get. Whether it is still there decides what becomes of it.
+            // There is nothing left to read. Only the object's existence matters.
             return match self.exists(version).await? {
                 true => Ok(ObjectBody::at_end(version, object_bytes, from_byte)),
                 false => Err(ReadError::Gone { object: version.to_string() }),
@@ -274,11 +274,13 @@ impl Pages<'_> {
         })?;
         let next = match (answer.is_truncated(), answer.next_continuation_token()) {
             (Some(true), Some(token)) => NextPage::From(token.to_owned()),
-            (Some(true), None) => return Err(transient("list", at(), "the listing goes on, but not how".into())),
+            (Some(true), None) => {
+                return Err(transient("list", at(), "the listing is incomplete and has no continuation token".into()));
+            }
             _ => NextPage::None,
         };
         if next != NextPage::None && next == self.next {
-            return Err(transient("list", at(), "the listing turns in a circle".into()));
+            return Err(transient("list", at(), "the listing repeats its continuation token".into()));
         }
         let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
         let page =
@@ -341,7 +343,7 @@ fn to_second(time: &S3Time) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(time.secs(), 0)
 }
 
-/// How an object keeps its content.
+/// How an object's content is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// Byte by byte as it is framed, so that a later part can be asked for.
@@ -456,7 +458,7 @@ fn source_of(body: ByteStream, expected_bytes: u64) -> Source {
         match tokio::time::timeout(BODY_TIMEOUT, body.try_next()).await {
             Err(_) => failed(format!("no data for {} s", BODY_TIMEOUT.as_secs())),
             Ok(Err(error)) => failed(chain(&error)),
-            Ok(Ok(None)) if missing > 0 => failed(format!("the body broke off {missing} bytes before its end")),
+            Ok(Ok(None)) if missing > 0 => failed(format!("the body ended {missing} bytes early")),
             Ok(Ok(None)) => None,
             Ok(Ok(Some(bytes))) => match missing.checked_sub(bytes.len() as u64) {
                 Some(missing) => Some((Ok(bytes), (body, Some(missing)))),

@@ -1,4 +1,4 @@
-//! How an attempt at an object ended: as an event for the ledger, a line in the log, a count and a trace.
+//! The end of an attempt to publish an object: an event for the ledger, a log line, a count and a trace.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +24,7 @@ pub(crate) enum Stop {
     SameContent(i64, Vec<u8>),
     /// Another listener has the object now.
     LeaseLost,
-    /// The domain is closed or the listener shuts down: to go on later from the resume point.
+    /// The domain is closed or the listener shuts down: another attempt continues at the resume point.
     Paused,
     /// The ledger does not answer, or refuses.
     Ledger(sqlx::Error),
@@ -72,7 +72,7 @@ pub(crate) fn still_mine(recorded: Recorded) -> Result<(), Stop> {
     if recorded.is_written() { Ok(()) } else { Err(Stop::LeaseLost) }
 }
 
-/// Says how an attempt ended, and has the ledger say so where it does not yet.
+/// Logs how an attempt ended, and writes it to the ledger if it is not written yet.
 ///
 /// # Errors
 /// If the ledger refuses.
@@ -88,7 +88,7 @@ pub(crate) async fn ended_with(
             published(listener, &claim, rows, took, began);
             Ok(())
         }
-        // Said by whoever handles it; the outcome would meet it again.
+        // The handler logs it; the outcome would log it twice.
         Err(Stop::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => Err(error),
         Err(stop) => stopped(listener, claim, stop).await,
     }
@@ -97,7 +97,7 @@ pub(crate) async fn ended_with(
 /// Nothing is written: this claim does not know how far the attempt came. The lease runs out, which counts as a failed
 /// attempt.
 pub(crate) fn panicked(id: i64, object: &ObjectVersion, panic: &JoinError) {
-    tracing::error!(%object, id, %panic, "a fault of freshet itself; tried again when the lease has run out");
+    tracing::error!(%object, id, %panic, "a bug in freshet; retried when the lease expires");
 }
 
 /// All rows are in the topic, and the ledger knows.
@@ -162,7 +162,7 @@ async fn reject(listener: &Listener, claim: Claim, reason: String) -> Result<(),
 async fn set_aside(listener: &Listener, claim: Claim, original: i64, sha256: Vec<u8>) -> Result<(), sqlx::Error> {
     let (claim, recorded) = record(listener, claim, Event::SetAside { original, sha256 }).await?;
     if recorded == Recorded::OriginalGone {
-        tracing::info!(object = %claim.object.version, id = claim.object.id, original, "its original is given up");
+        tracing::info!(object = %claim.object.version, id = claim.object.id, original, "the object that it copies was given up");
         listener.work_to_do.notify_waiters();
     }
     if recorded.is_written() {
@@ -187,15 +187,15 @@ async fn fail(listener: &Listener, claim: Claim, reason: String) -> Result<(), s
     Ok(())
 }
 
-/// S3 says that the version is gone. While the bucket still shows it, that is not believed. Rows of it that did not
-/// arrive are named; copies of it that were set aside go their own way.
+/// S3 says that the version is gone. While the bucket still lists it, that is not believed. Otherwise missing rows are
+/// recorded, and versions that were set aside as copies of it are published themselves.
 async fn gone(listener: &Listener, mut claim: Claim, reason: String) -> Result<(), sqlx::Error> {
     match listener.s3(listener.reader.is_listed(&claim.object.version)).await {
         Ok(false) => {}
         Ok(true) => {
-            return fail(listener, claim, format!("{reason}, says S3, and the bucket still shows it")).await;
+            return fail(listener, claim, format!("S3 says {reason}, but the bucket still has it")).await;
         }
-        Err(error) => return fail(listener, claim, format!("{reason}, says S3; {error}")).await,
+        Err(error) => return fail(listener, claim, format!("S3 says {reason}; {error}")).await,
     }
     let (recorded, lost) = ledger::record_gone(&listener.pool, &mut claim, reason).await?;
     let Recorded::Written { woken } = recorded else { return Ok(()) };

@@ -1,9 +1,9 @@
-//! Rows whose key comes again further down in their file: of such rows the last one loads, and the others leave no trace in the
-//! table but their number. Whoever sends readings of each hour under a key that ends at the day is to know.
+//! Counts rows with the same key as a later row of their file: only the last one loads, and the others would otherwise
+//! be lost silently. A typical cause is hourly readings under a daily key.
 //!
-//! The first pass counts them for the file. Where it found some, the second tells of each row how many rows of its key came
-//! before. Both numbers are functions of the bytes: however the rows are batched, sent twice or read again, they are the
-//! same. For that, a second pass that resumes reads the keys of the rows before once more.
+//! The first pass counts them for the file. If there are any, the second pass adds to each row how many rows with its
+//! key came before. Both numbers are functions of the bytes: however the rows are batched, sent twice or read again,
+//! they are the same. For that, a second pass that resumes reads the keys of the rows before once more.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -84,7 +84,7 @@ impl Key {
         Key(domain.key.iter().map(place).collect())
     }
 
-    /// What stands for the key of a row. A row whose key cannot be read has none: it is a reject, and overtakes nothing.
+    /// A hash of a row's key. A row whose key cannot be read has none: it is a reject, and overtakes nothing.
     fn number(&self, header: &Header, record: &Record<'_>) -> Option<u64> {
         if record.stray_quote().is_some() {
             return None;

@@ -1,4 +1,4 @@
-//! The one producer: rows go in chunk by chunk, and each chunk says when all of it is acknowledged.
+//! The one producer: rows are sent chunk by chunk, and each chunk can be awaited until all of it is acknowledged.
 //!
 //! It is idempotent with `acks=all`. What it sends twice after a fault carries the same sequence numbers, so
 //! nothing here needs to be exactly once; a chunk must only never be called acknowledged when it is not.
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 /// The longest value of a message: with key and headers it stays below Kafka's default limit of 1 MB.
 pub(crate) const VALUE_BYTES_MAX: usize = 900_000;
-/// Kafka that acknowledges nothing for so long fails the chunk, which is tried again from its resume point.
+/// If Kafka acknowledges nothing for this long, the chunk fails and is tried again from its resume point.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Payload in the queue. Twice what a broker takes in a tenth of a second.
 const QUEUE_KBYTES: &str = "16384";
@@ -87,7 +87,7 @@ impl Producer {
         &self.log
     }
 
-    /// How many partitions of the topic the producer knows; it asks Kafka anew.
+    /// How many partitions of the topic the producer knows; it asks Kafka again.
     pub(crate) async fn known_partitions(&self, topic: &str) -> Result<i32, String> {
         let (producer, name) = (self.current(), topic.to_owned());
         let asked = tokio::task::spawn_blocking(move || {

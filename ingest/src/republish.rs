@@ -1,4 +1,4 @@
-//! Which files can be sent again: those that the ledger has, and that S3 still has.
+//! Finds the files that can be sent again: those in the ledger that S3 still has.
 
 use freshet_sinks::ledger::{self, Candidate, Selection, is_sendable};
 use futures::stream::{self, StreamExt};

@@ -1,7 +1,7 @@
-//! The second pass over a file: every row goes to its partition, numbered by nothing but the bytes.
+//! The second pass over a file: every row is sent to its partition, with numbers that depend only on the bytes.
 //!
-//! Rows of a partition are packed in one message, as many as may be; what is begun is sent at the end of each chunk, so
-//! that no row waits for another file. With one row a message, each travels in the form of its own.
+//! Rows of a partition are packed in one message, as many as may be; incomplete messages are sent at the end of each
+//! chunk, so that no row waits for another file. With one row a message, each travels in the form of its own.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(crate) enum SendError {
     #[error(transparent)]
     Produce(#[from] ProduceError),
     /// The first pass found no fault in the same bytes.
-    #[error("the second pass read the file otherwise than the first: {0}")]
+    #[error("the second pass read different content than the first: {0}")]
     Frame(#[from] FrameError),
 }
 
@@ -138,7 +138,7 @@ fn pay(limits: &Limits, paid: &mut u32) {
 
 impl Numbering {
     fn send(&mut self, record: &Record<'_>, chunk: &Chunk) -> Result<(), ProduceError> {
-        // The header comes first in a file and is no row.
+        // The header is not a row.
         let Some(row) = record.row() else { return Ok(()) };
         let key = self.header.partition_cell(record).and_then(message_key);
         let partition = partition_of(key.as_deref(), self.partition_count);
@@ -163,7 +163,7 @@ impl Numbering {
         Ok(())
     }
 
-    /// Sends what is begun.
+    /// Sends incomplete messages.
     fn flush(&mut self, chunk: &Chunk) -> Result<(), ProduceError> {
         match &mut self.packing {
             Some(packing) => (0..packing.packs.len()).try_for_each(|partition| packing.send(partition, chunk)),

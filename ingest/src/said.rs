@@ -1,4 +1,4 @@
-//! What a line of the log was written of, so that it is written once however often it is met.
+//! Remembers what was logged, so that a repeated condition is logged once.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 /// Things that are remembered: about 100 kB.
 const SAID_MAX: usize = 1_000;
 
-/// What becomes of things met when [`SAID_MAX`] are remembered.
+/// What to do when [`SAID_MAX`] things are remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beyond {
-    /// Nothing is said of them: whatever is remembered is met again and again.
+    /// They are not logged: the remembered ones occur again and again.
     Silent,
-    /// All are forgotten and they are said: whatever is remembered hardly comes again.
+    /// All are forgotten and they are logged: the remembered ones rarely occur again.
     Said,
 }
 
@@ -28,7 +28,7 @@ impl Said {
         Said { things: Mutex::default(), beyond }
     }
 
-    /// Whether this is to be said now. Of two who ask at once, one is told so.
+    /// Whether this is to be logged now. Of two concurrent callers, one gets `true`.
     pub(crate) fn is_unsaid(&self, what: &str) -> bool {
         let mut things = self.things.lock().unwrap_or_else(PoisonError::into_inner);
         if things.contains(what) {

@@ -10,18 +10,18 @@ use serde::Deserialize;
 use crate::names::NOT_DATA;
 use crate::object::ReadLimits;
 
-/// How the listener looks, publishes and repairs.
+/// Settings of the listener.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestSettings {
     /// Time between two listings of the raw bucket, in milliseconds. Default 30,000 (listing costs money); the
     /// local stack sets 100.
     pub list_interval_ms: u64,
-    /// The longest that this time grows to, twofold each time, in milliseconds, while the store tells of what comes and
-    /// the listings find nothing that it did not tell of. Default 0: it does not grow; the local stack sets 5,000.
+    /// Upper bound of this interval, in milliseconds. It doubles while the store announces new files and listings find
+    /// nothing that was not announced. Default 0: it does not grow; the local stack sets 5,000.
     pub list_interval_max_ms: u64,
-    /// Time between two looks for deleted objects, in milliseconds; each also compares the whole listing with
-    /// the ledger anew, so that a restored database is noticed. Default 60,000.
+    /// Time between two looks for deleted objects, in milliseconds; each also compares the whole listing with the
+    /// ledger again, so that a restored database is noticed. Default 60,000.
     pub reconcile_interval_ms: u64,
     /// Time between two sweeps over published objects, in milliseconds. Default 1,000; while objects are
     /// waiting for their rows to be applied, the sweep comes four times as often.
@@ -31,8 +31,8 @@ pub struct IngestSettings {
     pub claim_interval_ms: u64,
     /// Further object key patterns by domain: one ending in `/` is a prefix, any other a whole key. Default none.
     pub patterns: BTreeMap<String, Vec<String>>,
-    /// Names that are no data, by any part of the path behind the domain's prefix, in any case; `*` stands for any
-    /// characters. Default: markers, checksums, manifests, uploads under way ([`crate::names`]).
+    /// Patterns of names that are not data, for any part of the path after the domain's prefix, ignoring case; `*`
+    /// matches any characters. Default: markers, checksums, manifests, unfinished uploads ([`crate::names`]).
     pub not_data: Vec<String>,
     /// Time between two looks for objects that belong to no domain, in milliseconds; each lists what is in the bucket
     /// beside the domains. Default 60,000.
@@ -54,7 +54,7 @@ pub struct IngestSettings {
     pub retry_min_ms: u64,
     /// Longest pause after a failure, in milliseconds. Default 60,000.
     pub retry_max_ms: u64,
-    /// How long a shutdown waits for the chunks under way, in milliseconds. Default 20,000.
+    /// How long a shutdown waits for the current chunks, in milliseconds. Default 20,000.
     pub drain_ms: u64,
     /// `linger.ms` of the producer: how long it waits for a batch to fill, in milliseconds. Default 5.
     pub linger_ms: u32,

@@ -1,4 +1,4 @@
-//! Where the publishing of a claimed object begins. Pure.
+//! Decides where publishing of a claimed object begins. Pure.
 
 use freshet_sinks::ledger::Claim;
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! The sweeper: looks again and again whether published objects have arrived, and says what it found.
+//! The sweeper: checks periodically whether published objects have arrived, and logs the result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,7 +99,11 @@ fn report(domain: &Domain, swept: &Swept) {
 fn report_replaced(domain: &Domain, rows: i64) {
     if rows > 0 {
         metrics::ROWS_REPLACED.with_label_values(&[domain.name]).inc_by(rows.unsigned_abs());
-        tracing::info!(domain = domain.name, rows, "rows that only older versions of files held left the table");
+        tracing::info!(
+            domain = domain.name,
+            rows,
+            "removed rows from the table that newer versions of their files no longer have"
+        );
     }
 }
 
@@ -107,7 +111,7 @@ fn report_late_rows(object: &Object) {
     tracing::warn!(
         object = %object.version,
         id = object.id,
-        "rows arrived of a version that was given up because S3 no longer had it: an attempt that failed had sent them"
+        "rows arrived from a version that S3 no longer has: an earlier failed attempt had sent them"
     );
 }
 
@@ -120,6 +124,6 @@ fn report_repair(object: &Object, received: i64) {
         rows = object.rows,
         received,
         repair = object.repairs + 1,
-        "rows of a published object did not arrive: publishing it again"
+        "rows of a published object are missing in the topic: publishing it again"
     );
 }

@@ -1,4 +1,4 @@
-//! Finding out that a log became shorter than what Kafka had acknowledged, while bookmarks and ledger still count on it.
+//! Detects that a log became shorter than what Kafka had acknowledged, while bookmarks and ledger still rely on it.
 //!
 //! Each fact (a bookmark, the end offsets of an object) is remembered when it is first seen; only measurements made
 //! after that count, and two of them, some seconds apart, have to agree ([`freshet_topics::log::truncated`]).
@@ -22,7 +22,7 @@ pub(crate) struct Acknowledged {
     pub(crate) ends: Vec<i64>,
 }
 
-/// Whose offsets they are.
+/// The holder of the offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
     /// The bookmark of a partition.

@@ -1,7 +1,7 @@
-//! Looks now and then for objects of the raw bucket that belong to no domain, so that a misspelled prefix is told of.
+//! Looks periodically for objects of the raw bucket that belong to no domain, so that a misspelled prefix is reported.
 //!
 //! The discovery of a domain lists its own prefixes and never sees them. This lists what is beside those: folder by
-//! folder where a prefix may begin, whole below. What it finds changes no row of any table, so that it is in no hurry.
+//! folder where a prefix may begin, whole below. Its findings are only reported, so it need not be fast.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

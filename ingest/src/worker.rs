@@ -17,8 +17,8 @@ use crate::{IngestError, Listener, group, metrics, outcome, publish};
 const ROUNDS: usize = 4;
 const RECORD_OUTCOME: &str = "write the end of an attempt to the ledger";
 
-/// Claims and publishes until `stop`; the chunk under way is finished first. `turn` says whose turn it is among the
-/// domains: the workers share it, so that a big backlog of one domain does not hold up the others.
+/// Claims and publishes until `stop`; the current chunk is finished first. `turn` selects the next domain: the workers
+/// share it, so that a big backlog of one domain does not delay the others.
 pub(crate) async fn run(
     listener: Arc<Listener>,
     turn: Arc<AtomicUsize>,
@@ -65,9 +65,9 @@ async fn claim(listener: &Listener, turn: usize) -> Result<Vec<Claim>, sqlx::Err
     ledger::claim(&listener.pool, listener.claimant(), &domains, take).await
 }
 
-/// Whether it is the turn of objects that are sent again, before new ones: in one of [`ROUNDS`] rounds in which each domain
-/// is the first once. So a history that is sent again holds no new file up for long, and new files without end do not keep
-/// it from being sent.
+/// Whether objects that are sent again come before new ones: true in one of [`ROUNDS`] rounds (in a round each domain
+/// is first once). So a history that is sent again does not delay new files for long, and a steady stream of new files
+/// does not stop it.
 fn is_turn_of_sent_again(turn: usize, domains: usize) -> bool {
     (turn / domains.max(1)) % ROUNDS == ROUNDS - 1
 }

@@ -1,5 +1,5 @@
-//! What processors and publishers decide by pure functions, in one place: the model that searches every interleaving
-//! (`tests/model`) takes its steps by these.
+//! The pure decisions of processors and publishers in one place, for the model that searches every interleaving
+//! (`tests/model`).
 
 pub use crate::refresh::{CODE_VERSION, TableState, goes_on, why_behind};
 pub use crate::start::{Start, decide_start};

@@ -2,11 +2,12 @@
 //!
 //! [`run`] promises that every row of a domain's topic is applied exactly once, however often the process is killed:
 //! consume → batch → judge → apply. The consumer starts at the bookmark in Postgres (`consumer`); records are gathered
-//! (`batch`); their rows are held against the rules, a batch at once ([`freshet_topics::judge`]); batches are applied in
-//! order by one writer, one transaction each, which moves the bookmark with the rows ([`freshet_sinks::apply`]). The
-//! steps are put together in `pipeline`.
+//! (`batch`); their rows are checked against the rules, one batch at a time ([`freshet_topics::judge`]); batches are
+//! applied in order by one writer, one transaction each, which moves the bookmark with the rows
+//! ([`freshet_sinks::apply`]). `pipeline` connects the steps.
 //!
-//! [`replay`] sends rows that a topic holds the same way once more, [`lineage`] looks at those of one key, and [`refresh`] keeps the derived outputs fresh.
+//! [`replay`] applies rows of a topic again, [`lineage`] finds all rows of one key, and [`refresh`] keeps the derived
+//! outputs up to date.
 
 mod batch;
 mod consumer;
@@ -62,7 +63,7 @@ pub struct Context {
 const BOOKMARKS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Before a processor that failed joins its group again.
 const REJOIN_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-/// A processor that ran this long has got over what it failed of before.
+/// After this long without failure the back-off starts again.
 const REJOIN_BACKOFF_RESET: Duration = Duration::from_secs(60);
 /// Processes one domain until `shutdown`: then drains what was read and leaves the group. Transient errors
 /// never end it: it leaves the group and joins again with back-off. Several at once, in whatever processes,
@@ -77,7 +78,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
         let ended = tokio::task::spawn_blocking(move || run_once(&run_context, &run_shutdown, runtime)).await;
         let error = match ended {
             Ok(Ok(())) if shutdown.is_cancelled() => return,
-            Ok(Ok(())) => "its bookmarks were set by hand, adopted, or are of a new table".to_owned(),
+            Ok(Ok(())) => "its bookmarks were set by hand, adopted, or belong to a new table".to_owned(),
             Ok(Err(error)) => error,
             Err(panic) => panic.to_string(),
         };
@@ -135,8 +136,8 @@ fn describe(error: &RunError) -> String {
     text
 }
 
-/// Whether a bookmark of this owner is not as it left it: somebody has taken it, or Postgres went back. The second alone
-/// would be noticed by the next batch, which an idle partition does not have.
+/// Whether a bookmark of this owner has changed: another process has taken it, or Postgres went back in time. The next
+/// batch would notice too, but an idle partition has none.
 async fn were_taken(context: &Context, left_at: &BTreeMap<i32, (i64, Option<i64>)>) -> bool {
     if left_at.is_empty() {
         return false;
@@ -147,7 +148,7 @@ async fn were_taken(context: &Context, left_at: &BTreeMap<i32, (i64, Option<i64>
     .bind(context.domain.name)
     .fetch_all(&context.pool)
     .await;
-    // An error tells nothing; the next batch or the next look will.
+    // An error proves nothing; the next batch or the next look will show.
     let Ok(found) = found else { return false };
     let found: BTreeMap<i32, (i64, i64, bool)> =
         found.into_iter().map(|(partition, at, epoch, is_halted)| (partition, (at, epoch, is_halted))).collect();

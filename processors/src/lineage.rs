@@ -1,8 +1,8 @@
-//! Every row of one key that a topic holds, and what the rules of this program say of each: what stands in the table won
+//! Finds every row of one key in a topic, with the verdict of the present rules on each; the row in the table won
 //! against the others.
 //!
-//! It reads the partitions that the key may be in from their beginning, up to the live bookmarks, and moves nothing. What
-//! retention has removed it cannot know.
+//! It reads the partitions that the key may be in from their beginning, up to the live bookmarks, and moves nothing.
+//! Rows removed by retention cannot be found.
 
 use std::collections::{BTreeMap, BTreeSet};
 

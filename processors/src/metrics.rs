@@ -1,4 +1,4 @@
-//! What the processors count. The names and meanings are listed in `docs/metrics.md`.
+//! Metrics of the processors. `docs/metrics.md` lists their names and meanings.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -25,10 +25,10 @@ static ROWS_COPIED: LazyLock<IntCounterVec> =
 static ROWS_STALE: LazyLock<IntCounterVec> =
     counter!("freshet_rows_stale_total", "Rows that lost to newer data.", &["domain"]);
 static ROWS_DUPLICATE: LazyLock<IntCounterVec> =
-    counter!("freshet_rows_duplicate_total", "Rows received before, and skipped.", &["domain"]);
+    counter!("freshet_rows_duplicate_total", "Rows that were received before and are skipped.", &["domain"]);
 static ROWS_PASSED_OVER: LazyLock<IntCounterVec> = counter!(
     "freshet_rows_passed_over_total",
-    "Rows that another ledger sent, or another life of this one, and that are not applied.",
+    "Rows sent by another ledger, or by another life of this one; they are not applied.",
     &["domain"]
 );
 static ROWS_REJECTED: LazyLock<IntCounterVec> =
@@ -55,7 +55,7 @@ static REBALANCES: LazyLock<IntCounterVec> = counter!(
 static ASSIGNED_PARTITIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "freshet_assigned_partitions",
-        "Partitions that this process reads, halted ones not counted.",
+        "Partitions that this process reads, without halted ones.",
         &["domain"]
     )
     .expect("declared once, with a valid name")

@@ -1,4 +1,4 @@
-//! Reading ranges of a topic's log again: in no group, moving nothing, beside whoever reads it live.
+//! Reads ranges of a topic's log again: in no group, without commits, beside the live consumer.
 //!
 //! A thread of its own polls (librdkafka's calls block), judges the rows of a batch, and hands batches over a bounded
 //! channel: what is not taken waits in Kafka. A range ends at its end offset whether or not a record stands there, as
@@ -25,7 +25,7 @@ use crate::record::{Consumed, Taker};
 const BATCHES_AHEAD: usize = 2;
 /// One poll waits at most this long.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
-/// Kafka giving nothing for this long, with rows to come, is an error: whoever replays goes on later.
+/// If Kafka sends nothing for this long although rows are left, the replay fails and can be resumed later.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// As the live consumer has them, and with a sign where a log ends.
@@ -72,7 +72,7 @@ pub enum RangeError {
         source: KafkaError,
     },
     /// It answers, and gives nothing.
-    #[error("read topic {topic}: no record came for {SILENCE_MAX:?}")]
+    #[error("read topic {topic}: no record arrived for {SILENCE_MAX:?}")]
     Silence {
         /// The topic.
         topic: String,
@@ -80,7 +80,7 @@ pub enum RangeError {
     /// Retention was faster.
     #[error(
         "read topic {topic}: retention has removed rows that were still to be read; send their files again with \
-         `freshet republish`, give this replay up with `--abandon`, and begin again"
+         `freshet republish`, end this replay with `--abandon`, and start again"
     )]
     Gone {
         /// The topic.
@@ -104,7 +104,7 @@ pub(crate) fn read(reading: Reading) -> mpsc::Receiver<Result<JudgedBatch, Range
     tokio::task::spawn_blocking(move || {
         let topic = reading.domain.topic(&reading.kafka.topic_prefix);
         if let Err(error) = Reader::start(reading, &topic).and_then(|mut reader| reader.run(&sender)) {
-            // Nobody listens any more if this fails.
+            // It fails only if the receiver was dropped.
             let _ = sender.blocking_send(Err(error));
         }
     });

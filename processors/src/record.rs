@@ -66,7 +66,7 @@ impl Taker {
             return Some(Consumed::Stream);
         }
         let head = Head::from_headers(message.headers()).map_err(|error| error.to_string());
-        // Rows of several objects never share a message. Object 0 is nobody's, as what cannot be read is.
+        // Rows of several objects never share a message. Unreadable messages count as object 0.
         let object = head.as_ref().map_or(0, |head| head.first.object);
         is_wanted(object).then(|| {
             let value = self.copy(message.payload().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Where a partition is read from, or why it is not: decided from its bookmark and the log. Nothing here reads or writes.
+//! Decides from bookmark and log where a partition is read from, or why it is halted. Pure.
 
 use freshet_sinks::bookmarks::Assigned;
 use freshet_topics::log::{Ends, PartitionLog};
@@ -37,14 +37,14 @@ pub fn decide_start(domain: &str, assigned: &Assigned, accepted: Option<&str>, l
              again by somebody else; {adopt}"
         )),
         _ if *next_offset < low => Start::Halt(format!(
-            "the bookmark {next_offset} lies before the log's start {low}: retention removed {} records that were not \
+            "the bookmark {next_offset} is before the log's start {low}: retention removed {} records that were not \
              applied; {adopt}",
             low - next_offset
         )),
         _ if *next_offset > high => Start::Halt(format!(
-            "the bookmark {next_offset} lies beyond the log's end {high}: the log lost {} records that were applied; \
-             nothing was changed; `freshet bookmarks set {domain} --partition {partition} --to end` goes on from there, \
-             and what is not applied of files is published again",
+            "the bookmark {next_offset} is beyond the log's end {high}: the log lost {} records that were applied; \
+             nothing was changed; `freshet bookmarks set {domain} --partition {partition} --to end` continues from \
+             there, and files that are not fully applied are published again",
             next_offset - high
         )),
         _ => Start::At(*next_offset),

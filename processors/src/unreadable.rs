@@ -1,9 +1,9 @@
-//! Telling a topic that somebody else writes to from a bad record among rows.
+//! Distinguishes a topic that another program writes to from a single bad record.
 //!
-//! One record that is no row is rejected, as a bad row is. A whole batch of a partition in which no record can be read is
-//! another thing: a foreign producer, or a version of freshet that writes what this one cannot read. Rejecting all of
-//! that would bury the rejects that people look at, and pass over rows that a later version can read. So the partition
-//! halts before it, nothing of it is rejected, and a person decides: pass over it, or try again.
+//! A single record that is not a row is rejected like a bad row. A whole batch of a partition without any readable
+//! record means something else: a foreign producer, or a newer version of freshet. Rejecting all of it would bury the
+//! other rejects, and skip rows that a newer version can read. So the partition halts before the batch, nothing is
+//! rejected, and an operator decides: skip it, or try again.
 
 use freshet_sinks::apply::{Batch, ReceivedRow};
 use freshet_sinks::bookmarks::BookmarkMove;
@@ -11,12 +11,12 @@ use freshet_topics::judge::MALFORMED_MESSAGE;
 
 use crate::start::Start;
 
-/// Fewer rows than this are never too bad: a careless hand at Kafka's own producer writes some. A message counts as many as it
+/// Fewer rows than this never halt a partition: somebody may have written a few by hand. A message counts as many as it
 /// seems to have ([`RawText::rows`](freshet_topics::message::RawText::rows)): of packed ones a batch holds few.
 const ROWS_MIN: usize = 100;
-/// One message alone is never too bad either, however much is in it: it may be broken.
+/// A single message never halts it either, however many rows it has: it may just be damaged.
 const RECORDS_MIN: usize = 2;
-/// How each reason begins, by which the halt is known to whoever is given the partition next.
+/// The beginning of each such reason, by which the next owner of the partition recognizes the halt.
 const SIGN: &str = "unreadable: ";
 
 /// Why the partition of a bookmark halts before a batch.
@@ -46,9 +46,9 @@ pub(crate) fn reason(domain: &str, batch: &Batch, bookmark: &BookmarkMove) -> Op
     }
     let BookmarkMove { partition, expected: from, next: behind, .. } = *bookmark;
     Some(format!(
-        "{SIGN}all {records} records from offset {from} on are no rows of freshet's ({last}): somebody else writes to the \
-         topic, or a later version does; nothing was changed; `freshet bookmarks set {domain} --partition {partition} \
-         --to {behind}` passes over them, and with `--to {from}` they are read again"
+        "{SIGN}none of the {records} records from offset {from} on is a row of freshet's ({last}): another program, \
+         or a later version of freshet, writes to the topic; nothing was changed; `freshet bookmarks set {domain} \
+         --partition {partition} --to {behind}` skips them, and `--to {from}` reads them again"
     ))
 }
 
@@ -136,7 +136,7 @@ mod tests {
             let reason = reason("health", &batch, three);
             assert_eq!(reason.is_some(), halts, "{} records: {reason:?}", records.len());
             let Some(reason) = reason else { continue };
-            assert!(reason.contains(&format!("all {} records", records.len())), "{reason}");
+            assert!(reason.contains(&format!("none of the {} records", records.len())), "{reason}");
             assert!(reason.contains("`freshet bookmarks set health --partition 3 --to 600`"), "{reason}");
             assert_eq!(stay_halted(Start::At(41), Some(&reason)), Start::Halt(reason.clone()));
             assert_eq!(stay_halted(Start::Halt("now".into()), Some(&reason)), Start::Halt("now".into()));

@@ -129,10 +129,10 @@ pub(crate) struct Waiting {
 }
 
 /// Takes as many of those that wait, the newest first, as make `windows_max` windows dirty that are not yet, one at
-/// least unless that is 0. What is taken is derived now, but for windows that hold dates of those that go on waiting: those are derived
-/// with the last of them.
+/// least unless that is 0. What is taken is derived now, but for windows that hold dates of those that keep waiting:
+/// those are derived with the last of them.
 ///
-/// Gives what is dirty now, what was taken, and what goes on waiting.
+/// Returns what is dirty now, what was taken, and what keeps waiting.
 pub(crate) fn take_waiting(
     outputs: &[&'static Output],
     mut dirty: Dirty,

@@ -1,8 +1,8 @@
-//! How long to wait before something that failed is tried again.
+//! How long to wait before a failed action is retried.
 
 use std::time::Duration;
 
-/// Exponential back-off between two bounds. Pure: whoever waits brings the number of failures.
+/// Exponential back-off between two bounds. Pure: the caller keeps the number of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     min: Duration,

@@ -1,16 +1,16 @@
 //! Which copy of a domain's state a transaction writes to.
 //!
 //! The live pipeline has the domain's table and, in the schema `pipeline`, its bookmarks, its progress and its
-//! rejects. A replay has bookmarks and progress of its own, so that it is fenced and goes on like the live one. In
-//! place, it corrects the live table and rejects. A *shadow* has all of them once more, under the same names in the schema
-//! `shadow`, and the live pipeline knows nothing of it.
+//! rejects. A replay has bookmarks and progress of its own, so that it is fenced and can be resumed like the live
+//! pipeline. In place, it corrects the live table and rejects. A *shadow* is a second copy of all of them, under the
+//! same names in the schema `shadow`, which the live pipeline does not touch.
 
 use freshet_topics::Domain;
 
 /// A copy of a domain's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// What everybody reads.
+    /// The tables that everybody reads.
     Live,
     /// The live table, corrected by a replay.
     Correction,

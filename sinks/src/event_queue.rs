@@ -1,6 +1,6 @@
-//! What the listeners know of the queue that the store tells through: for people, and nothing is decided by it.
+//! What the listeners know about the event queue of the store. It is for people; no decision depends on it.
 //!
-//! Each listener adds what it has counted since it last did; times and numbers of messages are those of whoever wrote last.
+//! Each listener adds its counts since its last report; times and numbers of waiting messages are from the last report.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
@@ -8,11 +8,11 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::transactions::{self, Limits};
 
-/// A queue that no listener has had an answer of for so long is not read. A request waits 20 s at most for a message; as the
-/// alert has it.
+/// A queue that has not answered any listener for this long counts as not read. A request waits 20 s at most for a
+/// message; as the alert has it.
 const SILENT: TimeDelta = TimeDelta::minutes(5);
 
-/// What a listener has seen of the queue since it last said so.
+/// A listener's observations since its last report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Whether it answered.
@@ -21,7 +21,7 @@ pub struct Seen {
     pub failure: Option<String>,
     /// Whether it gave a message.
     pub is_told: bool,
-    /// Messages settled, of no concern, left to come again, and unreadable.
+    /// Messages settled, not about a file, not settled, and unreadable.
     pub counts: [i64; 4],
     /// Messages that wait, and that are taken and not settled; none where that is not known.
     pub messages: Option<(i64, i64)>,
@@ -38,13 +38,13 @@ pub struct EventQueueState {
     pub failure: Option<String>,
     /// When it did not answer last.
     pub failed_at: Option<DateTime<Utc>>,
-    /// Messages that wait in it, about so many; none where the listener may not ask.
+    /// Approximate number of messages in it; `None` if the listener may not ask.
     pub waiting: Option<i64>,
     /// Messages that a listener took and has not settled.
     pub taken: Option<i64>,
     /// When it last gave a message.
     pub last_message_at: Option<DateTime<Utc>>,
-    /// Messages deleted because the ledger holds what they told of.
+    /// Messages deleted because the ledger has their objects.
     pub settled: i64,
     /// Messages deleted because there is nothing to do for them.
     pub other: i64,
@@ -64,7 +64,7 @@ pub enum Reading {
     Reachable,
     /// It does not answer.
     Failing,
-    /// No listener has said anything of it for a while: none runs, or none has the queue in its settings.
+    /// No listener has reported for a while: none runs, or none has the queue in its settings.
     Silent,
 }
 
@@ -83,7 +83,7 @@ impl EventQueueState {
     }
 }
 
-/// Adds what a listener has seen of the queue. What is known of another queue, which was set before, goes.
+/// Adds a listener's observations. Data about another queue, which was set before, is deleted.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -128,7 +128,7 @@ pub async fn forget(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM pipeline.event_queue").execute(pool).await.map(|_| ())
 }
 
-/// What is known of the queue; none where none is set.
+/// What is known about the queue; `None` if none is set.
 ///
 /// # Errors
 /// If Postgres does not answer.

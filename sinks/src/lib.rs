@@ -1,11 +1,11 @@
-//! Where freshet's data comes to rest: tables in Postgres and derived outputs in S3.
+//! Where freshet's data is stored: tables in Postgres and derived outputs in S3.
 //!
 //! This crate promises that a batch of rows, the bookmark that says how far the topic is applied, and every
 //! count about them move in one transaction ([`apply`]), and that derived outputs are published as a whole or
 //! not at all ([`outputs`]).
 //!
-//! [`apply`] opens with one batch's path, [`lives`] says which of its rows this ledger sent. A batch that is read again by
-//! a [`replay`] goes the same way: as a correction of the tables, or into a [`shadow`] of them.
+//! [`apply`] begins with the path of one batch; [`lives`] decides which of its rows this ledger sent. A batch that a
+//! [`replay`] reads again takes the same path: as a correction of the tables, or into a [`shadow`] of them.
 
 pub mod apply;
 pub mod backoff;

@@ -1,8 +1,8 @@
-//! What listings of the raw bucket leave behind: which parts of it could not be listed, since when versions count, and
-//! which listener lists.
+//! State of the listings of the raw bucket: which parts could not be listed, since when versions count, and which
+//! listener lists.
 //!
-//! None of it changes a row of any table: it tells people, and the next listing. Two who list at once do so for nothing, and
-//! do no harm.
+//! None of it changes a domain's table: it is for people and for the next listing. Two listeners that list at once
+//! waste work but do no harm.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ use crate::transactions::{self, Limits};
 pub struct Unlisted {
     /// Domain name.
     pub domain: String,
-    /// What begins with this was not listed, or not all of it.
+    /// Keys with this prefix were not listed completely.
     pub prefix: String,
-    /// What S3 said.
+    /// S3's answer.
     pub reason: String,
     /// Since when, by Postgres' clock.
     pub since: DateTime<Utc>,
 }
 
-/// Takes down what the last listing of a domain could not list (prefix and reason), in place of what one before could not.
+/// Records what the last listing of a domain could not list (prefix and reason), replacing the earlier record.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -58,7 +58,7 @@ pub async fn replace_unlisted(
     transaction.commit().await
 }
 
-/// What could not be listed, of all domains.
+/// What could not be listed, in all domains.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -68,7 +68,7 @@ pub async fn unlisted(connection: &mut PgConnection) -> Result<Vec<Unlisted>, sq
         .await
 }
 
-/// From when on versions count that were overwritten before they were seen; none before the first listing by versions.
+/// Since when overwritten versions are registered too; `None` before the first listing by versions.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -81,7 +81,7 @@ pub async fn versions_from(pool: &PgPool, bucket: &str, domain: &str) -> Result<
     Ok(found.flatten())
 }
 
-/// Says from when on they count, unless that was said before; gives what holds.
+/// Sets since when they count, unless it is already set; returns the value in force.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -103,8 +103,8 @@ pub async fn begin_versions(
     .await
 }
 
-/// Whether this listener lists the domain, for so long from now on: if it does already, or nobody does. To be renewed: what
-/// a listener remembers of listings is worth something only to itself.
+/// Takes or renews the lease on listing a domain; `false` while another listener has it. The lease is sticky because a
+/// listener's memory of earlier listings is of no use to others.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -133,7 +133,7 @@ pub async fn hold(
     Ok(held.is_some())
 }
 
-/// Lets go of all domains that this listener lists: another one lists them at once.
+/// Releases the leases on all domains that this listener lists, so that another one can list them at once.
 ///
 /// # Errors
 /// If Postgres does not answer. Then others wait until the time is over.

@@ -1,4 +1,4 @@
-//! What every client of S3 and Postgres counts, in the default registry of the `prometheus` crate.
+//! Metrics of every client of S3 and Postgres, in the default registry of the `prometheus` crate.
 
 use std::sync::LazyLock;
 
@@ -13,12 +13,12 @@ pub(crate) static S3_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 });
 
 static S3_THROTTLES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("freshet_s3_throttles_total", "Requests to S3 held back or refused.", &["by"])
+    register_int_counter_vec!("freshet_s3_throttles_total", "Requests to S3 that were delayed or refused.", &["by"])
         .expect(ONCE)
 });
 
 static CACHE_READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Data files read to make whole-file copies, from the disk or from S3.";
+    let help = "Data files read for whole-file copies, from the disk cache or from S3.";
     register_int_counter_vec!("freshet_file_cache_reads_total", help, &["from"]).expect(ONCE)
 });
 
@@ -30,7 +30,7 @@ pub(crate) static TRANSACTIONS: LazyLock<HistogramVec> = LazyLock::new(|| {
     register_histogram_vec!("freshet_transactions_seconds", help, &["name", "outcome"], buckets).expect(ONCE)
 });
 
-/// Who holds a request to S3 back.
+/// What delays a request to S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThrottledBy {
     /// `ingest.s3_requests_per_second`.

@@ -1,4 +1,4 @@
-//! What Postgres knows of the outputs besides the marks: how each was set up last, and which do not work.
+//! What Postgres knows about the outputs besides the marks: the last definition set up for each, and which ones fail.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::backoff::Backoff;
 
-/// How long an output whose query does not work is left alone: a query that runs into its time limit again and again
-/// holds up the others for a tenth of the time at most where the limit is a minute.
+/// How long an output with a failing query is not tried again: with a time limit of one minute, a query that always
+/// times out delays the others for at most a tenth of the time.
 const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
 
 /// What a setup does to an output.
@@ -18,9 +18,9 @@ const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_secs(5), Duration::fr
 pub enum DefinitionChange {
     /// It is new: all its windows are derived.
     Added(String),
-    /// It is defined otherwise: all its windows are derived again.
+    /// Its definition has changed: all its windows are derived again.
     Changed(String),
-    /// It is no longer there: what is published of it is taken out of the next version.
+    /// It was removed: the next version does not have it.
     Dropped(String),
 }
 
@@ -86,7 +86,7 @@ pub(crate) async fn set_up(
             .bind(definition)
             .execute(&mut *connection)
             .await?;
-        // What another definition failed of says nothing about this one.
+        // A failure of the former definition does not apply to the new one.
         sqlx::query("DELETE FROM pipeline.output_failures WHERE output = $1")
             .bind(name)
             .execute(&mut *connection)
@@ -95,7 +95,7 @@ pub(crate) async fn set_up(
     Ok(())
 }
 
-/// An output whose query does not work.
+/// An output with a failing query.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct OutputFailure {
     /// The output.

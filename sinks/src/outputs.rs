@@ -15,10 +15,10 @@
 //! [`collect`] deletes what no recent manifest names. Data files that were written or read stay on this machine's disk for a
 //! while ([`FileCache`]), so that what is put together of them need not read them again.
 //!
-//! An answer is taken only for what it says: an object is gone if S3's own code says so, and a 404 without one, as a
-//! proxy gives it, is an error to try again after ([`OutputError::Request`]).
+//! Only S3's own error codes count: an object is gone if S3's code says so; a 404 without one, as from a proxy, is an
+//! error that is retried ([`OutputError::Request`]).
 //!
-//! All of it rests on conditional writes; [`probe`] refuses a store that does not keep them.
+//! All of it depends on conditional writes; [`probe`] refuses a store that does not honour them.
 
 mod cache;
 mod collect;

@@ -1,4 +1,4 @@
-//! The connection to Postgres: pool, schema version, what kind of error an error is, and grants that are handed on.
+//! The connection to Postgres: pool, settings, classification of errors, and grants that are copied.
 
 use std::borrow::Cow;
 use std::fs;
@@ -53,10 +53,10 @@ pub const DEFAULT_SCHEMA: &str = "public";
 /// Schemas that are freshet's own, or Postgres', where domains' tables cannot be.
 const TAKEN_SCHEMAS: [&str; 5] = ["pipeline", "shadow", "shadow_retired", "metrics", "information_schema"];
 
-/// What every session asks of the server. A process that is frozen or cut off in the middle of a transaction must
-/// not hold its locks for the hours of the system's own keepalive: whoever takes over its work waits for them.
-/// Registering files and taking snapshots idle in a transaction while they talk to S3, hence two minutes; transactions
-/// that hold bookmarks have a bound of their own ([`crate::transactions::Limits::SHORT`]).
+/// Settings of every session. A process that is frozen or cut off in the middle of a transaction must not hold its
+/// locks until the system's own keepalive ends it hours later, because its successor waits for them. Registering files
+/// and taking snapshots idle in a transaction while they talk to S3, hence two minutes; transactions that hold
+/// bookmarks have a bound of their own ([`crate::transactions::Limits::SHORT`]).
 pub(crate) const SESSION: [(&str, &str); 5] = [
     ("timezone", "UTC"),
     ("idle_in_transaction_session_timeout", "120s"),
@@ -65,10 +65,10 @@ pub(crate) const SESSION: [(&str, &str); 5] = [
     ("tcp_keepalives_count", "3"),
 ];
 
-/// How long a caller waits for a free connection of the pool before it is told that there is none.
+/// How long a caller waits for a free connection of the pool before it gets an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What may stand behind the `?` of the URL. sqlx passes over others with a warning that repeats them.
+/// The allowed parameters of the URL. sqlx ignores others with a warning that repeats them.
 pub const PARAMETERS: [&str; 8] =
     ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "options", "statement-cache-capacity"];
 
@@ -86,7 +86,7 @@ pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
     };
     let options = match settings.schema.as_str() {
         DEFAULT_SCHEMA => options,
-        // Nothing else: a table of the same name elsewhere must not be taken for it.
+        // Only this schema: a table of the same name elsewhere must not be used by mistake.
         schema => options.options([("search_path", schema)]),
     };
     Ok(PgPoolOptions::new()
@@ -97,10 +97,10 @@ pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
 
 const WRONG_URL: &str = "postgres.url is not postgres://user:password@host:port/database";
 
-/// What is wrong with the settings. No value is repeated.
+/// The first mistake in the settings. Values are not repeated.
 ///
 /// # Errors
-/// One clear line for whoever wrote them.
+/// One clear line for the person who wrote them.
 pub fn check(settings: &PostgresSettings) -> Result<(), String> {
     check_schema(&settings.schema)?;
     if settings.url.expose_secret().is_empty() {
@@ -140,7 +140,7 @@ fn check_schema(schema: &str) -> Result<(), String> {
             "postgres.schema is {schema:?}: it must be a name of a-z, 0-9 and _ that does not begin with a digit"
         )),
         () if TAKEN_SCHEMAS.contains(&schema) || schema.starts_with("pg_") => {
-            Err(format!("postgres.schema is {schema:?}, which is taken: choose another name"))
+            Err(format!("postgres.schema is {schema:?}, which is reserved: choose another name"))
         }
         () => Ok(()),
     }
@@ -178,11 +178,11 @@ pub fn explain(error: &sqlx::Error) -> String {
             "its certificate is not signed by a CA that is trusted: name its CA's file as sslrootcert in postgres.url"
         }
         _ if said.contains("not valid for name") || said.contains("NotValidForName") => {
-            "its certificate is for another host name: use that name in postgres.url"
+            "its certificate is for another host name: use the certificate's name in postgres.url"
         }
         _ if said.contains("unsupported startup parameter") => {
-            "a pooler (pgbouncer) stands between and refuses what freshet asks of its sessions: put Postgres itself into \
-             postgres.url"
+            "a pooler (pgbouncer) refuses the session settings that freshet sends: connect postgres.url to Postgres \
+             directly"
         }
         _ if said.contains("server does not support TLS") => {
             "the server has no TLS: turn it on there (ssl = on), or change sslmode in postgres.url"
@@ -197,7 +197,7 @@ pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("55P03")
 }
 
-/// What an error of Postgres asks of whoever handles it (design, section 4).
+/// How an error of Postgres must be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The row's fault (SQLSTATE classes 22, 23 and 44, or what a trigger raises): take it out and reject it.
@@ -225,7 +225,7 @@ pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
     }
 }
 
-/// The statements that allow others on `to` what is allowed on `from` to others than its owner; tables and views alike.
+/// The statements that copy grants to others than the owner from `from` to `to`, for tables and views.
 pub(crate) async fn grants(connection: &mut PgConnection, from: &str, to: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $2,
@@ -259,8 +259,8 @@ mod tests {
             ("Freshet", Some("must be a name")),
             ("a,b", Some("must be a name")),
             ("1st", Some("must be a name")),
-            ("pipeline", Some("is taken")),
-            ("pg_temp", Some("is taken")),
+            ("pipeline", Some("is reserved")),
+            ("pg_temp", Some("is reserved")),
         ] {
             let settings = PostgresSettings { schema: schema.to_owned(), ..PostgresSettings::default() };
             match (check(&settings), expected) {

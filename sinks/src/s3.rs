@@ -1,4 +1,4 @@
-//! How every S3 client of freshet is configured.
+//! The configuration of every S3 client of freshet.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ impl S3Settings {
     /// The first setting that cannot work, and why.
     ///
     /// # Errors
-    /// One clear line for whoever wrote it.
+    /// One clear line for the person who wrote it.
     pub fn check(&self) -> Result<(), String> {
         if self.access_key_id.expose_secret().is_empty() != self.secret_access_key.expose_secret().is_empty() {
             return Err("s3.access_key_id and s3.secret_access_key go together: set both or neither".into());
@@ -81,7 +81,7 @@ impl S3Settings {
         match (self.sse.as_str(), self.sse_kms_key_id.as_str()) {
             ("" | "s3" | "kms", "") | ("kms", _) => Ok(()),
             ("" | "s3", _) => Err("s3.sse_kms_key_id has no effect without s3.sse = \"kms\"".into()),
-            _ => Err("s3.sse is neither s3 nor kms, nor empty".into()),
+            _ => Err("s3.sse must be s3, kms or empty".into()),
         }
     }
 }
@@ -114,7 +114,7 @@ pub async fn client(settings: &S3Settings) -> Client {
     Client::from_conf(builder.build())
 }
 
-/// What all clients of the store's account have in common: login, region, and how long they wait.
+/// Common settings of all clients of the store's account: login, region and timeouts.
 pub(crate) async fn shared(settings: &S3Settings, region: &str) -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
@@ -157,7 +157,7 @@ impl Intercept for Counted {
     }
 }
 
-/// Asks for encryption of every object that is written, whoever writes it: in one place, so that none is forgotten.
+/// Requests encryption for every object that is written, in one place, so that none is forgotten.
 #[derive(Debug)]
 struct Encrypted {
     headers: Vec<(&'static str, String)>,
@@ -198,7 +198,7 @@ impl Intercept for Encrypted {
     }
 }
 
-/// What became of an attempt, from the status of its answer.
+/// The outcome of an attempt, from the status of its answer.
 ///
 /// | status | outcome |
 /// |---|---|
@@ -291,7 +291,7 @@ mod tests {
     fn settings_that_cannot_work_are_named() {
         type Change = fn(&mut S3Settings);
         let cases: [(Change, &str); 3] = [
-            (|it| it.sse = "aes".into(), "s3.sse is neither"),
+            (|it| it.sse = "aes".into(), "s3.sse must be"),
             (|it| it.sse_kms_key_id = "k".into(), "s3.sse_kms_key_id has no effect"),
             (|it| it.access_key_id = "k".into(), "s3.access_key_id and s3.secret_access_key"),
         ];

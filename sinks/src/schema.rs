@@ -1,4 +1,4 @@
-//! Which version of the schema the database has, and whether this program can work with it.
+//! The schema version of the database, and whether this program can work with it.
 
 use sqlx::PgPool;
 
@@ -16,7 +16,7 @@ pub enum Schema {
         /// The last that this program has.
         wanted: i64,
     },
-    /// Another, later program has migrated it: this one would not know what it writes to.
+    /// A newer program has migrated it: this program does not know the new schema.
     Newer {
         /// The last migration that was applied.
         found: i64,

@@ -1,9 +1,9 @@
-//! Whether a session of Postgres is this program's own, as advisory locks and settings need it to be.
+//! Whether a session of Postgres belongs to this program alone, which advisory locks and settings require.
 //!
 //! A pooler in transaction mode (pgbouncer's `pool_mode = transaction`) gives each transaction whichever server
-//! connection is free. A lock or a setting of the session then belongs to whoever comes next: two could hold one
-//! replay, and a bound on idle transactions would be somebody else's. That is not noticed by any statement, so it is
-//! asked for once, before anything is done.
+//! connection is free. A lock or a setting of the session then belongs to the next client: two processes could run the
+//! same replay, and timeouts would apply to others. No statement fails because of it, so it is checked once at the
+//! start.
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Row};
@@ -16,7 +16,7 @@ const ROUNDS: usize = 3;
 /// is connected to it; on a socket of this machine they do not exist.
 const NEEDED: [&str; 2] = ["timezone", "idle_in_transaction_session_timeout"];
 
-/// What stands behind a connection.
+/// What a connection leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Session {
     /// A session of Postgres, for as long as the connection lasts.

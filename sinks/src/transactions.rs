@@ -1,4 +1,4 @@
-//! Transactions with names: begun in one place, counted and timed by name, and bounded by the server itself.
+//! Named transactions: started in one place, counted and timed by name, with limits that the server enforces.
 //!
 //! A transaction holds locks that others wait for. The process that holds it may be frozen at any moment (a paused
 //! machine, SIGSTOP, a debugger), and then only Postgres can end it: hence [`Limits`], which go to the server in the
@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transactio
 
 use crate::metrics::TRANSACTIONS;
 
-/// What Postgres does with a transaction that takes its time. What is not said here is as the session has it.
+/// Limits of a transaction. Unset limits are those of the session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Ended by the server once its client has said nothing for so long.
@@ -24,7 +24,7 @@ impl Limits {
     /// For transactions that hold a bookmark or another lock that the processors need.
     ///
     /// A processor that is frozen loses its partitions when the session of its consumer group times out
-    /// (`session.timeout.ms`, 10 s); whoever gets them then waits for the locks of the bookmarks. By that time the
+    /// (`session.timeout.ms`, 10 s); their new owner waits for the locks of the bookmarks. By that time the
     /// server has ended the frozen one's transaction. One that is well does nothing between two statements but sort a
     /// batch, which takes milliseconds.
     pub const SHORT: Limits = Limits { idle: Some(Duration::from_secs(8)), lock: None };
@@ -67,7 +67,7 @@ impl Outcome {
     }
 }
 
-/// A transaction that is under way. Dropped, it is rolled back.
+/// An open transaction. It is rolled back when it is dropped.
 #[derive(Debug)]
 pub struct Named<'c> {
     /// Until it ends.

@@ -1,7 +1,7 @@
-//! Objects of the raw bucket that belong to no domain: told of, so that a misspelled prefix is noticed, and nothing else.
+//! Objects of the raw bucket that belong to no domain. They are only reported, so that a misspelled prefix is noticed.
 //!
-//! The table holds what the last listing of the bucket showed. What is deleted, or belongs to a domain since, is not in
-//! the next one, and leaves it.
+//! The table has the result of the last listing of the bucket. Objects that were deleted since, or belong to a domain
+//! now, are removed with the next one.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub struct AllUnmatched {
     pub newest: Vec<Unmatched>,
 }
 
-/// Takes down what a listing of the whole bucket showed, in place of what one before did.
+/// Records the result of a listing of the whole bucket, replacing that of the one before.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -1,4 +1,4 @@
-//! `freshet bookmarks`: how far each partition is applied, and moving that by hand.
+//! `freshet bookmarks`: show how far each partition is applied, and set it by hand.
 
 pub mod adopt;
 mod list;
@@ -50,7 +50,7 @@ pub enum BookmarksCommand {
     },
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
 /// If Kafka or Postgres does not answer.

@@ -26,10 +26,10 @@ pub struct CheckArgs {
 /// A server that does not answer within this is out of reach.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Checks a folder and says what it found. `config` has a Postgres to try outputs in, or says why there is none.
+/// Checks a folder and prints the result. `config` has a Postgres to try outputs in, or the reason why there is none.
 ///
 /// # Errors
-/// If Postgres stops answering. Mistakes and failed tests are told, and the exit code is 1.
+/// If Postgres stops answering. Mistakes and failed tests are printed, and the exit code is 1.
 pub async fn run(folder: Option<&Path>, config: Result<Config>) -> Result<ExitCode> {
     let checked = folder.map_or_else(pipeline::sound, pipeline::read);
     let pipeline = match checked {
@@ -45,7 +45,9 @@ pub async fn run(folder: Option<&Path>, config: Result<Config>) -> Result<ExitCo
     if !pipeline.outputs.is_empty() {
         match connect(config).await {
             Ok(mut connection) => failures.extend(outputs::check(&mut connection, pipeline).await?),
-            Err(error) => untried = Some(format!("outputs were not tried, for want of a Postgres: {error:#}")),
+            Err(error) => {
+                untried = Some(format!("outputs were not checked, because Postgres is not available: {error:#}"))
+            }
         }
     }
     for mistake in &failures {

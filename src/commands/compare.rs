@@ -31,7 +31,7 @@ pub struct CompareArgs {
     /// Schema of the other database's tables
     #[arg(long, value_name = "NAME", default_value = "public")]
     schema: String,
-    /// How many differences of each kind, and of each column, are shown of a table
+    /// Maximum number of differences to show per table, kind and column
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     examples: u32,
     /// Print JSON

@@ -1,10 +1,10 @@
-//! Asking before something is lost or repeated.
+//! Asks for confirmation before something is lost or repeated.
 
 use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 
-/// Whether a person agrees: `yes` says so beforehand, as scripts do; else a terminal is asked, and where there is none
+/// Whether the user agrees: `yes` confirms beforehand, for scripts; otherwise the terminal is asked; without a terminal
 /// the answer is no.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! `freshet demo`: sample files go in, and all that comes of them is shown.
+//! `freshet demo`: drops sample files and shows the results.
 //!
 //! The stack runs already; [`run`] drops the files, facts before the dimensions that they refer to, shows progress until everything is
 //! applied and published, drops one more file to measure how long one takes, and prints where to look.
@@ -40,10 +40,10 @@ pub struct Demo<'a> {
     pub look: Look,
 }
 
-/// How the demonstration went.
+/// The result of the demonstration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shown {
-    /// What became of the sample files.
+    /// The result for the sample files.
     pub waited: Waited,
     /// From dropping one more file until its rows could be selected; `None` where no domain has event time.
     pub drop_to_visible: Option<Duration>,

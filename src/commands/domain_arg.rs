@@ -1,4 +1,4 @@
-//! Domains on the command line: one by its name, or `all`. Help and completions list what there is.
+//! Domains on the command line: one by its name, or `all`. Help and completions list the names.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use freshet_topics::Domain;

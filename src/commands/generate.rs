@@ -157,7 +157,7 @@ pub fn one_row(domains: &'static [&'static Domain], domain: &'static Domain, day
     let shapes = shape::shapes(domains)?;
     let world = World { seed: options.seed, entities: options.entities, shapes: &shapes };
     let shape = shapes.iter().find(|shape| shape.domain == domain);
-    let shape = shape.with_context(|| format!("{} is no domain of the pipeline", domain.name))?;
+    let shape = shape.with_context(|| format!("{} is not a domain of the pipeline", domain.name))?;
     let mut row = Row::default();
     world.fill(shape, &mut row, &mut Scratch::default(), 1, &Today::new(shape, Day::new(day, 0)), Take::First);
     let mut text = shape.header().into_bytes();
@@ -211,7 +211,7 @@ fn check(domains: &[&'static Domain], options: &GenerateOptions) -> Result<()> {
     let in_calendar = |date: Option<NaiveDate>| date.is_some_and(|date| (1..=9999).contains(&date.year()));
     ensure!(
         in_calendar(first) && in_calendar(last),
-        "--days {}, --end {} and --projections {} lead out of the years 1 to 9999",
+        "--days {}, --end {} and --projections {} reach beyond the years 1 to 9999",
         options.days,
         options.end,
         options.projections
@@ -219,12 +219,12 @@ fn check(domains: &[&'static Domain], options: &GenerateOptions) -> Result<()> {
     let is_known = |name: &&String| domains.iter().any(|domain| domain.name == **name);
     if let Some(unknown) = options.domains.iter().find(|name| !is_known(name)) {
         let names = domains.iter().map(|domain| domain.name).collect::<Vec<_>>().join(", ");
-        bail!("there is no domain `{unknown}`: choose from {names}");
+        bail!("unknown domain `{unknown}`: choose from {names}");
     }
     Ok(())
 }
 
-/// Makes the folder, or refuses one that holds something: what stands there would be dropped along.
+/// Creates the folder, or refuses one that is not empty: its files would be dropped too.
 fn prepare(out: &Path) -> Result<()> {
     if out.exists() && !out.is_dir() {
         bail!("{} is not a folder: give --out another name", out.display());

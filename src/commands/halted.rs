@@ -1,5 +1,5 @@
-//! What Postgres knows of the topics: which stream each is, and which partitions are halted. Commands that could look
-//! as if all were well say so.
+//! What Postgres knows about the topics: their streams and the halted partitions. Commands report halts that would
+//! otherwise go unnoticed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// `undefined_table`, `undefined_column`, `invalid_schema_name`: the schema is not there yet, or older.
 const NO_SCHEMA: [&str; 3] = ["42P01", "42703", "3F000"];
 
-/// What is known of a domain's topic; nothing before it was first used.
+/// What is known about a domain's topic; empty before its first use.
 #[derive(Debug, Clone, Default)]
 pub struct KnownTopic {
     /// Its stream.
@@ -78,8 +78,8 @@ async fn known_topic(pool: &PgPool, domain: &str) -> Result<KnownTopic, sqlx::Er
     Ok(KnownTopic { stream, bookmarks: bookmarks::read(pool, domain, None).await? })
 }
 
-/// Says on standard error which partitions of these domains are halted, and what to run. What cannot be asked is
-/// left out: the command that was asked for has its own errors.
+/// Reports on standard error which partitions of these domains are halted, and what to run. Errors are ignored here:
+/// the command itself reports its own.
 pub async fn warn(pool: &PgPool, domains: &[&'static Domain]) {
     let Ok(known) = known_topics(pool, domains).await else { return };
     for domain in domains {

@@ -1,4 +1,4 @@
-//! `freshet healthcheck`: what a container asks about its own role.
+//! `freshet healthcheck`: the health check of a container.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// Asks `/readyz` of the role that listens on `listen`; prints what it answers.
 ///
 /// # Errors
-/// If nobody answers there, or the role cannot do its work, with what it misses.
+/// If nothing answers there, or the role cannot do its work; with what is missing.
 pub async fn run(listen: &str) -> anyhow::Result<()> {
     let address = address(listen).await?;
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(address))
@@ -30,12 +30,15 @@ pub async fn run(listen: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where to ask whoever listens on `listen`: an address that means all of this machine's is asked at loopback.
+/// The address to connect to for a listener on `listen`: loopback for a wildcard address.
 async fn address(listen: &str) -> anyhow::Result<SocketAddr> {
-    anyhow::ensure!(!listen.is_empty(), "http.listen is empty: the role serves no HTTP to ask");
+    anyhow::ensure!(!listen.is_empty(), "http.listen is empty, so the role serves no HTTP");
     let mut found = lookup_host(listen).await.with_context(|| format!("look up http.listen = {listen}"))?;
     let address = found.next().with_context(|| format!("look up http.listen = {listen}: no address"))?;
-    anyhow::ensure!(address.port() != 0, "http.listen = {listen} takes any free port: choose one, to be asked there");
+    anyhow::ensure!(
+        address.port() != 0,
+        "http.listen = {listen} means any free port: set a fixed port for health checks"
+    );
     let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let ip = if address.ip().is_unspecified() { loopback } else { address.ip() };
     Ok(SocketAddr::new(ip, address.port()))

@@ -1,5 +1,5 @@
-//! `freshet init`: a pipeline folder to begin with. From sample files it drafts contracts, an output and tests, and says
-//! in comments what it saw and what it guessed.
+//! `freshet init`: a pipeline folder to begin with. From sample files it drafts contracts, an output and tests;
+//! comments show what was seen and what was guessed.
 
 mod draft;
 mod key;
@@ -25,7 +25,7 @@ pub struct InitArgs {
 
 const README: &str = include_str!("init/README.md");
 
-/// Makes the folder, and says what to do next.
+/// Creates the folder, and prints the next steps.
 ///
 /// # Errors
 /// If the folder holds something, a sample cannot be read, or a file cannot be written. Samples are read first, so that
@@ -33,10 +33,10 @@ const README: &str = include_str!("init/README.md");
 pub fn run(args: &InitArgs) -> Result<()> {
     let folder = &args.folder;
     let is_empty = !folder.exists() || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
-    ensure!(is_empty, "{} is there already and not empty: name a new folder", folder.display());
+    ensure!(is_empty, "{} already exists and is not empty: choose a new folder", folder.display());
     let looked: Vec<Looked> = args.from.iter().map(|path| look::at(path)).collect::<Result<_>>()?;
     let names: BTreeSet<&str> = looked.iter().map(|looked| looked.name.as_str()).collect();
-    ensure!(names.len() == looked.len(), "two samples would make one domain: name the files differently");
+    ensure!(names.len() == looked.len(), "two samples would become the same domain: rename one of the files");
     let files: Vec<(PathBuf, String)> = looked.iter().flat_map(draft::files).collect();
     for part in ["domains", "outputs", "tests"] {
         let part = folder.join(part);
@@ -54,7 +54,7 @@ pub fn run(args: &InitArgs) -> Result<()> {
 /// What was made, and the next steps.
 fn told(folder: &Path, looked: &[Looked], files: &[(PathBuf, String)]) -> String {
     let folder = folder.display();
-    let mut text = format!("{folder} is made.\n\n");
+    let mut text = format!("Created {folder}.\n\n");
     for looked in looked {
         let (rows, columns) = (looked.rows, looked.columns.len());
         text += &format!("  {}: a domain of {columns} columns, drafted from {rows} rows\n", looked.name);
@@ -64,10 +64,10 @@ fn told(folder: &Path, looked: &[Looked], files: &[(PathBuf, String)]) -> String
     }
     text += &match looked.is_empty() {
         true => {
-            format!("\nNext: write a contract in {folder}/domains (docs/contracts.md), or begin again with --from.\n")
+            format!("\nNext: write a contract in {folder}/domains (docs/contracts.md), or start over with --from.\n")
         }
         false => format!(
-            "\nNext: read the lines marked `guess` in {folder}/domains and mend them. Then:\n\n  \
+            "\nNext: check the lines marked `guess` in {folder}/domains and correct them. Then:\n\n  \
              freshet check {folder}\n  freshet --pipeline {folder} up\n"
         ),
     };

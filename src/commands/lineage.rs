@@ -1,8 +1,9 @@
-//! `freshet lineage DOMAIN key=value…`: where a row of a table is from, what lost against it, and what was corrected in it.
+//! `freshet lineage DOMAIN key=value…`: where a row of a table comes from, which rows lost against it, and what was
+//! corrected in it.
 //!
-//! The table says which file, version and row won; the ledger, which object that is. Which rows lost only the topic can say:
-//! the partitions that the key may be in are read again, and each row of the key is judged by the rules of this program.
-//! What retention has removed from the topic is not known any more.
+//! The winning file, version and row come from the table and the ledger. The rows that lost are only in the topic: the
+//! partitions that the key may be in are read again, and each row of the key is judged by the rules of this program.
+//! Rows removed by retention are not known any more.
 
 mod read;
 mod show;
@@ -34,7 +35,7 @@ pub struct LineageArgs {
     json: bool,
 }
 
-/// Looks, and says what it found. The exit code is 1 where neither the table nor the topic has a row of the key.
+/// Prints what it found. The exit code is 1 if neither the table nor the topic has a row of the key.
 ///
 /// # Errors
 /// If the key is not one of the domain, or a service does not answer.
@@ -65,7 +66,7 @@ fn cells<'w>(domain: &'static Domain, words: &'w [String]) -> Result<Vec<Cell<'w
         };
         ensure!(
             domain.key.contains(&name),
-            "`{name}` is no column of the key of {}, which is {}",
+            "`{name}` is not a column of the key of {}, which is {}",
             domain.name,
             columns()
         );
@@ -83,8 +84,17 @@ fn cells<'w>(domain: &'static Domain, words: &'w [String]) -> Result<Vec<Cell<'w
 fn key<'c>(domain: &'static Domain, cells: &'c [Cell<'_>]) -> Result<Vec<Value<'c>>> {
     let value = |(name, cell): (&&'static str, &'c Cell<'_>)| {
         let column = &domain.columns[domain.index_of(name)];
-        judge::cell(column, cell, &mut Notes::default())
-            .map_err(|refused| anyhow::anyhow!("{name} cannot be read as a cell of a file would be ({})", refused.rule))
+        judge::cell(column, cell, &mut Notes::default()).map_err(|refused| {
+            let text = match cell {
+                Cell::Text(text) => text.as_ref(),
+                Cell::Absent | Cell::Missing => "",
+            };
+            anyhow::anyhow!(
+                "`{text}` is not a value of {name} ({}): a row with it is rejected, see `freshet rejects list {}`",
+                refused.rule,
+                domain.name
+            )
+        })
     };
     domain.key.iter().zip(cells).map(value).collect()
 }
@@ -108,8 +118,8 @@ mod tests {
         assert_eq!(read(&["location_id=1.0", "date=2025-03-01 00:00:00"]).ok(), Some(whole));
         for (words, expected) in [
             (&["location_id=1"][..], "date is missing"),
-            (&["location_id=x", "date=2025-03-01"], "location_id cannot be read"),
-            (&["dengue_cases=1"], "is no column of the key of health"),
+            (&["location_id=x", "date=2025-03-01"], "`x` is not a value of location_id"),
+            (&["dengue_cases=1"], "is not a column of the key of health"),
             (&["location_id"], "write the key as COLUMN=VALUE, for example location_id=1"),
         ] {
             let said = read(words).expect_err(expected).to_string();

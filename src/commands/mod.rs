@@ -1,4 +1,4 @@
-//! What the commands do that are more than a role.
+//! The commands other than the roles.
 
 pub mod bench;
 pub mod bookmarks;

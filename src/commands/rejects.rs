@@ -1,4 +1,4 @@
-//! `freshet rejects`: look at rows that did not load, take them out as CSV to mend, or have them judged again.
+//! `freshet rejects`: list rows that did not load, export them as CSV to correct them, or have them judged again.
 
 mod csv;
 mod export;
@@ -31,7 +31,7 @@ pub enum RejectsCommand {
         domains: Domains,
         #[command(flatten)]
         which: Which,
-        /// Rows shown at most; all are counted
+        /// Maximum number of rows to show; all are counted
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
         /// Print JSON
@@ -88,7 +88,7 @@ pub struct Which {
     until: Option<DateTime<Utc>>,
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
 /// If a service does not answer, or a file cannot be written.

@@ -1,4 +1,4 @@
-//! `freshet replay`: read a topic again while the live pipeline goes on.
+//! `freshet replay`: read a topic again while the live pipeline runs.
 
 pub(super) mod bar;
 pub(super) mod show;
@@ -179,28 +179,31 @@ async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown
 
 fn question(domain: &Domain, comparison: &freshet_sinks::shadow::Comparison) -> String {
     match comparison.only_live {
-        0 => format!("Put the shadow in the place of {}?", domain.table),
-        rows => format!("Put the shadow in the place of {}? {rows} rows disappear.", domain.table),
+        0 => format!("Replace {} by the shadow?", domain.table),
+        rows => format!("Replace {} by the shadow? {rows} rows disappear.", domain.table),
     }
 }
 
 async fn abandon(context: &ReplayContext, only_shadow: bool, yes: bool) -> Result<bool> {
     let domain = context.domain;
     let Some(lock) = replays::lock(&context.pool, domain.name).await? else {
-        anyhow::bail!("another process is at it: stop that one first");
+        anyhow::bail!("another process is running this replay: stop it first");
     };
     let Some(replay) = replays::unfinished(&context.pool, domain.name).await? else {
-        println!("{}: no replay is under way", domain.name);
+        println!("{}: no replay is running", domain.name);
         return Ok(true);
     };
     println!("{}: {}", domain.name, show::unfinished(&replay));
-    anyhow::ensure!(!only_shadow || replay.kind == "shadow", "this is no shadow: give it up with --abandon");
-    if !confirm("Give it up?", yes)? {
+    anyhow::ensure!(
+        !only_shadow || replay.kind == "shadow",
+        "this replay does not fill a shadow: end it with --abandon"
+    );
+    if !confirm("Abandon it?", yes)? {
         return Ok(false);
     }
     replays::abandon(&context.pool, domain).await?;
     drop(lock);
-    println!("{}: given up", domain.name);
+    println!("{}: abandoned", domain.name);
     Ok(true)
 }
 

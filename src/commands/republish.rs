@@ -41,7 +41,7 @@ pub struct RepublishArgs {
     yes: bool,
 }
 
-/// Looks the files up, says what sending them again means, and does it.
+/// Looks the files up, shows the effect of sending them again, and does it if the user agrees.
 ///
 /// # Errors
 /// If Postgres or S3 does not answer.
@@ -65,7 +65,7 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
     if sent < selected.ready.len() {
         println!("skipped, in progress or replaced meanwhile: {}", files(selected.ready.len() - sent));
     }
-    println!("{} queued; `freshet ingest` sends them again; see `freshet status --files`", files(sent));
+    println!("`freshet ingest` will send {} again; see `freshet status --files`", files(sent));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,8 +111,8 @@ fn describe(selected: &Selected, as_new: bool) -> String {
     }
     let rows: i64 = ready.iter().filter_map(|candidate| candidate.rows).sum();
     let meaning = match as_new {
-        true => "Their rows win over what other files have said since.",
-        false => "Rows received before count once: the tables stay as they are, and a replay finds them in the topic.",
+        true => "Their rows will win over rows that other files have brought since.",
+        false => "Rows received before count once: the tables do not change, and a replay finds the rows in the topic.",
     };
     text.push_str(&format!("{}, {} rows: {}\n{meaning}\n", files(ready.len()), thousands(rows), names(ready)));
     text

@@ -1,7 +1,7 @@
-//! `freshet restored`: a person says that Postgres was restored, so that the outputs go on.
+//! `freshet restored`: tells freshet that Postgres was restored, so that publication continues.
 //!
-//! A processor notices a restore by itself where the topics hold rows of files that the ledger has forgotten. This is
-//! for when they hold none, and for the steps of docs/restore.md, where nobody should have to wait for it.
+//! A processor notices a restore by itself if the topics hold rows of files that the ledger does not know. This command
+//! is for restores without such rows, and for the steps of docs/restore.md, so that nobody has to wait.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use super::confirm::confirm;
 use super::terminal::thousands;
 use crate::roles::Services;
 
-/// Says what a new life of the ledger means, and begins it once a person agrees.
+/// Shows the effect of a new life of the ledger, and begins it if the user agrees.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -23,20 +23,23 @@ pub async fn run(services: &Services, yes: bool) -> Result<ExitCode> {
     let all = lives::all(&mut connection).await.context("read the lives of the ledger")?;
     drop(connection);
     let number = all.last().map_or(0, |life| life.number);
-    println!("The ledger is in its life {number}; this begins life {}:", number + 1);
-    println!("- bookmarks stay where Postgres has them, and the messages after them are read:");
+    println!("The ledger is in life {number}. This begins life {}:", number + 1);
+    println!("- bookmarks stay where they are in Postgres; the messages after them will be read:");
     let domains = services.config.pipeline.domains;
     for domain in domains {
         println!("    {}: {}", domain.name, ahead(services, domain).await);
     }
-    println!("- rows of files that the ledger does not know are passed over and counted in `freshet status`;");
-    println!("  those that S3 still has are found by the next listing, and published again");
-    println!("- epochs of all domains are raised, and all outputs are derived from the tables again");
+    println!("- rows of files that the ledger does not know will be skipped, and counted in `freshet status`;");
+    println!("  if S3 still has the files, the next listing finds them and they are published again");
+    println!("- all outputs will be derived again from the tables");
     if !confirm("Begin a new life of the ledger?", yes)? {
         return Ok(ExitCode::FAILURE);
     }
     let begun = lives::begin(&services.pool, domains).await.context("begin a new life of the ledger")?;
-    println!("life {begun} of the ledger has begun; `freshet status --wait` returns once all is applied and published");
+    println!(
+        "life {begun} of the ledger has begun; `freshet status --wait` returns when everything is applied and \
+             published"
+    );
     Ok(ExitCode::SUCCESS)
 }
 

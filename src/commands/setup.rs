@@ -1,10 +1,10 @@
-//! `freshet setup`: prepares what the settings point at, so that the roles can start: the two buckets with their
-//! versioning, the event queue, the topics, the schema, the domains' tables.
+//! `freshet setup`: prepares the services in the settings, so that the roles can start: the two buckets with their
+//! versioning, the event queue, the topics, the schema, and the domains' tables.
 //!
-//! Each part says in one line a thing what it found, what it made, and what it may not do, and goes on past what it
-//! may not. A table's steps stand below it. Nothing that is there is made anew, emptied or narrowed: versioning is turned
-//! on, and what the database needs is done in one transaction, or not at all. So it can be run as often as one likes, also
-//! by two at once. `freshet plan` is its dry run.
+//! Each resource gets a line: found, created, or not allowed; setup continues after refusals. A table's steps are
+//! listed below it. Existing resources are never recreated, emptied or narrowed: versioning is turned on, and changes
+//! of the database are made in one transaction or not at all. So it can be run any number of times, also twice at once.
+//! `freshet plan` is its dry run.
 
 mod buckets;
 mod queue;
@@ -16,32 +16,32 @@ use std::fmt;
 
 use crate::roles::Services;
 
-/// What became of a thing.
+/// The result for a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It was there, as wanted.
+    /// It existed, as wanted.
     Found,
     /// It was made, or brought to what is wanted.
     Made,
     /// It would be made: this was a dry run.
     Would,
-    /// It is not as wanted, and nothing of freshet's needs it.
+    /// It is not as wanted, but freshet does not need it.
     Warns,
-    /// It is there and can be used, but is not as wanted, and may not or will not be changed.
+    /// It exists and can be used, but is not as wanted, and may not or will not be changed.
     Differs,
-    /// It is not there, or cannot be looked at: what needs it will not start.
+    /// It does not exist or cannot be looked at: roles that need it will not start.
     Failed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What kind of thing it is: bucket, topic, schema.
+    /// The kind of resource: bucket, topic, schema.
     pub kind: &'static str,
     pub name: String,
     pub standing: Standing,
     /// The same for people, and what to do.
     pub said: String,
-    /// What was done to it or would be, step by step, and what else there is to know.
+    /// The steps that were or would be taken, and further notes.
     pub details: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks at everything and, unless `dry_run`, makes what is missing. Never fails: what does not work is a finding.
+/// Looks at everything and, unless `dry_run`, creates what is missing. Never fails: errors are findings.
 pub async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
     let (buckets, topics, schema) = tokio::join!(
         buckets::prepare(services, dry_run),
@@ -91,7 +91,7 @@ pub async fn run(services: &Services, dry_run: bool) -> anyhow::Result<()> {
     println!();
     println!("{}", summary(&findings, dry_run));
     let wrong: Vec<String> = wrong(&findings).map(|it| format!("{} {}", it.kind, it.name)).collect();
-    anyhow::ensure!(wrong.is_empty(), "not as wanted: {} (what is wrong is said above)", wrong.join(", "));
+    anyhow::ensure!(wrong.is_empty(), "not as wanted: {} (see above)", wrong.join(", "));
     Ok(())
 }
 
@@ -125,8 +125,8 @@ fn summary(findings: &[Finding], dry_run: bool) -> String {
         warnings => format!("{done}, {warnings} warnings"),
     };
     match wrong {
-        0 if count(Standing::Found) == all => "nothing to do; all is as wanted".to_owned(),
-        0 => format!("{done}; all else is as wanted"),
+        0 if count(Standing::Found) == all => "nothing to do; everything is as wanted".to_owned(),
+        0 => format!("{done}; everything else is as wanted"),
         wrong => format!("{done}; {wrong} of {all} not as wanted"),
     }
 }
@@ -143,13 +143,13 @@ mod tests {
     fn the_summary_counts() {
         use Standing::{Differs, Failed, Found, Made, Warns, Would};
         let cases: &[(&[Standing], bool, &str)] = &[
-            (&[Found, Found], false, "nothing to do; all is as wanted"),
-            (&[Found, Made], false, "1 of 2 prepared; all else is as wanted"),
-            (&[Found, Would], true, "a dry run: 1 of 2 would be prepared; all else is as wanted"),
-            (&[Found], true, "nothing to do; all is as wanted"),
+            (&[Found, Found], false, "nothing to do; everything is as wanted"),
+            (&[Found, Made], false, "1 of 2 prepared; everything else is as wanted"),
+            (&[Found, Would], true, "a dry run: 1 of 2 would be prepared; everything else is as wanted"),
+            (&[Found], true, "nothing to do; everything is as wanted"),
             (&[Made, Differs, Failed], false, "1 of 3 prepared; 2 of 3 not as wanted"),
             (&[Differs], true, "a dry run: nothing would be prepared; 1 of 1 not as wanted"),
-            (&[Found, Warns], false, "nothing prepared, 1 warning; all else is as wanted"),
+            (&[Found, Warns], false, "nothing prepared, 1 warning; everything else is as wanted"),
             (&[Found, Failed], false, "nothing prepared; 1 of 2 not as wanted"),
         ];
         for (standings, dry_run, expected) in cases {
@@ -161,8 +161,11 @@ mod tests {
     fn the_columns_are_aligned() {
         let lines = [
             Finding::new("bucket", "s3://a-long-one", Standing::Found, "found"),
-            Finding::new("schema", "db", Standing::Made, "made").with(["add column a".to_owned()]),
+            Finding::new("schema", "db", Standing::Made, "created").with(["add column a".to_owned()]),
         ];
-        assert_eq!(table(&lines), "bucket  s3://a-long-one  found\nschema  db               made\n    add column a\n");
+        assert_eq!(
+            table(&lines),
+            "bucket  s3://a-long-one  found\nschema  db               created\n    add column a\n"
+        );
     }
 }

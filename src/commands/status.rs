@@ -1,4 +1,4 @@
-//! `freshet status`: how far everything is.
+//! `freshet status`: the progress of everything.
 //!
 //! [`crate::status`] reads it; here are the options, and how it is shown.
 
@@ -14,7 +14,7 @@ pub struct StatusArgs {
     /// List the files too, newest first
     #[arg(long)]
     pub files: bool,
-    /// Files listed at most
+    /// Maximum number of files to list
     #[arg(long, value_name = "N", default_value_t = 50, requires = "files", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub files_max: u32,
     /// Print JSON
@@ -23,7 +23,7 @@ pub struct StatusArgs {
     /// Return once everything dropped so far is applied and published
     #[arg(long, conflicts_with = "files")]
     pub wait: bool,
-    /// How long --wait waits at most, as 500ms, 60s, 5m or 1h
+    /// Maximum time that --wait waits, as 500ms, 60s, 5m or 1h
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! How the commands speak to a terminal: colour where it is wanted, tables that fit, numbers for people.
+//! Output to a terminal: colours, tables that fit, and readable numbers.
 
 use std::io::IsTerminal;
 
@@ -53,12 +53,12 @@ impl Look {
         self.paint("32", text)
     }
 
-    /// What needs a person.
+    /// What needs attention.
     pub fn bad(self, text: &str) -> String {
         self.paint("1;31", text)
     }
 
-    /// What is on its way.
+    /// Work in progress.
     pub fn busy(self, text: &str) -> String {
         self.paint("33", text)
     }

@@ -12,7 +12,7 @@ use futures::future::try_join_all;
 use super::halted::{self, KnownTopic, partitions};
 use crate::config::Config;
 
-/// Does it for all domains, and says what is not as wanted.
+/// Runs the command for all domains, and reports what is not as wanted.
 ///
 /// # Errors
 /// If Kafka does not answer or refuses.
@@ -27,7 +27,8 @@ pub async fn create(config: &Config) -> Result<ExitCode> {
     }
     if !is_as_wanted {
         eprintln!(
-            "freshet: not all is as wanted; settings are altered with Kafka's own tools, or here in the settings"
+            "freshet: not everything is as wanted; change the topics with Kafka's own tools, or change the settings \
+             here"
         );
         return Ok(ExitCode::FAILURE);
     }
@@ -51,7 +52,7 @@ pub async fn ensure_all(config: &Config, known: &HashMap<&'static str, KnownTopi
 async fn known_topics(config: &Config) -> HashMap<&'static str, KnownTopic> {
     let Ok(pool) = postgres::pool(&config.postgres) else { return HashMap::new() };
     halted::known_topics(&pool, config.pipeline.domains).await.unwrap_or_else(|error| {
-        eprintln!("freshet: whether partitions are halted is left out: {error:#}");
+        eprintln!("freshet: halted partitions are not shown: {error:#}");
         HashMap::new()
     })
 }

@@ -24,7 +24,7 @@ use crate::roles::{self, Role, Services};
 
 /// How long stopping waits for connections that are still in use.
 const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the roles get to end when the stack under them is gone: there is nothing left that they could finish.
+/// How long the roles may take to end after the stack has failed: they cannot finish anything.
 const ROLES_WITHOUT_STACK: Duration = Duration::from_secs(3);
 
 /// A pipeline that runs in this process.
@@ -58,7 +58,7 @@ pub async fn start(
     let s3 = config.s3.endpoint.is_empty();
     let door = if s3 { Some(Door::open().await?) } else { None };
     if door.is_none() {
-        // Another store tells of nothing by itself.
+        // Other stores send no notifications by themselves.
         config.ingest.list_interval_max_ms = config.ingest.list_interval_ms;
     }
     let options = Options {
@@ -95,7 +95,7 @@ pub async fn start(
     }
 }
 
-/// A socket at which the stack's own S3 server tells of what comes, so that nobody has to list all day.
+/// A socket for notifications of the stack's own S3 server, so that listings can be rare.
 struct Door {
     listener: TcpListener,
     address: SocketAddr,
@@ -117,7 +117,7 @@ impl Door {
     }
 
     async fn serve(self, hints: Hints, shutdown: CancellationToken) {
-        // Whatever it is, files are found by listing.
+        // Files are still found by listing.
         if let Err(error) = http::serve_own(self.listener, self.token, hints, shutdown).await {
             tracing::warn!(%error, "the store cannot send notifications");
         }
@@ -201,7 +201,7 @@ fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
         ("AWS_ENDPOINT_URL_S3", config.s3.endpoint.clone()),
         ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.expose_secret().to_owned()),
         ("AWS_SECRET_ACCESS_KEY", config.s3.secret_access_key.expose_secret().to_owned()),
-        // One that stands in the environment belongs to other keys.
+        // A token in the environment belongs to other keys.
         ("AWS_SESSION_TOKEN", String::new()),
         ("AWS_REGION", config.s3.region.clone()),
         ("FRESHET_RAW_BUCKET", config.s3.raw_bucket.clone()),
@@ -233,11 +233,11 @@ impl Running {
         self.database_url.clone().unwrap_or_else(place)
     }
 
-    /// Waits until somebody asks to stop, a part of the stack keeps dying or a role cannot go on; then drains and
-    /// stops everything that was started.
+    /// Waits until a stop is requested, a part of the stack keeps dying or a role fails; then drains and stops
+    /// everything that was started.
     ///
     /// # Errors
-    /// What keeps dying, with the log to read, or why a role cannot go on.
+    /// What keeps dying, with the log to read, or why a role failed.
     pub async fn wait(self) -> anyhow::Result<()> {
         self.shutdown.cancelled().await;
         self.stop().await
@@ -289,7 +289,7 @@ fn look(http: &str, has_token: bool) -> String {
     let address = http.trim_start_matches("http://").parse::<SocketAddr>();
     match (has_token, address.is_ok_and(|address| !address.ip().is_loopback())) {
         (true, _) => format!("{http}/?token=…   (the status page, in a browser; … is http.token, once)"),
-        (false, true) => format!("{http}/   (the status page; shut until http.token is set)"),
+        (false, true) => format!("{http}/   (the status page; disabled until http.token is set)"),
         (false, false) => format!("{http}/   (the status page, in a browser)"),
     }
 }

@@ -1,8 +1,8 @@
-//! `freshet validate FILE…`: what would become of files if they were dropped, without a server.
+//! `freshet validate FILE…`: what would happen to files if they were dropped, without a server.
 //!
 //! A file is read, checked and framed as a listener does it ([`freshet_ingest::inspect`]), and its rows are judged as a
-//! processor does ([`judge`]): what is said here is what would come of it. What only the tables know
-//! is not: rows that are older than what is there, and values that the database itself refuses.
+//! processor does ([`judge`]): so the report is what would really happen, except for what only the tables can show:
+//! rows older than existing ones, and values that the database itself refuses.
 
 mod report;
 mod show;
@@ -33,7 +33,7 @@ pub struct ValidateArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Rejects and corrections listed of each file; all are counted
+    /// Maximum number of rejects and corrections to list per file; all are counted
     #[arg(long, value_name = "N", default_value_t = 20)]
     examples: usize,
 }
@@ -78,7 +78,7 @@ async fn look_at(config: &Config, args: &ValidateArgs, path: &Path) -> Result<Re
     judge_file(config, domain, path, args.examples).await
 }
 
-/// What would become of a file of a domain, with so many rejects and corrections listed.
+/// Reports on a file of a domain, with at most that many rejects and corrections.
 ///
 /// # Errors
 /// If it cannot be read from the disk.
@@ -101,7 +101,7 @@ pub(crate) async fn judge_file(
     Ok(report)
 }
 
-/// What a path says of a file.
+/// What a path tells about a file.
 enum Named {
     Domain(&'static Domain),
     /// It is no data: the pattern that says so.
@@ -138,7 +138,7 @@ async fn by_header(
         several => {
             let names: Vec<&str> = several.iter().map(|domain| domain.name).collect();
             bail!(
-                "{}: its header would do for {}: say which with --domain, or put it into a folder of that name",
+                "{}: its header fits {}: choose one with --domain, or put the file into a folder of that name",
                 path.display(),
                 names.join(" and ")
             );
@@ -159,7 +159,8 @@ async fn by_header(
         _ => {
             let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
             bail!(
-                "{}: neither its path nor its header says which domain it is of: say so with --domain ({})",
+                "{}: neither its path nor its header shows which domain it belongs to: name the domain with --domain \
+                 ({})",
                 path.display(),
                 names.join(", ")
             )

@@ -21,7 +21,7 @@ pub const SECRETS: [(&str, &str); 8] = [
 /// Longest secret: a URL or a token is a few hundred bytes.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
-/// Reads the files that are named, and puts what they hold in the place of their names.
+/// Reads the named files, and replaces their names by their contents.
 ///
 /// # Errors
 /// If a secret is given twice, or its file cannot be read; the error names the file, and holds nothing of it.
@@ -46,7 +46,7 @@ fn take(table: &mut Map<String, Value>, key: &str) -> Option<String> {
 /// What a file holds, without the end of its line.
 fn of_file(path: &str) -> anyhow::Result<String> {
     let bytes = fs::metadata(path)?.len();
-    ensure!(bytes <= SECRET_BYTES_MAX, "it is longer than {SECRET_BYTES_MAX} bytes: that is no secret");
+    ensure!(bytes <= SECRET_BYTES_MAX, "it is longer than {SECRET_BYTES_MAX} bytes, too long for a secret");
     let mut text = fs::read_to_string(path)?;
     text.truncate(text.trim_end_matches(['\r', '\n']).len());
     ensure!(!text.is_empty(), "it is empty");

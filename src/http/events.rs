@@ -1,4 +1,4 @@
-//! `POST /s3-events`: a store tells that an object came, and the listener looks at once instead of at its next listing.
+//! `POST /s3-events`: a store announces a new object, and the listener looks at once instead of at its next listing.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ async fn authorized(State(expected): State<Arc<str>>, request: Request, next: Ne
     }
 }
 
-/// 202 whether or not a key is anybody's: what is told is a hint, and the listing finds what it misses.
+/// 202 even if no key belongs to a domain: notifications are hints, and the listing finds what they miss.
 async fn take(State(hints): State<Hints>, body: Bytes) -> (StatusCode, String) {
     match hints.take_notification(&body) {
         Ok(keys) => (StatusCode::ACCEPTED, format!("{keys} to look at\n")),

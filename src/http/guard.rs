@@ -1,4 +1,4 @@
-//! Who may ask for what over HTTP.
+//! Who may request what over HTTP.
 //!
 //! | path | with a token set | without, on loopback | without, beyond loopback |
 //! |---|---|---|---|
@@ -29,7 +29,7 @@ pub(crate) const UPLOADS: &str = "/page/uploads";
 const MARK: &str = "x-freshet-page";
 const COOKIE_NAME: &str = "freshet";
 
-/// What the settings and the address come to. It holds hashes and no token.
+/// The access rules that follow from the settings and the address. It holds hashes, never a token.
 #[derive(Clone)]
 pub(super) struct Guard {
     token: Option<Digested>,
@@ -43,7 +43,7 @@ struct Digested {
     cookie: String,
 }
 
-/// What becomes of a request.
+/// The verdict on a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Pass,
@@ -51,7 +51,7 @@ enum Verdict {
     SendTo(String),
     /// The token is missing or wrong.
     WantsToken,
-    /// There is no token that would open this.
+    /// No token is set that would allow this.
     Shut,
 }
 
@@ -158,11 +158,10 @@ pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
             (StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, address)]).into_response()
         }
         Verdict::WantsToken => {
-            let said =
-                "this asks for http.token: send it as `Authorization: Bearer …`, or open /?token=… in a browser\n";
+            let said = "this needs http.token: send it as `Authorization: Bearer …`, or open /?token=… in a browser\n";
             (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], said).into_response()
         }
-        Verdict::Shut => (StatusCode::FORBIDDEN, "this is shut until http.token is set\n").into_response(),
+        Verdict::Shut => (StatusCode::FORBIDDEN, "this is disabled until http.token is set\n").into_response(),
     }
 }
 

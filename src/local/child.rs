@@ -208,7 +208,7 @@ impl Child {
             }
         }
         if self.exited().is_none() {
-            tracing::warn!(child = self.name, "it did not stop when asked to and is killed");
+            tracing::warn!(child = self.name, "it did not stop when asked, so it is killed");
         }
         // What is left (SIGKILL, the record) is done by drop.
     }
@@ -301,7 +301,7 @@ pub(super) async fn stop_leftover(record: &Path, steps: StopSteps) -> anyhow::Re
             tokio::time::sleep(LOOK).await;
         }
     }
-    bail!("process {} is left over from an earlier run and does not end: stop it, then start again", identity.pid)
+    bail!("process {} is left over from an earlier run and does not exit: stop it, then start again", identity.pid)
 }
 
 /// What tells a process from every other that ever had its id.

@@ -51,7 +51,7 @@ pub(super) fn find(kafka: bool, postgres: bool, s3: bool) -> anyhow::Result<Comp
         missing.push(format!("SeaweedFS ({})", weed.display()));
     }
     if !missing.is_empty() {
-        bail!("the local stack lacks {}: run `make setup`", missing.join(", "));
+        bail!("the local stack needs {}: run `make setup`", missing.join(", "));
     }
     Ok(Components { java: java.unwrap_or_default(), kafka_dir, postgres: found, weed })
 }

@@ -119,7 +119,7 @@ impl Folder {
                 return Ok(port);
             }
         }
-        bail!("no free port between {start} and {end} on 127.0.0.1: stop what uses them")
+        bail!("no free port between {start} and {end} on 127.0.0.1: stop the programs that use them")
     }
 }
 
@@ -147,7 +147,8 @@ impl State {
         let layout = value.get("layout").and_then(serde_json::Value::as_u64).unwrap_or(0);
         if layout != LAYOUT {
             bail!(
-                "data folder {shown} has layout {layout} of another version of freshet, this one reads {LAYOUT}: {remedy}"
+                "data folder {shown} has layout {layout}, made by another version of freshet; this version reads \
+                 {LAYOUT}: {remedy}"
             );
         }
         serde_json::from_value(value).map_err(broken)
@@ -180,7 +181,7 @@ pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// Makes a folder, with its parents, whatever the umask; one that is there keeps its mode.
+/// Creates a folder, with its parents, independent of the umask; an existing one keeps its mode.
 pub(super) fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -219,7 +220,10 @@ fn check_is_ours(root: &Path) -> anyhow::Result<()> {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
         if !OURS.contains(&name.as_ref()) && name != "stack.new" {
-            bail!("{shown} holds other files ({name}) and is no freshet data folder: name a new folder with --data");
+            bail!(
+                "{shown} contains other files ({name}) and is not a freshet data folder: choose a new folder with \
+                   --data"
+            );
         }
     }
     Ok(())
@@ -240,7 +244,8 @@ fn take_lock(root: &Path) -> anyhow::Result<File> {
             Err(TryLockError::WouldBlock) => {
                 let pid = read_pid(root).map(|pid| pid.to_string()).unwrap_or_else(|| "of unknown id".into());
                 bail!(
-                    "data folder {shown} is in use by process {pid}: stop that one, or name another folder with --data"
+                    "data folder {shown} is in use by process {pid}: stop that process, or choose another folder with \
+                     --data"
                 );
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("lock {}", path.display())),

@@ -78,7 +78,7 @@ fn java_args(home: &Path, kafka_dir: &Path) -> Vec<std::ffi::OsString> {
         "-XX:+ExitOnOutOfMemoryError",
         "-Djava.awt.headless=true",
         "-Xshare:auto",
-        // An archive of another Java is passed over without a word.
+        // An archive of another Java is silently ignored.
         "-Xlog:disable",
         "-Xlog:all=error:stderr",
     ]
@@ -134,7 +134,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 auto.leader.rebalance.enable=false
 
-# Topics are made by `freshet topics create`, and never by a slip of the pen.
+# Topics are created by `freshet topics create`, never by a typing error.
 auto.create.topics.enable=false
 num.partitions=4
 offsets.topic.num.partitions=4

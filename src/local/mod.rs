@@ -1,7 +1,7 @@
 //! A local stack: a real Kafka, a real PostgreSQL and an S3 server as children of this process, on loopback, under one
 //! data folder. None of them outlives the process that started it, and all they hold outlives them.
 //!
-//! The way of a start: take the data folder ([`folder`]) → find the programs ([`components`]) → stop what an earlier
+//! A start: take the data folder ([`folder`]) → find the programs ([`components`]) → stop what an earlier
 //! run left behind ([`child`]) → choose ports → start the three at once, each until it answers ([`kafka`],
 //! [`postgres`], [`s3`]) → start again what dies ([`supervise`]).
 
@@ -45,18 +45,18 @@ pub struct Options {
     pub kafka: bool,
     pub postgres: bool,
     pub s3: bool,
-    /// Where the S3 server tells of what comes; nowhere if none.
+    /// Where the S3 server sends notifications; `None`: nowhere.
     pub tell_to: Option<TellTo>,
 }
 
-/// Where the S3 server tells of what comes.
+/// Where the S3 server sends notifications.
 #[derive(Clone, Debug)]
 pub struct TellTo {
     /// Its notifications are posted there.
     pub address: SocketAddr,
     /// Each carries it as `Authorization: Bearer …`.
     pub token: SecretString,
-    /// Only what is written below these paths is told of: `/buckets/BUCKET/…`.
+    /// Only objects below these paths are announced: `/buckets/BUCKET/…`.
     pub paths: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ impl LocalStack {
                 }
                 Err(error) if port_was_taken(&error) && tries < PORT_TRIES => {
                     tries += 1;
-                    progress("a port was taken by another program: trying others");
+                    progress("a port was taken by another program: trying other ports");
                 }
                 Err(error) => return Err(error),
             }
@@ -145,7 +145,8 @@ impl LocalStack {
         supervise::died(|| self.exited()).await
     }
 
-    /// Starts again, on the same ports and data, what has ended; for whoever does without [`LocalStack::supervise`].
+    /// Restarts parts that have ended, on the same ports and data; for callers that do not use
+    /// [`LocalStack::supervise`].
     ///
     /// # Errors
     /// If one does not come up again; the next call tries once more.

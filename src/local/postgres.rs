@@ -58,7 +58,7 @@ pub(super) async fn start(folder: &Folder, components: &Components, place: PathB
             stop: STOP,
         })?;
         match ready(&mut child, &folder.state).await {
-            // Its backends are still on their way out.
+            // Its backends are still exiting.
             Err(error) if has_a_dying_predecessor(&error) && since.elapsed() < PREDECESSOR_WAIT => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -82,7 +82,7 @@ pub(super) fn choose_place(folder: &mut Folder, progress: &impl Fn(&str)) -> any
     if let Some(dir) = &folder.state.postgres_dir {
         if !dir.join("data").is_dir() {
             bail!(
-                "the Postgres data of {} was in {} and is gone: delete {0} to begin anew",
+                "the Postgres data of {} was in {}, which no longer exists: delete {0} to start over",
                 folder.root.display(),
                 dir.display()
             );
@@ -106,7 +106,7 @@ pub(super) fn choose_place(folder: &mut Folder, progress: &impl Fn(&str)) -> any
         own(&elsewhere, user)?;
     }
     progress(&format!(
-        "Postgres does not run as root and its user cannot reach {}: its data is in {}",
+        "Postgres does not run as root, and its user cannot reach {}: its data is in {}",
         folder.root.display(),
         elsewhere.display()
     ));
@@ -162,7 +162,7 @@ fn choose_server(installed: &[Postgres], dir: &Path) -> anyhow::Result<Postgres>
     found.with_context(|| {
         let majors: Vec<String> = installed.iter().map(|postgres| postgres.major.to_string()).collect();
         format!(
-            "the data in {} is of PostgreSQL {made_by}, installed is {}: install postgresql-{made_by}, \
+            "the data in {} was created by PostgreSQL {made_by}, but {} is installed: install postgresql-{made_by}, \
              or use another folder with --data",
             dir.display(),
             majors.join(", ")
@@ -216,7 +216,7 @@ async fn wait_for_predecessor(data: &Path) -> anyhow::Result<()> {
             return Ok(());
         }
         if since.elapsed() > PREDECESSOR_WAIT {
-            bail!("process {pid} is a Postgres that runs on {} already: stop it, then start again", data.display());
+            bail!("a Postgres already runs on {} (process {pid}): stop it, then start again", data.display());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -270,7 +270,7 @@ async fn ready(child: &mut Child, state: &State) -> anyhow::Result<()> {
     let refused = Mutex::new(None);
     let probe = || async {
         let Err(error) = connect_and_prepare(state).await else { return true };
-        // Class 28: the server is there and does not know the password. Waiting does not mend that.
+        // Class 28: the server is there and does not know the password. Waiting does not help.
         let code = error.as_database_error().and_then(|e| e.code()).unwrap_or_default();
         let is_refused = code.starts_with("28");
         if is_refused {

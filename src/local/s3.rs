@@ -63,7 +63,7 @@ pub(super) async fn start(folder: &Folder, components: &Components) -> anyhow::R
     Ok(child)
 }
 
-/// Writes where SeaweedFS tells of what comes, which it reads in its folder when it starts.
+/// Writes SeaweedFS's notification settings, which it reads from its folder at its start.
 pub(super) fn write_notification(folder: &Folder, tell_to: Option<&TellTo>) -> anyhow::Result<()> {
     let home = folder.root.join("s3");
     let path = home.join("notification.toml");
@@ -79,7 +79,7 @@ pub(super) fn write_notification(folder: &Folder, tell_to: Option<&TellTo>) -> a
     }
 }
 
-/// What is told is a hint, and the listing finds what was lost: few tries, soon.
+/// Notifications are hints, and the listing finds what is lost: few retries, in quick succession.
 fn notification_toml(tell_to: &TellTo) -> String {
     let TellTo { address, token, paths } = tell_to;
     // Strings of JSON are strings of TOML.

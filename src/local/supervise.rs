@@ -1,4 +1,4 @@
-//! A child that dies is started again on the same ports and data; one that keeps dying ends the stack.
+//! A child that dies is restarted on the same ports and data; one that keeps dying ends the stack.
 //!
 //! [`Deaths`] decides between the two, [`Part::keep`] does it. The parts are kept side by side, so that two that die
 //! together come back together. The clients reconnect by themselves: they never learn that there was another process.
@@ -13,7 +13,7 @@ use super::components::Components;
 use super::folder::Folder;
 use super::{kafka, postgres, s3};
 
-/// So many deaths within [`WINDOW`] are no accident: what kills the child is still there.
+/// After this many deaths within [`WINDOW`] the cause must still exist.
 const DEATHS_MAX: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -94,7 +94,7 @@ impl Part {
                         );
                     }
                     // The id tells two deaths of the same kind apart.
-                    Decision::StartAgain => tracing::warn!(pid, "{exited}; it is started again"),
+                    Decision::StartAgain => tracing::warn!(pid, "{exited}; it is restarted"),
                 }
                 match self.program.start(folder, components).await {
                     Ok(child) => self.child = Some(child),

@@ -1,5 +1,5 @@
-//! Whether the services answer: each is asked with every reading of the page, not for long, and it is kept since when one
-//! does not.
+//! Checks whether the services answer: each is asked at every reading of the page, with a short limit, and the time
+//! since when one does not answer is kept.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl Answers {
         };
         let s3 = async {
             let asked = self.s3.head_bucket().bucket(&self.bucket).send();
-            // Whoever refuses answers: what is refused is told where it is asked for.
+            // A refusal is an answer too: it is reported where the request is made.
             timeout(ANSWER_TIMEOUT, asked).await.map_or_else(late, |said| match said {
                 Err(error) if error.raw_response().is_none() => Err(cause_of(&error)),
                 _ => Ok(()),

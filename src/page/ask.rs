@@ -1,4 +1,4 @@
-//! Questions that somebody asks by a click: a few at once, and each is short or is told to come again.
+//! Queries that a user starts by a click: a few at once; further ones are refused with a request to try again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ impl Asked {
         match timeout(WAIT_MAX, Arc::clone(&self.places).acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => {
-                Err((StatusCode::SERVICE_UNAVAILABLE, "too many ask at once: try again\n".to_owned()))
+                Err((StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again\n".to_owned()))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The charts that outputs ask for: of each thing its newest row, as it is published. They are read from the outputs'
+//! The charts that outputs declare, from the newest published row of each item. They are read from the outputs'
 //! own files, so that the page computes nothing of its own.
 
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ impl Charts {
     /// Reads the newest files again where they are others than before.
     pub(super) async fn look(&mut self, store: &Store, manifest: &Manifest) -> Result<()> {
         for drawn in &mut self.0 {
-            drawn.look(store, manifest).await.with_context(|| format!("read what {} has to show", drawn.output))?;
+            drawn.look(store, manifest).await.with_context(|| format!("read the charts of {}", drawn.output))?;
         }
         Ok(())
     }
@@ -153,7 +153,7 @@ fn newest(manifest: &Manifest, output: &str) -> Vec<FileRef> {
     windows.into_iter().take(WINDOWS).filter_map(|window| window.files.get("json").cloned()).collect()
 }
 
-/// The columns that a chart needs: thing, label, what the newest is told by, and the values.
+/// The columns that a chart needs: item, label, the column that decides the newest row, and the values.
 fn columns(chart: &Chart) -> Vec<&'static str> {
     let named = [chart.by, chart.label.unwrap_or(chart.by), chart.newest.unwrap_or(chart.by), chart.value];
     named.iter().chain(chart.beside).copied().collect()

@@ -1,4 +1,4 @@
-//! The contracts in words: what each column of a domain must hold, and what becomes of a value that does not.
+//! The contracts in words: what each column of a domain must contain, and what happens to a value that breaks a rule.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -13,7 +13,7 @@ use super::ask::{Asked, Refused, absent};
 pub(super) struct Contract {
     name: &'static str,
     description: &'static str,
-    /// What is said of its files, as (name, value).
+    /// The format of its files, as (name, value).
     facts: Vec<(&'static str, String)>,
     columns: Vec<ColumnInWords>,
     /// Rules over several columns.
@@ -27,14 +27,14 @@ struct ColumnInWords {
     kind: &'static str,
     /// Key, reference, other headings.
     notes: Vec<String>,
-    /// What becomes of what it lacks or cannot be read.
+    /// What happens to missing and unreadable values.
     instead: Vec<String>,
     rules: Vec<String>,
 }
 
 /// `GET /page/contracts/DOMAIN`.
 pub(super) async fn contract(State(asked): State<Asked>, Path(name): Path<String>) -> Result<Json<Contract>, Refused> {
-    let domain = asked.services.config.pipeline.domain(&name).ok_or_else(|| absent("there is no such domain"))?;
+    let domain = asked.services.config.pipeline.domain(&name).ok_or_else(|| absent("no such domain"))?;
     let patterns: Vec<&str> = asked.services.config.ingest.all_patterns_of(domain).collect();
     Ok(Json(in_words(domain, &patterns)))
 }
@@ -73,17 +73,17 @@ fn facts(domain: &Domain, patterns: &[&str]) -> Vec<(&'static str, String)> {
         NearMiss::Ignore => "is an unknown column",
     };
     let overwritten = match domain.on_overwrite {
-        Overwrite::Merge => "keeps the rows that the newer version lacks",
-        Overwrite::Replace => "loses the rows that the newer version lacks",
+        Overwrite::Merge => "keeps rows that are missing in the newer version",
+        Overwrite::Replace => "loses rows that are missing in the newer version",
     };
     let facts = [
         ("Files", patterns.join(", ")),
         ("Table", domain.table.to_owned()),
         ("Key", domain.key.join(", ")),
-        ("Cells are parted by", char::from(domain.delimiter).to_string()),
+        ("Cells are separated by", char::from(domain.delimiter).to_string()),
         ("Text is", encoding.to_owned()),
         ("Unknown columns", new_columns.to_owned()),
-        ("A heading that is nearly a column", near_miss.to_owned()),
+        ("A heading that nearly matches a column", near_miss.to_owned()),
         ("A file that is overwritten", overwritten.to_owned()),
         ("Cells for “not known”", domain.missing_values.join(", ")),
     ];

@@ -1,4 +1,4 @@
-//! The whole-file copies of the outputs, passed through from S3. Whatever else is in the bucket has no name here.
+//! The whole-file copies of the outputs, passed through from S3. Other objects of the bucket cannot be requested.
 
 use std::sync::Arc;
 
@@ -40,8 +40,8 @@ pub(super) async fn download(
     let busy = |_| (StatusCode::SERVICE_UNAVAILABLE, "too many downloads at once\n".to_owned());
     let place = Arc::clone(&downloads.places).try_acquire_owned().map_err(busy)?;
     let away = |error: String| (StatusCode::BAD_GATEWAY, format!("{error}\n"));
-    let late = || (StatusCode::NOT_FOUND, "it is being written: ask again in a moment\n".to_owned());
-    let absent = || (StatusCode::NOT_FOUND, "there is no such output\n".to_owned());
+    let late = || (StatusCode::NOT_FOUND, "it is being written: try again in a moment\n".to_owned());
+    let absent = || (StatusCode::NOT_FOUND, "no such output\n".to_owned());
     let published = outputs::read_current(&downloads.s3, &downloads.bucket).await;
     let published = published.map_err(|error| away(error.to_string()))?.ok_or_else(absent)?;
     let key = key_of(&published, &name).ok_or_else(absent)?;

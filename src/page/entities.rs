@@ -1,4 +1,4 @@
-//! What is known of one entity, which a dimension's row describes and facts refer to: its row, and its facts, the newest first.
+//! The history of one entity (the row of a dimension that facts refer to): its row, and its facts, the newest first.
 //!
 //! Which columns those are the contracts say: the key of a fact begins with a reference to the dimension. So an entity's facts
 //! stand together in the index of the fact's key, by date.
@@ -73,7 +73,7 @@ fn referred(pipeline: &Pipeline, dimension: &Domain) -> Option<&'static Column> 
 fn dimension(asked: &Asked, name: &str) -> Result<(&'static Domain, &'static Column), Refused> {
     let pipeline = asked.services.config.pipeline;
     let known = pipeline.domain(name).and_then(|domain| Some((domain, referred(pipeline, domain)?)));
-    known.ok_or_else(|| absent("no facts refer to such a domain"))
+    known.ok_or_else(|| absent("no facts refer to this domain"))
 }
 
 /// A value as a column of that type would hold it, in SQL; what is none is refused before Postgres is asked.
@@ -84,7 +84,7 @@ fn check(column: &Column, value: &str) -> Result<(), Refused> {
         Cast::Text | Cast::TrimmedText => true,
         _ => false,
     };
-    let said = || (StatusCode::BAD_REQUEST, format!("`{value}` is no {} of a row\n", column.name));
+    let said = || (StatusCode::BAD_REQUEST, format!("`{value}` is not a valid {} of a row\n", column.name));
     if fits { Ok(()) } else { Err(said()) }
 }
 
@@ -124,7 +124,7 @@ pub(super) async fn more(
 ) -> Result<Json<Facts>, Refused> {
     let fact = asked.services.config.pipeline.domain(&domain);
     let known = fact.and_then(|fact| Some((fact, reference(fact)?)));
-    let (fact, (column, ..)) = known.ok_or_else(|| absent("there are no such facts"))?;
+    let (fact, (column, ..)) = known.ok_or_else(|| absent("no such facts"))?;
     check(column, &value)?;
     let until = Parameters::of(&uri).text("until").and_then(|date| date.parse().ok());
     let found = asked

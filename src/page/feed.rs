@@ -1,4 +1,4 @@
-//! One reading of the state for all viewers, once a second at most, and none while nobody looks.
+//! One reading of the state for all viewers, at most once a second, and none without viewers.
 //!
 //! A reading is a handful of named sections as JSON. Each viewer is sent the sections that have changed since it was
 //! last sent any, whichever readings it missed meanwhile: a slow one gets fewer, never a backlog.
@@ -75,7 +75,7 @@ impl Feed {
         }
     }
 
-    /// Returns while somebody looks. What was read before nobody did is forgotten: it is old.
+    /// Waits for a viewer. Readings from before a pause are dropped: they are old.
     async fn watched(&self) {
         while self.latest.receiver_count() == 0 {
             self.latest.send_modify(|latest| latest.sections.clear());

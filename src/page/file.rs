@@ -1,4 +1,4 @@
-//! One file: what it is, its way through the stages with times, and its rejected rows, to look at and as CSV.
+//! One file: its details, its stages with times, and its rejected rows, to look at and as CSV.
 
 use aws_sdk_s3::Client;
 use axum::Json;
@@ -21,7 +21,7 @@ use crate::status::personal;
 
 /// Rejected rows that are given at once.
 const REJECTS_PAGE: i64 = 100;
-/// Rules and columns of a file that are told of.
+/// Maximum number of rules and columns shown of a file.
 const RULES: i64 = 100;
 /// Versions of one key that are named, the newest.
 const VERSIONS: i64 = 20;
@@ -96,7 +96,7 @@ struct InOutputs {
 /// `GET /page/files/ID`.
 pub(super) async fn file(State(asked): State<Asked>, Path(id): Path<i64>) -> Result<Json<File>, Refused> {
     let read = asked.postgres(move |connection| read(connection, id).boxed()).await?;
-    let mut file = read.ok_or_else(|| absent("there is no such file"))?;
+    let mut file = read.ok_or_else(|| absent("no such file"))?;
     let domain = asked.services.config.pipeline.domain(file.outcome.domain());
     file.has_csv = file.outcome.rejected() > 0 && domain.is_some_and(|domain| !personal::has_any(domain));
     if let (Some(offsets), true) = (&file.more.end_offsets, file.more.is_of_stream && file.more.applied_at.is_some()) {
@@ -159,7 +159,7 @@ async fn read(connection: &mut PgConnection, id: i64) -> Result<Option<File>, sq
     Ok(Some(File { outcome, more, rules, corrections, versions, outputs: None, has_csv: false }))
 }
 
-/// Rejected rows, and where to go on.
+/// Rejected rows, and where the next page begins.
 #[derive(Debug, Serialize)]
 pub(super) struct Rejected {
     rejects: Vec<RejectedRow>,
@@ -237,7 +237,7 @@ async fn size(connection: &mut PgConnection, id: i64) -> Result<(String, i64), s
 fn check(domain: &Domain, bytes: i64) -> Result<(), Refused> {
     if personal::has_any(domain) {
         let said = format!(
-            "files of {0} have personal columns, which are not shown here: take the rows with `freshet rejects export {0}`\n",
+            "files of {0} have personal columns, which are not shown here: use `freshet rejects export {0}`\n",
             domain.name
         );
         return Err((StatusCode::FORBIDDEN, said));
@@ -246,8 +246,7 @@ fn check(domain: &Domain, bytes: i64) -> Result<(), Refused> {
 }
 
 fn too_large(domain: &Domain) -> Refused {
-    let said =
-        format!("these rows are too many for the page: take them with `freshet rejects export {}`\n", domain.name);
+    let said = format!("too many rows for the page: use `freshet rejects export {}`\n", domain.name);
     (StatusCode::PAYLOAD_TOO_LARGE, said)
 }
 

@@ -1,4 +1,4 @@
-//! Who is answered, and what a browser may do with the answer.
+//! Which requests are answered, and what a browser may do with the answers.
 //!
 //! A web page elsewhere cannot read another's answers, unless it makes its own name resolve to this machine (DNS
 //! rebinding): the browser then takes us for that page's server. Such a request names that server in `Host`. So
@@ -72,7 +72,7 @@ pub(super) async fn guard(State(hosts): State<Hosts>, request: Request, next: Ne
         true => next.run(request).await,
         false => {
             let reason =
-                "ask for this page by localhost or by address: another host name could be a web page's trick\n";
+                "open this page as localhost or by IP address: another host name could be an attack by a web page\n";
             (StatusCode::FORBIDDEN, reason).into_response()
         }
     };

@@ -10,8 +10,16 @@ macro_rules! guides {
 }
 
 /// The guides that the page names, by file.
-const GUIDES: [(&str, &str); 7] =
-    guides!["files.md", "contracts.md", "rejects.md", "outputs.md", "replay.md", "runbook.md", "status-page.md"];
+const GUIDES: [(&str, &str); 8] = guides![
+    "answers.md",
+    "files.md",
+    "contracts.md",
+    "rejects.md",
+    "outputs.md",
+    "replay.md",
+    "runbook.md",
+    "status-page.md"
+];
 
 /// `GET /docs/NAME`.
 pub(super) async fn guide(Path(name): Path<String>) -> Response {

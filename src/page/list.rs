@@ -34,7 +34,7 @@ pub(super) async fn files(State(asked): State<Asked>, uri: Uri) -> Result<Json<P
     let kind = match parameters.text("show") {
         None => Kind::All,
         Some(name) => {
-            let unknown = || (StatusCode::BAD_REQUEST, format!("there is no kind of files {name}\n"));
+            let unknown = || (StatusCode::BAD_REQUEST, format!("unknown kind of files: {name}\n"));
             Kind::by_name(name).ok_or_else(unknown)?
         }
     };

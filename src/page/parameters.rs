@@ -1,4 +1,4 @@
-//! What stands behind the question mark of an address.
+//! The query parameters of a URL.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The published outputs as S3 shows them: asked again only when there is something new.
+//! The published outputs, read from S3 only when there is something new.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
-//! What the page shows, section by section, as it is read from Postgres and S3.
+//! Reads the sections of the page from Postgres and S3.
 //!
-//! A service that does not answer is named in `away` and not asked for more; what cannot be read is named in `trouble`. The
-//! sections stay as they were then: the page is wanted most when something is down.
+//! A service that does not answer is named in `away` and not asked for more; what cannot be read is named in `trouble`.
+//! The sections keep their last content, because the page is needed most when a service is down.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +30,7 @@ use crate::status::{self, Outside, Status};
 
 /// The section that says when the others were read. It is different each time and, by its name, the last.
 const WHEN: &str = "when";
-/// A reading of one service ends after this, and is made anew with the next one.
+/// A reading of one service ends after this, and starts again with the next one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What ends a statement at the server: whoever stops waiting for one does not stop it.
 const STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = '9s'";

@@ -51,29 +51,29 @@ pub(super) async fn upload(State(asked): State<Asked>, request: Request<Body>) -
     check_sender(&config.http, request.headers())?;
     let parameters = Parameters::of(request.uri());
     let domain = parameters.text("domain").and_then(|name| config.pipeline.domain(name));
-    let domain = domain.ok_or_else(|| absent("there is no such domain"))?;
+    let domain = domain.ok_or_else(|| absent("no such domain"))?;
     let key = key_of(&config.ingest, domain, parameters.text("name").unwrap_or_default())
         .map_err(|said| (StatusCode::BAD_REQUEST, format!("{said}\n")))?;
-    // Not one of those of the page's questions: a slow upload keeps nobody from looking.
-    let _place = UPLOADS.try_acquire().map_err(|_| {
-        (StatusCode::SERVICE_UNAVAILABLE, "too many files are being dropped at once: try again\n".to_owned())
-    })?;
-    let late = |_| (StatusCode::REQUEST_TIMEOUT, "the file takes too long: use an S3 client\n".to_owned());
+    // Not counted among the page's queries: a slow upload does not block viewers.
+    let _place = UPLOADS
+        .try_acquire()
+        .map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "too many uploads at once: try again\n".to_owned()))?;
+    let late = |_| (StatusCode::REQUEST_TIMEOUT, "the upload takes too long: use an S3 client\n".to_owned());
     let content = timeout(WAIT_MAX, to_bytes(request.into_body(), BYTES_MAX)).await.map_err(late)?;
     let content = content.map_err(|_| {
-        let said = format!("a file of more than {} MiB is not taken here: use an S3 client\n", BYTES_MAX >> 20);
+        let said = format!("files over {} MiB are not accepted here: use an S3 client\n", BYTES_MAX >> 20);
         (StatusCode::PAYLOAD_TOO_LARGE, said)
     })?;
     timeout(WAIT_MAX, put(&asked, &key, content)).await.map_err(late)??;
-    tracing::info!(key, "a file was dropped on the status page");
+    tracing::info!(key, "a file was uploaded on the status page");
     Ok(Json(Written { key }))
 }
 
 fn check_sender(http: &HttpSettings, headers: &HeaderMap) -> Result<(), Refused> {
     let said = match (may_write(http), is_from_own_page(headers)) {
         (true, true) => return Ok(()),
-        (false, _) => "the page may not write: set http.uploads = true, or http.token\n",
-        (true, false) => "files are taken from this page only\n",
+        (false, _) => "uploads are disabled: set http.uploads = true, or http.token\n",
+        (true, false) => "uploads are accepted from this page only\n",
     };
     Err((StatusCode::FORBIDDEN, said.to_owned()))
 }
@@ -82,14 +82,16 @@ fn check_sender(http: &HttpSettings, headers: &HeaderMap) -> Result<(), Refused>
 fn key_of(settings: &IngestSettings, domain: &Domain, name: &str) -> Result<String, String> {
     let is_plain = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !matches!(name, "." | "..");
     if !is_plain || name.contains(['/', '\\']) || name.chars().any(char::is_control) {
-        return Err(format!("`{}` is no name for a file", name.escape_debug()));
+        return Err(format!("`{}` is not a valid file name", name.escape_debug()));
     }
     let mut prefixes = settings.all_patterns_of(domain).filter(|pattern| pattern.ends_with('/'));
-    let prefix = prefixes.next().ok_or_else(|| format!("{} has no prefix to put files under", domain.name))?;
+    let prefix = prefixes.next().ok_or_else(|| format!("{} has no prefix for files", domain.name))?;
     let key = format!("{prefix}{name}");
     match settings.name_of(domain, &key) {
         Name::File => Ok(key),
-        Name::NotData(pattern) => Err(format!("its name says that it is no data (`{pattern}` of ingest.not_data)")),
+        Name::NotData(pattern) => {
+            Err(format!("its name matches `{pattern}` of ingest.not_data, so it would not be read"))
+        }
         Name::Foreign => Err(format!("{key} belongs to no domain")),
     }
 }
@@ -97,7 +99,7 @@ fn key_of(settings: &IngestSettings, domain: &Domain, name: &str) -> Result<Stri
 async fn put(asked: &Asked, key: &str, content: Bytes) -> Result<(), Refused> {
     let (s3, bucket) = (&asked.services.s3, &asked.services.config.s3.raw_bucket);
     let there = || {
-        let said = format!("{key} is there already: give the file another name, or replace it with an S3 client\n");
+        let said = format!("{key} already exists: rename the file, or replace it with an S3 client\n");
         (StatusCode::CONFLICT, said)
     };
     // Not every store keeps the condition below.

@@ -1,4 +1,4 @@
-//! What was changed in a file, line by line: its own bytes are read again and judged, as `freshet validate` does it.
+//! The corrected values of a file, line by line: its bytes are read and judged again, as `freshet validate` does.
 //!
 //! The tables keep of a corrected value only the rule; the file still has the value. It is read where its version is still
 //! in the bucket and is of a size that a person waits for.
@@ -39,15 +39,15 @@ struct Version {
 /// `GET /page/files/ID/values`: what `freshet validate` says of the file.
 pub(super) async fn values(State(asked): State<Asked>, Path(id): Path<i64>) -> Result<Json<Report>, Refused> {
     let version = asked.postgres(move |connection| version(connection, id).boxed()).await?;
-    let version = version.ok_or_else(|| absent("there is no such file"))?;
+    let version = version.ok_or_else(|| absent("no such file"))?;
     let config = &asked.services.config;
-    let domain =
-        config.pipeline.domain(&version.domain).ok_or_else(|| absent("this program does not know its domain"))?;
+    let domain = config
+        .pipeline
+        .domain(&version.domain)
+        .ok_or_else(|| absent("this program does not know the file's domain"))?;
     if version.size_bytes > BYTES_MAX {
-        let said = format!(
-            "the file is too large to be read here: take it to `freshet validate --domain {}`\n",
-            version.domain
-        );
+        let said =
+            format!("the file is too large to be checked here: use `freshet validate --domain {}`\n", version.domain);
         return Err((StatusCode::PAYLOAD_TOO_LARGE, said));
     }
     let _place = asked.place().await?;
@@ -78,7 +78,7 @@ async fn fetch(asked: &Asked, version: &Version, path: &FilePath) -> Result<(), 
     let object = match request.if_match(etag).send().await {
         Ok(object) => object,
         Err(error) if error.raw_response().is_some_and(|it| matches!(it.status().as_u16(), 404 | 405 | 412)) => {
-            let said = "this version of the file is no longer in the bucket: which lines were corrected is not known\n";
+            let said = "this version of the file is no longer in the bucket, so the corrected lines are not known\n";
             return Err((StatusCode::GONE, said.to_owned()));
         }
         Err(error) => return Err(away(format!("S3: {}", DisplayErrorContext(&error)))),

@@ -4,10 +4,10 @@
 use serde::Serialize;
 use sqlx::PgConnection;
 
-/// Columns that are told of, those of most files.
+/// Maximum number of columns shown, those of most files.
 const COLUMNS: i64 = 60;
 
-/// Under which rule a column is told of.
+/// The rule under which a column is shown.
 pub const UNKNOWN_COLUMN: &str = "unknown_column";
 /// The same, for one that is absent and has a default.
 pub const ABSENT_DEFAULT: &str = "absent_default";
@@ -26,12 +26,12 @@ pub struct ColumnNote {
     pub key: String,
 }
 
-/// What there is to tell of the columns of files.
+/// Reads the unknown and missing columns of files.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub(super) async fn notes(connection: &mut PgConnection) -> Result<Vec<ColumnNote>, sqlx::Error> {
-    // A version that is overwritten says nothing any more: whoever mends a file is not told of it for ever.
+    // Overwritten versions do not count: the note disappears once a file is corrected.
     sqlx::query_as(
         "SELECT o.domain, c.rule, c.\"column\", count(*) AS files, (array_agg(o.key ORDER BY o.src_ord DESC))[1] AS key
          FROM pipeline.objects o CROSS JOIN LATERAL (

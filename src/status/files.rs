@@ -1,4 +1,4 @@
-//! Files: the newest of the ledger, what became of their rows, and how long they took.
+//! Files: the newest of the ledger, the results of their rows, and how long they took.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub struct FileStatus {
     pub overtaken: i64,
 }
 
-/// One object version, with what became of its rows.
+/// One object version, with the results of its rows.
 #[derive(Debug, Serialize, sqlx::FromRow)]
 pub(crate) struct FileOutcome {
     #[sqlx(flatten)]
@@ -94,7 +94,7 @@ impl FileOutcome {
     }
 }
 
-/// Which files are asked for, by what became of them.
+/// Which files are requested, by their result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     All,
@@ -153,7 +153,7 @@ pub(crate) struct Wanted {
     pub(crate) looked_at_max: i64,
 }
 
-/// How long a file was on its way.
+/// How long a file took.
 #[derive(Debug, Serialize, sqlx::FromRow)]
 pub(crate) struct Freshness {
     #[serde(skip)]
@@ -199,7 +199,7 @@ const OUTCOME: &str = "o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_
     CASE WHEN o.state = $1
         THEN greatest(extract(epoch FROM o.applied_at - o.last_modified), 0)::double precision END AS seconds";
 
-/// What became of the rows of `o`, joined to it.
+/// The results of the rows of `o`, joined to it.
 const PROGRESS: &str = "LEFT JOIN LATERAL (
         SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected, sum(stale) AS stale,
             sum(corrected) AS corrected

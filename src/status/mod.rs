@@ -1,4 +1,4 @@
-//! How far everything is: reading the pipeline's state, for whoever shows it.
+//! Reads the state of the pipeline, for the command, the page and the survey.
 //!
 //! [`read`] asks Postgres, which knows what was found, published, applied and derived; what only Kafka and S3
 //! know comes in as [`Outside`], so that a status can be read while they are away ([`observe`] asks them). [`wait`]
@@ -124,7 +124,7 @@ pub struct PassedOver {
     pub files: i64,
     /// Domains in whose topics they stand.
     pub domains: Vec<String>,
-    /// When one was passed over last.
+    /// When the last one was skipped.
     pub last_seen: DateTime<Utc>,
 }
 
@@ -133,7 +133,7 @@ pub struct DomainStatus {
     pub domain: &'static str,
     /// Files by state; a state without files is 0.
     pub files: BTreeMap<ObjectState, i64>,
-    /// Rows by what became of them, each object at its newest reading.
+    /// Rows by result, each object at its newest reading.
     pub rows: Rows,
     pub partitions: Vec<PartitionStatus>,
     /// Messages between the bookmarks and the end.
@@ -144,7 +144,7 @@ pub struct DomainStatus {
     pub freshness_seconds: Option<f64>,
     /// Age of the oldest file that is neither applied nor rejected nor superseded.
     pub oldest_unfinished_seconds: Option<f64>,
-    /// Files applied within the last day, in their newest version, of whose rows more than half were rejected.
+    /// Files applied within the last day, in their newest version, with more than half of their rows rejected.
     pub mostly_rejected_files: i64,
     /// Rows that refer to a row of another domain which is not known (a location); none where they refer to none.
     pub orphans: Option<Orphans>,
@@ -182,7 +182,7 @@ pub struct PartitionStatus {
     pub lag_messages: i64,
 }
 
-/// Rows by what became of them.
+/// Rows by result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Rows {
     /// In the topic, as far as a listener knows.
@@ -213,7 +213,7 @@ pub struct Orphans {
 /// Orphans are counted up to here; the count must not cost more than the answer is worth.
 pub const ORPHANS_COUNTED: i64 = 100_000;
 
-/// A partition that a processor will not go on with.
+/// A partition that its processor has halted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Halted {
     pub partition: i32,
@@ -234,11 +234,11 @@ pub struct OutputsStatus {
     pub version: Option<u64>,
     /// Whole-file copies older than that version; `None` if S3 was not asked.
     pub copies_behind: Option<Vec<String>>,
-    /// Outputs whose query does not work; the others go on.
+    /// Outputs with a failing query; the others continue.
     pub failed: Vec<FailedOutput>,
 }
 
-/// An output whose query does not work: what is published of it is of an earlier state.
+/// An output with a failing query: its published files are out of date.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FailedOutput {
     pub output: String,

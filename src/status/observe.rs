@@ -1,4 +1,4 @@
-//! What is looked at outside Postgres: the raw bucket, the outputs, and Kafka's ends.
+//! Reads the state outside Postgres: the raw bucket, the outputs, and Kafka's end offsets.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{Dropped, Outputs, Outside};
 use crate::roles::Services;
 
-/// Every file of a domain in the raw bucket, and the other objects there that are told of, the newest first.
+/// Every file of a domain in the raw bucket, and the objects of no domain that are reported, the newest first.
 ///
 /// # Errors
 /// If S3 does not answer or refuses.
@@ -71,10 +71,13 @@ pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
     let mut left_out = Vec::new();
     if let Err(error) = &outputs {
         let place = if services.config.s3.endpoint.is_empty() { "AWS" } else { &services.config.s3.endpoint };
-        left_out.push(format!("the outputs are left out: S3 at {place}: {error:#}"));
+        left_out.push(format!("the outputs are not shown: S3 at {place}: {error:#}"));
     }
     if let Err(error) = complete {
-        left_out.push(format!("lag is counted from the ledger: Kafka at {}: {error:#}", services.config.kafka.brokers));
+        left_out.push(format!(
+            "lag is counted from the ledger, because Kafka at {} does not answer: {error:#}",
+            services.config.kafka.brokers
+        ));
     }
     (Outside { high_watermarks, outputs: outputs.ok() }, left_out)
 }

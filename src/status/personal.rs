@@ -1,4 +1,4 @@
-//! Which values of a file may be shown to whoever sees the page.
+//! Which values of a file may be shown on the page.
 
 use freshet_topics::Domain;
 

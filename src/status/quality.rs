@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::personal;
 
-/// Rules that are told of, those that applied most often.
+/// Maximum number of rules shown, the most frequent ones.
 const RULES: i64 = 60;
 
 /// What the rules did to the rows, each object at its newest reading.

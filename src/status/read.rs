@@ -1,4 +1,4 @@
-//! What Postgres knows, in a handful of statements that stay cheap as the ledger grows.
+//! Reads the status from Postgres, in a handful of statements that stay cheap as the ledger grows.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ pub async fn read(
         None => None,
     };
     let life = life(connection).await.context("read the lives of the ledger")?;
-    let passed_over = passed_over(connection).await.context("count the rows passed over")?;
+    let passed_over = passed_over(connection).await.context("count the skipped rows")?;
     let columns = columns::notes(connection).await.context("read which columns files have and lack")?;
     let unmatched = unmatched::read(connection, UNMATCHED_NAMED).await.context("read what belongs to no domain")?;
     let unlisted = listings::unlisted(connection).await.context("read what cannot be listed")?;

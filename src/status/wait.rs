@@ -30,7 +30,7 @@ pub struct Dropped {
     pub last_modified: DateTime<Utc>,
 }
 
-/// What became of what was waited for.
+/// The result of waiting.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Waited {
     /// Objects in the listing.
@@ -134,7 +134,7 @@ impl Waiting<'_> {
                 .fetch_one(self.pool)
                 .await?;
         if marks > 0 {
-            return Ok(Some(format!("{marks} change marks are not in the outputs yet: does `freshet metrics` run?")));
+            return Ok(Some(format!("{marks} change marks are not in the outputs yet: is `freshet metrics` running?")));
         }
         let behind = outputs().await?.copies_behind;
         let first = behind.first().map(|first| shorten(first, 60));
@@ -170,7 +170,7 @@ impl Waiting<'_> {
         }
         objects.open = still;
         if unseen > 0 && objects.listed.elapsed() > LIST_AGAIN {
-            // Deleted or overwritten before anyone saw it: nothing will come of this version.
+            // Deleted or overwritten before it was found: this version will never be loaded.
             let there = list().await?;
             let before = objects.open.len();
             objects.open.retain(|object| there.contains(object));
@@ -242,8 +242,8 @@ pub fn name_unmatched(unmatched: &[Unmatched], now: DateTime<Utc>) -> Option<Str
     let more = if fresh.len() > NAMED { ", …" } else { "" };
     let said = match fresh.len() {
         0 => return None,
-        1 => "1 object belongs to no domain, and nothing comes of it".to_owned(),
-        count => format!("{count} objects belong to no domain, and nothing comes of them"),
+        1 => "1 object belongs to no domain and is not read".to_owned(),
+        count => format!("{count} objects belong to no domain and are not read"),
     };
     Some(format!("{said}: {}{more}", names.join(", ")))
 }
@@ -253,9 +253,13 @@ fn name(open: &[Dropped], unseen: usize) -> String {
     let more = if open.len() > NAMED { ", …" } else { "" };
     let unseen = match unseen {
         0 => String::new(),
-        unseen => format!(" ({unseen} not found by a listener yet: does `freshet ingest` run?)"),
+        unseen => format!(" ({unseen} not found by a listener yet: is `freshet ingest` running?)"),
     };
-    format!("{} files are open{unseen}: {}{more}", open.len(), names.join(", "))
+    let files = match open.len() {
+        1 => "1 file is not finished".to_owned(),
+        count => format!("{count} files are not finished"),
+    };
+    format!("{files}{unseen}: {}{more}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -277,12 +281,12 @@ mod tests {
         let fresh = object("helth/x.csv", 5, Some("did you mean `health/`?"));
         assert_eq!(
             name_unmatched(&[fresh.clone(), old], now).as_deref(),
-            Some("1 object belongs to no domain, and nothing comes of it: `helth/x.csv` (did you mean `health/`?)")
+            Some("1 object belongs to no domain and is not read: `helth/x.csv` (did you mean `health/`?)")
         );
         let many: Vec<Unmatched> = (0..4).map(|number| object(&format!("x{number}"), number, None)).collect();
         assert_eq!(
             name_unmatched(&many, now).as_deref(),
-            Some("4 objects belong to no domain, and nothing comes of them: `x0`, `x1`, `x2`, …")
+            Some("4 objects belong to no domain and are not read: `x0`, `x1`, `x2`, …")
         );
     }
 
@@ -296,10 +300,10 @@ mod tests {
                 last_modified: DateTime::default(),
             })
             .collect();
-        assert_eq!(name(&open[..1], 0), "1 files are open: health/0.csv");
+        assert_eq!(name(&open[..1], 0), "1 file is not finished: health/0.csv");
         assert_eq!(
             name(&open, 2),
-            "5 files are open (2 not found by a listener yet: does `freshet ingest` run?): \
+            "5 files are not finished (2 not found by a listener yet: is `freshet ingest` running?): \
              health/0.csv, health/1.csv, health/2.csv, …"
         );
     }

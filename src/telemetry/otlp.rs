@@ -1,8 +1,8 @@
-//! Traces by OTLP: one a file, from its drop to the publication of what follows from it.
+//! Traces by OTLP: one per file, from its drop to the publication of the outputs derived from it.
 //!
 //! The stages come as events of [`freshet_topics::trace`], from several processes. Trace and root span have ids that
 //! follow from the object's id ([`trace_id`]), so that each process places its stages in the trace of the file without
-//! having been told of it, and a person finds the trace of a row by the `src_object` beside it.
+//! being told, and a person finds the trace of a row by its `src_object`.
 
 use std::cell::Cell;
 use std::fmt;
@@ -40,7 +40,7 @@ pub(super) fn is_wanted() -> bool {
 /// The exporter, as the environment describes it: endpoint, headers, service name and batching are the specification's.
 ///
 /// # Errors
-/// If the endpoint is no URL, or the system has no root certificates.
+/// If the endpoint is not a URL, or the system has no root certificates.
 pub(super) fn provider(runtime: Handle) -> anyhow::Result<SdkTracerProvider> {
     let connector = HttpsConnectorBuilder::new().with_native_roots().context("read the system's root certificates")?;
     let connector = connector.https_or_http().enable_http1().build();

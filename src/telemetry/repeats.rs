@@ -1,4 +1,4 @@
-//! What is told again and again is written once.
+//! Logs a repeated event once.
 //!
 //! When a service is away, every loop that needs it meets the same error at each try. The log is to say what is wrong, and
 //! say it again when that changes, not how often it was tried. So a warning or an error that says the same as one written
@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What still holds is written again after this, for whoever looks at the end of a log only.
+/// A condition that persists is logged again after this time, for people who only look at the end of a log.
 const REMIND_AFTER: Duration = Duration::from_secs(60);
 /// A process has some dozens of places that warn, in its few domains.
 const REMEMBERED_MAX: usize = 500;

@@ -167,7 +167,7 @@ async fn set_up(machine: &mut Machine) {
     let (succeeded, said) = machine.run(&command);
     assert!(succeeded && said.contains("20 of 20 prepared"), "{said}");
     let (succeeded, said) = machine.run(&command);
-    assert!(succeeded && said.contains("nothing to do; all is as wanted"), "{said}");
+    assert!(succeeded && said.contains("nothing to do; everything is as wanted"), "{said}");
 }
 
 fn curl(url: &str) -> bool {

@@ -160,10 +160,10 @@ async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
     for _ in 0..2 {
         let dry = place.run(&["setup", "--dry-run"], &[]);
         assert_eq!(dry.code, Some(0), "{dry:?}");
-        assert_eq!(dry.of("s3://freshet-raw"), "would be made, with versioning");
-        let bounded = "would be made, with versioning, old versions of outputs kept 7 days";
+        assert_eq!(dry.of("s3://freshet-raw"), "would be created, with versioning");
+        let bounded = "would be created, with versioning, old versions of outputs kept 7 days";
         assert_eq!(dry.of("s3://freshet-processed"), bounded);
-        assert_eq!(dry.of("freshet.health"), "would be made, 3 partitions, 1 replica each");
+        assert_eq!(dry.of("freshet.health"), "would be created, 3 partitions, 1 replica each");
         let empty = "found empty, 3 partitions, 1 replica each: would be marked as freshet's";
         assert_eq!(dry.of("freshet.climate"), empty);
         assert!(dry.of("/freshet").starts_with("empty; would be brought to version "), "{dry:?}");
@@ -172,11 +172,11 @@ async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
         assert!(client.list_buckets().send().await.expect("list").buckets().is_empty());
     }
     let made = place.run(&["setup"], &[]);
-    assert_eq!((made.code, made.of("s3://freshet-raw")), (Some(0), "made, versioning on"), "{made:?}");
-    assert_eq!(made.of("freshet.health"), "made, 3 partitions, 1 replica each");
+    assert_eq!((made.code, made.of("s3://freshet-raw")), (Some(0), "created, versioning on"), "{made:?}");
+    assert_eq!(made.of("freshet.health"), "created, 3 partitions, 1 replica each");
     assert_eq!(made.of("freshet.climate"), "found empty, 3 partitions, 1 replica each, and marked as freshet's");
     assert!(made.of("/freshet").starts_with("was empty, brought to version "), "{made:?}");
-    let bounded = "made, versioning on, old versions of outputs kept 7 days";
+    let bounded = "created, versioning on, old versions of outputs kept 7 days";
     assert_eq!(made.of("s3://freshet-processed"), bounded);
     let rules = client.get_bucket_lifecycle_configuration().bucket("freshet-processed").send().await.expect("ask");
     let rule = rules.rules().first().expect("a rule");
@@ -193,7 +193,7 @@ async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
             assert_eq!(found.of(topic), "found, 3 partitions, 1 replica each");
         }
         assert!(found.of("/freshet").starts_with("found, at version "), "{found:?}");
-        assert!(found.out.ends_with("nothing to do; all is as wanted\n"), "{found:?}");
+        assert!(found.out.ends_with("nothing to do; everything is as wanted\n"), "{found:?}");
     }
     // The older commands find it too.
     assert_eq!(place.run(&["topics", "create"], &[]).code, Some(0));
@@ -301,7 +301,11 @@ async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
     assert!(bucket.starts_with("may not make it (AccessDenied: needs s3:CreateBucket"), "{bucket}");
     let schema = said.of("/freshet");
     assert!(schema.contains("may not bring it to version") && schema.contains("needs CREATE on"), "{schema}");
-    assert_eq!(said.of("freshet.health"), "made, 3 partitions, 1 replica each", "the broker made none by being asked");
+    assert_eq!(
+        said.of("freshet.health"),
+        "created, 3 partitions, 1 replica each",
+        "the broker made none by being asked"
+    );
     for name in ["bucket s3://freshet-raw", "bucket s3://freshet-processed", "schema "] {
         assert!(said.err.contains(name), "{said:?}");
     }
@@ -326,7 +330,7 @@ async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
         said.of("s3://freshet-raw").starts_with("may not look at it (access denied: needs s3:ListBucket"),
         "{said:?}"
     );
-    assert!(said.of("/nowhere").starts_with("does not exist: make the database"), "{said:?}");
+    assert!(said.of("/nowhere").starts_with("does not exist: create the database"), "{said:?}");
 }
 
 #[test]

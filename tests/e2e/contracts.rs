@@ -148,8 +148,8 @@ async fn a_column_that_files_have_is_added_by_a_setup_and_holds_through_replay_a
     }
     let added = set_up(adding).await;
     let expected = [
-        "add column icu_beds_free text, of the files' column \"ICU beds (free)\"",
-        "add column note text, of the files' column \"note\"",
+        "add column icu_beds_free text, with the values of the files' column \"ICU beds (free)\"",
+        "add column note text, with the values of the files' column \"note\"",
     ];
     assert_eq!(added, expected);
     assert_eq!(seen().await, ["1 | open late | 7", "2"], "also of rows that were there");
@@ -177,8 +177,8 @@ async fn a_column_that_files_have_is_added_by_a_setup_and_holds_through_replay_a
     columns.extend([Column::optional("note", Cast::Text), Column::optional("icu_beds_free", Cast::Int)]);
     let declared: &'static _ = Box::leak(Box::new(Domain { columns: columns.leak(), ..*adding }));
     let steps = set_up(declared).await;
-    assert_eq!(steps[0], "let column note have values of its own: it is declared now");
-    assert!(steps.contains(&"make column icu_beds_free anew as int4: it is declared now".to_owned()), "{steps:?}");
+    assert_eq!(steps[0], "turn column note into a stored column: it is declared now");
+    assert!(steps.contains(&"recreate column icu_beds_free as int4: it is declared now".to_owned()), "{steps:?}");
     assert_eq!(seen().await, ["1 | open late", "2 | closed"]);
     let roles = world.pipeline(declared);
     world.put("health/declared.csv", "location_id,date,note,icu_beds_free\n3,2025-09-21,new,9\n").await;

@@ -225,7 +225,7 @@ async fn a_queue_of_another_maker_is_read_as_well() {
     let dead = aws.sqs.get_queue_attributes().queue_url(aws.dead_url()).attribute_names(Attribute::QueueArn);
     let dead = dead.send().await.expect("look at it").attributes.expect("attributes")[&Attribute::QueueArn].clone();
     let redrive = json!({"deadLetterTargetArn": dead, "maxReceiveCount": 2}).to_string();
-    queue("events").attributes(Attribute::RedrivePolicy, redrive).send().await.expect("make the queue");
+    queue("events").attributes(Attribute::RedrivePolicy, redrive).send().await.expect("create the queue");
     let mut config = world.services.config.clone();
     aws.tells(&mut config);
     config.ingest.events.hidden_s = 2;

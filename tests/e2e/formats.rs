@@ -24,7 +24,7 @@ async fn what_is_no_csv_is_rejected_with_what_it_is_and_what_to_do() {
         ("health/error.csv", b"<!DOCTYPE html><html>502".to_vec(), "page of HTML"),
         ("health/list.csv", b"[{\"location_id\": 1}]".to_vec(), "JSON: write it as CSV UTF-8"),
         ("health/wide.csv", utf_16("location_id,date,dengue_cases\n1,2025-09-21,3\n"), "UTF-16: save it as CSV UTF-8"),
-        ("health/tabs.csv", b"location_id\tdate\tdengue_cases\n1\t2025-09-21\t3\n".to_vec(), "parted by tabs"),
+        ("health/tabs.csv", b"location_id\tdate\tdengue_cases\n1\t2025-09-21\t3\n".to_vec(), "separated by tabs"),
     ];
     for (key, bytes, _) in &files {
         world.put(key, bytes).await;

@@ -95,9 +95,9 @@ async fn a_reader_of_the_database_sees_what_is_published_also_after_a_swap() {
         )
         .await;
     let told = setup::prepare(&world.services, true).await;
-    assert_eq!(view(&told, "window_metrics").said, "found, views_reader would be let read it");
+    assert_eq!(view(&told, "window_metrics").said, "found, would be readable by views_reader");
     let told = setup::prepare(&world.services, false).await;
-    assert_eq!(view(&told, "window_metrics").said, "found, views_reader may read it now");
+    assert_eq!(view(&told, "window_metrics").said, "found, now readable by views_reader");
     let again = setup::prepare(&world.services, false).await;
     assert!(again.iter().all(|finding| finding.standing == Standing::Found), "{again:#?}");
     assert_views_are_what_is_published(&world, "views_reader").await;
@@ -148,7 +148,7 @@ async fn a_view_follows_its_output_and_stands_in_nobodys_way() {
     let expected = [
         "daily Make",
         "broken Make: column \"helth\" does not exist",
-        "theirs Make: metrics.theirs is there and is not freshet's: rename it, and set up again",
+        "theirs Make: metrics.theirs exists and was not created by freshet: rename it, and run setup again",
         "current_health_risks Drop",
         "current_hospital_resources Drop",
         "resilience_scores Drop",

@@ -198,8 +198,8 @@ async fn a_pointer_or_manifest_that_was_deleted_or_put_back_is_followed_by_a_hig
     let log = metrics.log();
     let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!(said("which is gone; all outputs are derived again"), 1, "{log}");
-    assert_eq!(said("the pointer is gone, though outputs were published"), 2, "{log}");
-    assert_eq!(said("the pointer was put back to version"), 1, "{log}");
+    assert_eq!(said("the pointer is missing, though outputs were published"), 2, "{log}");
+    assert_eq!(said("the pointer was set back to version"), 1, "{log}");
     let longest = log.lines().map(str::len).max().unwrap_or(0);
     assert!(longest < 1_000, "a line of {longest} bytes\n{log}");
     drop(metrics);
@@ -218,8 +218,8 @@ async fn while_the_pointer_is_gone_status_does_not_call_the_outputs_current() {
 
     let before = current(&world).await;
     delete(&world, POINTER).await;
-    let said = format!("{:#}", outputs().await.expect_err("the pointer is gone"));
-    assert!(said.contains("the pointer is gone") && said.contains("freshet metrics"), "{said}");
+    let said = format!("{:#}", outputs().await.expect_err("the pointer is missing"));
+    assert!(said.contains("the pointer is missing") && said.contains("freshet metrics"), "{said}");
     // What the next publisher publishes has none of the copies that are there.
     let publication = world.publish().await;
     assert_eq!(publication.outcome, Outcome::Published);

@@ -158,8 +158,8 @@ async fn a_query_that_does_not_work_stops_its_output_alone_until_it_works_again(
     running.stop().await;
 }
 
-const SUPERSEDED: &str =
-    "output daily is not set up; run the program and folder that were set up last, or `freshet setup` with these";
+const SUPERSEDED: &str = "output daily is not set up; run the program and pipeline folder that were set up last, or run `freshet setup` \
+     with these";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_query_is_derived_again_alone_and_an_older_one_publishes_nothing_over_it() {
@@ -183,7 +183,7 @@ async fn a_changed_query_is_derived_again_alone_and_an_older_one_publishes_nothi
     assert!(set_up(&newer).await.is_empty(), "setting up twice changes nothing");
     let old = publish(&older).await;
     assert!(
-        matches!(&old.outcome, Outcome::Superseded(said) if said.contains("daily was set up otherwise")),
+        matches!(&old.outcome, Outcome::Superseded(said) if said.contains("daily has since been set up with another definition")),
         "{old:?}"
     );
     let publication = publish(&newer).await;
@@ -304,21 +304,23 @@ async fn a_query_is_checked_against_the_tables_without_any_row() {
         ("SELECT date FROM\n  health_data WHERE -- x\n", vec!["10:20: syntax error at end of input (SQLSTATE 42601)"]),
         (
             "SELECT id, id AS n FROM health_data",
-            vec!["1:1: the key names date, which is no column of the query (there are id, n)"],
+            vec!["1:1: the key names date, which is not a column of the query (it has id, n)"],
         ),
         (
             "SELECT h.date, count(*) AS n, max(random()) AS m FROM health_data AS h
              WHERE location_id IN (SELECT id FROM locations) GROUP BY h.date",
             vec![
-                "1:1: it reads locations, which is no table of its facts and dimensions: a change there would not be seen",
-                "1:1: it calls random(), which gives another value each time: the same rows must give the same bytes",
+                "1:1: it reads locations, which is not a table of its facts and dimensions: a change there would go \
+                 unnoticed",
+                "1:1: it calls random(), which returns a different value each time: the same rows must give the same \
+                 bytes",
             ],
         ),
         (
             "SELECT date FROM health_data WHERE date < :window_end",
             vec![
-                "1:1: `columns` names n, which is no column that is published",
-                "1:1: `chart` names m, which is no column that is published",
+                "1:1: `columns` names n, which is not a published column",
+                "1:1: `chart` names m, which is not a published column",
             ],
         ),
     ];

@@ -106,7 +106,7 @@ async fn what_changed_rules_accept_is_loaded_once_and_the_rest_stays_rejected() 
     let none = json_of(&world, &["rejects", "retry", "health", "--rule", "no_such", "--yes"]);
     assert_eq!(none[0]["rejects"], 0);
     let text = said(&freshet(&world, &["rejects", "retry", "health", "--yes"]));
-    assert!(text.contains("health: 2 are rejects no more, 1 still are"), "{text}");
+    assert!(text.contains("health: 2 now load, 1 are still rejected"), "{text}");
     let again = json_of(&world, &["rejects", "retry", "all", "--yes"]);
     let of_health = again.as_array().expect("domains").iter().find(|it| it["domain"] == "health").expect("health");
     assert_eq!((&of_health["load_now"], &of_health["still_rejected"]), (&0.into(), &1.into()), "{again:#}");
@@ -147,7 +147,7 @@ async fn a_row_is_traced_to_its_line_and_so_is_what_lost_against_it() {
     for part in [
         "in health_data: from health/new.csv line 3",
         "corrected: dengue_cases (negative_to_zero)\n",
-        "took the place of 1 earlier row of its file\n",
+        "replaced 1 earlier row of its file\n",
         "lost to it: health/old.csv line 3",
     ] {
         assert!(text.contains(part), "{part}\n{text}");

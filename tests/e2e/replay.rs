@@ -262,7 +262,7 @@ async fn a_replay_of_some_rows_leaves_the_others_as_they_are() {
     let (told, _) = watch::channel(Default::default());
     let refused = replay::in_place(&context(&world, health), &unknown, &told, &CancellationToken::new()).await;
     let words = refused.expect_err("no such file").to_string();
-    assert!(words.contains("no file of this domain is called health/c.csv"), "{words}");
+    assert!(words.contains("this domain has no file health/c.csv"), "{words}");
     roles.stop().await;
 }
 
@@ -328,7 +328,7 @@ async fn one_that_was_killed_goes_on_and_a_second_one_is_refused() {
     // Two at once.
     let mut second = world.spawn(&["replay", "health", "--from", "beginning"]);
     assert_eq!(second.ended(COMMAND_WITHIN).await, Some(1));
-    assert!(second.log().contains("another process replays health at present"), "{}", second.log());
+    assert!(second.log().contains("another process is replaying health"), "{}", second.log());
     first.kill();
 
     // Something else than what was interrupted.
@@ -337,7 +337,7 @@ async fn one_that_was_killed_goes_on_and_a_second_one_is_refused() {
     let health = context(&world, domain("health"));
     let refused = replay::in_place(&health, &other, &told, &CancellationToken::new()).await;
     let words = refused.expect_err("another request").to_string();
-    assert!(words.contains("has not ended") && words.contains("--abandon"), "{words}");
+    assert!(words.contains("is unfinished") && words.contains("--abandon"), "{words}");
 
     let ended = replayed(&world, domain("health"), &everything()).await;
     assert_eq!((ended.rows_read, ended.changed), (12_000, 12_000), "each row once");

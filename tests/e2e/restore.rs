@@ -146,7 +146,7 @@ async fn a_restored_backup_takes_no_row_of_a_new_file_for_a_duplicate() {
     assert_eq!(epochs, [2], "of all domains");
     let (code, said) = run(&world, "status").await;
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("passed over: 4,100 rows of 41 files of another life"), "{said}");
+    assert!(said.contains("skipped: 4,100 rows of 41 files from another life"), "{said}");
     assert!(said.contains("life 2, begun"), "{said}");
 
     // A replay reads what the first life sent too, and changes nothing.
@@ -230,7 +230,7 @@ async fn a_fresh_database_over_old_topics_takes_every_file_anew() {
     let findings = setup::prepare(&world.services, false).await;
     let health = findings.iter().find(|finding| finding.name.ends_with("health")).expect("the topic");
     let messages = world.records("health").await.values().filter(|record| record.rows > 0).count();
-    let holds = format!("holds {messages} messages of another ledger, whose rows will be passed over");
+    let holds = format!("holds {messages} messages of another ledger, whose rows will be skipped");
     assert!(health.said.contains(&holds), "{health}");
     let (code, said) = run(&world, "setup").await;
     assert_eq!(code, Some(0), "{said}");
@@ -400,7 +400,7 @@ async fn the_documented_steps_bring_everything_back() {
     put_many(&world, "new", 10).await;
     let roles = world.run_all();
     let said = run_documented(&world, look).await;
-    assert!(said.contains("passed over: 1,000 rows of 10 files"), "{said}");
+    assert!(said.contains("skipped: 1,000 rows of 10 files"), "{said}");
     world.settle().await;
     world.all_hold().await;
     assert_eq!(applied_files(&world).await, 26);

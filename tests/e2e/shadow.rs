@@ -273,7 +273,7 @@ async fn the_commands_fill_compare_swap_and_drop() {
     assert!(said.contains("A swap would add 30 rows, remove 0 and change 0"), "{said}");
     let (code, said) = run("replay health --from beginning").await;
     assert_eq!(code, Some(1), "another kind of replay is refused: {said}");
-    assert!(said.contains("has not ended"), "{said}");
+    assert!(said.contains("is unfinished"), "{said}");
     let (code, said) = run("replay health --into shadow --drop --yes").await;
     assert_eq!(code, Some(0), "{said}");
     assert!(world.query::<bool>("SELECT to_regclass('shadow.health_data') IS NULL").await);

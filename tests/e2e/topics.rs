@@ -221,7 +221,7 @@ async fn rows_in_the_place_of_stream_records_are_adopted_and_stay_so() {
     world.until("partitions 1 and 2 are halted", halted).await;
     // The listing may come after that.
     world.until("the file is found", "SELECT count(*) = 1 FROM pipeline.objects WHERE key = 'health/all.csv'").await;
-    assert_eq!(world.object("health/all.csv").await.state, "discovered", "nothing is published before");
+    assert_eq!(world.object("health/all.csv").await.state, "discovered", "nothing is published until it is adopted");
     let (code, said) = run(&world, "bookmarks adopt health --yes").await;
     assert_eq!(code, Some(0), "{said}");
     world.settle().await;

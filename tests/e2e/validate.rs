@@ -55,9 +55,9 @@ fn a_script_learns_by_the_exit_code_whether_every_row_loads() {
         ),
         ("slip", "health/a.csv", b"location_id,date,dengue_case\n1,2025-01-01,1\n".to_vec(), 1, "did you mean"),
         ("excel", "what.csv", b"PK\x03\x04....[Content_Types].xml".to_vec(), 1, "this is an Excel workbook"),
-        ("marker", "health/_SUCCESS", Vec::new(), 1, "its name says that it is no data"),
+        ("marker", "health/_SUCCESS", Vec::new(), 1, "of ingest.not_data, so it is not read"),
         ("gzip", "health/a.csv.gz", good.into(), 1, "the content is not gzip"),
-        ("unknown", "a.csv", b"no,such,header\n".to_vec(), 1, "say so with --domain (locations,"),
+        ("unknown", "a.csv", b"no,such,header\n".to_vec(), 1, "name the domain with --domain (locations,"),
     ];
     for (story, name, content, code, expected) in cases {
         let output = validate(story, &[(name, content.clone())], &[]);

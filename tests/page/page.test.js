@@ -59,8 +59,8 @@ after(async () => {
 });
 
 test("an empty pipeline says what to do", async () => {
-  await there(page.getByRole("region", { name: "First steps" }), "Nothing was dropped yet", "s3://freshet-raw/", "hospital/");
-  await there(section("Files"), "No file was found yet");
+  await there(page.getByRole("region", { name: "First steps" }), "No files yet", "s3://freshet-raw/", "hospital/");
+  await there(section("Files"), "No files found yet");
 });
 
 test("what is dropped appears without a reload", async () => {
@@ -156,7 +156,7 @@ test("a file opens at an address of its own, with its rejects by line and the wa
 
 test("the rejects of a file can be taken away as CSV, as the command gives them", async () => {
   const download = page.waitForEvent("download");
-  await page.getByRole("link", { name: "Download them as CSV" }).click();
+  await page.getByRole("link", { name: "Download as CSV" }).click();
   const file = await download;
   assert.match(file.suggestedFilename(), /^rejects-dirty-\d+\.csv$/);
   const lines = (await readFile(await file.path(), "utf8")).trim().split("\n");
@@ -180,7 +180,7 @@ test("files are found by name and by domain, and all of them by going on", async
   await page.waitForFunction(() => document.querySelectorAll("#files .name").length === 1);
   assert.deepEqual(await names(), ["hospital/good.csv"]);
   await search.fill("%_'");
-  await there(page.locator("#files-none"), "No file is here under “All”");
+  await there(page.locator("#files-none"), "No files under “All”");
   await search.fill("");
   await page.getByRole("button", { name: "With rejected rows" }).click();
   await there(page.locator("#files .name"), "hospital/lost.csv");
@@ -205,10 +205,10 @@ test("files are found by name and by domain, and all of them by going on", async
 
 test("columns that a file has beside its domain, or lacks, stand under their rules and on the file", async () => {
   drop("locations/told.csv", ["id,name,type,colour", "3,Far Town,Urban,red"]);
-  const columns = section("Columns that files have or lack, by rule").getByRole("listitem");
+  const columns = section("Unknown and missing columns, by rule").getByRole("listitem");
   await there(columns.filter({ hasText: "unknown_column" }), "locations.colour 1", "locations/told.csv");
   await there(columns.filter({ hasText: "absent_default" }), "locations.population");
-  await there(row("locations/told.csv"), "unknown: colour", "absent, default taken: population, area");
+  await there(row("locations/told.csv"), "unknown: colour", "missing, default used: population, area");
 });
 
 test("the contract of a domain is told in words", async () => {
@@ -286,7 +286,7 @@ test("what is known of one thing stands together, with the files that it is from
   execute(`INSERT INTO health_data (location_id, date, is_projected, src_object, src_gen, src_row, src_ord, value_ord)
     SELECT 2, '2001-01-01'::date + n, false, 0, 0, 0, 0, 0 FROM generate_series(1, 100) n`);
   await page.reload();
-  const older = view.getByRole("button", { name: "Show older ones" });
+  const older = view.getByRole("button", { name: "Show older rows" });
   await older.click();
   await there(rows, "2001-01-02");
   assert.equal(await rows.count(), dates.length + 100);
@@ -347,7 +347,7 @@ test("what needs a person is said at the top", async () => {
   execute("ALTER TABLE hospital_data RENAME COLUMN nurses TO hidden");
   execute(`WITH marked AS (INSERT INTO pipeline.marks (domain, dates) SELECT 'hospital', daterange(date, date + 1) FROM hospital_data)
     SELECT pg_notify('freshet_marks', 'hospital')`);
-  await there(alarms, "The output resilience_scores is not derived, and what is published of it is older than the tables: prepare: column h.nurses does not exist");
+  await there(alarms, "The output resilience_scores cannot be derived; its published files are older than the tables: prepare: column h.nurses does not exist");
   execute("ALTER TABLE hospital_data RENAME COLUMN hidden TO nurses");
   // What cannot be read leaves the rest as it was.
   execute("ALTER TABLE pipeline.rejects RENAME TO hidden");
@@ -417,7 +417,7 @@ test("a file that is dropped on the page is in the pipeline, and none is replace
   const refused = page.waitForResponse(/uploads/);
   await zone.dispatchEvent("drop", { dataTransfer: transfer });
   assert.equal((await refused).status(), 409);
-  await there(zone.getByRole("listitem"), "is there already");
+  await there(zone.getByRole("listitem"), "already exists");
   // What the browser itself writes down of the answer 409.
   complaints.splice(0, complaints.length, ...complaints.filter((it) => !it.includes("409")));
   const post = (headers, name = "x.csv", body = content) => new Promise((resolve, reject) => {
@@ -462,7 +462,7 @@ test("it says which service does not answer, and since when", async () => {
     signal(program, "STOP");
     try {
       await there(state, `${service} does not answer`);
-      await there(alarms, new RegExp(`^${service} at .* does not answer since .*\\d`));
+      await there(alarms, new RegExp(`^${service} at .* has not answered since .*\\d`));
       // The rest goes on.
       const before = await page.locator("#updated").getAttribute("datetime");
       await page.waitForFunction((before) => document.getElementById("updated").dateTime !== before, before);

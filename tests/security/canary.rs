@@ -251,7 +251,7 @@ async fn roles_work_and_fail_without_a_word_of_a_secret() {
         let port = free_port();
         let settings = settings.set("http.listen", &at(port)).set("ingest.retry_min_ms", "100");
         let mut role = settings.start(&folder.0, &name.replace(' ', "-"), &["ingest"]);
-        let waits = async || role.log().contains("waiting for what a role needs").then_some(());
+        let waits = async || role.log().contains("waiting for a service that a role needs").then_some(());
         within(SOON, "it says what it waits for", waits).await;
         heard.heard(name, curl(&format!("http://{}/readyz", at(port)), &[]));
         assert_eq!(role.terminate(SOON).code(), Some(0), "{}", role.log());

@@ -1,5 +1,5 @@
-//! From the text of a cell to a value, as the batch jobs cast on Spark with `ansi.enabled=false`, and for dates
-//! one step beyond. Every function is pure and allocates nothing; `None` means that the text does not cast.
+//! From the text of a cell to a value, as the batch jobs cast on Spark with `ansi.enabled=false`, with a few more
+//! spellings of dates. Every function is pure and allocates nothing; `None` means that the text does not cast.
 //!
 //! Blanks are the characters 0x01 to 0x20. They are ignored around numbers, booleans and dates; a no-break
 //! space is not one of them.
@@ -22,17 +22,17 @@ pub struct Casted<T> {
 
 /// A fraction other than zero was cut off an integer.
 pub const FRACTION_CUT: &str = "fraction_cut";
-/// An integer stood in groups of three digits, parted by commas.
+/// An integer was written in groups of three digits, separated by commas.
 pub const GROUPING_REMOVED: &str = "grouping_removed";
 /// A finite decimal is too large for a double and became an infinity.
 pub const OVERFLOW_TO_INFINITY: &str = "overflow_to_infinity";
-/// A date was understood that is not spelled `yyyy-MM-dd`.
+/// A date was accepted that is not spelled `yyyy-MM-dd`.
 pub const DATE_NORMALISED: &str = "date_normalised";
-/// A date had a time of day behind it, other than midnight, which is not kept.
+/// A date was followed by a time of day other than midnight, which is dropped.
 pub const TIME_CUT: &str = "time_cut";
 /// A decimal had more digits after the point than its column keeps, and was rounded.
 pub const FRACTION_ROUNDED: &str = "fraction_rounded";
-/// A moment named no zone and was taken for UTC, or no time of day and was taken for midnight.
+/// A timestamp had no zone and was read as UTC, or no time of day and was read as midnight.
 pub const ZONE_ASSUMED: &str = "zone_assumed";
 
 /// Digits that a decimal may have in all.
@@ -169,7 +169,7 @@ pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
     let value = calendar_date(day)?;
     let normalised = text != day || day.len() != 10;
     let is_cut = time.is_some_and(|time| clock_and_zone(time).0.bytes().any(|byte| (b'1'..=b'9').contains(&byte)));
-    // What is lost says more than how it was spelled.
+    // The loss is more important than the spelling, so it is the one that is counted.
     Some(Casted { value, correction: if is_cut { Some(TIME_CUT) } else { normalised.then_some(DATE_NORMALISED) } })
 }
 
@@ -217,7 +217,7 @@ fn calendar_date(day: &str) -> Option<NaiveDate> {
     if parts.next().is_some() || !digits(year, 4, 4) || !digits(month, 1, 2) || !digits(day_of_month, 1, 2) {
         return None;
     }
-    // Year 0 is no year of Postgres' calendar.
+    // Postgres' calendar has no year 0.
     let year: i32 = year.parse().ok().filter(|year| *year > 0)?;
     NaiveDate::from_ymd_opt(year, month.parse().ok()?, day_of_month.parse().ok()?)
 }
@@ -240,7 +240,7 @@ fn offset(zone: &str) -> Option<TimeDelta> {
     let mut digits = zone.bytes().filter(u8::is_ascii_digit).map(|digit| i64::from(digit - b'0'));
     let mut number = || digits.next().unwrap_or(0) * 10 + digits.next().unwrap_or(0);
     let (hours, minutes) = (number(), number());
-    // No place on earth is further from UTC.
+    // The largest offset from UTC in use.
     if hours > 15 || minutes > 59 {
         return None;
     }

@@ -23,20 +23,20 @@ const ELECTION_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Why a topic cannot be created, checked or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// Kafka does not answer or refuses.
+    /// Kafka does not answer, or refuses the request.
     #[error("{action} topic {topic}: {source}")]
     Kafka {
-        /// Verb of what was tried.
+        /// The attempted action, as a verb.
         action: &'static str,
         /// The topic.
         topic: String,
-        /// What rdkafka says.
+        /// The error from rdkafka.
         source: KafkaError,
     },
     /// No broker can be used.
     #[error("{action} topic {topic}: {source}")]
     Unreachable {
-        /// Verb of what was tried.
+        /// The attempted action, as a verb.
         action: &'static str,
         /// The topic.
         topic: String,
@@ -55,7 +55,7 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
-    /// Whether Kafka refuses for want of a permission.
+    /// Whether Kafka refuses because a permission is missing.
     pub fn is_denied(&self) -> bool {
         use RDKafkaErrorCode::{ClusterAuthorizationFailed, GroupAuthorizationFailed, TopicAuthorizationFailed};
         matches!(self.code(), Some(TopicAuthorizationFailed | ClusterAuthorizationFailed | GroupAuthorizationFailed))
@@ -78,7 +78,7 @@ impl CatalogError {
     }
 }
 
-/// A topic as it stands.
+/// A topic's present state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicState {
     /// Its name.
@@ -97,7 +97,8 @@ impl TopicState {
         stream::stream_of(&self.firsts)
     }
 
-    /// The partitions whose beginning a person has to decide about. `accepted` tells what a partition was accepted as.
+    /// The partitions with an unexpected first record, which an operator has to accept. `accepted` is what each
+    /// partition was accepted as.
     pub fn unfit<'a>(&self, stream: Uuid, accepted: impl Fn(i32) -> Option<&'a str>) -> Vec<(i32, FirstRecord)> {
         let judged = (0..).zip(&self.firsts).map(|(partition, first)| (partition, *first));
         judged
@@ -113,11 +114,11 @@ impl TopicState {
 pub struct TopicReport {
     /// The topic after it.
     pub state: TopicState,
-    /// Whether it was made just now.
+    /// Whether this call created it.
     pub created: bool,
     /// Partitions whose stream record was missing: written just now, or, where nothing was to be changed, still to be.
     pub marked: Vec<i32>,
-    /// Settings that differ from what is wanted, one clause each; empty when all is well.
+    /// Settings that differ from the wanted ones, one clause each; empty if none does.
     pub differences: Vec<String>,
 }
 
@@ -145,7 +146,7 @@ pub async fn ensure(
     let log = LogClient::new(settings);
     require_broker(&log, &topic).await?;
     let admin = admin(settings, &topic).await?;
-    // Looked for first: whoever may not create topics can use those that are there.
+    // Looked for first: a user without permission to create topics can still use existing ones.
     let created = !exists(&log, &topic).await? && create(&admin, settings, &topic).await?;
     let Layout { partitions, replication } = wait_for_leaders(&log, &topic).await?;
     let marked = mark::mark_empty(settings, &log, &topic, partitions, known).await?;
@@ -158,7 +159,7 @@ pub async fn ensure(
 }
 
 /// Times in the topic are the broker's: by its own clock Kafka refuses rows of a listener whose clock is an hour ahead, and
-/// removes rows too early of one whose clock is behind. A topic that is there already is not called wrong for the lack of it.
+/// removes rows too early of one whose clock is behind. An existing topic without this setting is not reported.
 const TIMES: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 
 /// Whether this very request created the topic: somebody else may have meanwhile.
@@ -198,7 +199,7 @@ pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option
     Ok(Some(TopicReport { state, created: false, marked, differences }))
 }
 
-/// A topic as it stands now.
+/// The present state of a topic.
 ///
 /// # Errors
 /// [`CatalogError::Missing`] where it does not exist, [`CatalogError::Unmarked`] where nothing was written to it yet.
@@ -255,7 +256,7 @@ async fn beginnings(log: &LogClient, topic: &str, partitions: i32) -> Result<Vec
             Err(LogError::Kafka(source)) => source.rdkafka_error_code(),
             _ => None,
         };
-        // Brokers hear of a new topic, and of its leaders, one after the other.
+        // Brokers learn of a new topic, and of its leaders, one after the other.
         let young = [
             LeaderNotAvailable,
             NotLeaderForPartition,
@@ -292,7 +293,7 @@ async fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Acce
     })
 }
 
-/// Says why where no broker can be used: an admin client would only find that none answers, and take its time.
+/// Gives the reason if no broker can be used: an admin client would only time out.
 async fn require_broker(log: &LogClient, topic: &str) -> Result<(), CatalogError> {
     log.ask(|reader| reader.ping(REQUEST_TIMEOUT)).await.map_err(located("look up", topic))
 }

@@ -1,6 +1,6 @@
-//! The raw cells of a batch by column, with one place for their text, as they come out of messages.
+//! The raw cells of a batch, stored by column with one shared text buffer, as read from messages.
 //!
-//! Few rows have more than cells: those that stand [by row](ByRow) beside them.
+//! What only few rows have is stored [by row](ByRow) beside the cells.
 
 use std::borrow::Cow;
 
@@ -28,7 +28,7 @@ pub enum CellRef<'t> {
 }
 
 impl<'t> CellRef<'t> {
-    /// What stands there; nothing where the file or the row does not reach.
+    /// The text of the cell; `None` if the file or the row does not have it.
     pub fn text(self) -> &'t str {
         match self {
             CellRef::Text(text) => text,
@@ -124,7 +124,7 @@ impl Cells {
         self.spelled(&self.new_cells)
     }
 
-    /// Rows that took the place of earlier rows of their file, with how many.
+    /// Rows that replaced earlier rows of the same file, with the number of rows replaced.
     pub fn overtaken(&self) -> impl Iterator<Item = (usize, u32)> {
         self.overtaken.iter().copied()
     }
@@ -170,7 +170,8 @@ impl Cells {
         self.begin().end();
     }
 
-    /// Begins a row, whose columns are all absent until they are written. Dropped without an end, it leaves nothing.
+    /// Begins a row. All columns are absent until they are written. If it is dropped before it is ended, nothing is
+    /// appended.
     pub(crate) fn begin(&mut self) -> RowWriter<'_> {
         let before = self.end();
         for column in &mut self.columns {
@@ -179,12 +180,12 @@ impl Cells {
         RowWriter { cells: self, before, is_ended: false }
     }
 
-    /// Where the batch ends as it is.
+    /// The present end of the batch.
     pub(crate) fn end(&self) -> End {
         End { rows: self.rows, text_bytes: self.text.len() }
     }
 
-    /// Takes back all that was appended since the batch ended there.
+    /// Removes everything appended after that end.
     pub(crate) fn truncate(&mut self, end: End) {
         self.rows = end.rows;
         for column in &mut self.columns {
@@ -221,7 +222,7 @@ impl Cells {
     }
 }
 
-/// Writes the last row of a batch. What is written twice is what was written last.
+/// Writes the last row of a batch. A cell that is written twice keeps the last text.
 pub(crate) struct RowWriter<'c> {
     cells: &'c mut Cells,
     before: End,
@@ -259,7 +260,7 @@ impl RowWriter<'_> {
         self.cells.stray_quotes.push(self.cells.rows, line);
     }
 
-    /// How many earlier rows of its file it takes the place of.
+    /// How many earlier rows of its file it replaces.
     pub(crate) fn overtaken(&mut self, count: u32) {
         self.cells.overtaken.truncate(self.cells.rows);
         if count > 0 {
@@ -301,7 +302,7 @@ impl NewCellsWriter<'_> {
         &mut self.cells.text
     }
 
-    /// A heading and the text under it. Of a heading that comes twice the last text counts.
+    /// A heading and the text under it. If a heading occurs twice, the last text counts.
     pub(crate) fn push(&mut self, headed: (Span, Span)) {
         self.cells.headed.push(headed);
     }

@@ -1,7 +1,7 @@
-//! The values of a batch by column, with one place for text: no row has anything of its own in memory.
+//! The values of a batch, stored by column with one shared text buffer: nothing is allocated per row.
 //!
-//! A row is an index. NULL is `None`; text is a [`Span`] of the batch's [`Text`]. What only a few rows have stands beside the
-//! columns, [by row](ByRow).
+//! A row is an index. NULL is `None`; text is a [`Span`] of the batch's [`Text`]. What only a few rows have is stored
+//! [by row](ByRow) beside the columns.
 
 use std::cmp::Ordering;
 
@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 use crate::value::compare_doubles;
 use crate::{Cast, Domain, Value};
 
-/// Where a text stands in a [`Text`].
+/// The position of a text in a [`Text`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     start: u32,
@@ -47,7 +47,7 @@ impl Text {
         self.all.len()
     }
 
-    /// Takes back what was appended since there were so many bytes.
+    /// Truncates the buffer to that many bytes.
     pub(crate) fn truncate(&mut self, bytes: usize) {
         self.all.truncate(bytes);
     }
@@ -63,7 +63,7 @@ impl<T> Default for ByRow<T> {
     }
 }
 
-/// In any order of rows; what one row has stays in its order.
+/// From entries in any order of rows; entries of one row keep their order.
 impl<T> FromIterator<(usize, T)> for ByRow<T> {
     fn from_iter<I: IntoIterator<Item = (usize, T)>>(items: I) -> Self {
         let mut items: Vec<(usize, T)> = items.into_iter().collect();
@@ -133,7 +133,7 @@ pub enum Values {
     Text(Vec<Option<Span>>),
 }
 
-/// Does the same with the cells of whatever type a column has.
+/// Runs the same code for a column of any type.
 macro_rules! each_type {
     ($values:expr, $cells:ident => $do:expr) => {
         match $values {
@@ -188,7 +188,7 @@ impl Values {
         }
     }
 
-    /// Gives one more row room, and writes a value there.
+    /// Appends a row with a value.
     fn push(&mut self, value: Value<'_>, text: &mut Text) {
         each_value!(self, value, text, cells, cell => cells.push(cell));
     }
@@ -232,7 +232,7 @@ impl Columns {
 
     /// Writes what a row has in one column into another, of the same type.
     pub(crate) fn copy(&mut self, row: usize, from: usize, to: usize) {
-        // Text is not read on the way: its span is as good in the other column.
+        // Text is not copied: its span is valid in the other column too.
         let Ok([from, to]) = self.columns.get_disjoint_mut([from, to]) else { return };
         match (from, to) {
             (Values::Int(from), Values::Int(to)) => to[row] = from[row],

@@ -14,9 +14,9 @@ use crate::types::Cast;
 pub struct Domain {
     /// The one spelling: prefix, topic suffix, metric label, CLI argument.
     pub name: &'static str,
-    /// What it holds, for people; empty where nobody said.
+    /// Description for people; empty if the contract has none.
     pub description: &'static str,
-    /// The Postgres table, as today's readers know it.
+    /// The Postgres table, under the name that existing readers use.
     pub table: &'static str,
     /// Object keys that belong to the domain: a pattern ending in `/` matches as a prefix, any other matches
     /// the whole key. Settings may add to them.
@@ -25,38 +25,38 @@ pub struct Domain {
     pub key: &'static [&'static str],
     /// The column whose canonical text is the Kafka message key.
     pub partition_by: &'static str,
-    /// What places a row in event time; `None` for a dimension, whose rows have no date.
+    /// How rows are placed in event time; `None` for a dimension, which has no dates.
     pub event_time: Option<EventTime>,
     /// Columns in table order.
     pub columns: &'static [Column],
     /// Rules over several columns, applied in order after each column's own.
     pub row_rules: &'static [RowRule],
-    /// What becomes of columns of a file that the domain does not have.
+    /// How columns of a file that the domain does not have are handled.
     pub on_new_column: NewColumn,
-    /// What becomes of rows that only an older version of an object holds.
+    /// How rows that exist only in an older version of an object are handled.
     pub on_overwrite: Overwrite,
-    /// What becomes of a file with a heading that is nearly a column which the file lacks.
+    /// How a file is handled that lacks a column but has a heading with nearly its name.
     pub on_near_miss: NearMiss,
-    /// What parts the cells of a line: one ASCII character.
+    /// The delimiter of cells: one ASCII character.
     pub delimiter: u8,
-    /// How the bytes of a file are text.
+    /// The text encoding of files.
     pub encoding: TextEncoding,
     /// Whether a row says in the column `corrections` which of its values were changed.
     pub keeps_corrections: bool,
-    /// Cells that stand for "not known" in every column.
+    /// Cells that mean "not known" in every column.
     pub missing_values: &'static [&'static str],
-    /// How long after it is dropped a row may take to be in the table; `None` where nobody said.
+    /// How long a row may take from the drop of its file to the table; `None` if the contract has no limit.
     pub latency: Option<Duration>,
-    /// After how long without a new file one is missed; `None` where nobody said.
+    /// How long without a new file is too long; `None` if the contract has no limit.
     pub frequency: Option<Duration>,
 }
 
-/// What places a row in event time.
+/// How rows are placed in event time.
 #[derive(Debug, Clone, Copy)]
 pub struct EventTime {
     /// The date column.
     pub date: &'static str,
-    /// Which rows are observed: only they make windows dirty or move the watermark. `None` where all are.
+    /// The condition for an observed row: only those make windows dirty or move the watermark. `None`: all rows.
     pub observed_when: Option<Observed>,
 }
 
@@ -69,14 +69,14 @@ pub struct Observed {
     pub value: &'static Value<'static>,
 }
 
-/// What becomes of columns of a file that its domain does not have.
+/// How columns of a file that its domain does not have are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewColumn {
     /// They are left out, and noted once a file.
     Ignore,
     /// Their cells are kept in the column `extra` of the row.
     Keep,
-    /// They are kept likewise, and a setup makes a column of text of each that it finds there.
+    /// As for `Keep`, and each setup adds a text column for every new one it finds.
     Add,
     /// The file is rejected.
     Reject,
@@ -89,28 +89,28 @@ impl NewColumn {
     }
 }
 
-/// What becomes of rows that only an older version of an object holds, once a newer one is applied.
+/// How rows that exist only in an older version of an object are handled once a newer one is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
-    /// They stay: a file says something of the keys that it holds, and of no others.
+    /// They stay: a file only speaks for the keys that it contains.
     Merge,
-    /// They leave the table: a file is all there is to say under its name.
+    /// They are removed: the newest version of a file replaces the older one completely.
     Replace,
 }
 
-/// What becomes of a file with a heading that is nearly a column which the file lacks.
+/// How a file is handled that lacks a column but has a heading with nearly its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NearMiss {
     /// The file is rejected, and the column named.
     Reject,
-    /// It is a new column like any other.
+    /// The heading is an unknown column like any other.
     Ignore,
 }
 
-/// How the bytes of a file are text.
+/// The text encoding of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TextEncoding {
-    /// UTF-8, as it stands.
+    /// UTF-8.
     Utf8,
     /// Windows-1252, a byte a character.
     Windows1252,
@@ -125,36 +125,36 @@ pub enum TextEncoding {
 pub struct Column {
     /// Canonical name: in the table, in messages, in metrics.
     pub name: &'static str,
-    /// What it holds, with its unit, for people; empty where nobody said.
+    /// Description for people, with its unit; empty if the contract has none.
     pub description: &'static str,
     /// Other header spellings, lower case.
     pub aliases: &'static [&'static str],
     /// How text becomes a value.
     pub cast: Cast,
-    /// What a file without this column gets: [`Instead::Reject`] rejects the file, else it stands in every row.
+    /// The value in all rows if a file lacks this column; [`Instead::Reject`] rejects the file.
     pub absent: Instead,
-    /// What stands for an empty cell.
+    /// The value of an empty cell.
     pub empty: Instead,
-    /// What stands for a cell that does not cast.
+    /// The value of a cell that does not cast.
     pub uncastable: Instead,
     /// Rules on the value, in order.
     pub rules: &'static [Rule],
     /// The column of another domain whose values it holds.
     pub references: Option<Reference>,
-    /// Whether a comma stands before the fraction of its numbers, and points between groups of three digits.
+    /// Whether its numbers have a decimal comma, and points between groups of three digits.
     pub decimal_comma: bool,
-    /// Whether it says something of a person: its values are not shown in logs and on pages.
+    /// Whether it is personal data: its values are not shown in logs and on pages.
     pub personal: bool,
     /// Cells that stand for "not known": the domain's and the column's own.
     pub missing_values: &'static [&'static str],
-    /// What sample data of it looks like; `None` where nobody said.
+    /// How its sample data looks; `None` if the contract does not describe it.
     pub sample: Option<Sample>,
 }
 
-/// What stands where a cell says nothing.
+/// The value to use if a cell has none.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Instead {
-    /// Nothing: the row is rejected, or for an absent column the file.
+    /// None: the row is rejected, or, for an absent column, the file.
     Reject,
     /// NULL.
     Null,
@@ -172,7 +172,7 @@ pub struct Reference {
 }
 
 impl EventTime {
-    /// The condition, in SQL, that a row is observed; `prefix` stands before the column's name (`t.`).
+    /// The SQL condition that a row is observed; `prefix` is put before the column's name (`t.`).
     pub fn observed_sql(&self, prefix: &str) -> String {
         match self.observed_when {
             None => "true".to_owned(),
@@ -192,7 +192,7 @@ impl EventTime {
 }
 
 impl Instead {
-    /// The value that stands there; NULL where nothing may.
+    /// The value itself; NULL for [`Instead::Reject`].
     pub fn value(self) -> Value<'static> {
         match self {
             Instead::Reject | Instead::Null => Value::Null,
@@ -227,7 +227,7 @@ impl Column {
         }
     }
 
-    /// Whether a row that loads always has a value here, whatever rules over two columns do.
+    /// Whether a row that loads always has a value here, regardless of the rules over two columns.
     pub fn is_filled(&self) -> bool {
         [self.absent, self.empty, self.uncastable].iter().all(|instead| *instead != Instead::Null)
             && self.rules.iter().all(|rule| rule.otherwise != Otherwise::Null)
@@ -252,15 +252,18 @@ impl Domain {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// The columns of JSON that the table has because the contract says so, after the domain's own, with what they hold.
+    /// The JSON columns that the contract adds after the domain's own columns, with their descriptions.
     pub fn kept_columns(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
-        let extra = self.on_new_column.keeps().then_some((
-            kept::EXTRA,
-            "Cells of the file's columns that the contract does not have, by their headings.",
+        let extra = self
+            .on_new_column
+            .keeps()
+            .then_some((kept::EXTRA, "Cells of columns that the contract does not have, by heading."));
+        let corrections = self.keeps_corrections.then_some((
+            kept::CORRECTIONS,
+            "The rules by which values were changed, by column; _overtaken counts the \
+                                            earlier rows of the same file that this row replaced. NULL: nothing was \
+                                            changed.",
         ));
-        let corrections = self
-            .keeps_corrections
-            .then_some((kept::CORRECTIONS, "The rules by which values were changed, by column; under _overtaken how many earlier rows of its file the row took the place of. NULL: nothing was changed."));
         extra.into_iter().chain(corrections)
     }
 
@@ -280,8 +283,8 @@ impl Domain {
         all.filter(|(.., otherwise)| *otherwise == Otherwise::Warn).map(|(column, rule, _)| (column, rule))
     }
 
-    /// The columns beside the key that get a value of the contract in every row of a file which lacks them: there it takes the
-    /// place of what was known.
+    /// The non-key columns that get the contract's default in every row of a file that lacks them: the default
+    /// overwrites the value in the table.
     pub fn columns_with_a_default(&self) -> impl Iterator<Item = &'static Column> + use<> {
         let key = self.key;
         let has_default =
@@ -289,7 +292,7 @@ impl Domain {
         self.columns.iter().filter(has_default)
     }
 
-    /// The names of its own rules under which a row is rejected.
+    /// The names of its own rules that reject rows.
     pub fn rejecting_rules(&self) -> impl Iterator<Item = &'static str> + use<> {
         let of_columns = self.columns.iter().flat_map(|column| column.rules).map(|rule| (rule.name, rule.otherwise));
         let of_rows = self.row_rules.iter().map(|rule| (rule.name, rule.otherwise));

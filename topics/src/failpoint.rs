@@ -1,24 +1,24 @@
-//! Places in freshet where a test can have the process killed, stopped or held up.
+//! Points in freshet at which a test can kill, stop or delay the process.
 //!
-//! They are there only with the feature `failpoints`, which the tests of this repository are built with and nothing that
-//! is shipped is: without it [`reach`] is empty and the environment is not looked at.
+//! They exist only with the feature `failpoints`, which the tests of this repository enable and shipped builds do not:
+//! without it [`reach`] is empty and the environment is not read.
 //!
-//! With it, the variable `FAILPOINTS` says what happens where, as the crate `fail` reads it: `NAME=ACTION;NAME=ACTION`.
-//! An action is `return(kill)` (SIGKILL to this process), `return(stop)` (SIGSTOP to it) or `sleep(MILLISECONDS)`, each
-//! with a count before it if wanted: `3*off->return(kill)` is the fourth time.
+//! With it, the variable `FAILPOINTS` sets an action for each point, in the syntax of the crate `fail`:
+//! `NAME=ACTION;NAME=ACTION`. An action is `return(kill)` (SIGKILL to this process), `return(stop)` (SIGSTOP to it) or
+//! `sleep(MILLISECONDS)`, each with a count before it if wanted: `3*off->return(kill)` is the fourth time.
 
 /// A place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// A listener has claimed an object, and nothing is read of it.
+    /// A listener has claimed an object but not read it yet.
     Claimed,
     /// A row of a chunk was handed to the producer.
     RowSent,
-    /// Kafka has acknowledged all of a chunk, and the ledger does not know.
+    /// Kafka has acknowledged a whole chunk, but the ledger does not know yet.
     ChunkAcknowledged,
     /// A batch is written, and its transaction is open.
     BeforeCommit,
-    /// Postgres has committed a batch, and nobody in the process knows.
+    /// Postgres has committed a batch, but the process does not know yet.
     AfterCommit,
     /// Rows of an older version are deleted and the newer one is applied, in a transaction that is open.
     Replaced,
@@ -30,7 +30,7 @@ pub enum Point {
     FilesPut,
     /// Its manifest, too.
     ManifestPut,
-    /// The pointer names it, and the marks are there.
+    /// The pointer names it, but the marks are not deleted yet.
     PointerSwapped,
     /// The marks are deleted.
     MarksDeleted,
@@ -83,11 +83,11 @@ pub use active::{listen, reach};
 
 #[cfg(not(feature = "failpoints"))]
 mod absent {
-    /// Nothing: this build has no failpoints.
+    /// Does nothing: this build has no failpoints.
     #[inline(always)]
     pub fn listen() {}
 
-    /// The process is at this point; nothing comes of it in this build.
+    /// The process is at this point; does nothing in this build.
     #[inline(always)]
     pub fn reach(_: super::Point) {}
 }
@@ -103,21 +103,21 @@ mod active {
     /// Another thread may be the one that takes the signal, some microseconds later.
     const UNTIL_STOPPED: Duration = Duration::from_millis(200);
 
-    /// Does from now on what `FAILPOINTS` says; for the whole life of the process.
+    /// Enables the actions in `FAILPOINTS` for the whole life of the process.
     ///
     /// # Panics
-    /// If it names a point that there is not.
+    /// If it names an unknown point.
     pub fn listen() {
         let said = std::env::var("FAILPOINTS").unwrap_or_default();
         for name in said.split(';').filter_map(|one| Some(one.split_once('=')?.0)) {
             let known = Point::ALL.iter().any(|point| point.name() == name.trim());
-            assert!(known, "FAILPOINTS names {name}, which is no point");
+            assert!(known, "FAILPOINTS names {name}, which is not a failpoint");
         }
         // Dropping the scenario would end it.
         std::mem::forget(fail::FailScenario::setup());
     }
 
-    /// The process is at this point: does what was asked for, if anything was.
+    /// The process is at this point: runs the action set for it, if any.
     pub fn reach(point: Point) {
         fail::fail_point!(point.name(), |action| match action.as_deref() {
             Some("kill") => signal(Signal::KILL),

@@ -1,5 +1,5 @@
-//! Judging: each cell is cast and held against the rules of its column, then the rules over two columns of a row. Pure and
-//! context-free: the same text gives the same verdict for ever, so that a replay decides as the first time did.
+//! Judging: each cell is cast and checked against the rules of its column, then against the rules over two columns.
+//! Pure and context-free: the same text always gets the same verdict, so that a replay decides as the first time did.
 //!
 //! | cell | column | value | counted as |
 //! |---|---|---|---|
@@ -12,7 +12,7 @@
 //! | does not cast | rejects | – | [`UNCASTABLE`] |
 //! | | NULL | NULL | [`UNCASTABLE_TO_NULL`] |
 //! | | a value for it | that | [`UNCASTABLE_TO_DEFAULT`] |
-//! | breaks a rule | – | what the rule says | the rule's name |
+//! | breaks a rule | – | as the rule says | the rule's name |
 //!
 //! [`columns`] judges the rows of a batch, column by column; a row alone is a batch of one ([`row`]).
 
@@ -33,7 +33,7 @@ pub const REQUIRED_EMPTY: &str = "required_empty";
 pub const EMPTY_TO_DEFAULT: &str = "empty_to_default";
 /// A cell stands for "not known".
 pub const MISSING_VALUE: &str = "missing_value";
-/// A cell does not cast and its column takes nothing for it.
+/// A cell does not cast and its column has no value for that case.
 pub const UNCASTABLE: &str = "uncastable";
 /// A cell does not cast and became NULL.
 pub const UNCASTABLE_TO_NULL: &str = "uncastable_to_null";
@@ -43,10 +43,10 @@ pub const UNCASTABLE_TO_DEFAULT: &str = "uncastable_to_default";
 pub const EXTRA_CELLS: &str = "extra_cells";
 /// A quote on the line is never closed, or has text after its end.
 pub const STRAY_QUOTE: &str = "stray_quote";
-/// A message that is no row of a file, or none that this version can read.
+/// A message that is not a row of a file, or that this version cannot read.
 pub const MALFORMED_MESSAGE: &str = "malformed_message";
 
-/// What was noted on the way to a value.
+/// A correction or a warning about a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Note {
     /// Its column.
@@ -55,7 +55,7 @@ pub struct Note {
     pub rule: &'static str,
 }
 
-/// What was noted on the way to the values of some cells.
+/// Corrections and warnings about the values of some cells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notes {
     /// Values that were changed, in the order in which they were.
@@ -112,7 +112,7 @@ fn judged<'t>(
         CellRef::Text(text) => text,
     };
     if cast::is_blank(text) {
-        // Where the file need not say it, the row need not.
+        // If the file may lack the column, a row may lack the cell.
         let default = if column.empty == column.absent { "" } else { EMPTY_TO_DEFAULT };
         return instead(column, column.empty, [REQUIRED_EMPTY, "", default], notes);
     }
@@ -145,7 +145,7 @@ fn is_missing_value(column: &Column, text: &str) -> bool {
     column.missing_values.iter().any(|value| value.as_bytes().first() == first && *value == text)
 }
 
-/// What stands where a cell says nothing, noted under the name for a reject, for NULL or for a value.
+/// The value for a cell without one, noted under the rule's name for a reject, for NULL or for a default.
 fn instead(
     column: &Column,
     instead: Instead,

@@ -1,6 +1,6 @@
-//! How every Kafka client of freshet is configured, and what its settings must be to work.
+//! The configuration of every Kafka client of freshet, and the checks of its settings.
 //!
-//! [`access`] is what all clients have in common once they run: their tokens, and what Kafka complains of.
+//! [`access`] is what all clients have in common while they run: tokens and errors from Kafka.
 
 pub mod access;
 mod msk;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::message::packed::PACK_ROWS_MAX;
 
-/// The mechanism of freshet's own that stands for OAUTHBEARER with tokens signed by AWS credentials.
+/// freshet's own mechanism name for OAUTHBEARER with tokens signed by AWS credentials.
 const AWS_MSK_IAM: &str = "AWS_MSK_IAM";
 /// What librdkafka as built here can do, and [`AWS_MSK_IAM`].
 const MECHANISMS: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", AWS_MSK_IAM];
@@ -58,9 +58,9 @@ pub struct KafkaSettings {
     pub ssl_certificate_location: String,
     /// File of its key (PEM).
     pub ssl_key_location: String,
-    /// What the key is encrypted with.
+    /// Passphrase of that key.
     pub ssl_key_password: SecretString,
-    /// OAUTHBEARER: where a token is got for the client id and secret (OIDC client credentials).
+    /// OAUTHBEARER: endpoint that issues tokens for the client id and secret (OIDC client credentials).
     pub oauth_token_url: String,
     /// The client's id.
     pub oauth_client_id: String,
@@ -123,7 +123,7 @@ impl KafkaSettings {
         config
     }
 
-    /// What the settings that are not empty come to.
+    /// The librdkafka properties of the settings that are not empty.
     fn security_properties(&self) -> BTreeMap<&'static str, &str> {
         let mechanism = match self.uses_msk_iam() {
             true => "OAUTHBEARER",
@@ -145,7 +145,7 @@ impl KafkaSettings {
         ]);
         if !self.oauth_token_url.is_empty() {
             properties.insert("sasl.oauthbearer.method", "oidc");
-            // curl is linked in and knows no place of the system's CAs by itself.
+            // curl is linked statically and does not know where the system's CAs are.
             properties.insert("https.ca.location", "probe");
         }
         properties.retain(|_, value| !value.is_empty());
@@ -159,7 +159,7 @@ impl KafkaSettings {
     /// The first setting that cannot work, and why. No value of one about security is repeated.
     ///
     /// # Errors
-    /// One clear line for whoever wrote it.
+    /// One clear line for the person who wrote the setting.
     pub fn check(&self) -> Result<(), String> {
         if !(1..=PACK_ROWS_MAX).contains(&self.rows_per_message) {
             return Err(format!("kafka.rows_per_message must be between 1 and {PACK_ROWS_MAX}"));
@@ -258,7 +258,7 @@ impl KafkaSettings {
         Ok(())
     }
 
-    /// librdkafka's own opinion, which it would give when the first client is made, value and all.
+    /// librdkafka's own check, which would otherwise fail when the first client is created, and repeat the value.
     fn check_properties(&self) -> Result<(), String> {
         use rdkafka::types::RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN;
         for (name, value) in &self.properties {

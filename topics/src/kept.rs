@@ -1,4 +1,5 @@
-//! What a row keeps beside its columns, where its contract says so: the cells of new columns, and what was corrected.
+//! What a row stores besides its columns if its contract asks for it: the cells of unknown columns, and its
+//! corrections.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +7,16 @@ use crate::columns::ByRow;
 use crate::judge::Note;
 use crate::message::OVERTAKEN;
 
-/// The column of what was said in columns that the domain does not have: cells by their headings, as JSON
+/// The column for cells of columns that the domain does not have, as JSON by heading
 /// (`{"note": "closed in the morning"}`).
 pub const EXTRA: &str = "extra";
-/// The column of what was corrected: rules by the columns whose values they changed, as JSON
-/// (`{"cases": "negative_to_zero"}`, a list where there are several). A row that took the place of earlier rows of its file
-/// says of how many, under a name that no column has: `{"_overtaken": 23}`.
+/// The column for corrections, as JSON: for each changed column the rule that changed it
+/// (`{"cases": "negative_to_zero"}`, a list where there are several). A row that replaced earlier rows of its file has
+/// their number, under a name that no column has: `{"_overtaken": 23}`.
 pub const CORRECTIONS: &str = "corrections";
 
-/// Spells what was corrected in each row, for its column [`CORRECTIONS`]. `overtaken` says of how many earlier rows of its
-/// file a row took the place.
+/// Spells what was corrected in each row, for its column [`CORRECTIONS`]. `overtaken` is how many earlier rows of its
+/// file a row replaced.
 pub(crate) fn corrections(notes: &ByRow<Note>, overtaken: &ByRow<u32>, mut keep: impl FnMut(usize, &str)) {
     for (row, notes) in notes.rows() {
         keep(row, &json(notes, overtaken.first_of(row)));

@@ -1,14 +1,14 @@
 //! What flows through freshet.
 //!
 //! This crate promises one description of the data that every stage shares: which domains there are, how a
-//! cell of text becomes a value, what a row looks like as a Kafka message, and which topics carry it. It does
-//! no input or output of its own but for [`catalog`], which creates and checks topics, [`log`], which looks at them, and
-//! [`kafka::access`], by which every client logs in.
+//! cell of text becomes a value, what a row looks like as a Kafka message, and which topics carry it. It does no input
+//! or output, except in [`catalog`], which creates and checks topics, [`log`], which reads their offsets, and
+//! [`kafka::access`], with which every client logs in.
 //!
 //! One row's path through it: a file's key picks its [`Domain`]; the header is matched to the domain's
 //! [`Column`]s; the row's raw cells become a [`message`] keyed by location, whose [`partition`] is a pure
-//! function of that key; the processor reads the [`cells`] of a whole batch back, [`cast`]s them and applies the columns'
-//! rules ([`judge`]), and what comes out are [`columns`] of values, each row of which has its [`Provenance`].
+//! function of that key; the processor reads the [`cells`] of a whole batch back, [`cast`]s them and applies the
+//! columns' rules ([`judge`]). The result is [`columns`] of values; each row has its [`Provenance`].
 
 pub mod cast;
 pub mod catalog;
@@ -45,6 +45,6 @@ pub use value::Value;
 
 /// The version of the rules that turn bytes into rows: framing, header matching, sequence and partition.
 ///
-/// It is frozen in the ledger per object and generation. Raise it whenever the same bytes would be numbered
-/// otherwise; a listener of another version then opens a new generation at row 0.
+/// It is frozen in the ledger per object and generation. Raise it whenever the same bytes would get different numbers;
+/// a listener of another version then opens a new generation at row 0.
 pub const PARSER_VERSION: i32 = 3;

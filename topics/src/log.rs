@@ -1,9 +1,9 @@
 //! Looking at a topic's log from outside: where its partitions begin and end, what they begin with, and how old a
 //! record is.
 //!
-//! This is the one place that asks Kafka about a log. [`LogReader`] belongs to no group and moves nothing; it keeps one
-//! client for all its questions, and its calls block. [`LogClient`] asks the same from async code. [`truncated`] tells
-//! by two measurements whether a log became shorter than what Kafka had acknowledged.
+//! Only this module queries Kafka about a log. [`LogReader`] joins no group and commits nothing; it keeps one client
+//! for all queries, and its calls block. [`LogClient`] does the same for async code. [`truncated`] decides from two
+//! measurements whether a log became shorter than what Kafka had acknowledged.
 
 mod client;
 mod truncated;
@@ -24,23 +24,23 @@ use crate::kafka::KafkaSettings;
 use crate::kafka::access::{self, MetadataClient, Unreachable};
 use crate::stream::FirstRecord;
 
-/// The one timeout of a question about a log. A leader election or the restart of a broker takes some seconds and is
-/// waited out; whoever gets no answer asks again later.
+/// The one timeout of a question about a log. It outlasts a leader election or the restart of a broker, which take some
+/// seconds; callers without an answer try again later.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Records of which only the age is shown are left out when they have not come within this.
+/// How long to wait for records that are read only to show their age.
 const AGES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Kafka did not answer, or refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// What rdkafka says.
+    /// The error from rdkafka.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
     /// No broker can be used.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     /// The blocking task was cancelled or panicked.
-    #[error("the task that asks Kafka ended early")]
+    #[error("the task that queries Kafka ended early")]
     Task,
 }
 
@@ -71,14 +71,14 @@ pub struct Layout {
     pub replication: i32,
 }
 
-/// Whether a topic is there.
+/// Whether a topic exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// It does not exist.
     Missing,
     /// A partition has no leader yet, or not at present.
     Electing,
-    /// It is there, and every partition has a leader.
+    /// It exists, and every partition has a leader.
     Ready(Layout),
 }
 
@@ -113,7 +113,7 @@ impl LogReader {
         self.client.context().complaint().map(Unreachable::Refused)
     }
 
-    /// Whether the topic is there, and how it is spread. No broker makes it because it was asked for.
+    /// Whether the topic exists, and its partitions and replicas. The query does not create it.
     ///
     /// # Errors
     /// If Kafka does not answer in time, or refuses.
@@ -181,7 +181,7 @@ impl LogReader {
         self.read_one_of_each(topic, &wanted, REQUEST_TIMEOUT, |message| {
             let first = match message.offset() {
                 0 => FirstRecord::of(message.headers()),
-                // The log begins at 0, and no record stands there: a marker of a transaction.
+                // The log begins at 0, but has no record there: it is a transaction marker.
                 _ => FirstRecord::Foreign,
             };
             firsts.insert(message.partition(), first);
@@ -320,11 +320,11 @@ impl LogReader {
     }
 
     fn assignment(&self) -> MutexGuard<'_, ()> {
-        // It guards no value that a panic could leave half-made.
+        // It guards no value that a panic could leave inconsistent.
         self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the client get its token and hear what Kafka complains of, unless somebody polls it already.
+    /// Lets the client fetch its token and receive errors from Kafka, unless it is being polled already.
     fn poll_events(&self) {
         match self.assignment.try_lock() {
             Ok(_assignment) => access::poll_events(&self.client),

@@ -2,9 +2,9 @@
 //!
 //! The value is a JSON object of raw text by canonical column name, so that any consumer can read it and a
 //! replay sees exactly what the file said. Three cases are kept apart: a column the file does not have is not
-//! in the object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the
-//! header stand under [`EXTRA`], and under [`OVERTAKEN`] how many rows of its file it takes the place of. Where the row
-//! comes from is in the header [`ORIGIN_HEADER`].
+//! in the object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the header are
+//! under [`EXTRA`]; [`OVERTAKEN`] is the number of earlier rows of the file that it replaces. The row's origin is in
+//! the header [`ORIGIN_HEADER`].
 //!
 //! This is the form of a message of one row. [`packed`] has several rows in one; a topic may hold both.
 
@@ -32,7 +32,7 @@ pub const EXTRA: &str = "_extra";
 /// The JSON name under which cells of new columns travel, as an object of text by heading, where the contract keeps them.
 pub const NEW_CELLS: &str = "_new";
 
-/// The JSON name under which the line travels that has a stray quote.
+/// The JSON name of a line with a stray quote.
 pub const STRAY_QUOTE: &str = "_stray_quote";
 
 /// The JSON name under which a row says how many earlier rows of its file have its key: a number, absent where it is 0.
@@ -41,12 +41,12 @@ pub const OVERTAKEN: &str = "_overtaken";
 /// The header of record 0 of a partition; its value is the stream id. A record that has it carries no row.
 pub const STREAM_HEADER: &str = "stream";
 
-/// Where a row comes from: enough to find it in the file, to order it and to notice that one is missing.
+/// A row's origin: enough to find it in the file, to order it, and to notice missing rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Provenance {
     /// `pipeline.objects.id` of the object version.
     pub object: i64,
-    /// The reading of that object; a new one begins when parser version or partition count change.
+    /// Counts the readings of that object; a new one begins when the parser version or the partition count changes.
     pub generation: i32,
     /// Data row within the object, from 0, the header not counted.
     pub row: i64,
@@ -58,14 +58,14 @@ pub struct Provenance {
     pub seq: i64,
     /// [`crate::PARSER_VERSION`] of the listener that numbered the row.
     pub parser: i32,
-    /// `pipeline.objects.nonce`: a random number of the object. A ledger that was restored, or made again, gives the
-    /// same ids a second time; it never gives the same nonce. Nil for objects registered before there were nonces.
+    /// `pipeline.objects.nonce`: a random number of the object. A restored or recreated ledger assigns the same ids
+    /// again, but never the same nonce. Nil for objects registered before there were nonces.
     pub nonce: Uuid,
-    /// The partition count that the rows were numbered by; 0 where an earlier version did not say.
+    /// The partition count that the rows were numbered for; 0 in messages of earlier versions.
     pub partitions: i32,
 }
 
-/// A message without its row's origin, or with headers this version cannot read.
+/// A message without an origin, or with headers or a value that this version cannot read.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
     /// A field of the origin is missing or not a number.
@@ -74,7 +74,7 @@ pub enum MessageError {
     /// The value is not a JSON object of text.
     #[error("the value is not a JSON object of text cells: {0}")]
     Value(#[from] serde_json::Error),
-    /// A header of a packed message is missing or says nothing of use.
+    /// A header of a packed message is missing or invalid.
     #[error("header `{0}` of a packed message is missing or cannot be read")]
     Pack(&'static str),
     /// A line of a packed message cannot be read.
@@ -97,8 +97,8 @@ pub enum MessageError {
 
 /// The header that carries a row's [`Provenance`].
 ///
-/// One header with all fields, not a header for each: librdkafka allocates, copies and frees each of them on both
-/// sides, which costs more than all the rest that freshet does with a row.
+/// One header with all fields, not one header per field: librdkafka allocates, copies and frees each header on both
+/// sides, which costs more than everything else that freshet does with a row.
 pub const ORIGIN_HEADER: &str = "origin";
 
 /// The numbers that begin the origin, in their order. The nonce and the partition count follow them, which version 0.1
@@ -143,7 +143,7 @@ impl Provenance {
             *number = field.filter(|field| (0..i64::MAX).contains(field)).ok_or(MessageError::Origin(name))?;
         }
         let [object, generation, row, line, src_ord, seq, parser] = numbers;
-        // Object 0 is nobody's: messages that are no row of a file stand under it.
+        // Object 0 is not a file: messages that are not rows of a file are recorded under it.
         if object == 0 {
             return Err(MessageError::Origin("object"));
         }

@@ -12,7 +12,8 @@ pub fn message_key(raw: &str) -> Option<String> {
     (!cast::is_blank(raw) && raw.len() <= KEY_BYTES_MAX).then(|| raw.to_owned())
 }
 
-/// A longer raw location id is no key: such a row is a reject in any case, and Kafka bounds key and value together.
+/// A longer raw location id is not used as key: such a row is rejected in any case, and Kafka limits key and value
+/// together.
 const KEY_BYTES_MAX: usize = 1024;
 
 /// The partition of a message key among `count`: murmur2 as Kafka's Java clients have it, masked to a positive

@@ -1,4 +1,4 @@
-//! Rules on values: what a value must keep to, what happens to one that does not, and the name that is counted under.
+//! Rules on values: the condition, the action for a value that breaks it, and the name under which that is counted.
 //!
 //! A new kind of limit is a variant of [`Limit`] with its line in [`Limit::holds`] and in the table of the tests, and its
 //! key in [`crate::pipeline`].
@@ -14,13 +14,13 @@ use crate::Value;
 pub struct Rule {
     /// The name that corrections and rejects are counted under.
     pub name: &'static str,
-    /// What the value must keep to, all of them. NULL keeps to everything.
+    /// The limits that the value must satisfy, all of them. NULL satisfies every limit.
     pub limits: &'static [Limit],
-    /// What happens to one that does not.
+    /// The action for a value that does not.
     pub otherwise: Otherwise,
 }
 
-/// What a value must keep to.
+/// A condition on a value.
 #[derive(Debug, Clone, Copy)]
 pub enum Limit {
     /// Not below. NaN is above every number.
@@ -41,7 +41,7 @@ pub enum Limit {
     OneOf(&'static [Value<'static>]),
 }
 
-/// What happens to a value that does not keep to a rule.
+/// The action for a value that breaks a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Otherwise {
     /// The row is rejected.
@@ -71,8 +71,8 @@ impl Otherwise {
     ];
 }
 
-/// A rule over two columns of a row, for rows in which both are known, and the other as its sender gave it: by a value
-/// that was corrected nothing can be judged.
+/// A rule that compares two columns of a row. It is applied only if both have a value and the other one was not
+/// corrected: a corrected value is no basis for judging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowRule {
     /// The name that corrections and rejects are counted under.
@@ -97,14 +97,15 @@ pub enum Comparison {
 }
 
 impl Rule {
-    /// The first limit that a value does not keep to.
+    /// The first limit that a value breaks.
     pub fn broken(&self, value: &Value<'_>) -> Option<Limit> {
         self.limits.iter().copied().find(|limit| !limit.holds(value))
     }
 }
 
 impl Limit {
-    /// Whether a value keeps to it. A value that it cannot be asked of does: a contract with such a rule is refused.
+    /// Whether a value satisfies it. True for a type that the limit does not apply to: a contract with such a rule is
+    /// refused.
     pub fn holds(self, value: &Value<'_>) -> bool {
         if value.is_null() {
             return true;

@@ -1,5 +1,5 @@
-//! What sample data of a column looks like. `freshet generate` follows it; nothing else reads it, and a column needs none:
-//! its type and its rules say enough for rows that load.
+//! A description of a column's sample data. Only `freshet generate` uses it, and it is optional: the type and the rules
+//! are enough to generate rows that load.
 
 /// What the values of a column look like. What is not said follows from the column's rules and type.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,13 +1,13 @@
-//! The stream record, by which a topic that was deleted and made again is told from the one it replaces.
+//! The stream record, which distinguishes a topic that was deleted and recreated from the one before.
 //!
 //! Kafka gives a topic an id, but librdkafka 2.x does not show it. So record 0 of each partition carries a UUID
 //! under the header [`STREAM_HEADER`]. Partition 0 decides: whoever creates a topic writes an id there, reads
 //! back which one came first, and copies that to the other partitions. Two that create the same topic at once
-//! therefore agree. A topic is open once every partition has its stream record: rows that came first would stand
-//! where the record belongs, for good.
+//! therefore agree. A topic is open once every partition has its stream record: otherwise rows could take the place of
+//! the record for good.
 //!
-//! What a partition begins with otherwise (a row, a record of somebody else, another stream's record) is only ever
-//! accepted by a person, with `freshet bookmarks adopt`. Nothing here reads or writes.
+//! Any other first record (a row, a record of another program, another stream's record) must be accepted by an
+//! operator, with `freshet bookmarks adopt`. This module does no input or output.
 
 use rdkafka::message::Headers;
 use uuid::Uuid;
@@ -31,7 +31,7 @@ pub enum FirstRecord {
 }
 
 impl FirstRecord {
-    /// Tells what a record 0 is by its headers.
+    /// Classifies a record 0 by its headers.
     pub fn of(headers: Option<&impl Headers>) -> Self {
         let is_of_row = |key| [ORIGIN_HEADER, PACK_HEADER].contains(&key);
         let is_row = headers.is_some_and(|headers| headers.iter().any(|header| is_of_row(header.key)));
@@ -102,14 +102,14 @@ pub fn stream_to_write(firsts: &[FirstRecord], known: Option<Uuid>) -> Option<Uu
     }
 }
 
-/// How a partition's beginning fits the stream that is known.
+/// How a partition's first record fits the known stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beginning {
     /// It may be published to and read.
     Fits,
     /// Its stream record is still to be written.
     Unmarked,
-    /// It is of another log, or rows stand where the stream record belongs: a person decides.
+    /// It belongs to another log, or rows are in the place of the stream record: an operator decides.
     Unfit,
 }
 

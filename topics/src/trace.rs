@@ -1,8 +1,8 @@
-//! Where a file has been: one stage after the other, told to whoever collects traces.
+//! The stages of a file, reported to the collector of traces.
 //!
-//! A file passes through several processes that know of each other only through Kafka and Postgres. Each tells the
-//! stages that it does, with the object's id; what belongs together follows from the id alone, so nothing has to be
-//! carried along. Told as `tracing` events under [`TARGET`], which cost nothing while nobody listens.
+//! A file passes through several processes that know of each other only through Kafka and Postgres. Each reports its
+//! own stages with the object's id; the id alone connects them, so no trace context has to be passed along. Stages are
+//! `tracing` events under [`TARGET`], which cost nothing without a subscriber.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,11 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// what [`Detail`] has.
 pub const TARGET: &str = "freshet::trace";
 
-/// The whole way of a file, from its last-modified time until it is applied, rejected or superseded: what the other
-/// stages are parts of.
+/// The root span: from a file's last-modified time until it is applied, rejected or superseded.
 pub const FILE: &str = "file";
 
-/// What else is known of a stage.
+/// Further attributes of a stage.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Detail<'a> {
     /// The domain.
@@ -31,12 +30,12 @@ pub struct Detail<'a> {
     pub version: Option<i64>,
 }
 
-/// Whether anybody listens: what is gathered only to be told need not be gathered.
+/// Whether there is a subscriber; if not, attributes need not be gathered.
 pub fn enabled() -> bool {
     tracing::enabled!(target: TARGET, tracing::Level::INFO)
 }
 
-/// Tells that `object` has passed a stage just now, which began at `began`.
+/// Reports that `object` has just completed a stage that began at `began`.
 pub fn passed(object: i64, stage: &'static str, began: SystemTime, detail: Detail<'_>) {
     let Detail { domain, key, outcome, rows, partition, version } = detail;
     let (began_us, ended_us) = (micros(began), micros(SystemTime::now()));

@@ -28,7 +28,7 @@ pub enum Cast {
     Date,
     /// A moment: date, time of day and zone.
     Timestamp,
-    /// Text as it stands; blanks alone are empty.
+    /// The original text; only blanks are empty.
     Text,
     /// Text with blanks (0x01–0x20) trimmed from both ends.
     TrimmedText,
@@ -66,7 +66,7 @@ impl Cast {
         matches!(self.logical_type(), "integer" | "number")
     }
 
-    /// Nothing of it: 0 of a number, no value of any other type.
+    /// Zero, for numbers; `None` for other types.
     pub fn zero(self) -> Option<Value<'static>> {
         self.read_number("0").map(|zero| zero.value)
     }
@@ -128,7 +128,7 @@ const SPELLINGS: [(&str, Cast); 14] = [
 /// The type that a contract's `physicalType` names. Text is trimmed unless the contract says otherwise.
 ///
 /// # Errors
-/// What is wrong with it, for whoever wrote it.
+/// What is wrong with it, for its author.
 pub fn physical(name: &str) -> Result<Cast, String> {
     let lower = name.trim().to_lowercase();
     if let Some((_, cast)) = SPELLINGS.iter().find(|(spelling, _)| *spelling == lower) {

@@ -1,6 +1,6 @@
 //! A typed cell, as it is stored in Postgres, and the order of values of one type.
 //!
-//! A value is small and copied; its text stands elsewhere: in a batch ([`crate::columns`]), in a contract, in a cell.
+//! A value is small and `Copy`; text is borrowed from a batch ([`crate::columns`]), a contract or a cell.
 
 use std::cmp::Ordering;
 use std::fmt;

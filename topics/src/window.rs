@@ -37,7 +37,7 @@ kinds! {
     Month = "month",
     /// Calendar year.
     Year = "year",
-    /// Every date there is, in one window that never closes.
+    /// All dates, in one window that never closes.
     All = "all",
 }
 

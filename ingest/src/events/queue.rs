@@ -1,9 +1,9 @@
-//! The queue that a store tells through (SQS): each message that names an object is a look at its key.
+//! The event queue of a store (SQS): for each message about an object, its key is looked at.
 //!
-//! A message is deleted once nothing is left to do for it: the ledger holds what the store shows under its keys, or the
-//! message concerns nobody. Until then it stays, hidden for a while from other listeners, and comes again; one that cannot
-//! be read comes again until the queue moves it to its dead letters. Nothing rests on the queue: what it loses, or tells
-//! late, twice or out of order, the listing finds all the same.
+//! A message is deleted when it is settled: the ledger has the objects under its keys, or it needs no action. Until
+//! then it is hidden from other listeners for a while and then received again; an unreadable one is received again
+//! until the queue moves it to its dead letters. Correctness does not depend on the queue: the listing finds every
+//! object even if events are lost, late, repeated or out of order.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,16 +33,16 @@ pub struct EventQueue {
     settings: EventSettings,
 }
 
-/// What becomes of a message.
+/// The result for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is deleted: the ledger holds what it told of.
+    /// It is deleted: the ledger has its objects.
     Settled,
     /// It is deleted: there is nothing to do for it.
     Other,
-    /// It comes again: what it told of could not be looked at.
+    /// It is received again: its objects could not be looked at.
     Left,
-    /// It comes again, until the queue moves it to its dead letters: it cannot be read.
+    /// It cannot be read; it is received again until the queue moves it to its dead letters.
     Unreadable,
 }
 
@@ -121,7 +121,7 @@ fn seconds(value: u64) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
-/// Reads the queue until `stop`. A queue that does not answer is asked again for ever, and keeps no listing from its turn.
+/// Reads the queue until `stop`. A queue that does not answer is retried for ever and does not delay the listings.
 pub(crate) async fn run(
     listener: Arc<Listener>,
     queue: EventQueue,
@@ -153,7 +153,7 @@ struct Reader {
     queue: EventQueue,
     /// Messages that cannot be read, and kinds of no interest, of which a line was written.
     said: Said,
-    /// What whoever looks at the state is told.
+    /// The counts for `freshet status` and the page.
     seen: SeenQueue,
 }
 
@@ -218,7 +218,7 @@ impl Reader {
                 Told::Test => {}
                 Told::Other(kind) => {
                     if self.said.is_unsaid(&kind) {
-                        tracing::info!(kind = kind.escape_debug().to_string(), "events of this kind are passed over");
+                        tracing::info!(kind = kind.escape_debug().to_string(), "events of this kind are ignored");
                     }
                 }
             }
@@ -226,8 +226,8 @@ impl Reader {
         self.fate_of(message.receipt_handle().unwrap_or_default(), &objects, stop).await
     }
 
-    /// Looks at the objects until they are settled. While the ledger does not answer the message is kept: to let it go would
-    /// only spend the times that it may come before it is taken for a dead letter.
+    /// Looks at the objects until they are settled. While the ledger does not answer, the message is kept: letting it
+    /// go would only use up its receives before it becomes a dead letter.
     async fn fate_of(&self, handle: &str, objects: &[(String, String)], stop: &CancellationToken) -> Fate {
         let mut failures = 0;
         loop {
@@ -249,7 +249,7 @@ impl Reader {
         }
     }
 
-    /// What a look at a key came to; `None` where it is nobody's.
+    /// The result of a look at a key; `None` if it belongs to no domain.
     async fn look(&self, bucket: &str, key: &str) -> Option<Looked> {
         // Half of the time that it is hidden from others: what comes later comes to them as well.
         let limit = Duration::from_secs(self.queue.settings.hidden_s) / 2;

@@ -1,4 +1,4 @@
-//! What is kept in Postgres of the event queue, so that `freshet status` and the status page can show it.
+//! Records the state of the event queue in Postgres, for `freshet status` and the status page.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::queue::{EventQueue, Fate};
 
-/// Between two notes: one small write and one request, often enough for people to look at.
+/// The time between two records: each costs a small write and a request.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Characters that are kept of a failure: SDKs print all that they know.
 const FAILURE_CHARS_MAX: usize = 500;
@@ -46,7 +46,7 @@ impl SeenQueue {
         std::mem::replace(&mut *seen, Seen { failure, ..Seen::default() })
     }
 
-    /// It was not written: it is the next time, with what came meanwhile.
+    /// The write failed: its counts are added to the next one.
     fn put_back(&self, old: &Seen) {
         self.change(|seen| {
             seen.is_answered |= old.is_answered;
@@ -55,7 +55,8 @@ impl SeenQueue {
         });
     }
 
-    /// Writes until `stop`, and once more then. It is for people only: what Postgres does not take waits.
+    /// Writes until `stop`, and once more then. It is for people only: if Postgres does not answer, it is written
+    /// later.
     pub(super) async fn keep(&self, pool: &PgPool, queue: &EventQueue, stop: &CancellationToken) {
         let mut goes_on = true;
         while goes_on {

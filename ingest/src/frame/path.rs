@@ -1,5 +1,5 @@
-//! A reading that came to a limit is kept for the records after it, so that a byte is looked at a few times, however many
-//! lines open a quote.
+//! Keeps a reading that reached a limit for the records after it, so that each byte is looked at only a few times,
+//! however many lines open a quote.
 //!
 //! Where a record over several lines comes to a limit, only its first line is given up, and the reading goes back to the
 //! line after it. That may begin a record just as long, and so may each line after that: to read each up to its limit
@@ -56,7 +56,7 @@ impl Lead {
     }
 }
 
-/// A reading that came to a limit.
+/// A reading that reached a limit.
 #[derive(Debug)]
 pub(super) struct Path {
     text: Vec<u8>,
@@ -73,17 +73,17 @@ pub(super) struct Path {
 }
 
 impl Framer {
-    /// Bytes of text of the record under way.
+    /// Bytes of text of the current record.
     pub(super) fn record_bytes(&self) -> usize {
         self.lead.text.len() + self.text.len() - self.lead.text_from
     }
 
-    /// Cells of the record under way that have ended.
+    /// Cells of the current record that have ended.
     pub(super) fn record_cells(&self) -> usize {
         self.lead.ends.len() + self.ends.len() - self.lead.ends_from
     }
 
-    /// Where the cell under way starts in `text`.
+    /// Where the current cell starts in `text`.
     pub(super) fn cell_start(&self) -> usize {
         match self.ends.len() > self.lead.ends_from {
             true => self.ends.last().copied().unwrap_or_default(),
@@ -91,12 +91,12 @@ impl Framer {
         }
     }
 
-    /// Bytes of text of the cell under way.
+    /// Bytes of text of the current cell.
     pub(super) fn cell_bytes(&self) -> usize {
         self.text.len() - self.cell_start()
     }
 
-    /// Keeps the reading of the record under way, which came to a limit.
+    /// Keeps the reading of the current record, which reached a limit.
     pub(super) fn keep_path(&mut self) {
         self.path = Some(Box::new(Path {
             text: std::mem::take(&mut self.text),

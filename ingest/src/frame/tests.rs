@@ -95,7 +95,7 @@ struct Reference<'f> {
     from: usize,
     cells: Cells,
     cell: Vec<(u8, u64)>,
-    /// The quote of the cell under way, within its quotes.
+    /// The quote of the current cell, within its quotes.
     opened_at: Option<usize>,
     /// The first quote whose cell went over a line end.
     first_span: Option<usize>,

@@ -1,14 +1,14 @@
-//! How many rows the messages are that wait in a topic.
+//! Estimates how many rows are in the messages that wait in a topic.
 //!
 //! Kafka counts messages, and one may hold hundreds of rows or one. What this listener has sent and no bookmark has passed
-//! tells how many rows a message has at present; the messages of other listeners, and those of before, are taken for like
-//! it. So the count is exact where one listener sends, and near where several do.
+//! tells how many rows a message has at present; messages of other listeners, and earlier ones, are assumed to be
+//! similar. So the count is exact with one listener, and close with several.
 
 use std::collections::VecDeque;
 
 use freshet_sinks::bookmarks::Bookmark;
 
-/// Rows that are remembered as one: nobody needs a limit to be kept to the row.
+/// The granularity of the memory in rows: the limit need not be exact.
 const STEP_ROWS: i64 = 1_000;
 /// What is remembered at most, a megabyte or so: with more, the last grows.
 const STEPS_MAX: usize = 4_096;
@@ -28,7 +28,7 @@ pub(crate) struct Delivered {
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     steps: VecDeque<Delivered>,
-    /// Rows and messages of what was remembered last: they stand for what is not.
+    /// The last known rows and messages: the ratio used for everything that is not known.
     last: Option<(i64, i64)>,
 }
 

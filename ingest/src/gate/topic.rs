@@ -30,7 +30,7 @@ pub enum Step {
     Open(i32),
     /// The stream records of these are to be written first.
     Mark(Vec<i32>),
-    /// Nothing may be published before a person has decided.
+    /// Nothing may be published before an operator has decided.
     Refuse(String),
 }
 
@@ -49,7 +49,8 @@ pub fn decide_opening(domain: &str, topic: &str, partitions: &BTreeMap<i32, (Beg
     };
     if let Some((partition, Some(first))) = is(Beginning::Unfit).first() {
         return Step::Refuse(format!(
-            "topic {topic} partition {partition} {first}: nothing is published before `freshet bookmarks adopt {domain}`"
+            "topic {topic} partition {partition} {first}: nothing is published until you run `freshet bookmarks adopt \
+             {domain}`"
         ));
     }
     let unmarked: Vec<i32> = is(Beginning::Unmarked).into_iter().map(|(partition, _)| partition).collect();
@@ -112,7 +113,7 @@ impl TopicCheck<'_> {
             false => fitting,
         };
         if partitions == 0 {
-            return Err(format!("the brokers do not tell the producer of topic {topic} yet"));
+            return Err(format!("the producer does not see topic {topic} yet"));
         }
         Ok((OpenTopic { topic: Arc::from(topic), partitions, stream_id }, verified))
     }
@@ -143,7 +144,7 @@ impl TopicCheck<'_> {
 
     async fn bind(&self, topic: &str, read: &BTreeMap<i32, PartitionLog>) -> Result<Uuid, String> {
         let firsts: Vec<FirstRecord> = read.values().map(|partition| partition.first).collect();
-        // A topic with no record at all is not bound, and no reason to call somebody.
+        // A topic without any record is not bound, and no reason for an alert.
         if firsts.iter().all(|first| *first == FirstRecord::Empty) {
             return Err(format!("topic {topic} has no stream record yet: run `freshet topics create`"));
         }
@@ -153,11 +154,11 @@ impl TopicCheck<'_> {
             Binding::Same(stream_id) => Ok(stream_id),
             Binding::Other { known, found } => Err(format!(
                 "topic {topic} was deleted and made again (stream {found}, known is {known}): nothing is published to \
-                 it before `freshet bookmarks adopt {domain}`"
+                 it until you run `freshet bookmarks adopt {domain}`"
             )),
             Binding::Unknown => Err(format!(
                 "topic {topic} has no stream record and the database does not know it: nothing is published to it \
-                 before `freshet bookmarks adopt {domain}`"
+                 until you run `freshet bookmarks adopt {domain}`"
             )),
         }
     }
@@ -186,7 +187,12 @@ impl TopicCheck<'_> {
     async fn mark(&self, topic: &str, partitions: &[i32], stream_id: Uuid) -> Result<(), String> {
         let written = catalog::write_stream_records(self.kafka, topic, partitions, stream_id).await;
         written.map_err(|error| error.to_string())?;
-        tracing::info!(domain = self.domain.name, topic, ?partitions, "partitions were added: marked as this stream's");
+        tracing::info!(
+            domain = self.domain.name,
+            topic,
+            ?partitions,
+            "partitions were added; wrote their stream records"
+        );
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Headings as text: what is trimmed around them, what does not matter within them, and how they are shown.
+//! Headings as text: trimming, comparing and showing them.
 
 /// Names listed in an error, and characters of each: an error stays readable whatever the file holds.
 const NAMES_SHOWN_MAX: usize = 30;

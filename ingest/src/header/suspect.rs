@@ -1,5 +1,5 @@
-//! What a header that does not fit its domain may be instead: columns with a slip in their names, columns of another
-//! domain, columns that something else parts.
+//! Guesses what is wrong with a header that does not fit its domain: misspelled columns, columns of another domain,
+//! another delimiter.
 
 use freshet_topics::{Domain, Instead, cast};
 
@@ -16,7 +16,7 @@ const BEGINNING_CHARS_MIN: usize = 4;
 /// What may part columns, and what each is called.
 const DELIMITERS: [(char, &str); 4] = [(',', "commas"), (';', "semicolons"), ('\t', "tabs"), ('|', "bars (`|`)")];
 
-/// Headings that are no column and nearly one that the file lacks, as a sentence each.
+/// Unknown headings that nearly match a column that the file lacks, as one sentence each.
 pub(super) fn near_misses(domain: &'static Domain, places: &[Option<usize>], names: &[&str]) -> Vec<String> {
     let is_unknown = |(place, name): &(usize, &&str)| !name.is_empty() && !places.contains(&Some(*place));
     let unknown = names.iter().enumerate().filter(is_unknown);

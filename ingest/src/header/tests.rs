@@ -272,7 +272,7 @@ fn a_file_without_a_measure_is_rejected() {
     let none = said(domain("health"), "location_id,date,is_projected,remarks");
     assert_eq!(
         none,
-        "header: no column of health beside its key, so nothing would be loaded; \
+        "header: no column of health besides its key, so nothing would be loaded; \
          found: `location_id`, `date`, `is_projected`, `remarks`"
     );
     let keys_alone =
@@ -287,16 +287,16 @@ fn what_the_file_is_instead_is_said() {
     for (sign, name) in [(";", "semicolons"), ("\t", "tabs"), ("|", "bars (`|`)")] {
         let header = ["location_id", "date", "dengue_cases"].join(sign);
         let found = said(domain("health"), &header);
-        assert!(found.contains(&format!("parted by {name}, not by commas")), "{found}");
+        assert!(found.contains(&format!("separated by {name}, not by commas")), "{found}");
     }
     for header in ["sep=;\nlocation_id;date;dengue_cases", "\nSEP=,\nlocation_id,date,dengue_cases"] {
         let found = said(domain("health"), header);
-        assert!(found.contains("is for Excel alone: remove the line"), "{found}");
+        assert!(found.contains("is only for Excel: remove the line"), "{found}");
     }
     let parted = Domain { delimiter: b';', ..*domain("health") };
     let parted: &'static Domain = Box::leak(Box::new(parted));
     read(parted, "location_id;date;dengue_cases").expect("as the contract says");
-    assert!(said(parted, "location_id,date,dengue_cases").contains("parted by commas, not by semicolons"));
+    assert!(said(parted, "location_id,date,dengue_cases").contains("separated by commas, not by semicolons"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Whole pages of a listing that are settled, so that a bucket of any size costs no question and next to no memory while
-//! nothing changes.
+//! Remembers whole pages of a listing that are settled, so that a bucket of any size needs no query and nearly no
+//! memory while nothing changes.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -21,7 +21,7 @@ pub(crate) struct Pages {
     hashers: [RandomState; 2],
     settled: HashMap<[u64; 2], [u64; 2]>,
     pages_max: usize,
-    /// Keys looked at before the listing that is under way.
+    /// Keys looked at before the current listing.
     touched_before: HashSet<[u64; 2]>,
     /// Keys looked at since it began.
     touched: HashSet<[u64; 2]>,
@@ -176,7 +176,7 @@ mod tests {
         for other in [vec![entry(1, "e")], vec![entry(1, "e"), entry(2, "f")], vec![entry(2, "e"), entry(1, "e")]] {
             assert!(!pages.contains(&other), "{other:?}");
         }
-        // Looked at between two listings, and while one is under way, which may have shown it before.
+        // Looked at between two listings, or during one that may have shown it before.
         pages.touch("climate/000000002.csv");
         pages.begin();
         assert!(!pages.contains(&page));

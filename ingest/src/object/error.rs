@@ -1,4 +1,4 @@
-//! Whose fault it is when a read fails, since that decides what becomes of the object.
+//! The cause of a failed read, which decides what happens to the object.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -22,7 +22,7 @@ pub enum ReadError {
     Rejected {
         /// Bucket, key and version.
         object: String,
-        /// For whoever dropped the file.
+        /// For the sender of the file.
         reason: Unreadable,
     },
     /// Not allowed; an attempt later may be.
@@ -84,8 +84,8 @@ pub struct Refusal<'a> {
 
 /// Whose fault an answer is.
 ///
-/// Only S3's own codes end a version. A proxy, an ingress or a failing region answers 404, 405 or 412 as well, for
-/// every object that is asked for, and means nothing by it.
+/// Only S3's own codes end a version. A proxy, an ingress or a failing region may also answer 404, 405 or 412 for any
+/// object, which proves nothing.
 ///
 /// | status | code | fault |
 /// |---|---|---|

@@ -1,8 +1,8 @@
 //! The content of an object as plain text bytes: sniffed, inflated, and bounded.
 //!
-//! The first bytes tell: gzip (several members too, with zeros behind them) and Zstandard (several frames too) are inflated
-//! whatever the object is called and whatever the store says of it, so that the same bytes are the same rows. Only a name
-//! that lies, in `.gz` or `.zst`, is rejected with a reason its owner understands: such a file is rarely whole.
+//! The first bytes decide: gzip (several members too, with zeros behind them) and Zstandard (several frames too) are
+//! inflated independent of the object's name and metadata, so that the same bytes are the same rows. Only a file named
+//! `.gz` or `.zst` that is not compressed is rejected: such a file is rarely complete.
 
 use std::io;
 use std::pin::Pin;
@@ -18,13 +18,13 @@ use tokio_util::io::StreamReader;
 pub(super) const PIECE_BYTES_MAX: usize = 256 << 10;
 /// Enough to tell the formats apart.
 const MAGIC_BYTES: usize = 4;
-/// A content this small is no bomb, whatever its ratio.
+/// A content this small is not a bomb, whatever its ratio.
 const RATIO_FREE_BYTES: u64 = 16 << 20;
 /// Window of a Zstandard frame, as a power of two: 8 MiB, what every decoder must offer (RFC 8878, 3.1.1.1.2)
 /// and what `zstd` uses up to level 19. It is memory that the file demands.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// Bounds on what a compressed object may become.
+/// Limits for compressed objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimits {
     /// Bytes after decompression. Default 16 GiB.
@@ -40,7 +40,7 @@ impl Default for ReadLimits {
     }
 }
 
-/// Why the content of an object is no file of ours. The text is its reject reason.
+/// Why the content of an object cannot be read. The text is its reject reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// Named as compressed, and is not.
@@ -60,11 +60,11 @@ pub enum Unreadable {
     /// The compressed stream is damaged, or demands too much memory.
     #[error("the compressed content cannot be read: {0}")]
     Damaged(String),
-    /// Bytes that are no text in the encoding of the contract.
+    /// Bytes that are not text in the encoding of the contract.
     #[error("the content is not text in {0}, as the contract says")]
     NotEncoded(&'static str),
     /// There is less content than was read before.
-    #[error("the content ends before byte {0}, from which the reading was to go on")]
+    #[error("the content ends before byte {0}, where reading should continue")]
     EndsEarly(u64),
     /// The store keeps it on tape, or the like.
     #[error("the object is archived; restore it, then publish it again")]

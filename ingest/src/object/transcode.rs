@@ -6,7 +6,7 @@ use freshet_topics::TextEncoding;
 
 use super::inflate::Unreadable;
 
-/// Turns pieces of text into UTF-8; a byte order mark at the start says more than the contract.
+/// Turns pieces of text into UTF-8; a byte order mark at the start overrides the contract.
 pub(super) struct Transcoder {
     decoder: Decoder,
     name: &'static str,

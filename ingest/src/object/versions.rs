@@ -111,12 +111,16 @@ impl VersionPages<'_> {
                 Some(Markers { key: Some(key), version_id: answer.next_version_id_marker().map(str::to_owned) })
             }
             (Some(true), None) => {
-                return Err(transient("list the versions of", at(), "it goes on, but not how".into()));
+                return Err(transient(
+                    "list the versions of",
+                    at(),
+                    "it is incomplete and has no continuation marker".into(),
+                ));
             }
             _ => None,
         };
         if next.as_ref() == Some(&markers) {
-            return Err(transient("list the versions of", at(), "the listing turns in a circle".into()));
+            return Err(transient("list the versions of", at(), "the listing repeats its continuation token".into()));
         }
         let listed = |entry: &aws_sdk_s3::types::ObjectVersion| {
             Some(Listed {

@@ -1,5 +1,5 @@
-//! What the next version is built on: the published one, or, where that was deleted or put back by hand, only what
-//! it must not fall behind.
+//! The basis of the next version: the published version, or, if that was deleted or put back by hand, only lower bounds
+//! that it must not fall below.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,7 +42,7 @@ impl Basis {
                 let version = manifest.version;
                 let ahead = damage.ahead.as_ref().filter(|(_, ahead)| *ahead > version);
                 let lost = ahead.map(|(key, ahead)| {
-                    format!("the pointer was put back to version {version}: {key} is a copy of version {ahead}")
+                    format!("the pointer was set back to version {version}: {key} is a copy of version {ahead}")
                 });
                 Basis {
                     keeps: ahead.is_none(),

@@ -1,4 +1,4 @@
-//! Where the tables stand against what is published. Pure.
+//! Compares the state of the tables with the published version. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use freshet_sinks::lives::{self, Relation};
 use freshet_sinks::outputs::Manifest;
 
 /// The version of the program's part in the outputs, kept in the manifest: what a manifest holds, and how rows become
-/// files. Raise it with any change there; it marks every window, and keeps programs of before from publishing over it. What
-/// an output itself is has a definition of its own.
+/// files. Raise it with any change there; it marks every window, and keeps programs of before from publishing over it.
+/// Each output's query has its own hash.
 pub const CODE_VERSION: u32 = 2;
 
-/// What tells how far the tables are, as one snapshot shows it.
+/// The progress of the tables, as seen by one snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableState {
     /// The lives of the ledger, oldest first.
@@ -28,15 +28,18 @@ pub fn goes_on(manifest: &Manifest, tables: &TableState) -> bool {
     same_life && manifest.code_version == CODE_VERSION
 }
 
-/// Why the tables are behind what is published, if they are: then they were restored from an older state, and publishing
-/// them would take readers back.
+/// Why the tables are older than the published version, if they are: then Postgres was restored to an older state, and
+/// publishing would take readers back in time.
 pub fn why_behind(manifest: &Manifest, tables: &TableState) -> Option<String> {
     match lives::relation(&manifest.lives, &tables.lives) {
         Relation::Same => manifest.behind(&tables.epochs, &tables.bookmarks),
         Relation::Other => None,
         Relation::Later => {
             let own = tables.lives.len();
-            Some(format!("the ledger is in its life {own}, published is a later one that it does not know"))
+            Some(format!(
+                "the ledger is in life {own}, but the published outputs come from a later life that it does \
+                          not know"
+            ))
         }
     }
 }

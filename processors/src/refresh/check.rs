@@ -1,5 +1,5 @@
-//! What is wrong with an output's query, as Postgres sees it, without any row: its columns and their types, the tables
-//! that it reads and the functions that it calls.
+//! Checks an output's query with Postgres, without any rows: its columns and their types, the tables that it reads and
+//! the functions that it calls.
 //!
 //! Everything happens in a transaction that is rolled back. The tables are those that the connection's search path leads
 //! to: the pipeline's own, or empty ones of a scratch schema.
@@ -20,7 +20,7 @@ use super::{FormatError, RefreshError};
 /// A test has a few rows: a query that takes longer over them does not end.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What Postgres says of an output's query.
+/// Postgres' findings about an output's query.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checked {
     /// The columns that are published, each with its type; none where the query cannot be prepared.
@@ -41,7 +41,7 @@ const NAMED: &str = "SELECT
 /// Checks the query of an output.
 ///
 /// # Errors
-/// If Postgres does not answer; what it says against the query is in the answer.
+/// If Postgres does not answer. Mistakes in the query are part of the result.
 pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Checked, RefreshError> {
     let postgres = |source| RefreshError::Postgres { action: "check an output", source };
     let mut transaction = connection.begin().await.map_err(postgres)?;
@@ -77,8 +77,8 @@ pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Che
     Ok(checked)
 }
 
-/// What Postgres has against the query, in one line with what it would do instead, and where in the file that is; `None` where
-/// it points at nothing.
+/// Postgres' error about the query in one line, with its hint, and the position in the file; `None` if the error has no
+/// position.
 fn located(output: &Output, error: &sqlx::Error) -> Option<(Place, String)> {
     let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
     let Some(PgErrorPosition::Original(position)) = error.position() else { return None };
@@ -139,10 +139,13 @@ async fn named(connection: &mut PgConnection, output: &Output) -> Result<(Vec<St
 fn against(output: &Output, tables: &[String], volatile: &[String]) -> Vec<String> {
     let declared: BTreeSet<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
     let undeclared = tables.iter().filter(|table| !declared.contains(table.as_str())).map(|table| {
-        format!("it reads {table}, which is no table of its facts and dimensions: a change there would not be seen")
+        format!("it reads {table}, which is not a table of its facts and dimensions: a change there would go unnoticed")
     });
     let volatile = volatile.iter().map(|function| {
-        format!("it calls {function}(), which gives another value each time: the same rows must give the same bytes")
+        format!(
+            "it calls {function}(), which returns a different value each time: the same rows must give the same \
+                 bytes"
+        )
     });
     undeclared.chain(volatile).collect()
 }
@@ -155,6 +158,6 @@ fn unknown_columns(output: &Output, published: impl Fn(&str) -> bool) -> Vec<Str
     described
         .chain(shown.map(|name| ("chart", name)))
         .filter(|(_, name)| !published(name))
-        .map(|(key, name)| format!("`{key}` names {name}, which is no column that is published"))
+        .map(|(key, name)| format!("`{key}` names {name}, which is not a published column"))
         .collect()
 }

@@ -1,7 +1,7 @@
-//! Whole-file copies under the names that today's readers use, composed from the manifest's files without
-//! deriving anything again: CSV with one header, JSON as one array, Parquet row group by row group.
+//! Whole-file copies under stable names, composed from the manifest's files without deriving anything again: CSV with
+//! one header, JSON as one array, Parquet row group by row group.
 //!
-//! What was published from here is still on this machine's disk, so that only what is not is read from S3.
+//! Files published from this machine are still in its disk cache; only the others are read from S3.
 
 use freshet_sinks::outputs::{
     Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key, is_copy_current,
@@ -25,7 +25,7 @@ use super::metrics;
 /// Parts read ahead while one is appended; each is in memory up to a MiB and in a temporary file beyond.
 const READ_AHEAD: usize = 8;
 
-/// What became of the copies.
+/// The result of updating the copies.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reconciled {
     /// Another reconciler was writing one of them at the same time, or a later version is published already: look

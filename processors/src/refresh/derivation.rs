@@ -1,7 +1,7 @@
-//! What the next version consists of: which windows of which outputs are derived, and what is kept as it is.
+//! The contents of the next version: which windows of which outputs are derived, and which files are kept.
 //!
-//! An output is derived as a whole or not at all: where the query fails for one window, nothing of the output changes, so
-//! that its files are always of one state of the tables and of one definition.
+//! An output is derived completely or not at all: if the query fails for one window, nothing of the output changes, so
+//! that its files always come from one state of the tables and one definition.
 
 use std::collections::BTreeMap;
 
@@ -26,18 +26,18 @@ use crate::windows::{Dirty, Waiting, is_final, take_waiting};
 /// The files of the version to come.
 type Files = BTreeMap<(&'static str, Window), WindowFiles>;
 
-/// How an output comes into the next version.
+/// How an output is treated in the next version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// All its windows are derived.
     Whole,
     /// The windows that are dirty are derived.
     Following,
-    /// It does not work, and is not tried again yet: what there is of it stays.
+    /// Its query fails and is not tried again yet: its published files stay.
     Left,
 }
 
-/// Decides how an output comes into the next version.
+/// Decides how an output is treated in the next version.
 ///
 /// | published of it | its query | way |
 /// |---|---|---|
@@ -62,7 +62,7 @@ pub(super) struct Plan<'a> {
     dirty: Dirty,
     /// Those that waited and are taken now.
     taken: Vec<Waiting>,
-    /// Those that go on waiting.
+    /// Those that keep waiting.
     waiting: Vec<Waiting>,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Derivation {
     pub(super) written: usize,
     /// Dates that waited and are derived now.
     pub(super) taken: Vec<Waiting>,
-    /// Dates that go on waiting.
+    /// Dates that keep waiting.
     pub(super) waiting: Vec<Waiting>,
     /// The outputs that do not work.
     pub(super) failed: BTreeMap<&'static str, Failed>,

@@ -1,4 +1,4 @@
-//! Following the tables: when to publish, to copy and to delete, and what to do when the world does not answer.
+//! Following the tables: when to publish, to copy and to delete, and what to do if a service does not answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
 const LOOK_FOR_WORK: &str = "SELECT EXISTS (SELECT FROM pipeline.marks)
     OR EXISTS (SELECT FROM pipeline.output_failures WHERE NOT (now() >= retry_from AND now() < retry_at))";
 
-/// What the loops tell each other.
+/// Signals between the loops.
 #[derive(Default)]
 struct Signals {
     /// There are new marks.
@@ -37,12 +37,12 @@ struct Signals {
     copy: Notify,
 }
 
-/// Follows the tables until `shutdown`: publishes, copies, and deletes what nobody needs.
+/// Follows the tables until `shutdown`: publishes, copies, and deletes unneeded files.
 ///
-/// Errors of the world are logged and tried again for ever, with back-off.
+/// Errors of services are logged and retried for ever, with back-off.
 ///
 /// # Errors
-/// If trying again is of no use: the store does not keep conditional writes, or the schema does not fit.
+/// If a retry cannot help: the store does not honour conditional writes, or the schema does not fit.
 pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result<(), RefreshError> {
     metrics::declare();
     for output in context.outputs {
@@ -169,8 +169,7 @@ async fn rest(pace: &Pace, marks: &Notify, shutdown: &CancellationToken) {
     }
 }
 
-/// Counts what became of a publication, and says it in the log; what keeps outputs from being published only when it
-/// changes.
+/// Counts and logs the result of a publication; a reason for not publishing is logged only when it changes.
 fn report(publication: &Publication, said: &mut Option<Outcome>) {
     let Publication { outcome, version, windows, files, marks, duration, .. } = publication;
     metrics::VERSION.set(*version as i64);
@@ -195,7 +194,7 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
         Some(Outcome::Refused(reason)) => tracing::error!(
             version,
             reason,
-            "publish nothing: the tables are behind what was published, as after a restore of the database; \
+            "publish nothing: the tables are older than the published outputs, as after a restore of the database; \
              `freshet bookmarks adopt` begins a new epoch"
         ),
         Some(Outcome::Outdated { published, own }) => tracing::error!(
@@ -247,7 +246,7 @@ async fn copy_loop(
     Ok(())
 }
 
-/// What a look at the copies came to.
+/// The result of a look at the copies.
 enum Copied {
     /// All of them are of this version.
     Whole(Box<Current>),
@@ -281,7 +280,7 @@ async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Cop
         tracing::warn!(
             count,
             version = current.manifest.version,
-            "whole-file copies were gone, {first} among them; they are made again"
+            "whole-file copies were missing, {first} among them; they are restored"
         );
     }
     match reconciled.again {
@@ -290,9 +289,9 @@ async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Cop
     }
 }
 
-/// Deletes what no recent manifest names.
+/// Deletes files that no recent manifest names.
 async fn collect_loop(context: RefreshContext, shutdown: CancellationToken) -> Result<(), RefreshError> {
-    let mut retry = Retry::new("delete what nothing names");
+    let mut retry = Retry::new("delete unreferenced files");
     sleep(COLLECT_FIRST, &shutdown).await;
     while !shutdown.is_cancelled() {
         if retry.value_or_wait(unless_stopping(collect_once(&context), &shutdown).await, &shutdown).await?.is_some() {

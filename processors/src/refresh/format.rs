@@ -32,7 +32,7 @@ pub(super) const JSON_OPEN: &[u8] = b"[\n";
 pub(super) const JSON_BETWEEN: &[u8] = b",\n";
 pub(super) const JSON_CLOSE: &[u8] = b"\n]\n";
 
-/// What keeps rows from becoming files.
+/// Errors while rows are written to files.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// A temporary file could not be written or read.

@@ -1,5 +1,4 @@
-//! Whether much is on its way into the tables: then publications take a small share of the machine, and what is on its way
-//! gets the rest.
+//! Whether a large amount of data is being loaded: then publications use only a small share of the machine.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +16,7 @@ const FILES_MAX: i64 = 10_000;
 /// Where more is dirty than may be derived yet, how often to look whether it may.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What nobody works on is not on its way: a file that waits to be tried again, a domain that is halted, a replay that was
-/// interrupted.
+/// Data that nobody works on does not count: a file that waits for a retry, a halted domain, an interrupted replay.
 const IS_MUCH: &str = "SELECT coalesce(sum(o.size_bytes), 0) >= $1
         OR EXISTS (SELECT FROM pipeline.replays WHERE ended_at IS NULL AND updated_at > now() - interval '10 seconds')
     FROM (
@@ -30,7 +28,7 @@ const IS_MUCH: &str = "SELECT coalesce(sum(o.size_bytes), 0) >= $1
     ) AS o
     WHERE NOT EXISTS (SELECT FROM pipeline.bookmarks AS b WHERE b.domain = o.domain AND b.halted IS NOT NULL)";
 
-/// What is on its way, and what publications may take beside it.
+/// The load, and the share that publications may use beside it.
 pub(super) struct Load {
     pool: PgPool,
     pub(super) budget: Budget,

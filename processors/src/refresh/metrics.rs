@@ -1,4 +1,4 @@
-//! What the publisher says about itself, in the default registry.
+//! Metrics of the publisher, in the default registry.
 
 use std::sync::LazyLock;
 
@@ -26,18 +26,18 @@ metrics! {
     PUBLICATIONS: IntCounter = register_int_counter!(
         "freshet_publications_total", "Versions of the derived outputs published");
     CONFLICTS: IntCounter = register_int_counter!(
-        "freshet_publication_conflicts_total", "Publications begun again because another publisher was first");
+        "freshet_publication_conflicts_total", "Publications restarted because another publisher was first");
     ERRORS: IntCounter = register_int_counter!(
-        "freshet_publication_errors_total", "Publications that failed and are tried again");
+        "freshet_publication_errors_total", "Publications that failed and are retried");
     REFUSED: IntGauge = register_int_gauge!(
-        "freshet_publication_refused", "1 while nothing is published because the tables are behind what was published");
+        "freshet_publication_refused", "1 while nothing is published because the tables are older than the published outputs");
     OUTDATED: IntGauge = register_int_gauge!(
-        "freshet_publication_outdated", "1 while this program publishes nothing because a later one's outputs are published");
+        "freshet_publication_outdated", "1 while this program publishes nothing because a newer program has published");
     DURATION: Histogram = register_histogram!(histogram_opts!(
-        "freshet_publication_duration_seconds", "Time from reading the pointer to having swapped it",
+        "freshet_publication_duration_seconds", "Time from reading the pointer to swapping it",
         exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
     OUTPUT_FAILED: IntGaugeVec = register_int_gauge_vec!(
-        "freshet_output_failed", "1 while the query of an output does not work and what is published of it is of an earlier state",
+        "freshet_output_failed", "1 while the query of an output fails and its published state is out of date",
         &["output"]);
     DIRTY_WINDOWS: IntGauge = register_int_gauge!(
         "freshet_publication_dirty_windows", "Windows that the last publication found dirty");
@@ -46,27 +46,27 @@ metrics! {
     ROWS: IntCounterVec = register_int_counter_vec!(
         "freshet_publication_rows_total", "Rows of the windows that were derived again", &["output"]);
     WINDOW_DURATION: HistogramVec = register_histogram_vec!(histogram_opts!(
-        "freshet_publication_window_seconds", "Time in which a window's rows came from Postgres and became files",
+        "freshet_publication_window_seconds", "Time to read a window's rows from Postgres and write them to files",
         exponential_buckets(0.001, 4.0, 9).expect("buckets grow")), &["output"]);
     FILES: IntCounterVec = register_int_counter_vec!(
         "freshet_publication_files_total", "Data files written: each is a request to S3", &["output"]);
     BYTES: IntCounterVec = register_int_counter_vec!(
         "freshet_publication_bytes_total", "Bytes of data files written", &["output"]);
     VERSION: IntGauge = register_int_gauge!(
-        "freshet_publication_version", "Version of the derived outputs that this publisher published or found last");
+        "freshet_publication_version", "Version of the outputs that this publisher last published or found");
     TIMESTAMP: Gauge = register_gauge!(
         "freshet_publication_timestamp_seconds", "Unix time at which this publisher last found the outputs up to date");
     COPY_VERSION: IntGaugeVec = register_int_gauge_vec!(
-        "freshet_stable_copy_version", "Version that the whole-file copies of an output were made from", &["output"]);
+        "freshet_stable_copy_version", "Version of the outputs that the whole-file copies of an output have", &["output"]);
     COPY_BYTES: IntCounterVec = register_int_counter_vec!(
         "freshet_stable_copy_bytes_total", "Bytes of whole-file copies written", &["output"]);
     COPY_DURATION: Histogram = register_histogram!(histogram_opts!(
         "freshet_stable_copy_duration_seconds", "Time to bring the whole-file copies up to date",
         exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
     MADE_AGAIN: IntCounter = register_int_counter!(
-        "freshet_outputs_made_again_total", "Data files, copies and whole versions made again because they were deleted by hand");
+        "freshet_outputs_made_again_total", "Data files, copies and whole versions restored because they were deleted by hand");
     DELETED: IntCounter = register_int_counter!(
-        "freshet_outputs_deleted_total", "Data files and manifests deleted because nothing names them any more");
+        "freshet_outputs_deleted_total", "Data files and manifests deleted because nothing refers to them any more");
 }
 
 /// Makes the metrics of an output appear, at zero.

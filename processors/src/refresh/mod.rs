@@ -9,12 +9,12 @@
 //! windows, a few at once ([`readers`]), whose rows become files ([`mod@format`]) → [`publish`] writes those that are new, the manifest, and swaps the
 //! pointer, then deletes the marks → [`copies`] brings the whole-file copies after.
 //!
-//! An output whose query does not work stops alone: what is published of it stays, and it is tried again at growing
-//! intervals; when it works again all its windows are derived.
+//! An output with a failing query stops alone: its published files stay, and it is tried again at growing intervals;
+//! when it works again, all its windows are derived.
 //!
 //! Any number of publishers may run at once: one wins each swap, the others start again. None waits for another, nor
-//! for the garbage collection. What was deleted by hand is found by looking now and then ([`verification`]), and made again
-//! ([`basis`] says on what).
+//! for the garbage collection. Files deleted by hand are found by periodic checks ([`verification`]) and restored
+//! ([`basis`]).
 
 mod basis;
 mod behind;
@@ -129,7 +129,7 @@ impl MetricsSettings {
                 tracing::warn!(
                     %error,
                     folder = %folder.display(),
-                    "keep no data files on this machine's disk (metrics.cache_dir): whole-file copies are read from S3"
+                    "cannot cache data files on disk (metrics.cache_dir): whole-file copies are read from S3"
                 );
                 None
             }
@@ -154,10 +154,10 @@ pub struct RefreshContext {
     pub outputs: &'static [&'static Output],
 }
 
-/// What keeps the outputs from following the tables.
+/// Errors that stop the outputs from following the tables.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// Postgres did not do what was asked.
+    /// A request to Postgres failed.
     #[error("{action}: {source}")]
     Postgres {
         /// What was asked.
@@ -165,19 +165,19 @@ pub enum RefreshError {
         /// Its answer.
         source: sqlx::Error,
     },
-    /// S3 did not do what was asked, or is not fit for it.
+    /// A request to S3 failed, or the store is not suitable.
     #[error(transparent)]
     Output(#[from] OutputError),
     /// The rows could not be made a file.
     #[error(transparent)]
     Format(#[from] FormatError),
     /// Other publishers were faster again and again.
-    #[error("publish: other publishers were first, many times in a row")]
+    #[error("publish: other publishers were first many times in a row")]
     Conflicts,
-    /// The publication took so long that what it was built on may be gone for readers.
+    /// The publication took so long that files it relies on may have been deleted.
     #[error(
-        "publish: it took {took:?}, and may take {limit:?}; the process was frozen, or metrics.keep_days is too low for \
-         this many rows"
+        "publish: it took {took:?}, more than the limit of {limit:?}; the process was frozen, or metrics.keep_days is \
+         too low for this many rows"
     )]
     Overlong {
         /// How long it took.
@@ -194,7 +194,7 @@ pub enum RefreshError {
 }
 
 impl RefreshError {
-    /// Whether trying again is of no use until a person has done something.
+    /// Whether a retry cannot help until an operator has done something.
     pub fn is_final(&self) -> bool {
         match self {
             RefreshError::Postgres { source, .. } => error_kind(source) == ErrorKind::Schema,
@@ -233,7 +233,7 @@ pub async fn collect_once(context: &RefreshContext) -> Result<outputs::Collected
     let collected = outputs::collect(&store, context.settings.keep(), CODE_VERSION).await?;
     metrics::DELETED.inc_by((collected.files + collected.manifests) as u64);
     if collected != outputs::Collected::default() {
-        tracing::info!(files = collected.files, manifests = collected.manifests, "deleted what nothing names");
+        tracing::info!(files = collected.files, manifests = collected.manifests, "deleted unreferenced files");
     }
     Ok(collected)
 }

@@ -1,5 +1,5 @@
-//! How often to publish: at once after quiet, seldom under a steady stream, and beside a load that needs the machine only
-//! as much as a small share of it allows.
+//! How often to publish: at once after a quiet period, rarely under a steady stream, and with a small share of the
+//! machine during a heavy load.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const COPIES_REST_FACTOR: u32 = 9;
 const QUIET_MIN: Duration = Duration::from_millis(100);
 const QUIET_MAX: Duration = Duration::from_secs(1);
 
-/// While much is on its way into the tables, publications may take one part in so many of the time that has passed since
+/// During a heavy load, publications may take one part in so many of the time that has passed since
 /// the last one, or since it began to be much.
 const LOAD_SHARE: u32 = 10;
 /// And this much in any case: a few windows beside a load are visible at once.
@@ -34,7 +34,7 @@ const WINDOW_FIRST: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(50);
 const TICK_MAX: Duration = Duration::from_millis(500);
 
-/// Does this, and tells for how long this process ran meanwhile: who wakes from being frozen has not worked.
+/// Runs a future and measures for how long this process actually ran: time in which it was frozen does not count.
 pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,7 +54,7 @@ pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) 
     }
 }
 
-/// The pace of something that costs more the more there is.
+/// The pace of an action whose cost grows with the data.
 #[derive(Debug)]
 pub(super) struct Pace {
     interval_min: Duration,
@@ -125,12 +125,12 @@ impl Allowance {
         Allowance { windows_max: usize::MAX, waiting_max: 100, readers: Allowance::READERS };
 }
 
-/// What publications may take, from what they took before.
+/// The budget of publications, from the duration of earlier ones.
 #[derive(Debug)]
 pub(super) struct Budget {
     /// What a window takes.
     window: Duration,
-    /// Since when much is on its way into the tables.
+    /// The start of the heavy load, if there is one.
     load: Option<Instant>,
 }
 
@@ -147,14 +147,14 @@ impl Budget {
         }
     }
 
-    /// Whether much is on its way into the tables, as of now.
+    /// Records whether there is a heavy load now.
     pub(super) fn load(&mut self, is_much: bool, now: Instant) {
         self.load = is_much.then(|| self.load.unwrap_or(now));
     }
 
     /// What may be derived at `now`.
     ///
-    /// | on its way | a window takes | last publication | windows | of dimensions |
+    /// | load | a window takes | last publication | windows | of dimensions |
     /// |---|---|---|---|---|
     /// | little | 50 ms | any | all | 30 |
     /// | much, since now | 50 ms | any | 10 | 0 |
@@ -237,7 +237,7 @@ mod tests {
             (Some(20), 50, Some(10), 30, 20, 1),
             (Some(20), 50, Some(100), 50, 30, 1),
             (Some(20), 10_000, Some(10), 0, 0, 1),
-            // However much is dirty, its turn comes.
+            // Every dirty window is derived in the end.
             (Some(900), 10_000, Some(800), 8, 4, 1),
         ];
         for (load, window, ended, windows_max, waiting_max, readers) in cases {

@@ -5,11 +5,11 @@
 //! are. Nothing is locked but the tables, against being dropped: a publisher that is frozen half-way holds up
 //! neither the others nor the garbage collection, and finds its swap refused when it wakes.
 //!
-//! Outputs have an order: a publisher whose program is older than that of what is published publishes nothing
-//! ([`Outcome::Outdated`]), nor does one whose outputs were set up otherwise since ([`Outcome::Superseded`]), so that in a
-//! rolling upgrade the newest program and folder win.
+//! A publisher with an older program than the published version publishes nothing ([`Outcome::Outdated`]), nor does one
+//! whose outputs have since been set up with other definitions ([`Outcome::Superseded`]), so that in a rolling upgrade
+//! the newest program and folder win.
 //!
-//! What was deleted by hand is made again: see [`super::verification`].
+//! Files deleted by hand are restored: see [`super::verification`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -36,7 +36,7 @@ const CONFLICTS_MAX: u32 = 20;
 /// Marks deleted by one statement.
 const MARKS_BATCH: usize = 10_000;
 
-/// What became of a publication.
+/// The result of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// There is a new version.
@@ -45,21 +45,21 @@ pub enum Outcome {
     Unchanged,
     /// The tables are behind what was published, for this reason; nothing is published until that is resolved.
     Refused(String),
-    /// What is published was derived by later code than this program has.
+    /// The published outputs were derived by newer code than this program has.
     Outdated {
         /// The code version of what is published.
         published: u32,
         /// This program's.
         own: u32,
     },
-    /// An output was set up otherwise than this program has it, as this says; nothing is published until they agree.
+    /// An output was set up with another definition than this program has; nothing is published until they agree.
     Superseded(String),
 }
 
 /// A publication, as tests and status see it.
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// What became of it.
+    /// Its result.
     pub outcome: Outcome,
     /// The version that is current now; 0 if there is none.
     pub version: u64,
@@ -71,7 +71,7 @@ pub struct Publication {
     pub marks: usize,
     /// Windows derived again, counted for each output.
     pub derived: usize,
-    /// Ranges of dates that go on waiting because only a dimension changed.
+    /// Ranges of dates that keep waiting because only a dimension changed.
     pub waiting: usize,
     /// The windows that are dirty, counted for each output, where that is more than may be derived yet.
     pub put_off: Option<usize>,
@@ -111,7 +111,7 @@ impl Publisher {
         }
     }
 
-    /// Has the outputs verified: somebody found something gone.
+    /// Requests a verification, because something was found missing.
     pub(super) fn verify_soon(&mut self) {
         self.verification.soon();
     }
@@ -250,7 +250,7 @@ impl Publisher {
         }))
     }
 
-    /// Remembers which outputs do not work and since when, for people and for whoever publishes next, and says so once.
+    /// Records which outputs fail and since when, for people and for the next publisher, and logs each once.
     async fn record(&mut self, derivation: &Derivation) -> Result<(), sqlx::Error> {
         for output in self.context.outputs {
             metrics::OUTPUT_FAILED
@@ -266,7 +266,7 @@ impl Publisher {
                 tracing::error!(
                     output = output.name,
                     reason = failed.reason,
-                    "the query of an output does not work: what is published of it stays as it is, the others go on"
+                    "the query of an output fails: its published state is not updated; the other outputs continue"
                 );
                 self.said.insert(output.name, failed.reason.clone());
             }
@@ -280,14 +280,14 @@ impl Publisher {
         }
     }
 
-    /// Says once, for people, what was deleted or put back and is made again.
+    /// Logs once what was deleted or put back by hand and is restored.
     fn announce(&mut self, basis: &Basis) {
         let text = match (&basis.lost, self.verification.damage.missing.first()) {
             (Some(lost), _) => {
                 format!("{lost}; all outputs are derived again, as version {}", basis.next_version())
             }
             (None, Some(first)) => format!(
-                "{} data files that version {} names are gone, {first} among them; their windows are derived again",
+                "{} data files of version {} are missing, {first} among them; their windows are derived again",
                 self.verification.damage.missing.len(),
                 basis.version()
             ),
@@ -356,16 +356,18 @@ impl Publisher {
 /// | none, or taken away | one | superseded: never set up |
 /// | a definition | none | superseded |
 fn superseded(outputs: &[&'static Output], set_up: &BTreeMap<String, String>) -> Option<String> {
-    let now = "run the program and folder that were set up last, or `freshet setup` with these";
+    let now = "run the program and pipeline folder that were set up last, or run `freshet setup` with these";
     for output in outputs {
         match set_up.get(output.name) {
             Some(definition) if definition == output.definition => {}
-            Some(_) => return Some(format!("output {} was set up otherwise since; {now}", output.name)),
+            Some(_) => {
+                return Some(format!("output {} has since been set up with another definition; {now}", output.name));
+            }
             None => return Some(format!("output {} is not set up; {now}", output.name)),
         }
     }
     let gone = set_up.keys().find(|name| outputs.iter().all(|output| output.name != **name));
-    gone.map(|name| format!("output {name} was set up and is not known here; {now}"))
+    gone.map(|name| format!("output {name} was set up but is not known here; {now}"))
 }
 
 fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> RefreshError {
@@ -386,9 +388,9 @@ mod tests {
         type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
         let cases: &[Case] = &[
             (&[("a", output.definition)], None),
-            (&[("a", "other")], Some("output a was set up otherwise since")),
+            (&[("a", "other")], Some("output a has since been set up with another definition")),
             (&[], Some("output a is not set up")),
-            (&[("a", output.definition), ("b", "x")], Some("output b was set up and is not known here")),
+            (&[("a", output.definition), ("b", "x")], Some("output b was set up but is not known here")),
         ];
         for (set_up, expected) in cases {
             let set_up = set_up.iter().map(|(name, hash)| ((*name).to_owned(), (*hash).to_owned())).collect();

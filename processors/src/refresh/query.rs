@@ -1,8 +1,8 @@
 //! An output's query, run for a window: rows in the order of its key, as files.
 //!
 //! It runs in the publisher's snapshot, as one of its statements: read only, on one core, within a time limit. Its rows
-//! stream by, so that what is in memory is one of them and the buffers of the files. What the query itself does wrong is
-//! told from what the world does ([`Failure`]): the first stops this output, the second the publication.
+//! stream by, so that what is in memory is one of them and the buffers of the files. Errors of the query are
+//! distinguished from errors of a service ([`Failure`]): the first stop this output, the second the publication.
 
 use std::time::Duration;
 
@@ -26,9 +26,9 @@ const REASON_CHARS_MAX: usize = 500;
 /// Why an output has no rows of a window.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Its query does not work, for this reason.
+    /// Its query fails, for this reason.
     Query(String),
-    /// The world does not.
+    /// A service failed.
     World(RefreshError),
 }
 
@@ -68,13 +68,13 @@ pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration)
     Ok(())
 }
 
-/// Goes on after a query that failed, and forgets what was prepared: tables may have changed.
+/// Continues after a failed query, and drops prepared statements: tables may have changed.
 pub(super) async fn recover(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("ROLLBACK TO SAVEPOINT query").execute(&mut *connection).await?;
     connection.clear_cached_statements().await
 }
 
-/// Asks Postgres what a query gives.
+/// Asks Postgres for the columns of a query.
 pub(super) async fn prepare(connection: &mut PgConnection, output: &Output) -> Result<Prepared, Failure> {
     let found = described(connection, output).await.map_err(|error| failure(error, "prepare"))?;
     prepared(output, &found).map_err(Failure::Query)
@@ -104,9 +104,7 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
             return Err(format!("column {name} is of type {of}: cast it, as in {name}::text (there are {known})"));
         };
         if name == "?column?" || columns.iter().any(|(column, _)| column.name == name) {
-            return Err(format!(
-                "each column needs a name of its own: {name} stands there without or twice (… AS name)"
-            ));
+            return Err(format!("each column needs a name of its own: {name} has none or occurs twice (… AS name)"));
         }
         columns.push((Column { name: name.to_owned(), kind }, !output.hidden.contains(&name)));
     }
@@ -114,12 +112,12 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
     for name in output.key {
         let Some(index) = columns.iter().position(|(column, _)| column.name == *name) else {
             let known = columns.iter().map(|(column, _)| column.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(format!("the key names {name}, which is no column of the query (there are {known})"));
+            return Err(format!("the key names {name}, which is not a column of the query (it has {known})"));
         };
         key.push(index);
     }
     if columns.iter().all(|(_, is_published)| !is_published) {
-        return Err("every column is hidden: nothing is left to publish".to_owned());
+        return Err("every column is hidden: there is nothing to publish".to_owned());
     }
     let quoted = |column: &Column| format!("\"{}\"", column.name.replace('"', "\"\""));
     let selected: Vec<_> = columns.iter().map(|(column, _)| column.kind.selected(&quoted(column))).collect();
@@ -265,7 +263,7 @@ mod tests {
             (&[("name", "TEXT"), ("name", "INT4")], "each column needs a name of its own"),
             (
                 &[("name", "TEXT"), ("n", "INT4")],
-                "the key names day, which is no column of the query (there are name, n)",
+                "the key names day, which is not a column of the query (it has name, n)",
             ),
         ];
         for (found, expected) in cases {
@@ -273,7 +271,7 @@ mod tests {
             assert!(said.starts_with(expected), "{said}");
         }
         let said = prepared(output("hidden: [name, day]\n"), &[("name", "TEXT"), ("day", "DATE")]);
-        assert_eq!(said.expect_err("a mistake"), "every column is hidden: nothing is left to publish");
+        assert_eq!(said.expect_err("a mistake"), "every column is hidden: there is nothing to publish");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A few windows at once: while Postgres works out the rows of one, those of another become files and go up.
+//! Derives a few windows at once: while Postgres computes the rows of one, those of another are written to files and
+//! uploaded.
 //!
 //! All readers see the publication's snapshot: the first is its own transaction, the others import it. A window's rows come
 //! from one query on one of them, so its files do not depend on who reads it, nor when.
@@ -22,7 +23,7 @@ use super::{RefreshError, metrics};
 /// How long another connection may take to come. Without it the windows are derived one after the other.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The windows of an output that are to be derived, and what becomes of them.
+/// The windows of an output to derive, and their results.
 pub(super) struct Work {
     pub(super) output: &'static Output,
     pub(super) query: Prepared,
@@ -40,7 +41,7 @@ pub(super) struct Others {
 }
 
 impl Others {
-    /// Up to so many that see an exported snapshot; fewer where there are no connections to be had.
+    /// Up to that many readers of an exported snapshot; fewer if no connections are available.
     pub(super) async fn open(pool: &PgPool, snapshot: Option<&str>, count: usize, timeout: Duration) -> Others {
         let mut transactions = Vec::new();
         for id in snapshot.into_iter().flat_map(|id| std::iter::repeat_n(id, count)) {
@@ -72,7 +73,7 @@ async fn import(pool: &PgPool, id: &str, timeout: Duration) -> Result<Transactio
 /// Derives all windows of all outputs, in the order in which they stand.
 ///
 /// # Errors
-/// What the world does wrong. What a query does wrong ends its output.
+/// Errors of services. An error of a query only ends its output.
 pub(super) async fn derive(
     first: &mut PgConnection,
     others: &mut Others,
@@ -185,7 +186,7 @@ impl Queue {
         self.state().done[at].1.get_or_insert(reason);
     }
 
-    /// Nothing more is to be begun.
+    /// No more windows are to be started.
     fn close(&self) {
         self.state().waiting.clear();
     }

@@ -1,4 +1,4 @@
-//! Trying again after transient errors, with back-off.
+//! Retries after transient errors, with back-off.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{RefreshError, metrics};
 /// The wait after a failure.
 pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
 
-/// How long what has begun may go on once the program is stopping.
+/// How long current work may continue once the program is stopping.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Back-off of one action.

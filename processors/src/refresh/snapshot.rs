@@ -44,8 +44,8 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes the snapshot, which lives until [`Snapshot::close`]. Its locks keep nobody out but who would drop or
-    /// rename a table.
+    /// Takes the snapshot, which lives until [`Snapshot::close`]. Its locks only block statements that drop or rename a
+    /// table.
     pub(super) async fn open(
         pool: &PgPool,
         domains: &'static [&'static Domain],

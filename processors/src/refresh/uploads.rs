@@ -1,5 +1,4 @@
-//! The data files of a version on their way to S3: what is as it was keeps its name, what is new gets one that no
-//! file had before.
+//! Uploads the data files of a version: unchanged files keep their names, new ones get names that no file had before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use super::derivation::entries;
 use super::format::Encoded;
 use super::{RefreshError, metrics};
 
-/// Files on their way up at once.
+/// Concurrent uploads of files.
 const UPLOADS_MAX: usize = 8;
 
-/// Data files on their way to S3, [`UPLOADS_MAX`] at once.
+/// Uploads data files to S3, [`UPLOADS_MAX`] at once.
 pub(super) struct Uploads<'a> {
     store: Store,
     /// The version to come, which new files are named after.
@@ -55,7 +54,7 @@ impl<'a> Uploads<'a> {
         }
     }
 
-    /// Sends the files of a window that are new or gone, waiting while too many are under way. `None`: it has no
+    /// Sends the files of a window that are new or gone, waiting while too many uploads are running. `None`: it has no
     /// rows.
     pub(super) async fn add(
         &mut self,

@@ -1,4 +1,4 @@
-//! Looking, now and then, whether what is published is still there: beside the publications, which do not wait for it.
+//! Periodic checks whether the published files still exist, beside the publications, which do not wait for them.
 //!
 //! A look lists all data files, so it takes longer the longer the history is, and what has just changed is not to wait for
 //! that. Only the first look of a publisher comes before its first publication: what was deleted while nobody looked is
@@ -34,7 +34,7 @@ impl Verification {
         Verification { store, interval, damage: Damage::default(), next_at: None, is_first: true, running: None }
     }
 
-    /// Has the outputs looked at as soon as may be: somebody found something gone.
+    /// Requests a look at the outputs as soon as possible, because something was found missing.
     pub(super) fn soon(&mut self) {
         self.next_at = None;
     }

@@ -1,4 +1,4 @@
-//! Driving batches from the topic into Postgres, one transaction each, for a replay.
+//! Writes batches from the topic into Postgres for a replay, one transaction each.
 //!
 //! Several workers share the partitions, as several processors share them live: the rows of a key are in one partition,
 //! so that they do not get into each other's way, and where they do (partitions were added) the guard decides.
@@ -26,7 +26,7 @@ use crate::ranges::{self, Range, Reading};
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 /// A transaction that takes longer is given up, as the live writer does.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
-/// A replay that Postgres has not answered for this long ends; it goes on when it is asked the same again.
+/// A replay ends if Postgres has not answered for this long; the same command resumes it.
 const TRIED_FOR_MAX: Duration = Duration::from_secs(120);
 
 /// Where the batches go.
@@ -41,7 +41,7 @@ pub(super) enum Sink {
 /// One reads and judges while Postgres writes for the other; more would take the machine from the live pipeline.
 const WORKERS: usize = 2;
 
-/// What is under way.
+/// Work in progress.
 pub(super) struct Drive<'a> {
     pub(super) context: &'a ReplayContext,
     pub(super) upsert: &'a Upsert,
@@ -92,7 +92,7 @@ fn shares(positions: &BTreeMap<i32, Position>, ends: &BTreeMap<i32, i64>) -> Vec
     shares.into_iter().map(|(_, share)| share).collect()
 }
 
-/// A share of the partitions on its way.
+/// A worker's share of the partitions.
 struct Worker<'a> {
     drive: &'a Drive<'a>,
     positions: BTreeMap<i32, Position>,
@@ -102,7 +102,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Gives where the partitions stand at the end, which is `ends`.
+    /// Returns the final positions of the partitions, which are `ends`.
     async fn run(
         mut self,
         ends: &BTreeMap<i32, i64>,

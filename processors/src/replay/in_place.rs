@@ -1,4 +1,4 @@
-//! A replay in place, and what it would do.
+//! A replay in place, and its preview.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -25,10 +25,10 @@ const KEYS_MAX: usize = 1_000_000;
 const FINISH_TRIES_MAX: u32 = 30;
 const FINISH_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Replays in place: corrects the live table by the rules of this program. Gives what it did.
+/// Replays in place: corrects the live table by the rules of this program. Returns the recorded replay.
 ///
 /// # Errors
-/// [`ReplayError`]. What was corrected until then stays, and the same request goes on from there.
+/// [`ReplayError`]. Corrections made until then stay, and the same request continues from there.
 pub async fn in_place(
     context: &ReplayContext,
     request: &Request,
@@ -102,7 +102,7 @@ async fn finish(
     }
 }
 
-/// What [`in_place`] would do, as the table is now.
+/// The preview of [`in_place`] on the present table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preview {
     /// How many rows of each.
@@ -113,7 +113,7 @@ pub struct Preview {
     pub at_most: bool,
 }
 
-/// Says what [`in_place`] would do. Nothing is written: the transaction could not.
+/// Previews [`in_place`]. Nothing is written: the transaction is read-only.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -162,7 +162,7 @@ pub async fn preview(
 struct Sum {
     preview: Preview,
     keys: HashSet<Option<String>>,
-    /// Rows that are rejects anew or no longer.
+    /// Rows that are newly rejected or newly accepted.
     rows: HashSet<(i64, i32, i64)>,
     shown: BTreeMap<&'static str, usize>,
     examples_max: usize,
@@ -215,12 +215,12 @@ fn kind_of(example: &Example) -> &'static str {
     match &example.what {
         correct::What::Inserted { .. } => "",
         correct::What::Changed { column, .. } => column,
-        correct::What::RejectedAnew(_) => "rejected anew",
-        correct::What::AcceptedAnew(_) => "accepted anew",
+        correct::What::RejectedAnew(_) => "newly rejected",
+        correct::What::AcceptedAnew(_) => "newly accepted",
     }
 }
 
-/// The offsets that a request comes to.
+/// The offsets of a request.
 pub(super) async fn plan(context: &ReplayContext, request: &Request, topic: &Topic) -> Result<Vec<Range>, ReplayError> {
     let from_times = times(context, Some(&request.from), topic).await?;
     let to_times = times(context, request.to.as_ref(), topic).await?;

@@ -1,12 +1,11 @@
-//! Replay: rows that are in the topic go the same way once more, while the live pipeline goes on.
+//! Replay: rows in the topic are processed again while the live pipeline runs.
 //!
 //! Whoever replays reads with an assignment of its own ([`crate::ranges`](self)), never past the live bookmarks, judges
 //! the rows by the rules of this program, and writes batch by batch, each a transaction that moves the replay's own
-//! bookmarks. Killed at any moment, it goes on where it stopped when it is asked the same again. A domain has one replay
-//! at a time.
+//! bookmarks. If it is killed, the same command resumes it where it stopped. A domain has one replay at a time.
 //!
-//! - [`in_place`] corrects the live table. Old data never comes over new: the guard of the live upsert holds.
-//! - [`preview`] says what that would do, and writes nothing.
+//! - [`in_place`] corrects the live table. Old data never overwrites new data: the guard of the live upsert applies.
+//! - [`preview`] shows what that would do, and writes nothing.
 //! - [`Shadow`] fills a second table, compares it with the live one, and lets it take its place.
 
 mod drive;
@@ -84,8 +83,8 @@ pub type ProgressSender = watch::Sender<Progress>;
 /// Why a replay did not get to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// Another process is at it.
-    #[error("another process replays {domain} at present{}", of(.owner.as_deref()))]
+    /// Another process runs a replay of the domain.
+    #[error("another process is replaying {domain}{}", of(.owner.as_deref()))]
     Busy {
         /// The domain.
         domain: &'static str,
@@ -95,10 +94,10 @@ pub enum ReplayError {
     /// The topic is not the one that the tables were made from.
     #[error("the topic of {0} is not the one that was applied: `freshet bookmarks adopt {0}` first")]
     OtherTopic(&'static str),
-    /// It asks for what is not there.
+    /// The request does not fit the topic.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// An earlier one stands in its way.
+    /// An unfinished replay prevents it.
     #[error(transparent)]
     Begin(#[from] BeginError),
     /// Kafka.
@@ -121,17 +120,17 @@ pub enum ReplayError {
         /// Its answer.
         source: sqlx::Error,
     },
-    /// Another process has taken the replay over, or its topic was given up for another.
-    #[error("another process goes on with this replay, or another topic was adopted meanwhile")]
+    /// Another process has taken over the replay, or another topic was adopted.
+    #[error("another process has taken over this replay, or another topic was adopted meanwhile")]
     Lost,
     /// The live pipeline is too fast to be caught up with, or rows do not come.
-    #[error("the shadow could not catch up with the live table in {0} tries: try again when less comes in")]
+    #[error("the shadow could not catch up with the live table in {0} tries: try again when fewer rows arrive")]
     NotCaughtUp(u32),
     /// The shadow cannot take the live table's place.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// Ctrl-C.
-    #[error("interrupted; ask the same again to go on")]
+    #[error("interrupted; run the same command again to continue")]
     Interrupted,
     /// A task panicked.
     #[error("a task of the replay ended early")]

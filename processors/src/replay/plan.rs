@@ -1,4 +1,4 @@
-//! What a replay is asked to read, and the offsets that this comes to. Pure.
+//! The request of a replay, and the offsets to read for it. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ pub enum Point {
     Offsets(BTreeMap<i32, i64>),
 }
 
-/// The text is no point.
+/// The text is not a point in a topic.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "give `beginning`, a time such as 2026-03-01 or 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)"
@@ -116,10 +116,10 @@ pub enum PlanError {
     #[error("the topic has no partition {0}")]
     NoPartition(i32),
     /// No version of these keys is in the ledger.
-    #[error("no file of this domain is called {}", .0.join(" or "))]
+    #[error("this domain has no file {}", .0.join(" or "))]
     NoObject(Vec<String>),
-    /// Kafka keeps time by what producers say; a time to come is a slip.
-    #[error("{0} is yet to come")]
+    /// A time in the future must be a mistake.
+    #[error("{0} is in the future")]
     Future(String),
 }
 

@@ -41,7 +41,7 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Begins a shadow, or goes on with the one that is there.
+    /// Begins a shadow, or continues the existing one.
     ///
     /// # Errors
     /// [`ReplayError`].
@@ -121,7 +121,7 @@ impl Shadow {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
-                Err(error) => return Err(postgres("make the live pipeline wait")(error)),
+                Err(error) => return Err(postgres("pause the live pipeline")(error)),
             };
             // Cut off half-way, a batch's transaction goes with its connection; the bookmark tells what it did.
             let read = tokio::time::timeout(HOLD_MAX, self.read_up_to(&held.bookmarks, progress, shutdown)).await;
@@ -129,7 +129,7 @@ impl Shadow {
                 Ok(Ok(())) => return Ok(held),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => {
-                    held.transaction.rollback().await.map_err(postgres("let the live pipeline go on"))?;
+                    held.transaction.rollback().await.map_err(postgres("resume the live pipeline"))?;
                     self.retake().await?;
                 }
             }
@@ -207,7 +207,7 @@ impl Shadow {
     }
 }
 
-/// Whether so many messages are little, if each has as many rows as those read so far.
+/// Whether few rows are left, assuming as many rows per message as in those read so far.
 ///
 /// | messages read | with rows | left | little |
 /// |---|---|---|---|

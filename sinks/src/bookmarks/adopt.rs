@@ -1,10 +1,10 @@
 //! The way out of a halt: accept the topic as it is now.
 //!
-//! After a topic was made again, or Kafka was lost, the bookmarks belong to a log that is gone. Adopting moves
-//! them to the start of the new one and sends every object that was not wholly applied on its way again; rows of
-//! it that were received before come as duplicates and are counted once, because the received sequence numbers
-//! are kept. In the log that they belong to (retention was faster, or the log lost its end), bookmarks that lie within
-//! it stay. What partitions begin with is recorded where it is not the stream record, and is no halt from then on.
+//! After a topic was made again, or Kafka was lost, the bookmarks belong to a log that is gone. Adopting moves them to
+//! the start of the new one and has every object published again that was not fully applied; its rows that were
+//! received before are duplicates and count once, because the received sequence numbers are kept. If the topic is still
+//! the same log (retention was too fast, or the log lost its end), bookmarks within it stay. An unexpected first record
+//! of a partition is recorded as accepted and is no reason for a halt from then on.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +16,12 @@ use uuid::Uuid;
 use crate::ledger;
 use crate::transactions::{self, Limits};
 
-/// What is adopted: a topic's log as it stands.
+/// The topic to adopt, with its present log.
 #[derive(Debug, Clone)]
 pub struct Adopting<'a> {
     /// The topic's name.
     pub topic: &'a str,
-    /// The stream that it is from now on.
+    /// Its stream id from now on.
     pub stream_id: Uuid,
     /// Whether it is the log that the bookmarks belong to.
     pub is_known_log: bool,
@@ -29,7 +29,7 @@ pub struct Adopting<'a> {
     pub partitions: &'a BTreeMap<i32, PartitionLog>,
 }
 
-/// What adopting did.
+/// The result of adopting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopted {
     /// Bookmarks that were moved, and where to.
@@ -40,7 +40,7 @@ pub struct Adopted {
     pub objects: usize,
 }
 
-/// Where a bookmark stands once the log is adopted.
+/// The position of a bookmark after the log is adopted.
 ///
 /// | the log | bookmark | goes to |
 /// |---|---|---|
@@ -50,7 +50,8 @@ pub struct Adopted {
 /// | the known one | within the log | stays |
 /// | the known one | beyond the log's end: the log lost what was applied | the log's end |
 ///
-/// Rows passed over at the end are those of objects that are not wholly applied, all of which are published again.
+/// Rows skipped by moving a bookmark to the end belong to objects that are not fully applied; all of those are
+/// published again.
 pub fn adopted_bookmark(is_known_log: bool, bookmark: Option<i64>, ends: Ends) -> i64 {
     match bookmark.filter(|_| is_known_log) {
         Some(bookmark) => bookmark.clamp(ends.low, ends.high),
@@ -58,14 +59,14 @@ pub fn adopted_bookmark(is_known_log: bool, bookmark: Option<i64>, ends: Ends) -
     }
 }
 
-/// Adopts a topic in one transaction, `adopt`. Epochs and leases are raised, so that whoever works on the domain drops
-/// what it holds and begins anew. Run twice, it sends objects again; their rows are duplicates.
+/// Adopts a topic in one transaction, `adopt`. Epochs and leases are raised, so that every process that works on the
+/// domain drops its work and starts over. Running it twice sends objects again; their rows are duplicates.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn adopt(pool: &PgPool, domain: &str, adopting: &Adopting<'_>) -> Result<Adopted, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "adopt", Limits::SHORT).await?;
-    // Bookmarks before streams: the order in which everybody locks them.
+    // Bookmarks before streams: every transaction locks them in this order.
     let (moved, kept) = move_bookmarks(&mut transaction, domain, adopting).await?;
     sqlx::query(
         "INSERT INTO pipeline.streams AS s (domain, topic, stream_id) VALUES ($1, $2, $3)
@@ -82,7 +83,7 @@ pub async fn adopt(pool: &PgPool, domain: &str, adopting: &Adopting<'_>) -> Resu
         sqlx::query(AssertSqlSafe(sql)).bind(domain).execute(&mut *transaction).await?;
     }
     if !adopting.is_known_log {
-        // Malformed messages are told apart by their offsets, which begin anew.
+        // Malformed messages are identified by their offsets, which start again at 0.
         sqlx::query("DELETE FROM pipeline.progress WHERE domain = $1 AND object = 0")
             .bind(domain)
             .execute(&mut *transaction)

@@ -17,7 +17,7 @@ use crate::destination::Destination;
 use crate::postgres::is_lock_timeout;
 use crate::transactions::{self, Limits};
 
-/// A partition's bookmark as it stands.
+/// A partition's bookmark.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Bookmark {
     /// The partition.
@@ -26,7 +26,7 @@ pub struct Bookmark {
     pub next_offset: i64,
     /// Why the partition is halted; `None` while it runs.
     pub halted: Option<String>,
-    /// What a person accepted its record 0 as ([`freshet_topics::stream::FirstRecord::accepted_as`]).
+    /// As what an operator accepted its record 0 ([`freshet_topics::stream::FirstRecord::accepted_as`]).
     pub accepted_beginning: Option<String>,
 }
 
@@ -49,7 +49,7 @@ pub async fn read(
     .await
 }
 
-/// A partition's bookmark as an assignment received it.
+/// A partition's bookmark, as taken by an assignment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
     /// The partition.
@@ -62,7 +62,7 @@ pub struct Assigned {
     pub stream_id: Uuid,
 }
 
-/// What one batch does to one partition's bookmark.
+/// The change of one partition's bookmark by one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BookmarkMove {
     /// The partition.
@@ -80,13 +80,13 @@ pub struct BookmarkMove {
 pub enum MoveDecision {
     /// It is the next one.
     Go,
-    /// It was applied before: the answer to its COMMIT was lost.
+    /// It was applied before: the connection dropped before COMMIT was confirmed.
     AlreadyApplied,
-    /// Somebody else owns the partition, or the bookmark was set by hand: leave it alone and join again.
+    /// Another process owns the partition, or the bookmark was set by hand: apply nothing and join the group again.
     Lost,
 }
 
-/// Decides whether a batch may apply, from the bookmark as it stands under its lock.
+/// Decides whether a batch may apply, from the bookmark read under its lock.
 ///
 /// | bookmark | epoch | decision |
 /// |---|---|---|
@@ -103,9 +103,9 @@ pub fn decide_move(found: Option<(i64, i64)>, wanted: BookmarkMove) -> MoveDecis
     }
 }
 
-/// Whether a bookmark still is what its owner knows of it: nobody has taken it, and it has not gone back. `found` is its
-/// offset, its epoch, and whether it is halted; `applied` is how far the owner has applied, `None` if it found the
-/// partition halted.
+/// Whether a bookmark is unchanged since its owner last saw it: nobody has taken it, and it has not gone back. `found`
+/// is its offset, its epoch, and whether it is halted; `applied` is how far the owner has applied, `None` if it found
+/// the partition halted.
 ///
 /// | bookmark | epoch | is as its owner left it |
 /// |---|---|---|
@@ -121,9 +121,9 @@ pub fn is_as_left(found: Option<(i64, i64, bool)>, epoch: i64, applied: Option<i
     })
 }
 
-/// A new owner waits this long for a former one's transaction, then says whom it waits for and tries again.
+/// A new owner waits this long for a former owner's transaction, then logs what blocks it and tries again.
 const TAKE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Tries until an assignment fails, and is made again. The server ends the transaction of a frozen owner long before
+/// Attempts before an assignment fails and is repeated. The server ends the transaction of a frozen owner long before
 /// that ([`Limits::SHORT`]).
 const TAKE_TRIES_MAX: u32 = 10;
 
@@ -146,7 +146,7 @@ pub async fn take(
         match take_once(pool, destination, domain, stream_id, owner, starts).await {
             Err(error) if is_lock_timeout(&error) && tries < TAKE_TRIES_MAX => {
                 let holders = holders(pool, destination, domain).await?.join("; ");
-                tracing::warn!(domain, holders, "waiting for bookmarks that another transaction holds");
+                tracing::warn!(domain, holders, "waiting for bookmarks that another transaction has locked");
                 for backend in end_frozen_copies(pool, destination, domain).await? {
                     tracing::warn!(domain, backend, "ended a session whose client went silent in the middle of a COPY");
                 }
@@ -157,7 +157,7 @@ pub async fn take(
     }
 }
 
-/// Who holds bookmarks of a domain at this moment: the transaction that has locked a row stands in its `xmax`.
+/// The sessions that hold bookmarks of a domain at this moment, found by `xmax`, the transaction that has locked a row.
 async fn holders(pool: &PgPool, destination: Destination, domain: &str) -> Result<Vec<String>, sqlx::Error> {
     let sql = format!(
         "SELECT format('partitions %s: backend %s of %s, %s for %s s', string_agg(b.partition::text, ', '), a.pid,
@@ -173,8 +173,8 @@ async fn holders(pool: &PgPool, destination: Destination, domain: &str) -> Resul
 
 /// Ends the sessions that hold bookmarks of a domain and wait in a COPY for a client that has been silent for as long as
 /// [`Limits::SHORT`] allows: Postgres' own bound is for clients that are silent between two statements, and this is
-/// in the middle of one. Nothing is lost: what they had begun is rolled back, and whoever owns the partition then does it.
-/// Gives the backends.
+/// in the middle of one. Nothing is lost: their transactions are rolled back, and the new owner of the partition
+/// repeats the work. Returns the backends.
 async fn end_frozen_copies(pool: &PgPool, destination: Destination, domain: &str) -> Result<Vec<i32>, sqlx::Error> {
     let sql = format!(
         "SELECT pid FROM (

@@ -1,8 +1,8 @@
-//! Setting bookmarks by hand, while nothing or anything runs.
+//! Setting bookmarks by hand, safe while roles run.
 //!
-//! Their owners find the epoch raised, drop what they hold and read on from the new bookmark. Set back, rows come once
-//! more and are duplicates, by their sequence numbers. Set forward, rows are passed over; the sweep finds the files
-//! that they are missing in and has those published again. So nothing is lost or counted twice either way.
+//! Owners find the epoch raised, drop their work and continue from the new bookmark. If it is set back, rows are read
+//! again and are duplicates by their sequence numbers. If it is set forward, rows are skipped; the sweep finds the
+//! files with missing rows and has them published again. So nothing is lost or counted twice either way.
 
 use crate::transactions::{self, Limits};
 use sqlx::PgPool;
@@ -18,8 +18,8 @@ pub struct Reset {
     pub after: i64,
 }
 
-/// Sets bookmarks of a domain in one transaction. A partition that has none is left out. Where one goes back, the
-/// stream's epoch is raised: the published outputs were made at bookmarks that the tables are behind now.
+/// Sets bookmarks of a domain in one transaction. A partition without a bookmark is left out. If one goes back, the
+/// stream's epoch is raised, because the published outputs were made at later bookmarks.
 ///
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 /// Whether a topic is the one that the bookmarks were made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// It is; or nothing was known of the domain and it is from now on.
+    /// It is; or the domain had no topic before and is bound to this one now.
     Same(Uuid),
     /// It was deleted and made again, or Kafka was lost: nothing may be published or applied before
     /// `freshet bookmarks adopt`.
@@ -20,8 +20,8 @@ pub enum Binding {
     Unknown,
 }
 
-/// Binds a domain to its topic on first sight, and compares ever after. Two that bind at once agree: the
-/// first insert wins and both read it. `found` is what the topic says, `None` where no stream record is left.
+/// Binds a domain to its topic on first sight, and compares ever after. Two that bind at once agree: the first insert
+/// wins and both read it. `found` is the stream id in the topic, `None` if no stream record is left.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -39,7 +39,7 @@ pub async fn bind(pool: &PgPool, domain: &str, topic: &str, found: Option<Uuid>)
     Ok(compare(known(pool, domain).await?, found))
 }
 
-/// The stream that the domain's bookmarks belong to; `None` where no topic was ever bound.
+/// The stream that the domain's bookmarks belong to; `None` if no topic was ever bound.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -50,7 +50,7 @@ pub async fn known(pool: &PgPool, domain: &str) -> Result<Option<Uuid>, sqlx::Er
         .await
 }
 
-/// The decision of [`bind`], from the stream that Postgres knows and what the topic says.
+/// The decision of [`bind`], from the stream that Postgres knows and the one in the topic.
 ///
 /// | known to Postgres | the topic says | binding |
 /// |---|---|---|

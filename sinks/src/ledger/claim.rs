@@ -1,5 +1,5 @@
-//! Claiming: a listener takes the next object of its domains, or several small ones at once, for as long as it renews its
-//! leases.
+//! Claiming: a listener takes the next object of its domains, or several small ones at once, and keeps them while it
+//! renews its leases.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub struct Earlier {
     pub reason: Option<Reason>,
 }
 
-/// Who claims, and on what terms.
+/// The claiming listener and its terms.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
     /// The listener's name, unique among those that run.
@@ -91,8 +91,8 @@ pub struct Take {
     pub sent_again_first: bool,
     /// Objects at most: more than one only of those that [`Take::small_bytes`] says are small.
     pub objects_max: i64,
-    /// Objects up to this size, in bytes as stored, are taken together, unless an attempt at one has failed before: what
-    /// made it fail is not to harm others.
+    /// Objects up to this size, in bytes as stored, are taken together, except those with a failed attempt, so that
+    /// they do not affect others.
     pub small_bytes: i64,
 }
 
@@ -118,7 +118,7 @@ pub async fn claim(
     let mut transaction = transactions::begin(pool, "claim", Limits::SHORT).await?;
     let found: Vec<Found> = sqlx::query_as(AssertSqlSafe(format!(
         "WITH first AS (
-            -- In the order given: the join stops at the first class of a domain that has an object.
+            -- Classes are tried in the given order: the join stops at the first one that has an object.
             SELECT c.*, d.domain, d.partitions, d.again
             FROM UNNEST($1::text[], $2::integer[], $3::boolean[]) AS d (domain, partitions, again)
             CROSS JOIN LATERAL (
@@ -184,7 +184,7 @@ fn classes(sent_again_first: bool, domains: usize) -> Vec<bool> {
 
 fn claimed_by<'a>(claimant: Claimant<'a>, found: &Found) -> Option<Change<'a>> {
     let Claimant { owner, lease, back_off } = claimant;
-    // The lease of the last attempt ran out: that is a failure too, and this attempt may be the next.
+    // The lease of the last attempt expired: that counts as a failure too.
     let failures = found.object.attempts.unsigned_abs() + u32::from(found.object.state == ObjectState::Publishing);
     let back_off = back_off.after(failures + 1);
     let event = Event::Claim { owner, lease, back_off, parser_version: PARSER_VERSION, partitions: found.partitions };
@@ -218,12 +218,12 @@ pub struct Renewal {
     pub nonce: Uuid,
     /// As the claim has it.
     pub lease_epoch: i64,
-    /// How long after the end of the lease nobody takes the object.
+    /// How long after the end of the lease the object cannot be claimed.
     pub back_off: Duration,
 }
 
-/// Renews leases; the result names the objects that are still this listener's. Locked in the order of their numbers, as by
-/// whoever writes several objects, so that nobody waits in a circle.
+/// Renews leases; the result names the objects that are still this listener's. Rows are locked in the order of their
+/// ids, as in every write of several objects, so that there are no deadlocks.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -247,7 +247,7 @@ pub async fn renew(pool: &PgPool, leases: &[Renewal], lease: Duration) -> Result
     .await
 }
 
-/// Whether an object may be claimed; [`claim`] says the same in SQL, and a test holds the two together. A lease and a
+/// Whether an object may be claimed; [`claim`] does the same in SQL, and a test compares the two. A lease and a
 /// wait are intervals: before their beginning (the clock went back) they hold no more than after their end.
 ///
 /// | state | lease | wait | older version of the key unfinished | may |
@@ -267,8 +267,8 @@ pub fn may_claim(state: ObjectState, is_leased: bool, is_waiting: bool, earlier_
     is_free && !is_waiting && earlier_unfinished.is_none_or(|attempts| attempts >= ATTEMPTS_HOLDING_BACK)
 }
 
-/// Whether a version need not be published because it has the content of the newest older version of its key; which
-/// one has it.
+/// Whether a version need not be published because it has the same content as the newest older version of its key, and
+/// which object that is.
 ///
 /// | the version | older version | its content | verdict |
 /// |---|---|---|---|

@@ -1,4 +1,4 @@
-//! Which rows of an object are lost for good, decided from what was published and what was received.
+//! Which rows of an object are lost for good, decided from the rows published and received.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::apply::progress::SeqSet;
 /// Partitions named in a reason; `pipeline.progress` has them all.
 const PARTITIONS_NAMED_MAX: usize = 20;
 
-/// Rows that were to arrive and that nothing will bring any more.
+/// Rows that will never arrive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lost {
@@ -25,7 +25,7 @@ pub enum Lost {
         /// Partition and sequence numbers, as Postgres writes a multirange, in the order of partitions.
         seqs: Vec<(i32, String)>,
     },
-    /// Every row from this one on, and those before it that had not arrived: it was being published for the first time.
+    /// All rows from this one on, and missing rows before it: the object was being published for the first time.
     From {
         /// The first row, from 0.
         row: i64,
@@ -33,7 +33,7 @@ pub enum Lost {
         #[serde(default)]
         received: i64,
     },
-    /// How many rows it has was never known; so many arrived.
+    /// The number of its rows was never known; this many arrived.
     Unknown {
         /// Rows received.
         received: i64,
@@ -83,11 +83,11 @@ impl fmt::Display for Lost {
             }
             Lost::From { row, received } if received < row => write!(
                 formatter,
-                "the rows from {row} on are missing; of the {row} before, {received} had been received by then"
+                "the rows from {row} on are missing; of the {row} rows before, {received} were received"
             ),
             Lost::From { row, .. } => write!(formatter, "the rows from {row} on are missing"),
             Lost::Unknown { received } => {
-                write!(formatter, "{received} of its rows were received, how many it has is not known")
+                write!(formatter, "{received} of its rows were received; how many it has is not known")
             }
         }
     }
@@ -135,7 +135,7 @@ mod tests {
         let lost = lost_rows(&object(rows, 0), &some);
         assert_eq!(lost.to_string(), "5 rows are missing (partition 0: seqs {[0,3)}; partition 2: seqs {[1,3)})");
         let lost = lost_rows(&object(None, 7), &some);
-        assert_eq!(lost.to_string(), "the rows from 7 on are missing; of the 7 before, 2 had been received by then");
+        assert_eq!(lost.to_string(), "the rows from 7 on are missing; of the 7 rows before, 2 were received");
         assert_eq!(lost_rows(&object(None, 7), &all).to_string(), "the rows from 7 on are missing");
         assert_eq!(lost_rows(&object(None, 0), &some), Lost::Unknown { received: 2 });
         assert_eq!(lost_rows(&object(None, 0), &BTreeMap::new()), Lost::Nothing);

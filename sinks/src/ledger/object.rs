@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::reason::Reason;
 use super::state::ObjectState;
 
-/// What names one content of one key for good.
+/// The permanent identity of one version of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, sqlx::FromRow)]
 pub struct ObjectVersion {
     /// The bucket.
@@ -19,11 +19,11 @@ pub struct ObjectVersion {
     pub key: String,
     /// Where the bucket is versioned. A listing has none.
     pub version_id: Option<String>,
-    /// As the server gives it, quotes included.
+    /// As given by the server, including quotes.
     pub etag: String,
     /// Size as stored, in bytes.
     pub size_bytes: i64,
-    /// To the second, rounded down: HEAD tells no more, whatever a listing tells.
+    /// Rounded down to the second, which is HEAD's precision.
     pub last_modified: DateTime<Utc>,
 }
 
@@ -37,7 +37,8 @@ impl fmt::Display for ObjectVersion {
     }
 }
 
-/// A key as people are shown it: S3 takes line feeds and escape sequences in keys, a log or a terminal should not.
+/// A key as shown to people, with control characters escaped: S3 allows them in keys, but they should not reach a log
+/// or a terminal.
 pub fn on_one_line(key: &str) -> Cow<'_, str> {
     if !key.contains(char::is_control) {
         return Cow::Borrowed(key);
@@ -49,14 +50,14 @@ pub fn on_one_line(key: &str) -> Cow<'_, str> {
     Cow::Owned(key.chars().map(visible).collect())
 }
 
-/// A row of `pipeline.objects`, but for its times: those stay in Postgres, whose clock they are of.
+/// A row of `pipeline.objects` without its times: those stay in Postgres and are compared by its clock only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, sqlx::FromRow)]
 pub struct Object {
     /// Its number.
     pub id: i64,
-    /// What tells it from an object of the same number in another life of the ledger ([`crate::lives`]).
+    /// Distinguishes it from an object with the same id in another life of the ledger ([`crate::lives`]).
     pub nonce: Uuid,
-    /// What it is a version of, and which.
+    /// The key and which version of it.
     #[sqlx(flatten)]
     pub version: ObjectVersion,
     /// Domain name.
@@ -67,7 +68,7 @@ pub struct Object {
     pub state: ObjectState,
     /// Why.
     pub cause: Option<Json<Reason>>,
-    /// Raised by every claim and every restart: a write that carries another one is not made.
+    /// Raised by every claim and every restart: a write with another epoch is refused.
     pub lease_epoch: i64,
     /// Failures in a row.
     pub attempts: i32,
@@ -87,7 +88,7 @@ pub struct Object {
     pub resume_row: i64,
     /// Resume point: next seq in each partition.
     pub resume_seqs: Option<Vec<i64>>,
-    /// Rows, where all were published once.
+    /// Number of rows, once all were published.
     pub rows: Option<i64>,
     /// The same by partition.
     pub partition_rows: Option<Vec<i64>>,
@@ -143,7 +144,7 @@ impl Object {
         }
     }
 
-    /// What must be found in the ledger for a change of this object to be written.
+    /// The values that the ledger must still have for a change of this object to be written.
     pub fn guard(&self) -> Guard {
         Guard {
             state: self.state,
@@ -172,11 +173,11 @@ impl Object {
     }
 }
 
-/// What every change of an object is guarded by: it is written only where all of this is as it was read.
+/// The guard of every change of an object: it is written only if all of these values are unchanged.
 ///
 /// State, lease epoch, repairs and generation change with everything that another listener, sweeper or person may do to
-/// an object: no two changes of the same object are both written. All four come again where Postgres went back in time;
-/// the nonce does not, so that what the ledger has forgotten is written to no other object.
+/// an object: no two changes of the same object are both written. All four can repeat after Postgres went back in time;
+/// the nonce cannot, so a late write never hits another object with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Guard {
     /// As it was read.
@@ -206,7 +207,7 @@ pub struct ResumePoint {
     pub ends: Vec<i64>,
 }
 
-/// What is known of a file once all of it was read.
+/// What is known about a file once it was read completely.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Content {
     /// Of the bytes after decompression.

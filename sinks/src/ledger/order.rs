@@ -1,4 +1,4 @@
-//! Where an object stands in its domain's order.
+//! The position of an object in its domain's order.
 
 /// Bits of `src_ord` below the second.
 const TIE_BITS: u32 = 24;
@@ -13,8 +13,8 @@ pub fn first_of(second: i64) -> i64 {
     second << TIE_BITS
 }
 
-/// The second in which an object gets its place: its own, but never before that of the newest version its key
-/// has had, since what S3 holds now is newer than whatever it held before.
+/// The second of an object's position: its own last-modified, but never before that of the newest version of its key,
+/// since what S3 holds now is newer than anything it held before.
 pub fn second_for(last_modified_second: i64, key_newest: Option<i64>) -> i64 {
     last_modified_second.max(key_newest.map_or(0, second_of)).max(0)
 }

@@ -1,4 +1,4 @@
-//! Why an object is in its state: a value to decide by, and a sentence for people.
+//! Why an object is in its state: a value for decisions and a sentence for people.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::lost::Lost;
 /// Reasons are for people; the details of a long list are in the tables.
 const REASON_CHARS_MAX: usize = 2_000;
 
-/// Why an object is in its state. Stored in `pipeline.objects.cause` as JSON; its text stands in `reason`.
+/// Why an object is in its state. Stored in `pipeline.objects.cause` as JSON, and as text in `reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {
@@ -20,19 +20,19 @@ pub enum Reason {
     },
     /// S3 no longer has this version.
     Gone {
-        /// What S3 said.
+        /// S3's answer.
         detail: String,
         /// Rows that were published or begun, and did not arrive.
         lost: Lost,
     },
     /// S3 no longer has this version; all of its rows were received before.
     ReceivedBefore {
-        /// What S3 said.
+        /// S3's answer.
         detail: String,
     },
     /// The file is at fault.
     Unreadable {
-        /// Where and why, for whoever dropped it.
+        /// Where and why, for its sender.
         detail: String,
     },
     /// The last attempt failed; it is tried again.
@@ -40,7 +40,7 @@ pub enum Reason {
         /// Of what.
         detail: String,
     },
-    /// Rows of it did not arrive; it is published again.
+    /// Some of its rows did not arrive; it is published again.
     RowsMissing {
         /// Rows received.
         received: i64,
@@ -55,7 +55,7 @@ pub enum Reason {
     SentAsNew,
     /// The topic was adopted; it is published again.
     Adopted,
-    /// It was given up as gone, and the bucket still shows it.
+    /// It was given up as gone, but the bucket still has it.
     StillThere,
     /// The older version that it was a copy of was given up.
     OriginalGone {
@@ -105,9 +105,13 @@ impl fmt::Display for Reason {
             Reason::SentAgain => formatter.write_str("sent again"),
             Reason::SentAsNew => formatter.write_str("sent again as new"),
             Reason::Adopted => formatter.write_str("the topic was adopted: publishing it again"),
-            Reason::StillThere => formatter.write_str("it was taken for gone, and the bucket still shows it"),
+            Reason::StillThere => formatter.write_str("it seemed to be gone, but the bucket still has it"),
             Reason::OriginalGone { object } => {
-                write!(formatter, "object {object}, of which it is a copy, was given up: publishing it instead")
+                write!(
+                    formatter,
+                    "object {object}, of which it is a copy, could not be published: publishing this \
+                                   one instead"
+                )
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Registering objects: identity and order.
 //!
-//! Whatever a listing or a notification says of a key, what is registered is what S3 tells of that key while it
-//! is locked: by a HEAD what it holds now, or by a listing of its versions also those before. So two listeners that find the
-//! same key at once register it once, and the order of a key's versions in the ledger is the order in which S3 held them.
+//! A listing or a notification only names a key. What is registered is S3's answer while the key is locked: its current
+//! version by a HEAD, or all of its versions by a listing of versions. So two listeners that find the same key at once
+//! register it once, and the order of a key's versions in the ledger is the order in which S3 held them.
 //!
 //! A version is known if its version id is; or, where the bucket keeps none, if the *newest* version of its key has
-//! its ETag, size and second. An older one that looks the same is another: the key was written A, B, A.
+//! its ETag, size and second. An older one that looks the same is a different version: the key was written A, B, A.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,16 +24,16 @@ use crate::transactions::{self, Limits};
 pub const KEYS_PER_TRANSACTION: usize = 128;
 /// HEAD requests at once.
 const HEADS_AT_ONCE: usize = 32;
-/// A listener that is frozen while it asks S3 holds the locks on its keys for no longer than this: as long as the
-/// slowest HEAD takes with its retries.
+/// Bounds how long a listener that freezes while it asks S3 holds the locks on its keys: the time of the slowest HEAD
+/// with its retries.
 const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None };
 
-/// What became of a key.
+/// The result of registering a key.
 #[derive(Debug)]
 pub enum Registered<E> {
     /// New versions, under these object ids: the oldest first.
     New(Vec<(i64, ObjectVersion)>),
-    /// This object was given up as gone, and S3 has it: it is on its way again.
+    /// This object was given up as gone, but S3 has it: it will be published again.
     Reappeared(i64),
     /// The version that S3 holds is in the ledger.
     Known,
@@ -117,7 +117,7 @@ enum Outcome {
     Known,
 }
 
-/// What becomes of keys, of which S3 holds these versions.
+/// Decides about keys with these versions in S3.
 async fn register_versions(
     connection: &mut PgConnection,
     bucket: &str,
@@ -162,7 +162,8 @@ async fn register_versions(
 /// | one of them | the one after the last that it knows |
 /// | none of them | the first written since `since`; or else, and without `since`, the current one |
 ///
-/// So a bucket that has a long history when it is first listed gives what it holds then, and from there on every version.
+/// So of a bucket with a long history the first listing registers the current versions, and later listings every new
+/// version.
 pub fn first_new(known: &[bool], versions: &[ObjectVersion], since: Option<DateTime<Utc>>) -> usize {
     if let Some(last_known) = known.iter().rposition(|known| *known) {
         return last_known + 1;
@@ -244,7 +245,7 @@ async fn places(
     versions: &[&ObjectVersion],
     key_newest: &[Option<i64>],
 ) -> Result<Vec<i64>, sqlx::Error> {
-    // Of several versions of a key each stands above the one before, which is in the ledger only after this.
+    // Versions of one key get ascending positions; the earlier ones are not in the ledger yet.
     let mut newest_of_key: HashMap<&str, i64> = HashMap::new();
     let mut seconds = Vec::with_capacity(versions.len());
     for (version, newest) in versions.iter().zip(key_newest) {
@@ -312,7 +313,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// The locks make a conflict impossible; one that came all the same would be a fault to see, not to pass over.
+/// The locks make a conflict impossible; if there is one anyway, it is a bug that must not be hidden.
 async fn insert(
     connection: &mut PgConnection,
     bucket: &str,
@@ -344,7 +345,7 @@ async fn insert(
 }
 
 /// Which entries of a listing are to be registered: those that are not the newest version of their key, and those
-/// that were given up as gone. What the listing tells is compared, to the second; one by versions tells their ids too.
+/// that were given up as gone. Compares what the listing has, to the second; a listing by versions also has their ids.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -375,7 +376,7 @@ pub async fn unknown(pool: &PgPool, bucket: &str, listed: &[&ObjectVersion]) -> 
 }
 
 /// Which versions that are not the current ones of their keys may have to be registered: those that the ledger does not
-/// have, and that are newer than one that it has, or than `since`. What becomes of them is decided by [`register`].
+/// have, and that are newer than one that it has, or than `since`. [`register`] decides about them.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -429,7 +430,7 @@ pub async fn present_keys(
     .await
 }
 
-/// The number of the newest object: what was found until now.
+/// The id of the newest object.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -437,8 +438,8 @@ pub async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM pipeline.objects").fetch_one(pool).await
 }
 
-/// Records that S3 holds nothing under these keys; versions registered after object `newest_id` are left alone. No
-/// row of any table is touched by a deletion.
+/// Records that S3 holds nothing under these keys; versions registered after object `newest_id` are left alone. A
+/// deletion changes no rows of the domains' tables.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -2,16 +2,16 @@
 //! holds leave the table once a newer version is applied.
 //!
 //! An older version is marked (`pipeline.objects.replaced_by`) and its rows are deleted in one transaction, which is that
-//! in which the newer one becomes applied. From then on, rows of it that arrive are older than what was there, by the live
-//! pipeline, by a replay and in a shadow alike ([`crate::lives::sift`] reads the mark). A batch that is being applied holds
-//! a shared lock from before it reads the marks until it commits, and whoever marks holds it alone: of the two, one sees
-//! what the other did.
+//! in which the newer one becomes applied. From then on, rows of it that arrive count as older, in the live pipeline,
+//! in a replay and in a shadow ([`crate::lives::sift`] reads the mark). A batch holds a shared lock from before it
+//! reads the marks until it commits, and marking takes the lock exclusively: so one of the two always sees the work of
+//! the other.
 //!
-//! The rows of a version are found by an index on the object, which setup makes where a contract says so: an overwrite costs
-//! what its older versions hold, not what the table does.
+//! The rows of a version are found by an index on the object, which setup creates for such contracts: the cost of an
+//! overwrite depends on the older versions, not on the size of the table.
 //!
-//! What such a row had taken the place of, a row of another object, does not come back by itself: the table does not know
-//! it any more. A replay brings it in.
+//! If such a row had replaced a row of another object, that older row does not return by itself, because the table no
+//! longer has it. A replay restores it.
 
 use freshet_topics::{Domain, Overwrite};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
@@ -44,8 +44,8 @@ pub(super) async fn lock(connection: &mut PgConnection, domain: &Domain) -> Resu
     Ok(())
 }
 
-/// Replaces whatever has a newer version that is applied and is not marked yet: a contract that said otherwise until now,
-/// a version that became applied without a sweep. Gives the rows that left the table.
+/// Replaces all versions that have a newer applied version and are not marked yet: a contract that said otherwise until
+/// now, a version that became applied without a sweep. Returns the number of rows removed from the table.
 ///
 /// # Errors
 /// If Postgres does not answer.

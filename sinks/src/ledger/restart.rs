@@ -1,11 +1,11 @@
-//! Putting objects back to their first row, on somebody's word: sent again, sent as new, adopted.
+//! Restarting objects at their first row on request: sent again, sent as new, adopted.
 //!
 //! An object that was published is set back to be found by a listener, which reads the same version and sends the same
 //! rows under the same numbers: what was received is a duplicate, what was not fits in, and a replay finds all of it in
-//! the topic. Sent *as new*, a file gets a place above all its domain has had, and a new generation: its rows win over
-//! whatever other files have said since.
+//! the topic. Sent *as new*, a file gets a position above everything in its domain, and a new generation: its rows win
+//! over the rows of all other files.
 //!
-//! Two at once, or one beside a listener, do each thing once: an object on its way is left alone.
+//! Two at once, or one beside a listener, do everything once: an object in progress is not touched.
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
@@ -62,9 +62,10 @@ pub async fn select(pool: &PgPool, bucket: &str, selection: &Selection) -> Resul
 /// | state | again | as new |
 /// |---|---|---|
 /// | applied, rejected | yes | yes |
-/// | superseded, with the content that the version before had | no: nothing of it is missing | yes: that is to insist |
+/// | superseded, with the content that the version before had | no: none of its rows is missing | yes: this is how to
+/// insist |
 /// | superseded otherwise | no: S3 does not have it | no |
-/// | any other: on its way | no | no |
+/// | any other: in progress | no | no |
 pub fn is_sendable(object: &Object, as_new: bool) -> bool {
     match object.state {
         ObjectState::Applied | ObjectState::Rejected => true,
@@ -73,8 +74,8 @@ pub fn is_sendable(object: &Object, as_new: bool) -> bool {
     }
 }
 
-/// Sets objects back to be published again from their first row. Gives how many; one that is on its way by now is
-/// left alone.
+/// Sets objects back to be published again from their first row. Returns how many; objects that are in progress by now
+/// are not touched.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -84,10 +85,10 @@ pub async fn send_again(pool: &PgPool, objects: &[Candidate]) -> Result<usize, s
 }
 
 /// The transaction `send_as_new`: gives a version a place above all that its domain has had up to now, and sets it
-/// back to be published in a new generation. `false` if it is on its way, or its key has a newer one.
+/// back to be published in a new generation. `false` if it is in progress, or its key has a newer one.
 ///
-/// No clock is asked: a file that is dropped afterwards is of this second of S3's clock or a later one, and stands
-/// above it.
+/// No clock is needed: a file that is dropped afterwards has this second of S3's clock or a later one, and ranks above
+/// it.
 ///
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where an object version stands on its way. The names are those in `pipeline.objects`, in the order in which an
+/// The state of an object version. The names are those in `pipeline.objects`, in the order in which an
 /// object passes through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
@@ -18,7 +18,7 @@ pub enum ObjectState {
     Published,
     /// All of its rows were received by the processors.
     Applied,
-    /// The file is at fault; no row of this reading of it was published.
+    /// The file cannot be read; no row of this reading was published.
     Rejected,
     /// Nothing is to be published: it has the content of the version before, or S3 no longer has it.
     Superseded,
@@ -43,7 +43,7 @@ impl ObjectState {
         ObjectState::Superseded,
     ];
 
-    /// As it stands in `pipeline.objects`, in metrics and in JSON.
+    /// Its name in `pipeline.objects`, in metrics and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             ObjectState::Discovered => "discovered",
@@ -60,7 +60,7 @@ impl ObjectState {
         ObjectState::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// Whether nothing more happens to the object by itself.
+    /// Whether the state is final, unless somebody acts.
     pub const fn is_final(self) -> bool {
         matches!(self, ObjectState::Applied | ObjectState::Rejected | ObjectState::Superseded)
     }

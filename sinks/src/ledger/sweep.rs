@@ -1,8 +1,9 @@
-//! Complete or repair: the one place that decides whether a published object has arrived as a whole.
+//! Complete or repair: the one place that decides whether all rows of a published object have arrived.
 //!
-//! Once the bookmarks have passed an object's end offsets, the rows received are counted. All there: `applied`.
-//! Fewer: the object is published again from row 0 under the same numbers, so that what is there is a duplicate
-//! and what is missing fits. A log that ends before the object does will never be passed there: the same.
+//! Once the bookmarks have passed an object's end offsets, the rows received are counted. If all are there, the object
+//! is `applied`. If not, it is published again from row 0 under the same numbers: rows that arrived are duplicates,
+//! missing ones fit in. The same happens if the log ends before the object does, because the bookmarks can never pass
+//! that end.
 //!
 //! One repair is outstanding by construction, since only a published object is judged. Every write is guarded by the
 //! state and the repair count that were judged: two sweeps at once do each thing once.
@@ -24,7 +25,7 @@ use crate::transactions::{self, Limits};
 /// Objects judged in one statement.
 const PAGE: i64 = 1_000;
 
-/// What a sweep found and did.
+/// The result of a sweep.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Swept {
     /// Objects found complete.
@@ -42,20 +43,20 @@ pub struct Swept {
 pub struct Arrived {
     /// The object.
     pub object: Object,
-    /// For the first time: it was not sent again.
+    /// Whether this is the first time, that is, it was not sent again.
     pub is_new: bool,
     /// From its last-modified to the commit of its last row, in seconds.
     pub freshness_seconds: f64,
 }
 
-/// What becomes of a published object.
+/// The verdict on a published object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Its records may still be on their way.
+    /// Its records may not be applied yet.
     Wait,
     /// All rows were received.
     Applied,
-    /// Rows are missing that nothing will bring any more.
+    /// Rows are missing and will not arrive any more.
     Repair,
 }
 
@@ -69,7 +70,7 @@ pub enum Verdict {
 /// | yes | all | no | applied |
 /// | yes | fewer | no | repair |
 ///
-/// More than all cannot be: seqs are a function of the bytes, and counted once each.
+/// More than all is impossible: seqs are a function of the bytes, and each counts once.
 pub fn judge(passed: bool, received: i64, rows: i64, is_truncated: bool) -> Verdict {
     match (passed || is_truncated, received >= rows) {
         (false, _) => Verdict::Wait,
@@ -120,8 +121,8 @@ pub async fn sweep(
     }
 }
 
-/// Says of objects that were given up as never read, and of which rows arrived all the same, that not all of them did: a
-/// listener that died, or was slow, had sent them. Gives those objects, as they were.
+/// Finds objects that were given up as never read although some of their rows arrived (a listener that died, or was
+/// slow, had sent them), and records that the rest is missing. Returns those objects as they were.
 ///
 /// # Errors
 /// If Postgres does not answer. What was said until then stands.
@@ -210,7 +211,7 @@ async fn complete(
     Ok(())
 }
 
-/// The transaction `complete`: nobody sees that a version is applied while rows are there that it replaces.
+/// The transaction `complete`: no reader sees a version as applied together with rows that it replaces.
 async fn complete_and_replace(
     connection: &mut PgConnection,
     domain: &Domain,

@@ -1,5 +1,4 @@
-//! What may happen to an object in which state, and what follows from it. Pure: who, when and what was found are
-//! arguments.
+//! The events that an object accepts in each state, and their effect. Pure: time and findings are arguments.
 
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ pub enum Event<'a> {
     /// A listener takes it. A lease that has run out counts as a failed attempt: its listener may have died of this
     /// very object. `back_off`: how long after the end of this lease nobody takes it, should it run out too.
     Claim { owner: &'a str, lease: Duration, back_off: Duration, parser_version: i32, partitions: i32 },
-    /// The listener reads otherwise than the generation is frozen to: the next one begins at row 0.
+    /// The listener's parser or partition count differs from the frozen one: the next generation begins at row 0.
     OpenGeneration { parser_version: i32, partitions: i32 },
     /// Everything before this point is acknowledged by the topic.
     Checkpoint { stream: Uuid, point: &'a ResumePoint, content: &'a Content },
@@ -35,15 +34,15 @@ pub enum Event<'a> {
     Fail { detail: String, back_off: Duration },
     /// All of its rows were received.
     Complete,
-    /// Rows of it will not arrive any more.
+    /// Some of its rows will not arrive any more.
     Repair { reason: Reason, back_off: Duration },
-    /// A person wants it published again.
+    /// An operator wants it published again.
     SendAgain,
-    /// A person wants it published again, as the newest of its domain.
+    /// An operator wants it published again, as the newest of its domain.
     SendAsNew { src_ord: i64 },
-    /// The topic was adopted: what was on its way is gone.
+    /// The topic was adopted: rows in flight are lost.
     Adopt,
-    /// It was given up as gone, and S3 has it.
+    /// It was given up as gone, but S3 has it.
     Reappear,
     /// The older version that it is a copy of was given up.
     OriginalGone { original: i64 },
@@ -51,7 +50,7 @@ pub enum Event<'a> {
     RowsArrived { lost: Lost },
 }
 
-/// What becomes of the lease.
+/// The effect on the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lease<'a> {
     /// It stays as it is.
@@ -71,7 +70,7 @@ pub enum Wait {
     Until(Duration),
 }
 
-/// What an event comes to.
+/// The effect of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change<'a> {
     /// The object after it.
@@ -80,12 +79,12 @@ pub struct Change<'a> {
     pub lease: Lease<'a>,
     /// Its wait.
     pub wait: Wait,
-    /// Whether versions that were set aside as copies of it go their own way now. Written in the same transaction:
-    /// a crash in between would leave them asleep for good.
+    /// Whether versions that were set aside as copies of it are to be published themselves now. Written in the same
+    /// transaction: a crash in between would leave them set aside for good.
     pub wakes_copies: bool,
 }
 
-/// Decides what an event does to an object; `None` where it may not happen.
+/// Decides the effect of an event on an object; `None` if the event is not allowed.
 ///
 /// | event | in state | afterwards |
 /// |---|---|---|
@@ -233,8 +232,8 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// Back to the first row of the generation, whoever had it. What a first publishing counted (rows, rows by
-    /// partition) stays: by it the rows that are missing are named, should S3 no longer have the version.
+    /// Back to the first row of the generation, whoever had it. The counts of the first publishing (rows, rows by
+    /// partition) stay: they name the missing rows if S3 no longer has the version.
     fn restart(self, reason: Option<Reason>) -> Self {
         let mut change = self.end(ObjectState::Discovered, reason);
         change.object.attempts = 0;

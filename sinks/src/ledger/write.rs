@@ -18,14 +18,14 @@ use crate::transactions::{self, Limits, Named};
 /// Objects written by one statement.
 const BATCH: usize = 1_000;
 
-/// What became of a listener's write.
+/// The result of a listener's write.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recorded {
     /// Another listener has the object by now; nothing was written.
     LeaseLost,
-    /// It is written, and so many copies of the object go their own way now.
+    /// It is written; this many copies of the object will be published themselves.
     Written { woken: usize },
-    /// The version that it is a copy of is given up by now: it was released instead, to go its own way.
+    /// The version that it copies has been given up meanwhile: it was released instead, to be published itself.
     OriginalGone,
 }
 
@@ -101,7 +101,7 @@ pub async fn record_published(pool: &PgPool, finished: &mut [Finished<'_>]) -> R
 
 /// The transaction `set_aside`: a copy goes to sleep, unless its original was given up since the copy was claimed.
 ///
-/// The original is locked: whoever gives it up either comes before, and is seen here, or after, and wakes the copy.
+/// The original is locked: giving it up either happens before, and is seen here, or after, and then wakes the copy.
 async fn set_aside(
     pool: &PgPool,
     claim: &mut Claim,
@@ -171,8 +171,8 @@ async fn give_up(
     Ok(Recorded::Written { woken })
 }
 
-/// Lets the same thing happen to each of `objects`; gives the ids of those to which it did: it may not, or somebody
-/// else has changed them meanwhile.
+/// Applies the same event to each of `objects`; returns the ids of those that changed. The others do not allow the
+/// event, or were changed meanwhile.
 pub(super) async fn change_all<'a>(
     connection: &mut PgConnection,
     objects: &[Object],

@@ -1,9 +1,9 @@
-//! Whether a row is this ledger's, and what it proves if not.
+//! Whether a row was sent by this ledger, and what it proves if not.
 
 use freshet_topics::Provenance;
 use uuid::Uuid;
 
-/// What the ledger has of an object.
+/// The ledger's entry of an object.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Entry {
     /// Its domain.
@@ -20,14 +20,14 @@ pub struct Entry {
     pub partition_count: Option<i32>,
 }
 
-/// What a row is to this ledger.
+/// The verdict on a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It is of a file of the ledger.
     Ours,
     /// Another ledger sent it, or another life of this one.
     PassedOver,
-    /// This ledger sent it in its current life, and does not know of it: the ledger went back.
+    /// This ledger sent it in its current life but does not know it any more: the ledger went back in time.
     Forgotten,
 }
 
@@ -40,7 +40,7 @@ pub fn life_of(nonce: Uuid) -> i64 {
 /// row's object id.
 ///
 /// A listener registers an object, opens a reading and freezes it in transactions that end before the first row of it
-/// is sent. So what this ledger sent, it knows, unless it went back.
+/// is sent. So this ledger knows everything that it sent, unless it went back in time.
 ///
 /// | the row's object | its reading | the row's life | verdict |
 /// |---|---|---|---|
@@ -68,7 +68,7 @@ pub fn judge(row: &Provenance, domain: &str, entry: Option<&Entry>, current: i64
     }
 }
 
-/// Whether a row of the ledger's newest reading got its number the way the ledger says.
+/// Whether a row of the newest reading was numbered as the ledger says.
 fn is_numbered_alike(row: &Provenance, entry: &Entry) -> bool {
     let same_partitions = row.partitions == 0 || entry.partition_count == Some(row.partitions);
     row.src_ord == entry.src_ord && entry.parser_version == Some(row.parser) && same_partitions

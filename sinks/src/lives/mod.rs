@@ -1,17 +1,17 @@
-//! The lives of the ledger: what tells the rows that this ledger sent from those that another sent.
+//! The lives of the ledger, which distinguish rows that this ledger sent from rows of another.
 //!
-//! Postgres may go back in time while Kafka and S3 go on: restored from a backup, promoted without its last
-//! transactions, or made anew over topics that are full. Then object ids and sequence numbers come a second time, for
-//! other files. Two random numbers keep the rows apart:
+//! Postgres may go back in time while Kafka and S3 do not: restored from a backup, promoted without its last
+//! transactions, or recreated while the topics are full. Then object ids and sequence numbers repeat for other files.
+//! Two random numbers keep the rows apart:
 //!
-//! - an object's *nonce* stands in the ledger and in the origin of each of its rows. A row counts only where both agree
-//!   ([`judge`]); all others are *passed over*: never applied, never in the progress, and counted;
+//! - an object's *nonce* is in the ledger and in the origin of each of its rows. A row counts only if both agree
+//!   ([`judge`]); all others are *passed over*, that is, skipped: never applied, never in the progress, but counted;
 //! - the *life*, the upper half of the nonce, changes when the ledger is found to have gone back. A passed-over row of
-//!   the current life proves that: this very ledger gave it its number, and has forgotten it.
+//!   the current life proves that: this ledger sent it but does not know it any more.
 //!
-//! Rows are kept apart from the first on, by the nonce's lower half; beginning a new life is what makes the restore
-//! known, and the outputs be derived from the tables again ([`begin`]). Files that the ledger has forgotten are found in
-//! S3 by the next listing, and are published anew under numbers of their own.
+//! The nonce's lower half separates the rows from the start; beginning a new life records the restore and has the
+//! outputs derived again ([`begin`]). Files that the ledger has forgotten are found in S3 by the next listing, and are
+//! published again under new numbers.
 
 mod judge;
 mod relation;
@@ -27,7 +27,8 @@ pub use judge::{Entry, Verdict, judge, life_of};
 pub use relation::{Relation, relation};
 pub(crate) use sift::{Sifted, sift};
 
-/// Taken by who begins a life, so that two who find the same restore begin one: `frshlife` in ASCII.
+/// Advisory lock for beginning a life, so that two processes that notice the same restore begin only one: `frshlife` in
+/// ASCII.
 const LIVES_LOCK: i64 = 0x6672_7368_6c69_6665;
 
 /// Why a life began.
@@ -58,7 +59,7 @@ pub struct Life {
     pub nonce: i64,
 }
 
-/// A life's nonce as it stands in object nonces and manifests: 16 hexadecimal digits.
+/// A life's nonce as written in object nonces and manifests: 16 hexadecimal digits.
 pub fn spelled(nonce: i64) -> String {
     format!("{:016x}", nonce.cast_unsigned())
 }
@@ -86,8 +87,8 @@ pub async fn extent(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
 }
 
 /// Begins a new life as part of a transaction, unless the current one is not `current` any more: then somebody else has
-/// noticed the same. Raises the epochs of all streams, and marks every window of these domains that has rows: outputs of
-/// another life are derived anew whatever is marked, and the marks say that this is still to come. Gives the new life's
+/// noticed the same. Raises the epochs of all streams, and marks every window of these domains that has rows: outputs
+/// of another life are always derived again, and the marks show that this is still to be done. Gives the new life's
 /// number.
 ///
 /// # Errors

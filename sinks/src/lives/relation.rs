@@ -1,4 +1,4 @@
-//! What the ledger that published the outputs is to this one.
+//! How the ledger that published the outputs relates to this one.
 
 /// What a published manifest's ledger is to the one that the tables belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Relation {
 /// | …, a | …, a, b | other: this ledger has begun a new life |
 /// | …, a, b | …, a | later |
 /// | …, a, b | …, a, c | other: both went on from one backup |
-/// | a | b | other: a database made anew |
+/// | a | b | other: a recreated database |
 pub fn relation(published: &[String], own: &[String]) -> Relation {
     match (published.split_last(), own.last()) {
         (None, _) => Relation::Same,

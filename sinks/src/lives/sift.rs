@@ -1,4 +1,4 @@
-//! Taking the rows that are not this ledger's out of a batch, inside its transaction.
+//! Removing rows of other ledgers from a batch, inside its transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,11 +10,11 @@ use super::{Entry, Verdict, Why, begin_if, judge};
 use crate::apply::{Origin, ReceivedRow};
 use crate::destination::Destination;
 
-/// A batch without the rows that are not this ledger's.
+/// A batch without the rows of other ledgers.
 pub(crate) struct Sifted<'b> {
-    /// The others, in the order received.
+    /// The rows that remain, in the order received.
     pub(crate) rows: Vec<ReceivedRow<'b>>,
-    /// Rows passed over.
+    /// Number of rows skipped.
     pub(crate) passed_over: u64,
     /// The life that began because of them.
     pub(crate) life_begun: Option<i32>,
@@ -22,8 +22,9 @@ pub(crate) struct Sifted<'b> {
     pub(crate) replaced: BTreeSet<i64>,
 }
 
-/// Sifts rows of a batch. Of what goes to the live table, the rows passed over are counted in `pipeline.passed_over`; the first
-/// one that the ledger must have forgotten begins a new life. A replay reads what was counted before, and leaves it out.
+/// Sifts rows of a batch. For the live table, the skipped rows are counted in `pipeline.passed_over`;
+/// the first one that the ledger must have forgotten begins a new life. A replay skips such rows without counting them
+/// again.
 pub(crate) async fn sift<'b>(
     connection: &mut PgConnection,
     destination: Destination,
@@ -108,7 +109,7 @@ async fn known(connection: &mut PgConnection, objects: &[i64]) -> Result<Known, 
     Ok(Known { current, entries, replaced })
 }
 
-/// Rows of a batch that are passed over.
+/// Rows of a batch that are skipped.
 #[derive(Default)]
 struct PassedOver {
     /// (nonce, object, partition) → rows, first and last offset.

@@ -1,10 +1,9 @@
 //! The outputs as views in the schema `metrics`, for those who read the database: each its query over all windows, with the
 //! columns that are published.
 //!
-//! A setup keeps them: what is new is made, what is defined otherwise is replaced, what is gone is dropped. A view is known
-//! by its comment, which says that freshet made it and of which definition ([`sql`]); whatever else is in the schema is left
-//! alone. No view keeps a setup from coming through: one that cannot be made is a warning, for files are published
-//! without it.
+//! A setup maintains them: new ones are created, changed ones replaced, removed ones dropped. A view is recognized by
+//! its comment, which names freshet and the view's definition ([`sql`]); other objects in the schema are not touched. A
+//! view that cannot be created is only a warning, since files are published without it.
 
 pub(crate) mod sql;
 
@@ -28,7 +27,7 @@ pub struct ViewPlan {
     pub output: String,
     /// What is done.
     pub change: ViewChange,
-    /// Why it is not done, and what to do. Nothing else is kept from being done.
+    /// Why it failed and what to do. It does not stop the rest of the setup.
     pub failed: Option<String>,
 }
 
@@ -78,8 +77,10 @@ pub(crate) async fn look(connection: &mut PgConnection, setup: &Setup<'_>) -> Re
             }
             Some(Found { is_view: true, stamp: Some(_) }) => (ViewChange::Replace, None),
             Some(_) => {
-                let said =
-                    format!("{SCHEMA}.{} is there and is not freshet's: rename it, and set up again", output.name);
+                let said = format!(
+                    "{SCHEMA}.{} exists and was not created by freshet: rename it, and run setup again",
+                    output.name
+                );
                 (ViewChange::Make, Some(said))
             }
         };
@@ -105,7 +106,7 @@ async fn found(connection: &mut PgConnection) -> Result<BTreeMap<String, Found>,
     Ok(rows.into_iter().map(found).collect())
 }
 
-/// Does what was planned, each view by itself: what became of it is in the plans afterwards.
+/// Carries out the plan, each view by itself; the results are in the plans afterwards.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -149,7 +150,7 @@ async fn make(connection: &mut PgConnection, setup: &Setup<'_>, output: &Output)
     let mut attempt = connection.begin().await?;
     match execute(&mut attempt, &create).await {
         Ok(()) => attempt.commit().await?,
-        // Other columns than it had: only a new view may have them. Whoever was allowed to read it still is.
+        // The columns differ: the view has to be dropped and created. Its readers keep their permission.
         Err(error) if has_code(&error, "42P16") => {
             attempt.rollback().await?;
             let grants = grants(connection, &sql::name(output.name), &sql::name(output.name)).await?;
@@ -220,18 +221,18 @@ fn has_code(error: &sqlx::Error, code: &str) -> bool {
     error.as_database_error().and_then(DatabaseError::code).is_some_and(|it| it == code)
 }
 
-/// What Postgres says against a view, and what to do where that is known.
+/// Postgres' error about a view, with what to do if known.
 fn told(error: &sqlx::Error) -> String {
     let postgres = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
     let detail = postgres.and_then(PgDatabaseError::detail).unwrap_or_default().replace('\n', ", ");
     let said = postgres.map_or_else(|| error.to_string(), |error| error.message().to_owned());
     match postgres.map(PgDatabaseError::code) {
-        Some("2BP01") => format!("{said} ({detail}): drop what depends on it, set up again, and make that again"),
-        Some("42501") => format!("{said}: run setup as the role that it belongs to"),
-        Some("55P03") => format!("somebody reads it for longer than setup waits: set up again ({said})"),
+        Some("2BP01") => format!("{said} ({detail}): drop the dependent objects, run setup again, and recreate them"),
+        Some("42501") => format!("{said}: run setup as its owner"),
+        Some("55P03") => format!("a reader has held it for longer than setup waits: run setup again ({said})"),
         Some("42803") => format!(
-            "{said}: a view asks the query for each window, so that a parameter stands there for a column; \
-             rewrite the query without a parameter inside of an aggregate"
+            "{said}: the view runs the query once per window, with a column in place of each parameter; rewrite the \
+             query without a parameter inside an aggregate"
         ),
         _ => said,
     }

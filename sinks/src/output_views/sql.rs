@@ -1,7 +1,7 @@
 //! An output's view as SQL: its query over every window that there is.
 //!
-//! The query stands in the view once, and is asked for each window (`LATERAL`), as the publisher asks it: so the view's rows
-//! are those that are published, whatever the query does with the bounds of its window. Pure.
+//! The view contains the query once and runs it for each window (`LATERAL`), as the publisher does: so the view has
+//! exactly the published rows, however the query uses the bounds of its window. Pure.
 
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::pipeline::sql::Parameter;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::SCHEMA;
 use crate::tables::{Setup, identifier, identifiers, literal, qualified};
 
-/// Raised where the same output is made another view by a change of the program.
+/// Raise it when the program creates a different view from the same output.
 const LAYOUT: u32 = 1;
 /// Stands before the stamp in the comment of a view: it says that the view is freshet's.
 const STAMP_PREFIX: &str = "Made by freshet setup, of definition ";
@@ -26,7 +26,7 @@ pub(super) fn name(output: &str) -> String {
     qualified(SCHEMA, output)
 }
 
-/// What tells the view that is wanted from one that was made of another definition.
+/// A stamp that changes with the definition of the view.
 pub(super) fn stamp(setup: &Setup<'_>, output: &Output) -> String {
     let mut text = format!("{LAYOUT}\n{}\n{:?}\n{:?}\n", body(setup, output), output.hidden, output.columns);
     text.push_str(output.description);
@@ -49,7 +49,7 @@ pub(crate) fn is_ours(description: &str) -> String {
     format!("coalesce({description} LIKE '%{STAMP_PREFIX}%', false)")
 }
 
-/// The statement that makes the view, or makes it anew; `columns`: those that are published.
+/// The statement that creates or replaces the view; `columns`: the published columns.
 pub(super) fn create(setup: &Setup<'_>, output: &Output, columns: &[String]) -> String {
     let columns: Vec<String> = columns.iter().map(|column| format!("o.{}", identifier(column))).collect();
     format!(
@@ -113,7 +113,8 @@ fn start(kind: WindowKind) -> String {
     }
 }
 
-/// How far the facts are: the least of their latest days that are not from the far future, and none while one has none.
+/// The progress of the facts: the least of their latest days, ignoring days in the far future; NULL while a fact has no
+/// rows.
 fn watermark(setup: &Setup<'_>, output: &Output) -> String {
     let latest: Vec<String> = facts(setup, output)
         .map(|(table, event_time)| {

@@ -1,9 +1,8 @@
 //! Data files kept on this machine's disk, so that what was written or read once need not be read from S3 again.
 //!
-//! A file is kept under the hash of its bytes and checked against it whenever it is read, so it does not matter who else
-//! writes to the folder, or what became of it meanwhile: what is not there, or not as it should be, is read from S3. What
-//! is kept is bounded: where there is no room, what the published manifest does not name goes first, the oldest first; what
-//! it names stays, and the new file is not kept.
+//! A file is stored under the hash of its bytes and checked against it at each read, so damage to the folder does no
+//! harm: a missing or damaged file is read from S3. The size is bounded: if there is no room, files that the published
+//! manifest does not name are deleted, the oldest first; if that is not enough, the new file is not cached.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, DirBuilder, File};
@@ -191,7 +190,7 @@ fn on_disk(length: u64) -> u64 {
     length.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
 }
 
-/// The body that stands there; none if it is another.
+/// The stored body; `None` if its hash differs.
 fn open(path: &Path, file: &FileRef) -> io::Result<Option<Spooled>> {
     let mut found = File::open(path)?;
     if found.metadata()?.len() != file.bytes {

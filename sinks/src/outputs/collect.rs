@@ -1,7 +1,7 @@
-//! Garbage: data files and manifests that nobody can want any more.
+//! Garbage collection of data files and manifests that nobody can need any more.
 //!
-//! Two may want a file: a reader that holds a manifest of the last `keep`, and a publisher that is about to name it.
-//! Neither is asked, locked out or waited for. Why that is safe:
+//! A file may be needed by a reader that holds a manifest of the last `keep`, or by a publisher that is about to name
+//! it. Neither is locked out or waited for. Why that is safe:
 //!
 //! 1. *Names do not come back.* A manifest names a file only if the published manifest before it does, or if the
 //!    file was made for it and carries its version ([`super::data_key`]). So the versions that name a file are
@@ -33,12 +33,12 @@ use super::{Current, OutputError, Store};
 
 /// A file stays for so much longer than `keep`, which is the longest that a publication may take: 1/7 of it.
 const SLACK_SHARE: u32 = 7;
-/// One collection deletes at most this many files and manifests, each; the next goes on.
+/// One collection deletes at most this many files and this many manifests; the next one continues.
 const DELETE_MAX: usize = 20_000;
 /// Pages that are listed: ten million objects. Files beyond are seen once others are gone.
 const PAGES_MAX: usize = 10_000;
 
-/// What a collection deleted.
+/// The result of a collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Data files.
@@ -177,7 +177,7 @@ impl Kept {
     /// | up to K | no | lately | stays |
     /// | up to K | no | long ago | garbage |
     fn is_garbage(&self, file: &Listed, named: &BTreeSet<String>, files_until: i64) -> bool {
-        // K is never above C; said once more, because work in progress rests on it.
+        // K is never above C; checked again, because work in progress depends on it.
         data_version(&file.key) <= self.from.min(self.current)
             && file.modified < files_until
             && !named.contains(&file.key)

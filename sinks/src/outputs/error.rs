@@ -1,4 +1,4 @@
-//! What can go wrong with the outputs, and what an answer of S3 says.
+//! Errors of the outputs, and the interpretation of S3's answers.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -9,7 +9,7 @@ const DETAIL_CHARS_MAX: usize = 500;
 /// What can go wrong with the outputs.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// S3 did not do what was asked, after the SDK's own retries.
+    /// A request to S3 failed, after the SDK's own retries.
     #[error("{action} s3://{bucket}/{key}: {message}")]
     Request {
         /// What was asked: "put", "read", …
@@ -21,7 +21,7 @@ pub enum OutputError {
         /// Status, code and message of the answer, or what kept it from coming.
         message: String,
     },
-    /// An object of freshet's own does not read as one.
+    /// An object written by freshet cannot be parsed.
     #[error("read s3://{bucket}/{key}: {message}")]
     Content {
         /// The bucket.
@@ -32,14 +32,14 @@ pub enum OutputError {
         message: String,
     },
     /// A data file that a manifest names is gone: deleted by hand or by a lifecycle rule, or collected since.
-    #[error("read s3://{bucket}/{key}: a manifest names this file and it is gone")]
+    #[error("read s3://{bucket}/{key}: a manifest names this file, but it does not exist")]
     Missing {
         /// The bucket.
         bucket: String,
         /// The key.
         key: String,
     },
-    /// What was published can no longer be found; a publisher derives everything again.
+    /// The published version can no longer be found; a publisher derives everything again.
     #[error("read s3://{bucket}/{key}: {message}; a running `freshet metrics` derives all outputs again")]
     Lost {
         /// The bucket.
@@ -52,7 +52,7 @@ pub enum OutputError {
     /// A temporary file could not be written or read.
     #[error("spool an output through a temporary file: {0}")]
     Spool(#[from] std::io::Error),
-    /// The store does not keep conditional writes.
+    /// The store does not honour conditional writes.
     #[error(
         "the store of bucket {bucket} cannot publish safely: {reason}; use one that keeps If-Match and If-None-Match \
          under concurrency (AWS S3, SeaweedFS from 4.48 on)"

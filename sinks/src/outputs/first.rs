@@ -1,4 +1,4 @@
-//! Which version of the outputs was the first that was derived from certain rows.
+//! Finds the first version of the outputs that was derived from certain rows.
 
 use super::key::{MANIFEST_PREFIX, manifest_version};
 use super::list::{Listed, Listing};
@@ -27,8 +27,8 @@ impl Manifest {
 }
 
 impl Store {
-    /// The first version, of those whose manifests are there, that holds what stands before these offsets of a domain, in
-    /// the stream of now. It is found by halving: bookmarks only go on.
+    /// The first version, among those with a manifest, that has all rows before these offsets of a domain, in the
+    /// current stream. A binary search finds it, because bookmarks only increase.
     ///
     /// # Errors
     /// If S3 does not answer.

@@ -1,5 +1,5 @@
-//! The names of objects. A version stands in the name of each manifest and data file, so that a name says which
-//! version first needed it, and never comes back.
+//! The names of objects. The name of each manifest and data file contains the version that first needed it, so names
+//! are never reused.
 
 use chrono::NaiveDate;
 
@@ -51,7 +51,7 @@ pub(super) fn manifest_key(version: u64, sha256: &str) -> String {
     format!("{MANIFEST_PREFIX}{version:012}-{sha256}.json")
 }
 
-/// The version in a manifest's key; none for what is no manifest.
+/// The version in a manifest's key; `None` for other keys.
 pub(super) fn manifest_version(key: &str) -> Option<u64> {
     key.strip_prefix(MANIFEST_PREFIX)?.split_once('-')?.0.parse().ok()
 }

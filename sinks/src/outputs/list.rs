@@ -1,4 +1,4 @@
-//! Listings, page by page, so that what is kept of them is up to whoever asks.
+//! Listings, page by page, so that the caller decides what to keep.
 
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};

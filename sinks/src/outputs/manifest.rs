@@ -1,4 +1,4 @@
-//! What a version of the outputs consists of, and from which state of the tables it was made.
+//! The contents of a version of the outputs, and the state of the tables that it was derived from.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub struct Pointer {
 
 /// One version of the outputs: all its files, and the state of the tables that they are a function of.
 ///
-/// It holds no clock: publishing the same state twice gives the same bytes.
+/// It contains no time: publishing the same state twice gives the same bytes.
 ///
 /// A field that is added later has to be `#[serde(default)]`, so that manifests of before still read; and comes with a
 /// higher version of the code, so that no publisher that does not know it publishes without it.
@@ -97,8 +97,8 @@ pub struct FileRef {
 }
 
 impl Manifest {
-    /// Why the tables are behind this manifest, if they are: then they were restored from an older state, and
-    /// publishing them would take readers back.
+    /// Why the tables are older than this manifest, if they are: then Postgres was restored to an older state, and
+    /// publishing would take readers back in time.
     ///
     /// | domain in the tables | verdict |
     /// |---|---|

@@ -1,5 +1,5 @@
-//! Does the store keep conditional writes when several come at once? Publishing rests on it, so this is tried
-//! before the first publication rather than believed.
+//! Does the store honour concurrent conditional writes? Publishing depends on it, so this is tested before the first
+//! publication.
 
 use aws_sdk_s3::Client;
 use futures::future::join_all;
@@ -9,7 +9,7 @@ use super::{Condition, OutputError, Put, Spooled, Store};
 
 /// How many write the probe's key at once. SeaweedFS makes each that has to wait for another wait a second.
 const WRITERS: usize = 4;
-/// A try in which no writer wins tells nothing: the SDK may have repeated the winner's request.
+/// An attempt in which no writer wins proves nothing: the SDK may have repeated the winner's request.
 const ATTEMPTS: usize = 3;
 
 /// What a round of writes at once showed.
@@ -49,7 +49,7 @@ pub async fn probe(client: &Client, bucket: &str) -> Result<(), OutputError> {
             Round::Broken(reason) => return Err(OutputError::Unfit { bucket: bucket.to_owned(), reason }),
         }
     }
-    let reason = format!("of {WRITERS} conditional writes at once none was kept, {ATTEMPTS} times over");
+    let reason = format!("none of {WRITERS} concurrent conditional writes succeeded, in {ATTEMPTS} attempts");
     Err(OutputError::Unfit { bucket: bucket.to_owned(), reason })
 }
 
@@ -74,7 +74,7 @@ async fn rounds(store: &Store, key: &str) -> Result<Round, OutputError> {
         [("If-None-Match: *", Condition::Absent), ("a stale If-Match", Condition::Unchanged(first))]
     {
         if store.finish_parts(key, &body, &condition, upload).await? == Put::Written {
-            return Ok(Round::Broken(format!("it completed a multipart upload over an object in spite of {what}")));
+            return Ok(Round::Broken(format!("it completed a multipart upload over an object despite {what}")));
         }
     }
     let abort = store.client.abort_multipart_upload().bucket(&store.bucket).key(key).upload_id(upload);
@@ -97,8 +97,10 @@ async fn round(store: &Store, key: &str, what: &str, condition: &Condition) -> R
         [] => Ok(Round::NoneWon),
         [winner] => match store.get(key).await? {
             Some(found) if found.bytes == winner.as_bytes() => Ok(Round::Kept),
-            _ => Ok(Round::Broken(format!("after {WRITERS} writes with {what} at once it holds a loser's bytes"))),
+            _ => Ok(Round::Broken(format!(
+                "after {WRITERS} concurrent writes with {what} it holds the bytes of a refused write"
+            ))),
         },
-        several => Ok(Round::Broken(format!("{} of {WRITERS} writes with {what} at once succeeded", several.len()))),
+        several => Ok(Round::Broken(format!("{} of {WRITERS} concurrent writes with {what} succeeded", several.len()))),
     }
 }

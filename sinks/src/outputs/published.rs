@@ -1,5 +1,5 @@
-//! What is published: the pointer and the manifest that it names, how they move on, and what to go by where one of
-//! them was deleted.
+//! The published version: the pointer and the manifest that it names, how they advance, and what to do if one of them
+//! was deleted.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub enum Published {
     /// Nothing: this bucket has seen no publication to its end. The next is above this version, whose manifest a first
     /// publication may have left that did not get to its end; 0 for none.
     Nothing(u64),
-    /// Something was, and it can no longer be found.
+    /// Something was published, but can no longer be found.
     Lost(Box<Lost>),
     /// This version.
     Current(Box<Current>),
@@ -160,8 +160,8 @@ impl Store {
 
     /// Writes the manifest and moves the pointer to it, if `swap` holds.
     ///
-    /// Gives the pointer; `None`: another publisher was first, start again from [`Store::published`]. A lost answer is
-    /// resolved by reading the pointer: whatever the answers said, what it names is what is published.
+    /// Gives the pointer; `None`: another publisher was first, start again from [`Store::published`]. If an answer is
+    /// lost, the pointer is read: the manifest that it names is the published one.
     ///
     /// # Errors
     /// If S3 does not answer. The swap may then still happen; starting again is safe.
@@ -191,8 +191,8 @@ impl Store {
         }
     }
 
-    /// What is there besides the pointer. The highest version comes from everything that carries one, so that one
-    /// comes back only if all of them are deleted, with every file that a reader could take for another.
+    /// What is there besides the pointer. The highest version is taken from every object that carries one, so a version
+    /// number can repeat only if all of these objects were deleted.
     async fn traces(&self, pages_max: usize) -> Result<Traces, OutputError> {
         let mut traces = Traces::default();
         self.each_listed(MANIFEST_PREFIX, pages_max, |listed| traces.see_manifest(listed)).await?;
@@ -231,9 +231,9 @@ enum Gone {
 impl fmt::Display for Gone {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Gone::Pointer => formatter.write_str("the pointer is gone, though outputs were published"),
+            Gone::Pointer => formatter.write_str("the pointer is missing, though outputs were published"),
             Gone::Manifest { pointer, .. } => {
-                write!(formatter, "the pointer names manifest {}, which is gone", pointer.manifest)
+                write!(formatter, "the pointer names manifest {}, which does not exist", pointer.manifest)
             }
         }
     }

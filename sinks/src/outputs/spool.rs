@@ -1,5 +1,5 @@
-//! A body of unknown length on its way to S3: in memory while it is small, in a temporary file from then on,
-//! hashed as it passes.
+//! A body of unknown length to be sent to S3: in memory while it is small, then in a temporary file; hashed while it is
+//! written.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-/// Up to here a body stays in memory. About twelve are open at once, and eight on their way up.
+/// Up to here a body stays in memory. About twelve are open at once, and eight being uploaded.
 pub(super) const MEMORY_BYTES: usize = 1024 * 1024;
 
 /// A body that is being written.
@@ -127,7 +127,7 @@ impl Spooled {
         }
     }
 
-    /// A body that stands in a file of somebody else's; nobody may read it in two places at once.
+    /// A body in a file owned by the caller; it must not be read in two places at once.
     pub(super) fn of_file(file: File, length: u64, sha256: String) -> Self {
         Spooled { body: Body::Open(file), length, sha256 }
     }

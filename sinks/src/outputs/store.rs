@@ -26,7 +26,7 @@ pub enum Condition {
     Unchanged(String),
 }
 
-/// What became of a conditional write.
+/// The result of a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
     /// It is there.
@@ -176,7 +176,7 @@ impl Store {
             Err(error) if says_absent(status(&error), error.code()) => Ok(None),
             Err(error) => Err(self.failed("read", key, &error)),
             // Written in between, or the 404 was not S3's: either way the next try tells.
-            Ok(_) => Err(self.request("head", key, "404, and then it was there".into())),
+            Ok(_) => Err(self.request("head", key, "404, but then the object existed".into())),
         }
     }
 

@@ -114,7 +114,7 @@ async fn what_is_left_says_what_the_next_version_has_to_be_above() {
 
     let reader = store(vec![no_such_key(), listing(&old), listing(&[]), listing(&[]), no_such_key()]);
     let said = reader.await.current_unless(None).await.expect_err("nothing to read").to_string();
-    assert!(said.contains("the pointer is gone") && said.contains("`freshet metrics`"), "{said}");
+    assert!(said.contains("the pointer is missing") && said.contains("`freshet metrics`"), "{said}");
 }
 
 #[tokio::test]

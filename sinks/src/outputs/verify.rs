@@ -1,4 +1,4 @@
-//! What was deleted or put back by hand, or by a lifecycle rule: found by looking, since nothing tells of it.
+//! Finds what was deleted or put back by hand, or by a lifecycle rule; there is no notification of it.
 
 use std::collections::BTreeSet;
 
@@ -11,11 +11,11 @@ use super::{Manifest, OutputError, Store};
 
 /// Pages of the listing that one verification reads: 100,000 files. What is not in them is asked for one by one.
 const PAGES_MAX: usize = 100;
-/// Files that one verification asks for one by one, so many at once; the next one goes on with the others.
+/// Files that one verification checks one by one; the next one continues with the others.
 const ASKED_MAX: usize = 1_000;
 const ASKED_AT_ONCE: usize = 8;
 
-/// What is not as the published manifest says.
+/// Differences from the published manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
     /// Data files that it names and that are gone.
@@ -29,14 +29,14 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// Whether there is anything to mend.
+    /// Whether there is anything to repair.
     pub fn is_none(&self) -> bool {
         self.missing.is_empty() && self.ahead.is_none() && !self.lost
     }
 }
 
 impl Store {
-    /// Compares what is there with what the published manifest names. Bounded: at most [`PAGES_MAX`] + 1 listings, a
+    /// Compares the existing objects with the published manifest. Bounded: at most [`PAGES_MAX`] + 1 listings, a
     /// HEAD a copy, and two requests for each of [`ASKED_MAX`] files that the listing did not show; `resume_after`
     /// is where the last verification ended.
     ///
@@ -83,7 +83,7 @@ impl Store {
     }
 }
 
-/// The keys to ask for now, and after which the next verification goes on: none once the end is reached.
+/// The keys to check now, and the key after which the next verification continues: `None` at the end.
 ///
 /// | unseen | resume after | asked | next |
 /// |---|---|---|---|

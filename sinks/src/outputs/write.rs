@@ -39,7 +39,7 @@ impl Store {
         self.written("put", key, &condition, sent)
     }
 
-    /// The condition is put to the completion: only then does the object come to be.
+    /// The completion carries the condition: only then the object is created.
     async fn put_parts(
         &self,
         key: &str,

@@ -1,9 +1,9 @@
-//! The transaction `correct`: one batch of rows read again, judged by the rules as they are now.
+//! The transaction `correct`: one batch of rows read again, judged by the present rules.
 //!
 //! It is the transaction of [`apply`](crate::apply), at the replay's own bookmarks and under the same guard that never
 //! lets old data over new.
 //!
-//! What differs, because the rows were received before:
+//! It differs, because the rows were received before:
 //! - which rows were received is known: the sets and counts of the live pipeline are left alone. The replay keeps sets
 //!   of its own, beside the corrections that it makes: of files that it has read as a whole, they are what counts then;
 //! - only rows that differ from the table are written ([`crate::apply::difference`]), so that rules that have not changed
@@ -15,7 +15,7 @@
 //!   and another key is removed when all is read ([`super::finish()`]): finding it needs a look through the whole table,
 //!   which once is enough. What those rows kept out comes in with a second reading.
 //!
-//! With the live pipeline at work on the same rows, whoever comes second waits for the row, and the guard decides.
+//! If the live pipeline writes the same rows, the second writer waits for the row, and the guard decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,14 +36,14 @@ use crate::apply::{ApplyBatch, ApplyError, Batch, Duplicates, REFUSED_BY_DATABAS
 use crate::destination::Destination;
 use crate::lives::{self, Sifted};
 
-/// What became of rows that were read again, or would.
+/// The result, or the preview, for rows that were read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Corrected {
     /// Rows read.
     pub read: u64,
     /// Rows of keys that were not in the table.
     pub inserted: u64,
-    /// Rows that now stand in the table with other values.
+    /// Rows whose values in the table changed.
     pub changed: u64,
     /// Values changed, by column.
     pub columns: BTreeMap<&'static str, u64>,
@@ -57,7 +57,7 @@ pub struct Corrected {
     pub refused: usize,
 }
 
-/// A row that a replay treats otherwise than before.
+/// A row whose result changes in a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// Where the row comes from.
@@ -110,8 +110,8 @@ pub async fn correct(
     .await
 }
 
-/// What [`correct`] would do with a batch, as the table is now, and examples of it. Nothing is written; what only
-/// Postgres would refuse is not known.
+/// What [`correct`] would do with a batch, with examples. Nothing is written, so rows that only Postgres would refuse
+/// are not known.
 ///
 /// # Errors
 /// As [`crate::apply::apply`].
@@ -217,7 +217,7 @@ impl<'r> Correction<'r> {
         }
     }
 
-    /// Counts a row that is written. Where it did not stand under this key before, it may stand under another.
+    /// Counts a row that is written. If it was not under this key before, it may be under another.
     fn count_written(&mut self, lineage: Lineage, difference: &Difference) {
         match &difference.before {
             None => self.corrected.inserted += 1,
@@ -247,7 +247,7 @@ impl<'r> Correction<'r> {
         moved.written += i64::from(is_written);
     }
 
-    /// A row that was no reject may stand in the table under another key than `kept`.
+    /// A row that was not a reject may be in the table under another key than `kept`.
     fn may_have_left(&mut self, lineage: Lineage, kept: Option<String>) {
         if !self.formerly.contains_key(&lineage) {
             self.leftovers.push(Leftover { lineage, kept });

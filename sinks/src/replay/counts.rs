@@ -1,4 +1,4 @@
-//! What a replay in place does to the counts of files, and its own.
+//! How a replay in place changes the counts of files and its own counts.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::apply::progress::Part;
 pub(super) struct Moved {
     /// Rejects that load now.
     pub(super) accepted: i64,
-    /// Those of them that stand in the table.
+    /// Those of them that are in the table.
     pub(super) written: i64,
     /// Rows that are rejects now.
     pub(super) rejected: i64,
@@ -82,7 +82,7 @@ pub(super) async fn add(
     }
 }
 
-/// Corrections are counted anew where all rows that the live pipeline has received were read again.
+/// Corrections are counted again if all rows that the live pipeline has received were read again.
 pub(super) async fn take_over_corrections(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
     // A batch of the live pipeline adds to the corrections that it has read: not while these are written.
     sqlx::query("SELECT FROM pipeline.bookmarks WHERE domain = $1 ORDER BY partition FOR UPDATE")

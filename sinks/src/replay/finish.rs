@@ -1,4 +1,4 @@
-//! How a replay ends: it has read all, or it is given up.
+//! The end of a replay: it has read everything, or it is abandoned.
 
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
@@ -8,10 +8,10 @@ use crate::apply::ApplyError;
 use crate::destination::Destination;
 use crate::transactions::{self, Limits};
 
-/// What came of a replay in place that has read all.
+/// The result of a replay in place that has read everything.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Finished {
-    /// It is over.
+    /// It is finished.
     Ended(Box<Replay>),
     /// Rows were removed from places that others may take: it has begun to read once more.
     Again,

@@ -1,4 +1,4 @@
-//! Leftovers: rows of the table whose own row in the topic is a reject by the rules as they are, or has another key.
+//! Leftovers: rows of the table that, by the present rules, are rejects or have another key.
 //!
 //! They are remembered batch by batch (`pipeline.replay_suspects`) and removed at the end, all at once.
 
@@ -14,7 +14,7 @@ use crate::apply::removal;
 use crate::apply::upsert::quoted;
 use crate::destination::Destination;
 
-/// What a row may have left in the table: whatever stands under its lineage and another key than `kept`.
+/// What a row may have left in the table: any row with its lineage under another key than `kept`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leftover {
     /// Object, generation and row.

@@ -1,8 +1,8 @@
-//! Replays: which are under way, what was asked of them, how far they are, and how one ends.
+//! Replays: which ones are unfinished, their requests, their progress and their end.
 //!
-//! A domain has one that is not ended at most. Who works on it holds an advisory lock on a connection of its own
-//! ([`ReplayLock`]), so that another is refused while it lives and may go on where it stopped once it is dead. What it writes
-//! carries its name and its bookmarks' epochs: should it be taken for dead and wake up, nothing of it fits any more.
+//! A domain has one that is not ended at most. The process that runs it holds an advisory lock on its own connection
+//! ([`ReplayLock`]), so that another process is refused while it lives, and can resume once it is dead. Its writes
+//! carry its name and the epochs of its bookmarks: if it was only frozen and wakes up, its writes are refused.
 
 pub mod correct;
 mod counts;
@@ -48,7 +48,7 @@ impl Kind {
     }
 }
 
-/// A replay, as it is written down.
+/// A replay as recorded in Postgres.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct Replay {
     /// Its number.
@@ -105,7 +105,7 @@ pub struct Wanted<'a> {
     pub domain: &'static Domain,
     /// Where to.
     pub kind: Kind,
-    /// What was asked for, in words that are equal if and only if the request is.
+    /// The request as text; two texts are equal only if the requests are.
     pub request: &'a str,
     /// The topic.
     pub stream_id: Uuid,
@@ -117,23 +117,23 @@ pub struct Wanted<'a> {
     pub owner: &'a str,
 }
 
-/// Why a replay cannot begin.
+/// Why a replay cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
     /// Another one of the domain has not ended.
     #[error(
-        "replay {} of {} has not ended ({}): go on with it by asking the same again, or give it up with \
-         `freshet replay {} --abandon`", .0.id, .0.domain, .0.request, .0.domain
+        "replay {} of {} is unfinished ({}): continue it with the same command, or end it with `freshet replay {} \
+         --abandon`", .0.id, .0.domain, .0.request, .0.domain
     )]
     Unfinished(Box<Replay>),
     /// It was begun on a topic that is gone.
     #[error(
-        "replay {} of {} was begun on a topic that is gone: give it up with `freshet replay {} --abandon`",
+        "replay {} of {} was started on a topic that no longer exists: end it with `freshet replay {} --abandon`",
         .0.id, .0.domain, .0.domain
     )]
     OtherStream(Box<Replay>),
     /// Postgres does not answer.
-    #[error("write the replay down: {0}")]
+    #[error("record the replay: {0}")]
     Postgres(#[from] sqlx::Error),
 }
 
@@ -146,7 +146,7 @@ pub async fn unfinished(pool: &PgPool, domain: &str) -> Result<Option<Replay>, s
     sqlx::query_as(AssertSqlSafe(sql)).bind(domain).fetch_optional(pool).await
 }
 
-/// Begins a replay, or goes on with the one that was interrupted and was asked the same. Gives its bookmarks, taken.
+/// Begins a replay, or continues an interrupted one with the same request. Takes and returns its bookmarks.
 /// To be called with a [`ReplayLock`] on the domain.
 ///
 /// # Errors

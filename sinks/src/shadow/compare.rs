@@ -53,7 +53,7 @@ impl Comparison {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> Result<Comparison, sqlx::Error> {
-    // Types may be declared otherwise than the live table has them: values are compared as they are spelled.
+    // Declared types may differ from those of the live table: values are compared as text.
     let spelled = domain.columns.iter().map(|column| match domain.key.contains(&column.name) {
         true => format!("\"{}\"", column.name),
         false => format!("\"{0}\"::text AS \"{0}\"", column.name),

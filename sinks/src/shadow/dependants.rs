@@ -1,8 +1,9 @@
-//! What hangs on the live table, and so would be left behind by a swap.
+//! Objects that depend on the live table and would be left behind by a swap.
 //!
 //! A view over the table is told to read the new one: it keeps its own identity, and with it its grants and whatever
 //! depends on it. Grants on the table are given again. Anything else that Postgres ties to a table's identity (foreign
-//! keys, triggers, materialised views, publications, policies, …) is left to a person: the swap refuses, naming it.
+//! keys, triggers, materialised views, publications, policies, …) is left to the operator: the swap refuses and names
+//! it.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -49,12 +50,12 @@ pub(super) async fn views(connection: &mut PgConnection, table: &str) -> Result<
     .await
 }
 
-/// Takes a view for itself, and not the other tables that it reads, as LOCK TABLE would: who reads those does not wait.
+/// Locks a view only. LOCK TABLE would also lock the tables that it reads and make their readers wait.
 pub(super) async fn lock(connection: &mut PgConnection, view: &View) -> Result<(), sqlx::Error> {
     execute(connection, &format!("ALTER VIEW {} OWNER TO {}", view.name, view.owner)).await
 }
 
-/// What became of a view.
+/// The result for a view.
 pub(super) enum Renewed {
     /// It reads the table that now has the name.
     Reads,
@@ -63,7 +64,7 @@ pub(super) enum Renewed {
 }
 
 /// Makes a view read the table that now has the name. Where a column is of another type there, or gone, a view of an output
-/// is made anew, as `before` says it was, or dropped: a setup makes it again. Anybody else's is left to a person.
+/// is recreated from `before`, or dropped (a setup creates it again). Other views are left to the operator.
 pub(super) async fn renew(
     connection: &mut PgConnection,
     view: &View,

@@ -2,10 +2,10 @@
 //! dropped.
 //!
 //! It is made like the live table ([`create`]): the same columns, constraints and indexes, under the same names, in the
-//! schema `shadow`, but for columns whose type is declared otherwise, or that are not declared any more; the state that belongs to it (bookmarks, progress, rejects) stands beside it. It is filled by the
-//! same transaction as the live table ([`crate::apply`]), never past the live bookmarks. So whatever key it has, the
-//! live table had when the row was applied there, and gave it the `id` that the shadow takes over; a key that only the
-//! new rules accept gets the next one.
+//! schema `shadow`, except columns that are declared with another type or no longer declared; its state (bookmarks,
+//! progress, rejects) is stored beside it. It is filled by the same transaction as the live table ([`crate::apply`]),
+//! never past the live bookmarks. So whatever key it has, the live table had when the row was applied there, and gave
+//! it the `id` that the shadow takes over; a key that only the new rules accept gets the next one.
 //!
 //! [`hold_live`] makes the live pipeline wait; what is compared or swapped under it is of one moment. [`swap()`] then
 //! puts the shadow where the live table was, in one transaction.

@@ -16,7 +16,7 @@ use crate::tables;
 /// Named of a long list, at most.
 const NAMED_MAX: i64 = 20;
 
-/// What a swap did.
+/// The result of a swap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swapped {
     /// Views that read the new table now.
@@ -29,24 +29,24 @@ pub struct Swapped {
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The shadow has not read as far as the live table, or further.
-    #[error("the shadow stands at other offsets than the live table ({0}): try again, or drop the shadow")]
+    #[error("the shadow is at other offsets than the live table ({0}): try again, or drop the shadow")]
     Elsewhere(String),
     /// Rows that the live table was made of are not in the shadow: the topic does not hold them any more.
     #[error(
-        "rows of these files are in the live table's account and not in the shadow's, because the topic does not hold \
+        "rows of these files are counted in the live table but not in the shadow, because the topic does not hold \
          them: {}; send them again with `freshet republish`, wait until they are applied, and try again, or drop the \
          shadow", .0.join(", ")
     )]
     Incomplete(Vec<String>),
-    /// Something hangs on the live table that a swap would leave behind.
+    /// Objects depend on the live table that a swap would leave behind.
     #[error(
-        "this hangs on the table and would be left behind: {}; drop it, swap, and make it again", .0.join(", ")
+        "other objects depend on the table and would be left behind: {}; drop them, swap, and recreate them", .0.join(", ")
     )]
     Dependants(Vec<String>),
     /// A view over the live table cannot be made over the shadow: it uses a column that is of another type there, or gone.
     #[error(
-        "the view {view} cannot read the table as it is declared now ({said}): take it away (`pg_dump --table={view}` keeps \
-         its definition and grants; DROP VIEW {view}), swap, and make it again"
+        "the view {view} cannot read the table as it is declared now ({said}): drop it (`pg_dump --table={view}` \
+         keeps its definition and grants; DROP VIEW {view}), swap, and recreate it"
     )]
     View {
         /// As SQL names it.
@@ -55,10 +55,11 @@ pub enum Refused {
         said: String,
     },
     /// The live table was altered since the shadow was made.
-    #[error("the table was altered since the shadow was made ({}): drop the shadow and fill a new one", .0.join(", "))]
+    #[error("the table was altered after the shadow was created ({}): drop the shadow and fill a new one", .0.join(",
+    #"))]
     Altered(Vec<String>),
     /// Another process works on the replay by now.
-    #[error("another process goes on with this replay")]
+    #[error("another process has taken over this replay")]
     Lost,
     /// Somebody reads the live table for longer than the swap waits, or Postgres does not answer.
     #[error("swap the tables: {0}")]
@@ -66,7 +67,7 @@ pub enum Refused {
 }
 
 /// Swaps, and commits. The live pipeline, which waits for `held`, finds its epochs raised, takes the bookmarks again
-/// and goes on with the new table. Every window of either table is marked.
+/// and continues with the new table. Every window of either table is marked.
 ///
 /// # Errors
 /// [`Refused`]; nothing has changed then.
@@ -163,7 +164,7 @@ async fn elsewhere(
 /// | fewer | every row of the file: newer rows stand over these | no |
 /// | fewer | fewer, or how many there are is not known yet | yes |
 ///
-/// Messages that are no row of a file (object 0) are rejects and nothing else: they do not count.
+/// Messages that are not rows of a file (object 0) are only rejects: they do not count.
 async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "WITH missing AS (
@@ -254,7 +255,7 @@ async fn swap_table(
     .await?;
     let mut statements = dependants::allowed(connection, &live, &shadow).await?;
     if has_surrogate_id(domain) {
-        // The ids that the shadow took came from the live table's sequence: its own goes on from there.
+        // The ids that the shadow took came from the live table's sequence: its own sequence continues from there.
         let of = |table: &str| format!("pg_get_serial_sequence('{table}', 'id')");
         let live_sequence: String =
             sqlx::query_scalar(AssertSqlSafe(format!("SELECT {}", of(&live)))).fetch_one(&mut *connection).await?;

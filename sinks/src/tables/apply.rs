@@ -1,4 +1,4 @@
-//! Looking, and doing all of a plan in one transaction.
+//! Planning a setup, and carrying out the plan in one transaction.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub enum SetupError {
     /// The schema of the pipeline cannot be brought up to date.
     #[error("migrate the schema: {0}")]
     Migrate(#[from] MigrateError),
-    /// Something has to be done by a person first.
+    /// An operator has to do something first.
     #[error("{}", blocked(.0))]
     Blocked(Box<Plan>),
     /// Postgres refused a step.
@@ -51,15 +51,18 @@ fn blocked(plan: &Plan) -> String {
     plan.recording.blocked.iter().cloned().chain(tables).collect::<Vec<_>>().join("; ")
 }
 
-/// What Postgres says, and what to do where that is known.
+/// Postgres' error, with what to do if known.
 fn told(error: &sqlx::Error) -> String {
     match postgres::is_lock_timeout(error) {
-        true => format!("somebody uses the table for longer than {LOCK_TIMEOUT:?}: end that, and try again ({error})"),
+        true => format!(
+            "the table has been in use for longer than {LOCK_TIMEOUT:?}: end the session that uses it, \
+                         and try again ({error})"
+        ),
         false => error.to_string(),
     }
 }
 
-/// What setup would do to the database, which may be empty, or of an older freshet.
+/// What setup would do to the database, which may be empty, or of an older version.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -109,7 +112,7 @@ pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError>
     let mut transaction = transactions::begin(pool, "setup", Limits::default()).await?;
     let connection = &mut *transaction;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet setup', 3))").execute(&mut *connection).await?;
-    // Writing a large table anew takes its time, whatever the others of this database are allowed.
+    // Rewriting a large table takes long, so the usual limits of the session do not apply.
     let limits = format!("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = 0", LOCK_TIMEOUT.as_millis());
     sqlx::raw_sql(AssertSqlSafe(limits)).execute(&mut *connection).await?;
     let makes_schema = !has_schema(connection, setup.schema).await?;
@@ -140,7 +143,7 @@ async fn lock(connection: &mut PgConnection, setup: &Setup<'_>, plan: &Plan) -> 
     for table in plan.tables.iter().filter(altered) {
         let sql = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", qualified(setup.schema, table.table));
         let locked = sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await;
-        let said = || "take it over or alter it".to_owned();
+        let said = || "lock it to alter it".to_owned();
         locked.map_err(|source| SetupError::Step { table: table.table, said: said(), source })?;
         any = true;
     }

@@ -1,4 +1,4 @@
-//! Rows of one key in a table that is taken over: how many, whether others refer to them, and how they are set aside.
+//! Duplicate keys in a table that is adopted: how many, whether other tables refer to them, and how they are removed.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -30,7 +30,7 @@ fn ranked(table: &str, key: &[&str], has_id: bool) -> String {
     )
 }
 
-/// Counts them, by the columns of the key that are there: those to come are NULL in every row.
+/// Counts them by the existing columns of the key: missing ones are NULL in every row.
 pub(super) async fn count(
     connection: &mut PgConnection,
     table: &str,

@@ -1,4 +1,4 @@
-//! What the catalog of Postgres, and where it does not know the rows themselves, say of a table that is there.
+//! The present state of an existing table, from the catalog of Postgres and, where needed, from its rows.
 
 use freshet_topics::kept::EXTRA;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -41,7 +41,7 @@ pub(super) struct FoundColumn {
     /// As people do: `character varying(20)`.
     pub shown: String,
     pub not_null: bool,
-    /// What stands there where nobody says anything, or what it is made of, where it is generated.
+    /// The default of the column, or the expression of a generated column.
     pub default_value: Option<String>,
     /// Whether Postgres makes it of other columns, so that nobody writes to it.
     pub is_generated: bool,
@@ -100,7 +100,7 @@ impl Found {
     }
 }
 
-/// Reads what is there under the table's name; `None` where nothing is.
+/// Reads the relation with the table's name; `None` if there is none.
 pub(super) async fn read(
     connection: &mut PgConnection,
     schema: &str,

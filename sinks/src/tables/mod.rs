@@ -1,23 +1,23 @@
-//! The domains' tables: made, widened and taken over as the declarations ask for, and never narrowed or emptied.
+//! The domains' tables: created, widened and adopted as the declarations require, and never narrowed or emptied.
 //!
 //! [`look`] compares what each domain's declaration wants ([`wanted`]) with what the catalog of Postgres says is there
-//! ([`found`]), and gives a [`Plan`]: what would be done, each step with its words and its statements; what is not done,
-//! with the command that does it; what stands in the way. The comparison is a pure function ([`plan`]). [`apply()`] brings
-//! the schema of the pipeline up to date and does all of the plan, in one transaction: it comes through as a whole, or
-//! everything is as it was.
+//! ([`found`]), and returns a [`Plan`]: the steps with their descriptions and statements; what is not done, with the
+//! command that does it; and what prevents the setup. The comparison is a pure function ([`plan`]). [`apply()`] brings
+//! the schema of the pipeline up to date and does all of the plan, in one transaction: it succeeds as a whole, or
+//! nothing has changed.
 //!
-//! | the table | what becomes of it |
+//! | the table | is |
 //! |---|---|
-//! | is not there | made |
-//! | is freshet's (it has lineage) | columns that are missing are added, types widened, comments set |
-//! | is somebody else's: no lineage | taken over: its rows get the lineage of nothing (0), so that a row of any file wins |
+//! | does not exist | created |
+//! | is freshet's (it has lineage) | extended: missing columns added, types widened, comments set |
+//! | is somebody else's: no lineage | adopted: its rows get the lineage 0, so that a row of any file wins |
 //!
-//! Of a table that is taken over, rows that share a key are reduced to the one with the greatest `id`; the others are
-//! kept in `pipeline.taken_over_duplicates`. All of its windows are marked, so that the outputs hold its rows. What others
-//! have on it (foreign keys, views, indexes, columns of their own) stays.
+//! In an adopted table, of rows with the same key the one with the greatest `id` stays; the others are moved to
+//! `pipeline.taken_over_duplicates`. All of its windows are marked, so that the outputs hold its rows. Foreign keys,
+//! views, indexes and columns added by others stay.
 //!
-//! What was set up last is on record ([`record`]), so that a role tells that it runs another pipeline, and a later setup
-//! which declarations have changed since.
+//! The last setup is recorded ([`record`]), so that a role notices if it runs another pipeline, and a later setup which
+//! declarations have changed.
 
 mod apply;
 mod duplicates;

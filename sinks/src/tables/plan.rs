@@ -1,4 +1,4 @@
-//! What is to be done to a table, from what is wanted and what is there. Pure: nothing here talks to Postgres.
+//! The plan for a table, from its declaration and its present state. Pure: nothing here talks to Postgres.
 
 mod columns;
 mod keys;
@@ -28,15 +28,15 @@ pub struct Plan {
     pub makes_schema: bool,
     /// Each domain's table, in the order of the domains.
     pub tables: Vec<TablePlan>,
-    /// What becomes of the outputs' definitions.
+    /// Changes of the outputs' definitions.
     pub outputs: Vec<DefinitionChange>,
-    /// What becomes of the outputs' views, where anything does.
+    /// Changes of the outputs' views.
     pub views: Vec<ViewPlan>,
-    /// What becomes of the record of the pipeline.
+    /// The change of the record of the pipeline.
     pub recording: Recording,
 }
 
-/// What becomes of one table.
+/// The plan for one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TablePlan {
     /// The domain.
@@ -47,11 +47,11 @@ pub struct TablePlan {
     pub what: What,
     /// What is done, in order.
     pub steps: Vec<Step>,
-    /// What stays although the declaration has it otherwise, and harms nothing.
+    /// Differences from the declaration that stay and do no harm.
     pub kept: Vec<String>,
     /// What the declaration asks for and setup does not do, each with the command that does it.
     pub not_done: Vec<String>,
-    /// What keeps setup from doing anything at all, each with what to do.
+    /// What prevents the whole setup, each with what to do.
     pub blocked: Vec<String>,
 }
 
@@ -91,14 +91,14 @@ impl fmt::Display for Step {
 }
 
 impl Plan {
-    /// Whether something stands in the way of all of it.
+    /// Whether something prevents the whole setup.
     pub fn is_blocked(&self) -> bool {
         !self.recording.blocked.is_empty() || self.tables.iter().any(|table| !table.blocked.is_empty())
     }
 }
 
 impl TablePlan {
-    /// Whether the rows that are there are new to freshet.
+    /// Whether the table has rows that freshet did not write.
     pub fn takes_over(&self) -> bool {
         matches!(self.what, What::Foreign { .. })
     }
@@ -199,17 +199,18 @@ impl<'a> Planner<'a> {
         });
         let make = format!("CREATE TABLE {} ({}) WITH (fillfactor = {FILLFACTOR})", self.name, lines.join(", "));
         let columns: Vec<&str> = wanted.columns.iter().map(|column| column.name).collect();
-        let said = format!("make the table: {}, key {}", columns.join(", "), self.key());
+        let said = format!("create the table: {}, key {}", columns.join(", "), self.key());
         let indexed: Vec<&str> = wanted.date.into_iter().chain(wanted.by_object.then_some(OBJECT)).collect();
         let said = if indexed.is_empty() { said } else { format!("{said}, index on {}", indexed.join(" and on ")) };
         self.step(said, [Some(make), self.date_index(), self.object_index()].into_iter().flatten());
         self.comments(&Found::default());
     }
 
-    /// A table that is there.
+    /// Plans the changes of an existing table.
     fn change(&mut self, schema: &str, found: &'a Found, formerly: &[String]) {
         if found.kind != "r" {
-            let said = format!("what is there is no plain table (pg_class.relkind is {}): move it away", found.kind);
+            let said =
+                format!("the existing relation is not a plain table (pg_class.relkind is {}): rename it", found.kind);
             self.plan.blocked.push(said);
             return;
         }
@@ -232,7 +233,7 @@ impl<'a> Planner<'a> {
         self.around_views(found);
         self.comments(found);
         if self.plan.takes_over() {
-            self.step("mark all windows of its rows, so that the outputs are derived from them too", []);
+            self.step("mark all windows of its rows, so that the outputs include them", []);
         }
         if !found.may_alter && !self.plan.steps.is_empty() {
             let said = format!("it belongs to {0}: run setup as {0}, or as a member of that role", found.owner);

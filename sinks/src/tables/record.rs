@@ -1,4 +1,4 @@
-//! Which pipeline was set up last, with what each domain's declaration was then.
+//! The record of the last setup: which pipeline, and each domain's declaration.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub struct Declared {
     pub columns: Vec<String>,
 }
 
-/// What becomes of the record.
+/// The change of the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recording {
     /// What is recorded, if anything is.
@@ -62,7 +62,7 @@ impl Declared {
     }
 }
 
-/// A hash of what decides what becomes of a row.
+/// A hash of everything that decides how a row is judged.
 fn judgement(domain: &Domain) -> String {
     let mut text = format!("{:?}{:?}{:?}", domain.key, domain.partition_by, domain.row_rules);
     text += &format!("{:?}", domain.missing_values);
@@ -147,7 +147,8 @@ pub(super) fn recording(setup: &Setup<'_>, before: Option<Recorded>) -> Recordin
     let mut recording = Recording::default();
     if last.schema != setup.schema {
         recording.blocked.push(format!(
-            "the tables are in the schema {0}, and postgres.schema is {1}: set postgres.schema = \"{0}\", or move each table \
+            "the tables are in the schema {0}, but postgres.schema is {1}: set postgres.schema = \"{0}\", or move \
+             each table \
              (ALTER TABLE {0}.… SET SCHEMA {1}) and _sqlx_migrations with it, and UPDATE pipeline.pipelines SET schema = '{1}'",
             last.schema, setup.schema
         ));
@@ -224,7 +225,7 @@ mod tests {
             "another text, the same rules: {described:?}"
         );
         let elsewhere = recording(&Setup { schema: "apart", ..setup("one") }, Some(last.clone()));
-        assert!(elsewhere.blocked[0].starts_with("the tables are in the schema public, and postgres.schema is apart"));
+        assert!(elsewhere.blocked[0].starts_with("the tables are in the schema public, but postgres.schema is apart"));
         let fewer = recording(&Setup { domains: &DOMAINS[1..], ..setup("one") }, Some(last.clone()));
         assert_eq!((fewer.gone, fewer.changes), (vec![DOMAINS[0].name.to_owned()], false));
         let mut before = last;

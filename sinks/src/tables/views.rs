@@ -1,5 +1,5 @@
-//! Views over a table: Postgres alters no type of a column that a view uses, so they are taken away around it, and made
-//! again as they were: definition, options, owner, grants, comments.
+//! Views over a table: Postgres cannot alter the type of a column that a view uses, so such views are dropped and
+//! recreated with their definition, options, owner, grants and comments.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ impl View {
     }
 }
 
-/// The views that stand in the way of altering these columns, those that others use first.
+/// The views that prevent altering these columns, those that others use first.
 pub(super) fn in_the_way<'a>(views: &'a [View], columns: &[&str]) -> Vec<&'a View> {
     let mut names: BTreeSet<&str> = BTreeSet::new();
     let mut sorted: Vec<&View> = views.iter().collect();

@@ -1,4 +1,4 @@
-//! What a domain's declaration wants of its table.
+//! The table that a domain's declaration requires.
 
 use freshet_topics::{Column, Domain, NewColumn, Overwrite};
 
@@ -36,10 +36,14 @@ pub(super) struct WantedColumn {
 
 /// The columns that say where a row comes from: name, type as `pg_type` names it, what it means. They stand last.
 pub(super) const LINEAGE: [(&str, &str, &str); 5] = [
-    ("src_object", "int8", "The file that the row came from: pipeline.objects.id. 0: no file, it was here before."),
-    ("src_gen", "int4", "Which reading of the file."),
+    (
+        "src_object",
+        "int8",
+        "The file that the row came from: pipeline.objects.id. 0: no file; the row was here before freshet.",
+    ),
+    ("src_gen", "int4", "Generation: which reading of the file."),
     ("src_row", "int8", "Which row of the file, from 0."),
-    ("src_ord", "int8", "The place of the file in the order of its domain: the row with the greatest wins."),
+    ("src_ord", "int8", "The position of the file in the order of its domain: the row with the greatest wins."),
     ("value_ord", "int8", "src_ord of the row that last changed a value."),
 ];
 
@@ -48,7 +52,7 @@ pub(super) const OBJECT: &str = "src_object";
 
 /// The `id` of a table whose declaration has none.
 pub(super) const ID: &str = "id";
-pub(super) const ID_COMMENT: &str = "Number of the row. It means nothing, and stays with the key.";
+pub(super) const ID_COMMENT: &str = "Number of the row, without meaning; it stays with the key.";
 
 impl Wanted {
     pub(super) fn of(domain: &'static Domain) -> Wanted {
@@ -104,7 +108,7 @@ impl WantedColumn {
     }
 }
 
-/// What somebody said of it.
+/// Its description, if there is one.
 fn told(description: &str) -> Option<String> {
     (!description.is_empty()).then(|| description.to_owned())
 }

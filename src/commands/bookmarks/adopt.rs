@@ -16,7 +16,7 @@ use crate::commands::confirm::confirm;
 use crate::commands::terminal::thousands;
 use crate::roles::Services;
 
-/// Says what adopting the domain's topic would do, and does it once a person agrees; `false` if not.
+/// Shows what adopting the domain's topic would do, and does it if the user agrees; `false` if not.
 ///
 /// # Errors
 /// If Kafka or Postgres does not answer, or the topic does not exist.
@@ -42,10 +42,10 @@ pub async fn run(services: &Services, domain: &'static Domain, yes: bool) -> Res
     };
     let adopted = adopt(&services.pool, domain.name, &adopting).await.context("adopt the topic")?;
     let stand = match adopted.kept {
-        0 => format!("{} bookmarks stand at the start of topic {topic}", adopted.moved.len()),
-        kept => format!("{} bookmarks were moved into topic {topic}, {kept} stay", adopted.moved.len()),
+        0 => format!("{} bookmarks are now at the start of topic {topic}", adopted.moved.len()),
+        kept => format!("{} bookmarks moved to topic {topic}, {kept} unchanged", adopted.moved.len()),
     };
-    println!("{}: {stand}; {} files are published again", domain.name, adopted.objects);
+    println!("{}: {stand}; {} files will be published again", domain.name, adopted.objects);
     Ok(true)
 }
 
@@ -112,13 +112,13 @@ async fn describe(
         .sum();
     let what = match adoption.is_known_log {
         true => format!(
-            "would go on in topic {topic}, moving the bookmarks that lie outside its log, with {} records to apply,",
+            "would continue in topic {topic} and move the bookmarks that are outside its log ({} records to apply),",
             thousands(records)
         ),
         false => format!("would read all {} records of topic {topic} again from its start,", thousands(records)),
     };
     Ok(format!(
-        "{}: {what}\nand publish {unfinished} files again that are not wholly applied; rows received before are\n\
+        "{}: {what}\nand publish the {unfinished} files again that are not fully applied; rows received before are\n\
          duplicates and count once.",
         domain.name
     ))

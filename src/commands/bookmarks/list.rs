@@ -19,7 +19,7 @@ struct Line {
     partition: i32,
     /// The next offset to apply; `None` where no processor has read the partition yet.
     bookmark: Option<i64>,
-    /// What Kafka's group has committed: for lag tools to see, nothing depends on it.
+    /// The commit of Kafka's consumer group: for lag tools; nothing depends on it.
     committed: Option<i64>,
     log_start: Option<i64>,
     log_end: Option<i64>,
@@ -36,7 +36,7 @@ pub(super) async fn run(services: &Services, domains: &[&'static Domain], json: 
         let (ends, committed) = match kafka(services, domain).await {
             Ok(known) => known,
             Err(error) => {
-                eprintln!("freshet: what Kafka knows of {} is left out: {error:#}", domain.name);
+                eprintln!("freshet: offsets in Kafka are not shown for {}: {error:#}", domain.name);
                 Default::default()
             }
         };

@@ -33,7 +33,7 @@ impl FromStr for Target {
     }
 }
 
-/// Says what setting the bookmarks would lose or repeat, and does it once a person agrees.
+/// Shows what setting the bookmarks would skip or repeat, and does it if the user agrees.
 ///
 /// # Errors
 /// If Kafka or Postgres does not answer, or an offset lies outside the log.
@@ -81,7 +81,7 @@ pub(super) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The offset that a target comes to in a log.
+/// The offset of a target in a log.
 fn offset_of(to: Target, Ends { low, high }: Ends) -> Result<i64> {
     match to {
         Target::Beginning => Ok(low),
@@ -98,9 +98,9 @@ fn describe(Reset { before, after, .. }: Reset) -> String {
         count => format!("{} records are", thousands(count)),
     };
     match after - before {
-        0 => format!("stands at {after}"),
+        0 => format!("stays at {after}"),
         ahead if ahead > 0 => format!(
-            "from {before} to {after}: {} passed over; files whose rows they hold are published again",
+            "from {before} to {after}: {} skipped; the files that these rows came from will be published again",
             records(ahead)
         ),
         back => {
@@ -116,8 +116,8 @@ mod tests {
     #[test]
     fn what_is_lost_or_repeated_is_counted() {
         let reset = |before, after| describe(Reset { partition: 0, before, after });
-        assert_eq!(reset(5, 5), "stands at 5");
-        assert!(reset(5, 2_005).contains("2,000 records are passed over"), "{}", reset(5, 2_005));
+        assert_eq!(reset(5, 5), "stays at 5");
+        assert!(reset(5, 2_005).contains("2,000 records are skipped"), "{}", reset(5, 2_005));
         assert!(reset(5, 4).contains("1 record is read again"), "{}", reset(5, 4));
     }
 

@@ -36,7 +36,7 @@ pub(super) async fn check(connection: &mut PgConnection, pipeline: &Pipeline) ->
         failures.extend(try_case(&mut scratch, case).await?);
         scratch.rollback().await.context("end a test")?;
     }
-    transaction.rollback().await.context("take everything back")?;
+    transaction.rollback().await.context("roll back")?;
     Ok(failures)
 }
 

@@ -1,5 +1,5 @@
-//! The tests of rows: each goes the way of a row in a file, through header, casts and rules, and is judged as it would be
-//! in the pipeline.
+//! The tests of rows: each is read like a row of a file, through header, casts and rules, and judged as in the
+//! pipeline.
 
 use freshet_ingest::frame::{FrameLimits, Framer};
 use freshet_ingest::header::Header;

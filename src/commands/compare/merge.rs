@@ -25,7 +25,7 @@ pub(super) struct Side<S> {
     next: Option<Row>,
     /// Rows read.
     pub rows: i64,
-    /// Rows passed over, because a row of their key came before.
+    /// Rows skipped, because a row with the same key came before.
     pub repeated: i64,
 }
 

@@ -1,4 +1,4 @@
-//! What a comparison found, counted by table and column, with examples.
+//! The result of a comparison, counted by table and column, with examples.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,7 +30,7 @@ pub(super) struct TableReport {
     pub is_there: bool,
     pub rows_here: i64,
     pub rows_there: i64,
-    /// Rows passed over, because a newer one of their key counts.
+    /// Rows skipped, because a newer row has the same key.
     pub repeated_here: i64,
     pub repeated_there: i64,
     pub only_here: i64,
@@ -155,7 +155,7 @@ impl TableReport {
     }
 }
 
-/// A value as it may be shown: those that say something of a person are not.
+/// A value for display: personal values are not shown.
 fn shown(column: &Column, value: &Option<String>) -> Option<String> {
     value.as_ref().map(|value| if column.personal { "(personal)".to_owned() } else { value.clone() })
 }
@@ -177,7 +177,7 @@ impl fmt::Display for Report {
 impl fmt::Display for TableReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.is_there {
-            return writeln!(formatter, "{}: not there", self.table);
+            return writeln!(formatter, "{}: missing there", self.table);
         }
         let [rows_here, rows_there, only_here, only_there, different] =
             [self.rows_here, self.rows_there, self.only_here, self.only_there, self.different].map(thousands);
@@ -189,11 +189,14 @@ impl fmt::Display for TableReport {
         for (rows, place) in [(self.repeated_here, "here"), (self.repeated_there, "there")] {
             if rows > 0 {
                 let rows = thousands(rows);
-                writeln!(formatter, "    passed over {place}, because a row of a greater id has their key: {rows}")?;
+                writeln!(
+                    formatter,
+                    "    skipped {place}, because another row with the same key has a greater id: {rows}"
+                )?;
             }
         }
         if !self.columns_not_there.is_empty() {
-            writeln!(formatter, "    not there, and not compared: {}", self.columns_not_there.join(", "))?;
+            writeln!(formatter, "    missing there, not compared: {}", self.columns_not_there.join(", "))?;
         }
         for (column, rows) in &self.columns {
             writeln!(formatter, "    {column} differs: {}", thousands(*rows))?;

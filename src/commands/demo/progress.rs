@@ -1,4 +1,4 @@
-//! A bar a stage; where there is no terminal, a line a stage once it is done.
+//! One progress bar per stage; without a terminal, one line per stage when it is done.
 
 use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -66,7 +66,7 @@ impl Progress {
         outputs.set_position(count(self.marks_seen - far.marks));
     }
 
-    /// Leaves the bars as they are; without a terminal, says in a line a stage what came of it.
+    /// Leaves the bars as they are; without a terminal, prints one line per stage.
     pub(super) fn finish(self) {
         for bar in &self.bars {
             if self.hidden {

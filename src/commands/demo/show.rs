@@ -1,4 +1,4 @@
-//! What came of the sample files: tables, outputs, times and places.
+//! The results of the demonstration: tables, outputs, times and addresses.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub(super) async fn tables(demo: &Demo<'_>) -> Result<()> {
 pub(super) async fn outputs(demo: &Demo<'_>) -> Result<()> {
     let manifest = read_current(demo.s3, demo.processed_bucket).await.context("read the published version")?;
     let Some(manifest) = manifest else {
-        println!("no outputs are published: nothing that they show has arrived yet");
+        println!("no outputs yet: no rows for them have arrived");
         return Ok(());
     };
     for output in manifest.changed.keys() {

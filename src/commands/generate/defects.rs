@@ -1,5 +1,5 @@
-//! What `freshet generate --dirty` does to a row: one defect for every cast, rule and requirement of a domain, found from
-//! its contract.
+//! The defects of `freshet generate --dirty`: at least one for every cast, rule and requirement of a domain, derived
+//! from its contract.
 //!
 //! Half of all chances are shared by kinds of defects and the other half by columns, so that a rule that one column of
 //! twenty has is reached as well. What rejects a whole file (a wrong header, a NUL byte, an unclosed quote, invalid UTF-8,
@@ -11,7 +11,7 @@ use freshet_topics::{Cast, Cell, Column, Comparison, Domain, Limit, Otherwise, V
 use super::files::Row;
 use super::random::Dice;
 
-/// One thing that is wrong with a row.
+/// A defect of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Defect {
     /// A cell, by the place of its column.
@@ -28,7 +28,7 @@ pub(super) enum Defect {
     Late,
 }
 
-/// What becomes of a cell.
+/// The change of a cell.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
     /// This text.
@@ -51,7 +51,7 @@ pub(super) struct Defects {
 }
 
 impl Defects {
-    /// What can be wrong with a row of the domain.
+    /// All possible defects of a row of the domain.
     pub(super) fn of(domain: &'static Domain) -> Defects {
         let is_fact = domain.event_time.is_some();
         let mut kinds: Vec<Vec<Defect>> = vec![Vec::new(); 5];
@@ -100,7 +100,7 @@ impl Defect {
 }
 
 impl Change {
-    /// What becomes of a text; `other` is the cell that it is to be beyond.
+    /// The changed text; `other` is the cell that it must exceed.
     fn of(&self, text: &str, other: &str) -> String {
         match self {
             Change::Set(text) => text.clone(),

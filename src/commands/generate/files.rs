@@ -16,7 +16,7 @@ use super::{DomainSummary, GenerateOptions};
 pub(super) struct Row {
     bytes: Vec<u8>,
     ends: Vec<usize>,
-    /// Whether a cell has what must stand in quotes; numbers never do.
+    /// Whether a cell needs quotes; numbers never do.
     is_quoted: bool,
 }
 

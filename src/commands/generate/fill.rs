@@ -1,5 +1,5 @@
-//! From an entity and a day to the cells of a row. A value is a pure function of (seed, entities, entity, day), so that
-//! nothing is held but what the rows of a day share.
+//! Fills the cells of a row for an entity and a day. A value is a pure function of (seed, entities, entity, day), so
+//! that only data shared by the rows of a day is stored.
 
 use chrono::NaiveDate;
 use freshet_topics::Comparison;

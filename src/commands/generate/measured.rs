@@ -1,4 +1,5 @@
-//! The values of a column that nothing but itself tells: as its sample says, else its rules, else its type.
+//! The values of a column that does not depend on other columns: from its sample, else from its rules, else from its
+//! type.
 
 use anyhow::{Result, ensure};
 use chrono::{Datelike, Timelike};
@@ -32,7 +33,7 @@ pub(super) fn measured(column: &'static Column, is_fact: bool) -> Result<(Source
     let choice = |cells: Vec<String>| (Source::Pick(cells.len()), Form::Choice(cells));
     if column.sample.is_some_and(|sample| !sample.of.is_empty()) || listed(column).is_some() {
         let cells = clean_cells(column);
-        ensure!(!cells.is_empty(), "none of the cells that its `sample` or its rules list keeps to its rules");
+        ensure!(!cells.is_empty(), "none of the cells listed in its `sample` or its rules satisfies its rules");
         return Ok(choice(cells));
     }
     match column.cast {
@@ -52,7 +53,7 @@ pub(super) fn measured(column: &'static Column, is_fact: bool) -> Result<(Source
 /// So many different names there may be.
 const NAMES: usize = 1 << 32;
 
-/// Whether a cell loads as it stands, with nothing to note.
+/// Whether a cell loads unchanged, without corrections.
 pub(super) fn is_clean(column: &'static Column, text: &str) -> bool {
     let mut notes = Notes::default();
     judge::cell(column, &Cell::Text(text.into()), &mut notes).is_ok() && notes == Notes::default()
@@ -105,7 +106,7 @@ fn texts(column: &'static Column) -> Result<Vec<String>> {
     }
     ensure!(
         !texts.is_empty(),
-        "no made-up text keeps to its rules: list some in its contract, as `sample: {{of: […]}}`"
+        "no generated text satisfies its rules: list some values in its contract, as `sample: {{of: […]}}`"
     );
     Ok(texts)
 }
@@ -121,7 +122,7 @@ fn number(column: &'static Column, is_fact: bool) -> Result<(Source, Form)> {
     let highest = Some(limits.1).filter(|highest| *highest != of_type.1);
     let greatest = sample.greatest.or(highest);
     let least = sample.least.or(lowest).unwrap_or_else(|| greatest.map_or(0.0, |it| (it - width).max(0.0).min(it)));
-    ensure!(limits.0 <= limits.1, "no number keeps to all of its rules");
+    ensure!(limits.0 <= limits.1, "no number satisfies all of its rules");
     let decimals = sample.decimals.unwrap_or(decimals(column.cast));
     let measure = Measure {
         least,

@@ -1,5 +1,5 @@
-//! That sample rows load: some rows of a domain are judged before any is written, so that a contract that asks for more
-//! than its columns' samples, rules and types can tell is refused in a clear line.
+//! Proves that sample rows load: some rows of a domain are judged before any is written, so that a contract with too
+//! little information for valid rows is refused with a clear message.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(super) fn rows_load(world: &World, shape: &Shape, options: &GenerateOptions)
         let (name, column) = (shape.domain.name, column.name);
         ensure!(
             takes >= asked,
-            "the column {column} of {name} takes {takes} entities, not {asked}: give --entities fewer"
+            "column {column} of {name} can identify at most {takes} entities, not {asked}: use a smaller --entities"
         );
     }
     let mut entities = [1, 2, 3, options.entities / 2, options.entities - 1, options.entities].to_vec();
@@ -63,8 +63,8 @@ fn judged(shape: &Shape, row: &Row) -> Result<()> {
     let refused = |column: &str, rule: &str| {
         let text = row.cell(domain.index_of(column));
         format!(
-            "sample data of {} would have `{text}` in the column {column}, which is counted as {rule}: \
-             say in its contract, under `sample` of that column, what its values look like",
+            "sample data of {} would have `{text}` in column {column}, which is counted as {rule}: describe its \
+             values in the contract, under `sample` of that column",
             domain.name
         )
     };

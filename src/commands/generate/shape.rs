@@ -1,5 +1,4 @@
-//! What the files of a domain look like: where the value of each column comes from and how it is written, worked out once
-//! from the contract.
+//! The shape of a domain's files: the source and the format of each column's values, derived once from the contract.
 //!
 //! | column | value |
 //! |---|---|
@@ -152,7 +151,7 @@ pub(super) fn shapes(domains: &'static [&'static Domain]) -> Result<Vec<Shape>> 
         for column in 0..shapes[at].columns.len() {
             let Shape { domain, .. } = &shapes[at];
             let end = end_of(&shapes, at, column).with_context(|| {
-                format!("column {} of {} follows from itself", domain.columns[column].name, domain.name)
+                format!("column {} of {} depends on itself", domain.columns[column].name, domain.name)
             })?;
             if let Source::Borrowed(_) = shapes[at].columns[column].source {
                 shapes[at].columns[column].form = shapes[end.0].columns[end.1].form.clone();
@@ -347,12 +346,11 @@ impl Shape {
                 found.map(|(cast, borrowed)| (cast, Scale::Borrowed(self.borrow(borrowed))))
             }
         };
-        let (cast, scale) =
-            scale.with_context(|| format!("it is scaled by `{name}`, which no row has that it could be taken from"))?;
-        ensure!(cast.is_number(), "it is scaled by `{name}`, which is no number");
+        let (cast, scale) = scale.with_context(|| format!("it is scaled by `{name}`, which no available row has"))?;
+        ensure!(cast.is_number(), "it is scaled by `{name}`, which is not a number");
         match &mut self.columns[at].source {
             Source::Measure(measure) => measure.scale = Some(scale),
-            _ => bail!("it is scaled by `{name}`, and is no measured number itself"),
+            _ => bail!("it is scaled by `{name}`, but is not a measured number itself"),
         }
         Ok(())
     }
@@ -366,7 +364,7 @@ impl Shape {
                 _ => true,
             };
             let next = (0..self.columns.len()).filter(|at| !order.contains(at)).find(is_ready);
-            order.push(next.context("columns scale one another in a ring")?);
+            order.push(next.context("columns scale each other in a circle")?);
         }
         Ok(order)
     }

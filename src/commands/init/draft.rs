@@ -1,4 +1,4 @@
-//! The files that are drafted from a sample. Every guess is marked as one in a comment, with what it rests on.
+//! The files that are drafted from a sample. Every guess is marked in a comment, with its reason.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub(super) fn files(looked: &Looked) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// What is guessed of a sample.
+/// The guesses about a sample.
 struct Draft<'a> {
     looked: &'a Looked,
     /// Whether the key was seen, and is not merely the first column.
@@ -40,10 +40,11 @@ impl<'a> Draft<'a> {
     fn contract(&self) -> String {
         let Looked { name, file, rows, .. } = self.looked;
         let mut text = format!(
-            "# Drafted from {file}, {rows} rows. Lines marked `guess` rest on what was seen there: read and mend them.\n\
+            "# Drafted from {file}, {rows} rows. Lines marked `guess` were inferred from these rows: check and \
+             correct them.\n\
              # Every key is explained in docs/contracts.md.\n\
              apiVersion: v3.2.0\nkind: DataContract\nid: {name}\nversion: 0.1.0\nstatus: draft\n\
-             description:\n  purpose: Say here what a row of {name} is, and who sends it.\n\
+             description:\n  purpose: Describe what a row of {name} is, and who sends it.\n\
              schema:\n  - name: {name}\n    physicalName: {name}\n    customProperties:\n      \
              - {{vendor: freshet, property: files, value: [{name}/]}}\n"
         );
@@ -52,7 +53,7 @@ impl<'a> Draft<'a> {
             let date = &self.looked.columns[date].name;
             text += &format!("      - {{vendor: freshet, property: eventTime, value: {date}}}\n");
         }
-        text += "      # What a file holds beyond these columns is kept in the column `extra`.\n      \
+        text += "      # Other columns of a file are kept in the column `extra`.\n      \
                  - {vendor: freshet, property: onNewColumn, value: keep}\n    properties:\n";
         for (index, column) in self.looked.columns.iter().enumerate() {
             self.property(index, column, &mut text);
@@ -72,7 +73,7 @@ impl<'a> Draft<'a> {
         line(&format!("        physicalType: {physical}"));
         line(&format!(
             "        description: {}",
-            quoted(&format!("{}: say what it means, with its unit.", column.heading))
+            quoted(&format!("{}: describe what it means, with its unit.", column.heading))
         ));
         let position = self.key.iter().position(|key| *key == index);
         if let Some(position) = position {
@@ -82,7 +83,7 @@ impl<'a> Draft<'a> {
             line(&format!("        primaryKeyPosition: {}", position + 1));
         }
         if index == self.partition_by {
-            line("        # guess: rows with the same value keep their order on their way.");
+            line("        # guess: rows with the same value are applied in order.");
             line("        partitioned: true");
             line("        partitionKeyPosition: 1");
         }
@@ -94,12 +95,12 @@ impl<'a> Draft<'a> {
     fn why_key(&self) -> String {
         let names: Vec<&str> = self.key.iter().map(|index| self.looked.columns[*index].name.as_str()).collect();
         match (self.key_was_seen, names.len()) {
-            (false, _) => "part of the key; no columns of the sample are different in each row: choose those that are \
-                           the same when a row is sent again"
+            (false, _) => "part of the key; no combination of the sample's columns is unique: choose the columns that \
+                           identify a row when it is sent again"
                 .to_owned(),
-            (true, 1) => "the key: it is different in each row of the sample".to_owned(),
+            (true, 1) => "the key: unique in the sample".to_owned(),
             (true, _) => {
-                format!("part of the key: {} are together different in each row of the sample", names.join(", "))
+                format!("part of the key: {} together are unique in the sample", names.join(", "))
             }
         }
     }
@@ -108,7 +109,7 @@ impl<'a> Draft<'a> {
     fn test(&self) -> String {
         let header: Vec<String> = self.looked.columns.iter().map(|column| quoted(&column.heading)).collect();
         let mut text = format!(
-            "# Rows, and what must become of them; `freshet check` runs this. These are the first of {}.\n\
+            "# Rows and the expected result; `freshet check` runs this. These are the first rows of {}.\n\
              domain: {}\nheader: [{}]\nrows:\n",
             self.looked.file,
             self.looked.name,
@@ -231,7 +232,7 @@ mod tests {
     fn a_guess_is_told_as_one_with_what_it_rests_on() {
         let contract = Draft::of(&looked(Some(vec![0, 1]))).contract();
         for line in [
-            "# guess: part of the key: site, day are together different in each row of the sample",
+            "# guess: part of the key: site, day together are unique in the sample",
             "# seen: 2 of 9 cells are empty; from 6.5 to 8.1",
             "# seen: no cell is empty; only \"no\", \"yes\"",
             "property: eventTime, value: day",
@@ -240,7 +241,7 @@ mod tests {
             assert!(contract.contains(line), "{line} is not in:\n{contract}");
         }
         let unknown = Draft::of(&looked(None)).contract();
-        assert!(unknown.contains("no columns of the sample are different in each row"), "{unknown}");
+        assert!(unknown.contains("no combination of the sample's columns is unique"), "{unknown}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which columns tell the rows of a sample apart: a guess, and told as one.
+//! Guesses which columns identify the rows of a sample.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! What a sample file shows of its columns: types, gaps, bounds and values. Nothing is kept of its rows but what is shown
-//! and what the guess of a key needs.
+//! Analyses the columns of a sample file: types, gaps, bounds and values. Of its rows, only the shown values and the
+//! data for guessing a key are kept.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -37,14 +37,14 @@ pub(super) struct Looked {
     pub(super) rows: u64,
     /// The first rows, as they stand.
     pub(super) samples: Vec<Vec<String>>,
-    /// Indexes of columns that together are different in each row; none where there are no such.
+    /// Indexes of columns that together are unique; empty if there are none.
     pub(super) key: Option<Vec<usize>>,
 }
 
 /// What was seen of a column.
 #[derive(Debug)]
 pub(super) struct Column {
-    /// The heading as it stands, without blanks around.
+    /// The original heading, trimmed.
     pub(super) heading: String,
     /// A name that Postgres takes without quotes.
     pub(super) name: String,
@@ -74,7 +74,7 @@ pub(super) enum Kind {
 /// Reads a sample.
 ///
 /// # Errors
-/// If the file cannot be read, is no CSV, or has no header or no row.
+/// If the file cannot be read, is not CSV, or has no header or no rows.
 pub(super) fn at(path: &Path) -> Result<Looked> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -85,7 +85,7 @@ pub(super) fn at(path: &Path) -> Result<Looked> {
     while reader.rows < ROWS_MAX {
         let read = input.read(&mut chunk).with_context(|| format!("read {}", path.display()))?;
         let mut rest = &chunk[..read];
-        let failed = || format!("{}: this is no CSV", path.display());
+        let failed = || format!("{}: this is not CSV", path.display());
         while let Some(record) = framer.next(&mut rest).with_context(failed)? {
             reader.take(&record);
         }
@@ -96,7 +96,7 @@ pub(super) fn at(path: &Path) -> Result<Looked> {
             break;
         }
     }
-    ensure!(reader.rows > 0, "{}: it has no rows to learn from", path.display());
+    ensure!(reader.rows > 0, "{}: it has no rows to draft a contract from", path.display());
     Ok(reader.looked(identifier(&stem), file))
 }
 

@@ -1,4 +1,4 @@
-//! What the table, the ledger and the topic know of a key.
+//! Reads what the table, the ledger and the topic know about a key.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ pub(super) struct Row {
     src_ord: i64,
     /// The file; none where the ledger does not know it.
     pub(super) file: Option<File>,
-    /// Which reading of the file.
+    /// Generation: which reading of the file.
     pub(super) generation: i32,
     /// Data row in it, from 0.
     pub(super) row: i64,
@@ -54,7 +54,7 @@ pub(super) struct Row {
     pub(super) corrections: Option<serde_json::Value>,
 }
 
-/// What became of a row of the key that is not the table's.
+/// Why a row of the key is not the one in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Fate {
@@ -62,11 +62,11 @@ pub(super) enum Fate {
     Lost,
     /// The rules of this program refuse it.
     Rejected,
-    /// It is of another ledger, or another life of this one.
+    /// Another ledger, or another life of this one, sent it.
     PassedOver,
     /// A newer version of its file was applied, and the contract says `onOverwrite: replace`.
     Replaced,
-    /// It would be in the table by the rules of this program, and is not: a replay would bring it.
+    /// By the rules of this program it should be in the table, but is not: a replay would load it.
     NotThere,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Other {
     pub(super) value: Option<String>,
 }
 
-/// All that is known.
+/// Everything that is known about the key.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Lineage {
     pub(super) domain: &'static str,
@@ -157,7 +157,7 @@ impl Row {
     }
 }
 
-/// A row that is not the table's, and where it stands in the order.
+/// A row that is not the one in the table, with its position in the order.
 fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> ((i64, i32, i64), Other) {
     let Sent { provenance, partition, offset, refused, .. } = sent;
     let order = (provenance.src_ord, provenance.generation, provenance.row);
@@ -229,7 +229,8 @@ pub(super) async fn sent(
     let ends =
         LogClient::new(&services.config.kafka).ends(&topic).await.with_context(|| format!("look at topic {topic}"))?;
     let bookmarks = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
-    let wanted = partitions(&services.pool, domain, key, ends.len()).await.context("read how the topic was parted")?;
+    let wanted =
+        partitions(&services.pool, domain, key, ends.len()).await.context("read the partition count of the topic")?;
     let places: Places = bookmarks
         .iter()
         .filter(|bookmark| wanted.contains(&bookmark.partition))

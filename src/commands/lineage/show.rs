@@ -1,4 +1,4 @@
-//! What is known of a key, for people.
+//! Shows what is known about a key, for people.
 
 use chrono::{DateTime, Utc};
 use freshet_topics::message::OVERTAKEN;
@@ -14,7 +14,7 @@ pub(super) fn lineage(found: &Lineage, look: Look) -> String {
         None => parts.push(format!("is not in {}", found.table)),
     }
     match &found.others {
-        None => parts.push(look.faint("the topic was not read: so rows that lost are not shown")),
+        None => parts.push(look.faint("the topic was not read, so rows that lost are not shown")),
         Some(others) => {
             parts.extend(others.iter().map(|other| wrapped(look, &of_other(other), str::to_owned)));
             if others.is_empty() {
@@ -23,10 +23,15 @@ pub(super) fn lineage(found: &Lineage, look: Look) -> String {
             let read = format!("{} records of the topic were read", thousands(found.records_read));
             let rest = match found.is_whole {
                 true => "",
-                false => "; it no longer has all that was sent: there may have been others",
+                false => "; it no longer has all rows that were sent, so there may have been others",
             };
             parts.push(look.faint(&format!("{read}{rest}")));
         }
+    }
+    if found.row.is_none() && found.others.as_ref().is_none_or(Vec::is_empty) {
+        let files = "its file: not found, not read yet, or rejected as a whole? See `freshet status --files`";
+        let rejects = format!("a row without a readable key: see `freshet rejects list {}`", found.domain);
+        parts.extend([wrapped(look, files, str::to_owned), wrapped(look, &rejects, str::to_owned)]);
     }
     parts.join("\n")
 }
@@ -41,7 +46,7 @@ fn of_row(row: &Row, table: &str, look: Look) -> Vec<String> {
         }
         if let Some(earlier) = corrections.get(OVERTAKEN).and_then(serde_json::Value::as_i64) {
             let rows = if earlier == 1 { "row" } else { "rows" };
-            let line = format!("took the place of {} earlier {rows} of its file", thousands(earlier));
+            let line = format!("replaced {} earlier {rows} of its file", thousands(earlier));
             parts.push(wrapped(look, &line, |line| look.busy(line)));
         }
     }
@@ -73,9 +78,9 @@ fn of_other(other: &Other) -> String {
             format!("rejected ({}{column}{value}): {place}", other.rule.unwrap_or_default())
         }
         Fate::PassedOver => {
-            format!("passed over, of another ledger or another life of this one: object {}", other.object)
+            format!("skipped, sent by another ledger or another life of this one: object {}", other.object)
         }
-        Fate::Replaced => format!("left the table, because a newer version of its file was applied: {place}"),
+        Fate::Replaced => format!("removed from the table, because a newer version of its file was applied: {place}"),
         Fate::NotThere => {
             format!("should be in the table by the current rules but is not (a replay loads it): {place}")
         }
@@ -86,7 +91,7 @@ fn of_other(other: &Other) -> String {
 fn place(file: Option<&File>, line: Option<i64>, row: i64) -> String {
     let line = line.map_or_else(|| format!("data row {}", row + 1), |line| format!("line {line}"));
     match file {
-        None => format!("a file that the ledger does not know, {line}"),
+        None => format!("a file unknown to the ledger, {line}"),
         Some(File { key, version_id, etag, last_modified, .. }) => {
             let version = version_id.as_ref().map_or_else(|| format!("etag {etag}"), |id| format!("version {id}"));
             format!("{key} {line} ({version}, written {})", written(*last_modified))

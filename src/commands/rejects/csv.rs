@@ -1,7 +1,7 @@
-//! Rejects as a CSV file of their domain: the cells as they were sent, and notes that say why they did not load.
+//! Rejects as a CSV file of their domain: the original cells, and notes with the reasons.
 //!
-//! The headings of the notes begin as [`NOTES`] says, so that a listener passes over them: the file can be dropped as it is,
-//! once the cells are mended.
+//! The headings of the notes begin with [`NOTES`], so that a listener ignores them: once the cells are corrected, the
+//! file can be dropped unchanged.
 
 use std::collections::BTreeSet;
 
@@ -53,8 +53,8 @@ fn is_framed(sent: &Sent<'_>) -> bool {
     sent.row.stray_quote.is_none()
 }
 
-/// Whether the rows, which may be of several files, can stand under one header: a column that one file lacks is empty in
-/// another's row, which says something else.
+/// Whether rows of several files fit under one header: for a column that only some files lack, an empty cell would mean
+/// something else than a missing column.
 pub(super) fn is_one_shape(rows: &[Sent<'_>]) -> bool {
     let absent = |sent: &Sent<'_>| -> Vec<bool> { sent.row.cells.iter().map(|cell| *cell == Cell::Absent).collect() };
     let mut shapes = rows.iter().filter(|sent| is_framed(sent)).map(absent);

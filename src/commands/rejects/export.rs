@@ -23,14 +23,14 @@ pub(super) async fn run(
     let all = select::read(&services.pool, &[domain], which, None).await.context("read the rejects")?;
     let (mut rejects, foreign): (Vec<Reject>, Vec<Reject>) = all.into_iter().partition(|reject| reject.object != 0);
     if !foreign.is_empty() {
-        eprintln!("freshet: left out {} messages that are no rows of a file", thousands(foreign.len() as i64));
+        eprintln!("freshet: left out {} messages that are not rows of a file", thousands(foreign.len() as i64));
     }
-    // A row whose text was too long to be kept whole is no JSON any more.
+    // A row whose text was too long to be kept whole is not valid JSON any more.
     let before = rejects.len();
     rejects.retain(|reject| csv::decode(domain, std::slice::from_ref(reject)).is_ok());
     if rejects.len() < before {
         let cut = thousands((before - rejects.len()) as i64);
-        eprintln!("freshet: left out {cut} rows that are too long to be kept whole: mend them in their files");
+        eprintln!("freshet: left out {cut} rows that were too long to be stored whole: correct them in their files");
     }
     match out {
         Some(folder) => write_files(domain, &rejects, folder, as_json),
@@ -42,8 +42,8 @@ pub(super) async fn run(
             let rows = csv::decode(domain, &rejects).context("read the rejects")?;
             ensure!(
                 csv::is_one_shape(&rows),
-                "these rows are of files with different columns, and one header does not do for them: choose a file with \
-                 --file, or have a CSV for each written with --out DIR"
+                "these rows come from files with different columns, so they do not fit under one header: choose a \
+                 file with --file, or write one CSV per file with --out DIR"
             );
             crate::print::raw(&csv::write(domain, &csv::shape(domain, &rows), &rows));
             Ok(ExitCode::SUCCESS)

@@ -43,7 +43,7 @@ fn show(rejects: &[Reject], total: i64, look: Look) -> String {
     let mut text = Vec::new();
     for of_file in rejects.chunk_by(|one, other| one.object == other.object && one.domain == other.domain) {
         let file =
-            of_file[0].file.clone().unwrap_or_else(|| format!("messages of {} that are no rows", of_file[0].topic));
+            of_file[0].file.clone().unwrap_or_else(|| format!("messages of {} that are not rows", of_file[0].topic));
         text.push(look.bold(&file));
         let mut records = vec![["line", "column", "rule", "value"].map(str::to_owned).to_vec()];
         records.extend(of_file.iter().map(|reject| {
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(lines[0], "health/2.csv");
         assert_eq!(lines[2], "  3     date    uncastable  `someday`");
         assert_eq!(lines[3], "  14    date    uncastable  `a\\u{a0}b`");
-        assert_eq!(lines[4], "messages of freshet.health that are no rows");
+        assert_eq!(lines[4], "messages of freshet.health that are not rows");
         assert_eq!(lines[7], "and 1,000 more; --limit shows more");
         assert!(lines.iter().all(|line| line.chars().count() <= 60), "{text}");
         assert_eq!(show(&[], 0, Look::PLAIN), "no such row was rejected");

@@ -1,8 +1,8 @@
-//! `freshet rejects retry`: what changed rules now accept is loaded.
+//! `freshet rejects retry`: loads rejects that changed rules now accept.
 //!
 //! It is a replay in place ([`freshet_processors::replay`]) of the part of the topic that holds the rejects, restricted to
-//! their files. So what holds of a replay holds of it: old data never comes over new, a row counts once, and rows that the
-//! rules now refuse leave the table too, if they are of these files and in this part.
+//! their files. So it has the guarantees of a replay: old data never overwrites new data, a row counts once, and rows
+//! of these files in this part that the rules now refuse are removed from the table.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -61,7 +61,7 @@ pub(super) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What came of it; `None` if a person did not agree.
+/// The result; `None` if the user did not agree.
 async fn of_domain(
     services: &Services,
     domain: &'static Domain,
@@ -73,7 +73,7 @@ async fn of_domain(
     let context = context(services, domain, None);
     let topic = domain.topic(&services.config.kafka.topic_prefix);
     let mut rejects = select::read(&services.pool, &[domain], which, None).await.context("read the rejects")?;
-    // Of a message that is no row, and of another topic, nothing is to be read again.
+    // Messages that are not rows, and rows of another topic, cannot be judged again.
     rejects.retain(|reject| reject.file.is_some() && reject.topic == topic);
     let Some(request) = request(&rejects) else {
         if !how.json {
@@ -99,8 +99,8 @@ async fn of_domain(
     }
     if !how.json {
         println!(
-            "{}: {what} are judged again by the rules of this program, and so are the other rows of these files that stand \
-             between them in the topic; newer data stays",
+            "{}: {what} will be judged again by the rules of this program, and so will the other rows of these files \
+             between them in the topic; newer data is not overwritten",
             domain.name
         );
     }
@@ -115,7 +115,7 @@ async fn of_domain(
     let loaded = rejects.len() as i64 - still;
     if !how.json {
         println!("{}", show::in_place(domain, &replay, took, look));
-        println!("{}: {} are rejects no more, {} still are", domain.name, thousands(loaded), thousands(still));
+        println!("{}: {} now load, {} are still rejected", domain.name, thousands(loaded), thousands(still));
     }
     Ok(Some(json!({ "domain": domain.name, "rejects": rejects.len(), "load_now": loaded, "still_rejected": still })))
 }

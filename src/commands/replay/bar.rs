@@ -1,4 +1,5 @@
-//! How far a replay is: a bar with the rows so far and the time left; where there is no terminal, a line now and then.
+//! The progress of a replay: a bar with the rows so far and the time left; without a terminal, a line from time to
+//! time.
 
 use std::time::{Duration, Instant};
 

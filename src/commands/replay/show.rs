@@ -1,4 +1,4 @@
-//! What a replay has done, or would do, for people.
+//! Shows what a replay did or would do, for people.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,8 +26,8 @@ pub(in crate::commands) fn at_rate(rows: i64, took: Duration) -> String {
 }
 
 /// Not to be taken for an answer.
-const NOTHING_READ: &str = "No row was read: the topic holds none of what was asked for. Where retention or the loss of \
-     Kafka has taken it, `freshet republish` sends the files again.";
+const NOTHING_READ: &str = "No row was read: the topic does not hold the rows you asked for. If retention or a loss \
+                            of Kafka removed them, `freshet republish` sends their files again.";
 
 /// The report of a replay in place.
 pub(in crate::commands) fn in_place(domain: &Domain, replay: &Replay, took: Duration, look: Look) -> String {
@@ -43,7 +43,7 @@ pub(in crate::commands) fn in_place(domain: &Domain, replay: &Replay, took: Dura
         return format!("{head}\n{NOTHING_READ}");
     }
     if counts.iter().all(|(_, rows)| *rows == 0) {
-        return format!("{head}\nNothing differed: what was read is in {} as the rules make it.", domain.table);
+        return format!("{head}\nNo differences: {} already agrees with the current rules.", domain.table);
     }
     format!("{head}\n{}\nAffected outputs are published again automatically.", rows_table(&counts, look))
 }
@@ -75,7 +75,7 @@ pub(in crate::commands) fn preview(
 ) -> String {
     let corrected = &preview.corrected;
     let signed = |rows: u64| rows.cast_signed();
-    let mut text = format!("{}: looked{}; nothing was written", domain.name, at_rate(signed(corrected.read), took));
+    let mut text = format!("{}: dry run{}; nothing was written", domain.name, at_rate(signed(corrected.read), took));
     if corrected.read == 0 {
         return format!("{text}\n{NOTHING_READ}");
     }
@@ -87,12 +87,15 @@ pub(in crate::commands) fn preview(
     names.extend(corrected.rejected_anew.iter().map(|(rule, rows)| (format!("newly rejected: {rule}"), signed(*rows))));
     names.extend(corrected.accepted_anew.iter().map(|(rule, rows)| (format!("newly accepted: {rule}"), signed(*rows))));
     if names.iter().all(|(_, rows)| *rows == 0) {
-        return format!("{text}\nNothing would differ: what was read is in {} as the rules make it.", domain.table);
+        return format!("{text}\nNothing would change: {} already agrees with the current rules.", domain.table);
     }
     let named: Vec<(&str, i64)> = names.iter().map(|(name, rows)| (name.as_str(), *rows)).collect();
     text = format!("{text}\n{}", rows_table(&named, look));
     if preview.at_most {
-        text.push_str("\nSo many keys differ that one may have been counted for several of its rows.");
+        text.push_str(
+            "\nToo many keys differ to remember them all: a key with several rows may be counted more than \
+                       once.",
+        );
     }
     for example in &preview.examples {
         text.push_str(&format!("\n  {}", self::example(example, files, look)));
@@ -135,7 +138,7 @@ pub(in crate::commands) fn comparison(domain: &Domain, comparison: &Comparison, 
     ];
     let mut text = table(look, &records, 1);
     if comparison.is_same() {
-        text.push_str("\nThey hold the same values.");
+        text.push_str("\nThe shadow and the table are equal.");
         return text;
     }
     text.push_str(&format!(
@@ -165,7 +168,9 @@ pub(in crate::commands) fn swapped(
     };
     let dropped = match dropped.is_empty() {
         true => String::new(),
-        false => format!("; dropped, because their outputs' queries do not work with it: {}", dropped.join(", ")),
+        false => {
+            format!("; views dropped, because their outputs' queries fail on the new table: {}", dropped.join(", "))
+        }
     };
     format!(
         "{}: swapped: {} has {} rows, had {}{views}{dropped}",
@@ -246,7 +251,7 @@ mod tests {
             let found = Preview { corrected: Corrected { read, ..Corrected::default() }, ..Preview::default() };
             preview(DOMAINS[2], &found, &BTreeMap::new(), Duration::ZERO, Look::PLAIN)
         };
-        assert!(of(7).contains("Nothing would differ: what was read is in health_data as the rules make it."));
+        assert!(of(7).contains("Nothing would change: health_data already agrees with the current rules."));
         assert!(of(0).contains("No row was read"), "{}", of(0));
     }
 }

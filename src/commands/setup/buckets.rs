@@ -1,10 +1,10 @@
-//! The two buckets. Versioning lets a file be read as it was when it was found, and an overwritten pointer or copy
-//! be had back.
+//! The two buckets. With versioning, a file can be read as it was when it was found, and an overwritten pointer or copy
+//! can be recovered.
 //!
-//! The pointer and the copies are overwritten as often as every second, and without a bound every one of them would
-//! stay for ever. So whoever turns versioning on for the outputs also says how long: as long as freshet keeps outputs
-//! that are no longer current. Where versioning was on before, how long is its owner's business; and what was dropped
-//! in the raw bucket freshet never ends.
+//! The pointer and the copies are overwritten up to once a second, and old versions would pile up for ever. So when
+//! setup turns on versioning for the outputs, it also sets how long old versions are kept: as long as freshet keeps
+//! outputs that are no longer current. If versioning was already on, its lifecycle is left to the owner. freshet never
+//! expires files in the raw bucket.
 
 use std::error::Error;
 
@@ -59,7 +59,7 @@ async fn prepare_one(client: &Client, wanted: &Wanted<'_>, dry_run: bool) -> Out
     let made = match client.head_bucket().bucket(wanted.bucket).send().await {
         Ok(_) => false,
         Err(error) if status(&error) == Some(404) && dry_run => {
-            let said = "would be made, with versioning";
+            let said = "would be created, with versioning";
             return (Standing::Would, wanted.keep_days.map_or(said.into(), |days| format!("{said}, {}", kept(days))));
         }
         Err(error) if status(&error) == Some(404) => match create(client, wanted).await {
@@ -86,17 +86,17 @@ async fn create(client: &Client, wanted: &Wanted<'_>) -> Result<bool, String> {
         Err(error) => match error.as_service_error() {
             Some(service) if service.is_bucket_already_owned_by_you() => Ok(false),
             Some(service) if service.is_bucket_already_exists() => {
-                Err("is somebody else's: choose another name (s3.raw_bucket, s3.processed_bucket)".into())
+                Err("belongs to another account: choose another name (s3.raw_bucket, s3.processed_bucket)".into())
             }
             _ => Err(refused("make it", "s3:CreateBucket", &error)),
         },
     }
 }
 
-/// Turns versioning on where it is off. A store that knows no versioning is used as it is.
+/// Turns versioning on if it is off. A store without versioning is used as it is.
 async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool) -> Outcome {
-    let (unchanged, there) = if made { (Standing::Made, "made") } else { (Standing::Found, "found") };
-    let without = || (unchanged, format!("{there}; this store has no versioning, and goes without"));
+    let (unchanged, there) = if made { (Standing::Made, "created") } else { (Standing::Found, "found") };
+    let without = || (unchanged, format!("{there}; this store does not support versioning"));
     let found = match client.get_bucket_versioning().bucket(wanted.bucket).send().await {
         Ok(answer) => answer.status,
         Err(error) if is_unknown(&error) => return without(),
@@ -120,7 +120,7 @@ async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool
     let on = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     let turned = client.put_bucket_versioning().bucket(wanted.bucket).versioning_configuration(on).send().await;
     let said = match turned {
-        Ok(_) if made => "made, versioning on".to_owned(),
+        Ok(_) if made => "created, versioning on".to_owned(),
         Ok(_) => format!("found, versioning turned on (was {was})"),
         Err(error) if is_unknown(&error) => return without(),
         Err(error) => {
@@ -131,7 +131,9 @@ async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool
     match bound_versions(client, wanted).await {
         Ok(Some(days)) => (Standing::Made, format!("{said}, {}", kept(days))),
         Ok(None) => (Standing::Made, said),
-        Err(refused) => (Standing::Differs, format!("{said}, but {refused}: old versions of outputs stay for ever")),
+        Err(refused) => {
+            (Standing::Differs, format!("{said}, but {refused}: old versions of outputs are never deleted"))
+        }
     }
 }
 
@@ -163,7 +165,7 @@ async fn bound_versions(client: &Client, wanted: &Wanted<'_>) -> Result<Option<i
         .expiration(LifecycleExpiration::builder().expired_object_delete_marker(true).build())
         .build();
     let rules = rule.and_then(|rule| BucketLifecycleConfiguration::builder().rules(rule).build());
-    let rules = rules.map_err(|error| format!("cannot bound its versions ({error})"))?;
+    let rules = rules.map_err(|error| format!("cannot expire its old versions ({error})"))?;
     let request = client.put_bucket_lifecycle_configuration().bucket(wanted.bucket).lifecycle_configuration(rules);
     match request.send().await {
         Ok(_) => Ok(Some(days)),

@@ -1,7 +1,7 @@
 //! The event queue, its dead letters, its policy, and the bucket's notification that fills it.
 //!
-//! What is there of others stays: statements of the policy and notifications of the bucket are added to, never removed. What
-//! may not be done is said with what to do by hand; the listener starts all the same, and finds files by listing.
+//! Existing statements of the policy and notifications of the bucket are kept. A step that is not allowed is reported
+//! with what to do by hand; the listener starts anyway, and finds files by listing.
 
 use aws_sdk_s3::types::{Event, NotificationConfiguration, QueueConfiguration};
 use aws_sdk_sqs::Client;
@@ -58,7 +58,7 @@ impl Wanted<'_> {
         let made = match self.attributes(&self.settings.queue_url).await {
             Ok(_) => false,
             Err(Refusal { is_absent: true, .. }) if self.dry_run => {
-                let said = format!("would be made, with {} for its dead letters", self.dead_name());
+                let said = format!("would be created, with {} for its dead letters", self.dead_name());
                 return Ok((self.finding(Standing::Would, said), None));
             }
             Err(Refusal { is_absent: true, .. }) => self.make().await.map(|()| true)?,
@@ -70,17 +70,17 @@ impl Wanted<'_> {
             .map_err(|error| self.finding(Standing::Differs, format!("its policy cannot be read ({error})")))?;
         let mut wanted = Vec::new();
         if let Some(policy) = policy {
-            wanted.push((Attribute::Policy, policy.to_string(), "lets the bucket send"));
+            wanted.push((Attribute::Policy, policy.to_string(), "allow the bucket to send"));
         }
         if found.redrive.is_none() {
-            wanted.push((Attribute::RedrivePolicy, String::new(), "gets a queue for its dead letters"));
+            wanted.push((Attribute::RedrivePolicy, String::new(), "add a dead-letter queue"));
         }
         let steps: Vec<String> = wanted.iter().map(|(_, _, step)| (*step).to_owned()).collect();
-        let there = if made { "made" } else { "found" };
+        let there = if made { "created" } else { "found" };
         if wanted.is_empty() {
             let standing = if made { Standing::Made } else { Standing::Found };
             return Ok((
-                self.finding(standing, format!("{there}, the bucket may send, with dead letters")),
+                self.finding(standing, format!("{there}, the bucket may send, has a dead-letter queue")),
                 Some(found.arn),
             ));
         }
@@ -112,12 +112,12 @@ impl Wanted<'_> {
     async fn make(&self) -> Result<(), Finding> {
         let answer = self.client.create_queue().queue_name(self.name).send().await;
         let made = answer.map_err(|error| {
-            let by_hand = format!("by hand, make the queue {} and run this again", self.name);
+            let by_hand = format!("by hand, create the queue {} and run this again", self.name);
             self.differs("make it", "sqs:CreateQueue", &Refusal::of(&error)).with([by_hand])
         })?;
         match made.queue_url {
             Some(url) if url != self.settings.queue_url => {
-                let said = format!("made, but its address is another one: set ingest.events.queue_url = \"{url}\"");
+                let said = format!("created, but at another address: set ingest.events.queue_url = \"{url}\"");
                 Err(self.finding(Standing::Differs, said))
             }
             _ => Ok(()),
@@ -137,14 +137,15 @@ impl Wanted<'_> {
                 found.ok().and_then(|found| found.queue_url).unwrap_or_default()
             }
             Err(error) => {
-                let by_hand = format!("by hand, make the queue {name} and run this again");
-                let what = "make the queue of its dead letters";
+                let by_hand = format!("by hand, create the queue {name} and run this again");
+                let what = "create its dead-letter queue";
                 return Err(self.differs(what, "sqs:CreateQueue", &Refusal::of(&error)).with([by_hand]));
             }
         };
         let found = self.attributes(&url).await;
-        let arn =
-            found.map_err(|refusal| self.differs("look at its dead letters", "sqs:GetQueueAttributes", &refusal))?.arn;
+        let arn = found
+            .map_err(|refusal| self.differs("look at its dead-letter queue", "sqs:GetQueueAttributes", &refusal))?
+            .arn;
         Ok(json!({"deadLetterTargetArn": arn, "maxReceiveCount": self.settings.receives_max}).to_string())
     }
 
@@ -165,7 +166,7 @@ impl Wanted<'_> {
         request.attributes(attribute.clone(), value).send().await.map(|_| ()).map_err(|error| Refusal::of(&error))
     }
 
-    /// The bucket tells the queue of every object that is made; whom else it tells stays as it is.
+    /// The bucket notifies the queue of every new object; its other notifications are kept.
     async fn notification(&self, s3: &aws_sdk_s3::Client, arn: &str) -> Finding {
         let name = format!("s3://{}", self.bucket);
         let finding = |standing, said: String| Finding::new("notification", &name, standing, said);
@@ -181,10 +182,10 @@ impl Wanted<'_> {
         };
         let mut queues = found.queue_configurations.unwrap_or_default();
         if queues.iter().any(|it| it.queue_arn == arn && it.filter.is_none() && tells_of_all(&it.events)) {
-            return finding(Standing::Found, format!("found, tells {}", self.name));
+            return finding(Standing::Found, format!("found, notifies {}", self.name));
         }
         if self.dry_run {
-            return finding(Standing::Would, format!("would tell {} of every object that is made", self.name));
+            return finding(Standing::Would, format!("would notify {} of every new object", self.name));
         }
         let ours = QueueConfiguration::builder().id(OURS).queue_arn(arn).events(Event::from("s3:ObjectCreated:*"));
         match ours.build() {
@@ -199,7 +200,7 @@ impl Wanted<'_> {
             .build();
         let request = s3.put_bucket_notification_configuration().bucket(self.bucket);
         match request.notification_configuration(merged).send().await {
-            Ok(_) => finding(Standing::Made, format!("tells {} of every object that is made", self.name)),
+            Ok(_) => finding(Standing::Made, format!("notifies {} of every new object", self.name)),
             Err(error) => refused("write it", "s3:PutBucketNotification", &error),
         }
     }
@@ -209,14 +210,14 @@ fn tells_of_all(events: &[Event]) -> bool {
     events.iter().any(|event| event.as_str() == "s3:ObjectCreated:*")
 }
 
-/// What a queue says of itself.
+/// The attributes of a queue.
 struct Found {
     arn: String,
     policy: Option<String>,
     redrive: Option<String>,
 }
 
-/// Why a request was not done.
+/// Why a request failed.
 struct Refusal {
     is_absent: bool,
     is_denied: bool,
@@ -244,7 +245,7 @@ impl Refusal {
 /// The policy by which the bucket may send, beside what is in it already; `None` where it says so.
 ///
 /// # Errors
-/// If the policy that is there is not JSON.
+/// If the existing policy is not JSON.
 fn policy(found: Option<&str>, queue_arn: &str, bucket: &str) -> Result<Option<Value>, serde_json::Error> {
     let ours = json!({
         "Sid": OURS,

@@ -1,5 +1,5 @@
-//! The database: which migrations it has had and lacks, what becomes of each domain's table, and which pipeline is on
-//! record. All of it comes through, or nothing does.
+//! The database: its migrations, each domain's table, and the recorded pipeline. All of it succeeds, or nothing is
+//! changed.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> 
     }
 }
 
-/// What is there, or what keeps all of it from being looked at or done.
+/// The state of the database, or the reason why it cannot be looked at or changed.
 async fn standing(services: &Services, dry_run: bool) -> Result<Vec<Finding>, String> {
     let pool = &services.pool;
     let found = schema::read(pool, &services.config.postgres.schema).await.map_err(|error| refused(&error))?;
@@ -120,9 +120,7 @@ impl Older {
         match outcome {
             Outcome::DryRun => (Standing::Would, format!("{from}; would be brought to version {wanted} ({missing})")),
             Outcome::Done => (Standing::Made, format!("was {from}, brought to version {wanted} ({missing})")),
-            Outcome::Blocked => {
-                (Standing::Failed, format!("{from}; stays so until nothing stands in the way of the tables"))
-            }
+            Outcome::Blocked => (Standing::Failed, format!("{from}; not changed until the tables can be set up")),
         }
     }
 }
@@ -132,8 +130,8 @@ fn refused(error: &sqlx::Error) -> String {
     let code = error.as_database_error().and_then(DatabaseError::code);
     match code.as_deref() {
         Some("28P01" | "28000") => format!("may not connect ({})", explain(error)),
-        Some("42501") => format!("may not look at it ({error}: needs SELECT on the tables that are there)"),
-        Some("3D000") => "does not exist: make the database (createdb), or see postgres.url".to_owned(),
+        Some("42501") => format!("may not look at it ({error}: needs SELECT on the existing tables)"),
+        Some("3D000") => "does not exist: create the database (createdb), or check postgres.url".to_owned(),
         _ => format!("cannot look at it ({})", explain(error)),
     }
 }

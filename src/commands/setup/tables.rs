@@ -1,4 +1,4 @@
-//! The pipeline that is on record and the domains' tables, as lines: what was done, or would be, and what stands in the way.
+//! The recorded pipeline and the domains' tables, as lines: what was or would be done, and what prevents it.
 
 use freshet_sinks::output_state::DefinitionChange;
 use freshet_sinks::output_views::{self, ViewChange, ViewPlan};
@@ -9,14 +9,14 @@ use super::{Finding, Standing};
 use crate::commands::terminal::thousands;
 use crate::roles::Services;
 
-/// What has become of a plan.
+/// The result of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It was only looked at.
     DryRun,
     /// All of it was done.
     Done,
-    /// Nothing was done, because something stands in the way of a part.
+    /// Nothing was done, because a part of it is not possible.
     Blocked,
 }
 
@@ -34,9 +34,9 @@ pub(super) fn findings(services: &Services, plan: &Plan, outcome: Outcome) -> Ve
 /// Deriving is the publisher's: setup says only what it will find.
 fn of_output(change: &DefinitionChange, outcome: Outcome) -> Finding {
     let (is, will) = match change {
-        DefinitionChange::Added(_) => ("is new", "all its windows are derived"),
-        DefinitionChange::Changed(_) => ("is defined otherwise", "all its windows are derived again"),
-        DefinitionChange::Dropped(_) => ("is gone", "the next version is without it"),
+        DefinitionChange::Added(_) => ("is new", "all its windows will be derived"),
+        DefinitionChange::Changed(_) => ("its definition has changed", "all its windows will be derived again"),
+        DefinitionChange::Dropped(_) => ("no longer in the pipeline", "the next version leaves it out"),
     };
     let (standing, said) = match outcome {
         Outcome::DryRun => (Standing::Would, format!("{is}: would be set up, then {will}")),
@@ -48,22 +48,24 @@ fn of_output(change: &DefinitionChange, outcome: Outcome) -> Finding {
 
 fn of_view(view: &ViewPlan, outcome: Outcome) -> Finding {
     let (will, done, not) = match &view.change {
-        ViewChange::Make => ("would be made".to_owned(), "made".to_owned(), "not made"),
+        ViewChange::Make => ("would be created".to_owned(), "created".to_owned(), "not created"),
         ViewChange::Replace => {
             ("found, would be replaced".to_owned(), "found, and replaced".to_owned(), "not replaced")
         }
-        ViewChange::Drop => ("its output is gone: would be dropped".to_owned(), "dropped".to_owned(), "not dropped"),
+        ViewChange::Drop => {
+            ("its output no longer in the pipeline: would be dropped".to_owned(), "dropped".to_owned(), "not dropped")
+        }
         ViewChange::Allow(readers) => {
             let readers = readers.join(", ");
             (
-                format!("found, {readers} would be let read it"),
-                format!("found, {readers} may read it now"),
+                format!("found, would be readable by {readers}"),
+                format!("found, now readable by {readers}"),
                 "not changed",
             )
         }
     };
     let (standing, said) = match (&view.failed, outcome) {
-        (Some(why), _) => (Standing::Warns, format!("{not}, and files are published all the same: {why}")),
+        (Some(why), _) => (Standing::Warns, format!("{not}; its files are published anyway: {why}")),
         (None, Outcome::DryRun) => (Standing::Would, will),
         (None, Outcome::Done) => (Standing::Made, done),
         (None, Outcome::Blocked) => (Standing::Failed, not.to_owned()),
@@ -73,9 +75,9 @@ fn of_view(view: &ViewPlan, outcome: Outcome) -> Finding {
 
 fn of_schema(schema: &str, outcome: Outcome) -> Finding {
     let (standing, said) = match outcome {
-        Outcome::DryRun => (Standing::Would, "would be made, for the tables"),
-        Outcome::Done => (Standing::Made, "made, for the tables"),
-        Outcome::Blocked => (Standing::Failed, "not made: nothing is, until nothing stands in the way"),
+        Outcome::DryRun => (Standing::Would, "would be created, for the tables"),
+        Outcome::Done => (Standing::Made, "created, for the tables"),
+        Outcome::Blocked => (Standing::Failed, "not created: something else prevents the setup of the tables"),
     };
     Finding::new("schema", schema, standing, said)
 }
@@ -87,20 +89,21 @@ fn of_pipeline(services: &Services, recording: &Recording, outcome: Outcome) -> 
         (_, false, Some(since)) => (Standing::Found, format!("found, set up on {since} ({hash})")),
         (Outcome::DryRun, _, None) => (Standing::Would, format!("would be recorded as set up ({hash})")),
         (Outcome::DryRun, _, Some(since)) => {
-            (Standing::Would, format!("another was set up on {since}: this one would be ({hash})"))
+            (Standing::Would, format!("differs from what was set up on {since}; would be set up ({hash})"))
         }
         (Outcome::Done, _, _) => (Standing::Made, format!("set up ({hash})")),
         (Outcome::Blocked, _, _) => (Standing::Failed, format!("not set up ({hash})")),
     };
     let judged = recording.judged_otherwise.iter().map(|domain| {
         format!(
-            "{domain} is judged otherwise than before: rows that are there stay as they are, until \
-             `freshet replay {domain} --from beginning` corrects them"
+            "the rules of {domain} have changed: existing rows stay unchanged until `freshet replay {domain} --from \
+             beginning` corrects them"
         )
     });
-    let gone = recording.gone.iter().map(|domain| {
-        format!("kept: {domain} is not part of the pipeline any more; its table and its topic stay as they are")
-    });
+    let gone = recording
+        .gone
+        .iter()
+        .map(|domain| format!("kept: {domain} is no longer in the pipeline; its table and its topic are not touched"));
     let blocked = recording.blocked.iter().map(|said| format!("in the way: {said}"));
     let standing = if recording.blocked.is_empty() { standing } else { Standing::Failed };
     Finding::new("pipeline", services.config.pipeline.name, standing, said).with(judged.chain(gone).chain(blocked))
@@ -108,19 +111,19 @@ fn of_pipeline(services: &Services, recording: &Recording, outcome: Outcome) -> 
 
 fn of_table(table: &TablePlan, outcome: Outcome) -> Finding {
     let (standing, said) = match (outcome, table.what) {
-        _ if !table.blocked.is_empty() => (Standing::Failed, "found, and left as it is".to_owned()),
+        _ if !table.blocked.is_empty() => (Standing::Failed, "found, not changed".to_owned()),
         (Outcome::Blocked, _) if !table.steps.is_empty() => {
-            (Standing::Failed, "left as it is: nothing is done while something stands in the way".to_owned())
+            (Standing::Failed, "not changed: something prevents the setup of the tables".to_owned())
         }
         (_, What::Own) if table.steps.is_empty() => (Standing::Found, "found, as declared".to_owned()),
-        (Outcome::DryRun, What::Missing) => (Standing::Would, "would be made".to_owned()),
+        (Outcome::DryRun, What::Missing) => (Standing::Would, "would be created".to_owned()),
         (Outcome::DryRun, What::Own) => (Standing::Would, "found, would be changed".to_owned()),
         (Outcome::DryRun, What::Foreign { rows }) => {
-            (Standing::Would, format!("found, not freshet's: would be taken over with its {}", counted(rows)))
+            (Standing::Would, format!("found, made by another program: would be adopted with its {}", counted(rows)))
         }
-        (_, What::Missing) => (Standing::Made, "made".to_owned()),
+        (_, What::Missing) => (Standing::Made, "created".to_owned()),
         (_, What::Own) => (Standing::Made, "found, and changed".to_owned()),
-        (_, What::Foreign { rows }) => (Standing::Made, format!("taken over with its {}", counted(rows))),
+        (_, What::Foreign { rows }) => (Standing::Made, format!("adopted with its {}", counted(rows))),
     };
     let standing = match (standing, table.not_done.is_empty()) {
         (Standing::Found | Standing::Made | Standing::Would, false) => Standing::Differs,

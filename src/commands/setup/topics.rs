@@ -1,4 +1,4 @@
-//! The topics: made where they are missing, compared where they are there. Kafka's own tools change them.
+//! The topics: created if missing, otherwise compared with the settings. Kafka's own tools change them.
 
 use freshet_topics::Domain;
 use freshet_topics::catalog::{self, CatalogError, TopicReport};
@@ -13,7 +13,7 @@ use crate::commands::terminal::thousands;
 use crate::commands::topics::unfit;
 use crate::roles::Services;
 
-/// What all that setup does with a topic asks for.
+/// The ACLs that setup needs on a topic.
 const NEEDED_ACLS: &str = "Create, Describe, DescribeConfigs, Read and Write";
 
 pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
@@ -39,10 +39,10 @@ async fn prepare_one(
         false => catalog::ensure(settings, domain, known.stream).await.map(Some),
     };
     match found {
-        Ok(None) => (Standing::Would, format!("would be made, {}", size(settings.partitions, settings.replication))),
+        Ok(None) => (Standing::Would, format!("would be created, {}", size(settings.partitions, settings.replication))),
         Ok(Some(report)) => {
             let (standing, said) = compared(&report, unfit(domain, &report, known), dry_run);
-            // A halt is a person's to end, and no reason not to start the others.
+            // An operator has to end a halt; it is no reason not to start the others.
             (standing, known.halted().map_or(said.clone(), |halted| format!("{said}; {halted}")))
         }
         Err(error) => (Standing::Failed, refused(&settings.brokers, &error)),
@@ -65,7 +65,7 @@ pub(super) async fn say_whose(services: &Services, findings: &mut [Finding]) {
         let messages: i64 = ends.values().map(|ends| (ends.high - ends.low.max(1)).max(0)).sum();
         if messages > 0 {
             finding.said += &format!(
-                "; holds {} messages of another ledger, whose rows will be passed over (docs/restore.md)",
+                "; holds {} messages of another ledger, whose rows will be skipped (docs/restore.md)",
                 thousands(messages)
             );
         }
@@ -95,12 +95,12 @@ fn compared(report: &TopicReport, unfit: Option<String>, dry_run: bool) -> (Stan
         false => format!("found, {size}, {} empty", partitions(&report.marked)),
     };
     match (report.created, report.differences.as_slice(), report.marked.as_slice()) {
-        (true, ..) => (Standing::Made, format!("made, {size}")),
+        (true, ..) => (Standing::Made, format!("created, {size}")),
         (false, [], []) => (Standing::Found, format!("found, {size}")),
         (false, [], _) if dry_run => (Standing::Would, format!("{marked}: would be marked as freshet's")),
         (false, [], _) => (Standing::Made, format!("{marked}, and marked as freshet's")),
         (false, differences, _) => {
-            (Standing::Differs, format!("found, but {} (not changed: Kafka's tools do that)", differences.join("; ")))
+            (Standing::Differs, format!("found, but {} (not changed: use Kafka's tools)", differences.join("; ")))
         }
     }
 }

@@ -1,5 +1,4 @@
-//! A status for people. Nothing of it is wider than the terminal: tables have a narrower form, and texts go on on the next
-//! line.
+//! A status for people. Nothing is wider than the terminal: tables have a narrower form, and texts are wrapped.
 
 mod files;
 mod queue;
@@ -18,7 +17,7 @@ use crate::status::{ColumnNote, DomainStatus, FailedOutput, LifeStatus, Orphans,
 const UNMATCHED_SHOWN: usize = 5;
 const COLUMNS_SHOWN: usize = 10;
 
-/// Shows the status: what needs a person first, then files, rows, outputs, and the list of files if it was read.
+/// Shows the status: first what needs attention, then files, rows, outputs, and the list of files if it was read.
 pub fn render(status: &Status, look: Look) -> String {
     let mut parts = Vec::new();
     parts.extend(alarms(status, look));
@@ -57,11 +56,11 @@ fn unmatched(unmatched: &AllUnmatched) -> Vec<String> {
         |object: &Unmatched| format!("belongs to no domain: {}", names::told(&object.key, object.hint.as_deref()));
     let mut lines: Vec<String> = shown.map(line).collect();
     let more = unmatched.objects - lines.len() as i64;
-    lines.extend((more > 0).then(|| format!("belong to no domain: {} objects more", thousands(more))));
+    lines.extend((more > 0).then(|| format!("belong to no domain: {} more objects", thousands(more))));
     lines
 }
 
-/// A part of the raw bucket in which files may be that nobody sees.
+/// A part of the raw bucket that cannot be listed, so that files in it are not found.
 fn unlisted(unlisted: &Unlisted) -> String {
     format!("{}: `{}` cannot be listed: {}", unlisted.domain, on_one_line(&unlisted.prefix), unlisted.reason)
 }
@@ -82,26 +81,26 @@ fn column_notes(notes: &[ColumnNote], look: Look) -> Option<String> {
 
 fn failed_output(FailedOutput { output, reason, since }: &FailedOutput) -> String {
     let since = since.format("%Y-%m-%d %H:%M:%S UTC");
-    format!("output {output} is not derived since {since}: {reason}")
+    format!("output {output} has not been derived since {since}: {reason}")
 }
 
-/// The line stays until the table is emptied: what was passed over may be nowhere else.
+/// The line stays until the table is emptied: skipped rows may exist nowhere else.
 fn passed_over(PassedOver { rows, files, .. }: &PassedOver) -> String {
     let (rows, files) = (thousands(*rows), thousands(*files));
-    format!("passed over: {rows} rows of {files} files of another life of the ledger; see docs/restore.md")
+    format!("skipped: {rows} rows of {files} files from another life of the ledger; see docs/restore.md")
 }
 
-/// Nothing to say of a ledger that never went back.
+/// Empty for a ledger that never went back in time.
 fn life(life: &LifeStatus, look: Look) -> Option<String> {
     let LifeStatus { number, began_at, why } = life;
     let began = began_at.format("%Y-%m-%d %H:%M:%S UTC");
     (*number > 1).then(|| format!("{} life {number}, begun {began} ({why})", look.bold("ledger ")))
 }
 
-/// A column for each state; where there is no room, one for the states of files that are on their way.
+/// A column for each state; if there is no room, one column for all unfinished states.
 fn files_by_state(status: &Status, look: Look) -> String {
     let all = || {
-        let states = ObjectState::ALL.map(ObjectState::name);
+        let states = ObjectState::ALL.map(word);
         let heading = ["files"].into_iter().chain(states).chain(["oldest open"]);
         let mut records = vec![heading.map(str::to_owned).collect::<Vec<_>>()];
         for domain in &status.domains {
@@ -124,6 +123,14 @@ fn files_by_state(status: &Status, look: Look) -> String {
         table(look, &records, 1)
     };
     first_that_fits(look, &[&all, &few])
+}
+
+/// A state as people read it, on the status page too: "published" sounds finished, though the rows still wait in Kafka.
+fn word(state: ObjectState) -> &'static str {
+    match state {
+        ObjectState::Published => "queued",
+        state => state.name(),
+    }
 }
 
 fn files_in(domain: &DomainStatus, state: ObjectState) -> i64 {
@@ -170,10 +177,14 @@ fn outputs(outputs: &OutputsStatus, look: Look) -> String {
         (Some(version), Some(behind)) if behind.is_empty() => {
             look.good(&format!("version {version}, whole-file copies current"))
         }
-        (Some(version), Some(behind)) => look.busy(&format!("version {version}, {} copies behind it", behind.len())),
+        (Some(version), Some(behind)) => {
+            let copies = if behind.len() == 1 { "copy" } else { "copies" };
+            look.busy(&format!("version {version}, {} {copies} still older", behind.len()))
+        }
     };
     let marks = match outputs.marks {
-        0 => "nothing to refresh".to_owned(),
+        0 => "nothing to derive".to_owned(),
+        1 => look.busy("1 change waiting to be derived"),
         marks => look.busy(&format!("{} changes waiting to be derived", thousands(marks))),
     };
     format!("{} {version}, {marks}", look.bold("outputs"))
@@ -310,19 +321,20 @@ mod tests {
         let text = render(&status(), Look::PLAIN);
         assert!(!text.contains('\u{1b}'));
         assert!(text.contains("\nledger  life 2, begun 1970-01-01 00:00:00 UTC (restored)\n"), "{text}");
+        assert!(text.contains("queued") && !text.contains("publishing │ published"), "{text}");
         // Long ones go on below.
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "halted: health partition 2",
-            "output daily_scores is not derived since 1970-01-01 00:00:00 UTC: no column x",
-            "passed over: 1,234,567 rows of 12,345 files",
+            "output daily_scores has not been derived since 1970-01-01 00:00:00 UTC: no column x",
+            "skipped: 1,234,567 rows of 12,345 files",
             "987,654",
             "100,000+",
             "version 7",
             "the newest 2 of 9,000 files",
             "unknown_column: health `remarks` in 1,200 files, the newest health/",
             "(did you mean `health/`?)",
-            "belong to no domain: 999 objects more",
+            "belong to no domain: 999 more objects",
         ] {
             assert!(words.contains(part), "{part} in\n{text}");
         }

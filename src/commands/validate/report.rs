@@ -1,4 +1,4 @@
-//! What would become of a file, as it is found row by row.
+//! The report on a file, built row by row.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::status::personal;
 /// Characters of a value that are shown.
 const VALUE_CHARS_MAX: usize = 60;
 
-/// What would become of a file.
+/// What would happen to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
@@ -23,11 +23,11 @@ pub(crate) enum State {
     LoadsInPart,
     /// No row loads: the file is rejected as a whole, or each of its rows is.
     Rejected,
-    /// Its name says that it is no data: nobody reads it.
+    /// Its name matches a pattern of `ingest.not_data`, so it is not read.
     NotData,
 }
 
-/// A cell that is told of.
+/// A reported cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Place {
     /// The line on which the row begins.
@@ -74,13 +74,13 @@ impl Report {
         Report { domain: Some(domain.name), domain_of: Some(domain), listed_max, ..Report::blank(path, State::Loads) }
     }
 
-    /// Of a file that nobody would read.
+    /// The report on a file that would not be read.
     pub(super) fn not_data(path: &Path, pattern: &str) -> Self {
-        let reason = format!("its name says that it is no data (`{pattern}` of ingest.not_data): nobody reads it");
+        let reason = format!("its name matches `{pattern}` of ingest.not_data, so it is not read");
         Report { reason: Some(reason), ..Report::blank(path, State::NotData) }
     }
 
-    /// Of a file that is rejected whatever domain it is of.
+    /// The report on a file that every domain would reject.
     pub(super) fn of_nobody(path: &Path, reason: String) -> Self {
         Report { reason: Some(reason), ..Report::blank(path, State::Rejected) }
     }

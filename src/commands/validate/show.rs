@@ -3,7 +3,7 @@
 use super::report::{Place, Report, State};
 use crate::commands::terminal::{Look, columns, thousands, wrapped};
 
-/// The report of one file: what becomes of it, why, and where.
+/// The report of one file: the result, the reasons and their positions.
 pub(super) fn report(report: &Report, look: Look) -> String {
     let of = report.domain.map_or(String::new(), |domain| format!(" ({domain})"));
     let what = match report.state {

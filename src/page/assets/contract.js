@@ -21,12 +21,12 @@ function makeContract({ name, description, facts, columns, rules }) {
     cell(column.kind, element("div", { class: "faint" }, ...lines(column.notes))),
     cell(...lines(column.rules)), cell(...lines(column.instead)));
   const table = element("table", { class: "cells contract", role: "table", "aria-label": `Columns of ${name}` },
-    element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...["Column", "Type", "Rules", "Where nothing can be read"].map(head))),
+    element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...["Column", "Type", "Rules", "If a value cannot be read"].map(head))),
     element("tbody", { role: "rowgroup" }, ...columns.map(row)));
   const known = facts.flatMap(([what, value]) => [element("dt", {}, what), element("dd", {}, value)]);
   return [
     element("div", { class: "title" }, element("h2", {}, `Contract of ${name}`), element("p", {}, description),
-      element("p", { class: "hint" }, "What each word means: ", element("a", { href: "/docs/contracts.md" }, "contracts.md"))),
+      element("p", { class: "hint" }, "Explained in ", element("a", { href: "/docs/contracts.md" }, "contracts.md"))),
     element("section", {}, element("dl", { class: "panel facts" }, ...known)),
     element("section", {}, element("h2", {}, "Columns"), element("div", { class: "panel scroll" }, table)),
     ...(rules.length > 0 ? [element("section", {}, element("h2", {}, "Rules over two columns"),

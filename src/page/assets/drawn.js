@@ -52,7 +52,7 @@ function updateChart(section, chart) {
   show(table, chart.rows.length > 0);
   show(none, chart.rows.length === 0);
   text(none, chart.too_large
-    ? `There are more rows than a chart can hold: take the output ${chart.output} instead.`
+    ? `Too many rows for a chart: see the output ${chart.output} instead.`
     : "Nothing to draw yet: the output has no rows.");
   whole(more, chart.rows.length, shown.length, chart.things, () => { choices.more = 1; });
 }

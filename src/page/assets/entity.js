@@ -27,7 +27,7 @@ function makeEntity({ domain, columns, row, histories }, value) {
   const facts = row ? columns.map((name, index) => [name, row.cells[index]]).filter(([, cell]) => cell !== null) : [];
   const known = facts.flatMap(([name, cell]) => [element("dt", {}, name), element("dd", {}, cell)]);
   const about = row ? element("dl", { class: "panel facts" }, ...known, element("dt", {}, "From"), element("dd", {}, fileLink(row.file)))
-    : element("p", { class: "notice" }, `${domain} has no row of it: only facts refer to it.`);
+    : element("p", { class: "notice" }, `${domain} has no row for it; only facts refer to it.`);
   return [
     element("div", { class: "title" }, element("h2", {}, `${domain} ${value}`)),
     element("section", {}, element("h2", { class: "visually-hidden" }, "Its row"), about),
@@ -43,8 +43,8 @@ function makeHistory(history, value) {
   const body = element("tbody", { role: "rowgroup" });
   const table = element("table", { class: "cells history", role: "table", "aria-label": `${domain} ${value}` },
     element("thead", { role: "rowgroup" }, head), body);
-  const none = element("p", { class: "none" }, "No row refers to it.");
-  const button = element("button", { type: "button" }, "Show older ones");
+  const none = element("p", { class: "none" }, "No rows refer to it.");
+  const button = element("button", { type: "button" }, "Show older rows");
   const more = element("p", { class: "whole" }, button);
   const draw = () => {
     const places = columns.map((_, index) => index).filter((index) => known.rows.some(({ cells }) => cells[index] !== null));

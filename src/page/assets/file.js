@@ -56,10 +56,10 @@ function makeFile(known) {
   const { id } = known.file;
   return [
     element("div", { class: "title" }, element("h2", {}, element("span"), element("span", { class: "chip" })), element("p", { class: "reason" })),
-    element("section", {}, element("h2", { class: "visually-hidden" }, "Its way"), element("ol", { class: "way" })),
-    element("section", {}, element("h2", { class: "visually-hidden" }, "About it"), element("dl", { class: "panel facts" })),
+    element("section", {}, element("h2", { class: "visually-hidden" }, "Stages"), element("ol", { class: "way" })),
+    element("section", {}, element("h2", { class: "visually-hidden" }, "Details"), element("dl", { class: "panel facts" })),
     section("Rejected rows", element("p", { class: "hint" }, element("span"), " ",
-      element("a", { href: `/page/files/${id}/rejects.csv`, download: "" }, "Download them as CSV")), panel(table(...heads))),
+      element("a", { href: `/page/files/${id}/rejects.csv`, download: "" }, "Download as CSV")), panel(table(...heads))),
     section("Corrected values", element("p", { class: "hint" }), panel(table(...heads))),
     section("Versions", element("ul", { class: "inline" })),
   ];
@@ -104,18 +104,18 @@ function updateStage(item, { name, what, at, from }) {
 function factsOf(file) {
   const isKnown = ([, value]) => value !== null && value !== "" && value !== undefined;
   const rows = file.rows === null ? "" : [counted(file.rows, "row"), `${count(file.rejected)} rejected`,
-    ...(file.stale > 0 ? [`${count(file.stale)} older than what was there`] : []), ...(file.overtaken > 0 ? [`${count(file.overtaken)} overtaken further down in it`] : []),
+    ...(file.stale > 0 ? [`${count(file.stale)} older than existing rows`] : []), ...(file.overtaken > 0 ? [`${count(file.overtaken)} overtaken by a later row of the file`] : []),
     ...(file.received < file.rows ? [`${count(file.rows - file.received)} not applied yet`] : [])].join(", ");
   return [
     ["Domain", file.domain, `#/contract/${encodeURIComponent(file.domain)}`],
     ["Rows", rows],
     ["Values corrected", file.corrected > 0 ? count(file.corrected) : ""],
     ["Unknown columns", file.unknown_columns.join(", ")],
-    ["Absent columns, default taken", file.absent_defaults.join(", ")],
+    ["Missing columns, default used", file.absent_defaults.join(", ")],
     ["Size", bytes(file.size_bytes)],
     ["Version", file.version_id ?? file.etag],
     ["Deleted", file.deleted_at && `${moment(file.deleted_at)}: its rows stay`],
-    ["Replaced", file.replaced_by && `its rows have left the table, by file ${file.replaced_by}`],
+    ["Replaced", file.replaced_by && `its rows were removed by file ${file.replaced_by}`],
     ["Sent again", file.repairs > 0 ? counted(file.repairs, "time") : ""],
   ].filter(isKnown);
 }
@@ -159,7 +159,7 @@ function renderRejects(section, known) {
   };
   if (known.rejects?.of !== file.rejected) askFor(-1);
   const { rows = [], next = null, failure = "" } = known.rejects ?? {};
-  text(hint.firstChild, `${counted(file.rejected, "row")}: ${rulesOf(file.rules)}. Mend them and drop them again; they stand whole in pipeline.rejects.`);
+  text(hint.firstChild, `${counted(file.rejected, "row")}: ${rulesOf(file.rules)}. Correct them and drop them again; pipeline.rejects has them whole.`);
   show(hint.lastChild, file.has_csv);
   show(table, rows.length > 0);
   list(table.tBodies[0], rows, (it) => it.row, makeCells, updateCells);
@@ -188,7 +188,7 @@ function renderValues(section, known) {
   if (known.values?.of !== file.corrected) askFor();
   const { places = [], failure = "" } = known.values ?? {};
   const which = places.length > 0 && places.length < file.corrected ? ` The first ${count(places.length)}, with` : " With";
-  text(hint, `${counted(file.corrected, "value")}: ${rulesOf(file.corrections)}.${which} the value as it was sent:`);
+  text(hint, `${counted(file.corrected, "value")}: ${rulesOf(file.corrections)}.${which} the value that was sent:`);
   show(table, places.length > 0);
   list(table.tBodies[0], places.map((it, index) => ({ ...it, index })), (it) => it.index, makeCells, updateCells);
   show(none, places.length === 0);

@@ -82,7 +82,7 @@ export function renderFiles() {
   const hasMore = isThere ? asked.next !== null : !isAsked() && number() > shown.length;
   show(the("files-more"), hasMore);
   const button = the("files-more").firstElementChild;
-  text(button, asked.isCut && isThere ? "Look at older files" : "Show more");
+  text(button, asked.isCut && isThere ? "Search older files" : "Show more");
   button.onclick = () => {
     if (isThere) askFor(asked.next);
     chosen.more = true;
@@ -93,7 +93,7 @@ export function renderFiles() {
 function noneOf(title, isWaiting) {
   if (isAsked() && asked.failure !== "") return asked.failure;
   if (isWaiting) return "Looking …";
-  return filesIn() === 0 ? "No file was found yet." : `No file is here under “${title}”.`;
+  return filesIn() === 0 ? "No files found yet." : `No files under “${title}”.`;
 }
 
 /** The fields for name and domain, which a person fills in. */
@@ -120,10 +120,10 @@ function renderSearch() {
 /** What a file's state is called, what it means, and how it looks. */
 export function stateOf(file) {
   if (isLost(file) && file.state === "applied") {
-    return { name: "no row loaded", look: "rejected", means: "Each of its rows was rejected" };
+    return { name: "no row loaded", look: "rejected", means: "All of its rows were rejected" };
   }
   if (file.state === "applied" && file.rejected > 0) {
-    return { name: "applied in part", look: "part", means: "Some of its rows were rejected, the others are applied" };
+    return { name: "applied in part", look: "part", means: "Some of its rows were rejected; the others are applied" };
   }
   if (file.state === "published") return { name: "queued", look: "published", means: "Its rows are in Kafka and wait to be applied" };
   return { name: file.state, look: file.state, means: "" };
@@ -158,7 +158,7 @@ function updateFile(row, file) {
 
 /** Why the file is where it is, and what its header has or lacks. */
 function said({ reason, unknown_columns: unknown, absent_defaults: absent }) {
-  const columns = [["unknown", unknown], ["absent, default taken", absent]]
+  const columns = [["unknown", unknown], ["missing, default used", absent]]
     .filter(([, names]) => names.length > 0).map(([what, names]) => `${what}: ${names.join(", ")}`);
   return [reason, ...columns].filter(Boolean).join("; ");
 }

@@ -27,9 +27,9 @@ const connection = { source: null, again: AGAIN_MS[0], timer: 0, heard: 0, drawi
 
 /** What a service that is away keeps from happening. */
 const MEANS = {
-  Postgres: "Nothing is applied or published, and what stands below is from before.",
-  Kafka: "Files wait, and so do rows that no processor has read; nothing is lost.",
-  S3: "No file is found or read, and no output is published; nothing is lost.",
+  Postgres: "Nothing is applied or published; the numbers below are from before.",
+  Kafka: "New files and unread rows wait; nothing is lost.",
+  S3: "No files are found and no outputs are published; nothing is lost.",
 };
 
 function say(what) {
@@ -111,10 +111,10 @@ function renderUnmatched({ objects }) {
   text(the("unmatched").firstChild, `${counted(objects, "object belongs", "objects belong")} to no domain`);
 }
 
-/** What needs a person. */
+/** What needs attention. */
 function renderAlarms() {
   const away = state.away.map(({ service, place, since, reason }) =>
-    `${service} at ${place} does not answer since ${new Date(since).toLocaleTimeString()}: ${reason}. ${MEANS[service]}`);
+    `${service} at ${place} has not answered since ${new Date(since).toLocaleTimeString()}: ${reason}. ${MEANS[service]}`);
   const trouble = state.trouble.map((trouble) => `Not up to date. ${trouble}`);
   const known = state.status ? alarmsOf(state.status) : [];
   list(the("alarms"), [...away, ...known, ...trouble], String, () => element("p", { class: "notice bad" }), text);
@@ -124,7 +124,7 @@ function alarmsOf({ domains, outputs, unmatched: { objects, newest }, event_queu
   const halted = domains.flatMap((domain) => domain.halted.map((halted) =>
     `${domain.domain} is halted at partition ${halted.partition}: ${halted.reason}`));
   const failed = outputs.failed.map(({ output, reason }) =>
-    `The output ${output} is not derived, and what is published of it is older than the tables: ${reason}`);
+    `The output ${output} cannot be derived; its published files are older than the tables: ${reason}`);
   const unmatched = newest.map(({ key, hint }) => `${key} belongs to no domain${hint ? `: ${hint}` : ""}`);
   if (objects > newest.length) unmatched.push(`${count(objects - newest.length)} more objects belong to no domain.`);
   return [...halted, ...failed, ...unmatched, ...queueFailure(queue)];

@@ -42,7 +42,7 @@ export function renderFlow() {
       more: [] },
     { name: "Postgres", what: "rows applied", number: rows("applied"), unit: "rows/s", charted: rates("processed"),
       more: [...said(rows("stale"), "stale"), ...said(rows("rejected"), "rejected")] },
-    { name: "Outputs", what: "versions published", number: outputs.version ?? 0, unit: "changes wait", charted: changes,
+    { name: "Outputs", what: "versions published", number: outputs.version ?? 0, unit: "waiting to be derived", charted: changes,
       more: outputsState(outputs) },
   ];
   list(the("flow"), stages, (stage) => stage.name, makeStage, updateStage);
@@ -79,7 +79,7 @@ export function renderQueue(queue) {
   const since = (then) => duration((Date.parse(queue.at) - Date.parse(then)) / 1_000);
   const waiting = queue.waiting === null ? "" : `, ${counted(queue.waiting, "message waits", "messages wait")}`;
   const last = queue.last_message_at ? `last event ${since(queue.last_message_at)} ago` : "no event yet";
-  const counts = [["settled", "settled"], ["other", "not about a file"], ["come_again", "left to come again"],
+  const counts = [["settled", "settled"], ["other", "not about a file"], ["come_again", "not settled, received again"],
     ["unreadable", "unreadable"]].filter(([name]) => queue[name] > 0).map(([name, what]) => `${count(queue[name])} ${what}`);
   text(the("queue"), `Event queue: ${queue.reading}${waiting}; ${[last, ...counts].join(", ")}.`);
 }
@@ -88,7 +88,7 @@ export function renderQueue(queue) {
 export function queueFailure(queue) {
   if (!queue || queue.reading === "reachable") return [];
   const why = queue.failure ?? "no listener has read it for five minutes";
-  return [`The event queue ${queue.queue} is not read, and files are found by listing only: ${why}`];
+  return [`The event queue ${queue.queue} is not read, so files are found by listing only: ${why}`];
 }
 
 export function renderDomains() {

@@ -39,20 +39,22 @@ pub(super) const TABLES: &str = "
 
 /// Every line about health, in order.
 const OF_HEALTH: [&str; 14] = [
-    "take away, until the columns are altered: view named_health, report",
+    "drop while the columns are altered: view named_health, report",
     "widen column id from integer to bigint",
     "let column id number new rows (identity), from the greatest on, instead of by nextval('health_data_id_seq'::regclass)",
     "add column extra jsonb",
     "add column corrections jsonb",
-    "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in what is there (6 rows), so that a row of any \
+    "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in existing rows (6 rows), so that a \
+     row of any \
      file wins",
-    "set aside 3 rows whose key a row of a greater id has too (2 keys), in pipeline.taken_over_duplicates",
+    "move 3 rows to pipeline.taken_over_duplicates, because a row with a greater id has the same key (2 keys)",
     "add constraint health_data_key UNIQUE NULLS NOT DISTINCT (location_id, date, is_projected, projection_year)",
     "add index health_data_date on (date)",
-    "make again, as it was: view named_health, report",
+    "recreate with the same definition: view named_health, report",
     "set the comments of ",
-    "mark all windows of its rows, so that the outputs are derived from them too",
-    "kept: foreign key health_data_location_id_fkey stays: a row that comes before what it refers to in locations is rejected",
+    "mark all windows of its rows, so that the outputs include them",
+    "kept: foreign key health_data_location_id_fkey stays: a row that arrives before the row of locations that it \
+     refers to is rejected",
     "",
 ];
 
@@ -65,7 +67,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
     // A dry run says every line, and changes nothing.
     let dry = setup::prepare(&world.services, true).await;
     let health = of(&dry, "table", "health_data");
-    assert_eq!(health.said, "found, not freshet's: would be taken over with its 6 rows");
+    assert_eq!(health.said, "found, made by another program: would be adopted with its 6 rows");
     for (line, expected) in health.details.iter().zip(OF_HEALTH) {
         assert!(line.starts_with(expected), "{line}\n{expected}\n{health:#?}");
     }
@@ -80,7 +82,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
     let done = setup::prepare(&world.services, false).await;
     assert!(done.iter().all(|finding| finding.standing == Standing::Made), "{done:#?}");
     let taken = of(&done, "table", "health_data");
-    assert_eq!((taken.said.as_str(), &taken.details), ("taken over with its 6 rows", &health.details));
+    assert_eq!((taken.said.as_str(), &taken.details), ("adopted with its 6 rows", &health.details));
     let ids = "SELECT id FROM health_data ORDER BY id";
     assert_eq!(world.column::<i64>(ids).await, [4, 5, 6]);
     let aside: Vec<String> = world
@@ -130,11 +132,11 @@ async fn what_cannot_be_taken_over_leaves_everything_as_it_was_and_says_what_to_
         let said = setup::prepare(&world.services, dry_run).await;
         let health = of(&said, "table", "health_data");
         assert_eq!(health.standing, Standing::Failed, "{said:#?}");
-        let blocked = "in the way: 1 row of alerts, by alerts_health_id_fkey, would lose what it refers to";
+        let blocked = "in the way: 1 row of alerts (alerts_health_id_fkey) refer to rows that would be removed";
         assert!(says(health, blocked), "{said:#?}");
         assert_eq!(of(&said, "table", "climate_data").standing, Standing::Failed, "{said:#?}");
         let schema = said.iter().find(|it| it.kind == "schema").expect("the schema");
-        assert_eq!(schema.said, "empty; stays so until nothing stands in the way of the tables");
+        assert_eq!(schema.said, "empty; not changed until the tables can be set up");
         assert_eq!(everything(&world).await, before);
     }
     world.execute("UPDATE alerts SET health_id = 4 WHERE health_id = 1").await;

@@ -64,7 +64,7 @@ async fn tables_live_in_a_schema_of_their_own_and_those_of_the_same_names_are_no
         .execute("CREATE TABLE public.health_data (theirs text); INSERT INTO public.health_data VALUES ('kept')")
         .await;
     let dry = setup::prepare(&world.services, true).await;
-    assert_eq!(of(&dry, "schema", "apart").said, "would be made, for the tables");
+    assert_eq!(of(&dry, "schema", "apart").said, "would be created, for the tables");
     let made = setup::prepare(&world.services, false).await;
     assert!(made.iter().all(|finding| finding.standing == Standing::Made), "{made:#?}");
     crate::harness::oracles::watch(&world).await;
@@ -125,13 +125,13 @@ async fn a_changed_declaration_widens_the_table_and_names_the_replays_for_the_re
     let plan = tables::look(&mut connection, &setup).await.expect("look");
     let table = plan.tables.iter().find(|table| table.domain == "health").expect("health");
     let said: Vec<&str> = table.steps.iter().map(|step| step.said.as_str()).collect();
-    let around = "take away, until the columns are altered: view metrics.current_health_risks, \
+    let around = "drop while the columns are altered: view metrics.current_health_risks, \
                   metrics.resilience_scores, metrics.window_metrics";
     let steps = [around, "widen column dengue_cases from integer to bigint", "add column measles_cases integer"];
     assert_eq!(said[..3], steps);
-    let dropped = "column malaria_cases is not declared any more, and stays: `freshet replay health --into shadow";
+    let dropped = "column malaria_cases is no longer declared, and stays: `freshet replay health --into shadow";
     assert!(table.not_done.iter().any(|it| it.starts_with(dropped)), "{table:#?}");
-    let narrowed = "column diarrhea_cases stays integer, and is to be boolean: `freshet replay health --into shadow";
+    let narrowed = "column diarrhea_cases stays integer but should be boolean: `freshet replay health --into shadow";
     assert!(table.not_done.iter().any(|it| it.starts_with(narrowed)), "{table:#?}");
     assert_eq!(plan.recording.judged_otherwise, ["health"]);
     tables::apply(&world.services.pool, &setup).await.expect("set up");

@@ -54,7 +54,7 @@ async fn the_page_leads_from_batch_jobs_to_freshet() {
         assert!(planned.lines().any(|said| said.starts_with(start)), "{line}\n{planned}");
     }
     let done = run(&world, &old_url, take_over);
-    assert!(done.contains("taken over with its 6 rows") && done.contains("hospital_data |"), "{done}");
+    assert!(done.contains("adopted with its 6 rows") && done.contains("hospital_data |"), "{done}");
     assert!(done.contains("health_data: 3 rows here, 6 there: equal\n"), "{done}");
     assert!(done.trim_end().ends_with("equal"), "{done}");
 

@@ -1,10 +1,10 @@
 //! Whole numbers as people, R and spreadsheets spell them: digits with a fraction, an exponent, or in groups of three.
 //!
-//! No float is on the way, so that every digit counts, and no exponent makes the work longer than the text.
+//! No float is involved, so every digit counts, and a large exponent does not make the work longer than the text.
 
 use super::{Casted, FRACTION_CUT, GROUPING_REMOVED, trim};
 
-/// Exponents beyond this many tens are read as this many: no cell has so many digits to move the point over.
+/// Larger exponents are read as this one: no cell has enough digits for it to make a difference.
 const EXPONENT_MAX: i64 = 1_000_000_000_000;
 
 /// A 32-bit integer: optional sign, digits, which may stand in groups of three, optional fraction, which is cut off toward
@@ -35,7 +35,7 @@ pub fn big_int(text: &str) -> Option<Casted<i64>> {
     }
     let (value, is_cut) = moved(negative, before, after, exponent)?;
     let grouping = is_grouped.then_some(GROUPING_REMOVED);
-    // What is lost says more than how it was spelled.
+    // The loss is more important than the spelling, so it is the one that is counted.
     Some(Casted { value, correction: if is_cut { Some(FRACTION_CUT) } else { grouping } })
 }
 

@@ -1,8 +1,8 @@
 //! Judging the rows of a batch, column by column.
 //!
-//! For each row the outcome is what judging it alone would give: the first column at fault, in declaration order, refuses
-//! it, then the rules over two columns; what was noted of a refused row is forgotten. What few rows have, refusals and
-//! notes, stands beside the values by row, so that a batch of ordinary rows costs its columns and nothing a row.
+//! The verdict on each row is the same as if it were judged alone: the first column at fault, in declaration order,
+//! refuses it, then the rules over two columns; notes on a refused row are dropped. Refusals and notes are stored by
+//! row beside the values, so that a batch of ordinary rows has no cost per row.
 
 use crate::cells::{CellRef, Cells};
 use crate::columns::{ByRow, Columns};
@@ -19,7 +19,7 @@ pub struct Refusal {
     pub rule: &'static str,
     /// The column at fault, where one is.
     pub column: Option<&'static str>,
-    /// What stood there, or what the database said.
+    /// The offending value, or the message of the database.
     pub value: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Numbers with a decimal comma, as ones with a decimal point.
+//! Numbers with a decimal comma, rewritten with a decimal point.
 
 use crate::cast;
 

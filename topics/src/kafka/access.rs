@@ -1,7 +1,7 @@
-//! What all Kafka clients have in common while they run: the context that gets their tokens and hears what Kafka
-//! complains of, and how that is told to a person.
+//! What all Kafka clients have in common while they run: the context that gets their tokens and receives errors from
+//! Kafka, and the messages made from these errors.
 //!
-//! librdkafka asks for a token, and tells of a refused login, through events that it queues until the client is
+//! librdkafka asks for a token, and reports a refused login, through events that it queues until the client is
 //! polled. Producers poll on a thread of their own, and consumers of a group do all the time; a consumer that only
 //! asks is polled by [`poll_events`] before each question, and an admin client, which nothing polls, is given its token
 //! when it is made.
@@ -33,13 +33,13 @@ const EVENTS_MAX: usize = 100;
 #[derive(Clone)]
 pub struct Access {
     tokens: Option<Tokens>,
-    /// What Kafka complained of last, for people.
+    /// The last error from Kafka, as text for people.
     complaint: Arc<Mutex<Option<String>>>,
-    /// What it may be where no broker answers.
+    /// A possible cause if no broker answers.
     guess: Arc<Mutex<Option<&'static str>>>,
 }
 
-/// A consumer that only asks: in no group, moving nothing.
+/// A consumer for queries only: in no group, without side effects.
 pub type MetadataClient = BaseConsumer<Access>;
 
 impl Access {
@@ -48,7 +48,7 @@ impl Access {
         Access { tokens: Tokens::of(settings), complaint: Arc::default(), guess: Arc::default() }
     }
 
-    /// Why Kafka refuses this client, if it does and says so; taken: the next one has to happen anew.
+    /// Takes the reason why Kafka refuses this client, if it gave one; the reason is then forgotten.
     pub fn complaint(&self) -> Option<String> {
         self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -60,7 +60,7 @@ impl ClientContext for Access {
     /// A broker that hangs up is only logged, and that may be its restart.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if message.contains("Disconnected") && message.contains("APIVERSION_QUERY") {
-            let guess = "it hangs up on the first word: check kafka.security_protocol";
+            let guess = "it closes the connection at once: check kafka.security_protocol";
             *self.guess.lock().unwrap_or_else(PoisonError::into_inner) = Some(guess);
         }
         match level {
@@ -122,7 +122,7 @@ pub fn metadata_client_with(
         // A question is a single record: do not wait for more of them, and fetch little else.
         .set("fetch.wait.max.ms", "10")
         .set("max.partition.fetch.bytes", "65536")
-        // What is logged is filtered later; here it is listened to.
+        // Logs are filtered later; here all are received.
         .set_log_level(RDKafkaLogLevel::Info);
     for (name, value) in properties {
         config.set(*name, *value);
@@ -132,7 +132,7 @@ pub fn metadata_client_with(
     Ok(consumer)
 }
 
-/// Lets a consumer that has nothing assigned get its token, if one is due, and hear what Kafka complains of.
+/// Lets a consumer without an assignment fetch its token, if one is due, and receive errors from Kafka.
 pub fn poll_events(consumer: &MetadataClient) {
     for _ in 0..EVENTS_MAX {
         if consumer.poll(SERVE_FOR).is_none() {
@@ -167,10 +167,10 @@ pub fn wait_until_reachable(consumer: &MetadataClient, within: Duration) -> Resu
 /// Why no broker answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreachable {
-    /// One does, or its address cannot be used, and this is what to do.
+    /// Kafka refuses, or an address cannot be used; with what to do.
     #[error("{0}")]
     Refused(String),
-    /// None does.
+    /// No broker answers.
     #[error("no broker answers within {0:?}")]
     Silent(Duration),
 }
@@ -199,7 +199,7 @@ pub(crate) fn producer(settings: &KafkaSettings, config: &ClientConfig) -> Resul
     config.create_with_context(Access::new(settings))
 }
 
-/// Hands a token to a client whose events nobody serves.
+/// Gives a token to a client that nothing polls for events.
 #[allow(unsafe_code)]
 fn give_token(admin: &AdminClient<Access>, token: OAuthToken) {
     const MESSAGE_BYTES: usize = 512;
@@ -227,7 +227,7 @@ fn give_token(admin: &AdminClient<Access>, token: OAuthToken) {
     }
 }
 
-/// What is the matter and what to do about it; nothing for what says nothing beyond that no broker is reached.
+/// What is wrong and what to do about it; `None` for errors that only say that no broker is reached.
 ///
 /// | librdkafka says | told |
 /// |---|---|
@@ -255,7 +255,8 @@ fn explain(code: RDKafkaErrorCode, reason: &str) -> Option<String> {
         RDKafkaErrorCode::Authentication
         | RDKafkaErrorCode::SaslAuthenticationFailed
         | RDKafkaErrorCode::UnsupportedSASLMechanism => Some(format!(
-            "it refuses the login: check kafka.sasl_mechanism and its user and password, or client and secret ({said})"
+            "it refuses the login: check kafka.sasl_mechanism, and the user and password or the client and secret \
+             ({said})"
         )),
         RDKafkaErrorCode::BrokerTransportFailure if reason.contains("SSL alert") || reason.contains("SSL routines") => {
             Some(format!("it refuses the client's certificate: check kafka.ssl_certificate_location ({said})"))

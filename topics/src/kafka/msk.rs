@@ -1,4 +1,4 @@
-//! Tokens that Amazon MSK takes for a login by IAM: a request for `kafka-cluster:Connect` that AWS credentials have
+//! Tokens that Amazon MSK accepts for a login by IAM: a request for `kafka-cluster:Connect` that AWS credentials have
 //! signed ahead, in base64. The format is that of AWS' own libraries, <https://github.com/aws/aws-msk-iam-sasl-signer-go>.
 
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use rdkafka::client::OAuthToken;
 
-/// How long a token holds: the libraries' own choice, and the most that MSK takes.
+/// Lifetime of a token: the libraries' own choice, and MSK's maximum.
 const HOLDS_FOR: Duration = Duration::from_secs(900);
 /// The name under which MSK's permissions stand.
 const SERVICE: &str = "kafka-cluster";

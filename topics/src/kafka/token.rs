@@ -1,4 +1,4 @@
-//! Where the tokens of OAUTHBEARER come from, apart from librdkafka's own OIDC: a file that somebody else renews, or
+//! Where the tokens of OAUTHBEARER come from, apart from librdkafka's own OIDC: a file that another process renews, or
 //! AWS credentials.
 
 use std::fs;
@@ -21,8 +21,8 @@ use super::msk;
 /// The credential chain may ask a metadata service or STS; librdkafka asks again 10 s after a failure.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A signed token is given out again while so much of its quarter of an hour is left: clients that only ask come and
-/// go every few seconds, and the chain asks its services anew each time.
+/// A signed token is reused while this much of its 15 minutes is left: short-lived clients start every few seconds, and
+/// the credential chain asks its services each time.
 const REUSED_WHILE_LEFT: Duration = Duration::from_secs(600);
 
 /// Why there is no token.
@@ -75,7 +75,7 @@ impl Tokens {
     }
 }
 
-/// What a token says of itself. It is not checked here: the broker does that.
+/// A token's claims. They are not verified here: the broker does that.
 #[derive(Deserialize)]
 struct Claims {
     /// Seconds since 1970.
@@ -98,7 +98,7 @@ static RUNTIME: LazyLock<io::Result<Runtime>> =
 fn of_aws(region: Arc<str>) -> Result<OAuthToken, TokenError> {
     /// The last token, with its region and the end of its life in milliseconds.
     static LAST: Mutex<Option<(Arc<str>, String, i64)>> = Mutex::new(None);
-    // Held while signing: of several that ask at once, one does it for all.
+    // Held while signing: if several ask at once, one signs for all.
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let reused_until = Utc::now() + REUSED_WHILE_LEFT;
     if let Some((_, token, lifetime_ms)) = last.as_ref().filter(|(of, ..)| *of == region)
@@ -115,7 +115,7 @@ fn signed_by_chain(region: Arc<str>) -> Result<OAuthToken, TokenError> {
     let runtime = RUNTIME.as_ref().map_err(TokenError::Runtime)?;
     let (give, take) = mpsc::sync_channel(1);
     runtime.spawn(async move {
-        // Nobody listens any more once the time is over.
+        // Fails only if the caller has given up waiting.
         let _ = give.send(signed(&region).await);
     });
     take.recv_timeout(CREDENTIALS_TIMEOUT).map_err(|_| TokenError::Late(CREDENTIALS_TIMEOUT))?

@@ -20,7 +20,7 @@ impl LogClient {
         LogClient { settings: Arc::new(settings.clone()), kept: Arc::default() }
     }
 
-    /// Asks something; the question runs to its end even if nobody waits for the answer any more.
+    /// Runs a query; it runs to its end even if the caller stops waiting.
     ///
     /// # Errors
     /// [`LogError::Unreachable`] with what to do where Kafka refuses this client; otherwise what rdkafka says.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// How far apart two measurements must be before they are believed. A new leader learns where the log ends from its
-/// followers' next fetches, within half a second by default; until then it tells an earlier end.
+/// How far apart two measurements must be before they are believed. A new leader learns the end of the log from its
+/// followers' next fetches, within half a second by default; until then it reports an earlier end.
 pub const MEASUREMENTS_APART: Duration = Duration::from_secs(2);
 
 /// Where the partitions of a topic ended at one moment.
@@ -20,8 +20,8 @@ pub struct LogEnds {
 }
 
 /// The partitions of which the log is shorter than what was acknowledged. `acknowledged` is one past the last record
-/// in each partition, 0 for none, and must have been read before either measurement: what is acknowledged later may
-/// well lie beyond both.
+/// in each partition, 0 for none, and must have been read before both measurements: records acknowledged later may be
+/// beyond both.
 ///
 /// | the object's stream | that of both measurements | apart | beyond the log's end | truncated |
 /// |---|---|---|---|---|

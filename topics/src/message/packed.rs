@@ -1,8 +1,8 @@
 //! Rows of one object and one partition, packed into a message.
 //!
-//! What a message a row costs a broker and its clients is mostly the message. So consecutive rows (their seqs follow one
-//! another) travel together: what they have in common stands once, in the headers, and the value has a line a row, which
-//! any tool shows as it is. Kept readable rather than small: compression takes what repeats.
+//! With one message per row, most of the cost for the broker and its clients is per message. So consecutive rows (with
+//! consecutive seqs) are sent together: common data is stored once, in the headers, and the value has one line per row,
+//! readable with any tool. Compression removes the repetition.
 //!
 //! | header | holds |
 //! |---|---|
@@ -11,11 +11,11 @@
 //! | [`COLUMNS_HEADER`] | the columns that the file has, separated by commas |
 //!
 //! A line is a JSON array: the row's number, its line in the file, a cell a column (`null` where a short row does not reach
-//! it), and at the end, where there is something rare to say, an object of attributes: [`EXTRA`], [`NEW_CELLS`],
+//! it), and optionally at the end an object of rare attributes: [`EXTRA`], [`NEW_CELLS`],
 //! [`STRAY_QUOTE`] and [`OVERTAKEN`]. Attributes that a version does not know are ignored.
 //!
-//! The header is not called `origin`, so that a version before packed messages finds no origin, and rejects the message as
-//! none of a file's, where people see it. Its rows count as not received, and are sent again.
+//! The header is not called `origin`, so that a version without packed messages finds no origin and rejects the message
+//! visibly. Its rows count as not received and are sent again.
 
 pub(super) mod lines;
 
@@ -37,8 +37,8 @@ pub const ROWS_HEADER: &str = "rows";
 /// The header with the names of the columns, separated by commas: no name has one.
 pub const COLUMNS_HEADER: &str = "columns";
 
-/// A value that is this long takes no further row. A thirtieth of what a broker takes unless told otherwise; some hundred
-/// ordinary rows fit, and a batch of 5,000 rows still has more than a hundred such messages.
+/// No row is added to a value of this length. It is a thirtieth of a broker's default limit; about a hundred ordinary
+/// rows fit, so a batch of 5,000 rows still has many messages.
 pub const PACK_BYTES_MAX: usize = 32 * 1024;
 
 /// The greatest number of rows that may be packed: more would make a batch's bounds coarse and save nothing.
@@ -143,7 +143,7 @@ impl Line<'_> {
         push_json(self.value, &text);
     }
 
-    /// One of the rare things to say of the row.
+    /// One of the row's rare attributes.
     pub fn attribute<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
         self.value.extend_from_slice(if self.has_attributes { b"," } else { b",{" });
         self.has_attributes = true;
@@ -158,7 +158,7 @@ impl Line<'_> {
     }
 }
 
-/// What the headers of a message say: what is in it.
+/// The contents of a message, from its headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The origin of its row, or of its first one.
@@ -191,7 +191,7 @@ impl Head {
         Ok(Head { first: Provenance::from_text(origin)?, packed: Some(packed) })
     }
 
-    /// The rows of a message, each with its origin, one by one: for whoever looks at few.
+    /// The rows of a message, one by one, each with its origin; for callers that need only a few.
     ///
     /// # Errors
     /// Those of [`push_rows`](super::push_rows).

@@ -1,4 +1,4 @@
-//! What a message says of a row, kept until it is known whether the row loads: of most rows it is never looked at.
+//! The raw text of a row in its message, kept until it is known whether the row loads; for most rows it is never used.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::packed::lines;
 
-/// What a message says of one row, as it stands there.
+/// The original text of one row in its message.
 #[derive(Debug, Clone)]
 pub enum RawText {
     /// The value of a message of its own.
@@ -27,7 +27,7 @@ pub enum RawText {
     },
 }
 
-/// Nothing: of a row that came in no message.
+/// Empty: for a row that did not come from a message.
 impl Default for RawText {
     fn default() -> Self {
         RawText::Alone(Bytes::new())

@@ -12,8 +12,8 @@ use crate::cells::{Cells, NewCellsWriter, RowWriter};
 use crate::columns::{Span, Text};
 use crate::{Column, Domain};
 
-/// Appends the rows of a message to a batch, in their order. `place` is told of each where it comes from, and what is kept
-/// of it if it is rejected.
+/// Appends the rows of a message to a batch, in their order. `place` receives the origin of each row, and the text to
+/// keep if it is rejected.
 ///
 /// # Errors
 /// The message's fault, in any of its rows: then none is appended, and none of those that `place` was told of counts.
@@ -49,7 +49,7 @@ pub(crate) fn push_row(domain: &Domain, value: &[u8], cells: &mut Cells) -> Resu
     Ok(())
 }
 
-/// Reads the rare things said of a row: an object that has no cells of columns.
+/// Reads the rare attributes of a row: an object without cells of columns.
 pub(super) fn read_attributes(domain: &Domain, json: &str, writer: &mut RowWriter<'_>) -> serde_json::Result<()> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     RowSeed { domain, columns: &[], writer }.deserialize(&mut deserializer)?;
@@ -86,7 +86,7 @@ impl<'de> Visitor<'de> for RowSeed<'_, '_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let RowSeed { domain, columns, writer } = self;
-        // Columns nearly always come in declaration order: look at the next one first.
+        // Columns nearly always are in declaration order: try the next one first.
         let mut next = 0;
         while let Some(name) = map.next_key_seed(NameSeed { domain, columns, next })? {
             match name {

@@ -1,4 +1,4 @@
-//! The tests of outputs: files of rows, and the file that must come of them for a window.
+//! The tests of outputs: input files, and the expected output file for a window.
 //!
 //! ```yaml
 //! output: resilience_scores
@@ -11,7 +11,7 @@
 //!   location_id,date,location_name,…
 //! ```
 //!
-//! What is given goes the way of rows in a file; what is expected is the output's CSV file, as it would be published.
+//! The input is read like any file; the expected text is the output's CSV file as it would be published.
 
 use chrono::NaiveDate;
 
@@ -36,7 +36,7 @@ pub struct OutputCase {
     pub given: Vec<(&'static Domain, Place, String)>,
     /// Where the expected text begins.
     pub place: Place,
-    /// The CSV file that must come of them.
+    /// The expected CSV file.
     pub expected: String,
 }
 

@@ -1,8 +1,7 @@
 //! A contract: one domain in one file, in the Open Data Contract Standard v3.2.0.
 //!
-//! What the standard has words for is said in them; what it lacks stands in `customProperties` of the vendor `freshet`.
-//! Keys that are for people and other tools are known and left alone, all others are mistakes. `docs/contracts.md` names
-//! every key.
+//! The standard's own keys are used where it has them; the rest is in `customProperties` of the vendor `freshet`. Known
+//! keys for people and other tools are ignored; all other keys are mistakes. `docs/contracts.md` names every key.
 
 mod columns;
 mod custom;
@@ -27,7 +26,7 @@ const DOMAIN_NAME_BYTES_MAX: usize = 40;
 /// Names of indexes and constraints are the table's and a word more.
 const TABLE_NAME_BYTES_MAX: usize = 48;
 
-/// A domain, with the places that the other contracts of its folder have to do with.
+/// A domain, with the positions needed to report conflicts with other contracts of its folder.
 #[derive(Debug)]
 pub(super) struct Contract {
     pub(super) domain: Domain,
@@ -41,7 +40,7 @@ pub(super) struct Contract {
     pub(super) scales: Vec<(Place, Column)>,
 }
 
-/// Reads a contract. `None` where a mistake leaves no domain to go on with.
+/// Reads a contract. `None` if mistakes make it impossible to build a domain.
 pub(super) fn read(document: &Document<'_>, mistakes: &mut Mistakes) -> Option<Contract> {
     let map = document.root().map(mistakes)?;
     if let Some(version) = map.need("apiVersion", mistakes) {
@@ -94,7 +93,7 @@ fn purpose(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> &'static str {
     purpose
 }
 
-/// Service levels that are acted upon.
+/// Service levels that freshet uses.
 #[derive(Debug, Clone, Copy, Default)]
 struct ServiceLevels {
     latency: Option<Duration>,
@@ -340,7 +339,7 @@ fn partition_by(columns: &Columns, is_fact: bool, place: Place, mistakes: &mut M
     for (place, other) in partitioned {
         mistakes.add(place, format!("rows are partitioned by `{}` already, not by `{}`", column.name, other.name));
     }
-    // A change of a dimension is noted by this value.
+    // Changes of a dimension are recorded by this value.
     if !is_fact && !column.is_filled() {
         let said = format!("`{}` partitions a domain without event time: it must be a required column", column.name);
         mistakes.add(place, said);

@@ -1,4 +1,4 @@
-//! The tests of a pipeline folder: rows of a domain's files, and what must become of each.
+//! The tests of a pipeline folder: rows of a domain's files, and the expected result for each.
 //!
 //! ```yaml
 //! domain: health
@@ -11,7 +11,7 @@
 //!     rejected: {column: location_id, rule: uncastable}
 //! ```
 //!
-//! A row that is not said to be rejected must load with exactly the corrections and warnings that are listed.
+//! A row without `rejected` must load with exactly the listed corrections and warnings.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -35,14 +35,14 @@ pub struct Examples {
     pub rows: Vec<Example>,
 }
 
-/// A row, and what must become of it.
+/// A row and its expected result.
 #[derive(Debug)]
 pub struct Example {
     /// Where it begins in its file.
     pub place: Place,
     /// Its cells, in the order of the header; a short row has fewer, a long one more.
     pub cells: Vec<String>,
-    /// What must become of it.
+    /// The expected result.
     pub expected: Expected,
 }
 
@@ -121,7 +121,7 @@ impl Example {
         Some(Example { place, cells: cells.iter().map(ToString::to_string).collect(), expected })
     }
 
-    /// In what the verdict on its row, judged alone, differs from what is expected; `None` where it does not.
+    /// How the verdict on its row differs from the expected one; `None` if it does not.
     pub fn differs(&self, domain: &Domain, judged: &Judged) -> Option<String> {
         match (&self.expected, judged.refusal(0)) {
             (Expected::Rejected { column, rule }, Some(found)) => {

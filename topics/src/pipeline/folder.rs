@@ -14,7 +14,7 @@ static SHIPPED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../pipelines/climate
 /// Its name, which is its folder's.
 pub(super) const SHIPPED_NAME: &str = "climate_health";
 
-/// A contract or a query is written by hand: what is longer is something else.
+/// Contracts and queries are written by hand: a longer file must be something else.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What is read: a folder, what its files end in, and what each is.

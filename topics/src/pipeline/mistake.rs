@@ -1,4 +1,4 @@
-//! What is wrong in a file of a pipeline folder, and where: one line each, all of them at once.
+//! Mistakes in the files of a pipeline folder, with their positions: one line each, all at once.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ pub struct Mistake {
     pub file: String,
     /// Where in it.
     pub place: Place,
-    /// What is wrong, and what would do instead.
+    /// What is wrong, and what to write instead.
     pub said: String,
 }
 

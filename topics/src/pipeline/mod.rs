@@ -1,7 +1,7 @@
-//! The pipeline folder: what a team declares of its feeds and outputs, read from files.
+//! The pipeline folder: the declarations of a team's feeds and outputs, read from files.
 //!
-//! Reading finds every mistake of every file at once and names each with file, line and column. What is read lives as
-//! long as the process, so that names stay `&'static str`.
+//! Reading finds every mistake of every file at once and names each with file, line and column. The result lives as
+//! long as the process, so that names can be `&'static str`.
 
 pub mod cases;
 pub mod contract;
@@ -38,7 +38,7 @@ pub struct Pipeline {
     pub domains: &'static [&'static Domain],
     /// Its outputs, by name.
     pub outputs: &'static [&'static Output],
-    /// Its tests: rows, and what must become of them.
+    /// Its tests of domains: rows and their expected results.
     pub examples: &'static [Examples],
     /// Its tests of outputs.
     pub cases: &'static [OutputCase],
@@ -84,7 +84,7 @@ impl Pipeline {
         domains.sort_by_key(|domain| (domain.event_time.is_some(), domain.name));
         let domains: &'static [&'static Domain] = domains.leak();
         let mut outputs = Vec::new();
-        // Of what cannot be read nobody knows what it is made of: those mistakes come first.
+        // Mistakes in files that cannot be read come first: other checks would only report their consequences.
         for (file, text) in folder.of("outputs").filter(|_| all_read) {
             let mut found = Mistakes::of(file);
             if let Some(output) = Output::read(file, text, domains, &mut found) {
@@ -156,7 +156,7 @@ impl Draft {
     }
 }
 
-/// Mistakes that one contract alone does not show.
+/// Mistakes between contracts.
 fn check_together(drafts: &mut [Draft]) {
     // Of these the mistakes are told already.
     let unread: Vec<String> =

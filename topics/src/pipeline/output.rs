@@ -1,4 +1,4 @@
-//! An output: one query, in a file, with a head that says what it is made of and when.
+//! An output: one query in a file, with a head that declares its sources and windows.
 //!
 //! ```sql
 //! /* freshet
@@ -24,7 +24,7 @@ use super::yaml::{Document, Map, Node};
 use crate::Domain;
 use crate::window::WindowKind;
 
-/// Raised where the same query comes to other bytes by a change of the program: how rows are ordered or written.
+/// Raise it when the same query gives different bytes because the program orders or writes rows in another way.
 const LAYOUT: u32 = 1;
 /// Identifiers of Postgres end here.
 const NAME_BYTES_MAX: usize = 63;
@@ -40,7 +40,7 @@ pub struct Output {
     pub windows: &'static [WindowKind],
     /// The domains whose changes make its windows dirty; each has an event time.
     pub facts: &'static [&'static Domain],
-    /// The domains whose changes make the windows dirty that hold rows of theirs.
+    /// The domains that the facts refer to: a change makes those windows dirty that have rows of the changed entity.
     pub dimensions: &'static [&'static Domain],
     /// What identifies a row and orders the rows: NULL first, text by bytes.
     pub key: &'static [&'static str],
@@ -57,22 +57,22 @@ pub struct Output {
     pub definition: &'static str,
 }
 
-/// A chart of an output: a bar for each thing, of its newest row.
+/// A bar chart of an output: one bar per value of a column, from its newest row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chart {
-    /// What stands above it; `None`: the name of the output.
+    /// Its title; `None`: the name of the output.
     pub title: Option<&'static str>,
-    /// The column that tells the things apart.
+    /// The column that identifies each bar.
     pub by: &'static str,
-    /// The column that names them for people; `None`: the same.
+    /// The column with names for people; `None`: the same column.
     pub label: Option<&'static str>,
     /// The column that is drawn, a number.
     pub value: &'static str,
-    /// The column by which the newest row of a thing is told; `None` where a thing has one row.
+    /// The column that decides the newest row; `None` if there is one row per bar.
     pub newest: Option<&'static str>,
     /// More columns that are drawn beside it, numbers too.
     pub beside: &'static [&'static str],
-    /// What the values lie between; `None`: between 0 and those that are there.
+    /// The range of the axis; `None`: from 0 to the greatest value.
     pub range: Option<(i32, i32)>,
     /// Which values come first.
     pub worst: Worst,
@@ -136,7 +136,7 @@ impl Output {
         self.dimensions.iter().any(|dimension| dimension.name == domain)
     }
 
-    /// Whether its windows turn out otherwise once they are closed.
+    /// Whether its query gives a different result once a window is closed.
     pub fn closes(&self) -> bool {
         self.query.asks_for(Parameter::IsFinal)
     }

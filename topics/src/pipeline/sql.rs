@@ -5,7 +5,7 @@
 
 use super::mistake::{Mistakes, Place, did_you_mean};
 
-/// What a query may ask for. It is bound, never pasted.
+/// The parameters of a query. They are bound, never inserted as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Parameter {
     /// `:window_kind`, text.
@@ -63,7 +63,7 @@ struct Origin {
     from: usize,
 }
 
-/// The same text says the same query, wherever it stands.
+/// Queries are equal if their text is, wherever they are in a file.
 impl PartialEq for Query {
     fn eq(&self, other: &Self) -> bool {
         self.parts == other.parts
@@ -79,7 +79,7 @@ enum Part {
 }
 
 impl Query {
-    /// Reads the query in a file. What is no single query, or names no parameter that there is, is a mistake.
+    /// Reads the query in a file. Reports anything but a single query, and unknown parameters, as mistakes.
     pub fn read(text: &str, mistakes: &mut Mistakes) -> Option<Query> {
         let before = mistakes.count();
         let mut lexer =

@@ -1,7 +1,7 @@
-//! YAML with the place of every value, so that each mistake in it can be told with line and column.
+//! YAML with the position of every value, so that each mistake can be reported with line and column.
 //!
-//! Reading goes on past what is wrong: a value of the wrong type is a mistake and `None`, a key that nobody asked for
-//! is a mistake at the end of its mapping ([`Map::end`]).
+//! Reading continues after mistakes: a value of the wrong type is reported and read as `None`; keys that were not read
+//! are reported at the end of their mapping ([`Map::end`]).
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -41,7 +41,7 @@ impl<'t> Document<'t> {
         Node { yaml: &self.root, before: self.before }
     }
 
-    /// What it says, whatever its layout, comments and order of keys: JSON with sorted keys.
+    /// Its content without layout, comments and order of keys: JSON with sorted keys.
     pub fn canonical(&self) -> String {
         let mut text = String::new();
         write_canonical(&self.root, &mut text);
@@ -110,7 +110,7 @@ impl<'d, 't> Node<'d, 't> {
         }
     }
 
-    /// Whether nothing stands there: `key:` or `null`.
+    /// Whether it is null: `key:` or `null`.
     pub fn is_null(&self) -> bool {
         matches!(self.yaml.data, YamlData::Value(Scalar::Null))
     }
@@ -214,7 +214,7 @@ struct Entry<'d, 't> {
     value: Node<'d, 't>,
 }
 
-/// A mapping that remembers which of its keys were asked for.
+/// A mapping that remembers which of its keys were read.
 #[derive(Debug)]
 pub struct Map<'d, 't> {
     place: Place,
@@ -249,7 +249,7 @@ impl<'d, 't> Map<'d, 't> {
         self.entries.iter().map(|entry| (entry.name, entry.place, entry.value))
     }
 
-    /// Every key that was not asked for is a mistake.
+    /// Reports every key that was not read as a mistake.
     pub fn end(self, mistakes: &mut Mistakes) {
         let asked = self.asked.into_inner();
         for entry in &self.entries {

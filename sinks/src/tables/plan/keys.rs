@@ -17,7 +17,7 @@ impl Planner<'_> {
         Some(format!("CREATE INDEX {name} ON {} ({})", self.name, identifier(date)))
     }
 
-    /// The key, after the rows that stand in its way are set aside; and the index on the date.
+    /// The key, after duplicates have been moved away; and the index on the date.
     pub(super) fn unique(&mut self, found: &Found) {
         let wanted = self.wanted;
         if !found.is_unique(&wanted.key) {
@@ -74,7 +74,8 @@ impl Planner<'_> {
         if !self.plan.takes_over() {
             let how = into_shadow(self.wanted.domain);
             self.plan.blocked.push(format!(
-                "{} whose key {} another row has too, and setup takes none away: {how} makes the table by the new key",
+                "{} with the same key {} as another row, and setup removes no rows: {how} builds the table by the new \
+                 key",
                 counted(duplicates.rows, "row"),
                 self.key()
             ));
@@ -82,13 +83,13 @@ impl Planner<'_> {
         }
         for (constraint, table, rows) in &duplicates.referred {
             self.plan.blocked.push(format!(
-                "{} of {table}, by {constraint}, would lose what it refers to, because a newer row has the key: let it refer \
-                 to the greatest id of the key",
+                "{} of {table} ({constraint}) refer to rows that would be removed as duplicates: let them refer to \
+                 the greatest id of each key",
                 counted(*rows, "row")
             ));
         }
         let said = format!(
-            "set aside {} whose key a row of a greater id has too ({}), in pipeline.taken_over_duplicates",
+            "move {} to pipeline.taken_over_duplicates, because a row with a greater id has the same key ({})",
             counted(duplicates.rows, "row"),
             counted(duplicates.keys, "key")
         );

@@ -1,4 +1,4 @@
-//! What setup never does to a table with rows, and a shadow that has none may have from the beginning.
+//! Changes that setup never makes to a table with rows, but that an empty shadow may have from the start.
 
 use crate::tables::found::Found;
 use crate::tables::wanted::Wanted;

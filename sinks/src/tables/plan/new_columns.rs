@@ -1,4 +1,4 @@
-//! Columns that files have and the contract has not (`onNewColumn: add`): text, made of what `extra` has kept.
+//! Columns that files have but the contract does not (`onNewColumn: add`): text columns generated from `extra`.
 //!
 //! Postgres makes the column itself, as a generated one: no role writes to it, so that rows that were there before, rows of a
 //! replay and those of a shadow have it alike, and no two of them can differ from what the file said.
@@ -23,23 +23,26 @@ impl<'a> Planner<'a> {
         columns.extend(LINEAGE.map(|(name, ..)| name).into_iter().chain([ID, EXTRA, CORRECTIONS]).map(str::to_owned));
         let mut added = found.columns.iter().filter(|column| is_added(column)).count();
         for heading in found.new_headings.iter().filter(|heading| !has_column(heading, found)) {
-            let stays = |why: &str| format!("the files' column {heading:?} stays in {EXTRA} alone: {why}");
+            let stays = |why: &str| format!("the files' column {heading:?} stays in {EXTRA} only: {why}");
             match name_of(heading) {
-                None => self.plan.kept.push(stays("no name can be made of it")),
+                None => self.plan.kept.push(stays("no column name can be derived from it")),
                 // What rows have kept of it from before it was declared.
                 Some(name) if is_declared(&name) && ![EXTRA, CORRECTIONS].contains(&name.as_str()) => {}
                 Some(name) if columns.contains(&name) => {
                     self.plan.kept.push(stays(&format!("the table has a column {name} already")));
                 }
                 Some(_) if added >= ADDED_MAX => {
-                    self.plan.kept.push(stays(&format!("{ADDED_MAX} are added, and no more: declare it")));
+                    self.plan.kept.push(stays(&format!("at most {ADDED_MAX} are added: declare it")));
                 }
                 Some(name) => {
                     let (quoted, made_of) = (identifier(&name), expression(heading));
                     let add = self.alter(&format!("ADD COLUMN {quoted} text GENERATED ALWAYS AS {made_of} STORED"));
-                    let said = format!("What files say in their column {heading:?}, which the contract does not have.");
+                    let said = format!("Values of the files' column {heading:?}, which the contract does not have.");
                     let comment = format!("COMMENT ON COLUMN {}.{quoted} IS {}", self.name, literal(&said));
-                    self.step(format!("add column {name} text, of the files' column {heading:?}"), [add, comment]);
+                    self.step(
+                        format!("add column {name} text, with the values of the files' column {heading:?}"),
+                        [add, comment],
+                    );
                     columns.push(name);
                     added += 1;
                 }
@@ -52,16 +55,16 @@ impl<'a> Planner<'a> {
         let (name, quoted) = (column.name, identifier(column.name));
         if there.type_name == column.type_name {
             let sql = self.alter(&format!("ALTER COLUMN {quoted} DROP EXPRESSION"));
-            return self.step(format!("let column {name} have values of its own: it is declared now"), [sql]);
+            return self.step(format!("turn column {name} into a stored column: it is declared now"), [sql]);
         }
         let sql = [
             self.alter(&format!("DROP COLUMN {quoted}")),
             self.alter(&format!("ADD COLUMN {quoted} {}", column.type_name)),
         ];
-        self.step(format!("make column {name} anew as {}: it is declared now", column.type_name), sql);
+        self.step(format!("recreate column {name} as {}: it is declared now", column.type_name), sql);
         self.plan.kept.push(format!(
-            "column {name} of the rows that are there is NULL, and what files said stays in {EXTRA}, until \
-             `freshet replay {} --from beginning` fills it",
+            "column {name} is NULL in existing rows, and the files' values stay in {EXTRA}, until `freshet replay {} \
+             --from beginning` fills it",
             self.wanted.domain
         ));
     }

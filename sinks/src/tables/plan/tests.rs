@@ -90,7 +90,7 @@ fn a_table_that_is_not_there_is_made_and_one_that_is_as_declared_is_left_alone()
     let made = plan("apart", &wanted(), None, &[]);
     assert_eq!(
         (made.what, said(&made)[0]),
-        (What::Missing, "make the table: place, day, pieces, note, key (place, day), index on day")
+        (What::Missing, "create the table: place, day, pieces, note, key (place, day), index on day")
     );
     assert_eq!(
         made.steps[0].sql,
@@ -157,8 +157,8 @@ fn a_table_of_somebody_else_is_taken_over_line_by_line() {
     let lines = said(&plan);
     let expected = [
         "let column id number new rows (identity), from the greatest on, instead of by nextval",
-        "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in what is there (7 rows)",
-        "set aside 2 rows whose key a row of a greater id has too (1 key)",
+        "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in existing rows (7 rows)",
+        "move 2 rows to pipeline.taken_over_duplicates, because a row with a greater id has the same key (1 key)",
         "add constraint stock_data_key UNIQUE NULLS NOT DISTINCT (place, day)",
         "add index stock_data_date on (day)",
         "set the comments of id, src_object, src_gen, src_row, src_ord, value_ord",
@@ -182,9 +182,9 @@ fn a_type_is_widened_where_nothing_is_lost_and_otherwise_left_with_a_word() {
         ("varchar", "text", "foreign", "step", "widen column pieces from varchar to text"),
         ("numeric(6,2)", "numeric(8,2)", "own", "step", "widen column pieces from numeric(6,2) to numeric(8,2)"),
         ("int4", "numeric(12,2)", "own", "step", "widen column pieces from integer to numeric(12,2)"),
-        ("int4", "numeric(11,2)", "own", "not done", "column pieces stays integer, and is to be numeric(11,2)"),
-        ("numeric(8,2)", "numeric(6,2)", "own", "kept", "column pieces is numeric(8,2), which holds every"),
-        ("int8", "int4", "foreign", "kept", "column pieces is bigint, which holds every integer"),
+        ("int4", "numeric(11,2)", "own", "not done", "column pieces stays integer but should be numeric(11,2)"),
+        ("numeric(8,2)", "numeric(6,2)", "own", "kept", "column pieces is numeric(8,2), which can hold every"),
+        ("int8", "int4", "foreign", "kept", "column pieces is bigint, which can hold every integer"),
         ("text", "int4", "own", "not done", "`freshet replay stock --into shadow --compare --swap`"),
         ("text", "int4", "foreign", "blocked", "column pieces is text and must be integer: alter it"),
     ];
@@ -213,10 +213,10 @@ fn columns_that_are_missing_come_and_those_that_are_not_declared_stay() {
     let plan = plan("public", &wanted(), Some(&found), &["former".into(), "note".into()]);
     assert_eq!(
         said(&plan),
-        ["add column note text", "let column theirs be NULL: it is not declared, and new rows have no value for it",]
+        ["add column note text", "allow NULL in column theirs: it is not declared, so new rows have no value for it",]
     );
     assert_eq!(plan.not_done.len(), 1, "{plan:?}");
-    assert!(plan.not_done[0].starts_with("column former is not declared any more, and stays"), "{plan:?}");
+    assert!(plan.not_done[0].starts_with("column former is no longer declared, and stays"), "{plan:?}");
     assert!(plan.kept[0].starts_with("foreign key stock_place stays"), "{plan:?}");
 }
 
@@ -233,24 +233,24 @@ fn a_heading_that_rows_have_kept_gets_a_column_once_and_within_bounds() {
     found.new_headings =
         ["Colour", "Weight (kg)", "weight_kg", "NOTE", "Src_Row", "Extra", "—"].map(str::to_owned).to_vec();
     let plan = super::plan("public", &wanted(), Some(&found), &[]);
-    assert_eq!(said(&plan), ["add column weight_kg text, of the files' column \"Weight (kg)\""]);
+    assert_eq!(said(&plan), ["add column weight_kg text, with the values of the files' column \"Weight (kg)\""]);
     assert_eq!(
         plan.steps[0].sql[0],
         "ALTER TABLE \"public\".\"stock_data\" ADD COLUMN \"weight_kg\" text \
          GENERATED ALWAYS AS (extra ->> 'Weight (kg)'::text) STORED"
     );
     let stays = [
-        "\"weight_kg\" stays in extra alone: the table has a column weight_kg already",
-        "\"Src_Row\" stays in extra alone: the table has a column src_row already",
-        "\"Extra\" stays in extra alone: the table has a column extra already",
-        "\"—\" stays in extra alone: no name can be made of it",
+        "\"weight_kg\" stays in extra only: the table has a column weight_kg already",
+        "\"Src_Row\" stays in extra only: the table has a column src_row already",
+        "\"Extra\" stays in extra only: the table has a column extra already",
+        "\"—\" stays in extra only: no column name can be derived from it",
     ];
     assert_eq!(plan.kept.iter().map(|it| it.trim_start_matches("the files' column ")).collect::<Vec<_>>(), stays);
 
     found.new_headings = (0..40).map(|number| format!("h{number}")).collect();
     let plan = super::plan("public", &wanted(), Some(&found), &[]);
     assert_eq!((plan.steps.len(), plan.kept.len()), (31, 9), "with the one that is there, 32");
-    assert!(plan.kept[0].ends_with("32 are added, and no more: declare it"), "{plan:?}");
+    assert!(plan.kept[0].ends_with("at most 32 are added: declare it"), "{plan:?}");
 }
 
 #[test]
@@ -262,8 +262,8 @@ fn a_column_that_was_added_becomes_the_contracts_when_it_is_declared() {
     assert_eq!(
         said(&plan),
         [
-            "make column pieces anew as int4: it is declared now",
-            "let column note have values of its own: it is declared now"
+            "recreate column pieces as int4: it is declared now",
+            "turn column note into a stored column: it is declared now"
         ]
     );
     assert!(plan.kept[0].contains("until `freshet replay stock --from beginning` fills it"), "{plan:?}");
@@ -274,21 +274,21 @@ fn a_column_that_is_not_required_any_more_may_be_null_and_none_is_forbidden_to_b
     let mut found = own();
     (found.columns[2].not_null, found.columns[4].not_null) = (false, true);
     let plan = plan("public", &wanted(), Some(&found), &[]);
-    assert_eq!(said(&plan), ["let column note be NULL: the declaration does not require it"]);
+    assert_eq!(said(&plan), ["allow NULL in column note: the declaration does not require it"]);
 }
 
 #[test]
 fn what_setup_cannot_decide_blocks_all_of_it() {
     type Change = fn(&mut Found);
     let cases: [(Change, &str); 7] = [
-        (|found| found.kind = "v".into(), "is no plain table (pg_class.relkind is v)"),
+        (|found| found.kind = "v".into(), "is not a plain table (pg_class.relkind is v)"),
         (|found| found.may_alter = false, "it belongs to freshet: run setup as freshet"),
         (|found| found.columns[0].type_name = "uuid".into(), "must be bigint: rename it"),
         (|found| found.rows.without_id = 4, "4 rows without an id"),
         (|found| found.columns.retain(|column| column.name != "place"), "column place is part of the key"),
         (
             |found| found.rows.duplicates.referred.push(("orders_stock".into(), "orders".into(), 5)),
-            "5 rows of orders, by orders_stock, would lose what it refers to",
+            "5 rows of orders (orders_stock) refer to rows that would be removed",
         ),
         (
             |found| {
@@ -310,7 +310,7 @@ fn what_setup_cannot_decide_blocks_all_of_it() {
     found.indexes.remove(1);
     found.rows.duplicates = Duplicates { rows: 2, keys: 1, referred: Vec::new() };
     let plan = plan("public", &wanted(), Some(&found), &[]);
-    assert!(plan.blocked[0].contains("2 rows whose key (place, day) another row has too"), "{plan:?}");
+    assert!(plan.blocked[0].contains("2 rows with the same key (place, day) as another row"), "{plan:?}");
 }
 
 #[test]
@@ -327,8 +327,8 @@ fn a_view_is_taken_away_first_and_made_again_after_the_columns_are_altered() {
     let plan = plan("public", &wanted(), Some(&found), &[]);
     let at = |start: &str| said(&plan).iter().position(|line| line.starts_with(start)).expect(start);
     assert_eq!(plan.steps[0].sql, ["DROP VIEW numbers"]);
-    assert!(at("widen column id") < at("make again, as it was: view numbers"), "{plan:#?}");
-    let made = &plan.steps[at("make again")].sql;
+    assert!(at("widen column id") < at("recreate with the same definition: view numbers"), "{plan:#?}");
+    let made = &plan.steps[at("recreate with")].sql;
     assert_eq!(made[..], ["CREATE VIEW numbers AS SELECT 1", "GRANT SELECT ON numbers TO api"]);
 }
 

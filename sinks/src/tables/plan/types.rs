@@ -1,6 +1,6 @@
-//! How the type of a column that is there fits the one that is wanted.
+//! How the type of an existing column fits the declared one.
 
-/// How the type of a column that is there fits the one that is wanted.
+/// How the type of an existing column fits the declared one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
     Same,

@@ -243,21 +243,21 @@ fn what_a_contract_does_not_tell_is_asked_for() {
     let cases = [
         (
             vec![key(), required("x", Cast::Text, odd)],
-            "sample data of odd: column x: no made-up text keeps to its rules",
+            "sample data of odd: column x: no generated text satisfies its rules",
         ),
-        (vec![key(), scaled("x", "y")], "column x: it is scaled by `y`, which no row has"),
+        (vec![key(), scaled("x", "y")], "column x: it is scaled by `y`, which no available row has"),
         (
             vec![key(), scaled("x", "y"), Column::required("y", Cast::Text)],
-            "column x: it is scaled by `y`, which is no number",
+            "column x: it is scaled by `y`, which is not a number",
         ),
-        (vec![key(), scaled("x", "y"), scaled("y", "x")], "columns scale one another in a ring"),
+        (vec![key(), scaled("x", "y"), scaled("y", "x")], "columns scale each other in a circle"),
         (
             vec![sampled("ward", Cast::Int, Sample { of: &["4", "5"], ..Sample::PLAIN })],
-            "the column ward of odd takes 2 entities, not 20: give --entities fewer",
+            "column ward of odd can identify at most 2 entities, not 20: use a smaller --entities",
         ),
         (
             vec![required("ward", Cast::Int, rule("few", vec![Limit::Maximum(int(10))], Otherwise::Null))],
-            "the column ward of odd takes 10 entities, not 20",
+            "column ward of odd can identify at most 10 entities, not 20",
         ),
     ];
     for (columns, said) in cases {

@@ -1,13 +1,14 @@
-//! The list of files: a line each, and below it what there is to say of it, whole.
+//! The list of files: one line each, with the reason and other notes in full below it.
 
 use freshet_sinks::ledger::ObjectState;
 
+use super::word;
 use crate::commands::terminal::{Look, columns, shorten, thousands, wrap};
 use crate::status::{FileStatus, Files};
 
 /// A key has at least so much room on its line.
 const KEY_CHARS_MIN: usize = 16;
-/// What is said of a file stands so far in.
+/// Indentation of the notes on a file.
 const INDENT: usize = 4;
 
 /// A count of a file.
@@ -23,14 +24,14 @@ const COUNTS: [(&str, Count); 4] = [
 
 pub(super) fn list(files: &Files, look: Look) -> String {
     if files.files.is_empty() {
-        return "no file was found yet".into();
+        return "no files found yet".into();
     }
     let has_some = |count: Count| files.files.iter().any(|file| count(file) > 0);
     let counts: Vec<_> = COUNTS.into_iter().filter(|(name, count)| *name == "rejected" || has_some(*count)).collect();
     let heading = ["state", "rows"].into_iter().chain(counts.iter().map(|(name, _)| *name)).chain(["file"]);
     let mut records = vec![heading.map(str::to_owned).collect::<Vec<_>>()];
     for file in &files.files {
-        let mut record = vec![file.state.to_string(), rows(file)];
+        let mut record = vec![word(file.state).to_owned(), rows(file)];
         record.extend(counts.iter().map(|(_, count)| thousands(count(file))));
         record.push(String::new());
         records.push(record);
@@ -86,12 +87,12 @@ fn notes(file: &FileStatus, room: usize, look: Look) -> Vec<String> {
 }
 
 fn paint(line: &str, state: ObjectState, look: Look) -> String {
-    let word = state.to_string();
+    let word = word(state);
     let painted = match state {
-        ObjectState::Applied => look.good(&word),
-        ObjectState::Rejected => look.bad(&word),
-        ObjectState::Publishing | ObjectState::Published => look.busy(&word),
+        ObjectState::Applied => look.good(word),
+        ObjectState::Rejected => look.bad(word),
+        ObjectState::Publishing | ObjectState::Published => look.busy(word),
         ObjectState::Discovered | ObjectState::Superseded => return line.to_owned(),
     };
-    line.replacen(&word, &painted, 1)
+    line.replacen(word, &painted, 1)
 }

@@ -15,10 +15,10 @@ pub(super) fn alarm(QueueStatus { reading, state }: &QueueStatus) -> Option<Stri
         Reading::Failing => state.failure.clone().unwrap_or_default(),
         Reading::Silent => "no listener has read it for five minutes".to_owned(),
     };
-    Some(format!("event queue is not read, and files are found by listing only: {}: {why}", state.queue))
+    Some(format!("event queue is not read, so files are found by listing only: {}: {why}", state.queue))
 }
 
-/// Whether it is read, what is in it, and what became of its messages so far.
+/// Whether it is read, what is in it, and what happened to its messages so far.
 pub(super) fn line(QueueStatus { reading, state }: &QueueStatus, look: Look) -> String {
     let said = match reading {
         Reading::Reachable => "reachable".to_owned(),
@@ -36,7 +36,7 @@ pub(super) fn line(QueueStatus { reading, state }: &QueueStatus, look: Look) -> 
     let counts = [
         (state.settled, "taken"),
         (state.other, "of no concern"),
-        (state.come_again, "left to come again"),
+        (state.come_again, "not settled, received again"),
         (state.unreadable, "unreadable (dead letters)"),
     ];
     parts.extend(
@@ -92,7 +92,8 @@ mod tests {
         assert_eq!(
             alarm(&failing).as_deref(),
             Some(
-                "event queue is not read, and files are found by listing only: https://sqs.example/1/drops: access denied"
+                "event queue is not read, so files are found by listing only: https://sqs.example/1/drops: access \
+                 denied"
             )
         );
         let silent = state(None, None);

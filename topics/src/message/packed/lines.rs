@@ -9,7 +9,7 @@ use super::{MessageError, PackedHead, Provenance};
 use crate::Domain;
 use crate::cells::{Cells, RowWriter};
 
-/// Appends each row of a message to a batch, and tells of it where it comes from and where in the value its line is.
+/// Appends each row of a message to a batch, and reports its origin and the position of its line in the value.
 ///
 /// # Errors
 /// The fault of any line. The rows before it are appended.
@@ -28,7 +28,7 @@ pub(in crate::message) fn push(
         let end = memchr(b'\n', &value.as_bytes()[start..]).map_or(value.len(), |length| start + length);
         found += 1;
         if found > packed.rows {
-            // However many there are, no more of them are read than is said.
+            // Never reads more lines than the header says.
             let found = found + memchr_iter(b'\n', &value.as_bytes()[start..]).count();
             return Err(MessageError::Rows { said: packed.rows, found });
         }
@@ -98,11 +98,11 @@ pub(in crate::message) fn object(columns: &str, line: &str) -> Result<String, &'
 
 const TOO_MANY: &str = "it has more cells than there are columns";
 const NO_CELL: &str = "a cell is neither text nor null";
-const END: &str = "it does not end as an array does";
+const END: &str = "it does not end like an array";
 
 /// The two numbers that a line begins with, and the rest of it.
 fn numbers(line: &str) -> Result<(i64, i64, &str), &'static str> {
-    let inner = line.strip_prefix('[').ok_or("it is no array")?;
+    let inner = line.strip_prefix('[').ok_or("it is not an array")?;
     let (row, rest) = number(inner).ok_or("it does not begin with a row number")?;
     let rest = rest.strip_prefix(',').ok_or("it has no line number")?;
     let (line, rest) = number(rest).ok_or("it has no line number")?;
@@ -184,7 +184,7 @@ fn string(text: &str) -> Option<(&str, bool)> {
     loop {
         match bytes.get(at)? {
             b'"' => return Some((&text[..=at], has_escapes)),
-            // What is escaped is no end.
+            // An escaped quote does not end the string.
             b'\\' => (has_escapes, at) = (true, at + 2),
             _ => at += 1,
         }

@@ -106,8 +106,8 @@ fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
         ((good.0, "0", good.2), "header `rows`"),
         ((good.0, good.1, "id"), "line 1 of the value is no row: it has more cells"),
         (("[0,2,\"7\",\"Goa\"]\n[1,3,\"8\",null", "2", good.2), "line 2 of the value is no row: it does not end"),
-        (("[0,2,\"7\",\"Goa\"]\n", "2", good.2), "line 2 of the value is no row: it is no array"),
-        (("[0,2,\"7\",\"Goa\"]\n{\"id\":\"7\"}", "2", good.2), "line 2 of the value is no row: it is no array"),
+        (("[0,2,\"7\",\"Goa\"]\n", "2", good.2), "line 2 of the value is no row: it is not an array"),
+        (("[0,2,\"7\",\"Goa\"]\n{\"id\":\"7\"}", "2", good.2), "line 2 of the value is no row: it is not an array"),
         (("[0,2,\"7\",\"Goa\"] [", "1", good.2), "line 1 of the value is no row: it does not end"),
         (("[0,2,7]", "1", good.2), "line 1 of the value is no row: a cell is neither"),
         (("[0,2,\"7]", "1", good.2), "line 1 of the value is no row: a cell has no closing quote"),
@@ -119,7 +119,7 @@ fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
             "line 1 of the value is no row: it does not begin with a row number",
         ),
         (("[1]", "1", good.2), "line 1 of the value is no row: it has no line number"),
-        (("", "1", good.2), "line 1 of the value is no row: it is no array"),
+        (("", "1", good.2), "line 1 of the value is no row: it is not an array"),
     ];
     let origin = provenance(0, 2, 0).to_string();
     let read = |(value, rows, columns): (&str, &str, &str)| {

@@ -47,13 +47,13 @@ const FOR_PEOPLE: [&str; 16] = [
     "dataGranularityDescription",
 ];
 
-/// A column, with what its domain needs to know of it.
+/// A column, with details that its domain needs.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) column: Column,
-    /// Where its name stands.
+    /// The position of its name.
     pub(super) place: Place,
-    /// Where it stands in the key, if it is of it.
+    /// Its place in the key, if it is part of it.
     pub(super) key: Option<KeyPosition>,
     /// Where it says that rows are partitioned by it, if it does.
     pub(super) partition: Option<Place>,
@@ -75,12 +75,12 @@ pub(super) struct KeyPosition {
 pub(super) struct Columns {
     /// Those that could be read, in their order.
     pub(super) reads: Vec<Read>,
-    /// Names of the others, whose mistakes are told already.
+    /// Names of the others; their mistakes are already reported.
     unread: Vec<String>,
 }
 
 impl Columns {
-    /// Whether all could be read, so that what is missing was not said.
+    /// Whether all could be read, so that a missing column is really missing.
     pub(super) fn are_all_read(&self) -> bool {
         self.unread.is_empty()
     }
@@ -228,7 +228,7 @@ fn aliases_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> &'static [&'static 
     aliases.leak()
 }
 
-/// A header that means two columns means none.
+/// A heading that matches two columns is ambiguous.
 fn check_aliases(columns: &[Read], mistakes: &mut Mistakes) {
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for Read { column, place, .. } in columns {
@@ -319,11 +319,11 @@ pub(super) fn missing_values(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Ve
     values
 }
 
-/// What stands where a cell says nothing, unless a custom property says otherwise.
+/// The value for a cell without one, unless a custom property sets it.
 struct Defaults {
     cast: Option<Cast>,
     required: bool,
-    /// Part of the key: what cannot be read there would be the row of another entity.
+    /// Part of the key: without a readable value the row would belong to another entity.
     is_key: bool,
 }
 
@@ -362,7 +362,7 @@ impl Defaults {
     }
 }
 
-/// What stands in for a cell must keep to the column's rules; a required column is never made NULL by them.
+/// A default must satisfy the column's rules, and no rule may make a required column NULL.
 fn check_values(column: &Column, required: bool, place: Place, mistakes: &mut Mistakes) {
     for instead in [column.absent, column.empty, column.uncastable] {
         let Instead::Value(value) = instead else { continue };

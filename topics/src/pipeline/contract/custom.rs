@@ -1,4 +1,4 @@
-//! What the standard has no word for: `customProperties` of the vendor `freshet`.
+//! Properties that the standard does not have: `customProperties` of the vendor `freshet`.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use crate::pipeline::yaml::{Map, Node};
 /// Ours among the vendors of custom properties.
 pub(super) const VENDOR: &str = "freshet";
 
-/// The custom properties of one thing, which remember which of them were asked for.
+/// The custom properties of one element; remembers which ones were read.
 #[derive(Debug)]
 pub(super) struct Custom<'d, 't> {
     properties: Vec<Property<'d, 't>>,
@@ -80,7 +80,7 @@ impl<'d, 't> Custom<'d, 't> {
         property.value
     }
 
-    /// Every property that was not asked for is a mistake.
+    /// Reports every property that was not read as a mistake.
     pub(super) fn end(self, mistakes: &mut Mistakes) {
         let asked = self.asked.into_inner();
         for property in &self.properties {

@@ -1,5 +1,4 @@
-//! The form of a feed's files: how bytes are text, what parts cells, what stands before a fraction, and how exact their
-//! headings have to be.
+//! The format of a feed's files: encoding, delimiter, decimal sign, and how exact their headings have to be.
 
 use super::custom::Custom;
 use super::words::one_of;

@@ -1,8 +1,8 @@
-//! Rules of a contract: limits of a column with what happens otherwise, and rules over two columns.
+//! Rules of a contract: limits of a column with the action for values that break them, and rules over two columns.
 //!
-//! A limit is an option of the logical type (`minimum`, `pattern`, …) or an `enum`. Without more words a value that breaks
-//! it rejects its row, under the name that [`LIMITS`] has for the limit. An entry of `quality` gives limits a name and
-//! says what happens otherwise; it speaks of the limits that its property `limits` lists, or of all that no entry lists.
+//! A limit is an option of the logical type (`minimum`, `pattern`, …) or an `enum`. By default a value that breaks it
+//! rejects its row, under the name of the limit in [`LIMITS`]. An entry of `quality` gives limits another name and
+//! another action; it applies to the limits in its property `limits`, or to all limits that no other entry lists.
 
 use regex::Regex;
 

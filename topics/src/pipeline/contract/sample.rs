@@ -16,8 +16,8 @@ use crate::pipeline::mistake::{Mistakes, Place};
 use crate::pipeline::yaml::{Map, Node};
 use crate::sample::{DECIMALS_MAX, SKEW_MAX, Sample, Season};
 
-/// Reads what generated data of a column looks like, and where it says what scales it. What is wrong is a mistake, and
-/// taken as not said.
+/// Reads what generated data of a column looks like, and where it says what scales it. Mistakes are reported, and the
+/// key is ignored.
 pub(super) fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<(Sample, Option<Place>)> {
     let map = node.map(mistakes)?;
     let number = |name: &'static str, mistakes: &mut Mistakes| map.get(name).and_then(|node| node.number(mistakes));
@@ -55,7 +55,7 @@ fn season(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<Season> {
     let days = within(map, "seasonDays", 1..=730, mistakes);
     match (peak_day, days) {
         (Some(peak_day), Some(days)) => Some(Season { peak_day, days }),
-        // One of the two may be there and wrong: that is told already.
+        // One of the two may be present but invalid, which is already reported.
         (Some(_), None) => map.need("seasonDays", mistakes).and(None),
         (None, Some(_)) => map.need("peakDay", mistakes).and(None),
         (None, None) => None,

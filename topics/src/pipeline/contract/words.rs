@@ -29,7 +29,7 @@ pub(super) fn flag_of(map: &Map<'_, '_>, key: &'static str, mistakes: &mut Mista
     map.get(key).and_then(|node| node.flag(mistakes)).unwrap_or_default()
 }
 
-/// Keys that say something to people and other tools, not to freshet: known, and not looked into.
+/// Keys for people and other tools: accepted, but not checked.
 pub(super) fn for_people(map: &Map<'_, '_>, keys: &[&'static str]) {
     for key in keys {
         map.get(key);
@@ -58,7 +58,7 @@ fn cell_text(node: &Node<'_, '_>) -> Option<String> {
 /// A value of a column's type, or a mistake.
 pub(super) fn value_of(node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes) -> Option<&'static Value<'static>> {
     let text = match cast {
-        // A number in a column of text would be spelled in one of many ways: it is for the writer to say.
+        // A number in a text column could be spelled in several ways: the author has to quote it.
         Cast::Text | Cast::TrimmedText => node.text(mistakes)?.to_owned(),
         _ => cell_text(node).unwrap_or_default(),
     };
