@@ -88,3 +88,25 @@ async fn a_table_in_which_others_have_a_hand_is_not_copied_into() {
     world.execute(&format!("ALTER TABLE health_data DROP CONSTRAINT {key}")).await;
     assert!(!is_fit().await, "without {key} a row that is there would be there twice");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_corrected_rows_of_a_page_stay_there_and_need_no_new_index_entries() {
+    let world = World::new("by-copy-hot").await;
+    let roles = world.run_all();
+    world.put("health/a.csv", data::health(400, "2025-03-01", 5, 1)).await;
+    world.settle().await;
+    world.next_second().await;
+    // One row in fifty: each page has one or two of them.
+    let corrected = data::health(400, "2025-03-01", 1, 9);
+    let every_tenth = corrected.lines().enumerate().filter(|(line, _)| line % 10 == 0).map(|(_, text)| text);
+    world.put("health/b.csv", every_tenth.collect::<Vec<_>>().join("\n")).await;
+    world.settle().await;
+    world
+        .until(
+            "nearly all of 39 updates are HOT",
+            "SELECT n_tup_upd >= 39 AND n_tup_hot_upd >= 35 FROM pg_stat_user_tables WHERE relname = 'health_data'",
+        )
+        .await;
+    world.all_hold().await;
+    roles.stop().await;
+}
