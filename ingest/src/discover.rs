@@ -157,7 +157,7 @@ async fn discover_domain(
 /// |---|---|---|
 /// | any | no | the least |
 /// | any | yes | twice as long, the most at most |
-fn next_interval(so_far: Duration, least: Duration, most: Duration, is_told: bool) -> Duration {
+pub(crate) fn next_interval(so_far: Duration, least: Duration, most: Duration, is_told: bool) -> Duration {
     if is_told { (so_far * 2).min(most) } else { least }
 }
 

@@ -24,7 +24,8 @@ pub struct IngestSettings {
     /// the ledger anew, so that a restored database is noticed. Default 60,000.
     pub reconcile_interval_ms: u64,
     /// Time between two sweeps over published objects, in milliseconds. Default 1,000; while objects are
-    /// waiting for their rows to be applied, the sweep comes four times as often.
+    /// waiting for their rows to be applied, the sweep comes four times as often, and while none is, up to eight times as
+    /// seldom.
     pub sweep_interval_ms: u64,
     /// Longest time that a waiting object whose back-off ends, or that another listener registered, goes
     /// unnoticed by this one, in milliseconds. Default 500.
@@ -35,7 +36,8 @@ pub struct IngestSettings {
     /// characters. Default: markers, checksums, manifests, uploads under way ([`crate::names`]).
     pub not_data: Vec<String>,
     /// Time between two looks for objects that belong to no domain, in milliseconds; each lists what is in the bucket
-    /// beside the domains. Default 60,000.
+    /// beside the domains. It grows twofold each time, up to `list_interval_max_ms`, while the store tells of what comes and
+    /// nothing changes; an object of no domain that it tells of ends the wait. Default 60,000.
     pub unmatched_interval_ms: u64,
     /// Objects published at once. Each may hold two chunks in memory. Default 4.
     pub workers: usize,
