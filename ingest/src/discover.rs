@@ -35,6 +35,8 @@ use crate::{IngestError, IngestSettings, Listener, metrics};
 const KNOWN_MAX: usize = 400_000;
 /// Pages of listings that are remembered as settled, all domains together: a hundred million objects, about 7 MB.
 const PAGES_MAX: usize = 100_000;
+/// While the store tells of what comes, listings take at most one in so many parts of the time, up to the longest interval.
+const LISTING_SHARE: u32 = 10;
 /// Comparisons of all with the ledger take at most one in so many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
 /// New objects collected before they are registered, so that one listing of a full bucket stays bounded.
@@ -122,6 +124,7 @@ async fn discover_domain(
     let (mut failures, mut interval) = (0, least);
     while !stop.is_cancelled() {
         let missed = listener.hints.take_dropped(domain);
+        let began = Instant::now();
         let pause = match discovery.discover_in_turn().await {
             // Another listener lists; what stores tell this one it looks at all the same.
             Ok(None) => {
@@ -130,9 +133,10 @@ async fn discover_domain(
             }
             Ok(Some(found)) => {
                 failures = 0;
-                let is_told = listener.hints.are_told() && (found.registered == 0 || missed) && found.unlisted == 0;
-                interval = next_interval(interval, least, most, is_told);
-                interval
+                let tells = listener.hints.are_told() && found.unlisted == 0;
+                interval = next_interval(interval, least, most, tells && (found.registered == 0 || missed));
+                // What is on its way is told of a moment later: no need to list ever again while much comes.
+                interval.max(if tells { (began.elapsed() * LISTING_SHARE).min(most) } else { Duration::ZERO })
             }
             Err(DiscoverError::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => {
                 return Err(IngestError::Schema { action: "compare the listing with the ledger", source: error });

@@ -16,8 +16,9 @@ use crate::metrics;
 use crate::names::Name;
 use crate::settings::IngestSettings;
 
-/// Keys of a domain that wait to be looked at. More than these come with the next listing, which is cheaper then.
-const KEYS_MAX: usize = 1_000;
+/// Keys of a domain that wait to be looked at, about a megabyte. More than these come with the next listing, which is cheaper
+/// then.
+const KEYS_MAX: usize = 5_000;
 
 /// What stores tell, by domain. Clones share it.
 #[derive(Clone)]
