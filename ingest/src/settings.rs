@@ -18,7 +18,8 @@ pub struct IngestSettings {
     /// local stack sets 100.
     pub list_interval_ms: u64,
     /// The longest that this time grows to, twofold each time, in milliseconds, while the store tells of what comes and
-    /// the listings find nothing that it did not tell of. Default 0: it does not grow; the local stack sets 5,000.
+    /// the listings find nothing that it did not tell of; up to twelve times this where a listing takes so long that it would
+    /// else take more than a hundredth of the time. Default 0: it does not grow; the local stack sets 5,000.
     pub list_interval_max_ms: u64,
     /// Time between two looks for deleted objects, in milliseconds; each also compares the whole listing with
     /// the ledger anew, so that a restored database is noticed. Default 60,000.
