@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics;
 use crate::roles::{Role, Services};
 use crate::status::{self, DomainStatus, Outside, Rows, Status};
+
+/// Surveys take at most one in so many parts of the time: some of what they sum grows with the history.
+const SURVEY_SHARE: u32 = 20;
 
 /// Which domains a process surveys: a processor its own, any other role all.
 pub(crate) fn domains_of(pipeline: &Pipeline, roles: &[Role]) -> Vec<&'static Domain> {
@@ -79,6 +82,7 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
         }
     }
     while !shutdown.is_cancelled() {
+        let began = Instant::now();
         match ledger(&services, &domains).await {
             Ok(state) => {
                 show(&state);
@@ -90,7 +94,8 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
                 tracing::debug!(error = format!("{error:#}"), "survey Postgres");
             }
         }
-        shutdown.run_until_cancelled(tokio::time::sleep(interval)).await;
+        let pause = interval.max(began.elapsed() * SURVEY_SHARE);
+        shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
 }
 

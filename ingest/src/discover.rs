@@ -35,6 +35,13 @@ use crate::{IngestError, IngestSettings, Listener, metrics};
 const KNOWN_MAX: usize = 400_000;
 /// Pages of listings that are remembered as settled, all domains together: a hundred million objects, about 7 MB.
 const PAGES_MAX: usize = 100_000;
+/// While the store tells of what comes, and much of it is on its way, listings take at most one in so many parts of the time, up
+/// to the longest interval.
+const LISTING_SHARE: u32 = 10;
+/// While the store has told of all, listings take at most one in so many parts of the time, up to [`LONGEST_INTERVALS_MAX`].
+const IDLE_LISTING_SHARE: u32 = 100;
+/// A listing of many objects comes after so many of the longest intervals at most.
+const LONGEST_INTERVALS_MAX: u32 = 12;
 /// Comparisons of all with the ledger take at most one in so many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
 /// New objects collected before they are registered, so that one listing of a full bucket stays bounded.
@@ -122,6 +129,7 @@ async fn discover_domain(
     let (mut failures, mut interval) = (0, least);
     while !stop.is_cancelled() {
         let missed = listener.hints.take_dropped(domain);
+        let began = Instant::now();
         let pause = match discovery.discover_in_turn().await {
             // Another listener lists; what stores tell this one it looks at all the same.
             Ok(None) => {
@@ -130,9 +138,11 @@ async fn discover_domain(
             }
             Ok(Some(found)) => {
                 failures = 0;
-                let is_told = listener.hints.are_told() && (found.registered == 0 || missed) && found.unlisted == 0;
-                interval = next_interval(interval, least, most, is_told);
-                interval
+                let tells = listener.hints.are_told() && found.unlisted == 0;
+                let has_told_all = tells && (found.registered == 0 || missed);
+                interval = next_interval(interval, least, most, has_told_all);
+                let is_idle = has_told_all && !missed;
+                interval.max(if tells { pause_for(began.elapsed(), least, most, is_idle) } else { Duration::ZERO })
             }
             Err(DiscoverError::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => {
                 return Err(IngestError::Schema { action: "compare the listing with the ledger", source: error });
@@ -157,8 +167,22 @@ async fn discover_domain(
 /// |---|---|---|
 /// | any | no | the least |
 /// | any | yes | twice as long, the most at most |
-fn next_interval(so_far: Duration, least: Duration, most: Duration, is_told: bool) -> Duration {
+pub(crate) fn next_interval(so_far: Duration, least: Duration, most: Duration, is_told: bool) -> Duration {
     if is_told { (so_far * 2).min(most) } else { least }
+}
+
+/// How long, while the store tells of what comes, the next listing is put off at least because this one took so long.
+///
+/// | nothing came but what was told of | the interval may grow | put off |
+/// |---|---|---|
+/// | no: what is on its way is told of a moment later | – | ten times as long as it took, the longest interval at most |
+/// | yes | no | the same |
+/// | yes | yes | a hundred times as long as it took, twelve of the longest intervals at most |
+fn pause_for(took: Duration, least: Duration, most: Duration, is_idle: bool) -> Duration {
+    match is_idle && most > least {
+        true => (took * IDLE_LISTING_SHARE).min(most * LONGEST_INTERVALS_MAX),
+        false => (took * LISTING_SHARE).min(most),
+    }
 }
 
 impl Discovery {
@@ -200,7 +224,8 @@ impl Discovery {
     async fn hold(&mut self) -> Result<bool, sqlx::Error> {
         let lease = self.listener.lease();
         let IngestSettings { list_interval_ms, list_interval_max_ms, .. } = self.listener.settings;
-        let interval = Duration::from_millis(list_interval_ms.max(list_interval_max_ms));
+        let longest = list_interval_max_ms.saturating_mul(LONGEST_INTERVALS_MAX.into());
+        let interval = Duration::from_millis(list_interval_ms.max(longest));
         if self.held_at.is_some_and(|at| at.elapsed() < lease / 3) {
             return Ok(true);
         }
@@ -526,6 +551,18 @@ mod tests {
         }
         assert_eq!(seen, [200, 400, 800, 1_000, 1_000, 100, 200, 100]);
         assert_eq!(next_interval(least, least, least, true), least, "not where it is not to grow");
+    }
+
+    #[test]
+    fn a_listing_that_takes_long_comes_seldom_while_the_store_tells_of_all() {
+        let [least, most] = [100, 5_000].map(Duration::from_millis);
+        let cases =
+            [(2, true, 200), (300, true, 30_000), (2_000, true, 60_000), (300, false, 3_000), (2_000, false, 5_000)];
+        for (took, is_idle, expected) in cases {
+            let pause = pause_for(Duration::from_millis(took), least, most, is_idle);
+            assert_eq!(pause.as_millis(), expected, "{took} ms, {is_idle}");
+        }
+        assert_eq!(pause_for(most, least, least, true), least, "not where it is not to grow");
     }
 
     #[test]

@@ -16,8 +16,9 @@ use crate::metrics;
 use crate::names::Name;
 use crate::settings::IngestSettings;
 
-/// Keys of a domain that wait to be looked at. More than these come with the next listing, which is cheaper then.
-const KEYS_MAX: usize = 1_000;
+/// Keys of a domain that wait to be looked at, about a megabyte. More than these come with the next listing, which is cheaper
+/// then.
+const KEYS_MAX: usize = 5_000;
 
 /// What stores tell, by domain. Clones share it.
 #[derive(Clone)]
@@ -27,6 +28,8 @@ pub struct Hints {
     domains: Arc<[Waiting]>,
     /// Whether a store has sent any notification.
     told: Arc<AtomicBool>,
+    /// A store told of an object of the bucket that is no file of a domain.
+    nobodys: Arc<Notify>,
 }
 
 struct Waiting {
@@ -72,7 +75,13 @@ impl Hints {
             dropped: AtomicBool::new(false),
         };
         let domains = domains.iter().map(waiting).collect();
-        Hints { bucket: bucket.into(), settings: Arc::new(settings.clone()), domains, told: Arc::default() }
+        Hints {
+            bucket: bucket.into(),
+            settings: Arc::new(settings.clone()),
+            domains,
+            told: Arc::default(),
+            nobodys: Arc::default(),
+        }
     }
 
     /// Whether a store has sent any notification, for any bucket: then it will announce new files.
@@ -88,6 +97,12 @@ impl Hints {
     /// Whether keys of a domain were dropped since a listing began.
     pub(crate) fn have_dropped(&self, domain: &Domain) -> bool {
         self.waiting(domain).is_some_and(|waiting| waiting.dropped.load(Ordering::Relaxed))
+    }
+
+    /// Waits until a store tells of an object of the bucket that is no file of a domain, or has told since this was last
+    /// waited for.
+    pub(crate) async fn of_nobody(&self) {
+        self.nobodys.notified().await;
     }
 
     fn waiting(&self, domain: &Domain) -> Option<&Waiting> {
@@ -114,6 +129,9 @@ impl Hints {
         let matches = |it: &&Waiting| self.settings.name_of(it.domain, key) == Name::File && bucket == &*self.bucket;
         let Some(waiting) = self.domains.iter().find(matches) else {
             metrics::HINTS.with_label_values(&["ignored"]).inc();
+            if bucket == &*self.bucket {
+                self.nobodys.notify_one();
+            }
             return Look::Nobodys;
         };
         let mut keys = waiting.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,6 +265,17 @@ mod tests {
         assert!(looks > 0);
         // What waits then is not lost.
         assert_eq!(hints.of(health).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_looks_for_what_is_nobodys_is_woken_by_an_object_of_the_bucket_alone() {
+        let hints = hints();
+        hints.look("other", "readme.txt");
+        hints.look("raw", "health/a.csv");
+        let woken = tokio::time::timeout(Duration::from_millis(10), hints.of_nobody()).await;
+        assert!(woken.is_err(), "that is in another bucket, and this of a domain");
+        hints.look("raw", "readme.txt");
+        hints.of_nobody().await;
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use freshet_sinks::ledger::Claimant;
 use freshet_sinks::s3::Versions;
 use freshet_topics::Domain;
 use sqlx::PgPool;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 use crate::frame::FrameLimits;
 use crate::gate::Gate;
@@ -50,6 +50,8 @@ pub struct Listener {
     pub(crate) hints: Hints,
     /// Objects were registered, or may be claimed again.
     pub(crate) work_to_do: Arc<Notify>,
+    /// Whose turn it is among the workers that wait to look whether there is work.
+    pub(crate) looks: Mutex<()>,
     /// An object was published.
     pub(crate) sweep_to_do: Notify,
 }
@@ -73,6 +75,7 @@ impl Listener {
             reader: ObjectReader::new(s3).with_limits(settings.read_limits()),
             limits: Arc::new(Limits::new(&settings)),
             leases: Arc::default(),
+            looks: Mutex::new(()),
             sweep_to_do: Notify::new(),
             hints,
             bucket: raw_bucket,

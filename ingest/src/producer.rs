@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use freshet_topics::kafka::KafkaSettings;
@@ -15,7 +16,7 @@ use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use tokio::sync::Notify;
 
 /// The longest value of a message: with key and headers it stays below Kafka's default limit of 1 MB.
@@ -31,7 +32,11 @@ const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Partitions that were added are known after this; by default it would be five minutes.
 const METADATA_REFRESH_MS: &str = "10000";
 
-type Threaded = ThreadedProducer<Deliveries>;
+/// How long the producer's thread waits for delivery reports at a time. rdkafka spins through the last millisecond of a wait,
+/// and its own thread waits a tenth of this: a hundredth of a core while nothing is sent.
+const REPORTS_WAIT: Duration = Duration::from_secs(1);
+
+type Threaded = BaseProducer<Deliveries>;
 
 /// Why a chunk is not acknowledged.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -78,8 +83,8 @@ impl Producer {
             .set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string())
             .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
         let access = Access::new(kafka);
-        let first = Threaded::from_config_and_context(&config, Deliveries { access: access.clone() })?;
-        Ok(Producer { config, access, current: RwLock::new(Arc::new(first)), log: LogClient::new(kafka) })
+        let first = threaded(&config, Deliveries { access: access.clone() })?;
+        Ok(Producer { config, access, current: RwLock::new(first), log: LogClient::new(kafka) })
     }
 
     /// Asks about the logs that it writes to, through a client of its own.
@@ -142,10 +147,10 @@ impl Producer {
             return;
         }
         let deliveries = Deliveries { access: self.access.clone() };
-        match Threaded::from_config_and_context(&self.config, deliveries) {
+        match threaded(&self.config, deliveries) {
             Ok(fresh) => {
                 tracing::warn!(topic, %code, reason, "replaced the Kafka producer after a fatal error");
-                *current = Arc::new(fresh);
+                *current = fresh;
             }
             Err(error) => tracing::error!(topic, %error, "replace the Kafka producer after a fatal error"),
         }
@@ -159,6 +164,20 @@ impl Producer {
             tracing::warn!(%error, "flush the Kafka producer");
         }
     }
+}
+
+/// A producer with a thread of its own that takes its delivery reports, until nobody else has the producer any more.
+fn threaded(config: &ClientConfig, deliveries: Deliveries) -> Result<Arc<Threaded>, KafkaError> {
+    let producer = Arc::new(Threaded::from_config_and_context(config, deliveries)?);
+    let held = Arc::downgrade(&producer);
+    let take_reports = move || {
+        while let Some(producer) = held.upgrade() {
+            producer.poll(REPORTS_WAIT);
+        }
+    };
+    let started = thread::Builder::new().name("kafka-reports".into()).spawn(take_reports);
+    started.map_err(|error| KafkaError::ClientCreation(format!("start a thread for the producer: {error}")))?;
+    Ok(producer)
 }
 
 /// The messages between two resume points.
@@ -197,7 +216,7 @@ impl Chunk {
                         return Err(ProduceError::Full(Arc::clone(&self.topic)));
                     }
                     // Deliveries are served by the producer's own thread.
-                    std::thread::sleep(FULL_PAUSE);
+                    thread::sleep(FULL_PAUSE);
                     record = refused;
                 }
                 Err((source, _)) => {

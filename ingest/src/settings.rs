@@ -18,13 +18,15 @@ pub struct IngestSettings {
     /// local stack sets 100.
     pub list_interval_ms: u64,
     /// Upper bound of this interval, in milliseconds. It doubles while the store announces new files and listings find
-    /// nothing that was not announced. Default 0: it does not grow; the local stack sets 5,000.
+    /// nothing that was not announced; where listings take longer than a hundredth of the time, it may grow to twelve
+    /// times this. Default 0: it does not grow; the local stack sets 5,000.
     pub list_interval_max_ms: u64,
     /// Time between two looks for deleted objects, in milliseconds; each also compares the whole listing with the
     /// ledger again, so that a restored database is noticed. Default 60,000.
     pub reconcile_interval_ms: u64,
     /// Time between two sweeps over published objects, in milliseconds. Default 1,000; while objects are
-    /// waiting for their rows to be applied, the sweep comes four times as often.
+    /// waiting for their rows to be applied, the sweep comes four times as often, and while none is, up to eight times as
+    /// seldom.
     pub sweep_interval_ms: u64,
     /// Longest time that a waiting object whose back-off ends, or that another listener registered, goes
     /// unnoticed by this one, in milliseconds. Default 500.
@@ -35,7 +37,8 @@ pub struct IngestSettings {
     /// matches any characters. Default: markers, checksums, manifests, unfinished uploads ([`crate::names`]).
     pub not_data: Vec<String>,
     /// Time between two looks for objects that belong to no domain, in milliseconds; each lists what is in the bucket
-    /// beside the domains. Default 60,000.
+    /// beside the domains. It doubles, up to `list_interval_max_ms`, while the store announces new files and nothing changes;
+    /// an announced object of no domain ends the wait. Default 60,000.
     pub unmatched_interval_ms: u64,
     /// Objects published at once. Each may hold two chunks in memory. Default 4.
     pub workers: usize,

@@ -12,15 +12,17 @@ use crate::{IngestError, Listener, metrics};
 
 /// Between two looks for versions that are overwritten and not replaced: most are replaced as the newer one is applied.
 const REPLACE_INTERVAL: Duration = Duration::from_secs(60);
+/// While no object waits, the time between two sweeps grows to so many intervals.
+const IDLE_INTERVALS_MAX: u32 = 8;
 
-/// Sweeps every domain at the interval, and four times as often while published objects wait for their rows.
+/// Sweeps every domain at the interval, four times as often while published objects wait for their rows, and less and less
+/// often while none does.
 pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
     let interval = Duration::from_millis(listener.settings.sweep_interval_ms);
-    let (mut failures, mut replaced_at) = (0, None);
+    let (mut failures, mut replaced_at, mut pause) = (0, None, interval);
     while !stop.is_cancelled() {
-        let pause = match sweep_all(&listener, &mut replaced_at).await {
-            Ok(0) => interval,
-            Ok(_) => interval / 4,
+        pause = match sweep_all(&listener, &mut replaced_at).await {
+            Ok(waiting) => next_pause(pause, interval, waiting),
             Err(error) if error_kind(&error) == ErrorKind::Schema => {
                 return Err(IngestError::Schema { action: "sweep the ledger", source: error });
             }
@@ -40,6 +42,19 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
         }
     }
     Ok(())
+}
+
+/// The time until the next sweep. What this listener publishes ends it early.
+///
+/// | objects wait | next |
+/// |---|---|
+/// | some | a quarter of the interval |
+/// | none | twice as long as before, from one interval to [`IDLE_INTERVALS_MAX`] |
+fn next_pause(so_far: Duration, interval: Duration, waiting: u64) -> Duration {
+    match waiting {
+        0 => (so_far * 2).clamp(interval, interval * IDLE_INTERVALS_MAX),
+        _ => interval / 4,
+    }
 }
 
 /// Sweeps, and now and then looks for versions that are overwritten and not replaced yet.
@@ -126,4 +141,20 @@ fn report_repair(object: &Object, received: i64) {
         repair = object.repairs + 1,
         "rows of a published object are missing in the topic: publishing it again"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_come_often_while_objects_wait_and_seldom_while_none_does() {
+        let interval = Duration::from_millis(100);
+        let (mut pause, mut seen) = (interval, Vec::new());
+        for waiting in [0, 0, 0, 0, 0, 5, 1, 0, 0] {
+            pause = next_pause(pause, interval, waiting);
+            seen.push(pause.as_millis());
+        }
+        assert_eq!(seen, [200, 400, 800, 800, 800, 25, 25, 100, 200]);
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use freshet_sinks::unmatched::{self, KEPT_MAX, Unmatched};
 use tokio_util::sync::CancellationToken;
 
-use crate::discover::DiscoverError;
+use crate::discover::{DiscoverError, next_interval};
 use crate::names::{Name, nearest};
 use crate::object::ObjectVersion;
 use crate::{IngestError, Listener};
@@ -20,28 +20,38 @@ const REQUESTS_MAX: usize = 1_000;
 
 /// Looks until `stop`. What does not answer is asked again after the interval.
 pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
-    let interval = Duration::from_millis(listener.settings.unmatched_interval_ms);
-    let mut told = BTreeSet::new();
+    let least = Duration::from_millis(listener.settings.unmatched_interval_ms);
+    let most = Duration::from_millis(listener.settings.list_interval_max_ms).max(least);
+    let (mut told, mut interval) = (BTreeSet::new(), least);
     while !stop.is_cancelled() {
         // Not cut off by `stop`: a transaction is ended rather than left.
         match look(&listener, &stop).await {
-            Ok(found) => tell(&listener, &found, &mut told),
+            Ok(found) => {
+                let is_as_before = !tell(&listener, &found, &mut told);
+                interval = next_interval(interval, least, most, is_as_before && listener.hints.are_told());
+            }
             Err(error) => {
+                interval = least;
                 tracing::warn!(bucket = listener.bucket, %error, "look for objects that belong to no domain");
             }
         }
-        stop.run_until_cancelled(tokio::time::sleep(interval)).await;
+        stop.run_until_cancelled(async {
+            tokio::time::sleep(least).await;
+            _ = tokio::time::timeout(interval - least, listener.hints.of_nobody()).await;
+        })
+        .await;
     }
     Ok(())
 }
 
-/// A line for each object that was not there at the last look.
-fn tell(listener: &Listener, found: &[Unmatched], told: &mut BTreeSet<String>) {
+/// A line for each object that was not there at the last look; whether any was new, or went.
+fn tell(listener: &Listener, found: &[Unmatched], told: &mut BTreeSet<String>) -> bool {
     for object in found.iter().filter(|object| !told.contains(&object.key)) {
         let (bucket, key) = (&listener.bucket, crate::names::told(&object.key, object.hint.as_deref()));
         tracing::warn!(bucket, key, "an object belongs to no domain");
     }
-    *told = found.iter().map(|object| object.key.clone()).collect();
+    let now = found.iter().map(|object| object.key.clone()).collect();
+    std::mem::replace(told, now) != *told
 }
 
 /// One look; gives what is taken down, the newest first.

@@ -26,6 +26,7 @@ pub(crate) async fn run(
 ) -> Result<(), IngestError> {
     let pause = Duration::from_millis(listener.settings.claim_interval_ms);
     let mut failures = 0;
+    let mut has_waited = false;
     while !stop.is_cancelled() {
         // Listening before looking: what is registered in between is not missed.
         let woken = listener.work_to_do.notified();
@@ -34,14 +35,18 @@ pub(crate) async fn run(
         match claim(&listener, turn.fetch_add(1, Ordering::Relaxed)).await {
             Ok(claims) if !claims.is_empty() => {
                 failures = 0;
+                if std::mem::take(&mut has_waited) {
+                    // What nobody told of: there may be more of it, and the others do not look while they wait.
+                    listener.work_to_do.notify_waiters();
+                }
                 attempt_all(&listener, claims, &stop).await?;
             }
             Ok(_) => {
-                tokio::select! {
-                    () = woken => {}
-                    () = tokio::time::sleep(pause) => {}
-                    () = stop.cancelled() => {}
-                }
+                has_waited = tokio::select! {
+                    () = woken => false,
+                    () = wait_for_a_look(&listener, pause) => true,
+                    () = stop.cancelled() => false,
+                };
             }
             Err(error) => {
                 failures += 1;
@@ -50,6 +55,12 @@ pub(crate) async fn run(
         }
     }
     Ok(())
+}
+
+/// Waits until it is this worker's turn to look for what nobody told of: of those that wait, one does in each pause.
+async fn wait_for_a_look(listener: &Listener, pause: Duration) {
+    let _turn = listener.looks.lock().await;
+    tokio::time::sleep(pause).await;
 }
 
 async fn claim(listener: &Listener, turn: usize) -> Result<Vec<Claim>, sqlx::Error> {

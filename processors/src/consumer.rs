@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use freshet_sinks::bookmarks::streams::{self, Binding};
@@ -38,6 +38,10 @@ use crate::unreadable;
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
+/// The same once no record came for [`QUIET`]: no batch waits to be flushed then, and what comes ends the wait.
+const QUIET_POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// A batch is flushed long before this.
+const QUIET: Duration = Duration::from_secs(1);
 /// Partitions that were added are assigned after this; by default it would be five minutes.
 const METADATA_REFRESH_MS: &str = "10000";
 
@@ -288,6 +292,8 @@ pub(crate) struct BookmarkConsumer {
     paused: HashSet<Partition>,
     positions: HashMap<Partition, u64>,
     taker: Taker,
+    /// When the last record came.
+    came_at: Instant,
 }
 
 impl BookmarkConsumer {
@@ -323,7 +329,7 @@ impl BookmarkConsumer {
         let consumer: BaseConsumer<Rebalancer> = config.create_with_context(context)?;
         consumer.subscribe(&[&name])?;
         let (paused, positions, taker) = (HashSet::new(), HashMap::new(), Taker::default());
-        Ok(BookmarkConsumer { consumer, ownership, topic, paused, positions, taker })
+        Ok(BookmarkConsumer { consumer, ownership, topic, paused, positions, taker, came_at: Instant::now() })
     }
 
     fn list(&self, partitions: &HashSet<Partition>) -> TopicPartitionList {
@@ -335,6 +341,17 @@ impl BookmarkConsumer {
     }
 }
 
+/// How long a poll waits.
+///
+/// | partitions are paused | last record | wait |
+/// |---|---|---|
+/// | yes | – | short: what was held back is offered again between polls |
+/// | no | lately | short: a batch may wait |
+/// | no | long ago | longer |
+fn poll_timeout(is_paused: bool, since_last: Duration) -> Duration {
+    if is_paused || since_last < QUIET { POLL_TIMEOUT } else { QUIET_POLL_TIMEOUT }
+}
+
 fn broker_error(error: impl std::error::Error + 'static) -> ConsumerError {
     ConsumerError::BrokerError(Box::new(error))
 }
@@ -342,7 +359,7 @@ fn broker_error(error: impl std::error::Error + 'static) -> ConsumerError {
 impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
     /// Errors end the processor's run; it joins again with back-off.
     fn poll(&mut self, _timeout: Option<Duration>) -> Result<Option<BrokerMessage<Consumed>>, ConsumerError> {
-        let polled = self.consumer.poll(POLL_TIMEOUT);
+        let polled = self.consumer.poll(poll_timeout(!self.paused.is_empty(), self.came_at.elapsed()));
         if let Some(failure) = self.ownership.lock().failure.take() {
             return Err(ConsumerError::BrokerError(failure.into()));
         }
@@ -359,6 +376,7 @@ impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
                 return Err(refused.map_or_else(|| broker_error(error), |why| ConsumerError::BrokerError(why.into())));
             }
         };
+        self.came_at = Instant::now();
         let index = u16::try_from(message.partition()).map_err(broker_error)?;
         let offset = u64::try_from(message.offset()).map_err(broker_error)?;
         let partition = Partition::new(self.topic, index);
@@ -428,4 +446,22 @@ pub(crate) fn is_transient(error: &KafkaError) -> bool {
                 | Code::RebalanceInProgress
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_waits_long_only_where_nothing_is_held_back_and_nothing_came_lately() {
+        let [lately, long_ago] = [QUIET / 2, QUIET];
+        for (is_paused, since_last, expected) in [
+            (false, lately, POLL_TIMEOUT),
+            (false, long_ago, QUIET_POLL_TIMEOUT),
+            (true, lately, POLL_TIMEOUT),
+            (true, long_ago, POLL_TIMEOUT),
+        ] {
+            assert_eq!(poll_timeout(is_paused, since_last), expected, "{is_paused} {since_last:?}");
+        }
+    }
 }

@@ -10,7 +10,8 @@
 //! 4. **polars**: the same files by a script of polars' that casts, cleans and upserts, one process a table, where
 //!    `scripts/setup bench` has installed it.
 //! 5. **drop to visible**: small files one after the other, each until its row can be selected.
-//! 6. **many small files**: thousands of one row each, by 16 clients, until all are applied.
+//! 6. **many small files**: thousands of one row each, by 16 clients, first where nobody listens, then until all are
+//!    applied.
 //! 7. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
 //!    correct, while small files keep coming.
 //!
@@ -168,7 +169,9 @@ async fn measure(
         polars: polars.map_or(0.0, rate),
         cost,
         visible,
+        put_rate: many.put_rate,
         many_rate: many.rate,
+        many_cost: many.cost,
         many_applied: many.until_applied,
         unchanged,
         corrected,

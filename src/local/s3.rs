@@ -80,6 +80,10 @@ pub(super) fn write_notification(folder: &Folder, tell_to: Option<&TellTo>) -> a
 }
 
 /// Notifications are hints, and the listing finds what is lost: few retries, in quick succession.
+///
+/// Both buckets keep versions. For a PUT, SeaweedFS creates the version's file, and the folder of the key's versions if there is
+/// none, before it updates that folder to name the current version. Only this last step makes the version visible, so only
+/// it is announced: a third of the messages, and none too early.
 fn notification_toml(tell_to: &TellTo) -> String {
     let TellTo { address, token, paths } = tell_to;
     // Strings of JSON are strings of TOML.
@@ -87,7 +91,7 @@ fn notification_toml(tell_to: &TellTo) -> String {
     let paths: Vec<String> = paths.iter().map(|path| text(path)).collect();
     format!(
         "[notification.webhook]\nenabled = true\nendpoint = {}\nbearer_token = {}\npath_prefixes = [{}]\n\
-         event_types = [\"create\", \"update\", \"rename\"]\n\
+         event_types = [\"update\", \"rename\"]\n\
          timeout_seconds = 2\nmax_retries = 1\nbackoff_seconds = 1\nmax_backoff_seconds = 1\n",
         text(&format!("http://{address}{EVENTS}")),
         text(token.expose_secret()),
@@ -180,6 +184,8 @@ mod tests {
         assert_eq!(webhook["endpoint"].as_str(), Some("http://127.0.0.1:4100/s3-events"));
         assert_eq!(webhook["bearer_token"].as_str(), Some("to\"ken"));
         assert_eq!(webhook["path_prefixes"][1].as_str(), Some("/buckets/out/x/"));
+        let types: Vec<_> = webhook["event_types"].as_array().expect("a list").iter().map(|it| it.as_str()).collect();
+        assert_eq!(types, [Some("update"), Some("rename")]);
     }
 
     #[test]

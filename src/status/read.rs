@@ -68,11 +68,12 @@ pub async fn read(
 /// One that is overwritten says nothing any more.
 async fn mostly_rejected(connection: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {
     let counts: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT o.domain, count(*) FROM pipeline.objects o
-         CROSS JOIN LATERAL (
-            SELECT sum(p.rejected) AS rejected FROM pipeline.progress p
-            WHERE p.object = o.id AND p.generation = o.generation
+        "SELECT o.domain, count(*) FROM (
+            -- Few files have any: not each file of a day is looked at.
+            SELECT object, generation, sum(rejected) AS rejected FROM pipeline.progress
+            WHERE rejected > 0 GROUP BY object, generation
          ) AS p
+         JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
          WHERE o.applied_at > now() - interval '1 day' AND o.state = $1 AND 2 * p.rejected > o.rows AND NOT EXISTS (
             SELECT FROM pipeline.objects n WHERE n.bucket = o.bucket AND n.key = o.key AND n.src_ord > o.src_ord
          )

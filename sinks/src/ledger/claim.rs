@@ -20,15 +20,20 @@ use crate::transactions::{self, Limits};
 pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
 
 /// Objects of which [`may_claim`] says yes.
+///
+/// `OFFSET 0` has the older versions of a key looked up by that key. By their state, as Postgres chooses otherwise while few
+/// objects waited when it last counted, all that wait are read for each that waits.
 const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                 WHERE o.state IN ('discovered', 'publishing')
                   AND (o.state = 'discovered' OR o.lease_until IS NULL
                       OR t.now NOT BETWEEN coalesce(o.lease_from, '-infinity') AND o.lease_until)
                   AND t.now NOT BETWEEN coalesce(o.wait_from, '-infinity') AND o.next_attempt_at
                   AND NOT EXISTS (
-                      SELECT FROM pipeline.objects e
-                      WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord
-                        AND e.state IN ('discovered', 'publishing') AND e.attempts < $4)";
+                      SELECT FROM (
+                          SELECT e.state, e.attempts FROM pipeline.objects e
+                          WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord OFFSET 0
+                      ) AS e
+                      WHERE e.state IN ('discovered', 'publishing') AND e.attempts < $4)";
 /// Objects that may be taken together with others.
 const IS_SMALL: &str = "(o.state = 'discovered' AND o.attempts = 0 AND o.resume_row = 0 AND o.size_bytes <= $6)";
 

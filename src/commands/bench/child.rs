@@ -33,6 +33,7 @@ pub(super) struct Child {
     env: HashMap<String, String>,
     s3: Client,
     bucket: String,
+    outputs_bucket: String,
 }
 
 impl Child {
@@ -63,9 +64,9 @@ impl Child {
             secret_access_key: of("AWS_SECRET_ACCESS_KEY")?.into(),
             ..S3Settings::default()
         };
-        let bucket = of("FRESHET_RAW_BUCKET")?;
+        let (bucket, outputs_bucket) = (of("FRESHET_RAW_BUCKET")?, of("FRESHET_PROCESSED_BUCKET")?);
         let s3 = s3::client(&settings).await;
-        Ok(Child { process, data: data.to_owned(), log, env, s3, bucket })
+        Ok(Child { process, data: data.to_owned(), log, env, s3, bucket, outputs_bucket })
     }
 
     /// How to reach its Postgres.
@@ -82,6 +83,11 @@ impl Child {
 
     pub(super) async fn put(&self, key: &str, bytes: Vec<u8>) -> Result<()> {
         put(&self.s3, &self.bucket, key, ByteStream::from(bytes)).await
+    }
+
+    /// Puts an object into the bucket of the outputs, where nobody listens and nobody looks.
+    pub(super) async fn put_unheard(&self, key: String, bytes: Vec<u8>) -> Result<()> {
+        put(&self.s3, &self.outputs_bucket, &key, ByteStream::from(bytes)).await
     }
 
     /// Drops files, so many at once.

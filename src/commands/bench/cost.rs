@@ -31,6 +31,19 @@ impl Cost {
         }
     }
 
+    /// What each of so many things cost.
+    pub(super) fn of_each(&self, things: u32) -> Cost {
+        let of_each = |seconds: f64| seconds / f64::from(things);
+        Cost {
+            freshet: of_each(self.freshet),
+            postgres: of_each(self.postgres),
+            kafka: of_each(self.kafka),
+            store: of_each(self.store),
+            idle: of_each(self.idle),
+            available: of_each(self.available),
+        }
+    }
+
     /// Of all parts.
     pub(super) fn all(&self) -> f64 {
         self.freshet + self.postgres + self.kafka + self.store
@@ -154,5 +167,6 @@ mod tests {
         assert_eq!(cost.all(), 21.0);
         let later = Cost { postgres: 9.0, ..cost };
         assert_eq!(later.since(&cost), Cost { postgres: 2.0, ..Cost::default() });
+        assert_eq!(cost.of_each(2).all(), 10.5);
     }
 }

@@ -21,8 +21,12 @@ pub(super) struct Run {
     pub(super) cost: Cost,
     /// One a small file.
     pub(super) visible: Vec<Duration>,
+    /// Many small files at once where nobody listens, files a second.
+    pub(super) put_rate: f64,
     /// Many small files at once, files a second.
     pub(super) many_rate: f64,
+    /// Of one of them.
+    pub(super) many_cost: Cost,
     /// Until applied, one a file.
     pub(super) many_applied: Vec<Duration>,
     /// A replay that had nothing to correct.
@@ -79,7 +83,15 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     line("until the outputs are published too, s", &|run| run.outputs_seconds, &|value| format!("{value:.1}"), "");
     line("drop to visible, p50", &visible(0.5), &milliseconds, "< 300 ms");
     line("drop to visible, p99", &visible(0.99), &milliseconds, "< 1,000 ms");
+    line("many small files, PUT alone, files/s (the limit)", &|run| run.put_rate, &rate, "");
     line("many small files, files/s", &|run| run.many_rate, &rate, "≥ 1,000");
+    let many_cost = |of: fn(&Cost) -> f64| move |run: &Run| of(&run.many_cost) * 1e6;
+    let whole_microseconds = |value: f64| format!("{value:.0} µs");
+    line("CPU a small file", &many_cost(Cost::all), &whole_microseconds, "");
+    line("  of freshet", &many_cost(|cost| cost.freshet), &whole_microseconds, "");
+    line("  of Postgres", &many_cost(|cost| cost.postgres), &whole_microseconds, "");
+    line("  of Kafka", &many_cost(|cost| cost.kafka), &whole_microseconds, "");
+    line("  of SeaweedFS", &many_cost(|cost| cost.store), &whole_microseconds, "");
     line("many small files until applied, p50", &|run| of(&run.many_applied, 0.5), &milliseconds, "");
     line("many small files until applied, p99", &|run| of(&run.many_applied, 0.99), &milliseconds, "");
     line("replay, nothing to correct, rows/s", &|run| run.unchanged.rate, &rate, "");
@@ -102,6 +114,7 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
             options.small_files
         ),
         format!("many:    {} files of one row, dropped by 16 clients at once", thousands(options.many_files.into())),
+        "         PUT alone: the same files into the bucket of the outputs, which freshet does not read there".into(),
         "replay:  `freshet replay all --from beginning` beside the running pipeline, from its beginning to its end;"
             .into(),
         "         small files are dropped one after the other meanwhile".into(),
@@ -148,7 +161,9 @@ mod tests {
             polars: 142_468.0,
             cost: Cost { freshet: 6.5, postgres: 7.0, kafka: 1.0, store: 1.25, idle: 2.0, available: 20.0 },
             visible: vec![Duration::from_millis(210); 50],
+            put_rate: 2_345.0,
             many_rate: 1_234.0,
+            many_cost: Cost { freshet: 0.0006, postgres: 0.0003, kafka: 0.0002, store: 0.0015, ..Cost::default() },
             many_applied: vec![Duration::from_millis(2_222); 9],
             unchanged: Replayed { rate: 142_468.0, visible: vec![Duration::from_millis(333); 9] },
             corrected: Replayed { rate: 71_234.0, visible: vec![Duration::from_millis(444); 9] },
@@ -161,7 +176,9 @@ mod tests {
             "34 %",
             "79 %",
             "210 ms",
+            "2,345",
             "1,234",
+            "2600 µs",
             "2222 ms",
             "200 %",
             "333 ms",
