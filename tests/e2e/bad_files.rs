@@ -35,7 +35,7 @@ async fn a_bad_file_is_rejected_before_a_row_of_it_is_published() {
         (
             "health/keys.csv",
             b"location_id,date,remarks\n1,2025-01-01,x\n".to_vec(),
-            "no column of health beside its key",
+            "no column of health besides its key",
         ),
         (
             "health/semicolons.csv",

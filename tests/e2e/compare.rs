@@ -43,7 +43,7 @@ async fn rows_only_here_only_there_and_different_are_counted_and_shown() {
         "locations: 2 rows here, 2 there: 0 only here, 0 only there, 1 different",
         "    population differs: 1",
         "    different: id=2, population 200000 here, 200001 there",
-        "climate_data: not there",
+        "climate_data: missing there",
         "health_data: 2 rows here, 3 there: 1 only here, 1 only there, 0 different",
         "    skipped there, because another row with the same key has a greater id: 1",
         "    missing there, not compared: heatstroke_cases",

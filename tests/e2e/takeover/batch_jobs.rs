@@ -72,7 +72,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
         assert!(line.starts_with(expected), "{line}\n{expected}\n{health:#?}");
     }
     assert_eq!(health.details.len(), OF_HEALTH.len() - 1, "{health:#?}");
-    assert!(says(of(&dry, "table", "hospital_data"), "set aside 1 row whose"), "{dry:#?}");
+    assert!(says(of(&dry, "table", "hospital_data"), "move 1 row to pipeline.taken_over_duplicates"), "{dry:#?}");
     assert!(says(of(&dry, "table", "locations"), "widen column name from character varying(100) to text"), "{dry:#?}");
     assert!(says(of(&dry, "table", "climate_data"), "add primary key (id)"), "{dry:#?}");
     assert!(dry.iter().all(|finding| finding.standing == Standing::Would), "{dry:#?}");
@@ -151,13 +151,13 @@ async fn what_cannot_be_taken_over_leaves_everything_as_it_was_and_says_what_to_
     let before = everything(&world).await;
     let said = setup::prepare(&world.services, false).await;
     let schema = said.iter().find(|it| it.kind == "schema").expect("the schema");
-    let expected = "nothing was changed: table hospital_data: set aside 1 row whose";
+    let expected = "nothing was changed: table hospital_data: move 1 row to";
     assert!(schema.said.starts_with(expected) && schema.said.contains("rows are kept"), "{schema}");
     assert_eq!(schema.standing, Standing::Failed);
     assert_eq!(everything(&world).await, before);
 
     world.execute("DROP TRIGGER keep ON hospital_data").await;
     let done = setup::prepare(&world.services, false).await;
-    assert!(says(of(&done, "table", "hospital_data"), "set aside 1 row whose"), "{done:#?}");
+    assert!(says(of(&done, "table", "hospital_data"), "move 1 row to pipeline.taken_over_duplicates"), "{done:#?}");
     assert!(done.iter().all(|finding| !matches!(finding.standing, Standing::Failed | Standing::Differs)), "{done:#?}");
 }
