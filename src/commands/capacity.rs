@@ -46,6 +46,8 @@ pub struct CapacityOptions {
 /// A session of Postgres runs on one core: each processor that writes keeps one busy. Cores of the largest servers that
 /// are easy to rent; more than that, and the rows have to be shared by several databases.
 const POSTGRES_CORES_MAX: f64 = 96.0;
+/// As `kafka.partitions` has it unless it is set.
+const PARTITIONS_MIN: u64 = 12;
 /// One table of one Postgres takes at most 32 TiB; long before that, it is better partitioned by date.
 const TABLE_BYTES_MAX: f64 = 32.0 * (1_u64 << 40) as f64;
 
@@ -92,7 +94,7 @@ impl Plan {
             ingest_processes: processes(cores(row.ingest_us)),
             processor_processes,
             // Room to double the processors without making new partitions, which begins a new reading of open files.
-            partitions: (processor_processes * 2).max(4),
+            partitions: (processor_processes * 2).max(PARTITIONS_MIN),
             freshet_cores: cores(row.ingest_us + row.process_us + row.metrics_us),
             kafka_cores: cores(row.kafka_us * options.replicas as f64),
             kafka_bytes_per_second: rows_per_second * topic_bytes,
@@ -154,6 +156,9 @@ fn render(options: &CapacityOptions, plan: &Plan, look: Look) -> String {
         let _ = writeln!(text, "{}", look.faint(said));
     };
     note(&format!("Planned for cores that are {} % busy, and rows that are all of one domain.", options.busy));
+    if plan.ingest_processes == 1 || plan.processor_processes == 1 {
+        note("Where one process is enough, a second one goes on without a gap when it is lost.");
+    }
     if plan.partition_tables {
         note("The table is too large to be handled as one: partition it by date (docs/scaling.md).");
     }
@@ -211,7 +216,7 @@ mod tests {
     #[test]
     fn a_small_load_needs_one_process_of_each() {
         let plan = Plan::new(&options(1_000));
-        assert_eq!((plan.ingest_processes, plan.processor_processes, plan.partitions), (1, 1, 4));
+        assert_eq!((plan.ingest_processes, plan.processor_processes, plan.partitions), (1, 1, 12));
         assert_eq!((plan.databases, plan.partition_tables), (1, false));
         assert_eq!(plan.postgres_bytes, 1_000.0 * 200.0 * 10.0);
     }
@@ -224,7 +229,7 @@ mod tests {
         let cores = [large.freshet_cores, large.kafka_cores, large.postgres_cores];
         let expected = [6.0, 3.0, 6.0].map(|microseconds: f64| 0.1 * microseconds / 0.6);
         assert!(cores.iter().zip(expected).all(|(found, wanted)| (found - wanted).abs() < 1e-9), "{cores:?}");
-        assert_eq!((large.ingest_processes, large.processor_processes, large.partitions), (1, 1, 4));
+        assert_eq!((large.ingest_processes, large.processor_processes, large.partitions), (1, 1, 12));
         assert_eq!(large.kafka_bytes_per_second, 100_000.0 * 60.0 * 0.5 * 3.0);
         assert_eq!(large.postgres_log_bytes_per_second, 100_000.0 * 160.0);
         assert!(large.partition_tables, "{} bytes", large.postgres_bytes);
@@ -244,6 +249,12 @@ mod tests {
         }
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         println!("{text}");
+    }
+
+    #[test]
+    fn no_fewer_partitions_are_planned_than_setup_would_make() {
+        let default: toml::Table = crate::config::DEFAULT.parse().expect("default.toml");
+        assert_eq!(default["kafka"]["partitions"].as_integer(), Some(PARTITIONS_MIN.cast_signed()));
     }
 
     #[test]

@@ -202,8 +202,7 @@ pub(super) async fn prepare(services: &Services, progress: &impl Fn(&str)) -> an
     Ok(())
 }
 
-/// What other programs source to reach the stack.
-pub(super) fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
+fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {
     vec![
         ("AWS_ENDPOINT_URL_S3", config.s3.endpoint.clone()),
         ("AWS_ACCESS_KEY_ID", config.s3.access_key_id.expose_secret().to_owned()),

@@ -204,7 +204,7 @@ impl<'a> Planner<'a> {
 
     /// A table that is there.
     fn change(&mut self, schema: &str, found: &'a Found, formerly: &[String]) {
-        if found.kind != "r" {
+        if !found.is_table() {
             let said = format!("what is there is no plain table (pg_class.relkind is {}): move it away", found.kind);
             self.plan.blocked.push(said);
             return;

@@ -1,10 +1,11 @@
 //! `freshet bench --scale`: several processes of each role share a load on topics of 12 partitions.
 //!
-//! 1. The first half of the files, by the same processes all through: what a row costs in each role, in Postgres and in
+//! 1. Each eleventh file, to warm up: a Java that has just started costs three times as much.
+//! 2. The first half of the others, by the same processes all through: what a row costs in each role, in Postgres and in
 //!    Kafka, and what it leaves there. `freshet capacity` plans with these numbers.
-//! 2. The second half: once a sixth of it is committed, one listener and one processor of each domain are added; once
+//! 3. The second half: once a sixth of it is committed, one listener and one processor of each domain are added; once
 //!    two thirds are, the first of each is stopped. How the processes shared the rows, and whether the plan made with the
-//!    numbers of 1 fits.
+//!    numbers of 2 fits.
 //!
 //! At the end each row is in its table once.
 
@@ -44,11 +45,18 @@ pub struct ScaleOptions {
 }
 
 /// Of each topic.
-pub(super) const PARTITIONS: u64 = 12;
+pub(super) const PARTITIONS: &str = "12";
 /// Of the 100 connections of the stack's Postgres, those that are left for the processes.
 const CONNECTIONS: u64 = 80;
-/// The default would have each process list all day; on AWS it is 30 s.
-const LIST_INTERVAL: Duration = Duration::from_secs(1);
+/// What differs from the defaults of production: there is one broker, files are found sooner, and listeners that are
+/// faster than the processors leave files for those that come later.
+pub(super) const SETTINGS: [(&str, &str); 5] = [
+    ("kafka.partitions", PARTITIONS),
+    ("kafka.replication", "1"),
+    ("kafka.min_insync_replicas", "1"),
+    ("ingest.list_interval_ms", "1000"),
+    ("ingest.lag_rows_max", "100000"),
+];
 /// Joining a group takes some seconds.
 const SHARED_TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
@@ -71,22 +79,25 @@ async fn measure(options: &ScaleOptions, stage: &mut Stage, files: &Load) -> Res
     stage.shared(options.processors).await?;
     stage.drop(&files.dimensions).await?;
     wait_until_applied(&pool, files.dimensions.len()).await?;
-    let [first, second] = [0, 1].map(|half| files.facts.iter().skip(half).step_by(2).cloned().collect::<Vec<_>>());
-    let (first_half, second_half) = (Half::of(&first)?, Half::of(&second)?);
+    let [warm_up, first, second] = parts(&files.facts);
+    let (warmed_up, first_half, second_half) = (Part::of(&warm_up)?, Part::of(&first)?, Part::of(&second)?);
+    stage.drop(&warm_up).await?;
+    wait_until_applied(&pool, files.dimensions.len() + warm_up.len()).await?;
 
     load::checkpoint(&pool).await;
     let before = stage.usage().await?;
     stage.drop(&first).await?;
-    until_committed(&pool, first_half.rows()).await?;
+    let committed = warmed_up.rows() + first_half.rows();
+    until_committed(&pool, committed).await?;
     let steady = stage.usage().await?.since(&before);
-    wait_until_applied(&pool, files.dimensions.len() + first.len()).await?;
+    wait_until_applied(&pool, files.dimensions.len() + warm_up.len() + first.len()).await?;
 
     load::checkpoint(&pool).await;
     let done = stage.done().await?;
     let before = stage.usage().await?;
     let (s3, bucket) = (stage.services.s3.clone(), stage.services.config.s3.raw_bucket.clone());
     let dropped = drop_files(&s3, &bucket, &second, UPLOADS);
-    tokio::try_join!(dropped, change(options, stage, &first_half, &second_half))?;
+    tokio::try_join!(dropped, change(options, stage, committed, second_half.rows()))?;
     let changed = stage.usage().await?.since(&before);
     wait_until_applied(&pool, files.dimensions.len() + files.facts.len()).await?;
     verify(&pool, files.rows).await?;
@@ -100,17 +111,27 @@ async fn measure(options: &ScaleOptions, stage: &mut Stage, files: &Load) -> Res
     })
 }
 
+/// The files to warm up with, and two halves of the others; rows of each domain in all of them.
+fn parts(files: &[SampleFile]) -> [Vec<SampleFile>; 3] {
+    let mut parts = <[Vec<SampleFile>; 3]>::default();
+    for (number, file) in files.iter().enumerate() {
+        let part = if number % 11 == 0 { 0 } else { 1 + number % 2 };
+        parts[part].push(file.clone());
+    }
+    parts
+}
+
 /// Adds one of each while the second half is under way, and stops the first of each.
-async fn change(options: &ScaleOptions, stage: &mut Stage, first: &Half, second: &Half) -> Result<()> {
+async fn change(options: &ScaleOptions, stage: &mut Stage, committed: i64, rows: i64) -> Result<()> {
     let pool = stage.services.pool.clone();
-    until_committed(&pool, first.rows() + second.rows() / 6).await?;
+    until_committed(&pool, committed + rows / 6).await?;
     for role in shared_roles() {
         stage.add(role)?;
     }
     stage.shared(options.processors + 1).await?;
-    until_committed(&pool, first.rows() + second.rows() * 2 / 3).await?;
+    until_committed(&pool, committed + rows * 2 / 3).await?;
     stage.stop_the_first_of_each().await?;
-    until_committed(&pool, first.rows() + second.rows()).await
+    until_committed(&pool, committed + rows).await
 }
 
 /// The roles of which there are several.
@@ -118,27 +139,27 @@ fn shared_roles() -> impl Iterator<Item = Role> {
     [Role::Ingest].into_iter().chain(facts(chosen()).map(Role::Process))
 }
 
-/// The files of a half.
-struct Half {
+/// What the files of a part hold.
+struct Part {
     files: u64,
     bytes: u64,
     /// By domain.
     rows: BTreeMap<&'static str, u64>,
 }
 
-impl Half {
-    fn of(files: &[SampleFile]) -> Result<Half> {
-        let mut half = Half { files: files.len() as u64, bytes: 0, rows: BTreeMap::new() };
+impl Part {
+    fn of(files: &[SampleFile]) -> Result<Part> {
+        let mut part = Part { files: files.len() as u64, bytes: 0, rows: BTreeMap::new() };
         for file in files {
             let is_its = |domain: &&'static Domain| domain.matches(&file.key, []);
             let domain = facts(chosen()).find(is_its).with_context(|| format!("{} belongs to no domain", file.key))?;
             let text = std::fs::read(&file.path).with_context(|| format!("read file {}", file.path.display()))?;
             // A heading, and a line a row.
             let lines = text.iter().filter(|byte| **byte == b'\n').count() as u64;
-            *half.rows.entry(domain.name).or_default() += lines.saturating_sub(1);
-            half.bytes += file.bytes;
+            *part.rows.entry(domain.name).or_default() += lines.saturating_sub(1);
+            part.bytes += file.bytes;
         }
-        Ok(half)
+        Ok(part)
     }
 
     fn rows(&self) -> i64 {
@@ -154,7 +175,7 @@ impl Half {
 type Counted = BTreeMap<String, (Role, Done)>;
 
 /// What the stopped ones did last nobody could ask them: they did what the others of their role did not.
-fn shares(before: &Counted, after: &Counted, half: &Half) -> Vec<Share> {
+fn shares(before: &Counted, after: &Counted, half: &Part) -> Vec<Share> {
     let mut shares = Vec::new();
     for role in shared_roles() {
         let of_role = |counted: &Counted| {
@@ -197,8 +218,8 @@ struct Stage {
 
 impl Stage {
     async fn start(options: &ScaleOptions, data: &Path) -> Result<Stage> {
-        let sources = Sources { file: None, set: vec![("kafka.partitions".into(), PARTITIONS.to_string())] };
-        let mut config = config::load(&sources, Base::Local)?;
+        let set = SETTINGS.map(|(setting, value)| (setting.to_owned(), value.to_owned())).to_vec();
+        let mut config = config::load(&Sources { file: None, set }, Base::Production)?;
         let parts = Options { data_dir: data.to_owned(), kafka: true, postgres: true, s3: true, tell_to: None };
         let stack = LocalStack::start(parts, |line| eprintln!("  {line}")).await?;
         up::point_at(&mut config, &stack);
@@ -211,7 +232,6 @@ impl Stage {
         // One of each more comes later.
         let processes = (roles.len() + shared_roles().count()) as u64;
         config.postgres.connections_max = u32::try_from((CONNECTIONS / processes).max(2))?;
-        config.ingest.list_interval_ms = LIST_INTERVAL.as_millis() as u64;
         let services = Services::new(config).await?;
         let prepared = up::prepare(&services, &|line: &str| eprintln!("  {line}")).await;
         let (folder, ended) = (data.to_owned(), BTreeMap::new());
@@ -352,6 +372,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn some_files_warm_up_and_the_others_are_halved() {
+        let file = |number: usize| SampleFile { key: number.to_string(), path: PathBuf::new(), bytes: 1 };
+        let [warm_up, first, second] = parts(&(0..80).map(file).collect::<Vec<_>>());
+        assert_eq!((warm_up.len(), first.len(), second.len()), (8, 36, 36));
+    }
+
+    #[test]
     fn the_bytes_of_a_topic_are_those_of_its_logs() {
         let folder = tempfile::tempdir().expect("a folder");
         for (name, bytes) in [
@@ -376,7 +403,7 @@ mod tests {
             let one = |(name, rows): &(&str, u64)| ((*name).to_owned(), (role, Done { files: 0, rows: *rows }));
             pairs.iter().map(one).collect::<Counted>()
         };
-        let half = Half { files: 0, bytes: 0, rows: BTreeMap::from([(domain.name, 1_000)]) };
+        let half = Part { files: 0, bytes: 0, rows: BTreeMap::from([(domain.name, 1_000)]) };
         let shares = shares(&counted(&[("1", 50), ("2", 60)]), &counted(&[("2", 460), ("3", 350)]), &half);
         let found: Vec<_> = shares.iter().map(|it| (it.name.as_str(), it.note, it.done.rows, it.of_rows)).collect();
         assert_eq!(found, [("1", "stopped", 250, 1_000), ("2", "", 400, 1_000), ("3", "added", 350, 1_000)]);

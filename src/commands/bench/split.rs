@@ -100,7 +100,7 @@ pub(super) fn render(scaled: &Scaled, look: Look) -> String {
     let cost = steady.cost();
     [
         format!(
-            "{} rows of {} bytes, {PARTITIONS} partitions a topic, {listeners} listeners, {processors} processors a domain",
+            "{} rows of {} bytes, {PARTITIONS} partitions a topic; listeners: {listeners}, processors of a domain: {processors}",
             thousands((steady.rows + changed.rows) as i64),
             steady.row_bytes(),
         ),
@@ -110,8 +110,8 @@ pub(super) fn render(scaled: &Scaled, look: Look) -> String {
         shares_table(shares, look),
         look.faint("The rows of the second half. Each row is in its table, and counted once."),
         String::new(),
-        costs_table(steady, look),
-        look.faint("A row of the first half."),
+        costs_table(steady, changed, look),
+        look.faint("What a row costs, starting the processes that were added included."),
         String::new(),
         plan_table(&cost, changed, look),
         look.faint("The second half, as planned from what a row of the first half cost, and as measured."),
@@ -132,21 +132,24 @@ fn shares_table(shares: &[Share], look: Look) -> String {
     table(look, &records, 2)
 }
 
-fn costs_table(usage: &Usage, look: Look) -> String {
-    let microseconds = |seconds: f64| format!("{:.2} µs", seconds * 1e6 / usage.rows);
-    let size = |bytes: f64| format!("{:.0} bytes", bytes / usage.rows);
+fn costs_table(steady: &Usage, changed: &Usage, look: Look) -> String {
+    let line = |name: &str, of: fn(&Usage) -> f64, show: fn(f64) -> String| {
+        [name.to_owned(), show(of(steady) / steady.rows), show(of(changed) / changed.rows)]
+    };
+    let microseconds = |seconds: f64| format!("{:.2} µs", seconds * 1e6);
+    let size = |bytes: f64| format!("{bytes:.0} bytes");
     let records = [
-        ["a row".to_owned(), String::new()],
-        ["CPU of the listeners".into(), microseconds(usage.ingest)],
-        ["CPU of the processors".into(), microseconds(usage.process)],
-        ["CPU of the outputs' role".into(), microseconds(usage.metrics)],
-        ["CPU of Postgres".into(), microseconds(usage.postgres)],
-        ["CPU of Kafka".into(), microseconds(usage.kafka)],
-        ["CPU of SeaweedFS".into(), microseconds(usage.store)],
-        ["in its CSV file".into(), size(usage.csv_bytes)],
-        ["in the topic".into(), size(usage.topic_bytes)],
-        ["in Postgres' log".into(), size(usage.log_bytes)],
-        ["in the table and its indexes".into(), size(usage.table_bytes)],
+        ["a row", "first half", "second half"].map(str::to_owned),
+        line("CPU of the listeners", |it| it.ingest, microseconds),
+        line("CPU of the processors", |it| it.process, microseconds),
+        line("CPU of the outputs' role", |it| it.metrics, microseconds),
+        line("CPU of Postgres", |it| it.postgres, microseconds),
+        line("CPU of Kafka", |it| it.kafka, microseconds),
+        line("CPU of SeaweedFS", |it| it.store, microseconds),
+        line("in its CSV file", |it| it.csv_bytes, size),
+        line("in the topic", |it| it.topic_bytes, size),
+        line("in Postgres' log", |it| it.log_bytes, size),
+        line("in the table and its indexes", |it| it.table_bytes, size),
     ];
     table(look, &records.map(Vec::from), 1)
 }

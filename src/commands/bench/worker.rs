@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use secrecy::ExposeSecret;
 
 use super::cost;
+use super::scale::SETTINGS;
 use crate::commands::healthcheck;
 use crate::commands::terminal::span;
-use crate::commands::up;
 use crate::config::Config;
 use crate::roles::Role;
 
@@ -64,18 +65,22 @@ impl Worker {
         // Whoever takes the port until the role listens makes it fail, and says so.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         let address = address.context("find a free port")?;
-        let settings = [
-            format!("http.listen={address}"),
-            format!("postgres.connections_max={}", config.postgres.connections_max),
-            format!("ingest.list_interval_ms={}", config.ingest.list_interval_ms),
-            format!("metrics.cache_dir={}", folder.join("cache").display()),
+        let own = [
+            ("http.listen", address.to_string()),
+            ("postgres.connections_max", config.postgres.connections_max.to_string()),
+            ("metrics.cache_dir", folder.join("cache").display().to_string()),
         ];
+        let settings = SETTINGS.map(|(setting, value)| (setting, value.to_owned())).into_iter().chain(own);
         let process = tokio::process::Command::new(std::env::current_exe().context("find this program")?)
             .arg(name)
             .args(Some(domain).filter(|domain| !domain.is_empty()))
-            .args(settings.iter().flat_map(|setting| ["--set", setting]))
-            // They are those of a shell that has sourced the `env` of a running stack.
-            .envs(up::env_values(config, ""))
+            .args(settings.flat_map(|(setting, value)| ["--set".to_owned(), format!("{setting}={value}")]))
+            .arg("--data")
+            .arg(folder)
+            // By these it would take other settings than the benchmark itself.
+            .env_remove("FRESHET_CONFIG")
+            .env_remove("FRESHET_RAW_BUCKET")
+            .envs(services(config))
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log file")?)
             .stderr(log)
@@ -138,6 +143,18 @@ impl Worker {
     fn id(&self) -> Result<u32> {
         self.process.id().with_context(|| format!("{} has ended", self.name()))
     }
+}
+
+/// Where the stack is, as variables that nothing else in the environment wins over.
+fn services(config: &Config) -> [(&'static str, &str); 6] {
+    [
+        ("FRESHET__KAFKA__BROKERS", &config.kafka.brokers),
+        ("FRESHET__POSTGRES__URL", config.postgres.url.expose_secret()),
+        ("FRESHET__S3__ENDPOINT", &config.s3.endpoint),
+        ("FRESHET__S3__REGION", &config.s3.region),
+        ("FRESHET__S3__ACCESS_KEY_ID", config.s3.access_key_id.expose_secret()),
+        ("FRESHET__S3__SECRET_ACCESS_KEY", config.s3.secret_access_key.expose_secret()),
+    ]
 }
 
 #[cfg(test)]
