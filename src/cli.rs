@@ -22,7 +22,7 @@ use crate::commands::republish::{self, RepublishArgs};
 use crate::commands::status::{StatusArgs, render};
 use crate::commands::terminal::Look;
 use crate::commands::{
-    bench, check, demo, generate, healthcheck, init, lineage, restored, setup, silent, topics, up, validate,
+    bench, capacity, check, demo, generate, healthcheck, init, lineage, restored, setup, silent, topics, up, validate,
 };
 use crate::config::{self, Base, Sources};
 use crate::http;
@@ -137,6 +137,8 @@ enum Command {
         /// Which shell
         shell: Shell,
     },
+    /// Say what a load needs: partitions, processes, cores, and what Kafka and Postgres write and keep
+    Capacity(capacity::CapacityOptions),
     /// Measure rows a second and drop-to-visible on this machine
     Bench(bench::BenchOptions),
 }
@@ -291,6 +293,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "freshet", &mut script);
             print::raw(&String::from_utf8_lossy(&script));
         }
+        Command::Capacity(ref options) => print!("{}", capacity::run(options, Look::of_stdout())?),
         Command::Bench(options) => bench::run(&options, Look::of_stdout()).await?,
     }
     Ok(ExitCode::SUCCESS)

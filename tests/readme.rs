@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use freshet::commands::capacity::RowCost;
 use freshet::local;
 
 const FRESHET: &str = env!("CARGO_BIN_EXE_freshet");
@@ -377,6 +378,61 @@ fn the_metrics_listed_are_those_declared() {
     assert!(listed.values().all(|times| *times == 1), "listed twice: {listed:?}");
     assert!(declared.len() > 30);
     assert_eq!(listed.into_keys().collect::<BTreeSet<_>>(), declared);
+}
+
+#[test]
+fn the_plan_on_the_page_is_what_the_program_says() {
+    let of_page: Vec<Block> = blocks().into_iter().filter(|block| block.page == "docs/scaling.md").collect();
+    let command = of_page.iter().find(|block| block.text.starts_with("freshet capacity")).expect("a command");
+    let plan = of_page.iter().find(|block| block.language == "text plan").expect("a plan");
+    let arguments = command.text.split_whitespace().skip(1);
+    let output = Command::new(FRESHET).args(arguments).env_remove("COLUMNS").output().expect("run freshet");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), plan.text);
+}
+
+#[test]
+fn the_costs_of_a_row_on_the_page_are_those_that_a_load_is_planned_with() {
+    let page = read(&Path::new(ROOT).join("docs/performance.md"));
+    let RowCost { ingest_us, process_us, metrics_us, kafka_us, postgres_us, topic_share, log_overhead, table_overhead } =
+        RowCost::MEASURED;
+    for (what, cost) in [
+        ("`--ingest-us`", format!("{ingest_us:.2} µs")),
+        ("`--process-us`", format!("{process_us:.2} µs")),
+        ("`--metrics-us`", format!("{metrics_us:.2} µs")),
+        ("`--kafka-us`", format!("{kafka_us:.2} µs")),
+        ("`--postgres-us`", format!("{postgres_us:.2} µs")),
+        ("`--topic-share`", format!("{topic_share:.2}")),
+        ("`--log-overhead`", format!("{log_overhead:.0} bytes")),
+        ("`--table-overhead`", format!("{table_overhead:.0} bytes")),
+    ] {
+        let line = page.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what} is not there"));
+        assert!(line.contains(&format!("| {cost} |")), "{what} is {cost}: {line}");
+    }
+}
+
+#[test]
+fn the_plan_for_the_measured_rate_takes_the_cores_that_were_measured() {
+    let page = read(&Path::new(ROOT).join("docs/performance.md"));
+    let number = |line: &str| {
+        let line = page.lines().find(|it| it.starts_with(line)).unwrap_or_else(|| panic!("no line {line}"));
+        let cell = line.split('|').nth(2).expect("a second cell").replace(',', "");
+        cell.trim_matches(|it: char| !it.is_ascii_digit()).parse::<f64>().expect("a number")
+    };
+    let (rate, idle) = (number("| freshet, from the first byte"), number("| idle cores meanwhile"));
+    let rows_per_day = ((rate * 86_400.0) as u64).to_string();
+    let output = Command::new(FRESHET)
+        .args(["capacity", "--busy", "100", "--replicas", "1", "--json", "--rows-per-day", &rows_per_day])
+        .output()
+        .expect("run freshet");
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let planned: f64 = ["freshet_cores", "kafka_cores", "postgres_cores"]
+        .iter()
+        .map(|cores| plan[cores].as_f64().expect("cores"))
+        .sum();
+    // The plan has no S3 server in it.
+    let measured = 2.0 * (1.0 - idle / 100.0) - rate * number("| SeaweedFS |") / 1e6;
+    let quotient = planned / measured;
+    assert!((0.85..1.15).contains(&quotient), "{planned:.2} cores are planned, {measured:.2} were measured");
 }
 
 #[test]

@@ -15,7 +15,9 @@
 //! 7. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
 //!    correct, while small files keep coming.
 //!
-//! 2 to 4 read local files, with no S3 and no Kafka; 2 and 3 from text that Postgres can cast without help. This is a measurement, never a test: targets are printed beside the results.
+//! 2 to 4 read local files, with no S3 and no Kafka; 2 and 3 from text that Postgres can cast without help. This is a
+//! measurement, never a test: targets are printed beside the results. `--scale` measures several processes of each role
+//! instead ([`scale`]).
 
 mod child;
 mod cost;
@@ -24,7 +26,10 @@ mod machine;
 mod polars;
 mod replayed;
 mod report;
+mod scale;
+mod split;
 mod visible;
+mod worker;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,6 +44,7 @@ use super::terminal::{Look, span, thousands};
 use crate::pipeline::chosen;
 use child::Child;
 use report::Run;
+use scale::ScaleOptions;
 use visible::SmallFiles;
 
 /// Options of `freshet bench`.
@@ -62,6 +68,8 @@ pub struct BenchOptions {
     /// Work in this folder, new or empty, and leave everything there
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    #[command(flatten)]
+    pub scale: ScaleOptions,
 }
 
 /// The rows that are loaded.
@@ -90,6 +98,13 @@ pub async fn run(options: &BenchOptions, look: Look) -> Result<()> {
     println!();
     eprintln!("  generating {} rows in {shown}", thousands(options.rows.cast_signed()));
     let load = generate_load(chosen(), options, &folder.path)?;
+    if options.scale.scale {
+        let data = folder.path.join("scale");
+        let scaled = scale::run(&options.scale, &data, &load).await;
+        let scaled = scaled.with_context(|| format!("benchmark of several processes in {shown}"))?;
+        println!("{}", split::render(&scaled, look));
+        return folder.remove();
+    }
     let plain = load::plain_copies(chosen(), &load.facts, &folder.path.join("plain"))?;
     let mut runs = Vec::new();
     for number in 1..=options.runs {
@@ -125,7 +140,7 @@ async fn measure(
     load::checkpoint(&pool).await;
     let (started, before) = (Instant::now(), child.cost()?);
     child.drop_files(&load.facts, UPLOADS).await?;
-    all_committed(&pool, load.rows).await?;
+    until_committed(&pool, load.rows).await?;
     let (freshet, cost) = (started.elapsed(), child.cost()?.since(&before));
     verify(&pool, load.rows).await?;
     let files = load.dimensions.len() + load.facts.len();
@@ -217,8 +232,8 @@ fn generate_load(pipeline: &'static Pipeline, options: &BenchOptions, folder: &P
     Ok(load)
 }
 
-/// Until every fact is committed: counters move in the same transaction as the rows.
-async fn all_committed(pool: &PgPool, rows: i64) -> Result<()> {
+/// Until so many rows of facts are committed: counters move in the same transaction as the rows.
+async fn until_committed(pool: &PgPool, rows: i64) -> Result<()> {
     let started = Instant::now();
     let facts: Vec<&str> = facts(chosen()).map(|domain| domain.name).collect();
     loop {
@@ -307,8 +322,15 @@ mod tests {
     #[test]
     fn the_load_has_the_rows_asked_for_in_even_shares() {
         let folder = tempfile::tempdir().expect("a value");
-        let options =
-            BenchOptions { rows: 20_000, runs: 1, small_files: 1, many_files: 1, rows_per_file: 5_000, keep: None };
+        let options = BenchOptions {
+            rows: 20_000,
+            runs: 1,
+            small_files: 1,
+            many_files: 1,
+            rows_per_file: 5_000,
+            keep: None,
+            scale: ScaleOptions::default(),
+        };
         let load = generate_load(Pipeline::shipped(), &options, folder.path()).expect("a value");
         assert_eq!((load.rows, load.dimensions.len()), (20_000, 1));
         let files = |prefix: &str| load.facts.iter().filter(|file| file.key.starts_with(prefix)).count();

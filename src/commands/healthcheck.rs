@@ -9,8 +9,10 @@ use tokio::net::{TcpStream, lookup_host};
 
 /// The role itself gives up on a service that does not answer earlier than this.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
-/// An answer is a line for each thing that is missing.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+/// The status of a role that can do its work.
+pub(super) const OK: &str = "200";
+/// An answer is a line for each thing that is missing, or one for each metric.
+const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Asks `/readyz` of the role that listens on `listen`; prints what it answers.
 ///
@@ -18,14 +20,9 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// If nothing answers there, or the role cannot do its work; with what is missing.
 pub async fn run(listen: &str) -> anyhow::Result<()> {
     let address = address(listen).await?;
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(address))
-        .await
-        .with_context(|| format!("ask {address}: no answer within {ANSWER_TIMEOUT:?}"))?
-        .with_context(|| format!("ask {address}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("read the answer: it is not HTTP")?;
-    let status = head.split(' ').nth(1).unwrap_or_default();
+    let (status, body) = ask(address, "/readyz").await?;
     let lines = body.lines().collect::<Vec<_>>().join("; ");
-    anyhow::ensure!(status == "200", "the role is not ready: {lines} (HTTP {status})");
+    anyhow::ensure!(status == OK, "the role is not ready: {lines} (HTTP {status})");
     println!("{lines}");
     Ok(())
 }
@@ -44,9 +41,22 @@ async fn address(listen: &str) -> anyhow::Result<SocketAddr> {
     Ok(SocketAddr::new(ip, address.port()))
 }
 
-async fn ask(address: SocketAddr) -> anyhow::Result<String> {
+/// Status and body of what a role answers at a path.
+///
+/// # Errors
+/// If nobody answers there in time, or not in HTTP.
+pub(super) async fn ask(address: SocketAddr, path: &str) -> anyhow::Result<(String, String)> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, get(address, path))
+        .await
+        .with_context(|| format!("ask {address}: no answer within {ANSWER_TIMEOUT:?}"))?
+        .with_context(|| format!("ask {address}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("read the answer: it is not HTTP")?;
+    Ok((head.split(' ').nth(1).unwrap_or_default().to_owned(), body.to_owned()))
+}
+
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await?;

@@ -125,7 +125,7 @@ impl Door {
 }
 
 /// Points the settings at the parts of the stack that were started.
-fn point_at(config: &mut Config, stack: &LocalStack) {
+pub(super) fn point_at(config: &mut Config, stack: &LocalStack) {
     let endpoints = stack.endpoints();
     if let Some(brokers) = &endpoints.kafka_brokers {
         config.kafka.brokers.clone_from(brokers);
@@ -170,13 +170,7 @@ async fn start_roles(
 ) -> anyhow::Result<Started> {
     let services = Services::new(config).await?;
     progress("preparing buckets, schema and topics");
-    for finding in setup::prepare(&services, false).await {
-        match finding.standing {
-            Standing::Failed => anyhow::bail!("prepare {finding}"),
-            Standing::Differs | Standing::Warns => progress(&format!("warning: {finding}")),
-            Standing::Found | Standing::Made | Standing::Would => {}
-        }
-    }
+    prepare(&services, progress).await?;
     let roles = Role::all(services.config.pipeline);
     let http = match services.config.http.listen.as_str() {
         "" => String::new(),
@@ -194,6 +188,18 @@ async fn start_roles(
     };
     let env_file = stack.write_env(&env_values(&services.config, &http))?;
     Ok((services, running, env_file, http))
+}
+
+/// Makes buckets, schema and topics that are missing.
+pub(super) async fn prepare(services: &Services, progress: &impl Fn(&str)) -> anyhow::Result<()> {
+    for finding in setup::prepare(services, false).await {
+        match finding.standing {
+            Standing::Failed => anyhow::bail!("prepare {finding}"),
+            Standing::Differs | Standing::Warns => progress(&format!("warning: {finding}")),
+            Standing::Found | Standing::Made | Standing::Would => {}
+        }
+    }
+    Ok(())
 }
 
 fn env_values(config: &Config, http: &str) -> Vec<(&'static str, String)> {

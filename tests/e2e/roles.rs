@@ -2,11 +2,28 @@
 
 use std::time::Duration;
 
+use freshet::roles::Role;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::harness::{Process, World, data, seed};
+use crate::harness::{Process, World, all_roles, data, seed};
+
+/// How many files each listener has published, and how many messages each processor has applied.
+const WORK: &str = "
+    CREATE TABLE test.work (owner text, files bigint NOT NULL DEFAULT 0, messages bigint NOT NULL DEFAULT 0);
+    CREATE FUNCTION test.published() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO test.work (owner, files) VALUES (OLD.lease_owner, 1);
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION test.applied() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO test.work (owner, messages) VALUES (NEW.owner, NEW.next_offset - OLD.next_offset);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER test_published AFTER UPDATE ON pipeline.objects
+        FOR EACH ROW WHEN (NEW.published_at IS DISTINCT FROM OLD.published_at) EXECUTE FUNCTION test.published();
+    CREATE TRIGGER test_applied AFTER UPDATE ON pipeline.bookmarks
+        FOR EACH ROW WHEN (NEW.next_offset > OLD.next_offset) EXECUTE FUNCTION test.applied();";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_of_every_role_share_the_work_and_nothing_comes_twice() {
@@ -40,6 +57,74 @@ async fn two_of_every_role_share_the_work_and_nothing_comes_twice() {
     world.all_hold().await;
     drop(others);
     roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_and_processors_that_come_and_go_share_a_load_on_twelve_partitions() {
+    let world = World::with("twelve", |config| {
+        config.kafka.partitions = 12;
+        config.ingest.chunk_bytes = 8_192;
+        // Of each listener: slow enough that the load is under way while others come and go.
+        config.ingest.workers = 2;
+        config.ingest.rows_per_second = 240;
+    })
+    .await;
+    world.execute(WORK).await;
+    let is_shared = |role: &Role| matches!(role, Role::Process(domain) if domain.name == "health");
+    let others: Vec<Role> = all_roles().into_iter().filter(|role| *role != Role::Ingest && !is_shared(role)).collect();
+    let others = world.run(&others);
+    let listen = || world.spawn(&["ingest"]);
+    let process = || world.spawn(&["process", "health"]);
+    let (listeners, processors) = ([listen(), listen()], [process(), process()]);
+    let owners = "SELECT count(*) = 12 AND count(DISTINCT owner) = 2 FROM pipeline.bookmarks WHERE domain = 'health'";
+    world.until("two processors share twelve partitions", owners).await;
+    let files = data::generated(|options| {
+        options.seed = seed();
+        options.entities = 100;
+        options.days = 90;
+        options.dirty = 0.01;
+        options.rows_per_file = 300;
+        options.domains = vec!["locations".into(), "health".into()];
+    });
+    for (key, content) in &files {
+        world.put(key, content).await;
+    }
+
+    let done = |what: &str, by: &Process| {
+        format!("SELECT coalesce(sum({what}), 0)::bigint FROM test.work WHERE owner LIKE '%{}%'", by.mark())
+    };
+    let (published, applied) = (|by: &Process| done("files", by), |by: &Process| done("messages", by));
+    let some = |count: String| format!("SELECT ({count}) > 0");
+    for (listener, processor) in listeners.iter().zip(&processors) {
+        world.until("a first listener has a share", &some(published(listener))).await;
+        world.until("a first processor has a share", &some(applied(processor))).await;
+    }
+    let (third_listener, third_processor) = (listen(), process());
+    world.until("the listener that came has a share", &some(published(&third_listener))).await;
+    world.until("the processor that came has a share", &some(applied(&third_processor))).await;
+    let ([first_listener, second_listener], [first_processor, second_processor]) = (listeners, processors);
+    let under_way = "SELECT EXISTS (SELECT FROM pipeline.objects WHERE published_at IS NULL)";
+    assert!(world.query::<bool>(under_way).await, "the load is through before one of each goes");
+    for gone in [first_listener, first_processor] {
+        assert_eq!(gone.terminate(Duration::from_secs(40)).await, Some(0));
+    }
+
+    let waited = world.settle().await;
+    assert_eq!((waited.applied, waited.rejected), (files.len() as u64, 0), "{waited}");
+    world.all_hold().await;
+    let by_listeners = "SELECT array_agg(files ORDER BY files) FROM (
+            SELECT sum(files)::bigint AS files FROM test.work WHERE files > 0 GROUP BY owner) AS by_owner";
+    let by_listeners: Vec<i64> = world.query(by_listeners).await;
+    assert_eq!((by_listeners.len(), by_listeners.iter().sum()), (3, files.len() as i64), "{by_listeners:?}");
+    let left = "SELECT count(*) = 12 AND count(DISTINCT owner) = 2 AND count(*) FILTER (WHERE owner LIKE '%MARK%') > 0
+                FROM pipeline.bookmarks WHERE domain = 'health'";
+    for processor in [&second_processor, &third_processor] {
+        world.until("the two that are left share all", &left.replace("MARK", &processor.mark())).await;
+    }
+    let repairs: i64 = world.query("SELECT sum(repairs)::bigint FROM pipeline.objects").await;
+    assert_eq!(repairs, 0, "rows were missing and had to be published again");
+    drop((second_listener, third_listener));
+    others.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,6 +95,11 @@ impl Found {
             .any(|index| index.is_unique && same(&index.columns) && (index.nulls_not_distinct || never_null()))
     }
 
+    /// Whether it is a table that rows can go into: a plain one, or one that its owner has partitioned.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.kind.as_str(), "r" | "p")
+    }
+
     pub(super) fn has_primary_key(&self) -> bool {
         self.indexes.iter().any(|index| index.is_primary)
     }
@@ -129,10 +134,10 @@ pub(super) async fn read(
         new_headings: Vec::new(),
         rows: Rows::default(),
     };
-    if found.kind == "r" && wanted.adds_columns && found.column(EXTRA).is_some() {
+    if found.is_table() && wanted.adds_columns && found.column(EXTRA).is_some() {
         found.new_headings = new_headings(connection, &table).await?;
     }
-    if found.kind == "r" {
+    if found.is_table() {
         found.rows = rows(connection, &table, wanted, &found).await?;
     }
     Ok(Some(found))

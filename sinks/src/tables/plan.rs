@@ -208,7 +208,7 @@ impl<'a> Planner<'a> {
 
     /// Plans the changes of an existing table.
     fn change(&mut self, schema: &str, found: &'a Found, formerly: &[String]) {
-        if found.kind != "r" {
+        if !found.is_table() {
             let said =
                 format!("the existing relation is not a plain table (pg_class.relkind is {}): rename it", found.kind);
             self.plan.blocked.push(said);

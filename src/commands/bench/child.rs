@@ -92,20 +92,7 @@ impl Child {
 
     /// Drops files, so many at once.
     pub(super) async fn drop_files(&self, files: &[SampleFile], at_once: usize) -> Result<()> {
-        let turns = Arc::new(Semaphore::new(at_once));
-        let mut tasks = JoinSet::new();
-        for file in files.iter().cloned() {
-            let (s3, bucket, turns) = (self.s3.clone(), self.bucket.clone(), Arc::clone(&turns));
-            tasks.spawn(async move {
-                let _turn = turns.acquire_owned().await?;
-                let bytes = ByteStream::from_path(&file.path).await;
-                put(&s3, &bucket, &file.key, bytes.with_context(|| format!("read file {}", file.path.display()))?).await
-            });
-        }
-        while let Some(sent) = tasks.join_next().await {
-            sent.context("send a file")??;
-        }
-        Ok(())
+        drop_files(&self.s3, &self.bucket, files, at_once).await
     }
 
     /// What it and the parts that it started have cost until now.
@@ -146,6 +133,24 @@ impl Child {
         ensure!(status.success(), "freshet up ended with {status}; see {}", self.log.display());
         Ok(())
     }
+}
+
+/// Drops files into a bucket, so many at once.
+pub(super) async fn drop_files(s3: &Client, bucket: &str, files: &[SampleFile], at_once: usize) -> Result<()> {
+    let turns = Arc::new(Semaphore::new(at_once));
+    let mut tasks = JoinSet::new();
+    for file in files.iter().cloned() {
+        let (s3, bucket, turns) = (s3.clone(), bucket.to_owned(), Arc::clone(&turns));
+        tasks.spawn(async move {
+            let _turn = turns.acquire_owned().await?;
+            let bytes = ByteStream::from_path(&file.path).await;
+            put(&s3, &bucket, &file.key, bytes.with_context(|| format!("read file {}", file.path.display()))?).await
+        });
+    }
+    while let Some(sent) = tasks.join_next().await {
+        sent.context("send a file")??;
+    }
+    Ok(())
 }
 
 async fn put(s3: &Client, bucket: &str, key: &str, body: ByteStream) -> Result<()> {

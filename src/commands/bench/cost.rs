@@ -62,6 +62,8 @@ const TICKS_A_SECOND: f64 = 100.0;
 #[derive(Debug, Clone, PartialEq)]
 struct Process {
     name: String,
+    /// Nobody has waited for it yet.
+    has_ended: bool,
     parent: u32,
     /// Of its own, in seconds.
     own: f64,
@@ -85,6 +87,18 @@ pub(super) fn until_now(root: u32) -> Result<Cost> {
     Ok(Cost { idle, available, ..of_tree(root, &processes.collect()) })
 }
 
+/// What one process has used until now, in seconds of CPU, and whether it has ended. What has ended is there until
+/// somebody waits for it.
+///
+/// # Errors
+/// If there is no such process.
+pub(super) fn of_process(id: u32) -> Result<(f64, bool)> {
+    let path = format!("/proc/{id}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let process = process(&stat).with_context(|| format!("{path} is not understood"))?;
+    Ok((process.own, process.has_ended))
+}
+
 /// Idle and available seconds of all cores: the first line, `cpu user nice system idle iowait irq softirq steal …`.
 fn cores(stat: &str) -> Option<(f64, f64)> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
@@ -100,6 +114,7 @@ fn process(stat: &str) -> Option<Process> {
     let seconds = |at: usize| fields.get(at)?.parse::<f64>().ok().map(|ticks| ticks / TICKS_A_SECOND);
     Some(Process {
         name: name.to_owned(),
+        has_ended: *fields.first()? == "Z",
         parent: fields.get(1)?.parse().ok()?,
         own: seconds(11)? + seconds(12)?,
         ended_children: seconds(13)? + seconds(14)?,
@@ -142,8 +157,11 @@ mod tests {
     #[test]
     fn the_files_of_proc_are_understood() {
         let stat = "41 (weed (x) y) S 7 41 41 0 -1 4194560 1 0 0 0 150 50 20 30 20 0 9 0 5 1 1\n";
-        let expected = Process { name: "weed (x) y".into(), parent: 7, own: 2.0, ended_children: 0.5 };
+        let expected =
+            Process { name: "weed (x) y".into(), has_ended: false, parent: 7, own: 2.0, ended_children: 0.5 };
         assert_eq!(process(stat), Some(expected));
+        let ended = process(&stat.replace(" S 7", " Z 7")).expect("a value");
+        assert!(ended.has_ended && ended.own == 2.0, "{ended:?}");
         assert_eq!(cores("cpu  100 0 100 700 100 0 0 0 5 5\ncpu0 1\n"), Some((8.0, 10.0)));
         let now = until_now(std::process::id()).expect("a value");
         assert!(now.available > now.idle && now.idle_share() < 1.0, "{now:?}");
@@ -151,8 +169,10 @@ mod tests {
 
     #[test]
     fn the_cost_of_each_part_is_that_of_all_it_started() {
-        let process =
-            |name: &str, parent, own, ended_children| Process { name: name.into(), parent, own, ended_children };
+        let process = |name: &str, parent, own, ended_children| {
+            let name = name.into();
+            Process { name, has_ended: false, parent, own, ended_children }
+        };
         let processes = HashMap::from([
             (1, process("init", 0, 50.0, 50.0)),
             (7, process("freshet", 1, 3.0, 9.0)),

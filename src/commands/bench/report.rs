@@ -152,6 +152,7 @@ mod tests {
             many_files: 5_000,
             rows_per_file: 50_000,
             keep: None,
+            scale: Default::default(),
         };
         let run = Run {
             freshet: 71_234.0,

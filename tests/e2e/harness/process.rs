@@ -47,6 +47,11 @@ impl Process {
         self.child.try_wait().expect("look at the process").is_none()
     }
 
+    /// What the names of its listeners and processors have in them, in the ledger and the bookmarks.
+    pub(crate) fn mark(&self) -> String {
+        format!(":{}:", self.child.id())
+    }
+
     /// The most memory that it has had resident so far, in MiB.
     pub(crate) fn resident_mib_max(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();

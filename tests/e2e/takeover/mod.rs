@@ -3,6 +3,7 @@
 
 mod batch_jobs;
 mod page;
+mod partitioned;
 mod version_0_1;
 
 use freshet::commands::setup::{self, Finding, Standing};

@@ -278,6 +278,14 @@ fn a_column_that_is_not_required_any_more_may_be_null_and_none_is_forbidden_to_b
 }
 
 #[test]
+fn a_table_that_its_owner_has_partitioned_is_as_good_as_a_plain_one() {
+    let mut found = own();
+    found.kind = "p".into();
+    let plan = plan("public", &wanted(), Some(&found), &[]);
+    assert_eq!((said(&plan).len(), plan.blocked.len()), (0, 0), "{plan:?}");
+}
+
+#[test]
 fn what_setup_cannot_decide_blocks_all_of_it() {
     type Change = fn(&mut Found);
     let cases: [(Change, &str); 7] = [
