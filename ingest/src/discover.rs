@@ -2,7 +2,7 @@
 //!
 //! Every listing goes over all of a domain's prefixes and depends on no cursor, on no order, and on no clock,
 //! so that nothing is missed because of one. What it shows that the ledger does not know is registered, in key
-//! order. Between two listings it lists the single keys that a store named. At a slower
+//! order. Between two listings it lists the single keys that the store announced. At a slower
 //! pace it also finds what is in the ledger and no longer in the bucket.
 
 mod deletions;
@@ -35,12 +35,12 @@ use crate::{IngestError, IngestSettings, Listener, metrics};
 const KNOWN_MAX: usize = 400_000;
 /// Pages of listings that are remembered as settled, all domains together: a hundred million objects, about 7 MB.
 const PAGES_MAX: usize = 100_000;
-/// While the store tells of what comes, and much of it is on its way, listings take at most one in so many parts of the time, up
-/// to the longest interval.
+/// While the store announces new files and more are on their way, listings take at most this fraction of the time (one in so
+/// many parts), up to the longest interval.
 const LISTING_SHARE: u32 = 10;
-/// While the store has told of all, listings take at most one in so many parts of the time, up to [`LONGEST_INTERVALS_MAX`].
+/// The same while every file was announced, up to [`LONGEST_INTERVALS_MAX`].
 const IDLE_LISTING_SHARE: u32 = 100;
-/// A listing of many objects comes after so many of the longest intervals at most.
+/// A listing of many objects waits at most this many of the longest intervals.
 const LONGEST_INTERVALS_MAX: u32 = 12;
 /// Comparisons of all with the ledger take at most one in so many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
@@ -113,7 +113,7 @@ pub(crate) async fn discover(listener: Arc<Listener>, stop: CancellationToken) -
     let each = listener.domains.iter().map(|domain| discover_domain(Arc::clone(&listener), domain, stop.clone()));
     let ended = join_all(each).await.into_iter().collect();
     if let Err(error) = listings::release(&listener.pool, &listener.name).await {
-        tracing::debug!(%error, "let go of the listings");
+        tracing::debug!(%error, "release the listing leases");
     }
     ended
 }
@@ -171,11 +171,11 @@ pub(crate) fn next_interval(so_far: Duration, least: Duration, most: Duration, i
     if is_told { (so_far * 2).min(most) } else { least }
 }
 
-/// How long, while the store tells of what comes, the next listing is put off at least because this one took so long.
+/// The least delay of the next listing while the store announces new files, so that long listings take a small share of the time.
 ///
-/// | nothing came but what was told of | the interval may grow | put off |
+/// | every new file was announced | the interval may grow | delay |
 /// |---|---|---|
-/// | no: what is on its way is told of a moment later | – | ten times as long as it took, the longest interval at most |
+/// | no: the announcement may follow a moment later | – | ten times as long as it took, the longest interval at most |
 /// | yes | no | the same |
 /// | yes | yes | a hundred times as long as it took, twelve of the longest intervals at most |
 fn pause_for(took: Duration, least: Duration, most: Duration, is_idle: bool) -> Duration {
@@ -342,7 +342,7 @@ impl Discovery {
         listings::replace_unlisted(&self.listener.pool, bucket, domain, &told).await?;
         let before = self.unlisted.take().unwrap_or_default();
         for (prefix, reason) in now.iter().filter(|(prefix, _)| !before.contains_key(*prefix)).take(UNLISTED_MAX) {
-            tracing::warn!(domain, bucket, prefix, reason, "cannot be listed; all else is found");
+            tracing::warn!(domain, bucket, prefix, reason, "cannot be listed; everything else is found");
         }
         for prefix in before.keys().filter(|prefix| !now.contains_key(*prefix)).take(UNLISTED_MAX) {
             tracing::info!(domain, bucket, prefix, "can be listed again");
@@ -401,7 +401,7 @@ impl Discovery {
             && !std::mem::replace(&mut self.is_refusal_said, true)
         {
             let (domain, bucket) = (self.domain.name, &listener.bucket);
-            tracing::warn!(domain, bucket, %error, "versions may not be listed: one overwritten before the next listing is missed");
+            tracing::warn!(domain, bucket, %error, "versions cannot be listed: a version overwritten before the next listing is missed");
         }
         unlisted.append(&mut listing.unlisted);
         Ok(listing.has_answered)

@@ -134,7 +134,7 @@ async fn begin(
     if !content.absent_defaults.is_empty() {
         let columns = listed(content.absent_defaults.iter().map(String::as_str));
         let object = &claim.object.version;
-        tracing::info!(%object, id = claim.object.id, columns, rows, "the file lacks columns, and gets their defaults");
+        tracing::info!(%object, id = claim.object.id, columns, rows, "the file lacks columns; their defaults are used");
     }
     let source = match kept {
         Some(bytes) => Source::Memory(bytes),

@@ -44,7 +44,7 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
     Ok(())
 }
 
-/// The time until the next sweep. What this listener publishes ends it early.
+/// The time until the next sweep. An object published by this listener ends it early.
 ///
 /// | objects wait | next |
 /// |---|---|

@@ -36,7 +36,7 @@ pub(crate) async fn run(
             Ok(claims) if !claims.is_empty() => {
                 failures = 0;
                 if std::mem::take(&mut has_waited) {
-                    // What nobody told of: there may be more of it, and the others do not look while they wait.
+                    // Nobody announced this work: there may be more, and the other workers do not look while they wait.
                     listener.work_to_do.notify_waiters();
                 }
                 attempt_all(&listener, claims, &stop).await?;
@@ -57,7 +57,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Waits until it is this worker's turn to look for what nobody told of: of those that wait, one does in each pause.
+/// Waits until it is this worker's turn to look for work that was not announced: one waiting worker looks in each pause.
 async fn wait_for_a_look(listener: &Listener, pause: Duration) {
     let _turn = listener.looks.lock().await;
     tokio::time::sleep(pause).await;

@@ -1,4 +1,4 @@
-//! A batch on its way to the writer: every record read since the last batch, then their rows, judged.
+//! A batch before it is written: every record read since the last batch, then their rows, judged.
 //!
 //! Judging is done for a whole batch at once, column by column, and not by whoever reads the topic.
 

@@ -38,7 +38,7 @@ use crate::unreadable;
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
-/// The same once no record came for [`QUIET`]: no batch waits to be flushed then, and what comes ends the wait.
+/// The same once no record came for [`QUIET`]: no batch waits to be flushed then, and the next record ends the wait.
 const QUIET_POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// A batch is flushed long before this.
 const QUIET: Duration = Duration::from_secs(1);

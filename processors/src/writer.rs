@@ -241,18 +241,18 @@ fn log_refused(domain: &str, applied: &Applied) {
     }
 }
 
-/// A restore is said once, by whoever's batch began the new life; the rows themselves are counted in `status`.
+/// A restore is logged once, by the batch that began the new life; `status` counts the rows.
 fn log_passed_over(domain: &str, applied: &Applied) {
     if let Some(life) = applied.life_begun {
         tracing::error!(
             domain,
             life,
             "Postgres went back in time: the topic holds rows of files that this ledger sent and does not know any more, \
-             as after a restore from a backup or the promotion of a replica. They are passed over, files that S3 still \
+             as after a restore from a backup or the promotion of a replica. They are skipped, files that S3 still \
              has are published again, and the outputs are derived again: see docs/restore.md"
         );
     }
     if applied.passed_over > 0 {
-        tracing::info!(domain, rows = applied.passed_over, "rows of another life of the ledger were passed over");
+        tracing::info!(domain, rows = applied.passed_over, "rows of another life of the ledger were skipped");
     }
 }

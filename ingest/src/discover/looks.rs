@@ -32,7 +32,7 @@ impl Discovery {
         let settled = self.look_at(asked.keys().cloned().collect()).await;
         if let Err(error) = &settled {
             let (domain, bucket) = (self.domain.name, &self.listener.bucket);
-            tracing::debug!(domain, bucket, %error, "look at keys that a store named");
+            tracing::debug!(domain, bucket, %error, "look at keys announced by the store");
         }
         for (key, tell) in asked.iter_mut().flat_map(|(key, tells)| tells.drain(..).map(move |tell| (key, tell))) {
             let looked = match &settled {
@@ -59,7 +59,7 @@ impl Discovery {
             Ok(()) => {}
             Err(DiscoverError::Ledger(error)) => return Err(error),
             Err(DiscoverError::Read(error)) => {
-                tracing::debug!(domain = self.domain.name, %error, "look at keys that a store named");
+                tracing::debug!(domain = self.domain.name, %error, "look at keys announced by the store");
                 return Ok(settled);
             }
         }

@@ -62,7 +62,7 @@ impl Discovery {
                 objects.len() as u64
             }
             Registered::Reappeared(object) => {
-                tracing::warn!(domain, bucket, key, object, "it was taken for gone, and the bucket still shows it");
+                tracing::warn!(domain, bucket, key, object, "it seemed to be gone, but the bucket still has it");
                 1
             }
             Registered::Known | Registered::Absent | Registered::Failed(_) => 0,

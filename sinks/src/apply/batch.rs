@@ -132,7 +132,7 @@ pub(crate) fn parts_of(rows: &[ReceivedRow<'_>]) -> Vec<Part> {
     parts
 }
 
-/// What becomes of a row whose sequence number was received before.
+/// How a row is handled whose sequence number was received before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duplicates {
     /// It is counted and taken out.

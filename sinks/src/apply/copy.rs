@@ -1,10 +1,10 @@
 //! Rows whose keys are all new, written by COPY: a third of what the upsert costs Postgres.
 //!
-//! COPY knows no conflict. Where a key is in the table, or a row is refused, it fails as a whole, the transaction is given up
-//! and begun anew with the upsert, which does for every batch. So nothing rests on the guess that rows are new; a wrong
-//! one costs time. [`Copies`] guesses by what became of the batches before.
+//! COPY knows no conflict. If a key exists or a row is refused, it fails as a whole: the transaction is rolled back and repeated
+//! with the upsert, which can write every batch. So correctness does not depend on the guess that rows are new; a wrong guess
+//! only costs time. [`Copies`] guesses by what became of the batches before.
 //!
-//! Two at once that write a key: the second waits for the first, then fails and comes to the upsert.
+//! Two that write a key at once: the second waits for the first, then fails and uses the upsert.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! In what rows differ from what stands in the table: what a replay would write, before it does.
+//! How rows differ from the table: what a replay would write, before it does.
 //!
 //! | table | row | difference |
 //! |---|---|---|

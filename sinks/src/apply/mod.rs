@@ -2,7 +2,7 @@
 //!
 //! A batch's path through it ([`mod@transaction`](self)):
 //! 1. the bookmarks are moved, or the batch turns out not to be ours ([`crate::bookmarks`]);
-//! 2. what another life of the ledger sent is passed over ([`crate::lives`]), and what was received before is taken out
+//! 2. rows that another life of the ledger sent are skipped ([`crate::lives`]), and rows received before are taken out
 //!    ([`progress`]);
 //! 3. the newest row of each key is written: where all keys are thought to be new by COPY ([`copy`](mod@copy)), else by the
 //!    upsert ([`upsert`]); where Postgres refuses a row, carefully: the row becomes a reject, and the next older one of its

@@ -34,14 +34,14 @@ pub struct RowCost {
 impl RowCost {
     /// As `docs/performance.md` has it; a test compares the two.
     pub const MEASURED: RowCost = RowCost {
-        ingest_us: 1.2,
-        process_us: 1.8,
-        metrics_us: 0.1,
-        kafka_us: 1.3,
-        postgres_us: 4.7,
-        topic_share: 0.72,
-        log_overhead: 312.0,
-        table_overhead: 177.0,
+        ingest_us: 0.98,
+        process_us: 1.52,
+        metrics_us: 0.03,
+        kafka_us: 1.25,
+        postgres_us: 4.35,
+        topic_share: 0.73,
+        log_overhead: 313.0,
+        table_overhead: 187.0,
     };
 
     /// The options that say so.
