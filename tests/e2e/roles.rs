@@ -66,7 +66,7 @@ async fn listeners_and_processors_that_come_and_go_share_a_load_on_twelve_partit
         config.ingest.chunk_bytes = 8_192;
         // Of each listener: slow enough that the load is under way while others come and go.
         config.ingest.workers = 2;
-        config.ingest.rows_per_second = 240;
+        config.ingest.rows_per_second = 160;
     })
     .await;
     world.execute(WORK).await;
