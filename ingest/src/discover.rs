@@ -142,7 +142,13 @@ async fn discover_domain(
                 let has_told_all = tells && (found.registered == 0 || missed);
                 interval = next_interval(interval, least, most, has_told_all);
                 let is_idle = has_told_all && !missed;
-                interval.max(if tells { pause_for(began.elapsed(), least, most, is_idle) } else { Duration::ZERO })
+                let pause =
+                    interval.max(if tells { pause_for(began.elapsed(), least, most, is_idle) } else { Duration::ZERO });
+                if let Err(error) = discovery.hold_through(pause).await {
+                    // Another listener may list meanwhile, which does no harm.
+                    tracing::debug!(domain = domain.name, %error, "keep the listing lease");
+                }
+                pause
             }
             Err(DiscoverError::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => {
                 return Err(IngestError::Schema { action: "compare the listing with the ledger", source: error });
@@ -223,16 +229,32 @@ impl Discovery {
     /// goes.
     async fn hold(&mut self) -> Result<bool, sqlx::Error> {
         let lease = self.listener.lease();
-        let IngestSettings { list_interval_ms, list_interval_max_ms, .. } = self.listener.settings;
-        let longest = list_interval_max_ms.saturating_mul(LONGEST_INTERVALS_MAX.into());
-        let interval = Duration::from_millis(list_interval_ms.max(longest));
         if self.held_at.is_some_and(|at| at.elapsed() < lease / 3) {
             return Ok(true);
         }
+        self.hold_for(lease + self.longest_interval()).await
+    }
+
+    /// Keeps it through a pause that is longer than the intervals of the settings, as the next listing renews it after that.
+    /// Not before such a pause: a listener that is killed has its turn taken over when its lease ends.
+    async fn hold_through(&mut self, pause: Duration) -> Result<bool, sqlx::Error> {
+        match pause > self.longest_interval() {
+            true => self.hold_for(self.listener.lease() + pause).await,
+            false => Ok(true),
+        }
+    }
+
+    async fn hold_for(&mut self, lease: Duration) -> Result<bool, sqlx::Error> {
         let Listener { pool, bucket, name, .. } = self.listener.as_ref();
-        let is_held = listings::hold(pool, bucket, self.domain.name, name, lease + interval).await?;
+        let is_held = listings::hold(pool, bucket, self.domain.name, name, lease).await?;
         self.held_at = is_held.then(Instant::now);
         Ok(is_held)
+    }
+
+    /// Of the settings.
+    fn longest_interval(&self) -> Duration {
+        let IngestSettings { list_interval_ms, list_interval_max_ms, .. } = self.listener.settings;
+        Duration::from_millis(list_interval_ms.max(list_interval_max_ms))
     }
 
     /// One listing of all that belongs to the domain. What of it cannot be listed keeps nothing else from being found.

@@ -197,7 +197,7 @@ async fn a_pointer_or_manifest_that_was_deleted_or_put_back_is_followed_by_a_hig
 
     let log = metrics.log();
     let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-    assert_eq!(said("which is gone; all outputs are derived again"), 1, "{log}");
+    assert_eq!(said("which does not exist; all outputs are derived again"), 1, "{log}");
     assert_eq!(said("the pointer is missing, though outputs were published"), 2, "{log}");
     assert_eq!(said("the pointer was set back to version"), 1, "{log}");
     let longest = log.lines().map(str::len).max().unwrap_or(0);

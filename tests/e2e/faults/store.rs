@@ -99,6 +99,18 @@ async fn a_store_that_fails_every_kind_of_request_for_a_while_only_delays() {
         world.until("the file comes through", &through).await;
         assert!(proxy.recover() > 0, "round {round}");
     }
+    // Outputs are looked at every few seconds: that may have come in none of the rounds.
+    let (looks, in_raw) = (Arc::clone(&failed), raw.clone());
+    proxy.break_by(move |request| {
+        let kind = (kind(request), is_in(request, &in_raw));
+        let is_look = kind == ("head", false) && !is_our_own(request, &in_raw);
+        is_look.then(|| {
+            looks.lock().expect("not poisoned").insert(kind);
+            Fault::Answer(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR)
+        })
+    });
+    until("a look at the outputs fails", || failed.lock().expect("not poisoned").contains(&("head", false))).await;
+    proxy.recover();
     let failed = failed.lock().expect("not poisoned").clone();
     for kind in ["list", "head", "get"] {
         assert!(failed.contains(&(kind, true)), "no {kind} of the raw bucket failed: {failed:?}");
