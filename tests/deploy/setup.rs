@@ -167,7 +167,7 @@ async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
         let empty = "found empty, 3 partitions, 1 replica each: would be marked as freshet's";
         assert_eq!(dry.of("freshet.climate"), empty);
         assert!(dry.of("/freshet").starts_with("empty; would be brought to version "), "{dry:?}");
-        assert!(dry.out.ends_with("a dry run: 20 of 20 would be prepared; all else is as wanted\n"), "{dry:?}");
+        assert!(dry.out.ends_with("a dry run: 20 of 20 would be prepared; everything else is as wanted\n"), "{dry:?}");
         // Where a dry run made something, this would find it.
         assert!(client.list_buckets().send().await.expect("list").buckets().is_empty());
     }

@@ -90,7 +90,7 @@ impl Worker {
         Ok(Worker { role, number, process, address })
     }
 
-    /// `ingest 1`, `process climate 2`.
+    /// `ingest 1`, or with the domain: `process NAME 2`.
     pub(super) fn name(&self) -> String {
         let (name, domain) = self.role.labels();
         [name, domain, &self.number.to_string()].into_iter().filter(|it| !it.is_empty()).collect::<Vec<_>>().join(" ")
