@@ -319,16 +319,13 @@ impl Stage {
             *roles.entry(worker.role.labels().0).or_default() += worker.seconds()?;
         }
         let of = |role: &str| roles.get(role).copied().unwrap_or(0.0);
-        let parts = cost::until_now(std::process::id())?;
         let (log_bytes, table_bytes) = written(&self.services.pool).await?;
         Ok(Usage {
             at: started().elapsed().as_secs_f64(),
             ingest: of("ingest"),
             process: of("process"),
             metrics: of("metrics"),
-            postgres: parts.postgres,
-            kafka: parts.kafka,
-            store: parts.store,
+            parts: cost::until_now(std::process::id())?,
             log_bytes,
             table_bytes,
             topic_bytes: topic_bytes(&self.folder.join("kafka/data"), &self.services.config.kafka.topic_prefix)?,

@@ -1,6 +1,7 @@
 //! The report of `freshet bench --scale`: how the processes shared the rows, what a row costs, and whether a plan made
 //! with these costs fits.
 
+use super::cost::Cost;
 use super::scale::PARTITIONS;
 use super::worker::Done;
 use crate::commands::capacity::{CapacityOptions, Plan, RowCost, bytes};
@@ -17,9 +18,8 @@ pub(super) struct Usage {
     pub(super) ingest: f64,
     pub(super) process: f64,
     pub(super) metrics: f64,
-    pub(super) postgres: f64,
-    pub(super) kafka: f64,
-    pub(super) store: f64,
+    /// The same of everything, by part.
+    pub(super) parts: Cost,
     /// Of Postgres' log.
     pub(super) log_bytes: f64,
     /// Of the tables and their indexes.
@@ -36,9 +36,7 @@ impl Usage {
             ingest: self.ingest - earlier.ingest,
             process: self.process - earlier.process,
             metrics: self.metrics - earlier.metrics,
-            postgres: self.postgres - earlier.postgres,
-            kafka: self.kafka - earlier.kafka,
-            store: self.store - earlier.store,
+            parts: self.parts.since(&earlier.parts),
             log_bytes: self.log_bytes - earlier.log_bytes,
             table_bytes: self.table_bytes - earlier.table_bytes,
             topic_bytes: self.topic_bytes - earlier.topic_bytes,
@@ -57,8 +55,8 @@ impl Usage {
             ingest_us: microseconds(self.ingest),
             process_us: microseconds(self.process),
             metrics_us: microseconds(self.metrics),
-            kafka_us: microseconds(self.kafka),
-            postgres_us: microseconds(self.postgres),
+            kafka_us: microseconds(self.parts.kafka),
+            postgres_us: microseconds(self.parts.postgres),
             topic_share: self.topic_bytes / self.csv_bytes,
             log_overhead: beyond(self.log_bytes),
             table_overhead: beyond(self.table_bytes),
@@ -143,9 +141,9 @@ fn costs_table(steady: &Usage, changed: &Usage, look: Look) -> String {
         line("CPU of the listeners", |it| it.ingest, microseconds),
         line("CPU of the processors", |it| it.process, microseconds),
         line("CPU of the outputs' role", |it| it.metrics, microseconds),
-        line("CPU of Postgres", |it| it.postgres, microseconds),
-        line("CPU of Kafka", |it| it.kafka, microseconds),
-        line("CPU of SeaweedFS", |it| it.store, microseconds),
+        line("CPU of Postgres", |it| it.parts.postgres, microseconds),
+        line("CPU of Kafka", |it| it.parts.kafka, microseconds),
+        line("CPU of SeaweedFS", |it| it.parts.store, microseconds),
         line("in its CSV file", |it| it.csv_bytes, size),
         line("in the topic", |it| it.topic_bytes, size),
         line("in Postgres' log", |it| it.log_bytes, size),
@@ -177,8 +175,8 @@ fn plan_table(cost: &RowCost, usage: &Usage, look: Look) -> String {
     let records = [
         ["", "planned", "measured", "measured ÷ planned"].map(str::to_owned).to_vec(),
         line("freshet", &cores, plan.freshet_cores, freshet),
-        line("Kafka", &cores, plan.kafka_cores, usage.kafka),
-        line("Postgres", &cores, plan.postgres_cores, usage.postgres),
+        line("Kafka", &cores, plan.kafka_cores, usage.parts.kafka),
+        line("Postgres", &cores, plan.postgres_cores, usage.parts.postgres),
         line("topics", &speed, plan.kafka_bytes_per_second, usage.topic_bytes),
         line("Postgres' log", &speed, plan.postgres_log_bytes_per_second, usage.log_bytes),
         line("tables and indexes", &speed, plan.postgres_bytes_per_day / 86_400.0, usage.table_bytes),
@@ -198,9 +196,7 @@ mod tests {
             ingest: 1.0,
             process: 2.0,
             metrics: 0.5,
-            postgres: 5.0,
-            kafka: 1.5,
-            store: 1.2,
+            parts: Cost { postgres: 5.0, kafka: 1.5, store: 1.2, ..Cost::default() },
             log_bytes: 250_000_000.0,
             table_bytes: 30_000_000.0,
             topic_bytes: 20_000_000.0,
