@@ -160,12 +160,17 @@ fn settings_file(path: &Path) -> anyhow::Result<String> {
 /// Batches of more rows would be gigabytes, which the places in a batch's text could not number
 /// (`freshet_topics::columns`).
 const BATCH_ROWS_MAX: usize = 1_000_000;
+/// Each writer holds a connection: more of them in one process come to what Postgres accepts, and more processes share the load
+/// as well.
+const WRITERS_MAX: usize = 16;
 
 fn check(config: &Config) -> anyhow::Result<()> {
     let domains: Vec<&str> = config.pipeline.domains.iter().map(|domain| domain.name).collect();
     config.ingest.check(&domains).map_err(anyhow::Error::msg)?;
     let rows = config.process.batch_rows_max;
     anyhow::ensure!((1..=BATCH_ROWS_MAX).contains(&rows), "process.batch_rows_max must be 1 to {BATCH_ROWS_MAX}");
+    let writers = config.process.writers;
+    anyhow::ensure!((1..=WRITERS_MAX).contains(&writers), "process.writers must be 1 to {WRITERS_MAX}");
     anyhow::ensure!(config.http.survey_interval_ms >= 100, "http.survey_interval_ms must be at least 100");
     anyhow::ensure!(config.kafka.partitions > 0, "kafka.partitions must be at least 1");
     config.kafka.check().map_err(anyhow::Error::msg)?;
@@ -332,6 +337,7 @@ mod tests {
             ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "0")], "process.batch_rows_max"),
             ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "1000001")], "must be 1 to 1000000"),
             ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "many")], "batch_rows_max"),
+            ("", &[("FRESHET__PROCESS__WRITERS", "0")], "process.writers must be 1 to 16"),
         ] {
             let error = format!("{:#}", load(text, variables).expect_err(complaint));
             assert!(error.contains(complaint), "{error}");

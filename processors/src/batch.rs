@@ -64,6 +64,25 @@ impl Batch {
         self.partitions.entry(partition).or_insert(Offsets { first: offset, next: 0 })
     }
 
+    /// Cuts the batch along the writers that its partitions belong to.
+    ///
+    /// # Errors
+    /// A partition that belongs to none.
+    pub(crate) fn split(self, writer_of: impl Fn(i32) -> Option<usize>) -> Result<BTreeMap<usize, Batch>, i32> {
+        let mut parts: BTreeMap<usize, Batch> = BTreeMap::new();
+        let mut part_of = BTreeMap::new();
+        for (partition, offsets) in self.partitions {
+            let writer = writer_of(partition).ok_or(partition)?;
+            part_of.insert(partition, writer);
+            parts.entry(writer).or_default().partitions.insert(partition, offsets);
+        }
+        for message in self.messages {
+            // Each message's partition is among the partitions.
+            parts.entry(part_of[&message.0]).or_default().messages.push(message);
+        }
+        Ok(parts)
+    }
+
     /// Reads the rows out of the messages and judges them. Nothing is refused here: a row that cannot load says why.
     pub(crate) fn judged(self, domain: &'static Domain) -> JudgedBatch {
         let mut cells = Cells::of(domain);
@@ -221,6 +240,26 @@ mod tests {
         let refused = |row: &ReceivedRow<'_>| row.refusal().map(|refusal| (refusal.rule, refusal.column));
         let expected = [None, Some((judge::UNCASTABLE, Some("id"))), Some((judge::EXTRA_CELLS, None))];
         assert_eq!(rows.iter().map(refused).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn each_writer_gets_the_records_of_its_partitions_in_their_order() {
+        let mut batch = Batch::default();
+        for (partition, offset) in [(2, 5), (0, 7), (2, 6), (1, 3), (0, 8)] {
+            batch.push(partition, offset, record(alone(Provenance { row: offset, ..origin() }), r#"{"id":"1"}"#));
+        }
+        batch.pass(3, 9);
+        let parts = batch.clone().split(|partition| usize::try_from(partition % 2).ok()).expect("all have a writer");
+        assert_eq!(parts.len(), 2);
+        let found = |writer: usize| {
+            let Batch { partitions, messages } = &parts[&writer];
+            let offsets = partitions.iter().map(|(partition, of)| format!("{partition}: {}..{}", of.first, of.next));
+            let records = messages.iter().map(|(partition, offset, _)| format!("{partition}@{offset}"));
+            offsets.chain(records).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(found(0), "0: 7..9 2: 5..7 2@5 0@7 2@6 0@8");
+        assert_eq!(found(1), "1: 3..4 3: 9..10 1@3");
+        assert_eq!(batch.split(|partition| (partition != 3).then_some(0)).err(), Some(3), "it belongs to nobody");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! Each is a strategy of arroyo's that hands on to the next. A step that takes nothing more for now rejects what comes,
 //! up to the consumer, which waits: what is not read stays in Kafka.
+//!
+//! The partitions of an assignment are dealt out to several writers (`writer`): a batch is cut along them, and is done
+//! when each writer has applied its part. The rows of a partition always go to one writer, in the order of the topic.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Context;
 use crate::batch::Batch;
-use crate::consumer::Ownership;
+use crate::consumer::{Ownership, Position};
 use crate::record::Consumed;
 use crate::settings::ProcessSettings;
 use crate::writer::{Job, QUEUE_BATCHES_MAX, Writer, WriterError};
@@ -81,55 +84,91 @@ fn batch(
 impl Pipeline {
     /// Judges batches, several at once, and hands them to the writer of this assignment in order.
     fn judge_and_apply(&self, next: impl ProcessingStrategy<()> + 'static) -> impl ProcessingStrategy<Batch> + 'static {
-        let Context { domain, pool, kafka, .. } = &self.context;
-        let (jobs, queue) = mpsc::channel(QUEUE_BATCHES_MAX);
-        let writer = Writer {
-            pool: pool.clone(),
-            upsert: Upsert::new(domain, Destination::Live),
-            topic: domain.topic(&kafka.topic_prefix),
-            positions: self.ownership.positions(),
-            ownership: Arc::clone(&self.ownership),
-            recent: Default::default(),
-            copies: Default::default(),
-        };
-        self.runtime.spawn(writer.run(queue));
-        let (domain, runtime): (&'static Domain, _) = (domain, self.runtime.clone());
+        let writers = self.writers();
         RunTaskInThreads::new(
             next,
-            move |message: Message<Batch>| hand_over(domain, &runtime, &jobs, message),
+            move |message: Message<Batch>| writers.hand_over(message),
             &ConcurrencyConfig::with_runtime(1, self.runtime.clone()),
             Some("apply"),
         )
+    }
+
+    /// Starts the writers of this assignment, and deals its partitions out to them.
+    fn writers(&self) -> Writers {
+        let Context { domain, pool, kafka, settings, .. } = &self.context;
+        let dealt = deal(self.ownership.positions(), settings.writers);
+        let mut writers =
+            Writers { domain, runtime: self.runtime.clone(), of_partition: BTreeMap::new(), jobs: Vec::new() };
+        for positions in dealt {
+            let (jobs, queue) = mpsc::channel(QUEUE_BATCHES_MAX);
+            writers.of_partition.extend(positions.keys().map(|partition| (*partition, writers.jobs.len())));
+            writers.jobs.push(jobs);
+            let writer = Writer {
+                pool: pool.clone(),
+                upsert: Upsert::new(domain, Destination::Live),
+                topic: domain.topic(&kafka.topic_prefix),
+                positions,
+                ownership: Arc::clone(&self.ownership),
+                recent: Default::default(),
+                copies: Default::default(),
+            };
+            self.runtime.spawn(writer.run(queue));
+        }
+        writers
+    }
+}
+
+/// Deals partitions out to at most so many writers, one after the other, so that those of neighbours differ.
+fn deal(positions: BTreeMap<i32, Position>, writers: usize) -> Vec<BTreeMap<i32, Position>> {
+    let mut dealt = vec![BTreeMap::new(); writers.min(positions.len())];
+    for (at, (partition, position)) in positions.into_iter().enumerate() {
+        let writer = at % dealt.len();
+        dealt[writer].insert(partition, position);
+    }
+    dealt
+}
+
+/// The writers of one assignment.
+struct Writers {
+    domain: &'static Domain,
+    runtime: Handle,
+    /// Which of them each partition belongs to.
+    of_partition: BTreeMap<i32, usize>,
+    /// What each of them has to do.
+    jobs: Vec<mpsc::Sender<Job>>,
+}
+
+impl Writers {
+    /// Queues each writer's part of a batch at once, in stream order, to be judged meanwhile, and returns a task that only
+    /// waits for the answers.
+    fn hand_over(&self, message: Message<Batch>) -> RunTaskFunc<(), WriterError> {
+        let committable: BTreeMap<Partition, u64> = message.committable().collect();
+        let parts = message.into_payload().split(|partition| self.of_partition.get(&partition).copied());
+        let answers: Result<Vec<_>, WriterError> = match parts {
+            Ok(parts) => parts.into_iter().map(|(writer, part)| self.queue(writer, part)).collect(),
+            Err(partition) => Err(WriterError::NotAssigned(partition)),
+        };
+        Box::pin(async move {
+            for answer in answers.map_err(RunTaskError::Other)? {
+                answer.await.unwrap_or(Err(WriterError::Stopped)).map_err(RunTaskError::Other)?;
+            }
+            Ok(Message::new_any_message((), committable))
+        })
+    }
+
+    fn queue(&self, writer: usize, part: Batch) -> Result<oneshot::Receiver<Result<(), WriterError>>, WriterError> {
+        let (done, answer) = oneshot::channel();
+        let domain = self.domain;
+        // Not by the consumer's thread, which reads on, nor by the runtime's own, which must not be held up.
+        let batch = self.runtime.spawn_blocking(move || part.judged(domain));
+        self.jobs[writer].try_send(Job { batch, done }).map_err(|_| WriterError::Stopped)?;
+        Ok(answer)
     }
 }
 
 /// Lets Kafka's own group commit follow what was applied.
 fn commit() -> CommitOffsets {
     CommitOffsets::new(GROUP_COMMIT_INTERVAL)
-}
-
-/// Queues a batch for the writer at once, in stream order, to be judged meanwhile, and returns a task that only waits for
-/// the answer.
-fn hand_over(
-    domain: &'static Domain,
-    runtime: &Handle,
-    jobs: &mpsc::Sender<Job>,
-    message: Message<Batch>,
-) -> RunTaskFunc<(), WriterError> {
-    let (done, answer) = oneshot::channel();
-    let committable: BTreeMap<Partition, u64> = message.committable().collect();
-    let batch = message.into_payload();
-    // Not by the consumer's thread, which reads on, nor by the runtime's own, which must not be held up.
-    let batch = runtime.spawn_blocking(move || batch.judged(domain));
-    let queued = jobs.try_send(Job { batch, done });
-    Box::pin(async move {
-        queued.map_err(|_| RunTaskError::Other(WriterError::Stopped))?;
-        match answer.await {
-            Ok(Ok(())) => Ok(Message::new_any_message((), committable)),
-            Ok(Err(error)) => Err(RunTaskError::Other(error)),
-            Err(_) => Err(RunTaskError::Other(WriterError::Stopped)),
-        }
-    })
 }
 
 /// See [`paced`].
@@ -156,5 +195,24 @@ impl<N: ProcessingStrategy<Consumed>> ProcessingStrategy<Consumed> for Paced<N> 
 
     fn join(&mut self, timeout: Option<Duration>) -> Result<Option<CommitRequest>, StrategyError> {
         self.next.join(timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_dealt_out_evenly_and_no_writer_has_none() {
+        let of = |partitions: &[i32], writers| -> Vec<Vec<i32>> {
+            let position = Position { next_offset: 0, epoch: 1 };
+            let positions = partitions.iter().map(|partition| (*partition, position)).collect();
+            deal(positions, writers).iter().map(|of| of.keys().copied().collect()).collect()
+        };
+        assert_eq!(of(&[0, 1, 2, 3], 2), [[0, 2], [1, 3]]);
+        assert_eq!(of(&[4, 6, 8], 2), [vec![4, 8], vec![6]], "whatever their numbers");
+        assert_eq!(of(&[5], 2), [[5]]);
+        assert_eq!(of(&[0, 1], 1), [[0, 1]]);
+        assert!(of(&[], 2).is_empty());
     }
 }

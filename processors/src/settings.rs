@@ -10,10 +10,13 @@ pub struct ProcessSettings {
     pub batch_rows_max: usize,
     /// Age in milliseconds at which a batch is applied whatever its size: the price of latency.
     pub batch_age_ms_max: u64,
+    /// Writers a domain, 1 to 16: each has a connection to Postgres, and writes its share of the partitions that this process
+    /// was assigned. More than partitions do nothing.
+    pub writers: usize,
 }
 
 impl Default for ProcessSettings {
     fn default() -> Self {
-        ProcessSettings { batch_rows_max: 5_000, batch_age_ms_max: 50 }
+        ProcessSettings { batch_rows_max: 5_000, batch_age_ms_max: 50, writers: 2 }
     }
 }
