@@ -4,28 +4,17 @@
 //!   empty, empty text `""`; booleans 0/1; NaN and the infinities `NaN`, `Infinity`, `-Infinity`; moments in UTC; RFC 4180
 //!   quoting; lines end in `\n`.
 //! - **JSON**: one array of objects, one object a line, columns in order; NULL, NaN and infinities `null`.
-//! - **Parquet**: plain Arrow types, zstd, a fixed writer name and no further metadata.
+//! - **Parquet**: see [`parquet_file`](super::parquet_file).
 
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema};
 use chrono::{Datelike, NaiveDate, SecondsFormat};
 use freshet_sinks::outputs::{Spool, Spooled};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::kind::{Builder, Cell, Kind};
-
-/// Rows handed to the Parquet writer at once.
-const BATCH_ROWS: usize = 4_096;
-/// A row group is in memory, encoded, until it is full.
-const ROW_GROUP_ROWS: usize = 65_536;
+use super::kind::{Cell, Kind};
+use super::parquet_file::ParquetFile;
 
 /// What a JSON array begins with, what stands between its objects, and what it ends with.
 pub(super) const JSON_OPEN: &[u8] = b"[\n";
@@ -62,12 +51,9 @@ pub(super) struct Encoded {
 pub(super) struct Table {
     /// The names of the columns as JSON has them before a value.
     names: Vec<Vec<u8>>,
-    schema: Arc<Schema>,
     csv: Spool,
     json: Spool,
-    parquet: ArrowWriter<Spool>,
-    builders: Vec<Builder>,
-    batched: usize,
+    parquet: ParquetFile,
     rows: u64,
     /// The text of the cell at hand.
     text: Vec<u8>,
@@ -79,22 +65,9 @@ impl Table {
         csv.write_all(&csv_header(columns))?;
         let mut json = Spool::new();
         json.write_all(JSON_OPEN)?;
-        let options = ArrowWriterOptions::new().with_properties(properties()).with_skip_arrow_metadata(true);
-        let schema = Arc::new(arrow_schema(columns));
-        let parquet = ArrowWriter::try_new_with_options(Spool::new(), Arc::clone(&schema), options)?;
-        let builders = columns.iter().map(|column| Builder::new(column.kind)).collect();
+        let parquet = ParquetFile::new(columns)?;
         let names = columns.iter().map(|column| format!("{}:", serde_json::Value::from(column.name.as_str())).into());
-        Ok(Table {
-            names: names.collect(),
-            schema,
-            csv,
-            json,
-            parquet,
-            builders,
-            batched: 0,
-            rows: 0,
-            text: Vec::new(),
-        })
+        Ok(Table { names: names.collect(), csv, json, parquet, rows: 0, text: Vec::new() })
     }
 
     /// Adds a row, one cell a column.
@@ -111,33 +84,14 @@ impl Table {
         }
         self.csv.write_all(b"\n")?;
         self.json.write_all(b"}")?;
-        for (builder, cell) in self.builders.iter_mut().zip(cells) {
-            builder.append(*cell);
-        }
+        self.parquet.row(cells)?;
         self.rows += 1;
-        self.batched += 1;
-        if self.batched == BATCH_ROWS {
-            self.write_batch()?;
-        }
         Ok(())
     }
 
     pub(super) fn finish(mut self) -> Result<Encoded, FormatError> {
-        self.write_batch()?;
         self.json.write_all(if self.rows == 0 { &JSON_CLOSE[1..] } else { JSON_CLOSE })?;
-        let parquet = self.parquet.into_inner()?;
-        Ok(Encoded { rows: self.rows, files: [self.csv.finish()?, self.json.finish()?, parquet.finish()?] })
-    }
-
-    fn write_batch(&mut self) -> Result<(), FormatError> {
-        if self.batched == 0 {
-            return Ok(());
-        }
-        let arrays = self.builders.iter_mut().map(Builder::finish).collect();
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(ParquetError::from)?;
-        self.parquet.write(&batch)?;
-        self.batched = 0;
-        Ok(())
+        Ok(Encoded { rows: self.rows, files: [self.csv.finish()?, self.json.finish()?, self.parquet.finish()?] })
     }
 }
 
@@ -147,22 +101,6 @@ pub(super) fn csv_header(columns: &[Column]) -> Vec<u8> {
     let mut header = names.join(",").into_bytes();
     header.push(b'\n');
     header
-}
-
-/// Everything about the Parquet files that is not their rows.
-pub(super) fn properties() -> WriterProperties {
-    WriterProperties::builder()
-        .set_created_by("freshet".into())
-        .set_compression(Compression::ZSTD(Default::default()))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_offset_index_disabled(true)
-        .build()
-}
-
-pub(super) fn arrow_schema(columns: &[Column]) -> Schema {
-    let field = |column: &Column| Field::new(&column.name, column.kind.arrow(), true);
-    Schema::new(columns.iter().map(field).collect::<Vec<_>>())
 }
 
 fn write_cell(cell: Cell<'_>, text: &mut Vec<u8>, csv: &mut Spool, json: &mut Spool) -> io::Result<()> {
@@ -234,10 +172,6 @@ fn csv_text(value: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
-    use freshet_sinks::outputs::Readable;
-    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-
     use super::*;
 
     fn columns(columns: &[(&str, Kind)]) -> Vec<Column> {
@@ -368,30 +302,13 @@ mod tests {
     }
 
     #[test]
-    fn parquet_reads_back_and_has_no_clock_or_versions() {
-        let encoded = encode(&rows());
-        let Readable::Memory(file) = encoded.files[2].read().expect("read") else { panic!("small") };
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("parquet");
-        assert_eq!(reader.metadata().file_metadata().created_by(), Some("freshet"));
-        assert!(reader.metadata().file_metadata().key_value_metadata().is_none());
-        let batches: Vec<RecordBatch> = reader.build().expect("reader").map(|batch| batch.expect("batch")).collect();
-        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows().len());
-        let types: Vec<&DataType> = batches[0].columns().iter().map(|column| column.data_type()).collect();
-        let expected =
-            [DataType::Int32, DataType::Int64, DataType::Float64, DataType::Utf8, DataType::Date32, DataType::Boolean];
-        assert_eq!(types, expected.iter().collect::<Vec<_>>());
-        let days = batches[0].column(4).as_any().downcast_ref::<arrow::array::Date32Array>().expect("days");
-        assert_eq!(days.value_as_date(0), NaiveDate::from_ymd_opt(2025, 8, 22));
-    }
-
-    #[test]
-    fn the_same_rows_give_the_same_bytes_across_batches() {
-        let many: Vec<_> = (0..BATCH_ROWS * 2 + 7)
+    fn the_same_rows_give_the_same_bytes() {
+        let many: Vec<_> = (0..8_199)
             .map(|row| {
-                let day = NaiveDate::from_num_days_from_ce_opt(739_000 + row as i32 % 40).expect("a date");
-                let double = (row as f64).sqrt();
+                let day = NaiveDate::from_num_days_from_ce_opt(739_000 + row % 40).expect("a date");
+                let double = f64::from(row).sqrt();
                 [
-                    Cell::Int(row as i64 % 50),
+                    Cell::Int(i64::from(row % 50)),
                     Cell::Null,
                     Cell::Double(double),
                     Cell::Null,

@@ -1,16 +1,8 @@
 //! The types that a column of an output may have: how its values come from Postgres and what they are in a file. A type
 //! is one line of the table, one arm in each function here and a case of each test.
 
-use arrow::array::{
-    ArrayRef, BooleanBuilder, Date32Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
-    TimestampMicrosecondBuilder,
-};
-use arrow::datatypes::{DataType, TimeUnit};
-use chrono::{DateTime, Datelike, Days, NaiveDate, TimeDelta, Utc};
-use std::sync::Arc;
+use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 
-/// Days from 0001-01-01 to 1970-01-01, from which Parquet counts.
-const EPOCH_FROM_CE: i32 = 719_163;
 /// Postgres counts from 2000-01-01.
 const POSTGRES_EPOCH: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("2000 has a first day");
 
@@ -125,79 +117,6 @@ impl Kind {
             }
         })
     }
-
-    pub(super) fn arrow(self) -> DataType {
-        match self {
-            Kind::Int32 => DataType::Int32,
-            Kind::Int64 => DataType::Int64,
-            Kind::Double => DataType::Float64,
-            Kind::Numeric | Kind::Text => DataType::Utf8,
-            Kind::Date => DataType::Date32,
-            Kind::Bool => DataType::Boolean,
-            Kind::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        }
-    }
-}
-
-/// A column of the batch at hand.
-pub(super) enum Builder {
-    Int32(Int32Builder),
-    Int64(Int64Builder),
-    Double(Float64Builder),
-    Text(StringBuilder),
-    Date(Date32Builder),
-    Bool(BooleanBuilder),
-    Timestamp(TimestampMicrosecondBuilder),
-}
-
-impl Builder {
-    pub(super) fn new(kind: Kind) -> Self {
-        match kind {
-            Kind::Int32 => Builder::Int32(Int32Builder::new()),
-            Kind::Int64 => Builder::Int64(Int64Builder::new()),
-            Kind::Double => Builder::Double(Float64Builder::new()),
-            Kind::Numeric | Kind::Text => Builder::Text(StringBuilder::new()),
-            Kind::Date => Builder::Date(Date32Builder::new()),
-            Kind::Bool => Builder::Bool(BooleanBuilder::new()),
-            Kind::Timestamp => Builder::Timestamp(TimestampMicrosecondBuilder::new().with_timezone("UTC")),
-        }
-    }
-
-    pub(super) fn append(&mut self, cell: Cell<'_>) {
-        match (self, cell) {
-            (Builder::Int32(builder), Cell::Int(value)) => {
-                builder.append_value(i32::try_from(value).expect("a column of 32 bits holds 32 bits"));
-            }
-            (Builder::Int64(builder), Cell::Int(value)) => builder.append_value(value),
-            (Builder::Double(builder), Cell::Double(value)) => builder.append_value(value),
-            (Builder::Text(builder), Cell::Text(value) | Cell::Digits(value)) => builder.append_value(value),
-            (Builder::Date(builder), Cell::Date(value)) => {
-                builder.append_value(value.num_days_from_ce() - EPOCH_FROM_CE);
-            }
-            (Builder::Bool(builder), Cell::Bool(value)) => builder.append_value(value),
-            (Builder::Timestamp(builder), Cell::Timestamp(value)) => builder.append_value(value.timestamp_micros()),
-            (Builder::Int32(builder), Cell::Null) => builder.append_null(),
-            (Builder::Int64(builder), Cell::Null) => builder.append_null(),
-            (Builder::Double(builder), Cell::Null) => builder.append_null(),
-            (Builder::Text(builder), Cell::Null) => builder.append_null(),
-            (Builder::Date(builder), Cell::Null) => builder.append_null(),
-            (Builder::Bool(builder), Cell::Null) => builder.append_null(),
-            (Builder::Timestamp(builder), Cell::Null) => builder.append_null(),
-            (_, cell) => panic!("{cell:?} is not of its column's type"),
-        }
-    }
-
-    pub(super) fn finish(&mut self) -> ArrayRef {
-        match self {
-            Builder::Int32(builder) => Arc::new(builder.finish()),
-            Builder::Int64(builder) => Arc::new(builder.finish()),
-            Builder::Double(builder) => Arc::new(builder.finish()),
-            Builder::Text(builder) => Arc::new(builder.finish()),
-            Builder::Date(builder) => Arc::new(builder.finish()),
-            Builder::Bool(builder) => Arc::new(builder.finish()),
-            Builder::Timestamp(builder) => Arc::new(builder.finish()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -231,13 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn a_type_has_one_name_and_a_builder_of_its_arrow_type() {
+    fn a_type_has_one_name() {
         for kind in Kind::ALL {
             assert_eq!(Kind::from_name(kind.name()), Some(*kind));
             assert_eq!(Kind::of(&kind.name().to_uppercase()), Some(*kind));
-            let mut builder = Builder::new(*kind);
-            builder.append(Cell::Null);
-            assert_eq!(*builder.finish().data_type(), kind.arrow(), "{kind:?}");
         }
         assert_eq!(Kind::of("JSONB"), None);
     }

@@ -27,6 +27,7 @@ mod kind;
 mod load;
 mod metrics;
 mod pace;
+mod parquet_file;
 mod publish;
 mod query;
 mod readers;
