@@ -32,16 +32,16 @@ pub struct OutputCase {
     pub window: Window,
     /// Whether it is final.
     pub is_final: bool,
-    /// Files of rows: the domain, where the text begins, and the CSV.
+    /// Files of rows: the domain, the position of the text, and the CSV.
     pub given: Vec<(&'static Domain, Place, String)>,
-    /// Where the expected text begins.
+    /// The position of the expected text.
     pub place: Place,
     /// The expected CSV file.
     pub expected: String,
 }
 
 impl OutputCase {
-    /// Whether a file of tests is one of these.
+    /// Whether a file of tests is a test of an output.
     pub(super) fn is_one(text: &str) -> bool {
         text.lines().any(|line| line.starts_with("output:"))
     }

@@ -23,7 +23,7 @@ use crate::{Cast, Column, Domain, EventTime, NewColumn, Observed, Overwrite};
 pub const API_VERSION: &str = "v3.2.0";
 /// A domain's name is part of topics, consumer groups, service names and labels.
 const DOMAIN_NAME_BYTES_MAX: usize = 40;
-/// Names of indexes and constraints are the table's and a word more.
+/// Names of indexes and constraints are the table's name and another word.
 const TABLE_NAME_BYTES_MAX: usize = 48;
 
 /// A domain, with the positions needed to report conflicts with other contracts of its folder.
@@ -32,11 +32,11 @@ pub(super) struct Contract {
     pub(super) domain: Domain,
     pub(super) name: Place,
     pub(super) table: Place,
-    /// One a pattern of the domain.
+    /// One for each pattern of the domain.
     pub(super) patterns: Vec<Place>,
-    /// Of columns that refer to another domain.
+    /// The positions of references to another domain, with their columns.
     pub(super) references: Vec<(Place, Column)>,
-    /// Of columns whose sample is scaled by another.
+    /// The positions of samples that another column scales, with their columns.
     pub(super) scales: Vec<(Place, Column)>,
 }
 
@@ -100,7 +100,7 @@ struct ServiceLevels {
     frequency: Option<Duration>,
 }
 
-/// The service levels `latency` and `frequency`; others are for people.
+/// Reads the service levels `latency` and `frequency`; others are for people.
 fn service_levels(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> ServiceLevels {
     let mut levels = ServiceLevels::default();
     for item in map.get("slaProperties").map(|list| list.list(mistakes)).unwrap_or_default() {
@@ -220,7 +220,7 @@ fn read_schema(
     Some(Contract { domain, name: name_place, table: table_place, patterns: pattern_places, references, scales })
 }
 
-/// The object keys of the domain: `files`, or what lies under its name.
+/// The object keys of the domain: `files`, or everything under its name.
 fn files(
     custom: &Custom<'_, '_>,
     name: Option<&'static str>,

@@ -42,7 +42,8 @@ pub struct Pipeline {
     pub examples: &'static [Examples],
     /// Its tests of outputs.
     pub cases: &'static [OutputCase],
-    /// The SHA-256 of its contracts and outputs, hexadecimal. Layout and comments of the files do not count, nor do tests and pages.
+    /// The SHA-256 of its contracts and outputs, hexadecimal. Layout and comments of the files do not count, nor do
+    /// tests and documentation.
     pub hash: &'static str,
 }
 
@@ -51,7 +52,7 @@ static SHIPPED: LazyLock<&'static Pipeline> = LazyLock::new(|| {
 });
 
 impl Pipeline {
-    /// The one that is shipped.
+    /// The shipped pipeline.
     pub fn shipped() -> &'static Pipeline {
         *SHIPPED
     }
@@ -128,7 +129,7 @@ impl Pipeline {
     }
 }
 
-/// A contract as it was read, before the others of its folder are known.
+/// A contract as read, before the others of its folder are known.
 struct Draft {
     file: String,
     contract: Option<Contract>,
@@ -158,7 +159,7 @@ impl Draft {
 
 /// Mistakes between contracts.
 fn check_together(drafts: &mut [Draft]) {
-    // Of these the mistakes are told already.
+    // The mistakes in these are already reported.
     let unread: Vec<String> =
         drafts.iter().filter(|draft| draft.contract.is_none()).map(|it| it.file.clone()).collect();
     for at in 0..drafts.len() {
@@ -217,7 +218,7 @@ fn check_together(drafts: &mut [Draft]) {
     }
 }
 
-/// What is wrong with the number that scales a sample: it is one of the row, or of a row that this one refers to.
+/// Mistakes in the column that scales a sample: it must be a number of the row, or of a row that this one refers to.
 fn check_scale(
     domain: &Domain,
     column: &Column,

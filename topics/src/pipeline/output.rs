@@ -24,36 +24,36 @@ use super::yaml::{Document, Map, Node};
 use crate::Domain;
 use crate::window::WindowKind;
 
-/// Raise it when the same query gives different bytes because the program orders or writes rows in another way.
+/// Raise it if the program orders or writes rows in another way, so that the same query gives different bytes.
 const LAYOUT: u32 = 1;
-/// Identifiers of Postgres end here.
+/// Postgres cuts identifiers at this length.
 const NAME_BYTES_MAX: usize = 63;
 
-/// A derived output. One pipeline lives as long as the process, so that what it says is `&'static`.
+/// A derived output. It lives as long as the process, like its pipeline.
 #[derive(Debug)]
 pub struct Output {
     /// The stem of its file: its name in keys, manifests, metrics and views.
     pub name: &'static str,
     /// What it is for, for people.
     pub description: &'static str,
-    /// The kinds of window it has files of, in the order of [`WindowKind::ALL`].
+    /// The kinds of window that it has files for, in the order of [`WindowKind::ALL`].
     pub windows: &'static [WindowKind],
     /// The domains whose changes make its windows dirty; each has an event time.
     pub facts: &'static [&'static Domain],
-    /// The domains that the facts refer to: a change makes those windows dirty that have rows of the changed entity.
+    /// The domains that the facts refer to: a change makes the windows dirty that have rows of the changed entity.
     pub dimensions: &'static [&'static Domain],
-    /// What identifies a row and orders the rows: NULL first, text by bytes.
+    /// The columns that identify a row and order the rows: NULL first, text by bytes.
     pub key: &'static [&'static str],
     /// Columns of the key that are not published.
     pub hidden: &'static [&'static str],
-    /// What columns mean, by name; not every column need be here.
+    /// Descriptions of columns, by name; not every column needs one.
     pub columns: &'static [(&'static str, &'static str)],
     /// How the status page draws it, if it does.
     pub chart: Option<Chart>,
     /// The query.
     pub query: Query,
-    /// The SHA-256 of all that decides its bytes, hexadecimal: the canonical text of the query, and windows, domains and
-    /// key.
+    /// The SHA-256 of everything that decides its bytes, hexadecimal: the canonical text of the query, and windows,
+    /// domains and key.
     pub definition: &'static str,
 }
 
@@ -70,7 +70,7 @@ pub struct Chart {
     pub value: &'static str,
     /// The column that decides the newest row; `None` if there is one row per bar.
     pub newest: Option<&'static str>,
-    /// More columns that are drawn beside it, numbers too.
+    /// More columns that are drawn next to it, also numbers.
     pub beside: &'static [&'static str],
     /// The range of the axis; `None`: from 0 to the greatest value.
     pub range: Option<(i32, i32)>,
@@ -81,7 +81,7 @@ pub struct Chart {
 /// The values that a person should look at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worst {
-    /// The least ones.
+    /// The smallest ones.
     Low,
     /// The greatest ones.
     High,
@@ -97,8 +97,8 @@ impl PartialEq for Output {
 impl Eq for Output {}
 
 impl Output {
-    /// Reads the file of an output, as a path in the pipeline folder with its text. Adds every mistake in it, and gives
-    /// the output if there is none.
+    /// Reads the file of an output, given as a path in the pipeline folder with its text. Adds every mistake in it, and
+    /// returns the output if there is none.
     pub fn read(
         file: &str,
         text: &str,
@@ -126,12 +126,12 @@ impl Output {
         })))
     }
 
-    /// Whether a change in that domain is a change of facts to it.
+    /// Whether a domain is one of its facts.
     pub fn has_fact(&self, domain: &str) -> bool {
         self.facts.iter().any(|fact| fact.name == domain)
     }
 
-    /// Whether a change in that domain is a change of a dimension to it.
+    /// Whether a domain is one of its dimensions.
     pub fn has_dimension(&self, domain: &str) -> bool {
         self.dimensions.iter().any(|dimension| dimension.name == domain)
     }
@@ -159,7 +159,7 @@ fn name<'f>(file: &'f str, mistakes: &mut Mistakes) -> &'f str {
     name
 }
 
-/// What the head says.
+/// The contents of the head.
 struct Head {
     description: &'static str,
     windows: &'static [WindowKind],
@@ -279,7 +279,7 @@ fn known_domains(
     found
 }
 
-/// Names of columns, each once.
+/// Names of columns, without repetition.
 fn names(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Vec<&'static str> {
     let Some(node) = node else { return Vec::new() };
     let mut found: Vec<&'static str> = Vec::new();
@@ -335,7 +335,7 @@ fn chart(node: Node<'_, '_>, hidden: &[&str], mistakes: &mut Mistakes) -> Option
     Some(Chart { title, by: by?, label, value: value?, newest, beside: leak_all(beside), range, worst })
 }
 
-/// The greatest values, unless it is said that the least are the worst.
+/// The greatest values, unless the file says that the smallest are the worst.
 fn worst(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Worst {
     let Some(node) = node else { return Worst::High };
     match node.text(mistakes) {

@@ -6,7 +6,7 @@ use crate::judge::{self, Notes};
 use crate::window::{Window, WindowKind};
 use crate::{Cell, Comparison, Instead, Limit, NewColumn, Otherwise, Overwrite, RawRow, Value};
 
-/// A contract that says all that can be said.
+/// A contract with everything that a contract can have.
 const FULL: &str = r#"
 apiVersion: v3.2.0
 kind: DataContract
@@ -111,7 +111,7 @@ fn full() -> &'static Domain {
     read(&files).expect("no mistakes").domain("visits").expect("it is there")
 }
 
-/// What is said of the full contract with `from` replaced by `to`.
+/// The mistakes in the full contract with `from` replaced by `to`.
 fn said(from: &str, to: &str) -> Vec<String> {
     assert!(FULL.contains(from), "{from}");
     let text = FULL.replacen(from, to, 1);
@@ -493,7 +493,7 @@ fn a_folder_on_disk_is_read_and_what_is_no_part_of_it_is_told() {
     let read = Pipeline::read(&folder).expect("no mistakes");
     assert_eq!((read.domains.len(), read.domains[0].name), (1, "clinics"));
     assert!(folder.ends_with(read.name), "{}", read.name);
-    // Comments and layout do not count; what is said does.
+    // Comments and layout do not count; contents do.
     write("domains/clinics.odcs.yaml", format!("# said\n{CLINICS}").as_bytes());
     assert_eq!(Pipeline::read(&folder).expect("no mistakes").hash, read.hash);
     write("domains/clinics.odcs.yaml", CLINICS.replace("1.0.0", "1.0.1").as_bytes());
@@ -516,7 +516,7 @@ fn a_folder_on_disk_is_read_and_what_is_no_part_of_it_is_told() {
 /// The page that describes contracts.
 const PAGE: &str = include_str!("../../../docs/contracts.md");
 
-/// A contract of visits, with this of its own in the table and more columns.
+/// A contract of visits, with these additions to the table and these columns.
 fn visits(schema: &str, columns: &str) -> String {
     format!(
         "apiVersion: v3.2.0
@@ -536,7 +536,7 @@ schema:
     )
 }
 
-/// Blocks of YAML of the page, each with the word that tells what it is a part of.
+/// Blocks of YAML on the page, each with the word for the part that it belongs to.
 fn blocks() -> Vec<(&'static str, &'static str)> {
     let blocks = PAGE.split("\n```yaml").skip(1);
     blocks
@@ -574,7 +574,7 @@ fn every_example_of_the_page_is_read_without_mistakes() {
 
 #[test]
 fn the_page_names_every_key_that_is_known() {
-    // At each level a key that nobody knows, so that the mistake lists those that are.
+    // An unknown key at each level, so that the mistake lists the known ones.
     let levels = [
         ("id: clinics-visits", "id: clinics-visits\nzzz: 1"),
         ("usage: Daily", "zzz: 1, usage: Daily"),

@@ -17,13 +17,13 @@ fn blank(domain: &Domain) -> RawRow<'static> {
     RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
 }
 
-/// The columns of rows that all have the same.
+/// The columns of rows that all have the same columns.
 fn columns(domain: &Domain, row: &RawRow<'_>) -> String {
     let present = domain.columns.iter().zip(&row.cells).filter(|(_, cell)| **cell != Cell::Absent);
     present.map(|(column, _)| column.name).collect::<Vec<_>>().join(",")
 }
 
-/// All rows of a message, or its fault.
+/// All rows of a message, or its error.
 fn unpacked(
     domain: &Domain,
     headers: &OwnedHeaders,
@@ -169,7 +169,7 @@ fn a_message_is_full_by_rows_or_bytes_and_a_long_row_travels_alone() {
     assert!(pack.is_full(1_000));
 }
 
-/// Text of all kinds: empty, with quotes, line ends, escapes, and what JSON has words for.
+/// Text of all kinds: empty, with quotes, line ends, escapes, and words of JSON.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![Just("null".to_owned()), Just("]".to_owned()), "[ -~]{0,12}", "[\\PC\\n\\r\\t\"\\\\,\\x00-\\x1f]{0,12}"]
 }
@@ -235,7 +235,7 @@ proptest! {
             prop_assert_eq!(found, &(origin(number), row.clone()));
         }
         prop_assert_eq!(found.len(), rows.len());
-        // A reject is kept as it would be from a message of its own.
+        // A reject is stored as if it came from a message with one row.
         let (mut cells, mut kept) = (Cells::of(domain), Vec::new());
         let value = Bytes::copy_from_slice(pack.value());
         push_rows(domain, &head, &value, &mut cells, |_, raw| kept.push(raw.to_text())).expect("it is read");

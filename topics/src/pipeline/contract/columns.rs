@@ -8,7 +8,7 @@ use crate::pipeline::yaml::{Map, Node};
 use crate::types::{LOGICAL_TYPES, physical};
 use crate::{Cast, Column, Instead, Otherwise, Reference};
 
-/// Columns that every table has beside its domain's, that Postgres has, and names that freshet's statements use.
+/// Columns that every table has besides its domain's, Postgres' own, and names that freshet's statements use.
 const RESERVED: [&str; 15] = [
     "src_object",
     "src_gen",
@@ -53,17 +53,17 @@ pub(super) struct Read {
     pub(super) column: Column,
     /// The position of its name.
     pub(super) place: Place,
-    /// Its place in the key, if it is part of it.
+    /// Its position in the key, if it is part of it.
     pub(super) key: Option<KeyPosition>,
-    /// Where it says that rows are partitioned by it, if it does.
+    /// The position at which it is declared as the partitioning column.
     pub(super) partition: Option<Place>,
-    /// Where it says what it refers to.
+    /// The position of its reference.
     pub(super) reference: Option<Place>,
-    /// Where it says what scales its sample.
+    /// The position of its sample's scale.
     pub(super) scale: Option<Place>,
 }
 
-/// A place in a key, from 1; `None` where nobody said.
+/// A position in a key, from 1; `None` if none is given.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeyPosition {
     pub(super) position: Option<i64>,
@@ -175,7 +175,7 @@ fn check_physical_name(map: &Map<'_, '_>, name: Option<&str>, mistakes: &mut Mis
     }
 }
 
-/// The type: `logicalType`, and `physicalType` where it is not the usual one for that.
+/// The type: `logicalType`, and `physicalType` if it is not the default for that.
 fn cast_of(map: &Map<'_, '_>, custom: &Custom<'_, '_>, mistakes: &mut Mistakes) -> Option<Cast> {
     let logical = map.need("logicalType", mistakes);
     let usual = logical.and_then(|node| one_of(&node, &LOGICAL_TYPES, mistakes));
@@ -244,7 +244,7 @@ fn check_aliases(columns: &[Read], mistakes: &mut Mistakes) {
     }
 }
 
-/// The column of another domain that it refers to, and where that is said.
+/// The column of another domain that it refers to, and the position of that declaration.
 fn references_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<(Reference, Place)> {
     let list = map.get("relationships")?;
     let items = list.list(mistakes);
@@ -323,7 +323,7 @@ pub(super) fn missing_values(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Ve
 struct Defaults {
     cast: Option<Cast>,
     required: bool,
-    /// Part of the key: without a readable value the row would belong to another entity.
+    /// Whether it is part of the key: without a readable value the row would belong to another entity.
     is_key: bool,
 }
 

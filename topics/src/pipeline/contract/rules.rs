@@ -13,7 +13,7 @@ use crate::pipeline::mistake::{Mistakes, Place, did_you_mean};
 use crate::pipeline::yaml::{Map, Node};
 use crate::{Cast, Comparison, Limit, Otherwise, RowRule, Rule};
 
-/// The kinds of limit by their keys, with the name that a reject is counted under where no quality rule has another.
+/// The keys of the limits, with the name that a reject is counted under unless a quality rule has another.
 const LIMITS: [(&str, &str); 8] = [
     ("minimum", "below_minimum"),
     ("maximum", "above_maximum"),
@@ -25,7 +25,7 @@ const LIMITS: [(&str, &str); 8] = [
     ("enum", "not_allowed"),
 ];
 
-/// Names that freshet counts under itself; a rule of a contract takes another.
+/// Names that freshet uses for its own counts; a rule of a contract needs another name.
 const TAKEN: [&str; 17] = [
     crate::judge::REQUIRED_EMPTY,
     crate::judge::EMPTY_TO_DEFAULT,
@@ -70,7 +70,7 @@ struct Found {
     limit: Limit,
 }
 
-/// The rules of a column, in the order of its quality rules, then limits that none of them names.
+/// The rules of a column, in the order of its quality rules, then the limits that none of them lists.
 pub(super) fn of_column(map: &Map<'_, '_>, cast: Option<Cast>, mistakes: &mut Mistakes) -> &'static [Rule] {
     let limits = limits_of(map, cast, mistakes);
     let qualities = map.get("quality").map(|list| list.list(mistakes)).unwrap_or_default();
@@ -103,7 +103,7 @@ pub(super) fn of_column(map: &Map<'_, '_>, cast: Option<Cast>, mistakes: &mut Mi
     rules.leak()
 }
 
-/// The limits of a column, whichever rule watches over them.
+/// The limits of a column, of all rules.
 fn limits_of(map: &Map<'_, '_>, cast: Option<Cast>, mistakes: &mut Mistakes) -> Vec<Found> {
     let mut limits = Vec::new();
     if let Some(options) = map.get("logicalTypeOptions").and_then(|node| node.map(mistakes)) {
@@ -172,7 +172,7 @@ fn limit_of(key: &str, node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes)
     })
 }
 
-/// A minimum above its maximum lets nothing through.
+/// A minimum above its maximum accepts no value.
 fn check_order(limits: &[Found], mistakes: &mut Mistakes) {
     for low in limits {
         for high in limits {
@@ -191,18 +191,18 @@ fn check_order(limits: &[Found], mistakes: &mut Mistakes) {
     }
 }
 
-/// An entry of a column's `quality` that is freshet's.
+/// An entry of a column's `quality` for freshet.
 #[derive(Debug)]
 struct Quality {
     name: &'static str,
     place: Place,
-    /// The keys of the limits that it watches over; none: all that no other names.
+    /// The keys of the limits that it applies to; empty: all that no other entry lists.
     limits: Vec<&'static str>,
     otherwise: Otherwise,
 }
 
 impl Quality {
-    /// `None` where it is for other tools.
+    /// `None` if it is for other tools.
     fn read(node: &Node<'_, '_>, limits: &[Found], mistakes: &mut Mistakes) -> Option<Quality> {
         let Own { name, place, rule } = Own::read(node, mistakes)?;
         let otherwise = rule.need("otherwise", mistakes).and_then(|it| one_of(&it, &Otherwise::NAMES, mistakes));
@@ -221,7 +221,7 @@ impl Quality {
     }
 }
 
-/// An entry of `quality` of the engine freshet.
+/// An entry of `quality` for the engine freshet.
 struct Own<'d, 't> {
     name: Option<&'static str>,
     place: Place,
@@ -284,7 +284,7 @@ fn check_otherwise(quality: &Quality, found: &Found, cast: Cast, mistakes: &mut 
     mistakes.add(quality.place, format!("the rule `{}`: {said}", quality.name));
 }
 
-/// The rules over two columns: the entries of the schema's `quality` whose engine is freshet.
+/// The rules over two columns: the entries of the schema's `quality` for the engine freshet.
 pub(super) fn of_rows(map: &Map<'_, '_>, columns: &Columns, mistakes: &mut Mistakes) -> &'static [RowRule] {
     let items = map.get("quality").map(|list| list.list(mistakes)).unwrap_or_default();
     let mut rules: Vec<RowRule> = Vec::new();

@@ -16,8 +16,8 @@ use crate::pipeline::mistake::{Mistakes, Place};
 use crate::pipeline::yaml::{Map, Node};
 use crate::sample::{DECIMALS_MAX, SKEW_MAX, Sample, Season};
 
-/// Reads what generated data of a column looks like, and where it says what scales it. Mistakes are reported, and the
-/// key is ignored.
+/// Reads what generated data of a column looks like, and the position of its scale. Mistakes are reported, and the key
+/// is ignored.
 pub(super) fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<(Sample, Option<Place>)> {
     let map = node.map(mistakes)?;
     let number = |name: &'static str, mistakes: &mut Mistakes| map.get(name).and_then(|node| node.number(mistakes));
@@ -47,7 +47,7 @@ pub(super) fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<(Samp
     Some((sample, scale.map(|node| node.place())))
 }
 
-/// A century: no sample data is longer.
+/// The upper bound is a century: no sample data is longer.
 const DAYS: std::ops::RangeInclusive<i64> = 1..=36_500;
 
 fn season(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<Season> {
@@ -77,7 +77,7 @@ fn within<T: TryFrom<i64>>(
     taken
 }
 
-/// Texts, and numbers and words as YAML reads them, as cells.
+/// Cells from texts, and from numbers and words of YAML.
 fn cells(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> &'static [&'static str] {
     let Some(node) = map.get("of") else { return &[] };
     let texts: Vec<&'static str> = texts_of(&node, mistakes).into_iter().map(|(text, _)| text).collect();
