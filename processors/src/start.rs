@@ -4,7 +4,7 @@ use freshet_sinks::bookmarks::Assigned;
 use freshet_topics::log::{Ends, PartitionLog};
 use freshet_topics::stream::{self, Beginning, FirstRecord};
 
-/// Where a partition is to be read from, decided from its bookmark and the log.
+/// Where a partition is read from, decided from its bookmark and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// At this offset.
@@ -13,7 +13,7 @@ pub enum Start {
     Halt(String),
 }
 
-/// Decides where to start. `accepted` is what a person accepted the partition's beginning as.
+/// Decides where to start. `accepted` is how an operator accepted the partition's first record.
 ///
 /// | beginning | bookmark against log | start |
 /// |---|---|---|

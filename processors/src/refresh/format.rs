@@ -1,4 +1,4 @@
-//! One stream of typed rows as CSV, JSON and Parquet, the same rows giving the same bytes.
+//! Writes one stream of typed rows as CSV, JSON and Parquet; the same rows give the same bytes.
 //!
 //! - **CSV**: header; numbers shortest round-trip, as serde_json prints them (`1e+16`), `numeric` digit by digit; NULL
 //!   empty, empty text `""`; booleans 0/1; NaN and the infinities `NaN`, `Infinity`, `-Infinity`; moments in UTC; RFC 4180
@@ -22,12 +22,12 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::kind::{Builder, Cell, Kind};
 
-/// Rows handed to the Parquet writer at once.
+/// Rows passed to the Parquet writer at once.
 const BATCH_ROWS: usize = 4_096;
 /// A row group is in memory, encoded, until it is full.
 const ROW_GROUP_ROWS: usize = 65_536;
 
-/// What a JSON array begins with, what stands between its objects, and what it ends with.
+/// The beginning of a JSON array, the text between its objects, and its end.
 pub(super) const JSON_OPEN: &[u8] = b"[\n";
 pub(super) const JSON_BETWEEN: &[u8] = b",\n";
 pub(super) const JSON_CLOSE: &[u8] = b"\n]\n";
@@ -58,9 +58,9 @@ pub(super) struct Encoded {
     pub(super) files: [Spooled; 3],
 }
 
-/// The three files of a table as they are written.
+/// The three files of a table while they are written.
 pub(super) struct Table {
-    /// The names of the columns as JSON has them before a value.
+    /// The names of the columns as they precede a value in JSON.
     names: Vec<Vec<u8>>,
     schema: Arc<Schema>,
     csv: Spool,
@@ -69,7 +69,7 @@ pub(super) struct Table {
     builders: Vec<Builder>,
     batched: usize,
     rows: u64,
-    /// The text of the cell at hand.
+    /// The text of the current cell.
     text: Vec<u8>,
 }
 
@@ -97,7 +97,7 @@ impl Table {
         })
     }
 
-    /// Adds a row, one cell a column.
+    /// Adds a row, one cell for each column.
     pub(super) fn row(&mut self, cells: &[Cell<'_>]) -> Result<(), FormatError> {
         assert_eq!(cells.len(), self.names.len(), "a row has a cell for each column");
         self.json.write_all(if self.rows == 0 { b"{" } else { b",\n{" })?;
@@ -149,7 +149,7 @@ pub(super) fn csv_header(columns: &[Column]) -> Vec<u8> {
     header
 }
 
-/// Everything about the Parquet files that is not their rows.
+/// Everything in the Parquet files except their rows.
 pub(super) fn properties() -> WriterProperties {
     WriterProperties::builder()
         .set_created_by("freshet".into())
@@ -207,7 +207,7 @@ fn write_cell(cell: Cell<'_>, text: &mut Vec<u8>, csv: &mut Spool, json: &mut Sp
     json.write_all(text)
 }
 
-/// As chrono writes it, and quicker for years of four digits: nearly every row has a date.
+/// The same text as chrono's, but faster for years of four digits: nearly every row has a date.
 fn write_date(date: NaiveDate, text: &mut Vec<u8>) -> io::Result<()> {
     let Ok(year @ 0..=9_999) = u32::try_from(date.year()) else { return write!(text, "{date}") };
     let digit = |number: u32, at: u32| b'0' + (number / at % 10) as u8;
