@@ -43,7 +43,7 @@ pub enum NotNotification {
     #[error("read the notification: {0}")]
     Json(#[from] serde_json::Error),
     /// They are JSON of another shape.
-    #[error("read the notification: it has none of the shapes that stores send")]
+    #[error("read the notification: it has none of the formats that stores send")]
     Shape,
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
     let found = match start {
         [b'P', b'K', 3, 4, ..] if holds(b"[Content_Types].xml") || holds(b"xl/") => workbook,
         [0xd0, 0xcf, 0x11, 0xe0, ..] => workbook,
-        [b'P', b'K', 3..=8, ..] => "this is a zip archive: unpack it, and drop the CSV file that is in it",
+        [b'P', b'K', 3..=8, ..] => "this is a zip archive: unpack it, and drop the CSV file in it",
         [b'P', b'A', b'R', b'1', ..] => "this is a Parquet file: write it as CSV UTF-8 and drop it again",
         [b'%', b'P', b'D', b'F', ..] => "this is a PDF: ask for the table as CSV UTF-8 and drop that",
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => UTF_16,
@@ -30,7 +30,7 @@ pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
 }
 
 const UTF_16: &str =
-    "this is text in UTF-16: save it as CSV UTF-8 and drop it again, or say `encoding: utf-16` in the contract";
+    "this is text in UTF-16: save it as CSV UTF-8 and drop it again, or set `encoding: utf-16` in the contract";
 
 /// Without a byte order mark: in plain text, every other byte is NUL.
 fn is_utf_16(start: &[u8]) -> bool {

@@ -71,7 +71,7 @@ pub enum FrameError {
     #[error("line {line}: a NUL byte, so this is not UTF-8 text (it may be UTF-16 or binary)")]
     NulByte { line: u64 },
     #[error(
-        "line {line}: invalid UTF-8, so this is probably Windows-1252: save the file as CSV UTF-8, or say `encoding` in the \
+        "line {line}: invalid UTF-8, so this is probably Windows-1252: save the file as CSV UTF-8, or set `encoding` in the \
          contract"
     )]
     InvalidUtf8 { line: u64 },

@@ -196,7 +196,9 @@ impl IngestSettings {
             return Err("ingest.lag_rows_max must be at least 1".into());
         }
         if self.lease_ms < 1_000 {
-            return Err("ingest.lease_ms must be at least 1000: a lease is renewed three times in its life".into());
+            return Err(
+                "ingest.lease_ms must be at least 1000: a lease is renewed three times before it expires".into()
+            );
         }
         if self.retry_max_ms < self.retry_min_ms {
             return Err("ingest.retry_max_ms must not be below ingest.retry_min_ms".into());

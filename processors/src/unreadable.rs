@@ -142,7 +142,7 @@ mod tests {
             assert_eq!(stay_halted(Start::At(41), Some(&reason)), Start::Halt(reason.clone()));
             assert_eq!(stay_halted(Start::Halt("now".into()), Some(&reason)), Start::Halt("now".into()));
         }
-        for other in [None, Some("the topic was made again")] {
+        for other in [None, Some("the topic was recreated")] {
             assert_eq!(stay_halted(Start::At(41), other), Start::At(41));
         }
     }

@@ -110,7 +110,7 @@ pub fn check(settings: &PostgresSettings) -> Result<(), String> {
         settings.url.expose_secret().split_once('?').unwrap_or((settings.url.expose_secret(), ""));
     let login = place.split_once("://").and_then(|(_, rest)| Some(rest.rsplit_once('@')?.0));
     if login.is_some_and(|login| login.contains(':')) && !settings.password.expose_secret().is_empty() {
-        return Err("postgres.url holds a password, and postgres.password is set too: leave one out".into());
+        return Err("postgres.url contains a password, and postgres.password is set too: leave one out".into());
     }
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);

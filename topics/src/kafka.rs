@@ -216,7 +216,7 @@ impl KafkaSettings {
         }
         let has = |property: &str| self.has_property(property);
         let missing = |name: &str, value: &str, property: &str| match value.is_empty() && !has(property) {
-            true => Err(format!("kafka.{name} is not set, and kafka.sasl_mechanism asks for it")),
+            true => Err(format!("kafka.{name} is not set, but kafka.sasl_mechanism requires it")),
             false => Ok(()),
         };
         match self.sasl_mechanism.to_ascii_uppercase().as_str() {
@@ -238,7 +238,7 @@ impl KafkaSettings {
                     )
                 }
                 ("", _) => Ok(()),
-                _ => Err("kafka.oauth_token_url and kafka.oauth_token_file exclude each other".into()),
+                _ => Err("set kafka.oauth_token_url or kafka.oauth_token_file, not both".into()),
             },
             _ => Ok(()),
         }
@@ -268,7 +268,7 @@ impl KafkaSettings {
                 rdkafka::error::KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..) => {
                     format!("kafka.properties.{name}: librdkafka has no such property")
                 }
-                _ => format!("kafka.properties.{name}: librdkafka does not take its value"),
+                _ => format!("kafka.properties.{name}: librdkafka refuses its value"),
             });
         }
         Ok(())
@@ -408,7 +408,7 @@ mod tests {
             ),
             (
                 |it| _ = it.properties.insert("socket.timeout.ms".into(), "hunter2".into()),
-                "kafka.properties.socket.timeout.ms: librdkafka does not take its value",
+                "kafka.properties.socket.timeout.ms: librdkafka refuses its value",
             ),
         ];
         for (change, expected) in cases {

@@ -78,7 +78,7 @@ pub enum MessageError {
     #[error("header `{0}` of a packed message is missing or cannot be read")]
     Pack(&'static str),
     /// A line of a packed message cannot be read.
-    #[error("line {number} of the value is no row: {why}")]
+    #[error("line {number} of the value is not a row: {why}")]
     Line {
         /// Its number, from 1.
         number: usize,
@@ -86,7 +86,7 @@ pub enum MessageError {
         why: &'static str,
     },
     /// A packed message was cut, or composed from several.
-    #[error("the value has {found} rows, and the header `rows` says {said}")]
+    #[error("the value has {found} rows, but the header `rows` says {said}")]
     Rows {
         /// The number in the header.
         said: usize,

@@ -137,14 +137,14 @@ pub fn physical(name: &str) -> Result<Cast, String> {
     if let Some(arguments) = lower.strip_prefix("numeric").or_else(|| lower.strip_prefix("decimal")) {
         return numeric(arguments).ok_or_else(|| {
             format!(
-                "`{name}` says no size: numeric(precision, scale), of at most {} digits",
+                "`{name}` has no size: write numeric(precision, scale), with at most {} digits",
                 cast::NUMERIC_PRECISION_MAX
             )
         });
     }
     let hint = did_you_mean(&lower, SPELLINGS.iter().map(|(spelling, _)| *spelling));
     Err(format!(
-        "`{name}` is no type of a column{hint} (known: int4, int8, float8, numeric(p,s), bool, date, timestamptz, text)"
+        "`{name}` is not a type of a column{hint} (known: int4, int8, float8, numeric(p,s), bool, date, timestamptz, text)"
     ))
 }
 

@@ -195,7 +195,11 @@ impl Reader {
         if let Err(error) = self.queue.delete(handles).await {
             metrics::EVENT_QUEUE_FAILURES.inc();
             let queue = &self.queue.settings.queue_url;
-            tracing::warn!(queue, error, "settled messages were not deleted from the event queue: they come again");
+            tracing::warn!(
+                queue,
+                error,
+                "settled messages were not deleted from the event queue: they will be received again"
+            );
         }
     }
 

@@ -154,7 +154,7 @@ impl TopicCheck<'_> {
         match binding.map_err(|error| format!("read the known stream of topic {topic}: {error}"))? {
             Binding::Same(stream_id) => Ok(stream_id),
             Binding::Other { known, found } => Err(format!(
-                "topic {topic} was deleted and made again (stream {found}, known is {known}): nothing is published to \
+                "topic {topic} was deleted and recreated (stream {found}, known is {known}): nothing is published to \
                  it until you run `freshet bookmarks adopt {domain}`"
             )),
             Binding::Unknown => Err(format!(

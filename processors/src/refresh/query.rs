@@ -104,7 +104,7 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
             return Err(format!("column {name} is of type {of}: cast it, as in {name}::text (there are {known})"));
         };
         if name == "?column?" || columns.iter().any(|(column, _)| column.name == name) {
-            return Err(format!("each column needs a name of its own: {name} has none or occurs twice (… AS name)"));
+            return Err(format!("each column needs its own name: {name} has none or occurs twice (… AS name)"));
         }
         columns.push((Column { name: name.to_owned(), kind }, !output.hidden.contains(&name)));
     }
@@ -177,7 +177,9 @@ impl Prepared {
             };
             if *is_published {
                 let read = bytes.map_or(Some(Cell::Null), |bytes| column.kind.read(bytes));
-                cells.push(read.ok_or_else(|| Failure::Query(format!("column {} is beyond all files", column.name)))?);
+                cells.push(read.ok_or_else(|| {
+                    Failure::Query(format!("column {} has a value that files cannot hold", column.name))
+                })?);
             }
         }
         for at in &self.key {
@@ -205,11 +207,11 @@ impl Prepared {
 ///
 /// | SQLSTATE | fault |
 /// |---|---|
-/// | 57014 | the query's: it ran into its time limit |
+/// | 57014 | the query's: it exceeded its time limit |
 /// | 53xxx out of memory, disk or temporary files | the query's: it needs too much |
-/// | 08xxx, 40xxx, 57Pxx, 58xxx: connection, standby, shutdown, system | the world's |
+/// | 08xxx, 40xxx, 57Pxx, 58xxx: connection, standby, shutdown, system | the service's |
 /// | anything else | the query's |
-/// | no answer at all | the world's |
+/// | no answer at all | the service's |
 pub(super) fn failure(error: sqlx::Error, what: &str) -> Failure {
     let code = error.as_database_error().and_then(DatabaseError::code).map(|code| code.into_owned());
     match code.as_deref() {
@@ -259,8 +261,8 @@ mod tests {
         type Case = (&'static [(&'static str, &'static str)], &'static str);
         let cases: &[Case] = &[
             (&[("name", "JSONB")], "column name is of type jsonb: cast it"),
-            (&[("name", "TEXT"), ("?column?", "INT4")], "each column needs a name of its own"),
-            (&[("name", "TEXT"), ("name", "INT4")], "each column needs a name of its own"),
+            (&[("name", "TEXT"), ("?column?", "INT4")], "each column needs its own name"),
+            (&[("name", "TEXT"), ("name", "INT4")], "each column needs its own name"),
             (
                 &[("name", "TEXT"), ("n", "INT4")],
                 "the key names day, which is not a column of the query (it has name, n)",

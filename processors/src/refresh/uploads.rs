@@ -139,7 +139,7 @@ impl<'a> Uploads<'a> {
 /// | none | | | new | yes |
 /// | a file | others | any | new | yes |
 /// | a file | the same | no | as before | no |
-/// | a file | the same | yes | as before: whoever holds an older manifest has it back too | yes |
+/// | a file | the same | yes | as before: readers of an older manifest have it back too | yes |
 fn kept<'a>(before: Option<&'a FileRef>, sha256: &str, missing: &BTreeSet<String>) -> Option<(&'a FileRef, bool)> {
     before.filter(|file| file.sha256 == sha256).map(|file| (file, missing.contains(&file.key)))
 }

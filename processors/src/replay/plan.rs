@@ -137,7 +137,7 @@ pub(super) type Times = BTreeMap<i32, Option<i64>>;
 ///
 /// | to | one past the last offset |
 /// |---|---|
-/// | not said | the bookmark |
+/// | not given | the bookmark |
 /// | beginning | the log's start: nothing to read |
 /// | a time, an offset | the lesser of that and the bookmark |
 /// | offsets, and the partition is not among them | the bookmark |

@@ -44,14 +44,14 @@ pub fn life_of(nonce: Uuid) -> i64 {
 ///
 /// | the row's object | its reading | the row's life | verdict |
 /// |---|---|---|---|
-/// | 0: a message that is no row of a file | – | – | ours |
+/// | 0: a message that is not a row of a file | – | – | ours |
 /// | known: same nonce and domain | older than the ledger's | – | ours |
 /// | known | the ledger's, numbered alike: same `src_ord`, parser, partition count (or it does not say) | – | ours |
 /// | known | the ledger's, numbered otherwise, or not begun yet by what the ledger knows | current | forgotten |
 /// | known | newer than the ledger's | current | forgotten |
 /// | id unknown, or of an object with another nonce | – | current | forgotten |
 /// | same nonce, another domain | – | – | passed over |
-/// | any that is not ours | – | an ended life, or nobody's known | passed over |
+/// | any other nonce | – | an ended or unknown life | passed over |
 pub fn judge(row: &Provenance, domain: &str, entry: Option<&Entry>, current: i64) -> Verdict {
     if row.object == 0 {
         return Verdict::Ours;

@@ -72,8 +72,8 @@ pub enum OutputError {
 /// |---|---|---|
 /// | 404 | `NoSuchKey` | it is gone |
 /// | 404 | `NoSuchBucket` | a setting is wrong: an error |
-/// | 404 | none, or any other: a proxy, an ingress | an error of the world |
-/// | any other | any | an error of the world |
+/// | 404 | none, or any other: a proxy, an ingress | an error |
+/// | any other | any | an error |
 pub(super) fn says_absent(status: Option<u16>, code: Option<&str>) -> bool {
     status == Some(404) && code == Some("NoSuchKey")
 }
@@ -86,7 +86,7 @@ pub(super) fn says_absent(status: Option<u16>, code: Option<&str>) -> bool {
 /// | 409 | `ConditionalRequestConflict`, `OperationAborted` | either condition | another write of the key is under way |
 /// | 404 | `NoSuchKey` | `If-Match` | the object is gone |
 /// | 404 | `NoSuchKey` | `If-None-Match` | an error: S3 does not say that |
-/// | 404, 409, 412 | none, or any other | any | an error of the world |
+/// | 404, 409, 412 | none, or any other | any | an error |
 pub(super) fn says_refused(status: Option<u16>, code: Option<&str>, if_match: bool) -> bool {
     match (status, code) {
         (Some(412), Some("PreconditionFailed")) => true,

@@ -146,7 +146,7 @@ impl Store {
         }
         match gone {
             Some(gone) => Ok(Look::Lost(gone, self.traces(pages_max).await?)),
-            None => Err(self.content(POINTER, "it comes and goes".into())),
+            None => Err(self.content(POINTER, "it appears and disappears".into())),
         }
     }
 

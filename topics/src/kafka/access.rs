@@ -59,7 +59,7 @@ impl ClientContext for Access {
     /// A broker that closes the connection is only logged: it may be restarting.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if message.contains("Disconnected") && message.contains("APIVERSION_QUERY") {
-            let guess = "it closes the connection at once: check kafka.security_protocol";
+            let guess = "it closes the connection immediately: check kafka.security_protocol";
             *self.guess.lock().unwrap_or_else(PoisonError::into_inner) = Some(guess);
         }
         match level {
@@ -203,7 +203,7 @@ pub(crate) fn producer(settings: &KafkaSettings, config: &ClientConfig) -> Resul
 fn give_token(admin: &AdminClient<Access>, token: OAuthToken) {
     const MESSAGE_BYTES: usize = 512;
     let (Ok(value), Ok(principal)) = (CString::new(token.token), CString::new(token.principal_name)) else {
-        tracing::warn!("the token for Kafka holds a NUL byte");
+        tracing::warn!("the token for Kafka contains a NUL byte");
         return;
     };
     let mut message = [0; MESSAGE_BYTES];
@@ -222,7 +222,7 @@ fn give_token(admin: &AdminClient<Access>, token: OAuthToken) {
         )
     };
     if code != rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-        tracing::warn!(?code, "librdkafka does not take the token for Kafka");
+        tracing::warn!(?code, "librdkafka refuses the token for Kafka");
     }
 }
 

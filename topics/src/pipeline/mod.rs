@@ -173,12 +173,12 @@ fn check_together(drafts: &mut [Draft]) {
                 draft.mistakes.add(contract.name, format!("there is another domain `{name}`"));
             }
             if other.domain.table == domain.table {
-                let said = format!("the table `{}` is that of `{name}` too", domain.table);
+                let said = format!("the table `{}` is also the table of `{name}`", domain.table);
                 draft.mistakes.add(contract.table, said);
             }
             for (pattern, place) in domain.patterns.iter().zip(&contract.patterns) {
                 if let Some(theirs) = other.domain.patterns.iter().find(|theirs| overlap(pattern, theirs)) {
-                    let said = format!("a file of `{pattern}` may be one of `{theirs}`, which are {name}'s");
+                    let said = format!("a file under `{pattern}` may also match `{theirs}` of {name}");
                     draft.mistakes.add(*place, said);
                 }
             }
@@ -205,7 +205,8 @@ fn check_together(drafts: &mut [Draft]) {
                 Some(key) if key.cast == column.cast => {}
                 Some(key) => {
                     let (own, theirs) = (column.cast.sql_type(), key.cast.sql_type());
-                    let said = format!("`{}` is of type {own}, what it refers to of type {theirs}", column.name);
+                    let said =
+                        format!("`{}` has type {own}, but the column that it refers to has type {theirs}", column.name);
                     draft.mistakes.add(*place, said);
                 }
                 None => {
@@ -234,11 +235,11 @@ fn check_scale(
     match candidates().find(|candidate| candidate.name == scale) {
         Some(found) if found.name == column.name => Some(format!("`{scale}` cannot scale itself")),
         Some(found) if found.cast.is_number() => None,
-        Some(found) => Some(format!("`{scale}` is of type {}: a number scales", found.cast.sql_type())),
+        Some(found) => Some(format!("`{scale}` has type {}: it must be a number", found.cast.sql_type())),
         None if referred().any(is_unread) => None,
         None => {
             let hint = did_you_mean(scale, candidates().map(|candidate| candidate.name));
-            Some(format!("there is no column `{scale}` in a row of {} or one that it refers to{hint}", domain.name))
+            Some(format!("there is no column `{scale}` in {} or a domain that it refers to{hint}", domain.name))
         }
     }
 }

@@ -151,8 +151,8 @@ fn name<'f>(file: &'f str, mistakes: &mut Mistakes) -> &'f str {
         mistakes.add(
             Place::START,
             format!(
-                "an output is named after its file, and `{name}` is no name for one: lower-case letters, digits and \
-                 `_`, a letter first, {NAME_BYTES_MAX} at most"
+                "an output is named after its file, and `{name}` is not a valid name: use at most {NAME_BYTES_MAX} \
+                 lower-case letters, digits and `_`, beginning with a letter"
             ),
         );
     }
@@ -233,7 +233,7 @@ fn windows(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Vec<WindowKin
         }
     }
     if found.is_empty() {
-        mistakes.add(node.place(), "an output needs one kind of window at least, as [month]");
+        mistakes.add(node.place(), "an output needs at least one kind of window, such as [month]");
     }
     found.sort();
     found.dedup();
@@ -250,7 +250,7 @@ fn facts(node: Option<Node<'_, '_>>, domains: &[&'static Domain], mistakes: &mut
         }
     }
     if found.is_empty() {
-        mistakes.add(node.place(), "an output needs one fact at least: a domain with an event time");
+        mistakes.add(node.place(), "an output needs at least one fact: a domain with an event time");
     }
     found
 }
@@ -266,7 +266,7 @@ fn known_domains(
         let Some(name) = item.text(mistakes) else { continue };
         match domains.iter().find(|domain| domain.name == name) {
             Some(domain) if found.contains(domain) => {
-                mistakes.add(item.place(), format!("`{name}` stands here twice"));
+                mistakes.add(item.place(), format!("`{name}` is listed twice"));
             }
             Some(domain) => found.push(domain),
             None => {
@@ -286,12 +286,12 @@ fn names(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Vec<&'static st
     for item in node.list(mistakes) {
         let Some(name) = item.text(mistakes) else { continue };
         match found.contains(&name) {
-            true => mistakes.add(item.place(), format!("`{name}` stands here twice")),
+            true => mistakes.add(item.place(), format!("`{name}` is listed twice")),
             false => found.push(leak(name)),
         }
     }
     if found.is_empty() {
-        mistakes.add(node.place(), "one column at least is expected here");
+        mistakes.add(node.place(), "at least one column is expected here");
     }
     found
 }
@@ -300,7 +300,7 @@ fn hidden(node: Option<Node<'_, '_>>, key: &[&'static str], mistakes: &mut Mista
     let hidden = node.map(|node| (node.place(), names(Some(node), mistakes)));
     let Some((place, hidden)) = hidden else { return Vec::new() };
     for name in hidden.iter().filter(|name| !key.contains(name)) {
-        let said = format!("`{name}` is not in the key: only what orders and identifies rows can be hidden");
+        let said = format!("`{name}` is not in the key: only columns of the key can be hidden");
         mistakes.add(place, said);
     }
     hidden
@@ -317,7 +317,7 @@ fn chart(node: Node<'_, '_>, hidden: &[&str], mistakes: &mut Mistakes) -> Option
     let column = |node: Option<Node<'_, '_>>, mistakes: &mut Mistakes| {
         let (place, name) = node.and_then(|node| Some((node.place(), node.text(mistakes)?)))?;
         if hidden.contains(&name) {
-            mistakes.add(place, format!("`{name}` is hidden: what is not published is not shown"));
+            mistakes.add(place, format!("`{name}` is hidden: a column that is not published cannot be drawn"));
         }
         Some(leak(name))
     };
@@ -342,7 +342,7 @@ fn worst(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Worst {
         Some("low") => Worst::Low,
         Some("high") | None => Worst::High,
         Some(other) => {
-            mistakes.add(node.place(), format!("`low` or `high` is expected here, and not `{other}`"));
+            mistakes.add(node.place(), format!("`low` or `high` is expected here, not `{other}`"));
             Worst::High
         }
     }
@@ -355,7 +355,7 @@ fn range(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<(i32, i32)> {
     match ends[..] {
         [least, greatest] if least < greatest => Some((least, greatest)),
         _ => {
-            mistakes.add(node.place(), "the least and the greatest value are expected here, as [0, 100]");
+            mistakes.add(node.place(), "the least and the greatest value are expected here, such as [0, 100]");
             None
         }
     }
@@ -450,18 +450,18 @@ mod tests {
                     hidden: [x]\nkey: [date, date]\nchart: {by: x, range: [1], worst: least}\nkeys: []\n";
         let expected = [
             "outputs/a.sql:2:14: text is expected here, not a whole number",
-            "outputs/a.sql:3:10: an output needs one kind of window at least, as [month]",
+            "outputs/a.sql:3:10: an output needs at least one kind of window, such as [month]",
             "outputs/a.sql:3:11: there is no window `weeks`; did you mean week? (there are day, week, month, year, all)",
             "outputs/a.sql:4:8: `locations` has no event time: it is a dimension, not a fact",
             "outputs/a.sql:4:20: there is no domain `helth`; did you mean health? (there are locations, climate, \
              health, hospital)",
-            "outputs/a.sql:5:25: `locations` stands here twice",
-            "outputs/a.sql:6:9: `x` is not in the key: only what orders and identifies rows can be hidden",
-            "outputs/a.sql:7:13: `date` stands here twice",
+            "outputs/a.sql:5:25: `locations` is listed twice",
+            "outputs/a.sql:6:9: `x` is not in the key: only columns of the key can be hidden",
+            "outputs/a.sql:7:13: `date` is listed twice",
             "outputs/a.sql:8:8: `value` is missing here",
-            "outputs/a.sql:8:13: `x` is hidden: what is not published is not shown",
-            "outputs/a.sql:8:23: the least and the greatest value are expected here, as [0, 100]",
-            "outputs/a.sql:8:35: `low` or `high` is expected here, and not `least`",
+            "outputs/a.sql:8:13: `x` is hidden: a column that is not published cannot be drawn",
+            "outputs/a.sql:8:23: the least and the greatest value are expected here, such as [0, 100]",
+            "outputs/a.sql:8:35: `low` or `high` is expected here, not `least`",
             "outputs/a.sql:9:1: unknown key `keys`; did you mean key? (known here: chart, columns, description, \
              dimensions, facts, hidden, key, windows)",
             "outputs/a.sql:11:8: there is no parameter `:window`",
@@ -477,7 +477,7 @@ mod tests {
     fn a_file_without_a_head_or_a_name_is_a_mistake() {
         let found = read("Big.sql", "/* freshet: is not it */ SELECT 1").expect_err("mistakes");
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found.iter().any(|said| said.contains("`Big` is no name")), "{found:?}");
+        assert!(found.iter().any(|said| said.contains("`Big` is not a valid name")), "{found:?}");
         assert!(found.iter().any(|said| said.starts_with("Big.sql:1:1: the head is missing")), "{found:?}");
         assert!(read("a.sql", "-- a\n\n/* freshet\nwindows: [week").is_err());
     }

@@ -186,7 +186,7 @@ impl<'t> Lexer<'t> {
             }
             self.first.get_or_insert(from);
             if self.ended {
-                mistakes.add(self.place(from), "an output is one query: nothing may stand after its semicolon");
+                mistakes.add(self.place(from), "an output is one query: nothing may follow its semicolon");
                 return;
             }
             match next {
@@ -304,7 +304,7 @@ impl<'t> Lexer<'t> {
         let inner = &self.rest()[1..];
         if inner.starts_with(|next: char| next.is_ascii_digit()) {
             let names = Parameter::ALL.map(|parameter| format!(":{}", parameter.name())).join(", ");
-            mistakes.add(self.place(from), format!("parameters have names here: {names}"));
+            mistakes.add(self.place(from), format!("parameters have names: {names}"));
             return self.take(1);
         }
         let tag = inner.find(|next: char| !is_word(next)).filter(|end| inner[*end..].starts_with('$'));
@@ -345,7 +345,7 @@ impl<'t> Lexer<'t> {
         let opening = if bracket == ')' { '(' } else { '[' };
         match self.open.pop() {
             Some((open, _)) if open == opening => {}
-            _ => mistakes.add(self.place(self.at), format!("this `{bracket}` closes nothing")),
+            _ => mistakes.add(self.place(self.at), format!("this `{bracket}` has no opening bracket")),
         }
         self.take(1);
     }
@@ -442,9 +442,9 @@ mod tests {
                      :is_final)",
                 ],
             ),
-            ("SELECT $1", &["f:1:8: parameters have names here: :window_kind, :window_start, :window_end, :is_final"]),
-            ("SELECT 1;\nSELECT 2", &["f:2:1: an output is one query: nothing may stand after its semicolon"]),
-            ("SELECT (1]", &["f:1:10: this `]` closes nothing"]),
+            ("SELECT $1", &["f:1:8: parameters have names: :window_kind, :window_start, :window_end, :is_final"]),
+            ("SELECT 1;\nSELECT 2", &["f:2:1: an output is one query: nothing may follow its semicolon"]),
+            ("SELECT (1]", &["f:1:10: this `]` has no opening bracket"]),
             ("SELECT (1", &["f:1:8: this `(` is never closed"]),
             ("SELECT 'a\n", &["f:1:8: this ' is never closed"]),
             ("SELECT 1 /* a", &["f:1:10: this comment is never closed: `*/` is missing"]),

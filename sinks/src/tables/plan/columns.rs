@@ -55,7 +55,7 @@ impl<'a> Planner<'a> {
             Some(default) => format!(", instead of by {default}"),
             None => String::new(),
         };
-        self.step(format!("let column id number new rows (identity), from the greatest on{before}"), sql);
+        self.step(format!("let column id number new rows (identity), after the greatest id{before}"), sql);
     }
 
     pub(super) fn primary_key(&mut self, found: &Found) {

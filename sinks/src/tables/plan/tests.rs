@@ -156,7 +156,7 @@ fn a_table_of_somebody_else_is_taken_over_line_by_line() {
     assert_eq!(plan.what, What::Foreign { rows: 7 });
     let lines = said(&plan);
     let expected = [
-        "let column id number new rows (identity), from the greatest on, instead of by nextval",
+        "let column id number new rows (identity), after the greatest id, instead of by nextval",
         "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in existing rows (7 rows)",
         "move 2 rows to pipeline.taken_over_duplicates, because a row with a greater id has the same key (1 key)",
         "add constraint stock_data_key UNIQUE NULLS NOT DISTINCT (place, day)",

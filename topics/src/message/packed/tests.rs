@@ -99,27 +99,27 @@ fn a_version_before_packed_messages_finds_no_origin_in_one() {
 fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
     let good = ("[0,2,\"7\",\"Goa\"]\n[1,3,\"8\",null]", "2", "id,name");
     let cases = [
-        ((good.0, "3", good.2), "the value has 2 rows, and the header `rows` says 3"),
-        ((good.0, "1", good.2), "the value has 2 rows, and the header `rows` says 1"),
-        (("[0,2,\"7\",\"Goa\"]\nx\ny", "1", good.2), "the value has 3 rows, and the header `rows` says 1"),
+        ((good.0, "3", good.2), "the value has 2 rows, but the header `rows` says 3"),
+        ((good.0, "1", good.2), "the value has 2 rows, but the header `rows` says 1"),
+        (("[0,2,\"7\",\"Goa\"]\nx\ny", "1", good.2), "the value has 3 rows, but the header `rows` says 1"),
         ((good.0, "x", good.2), "header `rows`"),
         ((good.0, "0", good.2), "header `rows`"),
-        ((good.0, good.1, "id"), "line 1 of the value is no row: it has more cells"),
-        (("[0,2,\"7\",\"Goa\"]\n[1,3,\"8\",null", "2", good.2), "line 2 of the value is no row: it does not end"),
-        (("[0,2,\"7\",\"Goa\"]\n", "2", good.2), "line 2 of the value is no row: it is not an array"),
-        (("[0,2,\"7\",\"Goa\"]\n{\"id\":\"7\"}", "2", good.2), "line 2 of the value is no row: it is not an array"),
-        (("[0,2,\"7\",\"Goa\"] [", "1", good.2), "line 1 of the value is no row: it does not end"),
-        (("[0,2,7]", "1", good.2), "line 1 of the value is no row: a cell is neither"),
-        (("[0,2,\"7]", "1", good.2), "line 1 of the value is no row: a cell has no closing quote"),
-        (("[0,2,\"7\\\"]", "1", good.2), "line 1 of the value is no row: a cell has no closing quote"),
-        (("[0,2,\"7\",nullnull]", "1", good.2), "line 1 of the value is no row: it does not end"),
-        (("[-1,2]", "1", good.2), "line 1 of the value is no row: it does not begin with a row number"),
+        ((good.0, good.1, "id"), "line 1 of the value is not a row: it has more cells"),
+        (("[0,2,\"7\",\"Goa\"]\n[1,3,\"8\",null", "2", good.2), "line 2 of the value is not a row: it does not end"),
+        (("[0,2,\"7\",\"Goa\"]\n", "2", good.2), "line 2 of the value is not a row: it is not an array"),
+        (("[0,2,\"7\",\"Goa\"]\n{\"id\":\"7\"}", "2", good.2), "line 2 of the value is not a row: it is not an array"),
+        (("[0,2,\"7\",\"Goa\"] [", "1", good.2), "line 1 of the value is not a row: it does not end"),
+        (("[0,2,7]", "1", good.2), "line 1 of the value is not a row: a cell is neither"),
+        (("[0,2,\"7]", "1", good.2), "line 1 of the value is not a row: a cell has no closing quote"),
+        (("[0,2,\"7\\\"]", "1", good.2), "line 1 of the value is not a row: a cell has no closing quote"),
+        (("[0,2,\"7\",nullnull]", "1", good.2), "line 1 of the value is not a row: it does not end"),
+        (("[-1,2]", "1", good.2), "line 1 of the value is not a row: it does not begin with a row number"),
         (
             ("[9223372036854775807,2]", "1", good.2),
-            "line 1 of the value is no row: it does not begin with a row number",
+            "line 1 of the value is not a row: it does not begin with a row number",
         ),
-        (("[1]", "1", good.2), "line 1 of the value is no row: it has no line number"),
-        (("", "1", good.2), "line 1 of the value is no row: it is not an array"),
+        (("[1]", "1", good.2), "line 1 of the value is not a row: it has no line number"),
+        (("", "1", good.2), "line 1 of the value is not a row: it is not an array"),
     ];
     let origin = provenance(0, 2, 0).to_string();
     let read = |(value, rows, columns): (&str, &str, &str)| {
@@ -140,7 +140,7 @@ fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
     assert!(without("pack").contains("header `origin`"), "{}", without("pack"));
     let headers = headers(&[("pack", &origin), ("rows", "1"), ("columns", "id")]);
     let error = unpacked(DOMAINS[0], &headers, b"[0,2,\"7\"]\n[1,3,\"\xff\"]").expect_err("bytes that are no text");
-    assert_eq!(error.to_string(), "line 2 of the value is no row: it is not UTF-8");
+    assert_eq!(error.to_string(), "line 2 of the value is not a row: it is not UTF-8");
 }
 
 #[test]

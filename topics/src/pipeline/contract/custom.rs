@@ -48,7 +48,7 @@ impl<'d, 't> Custom<'d, 't> {
                     }
                 }
                 (None, Some(found)) => {
-                    let said = format!("`{}` belongs to nobody: say `vendor: {VENDOR}` or another vendor", found.name);
+                    let said = format!("`{}` has no vendor: write `vendor: {VENDOR}`, or another vendor", found.name);
                     mistakes.add(found.place, said);
                 }
                 _ => {}
@@ -59,7 +59,7 @@ impl<'d, 't> Custom<'d, 't> {
 
     fn add(&mut self, found: Property<'d, 't>, mistakes: &mut Mistakes) {
         if self.properties.iter().any(|other| other.name == found.name) {
-            mistakes.add(found.place, format!("the property `{}` is there twice", found.name));
+            mistakes.add(found.place, format!("the property `{}` occurs twice", found.name));
             return;
         }
         self.properties.push(found);

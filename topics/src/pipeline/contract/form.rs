@@ -54,8 +54,10 @@ fn delimiter(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<u8> {
     match text.as_bytes() {
         [byte] if is_delimiter(byte) => Some(*byte),
         _ => {
-            let said =
-                format!("`{}` parts no cells: a tab (\"\\t\"), `;`, `|` or another sign is", text.escape_debug());
+            let said = format!(
+                "`{}` cannot be a delimiter: use a tab (\"\\t\"), `;`, `|` or another punctuation mark",
+                text.escape_debug()
+            );
             mistakes.add(node.place(), said);
             None
         }

@@ -84,11 +84,11 @@ pub(super) fn of_column(map: &Map<'_, '_>, cast: Option<Cast>, mistakes: &mut Mi
         let of_it = |found: &&Found| if all { !is_named(found.key) } else { quality.limits.contains(&found.key) };
         let own: Vec<&Found> = limits.iter().filter(of_it).collect();
         if own.is_empty() {
-            mistakes.add(quality.place, format!("the rule `{}` has no limit to watch over", quality.name));
+            mistakes.add(quality.place, format!("the rule `{}` has no limit to check", quality.name));
         }
         for found in &own {
             if taken.contains(&found.key) {
-                mistakes.add(quality.place, format!("`{}` is watched over by two rules", found.key));
+                mistakes.add(quality.place, format!("two rules apply to `{}`", found.key));
             }
             taken.push(found.key);
             check_otherwise(quality, found, cast, mistakes);
@@ -149,7 +149,7 @@ fn limit_of(key: &str, node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes)
         let length = node.whole(mistakes)?;
         let found = usize::try_from(length).ok();
         if found.is_none() {
-            mistakes.add(node.place(), "a length is not below 0");
+            mistakes.add(node.place(), "a length cannot be below 0");
         }
         found
     };
@@ -185,7 +185,7 @@ fn check_order(limits: &[Found], mistakes: &mut Mistakes) {
                 _ => false,
             };
             if reversed {
-                mistakes.add(high.place, format!("`{}` lets nothing through that `{}` does", high.key, low.key));
+                mistakes.add(high.place, format!("`{}` and `{}` cannot both be satisfied", high.key, low.key));
             }
         }
     }
@@ -243,7 +243,7 @@ impl<'d, 't> Own<'d, 't> {
                 let said = if is_custom {
                     format!("unknown engine `{engine}`{hint}")
                 } else {
-                    "a rule of freshet's has `type: custom`".to_owned()
+                    "a rule for freshet needs `type: custom`".to_owned()
                 };
                 mistakes.add(node.place(), said);
             }
@@ -263,7 +263,7 @@ fn name_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<&'static str> {
     let node = map.need("name", mistakes)?;
     let name = super::words::identifier(&node, "a rule", usize::MAX, mistakes)?;
     if TAKEN.contains(&name) {
-        mistakes.add(node.place(), format!("freshet counts something else as `{name}`: call the rule otherwise"));
+        mistakes.add(node.place(), format!("freshet uses the name `{name}` itself: choose another name for the rule"));
     }
     Some(name)
 }
@@ -271,13 +271,13 @@ fn name_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<&'static str> {
 fn check_otherwise(quality: &Quality, found: &Found, cast: Cast, mistakes: &mut Mistakes) {
     let said = match quality.otherwise {
         Otherwise::Zero => match cast.zero() {
-            None => format!("nothing of type {} is zero", cast.sql_type()),
-            Some(zero) if !found.limit.holds(&zero) => format!("zero breaks `{}` too", found.key),
+            None => format!("the type {} has no zero", cast.sql_type()),
+            Some(zero) if !found.limit.holds(&zero) => format!("zero breaks `{}` as well", found.key),
             Some(_) => return,
         },
         Otherwise::Cap => match found.limit {
             Limit::Minimum(_) | Limit::Maximum(_) | Limit::MaxLength(_) => return,
-            _ => format!("nothing can be brought to `{}`", found.key),
+            _ => format!("`{}` has no nearest value to cap to", found.key),
         },
         Otherwise::Reject | Otherwise::Null | Otherwise::Warn | Otherwise::Fail => return,
     };
@@ -317,7 +317,8 @@ fn of_row(own: Own<'_, '_>, columns: &Columns, mistakes: &mut Mistakes) -> Optio
     let same_type = std::mem::discriminant(&column.cast) == std::mem::discriminant(&other.cast);
     if column.name == other.name || !same_type {
         let (left, right) = (column.cast.sql_type(), other.cast.sql_type());
-        let said = format!("`{}` ({left}) and `{}` ({right}) must be two columns of one type", column.name, other.name);
+        let said =
+            format!("`{}` ({left}) and `{}` ({right}) must be two columns of the same type", column.name, other.name);
         mistakes.add(place, said);
     }
     if otherwise == Some(Otherwise::Null) && column.is_filled() {

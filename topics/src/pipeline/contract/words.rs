@@ -79,7 +79,7 @@ pub(super) fn texts_of(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Vec<(&'s
     for item in node.list(mistakes) {
         let Some(text) = item.text(mistakes) else { continue };
         if texts.iter().any(|(other, _)| *other == text) {
-            mistakes.add(item.place(), format!("`{text}` is there twice"));
+            mistakes.add(item.place(), format!("`{text}` occurs twice"));
             continue;
         }
         texts.push((String::leak(text.to_owned()), item.place()));
@@ -102,7 +102,9 @@ pub(super) fn identifier(
     if is_plain && name.len() <= bytes_max {
         return Some(leaked(name));
     }
-    let mut said = format!("`{name}` is no name for {what}: lower-case letters, digits and `_`, a letter first");
+    let mut said = format!(
+        "`{name}` is not a valid name for {what}: use lower-case letters, digits and `_`, beginning with a letter"
+    );
     let _ = write!(said, ", at most {bytes_max} characters");
     mistakes.add(node.place(), said);
     None
