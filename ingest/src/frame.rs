@@ -11,7 +11,8 @@
 //!   lost: it is a record of its own ([`Record::stray_quote`]), and reading continues with the next line. The bytes
 //!   read beyond that line are held for this, bounded like a record; they are not read again for each line ([`path`]).
 //! - *Blank lines.* A line whose cells are all empty or blank, quoted or not, is not a record.
-//! - *Bounds.* A cell, a record and the number of cells are limited; a file over a limit fails at the same byte each time.
+//! - *Bounds.* A cell, a record and the number of cells are limited; a file over a limit fails at the same byte each
+//!   time.
 //! - *Invalid files.* A NUL byte and invalid UTF-8 end the reading: after an `Err` the framer cannot be used any more.
 //! - *Speed.* A line without quotes that lies completely in the input is split at its delimiters without copying.
 

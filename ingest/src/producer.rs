@@ -32,8 +32,8 @@ const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Added partitions are known after this time; the default would be five minutes.
 const METADATA_REFRESH_MS: &str = "10000";
 
-/// How long the producer's thread waits for delivery reports at a time. rdkafka spins through the last millisecond of a wait,
-/// and its own thread waits a tenth of this: a hundredth of a core while nothing is sent.
+/// How long the producer's thread waits for delivery reports at a time. rdkafka spins through the last millisecond of a
+/// wait, and its own thread waits a tenth of this: a hundredth of a core while nothing is sent.
 const REPORTS_WAIT: Duration = Duration::from_secs(1);
 
 type Threaded = BaseProducer<Deliveries>;

@@ -156,8 +156,8 @@ pub fn boolean(text: &str) -> Option<Casted<bool>> {
     }
 }
 
-/// A real calendar date: `yyyy-MM-dd`; or, as the correction [`DATE_NORMALISED`], the same with one-digit month
-/// or day, with blanks around, or followed by `T` or a space and midnight; or, as [`TIME_CUT`], followed by another time.
+/// A real calendar date: `yyyy-MM-dd`; or, as the correction [`DATE_NORMALISED`], the same with one-digit month or day,
+/// with blanks around, or followed by `T` or a space and midnight; or, as [`TIME_CUT`], followed by another time.
 pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
     if let Some(value) = iso_date(text) {
         return Casted::plain(value);

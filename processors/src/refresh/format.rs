@@ -1,8 +1,8 @@
 //! Writes one stream of typed rows as CSV, JSON and Parquet; the same rows give the same bytes.
 //!
 //! - **CSV**: header; numbers shortest round-trip, as serde_json prints them (`1e+16`), `numeric` digit by digit; NULL
-//!   empty, empty text `""`; booleans 0/1; NaN and the infinities `NaN`, `Infinity`, `-Infinity`; moments in UTC; RFC 4180
-//!   quoting; lines end in `\n`.
+//!   empty, empty text `""`; booleans 0/1; NaN and the infinities `NaN`, `Infinity`, `-Infinity`; moments in UTC; RFC
+//!   4180 quoting; lines end in `\n`.
 //! - **JSON**: one array of objects, one object a line, columns in order; NULL, NaN and infinities `null`.
 //! - **Parquet**: plain Arrow types, zstd, a fixed writer name and no further metadata.
 

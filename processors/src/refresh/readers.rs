@@ -1,8 +1,8 @@
 //! Derives a few windows at once: while Postgres computes the rows of one, those of another are written to files and
 //! uploaded.
 //!
-//! All readers see the publication's snapshot: the first is its own transaction, the others import it. A window's rows come
-//! from one query on one of them, so its files do not depend on who reads it, nor when.
+//! All readers see the publication's snapshot: the first is its own transaction, the others import it. A window's rows
+//! come from one query on one of them, so its files do not depend on who reads it, nor when.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -14,7 +14,7 @@
 //!    refused.
 //! 3. *Readers.* Let K be the oldest version that was current within `keep`. A file of a version above K stays. A file
 //!    of a version up to K was needed within `keep` only if K names it, by 1. So besides the current manifest it is
-//!    enough to read those around K; the age of a file does not matter. K is found from the times at which S3 wrote the
+//!    enough to read those around K; no file's own time is needed. K is found from the times at which S3 wrote the
 //!    manifests, which is before their swap: so a publication that takes longer than a certain share of `keep` aborts
 //!    (`freshet metrics`), and files younger than `keep` plus that share always stay.
 //! 4. *Order.* The pointer is read first, then the listings: a manifest that appears after that is above C. Before each

@@ -1,5 +1,6 @@
 //! Tokens that Amazon MSK accepts for a login by IAM: a request for `kafka-cluster:Connect` that AWS credentials have
-//! signed ahead, in base64. The format is that of AWS' own libraries, <https://github.com/aws/aws-msk-iam-sasl-signer-go>.
+//! signed ahead, in base64. The format is that of AWS' own libraries,
+//! <https://github.com/aws/aws-msk-iam-sasl-signer-go>.
 
 use std::time::{Duration, SystemTime};
 
