@@ -86,7 +86,7 @@ pub enum MessageError {
         why: &'static str,
     },
     /// A packed message was cut, or composed from several.
-    #[error("the value has {found} rows, but the header `rows` says {said}")]
+    #[error("the value has {found} rows, and the header `rows` says {said}")]
     Rows {
         /// The number in the header.
         said: usize,

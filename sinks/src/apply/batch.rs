@@ -296,7 +296,7 @@ mod tests {
             assert_eq!(
                 counts,
                 (corrected as i64, corrected as i64),
-                "a warning is no correction, and stands by its rule"
+                "a warning is not a correction, and is counted under its rule"
             );
             assert_eq!(sorted.progress[&part].received.to_string(), "{[0,3)}", "{duplicates:?}");
         }

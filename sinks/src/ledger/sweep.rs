@@ -168,7 +168,7 @@ async fn published(connection: &mut PgConnection, domain: &str, after: i64) -> R
             LIMIT $3
          ) AS o
          CROSS JOIN LATERAL (
-            -- The ends of a stream that was given up by adopt are never reached: what was received counts.
+            -- After adopt, the ends of the old stream are never reached: only the received rows count.
             SELECT NOT EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain AND s.stream_id = o.stream_id)
                 AND EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain) OR NOT EXISTS (
                 SELECT FROM UNNEST(o.end_offsets) WITH ORDINALITY AS e (end_offset, ord)

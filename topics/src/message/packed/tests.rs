@@ -99,9 +99,9 @@ fn a_version_before_packed_messages_finds_no_origin_in_one() {
 fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
     let good = ("[0,2,\"7\",\"Goa\"]\n[1,3,\"8\",null]", "2", "id,name");
     let cases = [
-        ((good.0, "3", good.2), "the value has 2 rows, but the header `rows` says 3"),
-        ((good.0, "1", good.2), "the value has 2 rows, but the header `rows` says 1"),
-        (("[0,2,\"7\",\"Goa\"]\nx\ny", "1", good.2), "the value has 3 rows, but the header `rows` says 1"),
+        ((good.0, "3", good.2), "the value has 2 rows, and the header `rows` says 3"),
+        ((good.0, "1", good.2), "the value has 2 rows, and the header `rows` says 1"),
+        (("[0,2,\"7\",\"Goa\"]\nx\ny", "1", good.2), "the value has 3 rows, and the header `rows` says 1"),
         ((good.0, "x", good.2), "header `rows`"),
         ((good.0, "0", good.2), "header `rows`"),
         ((good.0, good.1, "id"), "line 1 of the value is not a row: it has more cells"),
