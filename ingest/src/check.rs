@@ -13,7 +13,7 @@ use crate::header::{Header, HeaderError};
 use crate::overtaken::{Overtaken, Overtaking};
 use crate::producer::VALUE_BYTES_MAX;
 
-/// Characters of a value that are shown of one that rejects its file.
+/// The most characters shown of a value that rejects its file.
 const VALUE_CHARS_MAX: usize = 60;
 /// The most bytes that a byte of text can take in JSON (`\u0001`).
 const JSON_BYTES_PER_BYTE: usize = 6;
@@ -21,7 +21,7 @@ const JSON_BYTES_PER_BYTE: usize = 6;
 /// long.
 const JSON_BYTES_PER_CELL: usize = 80;
 
-/// Unknown columns of a file that the ledger names. A file may have a thousand.
+/// The most unknown columns of a file that the ledger names. A file may have a thousand.
 const UNKNOWN_COLUMNS_MAX: usize = 100;
 
 /// Why a file is rejected as a whole; the text is for its sender.
@@ -41,7 +41,7 @@ pub(crate) enum FileReject {
         "line {line}: `{value}` in column {column} breaks the rule {rule}, for which the contract rejects the file"
     )]
     Rule {
-        /// Where its row starts.
+        /// The line on which its row starts.
         line: u64,
         /// The column.
         column: &'static str,
@@ -53,7 +53,7 @@ pub(crate) enum FileReject {
     /// A row too long for Kafka.
     #[error("line {line}: the row is longer than the {VALUE_BYTES_MAX} bytes that a message may have")]
     RowTooLong {
-        /// Where it starts.
+        /// The line on which it starts.
         line: u64,
     },
 }
@@ -79,7 +79,7 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Keeps the bytes of a file of at most `keep_bytes_max`; `expected_bytes` is room made for them at once.
+    /// Keeps the bytes of a file of at most `keep_bytes_max`, and allocates room for `expected_bytes` at the start.
     pub(crate) fn new(
         domain: &'static Domain,
         others: &[&'static Domain],
@@ -115,7 +115,7 @@ impl Checker {
         if start.len() >= START_BYTES { self.read_start() } else { Ok(()) }
     }
 
-    /// Looks at the first bytes, then reads them as rows.
+    /// Looks at the first bytes, then parses them as rows.
     fn read_start(&mut self) -> Result<(), FileReject> {
         let Some(start) = self.start.take() else { return Ok(()) };
         if let Some(reason) = foreign(&start[..start.len().min(START_BYTES)]) {
@@ -162,12 +162,12 @@ fn absent_defaults(domain: &Domain, header: &Header) -> Vec<String> {
     absent.map(|column| column.name.to_owned()).collect()
 }
 
-/// The records of a file so far, and what they are checked by.
+/// The records of a file so far, and what is needed to check them.
 struct Records {
     domain: &'static Domain,
     /// Other domains that its columns may belong to.
     others: Vec<&'static Domain>,
-    /// Columns with a rule that rejects the file, with their place in the domain.
+    /// Columns with a rule that rejects the file, with their index in the domain.
     failing: Vec<(usize, &'static Column)>,
     header: Option<Header>,
     overtaken: Overtaken,
@@ -209,7 +209,7 @@ fn check_rules(failing: &[(usize, &'static Column)], header: &Header, record: &R
     Ok(())
 }
 
-/// Encodes a row only where it might be too long.
+/// Encodes a row only if it might be too long.
 fn check_row(domain: &Domain, header: &Header, record: &Record<'_>) -> Result<(), FileReject> {
     let text = record.iter().map(str::len).sum::<usize>() + header.kept_bytes();
     if text * JSON_BYTES_PER_BYTE + record.len() * JSON_BYTES_PER_CELL <= VALUE_BYTES_MAX {
@@ -237,7 +237,7 @@ pub(crate) struct Earlier {
 }
 
 impl Earlier {
-    /// `overtaken` are the rows that the first pass found overtaken.
+    /// `overtaken` is the number of overtaken rows that the first pass found.
     pub(crate) fn new(
         domain: &'static Domain,
         others: &[&'static Domain],
@@ -249,7 +249,7 @@ impl Earlier {
         Earlier { domain, others, framer, header: None, overtaking: Overtaking::of(domain, overtaken), rows }
     }
 
-    /// Takes the next bytes; whether they are enough.
+    /// Takes the next bytes; returns whether they are enough.
     pub(crate) fn feed(&mut self, mut piece: &[u8]) -> Result<bool, FileReject> {
         while !self.is_enough() {
             let Some(record) = self.framer.next(&mut piece)? else { return Ok(false) };
@@ -266,7 +266,7 @@ impl Earlier {
         self.header.is_some() && (self.overtaking.is_none() || self.framer.position().row >= self.rows)
     }
 
-    /// The header, and what the rows to come are told by.
+    /// The header, and the memory of keys for the rows to come.
     pub(crate) fn finish(self) -> Result<(Header, Option<Overtaking>), FileReject> {
         Ok((self.header.ok_or(HeaderError::NoHeader)?, self.overtaking))
     }

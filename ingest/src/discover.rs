@@ -1,9 +1,9 @@
-//! Discovery: the periodic listing of the raw bucket is the truth about what there is to publish.
+//! Discovery: the periodic listing of the raw bucket decides what there is to publish.
 //!
-//! Every listing goes over all of a domain's prefixes and depends on no cursor, on no order, and on no clock,
-//! so that nothing is missed because of one. What it shows that the ledger does not know is registered, in key
-//! order. Between two listings it lists the single keys that the store announced. At a slower
-//! pace it also finds what is in the ledger and no longer in the bucket.
+//! Every listing covers all of a domain's prefixes and depends on no cursor, order or clock, so none of them can make
+//! it miss an object. Entries that the ledger does not know are registered, in key order. Between two listings,
+//! discovery lists the single keys that the store announced. Less often, it also finds objects that are in the ledger
+//! but no longer in the bucket.
 
 mod deletions;
 mod looks;
@@ -31,25 +31,26 @@ use crate::names::{FOLDER, Name};
 use crate::object::{Listed, ObjectVersion, ReadError};
 use crate::{IngestError, IngestSettings, Listener, metrics};
 
-/// Entries of listings that are remembered as settled, all domains together: about 20 MB. Beyond that, pages are.
+/// The most listing entries remembered as settled, all domains together: about 20 MB. Beyond that, pages are
+/// remembered.
 const KNOWN_MAX: usize = 400_000;
-/// Pages of listings that are remembered as settled, all domains together: a hundred million objects, about 7 MB.
+/// The most listing pages remembered as settled, all domains together: a hundred million objects, about 7 MB.
 const PAGES_MAX: usize = 100_000;
-/// While the store announces new files and more are on their way, listings take at most this fraction of the time (one in so
-/// many parts), up to the longest interval.
+/// While the store announces new files and more are expected, listings take at most this fraction of the time (one in
+/// this many parts), up to the longest interval.
 const LISTING_SHARE: u32 = 10;
 /// The same while every file was announced, up to [`LONGEST_INTERVALS_MAX`].
 const IDLE_LISTING_SHARE: u32 = 100;
-/// A listing of many objects waits at most this many of the longest intervals.
+/// The longest wait before a listing of many objects, in longest intervals.
 const LONGEST_INTERVALS_MAX: u32 = 12;
-/// Comparisons of all with the ledger take at most one in so many parts of the time.
+/// Comparisons of the whole listing with the ledger take at most one in this many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
-/// New objects collected before they are registered, so that one listing of a full bucket stays bounded.
+/// The most new objects collected before they are registered, so that one listing of a full bucket stays bounded.
 const FOUND_MAX: usize = 20_000;
-/// Prefixes that cannot be listed and are told of.
+/// The most prefixes reported as not listed.
 const UNLISTED_MAX: usize = 20;
 
-/// Why a listing was not finished. What it found all the same is registered.
+/// Why a listing was not finished. What it found before is registered.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// S3 does not answer, or refuses.
@@ -60,7 +61,7 @@ pub enum DiscoverError {
     Ledger(#[from] sqlx::Error),
 }
 
-/// What one listing of a domain came to.
+/// The result of one listing of a domain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found {
     /// Entries that belong to the domain.
@@ -69,7 +70,7 @@ pub struct Found {
     pub registered: u64,
     /// Keys found deleted.
     pub deleted: u64,
-    /// Prefixes that could not be listed, or not whole.
+    /// Prefixes that could not be listed completely.
     pub unlisted: u64,
 }
 
@@ -81,30 +82,31 @@ pub struct Discovery {
     pages: Pages,
     /// Keys that could not be registered: failures so far, and when to try again.
     troubled: HashMap<String, (u32, Instant)>,
-    /// When all was last compared with the ledger, and how long that took.
+    /// When the whole listing was last compared with the ledger, and how long that took.
     reconciled: Option<(Instant, Duration)>,
-    /// How many comparisons there were.
+    /// The number of comparisons so far.
     reconciliations: u64,
-    /// Entries of the last listing.
+    /// The number of entries in the last listing.
     listed_before: u64,
-    /// Objects of this listing whose names say that they are no data, by the pattern that says so.
+    /// Objects of this listing whose names say that they are not data, by matching pattern.
     not_data: BTreeMap<String, i64>,
-    /// The key after which the next look for deletions goes on; empty: from the first. So that keys which are there and
-    /// are not listed any more (a pattern was taken out) keep none behind them from its turn.
+    /// The key after which the next look for deletions continues; empty: from the first. So keys that exist but are no
+    /// longer listed (a pattern was removed) do not keep later keys from their turn.
     deletions_after: String,
     /// The ledger's life and its highest object id, at the last listing.
     extent: Option<(i64, i64)>,
-    /// Whether the bucket keeps versions, as it said last, and when it was last asked; none before it said so.
+    /// Whether the bucket keeps versions, by its last answer, and when it was last asked; `None` before the first
+    /// answer.
     keeps_versions: Option<(bool, Instant)>,
-    /// It was said that the store refuses to list versions, where whether to was left to it.
+    /// Whether it was logged that the store refuses to list versions, with the setting `auto`.
     is_refusal_said: bool,
-    /// From when on overwritten versions count; none before the first listing by versions.
+    /// The time from which overwritten versions are registered; `None` before the first listing by versions.
     versions_from: Option<DateTime<Utc>>,
     /// When the newest version of this listing was written.
     newest_listed: DateTime<Utc>,
-    /// When it was last said that this listener lists.
+    /// When the listing lease was last taken or renewed.
     held_at: Option<Instant>,
-    /// What could not be listed, as it was last told.
+    /// The parts that could not be listed, as last reported.
     unlisted: Option<BTreeMap<String, String>>,
 }
 
@@ -131,7 +133,7 @@ async fn discover_domain(
         let missed = listener.hints.take_dropped(domain);
         let began = Instant::now();
         let pause = match discovery.discover_in_turn().await {
-            // Another listener lists; what stores tell this one it looks at all the same.
+            // Another listener lists; this one still looks at the keys that stores announce to it.
             Ok(None) => {
                 failures = 0;
                 least.max(Duration::from_secs(1))
@@ -167,7 +169,7 @@ async fn discover_domain(
     Ok(())
 }
 
-/// The time until the next listing: the least, and while all is told of, twofold up to the most.
+/// The time until the next listing: the shortest interval, doubled up to the longest while every file is announced.
 ///
 /// | so far | the store tells, and the listing found nothing else | next |
 /// |---|---|---|
@@ -177,7 +179,8 @@ pub(crate) fn next_interval(so_far: Duration, least: Duration, most: Duration, i
     if is_told { (so_far * 2).min(most) } else { least }
 }
 
-/// The least delay of the next listing while the store announces new files, so that long listings take a small share of the time.
+/// The shortest time until the next listing while the store announces new files, so that long listings take a small
+/// share of the time.
 ///
 /// | every new file was announced | the interval may grow | delay |
 /// |---|---|---|
@@ -192,7 +195,7 @@ fn pause_for(took: Duration, least: Duration, most: Duration, is_idle: bool) -> 
 }
 
 impl Discovery {
-    /// Knows nothing yet.
+    /// Starts without any memory.
     pub fn new(listener: Arc<Listener>, domain: &'static Domain) -> Self {
         let domains = listener.domains.len().max(1);
         let (known, pages) = (Known::new(KNOWN_MAX / domains), Pages::new(PAGES_MAX / domains));
@@ -217,7 +220,8 @@ impl Discovery {
         }
     }
 
-    /// A listing, if it is this listener's to make: of several, one lists a domain, as long as it goes on to.
+    /// Lists, if it is this listener's turn: of several listeners, one lists a domain for as long as it keeps renewing
+    /// its lease.
     async fn discover_in_turn(&mut self) -> Result<Option<Found>, DiscoverError> {
         match self.hold().await? {
             true => self.discover_once().await.map(Some),
@@ -225,8 +229,7 @@ impl Discovery {
         }
     }
 
-    /// Keeps the domain's listing for this listener until after its next one. A listing that takes long renews that as it
-    /// goes.
+    /// Keeps the domain's listing lease until after the next listing. A listing that takes long renews it meanwhile.
     async fn hold(&mut self) -> Result<bool, sqlx::Error> {
         let lease = self.listener.lease();
         if self.held_at.is_some_and(|at| at.elapsed() < lease / 3) {
@@ -235,8 +238,8 @@ impl Discovery {
         self.hold_for(lease + self.longest_interval()).await
     }
 
-    /// Keeps it through a pause that is longer than the intervals of the settings, as the next listing renews it after that.
-    /// Not before such a pause: a listener that is killed has its turn taken over when its lease ends.
+    /// Extends the lease over a pause that is longer than the intervals in the settings. A shorter pause needs no
+    /// extension: if this listener is killed, another one takes over when the lease expires.
     async fn hold_through(&mut self, pause: Duration) -> Result<bool, sqlx::Error> {
         match pause > self.longest_interval() {
             true => self.hold_for(self.listener.lease() + pause).await,
@@ -251,13 +254,14 @@ impl Discovery {
         Ok(is_held)
     }
 
-    /// Of the settings.
+    /// The longest interval in the settings.
     fn longest_interval(&self) -> Duration {
         let IngestSettings { list_interval_ms, list_interval_max_ms, .. } = self.listener.settings;
         Duration::from_millis(list_interval_ms.max(list_interval_max_ms))
     }
 
-    /// One listing of all that belongs to the domain. What of it cannot be listed keeps nothing else from being found.
+    /// One listing of everything that belongs to the domain. A part that cannot be listed does not keep the rest from
+    /// being found.
     ///
     /// # Errors
     /// If S3 or Postgres does not answer, or refuses everything.
@@ -302,18 +306,19 @@ impl Discovery {
             let from = listings::begin_versions(pool, bucket, self.domain.name, self.newest_listed).await?;
             self.versions_from = Some(from);
         }
-        // At the end too: what became known within this listing is not below what is remembered of it.
+        // Also at the end: what became known during this listing must not survive in its memory if the ledger went
+        // back.
         self.forget_if_the_ledger_went_back().await?;
         metrics::LISTING_DURATION.observe(started.elapsed().as_secs_f64());
         Ok(found)
     }
 
-    /// Asks whether the bucket keeps versions, where that is left to it, and since when they count: at most as often as all is
-    /// compared with the ledger. What it said last holds until it says something else: a version that is overwritten while
-    /// a passing fault stood for "no" would never be found.
+    /// With the setting `auto`, asks whether the bucket keeps versions, and since when they count: at most as often as
+    /// the whole listing is compared with the ledger. The last answer holds until there is another one: if a passing
+    /// fault counted as "no", a version that is overwritten meanwhile would never be found.
     ///
     /// # Errors
-    /// If the store does not answer and has never said it, or if Postgres does not answer.
+    /// If the store does not answer and has never answered, or if Postgres does not answer.
     async fn ask_for_versions(&mut self) -> Result<(), DiscoverError> {
         let listener = Arc::clone(&self.listener);
         let interval = Duration::from_millis(listener.settings.reconcile_interval_ms);
@@ -326,7 +331,7 @@ impl Discovery {
                     tracing::debug!(domain = self.domain.name, %error, "ask whether versions are kept");
                     said
                 }
-                // Not for us to know, and so not to list.
+                // We may not know, so we may not list versions either.
                 (Err(ReadError::Denied { .. }), None) => false,
                 (Err(error), None) => return Err(error.into()),
             };
@@ -338,7 +343,7 @@ impl Discovery {
         Ok(())
     }
 
-    /// Whether versions are listed, by what was said last.
+    /// Whether versions are listed, by the last answer.
     fn lists_versions(&self) -> bool {
         match self.listener.versions {
             Versions::On => true,
@@ -347,7 +352,8 @@ impl Discovery {
         }
     }
 
-    /// Says once of a prefix that it cannot be listed, and once that it can; counts it, and takes it down for the status.
+    /// Logs once that a prefix cannot be listed, and once that it can be again; counts it, and records it for the
+    /// status.
     async fn tell_unlisted(&mut self, unlisted: &BTreeMap<String, ReadError>) -> Result<(), sqlx::Error> {
         let now: BTreeMap<String, String> =
             unlisted.iter().map(|(prefix, error)| (prefix.clone(), error.to_string())).collect();
@@ -380,7 +386,7 @@ impl Discovery {
         }
     }
 
-    /// What was in the ledger is no longer settled where Postgres was restored, or promoted, under this listener.
+    /// Forgets what is settled if Postgres was restored, or another server promoted, while this listener runs.
     async fn forget_if_the_ledger_went_back(&mut self) -> Result<(), sqlx::Error> {
         let now = lives::extent(&self.listener.pool).await?;
         if self.extent.is_some_and(|before| went_back(before, now)) {
@@ -391,7 +397,7 @@ impl Discovery {
         Ok(())
     }
 
-    /// Lists what is below a prefix, and adds to `unlisted` what of it cannot be; says whether S3 gave anything.
+    /// Lists a prefix, and adds the parts that cannot be listed to `unlisted`; returns whether S3 gave any page.
     async fn list_prefix(
         &mut self,
         prefix: String,
@@ -412,13 +418,13 @@ impl Discovery {
             if self.held_at.is_some() {
                 self.hold().await?;
             }
-            // A listing of a full bucket takes minutes, and whoever waits for a look does not wait as long.
+            // A listing of a full bucket takes minutes, and announced keys should not wait for that.
             let asked = listener.hints.taken(self.domain);
             if !asked.is_empty() {
                 self.look_and_tell(asked).await;
             }
         }
-        // Where keys are not listed either, it is a fault of the login and says nothing of versions.
+        // If keys cannot be listed either, the login is at fault, and the refusal says nothing about versions.
         if let Some(error) = listing.versions_refused.take().filter(|_| listing.has_answered)
             && !std::mem::replace(&mut self.is_refusal_said, true)
         {
@@ -429,7 +435,7 @@ impl Discovery {
         Ok(listing.has_answered)
     }
 
-    /// Takes what is new of a page of a listing: nothing, if it is as it was when all of it was settled.
+    /// Takes the new entries of a page: none if the page is the same as when all of it was settled.
     async fn take_page(
         &mut self,
         page: Vec<Listed>,
@@ -458,7 +464,7 @@ impl Discovery {
         self.listener.settings.name_of(self.domain, &entry.version.key) == Name::File
     }
 
-    /// Counts an entry; whether it is a file of the domain.
+    /// Counts an entry; returns whether it is a file of the domain.
     fn count(&mut self, entry: &Listed, found: &mut Found, reconciliation: &mut Option<Reconciliation>) -> bool {
         let key = &entry.version.key;
         match self.listener.settings.name_of(self.domain, key) {
@@ -478,7 +484,7 @@ impl Discovery {
         true
     }
 
-    /// Takes what is new of some entries.
+    /// Takes the new entries among these.
     async fn take_entries(
         &mut self,
         entries: Vec<Listed>,
@@ -510,7 +516,7 @@ impl Discovery {
             let listed = versions(&latest);
             unknown = register::unknown(pool, bucket, &listed.iter().collect::<Vec<_>>()).await?;
         }
-        // Before the first listing is complete nobody knows since when they count.
+        // Before the first listing is complete, it is not known since when overwritten versions count.
         if let Some(since) = self.versions_from.filter(|_| !overwritten.is_empty()) {
             let listed = versions(&overwritten);
             let listed: Vec<&ObjectVersion> = listed.iter().collect();
@@ -527,7 +533,7 @@ impl Discovery {
 }
 
 /// Whether the ledger went back between two looks at its life and highest object id: then it has forgotten objects that
-/// this listener knows to be in it.
+/// this listener believes to be in it.
 ///
 /// | life | highest id | went back |
 /// |---|---|---|
@@ -538,8 +544,7 @@ fn went_back(before: (i64, i64), now: (i64, i64)) -> bool {
     before.0 != now.0 || now.1 < before.1
 }
 
-/// What to list: a pattern that is a whole key is a prefix too, of itself above all. One that another covers
-/// is left out.
+/// The prefixes to list: a pattern that is a whole key is a prefix too. Prefixes covered by another one are left out.
 fn prefixes(domain: &Domain, listener: &Listener) -> BTreeSet<String> {
     cover(listener.settings.all_patterns_of(domain))
 }

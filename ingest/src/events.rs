@@ -43,7 +43,7 @@ pub enum NotNotification {
     #[error("read the notification: {0}")]
     Json(#[from] serde_json::Error),
     /// They are JSON of another shape.
-    #[error("read the notification: it has none of the shapes that stores send")]
+    #[error("read the notification: it has none of the formats that stores send")]
     Shape,
 }
 
@@ -92,12 +92,12 @@ struct Object {
 /// Reads a notification.
 ///
 /// # Errors
-/// If it is not JSON, or in none of the shapes above.
+/// If it is not JSON, or not in one of the known formats.
 pub fn read(body: &[u8]) -> Result<Vec<Told>, NotNotification> {
     let envelope: Envelope = serde_json::from_slice(body)?;
     match (&envelope.message, envelope.sns_type.as_deref()) {
         (Some(message), None | Some("Notification")) => of(serde_json::from_str(message)?),
-        // SNS asks whether to send at all.
+        // SNS asks for the confirmation of a subscription.
         (Some(_), Some(kind)) => Ok(vec![Told::Other(kind.to_owned())]),
         (None, _) => of(envelope),
     }
@@ -149,7 +149,7 @@ fn of_event(kind: Option<String>, detail: serde_json::Value) -> Result<Told, Not
     }
 }
 
-/// The key that SeaweedFS keeps at a path of a bucket.
+/// The key of the object that SeaweedFS stores at a path of a bucket.
 ///
 /// | path | key |
 /// |---|---|
@@ -190,7 +190,7 @@ mod tests {
         serde_json::json!({"Type": "Notification", "TopicArn": "arn", "Message": message}).to_string()
     }
 
-    /// With the entry as it is now, which holds more than this.
+    /// With the present entry, which has more fields than these.
     fn weed(path: &str) -> String {
         format!(r#"{{"key":"/buckets/raw/{path}","message":{{"new_entry":{{"name":"a"}},"delete_chunks":true}}}}"#)
     }

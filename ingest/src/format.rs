@@ -1,6 +1,6 @@
 //! Recognizes files that are not CSV by their first bytes, and says what to do.
 
-/// Bytes that are looked at.
+/// The number of bytes looked at.
 pub(crate) const START_BYTES: usize = 4096;
 
 /// Why a file is not CSV, for its sender.
@@ -12,7 +12,7 @@ pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
     let found = match start {
         [b'P', b'K', 3, 4, ..] if holds(b"[Content_Types].xml") || holds(b"xl/") => workbook,
         [0xd0, 0xcf, 0x11, 0xe0, ..] => workbook,
-        [b'P', b'K', 3..=8, ..] => "this is a zip archive: unpack it, and drop the CSV file that is in it",
+        [b'P', b'K', 3..=8, ..] => "this is a zip archive: unpack it, and drop the CSV file in it",
         [b'P', b'A', b'R', b'1', ..] => "this is a Parquet file: write it as CSV UTF-8 and drop it again",
         [b'%', b'P', b'D', b'F', ..] => "this is a PDF: ask for the table as CSV UTF-8 and drop that",
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => UTF_16,
@@ -30,9 +30,9 @@ pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
 }
 
 const UTF_16: &str =
-    "this is text in UTF-16: save it as CSV UTF-8 and drop it again, or say `encoding: utf-16` in the contract";
+    "this is text in UTF-16: save it as CSV UTF-8 and drop it again, or set `encoding: utf-16` in the contract";
 
-/// Without a byte order mark: every other byte of plain letters is NUL.
+/// Without a byte order mark: in plain text, every other byte is NUL.
 fn is_utf_16(start: &[u8]) -> bool {
     let pairs = start.chunks_exact(2).take(32);
     let count = pairs.len();
@@ -40,7 +40,7 @@ fn is_utf_16(start: &[u8]) -> bool {
     count >= 4 && (of(0) * 4 >= count * 3 || of(1) * 4 >= count * 3)
 }
 
-/// An object with a name in quotes, or a list of objects, lists or texts.
+/// An object whose first name is in quotes, or a list of objects, lists or texts.
 fn is_json(text: &[u8]) -> bool {
     let inner = |text: &[u8]| text[1..].trim_ascii_start().first().copied();
     match text.first() {

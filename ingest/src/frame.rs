@@ -1,19 +1,20 @@
 //! Bytes to rows, in bounded memory: the same bytes give the same records, lines and positions, independent of chunk
 //! sizes and of where a reading resumes.
 //!
-//! The grammar is RFC 4180's with a delimiter of the contract's: double quotes, `""` for a quote within quotes, records
+//! The grammar is RFC 4180's, with the contract's delimiter: double quotes, `""` for a quote within quotes, records
 //! ended by LF, CRLF or a lone CR; a quote within an unquoted cell is text.
 //!
-//! - *Exact places.* Line ends before a record are consumed here, and a record ended by CR is held until the
-//!   next byte shows whether an LF belongs to it. So a record's line, and the [`Position`] after it, do not
-//!   depend on the chunks.
+//! - *Exact positions.* Line ends before a record are consumed here, and a record ended by CR is held until the next
+//!   byte shows whether an LF belongs to it. So a record's line, and the [`Position`] after it, do not depend on the
+//!   chunks.
 //! - *Stray quotes.* If text follows a closing quote, or a quote is never closed, only the line on which it opened is
-//!   lost: it is a record of its own ([`Record::stray_quote`]), and reading continues with the next line. What was read
-//!   beyond is held for that, and is bounded as a record is; it is not read again for each line ([`path`]).
-//! - *Blank lines.* A line whose cells are all empty, or blanks alone, quoted or not, is no record.
-//! - *Bounds.* A cell, a record and the number of cells are limited; a file over a limit fails at the same byte each time.
-//! - *Faults of the file.* A NUL byte and invalid UTF-8 end the reading: after an `Err` the framer is of no further use.
-//! - *Speed.* A line without a quote that lies whole in the input is split at its delimiters where it lies.
+//!   lost: it is a record of its own ([`Record::stray_quote`]), and reading continues with the next line. The bytes
+//!   read beyond that line are held for this, bounded like a record; they are not read again for each line ([`path`]).
+//! - *Blank lines.* A line whose cells are all empty or blank, quoted or not, is not a record.
+//! - *Bounds.* A cell, a record and the number of cells are limited; a file over a limit fails at the same byte each
+//!   time.
+//! - *Invalid files.* A NUL byte and invalid UTF-8 end the reading: after an `Err` the framer cannot be used any more.
+//! - *Speed.* A line without quotes that lies completely in the input is split at its delimiters without copying.
 
 mod path;
 mod quotes;
@@ -26,10 +27,10 @@ use self::path::{Lead, Path, Span};
 use self::quotes::InCell;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
-/// Bytes that are taken from the input at once where a record is read byte by byte.
+/// The most bytes taken from the input at once when a record is read byte by byte.
 const HOLD_BYTES_MAX: usize = 64 << 10;
 
-/// Bounds on what one record may take. Counted in bytes of cell text, without quotes, commas and line ends.
+/// Limits for one record, in bytes of cell text, without quotes, delimiters and line ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameLimits {
     /// Text of a record, in bytes. Default 1 MiB: a message must fit a Kafka batch.
@@ -49,11 +50,11 @@ impl Default for FrameLimits {
 /// A record boundary, at which a later reading can resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Bytes before the boundary, after decompression, a BOM included.
+    /// Bytes before the boundary, after decompression, including a BOM.
     pub byte: u64,
     /// Line at the boundary, from 1.
     pub line: u64,
-    /// Data rows before the boundary; the header is none.
+    /// Data rows before the boundary, without the header.
     pub row: i64,
 }
 
@@ -71,7 +72,7 @@ pub enum FrameError {
     #[error("line {line}: a NUL byte, so this is not UTF-8 text (it may be UTF-16 or binary)")]
     NulByte { line: u64 },
     #[error(
-        "line {line}: invalid UTF-8, so this is probably Windows-1252: save the file as CSV UTF-8, or say `encoding` in the \
+        "line {line}: invalid UTF-8, so this is probably Windows-1252: save the file as CSV UTF-8, or set `encoding` in the \
          contract"
     )]
     InvalidUtf8 { line: u64 },
@@ -113,12 +114,12 @@ impl<'a> Record<'a> {
         self.is_stray.then_some(self.text)
     }
 
-    /// How many bytes its text takes, all cells together.
+    /// The length of its text in bytes, all cells together.
     pub(crate) fn text_bytes(&self) -> usize {
         self.text.len()
     }
 
-    /// How many cells the record has; at least 1, but where it has a stray quote.
+    /// The number of cells: at least 1, or 0 for a record with a stray quote.
     #[allow(clippy::len_without_is_empty, reason = "a record without cells is a blank line, and skipped")]
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -140,15 +141,15 @@ impl<'a> Record<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Start of file; so many bytes of a BOM have been seen, and not yet counted.
+    /// At the start of the file, after this many bytes of a possible BOM, which are not counted yet.
     Bom(usize),
-    /// At a boundary or among blank lines; whether the last byte was a CR, so that an LF is no line of its own.
+    /// At a boundary or among blank lines; whether the last byte was a CR, so that an LF does not start a new line.
     Between { after_cr: bool },
-    /// Within a record that is read byte by byte.
+    /// In a record that is read byte by byte.
     Inside,
-    /// Behind a stray quote, on the line on which it opened.
+    /// After a stray quote, on the line on which it opened.
     Skipping,
-    /// The record is complete but for the LF that may belong to its CR.
+    /// The record is complete except for an LF that may belong to its CR.
     AfterCr,
 }
 
@@ -156,33 +157,32 @@ enum State {
 pub struct Framer {
     limits: FrameLimits,
     delimiter: u8,
-    /// Bytes of the input that may have to be read again, up to `at` read already; the current record begins at
+    /// Bytes of the input that may have to be read again; those before `at` are read. The current record begins at
     /// `start`.
     held: Vec<u8>,
     start: usize,
     at: usize,
-    /// The text of the current record, and where its cells end in it. Between two cells lie `gap` bytes.
+    /// The text of the current record, and the ends of its cells in it. There are `gap` bytes between two cells.
     text: Vec<u8>,
     ends: Vec<usize>,
     gap: usize,
     cell: InCell,
-    /// What comes before the text in the record, where its text is that of an earlier reading.
+    /// The part of the record before its text, if the text is from an earlier reading.
     lead: Lead,
-    /// Where the quote of the current cell opened, as line and as byte, and the cell itself once it goes over a line
-    /// end.
+    /// Where the quote of the current cell opened, as line and as byte, and the cell itself once it spans a line end.
     opened_line: u64,
     opened_byte: u64,
     span: Option<Span>,
-    /// The quoted cells of the record that go over a line end.
+    /// The quoted cells of the record that span a line end.
     spans: VecDeque<Span>,
-    /// Up to here the text of a record under way has no NUL.
+    /// Up to here the text of the current record has no NUL.
     nul_checked: usize,
-    /// The reading of the record before, if it reached a limit.
+    /// The earlier reading that reached a limit, if there is one.
     path: Option<Box<Path>>,
     /// The line of the record's stray quote.
     stray_line: Option<u64>,
     state: State,
-    /// How far the file is read.
+    /// How far the file has been read.
     byte: u64,
     line: u64,
     record_line: u64,
@@ -198,7 +198,7 @@ impl Framer {
         Framer::at(limits, delimiter, Position::default(), State::Bom(0), None)
     }
 
-    /// At a record boundary of a former reading of the same bytes, after its header: the next byte given is
+    /// At a record boundary of an earlier reading of the same bytes, after its header: the next byte given is
     /// `at.byte`, the next record is data row `at.row`.
     pub fn resume(limits: FrameLimits, delimiter: u8, at: Position) -> Self {
         Framer::at(limits, delimiter, at, State::Between { after_cr: false }, Some(at.row))
@@ -238,16 +238,16 @@ impl Framer {
     /// [`finish`](Self::finish).
     ///
     /// # Errors
-    /// The file's fault; the reading is over.
+    /// The file is invalid; the reading is over.
     pub fn next<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Record<'a>>, FrameError> {
         if self.complete(input)? { self.emit().map(Some) } else { Ok(None) }
     }
 
-    /// The next of the last records, at the end of the file; `None` after the last. More than one is left where a quote
-    /// is still open.
+    /// The next of the last records, at the end of the file; `None` after the last. There may be several if a quote is
+    /// still open.
     ///
     /// # Errors
-    /// The file's fault; the reading is over.
+    /// The file is invalid; the reading is over.
     pub fn finish(&mut self) -> Result<Option<Record<'_>>, FrameError> {
         loop {
             if self.complete(&mut [].as_slice())? {
@@ -268,18 +268,18 @@ impl Framer {
         }
     }
 
-    /// The boundary after the last record returned, its line end included.
+    /// The boundary after the last record returned, including its line end.
     pub fn position(&self) -> Position {
         self.boundary
     }
 
-    /// How many bytes were looked at so far, those that were looked at again counted again: a few times the bytes read,
-    /// whatever they say.
+    /// How many bytes were looked at so far, counting repetitions: a few times the bytes read, whatever the file
+    /// contains.
     pub fn bytes_looked_at(&self) -> u64 {
         self.looked
     }
 
-    /// Goes on until a record is complete (true) or the input is consumed (false).
+    /// Continues until a record is complete (true) or the input is consumed (false).
     fn complete(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
         loop {
             let is_record = match self.state {
@@ -321,7 +321,7 @@ impl Framer {
         }
     }
 
-    /// The next byte, held or of the input.
+    /// The next byte, from the held bytes or from the input.
     fn peek(&self, input: &[u8]) -> Option<u8> {
         self.held.get(self.at).or(input.first()).copied()
     }
@@ -335,7 +335,7 @@ impl Framer {
         self.looked += count as u64;
     }
 
-    /// Passes over byte order marks; whether what comes next is known to be none.
+    /// Skips byte order marks; returns whether the next byte is known not to belong to one.
     fn skip_bom(&mut self, mut seen: usize, input: &mut &[u8]) -> bool {
         while let Some((&byte, rest)) = input.split_first() {
             if byte != BOM[seen] {
@@ -353,7 +353,7 @@ impl Framer {
         false
     }
 
-    /// What merely began like a byte order mark is text.
+    /// Bytes that only began like a byte order mark are text.
     fn end_bom(&mut self, seen: usize) {
         self.state = State::Between { after_cr: false };
         self.held.extend_from_slice(&BOM[..seen]);
@@ -380,7 +380,7 @@ impl Framer {
     }
 
     fn begin_record(&mut self) {
-        // What was read is left behind: at once where that is all, else when it is the greater part.
+        // Drops the bytes that were read: at once if that is all of them, else when they are more than half.
         if self.at * 2 >= self.held.len() {
             self.held.drain(..self.at);
             self.at = 0;
@@ -399,8 +399,7 @@ impl Framer {
         (self.span, self.nul_checked) = (None, 0);
     }
 
-    /// Takes one whole line without quotes, if that is what comes next and no limit is near; else begins to read byte by
-    /// byte.
+    /// Takes one whole line without quotes, if that comes next and no limit is near; else starts to read byte by byte.
     fn take_plain_line(&mut self, input: &mut &[u8]) -> bool {
         let bytes_max = self.limits.field_bytes_max.min(self.limits.record_bytes_max);
         let source = if self.at < self.held.len() { &self.held[self.at..] } else { *input };
@@ -429,7 +428,7 @@ impl Framer {
         false
     }
 
-    /// Takes more of the input to what is held, at most to the end of a line; whether there is more.
+    /// Moves more of the input to the held bytes, at most to the end of a line; returns whether there is more.
     fn hold(&mut self, input: &mut &[u8]) -> bool {
         let window = &input[..input.len().min(HOLD_BYTES_MAX)];
         let end = memchr2(b'\n', b'\r', window).map_or(window.len(), |end| end + 1);
@@ -461,7 +460,7 @@ impl Framer {
         FrameError::InvalidUtf8 { line: self.record_line + self.lines_before(start) }
     }
 
-    /// Line ends within the first `len` bytes of the record's text, all of them quoted. CR and LF are one only
+    /// Line ends within the first `len` bytes of the record's text, all of them quoted. CR and LF count as one only
     /// within one cell.
     fn lines_before(&self, len: usize) -> u64 {
         let text = &self.text[..len];
@@ -469,8 +468,8 @@ impl Framer {
         memchr2_iter(b'\n', b'\r', text).filter(|&at| text[at] == b'\r' || !is_pair(at)).count() as u64
     }
 
-    /// A line whose cells are all empty or blanks alone. Quotes around nothing say nothing: `""` is blank too, also where a
-    /// file has a single column, since a row without a value is none.
+    /// Whether all cells of the line are empty or blank. `""` is blank too, even if a file has a single column, since a
+    /// row without a value is not a row.
     fn is_blank(&self) -> bool {
         let says_nothing = |byte: &u8| (1..=b' ').contains(byte) || (self.gap == 1 && *byte == self.delimiter);
         self.stray_line.is_none() && self.text.iter().all(says_nothing)
@@ -486,14 +485,14 @@ impl Framer {
         let row = self.pass_boundary();
         let (ends, gap, line) = (&self.ends[..], self.gap, self.record_line);
         let Ok(text) = std::str::from_utf8(&self.text) else { return Err(self.invalid_utf8()) };
-        // Halves of a character in two neighbouring cells are valid only where they are joined.
+        // Halves of a character in two neighbouring cells are valid only if the cells are joined.
         if gap == 0 && !ends.iter().all(|&end| text.is_char_boundary(end)) {
             return Err(self.invalid_utf8());
         }
         Ok(Record { text, ends, gap, line, row, is_stray: false })
     }
 
-    /// The record ends here: gives its row.
+    /// Ends the record here; returns its row.
     fn pass_boundary(&mut self) -> Option<i64> {
         let row = self.row_next;
         let row_after = row.map_or(0, |row| row + 1);

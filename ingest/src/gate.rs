@@ -1,9 +1,9 @@
 //! Decides whether a domain may be published to now: its topic exists and is the one that the ledger knows, and its
 //! processor is not too far behind. A problem of one domain affects only that domain.
 //!
-//! One task keeps the answers fresh, so that workers never wait for them; between two looks at Kafka, what
-//! this listener has published since counts as not yet applied. The ends of the logs that it measures on the way also
-//! tell whether Kafka has lost what it had acknowledged ([`crate::truncation`]).
+//! One task keeps the answers fresh, so that workers never wait for them; between two looks at Kafka, what this
+//! listener has published since counts as not yet applied. The ends of the logs that it measures also show whether
+//! Kafka has lost records that it had acknowledged ([`crate::truncation`]).
 
 mod backlog;
 mod topic;
@@ -32,16 +32,16 @@ use crate::metrics;
 use crate::producer::Producer;
 use crate::truncation::{Acknowledged, Holder, TruncationWatch};
 
-/// How often the task looks whether an answer is due.
+/// How often the task checks whether an answer must be refreshed.
 const TICK: Duration = Duration::from_millis(50);
 /// A topic is checked again after this time, so that added partitions are used within seconds: two small requests.
 const TOPIC_AGE_MAX: Duration = Duration::from_secs(10);
-/// A topic that could not be used is looked at again after this.
+/// A topic that could not be used is checked again after this time.
 const TOPIC_RETRY: Duration = Duration::from_secs(2);
 /// A problem that an operator has to solve is logged again after this time.
 const REMINDER: Duration = Duration::from_secs(60);
-/// The ends of the log are measured again after this time while the domain is paused, published to, or idle. Idle, too,
-/// published objects may wait for rows that Kafka has lost.
+/// The ends of the log are measured again after this time while the domain is paused, published to, or idle. An idle
+/// domain may still have published objects that wait for rows that Kafka has lost.
 const ENDS_AGE_MAX: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(250), Duration::from_secs(5)];
 
 /// A topic that may be published to.
@@ -152,8 +152,8 @@ impl Gate {
         }
     }
 
-    /// Whether the domain's log no longer holds what Kafka had acknowledged of a published object, which is what the
-    /// ledger says now. To be asked again and again: an object is believed lost only after several looks.
+    /// Whether the domain's log no longer has records of a published object that Kafka had acknowledged according to
+    /// the ledger. Must be called repeatedly: an object counts as lost only after several looks.
     pub(crate) fn has_lost(&self, domain: &str, object: &Object) -> bool {
         let (Some(stream_id), Some(ends)) = (object.stream_id, object.end_offsets.clone()) else { return false };
         let Some(index) = self.by_name.get(domain) else { return false };
@@ -163,7 +163,7 @@ impl Gate {
         !truncation.compare([holder], Instant::now(), log).is_empty()
     }
 
-    /// Forgets what is remembered of objects but these, which wait for their rows.
+    /// Forgets all objects except these, which wait for their rows.
     pub(crate) fn forget_all_but(&self, domain: &str, waiting: &[i64]) {
         if let Some(index) = self.by_name.get(domain) {
             lock(&self.entries[*index].seen).truncation.retain_objects(waiting);
@@ -255,7 +255,7 @@ impl Gate {
         seen.measured_at.is_none_or(|at| at.elapsed() >= age_max)
     }
 
-    /// Bookmarks first: what they have passed was in the log before it is measured.
+    /// Bookmarks first: everything they have passed is in the log when it is measured.
     async fn measure(&self, domain: &Domain, topic: &OpenTopic) -> Result<Measurement, String> {
         let bookmarks = bookmarks::read(&self.pool, domain.name, Some(topic.stream_id)).await;
         let bookmarks = bookmarks.map_err(|error| format!("read the bookmarks: {error}"))?;
@@ -279,7 +279,7 @@ impl Gate {
         seen.measured_at = Some(Instant::now());
         let Measurement { lag: messages, ends, bookmarks, bookmarks_read_at } = match measured {
             Ok(measurement) => measurement,
-            // The last measure plus what was published since stands, and so the domain pauses in time.
+            // The last measurement plus the rows published since still count, so the domain pauses in time.
             Err(reason) => {
                 tracing::warn!(domain, reason, "measure the lag");
                 return;
@@ -315,7 +315,7 @@ fn lag(ends: &BTreeMap<i32, Ends>, bookmarks: &[Bookmark]) -> i64 {
     ends.iter().map(behind).sum()
 }
 
-/// Each bookmark as what Kafka acknowledged of its partition.
+/// Each bookmark as an acknowledged offset of its partition.
 fn holders(topic: &OpenTopic, bookmarks: &[Bookmark]) -> Vec<(Holder, Acknowledged)> {
     let acknowledged = |bookmark: &Bookmark| {
         let mut ends = vec![0; topic.partitions.unsigned_abs() as usize];
@@ -361,7 +361,7 @@ mod tests {
             (2, Ends { low: 3, high: 7 }),
             (3, Ends { low: 0, high: 5 }),
         ]);
-        // Three to apply; retention was faster; no bookmark yet; a log that became shorter.
+        // Three messages to apply; retention was faster; no bookmark yet; a log that became shorter.
         assert_eq!(lag(&ends, &[bookmark(0, 7), bookmark(1, 1), bookmark(3, 9)]), 3 + 6 + 4);
     }
 }

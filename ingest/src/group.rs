@@ -21,12 +21,12 @@ use crate::outcome::{self, Stop, still_mine};
 use crate::producer::Chunk;
 use crate::publish::{self, Ready};
 
-/// Objects of a group at most.
+/// The most objects of a group.
 pub(crate) const OBJECTS_MAX: usize = 128;
-/// Objects of a group that are read at once.
+/// The most objects of a group that are read at once.
 const READS_AT_ONCE: usize = 32;
 
-/// Size, as stored, up to which an object is small: a group of them is no more than a chunk.
+/// Up to this size, as stored, an object is small: a group of them is at most a chunk.
 pub(crate) fn small_bytes(chunk_bytes: usize) -> usize {
     chunk_bytes / OBJECTS_MAX
 }
@@ -39,11 +39,11 @@ struct Member {
     began: SystemTime,
 }
 
-/// Attempts to publish a group of claimed objects, and writes the outcome of each to the ledger. After `stop` those that
-/// were not read yet are handed back.
+/// Attempts to publish a group of claimed objects, and writes the outcome of each to the ledger. After `stop`, objects
+/// that were not read yet are handed back.
 ///
 /// # Errors
-/// If the ledger refuses. Leases that were not ended run out then, and another attempt follows.
+/// If the ledger refuses. Leases that were not ended expire then, and another attempt follows.
 pub(crate) async fn attempt(
     listener: &Arc<Listener>,
     claims: Vec<Claim>,
@@ -83,7 +83,7 @@ async fn read_apart(
     })
 }
 
-/// Makes the first pass. None where the object ended by itself.
+/// Makes the first pass. `None` if the object ended by itself.
 async fn read(
     listener: Arc<Listener>,
     mut member: Member,
@@ -106,7 +106,8 @@ async fn read(
     }
 }
 
-/// The second pass of all that is ready: sent from one blocking thread, waited for together, written together.
+/// The second pass of all objects that are ready: sent from one blocking thread, acknowledged together, written
+/// together.
 async fn send(listener: &Listener, ready: Vec<(Member, Ready, Vec<u8>)>) -> Result<(), sqlx::Error> {
     let chunk = |ready: &Ready| listener.producer.chunk(&ready.topic.topic, ready.point.ends.len());
     let queued: Vec<(Member, Ready, Vec<u8>, Chunk)> = ready
@@ -126,14 +127,14 @@ async fn send(listener: &Listener, ready: Vec<(Member, Ready, Vec<u8>)>) -> Resu
     let sent = match tokio::task::spawn_blocking(send).await {
         Ok(sent) => sent,
         Err(panic) => {
-            // The first pass found no fault in the same bytes. The leases run out, and each is tried alone after that.
+            // The first pass found no error in the same bytes. The leases expire, and each object is then tried alone.
             tracing::error!(%panic, "a bug in freshet while it sent several objects");
             return Ok(());
         }
     };
     let mut finished = Vec::with_capacity(sent.len());
     for (member, mut ready, chunk, sent) in sent {
-        // Also where sending failed: what was sent is then out of the way of the next attempt.
+        // Also if sending failed: then messages that were sent do not mix with the next attempt.
         let acknowledged = listener.producer.acknowledged(chunk).await;
         match acknowledged.map_err(Stop::from).and_then(|delivered| sent.map(|()| delivered).map_err(Stop::from)) {
             Ok(delivered) => {

@@ -1,8 +1,8 @@
-//! The header of a file, matched to the columns of its domain: by name, in any order and case, however its words are
-//! parted, invisible characters around it trimmed.
+//! The header of a file, matched to the columns of its domain by name: in any order and case, with any separators
+//! between words, ignoring invisible characters around it.
 //!
-//! A canonical name beats an alias: where a file of locations has both `id` and `location_id`, the latter is
-//! an extra column. Which cell belongs to which column is decided once a file, so that a row costs no look-up.
+//! A canonical name takes precedence over an alias: if a file of locations has both `id` and `location_id`, the latter
+//! is an extra column. The columns are matched once for each file, so rows need no lookup.
 //!
 //! A typing error in a heading must not lose a column silently. So a file is rejected if it has no column of the domain
 //! besides the key, or if it lacks a column and has a heading with nearly its name; the reason says what the file may
@@ -22,10 +22,10 @@ use freshet_topics::{Cell, Column, Domain, Instead, NearMiss, NewColumn, RawRow}
 use self::names::{folded, listed, shortened, trimmed};
 use crate::frame::Record;
 
-/// Why a file cannot be of its domain. The text is the file's reject reason.
+/// Why a file cannot belong to its domain. The text is the file's reject reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// No line but blank ones.
+    /// The file has only blank lines.
     #[error("the file is empty: it has no header")]
     NoHeader,
     /// The file lacks columns that every file of the domain must have.
@@ -33,14 +33,14 @@ pub enum HeaderError {
     Missing {
         /// The domain's name.
         domain: &'static str,
-        /// The columns, with the other spellings that would do.
+        /// The columns, with their other accepted names.
         missing: String,
         /// The original header, shortened.
         found: String,
         /// The headings that are nearly columns, each after `; `.
         hints: String,
     },
-    /// The file has columns of the key alone: nothing that it says would load.
+    /// The file only has columns of the key: it has no values to load.
     #[error("header: no column of {domain} besides its key, so nothing would be loaded; found: {found}{hints}")]
     NoMeasure {
         /// The domain's name.
@@ -50,7 +50,7 @@ pub enum HeaderError {
         /// The headings that are nearly columns, each after `; `.
         hints: String,
     },
-    /// Headings that are nearly columns which the file lacks.
+    /// Headings that are nearly columns that the file lacks.
     #[error("header: {0}")]
     NearMiss(String),
     /// The columns are those of another domain.
@@ -58,7 +58,7 @@ pub enum HeaderError {
     OtherDomain {
         /// The domain's name.
         domain: &'static str,
-        /// Whose columns they are.
+        /// The domain that has these columns.
         other: &'static str,
         /// Where files of that domain belong.
         pattern: &'static str,
@@ -75,14 +75,14 @@ pub enum HeaderError {
         /// The delimiter of the contract.
         delimiter: &'static str,
     },
-    /// A line by which Excel tells itself the delimiter.
+    /// A line that tells Excel the delimiter.
     #[error("line {line}: `{text}` is only for Excel: remove the line, and save the file as CSV with {delimiter}")]
     SeparatorLine {
-        /// Where it stands.
+        /// Its line number.
         line: u64,
         /// The line, shortened.
         text: String,
-        /// What is to part the columns.
+        /// The required delimiter.
         delimiter: &'static str,
     },
     /// The file has columns that the domain does not have, and its contract rejects such files.
@@ -95,7 +95,7 @@ pub enum HeaderError {
         /// `is` or `are`.
         verb: &'static str,
     },
-    /// Two columns of the file are the same column of the domain, and nothing says which one counts.
+    /// Two columns of the file match the same column of the domain, and it is not clear which one counts.
     #[error(
         "header: columns {} (`{}`) and {} (`{}`) are both `{column}`; remove one",
         first.0, first.1, second.0, second.1
@@ -113,14 +113,14 @@ pub enum HeaderError {
 /// Which cell of a row belongs to which column of the domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// For each column of the domain its place in the file, if it has one.
+    /// For each column of the domain, its index in the file, if it has one.
     places: Vec<Option<usize>>,
-    /// Place of the column that messages are keyed by.
+    /// Index of the column that messages are keyed by.
     partition_place: Option<usize>,
-    /// Columns of the file.
+    /// Number of columns in the file.
     width: usize,
     ignored: Vec<String>,
-    /// Columns that the domain does not have and keeps: their places, and what their cells are kept under.
+    /// Columns that the domain does not have but keeps: their indexes, and the names under which their cells are kept.
     kept: Vec<(usize, String)>,
 }
 
@@ -129,11 +129,11 @@ pub struct Header {
 pub const NOTES: &str = "_rejected_";
 
 impl Header {
-    /// Matches the first record of a file. `others` are the domains that its columns may be of instead.
+    /// Matches the first record of a file. `others` are the domains that its columns may belong to instead.
     ///
     /// # Errors
-    /// If a required column is missing, two columns claim to be the same one, no column is one that the domain measures,
-    /// or a heading is nearly a column.
+    /// If a required column is missing, two columns match the same one, the only columns of the domain are its key, or
+    /// a heading is nearly a column.
     pub fn read(
         domain: &'static Domain,
         others: &[&'static Domain],
@@ -151,7 +151,7 @@ impl Header {
         }
         check_columns(domain, others, &places, &names, record)?;
         let is_ignored = |(place, _): &(usize, &&str)| !places.contains(&Some(*place)) && !is_note[*place];
-        // Commas behind the last heading are no columns, unless cells stand there.
+        // Empty headings after the last one are not columns, unless they have cells.
         let named = names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1);
         let ignored: Vec<String> =
             names.iter().take(named).enumerate().filter(is_ignored).map(|(_, name)| shortened(name)).collect();
@@ -169,7 +169,7 @@ impl Header {
         Ok(Header { partition_place, width: names.len(), ignored, kept, places })
     }
 
-    /// Whether the file has the column at this place of the domain.
+    /// Whether the file has the column at this index of the domain.
     pub(crate) fn has(&self, column: usize) -> bool {
         self.places.get(column).is_some_and(Option::is_some)
     }
@@ -181,7 +181,7 @@ impl Header {
 
     /// The cells of a data row in the order of the domain's columns. None of them is copied.
     pub fn raw_row<'a>(&self, record: &Record<'a>) -> RawRow<'a> {
-        // A blank cell says nothing.
+        // A blank cell has no value.
         let said = |place: &usize| record.get(*place).filter(|text| !cast::is_blank(text)).map(Cow::Borrowed);
         let new_cell = |(place, name): &(usize, String)| Some((Cow::Owned(name.clone()), said(place)?));
         if let Some(line) = record.stray_quote() {
@@ -189,7 +189,7 @@ impl Header {
             return RawRow { cells, stray_quote, extra: Vec::new(), new_cells: BTreeMap::new(), overtaken: 0 };
         }
         let beyond = || (self.width..record.len()).filter_map(|place| record.get(place));
-        // One comma too many says nothing.
+        // One comma too many does not matter.
         let is_longer = beyond().any(|text| !cast::is_blank(text));
         RawRow {
             new_cells: self.kept.iter().filter_map(new_cell).collect(),
@@ -206,8 +206,8 @@ impl Header {
         present.map(|(column, _)| column.name).collect::<Vec<_>>().join(",")
     }
 
-    /// Writes a data row as a line of a packed message: what [`raw_row`](Self::raw_row) has and how many rows it overtakes,
-    /// with no allocation for an ordinary one.
+    /// Writes a data row as a line of a packed message: the cells of [`raw_row`](Self::raw_row) and how many rows it
+    /// overtakes, with no allocation for an ordinary row.
     pub fn write(&self, record: &Record<'_>, overtaken: u32, mut line: Line<'_>) {
         match record.stray_quote() {
             Some(text) => line.attribute(STRAY_QUOTE, text),
@@ -236,7 +236,7 @@ impl Header {
         }
     }
 
-    /// Bytes that the headings of kept columns take in a row at most.
+    /// The most bytes that the headings of kept columns take in a row.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept.iter().map(|(_, name)| name.len()).sum()
     }
@@ -248,8 +248,8 @@ impl Header {
     }
 }
 
-/// What the cells of columns that no column of the domain has its place in are kept under: the heading, or the column's
-/// number in the file; a repeated heading has its number too.
+/// The names under which cells of unmatched columns are kept: the heading, or the column's number in the file; a
+/// repeated heading also gets its number.
 fn kept(names: &[&str], places: &[Option<usize>]) -> Vec<(usize, String)> {
     let mut kept: Vec<(usize, String)> = Vec::new();
     for (place, name) in names.iter().enumerate().filter(|(place, _)| !places.contains(&Some(*place))) {
@@ -264,8 +264,7 @@ fn kept(names: &[&str], places: &[Option<usize>]) -> Vec<(usize, String)> {
     kept
 }
 
-/// Where the file has the column: under its canonical name, else under an alias that is no column's canonical
-/// name.
+/// Where the file has the column: under its canonical name, else under an alias that is no column's canonical name.
 fn place_of(domain: &'static Domain, column: &'static Column, names: &[&str]) -> Result<Option<usize>, HeaderError> {
     let is_anothers =
         |name: &str| domain.columns.iter().any(|other| other.name != column.name && is_exactly(name, other.name));
@@ -278,7 +277,7 @@ fn place_of(domain: &'static Domain, column: &'static Column, names: &[&str]) ->
     single(column, names, |name| aliases.contains(&folded(name)) && !is_taken(name))
 }
 
-/// Two columns of a contract may differ in nothing but how their words are parted.
+/// Two columns of a contract may differ only in the separators between their words.
 fn is_exactly(name: &str, column: &str) -> bool {
     name.eq_ignore_ascii_case(column)
 }
@@ -298,7 +297,7 @@ fn single(
     }
 }
 
-/// Whether the columns that were found make it a file of the domain.
+/// Checks that the matched columns make it a file of the domain.
 fn check_columns(
     domain: &'static Domain,
     others: &[&'static Domain],
@@ -329,7 +328,7 @@ fn check_columns(
     }
 }
 
-/// The columns that every file must have and this one lacks, with the other spellings that would do.
+/// The required columns that this file lacks, with their other accepted names.
 fn missing(domain: &'static Domain, places: &[Option<usize>]) -> String {
     let spellings = |column: &Column| match column.aliases {
         [] => format!("`{}`", column.name),

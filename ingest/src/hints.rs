@@ -16,11 +16,10 @@ use crate::metrics;
 use crate::names::Name;
 use crate::settings::IngestSettings;
 
-/// Keys of a domain that wait to be looked at, about a megabyte. More than these come with the next listing, which is cheaper
-/// then.
+/// The most keys of a domain that wait, about a megabyte. More keys come with the next listing, which is cheaper then.
 const KEYS_MAX: usize = 5_000;
 
-/// What stores tell, by domain. Clones share it.
+/// Announcements of stores, by domain. Clones share it.
 #[derive(Clone)]
 pub struct Hints {
     bucket: Arc<str>,
@@ -28,7 +27,7 @@ pub struct Hints {
     domains: Arc<[Waiting]>,
     /// Whether a store has sent any notification.
     told: Arc<AtomicBool>,
-    /// A store told of an object of the bucket that is no file of a domain.
+    /// Notified when a store announces an object of the bucket that is not a file of any domain.
     nobodys: Arc<Notify>,
 }
 
@@ -36,7 +35,7 @@ struct Waiting {
     domain: &'static Domain,
     keys: Mutex<Keys>,
     came: Notify,
-    /// Keys were dropped since the last listing began: it is due.
+    /// Keys were dropped since the last listing began, so a listing is due.
     dropped: AtomicBool,
 }
 
@@ -46,9 +45,9 @@ pub(crate) type Keys = BTreeMap<String, Vec<oneshot::Sender<Looked>>>;
 /// The result of a look at a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Looked {
-    /// The ledger holds what the store shows under it, or the store shows nothing.
+    /// The ledger has what the store shows under it, or the store shows nothing.
     Settled,
-    /// The store could not be asked about it, or not be understood.
+    /// The store did not answer, or its answer could not be read.
     Unread,
     /// The ledger did not answer.
     NoLedger,
@@ -59,7 +58,7 @@ pub(crate) enum Looked {
 pub(crate) enum Look {
     /// It is in another bucket, or belongs to no domain.
     Nobodys,
-    /// Too many wait already.
+    /// Too many keys wait already.
     Full,
     /// It will be looked at; the receiver gets the result, or an error if the look was interrupted.
     Comes(oneshot::Receiver<Looked>),
@@ -89,7 +88,7 @@ impl Hints {
         self.told.load(Ordering::Relaxed)
     }
 
-    /// Whether keys of a domain were dropped; asked by a listing that begins, which finds them.
+    /// Whether keys of a domain were dropped; called when a listing begins, which finds them.
     pub(crate) fn take_dropped(&self, domain: &Domain) -> bool {
         self.waiting(domain).is_some_and(|waiting| waiting.dropped.swap(false, Ordering::Relaxed))
     }
@@ -99,8 +98,8 @@ impl Hints {
         self.waiting(domain).is_some_and(|waiting| waiting.dropped.load(Ordering::Relaxed))
     }
 
-    /// Waits until a store tells of an object of the bucket that is no file of a domain, or has told since this was last
-    /// waited for.
+    /// Waits until a store announces an object of the bucket that is not a file of any domain; returns at once if that
+    /// happened since the last wait.
     pub(crate) async fn of_nobody(&self) {
         self.nobodys.notified().await;
     }
@@ -109,7 +108,7 @@ impl Hints {
         self.domains.iter().find(|waiting| waiting.domain == domain)
     }
 
-    /// Takes what a store sent; gives how many keys will be looked at.
+    /// Takes a notification; returns how many keys will be looked at.
     ///
     /// # Errors
     /// If it is not JSON in a known format. Events of other buckets or keys are ignored.
@@ -150,7 +149,7 @@ impl Hints {
         Look::Comes(told)
     }
 
-    /// Waits for keys of a domain; for ever if no such domain. Dropped before its end, it takes none.
+    /// Waits for keys of a domain; for ever if there is no such domain. Takes none if it is dropped before its end.
     pub(crate) async fn of(&self, domain: &Domain) -> Keys {
         let Some(waiting) = self.waiting(domain) else {
             return std::future::pending().await;
@@ -172,10 +171,10 @@ impl Hints {
         waiting.map(take).unwrap_or_default()
     }
 
-    /// The same, `None` from `until` on: even if keys wait, so that those who tell without a pause keep no listing from
-    /// its turn.
+    /// The same, but `None` from `until` on, even if keys wait, so that a steady stream of announcements does not delay
+    /// the listing.
     pub(crate) async fn wait_until(&self, domain: &Domain, until: Instant) -> Option<Keys> {
-        // What is ready counts more to a timeout than that its time is over.
+        // A timeout checks first whether the result is ready, and only then the time.
         if Instant::now() >= until {
             return None;
         }
@@ -263,7 +262,7 @@ mod tests {
             hints.look("raw", "health/a.csv");
         }
         assert!(looks > 0);
-        // What waits then is not lost.
+        // Keys that wait then are not lost.
         assert_eq!(hints.of(health).await.len(), 1);
     }
 
@@ -286,7 +285,7 @@ mod tests {
         for at in 0..KEYS_MAX + 10 {
             hints.look("raw", &format!("climate/{at}.csv"));
         }
-        // One that waits already takes no place.
+        // A key that waits already takes no further place.
         assert!(matches!(hints.look("raw", "climate/0.csv"), Look::Comes(_)));
         assert_eq!(dropped.get() - before, 10);
         let climate = freshet_topics::domains::by_name("climate").expect("declared");

@@ -1,5 +1,5 @@
-//! Reads a file from disk as a listener would read it from the bucket: inflated, decoded, checked as a whole, framed into
-//! rows. Nothing is published, and no service is asked.
+//! Reads a file from disk as a listener would read it from the bucket: inflated, decoded, checked as a whole, framed
+//! into rows. Nothing is published, and no service is used.
 
 use std::path::Path;
 
@@ -17,15 +17,15 @@ use crate::settings::IngestSettings;
 pub struct Inspected {
     /// Its rows.
     pub rows: i64,
-    /// Columns of its header that the domain does not have: the first of them, and how many more.
+    /// Columns of its header that the domain does not have: the first ones, and how many more.
     pub unknown_columns: Vec<String>,
-    /// Columns that it lacks, and for which its rows have the contract's value.
+    /// Columns that it lacks and that get the contract's default in its rows.
     pub absent_defaults: Vec<String>,
-    /// Rows of it whose key comes again further down in it.
+    /// Rows whose key comes again further down in the file.
     pub overtaken: i64,
 }
 
-/// Why there are no rows to look at.
+/// Why there are no rows to inspect.
 #[derive(Debug, thiserror::Error)]
 pub enum NotInspected {
     /// The file would be rejected as a whole, for this reason.
@@ -36,7 +36,7 @@ pub enum NotInspected {
     Unread {
         /// The file.
         path: String,
-        /// What the system says.
+        /// The system's error.
         said: String,
     },
 }
@@ -63,8 +63,8 @@ async fn open(domain: &Domain, settings: &IngestSettings, path: &Path) -> Result
     opened.map_err(|error| NotInspected::of(path, error))
 }
 
-/// Reads a file of a domain, twice as a listener does: it is checked as a whole, then `each` is given the line and the cells
-/// of every row. `others` are the domains that it may be of instead.
+/// Reads a file of a domain twice, as a listener does: it is checked as a whole, then `each` gets the line and the
+/// cells of every row. `others` are the domains that it may belong to instead.
 ///
 /// # Errors
 /// [`NotInspected`].
@@ -123,7 +123,7 @@ pub async fn fitting(
     Ok(found.into_iter().filter(|(unknown, _)| Some(*unknown) == fewest).map(|(_, domain)| domain).collect())
 }
 
-/// How many columns the file has beside the domain's; `None` where its header is none of the domain's.
+/// How many columns the file has besides the domain's; `None` if its header does not fit the domain.
 async fn unknown_columns(
     domain: &'static Domain,
     settings: &IngestSettings,
@@ -144,7 +144,7 @@ async fn unknown_columns(
     Ok(None)
 }
 
-/// At most so many characters of a value on one line, what cannot be seen escaped.
+/// At most this many characters of a value on one line, with invisible ones escaped.
 pub fn visible(text: &str, chars_max: usize) -> String {
     shown(text, chars_max)
 }

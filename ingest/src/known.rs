@@ -7,14 +7,15 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use crate::object::Listed;
 
-/// The entries of a listing that are settled: in the ledger, at the last look. Of each key only the last one: a key
-/// that was written A, B, A shows an entry again that was settled before, and is another version.
+/// The listing entries that were settled, that is, in the ledger, at the last look. Only the last entry of each key is
+/// remembered: for a key that was written A, B, A, an entry appears again that was settled before but is another
+/// version.
 ///
-/// Only fingerprints are kept: 128 bits of the key, 64 of the rest, so that at a million entries the odds that a new
-/// one is taken for an old one are 1 in 10^19.
+/// Only fingerprints are stored: 128 bits of the key, 64 of the rest, so that at a million entries the probability of
+/// taking a new one for an old one is 1 in 10^19.
 ///
-/// Bounded by two generations: when the younger is full it becomes the older, whose entries are forgotten
-/// unless they are seen again. Forgetting is harmless: the ledger is queried once more.
+/// Bounded by two generations: when the younger is full it becomes the older, whose entries are forgotten unless they
+/// are seen again. Forgetting is harmless: the ledger is queried once more.
 pub(crate) struct Known {
     hashers: [RandomState; 2],
     younger: HashMap<[u64; 2], u64>,
@@ -39,7 +40,7 @@ impl Known {
 
     fn of(&self, Listed { version, is_latest }: &Listed) -> ([u64; 2], u64) {
         let rest = (&version.etag, version.size_bytes, version.last_modified.timestamp(), &version.version_id);
-        // A version that was overwritten is settled by itself.
+        // A version that was overwritten is remembered separately.
         let overwritten = (!is_latest).then_some(&version.version_id);
         (self.fingerprint((&version.key, overwritten)), self.hashers[0].hash_one(rest))
     }
@@ -61,7 +62,7 @@ impl Known {
         self.remember(key, rest);
     }
 
-    /// What a key was seen to hold is not settled any more.
+    /// Forgets what a key was seen to have.
     pub(crate) fn forget_key(&mut self, key: &str) {
         let key = self.fingerprint((key, None::<&Option<String>>));
         self.younger.remove(&key);

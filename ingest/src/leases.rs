@@ -71,7 +71,7 @@ impl Leases {
                 back_off: back_off.after(held.attempts.unsigned_abs() + 1),
             };
             let mut asked: Vec<Renewal> = self.held().iter().map(of).collect();
-            // In the order in which everybody locks objects.
+            // In the order in which all transactions lock objects.
             asked.sort_unstable_by_key(|one| one.object);
             if asked.is_empty() {
                 continue;
@@ -85,7 +85,8 @@ impl Leases {
                         }
                     }
                 }
-                // Whoever takes the object over meanwhile publishes the same rows with the same numbers.
+                // If another listener takes the object over meanwhile, it publishes the same rows with the same
+                // numbers.
                 Err(error) => tracing::warn!(%error, objects = asked.len(), "renew leases in the ledger"),
             }
         }

@@ -1,15 +1,14 @@
 //! The S3 change listener: a CSV file dropped in the raw bucket becomes messages in its domain's topic.
 //!
-//! This crate promises that every version of every object under a domain's prefixes is published exactly as
-//! its bytes say, or rejected with a reason, or known to have been overtaken by a newer version; that
-//! publishing it twice is harmless, because a row's number is a function of the bytes; and that publishing less than
-//! all of it is noticed and repaired.
+//! This crate guarantees that every version of every object under a domain's prefixes is published exactly as its bytes
+//! say, or rejected with a reason, or recorded as replaced by a newer version; that publishing it twice is harmless,
+//! because a row's number is a function of the bytes; and that an incomplete publication is noticed and repaired.
 //!
-//! One file's path through it: [`discover`] lists the bucket, or the one key that a store announced ([`hints`],
-//! [`events`]), finds it, and has it registered in the ledger ([`freshet_sinks::ledger`]); a [`worker`](self) claims
-//! it, opens it at the pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them,
-//! then sends them chunk by chunk ([`publish`](self)); and once the processors have passed its end, the
-//! [`sweeper`](self) finds it applied, or has it published again.
+//! The path of one file: [`discover`] lists the bucket, or the one key that a store announced ([`hints`], [`events`]),
+//! finds the file, and registers it in the ledger ([`freshet_sinks::ledger`]). A [`worker`](self) claims it, opens it
+//! at the pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them, then sends
+//! them chunk by chunk ([`publish`](self)). Once the processors have passed its end, the [`sweeper`](self) marks it
+//! applied, or has it published again.
 
 mod check;
 pub mod decisions;
@@ -61,7 +60,7 @@ pub use hints::Hints;
 pub use listener::Listener;
 pub use settings::IngestSettings;
 
-/// What the producer still holds when all workers have ended gets this long; normally it is nothing.
+/// How long the producer may take to send what is left when all workers have ended; normally nothing is left.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a listener needs.
@@ -71,25 +70,25 @@ pub struct Context {
     pub settings: IngestSettings,
     /// The section `kafka`.
     pub kafka: KafkaSettings,
-    /// The database with the ledger. A listener uses up to a connection a worker and one a domain at once.
+    /// The database with the ledger. A listener uses at most one connection per worker and one per domain at once.
     pub pool: PgPool,
     /// The store with the raw bucket.
     pub s3: aws_sdk_s3::Client,
     /// The bucket that is listened to.
     pub raw_bucket: String,
-    /// Whether versions that were overwritten before they were seen are looked for.
+    /// Whether versions that were overwritten before they were seen are found.
     pub versions: Versions,
     /// The domains that are published.
     pub domains: Vec<&'static Domain>,
     /// The listener's name in the ledger, unique among those that run.
     pub listener: String,
-    /// What stores tell it.
+    /// The announcements of stores.
     pub hints: Hints,
-    /// The queue that the store tells through, if there is one.
+    /// The queue with the store's events, if there is one.
     pub events: Option<EventQueue>,
 }
 
-/// Why a listener ends. Everything else is tried again for ever.
+/// Why a listener ends. Everything else is retried for ever.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
     /// A setting that cannot work.
@@ -98,12 +97,12 @@ pub enum IngestError {
     /// librdkafka refuses the configuration.
     #[error("configure the Kafka producer: {0}")]
     Producer(#[from] rdkafka::error::KafkaError),
-    /// The database is not what it should be.
+    /// The schema of the database is wrong.
     #[error("{action}: {source}; run `freshet setup`, and check what the database user may do")]
     Schema {
-        /// Verb and object of what was tried.
+        /// Verb and object of the attempted action.
         action: &'static str,
-        /// What Postgres says.
+        /// Postgres' error.
         source: sqlx::Error,
     },
     /// A task panicked.
@@ -111,11 +110,11 @@ pub enum IngestError {
     Task(JoinError),
 }
 
-/// Listens until `shutdown`, then drains: current chunks are finished, their resume points saved, and the leases
-/// returned, within `drain_ms`.
+/// Listens until `shutdown`, then drains within `drain_ms`: current chunks are finished, their resume points saved, and
+/// the leases returned.
 ///
 /// # Errors
-/// [`IngestError`]; S3, Kafka and Postgres out of reach are not among them.
+/// [`IngestError`]; unreachable S3, Kafka or Postgres is not an error.
 pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), IngestError> {
     let events = context.events.clone();
     let listener = Listener::new(context)?;
@@ -140,7 +139,8 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
     let mut outcome = Ok(());
     let first = tokio::select! {
         first = tasks.join_next() => first,
-        // The gate or the leases' keeper: without them the listener would close its domains, or share its objects.
+        // The gate, or the task that keeps the leases: without them the listener would close its domains, or share its
+        // objects.
         Some(ended) = support.join_next() => Some(ended.map(Ok)),
         () = stop.cancelled() => None,
     };
@@ -152,7 +152,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
         }
     });
     if drained.await.is_err() {
-        // The process is about to end; leases run out, and another listener continues from the resume points.
+        // The process is about to end; leases expire, and another listener continues from the resume points.
         tracing::warn!(tasks = tasks.len(), "not drained in time: the rest continues from its resume points later");
         tasks.abort_all();
     }
@@ -162,7 +162,7 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
     outcome
 }
 
-/// The tasks that others rely on to their very end.
+/// The tasks that the others need until they have ended.
 fn support(listener: &Arc<Listener>, stop: &CancellationToken) -> JoinSet<()> {
     let mut support = JoinSet::new();
     let (gate, gate_stop) = (Arc::clone(listener), stop.clone());

@@ -8,7 +8,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::settings::IngestSettings;
 
-/// Rows are paid for in batches of this many, so that the limit costs nothing a row.
+/// Rows are paid for in batches of this size, so that the limit costs nothing per row.
 const ROWS_PER_CHECK: u32 = 1_000;
 
 /// Both limits. Shared by all tasks of a listener.

@@ -36,7 +36,7 @@ pub struct Listener {
     pub(crate) domains: Vec<&'static Domain>,
     /// The listener's name in the ledger.
     pub(crate) name: String,
-    /// Rows that a message has at most.
+    /// The most rows of a message.
     pub(crate) rows_per_message: usize,
     /// The one producer.
     pub(crate) producer: Arc<Producer>,
@@ -44,20 +44,20 @@ pub struct Listener {
     pub(crate) gate: Gate,
     /// How fast it may go.
     pub(crate) limits: Arc<Limits>,
-    /// The objects that it works on.
+    /// The leases on the objects that it works on.
     pub(crate) leases: Arc<Leases>,
-    /// What stores tell it.
+    /// The announcements of stores.
     pub(crate) hints: Hints,
-    /// Objects were registered, or may be claimed again.
+    /// Notified when objects were registered, or may be claimed again.
     pub(crate) work_to_do: Arc<Notify>,
-    /// Whose turn it is among the workers that wait to look whether there is work.
+    /// Held by the worker that looks for work; the others wait for it.
     pub(crate) looks: Mutex<()>,
-    /// An object was published.
+    /// Notified when an object was published.
     pub(crate) sweep_to_do: Notify,
 }
 
 impl Listener {
-    /// Connects to nothing yet.
+    /// Does not connect yet.
     ///
     /// # Errors
     /// If a setting cannot work.
@@ -109,7 +109,7 @@ impl Listener {
         Claimant { owner: &self.name, lease: self.lease(), back_off: self.back_off() }
     }
 
-    /// One request to S3, at its turn.
+    /// One request to S3, within the rate limit.
     pub(crate) async fn s3<T>(&self, request: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
         self.limits.s3_request().await;
         request.await

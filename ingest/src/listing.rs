@@ -1,29 +1,29 @@
 //! A listing of a prefix that continues if a part of it cannot be listed.
 //!
-//! Where a page fails, what is below the prefix is listed by its parts: the keys at its own level, and each folder by
-//! itself; where the level fails too, though it is allowed, by the characters with which its keys go on. Parts that
-//! still cannot be listed are reported, and everything else is found. None of this depends on the server's order.
+//! If a page fails, the prefix is listed in parts: the keys at its own level, and each folder by itself. If the level
+//! fails too, although listing is allowed, it is divided by the next character of its keys. Parts that still cannot be
+//! listed are reported, and everything else is found. None of this depends on the server's order.
 
 use std::collections::BTreeMap;
 
 use crate::limits::Limits;
 use crate::object::{Listed, ObjectReader, Pages, ReadError, VersionPages};
 
-/// How often a prefix is taken apart by characters.
+/// How often a prefix is divided by characters.
 const DEPTH_MAX: u8 = 1;
-/// Parts of one listing that are listed by themselves; beyond that a part that fails is named and no further divided.
+/// The most parts of one listing; beyond that, a part that fails is reported and not divided.
 const PARTS_MAX: usize = 300;
-/// With what a key goes on, as far as it is tried.
+/// The next characters of keys that are tried.
 const CHARACTERS: std::ops::RangeInclusive<u8> = b' '..=b'~';
 
 /// How a prefix is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ways {
-    /// What the keys hold now.
+    /// The current objects of the keys.
     Current,
     /// All versions of the keys.
     Versions,
-    /// All versions, or where that is not allowed what the keys hold now.
+    /// All versions or, if that is not allowed, the current objects.
     VersionsIfAllowed,
 }
 
@@ -31,7 +31,7 @@ pub(crate) enum Ways {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part {
     prefix: String,
-    /// Only the keys at its own level; its folders are parts of their own.
+    /// Only the keys at its own level; its folders are separate parts.
     is_level: bool,
     depth: u8,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Listing<'a> {
     under_way: Option<(Part, Source<'a>)>,
     /// Whether the store gave any page.
     pub(crate) has_answered: bool,
-    /// Why versions are not listed though they were to be, if they are allowed.
+    /// Why versions are not listed, if they were wanted and are refused.
     pub(crate) versions_refused: Option<ReadError>,
     /// What could not be listed, and why.
     pub(crate) unlisted: BTreeMap<String, ReadError>,
@@ -83,7 +83,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    /// The next page; `None` after the last. Where parts were listed again, entries come twice.
+    /// The next page; `None` after the last. If parts were listed again, entries are repeated.
     pub(crate) async fn next(&mut self) -> Option<Vec<Listed>> {
         loop {
             let (part, mut source) = match self.under_way.take() {
@@ -116,7 +116,7 @@ impl<'a> Listing<'a> {
     fn source(&self, part: &Part) -> Source<'a> {
         let prefix = part.prefix.clone();
         match (part.is_level, self.ways) {
-            // What was overwritten at this level is found by the next listing that can be had whole.
+            // Overwritten versions at this level are found by the next listing that succeeds as a whole.
             (true, _) => Source::Current(self.reader.list_level(self.bucket, prefix)),
             (false, Ways::Current) => Source::Current(self.reader.list_pages(self.bucket, prefix)),
             (false, Ways::Versions | Ways::VersionsIfAllowed) => {
@@ -125,7 +125,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    /// The folders of a level are parts of their own.
+    /// Makes the folders of a level parts of their own.
     fn folders(&mut self, part: Part, source: Source<'_>) {
         if let (true, Source::Current(pages)) = (part.is_level, source) {
             let whole = |prefix| Part { prefix, is_level: false, depth: part.depth };

@@ -15,7 +15,7 @@ fn gauges(name: &str, help: &str) -> IntGaugeVec {
     register_int_gauge_vec!(name, help, &["domain"]).expect("each metric is declared once")
 }
 
-/// From 1 ms to about 65 s, each bucket twice the one before.
+/// From 1 ms to about 65 s, each bucket twice the size of the one before.
 fn durations() -> Vec<f64> {
     exponential_buckets(0.001, 2.0, 17).expect("the bounds are positive")
 }
@@ -79,7 +79,7 @@ pub(crate) static PUBLISH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     .expect("each metric is declared once")
 });
 
-/// The objective is seconds; a file that waited for a dead role may take days.
+/// The objective is seconds; a file that waited for a stopped role may take days.
 pub(crate) static FRESHNESS: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets =
         vec![0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];

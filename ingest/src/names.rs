@@ -1,4 +1,5 @@
-//! Classifies objects by name: a domain's file, something beside the files that is not data, or an object of no domain.
+//! Classifies objects by name: a file of a domain, an object beside the files that is not data, or an object of no
+//! domain.
 //!
 //! Tools leave objects beside their files: markers (`_SUCCESS`), checksums, manifests, uploads that are not finished.
 //! Such objects are neither data nor mistakes; they are only counted.
@@ -35,7 +36,7 @@ pub(crate) const NOT_DATA: [&str; 21] = [
     "thumbs.db",
 ];
 
-/// How a name that ends in `/` is called: what some tools make where they show a folder.
+/// The name of the pattern for keys that end in `/`, which some tools create to show a folder.
 pub(crate) const FOLDER: &str = "/";
 
 /// How a key relates to a domain.
@@ -43,9 +44,9 @@ pub(crate) const FOLDER: &str = "/";
 pub enum Name<'a> {
     /// A file of it.
     File,
-    /// Under its prefix, and no data: the pattern that says so.
+    /// Under its prefix, but not data: the matching pattern.
     NotData(&'a str),
-    /// Not its own.
+    /// Not one of its objects.
     Foreign,
 }
 
@@ -63,7 +64,7 @@ impl IngestSettings {
         }
     }
 
-    /// Classifies a key for all domains together; a key of no domain may still be recognized as no data by its name.
+    /// Classifies a key for all domains together; the name of a key of no domain may still say that it is not data.
     pub fn name_in(&self, domains: &[&Domain], key: &str) -> Name<'_> {
         let own = domains.iter().map(|domain| self.name_of(domain, key)).find(|name| *name != Name::Foreign);
         own.unwrap_or_else(|| self.not_data(key).map_or(Name::Foreign, Name::NotData))
@@ -83,7 +84,7 @@ impl IngestSettings {
     }
 }
 
-/// A pattern in lower case: nearly all are. Each key of each listing is held against each of them.
+/// A pattern in lower case, as nearly all are. Each key of each listing is compared with each pattern.
 fn lower(pattern: &str) -> Cow<'_, str> {
     match pattern.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
         true => pattern.into(),
@@ -112,7 +113,7 @@ fn fits(pattern: &str, part: &str) -> bool {
     true
 }
 
-/// What to do about an object that belongs to no domain; none where no name is near.
+/// What to do about an object that belongs to no domain; `None` if no name is similar.
 ///
 /// | key | names | said |
 /// |---|---|---|
@@ -184,7 +185,7 @@ mod tests {
             ("health/", Name::NotData(FOLDER)),
             ("health/sub/", Name::NotData(FOLDER)),
             ("helth/a.csv", Name::Foreign),
-            // What a pattern says is meant.
+            // A part that the domain's own pattern names is intended.
             ("_landing/.health/a.csv", Name::File),
             ("_landing/.health/_SUCCESS", Name::NotData("_*")),
             ("one/_file.tmp", Name::File),

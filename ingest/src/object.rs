@@ -1,14 +1,14 @@
 //! Reads from S3: listing, HEAD, and the content of one version of an object. No other module does.
 //!
-//! A read is pinned: every GET carries the ETag as `If-Match`, and the versionId where there is one, so that a
-//! file overwritten while it is read is never a mixture. Compressed content is inflated on the way
-//! ([`inflate`]). Errors tell the cause, which decides what happens to the object: the version is gone
-//! ([`ReadError::Gone`]), the file itself is faulty ([`ReadError::Rejected`]), or another attempt may succeed
-//! ([`ReadError::Transient`], [`ReadError::Denied`]).
+//! A read is pinned: every GET carries the ETag as `If-Match`, and the versionId if there is one, so that a file
+//! overwritten while it is read is never a mixture. Compressed content is inflated on the way ([`inflate`]). Errors
+//! tell the cause, which decides what happens to the object: the version is gone ([`ReadError::Gone`]), the file itself
+//! is invalid ([`ReadError::Rejected`]), or another attempt may succeed ([`ReadError::Transient`],
+//! [`ReadError::Denied`]).
 //!
-//! Waits are bounded: the client is expected to have connect, read and attempt timeouts, as
-//! `freshet_sinks::s3::client` sets them; a body that sends no byte for [`BODY_TIMEOUT`] is abandoned here. How
-//! many requests there are a second is the caller's to limit: each method says how many it makes.
+//! Waits are bounded: the client is expected to have connect, read and attempt timeouts, as `freshet_sinks::s3::client`
+//! sets them; a body that sends no byte for [`BODY_TIMEOUT`] is abandoned here. The caller limits the request rate:
+//! each method says how many requests it makes.
 
 mod error;
 mod inflate;
@@ -47,7 +47,7 @@ use transcode::Transcoder;
 
 use crate::said::{Beyond, Said};
 
-/// Keys of one page of a listing; S3 gives no more.
+/// The most keys that S3 returns on one page of a listing.
 const PAGE_KEYS_MAX: i32 = 1000;
 /// Longest wait for the next bytes of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct ObjectReader {
     client: Client,
     limits: ReadLimits,
-    /// Keys that cannot be read, of which a line was written. Clones share it.
+    /// Unreadable keys that were logged. Clones share it.
     said: Arc<Said>,
 }
 
@@ -72,13 +72,13 @@ impl ObjectReader {
         ObjectReader { limits, ..self }
     }
 
-    /// The listing of all keys that begin with `prefix`, page by page. In no order that could be relied upon,
-    /// and each key as it was at some moment while the listing ran.
+    /// The listing of all keys that begin with `prefix`, page by page. The order is unspecified, and each key is as it
+    /// was at some moment while the listing ran.
     pub fn list_pages<'a>(&'a self, bucket: &'a str, prefix: impl Into<Cow<'a, str>>) -> Pages<'a> {
         Pages { reader: self, bucket, prefix: prefix.into(), next: NextPage::First, folders: None }
     }
 
-    /// The same of the keys that begin with `prefix` and have no `/` behind it; the folders that the others are in are in
+    /// The same for keys that begin with `prefix` and have no `/` after it; the folders of the other keys are in
     /// [`Pages::folders`] at the end.
     pub fn list_level<'a>(&'a self, bucket: &'a str, prefix: impl Into<Cow<'a, str>>) -> Pages<'a> {
         Pages { folders: Some(Vec::new()), ..self.list_pages(bucket, prefix) }
@@ -91,7 +91,7 @@ impl ObjectReader {
         }
     }
 
-    /// What `key` holds now; `None` if nothing. One request, and another one where the first finds nothing.
+    /// What `key` has now; `None` if nothing. One request, and another one if the first finds nothing.
     ///
     /// # Errors
     /// [`ReadError::Transient`], [`ReadError::Denied`].
@@ -106,7 +106,7 @@ impl ObjectReader {
         Ok(Some(ObjectVersion {
             bucket: bucket.to_owned(),
             key: key.to_owned(),
-            // `null` is no identity: where versioning is off for a while, each overwrite is called that.
+            // `null` is not an identity: while versioning is off, every overwrite has that name.
             version_id: head.version_id.filter(|id| id != "null"),
             etag: head.e_tag.ok_or_else(|| lacks("ETag"))?,
             size_bytes: head.content_length.ok_or_else(|| lacks("Content-Length"))?,
@@ -114,7 +114,7 @@ impl ObjectReader {
         }))
     }
 
-    /// Whether this very version can still be read. One request, and another one where the first finds nothing.
+    /// Whether exactly this version can still be read. One request, and another one if the first finds nothing.
     ///
     /// # Errors
     /// [`ReadError::Transient`], [`ReadError::Denied`].
@@ -129,7 +129,8 @@ impl ObjectReader {
         }
     }
 
-    /// Whether the listing of its key shows this version now. A request for each page of keys that begin with its key.
+    /// Whether the listing of its key shows this version now. One request for each page of keys that begin with its
+    /// key.
     ///
     /// # Errors
     /// [`ReadError::Transient`], [`ReadError::Denied`].
@@ -144,7 +145,7 @@ impl ObjectReader {
         Ok(false)
     }
 
-    /// The answer to a HEAD has no body, and so no code: a GET of the first byte asks S3 to explain itself.
+    /// The answer to a HEAD has no body, and so no error code: a GET of the first byte makes S3 explain it.
     async fn confirm_gone(&self, bucket: &str, key: &str, version_id: Option<String>) -> Result<(), ReadError> {
         let at = || format!("s3://{bucket}/{}", on_one_line(key));
         let request = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id).range("bytes=0-0");
@@ -157,7 +158,7 @@ impl ObjectReader {
         }
     }
 
-    /// The content of this very version as UTF-8, from its start. One request, whose body is then streamed.
+    /// The content of exactly this version as UTF-8, from its start. One request, whose body is then streamed.
     ///
     /// # Errors
     /// Any [`ReadError`].
@@ -165,9 +166,9 @@ impl ObjectReader {
         self.open_and_skip(version, encoding, 0).await
     }
 
-    /// The same from `from_byte` (counted after decompression and decoding) on. How it is stored, an opening of this version
-    /// from its start has shown: content as it is framed is asked for from there; what is compressed or of another encoding
-    /// is read from its start, and what comes before is skipped. One request.
+    /// The same from `from_byte` on (counted after decompression and decoding). An earlier opening of this version from
+    /// its start has shown how it is stored: content stored as it is framed is requested from there; compressed
+    /// content, or content in another encoding, is read from its start, and the part before is skipped. One request.
     ///
     /// # Errors
     /// Any [`ReadError`].
@@ -183,14 +184,14 @@ impl ObjectReader {
         }
         let object_bytes = u64::try_from(version.size_bytes).unwrap_or(0);
         if from_byte >= object_bytes {
-            // There is nothing left to read. Only the object's existence matters.
+            // There is nothing left to read. It only matters whether the object exists.
             return match self.exists(version).await? {
                 true => Ok(ObjectBody::at_end(version, object_bytes, from_byte)),
                 false => Err(ReadError::Gone { object: version.to_string() }),
             };
         }
         let answer = self.get(version, from_byte).await?;
-        // A server that ignores the range sends all of it.
+        // A server that ignores the range sends everything.
         let sent_from = if answer.content_range().is_some() { from_byte } else { 0 };
         let content = Content::plain_rest(source_of(answer.body, object_bytes - sent_from));
         let object = version.to_string();
@@ -215,7 +216,7 @@ impl ObjectReader {
     async fn get(&self, version: &ObjectVersion, range_from: u64) -> Result<GetObjectOutput, ReadError> {
         let ObjectVersion { bucket, key, version_id, etag, .. } = version;
         let mut request = self.client.get_object().bucket(bucket).key(key).set_version_id(version_id.clone());
-        // Beside a versionId too: the one called `null` may be overwritten.
+        // Also with a versionId: the version called `null` may be overwritten.
         request = request.if_match(etag);
         if range_from > 0 {
             request = request.range(format!("bytes={range_from}-"));
@@ -228,14 +229,14 @@ impl ObjectReader {
     }
 }
 
-/// A listing under way. Nothing of it stays in memory but the page given.
+/// A listing under way. Only the current page is in memory.
 #[derive(Debug)]
 pub struct Pages<'a> {
     reader: &'a ObjectReader,
     bucket: &'a str,
     prefix: Cow<'a, str>,
     next: NextPage,
-    /// Folders found so far, where a level is listed.
+    /// Folders found so far, if a level is listed.
     folders: Option<Vec<String>>,
 }
 
@@ -255,7 +256,7 @@ impl Pages<'_> {
     /// The next page, of at most 1000 keys and possibly none; `None` after the last. One request.
     ///
     /// # Errors
-    /// [`ReadError::Transient`], [`ReadError::Denied`]. The same page may be asked for again.
+    /// [`ReadError::Transient`], [`ReadError::Denied`]. The same page may be requested again.
     pub async fn next(&mut self) -> Result<Option<Vec<ObjectVersion>>, ReadError> {
         let token = match &self.next {
             NextPage::None => return Ok(None),
@@ -265,7 +266,7 @@ impl Pages<'_> {
         let at = || format!("s3://{}/{}", self.bucket, self.prefix);
         let request = self.reader.client.list_objects_v2().bucket(self.bucket).set_continuation_token(token);
         let prefix = (!self.prefix.is_empty()).then(|| self.prefix.clone().into_owned());
-        // Keys may hold characters that XML cannot.
+        // Keys may contain characters that XML cannot.
         let request = request.set_prefix(prefix).max_keys(PAGE_KEYS_MAX).encoding_type(EncodingType::Url);
         let request = request.set_delimiter(self.folders.is_some().then(|| "/".to_owned()));
         let answer = request.send().await.map_err(|error| match classified("list", at(), &error) {
@@ -294,8 +295,8 @@ impl Pages<'_> {
     }
 }
 
-/// An entry of a listing; `None` for one that lacks what an object has (a folder of some look-alikes), and for one whose
-/// key is no text that Postgres can keep: it would take all that is listed with it down.
+/// An entry of a listing; `None` for an entry that is not an object (a folder in some S3-compatible stores), and for
+/// one whose key is not text that Postgres can store: it would make everything listed with it fail.
 fn listed(
     reader: &ObjectReader,
     bucket: &str,
@@ -312,7 +313,7 @@ fn listed(
     })
 }
 
-/// The key of an entry, if it is one that can be read.
+/// The key of an entry, if it can be read.
 fn key_of(reader: &ObjectReader, bucket: &str, escaped: &str, is_encoded: bool) -> Option<String> {
     let key = if is_encoded { url_decoded(escaped) } else { Some(escaped.to_owned()) };
     let Some(key) = key.filter(|key| !key.contains('\0')) else {
@@ -322,8 +323,8 @@ fn key_of(reader: &ObjectReader, bucket: &str, escaped: &str, is_encoded: bool) 
     Some(key)
 }
 
-/// As in a query: `+` is a space, `%2B` a plus. `None` where it is not UTF-8, or a percent sign begins no escape: S3
-/// escapes them, and a key guessed wrong would be another object's.
+/// Decodes as in a query: `+` is a space, `%2B` a plus. `None` if the result is not UTF-8, or a percent sign does not
+/// begin an escape: S3 escapes them, and a wrongly guessed key would be another object's.
 fn url_decoded(text: &str) -> Option<String> {
     let is_escape = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
     if !text.split('%').skip(1).all(is_escape) {
@@ -334,7 +335,7 @@ fn url_decoded(text: &str) -> Option<String> {
     percent_decode_str(&spaced).decode_utf8().ok().map(Cow::into_owned)
 }
 
-/// Whether an answer to a HEAD says no more than that there is nothing.
+/// Whether an answer to a HEAD says only that there is nothing.
 fn is_unexplained<E>(error: &SdkError<E, HttpResponse>) -> bool {
     error.raw_response().is_some_and(|response| matches!(response.status().as_u16(), 404 | 405 | 412))
 }
@@ -346,7 +347,7 @@ fn to_second(time: &S3Time) -> Option<DateTime<Utc>> {
 /// How an object's content is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// Byte by byte as it is framed, so that a later part can be asked for.
+    /// Byte by byte as it is framed, so that a later part can be requested.
     AsFramed,
     /// Compressed, or in another encoding.
     Otherwise,
@@ -356,10 +357,10 @@ pub enum Stored {
 pub struct ObjectBody {
     content: Content,
     stored: Stored,
-    /// Where the text is no UTF-8; `None` also behind its end.
+    /// If the text is not UTF-8; `None` also after its end.
     transcoder: Option<Transcoder>,
     object: String,
-    /// How many bytes come before the next piece of `content`.
+    /// How many bytes are before the next piece of `content`.
     at: u64,
     /// The first byte that is wanted.
     from_byte: u64,
@@ -372,15 +373,15 @@ impl fmt::Debug for ObjectBody {
 }
 
 impl ObjectBody {
-    /// How the object keeps it.
+    /// How the object is stored.
     pub fn stored(&self) -> Stored {
         self.stored
     }
 
-    /// A file of this machine, read as an object of its name would be.
+    /// A file on this machine, read like an object with its name.
     ///
     /// # Errors
-    /// [`ReadError::Transient`] where the system does not give it; [`ReadError::Rejected`] where its name and its first bytes
+    /// [`ReadError::Transient`] if the system cannot read it; [`ReadError::Rejected`] if its name and its first bytes
     /// do not agree.
     pub async fn of_file(path: &Path, encoding: TextEncoding, limits: ReadLimits) -> Result<ObjectBody, ReadError> {
         let object = path.display().to_string();
@@ -397,7 +398,7 @@ impl ObjectBody {
         Ok(ObjectBody::of_content(content, encoding, object, 0))
     }
 
-    /// Of content that is at its start.
+    /// The body of content that is at its start.
     fn of_content(content: Content, encoding: TextEncoding, object: String, from_byte: u64) -> ObjectBody {
         let transcoder = Transcoder::of(encoding);
         let is_as_framed = content.is_plain() && transcoder.is_none();
@@ -405,18 +406,18 @@ impl ObjectBody {
         ObjectBody { content, stored, transcoder, object, at: 0, from_byte }
     }
 
-    /// Of an object of which nothing is left.
+    /// The body of an object with nothing left to read.
     fn at_end(version: &ObjectVersion, object_bytes: u64, from_byte: u64) -> Self {
         let content = Content::plain_rest(stream::empty().boxed());
         let object = version.to_string();
         ObjectBody { content, stored: Stored::AsFramed, transcoder: None, object, at: object_bytes, from_byte }
     }
 
-    /// The next bytes, at most 256 KiB (three times as many of another encoding) and never none; `None` at the end.
+    /// The next bytes, at most 256 KiB (three times as many in another encoding) and at least one; `None` at the end.
     ///
     /// # Errors
-    /// [`ReadError::Transient`] where the body breaks off: open it again from where the bytes so far end.
-    /// [`ReadError::Rejected`] where it cannot be inflated or decoded. After either the body is of no further use.
+    /// [`ReadError::Transient`] if the body breaks off: open it again from where the bytes so far end.
+    /// [`ReadError::Rejected`] if it cannot be inflated or decoded. After either, the body cannot be used any more.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
             let Some(mut piece) = self.piece().await.map_err(|error| content_error(&self.object, error))? else {
@@ -452,7 +453,7 @@ impl ObjectBody {
 /// The body as a stream that ends in an error unless it has all `expected_bytes`, and that never waits for ever.
 fn source_of(body: ByteStream, expected_bytes: u64) -> Source {
     let step = |(mut body, missing): (ByteStream, Option<u64>)| async move {
-        // An error was the last.
+        // The last item was an error.
         let missing = missing?;
         let failed = |text: String| Some((Err(io::Error::other(text)), (ByteStream::default(), None)));
         match tokio::time::timeout(BODY_TIMEOUT, body.try_next()).await {
@@ -466,7 +467,7 @@ fn source_of(body: ByteStream, expected_bytes: u64) -> Source {
             },
         }
     };
-    // Fused: sniffing the magic asks again after the end of a body shorter than it.
+    // Fused: detecting the format reads again after the end of a very short body.
     stream::unfold((body, Some(expected_bytes)), step).fuse().boxed()
 }
 

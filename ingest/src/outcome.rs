@@ -13,14 +13,14 @@ use crate::producer::ProduceError;
 use crate::rows::SendError;
 use crate::{Listener, metrics};
 
-/// How an attempt ended, other than with all rows published.
+/// How an attempt ended without all rows published.
 #[derive(Debug)]
 pub(crate) enum Stop {
     /// The file is at fault.
     Rejected(String),
     /// S3 says that it no longer has this version.
     Gone(String),
-    /// It has the content of an older version, of this number.
+    /// It has the same content as an older version, the object with this number.
     SameContent(i64, Vec<u8>),
     /// Another listener has the object now.
     LeaseLost,
@@ -28,7 +28,7 @@ pub(crate) enum Stop {
     Paused,
     /// The ledger does not answer, or refuses.
     Ledger(sqlx::Error),
-    /// Anything else: worth another attempt.
+    /// Anything else: another attempt may succeed.
     Transient(String),
 }
 
@@ -67,7 +67,7 @@ impl From<ReadError> for Stop {
     }
 }
 
-/// A write that found another listener's epoch ends the attempt.
+/// A write that finds another listener's epoch ends the attempt.
 pub(crate) fn still_mine(recorded: Recorded) -> Result<(), Stop> {
     if recorded.is_written() { Ok(()) } else { Err(Stop::LeaseLost) }
 }
@@ -88,19 +88,19 @@ pub(crate) async fn ended_with(
             published(listener, &claim, rows, took, began);
             Ok(())
         }
-        // The handler logs it; the outcome would log it twice.
+        // The caller logs it; logging it here too would repeat it.
         Err(Stop::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => Err(error),
         Err(stop) => stopped(listener, claim, stop).await,
     }
 }
 
-/// Nothing is written: this claim does not know how far the attempt came. The lease runs out, which counts as a failed
+/// Writes nothing: this claim does not know how far the attempt came. The lease expires, which counts as a failed
 /// attempt.
 pub(crate) fn panicked(id: i64, object: &ObjectVersion, panic: &JoinError) {
     tracing::error!(%object, id, %panic, "a bug in freshet; retried when the lease expires");
 }
 
-/// All rows are in the topic, and the ledger knows.
+/// Handles an object whose rows are all in the topic and recorded in the ledger.
 fn published(listener: &Listener, claim: &Claim, rows: i64, took: Duration, began: SystemTime) {
     let domain = claim.object.domain.as_str();
     metrics::OBJECTS_PUBLISHED.with_label_values(&[domain]).inc();
@@ -125,7 +125,7 @@ fn published(listener: &Listener, claim: &Claim, rows: i64, took: Duration, bega
     );
 }
 
-/// Writes to the ledger how an attempt ended that did not publish the object, and says so.
+/// Writes to the ledger how an attempt ended that did not publish the object, and logs it.
 async fn stopped(listener: &Listener, claim: Claim, stop: Stop) -> Result<(), sqlx::Error> {
     match stop {
         Stop::Rejected(reason) => reject(listener, claim, reason).await,
@@ -187,8 +187,8 @@ async fn fail(listener: &Listener, claim: Claim, reason: String) -> Result<(), s
     Ok(())
 }
 
-/// S3 says that the version is gone. While the bucket still lists it, that is not believed. Otherwise missing rows are
-/// recorded, and versions that were set aside as copies of it are published themselves.
+/// Handles a version that S3 says is gone. While the bucket still lists it, that is not believed. Otherwise missing
+/// rows are recorded, and versions that were set aside as copies of it are published themselves.
 async fn gone(listener: &Listener, mut claim: Claim, reason: String) -> Result<(), sqlx::Error> {
     match listener.s3(listener.reader.is_listed(&claim.object.version)).await {
         Ok(false) => {}
@@ -215,7 +215,7 @@ async fn gone(listener: &Listener, mut claim: Claim, reason: String) -> Result<(
     Ok(())
 }
 
-/// Counts and traces that the file goes no further.
+/// Counts and traces that the file is not processed further.
 fn ended(claim: &Claim) {
     let domain = claim.object.domain.as_str();
     let counter = match claim.object.state {

@@ -14,7 +14,8 @@ use freshet_topics::{Column, Domain, Value};
 use crate::frame::Record;
 use crate::header::Header;
 
-/// Keys of a file that are remembered: 32 MB or so. In a file with more, rows of the first of them are counted.
+/// The most keys of a file that are remembered: about 32 MB. In a file with more keys, only rows of the remembered ones
+/// are counted.
 const KEYS_MAX: usize = 1_000_000;
 
 /// Counts the rows of a file that a later one overtakes.
@@ -40,13 +41,13 @@ impl Overtaken {
         }
     }
 
-    /// Rows so far that a later one of their key has overtaken.
+    /// How many rows were overtaken so far by a later one with the same key.
     pub(crate) fn rows(&self) -> i64 {
         self.rows
     }
 }
 
-/// Tells of each row of a file how many it overtakes.
+/// Tells for each row of a file how many rows it overtakes.
 pub(crate) struct Overtaking {
     key: Key,
     /// Rows so far, by key.
@@ -55,12 +56,12 @@ pub(crate) struct Overtaking {
 }
 
 impl Overtaking {
-    /// Of a file in which the first pass found so many rows overtaken: nothing need be remembered where it found none.
+    /// For a file in which the first pass found this many overtaken rows: `None` if it found none.
     pub(crate) fn of(domain: &'static Domain, overtaken: i64) -> Option<Self> {
         (overtaken > 0).then(|| Overtaking { key: Key::of(domain), seen: HashMap::new(), keys_max: KEYS_MAX })
     }
 
-    /// Takes the next row; gives how many of its key came before.
+    /// Takes the next row; returns how many rows with its key came before.
     pub(crate) fn take(&mut self, header: &Header, record: &Record<'_>) -> u32 {
         let Some(key) = self.key.number(header, record) else { return 0 };
         if let Some(rows) = self.seen.get_mut(&key) {
@@ -75,7 +76,7 @@ impl Overtaking {
     }
 }
 
-/// The columns of a domain's key, with their place in the domain.
+/// The columns of a domain's key, with their index in the domain.
 struct Key(Vec<(usize, &'static Column)>);
 
 impl Key {
@@ -84,7 +85,7 @@ impl Key {
         Key(domain.key.iter().map(place).collect())
     }
 
-    /// A hash of a row's key. A row whose key cannot be read has none: it is a reject, and overtakes nothing.
+    /// A hash of a row's key. A row with an unreadable key has none: it is a reject, and overtakes nothing.
     fn number(&self, header: &Header, record: &Record<'_>) -> Option<u64> {
         if record.stray_quote().is_some() {
             return None;
@@ -99,7 +100,7 @@ impl Key {
     }
 }
 
-/// What is one key in the table is one number here: NULL is a value, zero has no sign, NaN is one.
+/// Values that are equal as keys in the table have the same hash: NULL equals NULL, zero has no sign, NaN equals NaN.
 fn hash(value: &Value, hasher: &mut DefaultHasher) {
     match value {
         Value::Null => 0u8.hash(hasher),
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
     use crate::frame::{FrameLimits, Framer};
 
-    /// How many rows the first pass counts, and what the second says of each.
+    /// How many rows the first pass counts, and the number that the second pass gives each row.
     fn counted(domain: &'static Domain, text: &str, keys_max: usize) -> (i64, Vec<u32>) {
         let mut rest = text.as_bytes();
         let mut framer = Framer::new(FrameLimits::default(), domain.delimiter);
@@ -145,7 +146,7 @@ mod tests {
         let cases = [
             ("1,2025-01-01,5\n1,2025-01-02,5\n2,2025-01-01,5\n", vec![0, 0, 0]),
             ("1,2025-01-01,5\n1,2025-01-01,5\n2,2025-01-01,5\n1,2025-01-01,7\n", vec![0, 1, 0, 2]),
-            // Readings of each hour of a day, and a number written otherwise.
+            // Hourly readings of a day, and a number in another spelling.
             ("1,2025-01-01 00:00,5\n1,2025-01-01 01:00,6\n001,2025-01-01T02:00,7\n", vec![0, 1, 2]),
             // A reject overtakes nothing, and is not overtaken.
             ("x,2025-01-01,5\nx,2025-01-01,5\n1,,5\n1,,5\n", vec![0; 4]),

@@ -1,8 +1,8 @@
 //! The one producer: rows are sent chunk by chunk, and each chunk can be awaited until all of it is acknowledged.
 //!
-//! It is idempotent with `acks=all`. What it sends twice after a fault carries the same sequence numbers, so
-//! nothing here needs to be exactly once; a chunk must only never be called acknowledged when it is not.
-//! Calls to send block while the queue is full: they belong on a blocking thread.
+//! It is idempotent with `acks=all`. Rows that are sent twice after a fault have the same sequence numbers, so nothing
+//! here needs to be exactly once; but a chunk must never count as acknowledged when it is not. Sending blocks while the
+//! queue is full, so it belongs on a blocking thread.
 
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -23,17 +23,17 @@ use tokio::sync::Notify;
 pub(crate) const VALUE_BYTES_MAX: usize = 900_000;
 /// If Kafka acknowledges nothing for this long, the chunk fails and is tried again from its resume point.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Payload in the queue. Twice what a broker takes in a tenth of a second.
+/// Payload in the queue: twice what a broker takes in a tenth of a second.
 const QUEUE_KBYTES: &str = "16384";
-/// Messages in the queue: each costs about 1 KiB beside its payload, so this bounds the queue to some 40 MiB.
+/// Messages in the queue: each takes about 1 KiB besides its payload, so this bounds the queue to about 40 MiB.
 const QUEUE_MESSAGES: &str = "20000";
 /// How long a sender sleeps when the queue is full; about 200 messages leave it meanwhile.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// Partitions that were added are known after this; by default it would be five minutes.
+/// Added partitions are known after this time; the default would be five minutes.
 const METADATA_REFRESH_MS: &str = "10000";
 
-/// How long the producer's thread waits for delivery reports at a time. rdkafka spins through the last millisecond of a wait,
-/// and its own thread waits a tenth of this: a hundredth of a core while nothing is sent.
+/// How long the producer's thread waits for delivery reports at a time. rdkafka spins through the last millisecond of a
+/// wait, and its own thread waits a tenth of this: a hundredth of a core while nothing is sent.
 const REPORTS_WAIT: Duration = Duration::from_secs(1);
 
 type Threaded = BaseProducer<Deliveries>;
@@ -46,7 +46,7 @@ pub(crate) enum ProduceError {
     Kafka {
         /// The topic.
         topic: Arc<str>,
-        /// What rdkafka says.
+        /// rdkafka's error.
         source: KafkaError,
     },
     /// The queue stayed full.
@@ -57,7 +57,7 @@ pub(crate) enum ProduceError {
     Ends {
         /// The topic.
         topic: Arc<str>,
-        /// What the client says.
+        /// The client's error.
         source: Arc<LogError>,
     },
 }
@@ -87,12 +87,12 @@ impl Producer {
         Ok(Producer { config, access, current: RwLock::new(first), log: LogClient::new(kafka) })
     }
 
-    /// Asks about the logs that it writes to, through a client of its own.
+    /// Asks about the logs that it writes to, through its own client.
     pub(crate) fn log(&self) -> &LogClient {
         &self.log
     }
 
-    /// How many partitions of the topic the producer knows; it asks Kafka again.
+    /// How many partitions of the topic the producer knows, after asking Kafka again.
     pub(crate) async fn known_partitions(&self, topic: &str) -> Result<i32, String> {
         let (producer, name) = (self.current(), topic.to_owned());
         let asked = tokio::task::spawn_blocking(move || {
@@ -115,8 +115,8 @@ impl Producer {
         Chunk { producer: self.current(), topic: Arc::clone(topic), acks: Arc::new(Acks::new(partitions)) }
     }
 
-    /// Waits until all of a chunk is acknowledged, at most [`DELIVERY_TIMEOUT`] after its last message. The result is how
-    /// many messages it was, and one past its last in each partition, 0 where it has none.
+    /// Waits until all of a chunk is acknowledged, at most [`DELIVERY_TIMEOUT`] after its last message. Returns the
+    /// number of messages, and one past the last in each partition, 0 if there is none.
     pub(crate) async fn acknowledged(&self, chunk: Chunk) -> Result<(i64, Vec<i64>), ProduceError> {
         let Chunk { producer, topic, acks } = chunk;
         acks.one_less();
@@ -138,8 +138,8 @@ impl Producer {
         Ok((messages, ends))
     }
 
-    /// An idempotent producer that met a fatal error refuses everything from then on: a new one takes its
-    /// place. Of several that notice at once, the first replaces it.
+    /// Replaces an idempotent producer that met a fatal error, because it refuses everything from then on. If several
+    /// callers notice it at once, the first one replaces it.
     fn replace_if_fatal(&self, failed: &Arc<Threaded>, topic: &str) {
         let Some((code, reason)) = failed.client().fatal_error() else { return };
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -156,7 +156,7 @@ impl Producer {
         }
     }
 
-    /// Gives what is still queued a last chance to leave; dropping the producer would purge it.
+    /// Gives queued messages a last chance to be sent; dropping the producer would discard them.
     pub(crate) async fn close(&self, within: Duration) {
         let producer = self.current();
         let flushed = tokio::task::spawn_blocking(move || producer.flush(within)).await;
@@ -166,7 +166,7 @@ impl Producer {
     }
 }
 
-/// A producer with a thread of its own that takes its delivery reports, until nobody else has the producer any more.
+/// A producer with its own thread for delivery reports, which runs until nobody else holds the producer.
 fn threaded(config: &ClientConfig, deliveries: Deliveries) -> Result<Arc<Threaded>, KafkaError> {
     let producer = Arc::new(Threaded::from_config_and_context(config, deliveries)?);
     let held = Arc::downgrade(&producer);
@@ -215,7 +215,7 @@ impl Chunk {
                         self.acks.one_less();
                         return Err(ProduceError::Full(Arc::clone(&self.topic)));
                     }
-                    // Deliveries are served by the producer's own thread.
+                    // The producer's own thread takes the delivery reports.
                     thread::sleep(FULL_PAUSE);
                     record = refused;
                 }
@@ -229,14 +229,14 @@ impl Chunk {
     }
 }
 
-/// A record was acknowledged and its offset is not known (a retry that the broker had already written).
+/// A record was acknowledged but its offset is unknown (a retry that the broker had already written).
 const UNKNOWN_END: i64 = i64::MAX;
 
-/// What is known of a chunk's messages.
+/// What is known about a chunk's messages.
 struct Acks {
-    /// Messages not yet delivered or failed, and one for the sender until it has sent all.
+    /// Messages not yet delivered or failed, plus one for the sender until it has sent all.
     waiting: AtomicUsize,
-    /// Messages handed over.
+    /// Messages sent.
     sent: AtomicI64,
     /// One past the highest acknowledged offset in each partition; 0 for none.
     ends: Vec<AtomicI64>,

@@ -1,8 +1,8 @@
-//! Publishing a claimed object: it is read through once to check it, and once more to publish it.
+//! Publishes a claimed object: reads it once to check it, and once more to publish it.
 //!
-//! A file of at most a chunk is fetched once and kept in memory for both passes. A bigger one is streamed
-//! twice, and its resume point moves in the ledger after each chunk, once Kafka has acknowledged all of it.
-//! Every pass reads the pinned version, so that a file overwritten meanwhile is never a mixture.
+//! A file of at most one chunk is fetched once and kept in memory for both passes. A bigger one is streamed twice, and
+//! its resume point moves in the ledger after each chunk, once Kafka has acknowledged all of it. Every pass reads the
+//! pinned version, so that a file overwritten meanwhile is never a mixture.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::overtaken::Overtaking;
 use crate::rows::RowPublisher;
 use crate::start::{Start, start};
 
-/// Publishes the object and records it; gives the number of its rows.
+/// Publishes the object and records it; returns the number of its rows.
 pub(crate) async fn publish(
     listener: &Listener,
     claim: &mut Claim,
@@ -35,7 +35,7 @@ pub(crate) async fn publish(
     prepare(listener, claim, listener.settings.chunk_bytes).await?.publish(listener, claim, lease, stop).await
 }
 
-/// A claimed object whose first pass found no fault.
+/// A claimed object that passed the first pass.
 pub(crate) struct Ready {
     pub(crate) topic: OpenTopic,
     pub(crate) rows: RowPublisher,
@@ -45,7 +45,7 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// All of its bytes, where it is whole and in memory: taken out.
+    /// All of its bytes, if the whole file is in memory; they are moved out.
     pub(crate) fn take_whole(&mut self) -> Option<Vec<u8>> {
         match &mut self.source {
             Source::Memory(bytes) => Some(std::mem::take(bytes)),
@@ -53,7 +53,7 @@ impl Ready {
         }
     }
 
-    /// Publishes the object by itself and records it; gives the number of its rows.
+    /// Publishes the object by itself and records it; returns the number of its rows.
     pub(crate) async fn publish(
         self,
         listener: &Listener,
@@ -66,13 +66,13 @@ impl Ready {
     }
 }
 
-/// Makes the first pass; a file of at most so many bytes after decompression stays in memory.
+/// Makes the first pass; a file of at most this many bytes after decompression stays in memory.
 pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_max: usize) -> Result<Ready, Stop> {
     let domain = listener.domain(&claim.object.domain).ok_or(Stop::Paused)?;
     let topic = listener.gate.topic(domain.name).ok_or(Stop::Paused)?;
     let start = start(claim, PARSER_VERSION, topic.partitions, topic.stream_id);
     if start == Start::NextGeneration {
-        // While the ledger still has the figures of the reading before, which tell what is lost if it is gone.
+        // The ledger still has the figures of the generation before, which tell what is lost if the object is gone.
         let version = &claim.object.version;
         if !listener.s3(listener.reader.exists(version)).await? {
             return Err(Stop::Gone(format!("{version} is no longer there")));
@@ -108,13 +108,13 @@ struct Prepared {
     content: Content,
 }
 
-/// Where the second pass takes its bytes from.
+/// The source of the bytes of the second pass.
 enum Source {
     Memory(Vec<u8>),
     Stream(Box<ObjectBody>),
 }
 
-/// The first pass, and the second one set to begin at row 0.
+/// The first pass, and the second one prepared to begin at row 0.
 async fn begin(
     listener: &Listener,
     claim: &Claim,
@@ -147,7 +147,7 @@ async fn begin(
     Ok(Prepared { source, header, overtaking, point, content })
 }
 
-/// The second pass set to go on at the resume point; the first one was made before that was written.
+/// The second pass, prepared to continue at the resume point; the first pass was made before that was written.
 async fn resume(
     listener: &Listener,
     claim: &Claim,
@@ -188,7 +188,7 @@ async fn check(
     let mut body = open(listener, claim, domain).await?;
     while let Some(piece) = body.chunk().await? {
         checker.feed(&piece)?;
-        // Pieces may all be at hand: let other tasks have their turn.
+        // All pieces may be available at once: let other tasks run.
         tokio::task::yield_now().await;
     }
     Ok(checker.finish()?)
@@ -229,8 +229,8 @@ impl Publishing<'_> {
         Ok(point.row)
     }
 
-    /// Sends a chunk from a blocking thread and waits until Kafka has acknowledged all of it, also where
-    /// sending failed: what was sent is then out of the way of the next attempt.
+    /// Sends a chunk from a blocking thread and waits until Kafka has acknowledged all of it. It waits even if sending
+    /// failed, so that messages that were sent do not mix with the next attempt.
     async fn publish_chunk(
         &mut self,
         mut rows: RowPublisher,
@@ -252,7 +252,7 @@ impl Publishing<'_> {
         Ok(rows)
     }
 
-    /// Between two chunks: saves the resume point, then looks whether to go on.
+    /// Between two chunks: saves the resume point, then checks whether to continue.
     async fn checkpoint(&mut self) -> Result<(), Stop> {
         let Publishing { listener, claim, topic, content, point, .. } = self;
         // A chunk within one long header or row has no boundary to resume from.
@@ -263,13 +263,14 @@ impl Publishing<'_> {
         if self.lease.is_lost() {
             return Err(Stop::LeaseLost);
         }
-        // The topic may have been closed, or made again, or have got more partitions since.
+        // The topic may have been closed, recreated, or extended by partitions since.
         let unchanged = listener.gate.topic(&claim.object.domain).as_ref() == Some(topic);
         if !unchanged || self.stop.is_cancelled() { Err(Stop::Paused) } else { Ok(()) }
     }
 }
 
-/// Moves the point behind all that `rows` has sent: so many messages, which Kafka has acknowledged up to `ends`.
+/// Moves the point after everything that `rows` has sent: this many messages, which Kafka has acknowledged up to
+/// `ends`.
 pub(crate) fn acknowledged(
     listener: &Listener,
     domain: &str,

@@ -6,32 +6,32 @@ use sqlx::PgPool;
 
 use crate::object::{ObjectReader, ReadError};
 
-/// S3 is asked about so many versions at once.
+/// The most versions that S3 is asked about at once.
 const HEADS_AT_ONCE: usize = 16;
 
-/// What is known of the files selected.
+/// What is known about the selected files.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selected {
     /// They can be sent again.
     pub ready: Vec<Candidate>,
     /// S3 does not have these versions any more.
     pub gone: Vec<Candidate>,
-    /// These are in progress at present, or were replaced before they were read.
+    /// These are in progress, or were replaced before they were read.
     pub skipped: Vec<Candidate>,
 }
 
 /// Why files cannot be looked up.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
-    /// Postgres.
+    /// Postgres does not answer, or refuses.
     #[error("look the files up in the ledger: {0}")]
     Ledger(#[from] sqlx::Error),
-    /// S3.
+    /// S3 does not answer, or refuses.
     #[error(transparent)]
     Object(#[from] ReadError),
 }
 
-/// Looks up in the ledger what is selected of `bucket`, and in S3 whether it is still there.
+/// Looks up the selected versions of `bucket` in the ledger, and asks S3 whether they still exist.
 ///
 /// # Errors
 /// If Postgres or S3 does not answer.

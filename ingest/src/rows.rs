@@ -1,7 +1,7 @@
-//! The second pass over a file: every row is sent to its partition, with numbers that depend only on the bytes.
+//! The second pass over a file: sends every row to its partition, with numbers that depend only on the bytes.
 //!
-//! Rows of a partition are packed in one message, as many as may be; incomplete messages are sent at the end of each
-//! chunk, so that no row waits for another file. With one row a message, each travels in the form of its own.
+//! Rows of a partition are packed in one message, as many as allowed; incomplete messages are sent at the end of each
+//! chunk, so that no row waits for another file. With one row per message, each has the form of a single row.
 
 use std::sync::Arc;
 
@@ -20,51 +20,51 @@ use crate::producer::{Chunk, ProduceError};
 /// Why rows could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    /// Kafka's doing.
+    /// Kafka's error.
     #[error(transparent)]
     Produce(#[from] ProduceError),
-    /// The first pass found no fault in the same bytes.
+    /// An error that the first pass did not find in the same bytes.
     #[error("the second pass read different content than the first: {0}")]
     Frame(#[from] FrameError),
 }
 
-/// Publishes the rows of one object from a boundary on. It blocks, so it is moved to a blocking thread for
-/// each chunk, and back.
+/// Publishes the rows of one object from a boundary on. It blocks, so it is moved to a blocking thread for each chunk,
+/// and back.
 pub(crate) struct RowPublisher {
     framer: Framer,
     numbering: Numbering,
     limits: Arc<Limits>,
-    /// Rows that the rate limit has been paid for.
+    /// Rows that the rate limit has already allowed.
     paid: u32,
 }
 
-/// What turns records into messages.
+/// Turns records into messages.
 struct Numbering {
     domain: &'static Domain,
     header: Header,
-    /// What all rows of the object have in common.
+    /// The origin that all rows of the object have in common.
     provenance: Provenance,
     partition_count: i32,
-    /// The next seq in each partition.
+    /// The next sequence number in each partition.
     seqs: Vec<i64>,
-    /// How many rows each row overtakes, where any does.
+    /// Tells how many rows each row overtakes, if any does.
     overtaking: Option<Overtaking>,
-    /// The value under construction of a message of one row, kept for its room.
+    /// The buffer for the value of a message of one row, reused.
     value: Vec<u8>,
     packing: Option<Packing>,
 }
 
-/// The messages under construction.
+/// Messages being packed.
 struct Packing {
     rows_max: usize,
-    /// One a partition.
+    /// One for each partition.
     packs: Vec<Pack>,
     /// The columns of the file.
     columns: String,
 }
 
 impl RowPublisher {
-    /// Each row gets a message of its own.
+    /// Sends each row in its own message.
     pub(crate) fn new(
         domain: &'static Domain,
         header: Header,
@@ -91,7 +91,7 @@ impl RowPublisher {
         RowPublisher { framer, numbering, limits, paid: 0 }
     }
 
-    /// Lets rows travel together, so many in a message at most. With one a message, each travels in the form of its own.
+    /// Packs at most this many rows in a message. With one row, a message has the form of a single row.
     pub(crate) fn packing(mut self, rows_max: usize) -> Self {
         let Numbering { domain, header, seqs, packing, .. } = &mut self.numbering;
         *packing = (rows_max > 1).then(|| Packing {
@@ -122,7 +122,7 @@ impl RowPublisher {
         self.framer.position()
     }
 
-    /// The next seq in each partition.
+    /// The next sequence number in each partition.
     pub(crate) fn seqs(&self) -> &[i64] {
         &self.numbering.seqs
     }
@@ -142,7 +142,7 @@ impl Numbering {
         let Some(row) = record.row() else { return Ok(()) };
         let key = self.header.partition_cell(record).and_then(message_key);
         let partition = partition_of(key.as_deref(), self.partition_count);
-        // `partition_of` is below the count, and there is a seq for each partition.
+        // `partition_of` is below the count, and there is a number for each partition.
         let seq = &mut self.seqs[partition as usize];
         let provenance = Provenance { row, line: record.line().cast_signed(), seq: *seq, ..self.provenance };
         let overtaken = self.overtaking.as_mut().map_or(0, |overtaking| overtaking.take(&self.header, record));
@@ -173,7 +173,7 @@ impl Numbering {
 }
 
 impl Packing {
-    /// The message of a partition, after it is sent if a row would be too much for it.
+    /// The message of a partition, sent first and started again if a row would not fit in it.
     fn with_room_for(&mut self, record: &Record<'_>, partition: i32, chunk: &Chunk) -> Result<&mut Pack, ProduceError> {
         let at = partition as usize;
         if self.packs[at].is_too_full_for(record.text_bytes()) {
@@ -182,17 +182,17 @@ impl Packing {
         Ok(&mut self.packs[at])
     }
 
-    /// Sends the message of a partition if it takes no more.
+    /// Sends the message of a partition if it is full.
     fn send_if_full(&mut self, partition: i32, chunk: &Chunk) -> Result<(), ProduceError> {
         let at = partition as usize;
         if self.packs[at].is_full(self.rows_max) { self.send(at, chunk) } else { Ok(()) }
     }
 
-    /// Sends a partition's message, if a row is in it. It has no key: its rows may be of several.
+    /// Sends a partition's message, if it has a row. It has no key, because its rows may have different ones.
     fn send(&mut self, at: usize, chunk: &Chunk) -> Result<(), ProduceError> {
         let pack = &mut self.packs[at];
         if let Some(headers) = pack.headers(&self.columns) {
-            // There are as many as partitions, which Kafka numbers by 32 bits.
+            // There are as many as partitions, which Kafka numbers with 32 bits.
             chunk.send(at as i32, None, pack.value(), headers)?;
             pack.clear();
         }

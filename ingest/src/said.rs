@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Things that are remembered: about 100 kB.
+/// The most things remembered: about 100 kB.
 const SAID_MAX: usize = 1_000;
 
 /// What to do when [`SAID_MAX`] things are remembered.
@@ -15,7 +15,7 @@ pub(crate) enum Beyond {
     Said,
 }
 
-/// A bounded memory of what was said.
+/// A bounded memory of what was logged.
 #[derive(Debug)]
 pub(crate) struct Said {
     things: Mutex<HashSet<String>>,
@@ -23,7 +23,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// Nothing was said yet.
+    /// Starts empty.
     pub(crate) fn new(beyond: Beyond) -> Self {
         Said { things: Mutex::default(), beyond }
     }

@@ -18,15 +18,14 @@ pub struct IngestSettings {
     /// local stack sets 100.
     pub list_interval_ms: u64,
     /// Upper bound of this interval, in milliseconds. It doubles while the store announces new files and listings find
-    /// nothing that was not announced; where listings take longer than a hundredth of the time, it may grow to twelve
-    /// times this. Default 0: it does not grow; the local stack sets 5,000.
+    /// nothing that was not announced; if listings take longer than a hundredth of the time, it may grow to twelve
+    /// times this value. Default 0: it does not grow; the local stack sets 5,000.
     pub list_interval_max_ms: u64,
     /// Time between two looks for deleted objects, in milliseconds; each also compares the whole listing with the
     /// ledger again, so that a restored database is noticed. Default 60,000.
     pub reconcile_interval_ms: u64,
-    /// Time between two sweeps over published objects, in milliseconds. Default 1,000; while objects are
-    /// waiting for their rows to be applied, the sweep comes four times as often, and while none is, up to eight times as
-    /// seldom.
+    /// Time between two sweeps over published objects, in milliseconds. Default 1,000; four times as often while
+    /// objects wait for their rows to be applied, and down to an eighth as often while none does.
     pub sweep_interval_ms: u64,
     /// Longest time that a waiting object whose back-off ends, or that another listener registered, goes
     /// unnoticed by this one, in milliseconds. Default 500.
@@ -37,8 +36,8 @@ pub struct IngestSettings {
     /// matches any characters. Default: markers, checksums, manifests, unfinished uploads ([`crate::names`]).
     pub not_data: Vec<String>,
     /// Time between two looks for objects that belong to no domain, in milliseconds; each lists what is in the bucket
-    /// beside the domains. It doubles, up to `list_interval_max_ms`, while the store announces new files and nothing changes;
-    /// an announced object of no domain ends the wait. Default 60,000.
+    /// besides the domains. It doubles, up to `list_interval_max_ms`, while the store announces new files and nothing
+    /// changes; an announced object of no domain ends the wait. Default 60,000.
     pub unmatched_interval_ms: u64,
     /// Objects published at once. Each may hold two chunks in memory. Default 4.
     pub workers: usize,
@@ -71,17 +70,17 @@ pub struct IngestSettings {
     pub inflated_bytes_max: u64,
     /// Bytes after decompression per byte before, checked beyond the first 16 MiB. Default 200.
     pub inflate_ratio_max: u64,
-    /// The queue that the store tells through. Default none.
+    /// The queue with the store's events. Default none.
     pub events: EventSettings,
 }
 
-/// The SQS queue that the store tells through.
+/// The SQS queue with the store's events.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EventSettings {
-    /// Its address, `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`. Default empty: there is none.
+    /// Its URL, `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`. Default empty: there is none.
     pub queue_url: String,
-    /// Address of an SQS look-alike, `http://host:port`. Default empty: AWS.
+    /// Address of an SQS-compatible service, `http://host:port`. Default empty: AWS.
     pub endpoint: String,
     /// Region of the queue. Default empty: the region of the buckets.
     pub region: String,
@@ -91,8 +90,8 @@ pub struct EventSettings {
     pub hidden_s: u64,
     /// Requests for messages at once, each for ten, 1 to 32. Default 2.
     pub receivers: usize,
-    /// How many times a message comes before `freshet setup` has the queue take it for a dead letter, 1 to 1,000.
-    /// Default 5.
+    /// How many times a message is received before the queue moves it to its dead letters, as set up by
+    /// `freshet setup`, 1 to 1,000. Default 5.
     pub receives_max: u32,
 }
 
@@ -130,7 +129,7 @@ impl EventSettings {
         }
     }
 
-    /// The queue's name, the last part of its address.
+    /// The queue's name, the last part of its URL.
     pub fn queue_name(&self) -> Option<&str> {
         self.queue_url.rsplit_once('/').map(|(_, name)| name).filter(|name| !name.is_empty())
     }
@@ -171,7 +170,7 @@ impl IngestSettings {
     /// The first setting that cannot work, and why.
     ///
     /// # Errors
-    /// One clear line for whoever wrote it.
+    /// One clear line for the person who wrote it.
     pub fn check(&self, domains: &[&str]) -> Result<(), String> {
         let positive = [
             ("list_interval_ms", self.list_interval_ms),
@@ -197,7 +196,9 @@ impl IngestSettings {
             return Err("ingest.lag_rows_max must be at least 1".into());
         }
         if self.lease_ms < 1_000 {
-            return Err("ingest.lease_ms must be at least 1000: a lease is renewed three times in its life".into());
+            return Err(
+                "ingest.lease_ms must be at least 1000: a lease is renewed three times before it expires".into()
+            );
         }
         if self.retry_max_ms < self.retry_min_ms {
             return Err("ingest.retry_max_ms must not be below ingest.retry_min_ms".into());
@@ -213,17 +214,17 @@ impl IngestSettings {
         self.events.check()
     }
 
-    /// How much a compressed file may hold.
+    /// The limits for compressed files.
     pub fn read_limits(&self) -> ReadLimits {
         ReadLimits { inflated_bytes_max: self.inflated_bytes_max, inflate_ratio_max: self.inflate_ratio_max }
     }
 
-    /// The further patterns of a domain.
+    /// The additional patterns of a domain.
     pub fn patterns_of(&self, domain: &str) -> impl Iterator<Item = &str> {
         self.patterns.get(domain).into_iter().flatten().map(String::as_str)
     }
 
-    /// All patterns of a domain: its own and the further ones.
+    /// All patterns of a domain: its own and the additional ones.
     pub fn all_patterns_of(&self, domain: &Domain) -> impl Iterator<Item = &str> {
         domain.patterns.iter().copied().chain(self.patterns_of(domain.name))
     }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// At row 0 of the generation it has.
+    /// At row 0 of its present generation.
     Beginning,
     /// At the resume point.
     ResumePoint,
@@ -14,7 +14,7 @@ pub enum Start {
     NextGeneration,
 }
 
-/// Decides it, given what is frozen, what this listener would do, and the stream that the topic is now.
+/// Decides it, from what is frozen, what this listener would do, and the stream of the topic.
 ///
 /// | parser version, partition count | resume point | its stream | start |
 /// |---|---|---|---|

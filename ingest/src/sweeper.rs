@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{IngestError, Listener, metrics};
 
-/// Between two looks for versions that are overwritten and not replaced: most are replaced as the newer one is applied.
+/// Time between two looks for overwritten versions that are not replaced yet: most are replaced when the newer one is
+/// applied.
 const REPLACE_INTERVAL: Duration = Duration::from_secs(60);
-/// While no object waits, the time between two sweeps grows to so many intervals.
+/// While no object waits, the time between two sweeps grows up to this many intervals.
 const IDLE_INTERVALS_MAX: u32 = 8;
 
-/// Sweeps every domain at the interval, four times as often while published objects wait for their rows, and less and less
-/// often while none does.
+/// Sweeps every domain at the interval: four times as often while published objects wait for their rows, and less and
+/// less often while none does.
 pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
     let interval = Duration::from_millis(listener.settings.sweep_interval_ms);
     let (mut failures, mut replaced_at, mut pause) = (0, None, interval);
@@ -36,7 +37,7 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
         failures = 0;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // What was just published is not applied yet: look soon, not at once.
+            // A newly published object is not applied yet: look soon, not immediately.
             () = async { listener.sweep_to_do.notified().await; tokio::time::sleep(interval / 4).await } => {}
             () = stop.cancelled() => {}
         }
@@ -57,7 +58,7 @@ fn next_pause(so_far: Duration, interval: Duration, waiting: u64) -> Duration {
     }
 }
 
-/// Sweeps, and now and then looks for versions that are overwritten and not replaced yet.
+/// Sweeps, and from time to time looks for overwritten versions that are not replaced yet.
 async fn sweep_all(listener: &Listener, replaced_at: &mut Option<Instant>) -> Result<u64, sqlx::Error> {
     if replaced_at.is_none_or(|at| at.elapsed() >= REPLACE_INTERVAL) {
         for domain in &listener.domains {
@@ -68,7 +69,7 @@ async fn sweep_all(listener: &Listener, replaced_at: &mut Option<Instant>) -> Re
     sweep_domains(listener).await
 }
 
-/// Sweeps each domain once; gives how many objects wait.
+/// Sweeps each domain once; returns how many objects wait.
 async fn sweep_domains(listener: &Listener) -> Result<u64, sqlx::Error> {
     let mut waiting = 0;
     for domain in &listener.domains {
@@ -97,7 +98,7 @@ fn report(domain: &Domain, swept: &Swept) {
     for (object, received) in &swept.repaired {
         report_repair(object, *received);
     }
-    // A file that was sent again is as fresh as it was the first time.
+    // The freshness of a file that was sent again is that of the first time.
     for Arrived { object, freshness_seconds, .. } in swept.applied.iter().filter(|arrived| arrived.is_new) {
         metrics::FRESHNESS.with_label_values(&label).observe(*freshness_seconds);
         let detail = trace::Detail {

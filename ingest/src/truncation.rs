@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use freshet_topics::log::{LogEnds, truncated};
 use uuid::Uuid;
 
-/// For so long a partition is shown as truncated after it was found to be: its rows are published again within
-/// seconds, and a person is still to know of it.
+/// How long a partition is shown as truncated: its rows are published again within seconds, but an operator should
+/// still learn about it.
 const SHOWN_FOR: Duration = Duration::from_secs(3_600);
 
 /// Offsets that Kafka acknowledged, with the stream that they belong to.
@@ -31,17 +31,17 @@ pub(crate) enum Holder {
     Object(i64),
 }
 
-/// What is remembered of one holder.
+/// What is remembered about one holder.
 #[derive(Debug)]
 struct Suspect {
     acknowledged: Acknowledged,
     seen_at: Instant,
-    /// The first measurement after that.
+    /// The first measurement after it was first seen.
     earlier: Option<LogEnds>,
 }
 
-/// The memory of one domain: holders of offsets beyond the log's end, as it was last measured. Those within it are
-/// forgotten, so that it holds no more than is being published just now.
+/// The memory of one domain: holders of offsets beyond the log's end at the last measurement. Those within it are
+/// forgotten, so the memory only has what is being published.
 #[derive(Debug, Default)]
 pub(crate) struct TruncationWatch {
     suspects: HashMap<Holder, Suspect>,
@@ -50,8 +50,8 @@ pub(crate) struct TruncationWatch {
 }
 
 impl TruncationWatch {
-    /// Compares what holders were acknowledged, read from Postgres at `read_at`, with the latest measurement, and
-    /// returns those whose records the log no longer holds.
+    /// Compares the acknowledged offsets of holders, read from Postgres at `read_at`, with the latest measurement, and
+    /// returns the holders whose records the log no longer has.
     pub(crate) fn compare(
         &mut self,
         holders: impl IntoIterator<Item = (Holder, Acknowledged)>,
@@ -67,7 +67,7 @@ impl TruncationWatch {
         lost
     }
 
-    /// Forgets the objects that are not among these.
+    /// Forgets objects that are not among these.
     pub(crate) fn retain_objects(&mut self, published: &[i64]) {
         let published: std::collections::HashSet<i64> = published.iter().copied().collect();
         self.suspects.retain(|holder, _| match holder {
@@ -106,7 +106,7 @@ impl TruncationWatch {
     }
 }
 
-/// Whether any offset lies beyond the log's end, as it was measured.
+/// Whether any offset is beyond the measured end of the log.
 fn is_beyond(acknowledged: &Acknowledged, log: &LogEnds) -> bool {
     acknowledged.stream_id == log.stream_id && acknowledged.ends.iter().zip(&log.high).any(|(end, high)| end > high)
 }
@@ -128,10 +128,10 @@ mod tests {
         let log = |high: i64, ms| LogEnds { stream_id: STREAM, high: vec![high], measured_at: at(ms) };
         let object = |end| [(Holder::Object(7), acknowledged(&[end]))];
         let mut watch = TruncationWatch::default();
-        // Acknowledged after the measurement: that tells nothing, however old it gets.
+        // Acknowledged after the measurement: that proves nothing, however old it gets.
         assert!(watch.compare(object(10), at(1_000), &log(5, 500)).is_empty());
         assert!(watch.compare(object(10), at(9_000), &log(5, 500)).is_empty());
-        // A measurement after it, and one that comes too soon.
+        // A measurement after it, and one that comes too early.
         assert!(watch.compare(object(10), at(9_000), &log(5, 9_500)).is_empty());
         assert!(watch.compare(object(10), at(9_600), &log(5, 9_700)).is_empty());
         assert_eq!(watch.partitions(at(9_700)), 0);
@@ -149,7 +149,7 @@ mod tests {
         let object = |end| [(Holder::Object(7), acknowledged(&[end]))];
         let mut watch = TruncationWatch::default();
         assert!(watch.compare(object(10), at(0), &log(5, 100)).is_empty());
-        // A new leader that knows all by now.
+        // A new leader that has all records by now.
         assert!(watch.compare(object(10), at(200), &log(10, 3_000)).is_empty());
         assert!(watch.suspects.is_empty(), "nothing is remembered of what is there");
         assert!(watch.compare(object(10), at(3_100), &log(5, 3_200)).is_empty());

@@ -1,7 +1,8 @@
 //! Looks periodically for objects of the raw bucket that belong to no domain, so that a misspelled prefix is reported.
 //!
-//! The discovery of a domain lists its own prefixes and never sees them. This lists what is beside those: folder by
-//! folder where a prefix may begin, whole below. Its findings are only reported, so it need not be fast.
+//! The discovery of a domain lists its own prefixes and never sees other objects. This lists what is beside the
+//! prefixes: folder by folder above a prefix, everything in other folders. Its findings are only reported, so it need
+//! not be fast.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,16 +16,16 @@ use crate::names::{Name, nearest};
 use crate::object::ObjectVersion;
 use crate::{IngestError, Listener};
 
-/// Requests of one look: a bucket with more beside its domains is looked through no further.
+/// The most requests of one look: in a bucket with more objects outside its domains, the look ends there.
 const REQUESTS_MAX: usize = 1_000;
 
-/// Looks until `stop`. What does not answer is asked again after the interval.
+/// Looks until `stop`. Failures are retried after the interval.
 pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
     let least = Duration::from_millis(listener.settings.unmatched_interval_ms);
     let most = Duration::from_millis(listener.settings.list_interval_max_ms).max(least);
     let (mut told, mut interval) = (BTreeSet::new(), least);
     while !stop.is_cancelled() {
-        // Not cut off by `stop`: a transaction is ended rather than left.
+        // Not interrupted by `stop`: a transaction is finished rather than left open.
         match look(&listener, &stop).await {
             Ok(found) => {
                 let is_as_before = !tell(&listener, &found, &mut told);
@@ -44,7 +45,7 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
     Ok(())
 }
 
-/// A line for each object that was not there at the last look; whether any was new, or went.
+/// Logs each object that was not there at the last look; returns whether any was added or removed.
 fn tell(listener: &Listener, found: &[Unmatched], told: &mut BTreeSet<String>) -> bool {
     for object in found.iter().filter(|object| !told.contains(&object.key)) {
         let (bucket, key) = (&listener.bucket, crate::names::told(&object.key, object.hint.as_deref()));
@@ -54,7 +55,7 @@ fn tell(listener: &Listener, found: &[Unmatched], told: &mut BTreeSet<String>) -
     std::mem::replace(told, now) != *told
 }
 
-/// One look; gives what is taken down, the newest first.
+/// One look; returns the objects to be recorded, the newest first.
 async fn look(listener: &Listener, stop: &CancellationToken) -> Result<Vec<Unmatched>, DiscoverError> {
     let mut found: Vec<ObjectVersion> = Vec::new();
     let mut folders = vec![String::new()];
@@ -105,12 +106,12 @@ fn names(listener: &Listener) -> impl Iterator<Item = &str> {
     listener.domains.iter().flat_map(|domain| listener.settings.all_patterns_of(domain))
 }
 
-/// Whether a pattern goes on below the folder.
+/// Whether a pattern continues below the folder.
 fn is_above(listener: &Listener, folder: &str) -> bool {
     names(listener).any(|name| name.starts_with(folder) && name != folder)
 }
 
-/// Whether all that is in the folder belongs to a domain.
+/// Whether everything in the folder belongs to a domain.
 fn is_covered(listener: &Listener, folder: &str) -> bool {
     names(listener).any(|name| name.ends_with('/') && folder.starts_with(name))
 }

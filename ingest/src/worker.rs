@@ -1,4 +1,4 @@
-//! A worker: claims an object, or several small ones, attempts to publish them, and has the outcome written to the ledger;
+//! A worker: claims an object, or several small ones, attempts to publish them, and writes the outcome to the ledger;
 //! one claim after the other.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{IngestError, Listener, group, metrics, outcome, publish};
 
-/// Rounds of which one is that of objects that are sent again.
+/// One in this many rounds is for objects that are sent again.
 const ROUNDS: usize = 4;
 const RECORD_OUTCOME: &str = "write the end of an attempt to the ledger";
 
@@ -28,7 +28,7 @@ pub(crate) async fn run(
     let mut failures = 0;
     let mut has_waited = false;
     while !stop.is_cancelled() {
-        // Listening before looking: what is registered in between is not missed.
+        // Listens before it looks, so that objects registered in between are not missed.
         let woken = listener.work_to_do.notified();
         tokio::pin!(woken);
         woken.as_mut().enable();
@@ -76,14 +76,14 @@ async fn claim(listener: &Listener, turn: usize) -> Result<Vec<Claim>, sqlx::Err
     ledger::claim(&listener.pool, listener.claimant(), &domains, take).await
 }
 
-/// Whether objects that are sent again come before new ones: true in one of [`ROUNDS`] rounds (in a round each domain
-/// is first once). So a history that is sent again does not delay new files for long, and a steady stream of new files
+/// Whether objects that are sent again come before new ones: in one of [`ROUNDS`] rounds (in a round, each domain is
+/// first once). So a history that is sent again does not delay new files for long, and a steady stream of new files
 /// does not stop it.
 fn is_turn_of_sent_again(turn: usize, domains: usize) -> bool {
     (turn / domains.max(1)) % ROUNDS == ROUNDS - 1
 }
 
-/// A transient error is waited out; one of the schema or of permissions ends the listener.
+/// Waits after a transient error; an error of the schema or of permissions ends the listener.
 async fn end_or_wait(
     listener: &Listener,
     action: &'static str,
@@ -118,8 +118,8 @@ async fn attempt_all(
     }
 }
 
-/// One attempt in a task of its own: an object that makes freshet panic is a failed attempt, and stops neither
-/// the listener nor the other objects.
+/// Makes one attempt in its own task: a panic caused by one object is a failed attempt, and stops neither the listener
+/// nor the other objects.
 async fn attempt_apart(listener: &Arc<Listener>, claim: Claim, stop: &CancellationToken) -> Result<(), sqlx::Error> {
     let (id, version) = (claim.object.id, claim.object.version.clone());
     let task = tokio::spawn(attempt(Arc::clone(listener), claim, stop.clone()));
@@ -129,7 +129,7 @@ async fn attempt_apart(listener: &Arc<Listener>, claim: Claim, stop: &Cancellati
     })
 }
 
-/// One attempt at one object, and its outcome in the ledger. Where that cannot be written, the lease runs out and
+/// One attempt at one object, and its outcome in the ledger. If the outcome cannot be written, the lease expires and
 /// another attempt follows.
 async fn attempt(listener: Arc<Listener>, mut claim: Claim, stop: CancellationToken) -> Result<(), sqlx::Error> {
     let listener = listener.as_ref();

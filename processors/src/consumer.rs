@@ -1,9 +1,9 @@
-//! The consumer: the one module that touches rdkafka's, behind arroyo's `Consumer` trait.
+//! The consumer: the only module that uses rdkafka's consumer, behind arroyo's `Consumer` trait.
 //!
-//! It starts each partition at the bookmark in Postgres, not at Kafka's commit. On assignment it checks that the
-//! topic is the one that the bookmarks were made on, takes the bookmarks (which shuts out the former owner),
-//! compares each with the log's ends, and assigns once. A partition whose bookmark does not fit is *halted*: it
-//! is not read, says why in `pipeline.bookmarks`, and is never silently reset.
+//! It starts each partition at the bookmark in Postgres, not at Kafka's commit. On assignment it checks that the topic
+//! is the one that the bookmarks were made on, takes the bookmarks (which shuts out the former owner), compares each
+//! with the log's ends, and assigns once. A partition whose bookmark does not fit is *halted*: it is not read, the
+//! reason is in `pipeline.bookmarks`, and it is never silently reset.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,14 +38,15 @@ use crate::unreadable;
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
-/// The same once no record came for [`QUIET`]: no batch waits to be flushed then, and the next record ends the wait.
+/// How long one poll waits after [`QUIET`] without a record: no batch waits to be flushed then, and the next record
+/// ends the wait.
 const QUIET_POLL_TIMEOUT: Duration = Duration::from_millis(100);
-/// A batch is flushed long before this.
+/// Any batch has been flushed long before this.
 const QUIET: Duration = Duration::from_secs(1);
-/// Partitions that were added are assigned after this; by default it would be five minutes.
+/// Added partitions are assigned after this time; the default would be five minutes.
 const METADATA_REFRESH_MS: &str = "10000";
 
-/// Where a partition stands for its owner.
+/// A partition's position, for its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position {
     /// The offset of the next record to apply.
@@ -54,7 +55,7 @@ pub(crate) struct Position {
     pub(crate) epoch: i64,
 }
 
-/// What the rebalance callback leaves for the writer.
+/// The state that the rebalance callback shares with the writer.
 #[derive(Debug, Default)]
 pub(crate) struct Ownership {
     positions: Mutex<Positions>,
@@ -69,7 +70,7 @@ struct Positions {
 
 impl Ownership {
     fn lock(&self) -> std::sync::MutexGuard<'_, Positions> {
-        // The lock is held for plain assignments only; a poisoned one still holds a whole value.
+        // The lock is held only for plain assignments, so the value is complete even if the lock is poisoned.
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -87,7 +88,7 @@ impl Ownership {
         owned.chain(halted).collect()
     }
 
-    /// A partition of the assignment with this epoch is applied up to `next_offset`.
+    /// Records that a partition of the assignment with this epoch is applied up to `next_offset`.
     pub(crate) fn applied(&self, partition: i32, epoch: i64, next_offset: i64) {
         let mut positions = self.lock();
         if let Some(position) = positions.owned.get_mut(&partition).filter(|position| position.epoch == epoch) {
@@ -96,7 +97,7 @@ impl Ownership {
     }
 }
 
-/// What the consumer needs of the world.
+/// What the consumer needs from outside.
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) domain: &'static Domain,
@@ -188,15 +189,15 @@ impl Rebalancer {
         Ok(())
     }
 
-    /// The first record and the ends of each partition, and of partition 0, which tells the topic's stream. Read
-    /// through a client of its own: the one that is being assigned cannot read before it is.
+    /// The first record and the ends of each partition, and of partition 0, which tells the topic's stream. Uses its
+    /// own client: the one that is being assigned cannot read yet.
     fn read_log(&self, wanted: &[i32]) -> Result<BTreeMap<i32, PartitionLog>, LogError> {
         let mut partitions = wanted.to_vec();
         if !partitions.contains(&0) {
             partitions.push(0);
         }
         let reader = LogReader::new(&self.source.kafka)?;
-        // Its metadata first: a young client knows no leaders.
+        // The metadata first: a new client knows no leaders.
         reader.presence(self.topic.as_str())?;
         reader.beginnings(self.topic.as_str(), &partitions)
     }
@@ -219,7 +220,7 @@ impl Rebalancer {
         let mut assigned = bookmarks::take(pool, Destination::Live, domain.name, stream_id, owner, &beginnings).await?;
         assigned.sort_by_key(|one| one.partition);
         let known = bookmarks::read(pool, domain.name, Some(stream_id)).await?;
-        // The log was measured before the bookmarks were taken: a former owner may have applied what came since.
+        // The log was measured before the bookmarks were taken: a former owner may have applied newer records since.
         let is_beyond = |one: &Assigned| log.get(&one.partition).is_some_and(|log| one.next_offset > log.ends.high);
         let measured_again = if assigned.iter().any(is_beyond) { Some(self.read_log(wanted)?) } else { None };
         let log = measured_again.as_ref().unwrap_or(log);
@@ -254,7 +255,7 @@ impl Rebalancer {
     }
 
     fn partition(&self, partition: i32) -> Partition {
-        // Kafka's limit is far below; arroyo's type is 16 bits.
+        // Kafka's limit is far lower; arroyo's type has 16 bits.
         Partition::new(self.topic, u16::try_from(partition).unwrap_or(u16::MAX))
     }
 }
@@ -270,7 +271,7 @@ impl CommitOffsets for CommitOnRevoke<'_> {
     }
 }
 
-/// Lets Kafka's own group commit follow, for lag tools to see. Nothing depends on it, so a failure is only told.
+/// Also commits in Kafka's group, for lag tools. Nothing depends on it, so a failure is only logged.
 fn commit(consumer: &BaseConsumer<Rebalancer>, offsets: HashMap<Partition, u64>, mode: CommitMode) {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in offsets {
@@ -292,7 +293,7 @@ pub(crate) struct BookmarkConsumer {
     paused: HashSet<Partition>,
     positions: HashMap<Partition, u64>,
     taker: Taker,
-    /// When the last record came.
+    /// When the last record arrived.
     came_at: Instant,
 }
 
@@ -316,9 +317,10 @@ impl BookmarkConsumer {
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS)
-            // The default grows with partitions; this bounds what waits in memory for a domain, some 80,000 rows.
+            // The default grows with the partitions; this bounds what waits in memory for a domain to about 80,000
+            // rows.
             .set("queued.max.messages.kbytes", "8192")
-            // So many only where each is one row: packed ones come to the bound in bytes first.
+            // Reached only if each message has one row: packed messages reach the limit in bytes first.
             .set("queued.min.messages", "20000")
             .set("fetch.max.bytes", "4194304")
             .set("max.partition.fetch.bytes", "1048576")

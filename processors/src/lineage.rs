@@ -1,8 +1,8 @@
-//! Finds every row of one key in a topic, with the verdict of the present rules on each; the row in the table won
-//! against the others.
+//! Finds every row of one key in a topic, with the verdict of the present rules on each; the row in the table won over
+//! the others.
 //!
-//! It reads the partitions that the key may be in from their beginning, up to the live bookmarks, and moves nothing.
-//! Rows removed by retention cannot be found.
+//! It reads the partitions that may contain the key from their beginning, up to the live bookmarks, and moves no
+//! bookmark. Rows removed by retention cannot be found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,18 +28,18 @@ pub struct Sent {
     pub offset: i64,
     /// Why it does not load, if it does not.
     pub refused: Option<Refusal>,
-    /// Values that were corrected in it.
+    /// Its corrections.
     pub corrections: Vec<Note>,
 }
 
-/// Where to look: partition → where its log begins and ends, and what is applied of it.
+/// Where to look: partition → the ends of its log, and how far it is applied.
 pub type Places = BTreeMap<i32, (Ends, i64)>;
 
-/// The rows of the key, one value for each column of it in the domain's order, in the order of each partition; and how many
-/// records were read for it.
+/// The rows of the key, in the order of each partition, and how many records were read for them. The key has one value
+/// for each of its columns, in the domain's order.
 ///
 /// # Errors
-/// If Kafka does not give the rows.
+/// If Kafka does not deliver the rows.
 pub async fn sent(
     domain: &'static Domain,
     kafka: &KafkaSettings,
@@ -72,7 +72,7 @@ pub async fn sent(
     Ok((found, records))
 }
 
-/// Whether the row is of the key, be it one that loads or not.
+/// Whether the row has this key, whether it loads or not.
 fn is_of(domain: &'static Domain, row: &ReceivedRow<'_>, key: &[Value<'_>]) -> bool {
     let places = domain.key.iter().map(|name| domain.index_of(name));
     if row.refusal().is_none() {

@@ -76,12 +76,12 @@ static BATCH_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
     .expect("declared once, with a valid name")
 });
 
-/// Rules under which a row of any domain is rejected, beside those of its contract.
+/// The rules that reject rows of any domain, besides those of its contract.
 const REJECTING: [&str; 6] =
     [REQUIRED_EMPTY, UNCASTABLE, EXTRA_CELLS, STRAY_QUOTE, MALFORMED_MESSAGE, REFUSED_BY_DATABASE];
 
-/// Makes every metric appear, at zero, before the first event: a rate over a counter that begins at its first event
-/// misses that event. Corrections appear with the first of their column and rule.
+/// Makes every metric appear, at zero, before the first event: a rate over a counter that starts at its first event
+/// misses that event. Corrections appear with the first one of their column and rule.
 pub(crate) fn declare(domain: &Domain) {
     let rejecting: Vec<&str> = REJECTING.into_iter().chain(domain.rejecting_rules()).collect();
     for (column, rule) in domain.warning_rules() {
@@ -111,13 +111,13 @@ pub(crate) fn declare(domain: &Domain) {
     BATCH_DURATION.with_label_values(&[domain]);
 }
 
-/// Partitions were assigned, so many of which are read.
+/// Records that partitions were assigned, and how many of them are read.
 pub(crate) fn assigned(domain: &str, partitions: usize) {
     REBALANCES.with_label_values(&[domain, "assigned"]).inc();
     ASSIGNED_PARTITIONS.with_label_values(&[domain]).set(partitions as i64);
 }
 
-/// All partitions were given back.
+/// Records that all partitions were given back.
 pub(crate) fn revoked(domain: &str) {
     REBALANCES.with_label_values(&[domain, "revoked"]).inc();
     ASSIGNED_PARTITIONS.with_label_values(&[domain]).set(0);
@@ -147,7 +147,7 @@ pub(crate) fn applied(domain: &str, applied: &Applied, duration: Duration) {
     BATCH_DURATION.with_label_values(&[domain]).observe(duration.as_secs_f64());
 }
 
-/// Counts a transaction that is tried again.
+/// Counts a transaction that is retried.
 pub(crate) fn retried(domain: &str) {
     APPLY_RETRIES.with_label_values(&[domain]).inc();
 }

@@ -1,7 +1,7 @@
-//! Reads ranges of a topic's log again: in no group, without commits, beside the live consumer.
+//! Reads ranges of a topic's log again, beside the live consumer: in no group, without commits.
 //!
-//! A thread of its own polls (librdkafka's calls block), judges the rows of a batch, and hands batches over a bounded
-//! channel: what is not taken waits in Kafka. A range ends at its end offset whether or not a record stands there, as
+//! A separate thread polls (librdkafka's calls block), judges the rows of a batch, and sends batches over a bounded
+//! channel: batches that are not taken wait in Kafka. A range ends at its end offset even if there is no record, as
 //! retention may have removed it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +28,7 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// If Kafka sends nothing for this long although rows are left, the replay fails and can be resumed later.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// As the live consumer has them, and with a sign where a log ends.
+/// Those of the live consumer, and an event at the end of a log.
 const PROPERTIES: [(&str, &str); 5] = [
     ("enable.partition.eof", "true"),
     ("queued.max.messages.kbytes", "8192"),
@@ -60,7 +60,7 @@ impl Range {
     }
 }
 
-/// Kafka did not give the rows of the ranges.
+/// Kafka did not deliver the rows of the ranges.
 #[derive(Debug, thiserror::Error)]
 pub enum RangeError {
     /// It refuses, or does not answer.
@@ -68,10 +68,10 @@ pub enum RangeError {
     Kafka {
         /// The topic.
         topic: String,
-        /// What rdkafka says.
+        /// rdkafka's error.
         source: KafkaError,
     },
-    /// It answers, and gives nothing.
+    /// It answers, but sends nothing.
     #[error("read topic {topic}: no record arrived for {SILENCE_MAX:?}")]
     Silence {
         /// The topic.
@@ -115,7 +115,7 @@ struct Reader {
     reading: Reading,
     topic: String,
     consumer: MetadataClient,
-    /// Partition → end offset of the ranges that are not read to their end.
+    /// Partition → end offset of the ranges that are not finished.
     open: BTreeMap<i32, i64>,
     batch: Batch,
     weight: usize,
@@ -158,16 +158,16 @@ impl Reader {
                 if sender.blocking_send(Ok(batch)).is_err() {
                     return Ok(());
                 }
-                // Whoever writes may have taken minutes: that was not Kafka's silence.
+                // The receiver may have taken minutes to write: that was not Kafka's silence.
                 last_record = Instant::now();
             }
         }
         Ok(())
     }
 
-    /// Takes the next record, if one is there; whether there was anything.
+    /// Takes the next record, if there is one; returns whether there was anything.
     fn poll(&mut self) -> Result<bool, RangeError> {
-        // The message borrows the consumer: what it says is taken out of it first.
+        // The message borrows the consumer, so its contents are taken out first.
         let (partition, offset, record) = match self.consumer.poll(POLL_TIMEOUT) {
             None => return Ok(false),
             Some(Ok(message)) => {
@@ -175,7 +175,7 @@ impl Reader {
                 (message.partition(), message.offset(), Some(record))
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => match self.log_end(partition)? {
-                // A leader that does not know all yet: what is missing comes, or the silence ends it.
+                // The leader may not know all records yet: the missing ones arrive, or the silence ends the reading.
                 end if self.open.get(&partition).is_some_and(|to| end < *to) => return Ok(false),
                 end => (partition, end, None),
             },
@@ -199,7 +199,7 @@ impl Reader {
             }
         }
         if offset >= end - 1 {
-            // At the log's end: where no record stood last, none will come.
+            // At the log's end: if there was no record at the last offset, none will come.
             self.batch.end(partition, end);
             self.weight += 1;
             self.close(partition)?;
@@ -228,7 +228,7 @@ impl Reader {
     }
 }
 
-/// The record, unless it has rows of an object that is not asked for.
+/// The record, unless it has rows of an object that was not requested.
 fn wanted(taker: &mut Taker, reading: &Reading, message: &BorrowedMessage) -> Option<Consumed> {
     taker.take(message, |object| reading.objects.as_ref().is_none_or(|objects| objects.contains(&object)))
 }

@@ -8,16 +8,16 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 /// A record as it left the consumer.
 #[derive(Debug, Clone)]
 pub(crate) enum Consumed {
-    /// One with rows, or with something that is none.
+    /// A record with rows, or with something that is not a row.
     Message(Message),
-    /// A stream record: it moves the bookmark and nothing else.
+    /// A stream record: it only moves the bookmark.
     Stream,
 }
 
 /// A record that should have rows.
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
-    /// Where they come from and how they are packed, or why that cannot be read.
+    /// The origin of its rows and how they are packed, or why that cannot be read.
     pub(crate) head: Result<Head, String>,
     /// Its value.
     pub(crate) value: Bytes,
@@ -27,13 +27,13 @@ pub(crate) struct Message {
 const ORDINARY_ROW_BYTES: usize = 1024;
 
 impl Message {
-    /// How many rows it has, if it is as its head says; never more than bytes.
+    /// The number of rows according to its head, but never more than bytes.
     pub(crate) fn rows(&self) -> usize {
         let packed = self.head.as_ref().ok().and_then(|head| head.packed.as_ref());
         packed.map_or(1, |packed| packed.rows.min(self.value.len()))
     }
 
-    /// How much of a batch it fills: each row one, and more for long ones, so that a batch is bounded in bytes too.
+    /// How much of a batch it fills: each row counts one, and long rows more, so that a batch is bounded in bytes too.
     pub(crate) fn weight(&self) -> usize {
         self.rows() + self.value.len() / ORDINARY_ROW_BYTES
     }
@@ -49,18 +49,18 @@ impl Consumed {
     }
 }
 
-/// Memory is asked for in pieces of so many bytes: for the values of a thousand ordinary messages or more. A piece is
-/// freed when all batches with values in it are applied.
+/// Memory is allocated in pieces of this size: for the values of a thousand ordinary messages or more. A piece is freed
+/// when all batches with values in it are applied.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// Takes messages out of librdkafka's memory, many values into one piece of our own.
+/// Copies messages out of librdkafka's memory, many values into one piece.
 #[derive(Debug, Default)]
 pub(crate) struct Taker {
     piece: BytesMut,
 }
 
 impl Taker {
-    /// The record of a message. One of other objects than those that are asked for, or of none, is `None`.
+    /// The record of a message; `None` if it belongs to an object that was not requested, or to none.
     pub(crate) fn take(&mut self, message: &BorrowedMessage, is_wanted: impl Fn(i64) -> bool) -> Option<Consumed> {
         if stream::stream_id(message.headers()).is_some() {
             return Some(Consumed::Stream);
@@ -108,7 +108,7 @@ mod tests {
             (None, 10_240, 11),
             (Some(3), 40, 3),
             (Some(200), 10_240, 210),
-            // Whatever it says, it has no more rows than bytes.
+            // Whatever its head says, it has no more rows than bytes.
             (Some(usize::MAX), 40, 40),
         ];
         for (rows, bytes, expected) in cases {

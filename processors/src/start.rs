@@ -4,7 +4,7 @@ use freshet_sinks::bookmarks::Assigned;
 use freshet_topics::log::{Ends, PartitionLog};
 use freshet_topics::stream::{self, Beginning, FirstRecord};
 
-/// Where a partition is to be read from, decided from its bookmark and the log.
+/// Where a partition is read from, decided from its bookmark and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// At this offset.
@@ -13,14 +13,14 @@ pub enum Start {
     Halt(String),
 }
 
-/// Decides where to start. `accepted` is what a person accepted the partition's beginning as.
+/// Decides where to start. `accepted` is how an operator accepted the partition's first record.
 ///
 /// | beginning | bookmark against log | start |
 /// |---|---|---|
 /// | fits, or its stream record is still to come | low ≤ bookmark ≤ high | at the bookmark |
 /// | fits | bookmark < low | halt: retention removed what was not applied |
 /// | fits | bookmark > high | halt: the log lost what was applied |
-/// | another stream's record | – | halt: the topic was made again |
+/// | another stream's record | – | halt: the topic was recreated |
 /// | a row, a foreign record | – | halt: no stream record |
 ///
 /// Each halt names the command that ends it.
@@ -30,7 +30,7 @@ pub fn decide_start(domain: &str, assigned: &Assigned, accepted: Option<&str>, l
     let adopt = format!("nothing was changed; see `freshet bookmarks adopt {domain}`");
     match (stream::judge_beginning(first, *stream_id, accepted), first) {
         (Beginning::Unfit, FirstRecord::Stream(found)) => Start::Halt(format!(
-            "the topic was made again: the bookmark belongs to stream {stream_id}, the partition to {found}; {adopt}"
+            "the topic was recreated: the bookmark belongs to stream {stream_id}, the partition to {found}; {adopt}"
         )),
         (Beginning::Unfit, _) => Start::Halt(format!(
             "the partition {first}: it was published to before its stream record was written, or its topic was made \
@@ -71,7 +71,7 @@ mod tests {
             (10, FirstRecord::Row, Some("row"), 0, 20, None),
             (10, FirstRecord::Foreign, Some("foreign"), 0, 20, None),
             (10, FirstRecord::Stream(b), Some(other.as_str()), 0, 20, None),
-            (10, FirstRecord::Stream(b), None, 0, 20, Some(("made again", adopt))),
+            (10, FirstRecord::Stream(b), None, 0, 20, Some(("recreated", adopt))),
             (10, FirstRecord::Foreign, None, 0, 20, Some(("a record that is not freshet's", adopt))),
             (10, FirstRecord::Row, None, 0, 20, Some(("a row in the place of its stream record", adopt))),
             (10, FirstRecord::Foreign, Some("row"), 0, 20, Some(("not freshet's", adopt))),

@@ -11,8 +11,9 @@ use freshet_topics::judge::MALFORMED_MESSAGE;
 
 use crate::start::Start;
 
-/// Fewer rows than this never halt a partition: somebody may have written a few by hand. A message counts as many as it
-/// seems to have ([`RawText::rows`](freshet_topics::message::RawText::rows)): of packed ones a batch holds few.
+/// Fewer rows than this never halt a partition: somebody may have written a few by hand. A message counts as many rows
+/// as it seems to have ([`RawText::rows`](freshet_topics::message::RawText::rows)), because a batch has only few packed
+/// messages.
 const ROWS_MIN: usize = 100;
 /// A single message never halts it either, however many rows it has: it may just be damaged.
 const RECORDS_MIN: usize = 2;
@@ -38,7 +39,7 @@ pub(crate) fn reason(domain: &str, batch: &Batch, bookmark: &BookmarkMove) -> Op
     if !rows.iter().all(|row| refusal(row).is_some()) {
         return None;
     }
-    // What cannot be read is one row a record.
+    // Each unreadable record counts as one row.
     let records = rows.len();
     let seeming: usize = rows.iter().map(|row| row.origin().raw.rows()).sum();
     if records < RECORDS_MIN || seeming < ROWS_MIN {
@@ -52,7 +53,7 @@ pub(crate) fn reason(domain: &str, batch: &Batch, bookmark: &BookmarkMove) -> Op
     ))
 }
 
-/// Keeps a partition halted that is halted for such a reason: only a person ends that, who sets its bookmark.
+/// Keeps a partition halted for such a reason: only an operator ends that, by setting its bookmark.
 ///
 /// | start by its bookmark and the log | halted before | start |
 /// |---|---|---|
@@ -96,13 +97,13 @@ mod tests {
         Consumed::Message(Message { head: Err("no header".into()), value: "x".into() })
     }
 
-    /// What was packed in a form that this version does not know.
+    /// A message packed in a form that this version does not know.
     fn packed() -> Consumed {
         let head = Ok(Head { first: FIRST, packed: Some(PackedHead { rows: 200, columns: "id,name".into() }) });
         Consumed::Message(Message { head, value: "1;Goa\n".repeat(200).into() })
     }
 
-    /// These records in partition 3, and one of each kind in another.
+    /// These records in partition 3, and one record of each kind in another partition.
     fn batch(records: &[Consumed]) -> Batch {
         let mut batch = crate::batch::Batch::default();
         batch.push(1, 0, row());
@@ -141,7 +142,7 @@ mod tests {
             assert_eq!(stay_halted(Start::At(41), Some(&reason)), Start::Halt(reason.clone()));
             assert_eq!(stay_halted(Start::Halt("now".into()), Some(&reason)), Start::Halt("now".into()));
         }
-        for other in [None, Some("the topic was made again")] {
+        for other in [None, Some("the topic was recreated")] {
             assert_eq!(stay_halted(Start::At(41), other), Start::At(41));
         }
     }

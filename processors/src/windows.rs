@@ -1,4 +1,4 @@
-//! When a window is closed and which windows are dirty: pure.
+//! When a window is closed and which windows are dirty. Pure.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use chrono::{Days, NaiveDate};
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::window::Window;
 
-/// Events that claim to be from later than this many days after the processing date are no evidence of time: one
-/// row dated 9999 must not close everything.
+/// Event dates more than this many days after the processing date do not move the watermark: one row dated 9999 must
+/// not close everything.
 const FUTURE_DAYS: u64 = 1;
 
 /// The latest event date that may move a watermark.
@@ -15,8 +15,7 @@ pub(crate) fn watermark_limit(processing_date: NaiveDate) -> NaiveDate {
     processing_date + Days::new(FUTURE_DAYS)
 }
 
-/// The watermark of something derived from several domains: the least of theirs, and none as long as one of
-/// them has none.
+/// The watermark of an output of several domains: the earliest of theirs, and none while one of them has none.
 ///
 /// | watermarks | least |
 /// |---|---|
@@ -29,7 +28,7 @@ pub(crate) fn least_watermark(watermarks: impl IntoIterator<Item = Option<NaiveD
 
 /// Whether a window is closed: the watermark has passed its end by the allowed lateness.
 ///
-/// A watermark of day d says that day d has begun, and a window ends as the day after its last begins.
+/// A watermark of day d says that day d has begun, and a window ends when the day after its last begins.
 ///
 /// | window | lateness | watermark | final |
 /// |---|---|---|---|
@@ -42,15 +41,15 @@ pub(crate) fn is_final(window: Window, allowed_lateness_days: u32, watermark: Op
     matches!((watermark, closes), (Some(watermark), Some(closes)) if watermark >= closes)
 }
 
-/// What is to be derived again: windows, by output.
+/// What must be derived again: windows, by output.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Dirty {
     windows: BTreeSet<(&'static str, Window)>,
 }
 
 impl Dirty {
-    /// Marks what facts of `domain` with these dates make dirty in these outputs. `dimension`: only outputs that depend on
-    /// it; none where the facts themselves changed.
+    /// Marks the windows of these outputs that facts of `domain` with these dates make dirty. `dimension`: only outputs
+    /// that depend on it; `None` if the facts themselves changed.
     ///
     /// | facts | dimension | outputs |
     /// |---|---|---|
@@ -73,12 +72,12 @@ impl Dirty {
         self.windows.insert((output, window));
     }
 
-    /// Takes over all of the other's windows.
+    /// Adds all windows of the other.
     pub(crate) fn extend(&mut self, other: Dirty) {
         self.windows.extend(other.windows);
     }
 
-    /// What is dirty here and not there.
+    /// The windows that are dirty here but not there.
     pub(crate) fn without(mut self, other: &Dirty) -> Dirty {
         self.windows.retain(|window| !other.windows.contains(window));
         self
@@ -105,7 +104,7 @@ impl Dirty {
     }
 }
 
-/// Dates of facts, one after the other.
+/// A range of dates of facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dates {
     /// The domain of the facts.
@@ -116,11 +115,11 @@ pub(crate) struct Dates {
     pub(crate) last: NaiveDate,
 }
 
-/// Dates of facts that refer to rows of a dimension that changed: no fact has made their windows dirty, so they wait
-/// until there is time for them.
+/// Dates of facts that refer to changed rows of a dimension: no fact has made their windows dirty, so they wait until
+/// there is time for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiting {
-    /// The id of their mark; none where they are known only from the dimension's own.
+    /// The id of their mark; `None` if they come only from the dimension's own mark.
     pub(crate) mark: Option<i64>,
     /// The dimension.
     pub(crate) dimension: String,
@@ -128,9 +127,9 @@ pub(crate) struct Waiting {
     pub(crate) dates: Dates,
 }
 
-/// Takes as many of those that wait, the newest first, as make `windows_max` windows dirty that are not yet, one at
-/// least unless that is 0. What is taken is derived now, but for windows that hold dates of those that keep waiting:
-/// those are derived with the last of them.
+/// Takes as many of the waiting dates, the newest first, as make `windows_max` further windows dirty, and at least one
+/// unless that is 0. They are derived now, except windows that contain dates which keep waiting: those are derived with
+/// the last of these dates.
 ///
 /// Returns what is dirty now, what was taken, and what keeps waiting.
 pub(crate) fn take_waiting(

@@ -15,13 +15,13 @@ impl Backoff {
         Backoff { min, max }
     }
 
-    /// The wait after so many failures in a row: doubled each time, up to the longest.
+    /// The wait after this many failures in a row: doubled each time, up to the longest.
     ///
     /// | failures | 0, 1 | 2 | 3 | … |
     /// |---|---|---|---|---|
     /// | wait | min | 2 min | 4 min | max |
     pub fn after(self, failures: u32) -> Duration {
-        // Beyond 2^30 times the least wait every bound is reached.
+        // Beyond 2^30 times the shortest wait, every bound is reached.
         let doublings = failures.saturating_sub(1).min(30);
         self.min.saturating_mul(1 << doublings).min(self.max)
     }

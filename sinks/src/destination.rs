@@ -1,9 +1,9 @@
 //! Which copy of a domain's state a transaction writes to.
 //!
-//! The live pipeline has the domain's table and, in the schema `pipeline`, its bookmarks, its progress and its
-//! rejects. A replay has bookmarks and progress of its own, so that it is fenced and can be resumed like the live
-//! pipeline. In place, it corrects the live table and rejects. A *shadow* is a second copy of all of them, under the
-//! same names in the schema `shadow`, which the live pipeline does not touch.
+//! The live pipeline has the domain's table and, in the schema `pipeline`, its bookmarks, its progress and its rejects.
+//! A replay has its own bookmarks and progress, so that it is fenced and can be resumed like the live pipeline. In
+//! place, it corrects the live table and its rejects. A *shadow* is a second copy of all of them, under the same names
+//! in the schema `shadow`, which the live pipeline does not touch.
 
 use freshet_topics::Domain;
 
@@ -19,7 +19,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// The domain's table, quoted, as SQL names it. The live one is found by the session's search path, which is that of
+    /// The domain's table, quoted for SQL. The live one is found by the session's search path, which is that of
     /// `postgres.schema`.
     pub fn table(self, domain: &Domain) -> String {
         match self {

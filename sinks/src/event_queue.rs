@@ -8,35 +8,35 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::transactions::{self, Limits};
 
-/// A queue that has not answered any listener for this long counts as not read. A request waits 20 s at most for a
-/// message; as the alert has it.
+/// A queue that has not answered any listener for this long counts as not read; the alert uses the same time. A request
+/// waits at most 20 s for a message.
 const SILENT: TimeDelta = TimeDelta::minutes(5);
 
 /// A listener's observations since its last report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Whether it answered.
+    /// Whether the queue answered.
     pub is_answered: bool,
     /// Why it did not answer the last time; none if it did.
     pub failure: Option<String>,
-    /// Whether it gave a message.
+    /// Whether the queue returned a message.
     pub is_told: bool,
     /// Messages settled, not about a file, not settled, and unreadable.
     pub counts: [i64; 4],
-    /// Messages that wait, and that are taken and not settled; none where that is not known.
+    /// Messages that wait, and messages that are taken but not settled; `None` if unknown.
     pub messages: Option<(i64, i64)>,
 }
 
 /// The queue, as its listeners know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct EventQueueState {
-    /// Its address.
+    /// Its URL.
     pub queue: String,
     /// When it last answered a listener.
     pub answered_at: Option<DateTime<Utc>>,
     /// Why it does not answer; none while it does.
     pub failure: Option<String>,
-    /// When it did not answer last.
+    /// When it last did not answer.
     pub failed_at: Option<DateTime<Utc>>,
     /// Approximate number of messages in it; `None` if the listener may not ask.
     pub waiting: Option<i64>,
@@ -48,7 +48,7 @@ pub struct EventQueueState {
     pub settled: i64,
     /// Messages deleted because there is nothing to do for them.
     pub other: i64,
-    /// Times that a message was left, and comes again.
+    /// Times that a message was left in the queue, to be received again.
     pub come_again: i64,
     /// Times that a message could not be read; the queue moves it to its dead letters.
     pub unreadable: i64,
@@ -83,7 +83,7 @@ impl EventQueueState {
     }
 }
 
-/// Adds a listener's observations. Data about another queue, which was set before, is deleted.
+/// Adds a listener's observations. Data about another queue, from earlier settings, is deleted.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -1,5 +1,5 @@
-//! State of the listings of the raw bucket: which parts could not be listed, since when versions count, and which
-//! listener lists.
+//! State of the listings of the raw bucket: which parts could not be listed, since when overwritten versions count, and
+//! which listener lists.
 //!
 //! None of it changes a domain's table: it is for people and for the next listing. Two listeners that list at once
 //! waste work but do no harm.
@@ -103,8 +103,8 @@ pub async fn begin_versions(
     .await
 }
 
-/// Takes or renews the lease on listing a domain; `false` while another listener has it. The lease is sticky because a
-/// listener's memory of earlier listings is of no use to others.
+/// Takes or renews the lease on listing a domain; `false` while another listener has it. The same listener keeps the
+/// lease, because its memory of earlier listings is of no use to others.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -133,10 +133,10 @@ pub async fn hold(
     Ok(held.is_some())
 }
 
-/// Releases the leases on all domains that this listener lists, so that another one can list them at once.
+/// Releases the leases on all domains that this listener lists, so that another one can list them immediately.
 ///
 /// # Errors
-/// If Postgres does not answer. Then others wait until the time is over.
+/// If Postgres does not answer. Then others wait until the leases expire.
 pub async fn release(pool: &PgPool, listener: &str) -> Result<(), sqlx::Error> {
     let release = "UPDATE pipeline.listings SET lister = NULL, held_from = NULL, held_until = NULL WHERE lister = $1";
     sqlx::query(release).bind(listener).execute(pool).await?;

@@ -6,7 +6,7 @@ use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_i
 
 const ONCE: &str = "a metric is declared once";
 
-/// By operation, as S3's API calls it, and outcome.
+/// By operation, as named in S3's API, and outcome.
 pub(crate) static S3_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("freshet_s3_requests_total", "Requests to S3, each attempt.", &["operation", "outcome"])
         .expect(ONCE)
@@ -22,9 +22,9 @@ static CACHE_READS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("freshet_file_cache_reads_total", help, &["from"]).expect(ONCE)
 });
 
-/// By the transaction's name and how it ended.
+/// By the transaction's name and outcome.
 pub(crate) static TRANSACTIONS: LazyLock<HistogramVec> = LazyLock::new(|| {
-    // From a round trip to what somebody should look into.
+    // From one round trip to a time that needs attention.
     let buckets = vec![0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0];
     let help = "From BEGIN to the end of a transaction.";
     register_histogram_vec!("freshet_transactions_seconds", help, &["name", "outcome"], buckets).expect(ONCE)
@@ -35,7 +35,7 @@ pub(crate) static TRANSACTIONS: LazyLock<HistogramVec> = LazyLock::new(|| {
 pub enum ThrottledBy {
     /// `ingest.s3_requests_per_second`.
     Limit,
-    /// S3 itself, which asks to slow down.
+    /// S3 itself, which asks clients to slow down.
     Store,
 }
 

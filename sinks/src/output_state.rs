@@ -9,8 +9,8 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::backoff::Backoff;
 
-/// How long an output with a failing query is not tried again: with a time limit of one minute, a query that always
-/// times out delays the others for at most a tenth of the time.
+/// How long an output with a failing query is not tried again. With a time limit of one minute, a query that always
+/// times out delays the other outputs for at most a tenth of the time.
 const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
 
 /// What a setup does to an output.
@@ -33,7 +33,7 @@ impl DefinitionChange {
     }
 }
 
-/// Output → its definition, as it was set up last; none in a database that has yet to be set up.
+/// Output → its definition at the last setup; empty in a database that is not set up yet.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -69,7 +69,7 @@ pub fn changes(before: &BTreeMap<String, String>, outputs: &[&'static Output]) -
     now.chain(dropped).collect()
 }
 
-/// Records these changes as part of a setup, which is a transaction of its own and comes after the one before.
+/// Records these changes as part of a setup, in the setup's own transaction.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -95,7 +95,7 @@ pub(crate) async fn set_up(
     Ok(())
 }
 
-/// An output with a failing query.
+/// An output whose query fails.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct OutputFailure {
     /// The output.
@@ -108,11 +108,11 @@ pub struct OutputFailure {
     pub since: DateTime<Utc>,
     /// When it is tried again.
     pub retry_at: DateTime<Utc>,
-    /// Whether it is to be tried again now.
+    /// Whether it may be tried again now.
     pub is_due: bool,
 }
 
-/// The outputs whose query does not work, by name.
+/// The outputs whose query fails, by name.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -125,7 +125,7 @@ pub async fn failures(connection: &mut PgConnection) -> Result<Vec<OutputFailure
     .await
 }
 
-/// Records that an output's query did not work, so many times in a row now. It is left alone for a while.
+/// Records that an output's query failed, with the number of failures in a row. It is left alone for a while.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -147,7 +147,7 @@ pub async fn failed(pool: &PgPool, output: &Output, reason: &str, failures: u32)
     Ok(())
 }
 
-/// Records that these outputs work, or are gone.
+/// Records that these outputs work, or no longer exist.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -1,24 +1,24 @@
 //! Derived outputs in S3, published as a whole or not at all: the only module that writes to S3.
 //!
-//! It promises that a reader sees one version whole; that versions only grow, whatever is deleted by hand; and that
-//! no file is deleted that a version readers may still hold, or a version to come, names.
+//! It guarantees that a reader sees one whole version; that versions only grow, whatever is deleted by hand; and that
+//! no file is deleted that is named by a version that readers may still use, or by a later version.
 //!
-//! How: the name of a data file carries the version that first named it and never comes back ([`key`]), so that no
-//! reader ever sees a file change and the garbage collection needs no lock ([`collect`]). A [`Manifest`] names all
-//! files of a version. The pointer [`POINTER`] names the manifest and moves by compare-and-swap, so that of two
-//! publishers at once one wins and the other starts again. Whole-file copies under stable names carry the version
-//! they were made from and are replaced only by a newer one.
+//! How: the name of a data file carries the version that first named it and is never reused ([`key`]), so no reader
+//! ever sees a file change, and the garbage collection needs no lock ([`collect`]). A [`Manifest`] names all files of a
+//! version. The pointer [`POINTER`] names the manifest and moves by compare-and-swap: of two publishers at once, one
+//! wins and the other starts again. Whole-file copies under stable names carry the version that they were made from and
+//! are replaced only by a newer one.
 //!
-//! One version's path through it: [`Store::published`] tells what is published and the ETag to swap against →
-//! [`Store::put`] writes the files that are new → [`Store::publish`] writes the manifest and swaps the pointer
-//! → [`Store::put_copy`] follows under the stable names → [`Store::verify`] finds what was deleted by hand →
-//! [`collect`] deletes what no recent manifest names. Data files that were written or read stay on this machine's disk for a
-//! while ([`FileCache`]), so that what is put together of them need not read them again.
+//! The path of one version: [`Store::published`] tells what is published and the ETag to swap against → [`Store::put`]
+//! writes the new files → [`Store::publish`] writes the manifest and swaps the pointer → [`Store::put_copy`] updates
+//! the stable names → [`Store::verify`] finds what was deleted by hand → [`collect`] deletes what no recent manifest
+//! names. Data files that were written or read stay on this machine's disk for a while ([`FileCache`]), so that files
+//! combined from them need not read them from S3 again.
 //!
 //! Only S3's own error codes count: an object is gone if S3's code says so; a 404 without one, as from a proxy, is an
 //! error that is retried ([`OutputError::Request`]).
 //!
-//! All of it depends on conditional writes; [`probe`] refuses a store that does not honour them.
+//! All of this depends on conditional writes; [`probe`] refuses a store that does not honour them.
 
 mod cache;
 mod collect;

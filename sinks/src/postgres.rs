@@ -1,4 +1,4 @@
-//! The connection to Postgres: pool, settings, classification of errors, and grants that are copied.
+//! The connection to Postgres: pool, settings, classification of errors, and copying of grants.
 
 use std::borrow::Cow;
 use std::fs;
@@ -12,11 +12,11 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
-/// The migrations in `sinks/migrations`, embedded. They make what is the pipeline's own; the domains' tables are made from
-/// their declarations ([`crate::tables`]), which runs these too, under a lock of its own.
+/// The migrations in `sinks/migrations`, embedded. They create the pipeline's own tables; the domains' tables are
+/// created from their declarations ([`crate::tables`]), which also runs these migrations, under its own lock.
 pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrations = sqlx::migrate!("./migrations");
-    // Databases of version 0.1 have had one that made four tables.
+    // Databases of version 0.1 have had a migration that made four tables.
     migrations.set_ignore_missing(true).set_locking(false);
     migrations
 });
@@ -28,11 +28,11 @@ pub struct PostgresSettings {
     /// `postgres://user:password@host:port/database`, with the [`PARAMETERS`] of TLS. Empty: the local stack's own
     /// server.
     pub url: SecretString,
-    /// The user's password, where the URL has none.
+    /// The user's password, if the URL has none.
     pub password: SecretString,
-    /// Connections that one process opens at most.
+    /// The most connections that one process opens.
     pub connections_max: u32,
-    /// The schema of the domains' tables. With another one than [`DEFAULT_SCHEMA`], it is all that a session looks into.
+    /// The schema of the domains' tables. If it is not [`DEFAULT_SCHEMA`], sessions search only this schema.
     pub schema: String,
 }
 
@@ -47,16 +47,16 @@ impl Default for PostgresSettings {
     }
 }
 
-/// The schema that sessions look into unless they are told otherwise.
+/// The schema that sessions search unless the settings name another one.
 pub const DEFAULT_SCHEMA: &str = "public";
 
-/// Schemas that are freshet's own, or Postgres', where domains' tables cannot be.
+/// Schemas of freshet or of Postgres, which cannot hold domains' tables.
 const TAKEN_SCHEMAS: [&str; 5] = ["pipeline", "shadow", "shadow_retired", "metrics", "information_schema"];
 
 /// Settings of every session. A process that is frozen or cut off in the middle of a transaction must not hold its
 /// locks until the system's own keepalive ends it hours later, because its successor waits for them. Registering files
 /// and taking snapshots idle in a transaction while they talk to S3, hence two minutes; transactions that hold
-/// bookmarks have a bound of their own ([`crate::transactions::Limits::SHORT`]).
+/// bookmarks have their own limit ([`crate::transactions::Limits::SHORT`]).
 pub(crate) const SESSION: [(&str, &str); 5] = [
     ("timezone", "UTC"),
     ("idle_in_transaction_session_timeout", "120s"),
@@ -110,7 +110,7 @@ pub fn check(settings: &PostgresSettings) -> Result<(), String> {
         settings.url.expose_secret().split_once('?').unwrap_or((settings.url.expose_secret(), ""));
     let login = place.split_once("://").and_then(|(_, rest)| Some(rest.rsplit_once('@')?.0));
     if login.is_some_and(|login| login.contains(':')) && !settings.password.expose_secret().is_empty() {
-        return Err("postgres.url holds a password, and postgres.password is set too: leave one out".into());
+        return Err("postgres.url contains a password, and postgres.password is set too: leave one out".into());
     }
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
@@ -146,11 +146,11 @@ fn check_schema(schema: &str) -> Result<(), String> {
     }
 }
 
-/// Whether the certificates that the URL names can be read. Whoever connects would only say that a file is missing.
+/// Whether the certificates named in the URL can be read. A connection would only report that a file is missing.
 fn files(settings: &PostgresSettings) -> Result<(), String> {
     let parameters = settings.url.expose_secret().split_once('?').map_or("", |(_, parameters)| parameters);
     for (name, path) in parameters.split('&').filter_map(|parameter| parameter.split_once('=')) {
-        // An escaped name is sqlx's to read.
+        // sqlx decodes escaped names.
         if matches!(name, "sslrootcert" | "sslcert" | "sslkey") && !path.contains(['%', '+']) {
             fs::File::open(path).map_err(|error| format!("read {name} of postgres.url, {path}: {error}"))?;
         }
@@ -158,7 +158,7 @@ fn files(settings: &PostgresSettings) -> Result<(), String> {
     Ok(())
 }
 
-/// An error of a connection, with what to do where that is known.
+/// An error of a connection, with what to do if known.
 ///
 /// | Postgres or TLS says | told |
 /// |---|---|
@@ -192,17 +192,18 @@ pub fn explain(error: &sqlx::Error) -> String {
     format!("{hint} ({said})")
 }
 
-/// Whether a statement waited for a lock for as long as it may (SQLSTATE 55P03).
+/// Whether a statement reached its time limit while waiting for a lock (SQLSTATE 55P03).
 pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("55P03")
 }
 
-/// How an error of Postgres must be handled.
+/// How to handle an error of Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The row's fault (SQLSTATE classes 22, 23 and 44, or what a trigger raises): take it out and reject it.
+    /// The row is at fault (SQLSTATE classes 22, 23 and 44, or an error raised by a trigger): leave it out and reject
+    /// it.
     Row,
-    /// The schema's or a permission's fault (class 42): halt and say so.
+    /// The schema or a permission is at fault (class 42): halt and report it.
     Schema,
     /// Neither: a lost connection, a lock, a restart. Try again.
     Transient,
@@ -225,7 +226,7 @@ pub fn error_kind(error: &sqlx::Error) -> ErrorKind {
     }
 }
 
-/// The statements that copy grants to others than the owner from `from` to `to`, for tables and views.
+/// The statements that copy grants from `from` to `to`, for tables and views, except the owner's.
 pub(crate) async fn grants(connection: &mut PgConnection, from: &str, to: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $2,
@@ -240,7 +241,7 @@ pub(crate) async fn grants(connection: &mut PgConnection, from: &str, to: &str) 
     .await
 }
 
-/// Executes a statement made here, which gives nothing back.
+/// Executes a statement built by this program that returns no rows.
 pub(crate) async fn execute(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())

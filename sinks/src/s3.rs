@@ -16,11 +16,11 @@ use serde::Deserialize;
 
 use crate::metrics::{self, ThrottledBy};
 
-/// Whether every version of the raw bucket is listed, or only what it holds now.
+/// Whether all versions in the raw bucket are listed, or only the current ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Versions {
-    /// Where the bucket keeps versions, and both may be asked: `s3:GetBucketVersioning` and `s3:ListBucketVersions`.
+    /// If the bucket keeps versions and the account may use `s3:GetBucketVersioning` and `s3:ListBucketVersions`.
     #[default]
     Auto,
     /// Always.
@@ -33,7 +33,7 @@ pub enum Versions {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct S3Settings {
-    /// Address of an S3 look-alike, `http://host:port`; empty for AWS itself (or the local stack's own).
+    /// Address of an S3-compatible store, `http://host:port`; empty for AWS itself (or the local stack's own).
     pub endpoint: String,
     /// Region of the buckets; empty: from the environment or the profile.
     pub region: String,
@@ -45,7 +45,7 @@ pub struct S3Settings {
     pub processed_bucket: String,
     /// Access key; empty: the AWS default credential chain.
     pub access_key_id: SecretString,
-    /// Secret of the access key.
+    /// How written objects are encrypted: s3 (S3's own key) or kms. Empty: as the bucket is configured.
     pub secret_access_key: SecretString,
     /// How what is written is encrypted: s3 (a key of S3's own) or kms. Empty: as the bucket says.
     pub sse: String,
@@ -86,16 +86,16 @@ impl S3Settings {
     }
 }
 
-/// No attempt waits longer for the connection than this; the SDK tries three times with back-off.
+/// The longest time to connect in one attempt; the SDK tries three times with back-off.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// No attempt waits longer for the first byte of an answer than this.
+/// The longest time to the first byte of an answer in one attempt.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// A whole attempt, uploads of an 8 MiB part over a slow line included.
+/// The longest time of a whole attempt, including the upload of an 8 MiB part over a slow line.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A client for the configured store. It does not connect until it is used.
 ///
-/// Look-alikes are addressed by path, and get checksums only where S3 itself demands them: many refuse the
+/// S3-compatible stores are addressed by path, and get checksums only if S3 itself requires them: many refuse the
 /// trailing checksums that the SDK sends by default.
 pub async fn client(settings: &S3Settings) -> Client {
     metrics::declare();
@@ -163,7 +163,7 @@ struct Encrypted {
     headers: Vec<(&'static str, String)>,
 }
 
-/// The operations that make an object. Parts of an upload are encrypted as its beginning says.
+/// The operations that create an object. Parts of an upload are encrypted as its start says.
 const MAKES_OBJECT: [&str; 3] = ["PutObject", "CopyObject", "CreateMultipartUpload"];
 
 impl Encrypted {
@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    /// The heads of the requests that writing and reading send, by a store that says yes to all.
+    /// The headers of the requests that writing and reading send, recorded by a store that accepts everything.
     async fn sent(sse: &str, key: &str) -> Vec<String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let settings = S3Settings {

@@ -9,23 +9,23 @@ use crate::postgres::MIGRATIONS;
 pub enum Schema {
     /// They fit.
     Current,
-    /// Migrations are missing, or one did not end: `freshet setup` brings them.
+    /// Migrations are missing, or one did not finish: `freshet setup` applies them.
     Older {
         /// The last migration that was applied; 0 for none.
         found: i64,
-        /// The last that this program has.
+        /// The last migration of this program.
         wanted: i64,
     },
     /// A newer program has migrated it: this program does not know the new schema.
     Newer {
         /// The last migration that was applied.
         found: i64,
-        /// The last that this program has.
+        /// The last migration of this program.
         wanted: i64,
     },
-    /// The sessions look for tables in another schema than the settings say.
+    /// The sessions search another schema than the settings say.
     Elsewhere {
-        /// What they look into first.
+        /// The schema that they search first.
         looked_into: String,
     },
     /// freshet's tables are in another schema than the settings say.
@@ -35,7 +35,7 @@ pub enum Schema {
     },
 }
 
-/// Compares.
+/// Compares the last migrations.
 ///
 /// | applied | this program's | schema |
 /// |---|---|---|
@@ -57,8 +57,8 @@ fn compare(applied: &[(i64, bool)], known: &[i64]) -> Schema {
     }
 }
 
-/// Reads which migrations the database has had. `schema` is that of the domains' tables, as the settings say; what is not
-/// made yet is older.
+/// Reads which migrations the database has had. `schema` is that of the domains' tables in the settings. A database
+/// without freshet's tables counts as older.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -80,7 +80,7 @@ pub async fn read(pool: &PgPool, schema: &str) -> Result<Schema, sqlx::Error> {
     Ok(compare(&applied, &known))
 }
 
-/// Where the migrations of a database that has been set up are on record, if that is not in this schema.
+/// The schema with the migration records of a database that has been set up, if it is not this schema.
 async fn set_up_elsewhere(pool: &PgPool, schema: &str) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT min(n.nspname::text) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -9,25 +9,25 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Row};
 use uuid::Uuid;
 
-/// Times that the question is put. Other clients of a pooler may come between, and hide what it does.
+/// How often to check. Other clients of a pooler may come between and hide what it does.
 const ROUNDS: usize = 3;
 
-/// Settings that have to arrive, of those that a session is opened with. Keepalives are between Postgres and whoever
-/// is connected to it; on a socket of this machine they do not exist.
+/// Session settings that must be in effect. Keepalives are not among them: they are between Postgres and the peer of
+/// its connection, and do not exist on a local socket.
 const NEEDED: [&str; 2] = ["timezone", "idle_in_transaction_session_timeout"];
 
-/// What a connection leads to.
+/// What is behind a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Session {
     /// A session of Postgres, for as long as the connection lasts.
     Own,
-    /// Whichever session is free, each time.
+    /// A different session each time, whichever is free.
     Shared,
-    /// A session of its own that does not have these settings, each as the statement that would give it to the user.
+    /// An own session without these settings; each is given as the statement that sets it for the user.
     WithoutSettings(Vec<String>),
 }
 
-/// What the three looks at a setting tell: A sets it, B looks and begins a transaction, A looks again.
+/// The result of three looks at a setting: A sets it, B looks and begins a transaction, A looks again.
 ///
 /// | B sees what A has set | A sees it afterwards | the sessions are |
 /// |---|---|---|
@@ -38,7 +38,7 @@ fn is_shared(seen_by_other: bool, seen_afterwards: bool) -> bool {
     seen_by_other || !seen_afterwards
 }
 
-/// Finds out, on two connections that are closed again.
+/// Finds out, with two connections that are closed again.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -52,7 +52,7 @@ pub async fn look(pool: &PgPool) -> Result<Session, sqlx::Error> {
         }
     }
     let missing = missing_settings(&mut one).await?;
-    // Nothing depends on a farewell.
+    // It does not matter whether closing works.
     let _ = tokio::join!(one.close(), other.close());
     Ok(match missing.is_empty() {
         true => Session::Own,
@@ -60,7 +60,7 @@ pub async fn look(pool: &PgPool) -> Result<Session, sqlx::Error> {
     })
 }
 
-/// Simple statements all: prepared ones are among what such a pooler mixes up.
+/// Only simple statements: such a pooler mixes up prepared ones.
 async fn ask(connection: &mut PgConnection, sql: String) -> Result<PgRow, sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(connection).await
 }
@@ -70,7 +70,7 @@ const PROBE: &str = "SELECT coalesce(current_setting('freshet.session_probe', tr
 async fn probe(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let mark = Uuid::new_v4().to_string();
     ask(one, format!("SELECT set_config('freshet.session_probe', '{mark}', false)")).await?;
-    // The transaction keeps its session: the other connection cannot be given the same one meanwhile.
+    // The transaction keeps its session, so the other connection cannot get the same one meanwhile.
     let mut busy = other.begin().await?;
     let seen_by_other = ask(&mut busy, PROBE.to_owned()).await?.try_get::<String, _>(0)? == mark;
     let seen_afterwards = ask(one, PROBE.to_owned()).await?.try_get::<String, _>(0)? == mark;
@@ -78,11 +78,11 @@ async fn probe(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool,
     Ok(is_shared(seen_by_other, seen_afterwards))
 }
 
-/// What a session was opened with and does not have.
+/// The settings that the session was opened with but does not have.
 async fn missing_settings(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     let mut missing = Vec::new();
     for (name, wanted) in crate::postgres::SESSION.iter().filter(|(name, _)| NEEDED.contains(name)) {
-        // Postgres spells a value its own way (120s is 2min), so it is set for the moment of this statement, and compared.
+        // Postgres has its own text form of a value (120s is 2min), so it is set for this statement only, and compared.
         let sql = format!(
             "SELECT CASE WHEN found = wanted THEN '' ELSE format('ALTER ROLE %I SET %s = %L', current_user, '{name}', \
              '{wanted}') END

@@ -1,8 +1,8 @@
 //! Named transactions: started in one place, counted and timed by name, with limits that the server enforces.
 //!
 //! A transaction holds locks that others wait for. The process that holds it may be frozen at any moment (a paused
-//! machine, SIGSTOP, a debugger), and then only Postgres can end it: hence [`Limits`], which go to the server in the
-//! round trip of `BEGIN`.
+//! machine, SIGSTOP, a debugger), and then only Postgres can end it: hence [`Limits`], which are sent to the server in
+//! the round trip of `BEGIN`.
 
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
@@ -14,19 +14,18 @@ use crate::metrics::TRANSACTIONS;
 /// Limits of a transaction. Unset limits are those of the session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Ended by the server once its client has said nothing for so long.
+    /// The server ends the transaction after its client has been silent for this long.
     pub idle: Option<Duration>,
-    /// A statement fails that waits longer than this for a lock.
+    /// A statement fails if it waits longer than this for a lock.
     pub lock: Option<Duration>,
 }
 
 impl Limits {
     /// For transactions that hold a bookmark or another lock that the processors need.
     ///
-    /// A processor that is frozen loses its partitions when the session of its consumer group times out
-    /// (`session.timeout.ms`, 10 s); their new owner waits for the locks of the bookmarks. By that time the
-    /// server has ended the frozen one's transaction. One that is well does nothing between two statements but sort a
-    /// batch, which takes milliseconds.
+    /// A frozen processor loses its partitions when the session of its consumer group times out (`session.timeout.ms`,
+    /// 10 s); their new owner waits for the locks of the bookmarks. By then the server has ended the frozen one's
+    /// transaction. Between two statements, a healthy processor only sorts a batch, which takes milliseconds.
     pub const SHORT: Limits = Limits { idle: Some(Duration::from_secs(8)), lock: None };
 
     /// The same, with a bound on waiting for locks.
@@ -34,12 +33,12 @@ impl Limits {
         Limits { lock: Some(lock), ..self }
     }
 
-    /// `BEGIN`, and what bounds the transaction.
+    /// `BEGIN`, with the limits of the transaction.
     fn statement(self) -> String {
         let mut sql = "BEGIN".to_owned();
         for (setting, limit) in [("idle_in_transaction_session_timeout", self.idle), ("lock_timeout", self.lock)] {
             if let Some(limit) = limit {
-                // 0 would mean: without a bound.
+                // 0 would mean no limit.
                 sql.push_str(&format!("; SET LOCAL {setting} = {}", limit.as_millis().max(1)));
             }
         }
@@ -51,7 +50,7 @@ impl Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Committed,
-    /// COMMIT failed, or was not answered: it may have worked.
+    /// COMMIT failed, or the connection dropped before it was confirmed: it may have worked.
     CommitFailed,
     /// Rolled back, or dropped.
     RolledBack,
@@ -70,7 +69,7 @@ impl Outcome {
 /// An open transaction. It is rolled back when it is dropped.
 #[derive(Debug)]
 pub struct Named<'c> {
-    /// Until it ends.
+    /// `None` once it has ended.
     transaction: Option<Transaction<'c, Postgres>>,
     name: &'static str,
     began: Instant,
@@ -85,7 +84,7 @@ pub async fn begin(pool: &PgPool, name: &'static str, limits: Limits) -> Result<
     Ok(Named { transaction: Some(transaction), name, began: Instant::now() })
 }
 
-/// Begins a transaction on a connection that is in none.
+/// Begins a transaction on a connection that is not in one.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -102,7 +101,7 @@ impl Named<'_> {
     /// Commits.
     ///
     /// # Errors
-    /// Whatever Postgres says. Where it does not answer, the transaction may have been committed all the same.
+    /// Any error of Postgres. If the connection drops, the transaction may have been committed anyway.
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
         let committed = transaction.commit().await;
@@ -110,7 +109,7 @@ impl Named<'_> {
         committed
     }
 
-    /// Rolls back, and waits until the server has: its locks are free then.
+    /// Rolls back, and waits for the server, so that its locks are free.
     ///
     /// # Errors
     /// If Postgres does not answer.

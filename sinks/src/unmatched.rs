@@ -9,7 +9,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::transactions::{self, Limits};
 
-/// Objects that are kept at most, the newest.
+/// The most objects stored, the newest.
 pub const KEPT_MAX: usize = 1_000;
 
 /// An object that belongs to no domain.
@@ -19,9 +19,9 @@ pub struct Unmatched {
     pub key: String,
     /// Size as stored, in bytes.
     pub size_bytes: i64,
-    /// When S3 says it was written.
+    /// S3's last-modified time.
     pub last_modified: DateTime<Utc>,
-    /// What to do about it; none where no prefix is near.
+    /// What to do about it; `None` if no prefix is similar.
     pub hint: Option<String>,
 }
 
@@ -34,7 +34,7 @@ pub struct AllUnmatched {
     pub newest: Vec<Unmatched>,
 }
 
-/// Records the result of a listing of the whole bucket, replacing that of the one before.
+/// Records the result of a listing of the whole bucket, replacing the earlier one.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -66,7 +66,7 @@ pub async fn replace(pool: &PgPool, bucket: &str, found: &[Unmatched]) -> Result
     transaction.commit().await
 }
 
-/// What the last listing showed; `shown`: how many of them to give.
+/// The result of the last listing; `shown`: how many objects to return.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -65,7 +65,7 @@ fn complaints(domain: &Domain, report: &TopicReport, known: &KnownTopic) -> Vec<
 
 /// Partitions whose beginnings a person has to decide about, and what to run.
 pub(crate) fn unfit(domain: &Domain, report: &TopicReport, known: &KnownTopic) -> Option<String> {
-    // Whether the whole topic was made again is for the halts to tell.
+    // The halts report whether the whole topic was recreated.
     let stream = report.state.stream_id().or(known.stream).unwrap_or_default();
     let unfit = report.state.unfit(stream, |partition| known.accepted(partition));
     let (partition, first) = unfit.first()?;

@@ -322,7 +322,7 @@ mod tests {
             partition,
             next_offset,
             published_end,
-            halted: (partition == 1).then(|| "the topic was made again".into()),
+            halted: (partition == 1).then(|| "the topic was recreated".into()),
         };
         let positions = [position(0, 10, 15), position(1, 4, 0)];
         let mut status = DomainStatus { domain: "health", ..DomainStatus::default() };

@@ -121,7 +121,7 @@ async fn with_kafka_lost_altogether_the_runbook_brings_everything_back() {
 
     let (process, services) = process::up("kafka-lost", &data_folder, &[]).await;
     world.services = services;
-    let halted = "SELECT count(*) > 0 AND bool_and(halted LIKE '%the topic was made again%') FROM pipeline.bookmarks";
+    let halted = "SELECT count(*) > 0 AND bool_and(halted LIKE '%the topic was recreated%') FROM pipeline.bookmarks";
     world.until("every partition is halted", halted).await;
     let [recover, history] = &commands_of("## Kafka is lost")[..] else { panic!("two blocks of commands") };
     run_on(&data_folder, recover).await;

@@ -25,7 +25,7 @@ pub(crate) enum Fault {
     Retention,
     /// A partition loses its newest record: an unclean election, a power cut.
     LogCut,
-    /// The topic is deleted and made again.
+    /// The topic is deleted and recreated.
     TopicMadeAgain,
     /// Postgres goes back to a backup while all else goes on.
     Restore,

@@ -93,7 +93,7 @@ pub(crate) enum Action {
     Retention(usize),
     /// The newest record of a partition is lost.
     LogCut(usize),
-    /// The topic is deleted and made again.
+    /// The topic is deleted and recreated.
     MakeTopicAgain,
     /// Postgres goes back to the backup.
     Restore,

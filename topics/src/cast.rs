@@ -1,8 +1,8 @@
 //! From the text of a cell to a value, as the batch jobs cast on Spark with `ansi.enabled=false`, with a few more
 //! spellings of dates. Every function is pure and allocates nothing; `None` means that the text does not cast.
 //!
-//! Blanks are the characters 0x01 to 0x20. They are ignored around numbers, booleans and dates; a no-break
-//! space is not one of them.
+//! Blanks are the characters 0x01 to 0x20. They are ignored around numbers, booleans and dates; a no-break space is not
+//! one of them.
 
 mod whole;
 
@@ -11,22 +11,22 @@ pub use self::whole::{big_int, int};
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 
-/// A value, and the name of the correction where casting altered what the text said.
+/// A value, and the name of the correction if casting changed what the text said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Casted<T> {
     /// The value.
     pub value: T,
-    /// The rule that the alteration is counted under.
+    /// The rule that the change is counted under.
     pub correction: Option<&'static str>,
 }
 
-/// A fraction other than zero was cut off an integer.
+/// The fraction of an integer, other than zero, was dropped.
 pub const FRACTION_CUT: &str = "fraction_cut";
 /// An integer was written in groups of three digits, separated by commas.
 pub const GROUPING_REMOVED: &str = "grouping_removed";
 /// A finite decimal is too large for a double and became an infinity.
 pub const OVERFLOW_TO_INFINITY: &str = "overflow_to_infinity";
-/// A date was accepted that is not spelled `yyyy-MM-dd`.
+/// A date in another spelling than `yyyy-MM-dd` was accepted.
 pub const DATE_NORMALISED: &str = "date_normalised";
 /// A date was followed by a time of day other than midnight, which is dropped.
 pub const TIME_CUT: &str = "time_cut";
@@ -35,7 +35,7 @@ pub const FRACTION_ROUNDED: &str = "fraction_rounded";
 /// A timestamp had no zone and was read as UTC, or no time of day and was read as midnight.
 pub const ZONE_ASSUMED: &str = "zone_assumed";
 
-/// Digits that a decimal may have in all.
+/// The most digits of a decimal.
 pub const NUMERIC_PRECISION_MAX: u8 = 28;
 
 impl<T> Casted<T> {
@@ -43,7 +43,7 @@ impl<T> Casted<T> {
         Some(Casted { value, correction: None })
     }
 
-    /// The same of another type.
+    /// The same with a value of another type.
     pub(crate) fn with<V>(self, other: impl FnOnce(T) -> V) -> Casted<V> {
         Casted { value: other(self.value), correction: self.correction }
     }
@@ -56,18 +56,18 @@ fn is_blank_char(character: char) -> bool {
 /// The text without blanks at either end.
 pub fn trim(text: &str) -> &str {
     match text.as_bytes() {
-        // Nearly every cell. No byte of a longer character is as low as a blank.
+        // True for nearly every cell. No byte of a longer character is as low as a blank.
         [first, .., last] if *first > b' ' && *last > b' ' => text,
         _ => text.trim_matches(is_blank_char),
     }
 }
 
-/// Whether the text is empty or blanks alone.
+/// Whether the text is empty or has only blanks.
 pub fn is_blank(text: &str) -> bool {
     trim(text).is_empty()
 }
 
-/// Sign, digits before and digits after the point, at least one of them.
+/// Sign, digits before and digits after the point; at least one digit.
 fn decimal_parts(text: &str) -> Option<(bool, &str, &str)> {
     let (negative, unsigned) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -80,7 +80,7 @@ fn decimal_parts(text: &str) -> Option<(bool, &str, &str)> {
     is_number.then_some((negative, whole, fraction))
 }
 
-/// A decimal number of at most `precision` digits, `scale` of them after the point: spelled as an integer is, with an
+/// A decimal number of at most `precision` digits, `scale` of them after the point: spelled like an integer, with an
 /// optional exponent. More digits after the point are rounded, half away from zero.
 pub fn numeric(text: &str, precision: u8, scale: u8) -> Option<Casted<Decimal>> {
     let trimmed = trim(text);
@@ -89,7 +89,7 @@ pub fn numeric(text: &str, precision: u8, scale: u8) -> Option<Casted<Decimal>> 
         None => (trimmed, 0),
     };
     let (negative, whole, fraction) = decimal_parts(number)?;
-    // value = digits × 10^−places. Rounding looks at one digit beyond the scale: what follows that goes.
+    // value = digits × 10^−places. Rounding looks at one digit beyond the scale; the others are dropped.
     let mut places = i64::try_from(fraction.len()).ok()? - i64::from(exponent);
     let beyond = usize::try_from(places - i64::from(scale) - 1).unwrap_or(0);
     places -= i64::try_from(beyond).ok()?;
@@ -134,7 +134,7 @@ pub fn double(text: &str) -> Option<Casted<f64>> {
         return Casted::plain(f64::NAN);
     }
     let number = unsigned.strip_suffix(['d', 'D', 'f', 'F']).unwrap_or(unsigned);
-    // Rust's parser takes exactly the decimal grammar once words and a second sign are ruled out.
+    // Rust's parser accepts exactly the decimal grammar once words and a second sign are excluded.
     if !number.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
         return None;
     }
@@ -156,8 +156,8 @@ pub fn boolean(text: &str) -> Option<Casted<bool>> {
     }
 }
 
-/// A real calendar date: `yyyy-MM-dd`; or, as the correction [`DATE_NORMALISED`], the same with one-digit month
-/// or day, with blanks around, or followed by `T` or a space and midnight; or, as [`TIME_CUT`], followed by another time.
+/// A real calendar date: `yyyy-MM-dd`; or, as the correction [`DATE_NORMALISED`], the same with one-digit month or day,
+/// with blanks around, or followed by `T` or a space and midnight; or, as [`TIME_CUT`], followed by another time.
 pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
     if let Some(value) = iso_date(text) {
         return Casted::plain(value);
@@ -169,12 +169,13 @@ pub fn date(text: &str) -> Option<Casted<NaiveDate>> {
     let value = calendar_date(day)?;
     let normalised = text != day || day.len() != 10;
     let is_cut = time.is_some_and(|time| clock_and_zone(time).0.bytes().any(|byte| (b'1'..=b'9').contains(&byte)));
-    // The loss is more important than the spelling, so it is the one that is counted.
+    // Losing data matters more than the spelling, so that is counted.
     Some(Casted { value, correction: if is_cut { Some(TIME_CUT) } else { normalised.then_some(DATE_NORMALISED) } })
 }
 
-/// A moment: a date as [`date`] reads it, `T` or a space, a time of day and a zone (`Z` or an offset). Without a zone it
-/// is UTC, without a time of day midnight, both as the correction [`ZONE_ASSUMED`]. Beyond microseconds it is cut.
+/// A moment: a date as [`date`] reads it, `T` or a space, a time of day and a zone (`Z` or an offset). Without a zone
+/// it is UTC, without a time of day midnight, both as the correction [`ZONE_ASSUMED`]. Digits beyond microseconds are
+/// dropped.
 pub fn timestamp(text: &str) -> Option<Casted<DateTime<Utc>>> {
     let (day, time) = day_and_time(trim(text));
     let day = calendar_date(day)?;
@@ -186,7 +187,7 @@ pub fn timestamp(text: &str) -> Option<Casted<DateTime<Utc>>> {
     Some(Casted { value, correction: zone.is_empty().then_some(ZONE_ASSUMED) })
 }
 
-/// What stands before and after the first `T` or blank.
+/// The text before and after the first `T` or blank.
 fn day_and_time(text: &str) -> (&str, Option<&str>) {
     match text.find(['T', ' ']) {
         Some(at) => (&text[..at], Some(&text[at + 1..])),
@@ -194,7 +195,7 @@ fn day_and_time(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// `yyyy-MM-dd`, as nearly every date is spelled; `None` for whatever is no such date.
+/// `yyyy-MM-dd`, as nearly every date is spelled; `None` for other texts.
 fn iso_date(text: &str) -> Option<NaiveDate> {
     let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = text.as_bytes() else { return None };
     let number = |digits: &[u8]| {
@@ -202,7 +203,7 @@ fn iso_date(text: &str) -> Option<NaiveDate> {
             .iter()
             .try_fold(0, |number: u32, byte| byte.is_ascii_digit().then(|| number * 10 + u32::from(byte - b'0')))
     };
-    // Four digits; year 0 is no year of Postgres' calendar.
+    // Four digits; Postgres' calendar has no year 0.
     let year = number(&[y1, y2, y3, y4])?.cast_signed();
     NaiveDate::from_ymd_opt(year, number(&[m1, m2])?, number(&[d1, d2])?).filter(|_| year > 0)
 }
@@ -222,8 +223,8 @@ fn calendar_date(day: &str) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(year, month.parse().ok()?, day_of_month.parse().ok()?)
 }
 
-/// The time since midnight of a clock that [`is_time_of_day`] has seen. A leap second is the first of the next minute, as
-/// in Postgres.
+/// The time since midnight of a clock that [`is_time_of_day`] has accepted. A leap second is the first of the next
+/// minute, as in Postgres.
 fn clock_time(clock: &str) -> Option<TimeDelta> {
     let mut parts = clock.split(':');
     let (hours, minutes): (i64, i64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
@@ -235,7 +236,7 @@ fn clock_time(clock: &str) -> Option<TimeDelta> {
     Some(TimeDelta::seconds((hours * 60 + minutes) * 60 + seconds) + TimeDelta::microseconds(micros))
 }
 
-/// The offset of a zone that [`is_time_of_day`] has seen.
+/// The offset of a zone that [`is_time_of_day`] has accepted.
 fn offset(zone: &str) -> Option<TimeDelta> {
     let mut digits = zone.bytes().filter(u8::is_ascii_digit).map(|digit| i64::from(digit - b'0'));
     let mut number = || digits.next().unwrap_or(0) * 10 + digits.next().unwrap_or(0);

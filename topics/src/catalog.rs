@@ -17,7 +17,7 @@ use crate::stream::{self, Beginning, FirstRecord};
 
 /// How long a new topic's leaders may take to be elected before `create` gives up.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often a young topic is looked at until then.
+/// How often a new topic is checked until then.
 const ELECTION_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a topic cannot be created, checked or read.
@@ -43,10 +43,10 @@ pub enum CatalogError {
         /// Why, and what to do.
         source: Unreachable,
     },
-    /// The topic is not there.
+    /// The topic does not exist.
     #[error("topic {0} does not exist: run `freshet topics create`")]
     Missing(String),
-    /// The topic was made by hand, and nothing was written to it.
+    /// The topic was created by hand, and nothing was written to it.
     #[error("topic {0} has no stream record yet: run `freshet topics create`")]
     Unmarked(String),
     /// The blocking task was cancelled or panicked.
@@ -67,10 +67,10 @@ impl CatalogError {
         matches!(self.code(), Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut | Resolve))
     }
 
-    /// What Kafka or librdkafka answered, where one did.
+    /// The error code of Kafka or librdkafka, if there is one.
     fn code(&self) -> Option<RDKafkaErrorCode> {
         match self {
-            // Not among those that rdkafka gives itself.
+            // rdkafka does not return this one itself.
             CatalogError::Kafka { source: KafkaError::AdminOp(code), .. } => Some(*code),
             CatalogError::Kafka { source, .. } => source.rdkafka_error_code(),
             _ => None,
@@ -85,20 +85,20 @@ pub struct TopicState {
     pub topic: String,
     /// How many partitions it has.
     pub partitions: i32,
-    /// How many replicas each partition has, the fewest where they differ.
+    /// How many replicas each partition has: the fewest, if they differ.
     pub replication: i32,
-    /// What each partition begins with.
+    /// The first record of each partition.
     pub firsts: Vec<FirstRecord>,
 }
 
 impl TopicState {
-    /// The stream that the topic is; `None` where no partition has a stream record (any more).
+    /// The stream of the topic; `None` if no partition has a stream record (any more).
     pub fn stream_id(&self) -> Option<Uuid> {
         stream::stream_of(&self.firsts)
     }
 
-    /// The partitions with an unexpected first record, which an operator has to accept. `accepted` is what each
-    /// partition was accepted as.
+    /// The partitions with an unexpected first record, which an operator has to accept. `accepted` returns how each
+    /// partition was accepted.
     pub fn unfit<'a>(&self, stream: Uuid, accepted: impl Fn(i32) -> Option<&'a str>) -> Vec<(i32, FirstRecord)> {
         let judged = (0..).zip(&self.firsts).map(|(partition, first)| (partition, *first));
         judged
@@ -116,9 +116,9 @@ pub struct TopicReport {
     pub state: TopicState,
     /// Whether this call created it.
     pub created: bool,
-    /// Partitions whose stream record was missing: written just now, or, where nothing was to be changed, still to be.
+    /// Partitions whose stream record was missing: written just now or, if nothing was to be changed, still missing.
     pub marked: Vec<i32>,
-    /// Settings that differ from the wanted ones, one clause each; empty if none does.
+    /// Settings that differ from the wanted ones, one clause each.
     pub differences: Vec<String>,
 }
 
@@ -131,9 +131,9 @@ fn wanted_config(settings: &KafkaSettings) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Creates the domain's topic if it is missing and writes its stream records, also those of partitions that were
-/// added; checks the settings of one that exists and reports, but does not change, what differs. Idempotent. `known` is
-/// the stream that Postgres knows: added partitions get it where retention has removed all stream records.
+/// Creates the domain's topic if it is missing and writes its stream records, including those of added partitions;
+/// compares the settings of an existing topic and reports, but does not change, differences. Idempotent. `known` is the
+/// stream that Postgres knows: added partitions get it if retention has removed all stream records.
 ///
 /// # Errors
 /// If Kafka does not answer, or refuses.
@@ -146,7 +146,7 @@ pub async fn ensure(
     let log = LogClient::new(settings);
     require_broker(&log, &topic).await?;
     let admin = admin(settings, &topic).await?;
-    // Looked for first: a user without permission to create topics can still use existing ones.
+    // Checked first: a user without permission to create topics can still use existing ones.
     let created = !exists(&log, &topic).await? && create(&admin, settings, &topic).await?;
     let Layout { partitions, replication } = wait_for_leaders(&log, &topic).await?;
     let marked = mark::mark_empty(settings, &log, &topic, partitions, known).await?;
@@ -158,11 +158,11 @@ pub async fn ensure(
     Ok(TopicReport { state, created, marked: marked.written, differences })
 }
 
-/// Times in the topic are the broker's: by its own clock Kafka refuses rows of a listener whose clock is an hour ahead, and
-/// removes rows too early of one whose clock is behind. An existing topic without this setting is not reported.
+/// Times in the topic are the broker's. Otherwise Kafka would refuse rows of a listener whose clock is an hour ahead,
+/// and remove rows too early if its clock is behind. An existing topic without this setting is not reported.
 const TIMES: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 
-/// Whether this very request created the topic: somebody else may have meanwhile.
+/// Whether this request created the topic: another process may have done so meanwhile.
 async fn create(admin: &AdminClient<Access>, settings: &KafkaSettings, topic: &str) -> Result<bool, CatalogError> {
     let failed = |source| CatalogError::Kafka { action: "create", topic: topic.to_owned(), source };
     let config = wanted_config(settings);
@@ -178,7 +178,7 @@ async fn create(admin: &AdminClient<Access>, settings: &KafkaSettings, topic: &s
     }
 }
 
-/// Looks at the domain's topic as [`ensure`] does, and changes nothing; `None` where it does not exist.
+/// Checks the domain's topic like [`ensure`], but changes nothing; `None` if it does not exist.
 ///
 /// # Errors
 /// If Kafka does not answer, or refuses.
@@ -202,7 +202,7 @@ pub async fn inspect(settings: &KafkaSettings, domain: &Domain) -> Result<Option
 /// The present state of a topic.
 ///
 /// # Errors
-/// [`CatalogError::Missing`] where it does not exist, [`CatalogError::Unmarked`] where nothing was written to it yet.
+/// [`CatalogError::Missing`] if it does not exist, [`CatalogError::Unmarked`] if nothing was written to it yet.
 pub async fn describe(settings: &KafkaSettings, domain: &Domain) -> Result<TopicState, CatalogError> {
     let topic = domain.topic(&settings.topic_prefix);
     let log = LogClient::new(settings);
@@ -226,7 +226,7 @@ async fn exists(log: &LogClient, topic: &str) -> Result<bool, CatalogError> {
     Ok(presence(log, topic).await? != Presence::Missing)
 }
 
-/// Waits until every partition of a new topic has a leader, and says how many there are.
+/// Waits until every partition of a new topic has a leader, and returns the layout.
 async fn wait_for_leaders(log: &LogClient, topic: &str) -> Result<Layout, CatalogError> {
     let deadline = Instant::now() + ELECTION_TIMEOUT;
     loop {
@@ -238,7 +238,7 @@ async fn wait_for_leaders(log: &LogClient, topic: &str) -> Result<Layout, Catalo
     }
 }
 
-/// What each partition begins with. They may be a moment old: metadata names a leader before that broker knows.
+/// The first record of each partition. It may be a moment old: metadata names a leader before that broker knows.
 async fn beginnings(log: &LogClient, topic: &str, partitions: i32) -> Result<Vec<FirstRecord>, CatalogError> {
     use RDKafkaErrorCode::{
         FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch, UnknownPartition,
@@ -256,7 +256,7 @@ async fn beginnings(log: &LogClient, topic: &str, partitions: i32) -> Result<Vec
             Err(LogError::Kafka(source)) => source.rdkafka_error_code(),
             _ => None,
         };
-        // Brokers learn of a new topic, and of its leaders, one after the other.
+        // Brokers learn about a new topic, and about its leaders, one after the other.
         let young = [
             LeaderNotAvailable,
             NotLeaderForPartition,
@@ -273,7 +273,7 @@ async fn beginnings(log: &LogClient, topic: &str, partitions: i32) -> Result<Vec
     }
 }
 
-/// Says of what was tried with which topic.
+/// Adds the attempted action and the topic to an error.
 fn located(action: &'static str, topic: &str) -> impl FnOnce(LogError) -> CatalogError {
     let topic = topic.to_owned();
     move |error| match error {
@@ -293,7 +293,7 @@ async fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Acce
     })
 }
 
-/// Gives the reason if no broker can be used: an admin client would only time out.
+/// Returns an error if no broker can be used: an admin client would only time out.
 async fn require_broker(log: &LogClient, topic: &str) -> Result<(), CatalogError> {
     log.ask(|reader| reader.ping(REQUEST_TIMEOUT)).await.map_err(located("look up", topic))
 }
@@ -302,7 +302,7 @@ fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT))
 }
 
-/// In what a topic differs from what is wanted, one clause each.
+/// How a topic differs from the wanted settings, one clause each.
 async fn differences(
     admin: &AdminClient<Access>,
     settings: &KafkaSettings,
@@ -322,7 +322,7 @@ async fn differences(
     let found = admin.describe_configs([&ResourceSpecifier::Topic(&state.topic)], &options()).await.map_err(failed)?;
     for resource in found {
         let resource = resource.map_err(|code| failed(KafkaError::AdminOp(code)))?;
-        // rdkafka gives no error where Kafka refuses; but a topic has some settings.
+        // rdkafka returns no error if Kafka refuses; but every topic has some settings.
         if resource.entries.is_empty() {
             differences.push("its settings cannot be read (needs the ACL DescribeConfigs)".into());
             continue;

@@ -1,6 +1,6 @@
 //! The raw cells of a batch, stored by column with one shared text buffer, as read from messages.
 //!
-//! What only few rows have is stored [by row](ByRow) beside the cells.
+//! Data that only a few rows have is stored [by row](ByRow) beside the cells.
 
 use std::borrow::Cow;
 
@@ -48,7 +48,7 @@ impl Cell<'_> {
     }
 }
 
-/// A place at which a batch could end.
+/// An end to which a batch can be truncated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
     rows: usize,
@@ -66,14 +66,14 @@ pub struct Cells {
     extra: ByRow<Span>,
     new_cells: ByRow<Span>,
     overtaken: ByRow<u32>,
-    /// The new cells of the row that is being written, by heading.
+    /// The new cells of the row being written, by heading.
     headed: Vec<(Span, Span)>,
-    /// Those as JSON.
+    /// The same as JSON.
     json: Vec<u8>,
 }
 
 impl Cells {
-    /// No rows yet.
+    /// An empty batch.
     pub fn of(domain: &Domain) -> Self {
         Cells {
             columns: vec![Vec::new(); domain.columns.len()],
@@ -118,8 +118,8 @@ impl Cells {
         self.spelled(&self.extra)
     }
 
-    /// Cells of columns that the domain does not have, where its contract keeps them: of each row that has any, as a JSON
-    /// object of text by heading.
+    /// Cells of columns that the domain does not have but its contract keeps: a JSON object of text by heading for each
+    /// row that has any.
     pub fn new_cells(&self) -> impl Iterator<Item = (usize, &str)> {
         self.spelled(&self.new_cells)
     }
@@ -170,8 +170,8 @@ impl Cells {
         self.begin().end();
     }
 
-    /// Begins a row. All columns are absent until they are written. If it is dropped before it is ended, nothing is
-    /// appended.
+    /// Begins a row. All columns are absent until they are written. If the writer is dropped before the row is ended,
+    /// nothing is appended.
     pub(crate) fn begin(&mut self) -> RowWriter<'_> {
         let before = self.end();
         for column in &mut self.columns {
@@ -180,12 +180,12 @@ impl Cells {
         RowWriter { cells: self, before, is_ended: false }
     }
 
-    /// The present end of the batch.
+    /// The current end of the batch.
     pub(crate) fn end(&self) -> End {
         End { rows: self.rows, text_bytes: self.text.len() }
     }
 
-    /// Removes everything appended after that end.
+    /// Removes everything after this end.
     pub(crate) fn truncate(&mut self, end: End) {
         self.rows = end.rows;
         for column in &mut self.columns {
@@ -230,7 +230,7 @@ pub(crate) struct RowWriter<'c> {
 }
 
 impl RowWriter<'_> {
-    /// Where the row's texts go.
+    /// The buffer for the row's texts.
     pub(crate) fn text(&mut self) -> &mut Text {
         &mut self.cells.text
     }
@@ -239,28 +239,28 @@ impl RowWriter<'_> {
         self.cells.text.push(text)
     }
 
-    /// A cell; `None` where the row is too short to reach the column.
+    /// Sets a cell; `None` if the row is too short to reach the column.
     pub(crate) fn cell(&mut self, column: usize, text: Option<Span>) {
         self.cells.columns[column][self.cells.rows] = text.map_or(Raw::Missing, Raw::Text);
     }
 
-    /// One more cell beyond the header.
+    /// Adds a cell beyond the header.
     pub(crate) fn extra(&mut self, text: Span) {
         self.cells.extra.push(self.cells.rows, text);
     }
 
-    /// Forgets the cells beyond the header.
+    /// Removes the cells beyond the header.
     pub(crate) fn no_extra(&mut self) {
         self.cells.extra.truncate(self.cells.rows);
     }
 
-    /// The line of a stray quote.
+    /// Sets the line of a stray quote.
     pub(crate) fn stray_quote(&mut self, line: Span) {
         self.cells.stray_quotes.truncate(self.cells.rows);
         self.cells.stray_quotes.push(self.cells.rows, line);
     }
 
-    /// How many earlier rows of its file it replaces.
+    /// Sets how many earlier rows of its file it replaces.
     pub(crate) fn overtaken(&mut self, count: u32) {
         self.cells.overtaken.truncate(self.cells.rows);
         if count > 0 {
@@ -297,17 +297,17 @@ pub(crate) struct NewCellsWriter<'c> {
 }
 
 impl NewCellsWriter<'_> {
-    /// Where headings and texts go.
+    /// The buffer for headings and texts.
     pub(crate) fn text(&mut self) -> &mut Text {
         &mut self.cells.text
     }
 
-    /// A heading and the text under it. If a heading occurs twice, the last text counts.
+    /// Adds a heading and the text under it. If a heading occurs twice, the last text counts.
     pub(crate) fn push(&mut self, headed: (Span, Span)) {
         self.cells.headed.push(headed);
     }
 
-    /// Keeps them as one JSON object, in the order of their headings.
+    /// Stores them as one JSON object, in the order of their headings.
     pub(crate) fn end(self) {
         let Cells { text, headed, json, rows, new_cells, .. } = self.cells;
         if headed.is_empty() {

@@ -1,7 +1,7 @@
 //! The values of a batch, stored by column with one shared text buffer: nothing is allocated per row.
 //!
-//! A row is an index. NULL is `None`; text is a [`Span`] of the batch's [`Text`]. What only a few rows have is stored
-//! [by row](ByRow) beside the columns.
+//! A row is an index. NULL is `None`; text is a [`Span`] of the batch's [`Text`]. Data that only a few rows have is
+//! stored [by row](ByRow) beside the columns.
 
 use std::cmp::Ordering;
 
@@ -18,7 +18,7 @@ pub struct Span {
     end: u32,
 }
 
-/// All text of a batch, one after the other.
+/// All text of a batch in one buffer.
 #[derive(Debug, Clone, Default)]
 pub struct Text {
     all: String,
@@ -28,7 +28,7 @@ impl Text {
     /// Appends a text.
     ///
     /// # Panics
-    /// Beyond 4 GiB. A batch holds a KiB a row or so, and as many rows as the setting `process.batch_rows_max` allows: at
+    /// Beyond 4 GiB. A row takes about a KiB, and the setting `process.batch_rows_max` bounds the rows: a batch has at
     /// most a quarter of that.
     pub fn push(&mut self, text: &str) -> Span {
         let start = self.all.len();
@@ -37,7 +37,7 @@ impl Text {
         Span { start: at(start), end: at(self.all.len()) }
     }
 
-    /// A text that was appended.
+    /// The text of a span.
     pub fn get(&self, span: Span) -> &str {
         &self.all[span.start as usize..span.end as usize]
     }
@@ -47,13 +47,13 @@ impl Text {
         self.all.len()
     }
 
-    /// Truncates the buffer to that many bytes.
+    /// Truncates the buffer to this many bytes.
     pub(crate) fn truncate(&mut self, bytes: usize) {
         self.all.truncate(bytes);
     }
 }
 
-/// What only a few rows of a batch have, in the order of the rows.
+/// Data that only a few rows of a batch have, in the order of the rows.
 #[derive(Debug, Clone)]
 pub struct ByRow<T>(Vec<(usize, T)>);
 
@@ -83,30 +83,30 @@ impl<T> ByRow<T> {
         self.0.iter()
     }
 
-    /// Each row that has any, with what it has.
+    /// Each row that has any, with its items.
     pub fn rows(&self) -> impl Iterator<Item = (usize, &[(usize, T)])> {
         self.0.chunk_by(|(left, _), (right, _)| left == right).filter_map(|items| Some((items.first()?.0, items)))
     }
 
-    /// What one row has.
+    /// The items of one row.
     pub fn of(&self, row: usize) -> &[(usize, T)] {
         let from = self.0.partition_point(|(other, _)| *other < row);
         let rest = &self.0[from..];
         &rest[..rest.iter().take_while(|(other, _)| *other == row).count()]
     }
 
-    /// The first that a row has.
+    /// The first item of a row.
     pub fn first_of(&self, row: usize) -> Option<&T> {
         self.of(row).first().map(|(_, first)| first)
     }
 
-    /// Adds to the last row that has any, or to one behind it.
+    /// Adds an item to the last row that has any, or to a later one.
     pub(crate) fn push(&mut self, row: usize, item: T) {
         debug_assert!(self.0.last().is_none_or(|(last, _)| *last <= row), "rows come in their order");
         self.0.push((row, item));
     }
 
-    /// Forgets a row and all behind it.
+    /// Removes a row and all rows after it.
     pub(crate) fn truncate(&mut self, row: usize) {
         self.0.truncate(self.0.partition_point(|(other, _)| *other < row));
     }
@@ -149,7 +149,7 @@ macro_rules! each_type {
     };
 }
 
-/// Does the same with the cells of a column and a value of its type, whatever type that is.
+/// Runs the same code for a cell of a column and a value of its type.
 macro_rules! each_value {
     ($values:expr, $value:expr, $text:expr, $cells:ident, $cell:ident => $do:expr) => {
         each_value!(@ $values, $value, $text, $cells, $cell => $do; Int BigInt Double Numeric Bool Date Timestamp)
@@ -174,7 +174,7 @@ macro_rules! each_value {
 }
 
 impl Values {
-    /// An empty column of a type, with room for so many rows.
+    /// An empty column of a type, with room for this many rows.
     fn of(cast: Cast, rows: usize) -> Self {
         match cast {
             Cast::Int => Values::Int(Vec::with_capacity(rows)),
@@ -206,8 +206,8 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// No rows yet, but room for so many: a column for each of the domain's, in their order, then one for each
-    /// that its contract keeps beside them.
+    /// An empty batch with room for this many rows: the domain's columns in their order, then those that its contract
+    /// keeps besides.
     pub fn of(domain: &Domain, rows: usize) -> Self {
         let kept = domain.kept_columns().map(|_| Cast::Text);
         let casts = domain.columns.iter().map(|column| column.cast).chain(kept);
@@ -217,20 +217,20 @@ impl Columns {
     /// Appends a value to a column.
     ///
     /// # Panics
-    /// If it is of another type than the column.
+    /// If it has another type than the column.
     pub fn push(&mut self, column: usize, value: Value<'_>) {
         self.columns[column].push(value, &mut self.text);
     }
 
-    /// Writes a value over another.
+    /// Overwrites a value.
     ///
     /// # Panics
-    /// If it is of another type than the column, or there is no such row.
+    /// If it has another type than the column, or there is no such row.
     pub fn set(&mut self, column: usize, row: usize, value: Value<'_>) {
         self.columns[column].set(row, value, &mut self.text);
     }
 
-    /// Writes what a row has in one column into another, of the same type.
+    /// Copies a row's value from one column to another of the same type.
     pub(crate) fn copy(&mut self, row: usize, from: usize, to: usize) {
         // Text is not copied: its span is valid in the other column too.
         let Ok([from, to]) = self.columns.get_disjoint_mut([from, to]) else { return };
@@ -261,7 +261,7 @@ impl Columns {
         }
     }
 
-    /// Orders two rows by a column, as [`Value::compare`] orders their values: NULL is a value, and the least.
+    /// Orders two rows by a column, like [`Value::compare`]: NULL counts as a value, and as the least.
     pub fn compare(&self, column: usize, left: usize, right: usize) -> Ordering {
         match &self.columns[column] {
             Values::Int(cells) => cells[left].cmp(&cells[right]),
@@ -281,7 +281,7 @@ impl Columns {
         }
     }
 
-    /// The values of a column, by row, and the text that their spans are of.
+    /// The values of a column, by row, and the text of their spans.
     pub fn values(&self, column: usize) -> (&Values, &Text) {
         (&self.columns[column], &self.text)
     }
@@ -311,7 +311,7 @@ mod tests {
         Domain { columns: columns.leak(), ..*crate::DOMAINS[0] }
     }
 
-    /// Texts that are values of several types, those that order in a way of their own among them.
+    /// Texts that are values of several types, including special cases of their order.
     const TEXTS: [&str; 14] =
         ["", "0", "-0.0", "1", "1.0", "-7.25", "NaN", "inf", "-inf", "t", "no", "2025-09-05", "2025-09-05T10:00Z", "é"];
 

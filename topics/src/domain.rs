@@ -1,5 +1,5 @@
-//! The declaration of a domain: everything that follows from it (topic, statements, metric labels, CLI
-//! arguments, tests) is derived from the values here.
+//! The declaration of a domain: topic, statements, metric labels, CLI arguments and tests are all derived from these
+//! values.
 
 use std::time::Duration;
 
@@ -56,11 +56,12 @@ pub struct Domain {
 pub struct EventTime {
     /// The date column.
     pub date: &'static str,
-    /// The condition for an observed row: only those make windows dirty or move the watermark. `None`: all rows.
+    /// The condition for an observed row: only observed rows make windows dirty or move the watermark. `None`: all
+    /// rows.
     pub observed_when: Option<Observed>,
 }
 
-/// A row is observed where a column holds a value.
+/// A row is observed if a column has a value.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed {
     /// The column.
@@ -72,7 +73,7 @@ pub struct Observed {
 /// How columns of a file that its domain does not have are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewColumn {
-    /// They are left out, and noted once a file.
+    /// They are left out, and reported once for each file.
     Ignore,
     /// Their cells are kept in the column `extra` of the row.
     Keep,
@@ -112,11 +113,11 @@ pub enum NearMiss {
 pub enum TextEncoding {
     /// UTF-8.
     Utf8,
-    /// Windows-1252, a byte a character.
+    /// Windows-1252, one byte for each character.
     Windows1252,
-    /// UTF-16 in the byte order that its byte order mark says, little-endian without one.
+    /// UTF-16 in the byte order of its byte order mark, little-endian without one.
     Utf16Le,
-    /// UTF-16 in the byte order that its byte order mark says, big-endian without one.
+    /// UTF-16 in the byte order of its byte order mark, big-endian without one.
     Utf16Be,
 }
 
@@ -139,7 +140,7 @@ pub struct Column {
     pub uncastable: Instead,
     /// Rules on the value, in order.
     pub rules: &'static [Rule],
-    /// The column of another domain whose values it holds.
+    /// The column of another domain that it refers to.
     pub references: Option<Reference>,
     /// Whether its numbers have a decimal comma, and points between groups of three digits.
     pub decimal_comma: bool,
@@ -154,7 +155,7 @@ pub struct Column {
 /// The value to use if a cell has none.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Instead {
-    /// None: the row is rejected, or, for an absent column, the file.
+    /// No value: the row or, for an absent column, the file is rejected.
     Reject,
     /// NULL.
     Null,
@@ -172,7 +173,7 @@ pub struct Reference {
 }
 
 impl EventTime {
-    /// The SQL condition that a row is observed; `prefix` is put before the column's name (`t.`).
+    /// The SQL condition for an observed row; `prefix` is put before the column's name (`t.`).
     pub fn observed_sql(&self, prefix: &str) -> String {
         match self.observed_when {
             None => "true".to_owned(),
@@ -185,7 +186,7 @@ impl EventTime {
         }
     }
 
-    /// The columns that place a row in event time and tell whether it is observed, each once.
+    /// The columns that place a row in event time and tell whether it is observed, without repetition.
     pub fn columns(&self) -> impl Iterator<Item = &'static str> + use<> {
         [self.date].into_iter().chain(self.observed_when.map(|observed| observed.column))
     }
@@ -208,7 +209,7 @@ impl Column {
         Column { absent: reject, empty: reject, uncastable: reject, ..Column::optional(name, cast) }
     }
 
-    /// A column that may be absent or empty (NULL); what does not cast becomes NULL with a correction.
+    /// A column that may be absent or empty (NULL); a cell that does not cast becomes NULL with a correction.
     pub const fn optional(name: &'static str, cast: Cast) -> Self {
         Column {
             name,
@@ -238,8 +239,7 @@ impl Domain {
     /// The index of a column by its canonical name.
     ///
     /// # Panics
-    /// If the declaration names a column it does not have; a test walks every domain so that this cannot
-    /// reach a user.
+    /// If the domain has no such column; a test checks every domain, so this cannot reach a user.
     pub fn index_of(&self, column: &str) -> usize {
         self.columns
             .iter()
@@ -247,7 +247,7 @@ impl Domain {
             .unwrap_or_else(|| panic!("domain {} has no column {column}", self.name))
     }
 
-    /// The column of that name.
+    /// The column with this name.
     pub fn column(&self, name: &str) -> Option<&'static Column> {
         self.columns.iter().find(|column| column.name == name)
     }
@@ -267,7 +267,7 @@ impl Domain {
         extra.into_iter().chain(corrections)
     }
 
-    /// The column by which a changed row of a dimension is noted: its key, to which facts refer, where that is one column.
+    /// The column that identifies a changed row of a dimension: its key, which facts refer to, if that is one column.
     pub fn dimension_key(&self) -> &'static str {
         match self.key {
             [key] => key,
@@ -275,7 +275,7 @@ impl Domain {
         }
     }
 
-    /// The rules that let a value pass and count it, as (column, rule).
+    /// The rules that count a value but let it load, as (column, rule).
     pub fn warning_rules(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let of_column = |column: &'static Column| column.rules.iter().map(|it| (column.name, it.name, it.otherwise));
         let of_rows = self.row_rules.iter().map(|it| (it.column, it.name, it.otherwise));
@@ -292,7 +292,7 @@ impl Domain {
         self.columns.iter().filter(has_default)
     }
 
-    /// The names of its own rules that reject rows.
+    /// The names of the domain's own rules that reject rows.
     pub fn rejecting_rules(&self) -> impl Iterator<Item = &'static str> + use<> {
         let of_columns = self.columns.iter().flat_map(|column| column.rules).map(|rule| (rule.name, rule.otherwise));
         let of_rows = self.row_rules.iter().map(|rule| (rule.name, rule.otherwise));

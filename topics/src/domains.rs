@@ -1,4 +1,4 @@
-//! The shipped domains by short names, for tests. The program is given those of its pipeline.
+//! The shipped domains by short names, for tests. The program gets its domains from its pipeline.
 
 use std::ops::Deref;
 
@@ -34,7 +34,7 @@ impl IntoIterator for Shipped {
     }
 }
 
-/// The shipped domain of that name.
+/// The shipped domain with this name.
 pub fn by_name(name: &str) -> Option<&'static Domain> {
     Pipeline::shipped().domain(name)
 }

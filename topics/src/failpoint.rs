@@ -7,7 +7,7 @@
 //! `NAME=ACTION;NAME=ACTION`. An action is `return(kill)` (SIGKILL to this process), `return(stop)` (SIGSTOP to it) or
 //! `sleep(MILLISECONDS)`, each with a count before it if wanted: `3*off->return(kill)` is the fourth time.
 
-/// A place.
+/// A point in the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// A listener has claimed an object but not read it yet.
@@ -20,26 +20,26 @@ pub enum Point {
     BeforeCommit,
     /// Postgres has committed a batch, but the process does not know yet.
     AfterCommit,
-    /// Rows of an older version are deleted and the newer one is applied, in a transaction that is open.
+    /// Rows of an older version are deleted and the newer one is applied, in a transaction that is still open.
     Replaced,
     /// A publication has its snapshot.
     SnapshotTaken,
-    /// A data file of a publication is in S3, others are not.
+    /// One data file of a publication is in S3, others are not.
     FilePut,
     /// All data files of a publication are in S3.
     FilesPut,
-    /// Its manifest, too.
+    /// The manifest is in S3, too.
     ManifestPut,
     /// The pointer names it, but the marks are not deleted yet.
     PointerSwapped,
     /// The marks are deleted.
     MarksDeleted,
-    /// A whole-file copy is in S3, others are not.
+    /// One whole-file copy is in S3, others are not.
     CopyPut,
 }
 
 impl Point {
-    /// All of them.
+    /// All points.
     pub const ALL: [Point; 13] = [
         Point::Claimed,
         Point::RowSent,
@@ -100,7 +100,7 @@ mod active {
 
     use super::Point;
 
-    /// Another thread may be the one that takes the signal, some microseconds later.
+    /// Another thread may receive the signal, some microseconds later.
     const UNTIL_STOPPED: Duration = Duration::from_millis(200);
 
     /// Enables the actions in `FAILPOINTS` for the whole life of the process.

@@ -1,5 +1,5 @@
-//! Judging: each cell is cast and checked against the rules of its column, then against the rules over two columns.
-//! Pure and context-free: the same text always gets the same verdict, so that a replay decides as the first time did.
+//! Judging: casts each cell and checks it against the rules of its column, then against the rules over two columns.
+//! Pure and context-free: the same text always gets the same verdict, so a replay decides like the first time.
 //!
 //! | cell | column | value | counted as |
 //! |---|---|---|---|
@@ -14,7 +14,7 @@
 //! | | a value for it | that | [`UNCASTABLE_TO_DEFAULT`] |
 //! | breaks a rule | – | as the rule says | the rule's name |
 //!
-//! [`columns`] judges the rows of a batch, column by column; a row alone is a batch of one ([`row`]).
+//! [`columns`] judges the rows of a batch, column by column; a single row is a batch of one ([`row`]).
 
 mod batch;
 mod point;
@@ -29,15 +29,15 @@ use crate::{Cell, Column, Instead, Value};
 
 /// A required cell is empty.
 pub const REQUIRED_EMPTY: &str = "required_empty";
-/// An empty cell became the value that its column has for it.
+/// An empty cell got its column's default.
 pub const EMPTY_TO_DEFAULT: &str = "empty_to_default";
 /// A cell stands for "not known".
 pub const MISSING_VALUE: &str = "missing_value";
-/// A cell does not cast and its column has no value for that case.
+/// A cell does not cast, and its column has no default for that.
 pub const UNCASTABLE: &str = "uncastable";
 /// A cell does not cast and became NULL.
 pub const UNCASTABLE_TO_NULL: &str = "uncastable_to_null";
-/// A cell does not cast and became the value that its column has for it.
+/// A cell does not cast and got its column's default.
 pub const UNCASTABLE_TO_DEFAULT: &str = "uncastable_to_default";
 /// The row has more cells than the header.
 pub const EXTRA_CELLS: &str = "extra_cells";
@@ -58,17 +58,17 @@ pub struct Note {
 /// Corrections and warnings about the values of some cells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notes {
-    /// Values that were changed, in the order in which they were.
+    /// Values that were changed, in the order of the changes.
     pub corrections: Vec<Note>,
-    /// Values that break a rule and load as they are.
+    /// Values that break a rule but load unchanged.
     pub warnings: Vec<Note>,
 }
 
-/// Where notes go.
+/// Collects notes.
 trait Notebook {
     /// A value was changed.
     fn correct(&mut self, note: Note);
-    /// A value breaks a rule and loads as it is.
+    /// A value breaks a rule but loads unchanged.
     fn warn(&mut self, note: Note);
 }
 
@@ -94,12 +94,12 @@ pub struct Refused {
 /// The value of a cell.
 ///
 /// # Errors
-/// Why the row of the cell cannot load.
+/// Why the cell's row cannot load.
 pub fn cell<'t>(column: &'static Column, cell: &'t Cell<'_>, notes: &mut Notes) -> Result<Value<'t>, Refused> {
     judged(column, cell.as_ref(), &mut String::new(), notes)
 }
 
-/// The value of a cell. `scratch` is room for the number of a cell with a decimal comma.
+/// The value of a cell. `scratch` is a buffer for a number with a decimal comma.
 fn judged<'t>(
     column: &'static Column,
     cell: CellRef<'t>,
@@ -139,13 +139,13 @@ fn judged<'t>(
     Ok(value)
 }
 
-/// Whether a text, which is not empty, stands for "not known". Few begin as one of them does.
+/// Whether a text, which is not empty, stands for "not known". Few cells begin like one of those texts.
 fn is_missing_value(column: &Column, text: &str) -> bool {
     let first = text.as_bytes().first();
     column.missing_values.iter().any(|value| value.as_bytes().first() == first && *value == text)
 }
 
-/// The value for a cell without one, noted under the rule's name for a reject, for NULL or for a default.
+/// The value for a cell without one, noted under the rule for a reject, for NULL or for a default.
 fn instead(
     column: &Column,
     instead: Instead,
@@ -180,7 +180,7 @@ fn apply(
             return Ok(());
         }
         Otherwise::Null => Value::Null,
-        // A contract with a rule that a value cannot be brought to is refused.
+        // A contract with a rule that has no such value is refused.
         Otherwise::Zero => column.cast.zero().unwrap_or(Value::Null),
         Otherwise::Cap => limit.cap(value).unwrap_or(Value::Null),
     };

@@ -1,6 +1,6 @@
 //! The configuration of every Kafka client of freshet, and the checks of its settings.
 //!
-//! [`access`] is what all clients have in common while they run: tokens and errors from Kafka.
+//! [`access`] has what all clients share while they run: tokens and errors from Kafka.
 
 pub mod access;
 mod msk;
@@ -17,7 +17,7 @@ use crate::message::packed::PACK_ROWS_MAX;
 
 /// freshet's own mechanism name for OAUTHBEARER with tokens signed by AWS credentials.
 const AWS_MSK_IAM: &str = "AWS_MSK_IAM";
-/// What librdkafka as built here can do, and [`AWS_MSK_IAM`].
+/// The mechanisms of librdkafka in this build, and [`AWS_MSK_IAM`].
 const MECHANISMS: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", AWS_MSK_IAM];
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
@@ -27,11 +27,11 @@ const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 pub struct KafkaSettings {
     /// `host:port`, comma separated. Empty: the local stack's own broker.
     pub brokers: String,
-    /// What topic names begin with; the domain's name follows.
+    /// The beginning of topic names; the domain's name follows.
     pub topic_prefix: String,
-    /// What consumer group names begin with; the domain's name follows.
+    /// The beginning of consumer group names; the domain's name follows.
     pub group_prefix: String,
-    /// Partitions of a topic that `topics create` makes.
+    /// Partitions of a topic created by `topics create`.
     pub partitions: i32,
     /// Replicas of each partition.
     pub replication: i32,
@@ -41,7 +41,7 @@ pub struct KafkaSettings {
     pub retention_ms: i64,
     /// `compression.type` of the producer: lz4, zstd, gzip or none.
     pub compression: String,
-    /// Rows of a file that a listener packs into one message at most, 1 to 1,000; 1: each row is a message of its own,
+    /// The most rows of a file that a listener packs into one message, 1 to 1,000; 1: each row has its own message,
     /// keyed by its location. Default 200.
     pub rows_per_message: usize,
     /// plaintext, ssl, sasl_plaintext or sasl_ssl. Empty: plaintext.
@@ -54,7 +54,7 @@ pub struct KafkaSettings {
     pub sasl_password: SecretString,
     /// File of the CAs that sign the brokers' certificates (PEM). Empty: the system's.
     pub ssl_ca_location: String,
-    /// File of the client's own certificate (PEM), where the brokers ask for one.
+    /// File of the client's own certificate (PEM), if the brokers require one.
     pub ssl_certificate_location: String,
     /// File of its key (PEM).
     pub ssl_key_location: String,
@@ -66,14 +66,14 @@ pub struct KafkaSettings {
     pub oauth_client_id: String,
     /// The client's secret.
     pub oauth_client_secret: SecretString,
-    /// The scope to ask for; empty: none.
+    /// The scope to request; empty: none.
     pub oauth_scope: String,
-    /// OAUTHBEARER: a file with a token that somebody else renews (a JWT), read again before it expires.
+    /// OAUTHBEARER: a file with a token that another program renews (a JWT), read again before it expires.
     pub oauth_token_file: String,
     /// AWS_MSK_IAM: region of the cluster; empty: from the AWS environment or profile.
     pub aws_region: String,
-    /// Further librdkafka properties; `_` in a name stands for a dot. They win over the settings above. Any of them
-    /// may be a password.
+    /// Further librdkafka properties; `_` in a name stands for a dot. They take precedence over the settings above. Any
+    /// of them may be a password.
     pub properties: BTreeMap<String, SecretString>,
 }
 
@@ -109,7 +109,7 @@ impl Default for KafkaSettings {
 }
 
 impl KafkaSettings {
-    /// What producers, consumers and admin clients have in common. A role adds its own properties, and
+    /// The common configuration of producers, consumers and admin clients. A role adds its own properties, and
     /// [`access::Access`] as the context.
     pub fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -156,7 +156,7 @@ impl KafkaSettings {
         self.sasl_mechanism.eq_ignore_ascii_case(AWS_MSK_IAM)
     }
 
-    /// The first setting that cannot work, and why. No value of one about security is repeated.
+    /// The first setting that cannot work, and why. Values of security settings are not repeated.
     ///
     /// # Errors
     /// One clear line for the person who wrote the setting.
@@ -204,7 +204,7 @@ impl KafkaSettings {
         self.properties.keys().any(|name| property(name) == wanted)
     }
 
-    /// What the mechanism asks for.
+    /// Checks the settings that the mechanism requires.
     fn check_login(&self) -> Result<(), String> {
         if !self.logs_in() {
             let logins = [
@@ -216,7 +216,7 @@ impl KafkaSettings {
         }
         let has = |property: &str| self.has_property(property);
         let missing = |name: &str, value: &str, property: &str| match value.is_empty() && !has(property) {
-            true => Err(format!("kafka.{name} is not set, and kafka.sasl_mechanism asks for it")),
+            true => Err(format!("kafka.{name} is not set, but kafka.sasl_mechanism requires it")),
             false => Ok(()),
         };
         match self.sasl_mechanism.to_ascii_uppercase().as_str() {
@@ -238,13 +238,13 @@ impl KafkaSettings {
                     )
                 }
                 ("", _) => Ok(()),
-                _ => Err("kafka.oauth_token_url and kafka.oauth_token_file exclude each other".into()),
+                _ => Err("set kafka.oauth_token_url or kafka.oauth_token_file, not both".into()),
             },
             _ => Ok(()),
         }
     }
 
-    /// Whether the certificates that are named can be read: librdkafka does not say which it misses.
+    /// Checks that the named certificates can be read: librdkafka does not say which one is missing.
     pub(crate) fn check_files(&self) -> Result<(), String> {
         for (name, path) in [
             ("ssl_ca_location", &self.ssl_ca_location),
@@ -268,19 +268,19 @@ impl KafkaSettings {
                 rdkafka::error::KafkaError::ClientConfig(RD_KAFKA_CONF_UNKNOWN, ..) => {
                     format!("kafka.properties.{name}: librdkafka has no such property")
                 }
-                _ => format!("kafka.properties.{name}: librdkafka does not take its value"),
+                _ => format!("kafka.properties.{name}: librdkafka refuses its value"),
             });
         }
         Ok(())
     }
 }
 
-/// Environment variables cannot hold dots, and no librdkafka property of use here holds an underscore.
+/// Environment variables cannot contain dots, and no relevant librdkafka property contains an underscore.
 fn property(name: &str) -> String {
     name.replace('_', ".")
 }
 
-/// Complains of the first of these settings that is not empty.
+/// An error about the first of these settings that is not empty.
 fn no_effect<const N: usize>(settings: [(&str, &String); N], without: &str) -> Result<(), String> {
     match settings.into_iter().find(|(_, value)| !value.is_empty()) {
         Some((name, _)) => Err(format!("kafka.{name} has no effect without {without}")),
@@ -408,7 +408,7 @@ mod tests {
             ),
             (
                 |it| _ = it.properties.insert("socket.timeout.ms".into(), "hunter2".into()),
-                "kafka.properties.socket.timeout.ms: librdkafka does not take its value",
+                "kafka.properties.socket.timeout.ms: librdkafka refuses its value",
             ),
         ];
         for (change, expected) in cases {

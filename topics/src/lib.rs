@@ -1,14 +1,14 @@
 //! What flows through freshet.
 //!
-//! This crate promises one description of the data that every stage shares: which domains there are, how a
-//! cell of text becomes a value, what a row looks like as a Kafka message, and which topics carry it. It does no input
-//! or output, except in [`catalog`], which creates and checks topics, [`log`], which reads their offsets, and
+//! This crate guarantees one description of the data that every stage shares: which domains there are, how a cell of
+//! text becomes a value, what a row looks like as a Kafka message, and which topics carry it. It does no input or
+//! output, except in [`catalog`], which creates and checks topics, [`log`], which reads their offsets, and
 //! [`kafka::access`], with which every client logs in.
 //!
-//! One row's path through it: a file's key picks its [`Domain`]; the header is matched to the domain's
-//! [`Column`]s; the row's raw cells become a [`message`] keyed by location, whose [`partition`] is a pure
-//! function of that key; the processor reads the [`cells`] of a whole batch back, [`cast`]s them and applies the
-//! columns' rules ([`judge`]). The result is [`columns`] of values; each row has its [`Provenance`].
+//! The path of one row: a file's key selects its [`Domain`]; the header is matched to the domain's [`Column`]s; the
+//! row's raw cells become a [`message`] keyed by location, whose [`partition`] is a pure function of that key; the
+//! processor reads the [`cells`] of a whole batch back, [`cast`]s them and applies the columns' rules ([`judge`]). The
+//! result is [`columns`] of values; each row has its [`Provenance`].
 
 pub mod cast;
 pub mod catalog;
@@ -45,6 +45,6 @@ pub use value::Value;
 
 /// The version of the rules that turn bytes into rows: framing, header matching, sequence and partition.
 ///
-/// It is frozen in the ledger per object and generation. Raise it whenever the same bytes would get different numbers;
-/// a listener of another version then opens a new generation at row 0.
+/// It is frozen in the ledger for each object and generation. Raise it whenever the same bytes would get different
+/// numbers; a listener of another version then opens a new generation at row 0.
 pub const PARSER_VERSION: i32 = 3;

@@ -24,7 +24,7 @@ use crate::kafka::KafkaSettings;
 use crate::kafka::access::{self, MetadataClient, Unreachable};
 use crate::stream::FirstRecord;
 
-/// The one timeout of a question about a log. It outlasts a leader election or the restart of a broker, which take some
+/// The timeout of every query about a log. It outlasts a leader election or the restart of a broker, which take some
 /// seconds; callers without an answer try again later.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for records that are read only to show their age.
@@ -53,7 +53,7 @@ pub struct Ends {
     pub high: i64,
 }
 
-/// What a partition begins with, and where it begins and ends.
+/// The first record of a partition, and its ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionLog {
     /// Its record 0.
@@ -76,21 +76,21 @@ pub struct Layout {
 pub enum Presence {
     /// It does not exist.
     Missing,
-    /// A partition has no leader yet, or not at present.
+    /// A partition has no leader at present.
     Electing,
     /// It exists, and every partition has a leader.
     Ready(Layout),
 }
 
-/// A client that only looks.
+/// A client for queries only.
 pub struct LogReader {
     client: MetadataClient,
-    /// Held by whoever reads records: a client has one assignment, and who polls it gets its records.
+    /// Held while records are read: a client has one assignment, and the thread that polls gets its records.
     assignment: Mutex<()>,
 }
 
 impl LogReader {
-    /// Connects when it is first asked.
+    /// Connects at the first query.
     ///
     /// # Errors
     /// If rdkafka refuses the configuration.
@@ -101,7 +101,7 @@ impl LogReader {
     /// Whether any broker answers.
     ///
     /// # Errors
-    /// Why none does, with what to do where that is known.
+    /// Why none answers, with what to do if that is known.
     pub fn ping(&self, timeout: Duration) -> Result<(), LogError> {
         let _assignment = self.assignment();
         Ok(access::wait_until_reachable(&self.client, timeout)?)
@@ -140,7 +140,7 @@ impl LogReader {
         Ok(replication.filter(|_| is_led).and_then(layout).map_or(Presence::Electing, Presence::Ready))
     }
 
-    /// The ends of each partition; none where the topic does not exist.
+    /// The ends of each partition; empty if the topic does not exist.
     ///
     /// # Errors
     /// If Kafka does not answer in time.
@@ -153,23 +153,23 @@ impl LogReader {
         self.ends_of(topic, &partitions)
     }
 
-    /// The ends of these partitions, of all in one request a broker.
+    /// The ends of these partitions, with one request to each broker.
     ///
     /// # Errors
     /// If Kafka does not answer in time, or does not know one of them.
     pub fn ends_of(&self, topic: &str, partitions: &[i32]) -> Result<BTreeMap<i32, Ends>, LogError> {
-        // The end first: retention may remove a record in between, but none is un-written.
+        // The end first: retention may remove a record in between, but the log does not become shorter at its end.
         let high = self.list_offsets(topic, partitions, Offset::End)?;
         let low = self.list_offsets(topic, partitions, Offset::Beginning)?;
         let ends = high.into_iter().filter_map(|(partition, high)| {
             let low = (*low.get(&partition)?)?;
-            // A partition that retention emptied meanwhile begins where it ends.
+            // A partition that retention emptied meanwhile begins at its end.
             Some((partition, Ends { low, high: high?.max(low) }))
         });
         Ok(ends.collect())
     }
 
-    /// What each of these partitions begins with, and its ends; read in one go.
+    /// The first record of each of these partitions, and its ends; all are read together.
     ///
     /// # Errors
     /// If Kafka does not answer in time, or does not know one of them.
@@ -200,7 +200,7 @@ impl LogReader {
         Ok(ends.into_iter().map(log).collect())
     }
 
-    /// What a consumer group has committed in Kafka; a partition that it never committed is left out.
+    /// The offsets that a consumer group has committed in Kafka; a partition without a commit is left out.
     ///
     /// # Errors
     /// If Kafka does not answer in time, or refuses.
@@ -220,7 +220,7 @@ impl LogReader {
         Ok(known.filter_map(|(partition, offset)| Some((partition, offset?))).collect())
     }
 
-    /// The offset of the first record written at `time` or later in each partition; `None` where there is none.
+    /// The offset of the first record written at `time` or later in each partition; `None` if there is none.
     ///
     /// # Errors
     /// If Kafka does not answer in time.
@@ -233,7 +233,7 @@ impl LogReader {
         self.list_offsets(topic, partitions, Offset::Offset(time.timestamp_millis()))
     }
 
-    /// When the records at these offsets were written, by partition. A record that does not come in time is left out.
+    /// When the records at these offsets were written, by partition. A record that does not arrive in time is left out.
     ///
     /// # Errors
     /// If rdkafka refuses, or Kafka does not have one of the offsets.
@@ -250,8 +250,8 @@ impl LogReader {
         Ok(found)
     }
 
-    /// Kafka's ListOffsets: `at` is a time in milliseconds, or the end or the beginning, which Kafka takes for times
-    /// too. One request a broker, where the watermarks of librdkafka take two a partition.
+    /// Kafka's ListOffsets: `at` is a time in milliseconds, or the end or the beginning, which Kafka encodes as times
+    /// too. One request to each broker, while librdkafka's watermarks take two for each partition.
     fn list_offsets(
         &self,
         topic: &str,
@@ -274,7 +274,8 @@ impl LogReader {
         Ok(offsets)
     }
 
-    /// Reads one record of each partition, the first at its offset or later, until all have come or the time is over.
+    /// Reads one record of each partition, the first at its offset or later, until all have arrived or the time is
+    /// over.
     fn read_one_of_each(
         &self,
         topic: &str,
@@ -334,7 +335,7 @@ impl LogReader {
     }
 }
 
-/// The offset, unless it only stands for one.
+/// The offset, unless it is a symbolic one.
 fn real_offset(offset: Offset) -> Option<i64> {
     match offset {
         Offset::Offset(offset) => Some(offset),

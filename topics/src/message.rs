@@ -1,12 +1,12 @@
 //! A row as a Kafka message.
 //!
-//! The value is a JSON object of raw text by canonical column name, so that any consumer can read it and a
-//! replay sees exactly what the file said. Three cases are kept apart: a column the file does not have is not
-//! in the object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the header are
-//! under [`EXTRA`]; [`OVERTAKEN`] is the number of earlier rows of the file that it replaces. The row's origin is in
-//! the header [`ORIGIN_HEADER`].
+//! The value is a JSON object of raw text by canonical column name, so that any consumer can read it and a replay sees
+//! exactly what the file said. Three cases are distinguished: a column that the file does not have is not in the
+//! object, a cell that a short row does not reach is `null`, an empty cell is `""`. Cells beyond the header are under
+//! [`EXTRA`]; [`OVERTAKEN`] is the number of earlier rows of the file that it replaces. The row's origin is in the
+//! header [`ORIGIN_HEADER`].
 //!
-//! This is the form of a message of one row. [`packed`] has several rows in one; a topic may hold both.
+//! This is the form of a message with one row. [`packed`] has several rows in one; a topic may have both.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -26,29 +26,29 @@ pub use self::raw::RawText;
 pub(crate) use self::read::push_row;
 pub use self::read::push_rows;
 
-/// The JSON name under which cells beyond the header travel, as an array of text.
+/// The JSON name for cells beyond the header, an array of text.
 pub const EXTRA: &str = "_extra";
 
-/// The JSON name under which cells of new columns travel, as an object of text by heading, where the contract keeps them.
+/// The JSON name for cells of new columns, an object of text by heading, if the contract keeps them.
 pub const NEW_CELLS: &str = "_new";
 
 /// The JSON name of a line with a stray quote.
 pub const STRAY_QUOTE: &str = "_stray_quote";
 
-/// The JSON name under which a row says how many earlier rows of its file have its key: a number, absent where it is 0.
+/// The JSON name for the number of earlier rows of the file with the same key; absent if it is 0.
 pub const OVERTAKEN: &str = "_overtaken";
 
 /// The header of record 0 of a partition; its value is the stream id. A record that has it carries no row.
 pub const STREAM_HEADER: &str = "stream";
 
-/// A row's origin: enough to find it in the file, to order it, and to notice missing rows.
+/// A row's origin: it locates the row in the file, orders it, and shows missing rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Provenance {
     /// `pipeline.objects.id` of the object version.
     pub object: i64,
     /// Counts the readings of that object; a new one begins when the parser version or the partition count changes.
     pub generation: i32,
-    /// Data row within the object, from 0, the header not counted.
+    /// Data row within the object, from 0, without the header.
     pub row: i64,
     /// Line on which the row starts, from 1, for people.
     pub line: i64,
@@ -78,19 +78,19 @@ pub enum MessageError {
     #[error("header `{0}` of a packed message is missing or cannot be read")]
     Pack(&'static str),
     /// A line of a packed message cannot be read.
-    #[error("line {number} of the value is no row: {why}")]
+    #[error("line {number} of the value is not a row: {why}")]
     Line {
-        /// Which, from 1.
+        /// Its number, from 1.
         number: usize,
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A packed message was cut, or put together from several.
+    /// A packed message was cut, or composed from several.
     #[error("the value has {found} rows, and the header `rows` says {said}")]
     Rows {
-        /// What the header says.
+        /// The number in the header.
         said: usize,
-        /// What the value has.
+        /// The number in the value.
         found: usize,
     },
 }
@@ -101,8 +101,8 @@ pub enum MessageError {
 /// sides, which costs more than everything else that freshet does with a row.
 pub const ORIGIN_HEADER: &str = "origin";
 
-/// The numbers that begin the origin, in their order. The nonce and the partition count follow them, which version 0.1
-/// did not write. A later version may append fields; it never reorders them.
+/// The numbers at the beginning of the origin, in order. The nonce and the partition count follow; version 0.1 did not
+/// write them. A later version may append fields; it never reorders them.
 const ORIGIN_FIELDS: [&str; 7] = ["object", "generation", "row", "line", "src_ord", "seq", "parser"];
 
 /// Hexadecimal digits of a nonce, without hyphens.
@@ -118,7 +118,7 @@ impl fmt::Display for Provenance {
 }
 
 impl Provenance {
-    /// The Kafka headers: one, of text that any tool can read.
+    /// The Kafka header, as text that any tool can read.
     pub fn to_headers(&self) -> OwnedHeaders {
         let origin = self.to_string();
         OwnedHeaders::new_with_capacity(1).insert(Header { key: ORIGIN_HEADER, value: Some(&origin) })
@@ -127,8 +127,8 @@ impl Provenance {
     /// Reads the headers of a row.
     ///
     /// # Errors
-    /// [`MessageError::Origin`] names the first field that is missing or not a number. Further fields and
-    /// unknown headers are left alone, so that a later version may add some.
+    /// [`MessageError::Origin`] names the first field that is missing or not a number. Additional fields and unknown
+    /// headers are ignored, so that a later version may add some.
     pub fn from_headers(headers: Option<&impl Headers>) -> Result<Self, MessageError> {
         Self::from_text(header_text(headers, ORIGIN_HEADER).unwrap_or_default())
     }
@@ -139,7 +139,7 @@ impl Provenance {
         let mut numbers = [0; ORIGIN_FIELDS.len()];
         for (number, name) in numbers.iter_mut().zip(ORIGIN_FIELDS) {
             let field = fields.next().and_then(|field| field.parse::<i64>().ok());
-            // One below the greatest: what follows a number must still be one.
+            // Below the greatest number: adding one must still give a number.
             *number = field.filter(|field| (0..i64::MAX).contains(field)).ok_or(MessageError::Origin(name))?;
         }
         let [object, generation, row, line, src_ord, seq, parser] = numbers;
@@ -167,7 +167,7 @@ impl Provenance {
     }
 }
 
-/// The text of a header, where there is one.
+/// The text of a header, if there is one.
 fn header_text<'h>(headers: Option<&'h impl Headers>, name: &str) -> Option<&'h str> {
     let header = headers?.iter().find(|header| header.key == name)?;
     std::str::from_utf8(header.value?).ok()
@@ -184,24 +184,24 @@ pub enum Cell<'a> {
     Text(Cow<'a, str>),
 }
 
-/// A row as the file has it: one [`Cell`] a column of the domain, in declaration order.
+/// A row as the file has it: one [`Cell`] for each column of the domain, in declaration order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawRow<'a> {
-    /// One a column of the domain.
+    /// One for each column of the domain.
     pub cells: Vec<Cell<'a>>,
     /// Cells beyond the header; a row that has any is rejected.
     pub extra: Vec<Cow<'a, str>>,
-    /// Cells of columns that the domain does not have, by heading, where its contract keeps them.
+    /// Cells of columns that the domain does not have, by heading, if its contract keeps them.
     pub new_cells: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
-    /// The line as it stands, where a quote on it is never closed or has text after its end: it has no cells, and is
+    /// The original line, if a quote on it is never closed or has text after its end: the row has no cells, and is
     /// rejected.
     pub stray_quote: Option<Cow<'a, str>>,
-    /// Earlier rows of its file that have its key.
+    /// Earlier rows of its file with the same key.
     pub overtaken: u32,
 }
 
 impl RawRow<'_> {
-    /// Appends the row to `buffer` as the JSON object that travels in the message value.
+    /// Appends the row to `buffer` as the JSON object of a message value.
     pub fn encode(&self, domain: &Domain, buffer: &mut Vec<u8>) {
         let mut separator = b'{';
         for (column, cell) in domain.columns.iter().zip(&self.cells) {
@@ -232,7 +232,7 @@ impl RawRow<'_> {
     }
 }
 
-/// Appends an entry of an object, `()` being `null`; `separator` is what comes before it, and a comma after it.
+/// Appends an entry of an object, with `()` for `null`; `separator` is written before it, and is a comma afterwards.
 fn push_entry<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, separator: &mut u8, name: &str, value: &T) {
     buffer.push(std::mem::replace(separator, b','));
     push_json(buffer, name);
@@ -246,11 +246,11 @@ pub(crate) fn push_json<T: serde::Serialize + ?Sized>(buffer: &mut Vec<u8>, valu
 }
 
 impl RawRow<'_> {
-    /// Reads the value of a message that carries one row. Names that the domain does not know are ignored, so that a
-    /// message of a later version is still readable.
+    /// Reads the value of a message with one row. Names that the domain does not know are ignored, so that a message of
+    /// a later version can still be read.
     ///
     /// # Errors
-    /// [`MessageError::Value`] where the bytes are not a JSON object of text cells.
+    /// [`MessageError::Value`] if the bytes are not a JSON object of text cells.
     pub fn decode(domain: &Domain, value: &[u8]) -> Result<RawRow<'static>, MessageError> {
         let mut cells = Cells::of(domain);
         push_row(domain, value, &mut cells)?;
@@ -338,8 +338,8 @@ mod tests {
         }
     }
 
-    /// Topics keep messages for ever: one as 0.1 wrote it must be read by every later version. Add such a test with
-    /// each version that writes them otherwise; never change this one.
+    /// Topics keep messages for ever: every later version must read a message as 0.1 wrote it. Add such a test with
+    /// each version that changes the format; never change this one.
     #[test]
     fn a_message_as_version_0_1_wrote_it_is_read() {
         let origin =

@@ -1,10 +1,10 @@
-//! Which partition a row goes to: a pure function of its location, so that every row of a key, from whatever
-//! file, is ordered in one partition.
+//! Which partition a row goes to: a pure function of its location, so that all rows of a key, from any file, are
+//! ordered in one partition.
 
 use crate::cast;
 
-/// The Kafka message key for a raw location id: its canonical integer where it casts (`1`, `01` and `1.0` are
-/// one), else its raw text, else none.
+/// The Kafka message key for a raw location id: its canonical integer if it casts (`1`, `01` and `1.0` are the same),
+/// else its raw text, else none.
 pub fn message_key(raw: &str) -> Option<String> {
     if let Some(cast) = cast::int(raw) {
         return Some(cast.value.to_string());
@@ -12,8 +12,7 @@ pub fn message_key(raw: &str) -> Option<String> {
     (!cast::is_blank(raw) && raw.len() <= KEY_BYTES_MAX).then(|| raw.to_owned())
 }
 
-/// A longer raw location id is not used as key: such a row is rejected in any case, and Kafka limits key and value
-/// together.
+/// A longer raw location id is not used as key: such a row is rejected anyway, and Kafka limits key and value together.
 const KEY_BYTES_MAX: usize = 1024;
 
 /// The partition of a message key among `count`: murmur2 as Kafka's Java clients have it, masked to a positive

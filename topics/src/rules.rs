@@ -1,7 +1,7 @@
 //! Rules on values: the condition, the action for a value that breaks it, and the name under which that is counted.
 //!
-//! A new kind of limit is a variant of [`Limit`] with its line in [`Limit::holds`] and in the table of the tests, and its
-//! key in [`crate::pipeline`].
+//! A new kind of limit is a variant of [`Limit`] with its line in [`Limit::holds`] and in the table of the tests, and
+//! its key in [`crate::pipeline`].
 
 use std::cmp::Ordering;
 
@@ -16,7 +16,7 @@ pub struct Rule {
     pub name: &'static str,
     /// The limits that the value must satisfy, all of them. NULL satisfies every limit.
     pub limits: &'static [Limit],
-    /// The action for a value that does not.
+    /// The action if it does not.
     pub otherwise: Otherwise,
 }
 
@@ -31,13 +31,13 @@ pub enum Limit {
     Above(&'static Value<'static>),
     /// Below.
     Below(&'static Value<'static>),
-    /// Text of at least as many characters.
+    /// Text with at least this many characters.
     MinLength(usize),
-    /// Text of at most as many characters.
+    /// Text with at most this many characters.
     MaxLength(usize),
-    /// Text that the expression matches from end to end.
+    /// Text that the expression matches completely.
     Pattern(&'static Regex),
-    /// One of these.
+    /// One of these values.
     OneOf(&'static [Value<'static>]),
 }
 
@@ -52,15 +52,15 @@ pub enum Otherwise {
     Zero,
     /// It becomes the limit that it breaks: a correction.
     Cap,
-    /// It loads as it is and is counted.
+    /// It loads unchanged and is counted.
     Warn,
-    /// The file is rejected, before a row of it is published. A row that was published before the rule was made is
+    /// The file is rejected before any row of it is published. A row that was published before the rule existed is
     /// rejected.
     Fail,
 }
 
 impl Otherwise {
-    /// All, by the words of a contract.
+    /// All actions, by their words in a contract.
     pub const NAMES: [(&'static str, Otherwise); 6] = [
         ("reject", Otherwise::Reject),
         ("null", Otherwise::Null),
@@ -79,11 +79,11 @@ pub struct RowRule {
     pub name: &'static str,
     /// The column that is judged, and corrected.
     pub column: &'static str,
-    /// How it must compare with the other.
+    /// How it must compare with the other column.
     pub comparison: Comparison,
     /// The column that it is compared with, of the same type.
     pub other: &'static str,
-    /// What happens to a value that does not; never [`Otherwise::Zero`] or [`Otherwise::Fail`].
+    /// The action if it does not; never [`Otherwise::Zero`] or [`Otherwise::Fail`].
     pub otherwise: Otherwise,
 }
 
@@ -124,7 +124,7 @@ impl Limit {
         }
     }
 
-    /// What a value that breaks the limit becomes where it is capped; `None` for a limit that no value can be brought to.
+    /// The nearest value that satisfies the limit, for capping; `None` for a limit that has none.
     pub fn cap<'t>(self, value: &Value<'t>) -> Option<Value<'t>> {
         match (self, value) {
             (Limit::Minimum(limit) | Limit::Maximum(limit), _) => Some(*limit),
@@ -138,7 +138,7 @@ impl Limit {
 }
 
 impl Comparison {
-    /// Whether two values compare so; they do where one of them is NULL.
+    /// Whether the comparison holds; it does if one of the values is NULL.
     pub fn holds(self, value: &Value<'_>, other: &Value<'_>) -> bool {
         if value.is_null() || other.is_null() {
             return true;

@@ -1,10 +1,10 @@
 //! The stream record, which distinguishes a topic that was deleted and recreated from the one before.
 //!
-//! Kafka gives a topic an id, but librdkafka 2.x does not show it. So record 0 of each partition carries a UUID
-//! under the header [`STREAM_HEADER`]. Partition 0 decides: whoever creates a topic writes an id there, reads
-//! back which one came first, and copies that to the other partitions. Two that create the same topic at once
-//! therefore agree. A topic is open once every partition has its stream record: otherwise rows could take the place of
-//! the record for good.
+//! Kafka gives a topic an id, but librdkafka 2.x does not show it. So record 0 of each partition carries a UUID under
+//! the header [`STREAM_HEADER`]. Partition 0 decides: the creator of a topic writes an id there, reads back which one
+//! came first, and copies that to the other partitions. So two processes that create the same topic at once agree. A
+//! topic is open once every partition has its stream record: otherwise rows could take the place of the record for
+//! good.
 //!
 //! Any other first record (a row, a record of another program, another stream's record) must be accepted by an
 //! operator, with `freshet bookmarks adopt`. This module does no input or output.
@@ -15,16 +15,16 @@ use uuid::Uuid;
 use crate::message::packed::PACK_HEADER;
 use crate::message::{ORIGIN_HEADER, STREAM_HEADER};
 
-/// What a partition begins with.
+/// The first record of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstRecord {
     /// Nothing was ever written.
     Empty,
     /// The stream record.
     Stream(Uuid),
-    /// Record 0 is a row of freshet's: it was published before the stream record was written.
+    /// Record 0 is a row of freshet: it was published before the stream record was written.
     Row,
-    /// Record 0 was written by somebody else.
+    /// Record 0 was written by another program.
     Foreign,
     /// Retention has removed record 0.
     Removed,
@@ -42,7 +42,7 @@ impl FirstRecord {
         }
     }
 
-    /// The name under which a person accepted such a beginning; none for what needs no acceptance.
+    /// The name under which an operator accepted such a first record; `None` if it needs no acceptance.
     ///
     /// | first record | name |
     /// |---|---|
@@ -78,7 +78,7 @@ pub fn stream_id(headers: Option<&impl Headers>) -> Option<Uuid> {
     std::str::from_utf8(header.value?).ok()?.parse().ok()
 }
 
-/// The stream that a topic is: partition 0's record decides; where it is not there, any other partition's.
+/// The stream of a topic: partition 0's record decides or, if it is missing, any other partition's.
 pub fn stream_of(firsts: &[FirstRecord]) -> Option<Uuid> {
     firsts.iter().find_map(|first| match first {
         FirstRecord::Stream(id) => Some(*id),
@@ -86,7 +86,7 @@ pub fn stream_of(firsts: &[FirstRecord]) -> Option<Uuid> {
     })
 }
 
-/// Which id the empty partitions of a topic get; `None`: a new one. `known` is the stream that Postgres knows.
+/// The id that the empty partitions of a topic get; `None`: a new one. `known` is the stream that Postgres knows.
 ///
 /// | partition 0 | another partition | known | id |
 /// |---|---|---|---|
@@ -113,7 +113,7 @@ pub enum Beginning {
     Unfit,
 }
 
-/// Decides it. `accepted` is what a person accepted this partition as ([`FirstRecord::accepted_as`]).
+/// Decides it. `accepted` is how an operator accepted this partition ([`FirstRecord::accepted_as`]).
 ///
 /// | first record | accepted as | beginning |
 /// |---|---|---|
@@ -132,16 +132,16 @@ pub fn judge_beginning(first: FirstRecord, stream: Uuid, accepted: Option<&str>)
     }
 }
 
-/// Which stream adopting a topic makes it.
+/// The stream that a topic becomes when it is adopted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Adoption {
-    /// The stream; `None`: a new id, as nothing tells one.
+    /// The stream; `None`: a new id, because none is known.
     pub stream: Option<Uuid>,
-    /// Whether it is surely the log that the bookmarks belong to: those that lie within it stay where they are.
+    /// Whether it is certainly the log that the bookmarks belong to: then those within it do not move.
     pub is_known_log: bool,
 }
 
-/// Decides it from what the partitions begin with and the stream that Postgres knows.
+/// Decides it from the first records of the partitions and the stream that Postgres knows.
 ///
 /// | a stream record (partition 0's first) | otherwise | known | stream | the known log |
 /// |---|---|---|---|---|

@@ -20,7 +20,7 @@ pub struct Detail<'a> {
     pub domain: Option<&'a str>,
     /// The object's key.
     pub key: Option<&'a str>,
-    /// How it ended, where it can end in more than one way.
+    /// How it ended, if there is more than one way.
     pub outcome: Option<&'a str>,
     /// Rows it was about.
     pub rows: Option<i64>,

@@ -1,12 +1,12 @@
-//! The types that a column may have: what each is called in a contract and in Postgres, and how text becomes a value of
-//! it. A new type is a variant of [`Cast`] and of [`Value`], a line in each table here, its column in [`crate::columns`] and
-//! its array in `freshet_sinks::apply::arrays`.
+//! The types that a column may have: their names in contracts and in Postgres, and how text becomes a value. A new type
+//! is a variant of [`Cast`] and of [`Value`], a line in each table here, its column in [`crate::columns`] and its array
+//! in `freshet_sinks::apply::arrays`.
 
 use crate::Value;
 use crate::cast::{self, Casted};
 use crate::pipeline::mistake::did_you_mean;
 
-/// The type a cell is cast to; the accepted spellings are in [`crate::cast`].
+/// The type that a cell is cast to; the accepted spellings are in [`crate::cast`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cast {
     /// 32-bit signed integer.
@@ -17,9 +17,9 @@ pub enum Cast {
     Double,
     /// Decimal number of at most `precision` digits, `scale` of them after the point.
     Numeric {
-        /// Digits in all, 1 to [`cast::NUMERIC_PRECISION_MAX`].
+        /// The most digits, 1 to [`cast::NUMERIC_PRECISION_MAX`].
         precision: u8,
-        /// Digits after the point, no more than `precision`.
+        /// Digits after the point, at most `precision`.
         scale: u8,
     },
     /// Boolean.
@@ -71,7 +71,7 @@ impl Cast {
         self.read_number("0").map(|zero| zero.value)
     }
 
-    /// The value that a cell's text stands for; `None` where it does not cast.
+    /// The value of a cell's text; `None` if it does not cast.
     pub fn read(self, text: &str) -> Option<Casted<Value<'_>>> {
         match self {
             Cast::Int | Cast::BigInt | Cast::Double | Cast::Numeric { .. } => self.read_number(text),
@@ -83,7 +83,7 @@ impl Cast {
         }
     }
 
-    /// The number that a text stands for, which keeps nothing of the text; `None` for every other type too.
+    /// The number of a text, which borrows nothing from the text; also `None` for every other type.
     pub(crate) fn read_number(self, text: &str) -> Option<Casted<Value<'static>>> {
         match self {
             Cast::Int => cast::int(text).map(|casted| casted.with(Value::Int)),
@@ -97,7 +97,7 @@ impl Cast {
     }
 }
 
-/// The logical types of a contract, each with the type that it stands for where a contract names no physical one.
+/// The logical types of a contract, each with its type if a contract names no physical one.
 pub const LOGICAL_TYPES: [(&str, Cast); 6] = [
     ("integer", Cast::BigInt),
     ("number", Cast::Double),
@@ -107,7 +107,7 @@ pub const LOGICAL_TYPES: [(&str, Cast); 6] = [
     ("string", Cast::TrimmedText),
 ];
 
-/// Other spellings of the types, as Postgres takes them.
+/// Other names of the types that Postgres accepts.
 const SPELLINGS: [(&str, Cast); 14] = [
     ("int4", Cast::Int),
     ("integer", Cast::Int),
@@ -125,7 +125,7 @@ const SPELLINGS: [(&str, Cast); 14] = [
     ("varchar", Cast::TrimmedText),
 ];
 
-/// The type that a contract's `physicalType` names. Text is trimmed unless the contract says otherwise.
+/// The type named by a contract's `physicalType`. Text is trimmed unless the contract says otherwise.
 ///
 /// # Errors
 /// What is wrong with it, for its author.
@@ -137,14 +137,14 @@ pub fn physical(name: &str) -> Result<Cast, String> {
     if let Some(arguments) = lower.strip_prefix("numeric").or_else(|| lower.strip_prefix("decimal")) {
         return numeric(arguments).ok_or_else(|| {
             format!(
-                "`{name}` says no size: numeric(precision, scale), of at most {} digits",
+                "`{name}` has no size: write numeric(precision, scale), with at most {} digits",
                 cast::NUMERIC_PRECISION_MAX
             )
         });
     }
     let hint = did_you_mean(&lower, SPELLINGS.iter().map(|(spelling, _)| *spelling));
     Err(format!(
-        "`{name}` is no type of a column{hint} (known: int4, int8, float8, numeric(p,s), bool, date, timestamptz, text)"
+        "`{name}` is not a type of a column{hint} (known: int4, int8, float8, numeric(p,s), bool, date, timestamptz, text)"
     ))
 }
 

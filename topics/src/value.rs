@@ -32,11 +32,11 @@ pub enum Value<'t> {
 }
 
 impl Value<'_> {
-    /// A total order over the values of one type, as Postgres has it: NaN is above every number and equal to itself, and
-    /// zero has no sign; text by bytes. NULL counts as a value here and comes first.
+    /// A total order over the values of one type, as in Postgres: NaN is above every number and equal to itself, and
+    /// zero has no sign; text is ordered by bytes. NULL counts as a value here and comes first.
     ///
     /// # Panics
-    /// If the two are of different types: the values of one column never are.
+    /// If the two have different types: values of one column never do.
     pub fn compare(&self, other: &Value<'_>) -> Ordering {
         match (self, other) {
             (Value::Null, Value::Null) => Ordering::Equal,

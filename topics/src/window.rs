@@ -1,5 +1,5 @@
 //! Event-time windows: tumbling days, ISO weeks (from Monday), calendar months and years over a row's date, and one
-//! window that holds every date.
+//! window with all dates.
 //!
 //! A kind is one line in the table of [`kinds!`], one arm in each function here and one column in the tests' table.
 
@@ -41,13 +41,13 @@ kinds! {
     All = "all",
 }
 
-/// Where [`WindowKind::All`] begins: no cast gives an earlier date.
+/// The start of [`WindowKind::All`]: no cast gives an earlier date.
 const ALL_START: NaiveDate = NaiveDate::from_ymd_opt(0, 1, 1).expect("the year 0 has a first day");
-/// Where it ends: every cast gives an earlier date.
+/// Its end: every cast gives an earlier date.
 const ALL_END: NaiveDate = NaiveDate::from_ymd_opt(10_000, 1, 1).expect("the year 10000 has a first day");
 
 impl WindowKind {
-    /// The kind of that name.
+    /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         WindowKind::ALL.iter().copied().find(|kind| kind.name() == name)
     }
@@ -63,7 +63,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// The window of that kind that holds `date`.
+    /// The window of that kind that contains `date`.
     ///
     /// | date | week from | month from | year from |
     /// |---|---|---|---|
@@ -82,7 +82,7 @@ impl Window {
         Window { kind, start }
     }
 
-    /// The windows of that kind that hold a date from `first` up to and including `last`, by start.
+    /// The windows of that kind that contain a date from `first` up to and including `last`, by start.
     pub fn touching(kind: WindowKind, first: NaiveDate, last: NaiveDate) -> impl Iterator<Item = Window> {
         let next = |window: &Window| Some(Window { kind: window.kind, start: window.end() });
         std::iter::successors(Some(Window::containing(kind, first)), next)

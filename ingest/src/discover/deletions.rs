@@ -1,4 +1,5 @@
-//! What is in the ledger and no longer in the bucket: a listing is compared with all that the ledger holds as present.
+//! Finds objects that are in the ledger but no longer in the bucket: compares a listing with all objects that are
+//! present according to the ledger.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,32 +11,32 @@ use super::{DiscoverError, Discovery};
 
 /// Keys of the ledger compared with a listing in one statement.
 const PRESENT_PAGE: i64 = 1_000;
-/// Keys of one listing that are compared with the ledger for deletions, all domains together: about 15 MB of fingerprints.
-/// Where there are more, a part of them has its turn at each comparison.
+/// The most keys of one listing that are compared with the ledger for deletions, all domains together: about 15 MB of
+/// fingerprints. If there are more, each comparison covers a part of them.
 const LISTED_MAX: u64 = 400_000;
-/// HEAD requests of one look for deleted objects; the rest has its turn at the next.
+/// The most HEAD requests in one look for deleted objects; the next look continues with the rest.
 const DELETED_MAX: usize = 1_000;
 
-/// A listing that is also compared with what the ledger holds as present.
+/// A listing that is also compared with the objects that are present according to the ledger.
 pub(super) struct Reconciliation {
-    /// Objects found later than this one may have come after the listing began.
+    /// Objects with a higher id may have been found after the listing began.
     newest_id: i64,
-    /// Fingerprints of the keys listed that have their turn.
+    /// Fingerprints of the listed keys that are in the part being compared.
     listed: HashSet<[u64; 2]>,
-    /// How many parts the keys are compared in, and which of them has its turn.
+    /// The number of parts that the keys are compared in, and the part that is compared now.
     parts: u64,
     part: u64,
-    /// There are more keys than before: how many there are is known now, and they are compared next time.
+    /// More keys than this are not remembered: their number is known then, and they are compared next time.
     listed_max: usize,
 }
 
 impl Reconciliation {
-    /// Whether a key has its turn.
+    /// Whether a key is in the part being compared.
     fn covers(&self, key: [u64; 2]) -> bool {
         key[0] % self.parts == self.part
     }
 
-    /// A key is listed.
+    /// Notes a listed key.
     pub(super) fn show(&mut self, key: [u64; 2]) {
         if self.covers(key) && !self.is_full() {
             self.listed.insert(key);
@@ -46,7 +47,7 @@ impl Reconciliation {
         self.listed.len() >= self.listed_max
     }
 
-    /// Whether a key has its turn and was not listed.
+    /// Whether a key is in the part being compared and was not listed.
     fn lacks(&self, key: [u64; 2]) -> bool {
         self.covers(key) && !self.listed.contains(&key)
     }
@@ -54,14 +55,14 @@ impl Reconciliation {
 
 /// How far one look for deletions has come among the keys of the ledger.
 struct Turn {
-    /// The key that was looked at last.
+    /// The last key looked at.
     after: String,
     /// HEAD requests so far.
     asked: usize,
 }
 
 impl Turn {
-    /// The keys of a page that are to be asked about: those that are absent, as far as the look goes.
+    /// The keys of a page to ask about: the absent ones, up to the limit of the look.
     fn take(&mut self, page: Vec<String>, is_absent: impl Fn(&String) -> bool) -> Vec<String> {
         if let Some(last) = page.last() {
             self.after.clone_from(last);
@@ -78,14 +79,14 @@ impl Turn {
         self.asked >= DELETED_MAX
     }
 
-    /// The key after which the next look goes on; empty: from the first.
+    /// The key after which the next look continues; empty: from the first.
     fn next(self) -> String {
         if self.is_over() { self.after } else { String::new() }
     }
 }
 
 impl Discovery {
-    /// A listing that is to be compared. Of many keys, a part has its turn.
+    /// Begins a listing that is to be compared; of many keys, a part is compared.
     pub(super) async fn begin_reconciliation(&self) -> Result<Reconciliation, sqlx::Error> {
         let newest_id = register::newest_id(&self.listener.pool).await?;
         let listed_max = LISTED_MAX / self.listener.domains.len().max(1) as u64;
@@ -95,8 +96,8 @@ impl Discovery {
         Ok(Reconciliation { newest_id, listed: HashSet::new(), listed_max, parts, part })
     }
 
-    /// What the ledger holds as present, this listing did not show, and a HEAD does not find, is recorded as
-    /// deleted. Its rows stay.
+    /// Records objects as deleted that are present according to the ledger, missing in this listing, and not found by a
+    /// HEAD. Their rows stay.
     pub(super) async fn record_deletions(&mut self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
         let listener = Arc::clone(&self.listener);
         let (pool, bucket) = (&listener.pool, &listener.bucket);
@@ -131,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// The keys asked about by one look at a ledger that holds these, of which none is listed.
+    /// The keys that one look asks about, if the ledger has these keys and none of them is listed.
     fn look(ledger: &[String], after: String) -> (Vec<String>, String) {
         let mut turn = Turn { after, asked: 0 };
         let mut asked = Vec::new();

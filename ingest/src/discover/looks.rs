@@ -1,4 +1,4 @@
-//! Looking at single keys that stores named, between two listings and within one that takes long.
+//! Looks at single keys that stores announced, between two listings and within a long one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use super::{DiscoverError, Discovery};
 use crate::hints::{Keys, Looked};
 
 impl Discovery {
-    /// Looks at the keys that stores name, for as long as `most` or until `stop`; what fails waits for the listing. That is
-    /// due after `least` already where keys were dropped.
+    /// Looks at the keys that stores announce, for `most` or until `stop`; keys that fail wait for the listing. If keys
+    /// were dropped, the listing is due after `least`.
     pub(super) async fn look_at_hinted_keys(&mut self, least: Duration, most: Duration, stop: &CancellationToken) {
         let hints = self.listener.hints.clone();
         let (soon, mut until) = (Instant::now() + least, Instant::now() + most);
         let domain = self.domain;
-        // Only the waiting is cut off: a transaction is not.
+        // Only the waiting is interrupted, never a transaction.
         while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
             self.look_and_tell(keys).await;
             if hints.have_dropped(domain) {
@@ -27,7 +27,7 @@ impl Discovery {
         }
     }
 
-    /// Looks at keys, and tells those who asked what came of it.
+    /// Looks at keys, and tells the callers the result.
     pub(super) async fn look_and_tell(&mut self, mut asked: Keys) {
         let settled = self.look_at(asked.keys().cloned().collect()).await;
         if let Err(error) = &settled {
@@ -40,16 +40,16 @@ impl Discovery {
                 Ok(_) => Looked::Unread,
                 Err(_) => Looked::NoLedger,
             };
-            // Whoever does not wait any longer is told by the queue again.
+            // If the caller has stopped waiting, the queue delivers the message again.
             _ = tell.send(looked);
         }
     }
 
-    /// Registers what these keys hold, unless the ledger has it. Gives the keys that are settled: the ledger holds what is
-    /// there, or there is nothing. One that cannot be looked up keeps no other from it.
+    /// Registers what S3 has under these keys, unless the ledger has it. Returns the settled keys: the ledger has what
+    /// is there, or there is nothing. A key that cannot be looked up does not delay the others.
     ///
-    /// Each key is asked about once, under its lock. What listings showed of it is forgotten: it may be as before again (it
-    /// was written A, B, A within a second), and another version.
+    /// Each key is asked about once, under its lock. What listings showed of it is forgotten: an object may look the
+    /// same as before (it was written A, B, A within a second) and still be another version.
     ///
     /// # Errors
     /// If Postgres does not answer, or refuses.

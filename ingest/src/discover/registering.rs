@@ -1,4 +1,4 @@
-//! Registering what was found, key by key under its lock, and what is told of it.
+//! Registers new objects, key by key under its lock, and logs the result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::{Listener, metrics};
 
 pub(super) type Registered = register::Registered<ReadError>;
 
-/// Keys with trouble that are remembered; beyond that, the trouble of a key is met at every listing.
+/// The most keys with failures remembered; beyond that, a key is tried at every listing.
 const TROUBLED_MAX: usize = 10_000;
 
 impl Discovery {
-    /// Registers what was found, in key order, and empties `fresh`. Workers are woken after each transaction.
+    /// Registers the new entries, in key order, and empties `fresh`. Workers are woken after each transaction.
     pub(super) async fn register(&mut self, fresh: &mut Vec<Listed>) -> Result<u64, sqlx::Error> {
         let mut fresh = std::mem::take(fresh);
         fresh.sort_by(|one, other| one.version.key.cmp(&other.version.key));
-        // Prefixes may overlap, and of a key there may be several versions.
+        // Prefixes may overlap, and a key may have several versions.
         let by_key: Vec<&[Listed]> = fresh.chunk_by(|one, other| one.version.key == other.version.key).collect();
         let mut registered = 0;
         for batch in by_key.chunks(KEYS_PER_TRANSACTION) {
@@ -49,7 +49,7 @@ impl Discovery {
         Ok(outcomes)
     }
 
-    /// Tells what became of a key; gives how many versions are to be published.
+    /// Logs the result for a key; returns how many versions are to be published.
     pub(super) fn tell(&self, key: &str, outcome: &Registered) -> u64 {
         let (domain, bucket) = (self.domain.name, &self.listener.bucket);
         let new = match outcome {
@@ -71,13 +71,13 @@ impl Discovery {
         new
     }
 
-    /// Remembers what became of a key that a listing showed so: settled, or to be tried again later.
+    /// Remembers the result for a key with these listing entries: settled, or to be tried again later.
     fn remember(&mut self, key: &str, entries: &[Listed], outcome: Registered) {
         let (domain, bucket) = (self.domain.name, self.listener.bucket.clone());
         match outcome {
             Registered::New(_) | Registered::Reappeared(_) | Registered::Known => {}
-            // A listing may run after the bucket: not worth a line, but neither a HEAD at each listing. Below a
-            // delete marker that is as it should be.
+            // A listing may lag behind the bucket: that is not worth a log line, nor a HEAD at each listing. Below a
+            // delete marker it is normal.
             Registered::Absent if entries.iter().all(|entry| !entry.is_latest) => {}
             Registered::Absent => {
                 self.trouble(key);
@@ -90,7 +90,7 @@ impl Discovery {
             }
         }
         self.troubled.remove(key);
-        // What was listed is settled, even where S3 told of a still newer version.
+        // The listed version is settled even if S3 returned a still newer one.
         for entry in entries {
             self.known.insert(entry);
         }
@@ -113,8 +113,8 @@ impl Discovery {
     }
 }
 
-/// What S3 holds under a key: its versions, or what it is now. Where whether to list versions is left to the store and it
-/// does not allow it, the latter.
+/// What S3 has under a key: all its versions, or the current one. With the setting `auto`, if the store does not allow
+/// listing versions, only the current one.
 async fn held(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<ObjectVersion>, ReadError> {
     if by_versions {
         match listener.s3(listener.reader.versions_of(&listener.bucket, &key)).await {

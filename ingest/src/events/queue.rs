@@ -21,7 +21,7 @@ use crate::said::{Beyond, Said};
 use crate::settings::EventSettings;
 use crate::{IngestError, Listener, metrics};
 
-/// Messages of one answer; SQS gives no more.
+/// The most messages in one answer of SQS.
 const BATCH_MAX: i32 = 10;
 /// Longest time that a message stays hidden, in seconds; SQS takes no more than 12 hours in all.
 const HIDDEN_S_MAX: u64 = 3_600;
@@ -64,7 +64,7 @@ impl Fate {
 }
 
 impl EventQueue {
-    /// The queue of the settings, read through `client`; `None` where there is none. It is not asked yet.
+    /// The queue in the settings, read through `client`; `None` if none is set. Sends no request yet.
     pub fn new(client: Client, settings: &EventSettings) -> Option<Self> {
         (!settings.queue_url.is_empty()).then(|| EventQueue { client, settings: settings.clone() })
     }
@@ -77,7 +77,7 @@ impl EventQueue {
         answer.map(|it| it.messages.unwrap_or_default()).map_err(|error| DisplayErrorContext(error).to_string())
     }
 
-    /// Deletes messages; one that is not comes again, and is found settled then. One request.
+    /// Deletes messages; one that is not deleted is received again, and is found settled then. One request.
     async fn delete(&self, handles: Vec<String>) -> Result<(), String> {
         let entry = |(at, handle): (usize, String)| {
             DeleteMessageBatchRequestEntry::builder().id(at.to_string()).receipt_handle(handle).build()
@@ -93,13 +93,13 @@ impl EventQueue {
         }
     }
 
-    /// Its address.
+    /// Its URL.
     pub(super) fn url(&self) -> &str {
         &self.settings.queue_url
     }
 
-    /// Messages that wait, and that somebody took and has not settled, about so many; none where that may not be asked, or
-    /// is not answered. One request.
+    /// The approximate number of messages that wait, and of those that are taken but not settled; `None` if the
+    /// listener may not ask or gets no answer. One request.
     pub(super) async fn messages(&self) -> Option<(i64, i64)> {
         let wanted = [Attribute::ApproximateNumberOfMessages, Attribute::ApproximateNumberOfMessagesNotVisible];
         let request = self.client.get_queue_attributes().queue_url(&self.settings.queue_url);
@@ -109,7 +109,7 @@ impl EventQueue {
         Some((waiting?, taken?))
     }
 
-    /// Keeps a message hidden from others for that long from now on. One request.
+    /// Keeps a message hidden from other listeners for this long from now on. One request.
     async fn keep(&self, handle: &str, hidden: Duration) -> Result<(), String> {
         let request = self.client.change_message_visibility().queue_url(&self.settings.queue_url);
         let request = request.receipt_handle(handle).visibility_timeout(seconds(hidden.as_secs().min(HIDDEN_S_MAX)));
@@ -142,7 +142,7 @@ fn declare() {
     was_read();
 }
 
-/// From its start on: a queue that never answers is seen by its age too.
+/// Called at the start too: a queue that never answers is then recognized by its age.
 fn was_read() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     metrics::EVENT_QUEUE_READ.set(now.as_secs() as i64);
@@ -151,7 +151,7 @@ fn was_read() {
 struct Reader {
     listener: Arc<Listener>,
     queue: EventQueue,
-    /// Messages that cannot be read, and kinds of no interest, of which a line was written.
+    /// Unreadable messages and unknown kinds of events that were logged.
     said: Said,
     /// The counts for `freshet status` and the page.
     seen: SeenQueue,
@@ -195,7 +195,11 @@ impl Reader {
         if let Err(error) = self.queue.delete(handles).await {
             metrics::EVENT_QUEUE_FAILURES.inc();
             let queue = &self.queue.settings.queue_url;
-            tracing::warn!(queue, error, "settled messages were not deleted from the event queue: they come again");
+            tracing::warn!(
+                queue,
+                error,
+                "settled messages were not deleted from the event queue: they will be received again"
+            );
         }
     }
 
@@ -251,7 +255,7 @@ impl Reader {
 
     /// The result of a look at a key; `None` if it belongs to no domain.
     async fn look(&self, bucket: &str, key: &str) -> Option<Looked> {
-        // Half of the time that it is hidden from others: what comes later comes to them as well.
+        // Half of the time that it is hidden from others: a message that takes longer is received by them as well.
         let limit = Duration::from_secs(self.queue.settings.hidden_s) / 2;
         match self.listener.hints.look(bucket, key) {
             Look::Nobodys => None,
@@ -272,7 +276,7 @@ enum Worst {
     Looked(Looked),
 }
 
-/// A message is settled once all its objects are.
+/// The worst result: a message is settled once all its objects are.
 fn worst(looks: &[Option<Looked>]) -> Worst {
     let looks: Vec<Looked> = looks.iter().flatten().copied().collect();
     for found in [Looked::NoLedger, Looked::Unread, Looked::Settled] {

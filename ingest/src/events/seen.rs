@@ -11,10 +11,10 @@ use super::queue::{EventQueue, Fate};
 
 /// The time between two records: each costs a small write and a request.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Characters that are kept of a failure: SDKs print all that they know.
+/// The most characters stored of a failure: SDKs print everything that they know.
 const FAILURE_CHARS_MAX: usize = 500;
 
-/// What was seen of the queue since it was last written down.
+/// The observations of the queue since the last record.
 #[derive(Default)]
 pub(super) struct SeenQueue(Mutex<Seen>);
 
@@ -39,7 +39,7 @@ impl SeenQueue {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// What there is to write. A failure stays until an answer comes.
+    /// Takes the observations to be written. A failure stays until the queue answers.
     fn take(&self) -> Seen {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let failure = seen.failure.clone();
@@ -73,7 +73,7 @@ impl SeenQueue {
     }
 }
 
-/// No queue is set: what is known of an earlier one goes. It is for people only: no listener waits for it.
+/// Deletes what is known about an earlier queue if none is set. It is for people only: no listener waits for it.
 pub(crate) async fn forget(pool: &PgPool) {
     if let Err(error) = event_queue::forget(pool).await {
         tracing::debug!(%error, "forget the event queue that is no longer set");

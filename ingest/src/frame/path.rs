@@ -1,45 +1,47 @@
 //! Keeps a reading that reached a limit for the records after it, so that each byte is looked at only a few times,
 //! however many lines open a quote.
 //!
-//! Where a record over several lines comes to a limit, only its first line is given up, and the reading goes back to the
-//! line after it. That may begin a record just as long, and so may each line after that: to read each up to its limit
-//! would take a thousand times as long as to read the file.
+//! If a record over several lines reaches a limit, only its first line is lost, and the reading goes back to the line
+//! after it. That line may start a record of the same length, and so may each line after it: reading each of them up to
+//! its limit would take a thousand times as long as reading the file once.
 //!
-//! It need not be. How bytes are read depends on where in a cell the reading is, and on nothing before. So where a later
-//! record opens the very quote of a cell that the kept reading had opened too, all behind that quote is what it was, up to
-//! where that reading stopped; only the limits count from elsewhere. The reading goes on from there: its text is the later
-//! part of the text that is kept, and what the record has before it is its [`Lead`].
+//! This is not necessary. How bytes are read depends only on where in a cell the reading is, not on anything before. So
+//! if a later record opens the same quote of a cell that the kept reading had opened, everything after that quote has
+//! already been read, up to where the kept reading stopped; only the limits count from another start. The reading
+//! continues from there: its text is the later part of the kept text, and the part of the record before it is its
+//! [`Lead`].
 //!
-//! A record that is still open at the end of its first line opened such a quote: its line has an odd number of quotes in a
-//! row there, which opens a cell for it and, had the kept reading been within one, would have closed that. So of each line
-//! at most the part is read twice that another reading came to, and a byte by two kept readings at most.
+//! A record that is still open at the end of its first line has opened such a quote: its line has an odd number of
+//! consecutive quotes there, which opens a cell for this record and would have closed the cell of the kept reading, had
+//! that been within one. So at most the part of each line that another reading reached is read twice, and a byte by at
+//! most two kept readings.
 
 use std::collections::VecDeque;
 
 use super::Framer;
 use super::quotes::InCell;
 
-/// Text before the record in hand that is worth moving the rest for.
+/// Moving the rest is worth it only if at least this many bytes of text are before the current record.
 const DEAD_BYTES_MIN: usize = 4096;
 
-/// A quoted cell that goes over a line end.
+/// A quoted cell that spans a line end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     /// The line on which its quote opened.
     pub(super) line: u64,
-    /// The byte of the file that is its quote.
+    /// The byte position of its quote in the file.
     pub(super) opened: u64,
-    /// The byte of the file behind that line; an LF may follow its CR.
+    /// The byte position after that line in the file; an LF may follow its CR.
     pub(super) end: u64,
     /// Where it begins in the text.
     pub(super) cell_start: usize,
-    /// Bytes of its text on that line, the line end included.
+    /// Bytes of its text on that line, including the line end.
     pub(super) cell_bytes: usize,
-    /// Ends of cells that are noted before it.
+    /// Number of cell ends recorded before it.
     pub(super) cells: usize,
 }
 
-/// What a record has before the text of an earlier reading, and where in that text it goes on.
+/// The part of a record before the text of an earlier reading, and where in that text it continues.
 #[derive(Debug, Default)]
 pub(super) struct Lead {
     text: Vec<u8>,
@@ -67,7 +69,7 @@ pub(super) struct Path {
     opened_byte: u64,
     span: Option<Span>,
     nul_checked: usize,
-    /// How far it came.
+    /// How far it read.
     pub(super) byte: u64,
     line: u64,
 }
@@ -112,15 +114,15 @@ impl Framer {
         }));
     }
 
-    /// Before the quote of a cell: goes on from where the kept reading stopped, if that opened this very quote. Whether
-    /// it did.
+    /// Before the quote of a cell: continues from where the kept reading stopped, if that reading opened the same
+    /// quote. Returns whether it did.
     pub(super) fn join_path(&mut self) -> bool {
         let Some(path) = &mut self.path else { return false };
         while path.spans.front().is_some_and(|span| span.opened < self.byte) {
             path.spans.pop_front();
         }
         let Some(span) = path.spans.front().copied().filter(|span| span.opened == self.byte) else { return false };
-        // Over the limit on its first line, the record is no stray quote's fault.
+        // If the record is over the limit on its first line, no stray quote is to blame.
         if self.text.len() + span.cell_bytes > self.limits.record_bytes_max + 1 {
             return false;
         }
@@ -134,14 +136,14 @@ impl Framer {
         };
         (self.spans, self.span, self.nul_checked) = (path.spans, path.span, path.nul_checked);
         (self.cell, self.opened_line, self.opened_byte) = (path.cell, path.opened_line, path.opened_byte);
-        // It is held: the reading went back from there.
+        // These bytes are held: the reading went back from there.
         self.at += ahead as usize;
         (self.byte, self.line) = (path.byte, path.line);
         self.drop_dead_text();
         true
     }
 
-    /// Drops what no later record can be of, where it is the greater part.
+    /// Drops text that no later record can use, if it is the greater part.
     fn drop_dead_text(&mut self) {
         let dead = self.lead.text_from;
         if dead < DEAD_BYTES_MIN || dead * 2 < self.text.len() {
@@ -158,7 +160,7 @@ impl Framer {
         (self.lead.text_from, self.lead.ends_from) = (0, 0);
     }
 
-    /// At the end of a record: what comes before its text is put there.
+    /// At the end of a record: puts the part before its text in place.
     pub(super) fn join_lead(&mut self) {
         let lead = std::mem::take(&mut self.lead);
         if lead.text_from == 0 && lead.text.is_empty() && lead.ends.is_empty() {

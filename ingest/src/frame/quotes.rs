@@ -1,4 +1,4 @@
-//! Records that are read byte by byte: those with quotes, those near a limit, those cut by the end of the input.
+//! Records that are read byte by byte: with quotes, near a limit, or cut by the end of the input.
 //!
 //! | in the cell | byte | then |
 //! |---|---|---|
@@ -19,10 +19,10 @@ use memchr::{memchr, memchr2, memchr2_iter, memchr3};
 use super::path::Span;
 use super::{FrameError, FrameLimits, Framer, Record, State};
 
-/// Bytes kept of a line with a stray quote: escaped, they fit into a message.
+/// The most bytes kept of a line with a stray quote: escaped, they fit into a message.
 const STRAY_BYTES_MAX: usize = 64 << 10;
 
-/// Where in a cell the reading is.
+/// Position of the reading within a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InCell {
     /// Before its first byte.
@@ -31,13 +31,13 @@ pub(super) enum InCell {
     Plain,
     /// Between quotes.
     Quoted,
-    /// Behind a quote that closes, or is the first of two.
+    /// After a quote that closes the cell, or is the first of two.
     AfterQuote,
-    /// Behind the closing quote and a blank.
+    /// After the closing quote and a blank.
     AfterEnd,
 }
 
-/// What a record may have no more of.
+/// A limit of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Limit {
     FieldBytes,
@@ -46,7 +46,7 @@ enum Limit {
 }
 
 impl Framer {
-    /// Reads what is held, until the record ends or all of it is read.
+    /// Reads the held bytes, until the record ends or all are read.
     pub(super) fn read_held(&mut self) -> Result<(), FrameError> {
         while self.state == State::Inside
             && let Some(&byte) = self.held.get(self.at)
@@ -95,7 +95,7 @@ impl Framer {
         self.looked += count as u64;
     }
 
-    /// What is held and not read, up to the first byte that is over a limit on bytes.
+    /// The held bytes that are not read yet, up to the first one over a byte limit.
     fn within_limits(&self) -> &[u8] {
         let FrameLimits { record_bytes_max, field_bytes_max, .. } = self.limits;
         let room =
@@ -104,7 +104,7 @@ impl Framer {
         &rest[..rest.len().min(room + 1)]
     }
 
-    /// Takes so many bytes as text of the cell.
+    /// Takes this many bytes as text of the cell.
     fn push_text(&mut self, count: usize) -> Result<(), FrameError> {
         let from = self.at;
         self.text.extend_from_slice(&self.held[from..from + count]);
@@ -115,7 +115,7 @@ impl Framer {
         self.check_bytes()
     }
 
-    /// What the record has together with what it was joined to.
+    /// Checks the limits of the record including the text that it was joined to.
     fn check_joined(&mut self) -> Result<(), FrameError> {
         match self.record_cells() > self.limits.fields_max {
             true => self.over(Limit::Fields),
@@ -133,18 +133,18 @@ impl Framer {
         }
     }
 
-    /// Counts the line ends between two places within quotes, and notes the first of the cell.
+    /// Counts the line ends between two positions within quotes, and records the first of the cell.
     fn count_lines(&mut self, from: usize, to: usize) {
         let (mut lines, mut first) = (0, None);
         for at in memchr2_iter(b'\n', b'\r', &self.held[from..to]).map(|at| from + at) {
-            // The quote itself stands before the first byte.
+            // The quote itself is before the first byte.
             let is_second = self.held[at] == b'\n' && self.held[at - 1] == b'\r';
             lines += u64::from(!is_second);
             first.get_or_insert(at + 1);
         }
         self.line += lines;
         if let (None, Some(end)) = (self.span, first) {
-            // All of it is in the text by now.
+            // All of it is in the text now.
             let cell_bytes = self.cell_bytes() - (to - end);
             let span = Span {
                 line: self.opened_line,
@@ -184,10 +184,10 @@ impl Framer {
         Ok(())
     }
 
-    /// A limit is passed. A quoted cell that goes on and on is a stray quote; so is, in a record over several lines, the
-    /// first one that brought it there.
+    /// Handles a limit that was passed. A quoted cell that never ends is a stray quote; in a record over several lines,
+    /// the first such cell is blamed.
     fn over(&mut self, limit: Limit) -> Result<(), FrameError> {
-        // A binary file is likely to be over a limit too; say what it is.
+        // A binary file is likely to pass a limit too; then report that it is binary.
         if memchr(0, &self.text[self.nul_checked..]).is_some() {
             self.join_lead();
             return self.nul_byte().map_or(Ok(()), Err);
@@ -215,7 +215,7 @@ impl Framer {
         }
     }
 
-    /// The end of the file within a record.
+    /// Handles the end of the file within a record.
     pub(super) fn end_of_file(&mut self) -> Result<(), FrameError> {
         if self.cell == InCell::Quoted {
             self.stray(self.opened_line, self.span);
@@ -223,17 +223,17 @@ impl Framer {
             self.end_text()?;
             self.join_lead();
         }
-        // No LF follows a CR any more.
+        // No LF can follow a CR any more.
         self.state = State::Between { after_cr: false };
         Ok(())
     }
 
-    /// Gives up the line on which a quote opened, with what comes before it in its record; goes back to the line after it.
+    /// Drops the line on which a quote opened, with what its record has before; goes back to the line after it.
     fn stray(&mut self, line: u64, span: Option<Span>) {
         self.stray_line = Some(line);
         self.clear_record();
         let Some(span) = span else {
-            // The line is not read to its end yet.
+            // The line is not complete yet.
             self.keep_stray(self.start, self.at);
             self.state = State::Skipping;
             return;
@@ -256,7 +256,7 @@ impl Framer {
         self.text.extend_from_slice(&self.held[from..to]);
     }
 
-    /// Passes over the rest of the line of a stray quote; whether its end was found.
+    /// Skips the rest of the line of a stray quote; returns whether its end was found.
     pub(super) fn skip_line(&mut self, input: &mut &[u8]) -> bool {
         while self.at < self.held.len() || self.hold(input) {
             let (from, rest) = (self.at, &self.held[self.at..]);
@@ -270,7 +270,7 @@ impl Framer {
                 self.end_record(line_end);
                 return true;
             }
-            // Nothing of it will be read again.
+            // None of it will be read again.
             self.held.clear();
             (self.at, self.start) = (0, 0);
         }
@@ -279,7 +279,7 @@ impl Framer {
 
     /// The line of a stray quote as a record.
     pub(super) fn emit_stray(&mut self, line: u64) -> Result<Record<'_>, FrameError> {
-        // The header is what all rows are read by.
+        // The header determines how all rows are read.
         if self.row_next.is_none() {
             return Err(FrameError::StrayQuote { line });
         }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a reading gives, up to and including its error.
+/// The result of a reading, up to and including its error.
 type Reading = Vec<Result<Row, FrameError>>;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -60,14 +60,14 @@ fn whole(text: impl AsRef<[u8]>) -> Reading {
 /// The bytes of each cell, with their lines.
 type Cells = Vec<Vec<(u8, u64)>>;
 
-/// How a line with a stray quote is found: the cells, or where the quote opened.
+/// The result of a record: its cells, or where the quote of a line with a stray quote opened.
 enum Found {
     Cells { cells: Cells, end: usize },
     Stray { opened_at: usize },
     Fault(FrameError),
 }
 
-/// The line of each byte of a file, from 1; CR and LF are of the line that they end.
+/// The line of each byte of a file, from 1; CR and LF belong to the line that they end.
 fn lines(file: &[u8]) -> Vec<u64> {
     let mut line = 1;
     let mut lines = Vec::new();
@@ -79,7 +79,7 @@ fn lines(file: &[u8]) -> Vec<u64> {
     lines
 }
 
-/// The end of the line that holds the byte, its line end included.
+/// The end of the line that contains the byte, including its line end.
 fn line_end(file: &[u8], mut at: usize) -> usize {
     while at < file.len() && file[at] != b'\n' && file[at] != b'\r' {
         at += 1;
@@ -87,7 +87,7 @@ fn line_end(file: &[u8], mut at: usize) -> usize {
     if file[at..].starts_with(b"\r\n") { at + 2 } else { (at + 1).min(file.len()) }
 }
 
-/// A record under way.
+/// A record being read.
 struct Reference<'f> {
     file: &'f [u8],
     lines: &'f [u64],
@@ -97,7 +97,7 @@ struct Reference<'f> {
     cell: Vec<(u8, u64)>,
     /// The quote of the current cell, within its quotes.
     opened_at: Option<usize>,
-    /// The first quote whose cell went over a line end.
+    /// The first quote whose cell spans a line end.
     first_span: Option<usize>,
 }
 
@@ -139,7 +139,7 @@ impl Reference<'_> {
         }
     }
 
-    /// Cell after cell over the whole file, from its start again for each record.
+    /// Reads cell after cell over the whole file, from its start again for each record.
     fn read(mut self) -> Result<(Cells, usize), Found> {
         let (file, mut at) = (self.file, self.from);
         loop {
@@ -189,7 +189,7 @@ fn reference_record(file: &[u8], lines: &[u64], from: usize, limits: FrameLimits
     }
 }
 
-/// An independent parser over the whole file, which reads as far as it must for each record.
+/// An independent parser over the whole file, which reads as far as each record needs.
 fn reference(file: &[u8], limits: FrameLimits) -> Reading {
     let lines = lines(file);
     let mut at = 0;
@@ -342,7 +342,7 @@ proptest! {
 /// How often a byte may be looked at, on average.
 const LOOKS_MAX: u64 = 8;
 
-/// Lines that open a quote in whatever way a line begins, among others.
+/// Lines that open a quote in all ways in which a line can begin, among others.
 fn quoting_lines() -> impl Strategy<Value = Vec<u8>> {
     let line = prop::sample::select(vec![
         &b"\",x\",\"z\n"[..],
@@ -362,7 +362,7 @@ fn quoting_lines() -> impl Strategy<Value = Vec<u8>> {
         b"\",\0\",\"\n",
     ]);
     let faultless = line.prop_filter("no NUL", |line| !line.contains(&0));
-    // Many of one kind, and some of any.
+    // Many of one kind, and some of any kind.
     (prop::collection::vec((faultless, 1..12usize), 0..12)).prop_map(|lines| {
         let lines = lines.into_iter().flat_map(|(line, times)| std::iter::repeat_n(line, times));
         [&b"h,i\n"[..], &lines.collect::<Vec<_>>().concat()].concat()
@@ -446,7 +446,7 @@ fn a_record_at_its_limit_passes_and_one_byte_more_does_not() {
     }
 }
 
-/// The lines, rows and cells of a file, with what is given up of a stray quote in bars.
+/// The lines, rows and cells of a file; lines with a stray quote are shown between bars.
 fn outline(text: &str) -> Vec<String> {
     let shown = |row: Row| match row.stray {
         Some(text) => format!("{} |{text}|", row.line),
@@ -458,7 +458,7 @@ fn outline(text: &str) -> Vec<String> {
 #[test]
 fn a_stray_quote_costs_the_line_on_which_it_opened_and_no_other() {
     for (rows, expected) in [
-        // Never closed until a stray one far below.
+        // Not closed before a stray quote far below.
         ("1,a\n2,\"b\n3,c\n4,d \"x\" e\n5,f\n", vec!["2 1;a", "3 |2,\"b|", "4 3;c", "5 4;d \"x\" e", "6 5;f"]),
         ("1,\"N,\"N,2\n2,a\n", vec!["2 |1,\"N,\"N,2|", "3 2;a"]),
         ("1,\"a\"b\r\n2,c\r\n", vec!["2 |1,\"a\"b|", "3 2;c"]),
@@ -468,7 +468,7 @@ fn a_stray_quote_costs_the_line_on_which_it_opened_and_no_other() {
         ("1,\"a\n2,b\n\n3,c", vec!["2 |1,\"a|", "3 2;b", "5 3;c"]),
         ("1,a\n2,\"", vec!["2 1;a", "3 |2,\"|"]),
         ("1,\"a\nb\",\"c\n2,d\n", vec!["3 |1,\"a\nb\",\"c|", "4 2;d"]),
-        // What is no stray quote.
+        // Quotes that are not stray.
         ("1,\"two\nlines\"\n2,\"b\"", vec!["2 1;two\nlines", "4 2;b"]),
         ("1,Fort \"Old\" Town\n2,5\"\n3,\"C:\\\"\n", vec!["2 1;Fort \"Old\" Town", "3 2;5\"", "4 3;C:\\"]),
         ("1,\"a\" ,b\n2,\"say \"\"x\"\"\"\t\n", vec!["2 1;a ;b", "3 2;say \"x\"\t"]),
@@ -493,7 +493,7 @@ fn an_unclosed_quote_in_a_large_file_costs_one_line_in_bounded_memory() {
         assert!(framer.held.capacity() <= 1 << 20);
     }
     assert_eq!((rows, strays), (100_002, vec![(2, "1,\"open".to_owned())]));
-    // All of it on one line: no more is kept of it than fits a message.
+    // All of it on one line: only as much is kept as fits a message.
     let mut one_line = Framer::new(FrameLimits::default(), b',');
     let mut start = &b"id,note\n1,\"open"[..];
     assert!(one_line.next(&mut start).expect("the header").is_some());
@@ -511,9 +511,9 @@ fn an_unclosed_quote_in_a_large_file_costs_one_line_in_bounded_memory() {
 #[test]
 fn a_file_of_lines_that_each_open_a_quote_is_looked_at_a_few_times_not_a_thousand() {
     let long = format!("\",x\",\"{}\n", "z".repeat(3000));
-    // Blank lines between them, which are lines of the quoted cell to one record and nothing to the next.
+    // Blank lines between them, which belong to the quoted cell for one record and do not count for the next.
     let parted = format!("\",x\",\"z\n{}", "\n".repeat(700));
-    // The cell that begins on each goes on and on.
+    // The cell that begins on each line does not end.
     let lost = format!("a,\"b{}\n", "\n\"\"x".repeat(5000));
     let fast = ["\",x\",\"z\n".to_owned(), long, parted, lost, format!("{},\"\n", ",\",x\",".repeat(200))];
     for line in fast {

@@ -1,6 +1,6 @@
 //! Estimates how many rows are in the messages that wait in a topic.
 //!
-//! Kafka counts messages, and one may hold hundreds of rows or one. What this listener has sent and no bookmark has passed
+//! Kafka counts messages, and one may have one row or hundreds. What this listener has sent and no bookmark has passed
 //! tells how many rows a message has at present; messages of other listeners, and earlier ones, are assumed to be
 //! similar. So the count is exact with one listener, and close with several.
 
@@ -10,21 +10,21 @@ use freshet_sinks::bookmarks::Bookmark;
 
 /// The granularity of the memory in rows: the limit need not be exact.
 const STEP_ROWS: i64 = 1_000;
-/// What is remembered at most, a megabyte or so: with more, the last grows.
+/// The most steps remembered, about a megabyte; beyond that, the last one grows.
 const STEPS_MAX: usize = 4_096;
 
 /// Messages that Kafka has acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivered {
-    /// One past the last of them in each partition, 0 where it has none.
+    /// One past the last message in each partition, 0 if there is none.
     pub(crate) ends: Vec<i64>,
-    /// How many they are.
+    /// Number of messages.
     pub(crate) messages: i64,
-    /// How many rows they hold.
+    /// Number of rows in them.
     pub(crate) rows: i64,
 }
 
-/// What was sent and is not applied.
+/// Messages that were sent and are not applied.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     steps: VecDeque<Delivered>,
@@ -33,7 +33,7 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Remembers what was sent.
+    /// Remembers sent messages.
     pub(super) fn add(&mut self, delivered: &Delivered) {
         if delivered.messages == 0 {
             return;
@@ -49,7 +49,7 @@ impl Backlog {
         }
     }
 
-    /// The rows of so many messages that the bookmarks have not passed.
+    /// The number of rows in this many messages that the bookmarks have not passed.
     pub(super) fn rows(&mut self, messages: i64, bookmarks: &[Bookmark]) -> i64 {
         let at = |partition| bookmarks.iter().find(|it| it.partition == partition).map_or(0, |it| it.next_offset);
         let is_passed = |step: &Delivered| (0..).zip(&step.ends).all(|(partition, end)| *end <= at(partition));
@@ -59,7 +59,7 @@ impl Backlog {
             self.last = sums.reduce(|sum, step| (sum.0 + step.0, sum.1 + step.1));
         }
         let (rows, of) = self.last.unwrap_or((1, 1));
-        // A log and a limit are far below what a float holds exactly.
+        // A log and a limit are far below the largest exact integer of a float.
         (messages as f64 * rows as f64 / of as f64).ceil() as i64
     }
 }
@@ -89,7 +89,7 @@ mod tests {
         backlog.add(&sent(&[11, 11], 20, 4_000));
         assert_eq!(backlog.rows(20, &bookmarks(&[1, 1])), 4_000);
         assert_eq!(backlog.rows(5, &bookmarks(&[11, 6])), 1_000, "half is applied");
-        // Then files of a row each.
+        // Then files of one row each.
         for file in 0..100 {
             backlog.add(&sent(&[12 + file, 0], 1, 1));
         }

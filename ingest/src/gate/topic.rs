@@ -1,5 +1,5 @@
-//! Whether a domain's topic may be published to: it is the one that the ledger knows, and its partitions have their
-//! stream records. Partitions that were added get theirs here, before a row may go to them.
+//! Decides whether a domain's topic may be published to: it is the one that the ledger knows, and its partitions have
+//! their stream records. Added partitions get their stream records here, before any row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use uuid::Uuid;
 use super::OpenTopic;
 use crate::producer::Producer;
 
-/// Partitions whose beginnings were found to fit a stream: they are not read again while the topic is that stream.
+/// Partitions whose first records were found to fit a stream: they are not read again while the topic is that stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Verified {
     stream_id: Uuid,
     partitions: BTreeSet<i32>,
 }
 
-/// What a topic's partitions ask for.
+/// What to do about a topic's partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// So many partitions, from 0 on, may be published to.
+    /// This many partitions, from 0 on, may be published to.
     Open(i32),
-    /// The stream records of these are to be written first.
+    /// The stream records of these partitions must be written first.
     Mark(Vec<i32>),
     /// Nothing may be published before an operator has decided.
     Refuse(String),
 }
 
-/// Decides it, from how each partition's beginning fits and what it is, where it was read.
+/// Decides it, from how each partition's first record fits and what it is, if it was read.
 ///
 /// | partition 0 | the others | step |
 /// |---|---|---|
@@ -69,7 +69,7 @@ fn leading(partitions: &BTreeMap<i32, (Beginning, Option<FirstRecord>)>) -> i32 
     fits.count() as i32
 }
 
-/// What a check needs.
+/// The inputs of a check.
 pub(super) struct TopicCheck<'a> {
     pub(super) pool: &'a PgPool,
     pub(super) kafka: &'a KafkaSettings,
@@ -78,8 +78,8 @@ pub(super) struct TopicCheck<'a> {
 }
 
 impl TopicCheck<'_> {
-    /// The topic as far as it may be published to, and what need not be read again. `verified` is that of the last
-    /// check, `open` how many partitions it opened.
+    /// The part of the topic that may be published to, and what need not be read again. `verified` is that of the last
+    /// check, `open` the number of partitions that it opened.
     ///
     /// # Errors
     /// Why nothing may be published, and what to do.
@@ -108,7 +108,7 @@ impl TopicCheck<'_> {
         let fit = judged.iter().filter(|(_, (beginning, _))| *beginning == Beginning::Fits);
         verified.partitions = fit.map(|(partition, _)| *partition).collect();
         let partitions = match fitting > open {
-            // It would refuse messages to partitions that it has not heard of.
+            // The producer would refuse messages to partitions that it does not know yet.
             true => fitting.min(self.producer.known_partitions(&topic).await?),
             false => fitting,
         };
@@ -128,7 +128,8 @@ impl TopicCheck<'_> {
         }
     }
 
-    /// What partition 0, which tells a topic that was made again, and those not verified yet begin with.
+    /// The first records of partition 0, which shows whether a topic was recreated, and of the partitions not verified
+    /// yet.
     async fn read_beginnings(
         &self,
         topic: &str,
@@ -144,7 +145,7 @@ impl TopicCheck<'_> {
 
     async fn bind(&self, topic: &str, read: &BTreeMap<i32, PartitionLog>) -> Result<Uuid, String> {
         let firsts: Vec<FirstRecord> = read.values().map(|partition| partition.first).collect();
-        // A topic without any record is not bound, and no reason for an alert.
+        // A topic without records is not bound, and not a reason for an alert.
         if firsts.iter().all(|first| *first == FirstRecord::Empty) {
             return Err(format!("topic {topic} has no stream record yet: run `freshet topics create`"));
         }
@@ -153,7 +154,7 @@ impl TopicCheck<'_> {
         match binding.map_err(|error| format!("read the known stream of topic {topic}: {error}"))? {
             Binding::Same(stream_id) => Ok(stream_id),
             Binding::Other { known, found } => Err(format!(
-                "topic {topic} was deleted and made again (stream {found}, known is {known}): nothing is published to \
+                "topic {topic} was deleted and recreated (stream {found}, known is {known}): nothing is published to \
                  it until you run `freshet bookmarks adopt {domain}`"
             )),
             Binding::Unknown => Err(format!(
@@ -163,7 +164,7 @@ impl TopicCheck<'_> {
         }
     }
 
-    /// How each partition's beginning fits.
+    /// How each partition's first record fits.
     async fn judge(
         &self,
         read: &BTreeMap<i32, PartitionLog>,

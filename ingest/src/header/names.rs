@@ -1,21 +1,23 @@
 //! Headings as text: trimming, comparing and showing them.
 
-/// Names listed in an error, and characters of each: an error stays readable whatever the file holds.
+/// The most names listed in an error, and the most characters of each, so that an error stays readable whatever the
+/// file has.
 const NAMES_SHOWN_MAX: usize = 30;
 const NAME_CHARS_MAX: usize = 40;
 
-/// Without what cannot be seen around it: blanks of all kinds, zero-width characters, byte order marks.
+/// Without invisible characters around it: blanks of all kinds, zero-width characters, byte order marks.
 pub(crate) fn trimmed(name: &str) -> &str {
     name.trim_matches(|character: char| character != '\0' && (character == ' ' || is_invisible(character)))
 }
 
-/// A heading in lower case and without what parts its words: `Location ID`, `location-id` and `location_id` are one.
+/// A heading in lower case and without separators between words: `Location ID`, `location-id` and `location_id` are the
+/// same.
 pub(super) fn folded(name: &str) -> String {
     let parts = |character: &char| matches!(character, ' ' | '_' | '-' | '.') || is_invisible(*character);
     name.chars().filter(|character| !parts(character)).flat_map(char::to_lowercase).collect()
 }
 
-/// Whether nothing is seen of the character, or it is seen as a blank and is none.
+/// Whether the character is invisible, or looks like a blank but is not one.
 fn is_invisible(character: char) -> bool {
     let is_format = matches!(
         character,
@@ -25,12 +27,12 @@ fn is_invisible(character: char) -> bool {
     is_format || character.is_control() || (character.is_whitespace() && character != ' ')
 }
 
-/// On one line, what cannot be seen escaped (`\u{a0}`), and of bounded length.
+/// On one line, with invisible characters escaped (`\u{a0}`), and of bounded length.
 pub(crate) fn shortened(name: &str) -> String {
     shown(name, NAME_CHARS_MAX)
 }
 
-/// At most `chars_max` characters on one line, what cannot be seen escaped; `…` where there are more.
+/// At most `chars_max` characters on one line, with invisible ones escaped; `…` if there are more.
 pub(crate) fn shown(text: &str, chars_max: usize) -> String {
     let mut characters = text.chars();
     let mut shown: String = characters.by_ref().take(chars_max).flat_map(visible).collect();
@@ -46,7 +48,7 @@ fn visible(character: char) -> impl Iterator<Item = char> {
     escaped.into_iter().flatten().chain(plain)
 }
 
-/// Names of a file, shortened, and no more than a few of them.
+/// Names of a file, shortened, and only a few of them.
 pub(crate) fn listed<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
     let count = names.len();
     let mut listed: Vec<String> = names.take(NAMES_SHOWN_MAX).map(|name| format!("`{}`", shortened(name))).collect();

@@ -7,13 +7,13 @@ use super::HeaderError;
 use super::names::{folded, shortened};
 use crate::frame::Record;
 
-/// Headings named in an error: it stays readable whatever the file holds.
+/// The most headings named in an error, so that it stays readable whatever the file has.
 const NEAR_MISSES_MAX: usize = 10;
-/// Characters of a heading that are compared: no column name is as long.
+/// The most characters of a heading that are compared: no column name is that long.
 const COMPARED_CHARS_MAX: usize = 100;
-/// A heading of fewer letters is the beginning of too much.
+/// A heading with fewer letters is the beginning of too many names.
 const BEGINNING_CHARS_MIN: usize = 4;
-/// What may part columns, and what each is called.
+/// Possible delimiters, and their names.
 const DELIMITERS: [(char, &str); 4] = [(',', "commas"), (';', "semicolons"), ('\t', "tabs"), ('|', "bars (`|`)")];
 
 /// Unknown headings that nearly match a column that the file lacks, as one sentence each.
@@ -26,7 +26,7 @@ pub(super) fn near_misses(domain: &'static Domain, places: &[Option<usize>], nam
         .collect()
 }
 
-/// The column that the file lacks and that the heading is nearest to.
+/// The missing column that the heading is nearest to.
 fn nearest(domain: &'static Domain, places: &[Option<usize>], heading: &str) -> Option<&'static str> {
     let lacking = domain.columns.iter().zip(places).filter(|(_, place)| place.is_none());
     let distances = lacking.filter_map(|(column, _)| {
@@ -38,14 +38,14 @@ fn nearest(domain: &'static Domain, places: &[Option<usize>], heading: &str) -> 
     distances.min().map(|(_, name)| name)
 }
 
-/// How many letters differ, where they are few for a name of its length.
+/// How many letters differ, if they are few for the length of the name.
 fn slips(heading: &str, name: &str) -> Option<usize> {
     if heading.chars().nth(COMPARED_CHARS_MAX).is_some() {
         return None;
     }
     let (heading, name) = (folded(heading), folded(name));
     let letters = heading.chars().count().min(name.chars().count());
-    // One in four, and no more than three.
+    // One in four letters, and at most three.
     let slips = strsim::osa_distance(&heading, &name);
     (slips <= (letters / 4).min(3)).then_some(slips)
 }
@@ -56,7 +56,7 @@ fn is_beginning(heading: &str, name: &str) -> bool {
     heading.chars().count() >= BEGINNING_CHARS_MIN && words.into_iter().any(|beginning| beginning == heading)
 }
 
-/// Where the columns are those of another domain: that one.
+/// The other domain, if the columns belong to one.
 pub(super) fn other_domain(domain: &'static Domain, others: &[&'static Domain], names: &[&str]) -> Option<HeaderError> {
     let others = others.iter().copied().filter(|other| *other != domain);
     let fitting = others.filter_map(|other| Some((fit(other, names)?, other)));
@@ -69,7 +69,7 @@ pub(super) fn other_domain(domain: &'static Domain, others: &[&'static Domain], 
     })
 }
 
-/// How many columns beside the key the names have; `None` where one is missing that a file of the domain must have.
+/// How many columns besides the key the names have; `None` if a required one is missing.
 fn fit(domain: &'static Domain, names: &[&str]) -> Option<usize> {
     let names: Vec<String> = names.iter().map(|name| folded(name)).collect();
     let mut measures = 0;
@@ -84,7 +84,7 @@ fn fit(domain: &'static Domain, names: &[&str]) -> Option<usize> {
     Some(measures)
 }
 
-/// Where something else than the domain's delimiter parts the columns: that.
+/// The delimiter of the file, if it is not the domain's.
 pub(super) fn otherwise_parted(domain: &'static Domain, record: &Record<'_>) -> Option<HeaderError> {
     let text = record.iter().collect::<Vec<_>>().join(&char::from(domain.delimiter).to_string());
     let is_another = |(delimiter, _): &&(char, &str)| *delimiter != char::from(domain.delimiter);
@@ -108,7 +108,7 @@ pub(super) fn separator_line(domain: &'static Domain, record: &Record<'_>) -> Op
     })
 }
 
-/// What the delimiter is called.
+/// The name of the delimiter.
 fn name_of(delimiter: u8) -> &'static str {
     let known = DELIMITERS.iter().find(|(known, _)| *known == char::from(delimiter));
     known.map_or("the delimiter of the contract", |(_, name)| name)

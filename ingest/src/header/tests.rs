@@ -35,7 +35,7 @@ fn read(domain: &'static Domain, text: &str) -> Result<(Header, Vec<RawRow<'stat
     Ok((header, rows))
 }
 
-/// A row is packed without being made a [`RawRow`] first, and says the same.
+/// A row is packed without becoming a [`RawRow`] first, and the result is the same.
 fn assert_packed_alike(header: &Header, record: &Record<'_>, row: &RawRow<'_>) {
     let (object, generation, row_number, line, src_ord, seq, parser, partitions) = (1, 1, 2, 3, 4, 5, 2, 4);
     let nonce = uuid::Uuid::nil();
@@ -133,7 +133,7 @@ fn two_columns_that_are_the_same_one_reject_the_file() {
             let said = error.to_string();
             let second = format!("{} (`{}`)", names.len() + 1, column.name.to_uppercase());
             assert!(said.contains(&second) && said.contains("both"), "{said}");
-            // Beside the canonical name an alias is just another column.
+            // If the canonical name is there too, an alias is just another column.
             for alias in column.aliases {
                 let (header, _) = read(domain, &format!("{alias},{}", names.join(","))).expect("a clear header");
                 assert_eq!(header.ignored_columns(), [*alias]);
@@ -216,7 +216,7 @@ fn what_was_found_is_said_within_bounds() {
     assert!(said.contains("and 470 more") && said.len() < 2_000, "{said}");
 }
 
-/// What is said of a header that is refused.
+/// The error for a header that is refused.
 fn said(domain: &'static Domain, header: &str) -> String {
     read(domain, header).expect_err(header).to_string()
 }
@@ -255,7 +255,7 @@ fn a_slip_in_a_heading_rejects_the_file_and_is_named() {
         said(health, "location_id,date,dengue\u{a0}case,malaria_cases"),
         "header: `dengue\\u{a0}case` is not a column: did you mean `dengue_cases`?"
     );
-    // What is near a column that the file has, and what is near none, is a new column.
+    // A heading is a new column if it is near a column that the file has, or near none.
     for header in
         ["location_id,date,dengue_cases,dengue_case", "location_id,date,dengue_cases,dengue_deaths,note,Remarks"]
     {
@@ -309,7 +309,7 @@ fn commas_behind_the_last_heading_are_no_columns() {
 
 #[test]
 fn the_notes_of_exported_rejects_are_no_columns() {
-    // Of a domain that keeps new columns, and of one that refuses them.
+    // A domain that keeps new columns, and one that refuses them.
     let keeping = domain("health");
     let refusing: &'static Domain = Box::leak(Box::new(Domain { on_new_column: NewColumn::Reject, ..*keeping }));
     for domain in [keeping, refusing] {

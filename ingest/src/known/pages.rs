@@ -6,17 +6,17 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::object::Listed;
 
-/// Keys that were looked at between two listings; beyond that all pages are forgotten.
+/// The most keys looked at between two listings; beyond that all pages are forgotten.
 const TOUCHED_MAX: usize = 10_000;
 
-/// Pages of which every entry was settled at the last look: of each, by its first key, a fingerprint of all that it showed.
-/// A page that begins otherwise, or shows anything else, is another one.
+/// Pages whose entries were all settled at the last look: a fingerprint of everything on the page, by its first key. A
+/// page with another first key, or any other difference, is another page.
 ///
-/// A listing in which something was added or taken away is cut into other pages behind that. Those are asked for again, a
-/// question each.
+/// If an object was added or removed, a listing is cut into different pages after that place. Those are queried again,
+/// one query each.
 ///
-/// What a key shows may be settled by others than the listing, and then be as before again (it was written A, B, A within a
-/// second): a page that has a key which was looked at since the last listing began is not settled.
+/// An entry may be settled by something other than the listing, and look the same afterwards (it was written A, B, A
+/// within a second). So a page with a key that was looked at since the last listing began is not settled.
 pub(crate) struct Pages {
     hashers: [RandomState; 2],
     settled: HashMap<[u64; 2], [u64; 2]>,
@@ -28,19 +28,19 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Remembers at most so many pages, 32 bytes each and as much again for the table.
+    /// Remembers at most this many pages, 32 bytes each and as much again for the table.
     pub(crate) fn new(pages_max: usize) -> Self {
         let hashers = [RandomState::new(), RandomState::new()];
         Pages { hashers, settled: HashMap::new(), pages_max, touched_before: HashSet::new(), touched: HashSet::new() }
     }
 
-    /// Whether every entry of the page was settled when it was last shown, and is as it was then.
+    /// Whether every entry of the page was settled when it was last seen, and the page is unchanged.
     pub(crate) fn contains(&self, page: &[Listed]) -> bool {
         let Some((first, all)) = self.of(page) else { return true };
         self.settled.get(&first) == Some(&all) && !self.is_touched(page)
     }
 
-    /// All entries of the page are settled.
+    /// Remembers a page whose entries are all settled.
     pub(crate) fn insert(&mut self, page: &[Listed]) {
         if let Some((first, all)) = self.of(page)
             && (self.settled.len() < self.pages_max || self.settled.contains_key(&first))
@@ -49,7 +49,7 @@ impl Pages {
         }
     }
 
-    /// A key was looked at by itself.
+    /// Notes that a key was looked at by itself.
     pub(crate) fn touch(&mut self, key: &str) {
         if self.touched.len() >= TOUCHED_MAX {
             self.forget();
@@ -58,12 +58,12 @@ impl Pages {
         self.touched.insert(self.fingerprint(key));
     }
 
-    /// A listing begins.
+    /// Begins a listing.
     pub(crate) fn begin(&mut self) {
         self.touched_before.extend(std::mem::take(&mut self.touched));
     }
 
-    /// The listing has shown every page.
+    /// Ends a listing that has shown every page.
     pub(crate) fn complete(&mut self) {
         self.touched_before.clear();
     }
@@ -80,7 +80,7 @@ impl Pages {
         !(self.touched.is_empty() && self.touched_before.is_empty()) && page.iter().any(is_touched)
     }
 
-    /// Of the first key, and of all that the page shows.
+    /// Fingerprints of the first key, and of the whole page.
     fn of(&self, page: &[Listed]) -> Option<([u64; 2], [u64; 2])> {
         let first = self.fingerprint(&page.first()?.version.key);
         let entries = || {
@@ -125,7 +125,7 @@ mod tests {
         version.into()
     }
 
-    /// A store of these keys lists them; gives for how many pages the ledger has to be asked.
+    /// Lists a store with these keys; returns for how many pages the ledger must be queried.
     fn listing(pages: &mut Pages, numbers: impl Iterator<Item = u64>) -> usize {
         pages.begin();
         let (mut asked, mut page) = (0, Vec::with_capacity(PAGE));
@@ -160,7 +160,7 @@ mod tests {
         let inserted = numbers().filter(|it| *it < before_the_last_tenth).chain([before_the_last_tenth]);
         let inserted = inserted.chain(numbers().filter(|it| *it > before_the_last_tenth));
         assert_eq!(listing(&mut pages, inserted), 101, "one came in between: what is behind it is cut otherwise");
-        // Half of the table is empty at most, and an entry takes a byte beside its fingerprints.
+        // At most half of the table is empty, and an entry takes a byte besides its fingerprints.
         let bytes = pages.settled.capacity() * 2 * (32 + 1);
         assert!(bytes < 200 << 10, "{bytes} bytes for {OBJECTS} objects");
     }
@@ -176,7 +176,7 @@ mod tests {
         for other in [vec![entry(1, "e")], vec![entry(1, "e"), entry(2, "f")], vec![entry(2, "e"), entry(1, "e")]] {
             assert!(!pages.contains(&other), "{other:?}");
         }
-        // Looked at between two listings, or during one that may have shown it before.
+        // Looked at between two listings, or during one that may have listed it before.
         pages.touch("climate/000000002.csv");
         pages.begin();
         assert!(!pages.contains(&page));
@@ -186,7 +186,7 @@ mod tests {
         assert!(!pages.contains(&page));
         pages.complete();
         assert!(pages.contains(&page));
-        // A listing that broke off has not shown it.
+        // A listing that was interrupted may not have listed it.
         pages.touch("climate/000000001.csv");
         pages.begin();
         pages.begin();

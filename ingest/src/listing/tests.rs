@@ -8,8 +8,8 @@ use super::*;
 use crate::object::tests::reader_of;
 use crate::settings::IngestSettings;
 
-/// A store of these keys, each page two of them, which fails at what the rule says: prefix, and how many keys come before the
-/// page. What has an x in its prefix it does not allow.
+/// A store with these keys and two keys per page, which fails where the rule says: prefix, and number of keys before
+/// the page. It does not allow prefixes with an x.
 async fn store(keys: Vec<String>, refuses: fn(&str, usize) -> bool) -> ObjectReader {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
@@ -35,7 +35,7 @@ fn answer(keys: &[String], refuses: fn(&str, usize) -> bool, request: &str) -> S
     };
     let prefix = value("prefix").unwrap_or_default();
     let skipped: usize = value("continuation-token").map_or(0, |it| it.parse().expect("a number"));
-    // This store may be asked for no versions.
+    // This store must not be asked for versions.
     if refuses(&prefix, skipped) || query.split('&').any(|it| it.starts_with("versions")) {
         let (status, code) = match prefix.contains('x') || query.contains("versions") {
             true => ("403 Forbidden", "AccessDenied"),
@@ -68,7 +68,7 @@ fn answer(keys: &[String], refuses: fn(&str, usize) -> bool, request: &str) -> S
     format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// What a listing of `a/` finds, and what it names as not listed.
+/// What a listing of `a/` finds, and what it reports as not listed.
 async fn listed(keys: &[&str], refuses: fn(&str, usize) -> bool) -> (Vec<String>, Vec<String>) {
     let (found, unlisted, refused) = listed_by(Ways::Current, keys, refuses).await;
     assert!(!refused, "nobody asked for versions");
@@ -95,12 +95,12 @@ async fn where_all_can_be_listed_all_is_found_and_nothing_named() {
 
 #[tokio::test]
 async fn a_folder_that_may_not_be_listed_is_named_and_the_others_are_found() {
-    // The whole fails after two pages, its level too, and the folder in any way.
+    // The whole prefix fails after two pages, its level too, and the folder in every way.
     let refuses = |prefix: &str, skipped| prefix == "a/" && skipped == 4 || prefix.starts_with("a/x");
     let (found, unlisted) = listed(&KEYS, refuses).await;
     assert_eq!(found, ["a/1", "a/2", "a/3", "a/x/1", "a/y/1", "a/z"].map(str::to_owned));
     assert_eq!(unlisted, ["a/", "a/x"], "what is not allowed is not tried by every character");
-    // A level that can be had whole leaves nothing to guess.
+    // A level that can be listed completely leaves nothing to guess.
     let refuses = |prefix: &str, skipped| prefix == "a/" && skipped == 6 || prefix.starts_with("a/x/");
     let (found, unlisted) = listed(&KEYS, refuses).await;
     assert_eq!(found, KEYS.map(str::to_owned));
@@ -109,7 +109,7 @@ async fn a_folder_that_may_not_be_listed_is_named_and_the_others_are_found() {
 
 #[tokio::test]
 async fn a_page_of_a_long_level_that_fails_hides_only_its_own_keys() {
-    // The keys that begin with `a/2` cannot be listed by whatever prefix.
+    // The keys that begin with `a/2` cannot be listed by any prefix.
     fn refuses(prefix: &str, skipped: usize) -> bool {
         prefix.starts_with("a/2") || prefix == "a/" && skipped == 0
     }

@@ -11,38 +11,38 @@ const DETAIL_CHARS_MAX: usize = 500;
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The version is gone: overwritten or deleted. Only S3's own codes say so.
+    /// The version is gone: overwritten or deleted. Only S3's own error codes prove that.
     #[error("read {object}: this version is no longer there")]
     Gone {
         /// Bucket, key and version.
         object: String,
     },
-    /// The file is at fault, and will be at the next attempt.
+    /// The file is invalid, and will be at the next attempt.
     #[error("{reason}")]
     Rejected {
         /// Bucket, key and version.
         object: String,
-        /// For the sender of the file.
+        /// The reason, for the sender of the file.
         reason: Unreadable,
     },
-    /// Not allowed; an attempt later may be.
+    /// Access is denied; a later attempt may be allowed.
     #[error("{action} {object}: access denied ({detail}); check the keys and the bucket's policy")]
     Denied {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
         /// Bucket, key and version.
         object: String,
-        /// What the server said.
+        /// The server's message.
         detail: String,
     },
     /// The store or the way to it failed; try again later.
     #[error("{action} {object}: {detail}")]
     Transient {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
         /// Bucket, key and version.
         object: String,
-        /// What the server or the client said.
+        /// The message of the server or the client.
         detail: String,
     },
 }
@@ -58,14 +58,14 @@ pub(super) fn transient(action: &'static str, object: String, detail: String) ->
     ReadError::Transient { action, object, detail }
 }
 
-/// What [`fault`] tells apart.
+/// The kinds of faults that [`fault`] distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The version is gone.
     Gone,
-    /// Not allowed.
+    /// Access is denied.
     Denied,
-    /// In an archive, from which it has to be restored first.
+    /// The object is in an archive, from which it has to be restored first.
     Archived,
     /// Worth another attempt.
     Transient,
@@ -74,7 +74,7 @@ pub enum Fault {
 /// An answer that is not a success.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Refusal<'a> {
-    /// HTTP status; none where no answer came.
+    /// HTTP status; `None` if there was no answer.
     pub status: Option<u16>,
     /// S3's error code, from the body.
     pub code: Option<&'a str>,
@@ -82,10 +82,10 @@ pub struct Refusal<'a> {
     pub is_delete_marker: bool,
 }
 
-/// Whose fault an answer is.
+/// The kind of fault that an answer shows.
 ///
-/// Only S3's own codes end a version. A proxy, an ingress or a failing region may also answer 404, 405 or 412 for any
-/// object, which proves nothing.
+/// Only S3's own codes prove that a version is gone. A proxy, an ingress or a failing region may also answer 404, 405
+/// or 412 for any object, which proves nothing.
 ///
 /// | status | code | fault |
 /// |---|---|---|
@@ -126,7 +126,7 @@ where
     }
 }
 
-/// What the server said, or else what the client did.
+/// The server's message, or else the client's.
 pub(super) fn detail<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,

@@ -1,8 +1,8 @@
-//! The content of an object as plain text bytes: sniffed, inflated, and bounded.
+//! The content of an object as plain text bytes: format detected, inflated, and bounded.
 //!
-//! The first bytes decide: gzip (several members too, with zeros behind them) and Zstandard (several frames too) are
-//! inflated independent of the object's name and metadata, so that the same bytes are the same rows. Only a file named
-//! `.gz` or `.zst` that is not compressed is rejected: such a file is rarely complete.
+//! The first bytes decide: gzip (including several members, with zeros after them) and Zstandard (including several
+//! frames) are inflated independent of the object's name and metadata, so that the same bytes are the same rows. Only a
+//! file named `.gz` or `.zst` that is not compressed is rejected: such a file is rarely complete.
 
 use std::io;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt};
 use tokio_util::io::StreamReader;
 
-/// Most bytes of one piece.
+/// The most bytes of one piece.
 pub(super) const PIECE_BYTES_MAX: usize = 256 << 10;
-/// Enough to tell the formats apart.
+/// Enough to distinguish the formats.
 const MAGIC_BYTES: usize = 4;
-/// A content this small is not a bomb, whatever its ratio.
+/// Content up to this size is not a decompression bomb, whatever its ratio.
 const RATIO_FREE_BYTES: u64 = 16 << 20;
-/// Window of a Zstandard frame, as a power of two: 8 MiB, what every decoder must offer (RFC 8878, 3.1.1.1.2)
-/// and what `zstd` uses up to level 19. It is memory that the file demands.
+/// Window of a Zstandard frame, as a power of two: 8 MiB, which every decoder must support (RFC 8878, 3.1.1.1.2) and
+/// which `zstd` uses up to level 19. It is memory that the file demands.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// Limits for compressed objects.
@@ -43,18 +43,18 @@ impl Default for ReadLimits {
 /// Why the content of an object cannot be read. The text is its reject reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// Named as compressed, and is not.
+    /// Its name says that it is compressed, but it is not.
     #[error("the name ends in {0}, but the content is not {format}; rename it or compress it", format = format_of(.0))]
     NotCompressed(&'static str),
-    /// Inflates to more than is allowed, or at a ratio that no table has.
+    /// It inflates to more than is allowed, or at a ratio that no table has.
     #[error("the content inflates to more than {limit_bytes} bytes, the limit for an object of {object_bytes} bytes")]
     TooLarge {
-        /// What is allowed, by either limit.
+        /// The limit that applied.
         limit_bytes: u64,
-        /// What the object has.
+        /// The size of the object.
         object_bytes: u64,
     },
-    /// The compressed stream ends before its end.
+    /// The compressed stream is incomplete.
     #[error("the compressed content is cut off; upload it again")]
     Truncated,
     /// The compressed stream is damaged, or demands too much memory.
@@ -66,7 +66,7 @@ pub enum Unreadable {
     /// There is less content than was read before.
     #[error("the content ends before byte {0}, where reading should continue")]
     EndsEarly(u64),
-    /// The store keeps it on tape, or the like.
+    /// The store keeps it in an archive tier.
     #[error("the object is archived; restore it, then publish it again")]
     Archived,
 }
@@ -74,9 +74,9 @@ pub enum Unreadable {
 /// Why there are no more bytes.
 #[derive(Debug)]
 pub(super) enum ContentError {
-    /// The file's fault.
+    /// The file is at fault.
     Unreadable(Unreadable),
-    /// The store or the way to it.
+    /// The store or the connection is at fault.
     Source(io::Error),
 }
 
@@ -103,12 +103,12 @@ impl Compression {
         [Compression::Gzip, Compression::Zstd].into_iter().find(|compression| ends_in(compression.suffix()))
     }
 
-    /// Text in UTF-8 begins like none of these: a second byte of theirs is no start of a character.
+    /// Text in UTF-8 never begins like these: their second byte cannot start a character.
     fn of_magic(start: &[u8]) -> Option<Self> {
         match start {
             [0x1f, 0x8b, ..] => Some(Compression::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
-            // A skippable frame, with which parallel compressors begin.
+            // A skippable frame, which parallel compressors write first.
             [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Compression::Zstd),
             _ => None,
         }
@@ -136,13 +136,13 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// Content of which only a later part is asked for, so that there is nothing to sniff; not compressed.
+    /// Content of which only a later part is requested, so there is no format to detect; not compressed.
     pub(super) fn plain_rest(source: Source) -> Self {
         Content::Plain { source, rest: Bytes::new() }
     }
 
-    /// Looks at the first bytes, and inflates what is compressed. `named` is what the name says, `object_bytes` the object's
-    /// size.
+    /// Looks at the first bytes, and inflates compressed content. `named` is the format that the name says,
+    /// `object_bytes` the object's size.
     pub(super) async fn sniff(
         named: Option<Compression>,
         object_bytes: u64,
@@ -168,7 +168,7 @@ impl Content {
         matches!(self, Content::Plain { .. })
     }
 
-    /// The next bytes, at most [`PIECE_BYTES_MAX`] and never none; `None` at the end.
+    /// The next bytes, at most [`PIECE_BYTES_MAX`] and at least one; `None` at the end.
     pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, ContentError> {
         match self {
             Content::Plain { source, rest } => {
@@ -207,7 +207,7 @@ async fn start(source: &mut Source) -> io::Result<Bytes> {
     Ok(start)
 }
 
-/// The source's own failure on its way through the decoder, which has failures of the same type.
+/// A failure of the source, wrapped so that it is distinguished from failures of the decoder, which have the same type.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct SourceFailed(io::Error);
@@ -216,13 +216,13 @@ type Compressed = Pin<Box<dyn AsyncBufRead + Send>>;
 
 /// A decoder at work.
 pub(super) enum Inflating {
-    /// The member under way; `None` behind the last.
+    /// The current member; `None` after the last.
     Gzip(Option<GzipDecoder<Compressed>>),
     Zstd(Pin<Box<dyn AsyncRead + Send>>),
 }
 
 impl Inflating {
-    /// The next bytes, at most [`PIECE_BYTES_MAX`]; how many, 0 at the end.
+    /// Reads the next bytes, at most [`PIECE_BYTES_MAX`]; returns how many, 0 at the end.
     async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Inflating::Zstd(decoder) => decoder.take(PIECE_BYTES_MAX as u64).read_buf(buffer).await,
@@ -240,7 +240,7 @@ impl Inflating {
     }
 }
 
-/// What follows a member, without the zeros that tapes and some stores pad it with; `None` if that is all.
+/// The content after a member, without the zeros that tapes and some stores add as padding; `None` if there is none.
 async fn next_member(mut compressed: Compressed) -> io::Result<Option<Compressed>> {
     loop {
         let bytes = compressed.fill_buf().await?;
@@ -307,7 +307,7 @@ mod tests {
         encoder.into_inner()
     }
 
-    /// All of the content, read from a source that gives `cut` bytes at a time.
+    /// All of the content, read from a source that returns `cut` bytes at a time.
     async fn read(name: &str, object: &[u8], cut: usize, limits: ReadLimits) -> Result<Vec<u8>, ContentError> {
         let pieces = source(object.chunks(cut).map(|piece| Ok(piece.to_vec())));
         let mut content = Content::sniff(Compression::of_name(name), object.len() as u64, pieces, limits).await?;
@@ -344,7 +344,7 @@ mod tests {
             ("a.gz", &padded),
             ("a.gz", &padded_between),
             ("a.csv.zst", &zstd_text),
-            // Plain names: the first bytes tell.
+            // Plain names: the first bytes decide.
             ("a.csv", &gzip_text),
             ("gz", &members),
             ("a", &padded),

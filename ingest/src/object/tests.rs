@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use super::error::{Fault, Refusal, fault};
 use super::*;
 
-/// A server that gives these answers, one a connection, and notes the requests.
+/// A server that gives these answers, one per connection, and records the requests.
 async fn server(answers: Vec<String>) -> (ObjectReader, Arc<Mutex<Vec<String>>>) {
     binary_server(answers.into_iter().map(String::into_bytes).collect()).await
 }
@@ -25,14 +25,14 @@ async fn binary_server(answers: Vec<Vec<u8>>) -> (ObjectReader, Arc<Mutex<Vec<St
                 request.push(connection.read_u8().await.expect("a request"));
             }
             seen.lock().expect("requests").push(String::from_utf8_lossy(&request).to_lowercase());
-            // Whoever opens an object may not want all of it.
+            // The reader of an object may not want all of it.
             let _ = connection.write_all(&answer).await;
         }
     });
     (reader_of(endpoint), requests)
 }
 
-/// A reader of a server of a test's own, which asks once.
+/// A reader that uses a test's own server and does not retry.
 pub(crate) fn reader_of(endpoint: String) -> ObjectReader {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())

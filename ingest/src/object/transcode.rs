@@ -1,4 +1,4 @@
-//! Text of another encoding as UTF-8, piece by piece. Positions in a file are counted after it.
+//! Text in another encoding as UTF-8, piece by piece. Positions in a file are counted after the conversion.
 
 use bytes::Bytes;
 use encoding_rs::{Decoder, DecoderResult, UTF_16BE, UTF_16LE, WINDOWS_1252};
@@ -24,11 +24,11 @@ impl Transcoder {
         Some(Transcoder { decoder: encoding.new_decoder(), name })
     }
 
-    /// The piece in UTF-8: at most three times as long, and possibly nothing. With `last`, the text ends after it.
+    /// The piece in UTF-8: at most three times as long, and possibly empty. With `last`, the text ends after it.
     pub(super) fn piece(&mut self, mut piece: &[u8], last: bool) -> Result<Bytes, Unreadable> {
         let mut text = Vec::new();
         loop {
-            // Three bytes a byte, and what a cut character leaves behind.
+            // Three bytes for each byte, and the rest of a cut character.
             let from = text.len();
             text.resize(from + 3 * piece.len() + 16, 0);
             let (result, read, written) =

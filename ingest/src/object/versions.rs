@@ -1,4 +1,4 @@
-//! Listing the versions of a bucket's objects, those that were overwritten too.
+//! Lists the versions of a bucket's objects, including overwritten ones.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use aws_sdk_s3::types::EncodingType;
 use super::error::{classified, detail, transient};
 use super::{ObjectReader, ObjectVersion, PAGE_KEYS_MAX, ReadError, key_of, to_second};
 
-/// Pages of the versions of one key: a key with more than so many thousand is not read to its end.
+/// The most pages of the versions of one key, a thousand each: beyond that, a key is not read to its end.
 const KEY_PAGES_MAX: usize = 20;
 
 /// An entry of a listing.
@@ -15,7 +15,7 @@ const KEY_PAGES_MAX: usize = 20;
 pub struct Listed {
     /// The version.
     pub version: ObjectVersion,
-    /// Whether it is what its key holds now.
+    /// Whether it is the current version of its key.
     pub is_latest: bool,
 }
 
@@ -25,7 +25,7 @@ impl From<ObjectVersion> for Listed {
     }
 }
 
-/// A listing of versions under way. Nothing of it stays in memory but the page given.
+/// A listing of versions under way. Only the current page is in memory.
 #[derive(Debug)]
 pub struct VersionPages<'a> {
     reader: &'a ObjectReader,
@@ -34,7 +34,7 @@ pub struct VersionPages<'a> {
     next: Option<Markers>,
 }
 
-/// Where a page begins: behind this version of this key.
+/// Where a page begins: after this version of this key.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Markers {
     key: Option<String>,
@@ -53,14 +53,14 @@ impl ObjectReader {
         Ok(answer.status().is_some())
     }
 
-    /// The listing of all versions of all keys that begin with `prefix`, page by page: of each key the newest first, and
-    /// else in no order that could be relied upon.
+    /// The listing of all versions of all keys that begin with `prefix`, page by page: the newest version of each key
+    /// first, otherwise in unspecified order.
     pub fn list_versions<'a>(&'a self, bucket: &'a str, prefix: impl Into<Cow<'a, str>>) -> VersionPages<'a> {
         VersionPages { reader: self, bucket, prefix: prefix.into(), next: Some(Markers::default()) }
     }
 
-    /// The versions of a key, the oldest first and what it holds now last; none where it holds nothing now. One request
-    /// for each thousand.
+    /// The versions of a key, the oldest first and the current one last; none if the key has no current one. One
+    /// request for each thousand.
     ///
     /// # Errors
     /// [`ReadError::Transient`], [`ReadError::Denied`].
@@ -69,7 +69,7 @@ impl ObjectReader {
         let mut versions: Vec<Listed> = Vec::new();
         for _ in 0..KEY_PAGES_MAX {
             let Some(page) = pages.next().await? else { break };
-            // The keys that begin with it and go on come after it.
+            // Keys that begin with this key and are longer come after it.
             let is_over = page.iter().any(|entry| entry.version.key != key);
             versions.extend(page.into_iter().filter(|entry| entry.version.key == key));
             if is_over {
@@ -85,11 +85,11 @@ impl ObjectReader {
 }
 
 impl VersionPages<'_> {
-    /// The next page, of at most 1000 versions and possibly none; `None` after the last. One request. Delete markers are
-    /// left out: below one no version is the latest.
+    /// The next page, of at most 1000 versions and possibly none; `None` after the last. One request. Delete markers
+    /// are left out: below one, no version is the latest.
     ///
     /// # Errors
-    /// [`ReadError::Transient`], [`ReadError::Denied`]. The same page may be asked for again.
+    /// [`ReadError::Transient`], [`ReadError::Denied`]. The same page may be requested again.
     pub async fn next(&mut self) -> Result<Option<Vec<Listed>>, ReadError> {
         let Some(markers) = self.next.clone() else { return Ok(None) };
         let at = || format!("s3://{}/{}", self.bucket, self.prefix);
@@ -127,7 +127,7 @@ impl VersionPages<'_> {
                 version: ObjectVersion {
                     bucket: self.bucket.to_owned(),
                     key: key_of(self.reader, self.bucket, entry.key()?, is_encoded)?,
-                    // `null` is no identity, as in an answer to HEAD.
+                    // `null` is not an identity, as in an answer to HEAD.
                     version_id: entry.version_id().filter(|id| *id != "null").map(str::to_owned),
                     etag: entry.e_tag()?.to_owned(),
                     size_bytes: entry.size()?,

@@ -8,15 +8,15 @@ use freshet_sinks::outputs::{Condition, Current, Damage, Manifest, Published, pu
 /// A publication may take at least this long, however short outputs are kept.
 const PUBLICATION_MIN: Duration = Duration::from_secs(3_600);
 
-/// What the next version is built on.
+/// What the next version is based on.
 pub(super) struct Basis {
-    /// The version that readers may have seen: the outputs must go back neither behind its code nor its bookmarks.
+    /// The version that readers may have seen: the outputs must not go back behind its code version or its bookmarks.
     pub(super) seen: Option<Manifest>,
     /// Whether its files are kept; else everything is derived again.
     keeps: bool,
-    /// What the swap of the pointer is compared with.
+    /// The condition for the pointer's swap.
     pub(super) swap: Condition,
-    /// Above this is the next version.
+    /// The next version is above this one.
     highest: u64,
     /// What was deleted or put back, for people.
     pub(super) lost: Option<String>,
@@ -71,7 +71,7 @@ impl Basis {
     }
 }
 
-/// When a publication began, on two clocks: a machine that was suspended knows only by the second.
+/// When a publication began, by two clocks: only the second one counts the time in which a machine was suspended.
 #[derive(Clone, Copy)]
 pub(super) struct Began {
     pub(super) at: Instant,
@@ -83,14 +83,14 @@ impl Began {
         Began { at: Instant::now(), wall: SystemTime::now() }
     }
 
-    /// How long ago, by the clock that says longer. A wall clock that jumps forward ends a publication, which is
-    /// begun again.
+    /// How long ago, by the clock that shows more. A wall clock that jumps forward ends a publication, which is then
+    /// started again.
     pub(super) fn elapsed(self) -> Duration {
         self.at.elapsed().max(self.wall.elapsed().unwrap_or_default())
     }
 
-    /// How long it took and how long it may take, if it took longer: as in a process that was frozen. Readers rely on
-    /// the time for which the files of the version before are kept, so it has to be begun again.
+    /// How long it took and how long it may take, if it took longer, as in a process that was frozen. Readers rely on
+    /// the time for which the files of the version before are kept, so it has to be started again.
     ///
     /// | outputs are kept | a publication may take |
     /// |---|---|
@@ -119,7 +119,7 @@ mod tests {
         let day = Duration::from_secs(24 * 3_600);
         let cases = [(7, 23, false), (7, 25, true), (0, 0, false), (0, 2, true)];
         for (keep_days, hours, overlong) in cases {
-            // As in a machine that was suspended: only the wall clock has gone on.
+            // As on a machine that was suspended: only the wall clock has advanced.
             let wall = SystemTime::now() - Duration::from_secs(hours * 3_600);
             let began = Began { at: Instant::now(), wall };
             assert_eq!(began.overlong(day * keep_days).is_some(), overlong, "{keep_days} days, {hours} hours");

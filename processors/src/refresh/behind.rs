@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use freshet_sinks::lives::{self, Relation};
 use freshet_sinks::outputs::Manifest;
 
-/// The version of the program's part in the outputs, kept in the manifest: what a manifest holds, and how rows become
-/// files. Raise it with any change there; it marks every window, and keeps programs of before from publishing over it.
-/// Each output's query has its own hash.
+/// The version of the program's part in the outputs, stored in the manifest: its contents, and how rows become files.
+/// Raise it with any change there; this marks every window, and keeps older programs from publishing over it. Each
+/// output's query has its own hash.
 pub const CODE_VERSION: u32 = 2;
 
 /// The progress of the tables, as seen by one snapshot.
@@ -21,7 +21,7 @@ pub struct TableState {
     pub bookmarks: BTreeMap<String, BTreeMap<i32, i64>>,
 }
 
-/// Whether what is published was made by a program like this one, of this life of the ledger: then only what changed is
+/// Whether the published version was made by a program like this one, in this life of the ledger: then only changes are
 /// derived.
 pub fn goes_on(manifest: &Manifest, tables: &TableState) -> bool {
     let same_life = lives::relation(&manifest.lives, &tables.lives) == Relation::Same;

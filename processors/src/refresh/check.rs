@@ -17,19 +17,19 @@ use sqlx::{AssertSqlSafe, Connection};
 use super::query::{self, Failure};
 use super::{FormatError, RefreshError};
 
-/// A test has a few rows: a query that takes longer over them does not end.
+/// A test has a few rows: a query that takes longer on them is endless.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Postgres' findings about an output's query.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// The columns that are published, each with its type; none where the query cannot be prepared.
+    /// The published columns, each with its type; empty if the query cannot be prepared.
     pub columns: Vec<(String, String)>,
-    /// What is wrong, each in one line, with where in the file.
+    /// Mistakes, one line each, with their position in the file.
     pub wrong: Vec<(Place, String)>,
 }
 
-/// Relations and functions that the query of a view names, wherever in it: the tree of its rule says so by number.
+/// Relations and functions that the query of a view names, anywhere in it: the tree of its rule has their numbers.
 const NAMED: &str = "SELECT
         ARRAY(SELECT DISTINCT c.relname::text FROM regexp_matches(tree, ':relid (\\d+)', 'g') AS m (ids)
             JOIN pg_class AS c ON c.oid = m.ids[1]::oid WHERE c.oid <> 'pg_temp.freshet_check'::regclass),
@@ -87,8 +87,8 @@ fn located(output: &Output, error: &sqlx::Error) -> Option<(Place, String)> {
     Some((output.query.place_of_bound(position), said.replace('\n', " ")))
 }
 
-/// The CSV file of a window, as it would be published, made of the rows in the tables of the connection's search path; or
-/// why the query does not work. The connection is in a transaction.
+/// The CSV file of a window as it would be published, from the rows in the tables of the connection's search path; or
+/// why the query fails. The connection is in a transaction.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -135,7 +135,7 @@ async fn named(connection: &mut PgConnection, output: &Output) -> Result<(Vec<St
     sqlx::query_as(NAMED).fetch_one(connection).await.map_err(|error| query::failure(error, "look at what it reads"))
 }
 
-/// What is wrong with what a query names.
+/// What is wrong with the tables and functions that a query names.
 fn against(output: &Output, tables: &[String], volatile: &[String]) -> Vec<String> {
     let declared: BTreeSet<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
     let undeclared = tables.iter().filter(|table| !declared.contains(table.as_str())).map(|table| {
@@ -150,7 +150,7 @@ fn against(output: &Output, tables: &[String], volatile: &[String]) -> Vec<Strin
     undeclared.chain(volatile).collect()
 }
 
-/// Columns that the head speaks of and that are not published.
+/// Columns that the head names but that are not published.
 fn unknown_columns(output: &Output, published: impl Fn(&str) -> bool) -> Vec<String> {
     let chart = output.chart.iter().flat_map(|it| [Some(it.by), Some(it.value), it.newest]);
     let shown = chart.flatten().chain(output.chart.iter().flat_map(|it| it.beside.iter().copied()));

@@ -22,16 +22,15 @@ use super::format::{Column, FormatError, JSON_BETWEEN, JSON_CLOSE, JSON_OPEN, cs
 use super::metrics;
 use super::parquet_file::{properties, schema};
 
-/// Parts read ahead while one is appended; each is in memory up to a MiB and in a temporary file beyond.
+/// Parts read ahead while one is appended; each is in memory up to a MiB, else in a temporary file.
 const READ_AHEAD: usize = 8;
 
 /// The result of updating the copies.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reconciled {
-    /// Another reconciler was writing one of them at the same time, or a later version is published already: look
-    /// again.
+    /// Another reconciler wrote one of them at the same time, or a later version is published already: look again.
     pub(super) again: bool,
-    /// Copies that were gone.
+    /// Copies that did not exist.
     pub(super) absent: Vec<String>,
 }
 
@@ -53,7 +52,7 @@ pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconc
                     continue;
                 }
                 if copy.version > published {
-                    // Of a version that was published since, or that a person took back: the publisher tells.
+                    // From a version that was published since, or that an operator took back: the publisher reports it.
                     reconciled.again = true;
                     continue;
                 }
@@ -73,7 +72,7 @@ pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconc
     Ok(reconciled)
 }
 
-/// The type that files of a format are served as.
+/// The content type of a format's files.
 pub(super) fn content_type(format: &str) -> &'static str {
     match format {
         "csv" => "text/csv; charset=utf-8",
@@ -104,7 +103,7 @@ async fn compose(
     Ok(whole.finish()?)
 }
 
-/// A whole file as it is composed.
+/// A whole file being composed.
 enum Whole {
     Csv { body: Spool, header: u64 },
     Json { body: Spool, parts: usize },

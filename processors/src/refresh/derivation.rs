@@ -23,7 +23,7 @@ use super::uploads::Uploads;
 use super::{RefreshContext, RefreshError, metrics};
 use crate::windows::{Dirty, Waiting, is_final, take_waiting};
 
-/// The files of the version to come.
+/// The files of the next version.
 type Files = BTreeMap<(&'static str, Window), WindowFiles>;
 
 /// How an output is treated in the next version.
@@ -31,7 +31,7 @@ type Files = BTreeMap<(&'static str, Window), WindowFiles>;
 enum Way {
     /// All its windows are derived.
     Whole,
-    /// The windows that are dirty are derived.
+    /// Its dirty windows are derived.
     Following,
     /// Its query fails and is not tried again yet: its published files stay.
     Left,
@@ -60,15 +60,15 @@ pub(super) struct Plan<'a> {
     ways: BTreeMap<&'static str, Way>,
     failures: BTreeMap<String, OutputFailure>,
     dirty: Dirty,
-    /// Those that waited and are taken now.
+    /// Waiting dates that are derived now.
     taken: Vec<Waiting>,
-    /// Those that keep waiting.
+    /// Dates that keep waiting.
     waiting: Vec<Waiting>,
 }
 
-/// What was derived.
+/// The result of a derivation.
 pub(super) struct Derivation {
-    /// The version to come.
+    /// The next version.
     pub(super) manifest: Manifest,
     /// Windows that were dirty.
     pub(super) windows: usize,
@@ -76,36 +76,36 @@ pub(super) struct Derivation {
     pub(super) derived: usize,
     /// Data files written.
     pub(super) written: usize,
-    /// Dates that waited and are derived now.
+    /// Waiting dates that are derived now.
     pub(super) taken: Vec<Waiting>,
     /// Dates that keep waiting.
     pub(super) waiting: Vec<Waiting>,
-    /// The outputs that do not work.
+    /// The outputs whose query fails.
     pub(super) failed: BTreeMap<&'static str, Failed>,
-    /// The outputs that are known not to work, and do or are gone.
+    /// The outputs that failed before and work again, or no longer exist.
     pub(super) work_again: Vec<String>,
 }
 
-/// An output that does not work.
+/// An output whose query fails.
 pub(super) struct Failed {
     pub(super) reason: String,
-    /// Times in a row.
+    /// Failures in a row.
     pub(super) failures: u32,
     /// Whether it was tried now.
     pub(super) is_new: bool,
 }
 
-/// An output that is derived.
+/// An output being derived.
 struct Making {
     work: Work,
     columns: Vec<Column>,
-    /// Whether all its windows are in the work.
+    /// Whether the work includes all its windows.
     is_whole: bool,
 }
 
 impl<'a> Plan<'a> {
-    /// The windows to derive: what the marks say, what has closed or opened since, and what has lost a file; or all of an
-    /// output's, where another definition, program or life of the ledger made them.
+    /// The windows to derive: those that are marked, that have closed or opened since, and that have lost a file; or
+    /// all windows of an output if they were made by another definition, program or life of the ledger.
     pub(super) async fn of(
         context: &'a RefreshContext,
         basis: &'a Basis,
@@ -141,7 +141,7 @@ impl<'a> Plan<'a> {
         Ok(Plan { context, basis, ways, failures, dirty, taken, waiting })
     }
 
-    /// Whether there is nothing to be done.
+    /// Whether there is nothing to do.
     pub(super) fn is_empty(&self) -> bool {
         let is_known = |name: &String| self.ways.contains_key(name.as_str());
         let same_outputs = self.basis.kept().is_some_and(|manifest| manifest.outputs.keys().all(is_known));
@@ -157,7 +157,7 @@ impl<'a> Plan<'a> {
         self.dirty.len()
     }
 
-    /// Derives the dirty windows, so many at once, writes their files, and says what the next version consists of.
+    /// Derives the dirty windows, several at once, writes their files, and returns the contents of the next version.
     pub(super) async fn derive(
         self,
         store: &Store,
@@ -241,26 +241,26 @@ impl<'a> Plan<'a> {
         Ok(Derivation { manifest, windows, derived, written, taken, waiting, failed, work_again })
     }
 
-    /// The outputs, those that did not work last time after the others, so that they hold nothing up but the swap.
+    /// The outputs, with those that failed last time at the end, so that they only delay the swap.
     fn in_turn(&self) -> Vec<&'static Output> {
         let mut outputs = self.context.outputs.to_vec();
         outputs.sort_by_key(|output| self.failures.contains_key(output.name));
         outputs
     }
 
-    /// Those that are recorded as not working and are tried now, up to date, or gone.
+    /// Outputs recorded as failed that are tried now, up to date, or no longer exist.
     fn work_again(&self) -> Vec<String> {
         let is_left = |name: &String| self.ways.get(name.as_str()) == Some(&Way::Left);
         self.failures.keys().filter(|name| !is_left(name)).cloned().collect()
     }
 
-    /// An output that was tried now and does not work.
+    /// Describes an output that was tried now and failed.
     fn failed(&self, output: &Output, reason: String) -> Failed {
         let before = self.failures.get(output.name).map_or(0, |it| it.failures.unsigned_abs());
         Failed { reason, failures: before.saturating_add(1), is_new: true }
     }
 
-    /// Finds out what an output's query gives, and its windows; none where there is nothing to derive of it.
+    /// Finds the columns of an output's query, and its windows; `None` if there is nothing to derive.
     async fn prepare(
         &self,
         output: &'static Output,
@@ -274,7 +274,7 @@ impl<'a> Plan<'a> {
         }
         let query = query::prepare(snapshot.connection(), output).await?;
         let columns = query.published();
-        // The columns are those of the tables, as in SELECT *: where one came, every file gets it.
+        // The columns are those of the tables, as in SELECT *: if one was added, every file gets it.
         let others = way == Way::Following && known.and_then(columns_of).is_none_or(|known| known != columns);
         if others {
             windows = everything(snapshot, output).await?.of(output.name);
@@ -303,14 +303,14 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// How an output was derived whose query gives these columns.
+/// How an output was derived, with the columns of its query.
 fn derived_as(output: &Output, columns: &[Column]) -> Derived {
     let column = |column: &Column| (column.name.clone(), column.kind.name().to_owned());
     let columns = columns.iter().map(column).collect();
     Derived { definition: output.definition.to_owned(), columns, stale: false }
 }
 
-/// All windows of an output that hold dates of its facts.
+/// All windows of an output that contain dates of its facts.
 async fn everything(snapshot: &mut Snapshot, output: &'static Output) -> Result<Dirty, RefreshError> {
     let mut dirty = Dirty::default();
     for fact in output.facts {
@@ -326,13 +326,13 @@ fn closed(context: &RefreshContext, snapshot: &Snapshot, output: &Output, window
     is_final(window, context.settings.allowed_lateness_days, snapshot.watermark(output))
 }
 
-/// The columns of what is published of an output; none where a type is not known here.
+/// The published columns of an output; `None` if a type is not known here.
 pub(super) fn columns_of(derived: &Derived) -> Option<Vec<Column>> {
     let column = |(name, kind): &(String, String)| Some(Column { name: name.clone(), kind: Kind::from_name(kind)? });
     derived.columns.iter().map(column).collect()
 }
 
-/// The files of a manifest with what they are of; what is not of these outputs is left out.
+/// The files of a manifest by output and window; other outputs are left out.
 pub(super) fn entries<'m>(
     outputs: &[&'static Output],
     manifest: &'m Manifest,

@@ -1,4 +1,4 @@
-//! Following the tables: when to publish, to copy and to delete, and what to do if a service does not answer.
+//! Follows the tables: when to publish, to copy and to delete, and what to do if a service does not answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, me
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// Whether there are marks, or outputs that did not work and are to be tried again.
+/// Whether there are marks, or failed outputs that are to be tried again.
 const LOOK_FOR_WORK: &str = "SELECT EXISTS (SELECT FROM pipeline.marks)
     OR EXISTS (SELECT FROM pipeline.output_failures WHERE NOT (now() >= retry_from AND now() < retry_at))";
 
@@ -31,9 +31,9 @@ const LOOK_FOR_WORK: &str = "SELECT EXISTS (SELECT FROM pipeline.marks)
 struct Signals {
     /// There are new marks.
     marks: Notify,
-    /// A copy could not be made because something published is gone: look now.
+    /// A copy could not be made because something published is gone: verify now.
     verify: Notify,
-    /// Something was made again: bring the copies after at once.
+    /// Something was restored: update the copies now.
     copy: Notify,
 }
 
@@ -67,7 +67,7 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
     loops.spawn(collect_loop(context, stop.clone()));
     let mut result = Ok(());
     while let Some(ended) = loops.join_next().await {
-        // The first to end, for whatever reason, ends the others.
+        // The first one to end, for any reason, ends the others.
         stop.cancel();
         result = result.and(ended.map_err(RefreshError::Task).flatten());
     }
@@ -75,8 +75,8 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
     result
 }
 
-/// Publishes whenever there are marks, once a day because a day has passed, and every so often to see whether
-/// anything is gone.
+/// Publishes whenever there are marks, once a day because the date has changed, and regularly to see whether anything
+/// is gone.
 async fn publish_loop(
     context: RefreshContext,
     store: Store,
@@ -120,8 +120,7 @@ async fn publish_loop(
     Ok(())
 }
 
-/// Returns once there is reason to believe that there are marks, that an output is to be tried again, that it is another
-/// day, or that something published may be gone.
+/// Returns once there may be marks, an output to try again, a new day, or something published that is gone.
 async fn wait_for_work(
     context: &RefreshContext,
     signals: &Signals,
@@ -209,8 +208,8 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
     *said = keeps_from_publishing;
 }
 
-/// Brings the whole-file copies after each version: at most every interval, and for at most a tenth of the time. Copies that
-/// were deleted are missed when they are looked at again, every `verify_interval_ms`.
+/// Updates the whole-file copies after each version: at most once in each interval, and for at most a tenth of the
+/// time. Deleted copies are found by the regular check, every `verify_interval_ms`.
 async fn copy_loop(
     context: RefreshContext,
     store: Store,
@@ -248,16 +247,15 @@ async fn copy_loop(
 
 /// The result of a look at the copies.
 enum Copied {
-    /// All of them are of this version.
+    /// All of them have this version.
     Whole(Box<Current>),
-    /// There was nothing to do, or not all could be done.
+    /// There was nothing to do, or not all of it could be done.
     Nothing,
-    /// What was published is gone.
+    /// Published objects are gone.
     Lost,
 }
 
-/// Brings the copies to what is published, unless that is what they were brought to last and they are not to be
-/// looked at again yet.
+/// Updates the copies to the published version, unless they have it already and need not be checked yet.
 async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Copied, RefreshError> {
     let current = match store.current_unless(copied.map(|(current, _)| current)).await {
         Ok(Some(current)) => current,
@@ -265,7 +263,7 @@ async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Cop
         Err(OutputError::Lost { .. }) => return Ok(Copied::Lost),
         Err(error) => return Err(error.into()),
     };
-    // Only a program that writes rows the same way can put the files of a version together.
+    // Only a program that writes rows in the same way can combine the files of a version.
     if current.manifest.code_version != CODE_VERSION {
         return Ok(Copied::Nothing);
     }
@@ -301,13 +299,13 @@ async fn collect_loop(context: RefreshContext, shutdown: CancellationToken) -> R
     Ok(())
 }
 
-/// Hears of new marks, on a connection of its own.
+/// Listens for new marks, on its own connection.
 async fn listen(pool: PgPool, signals: Arc<Signals>) {
     loop {
         if let Err(error) = hear(&pool, &signals.marks).await {
             tracing::debug!(%error, "listen for marks");
         }
-        // Without LISTEN the periodic look finds the marks, later.
+        // Without LISTEN, the regular look finds the marks, later.
         tokio::time::sleep(BACKOFF.after(1)).await;
     }
 }
@@ -318,7 +316,7 @@ async fn hear(pool: &PgPool, marks: &Notify) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(&own).await?;
     listener.listen(MARKS_CHANNEL).await?;
     loop {
-        // None: the connection was lost and is back; something may have been said meanwhile.
+        // None: the connection was lost and is back; notifications may have been missed.
         listener.try_recv().await?;
         marks.notify_one();
     }

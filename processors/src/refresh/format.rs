@@ -1,8 +1,8 @@
-//! One stream of typed rows as CSV, JSON and Parquet, the same rows giving the same bytes.
+//! Writes one stream of typed rows as CSV, JSON and Parquet; the same rows give the same bytes.
 //!
 //! - **CSV**: header; numbers shortest round-trip, as serde_json prints them (`1e+16`), `numeric` digit by digit; NULL
-//!   empty, empty text `""`; booleans 0/1; NaN and the infinities `NaN`, `Infinity`, `-Infinity`; moments in UTC; RFC 4180
-//!   quoting; lines end in `\n`.
+//!   empty, empty text `""`; booleans 0/1; NaN and the infinities `NaN`, `Infinity`, `-Infinity`; moments in UTC; RFC
+//!   4180 quoting; lines end in `\n`.
 //! - **JSON**: one array of objects, one object a line, columns in order; NULL, NaN and infinities `null`.
 //! - **Parquet**: see [`parquet_file`](super::parquet_file).
 
@@ -16,7 +16,7 @@ use parquet::errors::ParquetError;
 use super::kind::{Cell, Kind};
 use super::parquet_file::ParquetFile;
 
-/// What a JSON array begins with, what stands between its objects, and what it ends with.
+/// The beginning of a JSON array, the text between its objects, and its end.
 pub(super) const JSON_OPEN: &[u8] = b"[\n";
 pub(super) const JSON_BETWEEN: &[u8] = b",\n";
 pub(super) const JSON_CLOSE: &[u8] = b"\n]\n";
@@ -47,15 +47,15 @@ pub(super) struct Encoded {
     pub(super) files: [Spooled; 3],
 }
 
-/// The three files of a table as they are written.
+/// The three files of a table while they are written.
 pub(super) struct Table {
-    /// The names of the columns as JSON has them before a value.
+    /// The names of the columns as they precede a value in JSON.
     names: Vec<Vec<u8>>,
     csv: Spool,
     json: Spool,
     parquet: ParquetFile,
     rows: u64,
-    /// The text of the cell at hand.
+    /// The text of the current cell.
     text: Vec<u8>,
 }
 
@@ -70,7 +70,7 @@ impl Table {
         Ok(Table { names: names.collect(), csv, json, parquet, rows: 0, text: Vec::new() })
     }
 
-    /// Adds a row, one cell a column.
+    /// Adds a row, one cell for each column.
     pub(super) fn row(&mut self, cells: &[Cell<'_>]) -> Result<(), FormatError> {
         assert_eq!(cells.len(), self.names.len(), "a row has a cell for each column");
         self.json.write_all(if self.rows == 0 { b"{" } else { b",\n{" })?;
@@ -145,7 +145,7 @@ fn write_cell(cell: Cell<'_>, text: &mut Vec<u8>, csv: &mut Spool, json: &mut Sp
     json.write_all(text)
 }
 
-/// As chrono writes it, and quicker for years of four digits: nearly every row has a date.
+/// The same text as chrono's, but faster for years of four digits: nearly every row has a date.
 fn write_date(date: NaiveDate, text: &mut Vec<u8>) -> io::Result<()> {
     let Ok(year @ 0..=9_999) = u32::try_from(date.year()) else { return write!(text, "{date}") };
     let digit = |number: u32, at: u32| b'0' + (number / at % 10) as u8;

@@ -1,12 +1,12 @@
-//! The types that a column of an output may have: how its values come from Postgres and what they are in a file. A type
-//! is one line of the table, one arm in each function here and a case of each test.
+//! The types that a column of an output may have: how its values come from Postgres and how they are written to a file.
+//! A type is one line of the table, one arm in each function here and a case of each test.
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 
 /// Postgres counts from 2000-01-01.
 const POSTGRES_EPOCH: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("2000 has a first day");
 
-/// Declares the types: the name in manifests and of Postgres, and what sqlx calls those that are read as one.
+/// Declares the types: the name in manifests and in Postgres, and sqlx's names of the types read as this one.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal reads [$($of:literal),*],)*) => {
         /// The type of a column.
@@ -16,7 +16,7 @@ macro_rules! kinds {
         }
 
         impl Kind {
-            /// All of them.
+            /// All types.
             pub(super) const ALL: &[Kind] = &[$(Kind::$kind,)*];
 
             /// Its name.
@@ -26,7 +26,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// The type that a column of a query is read as, by sqlx's name of its own.
+            /// The type for a column of a query, by sqlx's name of its type.
             pub(super) fn of(sqlx_name: &str) -> Option<Kind> {
                 match sqlx_name {
                     $($($of)|* => Some(Kind::$kind),)*
@@ -44,7 +44,7 @@ kinds! {
     Int64 = "int8" reads ["INT8"],
     /// Double precision.
     Double = "float8" reads ["FLOAT8"],
-    /// A decimal number, exact: its digits. In Parquet text, since no precision is known.
+    /// A decimal number, exact: its digits. Text in Parquet, since the precision is unknown.
     Numeric = "numeric" reads ["NUMERIC"],
     /// Text.
     Text = "text" reads ["TEXT", "VARCHAR", "CHAR", "NAME"],
@@ -71,12 +71,12 @@ pub(super) enum Cell<'a> {
 }
 
 impl Kind {
-    /// The type of that name.
+    /// The type with this name.
     pub(super) fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.iter().copied().find(|kind| kind.name() == name)
     }
 
-    /// A column as it is asked for, so that its bytes are what [`Kind::read`] takes.
+    /// A column as it is selected, so that [`Kind::read`] understands its bytes.
     pub(super) fn selected(self, column: &str) -> String {
         match self {
             Kind::Numeric | Kind::Text => format!("{column}::text"),
@@ -92,7 +92,7 @@ impl Kind {
         }
     }
 
-    /// A value in the binary format of Postgres; `None` for one that a file cannot hold, as the date `infinity`.
+    /// A value in Postgres' binary format; `None` for one that a file cannot contain, such as the date `infinity`.
     pub(super) fn read(self, bytes: &[u8]) -> Option<Cell<'_>> {
         Some(match self {
             Kind::Int32 => Cell::Int(i32::from_be_bytes(bytes.try_into().ok()?).into()),

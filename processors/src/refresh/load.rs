@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::pace::{Allowance, Budget, Pace};
 use super::retry::sleep;
 
-/// Files that are not applied yet are much from so many bytes together on: some ten thousand rows, a second's work. What is
-/// less is a trickle, which is to be visible at once.
+/// From this many bytes on, files that are not applied yet count as a heavy load: some ten thousand rows, a second's
+/// work. Less is a trickle, which should be visible immediately.
 const MUCH_BYTES: i64 = 4 * 1024 * 1024;
-/// So many files are added up.
+/// The most files added up.
 const FILES_MAX: i64 = 10_000;
-/// Where more is dirty than may be derived yet, how often to look whether it may.
+/// If more windows are dirty than may be derived yet, how often to check whether they may.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Data that nobody works on does not count: a file that waits for a retry, a halted domain, an interrupted replay.
@@ -28,7 +28,7 @@ const IS_MUCH: &str = "SELECT coalesce(sum(o.size_bytes), 0) >= $1
     ) AS o
     WHERE NOT EXISTS (SELECT FROM pipeline.bookmarks AS b WHERE b.domain = o.domain AND b.halted IS NOT NULL)";
 
-/// The load, and the share that publications may use beside it.
+/// The load, and the share that publications may use meanwhile.
 pub(super) struct Load {
     pool: PgPool,
     pub(super) budget: Budget,
@@ -42,13 +42,13 @@ impl Load {
     /// What the next publication may derive.
     pub(super) async fn allowance(&mut self, pace: &Pace) -> Allowance {
         let is_much = sqlx::query_scalar(IS_MUCH).bind(MUCH_BYTES).bind(FILES_MAX).fetch_one(&self.pool).await;
-        // The publication meets the same Postgres, and says what is wrong with it.
+        // The publication uses the same Postgres, and reports its errors.
         let now = Instant::now();
         self.budget.load(is_much.unwrap_or(false), now);
         self.budget.allowance(pace, now)
     }
 
-    /// Returns once so many windows may be derived, or on shutdown.
+    /// Returns once this many windows may be derived, or on shutdown.
     pub(super) async fn until_allowed(&mut self, windows: usize, pace: &Pace, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() && self.allowance(pace).await.windows_max < windows {
             sleep(LOOK_INTERVAL, shutdown).await;

@@ -1,13 +1,13 @@
 //! From Postgres to S3: the derived outputs follow the tables, window by window.
 //!
-//! This module promises that what is published is a function of one state of the tables, named by the bookmarks
-//! in the manifest; that it is replaced as a whole and never goes back; and that only windows that changed are
-//! derived again.
+//! This module guarantees that the published version is a function of one state of the tables, named by the bookmarks
+//! in the manifest; that it is replaced as a whole and never goes back; and that only changed windows are derived
+//! again.
 //!
-//! One change's path through it: `apply` leaves a mark and notifies → [`run`] wakes, at a [`pace`] → a
-//! [`snapshot`] reads marks and bookmarks → a [`derivation`] runs the [`query`] of each output for each of its dirty
-//! windows, a few at once ([`readers`]), whose rows become files ([`mod@format`]) → [`publish`] writes those that are new, the manifest, and swaps the
-//! pointer, then deletes the marks → [`copies`] brings the whole-file copies after.
+//! The path of one change: `apply` leaves a mark and notifies → [`run`] wakes, at a [`pace`] → a [`snapshot`] reads
+//! marks and bookmarks → a [`derivation`] runs the [`query`] of each output for each of its dirty windows, several at
+//! once ([`readers`]), and their rows become files ([`mod@format`]) → [`publish`] writes the new files and the
+//! manifest, swaps the pointer, then deletes the marks → [`copies`] updates the whole-file copies.
 //!
 //! An output with a failing query stops alone: its published files stay, and it is tried again at growing intervals;
 //! when it works again, all its windows are derived.
@@ -56,34 +56,34 @@ pub use follow::run;
 pub use format::FormatError;
 pub use publish::{Outcome, Publication};
 
-/// Among the system's temporary files, the data files that are kept.
+/// The folder of cached data files, in the system's folder of temporary files.
 const CACHE_FOLDER: &str = "freshet-outputs";
 
 /// Settings of the section `metrics`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsSettings {
-    /// Under a steady stream of changes a version is published at most this often, in milliseconds, and at most
-    /// every four times the last publication's duration; after quiet, at once.
+    /// Under a steady stream of changes a version is published at most this often, in milliseconds, and at most every
+    /// four times the last publication's duration; after a quiet period, immediately.
     pub min_interval_ms: u64,
-    /// How often to look for marks without being told, in milliseconds: the safety net of LISTEN/NOTIFY.
+    /// How often to look for marks without a notification, in milliseconds: the safety net of LISTEN/NOTIFY.
     pub look_interval_ms: u64,
     /// The whole-file copies are brought up to date at most this often, in milliseconds.
     pub stable_copy_interval_ms: u64,
-    /// How often to look whether outputs were deleted by hand, in milliseconds: a listing of the data files and a
-    /// request a copy.
+    /// How often to check whether outputs were deleted by hand, in milliseconds: a listing of the data files and one
+    /// request for each copy.
     pub verify_interval_ms: u64,
     /// A window is final once the watermark is this many days past its end.
     pub allowed_lateness_days: u32,
-    /// Files that no manifest of the last so many days names are deleted.
+    /// Files that no manifest of the last this many days names are deleted.
     pub keep_days: u32,
-    /// How long the query of an output may take for one window, in seconds, its rows sent included; one that takes longer
+    /// How long the query of an output may take for one window, in seconds, including sending its rows; a longer one
     /// stops that output.
     pub query_timeout_s: u64,
-    /// What data files that were published from here may take on this machine's disk, in MiB, so that the whole-file
-    /// copies are put together without reading them back from S3; 0 keeps none.
+    /// The disk space for data files published from here, in MiB, so that the whole-file copies are composed without
+    /// reading them back from S3; 0 keeps none.
     pub cache_mib: u64,
-    /// The folder of these files; empty: one among the system's temporary files.
+    /// The folder of these files; empty: one in the system's folder of temporary files.
     pub cache_dir: PathBuf,
 }
 
@@ -114,7 +114,7 @@ impl MetricsSettings {
         Duration::from_secs(self.query_timeout_s)
     }
 
-    /// The files of a bucket that are kept on this machine's disk; none where they are not to be, or cannot.
+    /// The cache of a bucket's files on this machine's disk; `None` if it is turned off or cannot be opened.
     fn cache(&self, bucket: &str) -> Option<FileCache> {
         if self.cache_mib == 0 {
             return None;
@@ -138,7 +138,7 @@ impl MetricsSettings {
     }
 }
 
-/// What the publisher works with.
+/// What the publisher needs.
 #[derive(Debug, Clone)]
 pub struct RefreshContext {
     /// The section `metrics`.
@@ -161,18 +161,18 @@ pub enum RefreshError {
     /// A request to Postgres failed.
     #[error("{action}: {source}")]
     Postgres {
-        /// What was asked.
+        /// The attempted action.
         action: &'static str,
-        /// Its answer.
+        /// Postgres' error.
         source: sqlx::Error,
     },
     /// A request to S3 failed, or the store is not suitable.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// The rows could not be made a file.
+    /// The rows could not be written as a file.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// Other publishers were faster again and again.
+    /// Other publishers were first, again and again.
     #[error("publish: other publishers were first many times in a row")]
     Conflicts,
     /// The publication took so long that files it relies on may have been deleted.
@@ -205,7 +205,7 @@ impl RefreshError {
     }
 }
 
-/// Publishes what the marks ask for, once, today.
+/// Publishes the marked changes once, with today's date.
 ///
 /// # Errors
 /// If Postgres or S3 does not answer. What was not published stays marked.

@@ -1,4 +1,4 @@
-//! How often to publish: at once after a quiet period, rarely under a steady stream, and with a small share of the
+//! How often to publish: immediately after a quiet period, rarely under a steady stream, and with a small share of the
 //! machine during a heavy load.
 
 use std::pin::pin;
@@ -6,31 +6,31 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-/// After a publication the publisher rests this many times as long as it took, unless all is quiet before that: under a
-/// steady stream of small changes it takes at most a fifth of the time.
+/// After a publication the publisher rests this many times as long as it took, unless it becomes quiet before: under a
+/// steady stream of small changes it works at most a fifth of the time.
 const REST_FACTOR: u32 = 4;
 /// The whole-file copies take at most a tenth of the time, however quiet it is: each of them is as long as the history.
 const COPIES_REST_FACTOR: u32 = 9;
-/// Marks that stay away for this long, or for half of the last publication, mean that the stream is over.
+/// If no marks come for this long, or for half of the last publication's duration, the stream is over.
 const QUIET_MIN: Duration = Duration::from_millis(100);
 const QUIET_MAX: Duration = Duration::from_secs(1);
 
-/// During a heavy load, publications may take one part in so many of the time that has passed since
-/// the last one, or since it began to be much.
+/// During a heavy load, publications may take one part in this many of the time since the last one, or since the load
+/// began.
 const LOAD_SHARE: u32 = 10;
-/// And this much in any case: a few windows beside a load are visible at once.
+/// Publications may always take this much: a few windows are visible immediately even during a load.
 const LOAD_CREDIT: Duration = Duration::from_millis(500);
-/// Windows that only dimensions made dirty are derived for this long, then those that facts made dirty meanwhile get their
-/// turn.
+/// Windows that only dimensions made dirty are derived for this long; then windows that facts made dirty meanwhile get
+/// their turn.
 const BIT: Duration = Duration::from_millis(1_500);
-/// How many of them at least and at most, whatever they are thought to take.
+/// The fewest and the most of these windows, whatever they are expected to take.
 const BIT_WINDOWS_MIN: usize = 4;
 const BIT_WINDOWS_MAX: usize = 1_000;
-/// What a window is thought to take before one was derived.
+/// The expected time of a window before one was derived.
 const WINDOW_FIRST: Duration = Duration::from_millis(50);
 
-/// How often what runs is seen to run, and what it is thought to have taken at most from one time to the next: it works in
-/// shorter bits, so that more is a process that was frozen.
+/// How often running work is measured, and the most time counted from one measurement to the next: the work consists of
+/// shorter parts, so a longer gap means that the process was frozen.
 const TICK: Duration = Duration::from_millis(50);
 const TICK_MAX: Duration = Duration::from_millis(500);
 
@@ -63,17 +63,17 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Of publications.
+    /// The pace of publications.
     pub(super) fn new(interval_min: Duration) -> Self {
         Pace { interval_min, factor: REST_FACTOR, last: None }
     }
 
-    /// Of the whole-file copies.
+    /// The pace of the whole-file copies.
     pub(super) fn of_copies(interval_min: Duration) -> Self {
         Pace { interval_min, factor: COPIES_REST_FACTOR, last: None }
     }
 
-    /// Something ran from `began` to `ended`.
+    /// Records a run from `began` to `ended`.
     pub(super) fn ran(&mut self, began: Instant, ended: Instant) {
         self.last = Some((ended, ended - began));
     }
@@ -93,7 +93,7 @@ impl Pace {
         })
     }
 
-    /// How long marks must stay away for the rest to be cut short.
+    /// After how long without marks the rest ends early.
     pub(super) fn quiet(&self) -> Duration {
         self.last.map_or(QUIET_MIN, |(_, duration)| (duration / 2).clamp(QUIET_MIN, QUIET_MAX))
     }
@@ -107,20 +107,20 @@ impl Pace {
 /// What one publication may derive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowance {
-    /// Windows, counted for each output. Where more are dirty, nothing is published yet: a version is of one state of the
+    /// Windows, counted for each output. If more are dirty, nothing is published yet: a version has one state of the
     /// tables.
     pub(super) windows_max: usize,
-    /// Of these, windows that only dimensions made dirty.
+    /// The most of these windows that only dimensions made dirty.
     pub(super) waiting_max: usize,
     /// Windows at once.
     pub(super) readers: usize,
 }
 
 impl Allowance {
-    /// Windows at once where nothing else needs the machine: while Postgres works one out, the rows of another become
-    /// files. Each takes a connection and the memory of a row group.
+    /// Windows derived at once if nothing else needs the machine: while Postgres computes one, the rows of another are
+    /// written to files. Each takes a connection and the memory of a row group.
     const READERS: usize = 2;
-    /// Whatever there is, and of what only dimensions made dirty some seconds' worth.
+    /// Everything, but only several seconds' worth of windows that only dimensions made dirty.
     pub(super) const ALL: Allowance =
         Allowance { windows_max: usize::MAX, waiting_max: 100, readers: Allowance::READERS };
 }
@@ -128,7 +128,7 @@ impl Allowance {
 /// The budget of publications, from the duration of earlier ones.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// What a window takes.
+    /// The expected time of a window.
     window: Duration,
     /// The start of the heavy load, if there is one.
     load: Option<Instant>,
@@ -139,10 +139,10 @@ impl Budget {
         Budget { window: WINDOW_FIRST, load: None }
     }
 
-    /// A publication that derived so many windows took so long.
+    /// Records how long a publication with this many windows took.
     pub(super) fn took(&mut self, windows: usize, duration: Duration) {
         if let Ok(windows @ 1..) = u32::try_from(windows) {
-            // Half of what was known before: windows differ, and the machine is not always as busy.
+            // Half of the previous estimate: windows differ, and the machine is not always equally busy.
             self.window = (self.window + duration / windows) / 2;
         }
     }
@@ -175,7 +175,7 @@ impl Budget {
 
     fn windows_in(&self, duration: Duration) -> usize {
         let windows = duration.as_secs_f64() / self.window.as_secs_f64().max(f64::EPSILON);
-        // Saturates.
+        // The cast saturates.
         windows as usize
     }
 }
@@ -198,7 +198,7 @@ mod tests {
         };
         let (ended, ran) = measured(works).await;
         assert!(ended == 7 && ran >= millis(300), "{ran:?}");
-        // Nobody is asked meanwhile, as in a frozen process.
+        // Nothing is polled meanwhile, as in a frozen process.
         let ((), ran) = measured(async { std::thread::sleep(TICK_MAX * 3) }).await;
         assert!(ran < TICK_MAX * 2, "{ran:?}");
     }
@@ -224,7 +224,8 @@ mod tests {
     fn beside_a_load_publications_take_a_share_of_the_time_and_after_it_everything() {
         let now = Instant::now() + Duration::from_secs(1_000);
         let ago = |seconds: u64| now - Duration::from_secs(seconds);
-        // A load for so many seconds, a window's milliseconds, the last publication's end, windows, of dimensions, at once.
+        // A load for this many seconds, a window's milliseconds, the last publication's end, windows, of dimensions, at
+        // once.
         type Case = (Option<u64>, u64, Option<u64>, usize, usize, usize);
         let cases: &[Case] = &[
             (None, 50, None, usize::MAX, 30, 2),

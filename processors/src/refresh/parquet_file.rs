@@ -20,7 +20,7 @@ use super::kind::{Cell, Kind};
 
 /// The rows of a row group are in memory until it is full.
 pub(super) const ROW_GROUP_ROWS: usize = 65_536;
-/// Days from 0001-01-01 to 1970-01-01, from which Parquet counts.
+/// Days from 0001-01-01 to 1970-01-01, Parquet's epoch.
 const EPOCH_FROM_CE: i32 = 719_163;
 /// The levels of a value that is there, and of NULL (<https://parquet.apache.org/docs/file-format/nulls/>).
 const PRESENT: i16 = 1;
@@ -61,7 +61,7 @@ fn types(kind: Kind) -> (PhysicalType, Option<LogicalType>) {
     }
 }
 
-/// A file as it is written.
+/// A file while it is written.
 pub(super) struct ParquetFile {
     writer: SerializedFileWriter<Spool>,
     columns: Vec<Gathered>,
@@ -76,7 +76,7 @@ impl ParquetFile {
         Ok(ParquetFile { writer, columns: columns.iter().map(|column| Gathered::new(column.kind)).collect(), rows: 0 })
     }
 
-    /// Adds a row, one cell a column.
+    /// Adds a row, one cell for each column.
     pub(super) fn row(&mut self, cells: &[Cell<'_>]) -> Result<(), FormatError> {
         for (column, cell) in self.columns.iter_mut().zip(cells) {
             column.push(*cell);

@@ -1,13 +1,13 @@
 //! One publication: snapshot → files → manifest → swap → delete the marks.
 //!
-//! The pointer is read before the snapshot is taken, and swapped against what was read. So whoever published in
-//! between makes the swap fail, and what is published never goes back in time, however many publishers there
-//! are. Nothing is locked but the tables, against being dropped: a publisher that is frozen half-way holds up
-//! neither the others nor the garbage collection, and finds its swap refused when it wakes.
+//! The pointer is read before the snapshot is taken, and the swap compares it with that state. So if another publisher
+//! was faster, the swap fails, and the published version never goes back in time, however many publishers there are.
+//! Only the tables are locked, against being dropped: a frozen publisher delays neither the others nor the garbage
+//! collection, and its swap is refused when it continues.
 //!
 //! A publisher with an older program than the published version publishes nothing ([`Outcome::Outdated`]), nor does one
-//! whose outputs have since been set up with other definitions ([`Outcome::Superseded`]), so that in a rolling upgrade
-//! the newest program and folder win.
+//! whose outputs have since been set up with other definitions ([`Outcome::Superseded`]), so in a rolling upgrade the
+//! newest program and folder win.
 //!
 //! Files deleted by hand are restored: see [`super::verification`].
 
@@ -31,7 +31,7 @@ use super::verification::Verification;
 use super::{RefreshContext, RefreshError, metrics};
 use crate::windows::Waiting;
 
-/// Every conflict means that another publisher has got on, so this many in a row mean that something is wrong.
+/// Every conflict means that another publisher has finished, so this many in a row mean that something is wrong.
 const CONFLICTS_MAX: u32 = 20;
 /// Marks deleted by one statement.
 const MARKS_BATCH: usize = 10_000;
@@ -41,22 +41,22 @@ const MARKS_BATCH: usize = 10_000;
 pub enum Outcome {
     /// There is a new version.
     Published,
-    /// Nothing was to be published.
+    /// There was nothing to publish.
     Unchanged,
-    /// The tables are behind what was published, for this reason; nothing is published until that is resolved.
+    /// The tables are older than the published version, for this reason; nothing is published until that is resolved.
     Refused(String),
     /// The published outputs were derived by newer code than this program has.
     Outdated {
-        /// The code version of what is published.
+        /// The published code version.
         published: u32,
-        /// This program's.
+        /// This program's code version.
         own: u32,
     },
     /// An output was set up with another definition than this program has; nothing is published until they agree.
     Superseded(String),
 }
 
-/// A publication, as tests and status see it.
+/// A publication, for tests and the status.
 #[derive(Debug, Clone)]
 pub struct Publication {
     /// Its result.
@@ -65,7 +65,7 @@ pub struct Publication {
     pub version: u64,
     /// Windows derived again.
     pub windows: usize,
-    /// Data files written; those that came out as they were are not.
+    /// Data files written; unchanged files are not written.
     pub files: usize,
     /// Marks consumed.
     pub marks: usize,
@@ -73,13 +73,13 @@ pub struct Publication {
     pub derived: usize,
     /// Ranges of dates that keep waiting because only a dimension changed.
     pub waiting: usize,
-    /// The windows that are dirty, counted for each output, where that is more than may be derived yet.
+    /// The number of dirty windows, counted for each output, if more are dirty than may be derived yet.
     pub put_off: Option<usize>,
-    /// Outputs whose query does not work: what is published of them is of an earlier state.
+    /// Outputs whose query fails: their published files are from an earlier state.
     pub failed: Vec<&'static str>,
-    /// Whether something was made again that had been deleted or put back by hand.
+    /// Whether something was restored that had been deleted or put back by hand.
     pub mended: bool,
-    /// From reading the pointer to having swapped it.
+    /// From reading the pointer to the swap.
     pub duration: Duration,
 }
 
@@ -89,11 +89,12 @@ pub(super) struct Publisher {
     store: Store,
     known: Option<Current>,
     verification: Verification,
-    /// The damage that the log speaks of already.
+    /// The damage that is already logged.
     announced: Option<String>,
-    /// Why outputs do not work, as far as the log speaks of it already.
+    /// Why outputs fail, as already logged.
     said: BTreeMap<&'static str, String>,
-    /// Files whose rows were in the last publication, with the time of their last batch; empty while nobody traces.
+    /// Files whose rows were in the last publication, with the time of their last batch; empty without a subscriber for
+    /// traces.
     traced: BTreeMap<i64, DateTime<Utc>>,
 }
 
@@ -116,12 +117,12 @@ impl Publisher {
         self.verification.soon();
     }
 
-    /// Returns once the outputs have been verified, which a publication takes up.
+    /// Returns once the outputs have been verified; the next publication uses the result.
     pub(super) async fn verified(&mut self) {
         self.verification.ended().await;
     }
 
-    /// Publishes what the marks ask for and what is gone, starting again as long as another publisher is faster.
+    /// Publishes marked changes and missing files, starting again as long as another publisher is faster.
     pub(super) async fn publish(
         &mut self,
         processing_date: NaiveDate,
@@ -222,7 +223,7 @@ impl Publisher {
                 snapshot.close().await.map_err(postgres("close the snapshot"))?;
                 return Ok(None);
             };
-            // The pointer is read again before it is compared with anything; the manifest need not be.
+            // The pointer is always read again before it is compared; the manifest need not be.
             self.known = Some(Current { etag: String::new(), modified: 0, pointer, manifest: manifest.clone() });
         }
         failpoint::reach(Point::PointerSwapped);
@@ -299,7 +300,7 @@ impl Publisher {
         }
     }
 
-    /// Whether the publication that has just succeeded mended something.
+    /// Whether the publication that has just succeeded restored something.
     fn mended(&mut self, basis: &Basis) -> bool {
         let files = self.verification.damage.missing.len() as u64;
         let mended = if basis.lost.is_some() { 1 } else { files };
@@ -310,7 +311,7 @@ impl Publisher {
         mended > 0
     }
 
-    /// Tells of each file with rows in this publication that was not yet in the last that it is published.
+    /// Traces that each file with rows in this publication is published, if it was not in the last one.
     fn trace_publication(&mut self, applied: BTreeMap<i64, DateTime<Utc>>, began: Instant, version: u64) {
         let began = SystemTime::now() - began.elapsed();
         for (object, at) in &applied {
@@ -322,8 +323,8 @@ impl Publisher {
         self.traced = applied;
     }
 
-    /// Deletes exactly these marks, and keeps those that go on waiting and are no marks yet. One that a publisher deletes
-    /// twice, or two at once, is gone all the same; one that two keep makes a window dirty once more.
+    /// Deletes exactly these marks, and stores dates that keep waiting and have no mark yet. Deleting a mark twice does
+    /// no harm; storing one twice makes a window dirty once more.
     async fn take_up(&self, marks: &[i64], waiting: &[Waiting]) -> Result<(), sqlx::Error> {
         let mut transaction = self.context.pool.begin().await?;
         let kept: Vec<&Waiting> = waiting.iter().filter(|one| one.mark.is_none()).collect();
@@ -347,7 +348,7 @@ impl Publisher {
     }
 }
 
-/// What was set up last and is not what this program has: then another program or folder publishes.
+/// How the last setup differs from this program's outputs; then another program or folder publishes.
 ///
 /// | set up last | here | |
 /// |---|---|---|

@@ -1,8 +1,8 @@
-//! An output's query, run for a window: rows in the order of its key, as files.
+//! An output's query, run for a window; its rows, in the order of the key, become files.
 //!
-//! It runs in the publisher's snapshot, as one of its statements: read only, on one core, within a time limit. Its rows
-//! stream by, so that what is in memory is one of them and the buffers of the files. Errors of the query are
-//! distinguished from errors of a service ([`Failure`]): the first stop this output, the second the publication.
+//! It runs in the publisher's snapshot as one of its statements: read only, on one core, within a time limit. Its rows
+//! are streamed, so only one of them and the buffers of the files are in memory. Errors of the query are distinguished
+//! from errors of a service ([`Failure`]): the former stop this output, the latter the publication.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use super::RefreshError;
 use super::format::{Column, Encoded, Table};
 use super::kind::{Cell, Kind};
 
-/// Characters of a reason: a line of a log.
+/// The most characters of a reason: a line of a log.
 const REASON_CHARS_MAX: usize = 500;
 
-/// Why an output has no rows of a window.
+/// Why a window of an output has no rows.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// Its query fails, for this reason.
@@ -38,7 +38,7 @@ impl<E: Into<RefreshError>> From<E> for Failure {
     }
 }
 
-/// A query that Postgres has seen: its columns are known.
+/// A query with known columns.
 #[derive(Debug, Clone)]
 pub(super) struct Prepared {
     sql: String,
@@ -48,8 +48,8 @@ pub(super) struct Prepared {
     key: Vec<usize>,
 }
 
-/// What all queries of a publication run under. Bounded in time, and ended soon after the program is; and so that the same
-/// rows come to the same bytes: on one core, because a sum depends on the order of what is added up; in one time zone.
+/// The settings for all queries of a publication. A query is limited in time, and ends soon after the program ends. The
+/// same rows must give the same bytes: so one core, because a sum depends on the order of its terms, and one time zone.
 pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT set_config('statement_timeout', $1, true),
@@ -63,7 +63,7 @@ pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration)
     .bind(timeout.as_millis().to_string())
     .execute(&mut *connection)
     .await?;
-    // A query that fails leaves the transaction as it is here: there is nothing in it that could be undone.
+    // A failed query restores the transaction to this point: it has nothing to undo.
     sqlx::query("SAVEPOINT query").execute(connection).await?;
     Ok(())
 }
@@ -80,8 +80,8 @@ pub(super) async fn prepare(connection: &mut PgConnection, output: &Output) -> R
     prepared(output, &found).map_err(Failure::Query)
 }
 
-/// The columns of a query, with their types as sqlx calls them. An error of Postgres points at a character of the bound
-/// query.
+/// The columns of a query, with sqlx's names of their types. An error of Postgres has the position of a character in
+/// the bound query.
 pub(super) async fn described(
     connection: &mut PgConnection,
     output: &Output,
@@ -93,7 +93,7 @@ pub(super) async fn described(
     Ok(found.map(|column| (column.name().to_owned(), column.type_info().name().to_owned())).collect())
 }
 
-/// The query as it is run, given its columns with their types as sqlx calls them.
+/// The query as it is run, from its columns with sqlx's names of their types.
 pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<str>)]) -> Result<Prepared, String> {
     let mut columns: Vec<(Column, bool)> = Vec::new();
     for (name, type_name) in found {
@@ -104,7 +104,7 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
             return Err(format!("column {name} is of type {of}: cast it, as in {name}::text (there are {known})"));
         };
         if name == "?column?" || columns.iter().any(|(column, _)| column.name == name) {
-            return Err(format!("each column needs a name of its own: {name} has none or occurs twice (… AS name)"));
+            return Err(format!("each column needs its own name: {name} has none or occurs twice (… AS name)"));
         }
         columns.push((Column { name: name.to_owned(), kind }, !output.hidden.contains(&name)));
     }
@@ -132,12 +132,12 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
 }
 
 impl Prepared {
-    /// The columns that are published.
+    /// The published columns.
     pub(super) fn published(&self) -> Vec<Column> {
         self.columns.iter().filter(|(_, is_published)| *is_published).map(|(column, _)| column.clone()).collect()
     }
 
-    /// Runs the query for a window and makes its rows files.
+    /// Runs the query for a window and writes its rows to files.
     pub(super) async fn run(
         &self,
         connection: &mut PgConnection,
@@ -162,7 +162,7 @@ impl Prepared {
         Ok(table.finish()?)
     }
 
-    /// Adds a row, unless its key is that of the row before.
+    /// Adds a row; a row with the same key as the one before is an error.
     fn add(&self, row: &PgRow, table: &mut Table, last: &mut Vec<u8>) -> Result<(), Failure> {
         let mut key = Vec::with_capacity(last.len());
         let mut cells = Vec::with_capacity(self.columns.len());
@@ -177,7 +177,9 @@ impl Prepared {
             };
             if *is_published {
                 let read = bytes.map_or(Some(Cell::Null), |bytes| column.kind.read(bytes));
-                cells.push(read.ok_or_else(|| Failure::Query(format!("column {} is beyond all files", column.name)))?);
+                cells.push(read.ok_or_else(|| {
+                    Failure::Query(format!("column {} has a value that files cannot hold", column.name))
+                })?);
             }
         }
         for at in &self.key {
@@ -201,15 +203,15 @@ impl Prepared {
     }
 }
 
-/// Whose fault an error of a query is.
+/// Whether the query or a service is at fault for an error.
 ///
 /// | SQLSTATE | fault |
 /// |---|---|
-/// | 57014 | the query's: it ran into its time limit |
+/// | 57014 | the query's: it exceeded its time limit |
 /// | 53xxx out of memory, disk or temporary files | the query's: it needs too much |
-/// | 08xxx, 40xxx, 57Pxx, 58xxx: connection, standby, shutdown, system | the world's |
+/// | 08xxx, 40xxx, 57Pxx, 58xxx: connection, standby, shutdown, system | the service's |
 /// | anything else | the query's |
-/// | no answer at all | the world's |
+/// | no answer at all | the service's |
 pub(super) fn failure(error: sqlx::Error, what: &str) -> Failure {
     let code = error.as_database_error().and_then(DatabaseError::code).map(|code| code.into_owned());
     match code.as_deref() {
@@ -259,8 +261,8 @@ mod tests {
         type Case = (&'static [(&'static str, &'static str)], &'static str);
         let cases: &[Case] = &[
             (&[("name", "JSONB")], "column name is of type jsonb: cast it"),
-            (&[("name", "TEXT"), ("?column?", "INT4")], "each column needs a name of its own"),
-            (&[("name", "TEXT"), ("name", "INT4")], "each column needs a name of its own"),
+            (&[("name", "TEXT"), ("?column?", "INT4")], "each column needs its own name"),
+            (&[("name", "TEXT"), ("name", "INT4")], "each column needs its own name"),
             (
                 &[("name", "TEXT"), ("n", "INT4")],
                 "the key names day, which is not a column of the query (it has name, n)",

@@ -1,8 +1,8 @@
 //! Derives a few windows at once: while Postgres computes the rows of one, those of another are written to files and
 //! uploaded.
 //!
-//! All readers see the publication's snapshot: the first is its own transaction, the others import it. A window's rows come
-//! from one query on one of them, so its files do not depend on who reads it, nor when.
+//! All readers see the publication's snapshot: the first is its own transaction, the others import it. A window's rows
+//! come from one query on one of them, so its files do not depend on who reads it, nor when.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,22 +20,23 @@ use super::query::{self, Failure, Prepared};
 use super::uploads::Uploads;
 use super::{RefreshError, metrics};
 
-/// How long another connection may take to come. Without it the windows are derived one after the other.
+/// How long to wait for another connection. Without it, the windows are derived one after the other.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The windows of an output to derive, and their results.
 pub(super) struct Work {
     pub(super) output: &'static Output,
     pub(super) query: Prepared,
-    /// Each with whether it is closed.
+    /// Each window, with whether it is closed.
     pub(super) windows: Vec<(Window, bool)>,
     /// The windows that were derived; those without rows have no files.
     pub(super) made: Vec<(Window, Option<WindowFiles>)>,
-    /// Why the query does not work: the output is not derived then.
+    /// Why the query fails: then the output is not derived.
     pub(super) failed: Option<String>,
 }
 
-/// Transactions that see what the publication's own sees, under the same bounds. Dropped, they are rolled back.
+/// Transactions that see the same snapshot as the publication's own, with the same settings. They are rolled back when
+/// dropped.
 pub(super) struct Others {
     transactions: Vec<Transaction<'static, Postgres>>,
 }
@@ -55,7 +56,7 @@ impl Others {
     }
 }
 
-/// Lets others see what a transaction sees, for as long as it lasts. Postgres does so only outside of savepoints.
+/// Exports the snapshot of a transaction, for as long as that lasts. Postgres allows this only outside of savepoints.
 pub(super) async fn export(connection: &mut PgConnection) -> Result<String, RefreshError> {
     let id = sqlx::query_scalar("SELECT pg_export_snapshot()").fetch_one(connection).await;
     id.map_err(|source| RefreshError::Postgres { action: "share the snapshot", source })
@@ -63,14 +64,14 @@ pub(super) async fn export(connection: &mut PgConnection) -> Result<String, Refr
 
 async fn import(pool: &PgPool, id: &str, timeout: Duration) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    // Ids are hexadecimal digits and dashes, and no parameter is taken here.
+    // Ids consist of hexadecimal digits and dashes, and the statement takes no parameter.
     let import = format!("SET TRANSACTION SNAPSHOT '{}'", id.replace('\'', ""));
     sqlx::raw_sql(AssertSqlSafe(import)).execute(&mut *transaction).await?;
     query::set_bounds(&mut transaction, timeout).await?;
     Ok(transaction)
 }
 
-/// Derives all windows of all outputs, in the order in which they stand.
+/// Derives all windows of all outputs, in their order.
 ///
 /// # Errors
 /// Errors of services. An error of a query only ends its output.
@@ -99,7 +100,7 @@ pub(super) async fn derive(
     Ok(())
 }
 
-/// One reader: takes the next window as long as there is one. Nothing is left half-way but by an error of the world.
+/// One reader: takes the next window as long as there is one. Only an error of a service leaves a window unfinished.
 async fn read(
     connection: &mut PgConnection,
     queue: &Queue,
@@ -140,12 +141,12 @@ fn count(output: &Output, rows: u64, duration: Duration) {
     metrics::WINDOW_DURATION.with_label_values(of).observe(duration.as_secs_f64());
 }
 
-/// A window of the output at that place in the work, and whether it is closed.
+/// Index of an output in the work, one of its windows, and whether it is closed.
 type Next = (usize, Window, bool);
-/// The windows of an output that are derived, or why not.
+/// The derived windows of an output, or why it failed.
 type Done = (Vec<(Window, Option<WindowFiles>)>, Option<String>);
 
-/// What is still to be derived, and what was.
+/// The windows still to derive, and the derived ones.
 struct Queue {
     state: Mutex<State>,
 }
@@ -181,12 +182,12 @@ impl Queue {
         self.state().done[at].0.push((window, files));
     }
 
-    /// The first reason stands.
+    /// Records a failure; the first reason stays.
     fn failed(&self, at: usize, reason: String) {
         self.state().done[at].1.get_or_insert(reason);
     }
 
-    /// No more windows are to be started.
+    /// Starts no more windows.
     fn close(&self) {
         self.state().waiting.clear();
     }

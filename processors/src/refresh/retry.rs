@@ -24,8 +24,8 @@ impl Retry {
         Retry { action, failures: 0 }
     }
 
-    /// The value, if there is one; `None` after a wait, to try again unless the program is stopping; or an error
-    /// that trying again does not mend.
+    /// The value if there is one; `None` after a wait, to try again unless the program is stopping; or an error that a
+    /// retry cannot solve.
     pub(super) async fn value_or_wait<T>(
         &mut self,
         result: Result<T, RefreshError>,
@@ -42,7 +42,7 @@ impl Retry {
                 metrics::ERRORS.inc();
                 self.failures += 1;
                 let wait = BACKOFF.after(self.failures);
-                tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{}; it is tried again", self.action);
+                tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{}; trying again", self.action);
                 sleep(wait, shutdown).await;
             }
         }
@@ -58,8 +58,8 @@ pub(super) async fn sleep(duration: Duration, shutdown: &CancellationToken) {
     }
 }
 
-/// Does this to its end, but where the program is stopping for no longer than [`GRACE`]: then it is left half-way, as by a
-/// process that dies, which loses nothing.
+/// Runs the future to its end, but for at most [`GRACE`] if the program is stopping: then it is abandoned, as if the
+/// process had died, which loses nothing.
 pub(super) async fn unless_stopping<T>(
     work: impl Future<Output = Result<T, RefreshError>>,
     shutdown: &CancellationToken,

@@ -1,8 +1,8 @@
 //! One state of the tables, and everything that is read from it.
 //!
-//! A REPEATABLE READ transaction that locks its tables (`ACCESS SHARE`) before its first read, so that a shadow
-//! swap comes wholly before or wholly after it. Marks are written in the transaction that changes the rows, so
-//! the rows of every mark that the snapshot sees are in the snapshot too.
+//! A REPEATABLE READ transaction that locks its tables (`ACCESS SHARE`) before its first read, so that a shadow swap is
+//! entirely before or entirely after it. Marks are written in the transaction that changes the rows, so the rows of
+//! every mark that the snapshot sees are in the snapshot too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,16 +18,16 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 use super::behind::TableState;
 use crate::windows::{Dates, Waiting, watermark_limit};
 
-/// A batch applied longer ago than this has been published, or traces are the least of the troubles.
+/// A batch applied longer ago than this has been published; if not, its trace does not matter.
 const TRACED_FOR: Duration = Duration::from_secs(60);
-/// Files that one publication traces at most.
+/// The most files that one publication traces.
 const TRACED_OBJECTS_MAX: i64 = 1_000;
 
-/// What was set up and what fails, the marks and how far the tables are: everything but the rows themselves.
+/// The definitions set up, the failures, the marks and the state of the tables: everything but the rows.
 pub(super) struct Snapshot {
     transaction: Transaction<'static, Postgres>,
     domains: &'static [&'static Domain],
-    /// The ids of the marks that are taken up as a whole, to be deleted once they are published.
+    /// The ids of the marks of facts and dimensions, which are deleted once they are published.
     pub(super) mark_ids: Vec<i64>,
     /// Dates of facts that changed.
     pub(super) changed: Vec<Dates>,
@@ -37,9 +37,9 @@ pub(super) struct Snapshot {
     keys: BTreeMap<String, Vec<String>>,
     pub(super) tables: TableState,
     pub(super) watermarks: BTreeMap<String, NaiveDate>,
-    /// Output → its definition as it was set up last.
+    /// Output → its definition at the last setup.
     pub(super) definitions: BTreeMap<String, String>,
-    /// The outputs that do not work.
+    /// The outputs whose query fails.
     pub(super) failures: Vec<OutputFailure>,
 }
 
@@ -78,12 +78,12 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// The transaction, to read windows with.
+    /// The transaction, for reading windows.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
         &mut self.transaction
     }
 
-    /// Objects of which rows were applied within the last [`TRACED_FOR`], with the time of the last such batch.
+    /// Objects with rows applied within the last [`TRACED_FOR`], with the time of the last such batch.
     pub(super) async fn applied_lately(&mut self) -> Result<BTreeMap<i64, DateTime<Utc>>, sqlx::Error> {
         let objects: Vec<(i64, DateTime<Utc>)> = sqlx::query_as(
             "SELECT object, max(updated_at) FROM pipeline.progress
@@ -118,7 +118,7 @@ impl Snapshot {
         Ok(dates.into_iter().map(|(first, last)| Dates { domain: domain.name, first, last }).collect())
     }
 
-    /// Adds to those that wait the dates of facts that refer to rows of dimensions that changed, month by month.
+    /// Adds the dates of facts that refer to changed rows of dimensions to the waiting ones, month by month.
     pub(super) async fn look_up_dimensions(&mut self, outputs: &[&'static Output]) -> Result<(), sqlx::Error> {
         for (dimension, keys) in std::mem::take(&mut self.keys) {
             let Some(dimension) = self.domains.iter().copied().find(|domain| domain.name == dimension) else {
@@ -147,7 +147,8 @@ impl Snapshot {
         crate::windows::least_watermark(output.facts.iter().map(|domain| self.watermarks.get(domain.name).copied()))
     }
 
-    /// Marks of facts and of dimensions are taken up as a whole; those that wait are taken up by the publication.
+    /// Reads the marks. Those of facts and dimensions are published completely; waiting ones are chosen by the
+    /// publication.
     async fn read_marks(&mut self) -> Result<(), sqlx::Error> {
         let connection = &mut *self.transaction;
         self.mark_ids = sqlx::query_scalar("SELECT id FROM pipeline.marks WHERE dimension IS NULL")
@@ -172,7 +173,7 @@ impl Snapshot {
         )
         .fetch_all(connection)
         .await?;
-        // A mark of a domain that is no longer there makes nothing dirty.
+        // A mark of a domain that no longer exists makes nothing dirty.
         let known = |name: &str| self.domains.iter().find(|domain| domain.name == name).map(|domain| domain.name);
         self.changed = changed
             .into_iter()
@@ -192,7 +193,7 @@ impl Snapshot {
 }
 
 /// The statement that finds the dates of facts that refer to rows of a dimension, by their keys: ranges within a month.
-/// Where nothing says how the facts refer to it, all dates. None where the facts have no dates.
+/// All dates if the contract does not say how the facts refer to it; `None` if the facts have no dates.
 fn referring_dates(fact: &Domain, dimension: &Domain) -> Option<String> {
     let event_time = fact.event_time.as_ref()?;
     let (date, observed, table) = (event_time.date, event_time.observed_sql(""), fact.table);
@@ -210,7 +211,7 @@ fn referring_dates(fact: &Domain, dimension: &Domain) -> Option<String> {
     ))
 }
 
-/// The column of a fact that holds the key of a dimension, with its type, as its contract says.
+/// The column of a fact that refers to the key of a dimension, with its type, from the contract.
 fn reference(fact: &Domain, dimension: &Domain) -> Option<(&'static str, String)> {
     let refers = |column: &&Column| column.references.is_some_and(|it| it.domain == dimension.name);
     fact.columns.iter().find(refers).map(|column| (column.name, column.cast.sql_type()))
@@ -231,7 +232,7 @@ async fn bookmarks(connection: &mut PgConnection) -> Result<BTreeMap<String, BTr
     Ok(bookmarks)
 }
 
-/// The greatest event date of each domain that is not from the far future.
+/// The latest event date of each domain, ignoring the far future.
 async fn watermarks(
     connection: &mut PgConnection,
     domains: &'static [&'static Domain],

@@ -21,9 +21,9 @@ const UPLOADS_MAX: usize = 8;
 /// Uploads data files to S3, [`UPLOADS_MAX`] at once.
 pub(super) struct Uploads<'a> {
     store: Store,
-    /// The version to come, which new files are named after.
+    /// The next version, which is in the names of new files.
     version: u64,
-    /// The files of the version before, which are there, but for the missing ones.
+    /// The files of the version before, all of which exist except the missing ones.
     before: BTreeMap<(&'static str, Window), &'a WindowFiles>,
     missing: &'a BTreeSet<String>,
     slots: Arc<Semaphore>,
@@ -54,8 +54,8 @@ impl<'a> Uploads<'a> {
         }
     }
 
-    /// Sends the files of a window that are new or gone, waiting while too many uploads are running. `None`: it has no
-    /// rows.
+    /// Uploads the files of a window that are new or gone, waiting while too many uploads are running. `None`: it has
+    /// no rows.
     pub(super) async fn add(
         &mut self,
         output: &'static str,
@@ -122,7 +122,7 @@ impl<'a> Uploads<'a> {
         Ok(())
     }
 
-    /// Waits until all are there; how many were written.
+    /// Waits until all are uploaded; returns how many were written.
     pub(super) async fn finish(mut self) -> Result<usize, RefreshError> {
         while let Some(done) = self.tasks.join_next().await {
             done.map_err(RefreshError::Task)??;
@@ -131,15 +131,15 @@ impl<'a> Uploads<'a> {
     }
 }
 
-/// The file of the version before, if it holds these bytes, and whether it has to be written again; none where there
-/// is a new file to be.
+/// The file of the version before, if it has these bytes, and whether it has to be written again; `None` if a new file
+/// is needed.
 ///
 /// | before | bytes | gone | file | written |
 /// |---|---|---|---|---|
 /// | none | | | new | yes |
 /// | a file | others | any | new | yes |
 /// | a file | the same | no | as before | no |
-/// | a file | the same | yes | as before: whoever holds an older manifest has it back too | yes |
+/// | a file | the same | yes | as before: readers of an older manifest have it back too | yes |
 fn kept<'a>(before: Option<&'a FileRef>, sha256: &str, missing: &BTreeSet<String>) -> Option<(&'a FileRef, bool)> {
     before.filter(|file| file.sha256 == sha256).map(|file| (file, missing.contains(&file.key)))
 }

@@ -1,8 +1,9 @@
-//! Periodic checks whether the published files still exist, beside the publications, which do not wait for them.
+//! Periodic checks whether the published files still exist. They run beside the publications, which do not wait for
+//! them.
 //!
-//! A look lists all data files, so it takes longer the longer the history is, and what has just changed is not to wait for
-//! that. Only the first look of a publisher comes before its first publication: what was deleted while nobody looked is
-//! known from the beginning.
+//! A check lists all data files, so it takes longer the longer the history is, and new changes should not wait for it.
+//! Only a publisher's first check comes before its first publication, so that earlier deletions are known from the
+//! start.
 
 use std::time::{Duration, Instant};
 
@@ -11,19 +12,19 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::metrics;
 
-/// The time between two looks is at least this many times as long as one takes.
+/// The time between two checks is at least this many times as long as one takes.
 const REST_FACTOR: u32 = 20;
 
-/// What one look found, and how long it took.
+/// The result of one check, and how long it took.
 type Look = (Result<Damage, OutputError>, Duration);
 
-/// The looks of a publisher.
+/// The checks of a publisher.
 pub(super) struct Verification {
     store: Store,
     interval: Duration,
-    /// What the last look found and no publication has mended yet.
+    /// What the last check found and no publication has restored yet.
     pub(super) damage: Damage,
-    /// When the next one is to begin; none: now.
+    /// When the next check begins; `None`: now.
     next_at: Option<Instant>,
     is_first: bool,
     running: Option<AbortOnDropHandle<Look>>,
@@ -34,12 +35,12 @@ impl Verification {
         Verification { store, interval, damage: Damage::default(), next_at: None, is_first: true, running: None }
     }
 
-    /// Requests a look at the outputs as soon as possible, because something was found missing.
+    /// Requests a check as soon as possible, because something was found missing.
     pub(super) fn soon(&mut self) {
         self.next_at = None;
     }
 
-    /// Takes up what a look that has ended found, and begins the next one if it is time. Waits for the first.
+    /// Takes the result of a finished check, and begins the next one if it is time. Waits for the first check.
     pub(super) async fn take_up(&mut self) {
         if self.is_first || self.running.as_ref().is_some_and(AbortOnDropHandle::is_finished) {
             self.ended().await;
@@ -47,7 +48,7 @@ impl Verification {
         self.begin_if_due();
     }
 
-    /// Returns once a look has ended, the one under way or the next. May be dropped and begun again.
+    /// Returns once a check has ended, the current one or the next. May be dropped and called again.
     pub(super) async fn ended(&mut self) {
         if self.running.is_none() {
             let wait = self.next_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
@@ -63,7 +64,7 @@ impl Verification {
             // It panicked, or the program is stopping.
             Err(error) => {
                 self.next_at = Some(Instant::now() + self.interval);
-                tracing::warn!(%error, "verify the outputs; it is tried again");
+                tracing::warn!(%error, "verify the outputs; trying again");
             }
         }
     }
@@ -78,26 +79,26 @@ impl Verification {
             let began = Instant::now();
             (store.verify(resume_after.as_deref()).await, began.elapsed())
         };
-        // Somebody who finds something gone from now on has it looked for once more.
+        // If something is found missing from now on, another check is made.
         self.next_at = Some(Instant::now() + self.interval);
         self.running = Some(AbortOnDropHandle::new(tokio::spawn(look)));
     }
 
-    /// An error keeps nothing from being published.
+    /// Records the result. An error does not prevent publishing.
     fn found(&mut self, found: Result<Damage, OutputError>, took: Duration) {
         let rest = self.interval.max(took * REST_FACTOR);
         match found {
             Ok(damage) => {
-                // More was found than one look takes in: the next one follows as soon as this is mended.
+                // There is more damage than one check covers: the next one follows as soon as this is restored.
                 let more = damage.resume_after.is_some() && !damage.missing.is_empty();
-                // None where somebody has asked for one meanwhile.
+                // `None` if a check was requested meanwhile.
                 self.next_at = self.next_at.filter(|_| !more).map(|_| Instant::now() + rest);
                 self.damage = damage;
             }
             Err(error) => {
                 self.next_at = Some(Instant::now() + rest);
                 metrics::ERRORS.inc();
-                tracing::warn!(%error, "verify the outputs; it is tried again");
+                tracing::warn!(%error, "verify the outputs; trying again");
             }
         }
     }

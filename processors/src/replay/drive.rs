@@ -1,7 +1,7 @@
-//! Writes batches from the topic into Postgres for a replay, one transaction each.
+//! Writes batches from the topic to Postgres for a replay, one transaction each.
 //!
-//! Several workers share the partitions, as several processors share them live: the rows of a key are in one partition,
-//! so that they do not get into each other's way, and where they do (partitions were added) the guard decides.
+//! Several workers share the partitions, as several live processes do. The rows of a key are in one partition, so
+//! workers do not disturb each other; if they do (partitions were added), the guard decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -29,16 +29,16 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A replay ends if Postgres has not answered for this long; the same command resumes it.
 const TRIED_FOR_MAX: Duration = Duration::from_secs(120);
 
-/// Where the batches go.
+/// The destination of the batches.
 #[derive(Debug, Clone)]
 pub(super) enum Sink {
     /// Into the live table, as corrections.
     InPlace(Running),
-    /// Into the shadow, as they went into the live table.
+    /// Into the shadow, in the same way as into the live table.
     Shadow,
 }
 
-/// One reads and judges while Postgres writes for the other; more would take the machine from the live pipeline.
+/// One reads and judges while Postgres writes for the other; more would take too much from the live pipeline.
 const WORKERS: usize = 2;
 
 /// Work in progress.
@@ -50,14 +50,14 @@ pub(super) struct Drive<'a> {
     pub(super) progress: &'a ProgressSender,
 }
 
-/// Bookmarks that were taken, as positions.
+/// The taken bookmarks as positions.
 pub(super) fn positions(taken: &[Assigned]) -> BTreeMap<i32, Position> {
     taken.iter().map(|one| (one.partition, Position { next_offset: one.next_offset, epoch: one.epoch })).collect()
 }
 
 impl Drive<'_> {
-    /// Reads each partition from where it stands up to `ends`, and writes all of it. Where that fails, what was written
-    /// is known to Postgres alone.
+    /// Reads each partition from its position up to `ends`, and writes everything. If that fails, only Postgres knows
+    /// what was written.
     pub(super) async fn run(
         &self,
         positions: &mut BTreeMap<i32, Position>,
@@ -75,7 +75,7 @@ impl Drive<'_> {
     }
 }
 
-/// Splits the partitions that are not at their end, the fullest first, so that the shares have about as much to read.
+/// Splits the unfinished partitions, the fullest first, so that the shares have about the same amount to read.
 fn shares(positions: &BTreeMap<i32, Position>, ends: &BTreeMap<i32, i64>) -> Vec<BTreeMap<i32, Position>> {
     let left = |(partition, at): (&i32, &Position)| ends.get(partition).map_or(0, |to| to - at.next_offset);
     let mut open: Vec<(i64, i32, Position)> =
@@ -120,7 +120,7 @@ impl Worker<'_> {
             batch_rows_max: context.settings.batch_rows_max,
         });
         let is_read = |(partition, at): (&i32, &Position)| ends.get(partition).is_some_and(|to| at.next_offset >= *to);
-        // Not until the reader is gone: librdkafka takes its time to close.
+        // Does not wait until the reader has ended: librdkafka takes some time to close.
         while !self.positions.iter().all(is_read) {
             let batch = tokio::select! {
                 batch = batches.recv() => batch.ok_or(ReplayError::Task)?,
@@ -142,11 +142,11 @@ impl Worker<'_> {
         })
     }
 
-    /// Writes a batch, trying again for a while where the error is transient. Gives how many messages it was.
+    /// Writes a batch, retrying for a while after transient errors. Returns how many messages it was.
     async fn write(&mut self, batch: &Batch, shutdown: &CancellationToken) -> Result<i64, ReplayError> {
         let (began, mut failures) = (Instant::now(), 0);
         loop {
-            // Cut off, it goes with its connection; the bookmark tells whether it had committed.
+            // If it is interrupted, its connection is closed; the bookmark tells whether it had committed.
             let written = tokio::select! {
                 written = tokio::time::timeout(WRITE_TIMEOUT, self.write_once(batch)) => written,
                 () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
@@ -183,7 +183,8 @@ impl Worker<'_> {
 
     async fn write_once(&mut self, batch: &Batch) -> Result<(), ApplyError> {
         let Drive { context, upsert, sink, .. } = self.drive;
-        // Not one of the pool's: cut off in the middle of a transaction, it must go, and nobody may find it open.
+        // Not a connection of the pool: if it is interrupted in a transaction, it must be closed, so that nobody gets
+        // it with an open transaction.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => PgConnection::connect_with(&context.pool.connect_options()).await?,
@@ -205,7 +206,7 @@ impl Worker<'_> {
     }
 }
 
-/// Keeps a replay from going faster than it may, on the average since it began.
+/// Limits the average speed of a replay since it began.
 struct Pace {
     rows_per_second: Option<f64>,
     began: Instant,
@@ -217,7 +218,7 @@ impl Pace {
         Pace { rows_per_second, began: Instant::now(), rows: 0 }
     }
 
-    /// Rests until as many rows were due.
+    /// Waits until this many rows are due.
     async fn rest(&mut self, rows: i64) {
         self.rows += rows;
         let Some(rate) = self.rows_per_second else { return };
@@ -226,7 +227,7 @@ impl Pace {
     }
 }
 
-/// Says how much there is to do.
+/// Reports how much there is to do.
 pub(super) fn announce(progress: &ProgressSender, ranges: impl Iterator<Item = i64>) {
     let total = ranges.sum();
     progress.send_replace(Progress { total, ..Progress::default() });

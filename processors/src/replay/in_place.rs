@@ -19,7 +19,7 @@ use super::plan::{self, Times};
 use super::{PlanError, Point, ProgressSender, ReplayContext, ReplayError, Request, Topic, ask, lock, look, postgres};
 use crate::ranges::{self, Range, Reading};
 
-/// Keys that a preview tells apart; past them it counts rows.
+/// The most keys that a preview distinguishes; beyond that it counts rows.
 const KEYS_MAX: usize = 1_000_000;
 /// How often the end of a replay is tried, [`FINISH_PAUSE`] apart: half a minute.
 const FINISH_TRIES_MAX: u32 = 30;
@@ -53,7 +53,7 @@ pub async fn in_place(
         owner: &context.owner,
     };
     let (replay, taken) = replays::begin(&context.pool, &wanted).await?;
-    // One that was interrupted has its ends from when it began.
+    // An interrupted replay keeps the ends from when it began.
     let ends: BTreeMap<i32, i64> = (0..).zip(replay.end_offsets.iter().flatten().copied()).collect();
     let mut positions = taken_positions(&taken);
     announce(
@@ -80,7 +80,7 @@ pub async fn in_place(
     }
 }
 
-/// Finishes, trying again for a while where the error is transient: a live batch may be at the same rows.
+/// Finishes, retrying for a while after transient errors: a live batch may be at the same rows.
 async fn finish(
     context: &ReplayContext,
     running: &Running,
@@ -105,11 +105,11 @@ async fn finish(
 /// The preview of [`in_place`] on the present table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preview {
-    /// How many rows of each.
+    /// The counts.
     pub corrected: Corrected,
-    /// Examples, some of each.
+    /// Examples of each kind.
     pub examples: Vec<Example>,
-    /// Whether so many keys would be written that one of them may have been counted for several of its rows.
+    /// Whether there were so many keys to write that one of them may have been counted for several of its rows.
     pub at_most: bool,
 }
 
@@ -145,7 +145,8 @@ pub async fn preview(
         let batch: Batch = batch?.placed(|partition, offsets| {
             Ok::<_, ReplayError>(BookmarkMove { partition, expected: offsets.first, next: offsets.next, epoch: 0 })
         })?;
-        // One a batch: a snapshot held for the whole log would keep Postgres from cleaning up behind the live pipeline.
+        // One for each batch: a snapshot held for the whole log would keep Postgres from vacuuming behind the live
+        // pipeline.
         let mut looking = connection.begin_with("BEGIN READ ONLY").await.map_err(&failed)?;
         let (corrected, differences, examples) = correct::preview(&mut looking, &upsert, &batch).await?;
         looking.rollback().await.map_err(&failed)?;
@@ -157,7 +158,7 @@ pub async fn preview(
     Ok(sum.preview)
 }
 
-/// Adds batches up. As nothing is written, a later row of a key that was counted is not another one.
+/// Adds batches up. Because nothing is written, a later row of a counted key is not counted again.
 #[derive(Default)]
 struct Sum {
     preview: Preview,
@@ -210,7 +211,7 @@ impl Sum {
     }
 }
 
-/// So that each kind of example is shown.
+/// Distinguishes the kinds, so that each is shown.
 fn kind_of(example: &Example) -> &'static str {
     match &example.what {
         correct::What::Inserted { .. } => "",
@@ -220,7 +221,7 @@ fn kind_of(example: &Example) -> &'static str {
     }
 }
 
-/// The offsets of a request.
+/// Finds the offsets of a request.
 pub(super) async fn plan(context: &ReplayContext, request: &Request, topic: &Topic) -> Result<Vec<Range>, ReplayError> {
     let from_times = times(context, Some(&request.from), topic).await?;
     let to_times = times(context, request.to.as_ref(), topic).await?;
@@ -236,7 +237,7 @@ async fn times(context: &ReplayContext, point: Option<&Point>, topic: &Topic) ->
     ask(context, move |reader, topic| reader.offsets_since(topic, &partitions, time)).await
 }
 
-/// The ids of every version of the objects asked for.
+/// The ids of all versions of the requested objects.
 async fn objects(context: &ReplayContext, request: &Request) -> Result<Option<BTreeSet<i64>>, ReplayError> {
     if request.objects.is_empty() {
         return Ok(None);

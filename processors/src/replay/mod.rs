@@ -1,12 +1,12 @@
 //! Replay: rows in the topic are processed again while the live pipeline runs.
 //!
-//! Whoever replays reads with an assignment of its own ([`crate::ranges`](self)), never past the live bookmarks, judges
-//! the rows by the rules of this program, and writes batch by batch, each a transaction that moves the replay's own
-//! bookmarks. If it is killed, the same command resumes it where it stopped. A domain has one replay at a time.
+//! A replay reads with its own assignment ([`crate::ranges`](self)), never past the live bookmarks, judges the rows by
+//! the rules of this program, and writes batch by batch, each in a transaction that moves the replay's own bookmarks.
+//! If it is killed, the same command resumes it where it stopped. A domain has one replay at a time.
 //!
 //! - [`in_place`] corrects the live table. Old data never overwrites new data: the guard of the live upsert applies.
 //! - [`preview`] shows what that would do, and writes nothing.
-//! - [`Shadow`] fills a second table, compares it with the live one, and lets it take its place.
+//! - [`Shadow`] fills a second table, compares it with the live one, and puts it in its place.
 
 mod drive;
 mod in_place;
@@ -48,7 +48,7 @@ pub struct ReplayContext {
     pub pool: PgPool,
     /// A name for this process, unlike any other's.
     pub owner: String,
-    /// Rows a second at most, where the live pipeline is to have the machine.
+    /// The most rows a second, to leave the machine to the live pipeline.
     pub rows_per_second: Option<NonZeroU32>,
 }
 
@@ -58,29 +58,29 @@ impl ReplayContext {
     }
 }
 
-/// How far a replay is, for people.
+/// The progress of a replay, for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Messages read.
     pub done: i64,
-    /// Messages to read in all, as far as is known.
+    /// Messages to read in total, as far as known.
     pub total: i64,
-    /// Rows that were in those read.
+    /// Rows in the messages read.
     pub rows: i64,
 }
 
 impl Progress {
-    /// So many messages more were read, with so many rows.
+    /// Adds messages, with their rows, to those read.
     fn add(&mut self, messages: i64, rows: i64) {
         self.done += messages;
         self.rows += rows;
     }
 }
 
-/// Where a replay says how far it is.
+/// The channel for a replay's progress.
 pub type ProgressSender = watch::Sender<Progress>;
 
-/// Why a replay did not get to its end.
+/// Why a replay did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// Another process runs a replay of the domain.
@@ -88,7 +88,7 @@ pub enum ReplayError {
     Busy {
         /// The domain.
         domain: &'static str,
-        /// Who.
+        /// The process that runs it.
         owner: Option<String>,
     },
     /// The topic is not the one that the tables were made from.
@@ -100,30 +100,30 @@ pub enum ReplayError {
     /// An unfinished replay prevents it.
     #[error(transparent)]
     Begin(#[from] BeginError),
-    /// Kafka.
+    /// An error of Kafka.
     #[error(transparent)]
     Range(#[from] RangeError),
-    /// Kafka.
+    /// An error of Kafka.
     #[error("look at the topic: {0}")]
     Log(#[from] LogError),
-    /// Kafka.
+    /// An error of Kafka.
     #[error("look at the topic: {0}")]
     Catalog(#[from] CatalogError),
-    /// Postgres took a batch no better when it was tried again.
+    /// Postgres did not accept a batch, even after retries.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    /// Postgres.
+    /// An error of Postgres.
     #[error("{action}: {source}")]
     Postgres {
-        /// What was asked.
+        /// The attempted action.
         action: &'static str,
-        /// Its answer.
+        /// Postgres' error.
         source: sqlx::Error,
     },
     /// Another process has taken over the replay, or another topic was adopted.
     #[error("another process has taken over this replay, or another topic was adopted meanwhile")]
     Lost,
-    /// The live pipeline is too fast to be caught up with, or rows do not come.
+    /// The shadow cannot catch up with the live pipeline, or rows do not arrive.
     #[error("the shadow could not catch up with the live table in {0} tries: try again when fewer rows arrive")]
     NotCaughtUp(u32),
     /// The shadow cannot take the live table's place.
@@ -155,7 +155,7 @@ async fn lock(context: &ReplayContext) -> Result<ReplayLock, ReplayError> {
     Err(ReplayError::Busy { domain: context.domain.name, owner: unfinished.map(|replay| replay.owner) })
 }
 
-/// The topic as it is, and how far it is applied.
+/// The present topic, and how far it is applied.
 struct Topic {
     stream_id: Uuid,
     ends: BTreeMap<i32, Ends>,
@@ -186,7 +186,7 @@ async fn bookmarks(context: &ReplayContext, stream_id: Uuid) -> Result<BTreeMap<
     Ok(rows.into_iter().collect())
 }
 
-/// Asks Kafka something, on a thread that may block.
+/// Runs a query to Kafka on a thread that may block.
 async fn ask<T: Send + 'static>(
     context: &ReplayContext,
     question: impl FnOnce(&LogReader, &str) -> Result<T, LogError> + Send + 'static,

@@ -12,15 +12,15 @@ use crate::ranges::Range;
 /// A point in a topic's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Point {
-    /// Where the log begins.
+    /// The start of the log.
     Beginning,
-    /// When a record was written to the topic.
+    /// The time at which a record was written to the topic.
     Time(DateTime<Utc>),
     /// Partition → offset.
     Offsets(BTreeMap<i32, i64>),
 }
 
-/// The text is not a point in a topic.
+/// The text is not a point in a topic's history.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "give `beginning`, a time such as 2026-03-01 or 2026-03-01T00:00:00Z, or offsets such as 0:1200,3:0 (partition:offset)"
@@ -54,7 +54,7 @@ impl FromStr for Point {
     }
 }
 
-/// As it is typed.
+/// As it is typed on the command line.
 impl fmt::Display for Point {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -68,18 +68,18 @@ impl fmt::Display for Point {
     }
 }
 
-/// What is to be read again.
+/// What to read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// From here.
     pub from: Point,
-    /// Up to here, exclusive; up to what the live pipeline has applied where nothing is said.
+    /// Up to here, exclusive; by default up to what the live pipeline has applied.
     pub to: Option<Point>,
-    /// Only rows of files with these keys, in whichever version; of all where there are none.
+    /// Only rows of files with these keys, in any version; all files if empty.
     pub objects: Vec<String>,
 }
 
-/// Equal if and only if the request is.
+/// Two texts are equal if and only if the requests are.
 impl fmt::Display for Request {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         write!(formatter, "from {}", self.from)?;
@@ -99,7 +99,7 @@ impl fmt::Display for Request {
 /// The request does not fit the topic.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
-    /// Retention has removed what is asked for.
+    /// Retention has removed a part of what was requested.
     #[error(
         "partition {partition} begins at offset {low}: retention has removed {} of the records asked for; `freshet \
          republish` sends their files again, then replay from the beginning", .low - .from
@@ -107,12 +107,12 @@ pub enum PlanError {
     Gone {
         /// The partition.
         partition: i32,
-        /// The offset asked for.
+        /// The requested offset.
         from: i64,
         /// The log's start.
         low: i64,
     },
-    /// No such partition.
+    /// There is no such partition.
     #[error("the topic has no partition {0}")]
     NoPartition(i32),
     /// No version of these keys is in the ledger.
@@ -123,10 +123,10 @@ pub enum PlanError {
     Future(String),
 }
 
-/// What Kafka says of a point in time: partition → the first offset written then or later, `None` for none.
+/// Kafka's answer about a point in time: partition → the first offset written then or later, `None` if there is none.
 pub(super) type Times = BTreeMap<i32, Option<i64>>;
 
-/// The ranges to read. Nothing is read past `bookmarks`, where the live pipeline has yet to come by.
+/// The ranges to read. Nothing is read past `bookmarks`, because the live pipeline will read that itself.
 ///
 /// | from | first offset |
 /// |---|---|
@@ -137,7 +137,7 @@ pub(super) type Times = BTreeMap<i32, Option<i64>>;
 ///
 /// | to | one past the last offset |
 /// |---|---|
-/// | not said | the bookmark |
+/// | not given | the bookmark |
 /// | beginning | the log's start: nothing to read |
 /// | a time, an offset | the lesser of that and the bookmark |
 /// | offsets, and the partition is not among them | the bookmark |

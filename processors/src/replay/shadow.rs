@@ -1,8 +1,8 @@
 //! A shadow, filled until it has caught up with the live table.
 //!
-//! It follows in rounds, each up to where the live bookmarks stand by then, until little is left. What has to be of one
-//! moment (a comparison, the swap) makes the live pipeline wait, reads that little, and goes on from there; should that
-//! take longer than [`HOLD_MAX`], the live pipeline is let go and another round follows.
+//! It follows in rounds, each up to the live bookmarks of that moment, until little is left. For an operation that
+//! needs one moment (a comparison, the swap), it makes the live pipeline wait, reads the rest, and continues from
+//! there; if that takes longer than [`HOLD_MAX`], it lets the live pipeline continue and starts another round.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,13 +21,13 @@ use super::in_place::plan;
 use super::{Progress, ProgressSender, ReplayContext, ReplayError, Request, bookmarks, lock, look, postgres};
 use crate::consumer::Position;
 
-/// With fewer rows left than this, the live pipeline is made to wait for them: a fraction of a second's work.
+/// With fewer rows left than this, the live pipeline has to wait for them: a fraction of a second's work.
 const LITTLE: i64 = 5_000;
 /// The live pipeline waits at most this long for the shadow.
 const HOLD_MAX: Duration = Duration::from_millis(1_500);
-/// Rounds until the shadow gives up running after the live pipeline, and holds of it that took too long.
+/// The most rounds in which the shadow tries to catch up with the live pipeline, and the most attempts to hold it.
 const TRIES_MAX: u32 = 100;
-/// Between two tries to hold the live pipeline.
+/// The pause between two attempts to hold the live pipeline.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// A shadow that this process works on.
@@ -41,7 +41,7 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Begins a shadow, or continues the existing one.
+    /// Begins a shadow, or continues an existing one.
     ///
     /// # Errors
     /// [`ReplayError`].
@@ -110,7 +110,7 @@ impl Shadow {
         drive.run(positions, live, shutdown).await
     }
 
-    /// Makes the live pipeline wait with the shadow exactly where it stands.
+    /// Makes the live pipeline wait, with the shadow at exactly the same offsets.
     async fn level(&mut self, progress: &ProgressSender, shutdown: &CancellationToken) -> Result<Held, ReplayError> {
         for _ in 0..TRIES_MAX {
             self.fill(progress, shutdown).await?;
@@ -123,7 +123,8 @@ impl Shadow {
                 }
                 Err(error) => return Err(postgres("pause the live pipeline")(error)),
             };
-            // Cut off half-way, a batch's transaction goes with its connection; the bookmark tells what it did.
+            // If it is interrupted, a batch's transaction ends with its connection; the bookmark tells whether it
+            // committed.
             let read = tokio::time::timeout(HOLD_MAX, self.read_up_to(&held.bookmarks, progress, shutdown)).await;
             match read {
                 Ok(Ok(())) => return Ok(held),
@@ -138,7 +139,7 @@ impl Shadow {
         Err(ReplayError::NotCaughtUp(TRIES_MAX))
     }
 
-    /// Takes the shadow's bookmarks again: shuts out what was cut off, and learns whether it committed.
+    /// Takes the shadow's bookmarks again: this shuts out interrupted writes, and shows whether they committed.
     async fn retake(&mut self) -> Result<(), ReplayError> {
         let starts: Vec<(i32, i64)> =
             self.positions.iter().map(|(partition, at)| (*partition, at.next_offset)).collect();
@@ -155,7 +156,8 @@ impl Shadow {
         Ok(())
     }
 
-    /// Compares it with the live table at the same bookmarks. The live pipeline waits only until both are seen.
+    /// Compares it with the live table at the same bookmarks. The live pipeline waits only until snapshots of both
+    /// exist.
     ///
     /// # Errors
     /// [`ReplayError`].
@@ -172,7 +174,7 @@ impl Shadow {
             .execute(&mut *snapshot)
             .await
             .map_err(&failed)?;
-        // The first statement is the moment that the transaction sees.
+        // The first statement takes the transaction's snapshot.
         sqlx::query("SELECT").execute(&mut *snapshot).await.map_err(&failed)?;
         held.transaction.rollback().await.map_err(&failed)?;
         let comparison = shadow::compare(&mut snapshot, self.context.domain).await.map_err(&failed)?;
@@ -180,7 +182,7 @@ impl Shadow {
         Ok(comparison)
     }
 
-    /// Lets it take the live table's place.
+    /// Puts it in the place of the live table.
     ///
     /// # Errors
     /// [`ReplayError::Refused`] says why it cannot; the shadow stays.
@@ -195,7 +197,7 @@ impl Shadow {
         for _ in 0..TRIES_MAX {
             let held = self.level(progress, shutdown).await?;
             match shadow::swap(held, self.context.domain, &self.running).await {
-                // Somebody reads the table for long.
+                // A reader holds the table for long.
                 Err(shadow::Refused::Postgres(error)) if is_lock_conflict(&error) => refused = Some(error),
                 swapped => return Ok(swapped?),
             }
@@ -219,7 +221,7 @@ fn is_little(Progress { done, rows, .. }: Progress, left: i64) -> bool {
     i128::from(left) * i128::from(rows.max(1)) <= i128::from(LITTLE) * i128::from(done.max(1))
 }
 
-/// Somebody else has what is needed, for too long or the other way round: not now.
+/// Whether another transaction holds a required lock for too long, or there was a deadlock: try again later.
 fn is_lock_conflict(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     is_lock_timeout(error) || code.as_deref() == Some("40P01")

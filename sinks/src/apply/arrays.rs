@@ -1,4 +1,5 @@
-//! Rows as the arrays of a statement: one a column, encoded from the columns of the batch without a copy between.
+//! Rows as the arrays of a statement: one array per column, encoded straight from the columns of the batch, without a
+//! copy.
 //!
 //! Arrays hold `Option`s because UNNEST takes its type from the first value.
 
@@ -10,7 +11,7 @@ use sqlx::query::Query;
 
 use super::upsert::{Candidate, LINEAGE, filled_columns, quoted};
 
-/// `UNNEST($1::int4[], …) AS u (columns, lineage)`: what [`bind`] binds, as rows.
+/// `UNNEST($1::int4[], …) AS u (columns, lineage)`: the values that [`bind`] binds, as rows.
 pub(crate) fn unnest(domain: &Domain, more: &str) -> String {
     let types = domain.columns.iter().map(|column| format!("{}[]", column.cast.sql_type()));
     let types = types.chain(domain.kept_columns().map(|_| "text[]::jsonb[]".to_owned()));
@@ -21,7 +22,7 @@ pub(crate) fn unnest(domain: &Domain, more: &str) -> String {
     format!("UNNEST({}){ordinality} AS u ({columns}, {}{more})", arrays.join(", "), LINEAGE.join(", "))
 }
 
-/// Binds rows: an array a column, one a kept column, then `src_object`, `src_gen`, `src_row` and `src_ord`.
+/// Binds rows: an array for each column and each kept column, then `src_object`, `src_gen`, `src_row` and `src_ord`.
 pub(crate) fn bind<'q>(
     domain: &Domain,
     mut query: Query<'q, Postgres, PgArguments>,
@@ -43,7 +44,7 @@ fn bind_column<'q>(
     column: usize,
     rows: &[Candidate<'_>],
 ) -> Query<'q, Postgres, PgArguments> {
-    // All rows of a statement are of one batch.
+    // All rows of a statement belong to one batch.
     let Some(columns) = rows.first().map(Candidate::columns) else { return query };
     bind_values(query, columns, column, rows.iter().map(Candidate::place))
 }

@@ -1,7 +1,7 @@
-//! A batch: as it is received and judged, and on its way through the transaction.
+//! A batch: as received and judged, and while it goes through the transaction.
 //!
-//! A row is a place in the batch: its values stand in the batch's columns, where it comes from in its list of origins.
-//! Nothing of a row is copied on the way to Postgres.
+//! A row is an index into the batch: its values are in the batch's columns, its origin is in the list of origins.
+//! Nothing is copied per row on the way to Postgres.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use super::rejects::{Lineage, Refusal, Reject};
 use super::upsert::Candidate;
 use crate::bookmarks::BookmarkMove;
 
-/// The name of the rule that rows refused by Postgres are rejected under.
+/// The rule under which rows refused by Postgres are rejected.
 pub const REFUSED_BY_DATABASE: &str = "refused_by_database";
 
 /// Where a row of a batch comes from.
@@ -24,32 +24,32 @@ pub struct Origin {
     pub partition: i32,
     /// The offset of its message.
     pub offset: i64,
-    /// The file, and its place there.
+    /// The file, and the row's position in it.
     pub provenance: Provenance,
-    /// What the message says of it, kept for the case that it is rejected.
+    /// The row as the message has it, kept in case it is rejected.
     pub raw: RawText,
 }
 
-/// Rows as they were received and judged, those of a partition in the order of their offsets.
+/// Rows as received and judged. Within a partition they are in the order of their offsets.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
-    /// Where each comes from.
+    /// Where each row comes from.
     pub origins: Vec<Origin>,
-    /// What each says, or why it cannot load, in the same order.
+    /// The values of each row, or why it cannot load, in the same order.
     pub judged: Judged,
 }
 
-/// The records of some partitions: of each, everything from `expected` up to `next` of its bookmark.
+/// The records of some partitions: for each partition, all records from `expected` up to `next` of its bookmark.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// What applying does to the bookmarks, one a partition.
+    /// How applying moves the bookmarks, one for each partition.
     pub bookmarks: Vec<BookmarkMove>,
-    /// The rows. Records that carry no row move the bookmark alone.
+    /// The rows. Records without a row only move the bookmark.
     pub rows: Rows,
 }
 
 impl Batch {
-    /// The rows of those partitions whose bookmarks are among these, partition by partition, in the order received.
+    /// The rows of the partitions named by these bookmarks, partition by partition, in the order received.
     pub fn rows_of(&self, bookmarks: &[BookmarkMove]) -> Vec<ReceivedRow<'_>> {
         let partitions: BTreeSet<i32> = bookmarks.iter().map(|bookmark| bookmark.partition).collect();
         let all = (0..self.rows.origins.len()).map(|at| self.rows.row(at));
@@ -65,7 +65,7 @@ impl Batch {
 }
 
 impl Rows {
-    /// The row at a place.
+    /// The row at an index.
     pub fn row(&self, at: usize) -> ReceivedRow<'_> {
         ReceivedRow { rows: self, at }
     }
@@ -79,12 +79,12 @@ pub struct ReceivedRow<'b> {
 }
 
 impl<'b> ReceivedRow<'b> {
-    /// The rows of which it is one.
+    /// The rows that this row is part of.
     pub fn rows(&self) -> &'b Rows {
         self.rows
     }
 
-    /// Its place among them.
+    /// Its index in them.
     pub fn at(&self) -> usize {
         self.at
     }
@@ -94,17 +94,17 @@ impl<'b> ReceivedRow<'b> {
         &self.rows.origins[self.at]
     }
 
-    /// Where in which file it comes from.
+    /// The file that it comes from, and its position there.
     pub fn provenance(&self) -> &'b Provenance {
         &self.origin().provenance
     }
 
-    /// Why it cannot load; `None` where it can.
+    /// Why it cannot load; `None` if it can.
     pub fn refusal(&self) -> Option<&'b Refusal> {
         self.rows.judged.refusal(self.at)
     }
 
-    /// The reading of a file, in a partition, that it belongs to.
+    /// The generation of a file, and the partition, that it belongs to.
     pub fn part(&self) -> Part {
         let Origin { partition, provenance: Provenance { object, generation, .. }, .. } = *self.origin();
         Part { object, generation, partition }
@@ -123,7 +123,7 @@ impl<'b> ReceivedRow<'b> {
     }
 }
 
-/// The parts that rows belong to, each once.
+/// The parts that the rows belong to, without repetition.
 pub(crate) fn parts_of(rows: &[ReceivedRow<'_>]) -> Vec<Part> {
     let mut parts: Vec<Part> = rows.iter().map(ReceivedRow::part).collect();
     parts.dedup();
@@ -132,42 +132,43 @@ pub(crate) fn parts_of(rows: &[ReceivedRow<'_>]) -> Vec<Part> {
     parts
 }
 
-/// How a row is handled whose sequence number was received before.
+/// How to handle a row whose sequence number was received before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duplicates {
-    /// It is counted and taken out.
+    /// Count it and leave it out.
     TakeOut,
-    /// It is one to look at: all that a replay reads was received before.
+    /// Process it: all rows that a replay reads were received before.
     Keep,
 }
 
-/// A batch on its way through the transaction: without what was received before, rows that load apart from rejects.
+/// A batch on its way through the transaction: without duplicates, and with the rows that load separate from the
+/// rejects.
 #[derive(Debug, Default)]
 pub struct ApplyBatch<'b> {
-    /// Rows that load by the rules, in the order received. Indexes of rows point into these.
+    /// Rows that load by the rules, in the order received. Row indexes point into this list.
     pub rows: Vec<ReceivedRow<'b>>,
-    /// Rows that do not, and those that Postgres has refused.
+    /// Rows that do not load, and rows that Postgres has refused.
     pub rejected: Vec<(ReceivedRow<'b>, Refusal)>,
     /// Indexes of rows that Postgres has refused.
     pub refused: BTreeSet<usize>,
-    /// The sets of received rows, this batch's among them, and what it adds to the counts.
+    /// The sets of received rows, including this batch, and what it adds to the counts.
     pub progress: BTreeMap<Part, PartProgress>,
-    /// Rows taken out because they were received before.
+    /// Rows left out because they were received before.
     pub duplicate: u64,
-    /// Objects that a newer version has replaced: their rows are older than what was there.
+    /// Objects that a newer version has replaced: their rows count as older than any row in the table.
     pub(crate) replaced: BTreeSet<i64>,
-    /// Rows left out because another life of the ledger sent them ([`crate::lives`]).
+    /// Rows skipped because another life of the ledger sent them ([`crate::lives`]).
     pub passed_over: u64,
-    /// The life of the ledger that began because of them.
+    /// The life of the ledger that began because of the skipped rows.
     pub life_begun: Option<i32>,
-    /// Changes made to values of rows that were not received before, as ((column, rule), count).
+    /// Changes made to values of new rows, as ((column, rule), count).
     pub corrected: BTreeMap<(&'static str, &'static str), u64>,
-    /// Values of rows that were not received before that break a rule and load all the same, counted likewise.
+    /// Values of new rows that break a rule but load anyway, counted in the same way.
     pub warned: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl<'b> ApplyBatch<'b> {
-    /// Sorts rows by `progress`, the sets as they were before.
+    /// Sorts rows by `progress`, the sets as they were before this batch.
     ///
     /// | received before | duplicates | rules | the row |
     /// |---|---|---|---|
@@ -209,7 +210,7 @@ impl<'b> ApplyBatch<'b> {
         rows.map(|(index, row)| Candidate { row, index }).collect()
     }
 
-    /// Turns rows that Postgres refused, by index and with its words, into rejects.
+    /// Turns rows that Postgres refused, given by index and error message, into rejects.
     pub(crate) fn reject_refused(&mut self, refused: &[(usize, String)]) {
         for (index, words) in refused {
             let refusal = Refusal { rule: REFUSED_BY_DATABASE, column: None, value: Some(words.clone()) };
@@ -243,7 +244,7 @@ mod tests {
 
     const MOVE: BookmarkMove = BookmarkMove { partition: 3, expected: 0, next: 4, epoch: 1 };
 
-    /// Rows of these sequence numbers in partition 3, each with a correction and a warning; those at the places
+    /// Rows with these sequence numbers in partition 3, each with a correction and a warning; those at the indexes
     /// `refused` do not load.
     fn batch(seqs: &[i64], refused: &[usize]) -> Batch {
         let origin = |seq: &i64| {
@@ -295,7 +296,7 @@ mod tests {
             assert_eq!(
                 counts,
                 (corrected as i64, corrected as i64),
-                "a warning is no correction, and stands by its rule"
+                "a warning is not a correction, and is counted under its rule"
             );
             assert_eq!(sorted.progress[&part].received.to_string(), "{[0,3)}", "{duplicates:?}");
         }

@@ -1,10 +1,10 @@
-//! Rows whose keys are all new, written by COPY: a third of what the upsert costs Postgres.
+//! Writes rows whose keys are all new by COPY, which costs Postgres a third of what the upsert costs.
 //!
-//! COPY knows no conflict. If a key exists or a row is refused, it fails as a whole: the transaction is rolled back and repeated
-//! with the upsert, which can write every batch. So correctness does not depend on the guess that rows are new; a wrong guess
-//! only costs time. [`Copies`] guesses by what became of the batches before.
+//! COPY cannot handle conflicts. If a key exists or a row is refused, it fails as a whole: the transaction is rolled
+//! back and repeated with the upsert, which can write every batch. So correctness does not depend on the guess that the
+//! keys are new; a wrong guess only costs time. [`Copies`] guesses from the results of earlier batches.
 //!
-//! Two that write a key at once: the second waits for the first, then fails and uses the upsert.
+//! If two processes write a key at the same time, the second waits for the first, then fails and uses the upsert.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,13 @@ use sqlx::{Encode, PgConnection, Postgres};
 use super::upsert::{Candidate, Changed, LINEAGE, Upsert, Written, filled_columns, quoted};
 use crate::destination::Destination;
 
-/// Fewer rows are not worth the further round trip.
+/// For fewer rows, the additional round trip costs more than COPY saves.
 const ROWS_MIN: usize = 200;
-/// Batches that are written by the upsert after a COPY that failed: twice as many after each, up to these.
+/// After a failed COPY, some batches are written by the upsert: twice as many after each failure in a row, up to this
+/// number.
 const PAUSE_BATCHES_MAX: u32 = 128;
 
-/// Whether batches are to be written by COPY, as one writer has seen it.
+/// Decides whether to write a batch by COPY, from what one writer has seen.
 ///
 /// | the last COPY | the next one |
 /// |---|---|
@@ -32,15 +33,15 @@ const PAUSE_BATCHES_MAX: u32 = 128;
 /// | failed again | two, four, … batches later, [`PAUSE_BATCHES_MAX`] at most |
 #[derive(Debug, Clone, Default)]
 pub struct Copies {
-    /// Batches to leave out after the next failure.
+    /// Batches to skip after the next failure.
     pause: u32,
-    /// Batches still to leave out.
+    /// Batches still to skip.
     left_out: u32,
 }
 
 impl Copies {
-    /// Whether to try a batch of so many rows. It counts as one that failed until it is said to have worked, so that one
-    /// whose end nobody hears of (a lost connection, a timeout) is followed by the upsert.
+    /// Whether to try COPY for a batch of this many rows. The attempt counts as failed until [`Copies::worked`] is
+    /// called, so the upsert follows an attempt whose result stays unknown (a lost connection, a timeout).
     pub fn begin(&mut self, upsert: &Upsert, rows: usize) -> bool {
         if rows < ROWS_MIN || upsert.destination() != Destination::Live {
             return false;
@@ -53,18 +54,18 @@ impl Copies {
         true
     }
 
-    /// The one that was begun last has worked.
+    /// Records that the last attempt worked.
     pub fn worked(&mut self) {
         (self.pause, self.left_out) = (0, 0);
     }
 }
 
-/// Whether COPY stores in the table what the upsert would, as it is now: the columns have the types that the contract says, so
-/// that the same text is the same value; nothing of others decides what is stored, no trigger, no rule, no row security;
-/// and the key is kept unique, without which a row that is there would be there twice.
+/// Whether COPY would store the same as the upsert in the table as it is now. The columns must have the types of the
+/// contract, so that the same text is the same value. No trigger, rule or row security may change what is stored. The
+/// key must be unique; otherwise an existing row would be stored twice.
 ///
 /// # Errors
-/// If Postgres does not say.
+/// If Postgres does not answer.
 pub async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bool, sqlx::Error> {
     let own = domain.columns.iter().map(|column| (column.name, column.cast.sql_type()));
     let kept = domain.kept_columns().map(|(name, _)| (name, "jsonb".to_owned()));
@@ -94,10 +95,12 @@ pub async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bo
     .map(|is_fit: Option<bool>| is_fit == Some(true))
 }
 
-/// Writes rows that are sorted by key, one a key, of which none is in the table; `None` where the table is not fit for it.
+/// Writes rows that are sorted by key, one for each key. No key may be in the table yet. `None` if the table is not fit
+/// for COPY.
 ///
 /// # Errors
-/// Whatever Postgres says. A database error may be the fault of the rows or of the guess; the transaction is spent.
+/// Any error of Postgres. A database error may be caused by the rows or by the wrong guess; the transaction cannot be
+/// used any more.
 pub(crate) async fn write(
     connection: &mut PgConnection,
     upsert: &Upsert,
@@ -120,7 +123,7 @@ pub(crate) async fn write(
     Ok((copied == rows.len() as u64).then(|| written(domain, rows)))
 }
 
-/// All of them, as the upsert would answer.
+/// All rows, in the form in which the upsert reports them.
 fn written(domain: &Domain, rows: &[Candidate<'_>]) -> Vec<Written> {
     let mut found: BTreeMap<(i64, i32), Vec<&Candidate<'_>>> = BTreeMap::new();
     for row in rows {
@@ -156,17 +159,17 @@ fn value<'b>(domain: &Domain, row: &Candidate<'b>, column: &str) -> Value<'b> {
     row.columns().get(domain.index_of(column), row.place())
 }
 
-/// What binary data begins with: a signature, no flags and no further header
+/// The start of the binary data: a signature, no flags and no further header
 /// (<https://www.postgresql.org/docs/current/sql-copy.html>, “Binary Format”).
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-/// What it ends with, in place of a number of fields.
+/// The end of the data, in place of a number of fields.
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// The length of a NULL.
 const NULL: [u8; 4] = (-1_i32).to_be_bytes();
-/// The version of `jsonb` as it travels, which its text follows.
+/// The version of `jsonb` in the binary format; its text follows.
 const JSONB_VERSION: u8 = 1;
 
-/// The rows in the binary format of COPY, which Postgres reads without parsing. The types of the table's columns are those of
+/// The rows in the binary format of COPY, which Postgres reads without parsing. The table's columns have the types of
 /// the contract ([`is_fit`]).
 fn encoded(domain: &Domain, rows: &[Candidate<'_>]) -> Result<Vec<u8>, BoxDynError> {
     let Some(columns) = rows.first().map(Candidate::columns) else { return Ok(Vec::new()) };
@@ -217,12 +220,12 @@ impl Data {
         }
     }
 
-    /// One value, as sqlx sends it.
+    /// One value, encoded by sqlx.
     fn field<'q, T: Encode<'q, Postgres>>(&mut self, value: Option<T>) -> Result<(), BoxDynError> {
         self.sized(|buffer| value.map_or(Ok(IsNull::Yes), |value| value.encode(buffer)))
     }
 
-    /// What is written, behind its length.
+    /// Writes something with its length in front.
     fn sized(
         &mut self,
         write: impl FnOnce(&mut PgArgumentBuffer) -> Result<IsNull, BoxDynError>,

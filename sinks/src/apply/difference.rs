@@ -1,4 +1,4 @@
-//! How rows differ from the table: what a replay would write, before it does.
+//! Compares rows with the table: what a replay would write, before it writes.
 //!
 //! | table | row | difference |
 //! |---|---|---|
@@ -8,7 +8,7 @@
 //! | the very lineage of the row | the same values | none |
 //! | newer lineage | – | it lost: old data never replaces new |
 //!
-//! Only what differs or has lost comes back from Postgres; nothing is locked.
+//! Postgres returns only rows that differ or have lost to newer data; nothing is locked.
 
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -16,43 +16,44 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use super::arrays::{self, unnest};
 use super::upsert::{Candidate, Upsert, quoted, same_key, value_columns};
 
-/// How rows compare with the table; those that stand there as they are are left out.
+/// How rows compare with the table. Rows that are in the table unchanged are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Differences {
     /// Rows to write.
     pub differing: Vec<Difference>,
-    /// The caller's indexes of rows whose key holds newer data.
+    /// The caller's indexes of rows whose key has newer data in the table.
     pub lost: Vec<usize>,
 }
 
-/// A row that differs from what stands in the table.
+/// A row that differs from the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     /// The caller's index of the row.
     pub index: usize,
-    /// Its key, as Postgres spells a row of it; with [`Detail::Counts`] only of a row that does not stand under it yet.
+    /// Its key, in Postgres' text form of a row. With [`Detail::Counts`], only if the row is not in the table under
+    /// this key yet.
     pub key: Option<String>,
-    /// What stands there; `None` where nothing does.
+    /// The row in the table; `None` if there is none.
     pub before: Option<Before>,
 }
 
-/// What stands in the table under the key of a row.
+/// The row that the table has under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Before {
-    /// Object, generation and row it comes from.
+    /// Object, generation and row that it comes from.
     pub lineage: (i64, i32, i64),
     /// Columns whose value differs.
     pub columns: Vec<&'static str>,
-    /// With [`Detail::Examples`], the value there of the first of them, as text.
+    /// With [`Detail::Examples`], the table's value of the first of these columns, as text.
     pub first: Option<String>,
 }
 
-/// How much is said of a difference: text costs Postgres more than all the rest.
+/// How much detail to return about a difference. Text costs Postgres more than all the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// What is counted, and what is needed to write.
+    /// What is needed to count and to write.
     Counts,
-    /// What is shown to people too.
+    /// Also what is shown to people.
     Examples,
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn statement(domain: &Domain, table: &str, detail: Detail) -> String 
             (format!("CASE WHEN {same_row} THEN NULL ELSE {key} END"), "NULL::text[]".to_owned())
         }
     };
-    // A look-up a row, by the key's index: the limit keeps the planner from reading the whole table instead.
+    // One index lookup for each row: the limit keeps the planner from reading the whole table instead.
     format!(
         "SELECT u.ord - 1, {key}, t.src_object, t.src_gen, t.src_row, ARRAY[{differs}]::bool[], {texts},
             coalesce((u.src_ord, u.src_gen, u.src_row) < (t.src_ord, t.src_gen, t.src_row), false)
@@ -89,7 +90,7 @@ pub(crate) fn statement(domain: &Domain, table: &str, detail: Detail) -> String 
 }
 
 impl Upsert {
-    /// In what rows, one a key, differ from the table.
+    /// Compares rows, one for each key, with the table.
     ///
     /// # Errors
     /// If Postgres does not answer.
@@ -109,7 +110,7 @@ impl Upsert {
         let columns: Vec<&'static str> = value_columns(self.domain()).collect();
         for row in &answer {
             let place: i64 = row.try_get(0)?;
-            // Postgres counts what it was given.
+            // The place is that of a row that was sent.
             let index = rows[place as usize].index;
             if row.try_get(7)? {
                 differences.lost.push(index);

@@ -2,13 +2,13 @@
 
 use crate::postgres::{ErrorKind, error_kind};
 
-/// Why a batch did not apply. Nothing of it did.
+/// Why a batch was not applied. Nothing of it was written.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The bookmarks of these partitions are not where this owner left them: it must leave them alone.
+    /// The bookmarks of these partitions are not where this owner left them: it no longer owns them.
     #[error("partitions {0:?} belong to another owner, or their bookmarks were set by hand")]
     Lost(Vec<i32>),
-    /// Postgres refuses more rows than a few bad ones would explain.
+    /// Postgres refuses more rows than a few bad ones could explain.
     #[error(
         "the database refuses {refused} of {rows} rows, the last because of {reason}: \
          check constraints and triggers of the table"
@@ -16,15 +16,15 @@ pub enum ApplyError {
     TooManyRefused {
         /// Rows refused.
         refused: usize,
-        /// Rows looked at.
+        /// Rows tried.
         rows: usize,
-        /// What Postgres said of the last one.
+        /// Postgres' error for the last one.
         reason: String,
     },
     /// The schema is not what this version needs, or a permission is missing.
     #[error("the schema or a permission is wrong (run `freshet setup`): {0}")]
     Schema(sqlx::Error),
-    /// Not the batch's fault (a lost connection, a lock, a restart): the same batch can be applied again.
+    /// Not caused by the batch (a lost connection, a lock, a restart): the same batch can be applied again.
     #[error("apply a batch: {0}")]
     Transient(sqlx::Error),
 }
@@ -32,7 +32,7 @@ pub enum ApplyError {
 impl From<sqlx::Error> for ApplyError {
     fn from(error: sqlx::Error) -> Self {
         match error_kind(&error) {
-            // Outside the upsert no row is to blame: the pipeline's own tables refuse, and will refuse again.
+            // Outside the upsert no row is to blame: one of the pipeline's own tables refuses, and will refuse again.
             ErrorKind::Schema | ErrorKind::Row => ApplyError::Schema(error),
             ErrorKind::Transient => ApplyError::Transient(error),
         }
@@ -42,19 +42,19 @@ impl From<sqlx::Error> for ApplyError {
 /// How a batch is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// By COPY, in the hope that every key is new; anything else fails the attempt.
+    /// By COPY, assuming that every key is new; any error fails the attempt.
     Copy,
     /// One statement; a refused row fails the attempt.
     Fast,
-    /// Savepoints and halving; refused rows are taken out.
+    /// With savepoints and halving; refused rows are left out.
     Careful,
 }
 
 /// Why an attempt failed.
 pub(crate) enum Failure {
-    /// Postgres refuses a row, or a row is not new: to be tried again in the next mode.
+    /// Postgres refuses a row, or a row is not new: try again in the next mode.
     Row,
-    /// For good.
+    /// Not to be tried again.
     Final(ApplyError),
 }
 

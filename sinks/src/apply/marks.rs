@@ -1,7 +1,7 @@
-//! Change marks: what a transaction leaves for the publisher, and how it wakes it.
+//! Change marks: a transaction records what it changed for the publisher, and wakes it.
 //!
-//! A mark says what changed: dates of a fact, or a row of a dimension. Which windows of which outputs that makes dirty is
-//! the publisher's to say, so that an output that is new needs nothing of whoever applies.
+//! A mark says what changed: dates of a fact, or a row of a dimension. The publisher decides which windows of which
+//! outputs must be derived again, so a new output needs no change to what applies rows.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::upsert::{Changed, Written};
 
-/// The channel on which a publisher hears that there are change marks.
+/// The channel that tells a publisher about new change marks.
 pub const MARKS_CHANNEL: &str = "freshet_marks";
 
-/// What a transaction changed, each once.
+/// What a transaction changed, without repetition.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     dates: BTreeSet<NaiveDate>,
@@ -22,7 +22,7 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// What rows that were written changed.
+    /// The changes made by written rows.
     pub(crate) fn of(written: &[Written]) -> Self {
         let mut marks = Marks::default();
         for one in written {
@@ -65,7 +65,7 @@ impl Marks {
     }
 }
 
-/// Dates that follow each other, as one range: its first, and the day after its last. A file of some years is one mark.
+/// Consecutive dates become one range: its first day, and the day after its last. A file of several years is one mark.
 ///
 /// | dates | ranges |
 /// |---|---|
@@ -84,7 +84,7 @@ fn ranges(dates: &BTreeSet<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
     ranges
 }
 
-/// Marks all that these tables of a domain hold, and wakes the publisher when the transaction commits.
+/// Marks everything in these tables of a domain, and wakes the publisher when the transaction commits.
 pub(crate) async fn mark_everything(
     connection: &mut PgConnection,
     domain: &Domain,

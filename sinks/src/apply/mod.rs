@@ -1,19 +1,20 @@
-//! Applying: one batch of rows into Postgres, exactly once, in one transaction.
+//! Applies one batch of rows to Postgres, exactly once, in one transaction.
 //!
-//! A batch's path through it ([`mod@transaction`](self)):
-//! 1. the bookmarks are moved, or the batch turns out not to be ours ([`crate::bookmarks`]);
-//! 2. rows that another life of the ledger sent are skipped ([`crate::lives`]), and rows received before are taken out
-//!    ([`progress`]);
-//! 3. the newest row of each key is written: where all keys are thought to be new by COPY ([`copy`](mod@copy)), else by the
-//!    upsert ([`upsert`]); where Postgres refuses a row, carefully: the row becomes a reject, and the next older one of its
-//!    key is written instead (`newest`). A table that refuses everything is told from
-//!    a few bad rows ([`refusals`]);
-//! 4. what cannot load is kept ([`rejects`]), and what was received is added to the sets and counts ([`progress`]);
-//! 5. what the outputs are derived from is marked ([`marks`]);
-//! 6. commit.
+//! The path of a batch ([`mod@transaction`](self)):
+//! 1. The bookmarks are moved, unless the batch turns out not to be ours ([`crate::bookmarks`]).
+//! 2. Rows that another life of the ledger sent are skipped ([`crate::lives`]), and duplicates are left out
+//!    ([`progress`]).
+//! 3. The newest row of each key is written: by COPY if all keys are probably new ([`copy`](mod@copy)), else by the
+//!    upsert ([`upsert`]). If Postgres refuses a row, the row becomes a reject, and the next-newest row of its key is
+//!    written instead (`newest`). A table that refuses everything is distinguished from a few bad rows ([`refusals`]).
+//! 4. Rows that cannot load are stored as rejects ([`rejects`]), and received rows are added to the sets and counts
+//!    ([`progress`]).
+//! 5. Changes that affect outputs are marked ([`marks`]).
+//! 6. The transaction commits.
 //!
-//! A shadow is filled by the same transaction at another [`Destination`](crate::destination::Destination); only its
-//! changes mark nothing. A replay in place goes the same way and differs in how it counts ([`crate::replay::correct`]).
+//! A shadow is filled by the same transaction at another [`Destination`](crate::destination::Destination), but its
+//! changes are not marked. A replay in place takes the same path and only counts differently
+//! ([`crate::replay::correct`]).
 
 pub(crate) mod arrays;
 mod batch;
@@ -41,10 +42,10 @@ use rejects::Lineage;
 use transaction::{Request, Strategy};
 use upsert::Upsert;
 
-/// What became of a batch.
+/// The result of applying a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Rows now in the table.
+    /// Rows written to the table.
     pub applied: u64,
     /// Rows that lost to newer data.
     pub stale: u64,
@@ -54,13 +55,13 @@ pub struct Applied {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Changes made to values, as ((column, rule), count).
     pub corrected: BTreeMap<(&'static str, &'static str), u64>,
-    /// Values that break a rule and load all the same, counted likewise.
+    /// Values that break a rule but load anyway, counted in the same way.
     pub warned: BTreeMap<(&'static str, &'static str), u64>,
-    /// Rows that another ledger sent, or another life of this one ([`crate::lives`]).
+    /// Rows sent by another ledger, or by another life of this one ([`crate::lives`]).
     pub passed_over: u64,
     /// The life of the ledger that began because this batch shows that Postgres went back.
     pub life_begun: Option<i32>,
-    /// Rows that were handed to Postgres.
+    /// Rows sent to Postgres.
     pub offered: usize,
     /// Rows that Postgres itself refused.
     pub refused: usize,
@@ -68,12 +69,12 @@ pub struct Applied {
     pub by_copy: bool,
 }
 
-/// Applies a batch on a connection that is in no transaction. `recent` is what Postgres refused of the rows before; with
-/// `by_copy`, its keys are thought to be new ([`Copies`](copy::Copies)).
+/// Applies a batch on a connection that is in no transaction. `recent` counts Postgres' refusals in the batches before;
+/// `by_copy` says that the keys are probably new ([`Copies`](copy::Copies)).
 ///
 /// # Errors
-/// See [`ApplyError`]; nothing of the batch is applied then, but for a lost answer to COMMIT, which calling
-/// again with the same batch resolves.
+/// See [`ApplyError`]. Nothing of the batch is applied then, unless the connection drops before COMMIT is confirmed;
+/// calling again with the same batch resolves that.
 pub async fn apply(
     connection: &mut PgConnection,
     upsert: &Upsert,
@@ -86,7 +87,7 @@ pub async fn apply(
     transaction::run(connection, request, FirstTime::default).await
 }
 
-/// The strategy for rows that come for the first time: each is counted once, as applied, stale or rejected.
+/// The strategy for new rows: each is counted once, as applied, stale or rejected.
 #[derive(Default)]
 struct FirstTime {
     applied: Applied,

@@ -1,7 +1,7 @@
-//! The newest row of each key, written; where Postgres refuses it, the next older one.
+//! Writes the newest row of each key or, if Postgres refuses it, the next-newest one.
 //!
 //! A row that Postgres refuses fails the whole statement, and with it the transaction. The batch is then written again
-//! *carefully*: under savepoints the rows are halved until the refused ones stand alone.
+//! *carefully*: under savepoints, the rows are halved until each refused row is isolated.
 
 use std::collections::BTreeSet;
 
@@ -15,16 +15,16 @@ use super::upsert::{Candidate, Upsert, Written};
 use crate::destination::Destination;
 use crate::postgres::{ErrorKind, error_kind};
 
-/// What became of the rows of a batch.
+/// What happened to the rows of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// What was written.
     pub(crate) written: Vec<Written>,
     /// Whether COPY wrote it.
     pub(crate) by_copy: bool,
-    /// Rows that Postgres refused, by index, with its words.
+    /// Rows that Postgres refused, by index, with its error message.
     pub(crate) refused: Vec<(usize, String)>,
-    /// In place only: how the rows offered to Postgres differed from what stood there.
+    /// In place only: how the rows sent to Postgres differed from the table.
     pub(crate) differences: Vec<Difference>,
     /// In place only: rows that lost to newer data of their key, in the table or in the batch, by index.
     pub(crate) lost: Vec<usize>,
@@ -35,7 +35,7 @@ fn is_same_row(left: &Candidate, right: &Candidate) -> bool {
     left.row.lineage() == right.row.lineage()
 }
 
-/// The newest row of each key, in key order, and the indexes of the others.
+/// The newest row of each key, in key order, and the indexes of the other rows.
 pub(crate) fn of_each_key<'a>(upsert: &Upsert, mut rows: Vec<Candidate<'a>>) -> (Vec<Candidate<'a>>, Vec<usize>) {
     rows.sort_unstable_by(|left, right| upsert.compare(left, right));
     let mut others = Vec::new();
@@ -49,8 +49,8 @@ pub(crate) fn of_each_key<'a>(upsert: &Upsert, mut rows: Vec<Candidate<'a>>) -> 
     (rows, others)
 }
 
-/// Writes the newest row of each key; where Postgres refuses it, the next older. In place, only rows that differ from
-/// what stands in the table are written at all.
+/// Writes the newest row of each key or, if Postgres refuses it, the next-newest one. In place, only rows that differ
+/// from the table are written.
 pub(crate) async fn write(
     connection: &mut PgConnection,
     upsert: &Upsert,
@@ -78,7 +78,7 @@ pub(crate) async fn write(
                     outcome.by_copy = true;
                     Vec::new()
                 }
-                // Whatever Postgres has against it, the upsert will hear of it if it is so.
+                // Whatever the cause, the upsert meets it again if it is real.
                 Ok(None) | Err(sqlx::Error::Database(_)) => return Err(Failure::Row),
                 Err(error) => return Err(error.into()),
             },
@@ -104,7 +104,8 @@ pub(crate) async fn write(
     Ok(outcome)
 }
 
-/// Writes rows under savepoints, halving what fails, and returns the rows that Postgres refuses with its words.
+/// Writes rows under savepoints, halving those that fail, and returns the rows that Postgres refuses, with its error
+/// messages.
 async fn write_carefully(
     connection: &mut PgConnection,
     upsert: &Upsert,

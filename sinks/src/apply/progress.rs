@@ -1,8 +1,8 @@
-//! Which rows of an object were received: a set of sequence numbers per (object, generation, partition), and
-//! the counts of what became of them.
+//! Which rows of an object were received: a set of sequence numbers per (object, generation, partition), and counts of
+//! what happened to them.
 //!
-//! Sequence numbers are a pure function of the file's bytes, so a row that is published twice comes with the
-//! number it had before: it is a duplicate, counted and skipped. Nothing waits for a gap; a sweep notices one.
+//! Sequence numbers are a pure function of the file's bytes, so a row that is published twice has the same number both
+//! times: it is a duplicate, which is counted and skipped. Nothing waits for a gap; a sweep finds it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::destination::Destination;
 
-/// A set of sequence numbers, kept as half-open ranges in order: nearly always one.
+/// A set of sequence numbers, stored as ordered half-open ranges: nearly always one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct SeqSet {
     ranges: Vec<(i64, i64)>,
@@ -29,7 +29,7 @@ impl SeqSet {
     /// | {[0,3)} | 1 | duplicate |
     /// | {[0,3),[4,6)} | 3 | {[0,6)} |
     pub fn insert(&mut self, seq: i64) -> bool {
-        // The first range that ends at or after `seq`: the only one that can hold it or grow upward to it.
+        // The first range that ends at or after `seq`: the only one that can contain it or be extended by it.
         let at = self.ranges.partition_point(|&(_, end)| end < seq);
         let joins_next =
             |ranges: &[(i64, i64)], index: usize| ranges.get(index).is_some_and(|&(start, _)| start == seq + 1);
@@ -52,12 +52,12 @@ impl SeqSet {
         self.ranges.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// Whether it holds none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// The numbers from 0 up to `end`, exclusive, that it does not hold.
+    /// The numbers from 0 up to `end` (exclusive) that the set does not contain.
     ///
     /// | set | below 5 |
     /// |---|---|
@@ -112,7 +112,7 @@ impl FromStr for SeqSet {
     }
 }
 
-/// One reading of one object in one partition.
+/// One generation of one object in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Part {
     /// `pipeline.objects.id`.
@@ -126,7 +126,7 @@ pub struct Part {
 /// What a batch adds to the counts of a [`Part`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Rows now in the table.
+    /// Rows written to the table.
     pub applied: i64,
     /// Rows that lost to newer data.
     pub stale: i64,
@@ -136,7 +136,7 @@ pub struct Counts {
     pub rejected: i64,
     /// Changes made to values.
     pub corrected: i64,
-    /// The same by `column:rule`, and values that were let pass by theirs.
+    /// The same by `column:rule`, including values that broke a rule and loaded anyway.
     pub corrections: BTreeMap<String, i64>,
 }
 
@@ -147,7 +147,7 @@ impl Counts {
         *self.corrections.entry(format!("{column}:{rule}")).or_default() += 1;
     }
 
-    /// Counts one value that breaks a rule and loads all the same.
+    /// Counts one value that breaks a rule but loads anyway.
     pub fn warn(&mut self, column: &str, rule: &str) {
         *self.corrections.entry(format!("{column}:{rule}")).or_default() += 1;
     }
@@ -163,8 +163,8 @@ pub struct PartProgress {
     stored_corrections: BTreeMap<String, i64>,
 }
 
-/// Reads the progress of the parts that a batch touches. The bookmark locks of the transaction keep every other
-/// writer of these partitions out.
+/// Reads the progress of the parts in a batch. The bookmark locks of the transaction exclude all other writers of these
+/// partitions.
 pub(crate) async fn load(
     connection: &mut PgConnection,
     destination: Destination,
@@ -200,7 +200,7 @@ pub(crate) async fn load(
     Ok(progress)
 }
 
-/// Writes the progress back: the received set as it is now, the counts added.
+/// Writes the progress: the received set as it is now, and the counts added.
 pub(crate) async fn save(
     connection: &mut PgConnection,
     destination: Destination,

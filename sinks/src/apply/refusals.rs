@@ -1,18 +1,18 @@
-//! Telling a table that refuses everything from a few bad rows.
+//! Distinguishes a table that refuses everything from a few bad rows.
 
 use std::collections::VecDeque;
 
 use super::error::ApplyError;
 
-/// More than this share of the latest rows refused by Postgres is not the rows' fault but the table's.
+/// If Postgres refuses more than this share of the latest rows, the table is at fault, not the rows.
 const REFUSED_SHARE_MAX: f64 = 0.5;
-/// Fewer rows than this are never too bad: a small file may be wholly wrong.
+/// Below this number of rows the share does not count: a small file may be all wrong.
 const REFUSED_ROWS_MIN: usize = 1000;
 
 /// How many of the latest rows Postgres refused: whole batches, as few as make [`REFUSED_ROWS_MIN`] rows.
 #[derive(Debug, Clone, Default)]
 pub struct Refusals {
-    /// (rows, refused) a batch.
+    /// (rows, refused) of each batch.
     batches: VecDeque<(usize, usize)>,
     rows: usize,
     refused: usize,
@@ -31,7 +31,7 @@ impl Refusals {
         }
     }
 
-    /// Whether a batch of so many rows, so many of them refused, makes too many.
+    /// Whether a batch of this many rows and refusals makes too many.
     ///
     /// | before: refused of | batch: refused of | too many |
     /// |---|---|---|
@@ -47,7 +47,7 @@ impl Refusals {
     }
 }
 
-/// Whether the rows refused so far of a batch of `rows` are too many; the last one's reason is told.
+/// Whether too many of the batch's `rows` have been refused so far. The error has the last one's reason.
 ///
 /// # Errors
 /// [`ApplyError::TooManyRefused`].

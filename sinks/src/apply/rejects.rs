@@ -1,4 +1,4 @@
-//! Dead letters: rows that cannot load, kept whole with where they came from and why.
+//! Dead letters: rows that cannot load, stored whole with their origin and the reason.
 
 use std::collections::BTreeMap;
 
@@ -23,17 +23,17 @@ pub struct Reject {
     pub refusal: Refusal,
 }
 
-/// Values and raw rows are kept up to this many characters: enough for any real row, and a bound on what a
-/// hostile file can make Postgres hold per row.
+/// Values and raw rows are stored up to this many characters: enough for any real row, and a bound on what a hostile
+/// file can make Postgres store for each row.
 const TEXT_MAX: usize = 64 * 1024;
 
-/// Postgres' text has no NUL.
+/// Text in Postgres cannot contain NUL.
 fn storable(text: &str) -> String {
     text.chars().filter(|character| *character != '\0').take(TEXT_MAX).collect()
 }
 
-/// Inserts rejects as part of a transaction. A row that is rejected again, for another reason, replaces what was said
-/// of it before; for the same, it leaves that as it is.
+/// Inserts rejects as part of a transaction. If a row is rejected again for another reason, the new reject replaces the
+/// old one; for the same reason, the old one stays.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     destination: Destination,
@@ -79,7 +79,7 @@ pub(crate) async fn insert(
 /// (object, generation, row)
 pub(crate) type Lineage = (i64, i32, i64);
 
-/// Those of `rows` that are rejects, with their rule.
+/// The rejects among `rows`, with their rule.
 pub(crate) async fn among(
     connection: &mut PgConnection,
     destination: Destination,
@@ -102,7 +102,7 @@ pub(crate) async fn among(
     Ok(found.into_iter().map(|(object, generation, row, rule)| ((object, generation, row), rule)).collect())
 }
 
-/// Deletes rejects that are none any more.
+/// Deletes rejects that now load.
 pub(crate) async fn delete(
     connection: &mut PgConnection,
     destination: Destination,

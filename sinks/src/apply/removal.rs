@@ -1,4 +1,4 @@
-//! Rows that leave a domain's table, with what must be derived again because of them.
+//! Removes rows from a domain's table and collects what must be derived again.
 
 use chrono::NaiveDate;
 use freshet_topics::Domain;
@@ -6,8 +6,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::upsert::{Changed, quoted};
 
-/// Deletes rows: `delete` is a statement without RETURNING that calls the table `t` and takes `numbers` as `$1::int8[]`.
-/// Gives how many there were, and what changed.
+/// Deletes rows: `delete` is a statement without RETURNING that calls the table `t` and takes `numbers` as
+/// `$1::int8[]`. Returns the number of deleted rows and what changed.
 ///
 /// # Errors
 /// If Postgres does not answer.

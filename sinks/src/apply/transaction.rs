@@ -1,8 +1,8 @@
-//! The transaction of a batch, in the order in which it goes.
+//! The transaction of a batch, step by step.
 //!
-//! Applying rows that come for the first time and correcting by rows read again are one transaction; in what they
-//! differ is a [`Strategy`]. All of it commits or none. An unanswered COMMIT is resolved by the same batch again: the
-//! bookmark says whether it had worked.
+//! Applying new rows and correcting rows that are read again use the same transaction; a [`Strategy`] has the
+//! differences. All of it commits or none. If the connection drops before COMMIT is confirmed, the same batch is
+//! applied again: the bookmark says whether the commit worked.
 
 use freshet_topics::failpoint::{self, Point};
 use sqlx::PgConnection;
@@ -26,22 +26,22 @@ pub(crate) struct Request<'a> {
     pub(crate) upsert: &'a Upsert,
     pub(crate) topic: &'a str,
     pub(crate) batch: &'a Batch,
-    /// What Postgres refused of the rows before.
+    /// Postgres' refusals in the batches before.
     pub(crate) recent: &'a Refusals,
-    /// Whether the keys are thought to be new.
+    /// Whether the keys are probably new.
     pub(crate) by_copy: bool,
 }
 
-/// In what the transactions differ. One is made for each attempt.
+/// The differences between the transactions. Each attempt has its own.
 pub(crate) trait Strategy: Sized {
     /// The transaction's name.
     const NAME: &'static str;
-    /// What becomes of rows that were received before.
+    /// What to do with rows that were received before.
     const DUPLICATES: Duplicates;
-    /// What the caller learns.
+    /// What the caller gets.
     type Summary;
 
-    /// Reads what it has to know of the batch before anything is written.
+    /// Reads what it needs to know about the batch before anything is written.
     async fn look(
         &mut self,
         connection: &mut PgConnection,
@@ -49,18 +49,18 @@ pub(crate) trait Strategy: Sized {
         batch: &ApplyBatch<'_>,
     ) -> Result<(), sqlx::Error>;
 
-    /// Counts what became of the rows.
+    /// Counts what happened to the rows.
     fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome);
 
-    /// Writes what it keeps beside rejects and progress.
+    /// Writes what it stores besides rejects and progress.
     async fn save(&mut self, connection: &mut PgConnection, domain: &str) -> Result<(), ApplyError>;
 
     /// What was done.
     fn summary(self) -> Self::Summary;
 }
 
-/// Writes a batch on a connection that is in no transaction: by COPY if its keys are thought to be new, else and where that
-/// fails by the upsert, and where Postgres refuses a row, carefully.
+/// Writes a batch on a connection that is in no transaction: by COPY if its keys are probably new; by the upsert
+/// otherwise, or if COPY fails; and carefully if Postgres refuses a row.
 pub(crate) async fn run<S: Strategy>(
     connection: &mut PgConnection,
     request: Request<'_>,
@@ -113,13 +113,13 @@ async fn attempt<S: Strategy>(
             failpoint::reach(Point::AfterCommit);
             Ok(strategy.summary())
         }
-        // A deferred constraint: checked at once, it names its row.
+        // A deferred constraint: checked immediately, it names its row.
         Err(error) if mode != Mode::Careful && error_kind(&error) == ErrorKind::Row => Err(Failure::Row),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Moves the bookmarks, and gives those of partitions of which the batch was not applied before.
+/// Moves the bookmarks, and returns those of the partitions to which the batch was not applied before.
 ///
 /// # Errors
 /// [`ApplyError::Lost`] names the partitions whose bookmarks are not where this owner left them.

@@ -1,11 +1,10 @@
-//! The statement that writes rows into a domain's table, made from the declaration.
+//! The statement that writes rows to a domain's table, generated from the declaration.
 //!
-//! Rows go in as one array a column, sorted by key, one row a key. The newest data wins by
-//! (`src_ord`, `src_gen`, `src_row`), whatever order it arrives in. The statement answers, per object, which of
-//! its rows were written and what they changed, so that counts and change marks follow from what Postgres did,
-//! not from what was sent.
+//! Rows are passed as one array per column, sorted by key, one row for each key. The newest data by (`src_ord`,
+//! `src_gen`, `src_row`) wins, in whatever order it arrives. The statement returns, for each object, which rows it
+//! wrote and what they changed, so that counts and change marks come from what Postgres did, not from what was sent.
 //!
-//! Into a shadow, a row takes the `id` that the live table has for its key, so that a swap keeps the ids.
+//! In a shadow, a row gets the `id` that the live table has for its key, so that a swap keeps the ids.
 
 use std::cmp::Ordering;
 
@@ -18,7 +17,7 @@ use super::ReceivedRow;
 use super::arrays::{self, unnest};
 use crate::destination::Destination;
 
-/// The upsert of one domain at one place.
+/// The upsert of one domain at one destination.
 #[derive(Debug)]
 pub struct Upsert {
     domain: &'static Domain,
@@ -27,10 +26,10 @@ pub struct Upsert {
     sql: String,
 }
 
-/// One row to write. All of a statement are of one batch.
+/// One row to write. All rows of a statement belong to one batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate<'b> {
-    /// The row, which loads.
+    /// The row. It has no refusal.
     pub row: ReceivedRow<'b>,
     /// The caller's index of it.
     pub index: usize,
@@ -42,12 +41,12 @@ impl<'b> Candidate<'b> {
         self.row.provenance()
     }
 
-    /// The columns that its values stand in.
+    /// The columns that hold its values.
     pub(crate) fn columns(&self) -> &'b Columns {
         &self.row.rows().judged.values
     }
 
-    /// Its place in those columns.
+    /// Its index in those columns.
     pub(crate) fn place(&self) -> usize {
         self.row.at()
     }
@@ -62,7 +61,7 @@ pub struct Written {
     pub generation: i32,
     /// `src_row` of every row that is now in the table; the others lost to newer data.
     pub rows: Vec<i64>,
-    /// What changed: values of written rows that differ from what stood there before.
+    /// What changed: values of written rows that differ from the table's values before.
     pub changed: Changed,
 }
 
@@ -87,7 +86,7 @@ impl Upsert {
         self.domain
     }
 
-    /// Where it writes.
+    /// Its destination.
     pub fn destination(&self) -> Destination {
         self.destination
     }
@@ -107,10 +106,11 @@ impl Upsert {
             .unwrap_or(Ordering::Equal)
     }
 
-    /// Writes rows that are sorted by key, one a key.
+    /// Writes rows that are sorted by key, one for each key.
     ///
     /// # Errors
-    /// Whatever Postgres says; an error of the row's kind means that at least one of these rows is refused.
+    /// Any error of Postgres; an error of the kind [`ErrorKind::Row`](crate::postgres::ErrorKind::Row) means that at
+    /// least one of these rows is refused.
     pub async fn write(
         &self,
         connection: &mut PgConnection,
@@ -134,32 +134,32 @@ impl Upsert {
     }
 }
 
-/// The order of the data: the greatest wins, and what is as great is the same row. The statement compares the same
-/// three, and a test holds it to that (`tests/model`).
+/// The order of the data: the greatest value wins, and equal values mean the same row. The statement compares the same
+/// three values, and a test checks that (`tests/model`).
 pub fn order(provenance: &Provenance) -> (i64, i32, i64) {
     (provenance.src_ord, provenance.generation, provenance.row)
 }
 
-/// `"type"` and the like need quotes; declarations hold no quote characters.
+/// Names such as `"type"` need quotes; declarations contain no quote characters.
 pub(crate) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>, prefix: &str) -> String {
     names.into_iter().map(|name| format!("{prefix}\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// Which row of which file a row of the table comes from.
+/// The columns that say which row of which file a row of the table comes from.
 pub(crate) const LINEAGE: [&str; 4] = ["src_object", "src_gen", "src_row", "src_ord"];
 
-/// The columns that a row of a file fills: the domain's own, and those that its contract keeps beside them.
+/// The columns that a row of a file fills: the domain's own, and those that its contract stores besides.
 pub(crate) fn filled_columns(domain: &Domain) -> impl Iterator<Item = &'static str> + use<> {
     domain.columns.iter().map(|column| column.name).chain(domain.kept_columns().map(|(name, _)| name))
 }
 
-/// Those of them that are no part of the key.
+/// Those of them that are not part of the key.
 pub(crate) fn value_columns(domain: &Domain) -> impl Iterator<Item = &'static str> {
     filled_columns(domain).filter(|name| !domain.key.contains(name))
 }
 
-/// Whether `left` and `right` have one key, NULL being a value of it. A column that is never NULL is compared so that
-/// an index serves.
+/// Whether `left` and `right` have the same key; NULL equals NULL. A column that is never NULL is compared in a form
+/// that can use an index.
 pub(crate) fn same_key(domain: &Domain, left: &str, right: &str) -> String {
     let column = |name: &&str| {
         let column = &domain.columns[domain.index_of(name)];
@@ -169,12 +169,12 @@ pub(crate) fn same_key(domain: &Domain, left: &str, right: &str) -> String {
     domain.key.iter().map(column).collect::<Vec<_>>().join(" AND ")
 }
 
-/// Whether the table has an `id` that means nothing, beside the domain's own columns.
+/// Whether the table has an `id` without meaning besides the domain's own columns.
 pub(crate) fn has_surrogate_id(domain: &Domain) -> bool {
     domain.columns.iter().all(|column| column.name != "id")
 }
 
-/// Where the rows to write come from, with the columns to write them to.
+/// The source of the rows to write, with the columns to write to.
 fn source(domain: &Domain, destination: Destination) -> (String, String) {
     let columns = quoted(filled_columns(domain), "");
     let (columns, lineage) = (columns.as_str(), LINEAGE.join(", "));
@@ -185,7 +185,7 @@ fn source(domain: &Domain, destination: Destination) -> (String, String) {
     let live = Destination::Live.table(domain);
     let target = format!("(id, {columns}, {lineage}, value_ord) OVERRIDING SYSTEM VALUE");
     let id = format!("coalesce(live.id, nextval(pg_get_serial_sequence('{live}', 'id')))");
-    // A look-up a row, by the key's index: the limit keeps the planner from reading the whole table instead.
+    // One index lookup for each row: the limit keeps the planner from reading the whole table instead.
     let looked_up = format!("SELECT l.id FROM {live} AS l WHERE {} LIMIT 1", same_key(domain, "l", "u"));
     (target, format!("SELECT {id}, u.*, u.src_ord FROM {rows} LEFT JOIN LATERAL ({looked_up}) AS live ON true"))
 }

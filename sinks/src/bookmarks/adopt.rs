@@ -1,10 +1,10 @@
 //! The way out of a halt: accept the topic as it is now.
 //!
-//! After a topic was made again, or Kafka was lost, the bookmarks belong to a log that is gone. Adopting moves them to
-//! the start of the new one and has every object published again that was not fully applied; its rows that were
+//! After a topic was recreated, or Kafka was lost, the bookmarks belong to a log that no longer exists. Adopting moves
+//! them to the start of the new log and publishes every object again that was not fully applied. Rows that were
 //! received before are duplicates and count once, because the received sequence numbers are kept. If the topic is still
 //! the same log (retention was too fast, or the log lost its end), bookmarks within it stay. An unexpected first record
-//! of a partition is recorded as accepted and is no reason for a halt from then on.
+//! of a partition is recorded as accepted and no longer halts it.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub struct Adopting<'a> {
     pub topic: &'a str,
     /// Its stream id from now on.
     pub stream_id: Uuid,
-    /// Whether it is the log that the bookmarks belong to.
+    /// Whether it is the log that the bookmarks were made on.
     pub is_known_log: bool,
     /// Its partitions.
     pub partitions: &'a BTreeMap<i32, PartitionLog>,
@@ -40,7 +40,7 @@ pub struct Adopted {
     pub objects: usize,
 }
 
-/// The position of a bookmark after the log is adopted.
+/// Where a bookmark is after the log is adopted.
 ///
 /// | the log | bookmark | goes to |
 /// |---|---|---|
@@ -59,8 +59,8 @@ pub fn adopted_bookmark(is_known_log: bool, bookmark: Option<i64>, ends: Ends) -
     }
 }
 
-/// Adopts a topic in one transaction, `adopt`. Epochs and leases are raised, so that every process that works on the
-/// domain drops its work and starts over. Running it twice sends objects again; their rows are duplicates.
+/// Adopts a topic in one transaction, `adopt`. It raises epochs and leases, so every process that works on the domain
+/// drops its work and starts over. Running it twice sends objects again; their rows are duplicates.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -77,7 +77,7 @@ pub async fn adopt(pool: &PgPool, domain: &str, adopting: &Adopting<'_>) -> Resu
     .bind(adopting.stream_id)
     .execute(&mut *transaction)
     .await?;
-    // Replays of the log that is gone write nothing any more.
+    // Replays of the old log write nothing any more.
     for table in ["pipeline.replay_bookmarks", "shadow.bookmarks"] {
         let sql = format!("UPDATE {table} SET owner_epoch = owner_epoch + 1 WHERE domain = $1");
         sqlx::query(AssertSqlSafe(sql)).bind(domain).execute(&mut *transaction).await?;
@@ -94,7 +94,7 @@ pub async fn adopt(pool: &PgPool, domain: &str, adopting: &Adopting<'_>) -> Resu
     Ok(Adopted { moved, kept, objects })
 }
 
-/// Moves the bookmarks by [`adopted_bookmark`], and records what partitions begin with where that needs acceptance.
+/// Moves the bookmarks by [`adopted_bookmark`], and records the first records of partitions that need acceptance.
 async fn move_bookmarks(
     connection: &mut PgConnection,
     domain: &str,

@@ -1,8 +1,8 @@
-//! The bookmark: how far each partition is applied, in Postgres, moved in the transaction of the rows.
+//! The bookmark: how far each partition is applied. It is in Postgres and moves in the same transaction as the rows.
 //!
-//! An assignment *takes* the bookmarks of its partitions, raising their epoch; a transaction *advances* them
-//! only if they still stand where this owner left them. A former owner whose partition was taken therefore
-//! finds its epoch gone and can write nothing, however late its transaction arrives.
+//! An assignment *takes* the bookmarks of its partitions and raises their epoch; a transaction *advances* them only if
+//! they are still where this owner left them. So a former owner of a partition finds that its epoch is gone and can
+//! write nothing, however late its transaction arrives.
 
 pub mod adopt;
 pub mod set;
@@ -26,11 +26,11 @@ pub struct Bookmark {
     pub next_offset: i64,
     /// Why the partition is halted; `None` while it runs.
     pub halted: Option<String>,
-    /// As what an operator accepted its record 0 ([`freshet_topics::stream::FirstRecord::accepted_as`]).
+    /// How an operator accepted its record 0 ([`freshet_topics::stream::FirstRecord::accepted_as`]).
     pub accepted_beginning: Option<String>,
 }
 
-/// The bookmarks of a domain in the order of their partitions: those made on `stream`, or with `None` all.
+/// The bookmarks of a domain in the order of their partitions: those made on `stream`, or all if it is `None`.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -49,7 +49,7 @@ pub async fn read(
     .await
 }
 
-/// A partition's bookmark, as taken by an assignment.
+/// A partition's bookmark as an assignment took it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
     /// The partition.
@@ -62,23 +62,23 @@ pub struct Assigned {
     pub stream_id: Uuid,
 }
 
-/// The change of one partition's bookmark by one batch.
+/// How one batch moves the bookmark of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BookmarkMove {
     /// The partition.
     pub partition: i32,
-    /// Where the bookmark must stand.
+    /// Where the bookmark must be.
     pub expected: i64,
-    /// Where it goes.
+    /// Where it moves to.
     pub next: i64,
-    /// The epoch of the owner that moves it.
+    /// The epoch of the moving owner.
     pub epoch: i64,
 }
 
 /// Whether a batch may apply to a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MoveDecision {
-    /// It is the next one.
+    /// It is the next batch.
     Go,
     /// It was applied before: the connection dropped before COMMIT was confirmed.
     AlreadyApplied,
@@ -123,16 +123,16 @@ pub fn is_as_left(found: Option<(i64, i64, bool)>, epoch: i64, applied: Option<i
 
 /// A new owner waits this long for a former owner's transaction, then logs what blocks it and tries again.
 const TAKE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Attempts before an assignment fails and is repeated. The server ends the transaction of a frozen owner long before
-/// that ([`Limits::SHORT`]).
+/// Attempts before an assignment fails and is repeated. Long before that, the server ends the transaction of a frozen
+/// owner ([`Limits::SHORT`]).
 const TAKE_TRIES_MAX: u32 = 10;
 
-/// Takes the bookmarks of partitions at a destination for a new owner. `starts` gives (partition, offset): where a
-/// partition without a bookmark begins, the log's start. Two that take the same partition at once are ordered by the
-/// row lock; the later one owns it.
+/// Takes the bookmarks of partitions at a destination for a new owner. `starts` has (partition, offset): the log's
+/// start, where a partition without a bookmark begins. If two take the same partition at once, the row lock orders
+/// them; the later one owns it.
 ///
 /// # Errors
-/// If Postgres does not answer, or somebody else holds a bookmark and does not let go.
+/// If Postgres does not answer, or another session holds a bookmark and does not release it.
 pub async fn take(
     pool: &PgPool,
     destination: Destination,
@@ -157,7 +157,8 @@ pub async fn take(
     }
 }
 
-/// The sessions that hold bookmarks of a domain at this moment, found by `xmax`, the transaction that has locked a row.
+/// The sessions that hold bookmarks of a domain at this moment, found by `xmax`, the transaction that has locked the
+/// row.
 async fn holders(pool: &PgPool, destination: Destination, domain: &str) -> Result<Vec<String>, sqlx::Error> {
     let sql = format!(
         "SELECT format('partitions %s: backend %s of %s, %s for %s s', string_agg(b.partition::text, ', '), a.pid,
@@ -171,9 +172,9 @@ async fn holders(pool: &PgPool, destination: Destination, domain: &str) -> Resul
     sqlx::query_scalar(AssertSqlSafe(sql)).bind(domain).fetch_all(pool).await
 }
 
-/// Ends the sessions that hold bookmarks of a domain and wait in a COPY for a client that has been silent for as long as
-/// [`Limits::SHORT`] allows: Postgres' own bound is for clients that are silent between two statements, and this is
-/// in the middle of one. Nothing is lost: their transactions are rolled back, and the new owner of the partition
+/// Ends the sessions that hold bookmarks of a domain while their COPY waits for a client that has been silent for
+/// longer than [`Limits::SHORT`] allows. Postgres' own timeout applies only to clients that are silent between two
+/// statements, not within one. Nothing is lost: the transactions are rolled back, and the new owner of the partition
 /// repeats the work. Returns the backends.
 async fn end_frozen_copies(pool: &PgPool, destination: Destination, domain: &str) -> Result<Vec<i32>, sqlx::Error> {
     let sql = format!(
@@ -229,7 +230,7 @@ async fn take_once(
         .collect()
 }
 
-/// Records why a partition is halted, or with `None` that it runs. Only the owner of `epoch` may say so.
+/// Records why a partition is halted, or with `None` that it is not. Only the owner of `epoch` may do this.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -253,8 +254,8 @@ pub async fn set_halted(
     Ok(())
 }
 
-/// The first step of the transaction `apply`: locks the bookmarks in partition order, so that two batches
-/// cannot deadlock, decides each with [`decide_move`] and moves those that go.
+/// The first step of the transaction `apply`: locks the bookmarks in partition order, so that two batches cannot
+/// deadlock, decides about each with [`decide_move`] and moves those that may move.
 pub(crate) async fn move_all(
     connection: &mut PgConnection,
     destination: Destination,

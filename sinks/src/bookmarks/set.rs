@@ -1,8 +1,8 @@
-//! Setting bookmarks by hand, safe while roles run.
+//! Sets bookmarks by hand, safely while roles run.
 //!
-//! Owners find the epoch raised, drop their work and continue from the new bookmark. If it is set back, rows are read
-//! again and are duplicates by their sequence numbers. If it is set forward, rows are skipped; the sweep finds the
-//! files with missing rows and has them published again. So nothing is lost or counted twice either way.
+//! Owners find the epoch raised, drop their work and continue from the new bookmark. If it moves back, rows are read
+//! again and recognized as duplicates by their sequence numbers. If it moves forward, rows are skipped; the sweep finds
+//! the files with missing rows and publishes them again. So nothing is lost or counted twice either way.
 
 use crate::transactions::{self, Limits};
 use sqlx::PgPool;
@@ -18,8 +18,8 @@ pub struct Reset {
     pub after: i64,
 }
 
-/// Sets bookmarks of a domain in one transaction. A partition without a bookmark is left out. If one goes back, the
-/// stream's epoch is raised, because the published outputs were made at later bookmarks.
+/// Sets bookmarks of a domain in one transaction. A partition without a bookmark is left out. If a bookmark moves back,
+/// the stream's epoch is raised, because the published outputs were made at later bookmarks.
 ///
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.

@@ -1,4 +1,4 @@
-//! The one stream a topic: which topic the ledger and the bookmarks belong to.
+//! Which topic the ledger and the bookmarks of a domain belong to: one stream for each topic.
 
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -6,22 +6,22 @@ use uuid::Uuid;
 /// Whether a topic is the one that the bookmarks were made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// It is; or the domain had no topic before and is bound to this one now.
+    /// It is; or the domain had no topic before and is now bound to this one.
     Same(Uuid),
-    /// It was deleted and made again, or Kafka was lost: nothing may be published or applied before
+    /// The topic was deleted and recreated, or Kafka was lost: nothing may be published or applied before
     /// `freshet bookmarks adopt`.
     Other {
-        /// What the bookmarks belong to.
+        /// The stream that the bookmarks belong to.
         known: Uuid,
-        /// What the topic says.
+        /// The stream in the topic.
         found: Uuid,
     },
     /// Neither Postgres nor the topic knows a stream id.
     Unknown,
 }
 
-/// Binds a domain to its topic on first sight, and compares ever after. Two that bind at once agree: the first insert
-/// wins and both read it. `found` is the stream id in the topic, `None` if no stream record is left.
+/// Binds a domain to its topic the first time, and compares from then on. If two bind at once, both read the stream
+/// that was inserted first. `found` is the stream id in the topic, `None` if no stream record is left.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -39,7 +39,7 @@ pub async fn bind(pool: &PgPool, domain: &str, topic: &str, found: Option<Uuid>)
     Ok(compare(known(pool, domain).await?, found))
 }
 
-/// The stream that the domain's bookmarks belong to; `None` if no topic was ever bound.
+/// The stream that the domain's bookmarks belong to; `None` if no topic was bound yet.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -1,5 +1,5 @@
-//! Claiming: a listener takes the next object of its domains, or several small ones at once, and keeps them while it
-//! renews its leases.
+//! Claiming: a listener takes the next object of its domains, or several small ones at once, and keeps them as long as
+//! it renews its leases.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use super::write::{milliseconds, save};
 use crate::backoff::Backoff;
 use crate::transactions::{self, Limits};
 
-/// A version that failed this often in a row no longer holds back newer versions of its key.
+/// A version that failed this many times in a row no longer holds back newer versions of its key.
 pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
 
-/// Objects of which [`may_claim`] says yes.
+/// The objects that [`may_claim`] allows.
 ///
-/// `OFFSET 0` has the older versions of a key looked up by that key. By their state, as Postgres chooses otherwise while few
-/// objects waited when it last counted, all that wait are read for each that waits.
+/// `OFFSET 0` makes Postgres look up the older versions of a key by that key. Otherwise, if few objects waited when it
+/// last took statistics, it would look them up by state, and read all waiting objects for each waiting object.
 const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                 WHERE o.state IN ('discovered', 'publishing')
                   AND (o.state = 'discovered' OR o.lease_until IS NULL
@@ -34,21 +34,21 @@ const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                           WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord OFFSET 0
                       ) AS e
                       WHERE e.state IN ('discovered', 'publishing') AND e.attempts < $4)";
-/// Objects that may be taken together with others.
+/// Objects that may be taken together.
 const IS_SMALL: &str = "(o.state = 'discovered' AND o.attempts = 0 AND o.resume_row = 0 AND o.size_bytes <= $6)";
 
-/// An object that a listener has the lease on.
+/// An object that a listener holds the lease on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The object, in the state `publishing`.
     pub object: Object,
-    /// Frozen with its generation.
+    /// The parser version, frozen with the generation.
     pub parser_version: i32,
-    /// Frozen with its generation.
+    /// The partition count, frozen with the generation.
     pub partition_count: i32,
     /// The newest older version of its key.
     pub earlier: Option<Earlier>,
-    /// Rows of its newest reading that the processors have received.
+    /// Rows of its newest generation that the processors have received.
     pub received: i64,
 }
 
@@ -59,7 +59,7 @@ pub struct Earlier {
     pub id: i64,
     /// Its state.
     pub state: ObjectState,
-    /// Its content, where it was read.
+    /// The hash of its content, if it was read.
     pub sha256: Option<Vec<u8>>,
     /// Why it is in its state.
     pub reason: Option<Reason>,
@@ -72,7 +72,7 @@ pub struct Claimant<'a> {
     pub owner: &'a str,
     /// How long it keeps an object without renewing.
     pub lease: Duration,
-    /// How long an object is left alone after its listener went silent, by the failures in a row.
+    /// How long an object is left alone after its listener went silent, by the number of failures in a row.
     pub back_off: Backoff,
 }
 
@@ -88,13 +88,13 @@ struct Found {
     earlier_cause: Option<Json<Reason>>,
 }
 
-/// What a claim looks for first, and how much it takes.
+/// What a claim prefers, and how much it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Take {
-    /// Objects that are sent again go before new ones. Else new ones go first, so that they do not wait behind a history
-    /// that is sent again.
+    /// Objects that are sent again go before new ones. Otherwise new ones go first, so that they do not wait behind a
+    /// history that is sent again.
     pub sent_again_first: bool,
-    /// Objects at most: more than one only of those that [`Take::small_bytes`] says are small.
+    /// The most objects: more than one only if [`Take::small_bytes`] counts them as small.
     pub objects_max: i64,
     /// Objects up to this size, in bytes as stored, are taken together, except those with a failed attempt, so that
     /// they do not affect others.
@@ -106,11 +106,12 @@ impl Take {
     pub const ONE: Take = Take { sent_again_first: false, objects_max: 1, small_bytes: 0 };
 }
 
-/// The transaction `claim`: the first of `domains` (with the partition count each topic has now) that has an object
-/// which [`may_claim`], of the class that goes first or else of the other one, and in it the lowest `src_ord`. Where that
-/// is small, the next small ones of its domain and class come with it. Two that claim at once get different objects.
+/// The transaction `claim`. It takes the first of `domains` (with the partition count that each topic has now) that has
+/// an object which [`may_claim`] allows, preferring the class that goes first, and in it the object with the lowest
+/// `src_ord`. If that object is small, the next small ones of its domain and class are taken with it. Two claims at
+/// once get different objects.
 ///
-/// A generation that has just begun is frozen here, before its first row can be published.
+/// A new generation is frozen here, before its first row can be published.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -170,7 +171,7 @@ pub async fn claim(
     .await?;
     let changed = |one: Found| claimed_by(claimant, &one).map(|change| (one, change));
     let changes: Vec<(Found, Change)> = found.into_iter().filter_map(changed).collect();
-    // Found by a snapshot that is older than the locks: any may have changed in between.
+    // The snapshot is older than the locks: any object may have changed in between.
     let pairs: Vec<(&Object, &Change)> = changes.iter().map(|(one, change)| (&one.object, change)).collect();
     let written = save(&mut transaction, &pairs).await?;
     if written.is_empty() {
@@ -182,7 +183,7 @@ pub async fn claim(
     Ok(claims.map(|(one, change)| one.claimed(change.object)).collect())
 }
 
-/// For each domain of one class, then for each of the other: whether the objects are those that are sent again.
+/// The classes in the order to try, once for each domain: whether the objects are those that are sent again.
 fn classes(sent_again_first: bool, domains: usize) -> Vec<bool> {
     [sent_again_first, !sent_again_first].iter().flat_map(|again| std::iter::repeat_n(*again, domains)).collect()
 }
@@ -221,7 +222,7 @@ pub struct Renewal {
     pub object: i64,
     /// The object's nonce: another life of the ledger may have given its number to another object.
     pub nonce: Uuid,
-    /// As the claim has it.
+    /// The epoch from the claim.
     pub lease_epoch: i64,
     /// How long after the end of the lease the object cannot be claimed.
     pub back_off: Duration,
@@ -252,8 +253,8 @@ pub async fn renew(pool: &PgPool, leases: &[Renewal], lease: Duration) -> Result
     .await
 }
 
-/// Whether an object may be claimed; [`claim`] does the same in SQL, and a test compares the two. A lease and a
-/// wait are intervals: before their beginning (the clock went back) they hold no more than after their end.
+/// Whether an object may be claimed; [`claim`] does the same in SQL, and a test compares the two. A lease and a wait
+/// are intervals: they do not hold before their start (the clock went back), just as they do not hold after their end.
 ///
 /// | state | lease | wait | older version of the key unfinished | may |
 /// |---|---|---|---|---|
@@ -272,8 +273,8 @@ pub fn may_claim(state: ObjectState, is_leased: bool, is_waiting: bool, earlier_
     is_free && !is_waiting && earlier_unfinished.is_none_or(|attempts| attempts >= ATTEMPTS_HOLDING_BACK)
 }
 
-/// Whether a version need not be published because it has the same content as the newest older version of its key, and
-/// which object that is.
+/// Whether a version need not be published because the newest older version of its key has the same content; returns
+/// that object.
 ///
 /// | the version | older version | its content | verdict |
 /// |---|---|---|---|

@@ -1,4 +1,4 @@
-//! Which rows of an object are lost for good, decided from the rows published and received.
+//! Which rows of an object are lost for good, from the rows published and received.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use super::object::Object;
 use crate::apply::progress::SeqSet;
 
-/// Partitions named in a reason; `pipeline.progress` has them all.
+/// The most partitions named in a reason; `pipeline.progress` has all of them.
 const PARTITIONS_NAMED_MAX: usize = 20;
 
 /// Rows that will never arrive.
@@ -18,22 +18,22 @@ const PARTITIONS_NAMED_MAX: usize = 20;
 pub enum Lost {
     /// None.
     Nothing,
-    /// These.
+    /// These rows.
     Rows {
         /// How many.
         count: i64,
-        /// Partition and sequence numbers, as Postgres writes a multirange, in the order of partitions.
+        /// Partition and sequence numbers, in Postgres' text form of a multirange, in the order of partitions.
         seqs: Vec<(i32, String)>,
     },
     /// All rows from this one on, and missing rows before it: the object was being published for the first time.
     From {
         /// The first row, from 0.
         row: i64,
-        /// Rows received when it was given up; as many as `row` if all before it had arrived.
+        /// Rows received when it was given up; equal to `row` if all rows before it had arrived.
         #[serde(default)]
         received: i64,
     },
-    /// The number of its rows was never known; this many arrived.
+    /// The number of rows was never known; this many arrived.
     Unknown {
         /// Rows received.
         received: i64,
@@ -93,7 +93,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The sequence numbers received of the newest reading of an object, by partition.
+/// The sequence numbers received of the newest generation of an object, by partition.
 ///
 /// # Errors
 /// If Postgres does not answer.

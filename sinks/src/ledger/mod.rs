@@ -1,15 +1,15 @@
 //! The object ledger: one row for each version of each object in the raw bucket, from the moment it is found until all
 //! of its rows are applied.
 //!
-//! This module is the only one that writes `pipeline.objects`, and the only one that decides about an object. It promises
-//! that
-//! - a version is registered once, at its place in the order of its domain ([`register`]),
-//! - a state changes only as the pure function [`transition()`] allows, and what belongs together is written together
-//!   ([`write`]),
-//! - a listener that has lost its lease writes nothing any more ([`claim`]),
-//! - a published object ends as applied, or is published again ([`sweep`]).
+//! This module is the only one that writes `pipeline.objects`, and the only one that decides about an object. It
+//! guarantees:
+//! - a version is registered once, at its place in the order of its domain ([`register`]);
+//! - a state changes only as the pure function [`transition()`] allows, and related changes are written together
+//!   ([`write`]);
+//! - a listener that has lost its lease writes nothing any more ([`claim`]);
+//! - a published object becomes applied, or is published again ([`sweep`]).
 //!
-//! One object's path:
+//! The path of one object:
 //!
 //! ```text
 //!            ┌───────────── failed, paused, lease expired ────────────┐
@@ -20,9 +20,9 @@
 //!            └── restart: rows are missing, sent again, adopted, still in the bucket
 //! ```
 //!
-//! Time is Postgres' alone. A lease and a wait are intervals, from `from` until `until`: a clock that jumps back, to before
-//! `from`, or forward, beyond `until`, ends them early and never makes them longer. To end one early costs work and
-//! nothing else: two listeners that publish the same object write the same rows under the same numbers.
+//! Only Postgres' clock counts. A lease and a wait are intervals, from `from` until `until`: a clock that jumps back to
+//! before `from`, or forward beyond `until`, ends them early and never makes them longer. Ending one early only costs
+//! work: two listeners that publish the same object write the same rows under the same numbers.
 
 mod claim;
 mod lost;

@@ -1,4 +1,4 @@
-//! An object version as the ledger has it.
+//! An object version as stored in the ledger.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,7 +17,7 @@ pub struct ObjectVersion {
     pub bucket: String,
     /// The key.
     pub key: String,
-    /// Where the bucket is versioned. A listing has none.
+    /// The version id, if the bucket keeps versions. A listing has none.
     pub version_id: Option<String>,
     /// As given by the server, including quotes.
     pub etag: String,
@@ -64,9 +64,9 @@ pub struct Object {
     pub domain: String,
     /// Place in the domain's order.
     pub src_ord: i64,
-    /// Where it stands.
+    /// Its state.
     pub state: ObjectState,
-    /// Why.
+    /// Why it is in that state.
     pub cause: Option<Json<Reason>>,
     /// Raised by every claim and every restart: a write with another epoch is refused.
     pub lease_epoch: i64,
@@ -74,11 +74,11 @@ pub struct Object {
     pub attempts: i32,
     /// How often it was set back to its first row after it had been published.
     pub repairs: i32,
-    /// Which reading of it.
+    /// Counts the readings of the file.
     pub generation: i32,
-    /// Frozen with the generation once it is claimed.
+    /// Frozen with the generation when it is claimed.
     pub parser_version: Option<i32>,
-    /// Frozen with the generation once it is claimed.
+    /// Frozen with the generation when it is claimed.
     pub partition_count: Option<i32>,
     /// Resume point: bytes after decompression.
     pub resume_byte: i64,
@@ -86,7 +86,7 @@ pub struct Object {
     pub resume_line: i64,
     /// Resume point: data row.
     pub resume_row: i64,
-    /// Resume point: next seq in each partition.
+    /// Resume point: next sequence number in each partition.
     pub resume_seqs: Option<Vec<i64>>,
     /// Number of rows, once all were published.
     pub rows: Option<i64>,
@@ -96,13 +96,13 @@ pub struct Object {
     pub end_offsets: Option<Vec<i64>>,
     /// The stream that `end_offsets` belong to.
     pub stream_id: Option<Uuid>,
-    /// Of the content, where it was read once.
+    /// The hash of the content, if it was read once.
     pub sha256: Option<Vec<u8>>,
     /// Header names that the domain does not know.
     pub ignored_columns: Vec<String>,
-    /// Columns of the domain that the file lacks, and for which its rows have the contract's value.
+    /// Columns of the domain that the file lacks and that get the contract's default in its rows.
     pub absent_defaults: Vec<String>,
-    /// Rows of it whose key comes again further down in it.
+    /// Rows whose key comes again further down in the file.
     pub overtaken: i64,
 }
 
@@ -160,7 +160,7 @@ impl Object {
         self.cause.as_ref().map(|cause| &cause.0)
     }
 
-    /// How far it is published and acknowledged, in a topic of so many partitions.
+    /// How far it is published and acknowledged, in a topic with this many partitions.
     pub fn resume_point(&self, partitions: usize) -> ResumePoint {
         let known = |numbers: &Option<Vec<i64>>| numbers.clone().unwrap_or_else(|| vec![0; partitions]);
         ResumePoint {
@@ -175,48 +175,48 @@ impl Object {
 
 /// The guard of every change of an object: it is written only if all of these values are unchanged.
 ///
-/// State, lease epoch, repairs and generation change with everything that another listener, sweeper or person may do to
-/// an object: no two changes of the same object are both written. All four can repeat after Postgres went back in time;
-/// the nonce cannot, so a late write never hits another object with the same id.
+/// State, lease epoch, repairs and generation change with everything that another listener, a sweeper or a person may
+/// do to an object, so two concurrent changes of the same object are never both written. All four can repeat after
+/// Postgres went back in time; the nonce cannot, so a late write never hits another object with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Guard {
-    /// As it was read.
+    /// The state as read.
     pub state: ObjectState,
-    /// As it was read.
+    /// The lease epoch as read.
     pub lease_epoch: i64,
-    /// As it was read.
+    /// The repairs as read.
     pub repairs: i32,
-    /// As it was read.
+    /// The generation as read.
     pub generation: i32,
-    /// As it was read.
+    /// The nonce as read.
     pub nonce: Uuid,
 }
 
 /// How far an object is published and acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ResumePoint {
-    /// Bytes after decompression before the first row that is not.
+    /// Bytes after decompression before the first row that is not acknowledged.
     pub byte: i64,
-    /// Its line.
+    /// The line of that row.
     pub line: i64,
-    /// Its number.
+    /// The number of that row.
     pub row: i64,
-    /// Next seq in each partition, which is also the rows in it so far.
+    /// Next sequence number in each partition, which is also the number of its rows so far.
     pub seqs: Vec<i64>,
     /// One past the last record in each partition, 0 for none.
     pub ends: Vec<i64>,
 }
 
-/// What is known about a file once it was read completely.
+/// What is known about a file after it was read completely.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Content {
-    /// Of the bytes after decompression.
+    /// The hash of the bytes after decompression.
     pub sha256: Vec<u8>,
-    /// Header names that the domain does not know: the first of them, and how many more.
+    /// Header names that the domain does not know: the first ones, and how many more.
     pub ignored_columns: Vec<String>,
-    /// Columns of the domain that the file lacks, and for which its rows have the contract's value.
+    /// Columns of the domain that the file lacks and that get the contract's default in its rows.
     pub absent_defaults: Vec<String>,
-    /// Rows whose key comes again further down: of each key the last row loads.
+    /// Rows whose key comes again further down: the last row of each key loads.
     pub overtaken: i64,
 }
 

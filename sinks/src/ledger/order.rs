@@ -13,14 +13,14 @@ pub fn first_of(second: i64) -> i64 {
     second << TIE_BITS
 }
 
-/// The second of an object's position: its own last-modified, but never before that of the newest version of its key,
-/// since what S3 holds now is newer than anything it held before.
+/// The second of an object's position: its own last-modified time, but never before that of the newest version of its
+/// key, since what S3 holds now is newer than anything it held before.
 pub fn second_for(last_modified_second: i64, key_newest: Option<i64>) -> i64 {
     last_modified_second.max(key_newest.map_or(0, second_of)).max(0)
 }
 
-/// The `src_ord` of an object that S3 holds now, given the newest one its key has had and the newest one that
-/// its domain has in [`second_for`] it.
+/// The `src_ord` of an object that S3 holds now, from the newest one of its key and the newest one of its domain in the
+/// second given by [`second_for`].
 ///
 /// | the key had | the domain has in that second | src_ord |
 /// |---|---|---|

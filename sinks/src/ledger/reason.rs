@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::lost::Lost;
 
-/// Reasons are for people; the details of a long list are in the tables.
+/// Reasons are for people; tables have the details of a long list.
 const REASON_CHARS_MAX: usize = 2_000;
 
 /// Why an object is in its state. Stored in `pipeline.objects.cause` as JSON, and as text in `reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {
-    /// It has the content of this older version of its key, which is published or applied.
+    /// It has the same content as this older version of its key, which is published or applied.
     SameContent {
         /// The older version.
         object: i64,
@@ -35,9 +35,9 @@ pub enum Reason {
         /// Where and why, for its sender.
         detail: String,
     },
-    /// The last attempt failed; it is tried again.
+    /// The last attempt failed; it will be tried again.
     Failed {
-        /// Of what.
+        /// The error.
         detail: String,
     },
     /// Some of its rows did not arrive; it is published again.
@@ -55,9 +55,9 @@ pub enum Reason {
     SentAsNew,
     /// The topic was adopted; it is published again.
     Adopted,
-    /// It was given up as gone, but the bucket still has it.
+    /// It was given up as gone, but is still in the bucket.
     StillThere,
-    /// The older version that it was a copy of was given up.
+    /// It was a copy of this older version, which was given up.
     OriginalGone {
         /// The older version.
         object: i64,
@@ -65,7 +65,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The version that it was set aside in favour of.
+    /// The version that it was set aside for.
     pub fn same_content_as(&self) -> Option<i64> {
         match self {
             Reason::SameContent { object } => Some(*object),

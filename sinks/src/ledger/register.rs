@@ -1,11 +1,12 @@
 //! Registering objects: identity and order.
 //!
 //! A listing or a notification only names a key. What is registered is S3's answer while the key is locked: its current
-//! version by a HEAD, or all of its versions by a listing of versions. So two listeners that find the same key at once
-//! register it once, and the order of a key's versions in the ledger is the order in which S3 held them.
+//! version, from a HEAD, or all of its versions, from a listing of versions. So two listeners that find the same key at
+//! once register it once, and the ledger has the versions of a key in the order in which S3 held them.
 //!
-//! A version is known if its version id is; or, where the bucket keeps none, if the *newest* version of its key has
-//! its ETag, size and second. An older one that looks the same is a different version: the key was written A, B, A.
+//! A version is known if its version id is known or, if the bucket keeps no versions, if the *newest* version of its
+//! key has its ETag, size and second. An older version that looks the same is a different one: the key was written A,
+//! B, A.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::transition::Event;
 use super::write::change_all;
 use crate::transactions::{self, Limits};
 
-/// Keys in one transaction: bounds how long their locks are held.
+/// The most keys in one transaction; it bounds how long their locks are held.
 pub const KEYS_PER_TRANSACTION: usize = 128;
 /// HEAD requests at once.
 const HEADS_AT_ONCE: usize = 32;
@@ -31,7 +32,7 @@ const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None
 /// The result of registering a key.
 #[derive(Debug)]
 pub enum Registered<E> {
-    /// New versions, under these object ids: the oldest first.
+    /// New versions under these object ids, the oldest first.
     New(Vec<(i64, ObjectVersion)>),
     /// This object was given up as gone, but S3 has it: it will be published again.
     Reappeared(i64),
@@ -43,15 +44,15 @@ pub enum Registered<E> {
     Failed(E),
 }
 
-/// The transaction `register`: locks the keys, asks S3 what it holds under each, and gives every version that
-/// the ledger does not know its place in the domain's order, in the order of `keys`. At most
-/// [`KEYS_PER_TRANSACTION`] keys, each once; the result is in their order.
+/// The transaction `register`: it locks the keys, asks S3 what it holds under each, and gives each unknown version its
+/// place in the domain's order, in the order of `keys`. At most [`KEYS_PER_TRANSACTION`] keys, each once; the result is
+/// in their order.
 ///
-/// `held` gives the versions of a key, the oldest first and the current one last, or that one alone; none where S3 holds
-/// nothing. `since`: see [`first_new`].
+/// `held` returns the versions of a key, the oldest first and the current one last, or only the current one; none if S3
+/// holds nothing. `since`: see [`first_new`].
 ///
-/// Two at once: the second waits for the locks, which both take in the same order, and finds everything known.
-/// The future must run to its end (a cancelled transaction would stay open in the pool).
+/// Of two at once, the second waits for the locks, which both take in the same order, and finds everything known. The
+/// future must run to its end (a cancelled transaction would stay open in the pool).
 ///
 /// # Errors
 /// If Postgres does not answer. Nothing is registered then.
@@ -87,7 +88,7 @@ where
     Ok(held.into_iter().map(outcome).collect())
 }
 
-/// Held until the end of the transaction. Sorted, so that two sets of keys never wait for each other.
+/// Held until the end of the transaction. Sorted, so that two transactions never wait for each other in a circle.
 pub(super) async fn lock_keys(connection: &mut PgConnection, bucket: &str, keys: &[String]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT pg_advisory_xact_lock(locks.id) FROM (
@@ -101,7 +102,7 @@ pub(super) async fn lock_keys(connection: &mut PgConnection, bucket: &str, keys:
     Ok(())
 }
 
-/// Makes `src_ord` unique without a retry. Taken after the locks on keys, and by nobody before them.
+/// Makes `src_ord` unique without a retry. Taken after the locks on keys, never before them.
 pub(super) async fn lock_domain(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet order of ' || $1, 1))")
         .bind(domain)
@@ -155,15 +156,15 @@ async fn register_versions(
     Ok(outcomes)
 }
 
-/// From which of a key's versions on, the oldest first, all are to be registered.
+/// The index from which the versions of a key, the oldest first, are to be registered.
 ///
 /// | the ledger knows | first new |
 /// |---|---|
 /// | one of them | the one after the last that it knows |
 /// | none of them | the first written since `since`; or else, and without `since`, the current one |
 ///
-/// So of a bucket with a long history the first listing registers the current versions, and later listings every new
-/// version.
+/// So the first listing of a bucket with a long history registers the current versions, and later listings register
+/// every new version.
 pub fn first_new(known: &[bool], versions: &[ObjectVersion], since: Option<DateTime<Utc>>) -> usize {
     if let Some(last_known) = known.iter().rposition(|known| *known) {
         return last_known + 1;
@@ -177,7 +178,7 @@ fn is_gone(object: &Object) -> bool {
     object.reason().is_some_and(super::Reason::is_gone)
 }
 
-/// What the ledger has of a key.
+/// What the ledger knows about a key.
 struct History {
     /// The object that its current version is registered as.
     current: Option<Object>,
@@ -195,7 +196,7 @@ async fn histories(
     let versions = || held.iter().copied().flatten();
     let keys: Vec<&str> = versions().map(|version| version.key.as_str()).collect();
     let ids: Vec<Option<&str>> = versions().map(|version| version.version_id.as_deref()).collect();
-    // The newest version of each key, and those that have the version ids.
+    // The newest version of each key, and those with the version ids.
     let found: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS} FROM (
             SELECT DISTINCT o.id FROM UNNEST($2::text[], $3::text[]) AS n (key, version_id)
@@ -225,7 +226,7 @@ async fn histories(
     Ok(held.iter().map(history).collect())
 }
 
-/// The object that a version is registered as, among those of its key in the order of their places.
+/// The object that a version is registered as, among the objects of its key in their order.
 ///
 /// | the version | known as |
 /// |---|---|
@@ -292,7 +293,7 @@ async fn newest_in_seconds(
     Ok(found.into_iter().collect())
 }
 
-/// Versions as the arrays that statements take.
+/// Versions as arrays for statements.
 struct Columns<'a> {
     keys: Vec<&'a str>,
     version_ids: Vec<Option<&'a str>>,
@@ -344,8 +345,8 @@ async fn insert(
     src_ords.iter().map(|src_ord| by_src_ord.get(src_ord).copied().ok_or(sqlx::Error::RowNotFound)).collect()
 }
 
-/// Which entries of a listing are to be registered: those that are not the newest version of their key, and those
-/// that were given up as gone. Compares what the listing has, to the second; a listing by versions also has their ids.
+/// The entries of a listing that must be registered: those that are not the newest version of their key, and those that
+/// were given up as gone. Compares what the listing has, to the second; a listing of versions also has their ids.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -375,8 +376,8 @@ pub async fn unknown(pool: &PgPool, bucket: &str, listed: &[&ObjectVersion]) -> 
     .await
 }
 
-/// Which versions that are not the current ones of their keys may have to be registered: those that the ledger does not
-/// have, and that are newer than one that it has, or than `since`. [`register`] decides about them.
+/// The overwritten versions that may have to be registered: those that are not in the ledger, and are newer than one
+/// that is, or than `since`. [`register`] decides about them.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -406,7 +407,7 @@ pub async fn unknown_overwritten(
     .await
 }
 
-/// Keys of the domain after `after` that the ledger holds as present, in order, at most `limit`.
+/// Keys of the domain after `after` that are present according to the ledger, in order, at most `limit`.
 ///
 /// # Errors
 /// If Postgres does not answer.

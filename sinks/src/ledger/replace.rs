@@ -1,17 +1,16 @@
-//! Versions that are replaced: where a contract says `onOverwrite: replace`, rows that only an older version of an object
-//! holds leave the table once a newer version is applied.
+//! Replaced versions: if a contract says `onOverwrite: replace`, rows that only an older version of an object has leave
+//! the table once a newer version is applied.
 //!
-//! An older version is marked (`pipeline.objects.replaced_by`) and its rows are deleted in one transaction, which is that
-//! in which the newer one becomes applied. From then on, rows of it that arrive count as older, in the live pipeline,
-//! in a replay and in a shadow ([`crate::lives::sift`] reads the mark). A batch holds a shared lock from before it
-//! reads the marks until it commits, and marking takes the lock exclusively: so one of the two always sees the work of
-//! the other.
+//! One transaction makes the newer version applied, marks the older one (`pipeline.objects.replaced_by`) and deletes
+//! its rows. From then on, rows of the older version that still arrive count as older, in the live pipeline, in a
+//! replay and in a shadow ([`crate::lives::sift`] reads the mark). A batch holds a shared lock from before it reads the
+//! marks until it commits, and marking takes the lock exclusively, so one of the two always sees the work of the other.
 //!
 //! The rows of a version are found by an index on the object, which setup creates for such contracts: the cost of an
 //! overwrite depends on the older versions, not on the size of the table.
 //!
-//! If such a row had replaced a row of another object, that older row does not return by itself, because the table no
-//! longer has it. A replay restores it.
+//! If such a row had replaced a row of another object, that older row does not come back by itself, because the table
+//! no longer has it. A replay restores it.
 
 use freshet_topics::{Domain, Overwrite};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
@@ -21,7 +20,7 @@ use crate::apply::removal;
 use crate::destination::Destination;
 use crate::transactions::{self, Limits};
 
-/// Held while a batch of such a domain is applied.
+/// Takes the lock in shared mode, for applying a batch of such a domain.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -35,7 +34,7 @@ pub(crate) async fn lock_shared(connection: &mut PgConnection, domain: &Domain) 
     Ok(())
 }
 
-/// Held alone while versions are marked and their rows deleted.
+/// Takes the lock exclusively, for marking versions and deleting their rows.
 pub(super) async fn lock(connection: &mut PgConnection, domain: &Domain) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet replace in ' || $1, 2))")
         .bind(domain.name)
@@ -44,8 +43,8 @@ pub(super) async fn lock(connection: &mut PgConnection, domain: &Domain) -> Resu
     Ok(())
 }
 
-/// Replaces all versions that have a newer applied version and are not marked yet: a contract that said otherwise until
-/// now, a version that became applied without a sweep. Returns the number of rows removed from the table.
+/// Replaces all versions that have a newer applied version and are not marked yet: the contract was changed, or a
+/// version became applied without a sweep. Returns the number of rows removed from the table.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -60,8 +59,8 @@ pub async fn replace_overwritten(pool: &PgPool, domain: &Domain) -> Result<i64, 
     Ok(removed)
 }
 
-/// Marks the versions that are older than one of `applied` (than any that is applied, if none is named) and deletes their
-/// rows. To be called under [`lock`].
+/// Marks the versions that are older than one of `applied` (than any applied version, if none is named) and deletes
+/// their rows. The caller holds [`lock`].
 pub(super) async fn replace(
     connection: &mut PgConnection,
     domain: &Domain,

@@ -1,11 +1,11 @@
-//! Restarting objects at their first row on request: sent again, sent as new, adopted.
+//! Restarts objects at their first row on request: sent again, sent as new, adopted.
 //!
-//! An object that was published is set back to be found by a listener, which reads the same version and sends the same
-//! rows under the same numbers: what was received is a duplicate, what was not fits in, and a replay finds all of it in
-//! the topic. Sent *as new*, a file gets a position above everything in its domain, and a new generation: its rows win
-//! over the rows of all other files.
+//! A published object goes back to `discovered`. A listener reads the same version and sends the same rows under the
+//! same numbers: rows that were received are duplicates, missing ones are added, and a replay finds all of them in the
+//! topic. A file sent *as new* gets a position above everything in its domain, and a new generation: its rows win over
+//! the rows of all other files.
 //!
-//! Two at once, or one beside a listener, do everything once: an object in progress is not touched.
+//! Two requests at once, or one beside a listener, do everything once: an object in progress is not touched.
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
@@ -21,20 +21,20 @@ use crate::transactions::{self, Limits};
 /// A version in the ledger that may be sent again.
 pub type Candidate = Object;
 
-/// Which files.
+/// The files to send again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
     /// These keys.
     pub keys: Vec<String>,
-    /// And keys that begin with this.
+    /// Also keys that begin with this.
     pub prefix: Option<String>,
-    /// Of them, versions last modified then or later; of all, where neither keys nor prefix are given.
+    /// Only versions last modified at or after this time. Without keys and a prefix, all such versions.
     pub since: Option<DateTime<Utc>>,
     /// Only the newest version of each key, to be sent as new.
     pub as_new: bool,
 }
 
-/// The objects of `bucket` that are selected, in the order of their domains.
+/// The selected objects of `bucket`, in the order of their domains.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -74,8 +74,8 @@ pub fn is_sendable(object: &Object, as_new: bool) -> bool {
     }
 }
 
-/// Sets objects back to be published again from their first row. Returns how many; objects that are in progress by now
-/// are not touched.
+/// Sets objects back so that they are published again from their first row. Returns how many; objects that are in
+/// progress by now are not touched.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -84,11 +84,10 @@ pub async fn send_again(pool: &PgPool, objects: &[Candidate]) -> Result<usize, s
     Ok(change_all(&mut connection, objects, |_| Event::SendAgain).await?.len())
 }
 
-/// The transaction `send_as_new`: gives a version a place above all that its domain has had up to now, and sets it
-/// back to be published in a new generation. `false` if it is in progress, or its key has a newer one.
+/// The transaction `send_as_new`: gives a version a place above all others in its domain, and sets it back to be
+/// published in a new generation. `false` if it is in progress, or its key has a newer version.
 ///
-/// No clock is needed: a file that is dropped afterwards has this second of S3's clock or a later one, and ranks above
-/// it.
+/// No clock is needed: a file that is dropped later has this second or a later one by S3's clock, and ranks above it.
 ///
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.
@@ -119,7 +118,7 @@ pub async fn send_as_new(pool: &PgPool, candidate: &Candidate) -> Result<bool, s
     Ok(!written.is_empty())
 }
 
-/// Sets every object of a domain that is not final back to its first row, as part of adopting its topic. Gives how
+/// Sets every object of a domain that is not final back to its first row, as part of adopting its topic. Returns how
 /// many.
 ///
 /// # Errors

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The state of an object version. The names are those in `pipeline.objects`, in the order in which an
-/// object passes through them.
+/// The state of an object version. The names are those in `pipeline.objects`, in the order in which an object goes
+/// through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
@@ -20,7 +20,7 @@ pub enum ObjectState {
     Applied,
     /// The file cannot be read; no row of this reading was published.
     Rejected,
-    /// Nothing is to be published: it has the content of the version before, or S3 no longer has it.
+    /// Nothing is to be published: it has the same content as the version before, or S3 no longer has it.
     Superseded,
 }
 
@@ -28,7 +28,7 @@ pub enum ObjectState {
 pub const UNFINISHED_SQL: &str = "('discovered', 'publishing', 'published')";
 
 impl ObjectState {
-    /// Whether copies of an object in this state may stay set aside: it has their rows, or is about to have them.
+    /// Whether copies of an object in this state may stay set aside: it has their rows, or will have them.
     pub fn keeps_copies(self) -> bool {
         !matches!(self, ObjectState::Superseded | ObjectState::Rejected)
     }
@@ -60,7 +60,7 @@ impl ObjectState {
         ObjectState::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// Whether the state is final, unless somebody acts.
+    /// Whether the state is final unless an operator acts.
     pub const fn is_final(self) -> bool {
         matches!(self, ObjectState::Applied | ObjectState::Rejected | ObjectState::Superseded)
     }

@@ -2,11 +2,11 @@
 //!
 //! Once the bookmarks have passed an object's end offsets, the rows received are counted. If all are there, the object
 //! is `applied`. If not, it is published again from row 0 under the same numbers: rows that arrived are duplicates,
-//! missing ones fit in. The same happens if the log ends before the object does, because the bookmarks can never pass
-//! that end.
+//! missing ones are added. The same happens if the log ends before the object does, because the bookmarks can never
+//! pass that end.
 //!
-//! One repair is outstanding by construction, since only a published object is judged. Every write is guarded by the
-//! state and the repair count that were judged: two sweeps at once do each thing once.
+//! An object has at most one repair at a time, because only a published object is judged. Every write is guarded by the
+//! state and the repair count that were judged, so two sweeps at once do everything once.
 
 use chrono::{DateTime, Utc};
 use freshet_topics::failpoint::{self, Point};
@@ -30,22 +30,22 @@ const PAGE: i64 = 1_000;
 pub struct Swept {
     /// Objects found complete.
     pub applied: Vec<Arrived>,
-    /// Objects sent back to be published again, with the rows received of each.
+    /// Objects to be published again, with the number of rows received of each.
     pub repaired: Vec<(Object, i64)>,
     /// Published objects whose end the bookmarks have not reached.
     pub waiting: u64,
-    /// Rows that left the table because only an older version of an object held them.
+    /// Rows removed from the table because only an older version of an object had them.
     pub replaced: i64,
 }
 
-/// An object that has arrived as a whole.
+/// An object whose rows have all arrived.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arrived {
     /// The object.
     pub object: Object,
-    /// Whether this is the first time, that is, it was not sent again.
+    /// Whether this is the first time; false if the object was sent again.
     pub is_new: bool,
-    /// From its last-modified to the commit of its last row, in seconds.
+    /// From its last-modified time to the commit of its last row, in seconds.
     pub freshness_seconds: f64,
 }
 
@@ -60,7 +60,7 @@ pub enum Verdict {
     Repair,
 }
 
-/// Decides it.
+/// Decides about a published object.
 ///
 /// | bookmarks have passed its end | rows received | the log ends before it does | verdict |
 /// |---|---|---|---|
@@ -70,7 +70,7 @@ pub enum Verdict {
 /// | yes | all | no | applied |
 /// | yes | fewer | no | repair |
 ///
-/// More than all is impossible: seqs are a function of the bytes, and each counts once.
+/// More than all is impossible: sequence numbers are a function of the bytes, and each counts once.
 pub fn judge(passed: bool, received: i64, rows: i64, is_truncated: bool) -> Verdict {
     match (passed || is_truncated, received >= rows) {
         (false, _) => Verdict::Wait,
@@ -89,11 +89,11 @@ struct Published {
     last_row_at: DateTime<Utc>,
 }
 
-/// Looks at every published object of the domain once. `is_truncated` tells whether the log ends before an object
-/// does, which only Kafka knows.
+/// Checks every published object of the domain once. `is_truncated` tells whether the log ends before an object does,
+/// which only Kafka knows.
 ///
 /// # Errors
-/// If Postgres does not answer. What was done until then stands.
+/// If Postgres does not answer. Work done before that stays done.
 pub async fn sweep(
     pool: &PgPool,
     domain: &Domain,
@@ -122,10 +122,10 @@ pub async fn sweep(
 }
 
 /// Finds objects that were given up as never read although some of their rows arrived (a listener that died, or was
-/// slow, had sent them), and records that the rest is missing. Returns those objects as they were.
+/// slow, had sent them), and records that the others are missing. Returns those objects as they were.
 ///
 /// # Errors
-/// If Postgres does not answer. What was said until then stands.
+/// If Postgres does not answer. Records written before that stay.
 pub async fn name_late_rows(pool: &PgPool, domain: &str) -> Result<Vec<Object>, sqlx::Error> {
     let (mut late, mut after) = (Vec::new(), i64::MIN);
     let mut connection = pool.acquire().await?;
@@ -155,7 +155,7 @@ pub async fn name_late_rows(pool: &PgPool, domain: &str) -> Result<Vec<Object>, 
     }
 }
 
-/// The next page of published objects. One statement, so that bookmarks and progress are of one moment: both
+/// The next page of published objects. One statement, so that bookmarks and progress belong to the same moment: both
 /// move in the same transaction.
 async fn published(connection: &mut PgConnection, domain: &str, after: i64) -> Result<Vec<Published>, sqlx::Error> {
     sqlx::query_as(AssertSqlSafe(format!(
@@ -168,7 +168,7 @@ async fn published(connection: &mut PgConnection, domain: &str, after: i64) -> R
             LIMIT $3
          ) AS o
          CROSS JOIN LATERAL (
-            -- The ends of a stream that was given up by adopt are never reached: what was received counts.
+            -- After adopt, the ends of the old stream are never reached: only the received rows count.
             SELECT NOT EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain AND s.stream_id = o.stream_id)
                 AND EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain) OR NOT EXISTS (
                 SELECT FROM UNNEST(o.end_offsets) WITH ORDINALITY AS e (end_offset, ord)
@@ -211,7 +211,7 @@ async fn complete(
     Ok(())
 }
 
-/// The transaction `complete`: no reader sees a version as applied together with rows that it replaces.
+/// The transaction `complete`: no reader sees an applied version together with rows that it replaces.
 async fn complete_and_replace(
     connection: &mut PgConnection,
     domain: &Domain,

@@ -13,8 +13,8 @@ use super::state::ObjectState;
 /// Something that happens to an object.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
-    /// A listener takes it. A lease that has run out counts as a failed attempt: its listener may have died of this
-    /// very object. `back_off`: how long after the end of this lease nobody takes it, should it run out too.
+    /// A listener takes it. An expired lease counts as a failed attempt: this object may have killed its listener.
+    /// `back_off`: how long after the end of this lease nobody takes it, if it expires too.
     Claim { owner: &'a str, lease: Duration, back_off: Duration, parser_version: i32, partitions: i32 },
     /// The listener's parser or partition count differs from the frozen one: the next generation begins at row 0.
     OpenGeneration { parser_version: i32, partitions: i32 },
@@ -28,9 +28,9 @@ pub enum Event<'a> {
     SetAside { original: i64, sha256: Vec<u8> },
     /// S3 no longer has the version.
     Gone { detail: String, lost: Lost },
-    /// The listener hands it back unharmed: it shuts down, or the domain is paused.
+    /// The listener returns it unchanged: it shuts down, or the domain is paused.
     Release,
-    /// The attempt failed: not to be tried again before `back_off` is over.
+    /// The attempt failed; the next one is after `back_off`.
     Fail { detail: String, back_off: Duration },
     /// All of its rows were received.
     Complete,
@@ -46,7 +46,7 @@ pub enum Event<'a> {
     Reappear,
     /// The older version that it is a copy of was given up.
     OriginalGone { original: i64 },
-    /// It was given up as gone and never read, and rows of it arrived: an attempt that failed had sent them.
+    /// It was given up as gone and never read, but rows of it arrived: a failed attempt had sent them.
     RowsArrived { lost: Lost },
 }
 
@@ -57,16 +57,16 @@ pub enum Lease<'a> {
     Keep,
     /// Nobody has it.
     Release,
-    /// This listener has it from now on, for so long.
+    /// This listener has it from now on, for this time.
     Grant(&'a str, Duration),
 }
 
-/// When the object may be taken.
+/// When the object may be claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// As before.
     Keep,
-    /// Not before so long from now; zero: at once.
+    /// Not before this time has passed; zero: immediately.
     Until(Duration),
 }
 
@@ -77,10 +77,10 @@ pub struct Change<'a> {
     pub object: Object,
     /// Its lease.
     pub lease: Lease<'a>,
-    /// Its wait.
+    /// Its waiting time.
     pub wait: Wait,
-    /// Whether versions that were set aside as copies of it are to be published themselves now. Written in the same
-    /// transaction: a crash in between would leave them set aside for good.
+    /// Whether versions that were set aside as copies of it must now be published themselves. Written in the same
+    /// transaction: after a crash in between they would stay set aside for good.
     pub wakes_copies: bool,
 }
 
@@ -154,7 +154,7 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
         (Applied | Rejected | Superseded, Event::SendAsNew { src_ord })
             if object.state != Superseded || is_copy.is_some() =>
         {
-            // What it is frozen to is decided when it is claimed.
+            // The next claim decides what the generation is frozen to.
             let mut change = change.open_generation(None, None).restart(Some(Reason::SentAsNew)).counted();
             change.object.src_ord = src_ord;
             change
@@ -167,7 +167,7 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
         (Superseded, Event::RowsArrived { lost }) => match object.reason() {
             Some(Reason::Gone { detail, lost: Lost::Nothing }) => {
                 let mut change = change.end(Superseded, Some(Reason::Gone { detail: detail.clone(), lost }));
-                // So that of two sweeps one writes.
+                // Only one of two concurrent sweeps writes.
                 change.object.lease_epoch += 1;
                 change
             }
@@ -224,7 +224,7 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// No listener has it any more.
+    /// Ends the object's work in a state, without a lease.
     fn end(mut self, state: ObjectState, reason: Option<Reason>) -> Self {
         self.object.state = state;
         self.object.cause = reason.map(Json);
@@ -232,8 +232,8 @@ impl<'a> Change<'a> {
         self
     }
 
-    /// Back to the first row of the generation, whoever had it. The counts of the first publishing (rows, rows by
-    /// partition) stay: they name the missing rows if S3 no longer has the version.
+    /// Goes back to the first row of the generation and ends the lease. The counts of the first publishing (rows, rows
+    /// by partition) stay: they name the missing rows if S3 no longer has the version.
     fn restart(self, reason: Option<Reason>) -> Self {
         let mut change = self.end(ObjectState::Discovered, reason);
         change.object.attempts = 0;

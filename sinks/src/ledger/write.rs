@@ -1,4 +1,4 @@
-//! Writing changes of objects: the one place that turns what [`transition()`](super::transition()) decided into SQL.
+//! Writes changes of objects: the one place that turns the decisions of [`transition()`](super::transition()) into SQL.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ const BATCH: usize = 1_000;
 /// The result of a listener's write.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recorded {
-    /// Another listener has the object by now; nothing was written.
+    /// Another listener has the object now; nothing was written.
     LeaseLost,
     /// It is written; this many copies of the object will be published themselves.
     Written { woken: usize },
-    /// The version that it copies has been given up meanwhile: it was released instead, to be published itself.
+    /// The version that it copies has been given up meanwhile: it was released instead, and will be published itself.
     OriginalGone,
 }
 
@@ -36,12 +36,12 @@ impl Recorded {
     }
 }
 
-/// Writes what happens to a claimed object, and keeps the claim up to date.
+/// Writes an event of a claimed object, and keeps the claim up to date.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Result<Recorded, sqlx::Error> {
-    // A claim is in the state `publishing`, in which all that a listener does may happen.
+    // A claim is in the state `publishing`, which allows every event of a listener.
     let Some(change) = transition(&claim.object, event) else { return Ok(Recorded::LeaseLost) };
     if change.wakes_copies {
         return give_up(transactions::begin(pool, "give_up", Limits::SHORT).await?, claim, change).await;
@@ -57,7 +57,7 @@ pub async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Resul
     Ok(Recorded::Written { woken: 0 })
 }
 
-/// A claimed object of which all rows are acknowledged.
+/// A claimed object whose rows are all acknowledged.
 #[derive(Debug)]
 pub struct Finished<'a> {
     /// Its claim; kept up to date.
@@ -66,20 +66,20 @@ pub struct Finished<'a> {
     pub stream: Uuid,
     /// Where it ends.
     pub point: &'a ResumePoint,
-    /// What is known of it.
+    /// What is known about it.
     pub content: &'a Content,
 }
 
 impl Finished<'_> {
-    /// A claim is in the state `publishing`, in which this may happen.
+    /// A claim is in the state `publishing`, which allows this event.
     fn change(&self) -> Option<Change<'_>> {
         let Finished { claim, stream, point, content } = self;
         transition(&claim.object, Event::Publish { stream: *stream, point, content })
     }
 }
 
-/// Writes of several claimed objects at once that they are published: one statement, each guarded on its own. Says of each
-/// whether it was written.
+/// Records several claimed objects as published: one statement, each object guarded on its own. Returns the result of
+/// each.
 ///
 /// # Errors
 /// If Postgres does not answer. None is written then.
@@ -99,7 +99,7 @@ pub async fn record_published(pool: &PgPool, finished: &mut [Finished<'_>]) -> R
     Ok(finished.iter_mut().zip(objects).map(record).collect())
 }
 
-/// The transaction `set_aside`: a copy goes to sleep, unless its original was given up since the copy was claimed.
+/// The transaction `set_aside`: sets a copy aside, unless its original was given up since the copy was claimed.
 ///
 /// The original is locked: giving it up either happens before, and is seen here, or after, and then wakes the copy.
 async fn set_aside(
@@ -125,8 +125,8 @@ async fn set_aside(
     Ok(if is_kept { Recorded::Written { woken: 0 } } else { Recorded::OriginalGone })
 }
 
-/// Ends a claimed object that S3 no longer has, and keeps the claim up to date. What is lost of it is looked up in the
-/// transaction that writes it: between two, Postgres might go back, and then have less than was seen.
+/// Ends a claimed object that S3 no longer has, and keeps the claim up to date. The lost rows are looked up in the
+/// transaction that records them: between two transactions, Postgres might go back in time and have fewer rows.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -139,7 +139,7 @@ pub async fn record_gone(pool: &PgPool, claim: &mut Claim, detail: String) -> Re
     Ok((give_up(transaction, claim, change).await?, lost))
 }
 
-/// The end of the transaction `give_up`: the object ends, and its copies, if they are to, wake.
+/// The end of the transaction `give_up`: the object ends, and its copies wake if they should.
 async fn give_up(
     mut transaction: Named<'static>,
     claim: &mut Claim,
@@ -188,11 +188,11 @@ pub(super) async fn change_all<'a>(
     Ok(written)
 }
 
-/// Writes objects as they are after a change, each only if it still is what it was before. Gives the ids of those
-/// that were written.
+/// Writes objects after a change, each only if it is unchanged since it was read. Returns the ids of those that were
+/// written.
 ///
-/// What it was before is its [`Guard`](super::Guard): see there. Locked in the order of their numbers, so that two who write
-/// several objects do not wait for each other in a circle.
+/// What must be unchanged is its [`Guard`](super::Guard). Rows are locked in the order of their ids, so that there are
+/// no deadlocks.
 pub(super) async fn save(
     connection: &mut PgConnection,
     changes: &[(&Object, &Change<'_>)],
@@ -279,7 +279,7 @@ fn row(object: &Object) -> Value {
         "partition_rows": object.partition_rows,
         "end_offsets": object.end_offsets,
         "stream_id": object.stream_id,
-        // Postgres' own spelling of bytes.
+        // Postgres' text form of bytes.
         "sha256": object.sha256.as_ref().map(|hash| format!("\\x{}", hex::encode(hash))),
         "ignored_columns": object.ignored_columns,
         "absent_defaults": object.absent_defaults,
@@ -287,7 +287,7 @@ fn row(object: &Object) -> Value {
     })
 }
 
-/// As intervals are handed to Postgres.
+/// An interval as passed to Postgres.
 pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }

@@ -10,11 +10,11 @@ pub struct Entry {
     pub domain: String,
     /// Its nonce.
     pub nonce: Uuid,
-    /// The newest reading.
+    /// Its newest generation.
     pub generation: i32,
     /// Its place in the domain's order; earlier readings may have had another.
     pub src_ord: i64,
-    /// The parser that the newest reading is frozen to, once a listener has begun it.
+    /// The parser version that the newest generation is frozen to, once a listener has begun it.
     pub parser_version: Option<i32>,
     /// The partition count that it is frozen to.
     pub partition_count: Option<i32>,
@@ -23,7 +23,7 @@ pub struct Entry {
 /// The verdict on a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is of a file of the ledger.
+    /// It belongs to a file of the ledger.
     Ours,
     /// Another ledger sent it, or another life of this one.
     PassedOver,
@@ -31,27 +31,27 @@ pub enum Verdict {
     Forgotten,
 }
 
-/// The life in which an object was registered, of its nonce; 0 where there were no lives yet.
+/// The life in which an object was registered, from its nonce; 0 if there were no lives yet.
 pub fn life_of(nonce: Uuid) -> i64 {
     nonce.as_u64_pair().0.cast_signed()
 }
 
-/// Decides what a row that came in `domain`'s topic is to a ledger in the life `current` that has `entry` under the
-/// row's object id.
+/// Decides what a row of `domain`'s topic is to a ledger in the life `current` that has `entry` under the row's object
+/// id.
 ///
-/// A listener registers an object, opens a reading and freezes it in transactions that end before the first row of it
+/// A listener registers an object, opens a generation and freezes it in transactions that commit before its first row
 /// is sent. So this ledger knows everything that it sent, unless it went back in time.
 ///
 /// | the row's object | its reading | the row's life | verdict |
 /// |---|---|---|---|
-/// | 0: a message that is no row of a file | – | – | ours |
+/// | 0: a message that is not a row of a file | – | – | ours |
 /// | known: same nonce and domain | older than the ledger's | – | ours |
 /// | known | the ledger's, numbered alike: same `src_ord`, parser, partition count (or it does not say) | – | ours |
 /// | known | the ledger's, numbered otherwise, or not begun yet by what the ledger knows | current | forgotten |
 /// | known | newer than the ledger's | current | forgotten |
 /// | id unknown, or of an object with another nonce | – | current | forgotten |
 /// | same nonce, another domain | – | – | passed over |
-/// | any that is not ours | – | an ended life, or nobody's known | passed over |
+/// | any other nonce | – | an ended or unknown life | passed over |
 pub fn judge(row: &Provenance, domain: &str, entry: Option<&Entry>, current: i64) -> Verdict {
     if row.object == 0 {
         return Verdict::Ours;
@@ -68,7 +68,7 @@ pub fn judge(row: &Provenance, domain: &str, entry: Option<&Entry>, current: i64
     }
 }
 
-/// Whether a row of the newest reading was numbered as the ledger says.
+/// Whether a row of the newest generation was numbered with the parser and partition count of the ledger.
 fn is_numbered_alike(row: &Provenance, entry: &Entry) -> bool {
     let same_partitions = row.partitions == 0 || entry.partition_count == Some(row.partitions);
     row.src_ord == entry.src_ord && entry.parser_version == Some(row.parser) && same_partitions

@@ -2,7 +2,7 @@
 //!
 //! Postgres may go back in time while Kafka and S3 do not: restored from a backup, promoted without its last
 //! transactions, or recreated while the topics are full. Then object ids and sequence numbers repeat for other files.
-//! Two random numbers keep the rows apart:
+//! Two random numbers distinguish the rows:
 //!
 //! - an object's *nonce* is in the ledger and in the origin of each of its rows. A row counts only if both agree
 //!   ([`judge`]); all others are *passed over*, that is, skipped: never applied, never in the progress, but counted;
@@ -36,7 +36,7 @@ const LIVES_LOCK: i64 = 0x6672_7368_6c69_6665;
 pub enum Why {
     /// A processor found rows that the ledger had forgotten.
     Restored,
-    /// A person said that the database was restored.
+    /// An operator said that the database was restored.
     ByHand,
 }
 
@@ -72,8 +72,8 @@ pub async fn all(connection: &mut PgConnection) -> Result<Vec<Life>, sqlx::Error
     sqlx::query_as("SELECT number, nonce FROM pipeline.lives ORDER BY number").fetch_all(connection).await
 }
 
-/// The current life, and the highest object id in the ledger: either changes the wrong way only where the ledger went
-/// back.
+/// The current life, and the highest object id in the ledger. If the life becomes another one or the id decreases, the
+/// ledger went back in time.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -86,10 +86,10 @@ pub async fn extent(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
     .await
 }
 
-/// Begins a new life as part of a transaction, unless the current one is not `current` any more: then somebody else has
-/// noticed the same. Raises the epochs of all streams, and marks every window of these domains that has rows: outputs
-/// of another life are always derived again, and the marks show that this is still to be done. Gives the new life's
-/// number.
+/// Begins a new life as part of a transaction, unless the current one is not `current` any more: then another process
+/// has noticed the same restore. Raises the epochs of all streams, and marks every window of these domains that has
+/// rows: outputs of another life are always derived again, and the marks show that this is still to be done. Returns
+/// the new life's number.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -123,7 +123,7 @@ pub(crate) async fn begin_if(
     Ok(began)
 }
 
-/// Begins a new life because a person says that the database was restored, in one transaction. Gives its number.
+/// Begins a new life because an operator says that the database was restored, in one transaction. Returns its number.
 ///
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.

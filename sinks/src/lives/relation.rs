@@ -1,6 +1,6 @@
 //! How the ledger that published the outputs relates to this one.
 
-/// What a published manifest's ledger is to the one that the tables belong to.
+/// How the ledger of a published manifest relates to the ledger of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
     /// The same life: epochs and bookmarks compare.
@@ -8,8 +8,8 @@ pub enum Relation {
     /// An earlier life of this ledger, or another ledger altogether: nothing compares, and everything is derived from
     /// the tables again.
     Other,
-    /// A later life of this ledger than it knows of: these tables were restored from before it, or given up for a
-    /// database that was promoted.
+    /// A later life that this ledger does not know: these tables were restored from a backup taken before it, or belong
+    /// to a database that another one was promoted to replace.
     Later,
 }
 

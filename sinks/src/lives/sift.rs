@@ -18,13 +18,12 @@ pub(crate) struct Sifted<'b> {
     pub(crate) passed_over: u64,
     /// The life that began because of them.
     pub(crate) life_begun: Option<i32>,
-    /// Objects of the batch of which a newer version is applied that replaces them.
+    /// Objects of the batch that a newer applied version has replaced.
     pub(crate) replaced: BTreeSet<i64>,
 }
 
-/// Sifts rows of a batch. For the live table, the skipped rows are counted in `pipeline.passed_over`;
-/// the first one that the ledger must have forgotten begins a new life. A replay skips such rows without counting them
-/// again.
+/// Sifts rows of a batch. For the live table, the skipped rows are counted in `pipeline.passed_over`; the first one
+/// that the ledger must have forgotten begins a new life. A replay skips such rows without counting them again.
 pub(crate) async fn sift<'b>(
     connection: &mut PgConnection,
     destination: Destination,
@@ -69,7 +68,7 @@ pub(crate) async fn sift<'b>(
     Ok(sifted)
 }
 
-/// What the ledger has of the objects of a batch.
+/// What the ledger knows about the objects of a batch.
 struct Known {
     /// The nonce of the current life.
     current: i64,
@@ -78,7 +77,7 @@ struct Known {
     replaced: BTreeSet<i64>,
 }
 
-/// The current life, and what the ledger has of these objects: one statement, so one moment.
+/// The current life, and what the ledger knows about these objects: one statement, so one moment.
 async fn known(connection: &mut PgConnection, objects: &[i64]) -> Result<Known, sqlx::Error> {
     let found = sqlx::query(
         "SELECT l.nonce, o.id, o.domain, o.nonce, o.generation, o.src_ord, o.parser_version, o.partition_count,

@@ -1,5 +1,5 @@
-//! The outputs as views in the schema `metrics`, for those who read the database: each its query over all windows, with the
-//! columns that are published.
+//! The outputs as views in the schema `metrics`, for readers of the database: each view runs the output's query over
+//! all windows and has the columns that are published.
 //!
 //! A setup maintains them: new ones are created, changed ones replaced, removed ones dropped. A view is recognized by
 //! its comment, which names freshet and the view's definition ([`sql`]); other objects in the schema are not touched. A
@@ -34,27 +34,28 @@ pub struct ViewPlan {
 /// What is done to a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ViewChange {
-    /// It is not there, and made.
+    /// It does not exist and is created.
     Make,
-    /// It was made of another definition, and is replaced.
+    /// It was created from another definition and is replaced.
     Replace,
-    /// Its output is gone: it is dropped.
+    /// Its output no longer exists: it is dropped.
     Drop,
-    /// These roles may read every table of the output, and not yet the view: they are allowed to. As SQL names them.
+    /// These roles may read every table of the output but not yet the view: they get permission. The names are quoted
+    /// for SQL.
     Allow(Vec<String>),
 }
 
 impl ViewPlan {
-    /// Whether there is something to try.
+    /// Whether there is something to do.
     pub fn is_open(&self) -> bool {
         self.failed.is_none()
     }
 }
 
-/// What is under a name in the schema.
+/// The object that has a name in the schema.
 struct Found {
     is_view: bool,
-    /// The definition that it was made of, where freshet made it.
+    /// The stamp of the definition that it was created from, if freshet created it.
     stamp: Option<String>,
 }
 
@@ -150,7 +151,7 @@ async fn make(connection: &mut PgConnection, setup: &Setup<'_>, output: &Output)
     let mut attempt = connection.begin().await?;
     match execute(&mut attempt, &create).await {
         Ok(()) => attempt.commit().await?,
-        // The columns differ: the view has to be dropped and created. Its readers keep their permission.
+        // The columns differ, so the view has to be dropped and created. Its readers keep their permission.
         Err(error) if has_code(&error, "42P16") => {
             attempt.rollback().await?;
             let grants = grants(connection, &sql::name(output.name), &sql::name(output.name)).await?;
@@ -169,7 +170,7 @@ async fn make(connection: &mut PgConnection, setup: &Setup<'_>, output: &Output)
     allow(connection, output.name, &readers).await
 }
 
-/// The columns that are published, as Postgres tells them of the query.
+/// The published columns, as Postgres describes them for the query.
 async fn published(connection: &mut PgConnection, output: &Output) -> Result<Vec<String>, sqlx::Error> {
     let types =
         [String::type_info(), chrono::NaiveDate::type_info(), chrono::NaiveDate::type_info(), bool::type_info()];
@@ -179,7 +180,7 @@ async fn published(connection: &mut PgConnection, output: &Output) -> Result<Vec
     Ok(names.filter(|name| !output.hidden.contains(&name.as_str())).collect())
 }
 
-/// The roles that may read every table of the output, and not its view.
+/// The roles that may read every table of the output but not its view.
 async fn readers(
     connection: &mut PgConnection,
     setup: &Setup<'_>,

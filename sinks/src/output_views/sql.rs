@@ -1,6 +1,6 @@
-//! An output's view as SQL: its query over every window that there is.
+//! An output's view as SQL: its query over all windows.
 //!
-//! The view contains the query once and runs it for each window (`LATERAL`), as the publisher does: so the view has
+//! The view contains the query once and runs it for each window (`LATERAL`), as the publisher does, so the view has
 //! exactly the published rows, however the query uses the bounds of its window. Pure.
 
 use freshet_topics::pipeline::output::Output;
@@ -12,16 +12,16 @@ use sha2::{Digest, Sha256};
 use super::SCHEMA;
 use crate::tables::{Setup, identifier, identifiers, literal, qualified};
 
-/// Raise it when the program creates a different view from the same output.
+/// Raise this if the program creates a different view from the same output.
 const LAYOUT: u32 = 1;
-/// Stands before the stamp in the comment of a view: it says that the view is freshet's.
+/// Precedes the stamp in the comment of a view, and says that the view is freshet's.
 const STAMP_PREFIX: &str = "Made by freshet setup, of definition ";
 /// Characters of a stamp.
 const STAMP_CHARS: usize = 16;
-/// The windows, as the query's parameters name them.
+/// The windows, under the name that the query's parameters use.
 const WINDOWS: &str = "freshet_window";
 
-/// The view's name, as SQL has it.
+/// The view's name, quoted for SQL.
 pub(super) fn name(output: &str) -> String {
     qualified(SCHEMA, output)
 }
@@ -30,7 +30,7 @@ pub(super) fn name(output: &str) -> String {
 pub(super) fn stamp(setup: &Setup<'_>, output: &Output) -> String {
     let mut text = format!("{LAYOUT}\n{}\n{:?}\n{:?}\n", body(setup, output), output.hidden, output.columns);
     text.push_str(output.description);
-    // `SELECT *` means other columns once a table has them.
+    // `SELECT *` returns other columns once a table has them.
     for domain in output.facts.iter().chain(output.dimensions) {
         let columns = domain.columns.iter().map(|column| format!("{} {}", column.name, column.cast.sql_type()));
         text.extend(columns.chain(domain.kept_columns().map(|(name, _)| name.to_owned())));
@@ -38,13 +38,13 @@ pub(super) fn stamp(setup: &Setup<'_>, output: &Output) -> String {
     hex::encode(Sha256::digest(text))[..STAMP_CHARS].to_owned()
 }
 
-/// The stamp in a view's comment; `None` where the view is not freshet's.
+/// The stamp in a view's comment; `None` if the view is not freshet's.
 pub(super) fn stamp_of(comment: &str) -> Option<&str> {
     let (_, stamp) = comment.rsplit_once(STAMP_PREFIX)?;
     (stamp.len() == STAMP_CHARS).then_some(stamp)
 }
 
-/// The condition, in SQL, that the comment of a view in `description` says that it is freshet's.
+/// The SQL condition that the view comment in `description` is one of freshet's.
 pub(crate) fn is_ours(description: &str) -> String {
     format!("coalesce({description} LIKE '%{STAMP_PREFIX}%', false)")
 }
@@ -60,7 +60,7 @@ pub(super) fn create(setup: &Setup<'_>, output: &Output, columns: &[String]) -> 
     )
 }
 
-/// The statements that comment it.
+/// The statements that set its comments.
 pub(super) fn comments(setup: &Setup<'_>, output: &Output, columns: &[String]) -> Vec<String> {
     let name = name(output.name);
     let comment = format!("{}\n{STAMP_PREFIX}{}", output.description, stamp(setup, output));
@@ -77,7 +77,7 @@ fn body(setup: &Setup<'_>, output: &Output) -> String {
     format!("({}) AS {WINDOWS} ({names}) CROSS JOIN LATERAL ({query}) AS o", windows(setup, output))
 }
 
-/// Every window that holds an observed row of a fact: kind, first day, the day after its last, whether it is closed.
+/// Every window that has an observed row of a fact: kind, first day, the day after its last, whether it is closed.
 fn windows(setup: &Setup<'_>, output: &Output) -> String {
     let dates: Vec<String> = facts(setup, output)
         .map(|(table, event_time)| {
@@ -100,8 +100,8 @@ fn windows(setup: &Setup<'_>, output: &Output) -> String {
     )
 }
 
-/// A kind's window that holds `days.day`, as [`freshet_topics::window::Window`] has it: kind, first day, and how long it
-/// is; that which never ends has no length.
+/// The window of a kind that contains `days.day`, as in [`freshet_topics::window::Window`]: kind, first day, and
+/// length; a window without an end has no length.
 fn start(kind: WindowKind) -> String {
     let name = literal(kind.name());
     match kind {
@@ -113,8 +113,8 @@ fn start(kind: WindowKind) -> String {
     }
 }
 
-/// The progress of the facts: the least of their latest days, ignoring days in the far future; NULL while a fact has no
-/// rows.
+/// The progress of the facts: the earliest of their latest days, ignoring days in the far future; NULL while a fact has
+/// no rows.
 fn watermark(setup: &Setup<'_>, output: &Output) -> String {
     let latest: Vec<String> = facts(setup, output)
         .map(|(table, event_time)| {
@@ -129,7 +129,7 @@ fn watermark(setup: &Setup<'_>, output: &Output) -> String {
     )
 }
 
-/// The tables of the facts, as SQL names them, with what places their rows in time.
+/// The tables of the facts, quoted for SQL, with the column that places their rows in time.
 fn facts<'s>(setup: &'s Setup<'_>, output: &'s Output) -> impl Iterator<Item = (String, &'static EventTime)> + use<'s> {
     let dated = |domain: &&'static Domain| Some((qualified(setup.schema, domain.table), domain.event_time.as_ref()?));
     output.facts.iter().filter_map(dated)

@@ -1,4 +1,4 @@
-//! Data files kept on this machine's disk, so that what was written or read once need not be read from S3 again.
+//! Data files kept on this machine's disk, so that files that were written or read once need not be read from S3 again.
 //!
 //! A file is stored under the hash of its bytes and checked against it at each read, so damage to the folder does no
 //! harm: a missing or damaged file is read from S3. The size is bounded: if there is no room, files that the published
@@ -18,9 +18,9 @@ use tempfile::NamedTempFile;
 use super::spool::MEMORY_BYTES;
 use super::{FileRef, Spooled};
 
-/// What a file takes on the disk comes in blocks of this size.
+/// Disk space is used in blocks of this size.
 const BLOCK_BYTES: u64 = 4_096;
-/// A file that is no data file was left behind while it was written, if it is older than this.
+/// Any other file in the folder is left over from an interrupted write if it is older than this.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(3_600);
 
 /// A SHA-256.
@@ -41,21 +41,21 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// File → what it takes on the disk, in bytes.
+    /// File → its disk space, in bytes.
     files: HashMap<Digest, u64>,
-    /// What they take together.
+    /// Their total disk space.
     bytes: u64,
-    /// What the published manifest names.
+    /// The files that the published manifest names.
     named: HashSet<Digest>,
-    /// What it does not, the oldest first; some of them may be gone.
+    /// The files that it does not name, the oldest first; some of them may be deleted already.
     unnamed: VecDeque<Digest>,
 }
 
 impl FileCache {
-    /// The files of a folder, which is made if need be, and holds this many bytes at most from now on.
+    /// The files of a folder, which is created if needed, and holds at most this many bytes from now on.
     ///
     /// # Errors
-    /// If the folder can neither be read nor made.
+    /// If the folder can neither be read nor created.
     pub fn open(folder: &Path, bytes_max: u64) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let mut found = Vec::new();
@@ -83,12 +83,12 @@ impl FileCache {
         Ok(cache)
     }
 
-    /// Tells which files the published manifest names: they stay.
+    /// Sets the files that the published manifest names: they stay.
     pub fn needs<'a>(&self, files: impl IntoIterator<Item = &'a FileRef>) {
         let named = files.into_iter().filter_map(|file| digest(&file.sha256)).collect();
         let mut state = self.state();
         let before = std::mem::replace(&mut state.named, named);
-        // What was named until now is older than what has come since.
+        // Files named until now are older than those added since.
         let (mut unnamed, since) = (VecDeque::new(), std::mem::take(&mut state.unnamed));
         unnamed.extend(
             before.into_iter().chain(since).filter(|it| state.files.contains_key(it) && !state.named.contains(it)),
@@ -96,7 +96,7 @@ impl FileCache {
         state.unnamed = unnamed;
     }
 
-    /// The file, if it is here as it should be.
+    /// The file, if it is here and undamaged.
     pub(super) fn read(&self, file: &FileRef) -> Option<Spooled> {
         let digest = digest(&file.sha256)?;
         if !self.state().files.contains_key(&digest) {
@@ -113,8 +113,8 @@ impl FileCache {
         }
     }
 
-    /// Keeps a file, if there is room, and gives it back. An error keeps nothing from being published: the file is then
-    /// read from S3.
+    /// Keeps a file if there is room, and returns it. An error does not prevent publishing: the file is then read from
+    /// S3.
     pub(super) fn keep(&self, body: Spooled) -> Spooled {
         let Some(digest) = digest(body.sha256()) else { return body };
         let bytes = on_disk(body.len());
@@ -143,7 +143,7 @@ impl FileCache {
         file.persist(path).map(drop).map_err(|error| error.error)
     }
 
-    /// Whether so many bytes fit, once what is not named is gone as far as need be.
+    /// Whether this many bytes fit, after deleting as many unnamed files as necessary.
     fn make_room(&self, state: &mut State, bytes: u64) -> bool {
         while state.bytes + bytes > self.shared.bytes_max {
             let Some(oldest) = state.unnamed.pop_front() else { return false };
@@ -160,7 +160,7 @@ impl FileCache {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Counts that a panic left wrong make the folder larger or smaller, and no file wrong.
+        // If a panic left wrong counts, the folder gets larger or smaller, but no file is wrong.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,26 +1,28 @@
 //! Garbage collection of data files and manifests that nobody can need any more.
 //!
 //! A file may be needed by a reader that holds a manifest of the last `keep`, or by a publisher that is about to name
-//! it. Neither is locked out or waited for. Why that is safe:
+//! it. Neither is locked out or waited for. Why this is safe:
 //!
-//! 1. *Names do not come back.* A manifest names a file only if the published manifest before it does, or if the
-//!    file was made for it and carries its version ([`super::data_key`]). So the versions that name a file are
-//!    contiguous and begin with the one in its name.
-//! 2. *Publishers.* Let C be current. Whoever swaps the pointer later does so against C or a later version, and
-//!    publishes above C. So a file of a version up to C that C does not name is named by no later manifest: by 1,
-//!    not by way of its predecessor, and not as a new file. A file of a version above C may be somebody's work in
-//!    progress, however old it is, and stays until the pointer has passed it. A publisher may be frozen for as long
-//!    as it likes: what it wrote is above the version it saw, and once that is passed its swap is refused.
-//! 3. *Readers.* Let K be the oldest version that was current within `keep`. A file of a version above K stays. One
+//! 1. *Names are not reused.* A manifest names a file only if the published manifest before it does, or if the file was
+//!    made for it and carries its version ([`super::data_key`]). So the versions that name a file are contiguous and
+//!    begin with the one in its name.
+//! 2. *Publishers.* Let C be the current version. A publisher that swaps the pointer later does so against C or a later
+//!    version, and publishes above C. So if C does not name a file of a version up to C, no later manifest names it: by
+//!    1, it cannot come from the manifest before, and it is not a new file. A file of a version above C may be a
+//!    publisher's work in progress, however old it is, and stays until the pointer has passed it. A publisher may be
+//!    frozen for any time: its files are above the version it saw, and once that version is passed, its swap is
+//!    refused.
+//! 3. *Readers.* Let K be the oldest version that was current within `keep`. A file of a version above K stays. A file
 //!    of a version up to K was needed within `keep` only if K names it, by 1. So besides the current manifest it is
-//!    enough to read those around K; no clock is asked about a file. Which version K is rests on when S3 wrote the
-//!    manifests, which is before their swap: a publication that has taken more than a share of `keep` aborts
-//!    (`freshet metrics`), and files younger than `keep` and that share stay whatever is said above.
-//! 4. *The order.* First the pointer, then the listings: a manifest that appears after that is above C. Before each
+//!    enough to read those around K; no file's own time is needed. K is found from the times at which S3 wrote the
+//!    manifests, which is before their swap: so a publication that takes longer than a certain share of `keep` aborts
+//!    (`freshet metrics`), and files younger than `keep` plus that share always stay.
+//! 4. *Order.* The pointer is read first, then the listings: a manifest that appears after that is above C. Before each
 //!    request that deletes, the pointer is read again: if a person has put an older one back, nothing is deleted.
 //!
-//! Files named as in 0.1, without a version, count as version 0; the age of a file alone protects one that a
-//! publisher of 0.1 is about to name again, so 0.1 and later publishers are not to run beside each other for long.
+//! Files without a version in their name, as in 0.1, count as version 0. If a publisher of 0.1 is about to name such a
+//! file again, only the file's age protects it, so publishers of 0.1 and of later versions should not run together for
+//! long.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,14 +33,15 @@ use super::key::{DATA_PREFIX, MANIFEST_PREFIX, data_version, manifest_version};
 use super::list::{DELETE_BATCH, Listed, Listing};
 use super::{Current, OutputError, Store};
 
-/// A file stays for so much longer than `keep`, which is the longest that a publication may take: 1/7 of it.
+/// A file stays longer than `keep` by this share of it, 1/7, which is also the longest time that a publication may
+/// take.
 const SLACK_SHARE: u32 = 7;
 /// One collection deletes at most this many files and this many manifests; the next one continues.
 const DELETE_MAX: usize = 20_000;
-/// Pages that are listed: ten million objects. Files beyond are seen once others are gone.
+/// The most pages listed: ten million objects. Files beyond that are seen after others are deleted.
 const PAGES_MAX: usize = 10_000;
 
-/// The result of a collection.
+/// The number of objects deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Data files.
@@ -47,14 +50,14 @@ pub struct Collected {
     pub manifests: usize,
 }
 
-/// The longest that a publication may take where outputs are kept for `keep`: one that takes longer has to abort before
-/// it swaps the pointer.
+/// The longest time that a publication may take if outputs are kept for `keep`: a longer one has to abort before it
+/// swaps the pointer.
 pub fn publication_max(keep: Duration) -> Duration {
     keep / SLACK_SHARE
 }
 
-/// Deletes data files and manifests that no manifest of the last `keep` needs; never what is current, and nothing
-/// where a program of a later code version publishes.
+/// Deletes data files and manifests that no manifest of the last `keep` needs. Deletes nothing that is current, and
+/// nothing at all if a program of a later code version publishes.
 ///
 /// # Errors
 /// If S3 does not answer.
@@ -71,7 +74,7 @@ pub async fn collect(store: &Store, keep: Duration, code_version: u32) -> Result
     let young_from = now - keep.as_secs() as i64;
     let mut manifests = Vec::new();
     if store.each_listed(MANIFEST_PREFIX, PAGES_MAX, |listed| manifests.push(listed)).await? == Listing::Cut {
-        // Without the youngest, the oldest that is needed cannot be told.
+        // Without the youngest manifests, the oldest version that is needed is unknown.
         return Err(store.request("list", MANIFEST_PREFIX, format!("more than {PAGES_MAX} pages of manifests")));
     }
     let kept = Kept::of(&current, &manifests, young_from);
@@ -96,7 +99,7 @@ pub async fn collect(store: &Store, keep: Duration, code_version: u32) -> Result
     })
 }
 
-/// Deletes, batch by batch, as long as the pointer has not gone back. How many.
+/// Deletes, batch by batch, as long as the pointer has not gone back. Returns how many.
 async fn delete_checked(store: &Store, current: &Current, keys: &[String]) -> Result<usize, OutputError> {
     let mut deleted = 0;
     for batch in keys.chunks(DELETE_BATCH) {
@@ -110,21 +113,21 @@ async fn delete_checked(store: &Store, current: &Current, keys: &[String]) -> Re
     Ok(deleted)
 }
 
-/// Which versions are kept.
+/// The versions to keep.
 #[derive(Debug, PartialEq, Eq)]
 struct Kept {
-    /// K: the oldest version that may have been current within the time that things are kept.
+    /// K: the oldest version that may have been current within `keep`.
     from: u64,
-    /// The oldest version that was written within that time; manifests up to it are read.
+    /// The oldest version that was written within `keep`; manifests up to it are read.
     read_until: u64,
     current: u64,
     current_key: String,
 }
 
 impl Kept {
-    /// K is the second version before the oldest young one, of those listed: the one before it was still current
-    /// within that time, and may be the orphan of a lost swap. A younger K than need be would lose a reader's file,
-    /// an older one keeps a few files longer.
+    /// K is the second listed version before the oldest young one: the one directly before it was still current within
+    /// `keep`, and may be the orphan of a lost swap. If K is too young, a reader loses a file; if it is too old, a few
+    /// files stay longer.
     ///
     /// | versions, young ones in brackets | current | K |
     /// |---|---|---|
@@ -138,7 +141,7 @@ impl Kept {
         let versions: BTreeSet<(u64, bool)> = manifests
             .iter()
             .filter_map(|listed| {
-                // A manifest may have waited for its swap: the pointer's time is when it became current.
+                // A manifest may have waited for its swap: it became current at the pointer's time.
                 let is_current = listed.key == current.pointer.manifest;
                 let modified = if is_current { listed.modified.max(current.modified) } else { listed.modified };
                 Some((manifest_version(&listed.key)?, modified >= young_from))
@@ -163,7 +166,7 @@ impl Kept {
         manifest_version(key).is_some_and(|version| (self.from..=self.read_until).contains(&version))
     }
 
-    /// Whether a manifest was current too long ago; what is no manifest of ours is never old.
+    /// Whether a manifest was current too long ago; other objects are never old.
     fn is_old_manifest(&self, key: &str) -> bool {
         manifest_version(key).is_some_and(|version| version < self.from) && key != self.current_key
     }
@@ -205,10 +208,10 @@ mod tests {
 
     #[test]
     fn versions_are_kept_from_the_one_that_was_current_when_the_time_began() {
-        // Versions with their times, the current one, when the pointer was swapped, K, the oldest young one.
+        // Versions with their times, the current one, the time of the pointer's swap, K, the oldest young one.
         type Case<'a> = (&'a [(u64, i64)], u64, i64, u64, u64);
         let cases: &[Case] = &[
-            // The manifest that the pointer names may be gone from the listing.
+            // The manifest that the pointer names may be missing in the listing.
             (&[], 1, 10, 1, 1),
             (&[(7, 10)], 7, 10, 7, 7),
             (&[(5, 10), (6, 20), (7, 30)], 7, 30, 7, 7),
@@ -218,7 +221,7 @@ mod tests {
             (&[(5, 100), (6, 110), (7, 120)], 7, 120, 5, 5),
             // An orphan that lost its swap names a version above the current one.
             (&[(6, 10), (7, 20), (8, 150)], 7, 20, 7, 7),
-            // After a loss there is a gap, and orphans are no predecessors.
+            // After a loss there is a gap, and orphans are not predecessors.
             (&[(3, 10), (9, 20), (12, 130)], 12, 130, 3, 12),
             // Written long ago, published lately.
             (&[(5, 10), (6, 20), (7, 30)], 7, 120, 5, 7),
@@ -242,18 +245,18 @@ mod tests {
             super::super::data_key("window_metrics", "week", chrono::NaiveDate::default(), version, "00", "csv")
         };
         let named = BTreeSet::from([key(2)]);
-        // Version in its name, written at, garbage.
+        // Version in its name, time written, whether it is garbage.
         let cases = [
             (1, 10, true),
             // Named by a manifest around K, or by the current one.
             (2, 10, false),
             (5, 10, true),
-            // Young: somebody may be putting a deleted file back.
+            // Young: a person may be putting a deleted file back.
             (5, 60, false),
-            // Named within the time kept.
+            // Named within `keep`.
             (6, 10, false),
             (9, 10, false),
-            // A publisher is at work, or frozen since long ago.
+            // A publisher is at work, or has been frozen for long.
             (10, 10, false),
         ];
         for (version, modified, garbage) in cases {
@@ -265,8 +268,8 @@ mod tests {
         assert!(kept.is_garbage(&unversioned, &named, 50), "named as in 0.1");
     }
 
-    /// Every history of a few publications, orphans and collections: what the current manifest names is never
-    /// deleted, nor what was current within the time kept.
+    /// Every history of a few publications, orphans and collections: no file is deleted that the current manifest
+    /// names, or a manifest that was current within `keep`.
     #[test]
     fn no_history_of_publications_and_collections_loses_a_file_that_somebody_needs() {
         use std::collections::BTreeMap;

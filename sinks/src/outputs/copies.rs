@@ -1,4 +1,4 @@
-//! Whole-file copies under names that stay, each with the version that it was made from.
+//! Whole-file copies under stable names, each with the version that it was made from.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,9 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use super::key::{POINTER, ROOT, copy_key};
 use super::{Condition, FORMATS, Manifest, OutputError, Put, Spooled, Store};
 
-/// The object metadata of a whole-file copy that says from which version it was made.
+/// The object metadata of a whole-file copy with the version that it was made from.
 const VERSION_METADATA: &str = "freshet-version";
-/// Copies are looked at up to this many: four outputs in three formats are twelve.
+/// The most copies checked: four outputs in three formats are twelve.
 pub(super) const COPIES_MAX: usize = 200;
 
 /// A whole-file copy as HEAD shows it.
@@ -18,12 +18,12 @@ pub(super) const COPIES_MAX: usize = 200;
 pub struct Copy {
     /// Its ETag, to replace it by.
     pub etag: String,
-    /// The version it was made from; 0 where freshet did not write it.
+    /// The version it was made from; 0 if freshet did not write it.
     pub version: u64,
 }
 
-/// Whether a copy made from version `copy` holds what is published as `published`, where the files of its output
-/// changed in version `changed` last.
+/// Whether a copy made from version `copy` has the content of version `published`, if the files of its output last
+/// changed in version `changed`.
 ///
 /// | changed | published | copy | current |
 /// |---|---|---|---|
@@ -54,7 +54,7 @@ pub async fn copies_behind(client: &Client, bucket: &str, manifest: &Manifest) -
 }
 
 impl Store {
-    /// The copy under a stable key, `None` where there is none.
+    /// The copy under a stable key, `None` if there is none.
     ///
     /// # Errors
     /// If S3 does not answer.
@@ -63,7 +63,7 @@ impl Store {
         Ok(head.map(|head| Copy { etag: head.e_tag().unwrap_or_default().to_owned(), version: version_of(&head) }))
     }
 
-    /// Replaces the copy that [`Store::head_copy`] showed, which the caller found older, by one of `version`.
+    /// Replaces the copy that [`Store::head_copy`] returned, and that is older, by one of `version`.
     ///
     /// # Errors
     /// If S3 does not answer.
@@ -80,7 +80,7 @@ impl Store {
         self.put_with(key, body, content_type, condition, &metadata).await
     }
 
-    /// The copy of the highest version, whatever its name, and that version; none without copies.
+    /// The copy with the highest version, under any name, and that version; `None` without copies.
     pub(super) async fn highest_copy(&self, copies_max: usize) -> Result<Option<(String, u64)>, OutputError> {
         let mut keys = Vec::new();
         // A page is a thousand names, and twelve are ours.

@@ -3,7 +3,7 @@
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
-/// Characters of what S3 or the client said: a line of a log, not a page.
+/// Characters of an error of S3 or the client: enough for a line of a log.
 const DETAIL_CHARS_MAX: usize = 500;
 
 /// What can go wrong with the outputs.
@@ -12,13 +12,13 @@ pub enum OutputError {
     /// A request to S3 failed, after the SDK's own retries.
     #[error("{action} s3://{bucket}/{key}: {message}")]
     Request {
-        /// What was asked: "put", "read", …
+        /// The request: "put", "read", …
         action: &'static str,
         /// The bucket.
         bucket: String,
         /// The key.
         key: String,
-        /// Status, code and message of the answer, or what kept it from coming.
+        /// Status, code and message of the answer, or why there was none.
         message: String,
     },
     /// An object written by freshet cannot be parsed.
@@ -31,7 +31,8 @@ pub enum OutputError {
         /// What is wrong with it.
         message: String,
     },
-    /// A data file that a manifest names is gone: deleted by hand or by a lifecycle rule, or collected since.
+    /// A data file that a manifest names does not exist: deleted by hand, by a lifecycle rule, or by the garbage
+    /// collection.
     #[error("read s3://{bucket}/{key}: a manifest names this file, but it does not exist")]
     Missing {
         /// The bucket.
@@ -60,7 +61,7 @@ pub enum OutputError {
     Unfit {
         /// The bucket.
         bucket: String,
-        /// Which write was not kept.
+        /// Which condition was not enforced.
         reason: String,
     },
 }
@@ -71,8 +72,8 @@ pub enum OutputError {
 /// |---|---|---|
 /// | 404 | `NoSuchKey` | it is gone |
 /// | 404 | `NoSuchBucket` | a setting is wrong: an error |
-/// | 404 | none, or any other: a proxy, an ingress | an error of the world |
-/// | any other | any | an error of the world |
+/// | 404 | none, or any other: a proxy, an ingress | an error |
+/// | any other | any | an error |
 pub(super) fn says_absent(status: Option<u16>, code: Option<&str>) -> bool {
     status == Some(404) && code == Some("NoSuchKey")
 }
@@ -85,7 +86,7 @@ pub(super) fn says_absent(status: Option<u16>, code: Option<&str>) -> bool {
 /// | 409 | `ConditionalRequestConflict`, `OperationAborted` | either condition | another write of the key is under way |
 /// | 404 | `NoSuchKey` | `If-Match` | the object is gone |
 /// | 404 | `NoSuchKey` | `If-None-Match` | an error: S3 does not say that |
-/// | 404, 409, 412 | none, or any other | any | an error of the world |
+/// | 404, 409, 412 | none, or any other | any | an error |
 pub(super) fn says_refused(status: Option<u16>, code: Option<&str>, if_match: bool) -> bool {
     match (status, code) {
         (Some(412), Some("PreconditionFailed")) => true,
@@ -98,7 +99,7 @@ pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
 }
 
-/// What the server said in one line, or else what the client did.
+/// The server's message in one line, or else the client's.
 pub(super) fn detail<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,

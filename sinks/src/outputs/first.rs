@@ -4,7 +4,7 @@ use super::key::{MANIFEST_PREFIX, manifest_version};
 use super::list::{Listed, Listing};
 use super::{Manifest, OutputError, Store};
 
-/// Pages of a thousand manifests that are listed; of more, the newest cannot be told.
+/// The most pages of a thousand manifests listed; with more, the newest might not be among them.
 const PAGES_MAX: usize = 20;
 
 /// A version of the outputs.
@@ -14,12 +14,12 @@ pub struct First {
     pub version: u64,
     /// When its manifest was written, in Unix seconds of S3's clock.
     pub modified: i64,
-    /// Whether it is known that the version before did not hold the rows: its manifest is there too, or there was none.
+    /// Whether the version before certainly did not have the rows: its manifest exists too, or there was none.
     pub is_first: bool,
 }
 
 impl Manifest {
-    /// Whether the tables held what stands before these offsets, by partition, of a domain.
+    /// Whether the tables had everything before these offsets, by partition, of a domain.
     pub fn holds(&self, domain: &str, end_offsets: &[i64]) -> bool {
         let Some(bookmarks) = self.bookmarks.get(domain) else { return false };
         (0..).zip(end_offsets).all(|(partition, end)| bookmarks.get(&partition).copied().unwrap_or(0) >= *end)
@@ -43,13 +43,13 @@ impl Store {
         if self.each_listed(MANIFEST_PREFIX, PAGES_MAX, see).await? == Listing::Cut {
             return Ok(Some(newest));
         }
-        // A publisher that lost its swap may have left a manifest of a version that was published otherwise.
+        // A publisher that lost its swap may have left a manifest of a version that another one published.
         listed.retain(|(version, _)| *version <= current.pointer.version);
         listed.sort_by_key(|(version, found)| (*version, found.modified));
         let (mut from, mut to) = (0, listed.len());
         while from < to {
             let middle = from + (to - from) / 2;
-            // One that was collected meanwhile is older than any that counts.
+            // A manifest that was collected meanwhile is too old to matter.
             let manifest = self.manifest(&listed[middle].1.key).await?;
             match manifest.is_some_and(|manifest| manifest.holds(domain, end_offsets)) {
                 true => to = middle,

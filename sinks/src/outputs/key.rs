@@ -5,11 +5,11 @@ use chrono::NaiveDate;
 
 /// The key of the pointer to the newest manifest.
 pub const POINTER: &str = "metrics/current.json";
-/// Where everything is.
+/// The prefix of all objects.
 pub(super) const ROOT: &str = "metrics/";
-/// Where data files live.
+/// The prefix of data files.
 pub(super) const DATA_PREFIX: &str = "metrics/data/";
-/// Where manifests live.
+/// The prefix of manifests.
 pub(super) const MANIFEST_PREFIX: &str = "metrics/manifests/";
 
 /// The stable key of an output's whole-file copy.
@@ -17,11 +17,11 @@ pub fn copy_key(output: &str, format: &str) -> String {
     format!("{ROOT}{output}.{format}")
 }
 
-/// The key of a data file: of which output and window it is, the version of the manifest that is the first to name
-/// it, and 64 bits of the hash of its bytes.
+/// The key of a data file: its output and window, the version of the manifest that first names it, and 64 bits of the
+/// hash of its bytes.
 ///
-/// Two publishers that make the same version of the same rows write the same bytes under it; any other two write
-/// under two keys.
+/// Two publishers that make the same version from the same rows write the same bytes under the same key; all others
+/// write under different keys.
 pub fn data_key(
     output: &str,
     window_kind: &str,
@@ -34,7 +34,7 @@ pub fn data_key(
     format!("{DATA_PREFIX}{output}/{window_kind}-{window_start}-v{version}-{hash}.{format}")
 }
 
-/// The version of the manifest that was the first to name a data file; 0 for a name without one, as in 0.1.
+/// The version of the manifest that first named a data file; 0 for a name without one, as in 0.1.
 ///
 /// | key | version |
 /// |---|---|

@@ -5,14 +5,14 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 
 use super::{OutputError, Store};
 
-/// What one DELETE request may name.
+/// The most objects that one DELETE request may name.
 pub(super) const DELETE_BATCH: usize = 1_000;
 
 /// An object as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Listed {
     pub(super) key: String,
-    /// Unix seconds of S3's clock; never old where S3 does not say.
+    /// Unix seconds of S3's clock; the largest number if S3 does not say.
     pub(super) modified: i64,
 }
 
@@ -21,12 +21,12 @@ pub(super) struct Listed {
 pub(super) enum Listing {
     /// Every object was seen.
     Complete,
-    /// There are more pages than were to be read.
+    /// There are more pages than the limit.
     Cut,
 }
 
 impl Store {
-    /// Shows every object under a prefix to `see`, up to so many pages of a thousand.
+    /// Passes every object under a prefix to `see`, up to this many pages of a thousand.
     pub(super) async fn each_listed(
         &self,
         prefix: &str,
@@ -36,7 +36,7 @@ impl Store {
         self.each_listed_with(prefix, None, pages_max, see).await
     }
 
-    /// The same; with a delimiter, only objects whose names have none after the prefix.
+    /// The same; with a delimiter, only objects whose names do not contain it after the prefix.
     pub(super) async fn each_listed_with(
         &self,
         prefix: &str,
@@ -50,7 +50,7 @@ impl Store {
             let Some(page) = pages.next().await else { return Ok(Listing::Complete) };
             let page = page.map_err(|error| self.failed("list", prefix, &error))?;
             if page.name().is_none() {
-                // An empty 200 of a proxy must not read as an empty bucket.
+                // An empty 200 answer of a proxy must not look like an empty bucket.
                 return Err(self.request("list", prefix, "the answer names no bucket: not S3's own".into()));
             }
             for object in page.contents() {
@@ -66,7 +66,7 @@ impl Store {
         Ok(Listing::Cut)
     }
 
-    /// Deletes up to [`DELETE_BATCH`] objects; one that is gone already is deleted.
+    /// Deletes up to [`DELETE_BATCH`] objects; an object that does not exist counts as deleted.
     pub(super) async fn delete(&self, keys: &[String]) -> Result<(), OutputError> {
         let Some(first) = keys.first() else { return Ok(()) };
         let failed = |message: String| self.request("delete", first, message);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-/// The formats in which every file exists; also the file name's end.
+/// The formats in which every file exists; also the file name extensions.
 pub const FORMATS: [&str; 3] = ["csv", "json", "parquet"];
 
 /// The object that says which manifest is the newest.
@@ -19,29 +19,29 @@ pub struct Pointer {
     pub sha256: String,
 }
 
-/// One version of the outputs: all its files, and the state of the tables that they are a function of.
+/// One version of the outputs: all its files, and the state of the tables that they were derived from.
 ///
 /// It contains no time: publishing the same state twice gives the same bytes.
 ///
-/// A field that is added later has to be `#[serde(default)]`, so that manifests of before still read; and comes with a
-/// higher version of the code, so that no publisher that does not know it publishes without it.
+/// A new field needs `#[serde(default)]`, so that earlier manifests can still be read, and a higher code version, so
+/// that no publisher that does not know the field publishes without it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// 1, 2, 3, … : above every version that was ever published, also where the pointer or manifests were deleted.
+    /// 1, 2, 3, …: higher than every version that was ever published, even if the pointer or manifests were deleted.
     pub version: u64,
-    /// The version of the program's own part: how rows become files, and what a manifest holds. 1 in what version 0.1
-    /// published, whose formulas were part of the program.
+    /// The version of the program's own part: how rows become files, and what a manifest contains. 1 in manifests of
+    /// version 0.1, whose formulas were part of the program.
     pub code_version: u32,
-    /// Output → how it was derived; only outputs that ever were. Empty in what an earlier version published.
+    /// Output → how it was derived; only outputs that were ever derived. Empty in manifests of earlier versions.
     #[serde(default)]
     pub outputs: BTreeMap<String, Derived>,
-    /// The lives of the ledger that the tables belong to, oldest first ([`crate::lives`]): epochs and bookmarks compare
-    /// within one life only. Empty in what an earlier version published.
+    /// The lives of the ledger of the tables, oldest first ([`crate::lives`]): epochs and bookmarks can be compared
+    /// within one life only. Empty in manifests of earlier versions.
     #[serde(default)]
     pub lives: Vec<String>,
-    /// Domain → epoch of its stream; bookmarks of a domain compare within one epoch only.
+    /// Domain → epoch of its stream; bookmarks of a domain can be compared within one epoch only.
     pub epochs: BTreeMap<String, i64>,
-    /// Domain → partition → the next offset: which rows the tables held.
+    /// Domain → partition → the next offset: the rows that the tables had.
     pub bookmarks: BTreeMap<String, BTreeMap<i32, i64>>,
     /// Domain → watermark; a domain without rows has none.
     pub watermarks: BTreeMap<String, NaiveDate>,
@@ -58,7 +58,8 @@ pub struct Derived {
     pub definition: String,
     /// Its columns in order, each with the name of its type.
     pub columns: Vec<(String, String)>,
-    /// Whether its query did not work when this version was published: its files are of an earlier state of the tables.
+    /// Whether its query failed when this version was published: then its files are from an earlier state of the
+    /// tables.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stale: bool,
 }
@@ -78,7 +79,7 @@ pub struct WindowFiles {
     pub window_start: NaiveDate,
     /// Rows in each of the files; a window without rows has no files.
     pub rows: u64,
-    /// Whether the window is closed; only in outputs that say so in their rows.
+    /// Whether the window is closed; only for outputs with that column.
     #[serde(rename = "final", default, skip_serializing_if = "Option::is_none")]
     pub is_final: Option<bool>,
     /// Format (`csv`, `json`, `parquet`) → file.
@@ -88,7 +89,7 @@ pub struct WindowFiles {
 /// One data file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRef {
-    /// Its key: what it is, the version that first named it, and its bytes.
+    /// Its key, which contains its output and window, the version that first named it, and a part of its hash.
     pub key: String,
     /// The SHA-256 of its bytes, hexadecimal.
     pub sha256: String,

@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::{Condition, OutputError, Put, Spooled, Store};
 
-/// How many write the probe's key at once. SeaweedFS makes each that has to wait for another wait a second.
+/// How many writers write the probe's key at once. In SeaweedFS, each writer that has to wait waits a second.
 const WRITERS: usize = 4;
-/// An attempt in which no writer wins proves nothing: the SDK may have repeated the winner's request.
+/// An attempt in which no writer succeeds proves nothing: the SDK may have repeated the winner's request.
 const ATTEMPTS: usize = 3;
 
-/// What a round of writes at once showed.
+/// The result of a round of concurrent writes.
 #[derive(Debug, PartialEq, Eq)]
 enum Round {
     Kept,
@@ -20,7 +20,7 @@ enum Round {
     Broken(String),
 }
 
-/// Under this the probes lie, for as long as they take.
+/// The prefix of the probes while they run.
 pub const PROBES: &str = "metrics/probe/";
 
 /// Refuses a store whose conditional writes cannot be relied on.
@@ -33,7 +33,7 @@ pub const PROBES: &str = "metrics/probe/";
 /// | a multipart upload completed with `If-None-Match: *`, and with the first ETag, on that key | refused |
 ///
 /// # Errors
-/// [`OutputError::Unfit`] if one is not kept; [`OutputError::Request`] if S3 does not answer.
+/// [`OutputError::Unfit`] if a conditional write is not honoured; [`OutputError::Request`] if S3 does not answer.
 pub async fn probe(client: &Client, bucket: &str) -> Result<(), OutputError> {
     let store = Store::new(client.clone(), bucket);
     for _ in 0..ATTEMPTS {
@@ -82,7 +82,7 @@ async fn rounds(store: &Store, key: &str) -> Result<Round, OutputError> {
     Ok(Round::Kept)
 }
 
-/// [`WRITERS`] writes at once, of which the store must let one through.
+/// [`WRITERS`] concurrent writes, of which exactly one must succeed.
 async fn round(store: &Store, key: &str, what: &str, condition: &Condition) -> Result<Round, OutputError> {
     let bodies: Vec<Spooled> =
         (0..WRITERS).map(|writer| Spooled::from(format!("{what} {writer}").into_bytes())).collect();

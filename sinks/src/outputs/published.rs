@@ -12,13 +12,13 @@ use super::key::{DATA_PREFIX, MANIFEST_PREFIX, POINTER, data_version, manifest_k
 use super::list::Listed;
 use super::{Condition, Manifest, OutputError, Pointer, Put, Spooled, Store};
 
-/// The pointer may move between reading it and reading its manifest; more often than this it does not.
+/// The pointer may move between reading it and reading its manifest, but not more often than this.
 const READ_ATTEMPTS: usize = 3;
 /// Pages of manifests, and of data files, that a publisher lists to find the highest version: ten million objects.
 const PUBLISHER_PAGES_MAX: usize = 10_000;
-/// A reader asks only whether there was a publication: the first page tells.
+/// A reader only asks whether there was a publication: the first page shows that.
 const READER_PAGES_MAX: usize = 1;
-/// Manifests of the highest version that are read: of each there is one a publisher that lost its swap.
+/// The most manifests of the highest version that are read; each publisher that lost its swap left one.
 const NEWEST_MAX: usize = 4;
 
 pub(super) const JSON: &str = "application/json";
@@ -26,8 +26,8 @@ pub(super) const JSON: &str = "application/json";
 /// What is published.
 #[derive(Debug, Clone)]
 pub enum Published {
-    /// Nothing: this bucket has seen no publication to its end. The next is above this version, whose manifest a first
-    /// publication may have left that did not get to its end; 0 for none.
+    /// Nothing: no publication to this bucket has finished. The next version is above this number, the version of a
+    /// manifest left by an unfinished first publication; 0 if there is none.
     Nothing(u64),
     /// Something was published, but can no longer be found.
     Lost(Box<Lost>),
@@ -53,11 +53,11 @@ pub struct Current {
 pub struct Lost {
     /// What is gone, for people.
     pub what: String,
-    /// What the pointer's swap has to be compared with.
+    /// The condition for the pointer's swap.
     pub swap: Condition,
     /// The highest version that left a trace: the next one is above it.
     pub highest: u64,
-    /// The newest manifest that is still there: the outputs must go back neither behind its code nor its bookmarks.
+    /// The newest manifest that still exists: the outputs must not go back behind its code version or its bookmarks.
     pub newest: Option<Manifest>,
 }
 
@@ -71,8 +71,8 @@ pub async fn read_current(client: &Client, bucket: &str) -> Result<Option<Manife
 }
 
 impl Store {
-    /// What is published, for a reader. A manifest read before is taken over instead of being read again: it never
-    /// changes under its name.
+    /// What is published, for a reader. If the manifest is a known one, it is not read again: it never changes under
+    /// its name.
     ///
     /// # Errors
     /// [`OutputError::Lost`] if what was published can no longer be found; others if S3 does not answer or the
@@ -116,21 +116,21 @@ impl Store {
         })))
     }
 
-    /// What is published; where it is gone, what is left within so many pages of listings.
+    /// What is published; if it is gone, what is left within this many pages of listings.
     async fn look(&self, known: Option<&Current>, pages_max: usize) -> Result<Look, OutputError> {
         let mut gone = None;
         for _ in 0..READ_ATTEMPTS {
             let Some(found) = self.get(POINTER).await? else {
                 let traces = self.traces(pages_max).await?;
-                // A first publication may have got to its end meanwhile.
+                // A first publication may have finished meanwhile.
                 if self.get(POINTER).await?.is_some() {
                     continue;
                 }
                 return Ok(match traces.prove_a_publication() {
                     true => Look::Lost(Gone::Pointer, traces),
-                    // Data files alone take no number away: of the same name, they are the same bytes. A publisher
-                    // that dies of its first publication again and again would otherwise come to numbers that prove
-                    // one.
+                    // Data files alone do not use up a version number: under the same name, they have the same bytes.
+                    // Otherwise, a publisher that dies in its first publication again and again would reach numbers
+                    // that look like a finished one.
                     false => Look::Nothing(traces.manifests),
                 });
             };
@@ -146,11 +146,11 @@ impl Store {
         }
         match gone {
             Some(gone) => Ok(Look::Lost(gone, self.traces(pages_max).await?)),
-            None => Err(self.content(POINTER, "it comes and goes".into())),
+            None => Err(self.content(POINTER, "it appears and disappears".into())),
         }
     }
 
-    /// The manifest of that key.
+    /// The manifest under that key.
     pub(super) async fn manifest(&self, key: &str) -> Result<Option<Manifest>, OutputError> {
         match self.get(key).await? {
             Some(found) => self.parse(key, &found.bytes).map(Some),
@@ -160,8 +160,8 @@ impl Store {
 
     /// Writes the manifest and moves the pointer to it, if `swap` holds.
     ///
-    /// Gives the pointer; `None`: another publisher was first, start again from [`Store::published`]. If an answer is
-    /// lost, the pointer is read: the manifest that it names is the published one.
+    /// Returns the pointer, or `None` if another publisher was first: then start again from [`Store::published`]. If
+    /// the connection drops before the answer, the pointer is read: the manifest that it names is the published one.
     ///
     /// # Errors
     /// If S3 does not answer. The swap may then still happen; starting again is safe.
@@ -169,9 +169,9 @@ impl Store {
         let bytes = self.render(manifest)?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
         let key = manifest_key(manifest.version, &sha256);
-        // Refused: these very bytes are there already, from a try whose answer was lost or a publisher that saw the same.
-        // Or somebody else's write of them was under way (409), which may have come to nothing: a pointer must not name
-        // what is not there.
+        // Refused: the same bytes may exist already, from an attempt whose answer was lost or from a publisher that saw
+        // the same state. Or another write of them was in progress (409), which may have failed: a pointer must not
+        // name an object that does not exist.
         let put = self.put(&key, &Spooled::from(bytes), JSON, Condition::Absent).await?;
         if put == Put::Refused && self.head(&key).await?.is_none() {
             return Ok(None);
@@ -182,7 +182,7 @@ impl Store {
         if matches!(swapped, Ok(Put::Written)) {
             return Ok(Some(pointer));
         }
-        // Refused may mean that the SDK's first try had worked and its second found it done.
+        // A refusal may mean that the SDK's first attempt succeeded and its second one found the swap done.
         let refused = || swapped.map(|_| None);
         let Some(found) = self.get(POINTER).await? else { return refused() };
         match self.parse::<Pointer>(POINTER, &found.bytes)? == pointer {
@@ -191,7 +191,7 @@ impl Store {
         }
     }
 
-    /// What is there besides the pointer. The highest version is taken from every object that carries one, so a version
+    /// What exists besides the pointer. The highest version is taken from all objects that carry one, so a version
     /// number can repeat only if all of these objects were deleted.
     async fn traces(&self, pages_max: usize) -> Result<Traces, OutputError> {
         let mut traces = Traces::default();
@@ -202,7 +202,7 @@ impl Store {
         Ok(traces)
     }
 
-    /// Of the newest manifests that are still there, the one of the newest code.
+    /// The manifest with the newest code version among the newest ones that still exist.
     async fn newest_of(&self, traces: &Traces) -> Result<Option<Manifest>, OutputError> {
         let mut newest: Option<Manifest> = None;
         for key in traces.newest.iter().take(NEWEST_MAX) {
@@ -239,7 +239,7 @@ impl fmt::Display for Gone {
     }
 }
 
-/// Versions that left a trace; 0 where none did.
+/// Versions that left a trace; 0 if none did.
 #[derive(Debug, Default)]
 struct Traces {
     manifests: u64,
@@ -265,8 +265,8 @@ impl Traces {
         self.manifests.max(self.data).max(self.copies)
     }
 
-    /// Whether a publication got to its end: copies are made from a published version, and a second version is begun
-    /// only on a published first, or on the manifest of one that died between its last two requests.
+    /// Whether a publication ever finished. Copies are made only from a published version. A second version begins only
+    /// after a published first one, or after the manifest of one that died between its last two requests.
     ///
     /// | manifests up to | data files up to | copies up to | verdict |
     /// |---|---|---|---|

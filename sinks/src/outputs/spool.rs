@@ -1,5 +1,4 @@
-//! A body of unknown length to be sent to S3: in memory while it is small, then in a temporary file; hashed while it is
-//! written.
+//! A body of unknown length for S3: in memory while it is small, then in a temporary file; hashed while it is written.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-/// Up to here a body stays in memory. About twelve are open at once, and eight being uploaded.
+/// The most bytes kept in memory. About twelve bodies are open at once, and eight being uploaded.
 pub(super) const MEMORY_BYTES: usize = 1024 * 1024;
 
 /// A body that is being written.
@@ -35,7 +34,7 @@ enum Body {
     Memory(Bytes),
     /// Deleted when dropped.
     File(TempPath),
-    /// Somebody else's, who may delete it: what is open can be read all the same.
+    /// A file that belongs to somebody else, who may delete it: an open file can still be read.
     Open(File),
 }
 
@@ -115,7 +114,7 @@ impl Spooled {
         &self.sha256
     }
 
-    /// The bytes, to be read in any order; the file behind them lives as long as `self`.
+    /// The bytes, readable in any order; the file behind them lives as long as `self`.
     ///
     /// # Errors
     /// If the temporary file cannot be read.
@@ -132,8 +131,8 @@ impl Spooled {
         Spooled { body: Body::Open(file), length, sha256 }
     }
 
-    /// Gives its temporary file that name, and holds it open. Where it has none, or the name is on another file system, it
-    /// stays as it is.
+    /// Renames its temporary file, and keeps it open. A body without a file, or a name on another file system, changes
+    /// nothing.
     pub(super) fn named(self, path: &Path) -> (Self, bool) {
         let Spooled { body, length, sha256 } = self;
         let Body::File(temporary) = body else { return (Spooled { body, length, sha256 }, false) };
@@ -147,7 +146,7 @@ impl Spooled {
         (Spooled { body, length, sha256 }, is_named)
     }
 
-    /// A part of it, as a request's body.
+    /// A part of it, as the body of a request.
     pub(super) async fn stream(&self, offset: u64, length: u64) -> io::Result<ByteStream> {
         let part = match &self.body {
             Body::Memory(bytes) => return Ok(bytes.slice(offset as usize..(offset + length) as usize).into()),

@@ -52,17 +52,17 @@ pub(super) struct Small {
 }
 
 impl Store {
-    /// The outputs in that bucket.
+    /// The outputs in this bucket.
     pub fn new(client: Client, bucket: &str) -> Self {
         Store { client, bucket: bucket.to_owned(), cache: None }
     }
 
-    /// The same, with data files that are kept on this machine's disk.
+    /// The same, with data files kept on this machine's disk.
     pub fn with_cache(self, cache: Option<FileCache>) -> Self {
         Store { cache, ..self }
     }
 
-    /// The data files that are kept on this machine's disk.
+    /// The data files kept on this machine's disk.
     pub fn cache(&self) -> Option<&FileCache> {
         self.cache.as_ref()
     }
@@ -70,7 +70,7 @@ impl Store {
     /// Writes an object.
     ///
     /// # Errors
-    /// If S3 does not answer or refuses for another reason than the condition.
+    /// If S3 does not answer or refuses for a reason other than the condition.
     pub async fn put(
         &self,
         key: &str,
@@ -87,11 +87,11 @@ impl Store {
     /// If S3 does not answer or refuses.
     pub async fn put_file(&self, file: &FileRef, body: Spooled, content_type: &str) -> Result<(), OutputError> {
         self.put(&file.key, &body, content_type, Condition::Always).await?;
-        // It is there: what is not kept is read from there.
+        // It is in S3: a file that is not kept is read from there.
         self.keep(body).await.map(drop).or(Ok(()))
     }
 
-    /// A data file whole, as it is kept on this machine's disk or, else, as S3 has it.
+    /// A whole data file, from this machine's disk or else from S3.
     ///
     /// # Errors
     /// Those of [`Store::fetch`].
@@ -99,7 +99,7 @@ impl Store {
         let kept = match self.cache.clone() {
             Some(cache) => {
                 let of = file.clone();
-                // A panic is what is not kept.
+                // After a panic, the file counts as not kept.
                 spawn_blocking(move || cache.read(&of)).await.ok().flatten()
             }
             None => None,
@@ -112,7 +112,7 @@ impl Store {
         self.keep(fetched).await.map_err(|error| self.content(&file.key, error.to_string()))
     }
 
-    /// Keeps a data file on this machine's disk, if there is a place for it, and gives it back.
+    /// Keeps a data file on this machine's disk, if there is a cache, and returns it.
     async fn keep(&self, body: Spooled) -> io::Result<Spooled> {
         match self.cache.clone() {
             Some(cache) => spawn_blocking(move || cache.keep(body)).await.map_err(io::Error::other),
@@ -120,11 +120,11 @@ impl Store {
         }
     }
 
-    /// Reads a data file whole, through a temporary file if it is large, and checks it against its hash.
+    /// Reads a whole data file, through a temporary file if it is large, and compares its hash.
     ///
     /// # Errors
-    /// [`OutputError::Missing`] if it is gone; others if S3 does not answer, the temporary file cannot be written, or
-    /// the bytes are not those of the manifest.
+    /// [`OutputError::Missing`] if it does not exist; others if S3 does not answer, the temporary file cannot be
+    /// written, or the bytes are not those of the manifest.
     pub async fn fetch(&self, file: &FileRef) -> Result<Spooled, OutputError> {
         let key = &file.key;
         let answer = self.client.get_object().bucket(&self.bucket).key(key).send().await;
@@ -146,7 +146,7 @@ impl Store {
         }
     }
 
-    /// A small object, `None` where S3 says that there is none.
+    /// A small object, `None` if S3 says that there is none.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Small>, OutputError> {
         match self.client.get_object().bucket(&self.bucket).key(key).send().await {
             Ok(answer) => {
@@ -160,9 +160,9 @@ impl Store {
         }
     }
 
-    /// The headers of an object, `None` where S3 says that there is none.
+    /// The headers of an object, `None` if S3 says that there is none.
     ///
-    /// An answer to HEAD has no body and so no code: its 404 is S3's or a proxy's. GET tells them apart.
+    /// An answer to HEAD has no body and so no error code: its 404 may be S3's or a proxy's. GET distinguishes them.
     pub(super) async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, OutputError> {
         let error = match self.client.head_object().bucket(&self.bucket).key(key).send().await {
             Ok(head) => return Ok(Some(head)),
@@ -175,7 +175,7 @@ impl Store {
         match first_byte.send().await {
             Err(error) if says_absent(status(&error), error.code()) => Ok(None),
             Err(error) => Err(self.failed("read", key, &error)),
-            // Written in between, or the 404 was not S3's: either way the next try tells.
+            // It was written in between, or the 404 was not S3's: in both cases the next attempt decides.
             Ok(_) => Err(self.request("head", key, "404, but then the object existed".into())),
         }
     }

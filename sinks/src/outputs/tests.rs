@@ -1,4 +1,4 @@
-//! What answers of S3, and of what stands before it, come to.
+//! How answers of S3, and of proxies in front of it, are interpreted.
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// A store that gives these answers, one a connection.
+/// A store that gives these answers, one per connection.
 async fn store(answers: Vec<String>) -> Store {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
@@ -46,7 +46,7 @@ fn refusal(status: &str, code: &str) -> String {
     answer(status, &format!("<Error><Code>{code}</Code><Message>so it is</Message></Error>"))
 }
 
-/// As an ingress says it.
+/// The error page of an ingress.
 fn page(status: &str) -> String {
     answer(status, &format!("<html>\n{}</html>", "<p>default backend</p>\n".repeat(500)))
 }
@@ -133,7 +133,7 @@ async fn a_copy_is_gone_only_where_get_says_so_too() {
 #[tokio::test]
 async fn a_conditional_write_is_refused_only_by_s3_itself() {
     let (absent, unchanged) = (Condition::Absent, Condition::Unchanged("\"tag\"".into()));
-    // The answer, to a new key, to a swap: refused, or an error.
+    // The answer, the result for a new key, for a swap: refused, or an error.
     let cases = [
         (refusal("412 Precondition Failed", "PreconditionFailed"), true, true),
         (refusal("409 Conflict", "ConditionalRequestConflict"), true, true),

@@ -1,4 +1,5 @@
-//! Finds what was deleted or put back by hand, or by a lifecycle rule; there is no notification of it.
+//! Finds objects that were deleted or put back by hand, or deleted by a lifecycle rule; there is no notification of
+//! that.
 
 use std::collections::BTreeSet;
 
@@ -9,22 +10,22 @@ use super::key::DATA_PREFIX;
 use super::list::Listing;
 use super::{Manifest, OutputError, Store};
 
-/// Pages of the listing that one verification reads: 100,000 files. What is not in them is asked for one by one.
+/// The most pages of the listing that one verification reads: 100,000 files. Others are checked one by one.
 const PAGES_MAX: usize = 100;
-/// Files that one verification checks one by one; the next one continues with the others.
+/// The most files that one verification checks one by one; the next one continues with the others.
 const ASKED_MAX: usize = 1_000;
 const ASKED_AT_ONCE: usize = 8;
 
 /// Differences from the published manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
-    /// Data files that it names and that are gone.
+    /// Data files that it names and that do not exist.
     pub missing: BTreeSet<String>,
-    /// A copy of a version above the published one, and that version: the pointer was put back.
+    /// A copy of a version above the published one, and that version: somebody put an older pointer back.
     pub ahead: Option<(String, u64)>,
     /// Whether the pointer or its manifest is gone; [`Store::published`] says what is left.
     pub lost: bool,
-    /// The last key that was looked at, where there were too many for one verification.
+    /// The last key that was checked, if there were too many for one verification.
     pub resume_after: Option<String>,
 }
 
@@ -36,12 +37,12 @@ impl Damage {
 }
 
 impl Store {
-    /// Compares the existing objects with the published manifest. Bounded: at most [`PAGES_MAX`] + 1 listings, a
-    /// HEAD a copy, and two requests for each of [`ASKED_MAX`] files that the listing did not show; `resume_after`
-    /// is where the last verification ended.
+    /// Compares the existing objects with the published manifest. Bounded: at most [`PAGES_MAX`] + 1 listings, a HEAD
+    /// for each copy, and two requests for each of [`ASKED_MAX`] files that the listing did not show; `resume_after` is
+    /// where the last verification ended.
     ///
-    /// The copies are looked at before the pointer is read: a copy is made from a published version, so one that is
-    /// above the pointer then was not overtaken by a publisher.
+    /// The copies are read before the pointer. A copy is made from a published version, so if one is above the pointer,
+    /// the pointer went back.
     ///
     /// # Errors
     /// If S3 does not answer or the pointer or manifest cannot be read.
@@ -110,7 +111,7 @@ mod tests {
         let key = |number: usize| format!("{number:06}");
         let unseen = |count: usize| (0..count).map(key).collect::<BTreeSet<_>>();
         let last = key(ASKED_MAX - 1);
-        // Unseen, resumed after, asked, the first of them, the next resume.
+        // Unseen files, where to resume, number to check, the first of them, where to resume next.
         type Case<'a> = (usize, Option<&'a str>, usize, Option<&'a str>, Option<&'a str>);
         let cases: &[Case] = &[
             (0, None, 0, None, None),

@@ -1,4 +1,4 @@
-//! How an object is written: in one request, or in parts where it is large, and only if its condition holds.
+//! Writes an object: in one request, or in parts if it is large, and only if its condition holds.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use super::error::{detail, says_refused, status};
 use super::{Condition, OutputError, Put, Spooled, Store};
 
-/// Larger bodies go up in parts of this size, one after the other; 10,000 parts are S3's limit: 156 GiB.
+/// Larger bodies are sent in parts of this size, one after the other; S3 allows 10,000 parts: 156 GiB.
 const PART_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Store {
@@ -39,7 +39,7 @@ impl Store {
         self.written("put", key, &condition, sent)
     }
 
-    /// The completion carries the condition: only then the object is created.
+    /// The completion has the condition: only then the object is created.
     async fn put_parts(
         &self,
         key: &str,
@@ -57,7 +57,7 @@ impl Store {
         let upload = created.upload_id().unwrap_or_default().to_owned();
         let put = self.finish_parts(key, body, &condition, &upload).await;
         if !matches!(put, Ok(Put::Written)) {
-            // Best effort: parts that stay behind cost storage until a lifecycle rule ends them.
+            // Best effort: parts left behind cost storage until a lifecycle rule removes them.
             let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(&upload);
             if let Err(error) = abort.send().await {
                 tracing::debug!(error = detail(&error), key, "abort upload");

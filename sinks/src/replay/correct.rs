@@ -1,19 +1,18 @@
-//! The transaction `correct`: one batch of rows read again, judged by the present rules.
+//! The transaction `correct`: one batch of rows that are read again, judged by the present rules.
 //!
-//! It is the transaction of [`apply`](crate::apply), at the replay's own bookmarks and under the same guard that never
-//! lets old data over new.
+//! It is the transaction of [`apply`](crate::apply), with the replay's own bookmarks and the same guard, which never
+//! lets old data replace new data.
 //!
-//! It differs, because the rows were received before:
-//! - which rows were received is known: the sets and counts of the live pipeline are left alone. The replay keeps sets
-//!   of its own, beside the corrections that it makes: of files that it has read as a whole, they are what counts then;
-//! - only rows that differ from the table are written ([`crate::apply::difference`]), so that rules that have not changed
-//!   write nothing;
-//! - a row that was a reject and loads now is one no longer; one that loaded and is refused now becomes one. Both move
-//!   between the counts of their file, whose sum stays;
-//! - a row that loaded before and has no place any more, or another key, leaves what it had written behind. Whoever is
-//!   rejected, comes to a key or finds it taken by newer data may have left a *leftover*: what stands under its lineage
-//!   and another key is removed when all is read ([`super::finish()`]): finding it needs a look through the whole table,
-//!   which once is enough. What those rows kept out comes in with a second reading.
+//! The differences, because the rows were received before:
+//! - Which rows were received is known: the sets and counts of the live pipeline do not change. The replay has its own
+//!   sets, and counts its own corrections; for files that it has read completely, those replace the old counts.
+//! - Only rows that differ from the table are written ([`crate::apply::difference`]), so unchanged rules write nothing.
+//! - A reject that loads now is no longer a reject; a row that loaded and is refused now becomes one. Both move between
+//!   the counts of their file, whose sum stays the same.
+//! - A row that loaded before, and now is a reject, has another key or loses to newer data, may have left a *leftover*
+//!   in the table: a row with its lineage under another key. Leftovers are removed when everything is read
+//!   ([`super::finish()`]), because finding them takes a pass through the whole table, and one is enough. Rows that the
+//!   leftovers kept out are written by a second pass.
 //!
 //! If the live pipeline writes the same rows, the second writer waits for the row, and the guard decides.
 
@@ -36,7 +35,7 @@ use crate::apply::{ApplyBatch, ApplyError, Batch, Duplicates, REFUSED_BY_DATABAS
 use crate::destination::Destination;
 use crate::lives::{self, Sifted};
 
-/// The result, or the preview, for rows that were read again.
+/// The result, or the preview, for rows that are read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Corrected {
     /// Rows read.
@@ -49,9 +48,9 @@ pub struct Corrected {
     pub columns: BTreeMap<&'static str, u64>,
     /// Rows that loaded before and are rejects now, by rule.
     pub rejected_anew: BTreeMap<&'static str, u64>,
-    /// Rows that were rejects and load now, by the rule that had refused them.
+    /// Rows that were rejects and load now, by the rule that had rejected them.
     pub accepted_anew: BTreeMap<String, u64>,
-    /// Rows that were handed to Postgres.
+    /// Rows sent to Postgres.
     pub offered: usize,
     /// Rows that Postgres itself refused.
     pub refused: usize,
@@ -85,16 +84,16 @@ pub enum What {
         /// The value of the row.
         after: Option<String>,
     },
-    /// It is rejected, and was not.
+    /// It is rejected now, and was not before.
     RejectedAnew(Refusal),
-    /// It loads, and did not because of this rule.
+    /// It loads now, and did not before because of this rule.
     AcceptedAnew(String),
 }
 
 /// Corrects the table by a batch, on a connection that is in no transaction, as part of a replay.
 ///
 /// # Errors
-/// As [`crate::apply::apply`].
+/// See [`crate::apply::apply`].
 pub async fn correct(
     connection: &mut PgConnection,
     upsert: &Upsert,
@@ -114,7 +113,7 @@ pub async fn correct(
 /// are not known.
 ///
 /// # Errors
-/// As [`crate::apply::apply`].
+/// See [`crate::apply::apply`].
 pub async fn preview(
     connection: &mut PgConnection,
     upsert: &Upsert,
@@ -136,9 +135,9 @@ pub async fn preview(
     Ok((correction.corrected, outcome.differences, examples))
 }
 
-/// The strategy for rows that are read again: only what differs from before is counted.
+/// The strategy for rows that are read again: it counts only differences from before.
 struct Correction<'r> {
-    /// `None` where nothing is to be written.
+    /// `None` if nothing is to be written.
     replay: Option<&'r Running>,
     /// Rows of the batch that are rejects at present, with their rule.
     formerly: BTreeMap<Lineage, String>,
@@ -165,8 +164,8 @@ impl Strategy for Correction<'_> {
         Ok(())
     }
 
-    /// Counts, and says which rejects to delete, which rows may have left something behind and how the counts of the
-    /// files move.
+    /// Counts, and notes which rejects to delete, which rows may have left something behind, and how the counts of the
+    /// files change.
     fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome) {
         self.corrected.read = (batch.rows.len() + batch.rejected.len() - batch.refused.len()) as u64;
         (self.corrected.offered, self.corrected.refused) = (outcome.differences.len(), batch.refused.len());
@@ -217,7 +216,7 @@ impl<'r> Correction<'r> {
         }
     }
 
-    /// Counts a row that is written. If it was not under this key before, it may be under another.
+    /// Counts a row that is written. If it was not under this key before, it may be under another one.
     fn count_written(&mut self, lineage: Lineage, difference: &Difference) {
         match &difference.before {
             None => self.corrected.inserted += 1,
@@ -236,7 +235,7 @@ impl<'r> Correction<'r> {
     /// Counts a row that loads, if it was a reject.
     fn count_accepted(&mut self, row: &ReceivedRow<'_>, is_written: bool) {
         let Some(rule) = self.formerly.get(&row.lineage()) else { return };
-        // Whether Postgres would still refuse it is known only of a row that was offered.
+        // Whether Postgres would still refuse a row is known only if it was sent.
         if rule == REFUSED_BY_DATABASE && !is_written {
             return;
         }
@@ -247,7 +246,7 @@ impl<'r> Correction<'r> {
         moved.written += i64::from(is_written);
     }
 
-    /// A row that was not a reject may be in the table under another key than `kept`.
+    /// Notes a row that was not a reject, and so may be in the table under another key than `kept`.
     fn may_have_left(&mut self, lineage: Lineage, kept: Option<String>) {
         if !self.formerly.contains_key(&lineage) {
             self.leftovers.push(Leftover { lineage, kept });
@@ -274,7 +273,7 @@ impl<'r> Correction<'r> {
     }
 }
 
-/// What would be written of a row, and the first column that would change.
+/// A row to be written, with the first column that would change.
 fn changed(upsert: &Upsert, batch: &ApplyBatch<'_>, difference: &Difference) -> Option<Example> {
     let row = batch.rows[difference.index];
     let key = difference.key.clone()?;
@@ -283,7 +282,7 @@ fn changed(upsert: &Upsert, batch: &ApplyBatch<'_>, difference: &Difference) -> 
         Some(before) => {
             let (column, before) = (*before.columns.first()?, before.first.clone());
             let at = filled_columns(upsert.domain()).position(|it| it == column)?;
-            // For people; `None` is NULL.
+            // Text for people; `None` is NULL.
             let value = row.rows().judged.values.get(at, row.at());
             let after = (!value.is_null()).then(|| value.to_string());
             What::Changed { key, column, before, after }

@@ -20,8 +20,8 @@ pub(super) struct Moved {
     pub(super) rejected: i64,
 }
 
-/// Moves rows between the counts of their files. The sum of applied, stale and rejected stays: what is a reject now
-/// is taken from `applied`, and from `stale` where no more were applied.
+/// Moves rows between the counts of their files. The sum of applied, stale and rejected stays: a new reject is taken
+/// from `applied`, or from `stale` if `applied` is used up.
 pub(super) async fn recount(
     connection: &mut PgConnection,
     domain: &str,
@@ -52,10 +52,10 @@ pub(super) async fn recount(
     Ok(())
 }
 
-/// Adds a batch to what the replay has done.
+/// Adds a batch to the replay's counts.
 ///
 /// # Errors
-/// [`ApplyError::Lost`] if another process works on the replay by now, or another topic was adopted.
+/// [`ApplyError::Lost`] if another process works on the replay now, or another topic was adopted.
 pub(super) async fn add(
     connection: &mut PgConnection,
     replay: &Running,
@@ -82,9 +82,9 @@ pub(super) async fn add(
     }
 }
 
-/// Corrections are counted again if all rows that the live pipeline has received were read again.
+/// Takes over the replay's counts of corrections, if all rows that the live pipeline has received were read again.
 pub(super) async fn take_over_corrections(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
-    // A batch of the live pipeline adds to the corrections that it has read: not while these are written.
+    // The live pipeline reads the corrections, adds a batch's and writes them: it must not do so meanwhile.
     sqlx::query("SELECT FROM pipeline.bookmarks WHERE domain = $1 ORDER BY partition FOR UPDATE")
         .bind(domain)
         .execute(&mut *connection)

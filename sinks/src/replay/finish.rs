@@ -13,19 +13,19 @@ use crate::transactions::{self, Limits};
 pub enum Finished {
     /// It is finished.
     Ended(Box<Replay>),
-    /// Rows were removed from places that others may take: it has begun to read once more.
+    /// Rows were removed that may have kept other rows out: the replay starts another pass.
     Again,
 }
 
-/// Readings at most. The first one removes whatever has no place any more; the second finds every place free that is.
+/// The most passes. The first one removes all rows that have no place any more; the second one finds their keys free.
 const PASSES_MAX: i32 = 2;
 
-/// Ends a replay in place that has read all: removes what rows that were judged otherwise have left behind. Where that
-/// was any, it sets the replay back to its start, once. The live pipeline may write newer rows meanwhile; those have
-/// another lineage and stay.
+/// Ends a replay in place that has read everything: removes the leftovers of rows that are judged differently now. If
+/// there were any, it sets the replay back to its start, once. The live pipeline may write newer rows meanwhile; those
+/// have another lineage and stay.
 ///
 /// # Errors
-/// [`ApplyError::Lost`] if another process works on the replay by now.
+/// [`ApplyError::Lost`] if another process works on the replay now.
 pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) -> Result<Finished, ApplyError> {
     let mut transaction = transactions::begin(pool, "finish_replay", Limits::SHORT).await?;
     let pass: Option<i32> = sqlx::query_scalar(
@@ -53,7 +53,7 @@ pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) ->
     Ok(Finished::Ended(Box::new(ended)))
 }
 
-/// Sets a replay back to where it began, for another reading.
+/// Sets a replay back to its start, for another pass.
 async fn set_back(connection: &mut PgConnection, domain: &str, replay: i64, removed: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE pipeline.replays SET pass = pass + 1, removed = removed + $2, updated_at = now() WHERE id = $1",
@@ -73,8 +73,8 @@ async fn set_back(connection: &mut PgConnection, domain: &str, replay: i64, remo
     Ok(())
 }
 
-/// Ends the domain's replay before it has read all: what it has judged up to now holds, a shadow is dropped.
-/// To be called with a [`ReplayLock`](super::ReplayLock) on the domain. Gives what was ended.
+/// Ends the domain's replay before it has read everything: corrections made so far stay, a shadow is dropped. The
+/// caller holds a [`ReplayLock`](super::ReplayLock) on the domain. Returns the ended replay.
 ///
 /// # Errors
 /// If Postgres does not answer.

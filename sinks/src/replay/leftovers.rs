@@ -14,16 +14,16 @@ use crate::apply::removal;
 use crate::apply::upsert::quoted;
 use crate::destination::Destination;
 
-/// What a row may have left in the table: any row with its lineage under another key than `kept`.
+/// A row that may have left something in the table: any row with its lineage under another key than `kept`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leftover {
     /// Object, generation and row.
     pub(crate) lineage: Lineage,
-    /// The key under which it belongs; `None` where it is a reject.
+    /// The key under which it belongs; `None` if it is a reject.
     pub(crate) kept: Option<String>,
 }
 
-/// Remembers them until all is read; what was said last of a row holds.
+/// Stores them until everything is read; for each row, the last entry counts.
 pub(crate) async fn remember(
     connection: &mut PgConnection,
     replay: &Running,
@@ -48,7 +48,7 @@ pub(crate) async fn remember(
     Ok(())
 }
 
-/// Deletes what was left from the table, marks it, and counts it.
+/// Deletes the leftovers from the table, marks them, and counts them.
 pub(super) async fn remove(
     connection: &mut PgConnection,
     domain: &'static Domain,

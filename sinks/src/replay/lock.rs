@@ -4,23 +4,23 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection, PgPool};
 
-/// Keeps others from working on the domain's replays until it is dropped, or the process dies.
+/// Excludes others from the domain's replays until it is dropped, or the process dies.
 #[derive(Debug)]
 pub struct ReplayLock {
     _connection: PgConnection,
 }
 
-/// Postgres releases the lock of a process that has just ended within moments.
+/// Postgres releases the lock of a process that has just ended within this time.
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
-/// Between two looks whether it has.
+/// How often to check whether it has.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Takes the lock of a domain's replays; `None` while another process has it.
+/// Takes the lock on a domain's replays; `None` while another process has it.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn lock(pool: &PgPool, domain: &str) -> Result<Option<ReplayLock>, sqlx::Error> {
-    // Not the pool's: closing it, in whatever way, is what releases the lock.
+    // Not a connection of the pool: closing it, in whatever way, releases the lock.
     let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
     let began = Instant::now();
     loop {

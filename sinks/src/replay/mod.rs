@@ -1,8 +1,8 @@
-//! Replays: which ones are unfinished, their requests, their progress and their end.
+//! Replays: which one is unfinished, its request, its progress and its end.
 //!
-//! A domain has one that is not ended at most. The process that runs it holds an advisory lock on its own connection
-//! ([`ReplayLock`]), so that another process is refused while it lives, and can resume once it is dead. Its writes
-//! carry its name and the epochs of its bookmarks: if it was only frozen and wakes up, its writes are refused.
+//! A domain has at most one unfinished replay. The process that runs it holds an advisory lock on its own connection
+//! ([`ReplayLock`]), so another process is refused while it lives, and can resume once it is dead. Its writes carry its
+//! name and the epochs of its bookmarks: if it was only frozen and continues, its writes are refused.
 
 pub mod correct;
 mod counts;
@@ -57,15 +57,15 @@ pub struct Replay {
     pub domain: String,
     /// `in_place` or `shadow`.
     pub kind: String,
-    /// What was asked for.
+    /// The request.
     pub request: String,
-    /// The topic it reads.
+    /// The stream of the topic that it reads.
     pub stream_id: Uuid,
     /// One past the last offset to read in each partition; a shadow has none.
     pub end_offsets: Option<Vec<i64>>,
-    /// Which reading it is at, from 1.
+    /// The number of the pass, from 1.
     pub pass: i32,
-    /// Who works on it, or did.
+    /// The process that works on it, or did.
     pub owner: String,
     /// When it began.
     pub began_at: DateTime<Utc>,
@@ -85,7 +85,7 @@ pub struct Replay {
     pub removed: i64,
 }
 
-/// Its columns, as [`Replay`] reads them.
+/// The columns that [`Replay`] reads.
 const COLUMNS: &str = "id, domain, kind, request, stream_id, end_offsets, pass, owner, began_at, updated_at, rows_read, \
      inserted, changed, rejected_anew, accepted_anew, removed";
 
@@ -98,18 +98,18 @@ pub struct Running {
     pub owner: String,
 }
 
-/// What a replay is asked to do.
+/// A request for a replay.
 #[derive(Debug, Clone)]
 pub struct Wanted<'a> {
     /// The domain.
     pub domain: &'static Domain,
-    /// Where to.
+    /// What it writes to.
     pub kind: Kind,
-    /// The request as text; two texts are equal only if the requests are.
+    /// The request as text; the texts are equal only if the requests are.
     pub request: &'a str,
-    /// The topic.
+    /// The stream of the topic.
     pub stream_id: Uuid,
-    /// (partition, offset) to begin at.
+    /// (partition, offset) to start at.
     pub starts: &'a [(i32, i64)],
     /// One past the last offset to read in each partition.
     pub end_offsets: Option<Vec<i64>>,
@@ -120,13 +120,13 @@ pub struct Wanted<'a> {
 /// Why a replay cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
-    /// Another one of the domain has not ended.
+    /// Another replay of the domain is unfinished.
     #[error(
         "replay {} of {} is unfinished ({}): continue it with the same command, or end it with `freshet replay {} \
          --abandon`", .0.id, .0.domain, .0.request, .0.domain
     )]
     Unfinished(Box<Replay>),
-    /// It was begun on a topic that is gone.
+    /// It was started on a topic that no longer exists.
     #[error(
         "replay {} of {} was started on a topic that no longer exists: end it with `freshet replay {} --abandon`",
         .0.id, .0.domain, .0.domain
@@ -137,7 +137,7 @@ pub enum BeginError {
     Postgres(#[from] sqlx::Error),
 }
 
-/// The domain's replay that has not ended.
+/// The domain's unfinished replay.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -146,8 +146,8 @@ pub async fn unfinished(pool: &PgPool, domain: &str) -> Result<Option<Replay>, s
     sqlx::query_as(AssertSqlSafe(sql)).bind(domain).fetch_optional(pool).await
 }
 
-/// Begins a replay, or continues an interrupted one with the same request. Takes and returns its bookmarks.
-/// To be called with a [`ReplayLock`] on the domain.
+/// Starts a replay, or continues an interrupted one with the same request. Takes its bookmarks and returns them. The
+/// caller holds a [`ReplayLock`] on the domain.
 ///
 /// # Errors
 /// [`BeginError`]; nothing has changed then.
@@ -190,7 +190,7 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<As
     Ok((replay, taken))
 }
 
-/// Offsets as an array that has partition 0 first.
+/// Offsets as an array that starts with partition 0.
 fn by_partition(offsets: &[(i32, i64)]) -> Vec<i64> {
     let mut array = vec![0; offsets.iter().map(|(partition, _)| *partition as usize + 1).max().unwrap_or(0)];
     for (partition, offset) in offsets {
@@ -199,7 +199,7 @@ fn by_partition(offsets: &[(i32, i64)]) -> Vec<i64> {
     array
 }
 
-/// Forgets how far a replay was.
+/// Deletes the progress of a replay.
 async fn forget_state(
     connection: &mut PgConnection,
     destination: Destination,

@@ -6,10 +6,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::apply::upsert::quoted;
 use crate::destination::Destination;
 
-/// What is shown of each kind of difference, at most.
+/// The most differences of each kind that are shown.
 const SHOWN_MAX: i64 = 5;
 
-/// A row that is not the same on both sides. Each side is its values as Postgres spells a row of them.
+/// A row that differs. Each side has its values in Postgres' text form of a row.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Differs {
     /// The key.
@@ -27,15 +27,15 @@ pub struct Comparison {
     pub live_rows: i64,
     /// Rows of the shadow.
     pub shadow_rows: i64,
-    /// The sum of a hash of each row, whatever their order.
+    /// The sum of a hash of each row, independent of their order.
     pub live_checksum: String,
-    /// The same of the shadow.
+    /// The same for the shadow.
     pub shadow_checksum: String,
     /// Keys that only the live table has: a swap removes them.
     pub only_live: i64,
     /// Keys that only the shadow has: a swap adds them.
     pub only_shadow: i64,
-    /// Keys with other values: a swap changes them.
+    /// Keys with different values: a swap changes them.
     pub changed: i64,
     /// The first differences of each kind, in key order.
     pub first: Vec<Differs>,
@@ -48,12 +48,12 @@ impl Comparison {
     }
 }
 
-/// Compares, on a connection whose transaction sees one moment.
+/// Compares, on a connection whose transaction sees one snapshot.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> Result<Comparison, sqlx::Error> {
-    // Declared types may differ from those of the live table: values are compared as text.
+    // Declared types may differ from those of the live table, so values are compared as text.
     let spelled = domain.columns.iter().map(|column| match domain.key.contains(&column.name) {
         true => format!("\"{}\"", column.name),
         false => format!("\"{0}\"::text AS \"{0}\"", column.name),
@@ -91,8 +91,8 @@ async fn sum(connection: &mut PgConnection, table: &str, columns: &str) -> Resul
     sqlx::query_as(AssertSqlSafe(sql)).fetch_one(connection).await
 }
 
-/// `WITH … differing`: keys that only one side has or that have other values there. Set operations and grouping take
-/// NULL for a value, as the keys do; a join by hash would not.
+/// `WITH … differing`: keys that only one side has, or that have different values. Set operations and grouping treat
+/// NULL as a value, as the keys do; a hash join would not.
 fn differing(domain: &Domain, columns: &str) -> String {
     let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let key = quoted(domain.key.iter().copied(), "");

@@ -1,7 +1,7 @@
-//! Objects that depend on the live table and would be left behind by a swap.
+//! Objects that depend on the live table and that a swap would leave behind.
 //!
-//! A view over the table is told to read the new one: it keeps its own identity, and with it its grants and whatever
-//! depends on it. Grants on the table are given again. Anything else that Postgres ties to a table's identity (foreign
+//! A view over the table is changed to read the new one: it keeps its identity, and with it its grants and everything
+//! that depends on it. Grants on the table are copied. Anything else that Postgres ties to a table's identity (foreign
 //! keys, triggers, materialised views, publications, policies, …) is left to the operator: the swap refuses and names
 //! it.
 
@@ -14,25 +14,25 @@ use crate::{output_views, tables};
 /// A view that reads the table.
 #[derive(Debug, sqlx::FromRow)]
 pub(super) struct View {
-    /// As SQL names it.
+    /// Quoted for SQL.
     name: String,
     /// `security_barrier=true` and the like.
     options: Option<String>,
     definition: String,
-    /// As SQL names it.
+    /// Quoted for SQL.
     owner: String,
-    /// Whether freshet made it, of an output.
+    /// Whether it is freshet's view of an output.
     is_output: bool,
 }
 
 impl View {
-    /// As SQL names it.
+    /// Its name, quoted for SQL.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// The views that read the table itself; views over them are not touched.
+/// The views that read the table directly; views over them are not touched.
 pub(super) async fn views(connection: &mut PgConnection, table: &str) -> Result<Vec<View>, sqlx::Error> {
     let is_output = output_views::sql::is_ours("obj_description(v.oid, 'pg_class')");
     sqlx::query_as(AssertSqlSafe(format!(
@@ -57,14 +57,14 @@ pub(super) async fn lock(connection: &mut PgConnection, view: &View) -> Result<(
 
 /// The result for a view.
 pub(super) enum Renewed {
-    /// It reads the table that now has the name.
+    /// It reads the table that has the name now.
     Reads,
-    /// It is gone: the query of its output does not work with that table, for this reason.
+    /// It was dropped: the query of its output does not work with that table, for this reason.
     Dropped(String),
 }
 
-/// Makes a view read the table that now has the name. Where a column is of another type there, or gone, a view of an output
-/// is recreated from `before`, or dropped (a setup creates it again). Other views are left to the operator.
+/// Makes a view read the table that has the name now. If a column has another type there, or is gone, a view of an
+/// output is recreated from `before`, or dropped (a setup creates it again). Other views are left to the operator.
 pub(super) async fn renew(
     connection: &mut PgConnection,
     view: &View,
@@ -86,7 +86,7 @@ pub(super) async fn renew(
     Err(Refused::View { view: view.name.clone(), said })
 }
 
-/// Does all of the statements or none of them; gives what Postgres has against them.
+/// Executes all of the statements or none of them; returns Postgres' error.
 async fn refused(connection: &mut PgConnection, statements: &[String]) -> Result<Option<String>, sqlx::Error> {
     match all_or_none(connection, statements).await {
         Ok(()) => Ok(None),
@@ -129,7 +129,7 @@ pub(super) async fn allowed(
     Ok(statements)
 }
 
-/// What a swap would leave behind, each in Postgres' own words.
+/// What a swap would leave behind, as Postgres describes it.
 pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "WITH me AS (SELECT c.oid, c.reltype, c.relrowsecurity FROM pg_class c WHERE c.oid = $1::regclass)
@@ -176,8 +176,8 @@ pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> R
     .await
 }
 
-/// In what the two tables are made otherwise, as columns and indexes: the live one was altered since. The columns that are
-/// declared otherwise than the live table has them do not count, nor their indexes.
+/// How the two tables differ in columns and indexes: the live one was altered since. Columns that are declared
+/// differently from the live table do not count, nor do their indexes.
 pub(super) async fn made_otherwise(
     connection: &mut PgConnection,
     table: &str,

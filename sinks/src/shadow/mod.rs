@@ -1,14 +1,14 @@
-//! The shadow: a second table of a domain, filled by a replay from the topic, that takes the live one's place or is
+//! The shadow: a second table of a domain, filled from the topic by a replay. It then replaces the live table, or is
 //! dropped.
 //!
-//! It is made like the live table ([`create`]): the same columns, constraints and indexes, under the same names, in the
-//! schema `shadow`, except columns that are declared with another type or no longer declared; its state (bookmarks,
+//! It is created like the live table ([`create`]): the same columns, constraints and indexes, under the same names, in
+//! the schema `shadow`, except columns that are declared with another type or no longer declared; its state (bookmarks,
 //! progress, rejects) is stored beside it. It is filled by the same transaction as the live table ([`crate::apply`]),
-//! never past the live bookmarks. So whatever key it has, the live table had when the row was applied there, and gave
-//! it the `id` that the shadow takes over; a key that only the new rules accept gets the next one.
+//! never past the live bookmarks. So the live table had every key of the shadow when the row was applied there, and
+//! gave it the `id` that the shadow uses too; a key that only the new rules accept gets the next id.
 //!
-//! [`hold_live`] makes the live pipeline wait; what is compared or swapped under it is of one moment. [`swap()`] then
-//! puts the shadow where the live table was, in one transaction.
+//! [`hold_live`] makes the live pipeline wait; a comparison or a swap meanwhile sees one moment. [`swap()`] then puts
+//! the shadow in the place of the live table, in one transaction.
 
 mod compare;
 mod dependants;
@@ -27,21 +27,21 @@ use crate::transactions::{self, Limits, Named};
 pub use compare::{Comparison, Differs, compare};
 pub use swap::{Refused, Swapped, swap};
 
-/// How long a statement that needs the live table for itself waits for those who read it. Whoever comes after it waits
-/// too: better to give up and try again.
+/// How long a statement that needs an exclusive lock on the live table waits for its readers. Later statements of
+/// others queue behind it, so it is better to give up and try again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The schema of shadows.
 const SCHEMA: &str = "shadow";
 
-/// Makes an empty shadow. What an earlier one left is dropped.
+/// Creates an empty shadow. An earlier one is dropped.
 pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
     drop_all(connection, domain).await?;
     let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let sql = format!("CREATE TABLE {shadow} (LIKE {live} INCLUDING ALL)");
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     like_stored(connection, &live, &shadow).await?;
-    // LIKE makes up names of its own. A constraint's index is renamed with its constraint.
+    // LIKE makes up its own names. A constraint's index is renamed with its constraint.
     for (made, wanted) in index_names(connection, &live, &shadow).await? {
         let sql = format!("ALTER INDEX shadow.\"{made}\" RENAME TO \"{wanted}\"");
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
@@ -52,7 +52,8 @@ pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domai
     Ok(())
 }
 
-/// Gives a shadow the storage parameters of the live table (`fillfactor`, those of autovacuum): LIKE leaves them out.
+/// Gives a shadow the storage parameters of the live table (`fillfactor`, those of autovacuum), which LIKE does not
+/// copy.
 async fn like_stored(connection: &mut PgConnection, live: &str, shadow: &str) -> Result<(), sqlx::Error> {
     let options = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = to_regclass($1)";
     let options: Option<String> = sqlx::query_scalar(options).bind(live).fetch_one(&mut *connection).await?;
@@ -63,7 +64,7 @@ async fn like_stored(connection: &mut PgConnection, live: &str, shadow: &str) ->
     Ok(())
 }
 
-/// Pairs the indexes of two tables that are alike: (name here, name there), where they differ.
+/// Pairs the equal indexes of two tables whose names differ: (name here, name there).
 async fn index_names(
     connection: &mut PgConnection,
     live: &str,
@@ -85,7 +86,7 @@ async fn index_names(
     .await
 }
 
-/// Drops the domain's shadow and all that belongs to it, if there is one.
+/// Drops the domain's shadow and everything that belongs to it, if there is one.
 pub(crate) async fn drop_all(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
     let sql = format!("DROP TABLE IF EXISTS {}", Destination::Shadow.table(domain));
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
@@ -96,9 +97,9 @@ pub(crate) async fn drop_all(connection: &mut PgConnection, domain: &'static Dom
     Ok(())
 }
 
-/// Where the live bookmarks stand, with the live pipeline waiting for the end of the transaction.
+/// The live bookmarks, while the live pipeline waits for the end of the transaction.
 pub struct Held {
-    /// The transaction that holds them. It must be ended within seconds.
+    /// The transaction that holds them. It must end within seconds.
     pub transaction: Named<'static>,
     /// Partition → next offset.
     pub bookmarks: BTreeMap<i32, i64>,
@@ -119,7 +120,7 @@ pub async fn hold_live(pool: &PgPool, domain: &str) -> Result<Held, sqlx::Error>
     Ok(Held { transaction, bookmarks: rows.into_iter().collect() })
 }
 
-/// Gives the planner what it should know of the shadow, before everybody reads it.
+/// Gives the planner statistics about the shadow before everybody reads it.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -13,7 +13,7 @@ use crate::destination::Destination;
 use crate::replay::Running;
 use crate::tables;
 
-/// Named of a long list, at most.
+/// The most entries of a long list that are named.
 const NAMED_MAX: i64 = 20;
 
 /// The result of a swap.
@@ -21,53 +21,55 @@ const NAMED_MAX: i64 = 20;
 pub struct Swapped {
     /// Views that read the new table now.
     pub views: usize,
-    /// Views of outputs that are dropped, because the outputs' queries do not work with the new table: each with why.
+    /// Views of outputs that were dropped because the outputs' queries do not work with the new table, each with the
+    /// error.
     pub dropped: Vec<String>,
 }
 
 /// Why a swap does not happen. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// The shadow has not read as far as the live table, or further.
+    /// The shadow and the live table are at different offsets.
     #[error("the shadow is at other offsets than the live table ({0}): try again, or drop the shadow")]
     Elsewhere(String),
-    /// Rows that the live table was made of are not in the shadow: the topic does not hold them any more.
+    /// Rows in the live table are not in the shadow, because the topic no longer has them.
     #[error(
         "rows of these files are counted in the live table but not in the shadow, because the topic does not hold \
          them: {}; send them again with `freshet republish`, wait until they are applied, and try again, or drop the \
          shadow", .0.join(", ")
     )]
     Incomplete(Vec<String>),
-    /// Objects depend on the live table that a swap would leave behind.
+    /// Objects that a swap would leave behind depend on the live table.
     #[error(
         "other objects depend on the table and would be left behind: {}; drop them, swap, and recreate them", .0.join(", ")
     )]
     Dependants(Vec<String>),
-    /// A view over the live table cannot be made over the shadow: it uses a column that is of another type there, or gone.
+    /// A view over the live table cannot be created over the shadow: it uses a column that has another type there, or
+    /// is gone.
     #[error(
         "the view {view} cannot read the table as it is declared now ({said}): drop it (`pg_dump --table={view}` \
          keeps its definition and grants; DROP VIEW {view}), swap, and recreate it"
     )]
     View {
-        /// As SQL names it.
+        /// Quoted for SQL.
         view: String,
-        /// What Postgres says.
+        /// Postgres' error.
         said: String,
     },
-    /// The live table was altered since the shadow was made.
+    /// The live table was altered since the shadow was created.
     #[error("the table was altered after the shadow was created ({}): drop the shadow and fill a new one", .0.join(",
     #"))]
     Altered(Vec<String>),
-    /// Another process works on the replay by now.
+    /// Another process works on the replay now.
     #[error("another process has taken over this replay")]
     Lost,
-    /// Somebody reads the live table for longer than the swap waits, or Postgres does not answer.
+    /// Readers hold the live table for longer than the swap waits, or Postgres does not answer.
     #[error("swap the tables: {0}")]
     Postgres(#[from] sqlx::Error),
 }
 
 /// Swaps, and commits. The live pipeline, which waits for `held`, finds its epochs raised, takes the bookmarks again
-/// and continues with the new table. Every window of either table is marked.
+/// and continues with the new table. All windows of both tables are marked.
 ///
 /// # Errors
 /// [`Refused`]; nothing has changed then.
@@ -75,11 +77,11 @@ pub async fn swap(held: Held, domain: &'static Domain, replay: &Running) -> Resu
     let Held { mut transaction, bookmarks } = held;
     let connection = &mut *transaction;
     check(connection, domain, &bookmarks).await?;
-    // Whatever either table holds: rows that go are derived again as much as those that come.
+    // The rows of both tables: outputs change for rows that go as well as for rows that come.
     marks::mark_everything(connection, domain, &[Destination::Live.table(domain), Destination::Shadow.table(domain)])
         .await?;
     let views = lock(connection, domain).await?;
-    // A partition that came after the bookmarks were held has written its rows by now, or waits for the table.
+    // A partition that was added after the bookmarks were held has written its rows by now, or waits for the table.
     let bookmarks = all_bookmarks(connection, domain.name).await?;
     let elsewhere = elsewhere(connection, domain.name, &bookmarks).await?;
     if !elsewhere.is_empty() {
@@ -119,7 +121,7 @@ async fn check(
     Ok(())
 }
 
-/// The columns of the live table that the shadow has otherwise, because they are declared so.
+/// The columns of the live table that the shadow has in another form, because they are declared so.
 async fn declared_otherwise(
     connection: &mut PgConnection,
     domain: &'static Domain,
@@ -133,7 +135,7 @@ async fn declared_otherwise(
     Ok(tables::narrowing(connection, &schema, domain).await?.columns)
 }
 
-/// Partitions where the two bookmarks differ, or are of two streams.
+/// Partitions in which the two bookmarks differ, or belong to different streams.
 async fn elsewhere(
     connection: &mut PgConnection,
     domain: &str,
@@ -154,9 +156,9 @@ async fn elsewhere(
     .await
 }
 
-/// Files of which the live pipeline has received rows that the shadow has not, whatever state they are in. Each
-/// reading (generation) of a file is looked at by itself: the newest one may not have been read yet, and then the live
-/// table's rows are an older one's.
+/// Files from which the live pipeline has received rows that the shadow has not, in any state. Each generation of a
+/// file is checked by itself: the newest one may not have been read yet, and then the live table's rows are from an
+/// older one.
 ///
 /// | the shadow has of the reading | of the file's newest reading | missing |
 /// |---|---|---|
@@ -201,7 +203,7 @@ async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<S
     .await
 }
 
-/// Progress and rejects of the domain become those of the shadow.
+/// The shadow's progress and rejects become those of the domain.
 async fn swap_state(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
     for table in ["progress", "rejects"] {
         for sql in [
@@ -225,7 +227,8 @@ async fn all_bookmarks(connection: &mut PgConnection, domain: &str) -> Result<BT
     Ok(rows.into_iter().collect())
 }
 
-/// Takes the live table and the views over it for itself. The views first, as those who read through them do.
+/// Locks the live table and the views over it exclusively, the views first: that is also the order of those who read
+/// through them.
 async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<Vec<View>, sqlx::Error> {
     let live = Destination::Live.table(domain);
     let views = dependants::views(connection, &live).await?;
@@ -237,8 +240,8 @@ async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<
     Ok(views)
 }
 
-/// Puts the shadow where the live table was, under the views, and drops that.
-/// Gives the views of outputs that are dropped.
+/// Puts the shadow in the place of the live table, under its views, and drops the old table. Returns the views of
+/// outputs that were dropped.
 async fn swap_table(
     connection: &mut PgConnection,
     domain: &'static Domain,
@@ -255,7 +258,7 @@ async fn swap_table(
     .await?;
     let mut statements = dependants::allowed(connection, &live, &shadow).await?;
     if has_surrogate_id(domain) {
-        // The ids that the shadow took came from the live table's sequence: its own sequence continues from there.
+        // The shadow's ids came from the live table's sequence: its own sequence continues from there.
         let of = |table: &str| format!("pg_get_serial_sequence('{table}', 'id')");
         let live_sequence: String =
             sqlx::query_scalar(AssertSqlSafe(format!("SELECT {}", of(&live)))).fetch_one(&mut *connection).await?;
@@ -279,8 +282,8 @@ async fn swap_table(
     Ok(dropped)
 }
 
-/// Of the stream, because the outputs are of another table now; of the owners, because they hold what they knew of
-/// the old one.
+/// Raises the epoch of the stream, because the outputs now belong to another table, and of the owners, because they
+/// remember the old one.
 async fn raise_epochs(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE pipeline.streams SET epoch = epoch + 1 WHERE domain = $1")
         .bind(domain)

@@ -1,4 +1,4 @@
-//! Planning a setup, and carrying out the plan in one transaction.
+//! Plans a setup and carries out the plan in one transaction.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::postgres::{self, MIGRATIONS};
 use crate::transactions::{self, Limits};
 use freshet_topics::Domain;
 
-/// How long a statement waits for those who use a table. Whoever comes after it waits too: better to give up, with
-/// everything as it was.
+/// How long a statement waits for those who use a table. Later statements of others queue behind it, so it is better to
+/// give up and leave everything as it was.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a setup has changed nothing.
@@ -35,13 +35,13 @@ pub enum SetupError {
     Step {
         /// The table.
         table: &'static str,
-        /// The step, in words.
+        /// The description of the step.
         said: String,
-        /// What Postgres says.
+        /// Postgres' error.
         #[source]
         source: sqlx::Error,
     },
-    /// Postgres does not answer, or the schema of the tables may not be made.
+    /// Postgres does not answer, or the schema of the tables may not be created.
     #[error("{0}")]
     Postgres(#[from] sqlx::Error),
 }
@@ -62,7 +62,7 @@ fn told(error: &sqlx::Error) -> String {
     }
 }
 
-/// What setup would do to the database, which may be empty, or of an older version.
+/// What setup would do to the database, which may be empty or of an older version.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -89,7 +89,7 @@ async fn has_schema(connection: &mut PgConnection, schema: &str) -> Result<bool,
         .await
 }
 
-/// What the domain's table in a schema lacks to be as declared, that only a table without rows may be given.
+/// The differences between a domain's table in a schema and its declaration that only a table without rows may lose.
 pub(crate) async fn narrowing(
     connection: &mut PgConnection,
     schema: &str,
@@ -103,11 +103,11 @@ pub(crate) async fn narrowing(
     Ok(found.map(|found| plan::narrowing(schema, &wanted, &found, formerly)).unwrap_or_default())
 }
 
-/// Brings the schema of the pipeline up to date, does the plan, and records what was set up. Two at once wait for each
-/// other, and the second finds nothing to do.
+/// Brings the schema of the pipeline up to date, carries out the plan, and records what was set up. If two run at once,
+/// the second waits and finds nothing to do.
 ///
 /// # Errors
-/// [`SetupError`]; everything is as it was then.
+/// [`SetupError`]; nothing has changed then.
 pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError> {
     let mut transaction = transactions::begin(pool, "setup", Limits::default()).await?;
     let connection = &mut *transaction;
@@ -123,7 +123,7 @@ pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError>
     MIGRATIONS.run_direct(None, connection, false).await?;
     let mut plan = look(connection, setup).await?;
     if lock(connection, setup, &plan).await? {
-        // What was counted before may have changed until then.
+        // The counts may have changed since the first look.
         plan = look(connection, setup).await?;
     }
     plan.makes_schema = makes_schema;
@@ -136,7 +136,7 @@ pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError>
     Ok(plan)
 }
 
-/// Takes the tables that are altered for itself; gives whether there are any.
+/// Locks the tables that are altered; returns whether there are any.
 async fn lock(connection: &mut PgConnection, setup: &Setup<'_>, plan: &Plan) -> Result<bool, SetupError> {
     let altered = |it: &&plan::TablePlan| it.what != What::Missing && it.alters() && it.blocked.is_empty();
     let mut any = false;

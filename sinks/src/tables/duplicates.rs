@@ -1,4 +1,5 @@
-//! Duplicate keys in a table that is adopted: how many, whether other tables refer to them, and how they are removed.
+//! Duplicate keys in a table that is adopted: how many there are, whether other tables refer to them, and how they are
+//! removed.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -8,17 +9,17 @@ use super::{identifier, identifiers, literal};
 /// Rows that share a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Duplicates {
-    /// Rows that go: all but the newest of each key.
+    /// Rows to remove: all but the newest of each key.
     pub rows: i64,
     /// Keys that have more than one row.
     pub keys: i64,
-    /// Foreign keys of others that refer to rows that would go: (constraint, table, rows of that table).
+    /// Foreign keys of other tables that refer to rows to be removed: (constraint, table, rows of that table).
     pub referred: Vec<(String, String, i64)>,
 }
 
-/// Every row of the table with its place among those of its key: 1 is the newest, which stays.
+/// Every row of the table with its rank among the rows of its key: 1 is the newest, which stays.
 ///
-/// The greatest `id` is the newest. Where ids are equal, or there are none, the row that stands last in the table is.
+/// The row with the greatest `id` is the newest. If ids are equal or missing, it is the row that is last in the table.
 fn ranked(table: &str, key: &[&str], has_id: bool) -> String {
     let newest = if has_id { "t.id DESC NULLS LAST, t.ctid DESC" } else { "t.ctid DESC" };
     let kept = if has_id { "t.id::text" } else { "NULL::text" };
@@ -30,7 +31,7 @@ fn ranked(table: &str, key: &[&str], has_id: bool) -> String {
     )
 }
 
-/// Counts them by the existing columns of the key: missing ones are NULL in every row.
+/// Counts them by the existing columns of the key: missing columns are NULL in every row.
 pub(super) async fn count(
     connection: &mut PgConnection,
     table: &str,
@@ -50,7 +51,8 @@ pub(super) async fn count(
     Ok(duplicates)
 }
 
-/// Who refers to rows that would go. Deleting those would fail, or would reach into tables of others (ON DELETE CASCADE).
+/// Which tables refer to rows to be removed. Deleting those rows would fail, or would change other tables (ON DELETE
+/// CASCADE).
 async fn referred(
     connection: &mut PgConnection,
     table: &str,
@@ -89,8 +91,8 @@ async fn referred(
     Ok(referred)
 }
 
-/// The statement that takes them out of the table and keeps them in `pipeline.taken_over_duplicates`. By then the table
-/// has an `id`.
+/// The statement that moves them from the table to `pipeline.taken_over_duplicates`. The table has an `id` when it
+/// runs.
 pub(super) fn set_aside(table: &str, wanted: &Wanted) -> String {
     format!(
         "WITH gone AS (

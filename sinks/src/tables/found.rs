@@ -1,4 +1,4 @@
-//! The present state of an existing table, from the catalog of Postgres and, where needed, from its rows.
+//! The present state of an existing table, from Postgres' catalog and, if needed, from its rows.
 
 use freshet_topics::kept::EXTRA;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -8,27 +8,27 @@ use super::qualified;
 use super::views::{self, View};
 use super::wanted::{ID, LINEAGE, Wanted};
 
-/// Headings that are looked at: a sender who makes up new ones all the time must not fill the memory.
+/// The most headings read: a sender with ever new headings must not fill the memory.
 const HEADINGS_MAX: usize = 1_000;
 
 /// A table as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// `r` for a table, as `pg_class` has it.
+    /// Its kind in `pg_class`: `r` for a table.
     pub kind: String,
     pub owner: String,
     /// Whether this user may alter it.
     pub may_alter: bool,
     pub comment: Option<String>,
     pub columns: Vec<FoundColumn>,
-    /// Indexes of columns that hold for all rows.
+    /// Indexes on plain columns that cover all rows.
     pub indexes: Vec<Index>,
     pub views: Vec<View>,
-    /// Foreign keys of the table itself to others, as (name, other table).
+    /// Foreign keys of the table to others, as (name, other table).
     pub foreign_keys: Vec<(String, String)>,
-    /// The headings that `extra` has cells under, where they are to get columns.
+    /// The headings with cells in `extra`, if they are to get columns.
     pub new_headings: Vec<String>,
-    /// What only the rows can tell, of what a plan needs to know.
+    /// What a plan needs to know and only the rows can tell.
     pub rows: Rows,
 }
 
@@ -36,17 +36,17 @@ pub(super) struct Found {
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub(super) struct FoundColumn {
     pub name: String,
-    /// As `pg_type` names it, with the digits of a `numeric(6,2)`: `int4`.
+    /// Its type as in `pg_type`, with the digits of a `numeric(6,2)`: `int4`.
     pub type_name: String,
-    /// As people do: `character varying(20)`.
+    /// Its type for people: `character varying(20)`.
     pub shown: String,
     pub not_null: bool,
     /// The default of the column, or the expression of a generated column.
     pub default_value: Option<String>,
-    /// Whether Postgres makes it of other columns, so that nobody writes to it.
+    /// Whether Postgres generates it from other columns, so that nobody writes to it.
     pub is_generated: bool,
     pub is_identity: bool,
-    /// The sequence that belongs to it (serial, identity), as SQL names it.
+    /// Its own sequence (serial, identity), quoted for SQL.
     pub sequence: Option<String>,
     pub comment: Option<String>,
 }
@@ -64,13 +64,13 @@ pub(super) struct Index {
 /// What was counted in the rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Rows {
-    /// How many there are; counted for a table without lineage only.
+    /// Number of rows; counted only for a table without lineage.
     pub count: i64,
-    /// Rows whose `id` is NULL, where nothing forbids that.
+    /// Rows whose `id` is NULL, if it may be.
     pub without_id: i64,
-    /// Rows that share a key, where nothing forbids that.
+    /// Rows that share a key, if no constraint forbids that.
     pub duplicates: Duplicates,
-    /// Rows that share an `id` with another, where nothing forbids that.
+    /// Rows that share an `id` with another row, if no constraint forbids that.
     pub repeated_ids: i64,
 }
 
@@ -79,12 +79,12 @@ impl Found {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// Whether its rows say where they come from.
+    /// Whether its rows have their lineage.
     pub(super) fn has_lineage(&self) -> bool {
         LINEAGE.iter().all(|(name, ..)| self.column(name).is_some())
     }
 
-    /// Whether Postgres keeps two rows from having one key, NULL being a value of it.
+    /// Whether a constraint or an index makes the key unique; NULL equals NULL.
     pub(super) fn is_unique(&self, key: &[&str]) -> bool {
         let never_null = || key.iter().all(|name| self.column(name).is_some_and(|column| column.not_null));
         let same = |columns: &[String]| {
@@ -95,7 +95,7 @@ impl Found {
             .any(|index| index.is_unique && same(&index.columns) && (index.nulls_not_distinct || never_null()))
     }
 
-    /// Whether it is a table that rows can go into: a plain one, or one that its owner has partitioned.
+    /// Whether it is a table that rows can be written to: a plain one, or one that its owner has partitioned.
     pub(super) fn is_table(&self) -> bool {
         matches!(self.kind.as_str(), "r" | "p")
     }
@@ -161,7 +161,7 @@ async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<Found
     .await
 }
 
-/// Those of columns only, without a condition, that hold at every moment.
+/// Those on plain columns, without a condition, that are always enforced.
 async fn indexes(connection: &mut PgConnection, table: &str) -> Result<Vec<Index>, sqlx::Error> {
     sqlx::query_as(
         "SELECT c.relname::text AS name, array(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY AS k (number, place)
@@ -177,7 +177,7 @@ async fn indexes(connection: &mut PgConnection, table: &str) -> Result<Vec<Index
     .await
 }
 
-/// Every heading that a row has a cell under: one pass over the rows.
+/// Every heading under which a row has a cell: one pass over the rows.
 async fn new_headings(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
     let sql = format!(
         "SELECT DISTINCT jsonb_object_keys(extra) FROM {table} WHERE jsonb_typeof(extra) = 'object' ORDER BY 1 LIMIT {HEADINGS_MAX}"
@@ -195,8 +195,8 @@ async fn foreign_keys(connection: &mut PgConnection, table: &str) -> Result<Vec<
     .await
 }
 
-/// Counts what the catalog does not know: as few passes over the rows as the plan needs, none for a table that is as
-/// wanted.
+/// Counts what the catalog does not know, with as few passes over the rows as the plan needs: none for a table that is
+/// as wanted.
 async fn rows(connection: &mut PgConnection, table: &str, wanted: &Wanted, found: &Found) -> Result<Rows, sqlx::Error> {
     let mut rows = Rows::default();
     if !found.has_lineage() {

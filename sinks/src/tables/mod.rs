@@ -1,10 +1,10 @@
 //! The domains' tables: created, widened and adopted as the declarations require, and never narrowed or emptied.
 //!
-//! [`look`] compares what each domain's declaration wants ([`wanted`]) with what the catalog of Postgres says is there
-//! ([`found`]), and returns a [`Plan`]: the steps with their descriptions and statements; what is not done, with the
-//! command that does it; and what prevents the setup. The comparison is a pure function ([`plan`]). [`apply()`] brings
-//! the schema of the pipeline up to date and does all of the plan, in one transaction: it succeeds as a whole, or
-//! nothing has changed.
+//! [`look`] compares what each domain's declaration requires ([`wanted`]) with what Postgres' catalog has ([`found`]),
+//! and returns a [`Plan`]: the steps with their descriptions and statements; what is not done, with the command that
+//! does it; and what prevents the setup. The comparison is a pure function ([`plan`]). [`apply()`] brings the schema of
+//! the pipeline up to date and carries out the whole plan in one transaction: it succeeds as a whole, or nothing has
+//! changed.
 //!
 //! | the table | is |
 //! |---|---|
@@ -12,12 +12,12 @@
 //! | is freshet's (it has lineage) | extended: missing columns added, types widened, comments set |
 //! | is somebody else's: no lineage | adopted: its rows get the lineage 0, so that a row of any file wins |
 //!
-//! In an adopted table, of rows with the same key the one with the greatest `id` stays; the others are moved to
-//! `pipeline.taken_over_duplicates`. All of its windows are marked, so that the outputs hold its rows. Foreign keys,
+//! In an adopted table, if rows have the same key, the one with the greatest `id` stays; the others are moved to
+//! `pipeline.taken_over_duplicates`. All of its windows are marked, so that the outputs contain its rows. Foreign keys,
 //! views, indexes and columns added by others stay.
 //!
-//! The last setup is recorded ([`record`]), so that a role notices if it runs another pipeline, and a later setup which
-//! declarations have changed.
+//! The last setup is recorded ([`record`]), so that a role notices if it runs another pipeline, and a later setup
+//! notices which declarations have changed.
 
 mod apply;
 mod duplicates;
@@ -44,7 +44,7 @@ pub struct Setup<'a> {
     pub domains: &'static [&'static Domain],
     /// The outputs of the pipeline.
     pub outputs: &'static [&'static Output],
-    /// The pipeline that they belong to.
+    /// The identity of the pipeline.
     pub pipeline: Identity<'a>,
     /// Days after which a window is closed, for the outputs' views (`metrics.allowed_lateness_days`).
     pub allowed_lateness_days: u32,
@@ -55,21 +55,21 @@ pub struct Setup<'a> {
 pub struct Identity<'a> {
     /// Its name, for people.
     pub name: &'a str,
-    /// A hash of all that it declares.
+    /// A hash of everything that it declares.
     pub hash: &'a str,
 }
 
-/// A table in a schema, as SQL names it.
+/// A table in a schema, quoted for SQL.
 pub(crate) fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", identifier(schema), identifier(table))
 }
 
-/// A name as SQL quotes it.
+/// A name, quoted for SQL.
 pub(crate) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A text as SQL quotes it.
+/// A text, quoted for SQL.
 pub(crate) fn literal(text: &str) -> String {
     match text.contains('\\') {
         true => format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
@@ -77,7 +77,7 @@ pub(crate) fn literal(text: &str) -> String {
     }
 }
 
-/// Names in a row, quoted.
+/// Names, quoted and separated by commas.
 pub(crate) fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(identifier).collect::<Vec<_>>().join(", ")
 }

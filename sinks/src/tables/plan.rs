@@ -1,4 +1,4 @@
-//! The plan for a table, from its declaration and its present state. Pure: nothing here talks to Postgres.
+//! Makes the plan for a table from its declaration and its present state. Pure: nothing here talks to Postgres.
 
 mod columns;
 mod keys;
@@ -15,8 +15,8 @@ use super::{identifier, identifiers, literal, qualified};
 use crate::output_state::DefinitionChange;
 use crate::output_views::ViewPlan;
 
-/// Percent of a page that the first rows fill. The rest is for rows that are corrected: a row that finds room on its page is
-/// not entered in the indexes anew.
+/// Percent of a page that new rows fill. The rest is for corrected rows: a corrected row that fits on its page needs no
+/// new index entries.
 const FILLFACTOR: u8 = 90;
 
 pub(super) use narrowing::{Narrowing, narrowing};
@@ -24,15 +24,15 @@ pub(super) use narrowing::{Narrowing, narrowing};
 /// All that a setup would do to the database, or did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The schema of the tables is to be made.
+    /// Whether the schema of the tables is to be created.
     pub makes_schema: bool,
     /// Each domain's table, in the order of the domains.
     pub tables: Vec<TablePlan>,
-    /// Changes of the outputs' definitions.
+    /// Changes to the definitions of outputs.
     pub outputs: Vec<DefinitionChange>,
-    /// Changes of the outputs' views.
+    /// Changes to the views of outputs.
     pub views: Vec<ViewPlan>,
-    /// The change of the record of the pipeline.
+    /// The change to the record of the pipeline.
     pub recording: Recording,
 }
 
@@ -43,36 +43,36 @@ pub struct TablePlan {
     pub domain: &'static str,
     /// The table's name, without its schema.
     pub table: &'static str,
-    /// What it is now.
+    /// The table before the setup.
     pub what: What,
     /// What is done, in order.
     pub steps: Vec<Step>,
-    /// Differences from the declaration that stay and do no harm.
+    /// Harmless differences from the declaration that stay.
     pub kept: Vec<String>,
-    /// What the declaration asks for and setup does not do, each with the command that does it.
+    /// Parts of the declaration that setup does not apply, each with the command that does.
     pub not_done: Vec<String>,
-    /// What prevents the whole setup, each with what to do.
+    /// Problems that prevent the whole setup, each with what to do.
     pub blocked: Vec<String>,
 }
 
 /// What a table is before setup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// Not there.
+    /// It does not exist.
     Missing,
-    /// freshet's.
+    /// It is freshet's.
     Own,
-    /// There, with as many rows that have no lineage.
+    /// It exists, with this many rows without lineage.
     Foreign {
         /// Its rows.
         rows: i64,
     },
 }
 
-/// One thing that is done.
+/// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// In words, as an order: `add column extra jsonb`.
+    /// Its description, as an order: `add column extra jsonb`.
     pub said: String,
     /// The statements.
     pub sql: Vec<String>,
@@ -103,20 +103,20 @@ impl TablePlan {
         matches!(self.what, What::Foreign { .. })
     }
 
-    /// Whether a step needs the table for itself.
+    /// Whether a step needs an exclusive lock on the table.
     pub(super) fn alters(&self) -> bool {
         self.steps.iter().any(Step::alters)
     }
 }
 
 impl Step {
-    /// Whether it does more than to comment, for which nobody needs to wait.
+    /// Whether it does more than set comments, which need no exclusive lock.
     fn alters(&self) -> bool {
         self.sql.iter().any(|sql| !sql.starts_with("COMMENT "))
     }
 }
 
-/// Compares. `formerly` are the columns that earlier declarations had.
+/// Compares. `formerly` are the columns of earlier declarations.
 pub(super) fn plan(schema: &str, wanted: &Wanted, found: Option<&Found>, formerly: &[String]) -> TablePlan {
     let what = match found {
         None => What::Missing,
@@ -149,14 +149,14 @@ fn counted(number: i64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The command that makes a table as declared, of what the topic holds.
+/// The command that rebuilds a table as declared from what the topic holds.
 fn into_shadow(domain: &str) -> String {
     format!("`freshet replay {domain} --into shadow --compare --swap`")
 }
 
 struct Planner<'a> {
     wanted: &'a Wanted,
-    /// As SQL names the table.
+    /// The table's name, quoted for SQL.
     name: String,
     /// Columns whose type is altered.
     widened: Vec<&'a str>,
@@ -176,12 +176,12 @@ impl<'a> Planner<'a> {
         format!("({})", self.wanted.key.join(", "))
     }
 
-    /// Whether the key is the primary key too: the domain has an `id` of its own, and that is the key.
+    /// Whether the key is also the primary key: the domain has an `id` of its own, which is the key.
     fn is_keyed_by_id(&self) -> bool {
         !self.wanted.has_surrogate_id && self.wanted.key == [ID]
     }
 
-    /// A table that is not there.
+    /// Plans the creation of a missing table.
     fn make(&mut self) {
         let wanted = self.wanted;
         let mut lines = Vec::new();

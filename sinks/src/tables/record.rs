@@ -22,14 +22,14 @@ pub struct Recorded {
     pub schema: String,
     /// Each domain's declaration.
     pub domains: BTreeMap<String, Declared>,
-    /// When.
+    /// When it was set up.
     pub set_up_at: DateTime<Utc>,
 }
 
-/// A domain's declaration, as far as a later one is compared with it.
+/// The parts of a domain's declaration that a later one is compared with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Declared {
-    /// A hash of what decides how a row is judged: types, limits, rules, key.
+    /// A hash of everything that decides how a row is judged: types, limits, rules, key.
     pub judgement: String,
     /// Every column that this or an earlier declaration had.
     pub columns: Vec<String>,
@@ -38,20 +38,20 @@ pub struct Declared {
 /// The change of the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recording {
-    /// What is recorded, if anything is.
+    /// The last record, if there is one.
     pub before: Option<Recorded>,
     /// Whether it changes.
     pub changes: bool,
     /// Domains whose rows were judged by another declaration.
     pub judged_otherwise: Vec<&'static str>,
-    /// Domains that were set up and are not part of the pipeline any more.
+    /// Domains that were set up and are no longer part of the pipeline.
     pub gone: Vec<String>,
-    /// What keeps setup from doing anything at all.
+    /// Problems that prevent the whole setup.
     pub blocked: Vec<String>,
 }
 
 impl Declared {
-    /// Of a domain, after what was declared before.
+    /// The declaration of a domain, including the columns of the one before.
     fn of(domain: &Domain, before: Option<&Declared>) -> Declared {
         let former = before.map(|before| before.columns.clone()).unwrap_or_default();
         let mut columns: Vec<String> = domain.columns.iter().map(|column| column.name.to_owned()).collect();
@@ -81,7 +81,7 @@ fn judgement(domain: &Domain) -> String {
     hex::encode(Sha256::digest(text))
 }
 
-/// Reads what was set up last; `None` where nothing was, or the schema is older.
+/// Reads what was set up last; `None` if nothing was, or the schema is older.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -106,7 +106,7 @@ pub async fn last(connection: &mut PgConnection) -> Result<Option<Recorded>, sql
     }))
 }
 
-/// What the pipeline that was set up last is other than this one: `None` if it is this one.
+/// How the pipeline that was set up last differs from this one; `None` if it is this one.
 ///
 /// # Errors
 /// If Postgres does not answer, or was not migrated.
@@ -136,7 +136,7 @@ fn told_apart(last: Option<&Recorded>, pipeline: Identity<'_>) -> Option<String>
     }
 }
 
-/// As much of a hash as tells two apart.
+/// As much of a hash as is needed to distinguish two.
 pub fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
@@ -167,7 +167,7 @@ pub(super) fn recording(setup: &Setup<'_>, before: Option<Recorded>) -> Recordin
     recording
 }
 
-/// What is declared, by domain. A domain that is not part of the pipeline any more is remembered.
+/// The declarations by domain. A domain that is no longer part of the pipeline is kept.
 fn declared(setup: &Setup<'_>, last: Option<&Recorded>) -> BTreeMap<String, Declared> {
     let mut all = last.map(|last| last.domains.clone()).unwrap_or_default();
     for domain in setup.domains {

@@ -8,34 +8,34 @@ use sqlx::PgConnection;
 /// A view over the table, or over another view over it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct View {
-    /// As SQL names it.
+    /// Its name, quoted for SQL.
     pub name: String,
-    /// The longest way to the table, in views: what has the greatest is taken away first.
+    /// The longest path to the table, in views: the view with the longest path is dropped first.
     pub depth: i32,
-    /// The columns of the table that it uses itself.
+    /// The columns of the table that it uses directly.
     pub uses: Vec<String>,
     /// The views that it uses.
     pub over: Vec<String>,
     pub definition: String,
-    /// The statements that give it back what a definition does not hold.
+    /// The statements that restore what the definition does not contain.
     pub restore: Vec<String>,
-    /// What it has that would be lost, in words.
+    /// Its properties that would be lost, in words.
     pub odd: Vec<String>,
 }
 
 impl View {
-    /// The statements that make it again.
+    /// The statements that recreate it.
     pub(crate) fn made_again(&self) -> Vec<String> {
         [self.definition.clone()].into_iter().chain(self.restore.iter().cloned()).collect()
     }
 }
 
-/// The views that prevent altering these columns, those that others use first.
+/// The views that prevent altering these columns, each after the views that it uses.
 pub(super) fn in_the_way<'a>(views: &'a [View], columns: &[&str]) -> Vec<&'a View> {
     let mut names: BTreeSet<&str> = BTreeSet::new();
     let mut sorted: Vec<&View> = views.iter().collect();
     sorted.sort_by_key(|view| (view.depth, &view.name));
-    // A view comes after all that it uses, so that one pass finds all.
+    // A view comes after all views that it uses, so one pass finds all.
     for view in &sorted {
         let uses_column = view.uses.iter().any(|column| columns.contains(&column.as_str()));
         if uses_column || view.over.iter().any(|name| names.contains(name.as_str())) {

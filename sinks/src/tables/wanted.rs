@@ -10,16 +10,16 @@ pub(super) struct Wanted {
     pub domain: &'static str,
     pub table: &'static str,
     pub comment: Option<String>,
-    /// Whether there is an `id` beside the domain's own columns.
+    /// Whether there is an `id` besides the domain's own columns.
     pub has_surrogate_id: bool,
     /// The domain's own columns, in order.
     pub columns: Vec<WantedColumn>,
     pub key: Vec<&'static str>,
-    /// Whether what is found in `extra` gets a column of its own.
+    /// Whether headings found in `extra` get columns of their own.
     pub adds_columns: bool,
     /// The column of the event date, which is indexed.
     pub date: Option<&'static str>,
-    /// Whether the rows of an object are looked for: where an overwrite replaces them.
+    /// Whether rows are looked up by their object: if an overwrite replaces rows.
     pub by_object: bool,
 }
 
@@ -27,14 +27,14 @@ pub(super) struct Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WantedColumn {
     pub name: &'static str,
-    /// As `pg_type` names it, with the digits of a `numeric(6,2)`.
+    /// Its type as in `pg_type`, with the digits of a `numeric(6,2)`.
     pub type_name: String,
-    /// Whether a table that is made forbids NULL.
+    /// Whether the column of a new table forbids NULL.
     pub not_null: bool,
     pub comment: Option<String>,
 }
 
-/// The columns that say where a row comes from: name, type as `pg_type` names it, what it means. They stand last.
+/// The columns that say where a row comes from: name, type as in `pg_type`, meaning. They are last.
 pub(super) const LINEAGE: [(&str, &str, &str); 5] = [
     (
         "src_object",
@@ -84,7 +84,7 @@ impl Wanted {
         format!("{}_{OBJECT}", self.table)
     }
 
-    /// Every column that is freshet's, with its comment.
+    /// Every column that freshet owns, with its comment.
     pub(super) fn comments(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let id = self.has_surrogate_id.then_some((ID, ID_COMMENT));
         let own = self.columns.iter().filter_map(|column| Some((column.name, column.comment.as_deref()?)));
@@ -102,7 +102,7 @@ impl WantedColumn {
         }
     }
 
-    /// What is kept beside the values of a row.
+    /// A column that is stored besides the values of a row.
     fn kept(name: &'static str, comment: &str) -> WantedColumn {
         WantedColumn { name, type_name: "jsonb".to_owned(), not_null: false, comment: told(comment) }
     }

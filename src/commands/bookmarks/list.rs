@@ -125,10 +125,10 @@ mod tests {
             log_end: Some(1_300),
             halted: None,
         };
-        let halted = Line { partition: 1, halted: Some("the topic was made again".into()), ..known.clone() };
+        let halted = Line { partition: 1, halted: Some("the topic was recreated".into()), ..known.clone() };
         let fresh = Line { domain: "climate", partition: 0, log_end: Some(1), ..Line::default() };
         let text = render(&[known, halted, fresh], Look::PLAIN);
-        for part in ["1,150", "│      100 │", "health partition 1 is halted: the topic was made again", "–"] {
+        for part in ["1,150", "│      100 │", "health partition 1 is halted: the topic was recreated", "–"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         println!("{text}");

@@ -219,7 +219,7 @@ mod tests {
             lag_messages: 12_000,
             freshness_seconds: Some(1.25),
             orphans: Some(Orphans { rows: 100_000, more: true, locations: 3 }),
-            halted: vec![Halted { partition: 2, reason: "topic was made again: run `freshet bookmarks adopt`".into() }],
+            halted: vec![Halted { partition: 2, reason: "topic was recreated: run `freshet bookmarks adopt`".into() }],
             ..DomainStatus::default()
         });
         let file = |id: i64, state: ObjectState, reason: Option<&str>| FileStatus {

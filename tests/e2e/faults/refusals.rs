@@ -140,7 +140,7 @@ async fn a_topic_made_again_halts_its_domain_and_nothing_else() {
     let roles = world.run_all();
     world.put("health/second.csv", data::health(4, "2025-09-01", 20, 2)).await;
     let halted =
-        "SELECT bool_and(halted LIKE '%the topic was made again%') FROM pipeline.bookmarks WHERE domain = 'health'";
+        "SELECT bool_and(halted LIKE '%the topic was recreated%') FROM pipeline.bookmarks WHERE domain = 'health'";
     world.until("health is halted", halted).await;
     world.put("hospital/second.csv", data::hospital(4, "2025-09-01", 20, 2)).await;
     let hospital =

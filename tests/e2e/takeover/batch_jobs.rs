@@ -41,7 +41,7 @@ pub(super) const TABLES: &str = "
 const OF_HEALTH: [&str; 14] = [
     "drop while the columns are altered: view named_health, report",
     "widen column id from integer to bigint",
-    "let column id number new rows (identity), from the greatest on, instead of by nextval('health_data_id_seq'::regclass)",
+    "let column id number new rows (identity), after the greatest id, instead of by nextval('health_data_id_seq'::regclass)",
     "add column extra jsonb",
     "add column corrections jsonb",
     "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in existing rows (6 rows), so that a \

@@ -1,13 +1,13 @@
 //! Whole numbers as people, R and spreadsheets spell them: digits with a fraction, an exponent, or in groups of three.
 //!
-//! No float is involved, so every digit counts, and a large exponent does not make the work longer than the text.
+//! No float is used, so every digit counts, and a large exponent takes no more work than the text is long.
 
 use super::{Casted, FRACTION_CUT, GROUPING_REMOVED, trim};
 
-/// Larger exponents are read as this one: no cell has enough digits for it to make a difference.
+/// Larger exponents are read as this one: no cell has enough digits for a difference.
 const EXPONENT_MAX: i64 = 1_000_000_000_000;
 
-/// A 32-bit integer: optional sign, digits, which may stand in groups of three, optional fraction, which is cut off toward
+/// A 32-bit integer: optional sign, digits, possibly in groups of three, optional fraction, which is truncated toward
 /// zero; or without groups and with an exponent.
 ///
 /// At least one digit must stand before or after the point; a bare `.` or sign is not a number.
@@ -35,11 +35,11 @@ pub fn big_int(text: &str) -> Option<Casted<i64>> {
     }
     let (value, is_cut) = moved(negative, before, after, exponent)?;
     let grouping = is_grouped.then_some(GROUPING_REMOVED);
-    // The loss is more important than the spelling, so it is the one that is counted.
+    // Losing data matters more than the spelling, so that is counted.
     Some(Casted { value, correction: if is_cut { Some(FRACTION_CUT) } else { grouping } })
 }
 
-/// The number of digits alone, as nearly every integer is spelled, of which 64 bits hold as many.
+/// The number of plain digits, as nearly every integer is spelled, if 64 bits can hold that many digits.
 fn few_digits(text: &str) -> Option<i64> {
     if text.is_empty() || text.len() > 18 {
         return None;
@@ -48,7 +48,7 @@ fn few_digits(text: &str) -> Option<i64> {
     text.bytes().try_fold(0, |number: i64, byte| Some(number * 10 + digit(byte)?))
 }
 
-/// Whether it is below zero, and what follows the sign.
+/// Whether it is negative, and the text after the sign.
 fn signed(text: &str) -> (bool, &str) {
     match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -60,7 +60,8 @@ fn digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Digits parted into threes, the first group shorter at most. One that begins with a zero is a decimal comma.
+/// Digits in groups of three; the first group may be shorter. A text that begins with a zero has a decimal comma
+/// instead.
 fn groups(text: &str) -> bool {
     let mut groups = text.split(',');
     let first = groups.next().unwrap_or_default();
@@ -70,7 +71,7 @@ fn groups(text: &str) -> bool {
         && groups.all(|group| group.len() == 3 && digits(group))
 }
 
-/// A sign and digits; so many that the number is out of any reach are brought to [`EXPONENT_MAX`].
+/// A sign and digits; larger numbers are reduced to [`EXPONENT_MAX`].
 fn exponent_of(text: &str) -> Option<i64> {
     let (negative, unsigned) = signed(text);
     if unsigned.is_empty() || !digits(unsigned) {
@@ -80,12 +81,12 @@ fn exponent_of(text: &str) -> Option<i64> {
     Some(if negative { -size } else { size })
 }
 
-/// The whole number of `before.after` with its point moved by `exponent`, and whether a digit other than zero is cut.
-/// `None` where 64 bits do not hold it.
+/// The whole number of `before.after` with its point moved by `exponent`, and whether a digit other than zero was
+/// dropped. `None` if 64 bits cannot hold it.
 fn moved(negative: bool, before: &str, after: &str, exponent: i64) -> Option<(i64, bool)> {
     let all = || before.bytes().filter(|byte| *byte != b',').chain(after.bytes());
     let point = all().count() as i64 - after.len() as i64 + exponent;
-    // Below zero, where there is room for one more.
+    // Negative numbers, because there is one more of them.
     let mut value: i64 = 0;
     let mut at = 0;
     let mut is_cut = false;
@@ -97,7 +98,7 @@ fn moved(negative: bool, before: &str, after: &str, exponent: i64) -> Option<(i6
         }
         at += 1;
     }
-    // Nothing but zero stays so for so long.
+    // Zero stays zero, so the loop can end early.
     while at < point && value != 0 {
         value = value.checked_mul(10)?;
         at += 1;
@@ -115,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// Good for 32 and 64 bits.
+    /// Valid for 32 and 64 bits.
     const GOOD: [(&str, i32, Option<&str>); 41] = [
         ("5", 5, None),
         ("+5", 5, None),
@@ -160,7 +161,7 @@ mod tests {
         ("100,000", 100_000, Some(GROUPING_REMOVED)),
     ];
 
-    /// Bad for 32 and 64 bits.
+    /// Invalid for 32 and 64 bits.
     const BAD: [&str; 44] = [
         "",
         " ",
@@ -245,8 +246,8 @@ mod tests {
         Regex::new(spelling).expect("an expression")
     });
 
-    /// A second reading, by an expression and with the number written out digit by digit: its value, whether digits were
-    /// cut, whether it stood in groups. An exponent has four digits at most here.
+    /// A second implementation, with a regular expression and the number written out digit by digit: its value, whether
+    /// digits were dropped, whether it was in groups. An exponent has at most four digits here.
     fn written_out(text: &str) -> Option<(i128, bool, bool)> {
         let found = SPELLING.captures(text.trim_matches(|it| ('\u{1}'..=' ').contains(&it)))?;
         let part = |name: &str| found.name(name).map_or("", |part| part.as_str());

@@ -11,14 +11,14 @@ use crate::log::{LogClient, REQUEST_TIMEOUT};
 use crate::message::STREAM_HEADER;
 use crate::stream::{self, FirstRecord};
 
-/// What the partitions begin with, and which of them just got their stream record.
+/// The first records of the partitions, and which of them just got their stream record.
 pub(super) struct Marked {
     pub(super) firsts: Vec<FirstRecord>,
     pub(super) written: Vec<i32>,
 }
 
-/// Writes the stream record to every partition that is empty, partition 0 first: what it begins with is the topic's
-/// id, so it is read back before the others are written. `known` is the stream that Postgres knows, if any.
+/// Writes the stream record to every empty partition, partition 0 first: its first record is the topic's id, so it is
+/// read back before the others are written. `known` is the stream that Postgres knows, if any.
 pub(super) async fn mark_empty(
     settings: &KafkaSettings,
     log: &LogClient,
@@ -42,11 +42,11 @@ pub(super) async fn mark_empty(
     Ok(Marked { firsts, written })
 }
 
-/// Writes a stream record to each of these partitions, which were empty a moment ago. Two that do it at once are
-/// harmless: a second stream record is skipped by whoever reads.
+/// Writes a stream record to each of these partitions, which were empty a moment ago. Doing it twice at once is
+/// harmless: readers skip a second stream record.
 ///
 /// # Errors
-/// If Kafka does not take them in time.
+/// If Kafka does not accept them in time.
 pub async fn write_stream_records(
     settings: &KafkaSettings,
     topic: &str,
@@ -54,7 +54,7 @@ pub async fn write_stream_records(
     id: Uuid,
 ) -> Result<(), CatalogError> {
     let mut config = settings.client_config();
-    // Not idempotent: a stream record written twice is harmless, and a young broker has no producer ids yet.
+    // Not idempotent: a stream record written twice is harmless, and a new broker has no producer ids yet.
     config.set("acks", "all").set("message.timeout.ms", REQUEST_TIMEOUT.as_millis().to_string());
     let producer = access::producer(settings, &config).map_err(|source| CatalogError::Kafka {
         action: "configure the producer for",

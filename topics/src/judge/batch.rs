@@ -1,8 +1,8 @@
 //! Judging the rows of a batch, column by column.
 //!
 //! The verdict on each row is the same as if it were judged alone: the first column at fault, in declaration order,
-//! refuses it, then the rules over two columns; notes on a refused row are dropped. Refusals and notes are stored by
-//! row beside the values, so that a batch of ordinary rows has no cost per row.
+//! rejects it, then the rules over two columns; notes on a rejected row are dropped. Refusals and notes are stored by
+//! row beside the values, so an ordinary row without any costs nothing extra.
 
 use crate::cells::{CellRef, Cells};
 use crate::columns::{ByRow, Columns};
@@ -15,9 +15,9 @@ use super::{EXTRA_CELLS, MALFORMED_MESSAGE, Note, Notebook, Refused, STRAY_QUOTE
 /// Why a row cannot load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The rule that refuses it: `required_empty`, `uncastable`, `negative`, `extra_cells`, `refused_by_database`, …
+    /// The rule that rejects it: `required_empty`, `uncastable`, `negative`, `extra_cells`, `refused_by_database`, …
     pub rule: &'static str,
-    /// The column at fault, where one is.
+    /// The column at fault, if it is one.
     pub column: Option<&'static str>,
     /// The offending value, or the message of the database.
     pub value: Option<String>,
@@ -26,24 +26,24 @@ pub struct Refusal {
 /// A batch of rows, judged.
 #[derive(Debug, Clone, Default)]
 pub struct Judged {
-    /// The values: a column for each of the domain's, then one for each that its contract keeps beside them, with text that
-    /// is JSON. Those of a refused row say nothing.
+    /// The values: the domain's columns, then those that its contract keeps besides, with JSON text. The values of a
+    /// refused row have no meaning.
     pub values: Columns,
     /// Rows that cannot load, with the reason.
     pub refusals: ByRow<Refusal>,
-    /// Values of the others that were changed, in column order, by rules over two columns last.
+    /// Changed values of the other rows, in column order, those changed by rules over two columns last.
     pub corrections: ByRow<Note>,
-    /// Values of the others that break a rule and load as they are, likewise.
+    /// Values of the other rows that break a rule but load unchanged, in the same order.
     pub warnings: ByRow<Note>,
 }
 
 impl Judged {
-    /// Why a row cannot load; `None` where it can.
+    /// Why a row cannot load; `None` if it can.
     pub fn refusal(&self, row: usize) -> Option<&Refusal> {
         self.refusals.first_of(row)
     }
 
-    /// What a row keeps in one of the [columns beside its own](Domain::kept_columns); `None` is NULL.
+    /// The value of a row in one of the [additional columns](Domain::kept_columns); `None` is NULL.
     pub fn kept(&self, domain: &Domain, column: &str, row: usize) -> Option<&str> {
         let at = domain.kept_columns().position(|(name, _)| name == column)?;
         match self.values.get(domain.columns.len() + at, row) {
@@ -53,7 +53,7 @@ impl Judged {
     }
 }
 
-/// Judges a row alone: it is row 0.
+/// Judges a single row: it is row 0.
 pub fn row(domain: &'static Domain, row: &RawRow<'_>) -> Judged {
     let mut cells = Cells::of(domain);
     cells.push(row);
@@ -125,7 +125,7 @@ impl<'c> Judging<'c> {
         judging
     }
 
-    /// Refuses a row, unless something else did before.
+    /// Refuses a row, unless it was refused before.
     fn refuse(&mut self, row: usize, rule: &'static str, column: Option<&'static str>, value: &str) {
         if !std::mem::replace(&mut self.is_refused[row], true) {
             self.refusals.push((row, Refusal { rule, column, value: Some(value.to_owned()) }));
@@ -152,11 +152,11 @@ impl<'c> Judging<'c> {
         }
     }
 
-    /// Applies a rule over two columns, for rows in which both are known, and the other as its sender gave it: by a value
-    /// that was corrected nothing can be judged.
+    /// Applies a rule over two columns, to rows that have both values and whose other value was not corrected: a
+    /// corrected value is no basis for judging.
     fn row_rule(&mut self, rule: &'static RowRule) {
         let (at, other) = (self.domain.index_of(rule.column), self.domain.index_of(rule.other));
-        // In the order of the rows, to be looked up in.
+        // In the order of the rows, for lookups.
         self.corrections.sort_by_key(|(row, _)| *row);
         let before = std::mem::take(&mut self.corrections);
         let corrected = |row: usize| {
@@ -187,7 +187,7 @@ impl<'c> Judging<'c> {
         self.corrections.splice(0..0, before);
     }
 
-    /// Forgets what was noted of rows that are refused, and keeps what the contract says of the others.
+    /// Drops the notes of refused rows, and fills the columns that the contract keeps for the others.
     fn end(mut self) -> Judged {
         let is_refused = &self.is_refused;
         let of_good_rows = |notes: Vec<(usize, Note)>| -> ByRow<Note> {

@@ -2,8 +2,8 @@
 
 use crate::cast;
 
-/// Writes a number with a decimal comma into `scratch` as one with a decimal point, and says whether points between its
-/// groups of three digits were taken out; `None` where points stand elsewhere.
+/// Rewrites a number with a decimal comma into `scratch`, with a decimal point, and returns whether points between
+/// groups of three digits were removed; `None` if there are points elsewhere.
 ///
 /// | text | number | grouped |
 /// |---|---|---|

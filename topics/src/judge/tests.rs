@@ -113,7 +113,7 @@ fn beds_are_capped_only_by_a_total_that_was_given() {
     }
 }
 
-/// A domain with a bit of everything that judging looks at.
+/// A domain with an example of everything that judging handles.
 fn everything() -> &'static Domain {
     fn leak<T>(value: T) -> &'static T {
         Box::leak(Box::new(value))
@@ -182,7 +182,7 @@ const TEXTS: [&str; 16] = [
     "3",
 ];
 
-/// Values of messages: mostly rows, good and bad, and some that are none.
+/// Values of messages: mostly rows, valid and invalid, and some that are not rows.
 fn message(domain: &'static Domain) -> impl Strategy<Value = Vec<u8>> {
     let text = || (0..TEXTS.len()).prop_map(|at| Cow::Borrowed(TEXTS[at]));
     let cell = prop_oneof![
@@ -211,7 +211,7 @@ fn message(domain: &'static Domain) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![9 => row, 1 => none]
 }
 
-/// All that was found of a row.
+/// Everything that was found about a row.
 fn verdict(domain: &Domain, judged: &Judged, row: usize) -> String {
     let values = |at: usize| match judged.refusal(row) {
         None => judged.values.get(at, row).to_string(),
@@ -236,7 +236,7 @@ const FIRST: Provenance = Provenance {
     partitions: 1,
 };
 
-/// Appends the row of a message, or one that says why it has none.
+/// Appends the row of a message, or a malformed one with the reason.
 fn push(domain: &'static Domain, value: &[u8], cells: &mut Cells) {
     let head = Head { first: FIRST, packed: None };
     if let Err(error) = push_rows(domain, &head, &Bytes::copy_from_slice(value), cells, |_, _| {}) {
@@ -244,7 +244,7 @@ fn push(domain: &'static Domain, value: &[u8], cells: &mut Cells) {
     }
 }
 
-/// Rows of a file that has all columns, packed: one that has not has `null` in their place.
+/// Rows of a file that has all columns, packed: missing cells are `null`.
 fn packed(domain: &'static Domain, rows: &[RawRow<'_>]) -> Cells {
     let names: Vec<&str> = domain.columns.iter().map(|column| column.name).collect();
     let mut pack = Pack::default();

@@ -1,10 +1,9 @@
-//! What all Kafka clients have in common while they run: the context that gets their tokens and receives errors from
-//! Kafka, and the messages made from these errors.
+//! What all Kafka clients share while they run: the context that gets their tokens and receives errors from Kafka, and
+//! the messages made from these errors.
 //!
-//! librdkafka asks for a token, and reports a refused login, through events that it queues until the client is
-//! polled. Producers poll on a thread of their own, and consumers of a group do all the time; a consumer that only
-//! asks is polled by [`poll_events`] before each question, and an admin client, which nothing polls, is given its token
-//! when it is made.
+//! librdkafka asks for a token, and reports a refused login, through events that it queues until the client is polled.
+//! Producers poll on their own thread, and consumers of a group poll all the time; a consumer for queries is polled by
+//! [`poll_events`] before each query, and an admin client, which nothing polls, gets its token when it is created.
 
 use std::error::Error;
 use std::ffi::CString;
@@ -22,11 +21,11 @@ use rdkafka::producer::FutureProducer;
 use super::KafkaSettings;
 use super::token::Tokens;
 
-/// How often a consumer that waits for an answer looks whether Kafka has refused it meanwhile.
+/// How often a consumer that waits for an answer checks whether Kafka has refused it meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// One poll serves what is queued, up to the first error.
+/// One poll handles the queued events, up to the first error.
 const SERVE_FOR: Duration = Duration::from_millis(1);
-/// Errors that are heard before one question.
+/// The most errors received before one query.
 const EVENTS_MAX: usize = 100;
 
 /// The context of a client, or a part of it.
@@ -43,7 +42,7 @@ pub struct Access {
 pub type MetadataClient = BaseConsumer<Access>;
 
 impl Access {
-    /// For one client.
+    /// The context for one client.
     pub fn new(settings: &KafkaSettings) -> Self {
         Access { tokens: Tokens::of(settings), complaint: Arc::default(), guess: Arc::default() }
     }
@@ -57,14 +56,14 @@ impl Access {
 impl ClientContext for Access {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
-    /// A broker that hangs up is only logged, and that may be its restart.
+    /// A broker that closes the connection is only logged: it may be restarting.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if message.contains("Disconnected") && message.contains("APIVERSION_QUERY") {
-            let guess = "it closes the connection at once: check kafka.security_protocol";
+            let guess = "it closes the connection immediately: check kafka.security_protocol";
             *self.guess.lock().unwrap_or_else(PoisonError::into_inner) = Some(guess);
         }
         match level {
-            // A connection that ends while a login is under way: connected again by librdkafka, and no word about the login.
+            // A connection that ends during a login: librdkafka reconnects and reports nothing about the login.
             _ if message.contains("SASL") && message.contains("Broker transport failure") => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");
             }
@@ -95,7 +94,7 @@ impl ClientContext for Access {
 
 impl ConsumerContext for Access {}
 
-/// Makes a consumer that only asks.
+/// Creates a consumer for queries only.
 ///
 /// # Errors
 /// If a certificate cannot be read, or librdkafka refuses the configuration.
@@ -103,7 +102,7 @@ pub fn metadata_client(settings: &KafkaSettings) -> Result<MetadataClient, Kafka
     metadata_client_with(settings, &[])
 }
 
-/// Makes a consumer that only asks, with properties of librdkafka's that win over those of all that ask.
+/// Creates a consumer for queries only, with librdkafka properties that take precedence over the usual ones.
 ///
 /// # Errors
 /// If a certificate cannot be read, or librdkafka refuses the configuration.
@@ -119,7 +118,7 @@ pub fn metadata_client_with(
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
         .set("queued.max.messages.kbytes", "1024")
-        // A question is a single record: do not wait for more of them, and fetch little else.
+        // A query reads a single record: do not wait for more of them, and fetch little else.
         .set("fetch.wait.max.ms", "10")
         .set("max.partition.fetch.bytes", "65536")
         // Logs are filtered later; here all are received.
@@ -157,7 +156,7 @@ pub fn wait_until_reachable(consumer: &MetadataClient, within: Duration) -> Resu
             let guess = consumer.context().guess.lock().unwrap_or_else(PoisonError::into_inner).take();
             return Err(guess.map_or(Unreachable::Silent(within), |guess| Unreachable::Refused(guess.into())));
         }
-        // Cluster and controller, and no topic.
+        // Asks for the cluster and its controller, but for no topic.
         if consumer.client().fetch_cluster_id(left.min(LOOK_EVERY)).is_some() {
             return Ok(());
         }
@@ -167,7 +166,7 @@ pub fn wait_until_reachable(consumer: &MetadataClient, within: Duration) -> Resu
 /// Why no broker answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreachable {
-    /// Kafka refuses, or an address cannot be used; with what to do.
+    /// Kafka refuses, or an address cannot be used; the text says what to do.
     #[error("{0}")]
     Refused(String),
     /// No broker answers.
@@ -175,7 +174,7 @@ pub enum Unreachable {
     Silent(Duration),
 }
 
-/// Makes an admin client that can log in, for as long as its first token holds: minutes. Blocks until it has the token.
+/// Creates an admin client that can log in while its first token is valid: for minutes. Blocks until it has the token.
 ///
 /// # Errors
 /// If librdkafka refuses the configuration.
@@ -191,7 +190,7 @@ pub(crate) fn admin(settings: &KafkaSettings) -> Result<AdminClient<Access>, Kaf
     Ok(admin)
 }
 
-/// Makes a producer for a handful of records.
+/// Creates a producer for a few records.
 ///
 /// # Errors
 /// If librdkafka refuses the configuration.
@@ -204,12 +203,12 @@ pub(crate) fn producer(settings: &KafkaSettings, config: &ClientConfig) -> Resul
 fn give_token(admin: &AdminClient<Access>, token: OAuthToken) {
     const MESSAGE_BYTES: usize = 512;
     let (Ok(value), Ok(principal)) = (CString::new(token.token), CString::new(token.principal_name)) else {
-        tracing::warn!("the token for Kafka holds a NUL byte");
+        tracing::warn!("the token for Kafka contains a NUL byte");
         return;
     };
     let mut message = [0; MESSAGE_BYTES];
-    // SAFETY: the client lives as long as `admin`; librdkafka copies the two strings, takes no extensions, and
-    // writes at most as many bytes of a message as it is told that there are.
+    // SAFETY: the client lives as long as `admin`; librdkafka copies the two strings, gets no extensions, and writes at
+    // most the given number of bytes of a message.
     let code = unsafe {
         rdkafka::bindings::rd_kafka_oauthbearer_set_token(
             admin.inner().native_ptr(),
@@ -223,11 +222,11 @@ fn give_token(admin: &AdminClient<Access>, token: OAuthToken) {
         )
     };
     if code != rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-        tracing::warn!(?code, "librdkafka does not take the token for Kafka");
+        tracing::warn!(?code, "librdkafka refuses the token for Kafka");
     }
 }
 
-/// What is wrong and what to do about it; `None` for errors that only say that no broker is reached.
+/// What is wrong and what to do about it; `None` for errors that only say that no broker was reached.
 ///
 /// | librdkafka says | told |
 /// |---|---|
@@ -271,7 +270,7 @@ fn explain(code: RDKafkaErrorCode, reason: &str) -> Option<String> {
     }
 }
 
-/// The reason without how long it took, how often it was the same, and librdkafka's own advice.
+/// The reason without the duration, the number of repetitions, and librdkafka's own advice.
 fn brief(reason: &str) -> &str {
     let end = [" (after ", ": broker certificate could not"].iter().filter_map(|cut| reason.find(cut)).min();
     reason[..end.unwrap_or(reason.len())].trim()

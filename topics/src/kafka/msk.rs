@@ -1,5 +1,6 @@
 //! Tokens that Amazon MSK accepts for a login by IAM: a request for `kafka-cluster:Connect` that AWS credentials have
-//! signed ahead, in base64. The format is that of AWS' own libraries, <https://github.com/aws/aws-msk-iam-sasl-signer-go>.
+//! signed ahead, in base64. The format is that of AWS' own libraries,
+//! <https://github.com/aws/aws-msk-iam-sasl-signer-go>.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use rdkafka::client::OAuthToken;
 
 /// Lifetime of a token: the libraries' own choice, and MSK's maximum.
 const HOLDS_FOR: Duration = Duration::from_secs(900);
-/// The name under which MSK's permissions stand.
+/// The service name of MSK's permissions.
 const SERVICE: &str = "kafka-cluster";
 /// Added after signing; MSK shows it in its logs.
 const AGENT: &str = concat!("freshet%2F", env!("CARGO_PKG_VERSION"));
@@ -51,7 +52,7 @@ pub(super) fn token(region: &str, credentials: Credentials, now: SystemTime) -> 
 mod tests {
     use super::*;
 
-    /// The signatures were computed from AWS' description of Signature Version 4 by another program.
+    /// The expected signatures were computed by another program from AWS' description of Signature Version 4.
     #[test]
     fn a_token_is_a_presigned_request_for_a_connection() {
         const BEGIN: &str = "https://kafka.eu-west-1.amazonaws.com/?Action=kafka-cluster%3AConnect";

@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::KafkaSettings;
 use super::msk;
 
-/// The credential chain may ask a metadata service or STS; librdkafka asks again 10 s after a failure.
+/// The credential chain may query a metadata service or STS; librdkafka asks again 10 s after a failure.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A signed token is reused while this much of its 15 minutes is left: short-lived clients start every few seconds, and
@@ -49,12 +49,12 @@ pub(super) enum TokenError {
 pub(super) enum Tokens {
     /// A file.
     File(Arc<str>),
-    /// Signed for this region, or for that of the environment.
+    /// Signed for this region, or, if it is empty, for that of the environment.
     Msk { region: Arc<str> },
 }
 
 impl Tokens {
-    /// The source that the settings name; none where they name no source, or librdkafka's own.
+    /// The source that the settings name; `None` if they name no source, or librdkafka's own.
     pub(super) fn of(settings: &KafkaSettings) -> Option<Tokens> {
         if settings.uses_msk_iam() {
             return Some(Tokens::Msk { region: settings.aws_region.as_str().into() });
@@ -63,7 +63,7 @@ impl Tokens {
         (!file.is_empty()).then(|| Tokens::File(file.into()))
     }
 
-    /// A token that holds for some time from now. Blocks.
+    /// A token that is valid for some time from now. Blocks.
     pub(super) fn fresh(&self) -> Result<OAuthToken, TokenError> {
         match self {
             Tokens::File(path) => {
@@ -90,13 +90,13 @@ fn of_jwt(token: &str) -> Option<OAuthToken> {
     Some(OAuthToken { token: token.to_owned(), principal_name: claims.sub, lifetime_ms: (claims.exp * 1_000.0) as i64 })
 }
 
-/// The SDK's credentials are kept here from token to token, and renewed by it. Callers are librdkafka's callbacks on
-/// any thread, also of the runtime that the process has.
+/// The SDK caches the credentials here between tokens, and renews them. The callers are librdkafka's callbacks on any
+/// thread, including those of the process' own runtime.
 static RUNTIME: LazyLock<io::Result<Runtime>> =
     LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).thread_name("aws-credentials").enable_all().build());
 
 fn of_aws(region: Arc<str>) -> Result<OAuthToken, TokenError> {
-    /// The last token, with its region and the end of its life in milliseconds.
+    /// The last token, with its region and its expiry in milliseconds.
     static LAST: Mutex<Option<(Arc<str>, String, i64)>> = Mutex::new(None);
     // Held while signing: if several ask at once, one signs for all.
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);

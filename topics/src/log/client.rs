@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Ends, LogError, LogReader};
 use crate::kafka::KafkaSettings;
 
-/// Asks Kafka about logs from async code, each question on a thread that may block. Its clones share one client,
-/// which is made when it is first needed and kept; several questions at once are fine.
+/// Asks Kafka about logs from async code, each query on a thread that may block. Clones share one client, which is
+/// created when it is first needed; several queries at once are fine.
 #[derive(Clone)]
 pub struct LogClient {
     settings: Arc<KafkaSettings>,
@@ -15,7 +15,7 @@ pub struct LogClient {
 }
 
 impl LogClient {
-    /// Connects when it is first asked.
+    /// Connects at the first query.
     pub fn new(settings: &KafkaSettings) -> Self {
         LogClient { settings: Arc::new(settings.clone()), kept: Arc::default() }
     }
@@ -23,7 +23,7 @@ impl LogClient {
     /// Runs a query; it runs to its end even if the caller stops waiting.
     ///
     /// # Errors
-    /// [`LogError::Unreachable`] with what to do where Kafka refuses this client; otherwise what rdkafka says.
+    /// [`LogError::Unreachable`] with what to do if Kafka refuses this client; otherwise rdkafka's error.
     pub async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&LogReader) -> Result<T, LogError> + Send + 'static,
@@ -39,7 +39,7 @@ impl LogClient {
         asked.await.map_err(|_| LogError::Task)?
     }
 
-    /// The ends of each partition; none where the topic does not exist.
+    /// The ends of each partition; empty if the topic does not exist.
     ///
     /// # Errors
     /// As [`LogClient::ask`].

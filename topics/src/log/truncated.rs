@@ -1,4 +1,5 @@
-//! Whether a log became shorter than what Kafka had acknowledged: a power cut, an unclean leader election.
+//! Detects that a log became shorter than what Kafka had acknowledged: after a power cut, or an unclean leader
+//! election.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +12,17 @@ pub const MEASUREMENTS_APART: Duration = Duration::from_secs(2);
 /// Where the partitions of a topic ended at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEnds {
-    /// The stream that the topic was.
+    /// The stream of the topic.
     pub stream_id: Uuid,
     /// One past the last record of each partition.
     pub high: Vec<i64>,
-    /// When it was asked, so that everything acknowledged before is within it.
+    /// When the measurement began, so that everything acknowledged before is within it.
     pub measured_at: Instant,
 }
 
-/// The partitions of which the log is shorter than what was acknowledged. `acknowledged` is one past the last record
-/// in each partition, 0 for none, and must have been read before both measurements: records acknowledged later may be
-/// beyond both.
+/// The partitions whose log is shorter than what was acknowledged. `acknowledged` is one past the last record in each
+/// partition, 0 for none, and must have been read before both measurements: records acknowledged later may be beyond
+/// both.
 ///
 /// | the object's stream | that of both measurements | apart | beyond the log's end | truncated |
 /// |---|---|---|---|---|
@@ -31,7 +32,7 @@ pub struct LogEnds {
 /// | a | a | less | – | no |
 /// | a | another in either | – | no: whether that log is adopted is another question |
 ///
-/// A partition that a measurement does not have, or that has none of the object's rows, is never truncated.
+/// A partition that is missing in a measurement, or that has no rows of the object, is never truncated.
 pub fn truncated(acknowledged: &[i64], stream: Uuid, earlier: &LogEnds, later: &LogEnds) -> Vec<i32> {
     let is_of_stream = earlier.stream_id == stream && later.stream_id == stream;
     if !is_of_stream || later.measured_at < earlier.measured_at + MEASUREMENTS_APART {

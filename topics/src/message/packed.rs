@@ -1,8 +1,8 @@
 //! Rows of one object and one partition, packed into a message.
 //!
-//! With one message per row, most of the cost for the broker and its clients is per message. So consecutive rows (with
-//! consecutive seqs) are sent together: common data is stored once, in the headers, and the value has one line per row,
-//! readable with any tool. Compression removes the repetition.
+//! With one message for each row, most of the cost for the broker and its clients is per message. So consecutive rows
+//! (with consecutive sequence numbers) are sent together: common data is stored once, in the headers, and the value has
+//! one line for each row, readable with any tool. Compression removes the repetition.
 //!
 //! | header | holds |
 //! |---|---|
@@ -10,9 +10,9 @@
 //! | [`ROWS_HEADER`] | how many rows there are |
 //! | [`COLUMNS_HEADER`] | the columns that the file has, separated by commas |
 //!
-//! A line is a JSON array: the row's number, its line in the file, a cell a column (`null` where a short row does not reach
-//! it), and optionally at the end an object of rare attributes: [`EXTRA`], [`NEW_CELLS`],
-//! [`STRAY_QUOTE`] and [`OVERTAKEN`]. Attributes that a version does not know are ignored.
+//! A line is a JSON array: the row's number, its line in the file, a cell for each column (`null` if a short row does
+//! not reach it), and optionally an object of rare attributes at the end: [`EXTRA`], [`NEW_CELLS`], [`STRAY_QUOTE`] and
+//! [`OVERTAKEN`]. Attributes that a version does not know are ignored.
 //!
 //! The header is not called `origin`, so that a version without packed messages finds no origin and rejects the message
 //! visibly. Its rows count as not received and are sent again.
@@ -34,14 +34,14 @@ use crate::cells::Cells;
 pub const PACK_HEADER: &str = "pack";
 /// The header with the number of rows, a decimal number.
 pub const ROWS_HEADER: &str = "rows";
-/// The header with the names of the columns, separated by commas: no name has one.
+/// The header with the names of the columns, separated by commas, which no name contains.
 pub const COLUMNS_HEADER: &str = "columns";
 
 /// No row is added to a value of this length. It is a thirtieth of a broker's default limit; about a hundred ordinary
 /// rows fit, so a batch of 5,000 rows still has many messages.
 pub const PACK_BYTES_MAX: usize = 32 * 1024;
 
-/// The greatest number of rows that may be packed: more would make a batch's bounds coarse and save nothing.
+/// The most rows that may be packed: more would make the limits of a batch coarse and save nothing.
 pub const PACK_ROWS_MAX: usize = 1_000;
 
 /// A packed message under construction.
@@ -53,17 +53,17 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Whether there is no row in it.
+    /// Whether it has no row.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// Whether it is to be sent before more is added: it has `rows_max` rows, or is long enough.
+    /// Whether it must be sent before more is added: it has `rows_max` rows, or is long enough.
     pub fn is_full(&self, rows_max: usize) -> bool {
         self.rows >= rows_max || self.value.len() >= PACK_BYTES_MAX
     }
 
-    /// Whether a row with so many bytes of text is better sent in a message of its own.
+    /// Whether a row with this many bytes of text should go into another message.
     pub fn is_too_full_for(&self, bytes: usize) -> bool {
         self.rows > 0 && self.value.len() + bytes > PACK_BYTES_MAX
     }
@@ -73,7 +73,7 @@ impl Pack {
         &self.value
     }
 
-    /// The Kafka headers; `columns` are those of every row in it, separated by commas. None without a row.
+    /// The Kafka headers; `columns` are those of all its rows, separated by commas. `None` without a row.
     pub fn headers(&self, columns: &str) -> Option<OwnedHeaders> {
         let (origin, rows) = (self.first?.to_string(), self.rows.to_string());
         let header = |key, value| Header { key, value: Some(value) };
@@ -81,14 +81,14 @@ impl Pack {
         Some(headers.insert(header(ROWS_HEADER, rows.as_str())).insert(header(COLUMNS_HEADER, columns)))
     }
 
-    /// Makes room for the rows of another message.
+    /// Removes the rows, for another message.
     pub fn clear(&mut self) {
         self.first = None;
         self.rows = 0;
         self.value.clear();
     }
 
-    /// Begins the line of the next row: of the same object and partition, its seq the next one.
+    /// Begins the line of the next row, which must have the same object and partition and the next sequence number.
     pub fn line(&mut self, provenance: &Provenance) -> Line<'_> {
         match self.first {
             None => self.first = Some(*provenance),
@@ -102,7 +102,7 @@ impl Pack {
         Line { value: &mut self.value, has_attributes: false }
     }
 
-    /// Adds a row, as a file with its columns has it.
+    /// Adds a row of a file with its columns.
     pub fn push(&mut self, provenance: &Provenance, row: &RawRow<'_>) {
         let mut line = self.line(provenance);
         for cell in &row.cells {
@@ -137,13 +137,13 @@ pub struct Line<'p> {
 }
 
 impl Line<'_> {
-    /// The next cell; `None` where the row is too short to reach it.
+    /// Adds the next cell; `None` if the row is too short to reach it.
     pub fn cell(&mut self, text: Option<&str>) {
         self.value.push(b',');
         push_json(self.value, &text);
     }
 
-    /// One of the row's rare attributes.
+    /// Adds one of the row's rare attributes.
     pub fn attribute<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
         self.value.extend_from_slice(if self.has_attributes { b"," } else { b",{" });
         self.has_attributes = true;
@@ -163,7 +163,7 @@ impl Line<'_> {
 pub struct Head {
     /// The origin of its row, or of its first one.
     pub first: Provenance,
-    /// How the rows are packed; `None` where it is one row in the form of [`RawRow::encode`].
+    /// How the rows are packed; `None` if it is one row in the form of [`RawRow::encode`].
     pub packed: Option<PackedHead>,
 }
 

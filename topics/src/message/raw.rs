@@ -9,7 +9,7 @@ use super::packed::lines;
 /// The original text of one row in its message.
 #[derive(Debug, Clone)]
 pub enum RawText {
-    /// The value of a message of its own.
+    /// The value of a message with one row.
     Alone(Bytes),
     /// A line of a packed message.
     Packed {
@@ -18,7 +18,7 @@ pub enum RawText {
         /// The line.
         line: Bytes,
     },
-    /// The value of a message of which nothing can be read.
+    /// The value of a message that cannot be read.
     Unread {
         /// The value.
         value: Bytes,
@@ -35,8 +35,8 @@ impl Default for RawText {
 }
 
 impl RawText {
-    /// The text that is kept of a reject, which says by itself what the row's cells are: an object by column name, as it
-    /// stands in a message of its own. Of what is no row it is the text as it stands.
+    /// The text stored for a reject, from which its cells can be understood: an object by column name, as in a message
+    /// with one row. For anything that is not a row, the original text.
     pub fn to_text(&self) -> String {
         match self {
             RawText::Alone(value) | RawText::Unread { value, .. } => String::from_utf8_lossy(value).into_owned(),
@@ -73,7 +73,7 @@ mod tests {
                 r#"{"id":"7", "_extra":["x"],"_later":{"a":[]} }"#,
             ),
             (packed("[0,2,{}]"), "{}"),
-            // Never made of what cannot be read; it would be kept as it stands.
+            // Cells that cannot be read are never constructed; the text would be stored unchanged.
             (packed(r#"[0,2,"7","Goa","x"]"#), r#"[0,2,"7","Goa","x"]"#),
             (packed("[0,2,7]"), "[0,2,7]"),
         ];

@@ -1,4 +1,4 @@
-//! The rows of a message, read straight into a batch: their texts are copied once, and nothing is allocated for a row.
+//! Reads the rows of a message directly into a batch: their texts are copied once, and nothing is allocated per row.
 
 use std::fmt;
 
@@ -12,11 +12,11 @@ use crate::cells::{Cells, NewCellsWriter, RowWriter};
 use crate::columns::{Span, Text};
 use crate::{Column, Domain};
 
-/// Appends the rows of a message to a batch, in their order. `place` receives the origin of each row, and the text to
-/// keep if it is rejected.
+/// Appends the rows of a message to a batch, in their order. `place` gets the origin of each row, and the text to store
+/// if it is rejected.
 ///
 /// # Errors
-/// The message's fault, in any of its rows: then none is appended, and none of those that `place` was told of counts.
+/// An error in any row of the message: then none is appended, and the calls of `place` do not count.
 pub fn push_rows(
     domain: &Domain,
     head: &Head,
@@ -61,10 +61,10 @@ pub(super) fn read_text(json: &str, text: &mut Text) -> serde_json::Result<Span>
     TextSeed(text).deserialize(&mut serde_json::Deserializer::from_str(json))
 }
 
-/// Reads a row, straight into its batch.
+/// Reads a row directly into its batch.
 struct RowSeed<'d, 'w, 'c> {
     domain: &'d Domain,
-    /// Those that it may have cells of.
+    /// The columns that it may have cells of.
     columns: &'d [Column],
     writer: &'w mut RowWriter<'c>,
 }
@@ -114,7 +114,7 @@ impl<'de> Visitor<'de> for RowSeed<'_, '_, '_> {
     }
 }
 
-/// What a name in the object is.
+/// The meaning of a name in the object.
 enum Name {
     Column(usize),
     Extra,
@@ -127,7 +127,7 @@ enum Name {
 struct NameSeed<'d> {
     domain: &'d Domain,
     columns: &'d [Column],
-    /// The column that the name is likely of.
+    /// The column that the name probably belongs to.
     next: usize,
 }
 

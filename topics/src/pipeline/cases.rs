@@ -2,7 +2,7 @@
 //!
 //! ```yaml
 //! output: resilience_scores
-//! window: {kind: month, start: 2025-08-01}   # and `final: true` where the query asks for it
+//! window: {kind: month, start: 2025-08-01}   # and `final: true` if the query uses `:is_final`
 //! given:
 //!   locations: |
 //!     id,name,type,population,area
@@ -32,16 +32,16 @@ pub struct OutputCase {
     pub window: Window,
     /// Whether it is final.
     pub is_final: bool,
-    /// Files of rows: the domain, where the text begins, and the CSV.
+    /// Files of rows: the domain, the position of the text, and the CSV.
     pub given: Vec<(&'static Domain, Place, String)>,
-    /// Where the expected text begins.
+    /// The position of the expected text.
     pub place: Place,
     /// The expected CSV file.
     pub expected: String,
 }
 
 impl OutputCase {
-    /// Whether a file of tests is one of these.
+    /// Whether a file of tests is a test of an output.
     pub(super) fn is_one(text: &str) -> bool {
         text.lines().any(|line| line.starts_with("output:"))
     }
@@ -93,7 +93,7 @@ fn window_kind(node: &Node<'_, '_>, output: Option<&'static Output>, mistakes: &
     let found = kinds.iter().copied().find(|kind| kind.name() == name);
     if found.is_none() {
         let known: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
-        mistakes.add(node.place(), format!("the output has no windows of kind `{name}`, but {}", known.join(", ")));
+        mistakes.add(node.place(), format!("the output has no windows of kind `{name}` (it has {})", known.join(", ")));
     }
     found
 }
@@ -101,7 +101,7 @@ fn window_kind(node: &Node<'_, '_>, output: Option<&'static Output>, mistakes: &
 fn date(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<NaiveDate> {
     let found = node.text(mistakes)?.parse::<NaiveDate>().ok();
     if found.is_none() {
-        mistakes.add(node.place(), "a day of the window is expected here, as 2025-08-01");
+        mistakes.add(node.place(), "a day of the window is expected here, such as 2025-08-01");
     }
     found
 }
@@ -157,8 +157,8 @@ mod tests {
             mistakes,
             [
                 "tests/a.yaml:1:1: `expected` is missing here",
-                "tests/a.yaml:2:16: the output has no windows of kind `week`, but month",
-                "tests/a.yaml:2:29: a day of the window is expected here, as 2025-08-01",
+                "tests/a.yaml:2:16: the output has no windows of kind `week` (it has month)",
+                "tests/a.yaml:2:29: a day of the window is expected here, such as 2025-08-01",
                 "tests/a.yaml:4:1: unknown key `expeced`; did you mean expected? (known here: expected, given, output, window)",
             ]
         );

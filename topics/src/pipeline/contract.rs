@@ -23,7 +23,7 @@ use crate::{Cast, Column, Domain, EventTime, NewColumn, Observed, Overwrite};
 pub const API_VERSION: &str = "v3.2.0";
 /// A domain's name is part of topics, consumer groups, service names and labels.
 const DOMAIN_NAME_BYTES_MAX: usize = 40;
-/// Names of indexes and constraints are the table's and a word more.
+/// Names of indexes and constraints are the table's name and another word.
 const TABLE_NAME_BYTES_MAX: usize = 48;
 
 /// A domain, with the positions needed to report conflicts with other contracts of its folder.
@@ -32,11 +32,11 @@ pub(super) struct Contract {
     pub(super) domain: Domain,
     pub(super) name: Place,
     pub(super) table: Place,
-    /// One a pattern of the domain.
+    /// One for each pattern of the domain.
     pub(super) patterns: Vec<Place>,
-    /// Of columns that refer to another domain.
+    /// The positions of references to another domain, with their columns.
     pub(super) references: Vec<(Place, Column)>,
-    /// Of columns whose sample is scaled by another.
+    /// The positions of samples that another column scales, with their columns.
     pub(super) scales: Vec<(Place, Column)>,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn read(document: &Document<'_>, mistakes: &mut Mistakes) -> Option<C
     let schema = schema?;
     let items = schema.list(mistakes);
     if items.len() != 1 {
-        mistakes.add(schema.place(), format!("a contract is of one table: `schema` has {} entries", items.len()));
+        mistakes.add(schema.place(), format!("a contract describes one table: `schema` has {} entries", items.len()));
     }
     read_schema(items.first()?.map(mistakes)?, purpose, levels, mistakes)
 }
@@ -100,7 +100,7 @@ struct ServiceLevels {
     frequency: Option<Duration>,
 }
 
-/// The service levels `latency` and `frequency`; others are for people.
+/// Reads the service levels `latency` and `frequency`; others are for people.
 fn service_levels(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> ServiceLevels {
     let mut levels = ServiceLevels::default();
     for item in map.get("slaProperties").map(|list| list.list(mistakes)).unwrap_or_default() {
@@ -220,7 +220,7 @@ fn read_schema(
     Some(Contract { domain, name: name_place, table: table_place, patterns: pattern_places, references, scales })
 }
 
-/// The object keys of the domain: `files`, or what lies under its name.
+/// The object keys of the domain: `files`, or everything under its name.
 fn files(
     custom: &Custom<'_, '_>,
     name: Option<&'static str>,
@@ -232,12 +232,12 @@ fn files(
     };
     let files = texts_of(&node, mistakes);
     if files.is_empty() {
-        mistakes.add(node.place(), "`files` names no object key: no file would ever be read");
+        mistakes.add(node.place(), "`files` is empty: no file would ever be read");
     }
     for (pattern, place) in &files {
         if pattern.is_empty() || pattern.starts_with('/') || pattern.contains(['*', '?', '\\']) {
             let said =
-                format!("`{pattern}` is no object key: a folder ends in `/`, everything else is one key as it stands");
+                format!("`{pattern}` is not an object key: a folder ends in `/`, anything else is one exact key");
             mistakes.add(*place, said);
         }
     }
@@ -282,7 +282,7 @@ fn observed_when(node: &Node<'_, '_>, columns: &Columns, mistakes: &mut Mistakes
     let map = node.map(mistakes)?;
     let mut entries = map.entries();
     let (Some((name, place, value)), None) = (entries.next(), entries.next()) else {
-        mistakes.add(node.place(), "one column and its value are expected here, as `{is_projected: false}`");
+        mistakes.add(node.place(), "one column and its value are expected here, such as `{is_projected: false}`");
         return None;
     };
     let column = columns.named(name, place, mistakes)?;
@@ -298,7 +298,7 @@ fn key(columns: &Columns, place: Place, mistakes: &mut Mistakes) -> Vec<&'static
         key.push((at.position, read));
     }
     if key.is_empty() && columns.are_all_read() {
-        mistakes.add(place, "no column has `primaryKey: true`: which columns tell one row from another?");
+        mistakes.add(place, "no column has `primaryKey: true`: which columns identify a row?");
     }
     key.sort_by_key(|(position, _)| *position);
     let is_alone = key.len() == 1;
@@ -308,20 +308,22 @@ fn key(columns: &Columns, place: Place, mistakes: &mut Mistakes) -> Vec<&'static
             Some(position) if *position == wanted => {}
             None if is_alone => {}
             None => {
-                let said = format!("which column of the key is `{}`? say `primaryKeyPosition`", read.column.name);
+                let said =
+                    format!("the position of `{}` in the key is missing: set `primaryKeyPosition`", read.column.name);
                 mistakes.add(place, said);
             }
             Some(position) => {
-                let said = format!("positions of the key count 1, 2, 3, …: `{}` has {position}", read.column.name);
+                let said = format!("positions in the key must be 1, 2, 3, …: `{}` has {position}", read.column.name);
                 mistakes.add(place, said);
             }
         }
         if read.column.name == "id" && !is_alone {
-            mistakes.add(read.place, "a column `id` is the whole key of its table: call it otherwise");
+            mistakes.add(read.place, "a column `id` must be the whole key of its table: choose another name");
         }
     }
     for read in reads.iter().filter(|read| read.column.name == "id" && read.key.is_none()) {
-        mistakes.add(read.place, "every table has an `id` of its own: call the column otherwise, or make it the key");
+        mistakes
+            .add(read.place, "every table has its own `id`: choose another name for the column, or make it the key");
     }
     key.iter().map(|(_, read)| read.column.name).collect()
 }
@@ -330,14 +332,14 @@ fn key(columns: &Columns, place: Place, mistakes: &mut Mistakes) -> Vec<&'static
 fn partition_by(columns: &Columns, is_fact: bool, place: Place, mistakes: &mut Mistakes) -> Option<&'static str> {
     let mut partitioned = columns.reads.iter().filter_map(|read| Some((read.partition?, &read.column)));
     let Some((place, column)) = partitioned.next() else {
-        let said = "no column has `partitioned: true`: rows of one value of it stay in order, in one partition";
+        let said = "no column has `partitioned: true`: rows with the same value stay in order, in one partition";
         if columns.are_all_read() {
             mistakes.add(place, said);
         }
         return None;
     };
     for (place, other) in partitioned {
-        mistakes.add(place, format!("rows are partitioned by `{}` already, not by `{}`", column.name, other.name));
+        mistakes.add(place, format!("rows are already partitioned by `{}`, not by `{}`", column.name, other.name));
     }
     // Changes of a dimension are recorded by this value.
     if !is_fact && !column.is_filled() {

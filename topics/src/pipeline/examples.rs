@@ -27,7 +27,7 @@ use crate::{Cell, Domain, RawRow};
 pub struct Examples {
     /// The file, as a path in the pipeline folder.
     pub file: String,
-    /// The domain that the rows are of.
+    /// The domain of the rows.
     pub domain: &'static Domain,
     /// The header of a file with these rows.
     pub header: Vec<String>,
@@ -38,7 +38,7 @@ pub struct Examples {
 /// A row and its expected result.
 #[derive(Debug)]
 pub struct Example {
-    /// Where it begins in its file.
+    /// Its position in its file.
     pub place: Place,
     /// Its cells, in the order of the header; a short row has fewer, a long one more.
     pub cells: Vec<String>,
@@ -53,9 +53,9 @@ pub enum Expected {
     Applied {
         /// Values that were changed, as (column, rule), sorted.
         corrections: Vec<(String, String)>,
-        /// Values that were let pass, as (column, rule), sorted.
+        /// Values that break a rule but load unchanged, as (column, rule), sorted.
         warnings: Vec<(String, String)>,
-        /// Values to look at, by column, as text; NULL is `None`.
+        /// Values to check, by column, as text; NULL is `None`.
         values: Vec<(&'static str, Option<String>)>,
     },
     /// It is rejected.
@@ -87,7 +87,7 @@ impl Examples {
         Some(Examples { file: file.to_owned(), domain, header, rows })
     }
 
-    /// A row as it is read from a file with this header, whose names are the columns' own.
+    /// A row as read from a file with this header, which has the columns' canonical names.
     pub fn raw_row<'e>(&self, example: &'e Example) -> RawRow<'e> {
         let cell = |name: &str| match self.header.iter().position(|header| header == name) {
             None => Cell::Absent,

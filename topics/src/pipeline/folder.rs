@@ -11,24 +11,24 @@ use super::mistake::{Mistake, Mistakes, Place};
 
 /// The pipeline that is shipped.
 static SHIPPED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../pipelines/climate_health");
-/// Its name, which is its folder's.
+/// The name of its folder.
 pub(super) const SHIPPED_NAME: &str = "climate_health";
 
-/// Contracts and queries are written by hand: a longer file must be something else.
+/// Contracts and queries are written by hand: a longer file cannot be one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What is read: a folder, what its files end in, and what each is.
+/// The files that are read: folder, file extension, and what each is.
 pub(super) const KINDS: [(&str, &str, &str); 3] =
     [("domains", ".odcs.yaml", "a contract"), ("outputs", ".sql", "an output"), ("tests", ".yaml", "a test")];
 
-/// The texts of the files that are read, by their paths in the folder.
+/// The texts of the files, by their paths in the folder.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     files: BTreeMap<String, String>,
 }
 
 impl Folder {
-    /// The embedded one.
+    /// The embedded folder.
     pub(super) fn shipped() -> Folder {
         let mut folder = Folder::default();
         for (name, ending, _) in KINDS {
@@ -42,7 +42,7 @@ impl Folder {
         folder
     }
 
-    /// One on disk, with what cannot be read of it.
+    /// A folder on disk, and the files that cannot be read.
     pub(super) fn read(folder: &Path) -> (Folder, Vec<Mistake>) {
         let (mut read, mut mistakes) = (Folder::default(), Vec::new());
         for (name, ending, what) in KINDS {
@@ -72,7 +72,7 @@ impl Folder {
         (read, mistakes)
     }
 
-    /// One of these files.
+    /// A folder with these files.
     #[cfg(test)]
     pub(super) fn with(files: &[(&str, &str)]) -> Folder {
         Folder { files: files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect() }
@@ -85,7 +85,7 @@ impl Folder {
     }
 }
 
-/// Names of files, but for hidden ones and pages about them.
+/// Names of files, without hidden ones and pages about them.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A place in a file, as editors count: from 1.
+/// A position in a file, counted from 1 as in editors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The line.
@@ -21,7 +21,7 @@ impl Place {
 pub struct Mistake {
     /// The file, as a path in the pipeline folder.
     pub file: String,
-    /// Where in it.
+    /// Its position in the file.
     pub place: Place,
     /// What is wrong, and what to write instead.
     pub said: String,
@@ -42,7 +42,7 @@ pub struct Mistakes {
 }
 
 impl Mistakes {
-    /// None so far in this file, named as a path in the pipeline folder.
+    /// No mistakes yet, for this file, named as a path in the pipeline folder.
     pub fn of(file: &str) -> Self {
         Mistakes { file: file.to_owned(), found: Vec::new() }
     }
@@ -65,14 +65,14 @@ impl Mistakes {
     }
 }
 
-/// `; did you mean …?` where one of the candidates is close to `name`, else nothing.
+/// `; did you mean …?` if one of the candidates is close to `name`, else nothing.
 ///
 /// | name | candidates | hint |
 /// |---|---|---|
 /// | `requird` | required, unique | `; did you mean required?` |
 /// | `colour` | required, unique | |
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
-    // One slip in three letters, and no more than three.
+    // One letter in three, and at most three.
     let near = |candidate: &str| (name.chars().count().max(candidate.chars().count()) / 3).min(3);
     let lower = name.to_lowercase();
     candidates

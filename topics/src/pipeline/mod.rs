@@ -42,7 +42,8 @@ pub struct Pipeline {
     pub examples: &'static [Examples],
     /// Its tests of outputs.
     pub cases: &'static [OutputCase],
-    /// The SHA-256 of its contracts and outputs, hexadecimal. Layout and comments of the files do not count, nor do tests and pages.
+    /// The SHA-256 of its contracts and outputs, hexadecimal. Layout and comments of the files do not count, nor do
+    /// tests and documentation.
     pub hash: &'static str,
 }
 
@@ -51,7 +52,7 @@ static SHIPPED: LazyLock<&'static Pipeline> = LazyLock::new(|| {
 });
 
 impl Pipeline {
-    /// The one that is shipped.
+    /// The shipped pipeline.
     pub fn shipped() -> &'static Pipeline {
         *SHIPPED
     }
@@ -128,7 +129,7 @@ impl Pipeline {
     }
 }
 
-/// A contract as it was read, before the others of its folder are known.
+/// A contract as read, before the others of its folder are known.
 struct Draft {
     file: String,
     contract: Option<Contract>,
@@ -158,7 +159,7 @@ impl Draft {
 
 /// Mistakes between contracts.
 fn check_together(drafts: &mut [Draft]) {
-    // Of these the mistakes are told already.
+    // The mistakes in these are already reported.
     let unread: Vec<String> =
         drafts.iter().filter(|draft| draft.contract.is_none()).map(|it| it.file.clone()).collect();
     for at in 0..drafts.len() {
@@ -172,12 +173,12 @@ fn check_together(drafts: &mut [Draft]) {
                 draft.mistakes.add(contract.name, format!("there is another domain `{name}`"));
             }
             if other.domain.table == domain.table {
-                let said = format!("the table `{}` is that of `{name}` too", domain.table);
+                let said = format!("the table `{}` is also the table of `{name}`", domain.table);
                 draft.mistakes.add(contract.table, said);
             }
             for (pattern, place) in domain.patterns.iter().zip(&contract.patterns) {
                 if let Some(theirs) = other.domain.patterns.iter().find(|theirs| overlap(pattern, theirs)) {
-                    let said = format!("a file of `{pattern}` may be one of `{theirs}`, which are {name}'s");
+                    let said = format!("a file under `{pattern}` may also match `{theirs}` of {name}");
                     draft.mistakes.add(*place, said);
                 }
             }
@@ -204,7 +205,8 @@ fn check_together(drafts: &mut [Draft]) {
                 Some(key) if key.cast == column.cast => {}
                 Some(key) => {
                     let (own, theirs) = (column.cast.sql_type(), key.cast.sql_type());
-                    let said = format!("`{}` is of type {own}, what it refers to of type {theirs}", column.name);
+                    let said =
+                        format!("`{}` has type {own}, but the column that it refers to has type {theirs}", column.name);
                     draft.mistakes.add(*place, said);
                 }
                 None => {
@@ -217,7 +219,7 @@ fn check_together(drafts: &mut [Draft]) {
     }
 }
 
-/// What is wrong with the number that scales a sample: it is one of the row, or of a row that this one refers to.
+/// Mistakes in the column that scales a sample: it must be a number of the row, or of a row that this one refers to.
 fn check_scale(
     domain: &Domain,
     column: &Column,
@@ -233,11 +235,11 @@ fn check_scale(
     match candidates().find(|candidate| candidate.name == scale) {
         Some(found) if found.name == column.name => Some(format!("`{scale}` cannot scale itself")),
         Some(found) if found.cast.is_number() => None,
-        Some(found) => Some(format!("`{scale}` is of type {}: a number scales", found.cast.sql_type())),
+        Some(found) => Some(format!("`{scale}` has type {}: it must be a number", found.cast.sql_type())),
         None if referred().any(is_unread) => None,
         None => {
             let hint = did_you_mean(scale, candidates().map(|candidate| candidate.name));
-            Some(format!("there is no column `{scale}` in a row of {} or one that it refers to{hint}", domain.name))
+            Some(format!("there is no column `{scale}` in {} or a domain that it refers to{hint}", domain.name))
         }
     }
 }

@@ -24,36 +24,36 @@ use super::yaml::{Document, Map, Node};
 use crate::Domain;
 use crate::window::WindowKind;
 
-/// Raise it when the same query gives different bytes because the program orders or writes rows in another way.
+/// Raise it if the program orders or writes rows in another way, so that the same query gives different bytes.
 const LAYOUT: u32 = 1;
-/// Identifiers of Postgres end here.
+/// Postgres cuts identifiers at this length.
 const NAME_BYTES_MAX: usize = 63;
 
-/// A derived output. One pipeline lives as long as the process, so that what it says is `&'static`.
+/// A derived output. It lives as long as the process, like its pipeline.
 #[derive(Debug)]
 pub struct Output {
     /// The stem of its file: its name in keys, manifests, metrics and views.
     pub name: &'static str,
     /// What it is for, for people.
     pub description: &'static str,
-    /// The kinds of window it has files of, in the order of [`WindowKind::ALL`].
+    /// The kinds of window that it has files for, in the order of [`WindowKind::ALL`].
     pub windows: &'static [WindowKind],
     /// The domains whose changes make its windows dirty; each has an event time.
     pub facts: &'static [&'static Domain],
-    /// The domains that the facts refer to: a change makes those windows dirty that have rows of the changed entity.
+    /// The domains that the facts refer to: a change makes the windows dirty that have rows of the changed entity.
     pub dimensions: &'static [&'static Domain],
-    /// What identifies a row and orders the rows: NULL first, text by bytes.
+    /// The columns that identify a row and order the rows: NULL first, text by bytes.
     pub key: &'static [&'static str],
     /// Columns of the key that are not published.
     pub hidden: &'static [&'static str],
-    /// What columns mean, by name; not every column need be here.
+    /// Descriptions of columns, by name; not every column needs one.
     pub columns: &'static [(&'static str, &'static str)],
     /// How the status page draws it, if it does.
     pub chart: Option<Chart>,
     /// The query.
     pub query: Query,
-    /// The SHA-256 of all that decides its bytes, hexadecimal: the canonical text of the query, and windows, domains and
-    /// key.
+    /// The SHA-256 of everything that decides its bytes, hexadecimal: the canonical text of the query, and windows,
+    /// domains and key.
     pub definition: &'static str,
 }
 
@@ -70,7 +70,7 @@ pub struct Chart {
     pub value: &'static str,
     /// The column that decides the newest row; `None` if there is one row per bar.
     pub newest: Option<&'static str>,
-    /// More columns that are drawn beside it, numbers too.
+    /// More columns that are drawn next to it, also numbers.
     pub beside: &'static [&'static str],
     /// The range of the axis; `None`: from 0 to the greatest value.
     pub range: Option<(i32, i32)>,
@@ -81,7 +81,7 @@ pub struct Chart {
 /// The values that a person should look at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worst {
-    /// The least ones.
+    /// The smallest ones.
     Low,
     /// The greatest ones.
     High,
@@ -97,8 +97,8 @@ impl PartialEq for Output {
 impl Eq for Output {}
 
 impl Output {
-    /// Reads the file of an output, as a path in the pipeline folder with its text. Adds every mistake in it, and gives
-    /// the output if there is none.
+    /// Reads the file of an output, given as a path in the pipeline folder with its text. Adds every mistake in it, and
+    /// returns the output if there is none.
     pub fn read(
         file: &str,
         text: &str,
@@ -126,12 +126,12 @@ impl Output {
         })))
     }
 
-    /// Whether a change in that domain is a change of facts to it.
+    /// Whether a domain is one of its facts.
     pub fn has_fact(&self, domain: &str) -> bool {
         self.facts.iter().any(|fact| fact.name == domain)
     }
 
-    /// Whether a change in that domain is a change of a dimension to it.
+    /// Whether a domain is one of its dimensions.
     pub fn has_dimension(&self, domain: &str) -> bool {
         self.dimensions.iter().any(|dimension| dimension.name == domain)
     }
@@ -151,15 +151,15 @@ fn name<'f>(file: &'f str, mistakes: &mut Mistakes) -> &'f str {
         mistakes.add(
             Place::START,
             format!(
-                "an output is named after its file, and `{name}` is no name for one: lower-case letters, digits and \
-                 `_`, a letter first, {NAME_BYTES_MAX} at most"
+                "an output is named after its file, and `{name}` is not a valid name: use at most {NAME_BYTES_MAX} \
+                 lower-case letters, digits and `_`, beginning with a letter"
             ),
         );
     }
     name
 }
 
-/// What the head says.
+/// The contents of the head.
 struct Head {
     description: &'static str,
     windows: &'static [WindowKind],
@@ -233,7 +233,7 @@ fn windows(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Vec<WindowKin
         }
     }
     if found.is_empty() {
-        mistakes.add(node.place(), "an output needs one kind of window at least, as [month]");
+        mistakes.add(node.place(), "an output needs at least one kind of window, such as [month]");
     }
     found.sort();
     found.dedup();
@@ -250,7 +250,7 @@ fn facts(node: Option<Node<'_, '_>>, domains: &[&'static Domain], mistakes: &mut
         }
     }
     if found.is_empty() {
-        mistakes.add(node.place(), "an output needs one fact at least: a domain with an event time");
+        mistakes.add(node.place(), "an output needs at least one fact: a domain with an event time");
     }
     found
 }
@@ -266,7 +266,7 @@ fn known_domains(
         let Some(name) = item.text(mistakes) else { continue };
         match domains.iter().find(|domain| domain.name == name) {
             Some(domain) if found.contains(domain) => {
-                mistakes.add(item.place(), format!("`{name}` stands here twice"));
+                mistakes.add(item.place(), format!("`{name}` is listed twice"));
             }
             Some(domain) => found.push(domain),
             None => {
@@ -279,19 +279,19 @@ fn known_domains(
     found
 }
 
-/// Names of columns, each once.
+/// Names of columns, without repetition.
 fn names(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Vec<&'static str> {
     let Some(node) = node else { return Vec::new() };
     let mut found: Vec<&'static str> = Vec::new();
     for item in node.list(mistakes) {
         let Some(name) = item.text(mistakes) else { continue };
         match found.contains(&name) {
-            true => mistakes.add(item.place(), format!("`{name}` stands here twice")),
+            true => mistakes.add(item.place(), format!("`{name}` is listed twice")),
             false => found.push(leak(name)),
         }
     }
     if found.is_empty() {
-        mistakes.add(node.place(), "one column at least is expected here");
+        mistakes.add(node.place(), "at least one column is expected here");
     }
     found
 }
@@ -300,7 +300,7 @@ fn hidden(node: Option<Node<'_, '_>>, key: &[&'static str], mistakes: &mut Mista
     let hidden = node.map(|node| (node.place(), names(Some(node), mistakes)));
     let Some((place, hidden)) = hidden else { return Vec::new() };
     for name in hidden.iter().filter(|name| !key.contains(name)) {
-        let said = format!("`{name}` is not in the key: only what orders and identifies rows can be hidden");
+        let said = format!("`{name}` is not in the key: only columns of the key can be hidden");
         mistakes.add(place, said);
     }
     hidden
@@ -317,7 +317,7 @@ fn chart(node: Node<'_, '_>, hidden: &[&str], mistakes: &mut Mistakes) -> Option
     let column = |node: Option<Node<'_, '_>>, mistakes: &mut Mistakes| {
         let (place, name) = node.and_then(|node| Some((node.place(), node.text(mistakes)?)))?;
         if hidden.contains(&name) {
-            mistakes.add(place, format!("`{name}` is hidden: what is not published is not shown"));
+            mistakes.add(place, format!("`{name}` is hidden: a column that is not published cannot be drawn"));
         }
         Some(leak(name))
     };
@@ -335,14 +335,14 @@ fn chart(node: Node<'_, '_>, hidden: &[&str], mistakes: &mut Mistakes) -> Option
     Some(Chart { title, by: by?, label, value: value?, newest, beside: leak_all(beside), range, worst })
 }
 
-/// The greatest values, unless it is said that the least are the worst.
+/// The greatest values, unless the file says that the smallest are the worst.
 fn worst(node: Option<Node<'_, '_>>, mistakes: &mut Mistakes) -> Worst {
     let Some(node) = node else { return Worst::High };
     match node.text(mistakes) {
         Some("low") => Worst::Low,
         Some("high") | None => Worst::High,
         Some(other) => {
-            mistakes.add(node.place(), format!("`low` or `high` is expected here, and not `{other}`"));
+            mistakes.add(node.place(), format!("`low` or `high` is expected here, not `{other}`"));
             Worst::High
         }
     }
@@ -355,7 +355,7 @@ fn range(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<(i32, i32)> {
     match ends[..] {
         [least, greatest] if least < greatest => Some((least, greatest)),
         _ => {
-            mistakes.add(node.place(), "the least and the greatest value are expected here, as [0, 100]");
+            mistakes.add(node.place(), "the least and the greatest value are expected here, such as [0, 100]");
             None
         }
     }
@@ -450,18 +450,18 @@ mod tests {
                     hidden: [x]\nkey: [date, date]\nchart: {by: x, range: [1], worst: least}\nkeys: []\n";
         let expected = [
             "outputs/a.sql:2:14: text is expected here, not a whole number",
-            "outputs/a.sql:3:10: an output needs one kind of window at least, as [month]",
+            "outputs/a.sql:3:10: an output needs at least one kind of window, such as [month]",
             "outputs/a.sql:3:11: there is no window `weeks`; did you mean week? (there are day, week, month, year, all)",
             "outputs/a.sql:4:8: `locations` has no event time: it is a dimension, not a fact",
             "outputs/a.sql:4:20: there is no domain `helth`; did you mean health? (there are locations, climate, \
              health, hospital)",
-            "outputs/a.sql:5:25: `locations` stands here twice",
-            "outputs/a.sql:6:9: `x` is not in the key: only what orders and identifies rows can be hidden",
-            "outputs/a.sql:7:13: `date` stands here twice",
+            "outputs/a.sql:5:25: `locations` is listed twice",
+            "outputs/a.sql:6:9: `x` is not in the key: only columns of the key can be hidden",
+            "outputs/a.sql:7:13: `date` is listed twice",
             "outputs/a.sql:8:8: `value` is missing here",
-            "outputs/a.sql:8:13: `x` is hidden: what is not published is not shown",
-            "outputs/a.sql:8:23: the least and the greatest value are expected here, as [0, 100]",
-            "outputs/a.sql:8:35: `low` or `high` is expected here, and not `least`",
+            "outputs/a.sql:8:13: `x` is hidden: a column that is not published cannot be drawn",
+            "outputs/a.sql:8:23: the least and the greatest value are expected here, such as [0, 100]",
+            "outputs/a.sql:8:35: `low` or `high` is expected here, not `least`",
             "outputs/a.sql:9:1: unknown key `keys`; did you mean key? (known here: chart, columns, description, \
              dimensions, facts, hidden, key, windows)",
             "outputs/a.sql:11:8: there is no parameter `:window`",
@@ -477,7 +477,7 @@ mod tests {
     fn a_file_without_a_head_or_a_name_is_a_mistake() {
         let found = read("Big.sql", "/* freshet: is not it */ SELECT 1").expect_err("mistakes");
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found.iter().any(|said| said.contains("`Big` is no name")), "{found:?}");
+        assert!(found.iter().any(|said| said.contains("`Big` is not a valid name")), "{found:?}");
         assert!(found.iter().any(|said| said.starts_with("Big.sql:1:1: the head is missing")), "{found:?}");
         assert!(read("a.sql", "-- a\n\n/* freshet\nwindows: [week").is_err());
     }

@@ -1,7 +1,7 @@
 //! The text of a query: its parameters, found where Postgres would find them, and its canonical form.
 //!
-//! Strings, quoted identifiers, dollar quotes, comments and casts (`::`) are told from a parameter by the lexical rules
-//! of Postgres (its manual, section 4.1); nothing else about SQL is known here.
+//! Strings, quoted identifiers, dollar quotes, comments and casts (`::`) are distinguished from parameters by the
+//! lexical rules of Postgres (its manual, section 4.1); nothing else about SQL is known here.
 
 use super::mistake::{Mistakes, Place, did_you_mean};
 
@@ -33,7 +33,7 @@ impl Parameter {
         }
     }
 
-    /// It as Postgres takes it: `$2::date`.
+    /// The parameter in Postgres' form: `$2::date`.
     pub const fn bound(self) -> &'static str {
         match self {
             Parameter::WindowKind => "$1::text",
@@ -44,22 +44,22 @@ impl Parameter {
     }
 }
 
-/// A query, read.
+/// A parsed query.
 #[derive(Debug, Clone)]
 pub struct Query {
     parts: Vec<Part>,
-    /// Where its text stands in the file, in order.
+    /// The positions of its text in the file, in order.
     origins: Vec<Origin>,
     file: String,
 }
 
-/// Where a stretch of a part comes from; it goes on to the next one.
+/// Where a stretch of text comes from, up to the next one.
 #[derive(Debug, Clone, Copy)]
 struct Origin {
     part: usize,
-    /// The byte of the part's text with which it begins.
+    /// The byte of the text at which it begins.
     at: usize,
-    /// The byte of the file that it is.
+    /// The byte of the file at which it begins.
     from: usize,
 }
 
@@ -98,7 +98,7 @@ impl Query {
         (mistakes.count() == before).then_some(query)
     }
 
-    /// The query without comments, blanks outside of quotes being one space: the same text says the same query.
+    /// The query without comments, and with one space for blanks outside of quotes: the same text for the same query.
     pub fn canonical(&self) -> String {
         self.with(|parameter| format!(":{}", parameter.name()))
     }
@@ -117,8 +117,8 @@ impl Query {
         texts.collect::<String>().trim().to_owned()
     }
 
-    /// Where in the file a character of [`Query::bound`] stands, counted from 1, as Postgres counts: that of a parameter is
-    /// where it is named, what comes after the end is the end.
+    /// The position in the file of a character of [`Query::bound`], counted from 1, as Postgres does: for a parameter,
+    /// the position of its name; beyond the end, the end.
     pub fn place_of_bound(&self, position: usize) -> Place {
         let mut before = position.saturating_sub(1);
         for (index, part) in self.parts.iter().enumerate() {
@@ -140,14 +140,14 @@ impl Query {
         origin.map_or(Place::START, |origin| place_of(&self.file, origin.from + byte - origin.at))
     }
 
-    /// Whether it asks for that parameter.
+    /// Whether it uses this parameter.
     pub fn asks_for(&self, parameter: Parameter) -> bool {
         self.parts.contains(&Part::Parameter(parameter))
     }
 }
 
 impl Part {
-    /// How long it is in the file.
+    /// Its length in the file.
     fn file_bytes(&self) -> usize {
         match self {
             Part::Sql(text) => text.trim_end().len(),
@@ -166,13 +166,13 @@ pub(super) fn place_of(text: &str, at: usize) -> Place {
 struct Lexer<'t> {
     text: &'t str,
     at: usize,
-    /// Where the query begins, behind blanks and comments.
+    /// Where the query begins, after blanks and comments.
     first: Option<usize>,
     parts: Vec<Part>,
     origins: Vec<Origin>,
-    /// Brackets that are open, with their places.
+    /// Open brackets, with their positions.
     open: Vec<(char, usize)>,
-    /// A semicolon stood already.
+    /// Whether there was a semicolon already.
     ended: bool,
 }
 
@@ -186,7 +186,7 @@ impl<'t> Lexer<'t> {
             }
             self.first.get_or_insert(from);
             if self.ended {
-                mistakes.add(self.place(from), "an output is one query: nothing may stand after its semicolon");
+                mistakes.add(self.place(from), "an output is one query: nothing may follow its semicolon");
                 return;
             }
             match next {
@@ -219,7 +219,7 @@ impl<'t> Lexer<'t> {
         place_of(self.text, at)
     }
 
-    /// Takes so many bytes over as they are.
+    /// Copies this many bytes unchanged.
     fn take(&mut self, bytes: usize) {
         let (from, taken) = (self.at, &self.text[self.at..self.at + bytes]);
         self.at += bytes;
@@ -260,7 +260,7 @@ impl<'t> Lexer<'t> {
         }
     }
 
-    /// A comment, in which others may stand.
+    /// A comment, which may contain others.
     fn comment(&mut self, mistakes: &mut Mistakes) {
         let (from, mut depth) = (self.at, 0_usize);
         loop {
@@ -280,7 +280,7 @@ impl<'t> Lexer<'t> {
         }
     }
 
-    /// A string or a quoted identifier; a doubled quote stands for one in it.
+    /// A string or a quoted identifier; a doubled quote stands for one within it.
     fn quoted(&mut self, quote: char, has_escapes: bool, mistakes: &mut Mistakes) {
         let (from, mut end) = (self.at, None);
         let mut characters = self.rest().char_indices().skip(1).peekable();
@@ -298,13 +298,13 @@ impl<'t> Lexer<'t> {
         self.take(end.unwrap_or(self.rest().len()));
     }
 
-    /// `$tag$ … $tag$`, or `$1`, which is not ours to number.
+    /// `$tag$ … $tag$`, or `$1`, which is a mistake: parameters have names.
     fn dollar(&mut self, mistakes: &mut Mistakes) {
         let from = self.at;
         let inner = &self.rest()[1..];
         if inner.starts_with(|next: char| next.is_ascii_digit()) {
             let names = Parameter::ALL.map(|parameter| format!(":{}", parameter.name())).join(", ");
-            mistakes.add(self.place(from), format!("parameters have names here: {names}"));
+            mistakes.add(self.place(from), format!("parameters have names: {names}"));
             return self.take(1);
         }
         let tag = inner.find(|next: char| !is_word(next)).filter(|end| inner[*end..].starts_with('$'));
@@ -345,7 +345,7 @@ impl<'t> Lexer<'t> {
         let opening = if bracket == ')' { '(' } else { '[' };
         match self.open.pop() {
             Some((open, _)) if open == opening => {}
-            _ => mistakes.add(self.place(self.at), format!("this `{bracket}` closes nothing")),
+            _ => mistakes.add(self.place(self.at), format!("this `{bracket}` has no opening bracket")),
         }
         self.take(1);
     }
@@ -360,7 +360,7 @@ impl<'t> Lexer<'t> {
     }
 }
 
-/// What identifiers and numbers are made of.
+/// Whether a character can be part of an identifier or a number.
 fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
@@ -442,9 +442,9 @@ mod tests {
                      :is_final)",
                 ],
             ),
-            ("SELECT $1", &["f:1:8: parameters have names here: :window_kind, :window_start, :window_end, :is_final"]),
-            ("SELECT 1;\nSELECT 2", &["f:2:1: an output is one query: nothing may stand after its semicolon"]),
-            ("SELECT (1]", &["f:1:10: this `]` closes nothing"]),
+            ("SELECT $1", &["f:1:8: parameters have names: :window_kind, :window_start, :window_end, :is_final"]),
+            ("SELECT 1;\nSELECT 2", &["f:2:1: an output is one query: nothing may follow its semicolon"]),
+            ("SELECT (1]", &["f:1:10: this `]` has no opening bracket"]),
             ("SELECT (1", &["f:1:8: this `(` is never closed"]),
             ("SELECT 'a\n", &["f:1:8: this ' is never closed"]),
             ("SELECT 1 /* a", &["f:1:10: this comment is never closed: `*/` is missing"]),

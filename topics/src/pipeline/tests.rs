@@ -6,7 +6,7 @@ use crate::judge::{self, Notes};
 use crate::window::{Window, WindowKind};
 use crate::{Cell, Comparison, Instead, Limit, NewColumn, Otherwise, Overwrite, RawRow, Value};
 
-/// A contract that says all that can be said.
+/// A contract with everything that a contract can have.
 const FULL: &str = r#"
 apiVersion: v3.2.0
 kind: DataContract
@@ -111,7 +111,7 @@ fn full() -> &'static Domain {
     read(&files).expect("no mistakes").domain("visits").expect("it is there")
 }
 
-/// What is said of the full contract with `from` replaced by `to`.
+/// The mistakes in the full contract with `from` replaced by `to`.
 fn said(from: &str, to: &str) -> Vec<String> {
     assert!(FULL.contains(from), "{from}");
     let text = FULL.replacen(from, to, 1);
@@ -267,7 +267,7 @@ fn a_key_that_cannot_be_read_is_never_null() {
     let null = "        customProperties:\n          - {vendor: freshet, property: uncastable, value: \"null\"}\n";
     let found = said(optional, &format!("{key}{null}"));
     assert!(
-        found.iter().any(|line| line.contains("a key that cannot be read is not NULL: `uncastable`")),
+        found.iter().any(|line| line.contains("a key that cannot be read is never NULL: `uncastable`")),
         "{found:#?}"
     );
 }
@@ -295,18 +295,14 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         ("version: 1.0.0", "version: 1", "5:10: text is expected here, not a whole number"),
         ("slaProperties:", "slaProperty:", "unknown key `slaProperty`; did you mean slaProperties?"),
         ("    quality:\n      - name", "    qualty:\n      - name", "unknown key `qualty`; did you mean quality?"),
-        ("name: visits\n", "name: Visits\n", "8:11: `Visits` is no name for a domain: lower-case letters"),
+        ("name: visits\n", "name: Visits\n", "8:11: `Visits` is not a valid name for a domain: use lower-case letters"),
         ("- name: visits\n", "- name: calls\n", "the domain `calls` belongs in domains/calls.odcs.yaml"),
-        ("value: [visits/, raw/visits.csv]", "value: []", "`files` names no object key"),
-        ("[visits/, raw", "[/visits/, raw", "`/visits/` is no object key"),
-        (
-            "[visits/, raw",
-            "[clinics/old/, raw",
-            "a file of `clinics/old/` may be one of `clinics/`, which are clinics's",
-        ),
+        ("value: [visits/, raw/visits.csv]", "value: []", "`files` is empty"),
+        ("[visits/, raw", "[/visits/, raw", "`/visits/` is not an object key"),
+        ("[visits/, raw", "[clinics/old/, raw", "a file under `clinics/old/` may also match `clinics/` of clinics"),
         ("property: files", "property: fles", "unknown property `fles`; did you mean files?"),
         ("vendor: freshet", "vendor: freshe", "unknown vendor `freshe`; did you mean freshet?"),
-        ("{vendor: freshet, property: files", "{property: files", "`files` belongs to nobody: say `vendor: freshet`"),
+        ("{vendor: freshet, property: files", "{property: files", "`files` has no vendor: write `vendor: freshet`"),
         ("eventTime, value: day", "eventTime, value: days", "11:55: there is no column `days`; did you mean day?"),
         ("eventTime, value: day", "eventTime, value: came", "must be a required column of type date"),
         ("{state: final}", "{stat: final}", "there is no column `stat`; did you mean state?"),
@@ -326,9 +322,9 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         (
             "delimiter, value: \",\"",
             "delimiter, value: \"; \"",
-            "17:55: `; ` parts no cells: a tab (\"\\t\"), `;`, `|` or another sign is",
+            "17:55: `; ` cannot be a delimiter: use a tab (\"\\t\"), `;`, `|` or another punctuation mark",
         ),
-        ("delimiter, value: \",\"", "delimiter, value: \"-\"", "17:55: `-` parts no cells: a tab"),
+        ("delimiter, value: \",\"", "delimiter, value: \"-\"", "17:55: `-` cannot be a delimiter: use a tab"),
         ("delimiter, value: \",\"", "delimiter, value: 5", "17:55: text is expected here, not a whole number"),
         ("decimal, value: \".\"", "decimal, value: \";\"", "18:53: `;` is not one of ., ,"),
         (
@@ -339,44 +335,48 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         ("encoding, value: utf-8", "encoding", "19:9: the property `encoding` has no value"),
         ("corrections, value: keep", "corrections, value: kep", "`kep` is not one of count, keep; did you mean keep?"),
         ("\"-999\"]", "-999]", "text is expected here, not a whole number"),
-        ("[\"NA\", ", "[\"NA\", \"NA\", ", "`NA` is there twice"),
+        ("[\"NA\", ", "[\"NA\", \"NA\", ", "`NA` occurs twice"),
         ("[\"NA\", ", "[\" NA\", ", "write `NA`"),
-        ("[\"NA\", ", "[\" \", ", "a cell of blanks alone is empty anyway"),
+        ("[\"NA\", ", "[\" \", ", "a cell with only blanks is empty"),
         ("atMost: came", "atMost: cam", "there is no column `cam`; did you mean came?"),
-        ("atMost: came", "atMost: cost", "must be two columns of one type"),
+        ("atMost: came", "atMost: cost", "must be two columns of the same type"),
         ("atMost: came, ", "", "either `atMost` or `atLeast` names the column"),
         (
             "otherwise: cap}\n      - {name: rows",
             "otherwise: zero}\n      - {name: rows",
             "`zero` is not one of reject, null, cap, warn",
         ),
-        ("name: seen_capped", "name: uncastable", "freshet counts something else as `uncastable`"),
+        ("name: seen_capped", "name: uncastable", "freshet uses the name `uncastable` itself"),
         ("engine: freshet\n", "engine: freshett\n", "unknown engine `freshett`; did you mean freshet?"),
-        ("name: came,", "name: src_row,", "`src_row` is a name of freshet's or Postgres' own"),
-        ("name: came,", "name: seen,", "the column `seen` is there twice"),
-        ("name: came,", "name: id,", "every table has an `id` of its own"),
+        ("name: came,", "name: src_row,", "`src_row` is reserved by freshet or Postgres"),
+        ("name: came,", "name: seen,", "the column `seen` occurs twice"),
+        ("name: came,", "name: id,", "every table has its own `id`"),
         ("name: came, logicalType: integer", "name: came, logicalType: int", "`int` is not one of integer, number"),
         ("name: came,", "name: came, physicalType: text,", "the logicalType of text is string, not integer"),
-        ("name: came,", "name: came, physicalType: jsonb,", "`jsonb` is no type of a column"),
+        ("name: came,", "name: came, physicalType: jsonb,", "`jsonb` is not a type of a column"),
         ("name: came,", "name: came, physicalName: people,", "leave `physicalName` out"),
-        ("name: came,", "name: came, unique: true,", "only the key of a row is kept unique"),
+        ("name: came,", "name: came, unique: true,", "only the key is unique"),
         ("name: came,", "name: came, primaryKeyPosition: 3,", "`primaryKeyPosition` without `primaryKey: true`"),
-        ("name: came,", "name: came, primaryKey: true,", "which column of the key is `came`?"),
-        ("name: came,", "name: came, partitioned: true,", "rows are partitioned by `clinic` already, not by `came`"),
-        ("primaryKeyPosition: 2", "primaryKeyPosition: 3", "positions of the key count 1, 2, 3, …: `day` has 3"),
+        ("name: came,", "name: came, primaryKey: true,", "the position of `came` in the key is missing"),
+        ("name: came,", "name: came, partitioned: true,", "rows are already partitioned by `clinic`, not by `came`"),
+        ("primaryKeyPosition: 2", "primaryKeyPosition: 3", "positions in the key must be 1, 2, 3, …: `day` has 3"),
         ("        partitioned: true\n", "", "no column has `partitioned: true`"),
         ("to: clinics.id", "to: clinic.id", "there is no other domain `clinic`; did you mean clinics?"),
         ("least: 2, greatest", "least: 12, greatest", "`least` 12 is above `greatest` 9.5"),
         (
             "scale: came",
             "scale: cam",
-            "there is no column `cam` in a row of visits or one that it refers to; did you mean came?",
+            "there is no column `cam` in visits or a domain that it refers to; did you mean came?",
         ),
         ("scale: came", "scale: cost", "`cost` cannot scale itself"),
-        ("scale: came", "scale: state", "`state` is of type text: a number scales"),
+        ("scale: came", "scale: state", "`state` has type text: it must be a number"),
         ("to: clinics.id", "to: clinics.name", "`clinics.name` is not the key of clinics (id)"),
         ("to: clinics.id", "to: clinics", "write `domain.column`"),
-        ("physicalType: int4", "physicalType: int8", "`clinic` is of type int8, what it refers to of type int4"),
+        (
+            "physicalType: int4",
+            "physicalType: int8",
+            "`clinic` has type int8, but the column that it refers to has type int4",
+        ),
         (
             "classification: personal",
             "classification: persnal",
@@ -385,9 +385,9 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         (
             "minLength: 2, maxLength: 40",
             "minLength: 41, maxLength: 40",
-            "`maxLength` lets nothing through that `minLength` does",
+            "`maxLength` and `minLength` cannot both be satisfied",
         ),
-        ("minimum: 0, maximum: 1000", "minimum: 0, maximum: -1", "`maximum` lets nothing through that `minimum` does"),
+        ("minimum: 0, maximum: 1000", "minimum: 0, maximum: -1", "`maximum` and `minimum` cannot both be satisfied"),
         (
             "minimum: 0, maximum: 1000",
             "minimum: x, maximum: 1000",
@@ -404,19 +404,23 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
             "limits: [minimun], otherwise: zero",
             "the column has no limit `minimun`; did you mean minimum?",
         ),
-        ("limits: [maximum]", "limits: [minimum, maximum]", "`minimum` is watched over by two rules"),
-        ("minimum: 0, maximum: 1000", "minimum: 1, maximum: 1000", "the rule `cost_zero`: zero breaks `minimum` too"),
-        ("{otherwise: warn}", "{otherwise: cap}", "nothing can be brought to `enum`"),
-        ("{otherwise: warn}", "{otherwise: zero}", "nothing of type text is zero"),
+        ("limits: [maximum]", "limits: [minimum, maximum]", "two rules apply to `minimum`"),
+        (
+            "minimum: 0, maximum: 1000",
+            "minimum: 1, maximum: 1000",
+            "the rule `cost_zero`: zero breaks `minimum` as well",
+        ),
+        ("{otherwise: warn}", "{otherwise: cap}", "`enum` has no nearest value to cap to"),
+        ("{otherwise: warn}", "{otherwise: zero}", "the type text has no zero"),
         (
             "enum: [{value: draft}, {value: final}]",
             "examples: [draft]",
-            "the rule `unknown_state` has no limit to watch over",
+            "the rule `unknown_state` has no limit to check",
         ),
         ("enum: [{value: draft}, ", "enum: [", "the default draft of `state` breaks its rule `unknown_state`"),
         ("pattern: \"[A-Z].*\"", "pattern: \"[A-Z\"", "the pattern cannot be read: unclosed character class"),
         ("property: trim, value: false", "property: trim, value: no thing", "true or false is expected here"),
-        ("{default: draft}", "nothing", "`empty` gives `reject`, `null` or `{default: …}`"),
+        ("{default: draft}", "nothing", "`empty` must be `reject`, `null` or `{default: …}`"),
         ("name: seen_at\n", "name: seen_at\n        required: true\n        customProperties: []\n", "duplicated key"),
         (
             "value: reject}\nsla",
@@ -472,7 +476,7 @@ fn domains_do_not_share_a_name_or_a_table() {
     let twin = CLINICS.replace("name: clinics", "name: twins\n    physicalName: clinics");
     let found =
         read(&[("domains/clinics.odcs.yaml", CLINICS), ("domains/twins.odcs.yaml", &twin)]).expect_err("shared");
-    assert_eq!(found, ["domains/twins.odcs.yaml:8:19: the table `clinics` is that of `clinics` too"]);
+    assert_eq!(found, ["domains/twins.odcs.yaml:8:19: the table `clinics` is also the table of `clinics`"]);
     let found =
         read(&[("domains/clinics.odcs.yaml", CLINICS), ("domains/more.odcs.yaml", CLINICS)]).expect_err("twice");
     assert!(found.iter().any(|line| line.contains("there is another domain `clinics`")), "{found:?}");
@@ -493,7 +497,7 @@ fn a_folder_on_disk_is_read_and_what_is_no_part_of_it_is_told() {
     let read = Pipeline::read(&folder).expect("no mistakes");
     assert_eq!((read.domains.len(), read.domains[0].name), (1, "clinics"));
     assert!(folder.ends_with(read.name), "{}", read.name);
-    // Comments and layout do not count; what is said does.
+    // Comments and layout do not count; contents do.
     write("domains/clinics.odcs.yaml", format!("# said\n{CLINICS}").as_bytes());
     assert_eq!(Pipeline::read(&folder).expect("no mistakes").hash, read.hash);
     write("domains/clinics.odcs.yaml", CLINICS.replace("1.0.0", "1.0.1").as_bytes());
@@ -516,7 +520,7 @@ fn a_folder_on_disk_is_read_and_what_is_no_part_of_it_is_told() {
 /// The page that describes contracts.
 const PAGE: &str = include_str!("../../../docs/contracts.md");
 
-/// A contract of visits, with this of its own in the table and more columns.
+/// A contract of visits, with these additions to the table and these columns.
 fn visits(schema: &str, columns: &str) -> String {
     format!(
         "apiVersion: v3.2.0
@@ -536,7 +540,7 @@ schema:
     )
 }
 
-/// Blocks of YAML of the page, each with the word that tells what it is a part of.
+/// Blocks of YAML on the page, each with the word for the part that it belongs to.
 fn blocks() -> Vec<(&'static str, &'static str)> {
     let blocks = PAGE.split("\n```yaml").skip(1);
     blocks
@@ -574,7 +578,7 @@ fn every_example_of_the_page_is_read_without_mistakes() {
 
 #[test]
 fn the_page_names_every_key_that_is_known() {
-    // At each level a key that nobody knows, so that the mistake lists those that are.
+    // An unknown key at each level, so that the mistake lists the known ones.
     let levels = [
         ("id: clinics-visits", "id: clinics-visits\nzzz: 1"),
         ("usage: Daily", "zzz: 1, usage: Daily"),

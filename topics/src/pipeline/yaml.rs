@@ -19,7 +19,8 @@ pub struct Document<'t> {
 }
 
 impl<'t> Document<'t> {
-    /// Parses a text that begins after `before` lines of its file. What is no YAML, or no single document, is a mistake.
+    /// Parses a text that begins after `before` lines of its file. Text that is not YAML, or not a single document, is
+    /// a mistake.
     pub fn parse(text: &'t str, before: usize, mistakes: &mut Mistakes) -> Option<Self> {
         match MarkedYaml::load_from_str(text) {
             Ok(mut documents) if documents.len() == 1 => documents.pop().map(|root| Document { root, before }),
@@ -83,7 +84,7 @@ fn write_canonical(yaml: &MarkedYaml<'_>, text: &mut String) {
     }
 }
 
-/// A value in its place.
+/// A value with its position.
 #[derive(Debug, Clone, Copy)]
 pub struct Node<'d, 't> {
     yaml: &'d MarkedYaml<'t>,
@@ -91,7 +92,7 @@ pub struct Node<'d, 't> {
 }
 
 impl<'d, 't> Node<'d, 't> {
-    /// Where it begins.
+    /// The position where it begins.
     pub fn place(&self) -> Place {
         Place { line: self.before + self.yaml.span.start.line(), column: self.yaml.span.start.col() + 1 }
     }
@@ -115,7 +116,7 @@ impl<'d, 't> Node<'d, 't> {
         matches!(self.yaml.data, YamlData::Value(Scalar::Null))
     }
 
-    /// It as text, if it is.
+    /// The value as text, if it is text.
     pub fn as_text(&self) -> Option<&'d str> {
         match &self.yaml.data {
             YamlData::Value(Scalar::String(text)) => Some(text),
@@ -123,7 +124,7 @@ impl<'d, 't> Node<'d, 't> {
         }
     }
 
-    /// It as a whole number, if it is.
+    /// The value as a whole number, if it is one.
     pub fn as_whole(&self) -> Option<i64> {
         match &self.yaml.data {
             YamlData::Value(Scalar::Integer(number)) => Some(*number),
@@ -131,7 +132,7 @@ impl<'d, 't> Node<'d, 't> {
         }
     }
 
-    /// It as a number, if it is; whole ones are.
+    /// The value as a number, if it is one, whole or not.
     pub fn as_number(&self) -> Option<f64> {
         match &self.yaml.data {
             YamlData::Value(Scalar::Integer(number)) => Some(*number as f64),
@@ -140,7 +141,7 @@ impl<'d, 't> Node<'d, 't> {
         }
     }
 
-    /// It as true or false, if it is.
+    /// The value as true or false, if it is one of them.
     pub fn as_flag(&self) -> Option<bool> {
         match &self.yaml.data {
             YamlData::Value(Scalar::Boolean(flag)) => Some(*flag),
@@ -168,7 +169,7 @@ impl<'d, 't> Node<'d, 't> {
         self.or_mistake(self.as_flag(), "true or false", mistakes)
     }
 
-    /// The items of a list, or a mistake and none.
+    /// The items of a list; anything else is a mistake and has none.
     pub fn list(&self, mistakes: &mut Mistakes) -> Vec<Node<'d, 't>> {
         let before = self.before;
         let items = match &self.yaml.data {
@@ -178,7 +179,7 @@ impl<'d, 't> Node<'d, 't> {
         self.or_mistake(items, "a list", mistakes).unwrap_or_default()
     }
 
-    /// The texts of a list; what is no text is a mistake and left out.
+    /// The texts of a list; other items are mistakes and left out.
     pub fn texts(&self, mistakes: &mut Mistakes) -> Vec<&'d str> {
         self.list(mistakes).iter().filter_map(|item| item.text(mistakes)).collect()
     }
@@ -223,19 +224,19 @@ pub struct Map<'d, 't> {
 }
 
 impl<'d, 't> Map<'d, 't> {
-    /// Where it begins.
+    /// The position where it begins.
     pub fn place(&self) -> Place {
         self.place
     }
 
-    /// The value of a key; nothing where the key is absent or has none.
+    /// The value of a key; `None` if the key is absent or has no value.
     pub fn get(&self, name: &'static str) -> Option<Node<'d, 't>> {
         self.asked.borrow_mut().insert(name);
         let entry = self.entries.iter().find(|entry| entry.name == name)?;
         (!entry.value.is_null()).then_some(entry.value)
     }
 
-    /// The value of a key that must be there, or a mistake.
+    /// The value of a required key, or a mistake.
     pub fn need(&self, name: &'static str, mistakes: &mut Mistakes) -> Option<Node<'d, 't>> {
         let value = self.get(name);
         if value.is_none() {
@@ -244,7 +245,7 @@ impl<'d, 't> Map<'d, 't> {
         value
     }
 
-    /// All keys with their places and values, for mappings whose keys are names of the writer's own.
+    /// All keys with their positions and values, for mappings whose keys are chosen by the author.
     pub fn entries(&self) -> impl Iterator<Item = (&'d str, Place, Node<'d, 't>)> {
         self.entries.iter().map(|entry| (entry.name, entry.place, entry.value))
     }

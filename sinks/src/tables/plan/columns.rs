@@ -33,13 +33,13 @@ impl<'a> Planner<'a> {
         self.primary_key(found);
     }
 
-    /// Lets Postgres number new rows, after the greatest number that there is.
+    /// Lets Postgres number new rows, starting after the greatest existing number.
     pub(super) fn identity(&mut self, id: &FoundColumn) {
         let mut sql = Vec::new();
         if id.default_value.is_some() {
             sql.push(self.alter("ALTER COLUMN id DROP DEFAULT"));
         }
-        // Gone before the identity makes one of its own, which then has the same name.
+        // Dropped before the identity creates its own sequence, which then gets the same name.
         sql.extend(id.sequence.as_ref().map(|sequence| format!("DROP SEQUENCE {sequence}")));
         if !id.not_null {
             sql.push(self.alter("ALTER COLUMN id SET NOT NULL"));
@@ -55,7 +55,7 @@ impl<'a> Planner<'a> {
             Some(default) => format!(", instead of by {default}"),
             None => String::new(),
         };
-        self.step(format!("let column id number new rows (identity), from the greatest on{before}"), sql);
+        self.step(format!("let column id number new rows (identity), after the greatest id{before}"), sql);
     }
 
     pub(super) fn primary_key(&mut self, found: &Found) {
@@ -124,7 +124,7 @@ impl<'a> Planner<'a> {
         self.widened.push(name);
     }
 
-    /// A column that the declaration does not require, and the table does.
+    /// Allows NULL in a column if the table forbids it and the declaration does not.
     pub(super) fn nullable(&mut self, column: &WantedColumn, found: &Found) {
         let name = column.name;
         match found.indexes.iter().any(|it| it.is_primary && it.columns.iter().any(|it| it == name)) {
@@ -140,7 +140,7 @@ impl<'a> Planner<'a> {
         self.step(format!("allow NULL in column {name}: {why}"), [sql]);
     }
 
-    /// What is there and is not in the declaration.
+    /// Columns that exist but are not in the declaration.
     pub(super) fn others(&mut self, found: &Found, formerly: &[String]) {
         let is_declared = |name: &str| {
             self.wanted.columns.iter().any(|column| column.name == name)
@@ -181,7 +181,7 @@ impl<'a> Planner<'a> {
             return;
         }
         let names: Vec<&str> = missing.iter().map(|(name, ..)| *name).collect();
-        // The default stays: what others insert has no lineage either.
+        // The default stays: rows that others insert have no lineage either.
         let adds: Vec<String> = missing
             .iter()
             .map(|(name, type_name, _)| format!("ADD COLUMN {name} {type_name} NOT NULL DEFAULT 0"))
@@ -195,7 +195,7 @@ impl<'a> Planner<'a> {
         self.step(said, [sql]);
     }
 
-    /// Takes the views away around what alters columns that they use.
+    /// Drops and recreates the views around changes to columns that they use.
     pub(super) fn around_views(&mut self, found: &Found) {
         let in_the_way = views::in_the_way(&found.views, &self.widened);
         if in_the_way.is_empty() {

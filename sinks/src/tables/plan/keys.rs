@@ -1,4 +1,4 @@
-//! The key of a table, the index on its date, and the one by which an overwrite finds the rows that it replaces.
+//! The key of a table, the index on its date, and the index that finds the rows that an overwrite replaces.
 
 use super::{Planner, What, counted, into_shadow};
 use crate::tables::found::Found;
@@ -17,7 +17,7 @@ impl Planner<'_> {
         Some(format!("CREATE INDEX {name} ON {} ({})", self.name, identifier(date)))
     }
 
-    /// The key, after duplicates have been moved away; and the index on the date.
+    /// The key, after duplicates have been moved away, and the index on the date.
     pub(super) fn unique(&mut self, found: &Found) {
         let wanted = self.wanted;
         if !found.is_unique(&wanted.key) {
@@ -51,8 +51,8 @@ impl Planner<'_> {
         self.wanted.by_object.then(|| format!("CREATE INDEX {name} ON {} ({OBJECT})", self.name))
     }
 
-    /// The index on the object, there as long as the contract says `onOverwrite: replace`: others would pay for it with each
-    /// row. One that somebody else made stays.
+    /// The index on the object, kept as long as the contract says `onOverwrite: replace`: other domains would pay for
+    /// it with each row. An index that somebody else made stays.
     pub(super) fn by_object(&mut self, found: &Found, schema: &str) {
         let name = self.wanted.object_index_name();
         let begins_with_it = |columns: &[String]| columns.first().is_some_and(|first| first == OBJECT);

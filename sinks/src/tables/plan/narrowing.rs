@@ -4,12 +4,12 @@ use crate::tables::found::Found;
 use crate::tables::wanted::Wanted;
 use crate::tables::{identifier, qualified};
 
-/// What a table that has no rows needs to be as declared, where setup leaves one that has some as it is.
+/// The changes that an empty table needs to be as declared, and that setup does not make to a table with rows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Narrowing {
     /// The statements.
     pub(crate) sql: Vec<String>,
-    /// The columns that are then of another type, or gone.
+    /// The columns that then have another type, or are gone.
     pub(crate) columns: Vec<String>,
 }
 
@@ -21,7 +21,7 @@ pub(in crate::tables) fn narrowing(schema: &str, wanted: &Wanted, found: &Found,
         let other = found.column(column.name).filter(|there| there.type_name != column.type_name);
         if other.is_some() {
             let (name, type_name) = (identifier(column.name), &column.type_name);
-            // A default of the former type would not do; the table is empty.
+            // A default of the old type would not fit; the table is empty.
             let drop = format!("ALTER COLUMN {name} DROP DEFAULT");
             narrowing.sql.push(alter(format!("{drop}, ALTER COLUMN {name} TYPE {type_name} USING NULL::{type_name}")));
             narrowing.columns.push(column.name.to_owned());

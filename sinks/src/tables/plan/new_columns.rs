@@ -1,7 +1,7 @@
 //! Columns that files have but the contract does not (`onNewColumn: add`): text columns generated from `extra`.
 //!
-//! Postgres makes the column itself, as a generated one: no role writes to it, so that rows that were there before, rows of a
-//! replay and those of a shadow have it alike, and no two of them can differ from what the file said.
+//! Postgres generates the column: no role writes to it. So existing rows, rows of a replay and rows of a shadow all
+//! have it, and it cannot differ from what the file said.
 
 use freshet_topics::kept::{CORRECTIONS, EXTRA};
 
@@ -10,9 +10,9 @@ use crate::tables::found::{Found, FoundColumn};
 use crate::tables::wanted::{ID, LINEAGE, WantedColumn};
 use crate::tables::{identifier, literal};
 
-/// Columns that a table is given so: a sender with a heading of its own in each file must not fill it.
+/// The most columns that a table gets this way: a sender with its own heading in each file must not fill the table.
 const ADDED_MAX: usize = 32;
-/// Identifiers of Postgres end here.
+/// Postgres cuts identifiers at this length.
 const NAME_BYTES_MAX: usize = 63;
 
 impl<'a> Planner<'a> {
@@ -26,7 +26,7 @@ impl<'a> Planner<'a> {
             let stays = |why: &str| format!("the files' column {heading:?} stays in {EXTRA} only: {why}");
             match name_of(heading) {
                 None => self.plan.kept.push(stays("no column name can be derived from it")),
-                // What rows have kept of it from before it was declared.
+                // Cells that rows have kept from before the column was declared.
                 Some(name) if is_declared(&name) && ![EXTRA, CORRECTIONS].contains(&name.as_str()) => {}
                 Some(name) if columns.contains(&name) => {
                     self.plan.kept.push(stays(&format!("the table has a column {name} already")));
@@ -50,7 +50,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Makes a column that was added so one of the contract's, which now has it. Its cells stay in `extra`.
+    /// Turns a column that was added this way into one of the contract's, which now has it. Its cells stay in `extra`.
     pub(super) fn declare(&mut self, column: &WantedColumn, there: &FoundColumn) {
         let (name, quoted) = (column.name, identifier(column.name));
         if there.type_name == column.type_name {
@@ -70,7 +70,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Whether the column was made of `extra`.
+/// Whether the column was generated from `extra`.
 pub(super) fn is_added(column: &FoundColumn) -> bool {
     let prefix = format!("({EXTRA} ->> ");
     column.is_generated && column.default_value.as_ref().is_some_and(|it| it.starts_with(&prefix))
@@ -81,12 +81,12 @@ fn has_column(heading: &str, found: &Found) -> bool {
     found.columns.iter().any(|column| column.is_generated && column.default_value.as_ref() == Some(&made_of))
 }
 
-/// What the column is made of, as Postgres spells it.
+/// The expression of the column, in Postgres' own form.
 fn expression(heading: &str) -> String {
     format!("({EXTRA} ->> {}::text)", literal(heading))
 }
 
-/// The name of the column for a heading: lower case, `_` for what is no letter or digit.
+/// The name of the column for a heading: lower case, with `_` for everything that is not a letter or digit.
 ///
 /// | heading | name |
 /// |---|---|

@@ -44,7 +44,7 @@ fn index(columns: &[&str]) -> Index {
     Index { columns, is_unique: true, nulls_not_distinct: true, ..Index::default() }
 }
 
-/// The table as setup makes it.
+/// The table as setup creates it.
 fn own() -> Found {
     let columns = wanted().columns.iter().map(|column| there(column.name, &column.type_name)).collect::<Vec<_>>();
     let lineage = LINEAGE.map(|(name, type_name, _)| there(name, type_name));
@@ -156,7 +156,7 @@ fn a_table_of_somebody_else_is_taken_over_line_by_line() {
     assert_eq!(plan.what, What::Foreign { rows: 7 });
     let lines = said(&plan);
     let expected = [
-        "let column id number new rows (identity), from the greatest on, instead of by nextval",
+        "let column id number new rows (identity), after the greatest id, instead of by nextval",
         "add the lineage columns src_object, src_gen, src_row, src_ord, value_ord: 0 in existing rows (7 rows)",
         "move 2 rows to pipeline.taken_over_duplicates, because a row with a greater id has the same key (1 key)",
         "add constraint stock_data_key UNIQUE NULLS NOT DISTINCT (place, day)",
@@ -174,7 +174,7 @@ fn a_table_of_somebody_else_is_taken_over_line_by_line() {
 
 #[test]
 fn a_type_is_widened_where_nothing_is_lost_and_otherwise_left_with_a_word() {
-    // Found, wanted, of whom; what is said, and where.
+    // Found, wanted, whose table; the expected text, and its list.
     let cases = [
         ("int4", "int8", "own", "step", "widen column pieces from integer to bigint"),
         ("int2", "int4", "foreign", "step", "widen column pieces from int2 to integer"),
@@ -220,7 +220,7 @@ fn columns_that_are_missing_come_and_those_that_are_not_declared_stay() {
     assert!(plan.kept[0].starts_with("foreign key stock_place stays"), "{plan:?}");
 }
 
-/// A column that setup made of what files say under a heading.
+/// A column that setup made for a heading of the files.
 fn added(name: &str, heading: &str) -> FoundColumn {
     let default_value = Some(format!("(extra ->> '{heading}'::text)"));
     FoundColumn { is_generated: true, default_value, ..there(name, "text") }
@@ -313,7 +313,7 @@ fn what_setup_cannot_decide_blocks_all_of_it() {
         let plan = plan("public", &wanted(), Some(&found), &[]);
         assert!(plan.blocked.iter().any(|said| said.contains(expected)), "{expected}: {plan:#?}");
     }
-    // Of a table of freshet's own, no row is set aside.
+    // No row of one of freshet's own tables is set aside.
     let mut found = own();
     found.indexes.remove(1);
     found.rows.duplicates = Duplicates { rows: 2, keys: 1, referred: Vec::new() };

@@ -4,9 +4,9 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
     Same,
-    /// Postgres turns every value of it into the wanted one, and back.
+    /// Postgres converts every value of it to the wanted type and back.
     Widen,
-    /// It holds every value of the wanted one, and takes them as they come.
+    /// It can hold every value of the wanted type as it is.
     Wider,
     Other,
 }
@@ -40,7 +40,7 @@ pub(super) fn fit(found: &str, wanted: &str) -> Fit {
     }
 }
 
-/// The digits that a number of this type has before the point and after it, where that is bounded in decimals.
+/// The most digits before and after the point that a number of this type can have, if decimals bound it.
 pub(super) fn digits(type_name: &str) -> Option<(u32, u32)> {
     match type_name {
         "int2" => Some((5, 0)),

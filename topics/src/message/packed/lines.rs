@@ -1,4 +1,4 @@
-//! The lines of a packed message, read straight into a batch: nothing is allocated for a row without escapes.
+//! The lines of a packed message, read directly into a batch: nothing is allocated for a row without escapes.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::cells::{Cells, RowWriter};
 /// Appends each row of a message to a batch, and reports its origin and the position of its line in the value.
 ///
 /// # Errors
-/// The fault of any line. The rows before it are appended.
+/// An error in any line. The rows before it have been appended.
 pub(in crate::message) fn push(
     domain: &Domain,
     first: Provenance,
@@ -50,12 +50,12 @@ pub(in crate::message) fn push(
     }
 }
 
-/// The fault of a value that is text up to somewhere.
+/// The error for a value that is not UTF-8 after a certain point.
 fn not_text(text: &[u8]) -> MessageError {
     MessageError::Line { number: memchr_iter(b'\n', text).count() + 1, why: "it is not UTF-8" }
 }
 
-/// The columns of a message by their places in the domain; `None` for one that this version does not know.
+/// The indexes of a message's columns in the domain; `None` for a column that this version does not know.
 fn columns(domain: &Domain, names: &str) -> Vec<Option<usize>> {
     let mut columns = Vec::with_capacity(domain.columns.len());
     if !names.is_empty() {
@@ -64,7 +64,7 @@ fn columns(domain: &Domain, names: &str) -> Vec<Option<usize>> {
     columns
 }
 
-/// A line as an object by column name, as the row stands in a message of its own.
+/// A line as an object by column name, like the value of a message with one row.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -89,7 +89,7 @@ pub(in crate::message) fn object(columns: &str, line: &str) -> Result<String, &'
             }
         };
         object.push(std::mem::replace(&mut separator, ','));
-        // Names are words, without anything that JSON escapes.
+        // Names are words, without any character that JSON escapes.
         object.extend(["\"", entry[0], "\":", entry[1]]);
     }
     object.push_str(if separator == '{' { "{}" } else { "}" });
@@ -100,7 +100,7 @@ const TOO_MANY: &str = "it has more cells than there are columns";
 const NO_CELL: &str = "a cell is neither text nor null";
 const END: &str = "it does not end like an array";
 
-/// The two numbers that a line begins with, and the rest of it.
+/// The two numbers at the beginning of a line, and the rest of it.
 fn numbers(line: &str) -> Result<(i64, i64, &str), &'static str> {
     let inner = line.strip_prefix('[').ok_or("it is not an array")?;
     let (row, rest) = number(inner).ok_or("it does not begin with a row number")?;
@@ -109,14 +109,14 @@ fn numbers(line: &str) -> Result<(i64, i64, &str), &'static str> {
     Ok((row, line, rest))
 }
 
-/// The number that a text begins with, one below the greatest at most, and the rest.
+/// The number at the beginning of a text, if it is below the greatest, and the rest.
 fn number(text: &str) -> Option<(i64, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number = text[..digits].parse().ok().filter(|number| *number < i64::MAX)?;
     Some((number, &text[digits..]))
 }
 
-/// Reads what follows the numbers of a line: `,"7",null,{"_extra":["x"]}]`.
+/// Reads the part of a line after its numbers: `,"7",null,{"_extra":["x"]}]`.
 fn read_cells(
     domain: &Domain,
     columns: &[Option<usize>],
@@ -132,7 +132,7 @@ fn read_cells(
         let Some(column) = *columns.next().ok_or(TOO_MANY)? else { continue };
         let text = match item {
             Item::Text { json, has_escapes: false } => Some(writer.text().push(&json[1..json.len() - 1])),
-            // Escapes are rare; serde_json knows them all.
+            // Escapes are rare; serde_json handles all of them.
             Item::Text { json, .. } => {
                 Some(read_text(json, writer.text()).map_err(|_| "a cell has an unknown escape")?)
             }
@@ -143,7 +143,7 @@ fn read_cells(
     Ok(())
 }
 
-/// What may stand in a line behind its numbers.
+/// The items of a line after its numbers.
 enum Item<'v> {
     /// A cell with text: a JSON string, with its quotes.
     Text { json: &'v str, has_escapes: bool },
@@ -153,13 +153,13 @@ enum Item<'v> {
     Attributes(&'v str),
 }
 
-/// Takes a line apart.
+/// Splits a line into items.
 struct Items<'v> {
     rest: &'v str,
 }
 
 impl<'v> Items<'v> {
-    /// The next item; `None` where the line ends as it should.
+    /// The next item; `None` at the correct end of the line.
     fn next(&mut self) -> Result<Option<Item<'v>>, &'static str> {
         let Some(next) = self.rest.strip_prefix(',') else {
             return if self.rest == "]" { Ok(None) } else { Err(END) };
@@ -178,7 +178,7 @@ impl<'v> Items<'v> {
     }
 }
 
-/// The JSON string that a text begins with, and whether there are escapes in it.
+/// The JSON string at the beginning of a text, and whether it has escapes.
 fn string(text: &str) -> Option<(&str, bool)> {
     let (bytes, mut at, mut has_escapes) = (text.as_bytes(), 1, false);
     loop {

@@ -17,13 +17,13 @@ fn blank(domain: &Domain) -> RawRow<'static> {
     RawRow { cells, extra: vec![], new_cells: BTreeMap::new(), stray_quote: None, overtaken: 0 }
 }
 
-/// The columns of rows that all have the same.
+/// The columns of rows that all have the same columns.
 fn columns(domain: &Domain, row: &RawRow<'_>) -> String {
     let present = domain.columns.iter().zip(&row.cells).filter(|(_, cell)| **cell != Cell::Absent);
     present.map(|(column, _)| column.name).collect::<Vec<_>>().join(",")
 }
 
-/// All rows of a message, or its fault.
+/// All rows of a message, or its error.
 fn unpacked(
     domain: &Domain,
     headers: &OwnedHeaders,
@@ -104,22 +104,22 @@ fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
         (("[0,2,\"7\",\"Goa\"]\nx\ny", "1", good.2), "the value has 3 rows, and the header `rows` says 1"),
         ((good.0, "x", good.2), "header `rows`"),
         ((good.0, "0", good.2), "header `rows`"),
-        ((good.0, good.1, "id"), "line 1 of the value is no row: it has more cells"),
-        (("[0,2,\"7\",\"Goa\"]\n[1,3,\"8\",null", "2", good.2), "line 2 of the value is no row: it does not end"),
-        (("[0,2,\"7\",\"Goa\"]\n", "2", good.2), "line 2 of the value is no row: it is not an array"),
-        (("[0,2,\"7\",\"Goa\"]\n{\"id\":\"7\"}", "2", good.2), "line 2 of the value is no row: it is not an array"),
-        (("[0,2,\"7\",\"Goa\"] [", "1", good.2), "line 1 of the value is no row: it does not end"),
-        (("[0,2,7]", "1", good.2), "line 1 of the value is no row: a cell is neither"),
-        (("[0,2,\"7]", "1", good.2), "line 1 of the value is no row: a cell has no closing quote"),
-        (("[0,2,\"7\\\"]", "1", good.2), "line 1 of the value is no row: a cell has no closing quote"),
-        (("[0,2,\"7\",nullnull]", "1", good.2), "line 1 of the value is no row: it does not end"),
-        (("[-1,2]", "1", good.2), "line 1 of the value is no row: it does not begin with a row number"),
+        ((good.0, good.1, "id"), "line 1 of the value is not a row: it has more cells"),
+        (("[0,2,\"7\",\"Goa\"]\n[1,3,\"8\",null", "2", good.2), "line 2 of the value is not a row: it does not end"),
+        (("[0,2,\"7\",\"Goa\"]\n", "2", good.2), "line 2 of the value is not a row: it is not an array"),
+        (("[0,2,\"7\",\"Goa\"]\n{\"id\":\"7\"}", "2", good.2), "line 2 of the value is not a row: it is not an array"),
+        (("[0,2,\"7\",\"Goa\"] [", "1", good.2), "line 1 of the value is not a row: it does not end"),
+        (("[0,2,7]", "1", good.2), "line 1 of the value is not a row: a cell is neither"),
+        (("[0,2,\"7]", "1", good.2), "line 1 of the value is not a row: a cell has no closing quote"),
+        (("[0,2,\"7\\\"]", "1", good.2), "line 1 of the value is not a row: a cell has no closing quote"),
+        (("[0,2,\"7\",nullnull]", "1", good.2), "line 1 of the value is not a row: it does not end"),
+        (("[-1,2]", "1", good.2), "line 1 of the value is not a row: it does not begin with a row number"),
         (
             ("[9223372036854775807,2]", "1", good.2),
-            "line 1 of the value is no row: it does not begin with a row number",
+            "line 1 of the value is not a row: it does not begin with a row number",
         ),
-        (("[1]", "1", good.2), "line 1 of the value is no row: it has no line number"),
-        (("", "1", good.2), "line 1 of the value is no row: it is not an array"),
+        (("[1]", "1", good.2), "line 1 of the value is not a row: it has no line number"),
+        (("", "1", good.2), "line 1 of the value is not a row: it is not an array"),
     ];
     let origin = provenance(0, 2, 0).to_string();
     let read = |(value, rows, columns): (&str, &str, &str)| {
@@ -140,7 +140,7 @@ fn a_message_with_a_fault_anywhere_is_refused_as_a_whole_and_the_fault_named() {
     assert!(without("pack").contains("header `origin`"), "{}", without("pack"));
     let headers = headers(&[("pack", &origin), ("rows", "1"), ("columns", "id")]);
     let error = unpacked(DOMAINS[0], &headers, b"[0,2,\"7\"]\n[1,3,\"\xff\"]").expect_err("bytes that are no text");
-    assert_eq!(error.to_string(), "line 2 of the value is no row: it is not UTF-8");
+    assert_eq!(error.to_string(), "line 2 of the value is not a row: it is not UTF-8");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_message_is_full_by_rows_or_bytes_and_a_long_row_travels_alone() {
     assert!(pack.is_full(1_000));
 }
 
-/// Text of all kinds: empty, with quotes, line ends, escapes, and what JSON has words for.
+/// Text of all kinds: empty, with quotes, line ends, escapes, and words of JSON.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![Just("null".to_owned()), Just("]".to_owned()), "[ -~]{0,12}", "[\\PC\\n\\r\\t\"\\\\,\\x00-\\x1f]{0,12}"]
 }
@@ -235,7 +235,7 @@ proptest! {
             prop_assert_eq!(found, &(origin(number), row.clone()));
         }
         prop_assert_eq!(found.len(), rows.len());
-        // A reject is kept as it would be from a message of its own.
+        // A reject is stored as if it came from a message with one row.
         let (mut cells, mut kept) = (Cells::of(domain), Vec::new());
         let value = Bytes::copy_from_slice(pack.value());
         push_rows(domain, &head, &value, &mut cells, |_, raw| kept.push(raw.to_text())).expect("it is read");

@@ -8,7 +8,7 @@ use crate::pipeline::yaml::{Map, Node};
 use crate::types::{LOGICAL_TYPES, physical};
 use crate::{Cast, Column, Instead, Otherwise, Reference};
 
-/// Columns that every table has beside its domain's, that Postgres has, and names that freshet's statements use.
+/// Columns that every table has besides its domain's, Postgres' own, and names that freshet's statements use.
 const RESERVED: [&str; 15] = [
     "src_object",
     "src_gen",
@@ -53,17 +53,17 @@ pub(super) struct Read {
     pub(super) column: Column,
     /// The position of its name.
     pub(super) place: Place,
-    /// Its place in the key, if it is part of it.
+    /// Its position in the key, if it is part of it.
     pub(super) key: Option<KeyPosition>,
-    /// Where it says that rows are partitioned by it, if it does.
+    /// The position at which it is declared as the partitioning column.
     pub(super) partition: Option<Place>,
-    /// Where it says what it refers to.
+    /// The position of its reference.
     pub(super) reference: Option<Place>,
-    /// Where it says what scales its sample.
+    /// The position of its sample's scale.
     pub(super) scale: Option<Place>,
 }
 
-/// A place in a key, from 1; `None` where nobody said.
+/// A position in a key, from 1; `None` if none is given.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeyPosition {
     pub(super) position: Option<i64>,
@@ -113,7 +113,7 @@ pub(super) fn read_all(list: &Node<'_, '_>, missing: &[&'static str], mistakes: 
             continue;
         };
         if columns.iter().any(|other| other.column.name == read.column.name) {
-            mistakes.add(read.place, format!("the column `{}` is there twice", read.column.name));
+            mistakes.add(read.place, format!("the column `{}` occurs twice", read.column.name));
             continue;
         }
         columns.push(read);
@@ -127,7 +127,7 @@ fn read(map: Map<'_, '_>, missing: &[&'static str], mistakes: &mut Mistakes) -> 
     let place = named.map_or(map.place(), |node| node.place());
     let name = named.and_then(|node| identifier(&node, "a column", usize::MAX, mistakes));
     if let Some(name) = name.filter(|name| RESERVED.contains(name)) {
-        mistakes.add(place, format!("`{name}` is a name of freshet's or Postgres' own: call the column otherwise"));
+        mistakes.add(place, format!("`{name}` is reserved by freshet or Postgres: choose another name for the column"));
     }
     check_physical_name(&map, name, mistakes);
     let custom = Custom::of(&map, mistakes);
@@ -171,11 +171,11 @@ fn read(map: Map<'_, '_>, missing: &[&'static str], mistakes: &mut Mistakes) -> 
 fn check_physical_name(map: &Map<'_, '_>, name: Option<&str>, mistakes: &mut Mistakes) {
     let Some(physical) = map.get("physicalName") else { return };
     if physical.text(mistakes).is_some_and(|physical| Some(physical) != name) {
-        mistakes.add(physical.place(), "a column is called in its table as `name` says: leave `physicalName` out");
+        mistakes.add(physical.place(), "a column's name in the table is its `name`: leave `physicalName` out");
     }
 }
 
-/// The type: `logicalType`, and `physicalType` where it is not the usual one for that.
+/// The type: `logicalType`, and `physicalType` if it is not the default for that.
 fn cast_of(map: &Map<'_, '_>, custom: &Custom<'_, '_>, mistakes: &mut Mistakes) -> Option<Cast> {
     let logical = map.need("logicalType", mistakes);
     let usual = logical.and_then(|node| one_of(&node, &LOGICAL_TYPES, mistakes));
@@ -207,7 +207,7 @@ fn cast_of(map: &Map<'_, '_>, custom: &Custom<'_, '_>, mistakes: &mut Mistakes) 
         Some(Cast::TrimmedText) if !trimmed => Some(Cast::Text),
         Some(Cast::TrimmedText) | None => cast,
         Some(other) => {
-            let said = format!("blanks around {} never matter: `trim` is for text alone", other.sql_type());
+            let said = format!("blanks around {} are always ignored: `trim` is only for text", other.sql_type());
             mistakes.add(trim.place(), said);
             cast
         }
@@ -235,7 +235,7 @@ fn check_aliases(columns: &[Read], mistakes: &mut Mistakes) {
         for alias in column.aliases {
             match seen.iter().find(|(other, _)| other == alias) {
                 Some((_, other)) => {
-                    let said = format!("the synonym `{alias}` of `{}` is one of `{other}` too", column.name);
+                    let said = format!("the synonym `{alias}` of `{}` is also a name of `{other}`", column.name);
                     mistakes.add(*place, said);
                 }
                 None => seen.push((alias, column.name)),
@@ -244,12 +244,12 @@ fn check_aliases(columns: &[Read], mistakes: &mut Mistakes) {
     }
 }
 
-/// The column of another domain that it refers to, and where that is said.
+/// The column of another domain that it refers to, and the position of that declaration.
 fn references_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<(Reference, Place)> {
     let list = map.get("relationships")?;
     let items = list.list(mistakes);
     if items.len() > 1 {
-        mistakes.add(list.place(), "a column refers to one other column at most");
+        mistakes.add(list.place(), "a column refers to at most one other column");
     }
     let relationship = items.first()?.map(mistakes)?;
     if let Some(kind) = relationship.get("type") {
@@ -260,7 +260,7 @@ fn references_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<(Referenc
     relationship.end(mistakes);
     let (to, place) = (to?.text(mistakes)?, to?.place());
     let Some((domain, column)) = to.split_once('.') else {
-        mistakes.add(place, format!("`{to}` names no column: write `domain.column`"));
+        mistakes.add(place, format!("`{to}` is not a column: write `domain.column`"));
         return None;
     };
     Some((Reference { domain: leaked(domain), column: leaked(column) }, place))
@@ -284,8 +284,7 @@ fn key_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<KeyPosition> {
         && unique.flag(mistakes) == Some(true)
         && !is_key
     {
-        mistakes
-            .add(unique.place(), "only the key of a row is kept unique: leave `unique` out, or make it `primaryKey`");
+        mistakes.add(unique.place(), "only the key is unique: leave `unique` out, or make it `primaryKey`");
     }
     if let Some(position) = position.filter(|_| !is_key) {
         mistakes.add(position.place(), "`primaryKeyPosition` without `primaryKey: true`");
@@ -309,9 +308,9 @@ pub(super) fn missing_values(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Ve
     let mut values = Vec::new();
     for (text, place) in texts_of(node, mistakes) {
         if crate::cast::trim(text).is_empty() {
-            mistakes.add(place, "a cell of blanks alone is empty anyway: `empty` says what it gives");
+            mistakes.add(place, "a cell with only blanks is empty: `empty` sets its value");
         } else if crate::cast::trim(text) != text {
-            mistakes.add(place, format!("blanks around a cell do not matter: write `{}`", crate::cast::trim(text)));
+            mistakes.add(place, format!("blanks around a cell are ignored: write `{}`", crate::cast::trim(text)));
         } else {
             values.push(text);
         }
@@ -323,7 +322,7 @@ pub(super) fn missing_values(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Ve
 struct Defaults {
     cast: Option<Cast>,
     required: bool,
-    /// Part of the key: without a readable value the row would belong to another entity.
+    /// Whether it is part of the key: without a readable value the row would belong to another entity.
     is_key: bool,
 }
 
@@ -339,7 +338,7 @@ impl Defaults {
                 (Some("null"), _) => Some(Instead::Null),
                 (_, "a mapping") => self.default(node, mistakes),
                 _ => {
-                    let said = format!("`{name}` gives `reject`, `null` or `{{default: …}}`");
+                    let said = format!("`{name}` must be `reject`, `null` or `{{default: …}}`");
                     mistakes.add(node.place(), said);
                     None
                 }
@@ -347,9 +346,12 @@ impl Defaults {
         };
         if said == Some(Instead::Null) && (self.required || is_unknown_key) {
             let place = property.value.map_or(property.place, |node| node.place());
-            let never =
-                if self.required { "a required column is never NULL" } else { "a key that cannot be read is not NULL" };
-            mistakes.add(place, format!("{never}: `{name}` gives `reject` or a default"));
+            let never = if self.required {
+                "a required column is never NULL"
+            } else {
+                "a key that cannot be read is never NULL"
+            };
+            mistakes.add(place, format!("{never}: `{name}` must be `reject` or a default"));
         }
         said.unwrap_or(usual)
     }

@@ -7,7 +7,7 @@ use super::words::for_people;
 use crate::pipeline::mistake::{Mistakes, Place, did_you_mean};
 use crate::pipeline::yaml::{Map, Node};
 
-/// Ours among the vendors of custom properties.
+/// freshet's name among the vendors of custom properties.
 pub(super) const VENDOR: &str = "freshet";
 
 /// The custom properties of one element; remembers which ones were read.
@@ -21,14 +21,14 @@ pub(super) struct Custom<'d, 't> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Property<'d, 't> {
     name: &'d str,
-    /// Where it begins.
+    /// The position where it begins.
     pub(super) place: Place,
     /// Its value; `None` is null.
     pub(super) value: Option<Node<'d, 't>>,
 }
 
 impl<'d, 't> Custom<'d, 't> {
-    /// Those of a mapping. Properties of other vendors are left alone.
+    /// The properties of a mapping. Those of other vendors are ignored.
     pub(super) fn of(map: &Map<'d, 't>, mistakes: &mut Mistakes) -> Self {
         let mut custom = Custom { properties: Vec::new(), asked: RefCell::default() };
         let Some(list) = map.get("customProperties") else { return custom };
@@ -48,7 +48,7 @@ impl<'d, 't> Custom<'d, 't> {
                     }
                 }
                 (None, Some(found)) => {
-                    let said = format!("`{}` belongs to nobody: say `vendor: {VENDOR}` or another vendor", found.name);
+                    let said = format!("`{}` has no vendor: write `vendor: {VENDOR}`, or another vendor", found.name);
                     mistakes.add(found.place, said);
                 }
                 _ => {}
@@ -59,19 +59,19 @@ impl<'d, 't> Custom<'d, 't> {
 
     fn add(&mut self, found: Property<'d, 't>, mistakes: &mut Mistakes) {
         if self.properties.iter().any(|other| other.name == found.name) {
-            mistakes.add(found.place, format!("the property `{}` is there twice", found.name));
+            mistakes.add(found.place, format!("the property `{}` occurs twice", found.name));
             return;
         }
         self.properties.push(found);
     }
 
-    /// The property of that name.
+    /// The property with this name.
     pub(super) fn property(&self, name: &'static str) -> Option<Property<'d, 't>> {
         self.asked.borrow_mut().insert(name);
         self.properties.iter().find(|property| property.name == name).copied()
     }
 
-    /// The value of the property of that name; null is a mistake.
+    /// The value of the property with this name; null is a mistake.
     pub(super) fn value(&self, name: &'static str, mistakes: &mut Mistakes) -> Option<Node<'d, 't>> {
         let property = self.property(name)?;
         if property.value.is_none() {

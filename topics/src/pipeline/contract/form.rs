@@ -1,4 +1,4 @@
-//! The format of a feed's files: encoding, delimiter, decimal sign, and how exact their headings have to be.
+//! The format of a feed's files: encoding, delimiter, decimal sign, and how exactly their headings must match.
 
 use super::custom::Custom;
 use super::words::one_of;
@@ -6,7 +6,7 @@ use crate::pipeline::mistake::Mistakes;
 use crate::pipeline::yaml::Node;
 use crate::{Column, NearMiss, TextEncoding};
 
-/// The form of the files of a domain.
+/// The format of the files of a domain.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Form {
     pub(super) on_near_miss: NearMiss,
@@ -16,7 +16,7 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// The column as the files write it.
+    /// The column as written in the files.
     pub(super) fn column(&self, column: Column) -> Column {
         Column { decimal_comma: self.decimal_comma && column.cast.is_number(), ..column }
     }
@@ -47,15 +47,17 @@ pub(super) fn read(custom: &Custom<'_, '_>, mistakes: &mut Mistakes) -> Form {
     }
 }
 
-/// One ASCII character that is part of no number, name or quote.
+/// One ASCII character that cannot be part of a number, a name or a quote.
 fn delimiter(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<u8> {
     let text = node.text(mistakes)?;
     let is_delimiter = |byte: &u8| *byte == b'\t' || (byte.is_ascii_punctuation() && !b"\"'.+-_".contains(byte));
     match text.as_bytes() {
         [byte] if is_delimiter(byte) => Some(*byte),
         _ => {
-            let said =
-                format!("`{}` parts no cells: a tab (\"\\t\"), `;`, `|` or another sign is", text.escape_debug());
+            let said = format!(
+                "`{}` cannot be a delimiter: use a tab (\"\\t\"), `;`, `|` or another punctuation mark",
+                text.escape_debug()
+            );
             mistakes.add(node.place(), said);
             None
         }

@@ -13,7 +13,7 @@ use crate::pipeline::mistake::{Mistakes, Place, did_you_mean};
 use crate::pipeline::yaml::{Map, Node};
 use crate::{Cast, Comparison, Limit, Otherwise, RowRule, Rule};
 
-/// The kinds of limit by their keys, with the name that a reject is counted under where no quality rule has another.
+/// The keys of the limits, with the name that a reject is counted under unless a quality rule has another.
 const LIMITS: [(&str, &str); 8] = [
     ("minimum", "below_minimum"),
     ("maximum", "above_maximum"),
@@ -25,7 +25,7 @@ const LIMITS: [(&str, &str); 8] = [
     ("enum", "not_allowed"),
 ];
 
-/// Names that freshet counts under itself; a rule of a contract takes another.
+/// Names that freshet uses for its own counts; a rule of a contract needs another name.
 const TAKEN: [&str; 17] = [
     crate::judge::REQUIRED_EMPTY,
     crate::judge::EMPTY_TO_DEFAULT,
@@ -70,7 +70,7 @@ struct Found {
     limit: Limit,
 }
 
-/// The rules of a column, in the order of its quality rules, then limits that none of them names.
+/// The rules of a column, in the order of its quality rules, then the limits that none of them lists.
 pub(super) fn of_column(map: &Map<'_, '_>, cast: Option<Cast>, mistakes: &mut Mistakes) -> &'static [Rule] {
     let limits = limits_of(map, cast, mistakes);
     let qualities = map.get("quality").map(|list| list.list(mistakes)).unwrap_or_default();
@@ -84,11 +84,11 @@ pub(super) fn of_column(map: &Map<'_, '_>, cast: Option<Cast>, mistakes: &mut Mi
         let of_it = |found: &&Found| if all { !is_named(found.key) } else { quality.limits.contains(&found.key) };
         let own: Vec<&Found> = limits.iter().filter(of_it).collect();
         if own.is_empty() {
-            mistakes.add(quality.place, format!("the rule `{}` has no limit to watch over", quality.name));
+            mistakes.add(quality.place, format!("the rule `{}` has no limit to check", quality.name));
         }
         for found in &own {
             if taken.contains(&found.key) {
-                mistakes.add(quality.place, format!("`{}` is watched over by two rules", found.key));
+                mistakes.add(quality.place, format!("two rules apply to `{}`", found.key));
             }
             taken.push(found.key);
             check_otherwise(quality, found, cast, mistakes);
@@ -103,7 +103,7 @@ pub(super) fn of_column(map: &Map<'_, '_>, cast: Option<Cast>, mistakes: &mut Mi
     rules.leak()
 }
 
-/// The limits of a column, whichever rule watches over them.
+/// The limits of a column, of all rules.
 fn limits_of(map: &Map<'_, '_>, cast: Option<Cast>, mistakes: &mut Mistakes) -> Vec<Found> {
     let mut limits = Vec::new();
     if let Some(options) = map.get("logicalTypeOptions").and_then(|node| node.map(mistakes)) {
@@ -149,7 +149,7 @@ fn limit_of(key: &str, node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes)
         let length = node.whole(mistakes)?;
         let found = usize::try_from(length).ok();
         if found.is_none() {
-            mistakes.add(node.place(), "a length is not below 0");
+            mistakes.add(node.place(), "a length cannot be below 0");
         }
         found
     };
@@ -172,7 +172,7 @@ fn limit_of(key: &str, node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes)
     })
 }
 
-/// A minimum above its maximum lets nothing through.
+/// A minimum above its maximum accepts no value.
 fn check_order(limits: &[Found], mistakes: &mut Mistakes) {
     for low in limits {
         for high in limits {
@@ -185,24 +185,24 @@ fn check_order(limits: &[Found], mistakes: &mut Mistakes) {
                 _ => false,
             };
             if reversed {
-                mistakes.add(high.place, format!("`{}` lets nothing through that `{}` does", high.key, low.key));
+                mistakes.add(high.place, format!("`{}` and `{}` cannot both be satisfied", high.key, low.key));
             }
         }
     }
 }
 
-/// An entry of a column's `quality` that is freshet's.
+/// An entry of a column's `quality` for freshet.
 #[derive(Debug)]
 struct Quality {
     name: &'static str,
     place: Place,
-    /// The keys of the limits that it watches over; none: all that no other names.
+    /// The keys of the limits that it applies to; empty: all that no other entry lists.
     limits: Vec<&'static str>,
     otherwise: Otherwise,
 }
 
 impl Quality {
-    /// `None` where it is for other tools.
+    /// `None` if it is for other tools.
     fn read(node: &Node<'_, '_>, limits: &[Found], mistakes: &mut Mistakes) -> Option<Quality> {
         let Own { name, place, rule } = Own::read(node, mistakes)?;
         let otherwise = rule.need("otherwise", mistakes).and_then(|it| one_of(&it, &Otherwise::NAMES, mistakes));
@@ -221,7 +221,7 @@ impl Quality {
     }
 }
 
-/// An entry of `quality` of the engine freshet.
+/// An entry of `quality` for the engine freshet.
 struct Own<'d, 't> {
     name: Option<&'static str>,
     place: Place,
@@ -243,7 +243,7 @@ impl<'d, 't> Own<'d, 't> {
                 let said = if is_custom {
                     format!("unknown engine `{engine}`{hint}")
                 } else {
-                    "a rule of freshet's has `type: custom`".to_owned()
+                    "a rule for freshet needs `type: custom`".to_owned()
                 };
                 mistakes.add(node.place(), said);
             }
@@ -263,7 +263,7 @@ fn name_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<&'static str> {
     let node = map.need("name", mistakes)?;
     let name = super::words::identifier(&node, "a rule", usize::MAX, mistakes)?;
     if TAKEN.contains(&name) {
-        mistakes.add(node.place(), format!("freshet counts something else as `{name}`: call the rule otherwise"));
+        mistakes.add(node.place(), format!("freshet uses the name `{name}` itself: choose another name for the rule"));
     }
     Some(name)
 }
@@ -271,20 +271,20 @@ fn name_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<&'static str> {
 fn check_otherwise(quality: &Quality, found: &Found, cast: Cast, mistakes: &mut Mistakes) {
     let said = match quality.otherwise {
         Otherwise::Zero => match cast.zero() {
-            None => format!("nothing of type {} is zero", cast.sql_type()),
-            Some(zero) if !found.limit.holds(&zero) => format!("zero breaks `{}` too", found.key),
+            None => format!("the type {} has no zero", cast.sql_type()),
+            Some(zero) if !found.limit.holds(&zero) => format!("zero breaks `{}` as well", found.key),
             Some(_) => return,
         },
         Otherwise::Cap => match found.limit {
             Limit::Minimum(_) | Limit::Maximum(_) | Limit::MaxLength(_) => return,
-            _ => format!("nothing can be brought to `{}`", found.key),
+            _ => format!("`{}` has no nearest value to cap to", found.key),
         },
         Otherwise::Reject | Otherwise::Null | Otherwise::Warn | Otherwise::Fail => return,
     };
     mistakes.add(quality.place, format!("the rule `{}`: {said}", quality.name));
 }
 
-/// The rules over two columns: the entries of the schema's `quality` whose engine is freshet.
+/// The rules over two columns: the entries of the schema's `quality` for the engine freshet.
 pub(super) fn of_rows(map: &Map<'_, '_>, columns: &Columns, mistakes: &mut Mistakes) -> &'static [RowRule] {
     let items = map.get("quality").map(|list| list.list(mistakes)).unwrap_or_default();
     let mut rules: Vec<RowRule> = Vec::new();
@@ -317,7 +317,8 @@ fn of_row(own: Own<'_, '_>, columns: &Columns, mistakes: &mut Mistakes) -> Optio
     let same_type = std::mem::discriminant(&column.cast) == std::mem::discriminant(&other.cast);
     if column.name == other.name || !same_type {
         let (left, right) = (column.cast.sql_type(), other.cast.sql_type());
-        let said = format!("`{}` ({left}) and `{}` ({right}) must be two columns of one type", column.name, other.name);
+        let said =
+            format!("`{}` ({left}) and `{}` ({right}) must be two columns of the same type", column.name, other.name);
         mistakes.add(place, said);
     }
     if otherwise == Some(Otherwise::Null) && column.is_filled() {

@@ -5,8 +5,8 @@
 //! | `least`, `greatest` | numbers, before `scale` |
 //! | `decimals` | digits after the point |
 //! | `peakDay`, `seasonDays` | day of the year at a season's height, and how long the season lasts |
-//! | `persistenceDays` | after so many days a value has nothing to do with the one before |
-//! | `refillDays` | a stock: greatest on one day in so many, then used up |
+//! | `persistenceDays` | after this many days a value is independent of the one before |
+//! | `refillDays` | a stock: greatest on one day in this many, then used up |
 //! | `skew` | 1: all as likely; more: many near the least |
 //! | `scale` | a column whose number the value is multiplied by |
 //! | `of` | the cells to choose from, and no other key |
@@ -16,8 +16,8 @@ use crate::pipeline::mistake::{Mistakes, Place};
 use crate::pipeline::yaml::{Map, Node};
 use crate::sample::{DECIMALS_MAX, SKEW_MAX, Sample, Season};
 
-/// Reads what generated data of a column looks like, and where it says what scales it. Mistakes are reported, and the
-/// key is ignored.
+/// Reads what generated data of a column looks like, and the position of its scale. Mistakes are reported, and the key
+/// is ignored.
 pub(super) fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<(Sample, Option<Place>)> {
     let map = node.map(mistakes)?;
     let number = |name: &'static str, mistakes: &mut Mistakes| map.get(name).and_then(|node| node.number(mistakes));
@@ -41,13 +41,13 @@ pub(super) fn read(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Option<(Samp
         mistakes.add(map.place(), format!("`least` {least} is above `greatest` {greatest}"));
     }
     if !sample.of.is_empty() && (Sample { of: &[], ..sample }) != Sample::PLAIN {
-        mistakes.add(map.place(), "`of` lists the cells: no other key of `sample` means anything beside it");
+        mistakes.add(map.place(), "`of` lists the cells: the other keys of `sample` have no effect with it");
     }
     map.end(mistakes);
     Some((sample, scale.map(|node| node.place())))
 }
 
-/// A century: no sample data is longer.
+/// The upper bound is a century: no sample data is longer.
 const DAYS: std::ops::RangeInclusive<i64> = 1..=36_500;
 
 fn season(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> Option<Season> {
@@ -77,12 +77,12 @@ fn within<T: TryFrom<i64>>(
     taken
 }
 
-/// Texts, and numbers and words as YAML reads them, as cells.
+/// Cells from texts, and from numbers and words of YAML.
 fn cells(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> &'static [&'static str] {
     let Some(node) = map.get("of") else { return &[] };
     let texts: Vec<&'static str> = texts_of(&node, mistakes).into_iter().map(|(text, _)| text).collect();
     if texts.is_empty() {
-        mistakes.add(node.place(), "`of` lists no cell to choose; numbers are cells too, in quotes");
+        mistakes.add(node.place(), "`of` lists no cell to choose; write numbers in quotes");
     }
     texts.leak()
 }
@@ -126,9 +126,9 @@ mod tests {
             ("{decimals: 9}", "f:1:12: `decimals` is 0 to 6, not 9"),
             ("{peakDay: 1}", "f:1:1: `seasonDays` is missing here"),
             ("{seasonDays: 1}", "f:1:1: `peakDay` is missing here"),
-            ("{of: []}", "f:1:6: `of` lists no cell to choose; numbers are cells too, in quotes"),
+            ("{of: []}", "f:1:6: `of` lists no cell to choose; write numbers in quotes"),
             ("{of: [7]}", "f:1:7: text is expected here, not a whole number"),
-            ("{of: [a], least: 1}", "f:1:1: `of` lists the cells: no other key of `sample` means anything beside it"),
+            ("{of: [a], least: 1}", "f:1:1: `of` lists the cells: the other keys of `sample` have no effect with it"),
             ("{scale: 4}", "f:1:9: text is expected here, not a whole number"),
         ];
         for (text, said) in cases {

@@ -1,4 +1,4 @@
-//! Small readers that every part of a contract uses: a word of a list, a name, a value of a column's type.
+//! Small readers for every part of a contract: a word of a list, a name, a value of a column's type.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::pipeline::mistake::{Mistakes, Place, did_you_mean};
 use crate::pipeline::yaml::{Map, Node};
 use crate::{Cast, Value};
 
-/// Identifiers of Postgres end here.
+/// Postgres cuts identifiers at this length.
 const NAME_BYTES_MAX: usize = 63;
 
 /// Lives as long as the process, as the pipeline does.
@@ -24,7 +24,7 @@ pub(super) fn text_of(map: &Map<'_, '_>, key: &'static str, mistakes: &mut Mista
     map.get(key).and_then(|node| node.text(mistakes)).map_or("", leaked)
 }
 
-/// True or false; false where the key is absent.
+/// True or false; false if the key is absent.
 pub(super) fn flag_of(map: &Map<'_, '_>, key: &'static str, mistakes: &mut Mistakes) -> bool {
     map.get(key).and_then(|node| node.flag(mistakes)).unwrap_or_default()
 }
@@ -73,13 +73,13 @@ pub(super) fn value_of(node: &Node<'_, '_>, cast: Cast, mistakes: &mut Mistakes)
     }
 }
 
-/// The items of a list of texts with their places, each once; what is no text, or there twice, is a mistake.
+/// The items of a list of texts with their positions, without repetition; other types and repeated texts are mistakes.
 pub(super) fn texts_of(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Vec<(&'static str, Place)> {
     let mut texts: Vec<(&'static str, Place)> = Vec::new();
     for item in node.list(mistakes) {
         let Some(text) = item.text(mistakes) else { continue };
         if texts.iter().any(|(other, _)| *other == text) {
-            mistakes.add(item.place(), format!("`{text}` is there twice"));
+            mistakes.add(item.place(), format!("`{text}` occurs twice"));
             continue;
         }
         texts.push((String::leak(text.to_owned()), item.place()));
@@ -87,7 +87,8 @@ pub(super) fn texts_of(node: &Node<'_, '_>, mistakes: &mut Mistakes) -> Vec<(&'s
     texts
 }
 
-/// A name that Kafka, Postgres, Prometheus and a shell all take: lower-case letters, digits and `_`, a letter first.
+/// A name that is valid in Kafka, Postgres, Prometheus and a shell: lower-case letters, digits and `_`, beginning with
+/// a letter.
 pub(super) fn identifier(
     node: &Node<'_, '_>,
     what: &str,
@@ -101,7 +102,9 @@ pub(super) fn identifier(
     if is_plain && name.len() <= bytes_max {
         return Some(leaked(name));
     }
-    let mut said = format!("`{name}` is no name for {what}: lower-case letters, digits and `_`, a letter first");
+    let mut said = format!(
+        "`{name}` is not a valid name for {what}: use lower-case letters, digits and `_`, beginning with a letter"
+    );
     let _ = write!(said, ", at most {bytes_max} characters");
     mistakes.add(node.place(), said);
     None
