@@ -21,6 +21,8 @@ use crate::status::{self, DomainStatus, Outside, Rows, Status};
 
 /// Surveys take at most one in so many parts of the time: some of what they sum grows with the history.
 const SURVEY_SHARE: u32 = 20;
+/// One that had to wait, as for a service that did not answer, does not leave the gauges behind for longer than this.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Which domains a process surveys: a processor its own, any other role all.
 pub(crate) fn domains_of(pipeline: &Pipeline, roles: &[Role]) -> Vec<&'static Domain> {
@@ -94,7 +96,7 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
                 tracing::debug!(error = format!("{error:#}"), "survey Postgres");
             }
         }
-        let pause = interval.max(began.elapsed() * SURVEY_SHARE);
+        let pause = interval.max((began.elapsed() * SURVEY_SHARE).min(PAUSE_MAX));
         shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
 }
@@ -259,9 +261,20 @@ mod tests {
         let unmatched = AllUnmatched::default();
         let domains = vec![status];
         let (columns, event_queue, unlisted) = (vec![], None, vec![]);
-        let (passed_over, files) = (None, None);
-        let state =
-            Status { at, domains, outputs, life, passed_over, columns, unmatched, unlisted, event_queue, files };
+        let (passed_over, files, blocked) = (None, None, vec![]);
+        let state = Status {
+            at,
+            domains,
+            outputs,
+            blocked,
+            life,
+            passed_over,
+            columns,
+            unmatched,
+            unlisted,
+            event_queue,
+            files,
+        };
         let kafka = survey(&state, &BTreeMap::from([("health", lag)]));
         assert_eq!(kafka.domains[0].lag, lag);
         let ledger = survey(&state, &BTreeMap::new());

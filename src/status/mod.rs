@@ -8,6 +8,7 @@
 pub(crate) mod arrival;
 pub mod columns;
 pub(crate) mod files;
+pub(crate) mod locks;
 pub mod observe;
 pub(crate) mod personal;
 pub(crate) mod quality;
@@ -28,6 +29,7 @@ use serde::Serialize;
 
 pub use columns::ColumnNote;
 pub use files::{FileStatus, Files};
+pub use locks::Blocked;
 pub use read::read;
 pub use wait::{Dropped, Waited, name_unmatched, wait};
 
@@ -76,6 +78,8 @@ pub struct Status {
     /// One a domain, in the order of the registry.
     pub domains: Vec<DomainStatus>,
     pub outputs: OutputsStatus,
+    /// Waits for locks that other sessions hold, the longest first.
+    pub blocked: Vec<Blocked>,
     /// The ledger's current life.
     pub life: LifeStatus,
     /// Rows in the topics that are not this ledger's; none in most pipelines.
@@ -146,7 +150,8 @@ pub struct DomainStatus {
     pub oldest_unfinished_seconds: Option<f64>,
     /// Files applied within the last day, in their newest version, with more than half of their rows rejected.
     pub mostly_rejected_files: i64,
-    /// Rows that refer to a row of another domain which is not known (a location); none where they refer to none.
+    /// Rows that refer to a row of another domain which is not known (a location); none where they refer to none, and
+    /// while the table is locked.
     pub orphans: Option<Orphans>,
     /// Partitions that a person must look at.
     pub halted: Vec<Halted>,

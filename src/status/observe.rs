@@ -65,39 +65,59 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
     let late = || anyhow::anyhow!("no answer within {ANSWER_TIMEOUT:?}");
     let outputs = async { timeout(ANSWER_TIMEOUT, outputs(services)).await.unwrap_or_else(|_| Err(late())) };
-    let ends =
-        async { timeout(ANSWER_TIMEOUT, ends(services)).await.unwrap_or_else(|_| (BTreeMap::new(), Err(late()))) };
-    let (outputs, (high_watermarks, complete)) = tokio::join!(outputs, ends);
+    let ends = async { timeout(ANSWER_TIMEOUT, ends(services)).await.unwrap_or_else(|_| Ends::silent(&late())) };
+    let (outputs, Ends { high_watermarks, missing, silent }) = tokio::join!(outputs, ends);
     let mut left_out = Vec::new();
     if let Err(error) = &outputs {
         let place = if services.config.s3.endpoint.is_empty() { "AWS" } else { &services.config.s3.endpoint };
         left_out.push(format!("the outputs are not shown: S3 at {place}: {error:#}"));
     }
-    if let Err(error) = complete {
-        left_out.push(format!(
-            "lag is counted from the ledger, because Kafka at {} does not answer: {error:#}",
-            services.config.kafka.brokers
-        ));
+    if let Some(error) = silent {
+        let brokers = &services.config.kafka.brokers;
+        left_out.push(format!("lag is counted from the ledger, because Kafka at {brokers} does not answer: {error}"));
     }
+    left_out.extend(missing.iter().map(|topic| {
+        format!(
+            "topic {topic} does not exist: run `freshet topics create`; until then its lag is counted from the ledger"
+        )
+    }));
     (Outside { high_watermarks, outputs: outputs.ok() }, left_out)
 }
 
-/// Domain → partition → end, of those domains before the first of which Kafka does not answer.
-async fn ends(services: &Services) -> (BTreeMap<String, BTreeMap<i32, i64>>, anyhow::Result<()>) {
-    let mut high_watermarks = BTreeMap::new();
+/// What Kafka says of the ends of the topics.
+#[derive(Default)]
+struct Ends {
+    /// Domain → partition → end.
+    high_watermarks: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Topics that do not exist.
+    missing: Vec<String>,
+    /// Why the domains after the last one are left out.
+    silent: Option<String>,
+}
+
+impl Ends {
+    fn silent(error: &dyn std::fmt::Display) -> Ends {
+        Ends { silent: Some(error.to_string()), ..Ends::default() }
+    }
+}
+
+/// Asks domain by domain, until one gets no answer.
+async fn ends(services: &Services) -> Ends {
+    let mut found = Ends::default();
     let log = LogClient::new(&services.config.kafka);
     for domain in services.config.pipeline.domains {
         let topic = domain.topic(&services.config.kafka.topic_prefix);
         match log.ends(&topic).await {
-            Ok(ends) if ends.is_empty() => {
-                return (high_watermarks, Err(anyhow::anyhow!("topic {topic} does not exist")));
-            }
+            Ok(ends) if ends.is_empty() => found.missing.push(topic),
             Ok(ends) => {
                 let high = ends.into_iter().map(|(partition, ends)| (partition, ends.high)).collect();
-                high_watermarks.insert(domain.name.to_owned(), high);
+                found.high_watermarks.insert(domain.name.to_owned(), high);
             }
-            Err(error) => return (high_watermarks, Err(error.into())),
+            Err(error) => {
+                found.silent = Some(error.to_string());
+                break;
+            }
         }
     }
-    (high_watermarks, Ok(()))
+    found
 }

@@ -8,11 +8,11 @@ use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::output_state::{self, OutputFailure};
 use freshet_sinks::{event_queue, listings, unmatched};
 use freshet_topics::{Domain, Pipeline};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 
 use super::{
     DomainStatus, FailedOutput, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
-    PassedOver, QueueStatus, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files,
+    PassedOver, QueueStatus, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files, locks,
 };
 
 /// Distinct keys looked at for orphans, at most.
@@ -47,6 +47,7 @@ pub async fn read(
             orphans(connection, pipeline, domain).await.with_context(|| format!("count orphans of {}", domain.name))?;
         statuses.push(status);
     }
+    let blocked = locks::read(connection, pipeline).await.context("look for locks")?;
     let waiting = waiting(connection).await.context("count the change marks")?;
     let failed = output_state::failures(connection).await.context("read which outputs do not work")?;
     let files = match files_max {
@@ -61,7 +62,19 @@ pub async fn read(
     let queue = event_queue::read(connection).await.context("read the state of the event queue")?;
     let event_queue = queue.map(|state| QueueStatus { reading: state.reading(), state });
     let outputs = outputs(waiting, failed, outside);
-    Ok(Status { at, domains: statuses, outputs, life, passed_over, columns, unmatched, unlisted, event_queue, files })
+    Ok(Status {
+        at,
+        domains: statuses,
+        outputs,
+        blocked,
+        life,
+        passed_over,
+        columns,
+        unmatched,
+        unlisted,
+        event_queue,
+        files,
+    })
 }
 
 /// Domain → files of the last day that are applied though most of their rows were not: nothing else tells of a small one.
@@ -261,7 +274,8 @@ async fn orphans(
     domain: &Domain,
 ) -> Result<Option<Orphans>, sqlx::Error> {
     let Some(sql) = orphans_sql(pipeline, domain) else { return Ok(None) };
-    let (rows, locations): (i64, i64) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
+    let counted: Option<(i64, i64)> = locks::unless_locked(connection, sql).await?;
+    let Some((rows, locations)) = counted else { return Ok(None) };
     Ok(Some(Orphans { rows: rows.min(ORPHANS_COUNTED), more: rows > ORPHANS_COUNTED, locations }))
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use freshet_topics::Domain;
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
+
+use super::locks;
 
 /// Rows of a table are counted up to here: some milliseconds. Of more, Postgres' own estimate is shown.
 const ROWS_COUNTED: i64 = 50_000;
@@ -17,7 +19,7 @@ pub(crate) struct TableRows {
     about: bool,
 }
 
-/// Domain → rows of its table.
+/// Domain → rows of its table, without those whose table is locked.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -32,8 +34,9 @@ pub(crate) async fn read(
                 (SELECT reltuples::bigint FROM pg_class WHERE oid = '\"{0}\"'::regclass)",
             domain.table
         );
-        let (counted, estimate) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
-        tables.insert(domain.name, rows(counted, estimate));
+        if let Some((counted, estimate)) = locks::unless_locked(connection, sql).await? {
+            tables.insert(domain.name, rows(counted, estimate));
+        }
     }
     Ok(tables)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::harness::http::within;
 use crate::harness::{World, folder};
 
 /// Runs `freshet` to its end with nothing in its environment, where no stack runs.
@@ -186,5 +187,39 @@ async fn the_status_for_programs_says_what_is_known_of_every_domain() {
     }
     let newest = &status["files"]["files"][0];
     assert_eq!((&newest["key"], &newest["state"]), (&"health/b.csv".into(), &"rejected".into()), "{status:#}");
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_has_locked_is_named_and_the_rest_is_still_shown() {
+    const HEALTH: &str = "location_id,date,dengue_cases\n";
+    let world = World::new("locked-table").await;
+    let roles = world.run_all();
+    world.put("health/before.csv", format!("{HEALTH}1,2025-01-01,1\n")).await;
+    world.settle().await;
+    // The words of the status, however its lines are broken, and how long it took.
+    let status = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+        command.arg("status").env_clear().envs(world.variables()).current_dir(folder());
+        let asked = Instant::now();
+        let output = command.output().expect("run freshet");
+        assert!(output.status.success(), "{}", text(output.stderr));
+        (text(output.stdout).split_whitespace().collect::<Vec<_>>().join(" "), asked.elapsed())
+    };
+    assert!(!status().0.contains("is locked"));
+    let mut holder = world.services.pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE health_data IN ACCESS EXCLUSIVE MODE").execute(&mut *holder).await.expect("the lock");
+    world.put("health/after.csv", format!("{HEALTH}1,2025-01-02,1\n")).await;
+    let (said, took) = within(Duration::from_secs(40), "the lock is named", async || {
+        let (said, took) = status();
+        said.contains("health_data is locked: freshet has waited").then_some((said, took))
+    })
+    .await;
+    assert!(took < Duration::from_secs(5), "it waited for the table: {took:?}");
+    assert!(said.contains("LOCK TABLE health_data IN ACCESS EXCLUSIVE MODE. Wait for it, or end it:"), "{said}");
+    assert!(said.contains("version 1") && said.contains("│ locations │"), "the rest is shown: {said}");
+    holder.rollback().await.expect("the lock is gone");
+    world.settle().await;
+    assert!(!status().0.contains("is locked"));
     roles.stop().await;
 }

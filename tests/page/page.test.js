@@ -341,8 +341,8 @@ test("the outputs can be taken away, and nothing else", async () => {
 
 test("what needs a person is said at the top", async () => {
   const alarms = page.getByRole("alert");
-  execute("UPDATE pipeline.bookmarks SET halted = 'made again: <adopt> it' WHERE domain = 'health' AND partition = 1");
-  await there(alarms, "health is halted at partition 1: made again: <adopt> it");
+  execute("UPDATE pipeline.bookmarks SET halted = 'made again: <adopt> it' WHERE domain = 'health' AND partition IN (1, 2)");
+  await there(alarms, "health is halted at partitions 1, 2: made again: <adopt> it");
   execute("UPDATE pipeline.bookmarks SET halted = NULL");
   execute("ALTER TABLE hospital_data RENAME COLUMN nurses TO hidden");
   execute(`WITH marked AS (INSERT INTO pipeline.marks (domain, dates) SELECT 'hospital', daterange(date, date + 1) FROM hospital_data)

@@ -3,6 +3,7 @@
 mod files;
 mod queue;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use freshet_ingest::names;
@@ -11,7 +12,9 @@ use freshet_sinks::listings::Unlisted;
 use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
 use crate::commands::terminal::{Look, about, columns, first_that_fits, span, table, thousands, wrapped};
-use crate::status::{ColumnNote, DomainStatus, FailedOutput, LifeStatus, Orphans, OutputsStatus, PassedOver, Status};
+use crate::status::{
+    Blocked, ColumnNote, DomainStatus, FailedOutput, LifeStatus, Orphans, OutputsStatus, PassedOver, Status,
+};
 
 /// Objects of no domain, and columns, that are shown.
 const UNMATCHED_SHOWN: usize = 5;
@@ -35,11 +38,8 @@ pub fn render(status: &Status, look: Look) -> String {
 }
 
 fn alarms(status: &Status, look: Look) -> Option<String> {
-    let halted =
-        status.domains.iter().flat_map(|domain| domain.halted.iter().map(move |halted| (domain.domain, halted)));
-    let mut lines: Vec<String> = halted
-        .map(|(domain, halted)| format!("halted: {domain} partition {}: {}", halted.partition, halted.reason))
-        .collect();
+    let mut lines: Vec<String> = status.domains.iter().flat_map(halted).collect();
+    lines.extend(status.blocked.iter().map(Blocked::describe));
     lines.extend(status.outputs.failed.iter().map(failed_output));
     lines.extend(status.passed_over.as_ref().map(passed_over));
     lines.extend(unmatched(&status.unmatched));
@@ -47,6 +47,19 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
     lines.extend(status.event_queue.as_ref().and_then(queue::alarm));
     let lines: Vec<String> = lines.iter().map(|line| wrapped(look, line, |line| look.bad(line))).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// Halted partitions of a domain: those with the same reason in one line.
+fn halted(domain: &DomainStatus) -> Vec<String> {
+    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for halted in &domain.halted {
+        by_reason.entry(&halted.reason).or_default().push(halted.partition.to_string());
+    }
+    let line = |(reason, partitions): (&str, Vec<String>)| {
+        let noun = if partitions.len() == 1 { "partition" } else { "partitions" };
+        format!("halted: {} {noun} {}: {reason}", domain.domain, partitions.join(", "))
+    };
+    by_reason.into_iter().map(line).collect()
 }
 
 /// Objects that belong to no domain: each looks like a file that nobody reads.
@@ -219,7 +232,7 @@ mod tests {
             lag_messages: 12_000,
             freshness_seconds: Some(1.25),
             orphans: Some(Orphans { rows: 100_000, more: true, locations: 3 }),
-            halted: vec![Halted { partition: 2, reason: "topic was recreated: run `freshet bookmarks adopt`".into() }],
+            halted: [2, 3].map(|partition| Halted { partition, reason: "topic was recreated".into() }).to_vec(),
             ..DomainStatus::default()
         });
         let file = |id: i64, state: ObjectState, reason: Option<&str>| FileStatus {
@@ -242,6 +255,13 @@ mod tests {
         Status {
             at: DateTime::default(),
             domains: domains.collect(),
+            blocked: vec![Blocked {
+                table: "health_data".into(),
+                waited_seconds: 24.4,
+                holder: 812,
+                who: "ann, psql".into(),
+                statement: "VACUUM FULL".into(),
+            }],
             outputs: OutputsStatus {
                 marks: 3,
                 version: Some(7),
@@ -325,7 +345,8 @@ mod tests {
         // Long ones go on below.
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
-            "halted: health partition 2",
+            "halted: health partitions 2, 3: topic was recreated halted: hospital",
+            "health_data is locked: freshet has waited 24 s for session 812 (ann, psql): VACUUM FULL.",
             "output daily_scores has not been derived since 1970-01-01 00:00:00 UTC: no column x",
             "skipped: 1,234,567 rows of 12,345 files",
             "987,654",

@@ -120,14 +120,26 @@ function renderAlarms() {
   list(the("alarms"), [...away, ...known, ...trouble], String, () => element("p", { class: "notice bad" }), text);
 }
 
-function alarmsOf({ domains, outputs, unmatched: { objects, newest }, event_queue: queue }) {
-  const halted = domains.flatMap((domain) => domain.halted.map((halted) =>
-    `${domain.domain} is halted at partition ${halted.partition}: ${halted.reason}`));
+/** Partitions with the same reason are one alarm. */
+function haltedOf({ domain, halted }) {
+  return [...new Set(halted.map(({ reason }) => reason))].map((reason) => {
+    const partitions = halted.filter((one) => one.reason === reason).map(({ partition }) => partition);
+    return `${domain} is halted at partition${partitions.length > 1 ? "s" : ""} ${partitions.join(", ")}: ${reason}`;
+  });
+}
+
+function blockedBy({ table, waited_seconds: waited, holder, who, statement }) {
+  return `${table} is locked: freshet has waited ${Math.round(waited)} s for session ${holder} (${who}): ${statement}. ` +
+    `Wait for it, or end it: SELECT pg_terminate_backend(${holder})`;
+}
+
+function alarmsOf({ domains, blocked, outputs, unmatched: { objects, newest }, event_queue: queue }) {
+  const halted = domains.flatMap(haltedOf);
   const failed = outputs.failed.map(({ output, reason }) =>
     `The output ${output} cannot be derived; its published files are older than the tables: ${reason}`);
   const unmatched = newest.map(({ key, hint }) => `${key} belongs to no domain${hint ? `: ${hint}` : ""}`);
   if (objects > newest.length) unmatched.push(`${count(objects - newest.length)} more objects belong to no domain.`);
-  return [...halted, ...failed, ...unmatched, ...queueFailure(queue)];
+  return [...halted, ...blocked.map(blockedBy), ...failed, ...unmatched, ...queueFailure(queue)];
 }
 
 // A tab that nobody sees asks for nothing.
