@@ -67,7 +67,7 @@ enum Command {
     Demo,
     /// Find new files in the raw bucket and publish their rows to Kafka (one role per process)
     Ingest,
-    /// Apply the topic of one domain, or of all, to Postgres (one role per process)
+    /// Check the rows of one domain's topic, or of all, and write them to Postgres (one role per process)
     Process {
         /// Which domain, or all
         #[arg(value_parser = parse_domains())]
@@ -99,7 +99,7 @@ enum Command {
     },
     /// Read a topic again: correct the tables by the current rules, or fill a second table
     Replay(ReplayArgs),
-    /// Send files again from S3, where a topic no longer holds their rows
+    /// Send files again from S3: after an undo, or when a topic no longer holds their rows
     Republish(RepublishArgs),
     /// Rejected rows: list them, export them as CSV, or judge them again
     Rejects {
@@ -108,7 +108,7 @@ enum Command {
     },
     /// Show where a row comes from, which rows lost against it, and what was corrected in it
     Lineage(lineage::LineageArgs),
-    /// After Postgres was restored or promoted: begin a new life of the ledger so that publication continues
+    /// Run once after Postgres was restored from a backup or promoted: publication continues
     Restored {
         /// Do not ask for confirmation
         #[arg(long)]
@@ -116,7 +116,7 @@ enum Command {
     },
     /// Compare the tables with those of another database, row by row: exit code 0 if they are equal, 2 if not
     Compare(CompareArgs),
-    /// Show progress: files, rows, lag, freshness
+    /// Show files, rows, lag and freshness, and what is stuck or halted and why
     Status(StatusArgs),
     /// Check a pipeline folder: report all mistakes, and run its tests
     Check(check::CheckArgs),
@@ -137,9 +137,9 @@ enum Command {
         /// Which shell
         shell: Shell,
     },
-    /// Say what a load needs: partitions, processes, cores, and what Kafka and Postgres write and keep
+    /// Plan for a load: partitions, processes, cores, and what Kafka and Postgres write and keep
     Capacity(capacity::CapacityOptions),
-    /// Measure rows a second and drop-to-visible on this machine
+    /// Measure this machine: rows per second, and the time from a dropped file to its visible rows
     Bench(bench::BenchOptions),
 }
 

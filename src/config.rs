@@ -203,12 +203,13 @@ pub fn load_connected(sources: &Sources, data_dir: &Path) -> anyhow::Result<Conf
             .filter(|(_, value)| value.is_empty())
             .map(|(name, _)| name)
             .collect();
+    let variables = missing.iter().map(|name| format!("FRESHET__{}", name.to_uppercase().replace('.', "__")));
     anyhow::ensure!(
         missing.is_empty(),
-        "{} not set, and no `freshet up` is running on {}: start it, or set FRESHET__{}",
+        "{} not set, and no `freshet up` is running on {}: start it, name its folder with --data, or set {}",
         missing.join(" and "),
         data_dir.display(),
-        missing[0].to_uppercase().replace('.', "__")
+        variables.collect::<Vec<_>>().join(" and ")
     );
     Ok(config)
 }

@@ -56,7 +56,7 @@ pub struct BenchOptions {
     /// Runs, each with a stack of its own
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub runs: u32,
-    /// Small files for drop-to-visible, a run
+    /// Small files per run that measure the time until their rows are visible
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub small_files: u32,
     /// Files of one row that are dropped at once, a run

@@ -24,7 +24,7 @@ pub enum BookmarksCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Set bookmarks (the roles may be running)
+    /// Move bookmarks: back reads rows again, forward skips rows for good (the roles may be running)
     Set {
         /// Which domain
         #[arg(value_parser = parse_domain())]

@@ -43,7 +43,7 @@ pub struct ReplayArgs {
     /// Examples that --dry-run shows of each kind
     #[arg(long, value_name = "N", default_value_t = 3, requires = "dry_run")]
     examples: u8,
-    /// Fill a second table instead of correcting the first
+    /// Fill a second table instead of correcting the live one
     #[arg(long, value_name = "WHERE", conflicts_with_all = ["dry_run", "to", "objects"])]
     into: Option<Into>,
     /// With --into shadow: compare the shadow with the live table, once it has caught up
@@ -52,7 +52,7 @@ pub struct ReplayArgs {
     /// With --into shadow: swap it with the live table once it has caught up
     #[arg(long, requires = "into", conflicts_with = "drop")]
     swap: bool,
-    /// With --into shadow: drop it
+    /// With --into shadow: drop the shadow
     #[arg(long, requires = "into")]
     drop: bool,
     /// Give up a replay that was interrupted: what it corrected stays, a shadow is dropped
@@ -69,7 +69,7 @@ pub struct ReplayArgs {
 /// Where a replay writes to, other than the live table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Into {
-    /// A second table.
+    /// A second table, beside the live one.
     Shadow,
 }
 

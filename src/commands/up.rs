@@ -319,9 +319,9 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
         "  settings     . {}   (endpoints and keys for any S3, Postgres and Kafka client)",
         running.env_file.display()
     );
-    println!("  ask          freshet status");
+    println!("  ask          `freshet status`");
     println!();
-    println!("Ctrl-C drains and stops everything.");
+    println!("Ctrl-C stops everything; rows that are being written are finished first.");
     running.wait().await?;
     println!("stopped");
     Ok(())

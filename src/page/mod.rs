@@ -96,6 +96,7 @@ pub fn router(services: &Services, env_file: &Path, shutdown: &CancellationToken
         .merge(asked(services))
         .route("/page/events", get(events).with_state(viewers))
         .route("/docs/{name}", get(guides::guide))
+        .route("/README.md", get(guides::readme))
         .route("/outputs/{name}", get(downloads::download).with_state(downloads))
         .layer(middleware::from_fn_with_state(Hosts::of(&http.listen, http.token.expose_secret()), guard::guard))
 }

@@ -220,7 +220,16 @@ test("the contract of a domain is told in words", async () => {
   await there(column("location_id"), "refers to id of locations", "part of the key", "unreadable: the row is rejected");
   await there(column("available_beds"), /negative_to_zero: at least 0; else the value becomes 0/);
   const guide = await ask("localhost", await view.getByRole("link", { name: "contracts.md" }).getAttribute("href"));
-  assert.deepEqual([guide.statusCode, guide.headers["content-type"]], [200, "text/plain; charset=utf-8"]);
+  assert.deepEqual([guide.statusCode, guide.headers["content-type"]], [200, "text/html; charset=utf-8"]);
+  await page.getByRole("link", { name: "four questions" }).click();
+  await page.getByRole("link", { name: "Undo a file" }).or(page.getByRole("link", { name: "undo that file" })).first().click();
+  await there(page.getByRole("main"), "Why is this row not there?");
+  assert.equal(new URL(page.url()).hash, "#undo-a-file");
+  await page.getByRole("link", { name: "runbook", exact: true }).first().click();
+  await there(page.getByRole("heading", { level: 2, name: "FreshetFileStuck" }), "FreshetFileStuck");
+  await page.getByRole("link", { name: "← Status page" }).click();
+  await page.locator("#overview").waitFor();
+  await page.getByRole("link", { name: "hospital", exact: true }).click();
   assert.equal((await ask("localhost", "/docs/..%2FCargo.toml")).statusCode, 404);
   await page.getByRole("link", { name: "← Overview" }).click();
   await page.locator("#overview").waitFor();
