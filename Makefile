@@ -3,7 +3,10 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/freshet/target
 
 FRESHET := $(CARGO_TARGET_DIR)/release/freshet
+# The same program, built in half the time, for a first look.
+LOCAL := $(CARGO_TARGET_DIR)/local/freshet
 CARGO := cargo
+OWN := -p freshet -p freshet-topics -p freshet-sinks -p freshet-ingest -p freshet-processors
 DATA ?= .freshet
 
 .DEFAULT_GOAL := help
@@ -20,7 +23,7 @@ setup: ## Install what is missing: system packages, Kafka, SeaweedFS
 checkout: setup
 	@if [ "$$(cat $(CARGO_TARGET_DIR)/checkout 2>/dev/null)" != "$(CURDIR)" ]; then \
 	    mkdir -p $(CARGO_TARGET_DIR) && \
-	    $(CARGO) clean --quiet --release -p freshet -p freshet-topics -p freshet-sinks -p freshet-ingest -p freshet-processors && \
+	    for profile in release local; do $(CARGO) clean --quiet --profile $$profile $(OWN) || exit; done && \
 	    echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/checkout; \
 	fi
 
@@ -28,12 +31,12 @@ build: checkout ## Build target/release/freshet (in CARGO_TARGET_DIR)
 	$(CARGO) build --release --workspace
 
 demo: checkout ## Start everything here, drop sample files, show them arrive, stop
-	$(CARGO) build --release --bin freshet
-	$(FRESHET) demo --data $(DATA)
+	$(CARGO) build --profile local --bin freshet
+	$(LOCAL) demo --data $(DATA)
 
 up: checkout ## The same, and keep running until Ctrl-C
-	$(CARGO) build --release --bin freshet
-	$(FRESHET) up --data $(DATA)
+	$(CARGO) build --profile local --bin freshet
+	$(LOCAL) up --data $(DATA)
 
 test: checkout ## Check format and lints, run all tests on the real components
 	@scripts/setup tests

@@ -50,7 +50,7 @@ const READERS: &str = "readers-1";
 /// A role that cannot go on says so well within this.
 const SERVES_FOR: Duration = Duration::from_secs(4);
 /// `make up` may have to build first.
-const UP_TIMEOUT: Duration = Duration::from_secs(900);
+const UP_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Draining is bounded by 30 s, stopping the stack by less.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 

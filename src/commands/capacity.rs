@@ -8,6 +8,7 @@ mod cost;
 use std::fmt::Write as _;
 
 pub use cost::RowCost;
+use freshet_processors::ProcessSettings;
 use serde::Serialize;
 
 use super::terminal::{Look, table, thousands};
@@ -43,7 +44,7 @@ pub struct CapacityOptions {
     pub cost: RowCost,
 }
 
-/// A session of Postgres runs on one core: each processor that writes keeps one busy. Cores of the largest servers that
+/// A session of Postgres runs on one core: each processor keeps as many busy as it has writers. Cores of the largest servers that
 /// are easy to rent; more than that, and the rows have to be shared by several databases.
 const POSTGRES_CORES_MAX: f64 = 96.0;
 /// As `kafka.partitions` has it unless it is set.
@@ -85,8 +86,9 @@ impl Plan {
         let topic_bytes = row_bytes * row.topic_share * options.replicas as f64;
         let table_bytes = row_bytes + row.table_overhead;
         let postgres_cores = cores(row.postgres_us);
-        // Each writes over one session: as many as keep Postgres' cores busy, if that is more than their own work.
-        let processor_processes = processes(cores(row.process_us)).max(processes(postgres_cores));
+        // As many as keep Postgres' cores busy, if that is more than their own work.
+        let sessions = ProcessSettings::default().writers as f64;
+        let processor_processes = processes(cores(row.process_us)).max(processes(postgres_cores / sessions));
         let postgres_bytes_per_day = options.rows_per_day as f64 * table_bytes;
         let postgres_bytes = postgres_bytes_per_day * options.table_days as f64;
         Plan {
@@ -236,7 +238,11 @@ mod tests {
         // In one hour of the day: twenty-four times the cores.
         let hurried = Plan::new(&CapacityOptions { hours: 1, ..options(8_640_000_000) });
         assert!((hurried.postgres_cores / large.postgres_cores - 24.0).abs() < 1e-9);
-        assert_eq!((hurried.processor_processes, hurried.partitions, hurried.databases), (24, 48, 1));
+        assert_eq!((hurried.processor_processes, hurried.partitions, hurried.databases), (16, 32, 1));
+        // Where Postgres works ten times as much as they do, a processor for each two of its cores.
+        let cost = RowCost { postgres_us: 40.0, ..COST };
+        let slow = Plan::new(&CapacityOptions { hours: 1, cost, ..options(864_000_000) });
+        assert_eq!((slow.postgres_cores.round(), slow.processor_processes), (16.0, 8));
         assert_eq!(Plan::new(&options(864_000_000_000)).databases, 2);
     }
 
@@ -244,7 +250,7 @@ mod tests {
     fn the_plan_is_said_in_lines_that_fit() {
         let options = options(864_000_000_000);
         let text = render(&options, &Plan::new(&options), Look::PLAIN);
-        for part in ["10,000,000 a second", "100 processes", "2 databases", "partition it by date"] {
+        for part in ["10,000,000 a second", "67 processes", "2 databases", "partition it by date"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");

@@ -46,3 +46,4 @@ mod told;
 mod topics;
 mod validate;
 mod windows;
+mod writers;
