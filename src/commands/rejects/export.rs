@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::select::{self, Reject};
 use super::{Which, csv};
-use crate::commands::terminal::thousands;
+use crate::commands::terminal::{counted, thousands};
 use crate::roles::Services;
 
 pub(super) async fn run(
@@ -82,7 +82,7 @@ fn write_files(domain: &'static Domain, rejects: &[Reject], folder: &Path, as_js
             .with_context(|| format!("write {}", path.display()))?;
         written.push(json!({ "path": path.display().to_string(), "file": of_file[0].file, "rows": rows.len() }));
         if !as_json {
-            println!("{}: {} rows", path.display(), thousands(rows.len() as i64));
+            println!("{}: {}", path.display(), counted(rows.len() as i64, "row"));
         }
     }
     if as_json {
