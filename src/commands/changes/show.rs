@@ -163,7 +163,7 @@ fn value(value: &Option<String>) -> String {
     value.as_ref().map_or_else(|| "NULL".to_owned(), |value| visible(value, VALUE_CHARS_MAX))
 }
 
-/// `location_id=1 date=2025-09-21: dengue_cases 4 → 9 (line 2)`; as `freshet lineage` reads it, a column that is NULL is left
+/// `site=1 date=2025-09-21: cases 4 → 9 (line 2)`; as `freshet lineage` reads it, a column that is NULL is left
 /// out.
 fn example(example: &Example, found: &Found) -> String {
     let key = example.key.iter().filter(|(_, it)| it.is_some());
