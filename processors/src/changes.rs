@@ -14,11 +14,14 @@ use freshet_sinks::apply::{REFUSED_BY_DATABASE, ReceivedRow};
 use freshet_topics::Domain;
 use freshet_topics::columns::Columns;
 use freshet_topics::kafka::KafkaSettings;
+use freshet_topics::log::Ends;
 use sqlx::{PgPool, Row};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 pub use self::compare::{Change, Changes, Example, KEYS_MAX};
-use self::compare::{Comparison, Place, Seen};
+use self::compare::{Comparison, Place, Removed, Seen};
+use crate::batch::JudgedBatch;
 use crate::lineage::Places;
 use crate::ranges::{self, Range, RangeError, Reading};
 
@@ -102,7 +105,7 @@ pub async fn of_file(
     Ok(comparison.changes(file.object, examples_max))
 }
 
-fn range((&partition, (ends, bookmark)): (&i32, &(freshet_topics::log::Ends, i64))) -> Range {
+fn range((&partition, (ends, bookmark)): (&i32, &(Ends, i64))) -> Range {
     Range { partition, from: ends.low, to: ends.high.min(*bookmark).max(ends.low) }
 }
 
@@ -111,7 +114,7 @@ fn read(
     kafka: &KafkaSettings,
     ranges: impl Iterator<Item = Range>,
     objects: Option<BTreeSet<i64>>,
-) -> tokio::sync::mpsc::Receiver<Result<crate::batch::JudgedBatch, RangeError>> {
+) -> mpsc::Receiver<Result<JudgedBatch, RangeError>> {
     let ranges = ranges.filter(|range| !range.is_empty()).collect();
     ranges::read(Reading { domain, kafka: kafka.clone(), ranges, objects, batch_rows_max: BATCH_ROWS })
 }
@@ -188,7 +191,7 @@ async fn refused(pool: &PgPool, domain: &Domain) -> Result<BTreeSet<(i64, i32, i
 struct Senders<'p> {
     pool: &'p PgPool,
     /// Object → its nonce, and when its rows left the table; `None` if the ledger does not have it.
-    known: BTreeMap<i64, Option<(Uuid, compare::Removed)>>,
+    known: BTreeMap<i64, Option<(Uuid, Removed)>>,
 }
 
 impl Senders<'_> {
@@ -213,7 +216,7 @@ impl Senders<'_> {
     }
 
     /// When the row left the table with its version; `None` if another ledger sent it.
-    fn of(&self, row: &ReceivedRow<'_>) -> Option<compare::Removed> {
+    fn of(&self, row: &ReceivedRow<'_>) -> Option<Removed> {
         let provenance = row.provenance();
         let (nonce, removed) = self.known.get(&provenance.object).copied().flatten()?;
         is_of_ledger(provenance.nonce, nonce).then_some(removed)

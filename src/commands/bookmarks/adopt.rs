@@ -118,7 +118,7 @@ async fn describe(
         false => format!("would read all {} records of topic {topic} again from its start,", thousands(records)),
     };
     Ok(format!(
-        "{}: {what}\nand publish {} again: all that are not fully applied. Rows received before are duplicates and\n\
+        "{}: {what}\nand publish again what is not fully applied: {}. Rows received before are duplicates and\n\
          count once.",
         domain.name,
         counted(unfinished, "file")
