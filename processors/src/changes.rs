@@ -81,6 +81,9 @@ pub async fn of_file(
             }
         }
     }
+    if comparison.is_empty() {
+        return Ok(comparison.changes(file.object, examples_max));
+    }
     let is_everywhere = !is_placed_by_key(pool, domain).await?;
     let ranges = places.iter().filter(|(partition, _)| is_everywhere || partitions.contains(partition)).map(range);
     let mut senders = Senders { pool, known: BTreeMap::new() };

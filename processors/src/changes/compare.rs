@@ -180,6 +180,11 @@ impl Comparison {
         self.keys.insert(row.key.into(), Held::of(row));
     }
 
+    /// Whether no row of the file loads, so that there is nothing to compare.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Whether the file has a row of that key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.keys.contains_key(key)
@@ -361,6 +366,7 @@ mod tests {
     #[test]
     fn of_rows_with_one_key_the_last_counts_and_examples_are_in_the_order_of_the_file() {
         let own = [row(5, 11, "=2", "=2\0=1"), row(5, 10, "=1", "=1\0=1"), row(5, 12, "=2", "=2\0=9")];
+        assert!(Comparison::new(domain()).is_empty());
         let changes = compared(&own, &[(row(3, 0, "=2", "=2\0=1"), None)]);
         assert_eq!((changes.rows, changes.repeated, changes.added, changes.changed), (3, 1, 1, 1));
         assert_eq!(changes.columns, BTreeMap::from([("cases", 1)]));

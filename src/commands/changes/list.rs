@@ -93,3 +93,45 @@ fn show(files: &[Version], has_more: bool, since: DateTime<Utc>, look: Look) -> 
     lines.push(wrapped(look, legend, |line| look.faint(line)));
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use freshet_sinks::ledger::ObjectState;
+
+    use super::*;
+
+    fn file(id: i64, rows: i64, rejected: i64) -> Version {
+        Version {
+            id,
+            domain: "visits".into(),
+            key: format!("visits/a-long-name-of-a-folder/and-of-a-file-{id}.csv"),
+            version_id: None,
+            etag: "e".into(),
+            last_modified: DateTime::default(),
+            state: ObjectState::Published,
+            reason: None,
+            rows: Some(rows),
+            applied: rows - rejected,
+            stale: 0,
+            rejected,
+            corrected: 0,
+            applied_at: None,
+            replaced_by: None,
+            generation: 1,
+            src_ord: id,
+            nonce: uuid::Uuid::nil(),
+        }
+    }
+
+    #[test]
+    fn each_file_is_a_line_and_counts_that_no_file_has_are_left_out() {
+        let look = Look { width: 80, ..Look::PLAIN };
+        let text = show(&[file(12, 1_200_000, 4), file(3, 7, 0)], true, DateTime::default(), look);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "written (UTC)   state   rows  applied  rejected  no.  file");
+        assert!(lines[1].starts_with("01-01 00:00:00  queued  1.2M     1.2M         4   12  visits/"), "{text}");
+        assert_eq!(lines[3], "there are more files; --limit shows more");
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
+        assert_eq!(show(&[], false, DateTime::default(), look), "no file since 1970-01-01 00:00:00 UTC");
+    }
+}

@@ -163,7 +163,7 @@ fn value(value: &Option<String>) -> String {
     value.as_ref().map_or_else(|| "NULL".to_owned(), |value| visible(value, VALUE_CHARS_MAX))
 }
 
-/// `site=1 date=2025-09-21: cases 4 → 9 (line 2)`; as `freshet lineage` reads it, a column that is NULL is left
+/// `line 2: site=1 date=2025-09-21: cases 4 → 9`; as `freshet lineage` reads it, a column that is NULL is left
 /// out.
 fn example(example: &Example, found: &Found) -> String {
     let key = example.key.iter().filter(|(_, it)| it.is_some());
@@ -176,7 +176,7 @@ fn example(example: &Example, found: &Found) -> String {
         }
         Change::Lost(to) => format!(": newer in {}", name(*to, found)),
     };
-    format!("{}{change} (line {})", key.join(" "), example.line)
+    format!("line {}: {}{change}", example.line, key.join(" "))
 }
 
 pub(super) fn json(found: &Found) -> Value {
@@ -283,15 +283,20 @@ mod tests {
             "  changed           1  dengue_cases 1, malaria_cases 1",
             "  lost              2  newer data was there, from health/week.csv (2)",
             "replaced since: 4 rows, by health/b.csv (3), object 8 (1)",
-            "  location_id=1 date=2025-09-21 (line 2)",
+            "  line 2: location_id=1 date=2025-09-21",
             "  and 2 more; --examples shows more",
-            "  location_id=3 date=2025-09-21: newer in health/week.csv (line 4)",
+            "  line 4: location_id=3 date=2025-09-21: newer in health/week.csv",
             "the topic no longer has 2 rows of the file: they are not in these numbers",
             "versions of the file, the newest first: 12, 3; --version shows another",
         ] {
             assert!(text.lines().any(|it| it == line), "{line}\n{text}");
         }
-        assert!(text.contains("dengue_cases 4 → 9, malaria_cases NULL →\n    a\\u{a0}b (line 3)"), "{text}");
+        assert!(
+            text.contains(
+                "line 3: location_id=2 date=2025-09-21: dengue_cases 4 → 9, malaria_cases\n    NULL → a\\u{a0}b"
+            ),
+            "{text}"
+        );
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(!text.contains("  same") && !text.contains("repeated"), "{text}");
     }

@@ -164,3 +164,51 @@ fn place(file: Option<&File>, line: Option<i64>, row: i64) -> String {
 fn written(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn found(others: Vec<Other>, halted: Vec<i32>, is_whole: bool) -> Lineage {
+        Lineage {
+            domain: "visits",
+            table: "visits",
+            key: BTreeMap::from([("ward", "7".to_owned())]),
+            row: None,
+            others: Some(others),
+            records_read: 9,
+            is_whole,
+            halted,
+            unread: Unread { number: 0, files: Vec::new() },
+        }
+    }
+
+    fn waiting(generation: i32) -> Other {
+        let (rule, column, value) = (None, None, None);
+        let (fate, file, object, src_ord, row, line) = (Fate::Waiting, None, 4, 1, 0, 2);
+        Other { fate, file, object, generation, src_ord, row, line, partition: 3, offset: 8, rule, column, value }
+    }
+
+    #[test]
+    fn a_row_that_waits_in_a_halted_partition_says_so_once() {
+        let text =
+            |halted| lineage(&found(vec![waiting(2), waiting(1)], halted, true), Look { width: 200, ..Look::PLAIN });
+        let said = "waiting: it is in the topic, and not applied yet";
+        assert_eq!(text(vec![]), format!("visits ward=7\nis not in visits\n{said}"));
+        let halted = "partition 3 of the topic is halted, see `freshet bookmarks list visits`";
+        assert_eq!(text(vec![3]), format!("visits ward=7\nis not in visits\n{said}; {halted}"));
+    }
+
+    #[test]
+    fn a_key_without_a_row_says_where_to_look_and_what_cannot_be_known() {
+        let text = lineage(&found(Vec::new(), Vec::new(), false), Look::PLAIN);
+        for part in
+            ["no row of this key is in the topic", "the topic no longer has all rows", "`freshet rejects list visits`"]
+        {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(!text.contains("records") && !text.contains("no other row"), "{text}");
+    }
+}
