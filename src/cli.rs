@@ -13,6 +13,7 @@ use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::bookmarks::{self, BookmarksCommand};
+use crate::commands::changes::{self, ChangesArgs};
 use crate::commands::compare::{self, CompareArgs};
 use crate::commands::demo::Demo;
 use crate::commands::domain_arg::{Domains, parse_domains};
@@ -99,7 +100,7 @@ enum Command {
     },
     /// Read a topic again: correct the tables by the current rules, or fill a second table
     Replay(ReplayArgs),
-    /// Send files again from S3: after an undo, or when a topic no longer holds their rows
+    /// Send files again from S3: to undo a newer file, or when a topic no longer holds their rows
     Republish(RepublishArgs),
     /// Rejected rows: list them, export them as CSV, or judge them again
     Rejects {
@@ -108,6 +109,8 @@ enum Command {
     },
     /// Show where a row comes from, which rows lost against it, and what was corrected in it
     Lineage(lineage::LineageArgs),
+    /// Show what a file changed in its table, or list the files since a time
+    Changes(ChangesArgs),
     /// Run once after Postgres was restored from a backup or promoted: publication continues
     Restored {
         /// Do not ask for confirmation
@@ -214,6 +217,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             | Command::Status(_)
             | Command::Rejects { .. }
             | Command::Lineage(_)
+            | Command::Changes(_)
             | Command::Validate(_)
             | Command::Bench(_)
     );
@@ -263,6 +267,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Lineage(ref options) => {
             return lineage::run(&cli.services_for_people().await?, options, Look::of_stdout()).await;
+        }
+        Command::Changes(ref options) => {
+            return changes::run(&cli.services_for_people().await?, options, Look::of_stdout()).await;
         }
         Command::Republish(ref options) => return republish::run(&cli.services_for_people().await?, options).await,
         Command::Restored { yes } => return restored::run(&cli.services_for_people().await?, yes).await,

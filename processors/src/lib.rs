@@ -6,10 +6,11 @@
 //! applied in order by one writer, one transaction each, which moves the bookmark with the rows
 //! ([`freshet_sinks::apply`]). `pipeline` connects the steps.
 //!
-//! [`replay`] applies rows of a topic again, [`lineage`] finds all rows of one key, and [`refresh`] keeps the derived
-//! outputs up to date.
+//! [`replay`] applies rows of a topic again, [`lineage`] finds all rows of one key, [`changes`] what a file changed, and
+//! [`refresh`] keeps the derived outputs up to date.
 
 mod batch;
+pub mod changes;
 mod consumer;
 pub mod decisions;
 pub mod lineage;

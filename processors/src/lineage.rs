@@ -1,8 +1,8 @@
 //! Finds every row of one key in a topic, with the verdict of the present rules on each; the row in the table won over
 //! the others.
 //!
-//! It reads the partitions that may contain the key from their beginning, up to the live bookmarks, and moves no
-//! bookmark. Rows removed by retention cannot be found.
+//! It reads the partitions that may contain the key from their beginning to their end, and moves no bookmark. A row past
+//! the live bookmark waits to be applied. Rows removed by retention cannot be found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +26,8 @@ pub struct Sent {
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
+    /// Whether it is past the bookmark, so that it waits for the processor.
+    pub waits: bool,
     /// Why it does not load, if it does not.
     pub refused: Option<Refusal>,
     /// Its corrections.
@@ -46,10 +48,10 @@ pub async fn sent(
     places: &Places,
     key: &[Value<'_>],
 ) -> Result<(Vec<Sent>, i64), RangeError> {
-    let range = |(&partition, (ends, bookmark)): (&i32, &(Ends, i64))| Range {
+    let range = |(&partition, (ends, _)): (&i32, &(Ends, i64))| Range {
         partition,
         from: ends.low,
-        to: ends.high.min(*bookmark).max(ends.low),
+        to: ends.high.max(ends.low),
     };
     let ranges: Vec<Range> = places.iter().map(range).filter(|range| !range.is_empty()).collect();
     let mut open: BTreeSet<i32> = ranges.iter().map(|range| range.partition).collect();
@@ -62,7 +64,7 @@ pub async fn sent(
         // The reader sends an error before it ends early.
         let Some(batch) = batches.recv().await.transpose()? else { break };
         let rows = (0..batch.rows.origins.len()).map(|at| batch.rows.row(at));
-        found.extend(rows.filter(|row| is_of(domain, row, key)).map(|row| told(&row)));
+        found.extend(rows.filter(|row| is_of(domain, row, key)).map(|row| told(&row, places)));
         for (partition, offsets) in batch.partitions {
             if ends.get(&partition).is_none_or(|end| offsets.next >= *end) {
                 open.remove(&partition);
@@ -88,8 +90,9 @@ fn is_of(domain: &'static Domain, row: &ReceivedRow<'_>, key: &[Value<'_>]) -> b
         })
 }
 
-fn told(row: &ReceivedRow<'_>) -> Sent {
+fn told(row: &ReceivedRow<'_>, places: &Places) -> Sent {
     let Origin { partition, offset, provenance, .. } = *row.origin();
     let corrections = row.rows().judged.corrections.of(row.at()).iter().map(|(_, note)| *note).collect();
-    Sent { provenance, partition, offset, refused: row.refusal().cloned(), corrections }
+    let waits = places.get(&partition).is_some_and(|(_, bookmark)| offset >= *bookmark);
+    Sent { provenance, partition, offset, waits, refused: row.refusal().cloned(), corrections }
 }

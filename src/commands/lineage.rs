@@ -8,6 +8,7 @@
 mod read;
 mod show;
 
+use std::fmt;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +21,7 @@ use crate::roles::Services;
 
 /// Options of `freshet lineage`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Exit code: 0 if the table or the topic has a row of the key, 1 if not.")]
 pub struct LineageArgs {
     /// Which domain
     #[arg(value_name = "DOMAIN", value_parser = parse_domain())]
@@ -42,13 +44,22 @@ pub struct LineageArgs {
 pub async fn run(services: &Services, args: &LineageArgs, look: Look) -> Result<ExitCode> {
     let domain = args.domain;
     let cells = cells(domain, &args.key)?;
-    let key = key(domain, &cells)?;
-    let row = read::row(&services.pool, domain, &key).await.context("read the row of the table")?;
-    let sent = match args.table_only {
-        true => None,
-        false => Some(read::sent(services, domain, &key, row.as_ref()).await?),
+    let key = match key(domain, &cells) {
+        Ok(key) => key,
+        Err(error) => bail!("{error}: {}", read::rejected_with(&services.pool, domain, &error).await?),
     };
-    let found = read::Lineage::new(domain, &key, row, sent);
+    // The bookmarks come first: a row before them is in the table when that is read.
+    let topic = match args.table_only {
+        true => None,
+        false => Some(read::topic(services, domain, &key).await?),
+    };
+    let row = read::row(services, domain, &key).await.context("read the row of the table")?;
+    let sent = match &topic {
+        None => None,
+        Some(topic) => Some(read::sent(services, domain, &key, topic, row.as_ref()).await?),
+    };
+    let unread = read::unread(&services.pool, domain).await.context("look for files that are not read yet")?;
+    let found = read::Lineage::new(domain, &key, row, sent, unread);
     match args.json {
         true => crate::print::raw(&format!("{}\n", serde_json::to_string_pretty(&found).context("write JSON")?)),
         false => println!("{}", show::lineage(&found, look)),
@@ -62,7 +73,7 @@ fn cells<'w>(domain: &'static Domain, words: &'w [String]) -> Result<Vec<Cell<'w
     let mut given = Vec::new();
     for word in words {
         let Some((name, value)) = word.split_once('=') else {
-            bail!("write the key as COLUMN=VALUE, for example {}=1: `{word}` is not", domain.key[0]);
+            bail!("`{word}` is not COLUMN=VALUE: write the key as COLUMN=VALUE, for example {}=1", domain.key[0]);
         };
         ensure!(
             domain.key.contains(&name),
@@ -80,20 +91,34 @@ fn cells<'w>(domain: &'static Domain, words: &'w [String]) -> Result<Vec<Cell<'w
     domain.key.iter().map(cell).collect()
 }
 
+/// A row with this in its key is rejected.
+#[derive(Debug)]
+struct NotAValue {
+    column: &'static str,
+    text: String,
+    rule: &'static str,
+}
+
+impl fmt::Display for NotAValue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NotAValue { column, text, rule } = self;
+        match text.is_empty() {
+            true => write!(formatter, "an empty cell is not a value of {column} ({rule})"),
+            false => write!(formatter, "`{text}` is not a value of {column} ({rule})"),
+        }
+    }
+}
+
 /// Their values, read as those of a file are.
-fn key<'c>(domain: &'static Domain, cells: &'c [Cell<'_>]) -> Result<Vec<Value<'c>>> {
+fn key<'c>(domain: &'static Domain, cells: &'c [Cell<'_>]) -> Result<Vec<Value<'c>>, NotAValue> {
     let value = |(name, cell): (&&'static str, &'c Cell<'_>)| {
         let column = &domain.columns[domain.index_of(name)];
         judge::cell(column, cell, &mut Notes::default()).map_err(|refused| {
             let text = match cell {
-                Cell::Text(text) => text.as_ref(),
-                Cell::Absent | Cell::Missing => "",
+                Cell::Text(text) => text.to_string(),
+                Cell::Absent | Cell::Missing => String::new(),
             };
-            anyhow::anyhow!(
-                "`{text}` is not a value of {name} ({}): a row with it is rejected, see `freshet rejects list {}`",
-                refused.rule,
-                domain.name
-            )
+            NotAValue { column: name, text, rule: refused.rule }
         })
     };
     domain.key.iter().zip(cells).map(value).collect()
@@ -111,16 +136,18 @@ mod tests {
         let read = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             let cells = cells(health, &words)?;
-            key(health, &cells).map(|values| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+            let values = key(health, &cells).map_err(|error| anyhow::anyhow!("{error}"))?;
+            Ok::<_, anyhow::Error>(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         };
         let whole = read(&["date=2025-03-01", "location_id=01"]).expect("a key");
         assert!(whole.starts_with("1 2025-03-01"), "{whole}");
         assert_eq!(read(&["location_id=1.0", "date=2025-03-01 00:00:00"]).ok(), Some(whole));
         for (words, expected) in [
             (&["location_id=1"][..], "date is missing"),
-            (&["location_id=x", "date=2025-03-01"], "`x` is not a value of location_id"),
+            (&["location_id=x", "date=2025-03-01"], "`x` is not a value of location_id (uncastable)"),
+            (&["location_id=", "date=2025-03-01"], "an empty cell is not a value of location_id (required_empty)"),
             (&["dengue_cases=1"], "is not a column of the key of health"),
-            (&["location_id"], "write the key as COLUMN=VALUE, for example location_id=1"),
+            (&["1"], "`1` is not COLUMN=VALUE: write the key as COLUMN=VALUE, for example location_id=1"),
         ] {
             let said = read(words).expect_err(expected).to_string();
             assert!(said.contains(expected), "{said}");

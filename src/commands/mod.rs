@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod bookmarks;
 pub mod capacity;
+pub mod changes;
 pub mod check;
 pub mod compare;
 pub mod confirm;
@@ -13,6 +14,7 @@ pub mod halted;
 pub mod healthcheck;
 pub mod init;
 pub mod lineage;
+mod named;
 pub mod rejects;
 pub mod replay;
 pub mod republish;

@@ -25,6 +25,7 @@ use crate::roles::Services;
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum RejectsCommand {
     /// Show them: file, line, column, value and rule, the newest first
+    #[command(after_help = "Exit code: 0, or 1 if a file that --file names is unknown.")]
     List {
         /// Which domain, or all
         #[arg(value_name = "DOMAIN", default_value = "all", value_parser = parse_domains())]
@@ -86,6 +87,13 @@ pub struct Which {
     /// Only rows rejected before
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<DateTime<Utc>>,
+}
+
+impl Which {
+    /// Whether not all rejected rows of the files are meant.
+    fn is_narrowed(&self) -> bool {
+        !self.rules.is_empty() || self.since.is_some() || self.until.is_some()
+    }
 }
 
 /// Runs the command.

@@ -35,7 +35,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "POINT")]
     to: Option<Point>,
     /// Only rows of this file, in all its versions; may be given several times
-    #[arg(long = "object", value_name = "KEY")]
+    #[arg(long = "file", visible_alias = "object", value_name = "KEY")]
     objects: Vec<String>,
     /// Only show what would change
     #[arg(long)]
@@ -227,7 +227,7 @@ mod tests {
             "all --from 2026-03-01T00:00:00Z --to 2026-04-01T00:00:00Z",
             "health --from 2026-03-01",
             "health --from 0:5,1:7 --dry-run --examples 9",
-            "health --object health/a.csv --object health/b.csv",
+            "health --file health/a.csv --object health/b.csv",
             "health --into shadow",
             "health --into shadow --compare --swap --yes",
             "health --into shadow --drop",
@@ -247,7 +247,7 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         let said = parse("health").expect_err("nothing to replay").to_string();
-        for option in ["--from", "--object", "--into", "--abandon"] {
+        for option in ["--from", "--file", "--into", "--abandon"] {
             assert!(said.contains(option), "{option}: {said}");
         }
     }

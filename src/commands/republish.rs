@@ -10,7 +10,8 @@ use freshet_sinks::ledger::{self, Candidate, Selection, on_one_line};
 
 use super::confirm::confirm;
 use super::halted;
-use super::terminal::thousands;
+use super::named;
+use super::terminal::counted;
 use super::time_arg::parse_time;
 use crate::roles::Services;
 
@@ -22,7 +23,7 @@ const NAMED_MAX: usize = 10;
 #[command(group = clap::ArgGroup::new("which").args(["objects", "prefix", "since", "all"]).required(true).multiple(true))]
 pub struct RepublishArgs {
     /// This file; may be given several times
-    #[arg(long = "object", value_name = "KEY")]
+    #[arg(long = "file", visible_alias = "object", value_name = "KEY")]
     objects: Vec<String>,
     /// Files whose keys begin with this, such as health/ or health/2026-03
     #[arg(long, value_name = "PREFIX")]
@@ -52,6 +53,12 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
     let reader = ObjectReader::new(services.s3.clone());
     let bucket = &services.config.s3.raw_bucket;
     let selected = republish::select(&services.pool, &reader, bucket, &selection).await.context("find the files")?;
+    for key in &args.objects {
+        let found = [&selected.ready, &selected.gone, &selected.skipped];
+        if !found.into_iter().flatten().any(|candidate| candidate.version.key == *key) {
+            println!("{}", named::unknown(services, key).await.context("look for near names")?);
+        }
+    }
     print!("{}", describe(&selected, args.as_new));
     if selected.ready.is_empty() || !confirm("Send them again?", args.yes)? {
         return Ok(ExitCode::FAILURE);
@@ -82,10 +89,7 @@ async fn send_as_new(services: &Services, candidates: &[Candidate]) -> Result<us
 }
 
 fn files(count: usize) -> String {
-    match count {
-        1 => "1 file".to_owned(),
-        count => format!("{} files", thousands(count as i64)),
-    }
+    counted(count as i64, "file")
 }
 
 fn describe(selected: &Selected, as_new: bool) -> String {
@@ -99,7 +103,7 @@ fn describe(selected: &Selected, as_new: bool) -> String {
         names.join(", ")
     };
     if !gone.is_empty() {
-        text.push_str(&format!("S3 no longer has these {}: {}\n", files(gone.len()), names(gone)));
+        text.push_str(&format!("S3 no longer has {}: {}\n", files(gone.len()), names(gone)));
     }
     if !skipped.is_empty() {
         let count = files(skipped.len());
@@ -111,10 +115,15 @@ fn describe(selected: &Selected, as_new: bool) -> String {
     }
     let rows: i64 = ready.iter().filter_map(|candidate| candidate.rows).sum();
     let meaning = match as_new {
-        true => "Their rows will win over rows that other files have brought since.",
+        true => {
+            "Their rows will win over rows that other files have brought since.\n\
+             Rows that only other files have stay in the table: `freshet changes FILE` lists\n\
+             the rows that a file added."
+        }
         false => "Rows received before count once: the tables do not change, and a replay finds the rows in the topic.",
     };
-    text.push_str(&format!("{}, {} rows: {}\n{meaning}\n", files(ready.len()), thousands(rows), names(ready)));
+    let rows = counted(rows, "row");
+    text.push_str(&format!("{}, {rows}: {}\n{meaning}\n", files(ready.len()), names(ready)));
     text
 }
 
@@ -144,9 +153,7 @@ mod tests {
             skipped: (0..12).map(|number| candidate(&format!("health/{number}.csv"))).collect(),
         };
         let text = describe(&selected, false);
-        for part in
-            ["no longer has these 1 file: health/old.csv", "2 files, 2,400 rows: health/a.csv, health/b.csv", "…"]
-        {
+        for part in ["no longer has 1 file: health/old.csv", "2 files, 2,400 rows: health/a.csv, health/b.csv", "…"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(describe(&Selected::default(), true).contains("No file"), "nothing to do is said");

@@ -7,6 +7,7 @@ mod render;
 use std::time::Duration;
 
 pub use render::render;
+pub(in crate::commands) use render::word;
 
 /// Options of `freshet status`.
 #[derive(Debug, Clone, clap::Args)]

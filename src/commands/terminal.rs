@@ -155,6 +155,11 @@ pub fn thousands(number: i64) -> String {
     if number < 0 { format!("-{text}") } else { text }
 }
 
+/// `1 row`, `1,234 rows`: a number of things whose plural ends in s.
+pub fn counted(number: i64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{} {thing}s", thousands(number)) }
+}
+
 /// A connection URL that may be shown: without its password.
 pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -172,6 +177,13 @@ mod tests {
     fn numbers_read_well() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-1_234_567, "-1,234,567")] {
             assert_eq!(thousands(number), text);
+        }
+    }
+
+    #[test]
+    fn one_thing_is_not_several() {
+        for (number, text) in [(0, "0 rows"), (1, "1 row"), (1_000, "1,000 rows")] {
+            assert_eq!(counted(number, "row"), text);
         }
     }
 

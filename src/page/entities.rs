@@ -29,6 +29,10 @@ struct Shown {
     cells: Vec<Option<String>>,
     /// `pipeline.objects.id`; 0 for no file.
     file: i64,
+    /// Its name, if the ledger has it.
+    key: Option<String>,
+    /// Which data row of it, from 0.
+    row: i64,
 }
 
 /// An entity.
@@ -215,8 +219,8 @@ async fn rows(
     let found =
         sqlx::query(AssertSqlSafe(sql)).bind(value).bind(limit as i64).bind(until).fetch_all(connection).await?;
     let row = |row: sqlx::postgres::PgRow| {
-        let cells = (0..domain.columns.len()).map(|at| row.try_get(at + 2)).collect::<Result<_, _>>()?;
-        Ok((row.try_get(0)?, Shown { cells, file: row.try_get(1)? }))
+        let cells = (0..domain.columns.len()).map(|at| row.try_get(at + 4)).collect::<Result<_, _>>()?;
+        Ok((row.try_get(0)?, Shown { cells, file: row.try_get(1)?, key: row.try_get(2)?, row: row.try_get(3)? }))
     };
     found.into_iter().map(row).collect()
 }
@@ -236,7 +240,8 @@ fn rows_sql(domain: &Domain, by: &Column, date: &str, is_until: bool) -> String 
     };
     let unused = if until.is_empty() { " AND ($3::date IS NULL)" } else { "" };
     format!(
-        "SELECT {day}, t.src_object, {} FROM \"{}\" t WHERE t.\"{}\" = $1::text::{}{until}{unused} {order} LIMIT $2",
+        "SELECT {day}, t.src_object, o.key, t.src_row, {} FROM \"{}\" t
+         LEFT JOIN pipeline.objects o ON o.id = t.src_object WHERE t.\"{}\" = $1::text::{}{until}{unused} {order} LIMIT $2",
         cells.join(", "),
         domain.table,
         by.name,

@@ -11,7 +11,7 @@ use freshet_sinks::outputs::Store;
 use freshet_topics::Domain;
 use futures::FutureExt;
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::ask::{Asked, Refused, absent, away};
 use super::parameters::Parameters;
@@ -62,6 +62,8 @@ struct More {
     deleted_at: Option<DateTime<Utc>>,
     /// The newer version by which its rows have left the table.
     replaced_by: Option<i64>,
+    /// Rows of it that were written to the table.
+    applied: i64,
     /// Times that it was sent again because rows were missing.
     repairs: i32,
     attempts: i32,
@@ -120,6 +122,8 @@ async fn read(connection: &mut PgConnection, id: i64) -> Result<Option<File>, sq
     let more = sqlx::query_as(
         "SELECT o.version_id, o.etag, o.discovered_at, o.published_at, o.applied_at, o.deleted_at, o.replaced_by, o.repairs,
             o.attempts, o.end_offsets,
+            (SELECT coalesce(sum(p.applied), 0)::bigint FROM pipeline.progress p
+             WHERE p.object = o.id AND p.generation = o.generation) AS applied,
             coalesce(o.stream_id = (SELECT s.stream_id FROM pipeline.streams s WHERE s.domain = o.domain), false)
                 AS is_of_stream
          FROM pipeline.objects o WHERE o.id = $1",
@@ -157,6 +161,30 @@ async fn read(connection: &mut PgConnection, id: i64) -> Result<Option<File>, sq
     .fetch_all(connection)
     .await?;
     Ok(Some(File { outcome, more, rules, corrections, versions, outputs: None, has_csv: false }))
+}
+
+/// Rows of a file that are in its table now.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+pub(super) struct InTable {
+    rows: i64,
+    /// Those of them that brought other values than the table had, or a new key.
+    new_values: i64,
+}
+
+/// `GET /page/files/ID/table`. It looks through the whole table: one that takes longer than a question may is not counted.
+pub(super) async fn in_table(State(asked): State<Asked>, Path(id): Path<i64>) -> Result<Json<InTable>, Refused> {
+    let read = asked.postgres(move |connection| files::one(connection, id).boxed()).await?;
+    let outcome = read.ok_or_else(|| absent("no such file"))?;
+    let domain = asked.services.config.pipeline.domain(outcome.domain());
+    let domain = domain.ok_or_else(|| absent("this program does not know the file's domain"))?;
+    let sql = format!(
+        "SELECT count(*) AS rows, count(*) FILTER (WHERE value_ord = src_ord) AS new_values FROM \"{}\" WHERE src_object = $1",
+        domain.table
+    );
+    let counted = asked
+        .postgres(move |connection| sqlx::query_as(AssertSqlSafe(sql)).bind(id).fetch_one(connection).boxed())
+        .await;
+    counted.map(Json).map_err(|(status, said)| (status, format!("not counted, see `freshet changes`: {said}")))
 }
 
 /// Rejected rows, and where the next page begins.

@@ -106,6 +106,7 @@ fn asked(services: &Services) -> Router {
     Router::new()
         .route("/page/files", get(list::files))
         .route("/page/files/{id}", get(file::file))
+        .route("/page/files/{id}/table", get(file::in_table))
         .route("/page/files/{id}/rejects", get(file::rejected))
         .route("/page/files/{id}/rejects.csv", get(file::csv))
         .route("/page/files/{id}/values", get(values::values))

@@ -47,8 +47,8 @@ fn the_exit_codes_are_those_documented() {
 #[test]
 fn what_would_do_is_named_and_a_hint_keeps_the_data_folder() {
     let cases: &[(&[&str], &[&str])] = &[
-        (&["republish"], &["--object <KEY>", "--prefix <PREFIX>", "--since <TIME>", "--all"]),
-        (&["replay", "health"], &["--from <POINT>", "--object <KEY>", "--into <WHERE>", "--abandon"]),
+        (&["republish"], &["--file <KEY>", "--prefix <PREFIX>", "--since <TIME>", "--all"]),
+        (&["replay", "health"], &["--from <POINT>", "--file <KEY>", "--into <WHERE>", "--abandon"]),
         (&["republish", "--since", "yesterday"], &["2026-03-01 or 2026-03-01T00:00:00Z"]),
         (&["--data", "no where", "status"], &["`freshet --data 'no where' up`"]),
         (&["status", "--data", "nowhere"], &["`freshet --data nowhere up`"]),

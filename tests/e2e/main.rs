@@ -6,9 +6,11 @@
 //!
 //! Random tests print their seed; `FRESHET_TEST_SEED` replays one. `FRESHET_TEST_LOG=1` shows freshet's log.
 
+mod answers;
 mod bad_files;
 mod bookmarks;
 mod by_copy;
+mod changes;
 mod command;
 mod compare;
 mod contracts;

@@ -46,7 +46,7 @@ async fn a_file_sent_again_changes_nothing_and_is_as_fresh_as_it_was() {
     request.set_version_id(version).send().await.expect("delete the version itself");
     let (code, said) = run(&world, "republish --object health/a.csv --yes").await;
     assert_eq!(code, Some(1));
-    assert!(said.contains("S3 no longer has these 1 file: health/a.csv"), "{said}");
+    assert!(said.contains("S3 no longer has 1 file: health/a.csv"), "{said}");
     assert_eq!(world.object("health/a.csv").await.state, "applied");
     roles.stop().await;
 }

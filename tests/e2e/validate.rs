@@ -82,7 +82,7 @@ fn rejects_and_corrections_are_named_by_line_column_and_value_within_eighty_colu
         ["4", "location_id", "uncastable", "`x`"].as_slice(),
         &["5", "date", "uncastable", "`someday`"],
         &["6", "–", "stray_quote"],
-        &["2", "dengue_cases", "negative_to_zero", "`-1`"],
+        &["2", "dengue_cases", "negative_to_zero", "`-1`", "→", "0"],
     ] {
         assert!(
             lines.iter().any(|line| line.len() >= expected.len() && line[..expected.len()] == *expected),

@@ -141,7 +141,8 @@ test("a file opens at an address of its own, with its rejects by line and the wa
   const rejects = section("Rejected rows").getByRole("row");
   await there(rejects, "3location_id<b>one</b>uncastable", "4date");
   assert.equal(await view.locator("b b").count(), 0);
-  await there(section("Corrected values").getByRole("row"), "2dengue_cases-4negative_to_zero");
+  await there(section("Corrected values").getByRole("row"), "2dengue_cases-4 → 0negative_to_zero");
+  await there(view.locator("dl"), "3 rows, 2 rejected, 1 applied", "In the table1 row, 1 with new values");
   // Every stage has its time, and the first version of the outputs that holds it has a number.
   await there(view.locator(".way li[data-done]").filter({ hasText: "Outputs" }), "version");
   assert.equal(await view.locator(".way li[data-done] time").count(), 5);
@@ -287,7 +288,7 @@ test("what is known of one thing stands together, with the files that it is from
   await section("Resilience and risk").getByRole("link", { name: "Low Town" }).click();
   const view = page.locator("#view");
   await there(view.getByRole("heading"), "locations 2");
-  await there(view.locator("dl"), "Low Town", "90000");
+  await there(view.locator("dl"), "Low Town", "90000", "locations/");
   const rows = view.getByRole("table", { name: "health 2" }).locator("tbody tr");
   const dates = (await rows.locator("td:nth-child(2)").allTextContents());
   assert.deepEqual(dates, query("SELECT date FROM health_data WHERE location_id = 2 ORDER BY date DESC"));

@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use crate::commands::confirm::confirm;
-use crate::commands::terminal::thousands;
+use crate::commands::terminal::{counted, thousands};
 use crate::roles::Services;
 
 /// Shows what adopting the domain's topic would do, and does it if the user agrees; `false` if not.
@@ -45,7 +45,7 @@ pub async fn run(services: &Services, domain: &'static Domain, yes: bool) -> Res
         0 => format!("{} bookmarks are now at the start of topic {topic}", adopted.moved.len()),
         kept => format!("{} bookmarks moved to topic {topic}, {kept} unchanged", adopted.moved.len()),
     };
-    println!("{}: {stand}; {} files will be published again", domain.name, adopted.objects);
+    println!("{}: {stand}; {} will be published again", domain.name, counted(adopted.objects as i64, "file"));
     Ok(true)
 }
 
@@ -118,8 +118,9 @@ async fn describe(
         false => format!("would read all {} records of topic {topic} again from its start,", thousands(records)),
     };
     Ok(format!(
-        "{}: {what}\nand publish the {unfinished} files again that are not fully applied; rows received before are\n\
-         duplicates and count once.",
-        domain.name
+        "{}: {what}\nand publish again what is not fully applied: {}. Rows received before are duplicates and\n\
+         count once.",
+        domain.name,
+        counted(unfinished, "file")
     ))
 }

@@ -6,15 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_processors::lineage::{self, Places, Sent};
-use freshet_sinks::bookmarks;
+use freshet_sinks::bookmarks::{self, Bookmark};
+use freshet_sinks::ledger::{ObjectState, on_one_line};
 use freshet_topics::judge::{Note, Refusal};
 use freshet_topics::log::LogClient;
 use freshet_topics::partition::{message_key, partition_of};
-use freshet_topics::{Domain, Value};
+use freshet_topics::{Domain, Provenance, Value};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
+use super::NotAValue;
 use crate::roles::Services;
+
+/// Files, or rows, that are named of many.
+const UNREAD_MAX: i64 = 3;
 
 /// A version of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
@@ -27,6 +32,11 @@ pub(super) struct File {
     pub(super) last_modified: DateTime<Utc>,
     /// Where the contract says `onOverwrite: replace`: the newer version by which its rows have left the table.
     pub(super) replaced_by: Option<i64>,
+    pub(super) state: ObjectState,
+    /// Its rows, once they are known.
+    pub(super) rows: Option<i64>,
+    /// Rows of it that were judged.
+    pub(super) received: i64,
     #[serde(skip)]
     nonce: Option<uuid::Uuid>,
 }
@@ -52,6 +62,18 @@ pub(super) struct Row {
     pub(super) line: Option<i64>,
     /// What was corrected in it: rules by column; none where that is not kept and the topic was not read.
     pub(super) corrections: Option<serde_json::Value>,
+    /// Columns whose values refer to rows that are not there.
+    pub(super) orphan_in: Vec<Dangling>,
+}
+
+/// A reference to a row that is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Dangling {
+    pub(super) column: &'static str,
+    pub(super) value: String,
+    /// The domain that has no row with the value in its column.
+    pub(super) domain: &'static str,
+    pub(super) of: &'static str,
 }
 
 /// Why a row of the key is not the one in the table.
@@ -66,6 +88,8 @@ pub(super) enum Fate {
     PassedOver,
     /// A newer version of its file was applied, and the contract says `onOverwrite: replace`.
     Replaced,
+    /// It is past the bookmark: the processor has yet to come to it.
+    Waiting,
     /// By the rules of this program it should be in the table, but is not: a replay would load it.
     NotThere,
 }
@@ -77,6 +101,9 @@ pub(super) struct Other {
     pub(super) file: Option<File>,
     pub(super) object: i64,
     pub(super) generation: i32,
+    /// The position of its file in the order of its domain: another one than now if the file was sent again as new since.
+    #[serde(skip)]
+    pub(super) src_ord: i64,
     pub(super) row: i64,
     pub(super) line: i64,
     pub(super) partition: i32,
@@ -99,6 +126,25 @@ pub(super) struct Lineage {
     pub(super) records_read: i64,
     /// Whether the topic still begins where it did: if not, there may have been others.
     pub(super) is_whole: bool,
+    /// Partitions that the key may be in and that are halted.
+    pub(super) halted: Vec<i32>,
+    /// Files of the domain of which not all rows are in the topic yet.
+    pub(super) unread: Unread,
+}
+
+/// Files that are found and not sent yet.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Unread {
+    pub(super) number: i64,
+    /// The first of them.
+    pub(super) files: Vec<File>,
+}
+
+/// The partitions that the key may be in.
+pub(super) struct Topic {
+    name: String,
+    places: Places,
+    halted: Vec<i32>,
 }
 
 /// What the topic holds of a key.
@@ -106,6 +152,7 @@ pub(super) struct FromTopic {
     sent: Vec<(Sent, Option<File>)>,
     records: i64,
     is_whole: bool,
+    halted: Vec<i32>,
 }
 
 impl Lineage {
@@ -114,8 +161,10 @@ impl Lineage {
         key: &[Value<'_>],
         mut row: Option<Row>,
         topic: Option<FromTopic>,
+        unread: Unread,
     ) -> Lineage {
         let (records_read, is_whole) = topic.as_ref().map_or((0, false), |topic| (topic.records, topic.is_whole));
+        let halted = topic.as_ref().map_or_else(Vec::new, |topic| topic.halted.clone());
         let others = topic.map(|topic| {
             let mut others = Vec::new();
             for (sent, file) in topic.sent {
@@ -130,7 +179,7 @@ impl Lineage {
             others.into_iter().map(|(_, other)| other).collect()
         });
         let key = domain.key.iter().copied().zip(key.iter().map(ToString::to_string)).collect();
-        Lineage { domain: domain.name, table: domain.table, key, row, others, records_read, is_whole }
+        Lineage { domain: domain.name, table: domain.table, key, row, others, records_read, is_whole, halted, unread }
     }
 
     /// Whether nothing is known of the key.
@@ -140,6 +189,16 @@ impl Lineage {
 }
 
 impl Row {
+    /// Whether a row was sent by an earlier reading of the file that this one is from.
+    pub(super) fn is_read_again(&self, other: &Other) -> bool {
+        other.object == self.place.0 && other.generation < self.generation
+    }
+
+    /// Whether the file was sent again as new after a row of it.
+    pub(super) fn is_sent_as_new(&self, other: &Other) -> bool {
+        self.is_read_again(other) && other.src_ord < self.src_ord
+    }
+
     fn is(&self, sent: &Sent) -> bool {
         let provenance = &sent.provenance;
         self.place == (provenance.object, provenance.generation, provenance.row) && self.src_ord == provenance.src_ord
@@ -159,7 +218,7 @@ impl Row {
 
 /// A row that is not the one in the table, with its position in the order.
 fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> ((i64, i32, i64), Other) {
-    let Sent { provenance, partition, offset, refused, .. } = sent;
+    let Sent { provenance, partition, offset, waits, refused, .. } = sent;
     let order = (provenance.src_ord, provenance.generation, provenance.row);
     let is_ours = file.as_ref().is_some_and(|file| {
         let nonce = file.nonce.unwrap_or_default();
@@ -170,6 +229,7 @@ fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> ((i64, i32, i64),
         _ if !is_ours => Fate::PassedOver,
         (Some(_), _) => Fate::Rejected,
         (None, Some(file)) if file.replaced_by.is_some() => Fate::Replaced,
+        (None, _) if row.is_none_or(is_newer) && waits => Fate::Waiting,
         (None, _) if row.is_none_or(is_newer) => Fate::NotThere,
         (None, _) => Fate::Lost,
     };
@@ -177,12 +237,13 @@ fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> ((i64, i32, i64),
         Some(Refusal { rule, column, value }) => (Some(rule), column, value),
         None => (None, None, None),
     };
-    let (object, generation, row, line) = (provenance.object, provenance.generation, provenance.row, provenance.line);
-    (order, Other { fate, file, object, generation, row, line, partition, offset, rule, column, value })
+    let Provenance { object, generation, src_ord, row, line, .. } = provenance;
+    (order, Other { fate, file, object, generation, src_ord, row, line, partition, offset, rule, column, value })
 }
 
 /// The table's row of the key.
-pub(super) async fn row(pool: &PgPool, domain: &'static Domain, key: &[Value<'_>]) -> Result<Option<Row>> {
+pub(super) async fn row(services: &Services, domain: &'static Domain, key: &[Value<'_>]) -> Result<Option<Row>> {
+    let pool = &services.pool;
     let conditions = domain.key.iter().enumerate().map(|(at, name)| {
         let sql_type = domain.columns[domain.index_of(name)].cast.sql_type();
         format!("\"{name}\" IS NOT DISTINCT FROM ${}::text::{sql_type}", at + 1)
@@ -205,26 +266,84 @@ pub(super) async fn row(pool: &PgPool, domain: &'static Domain, key: &[Value<'_>
     let file = files(pool, &[object]).await?.remove(&object);
     let corrections = values.get("corrections").filter(|it| !it.is_null()).cloned();
     let place = (object, generation, row);
-    Ok(Some(Row { values, place, src_ord, file, generation, row, line: None, corrections }))
+    let orphan_in = dangling(services, domain, &values).await.context("look for the rows that it refers to")?;
+    Ok(Some(Row { values, place, src_ord, file, generation, row, line: None, corrections, orphan_in }))
 }
 
+/// The references of a row to rows that are not there.
+async fn dangling(
+    services: &Services,
+    domain: &'static Domain,
+    values: &serde_json::Value,
+) -> Result<Vec<Dangling>, sqlx::Error> {
+    let mut dangling = Vec::new();
+    for column in domain.columns {
+        let Some(reference) = column.references else { continue };
+        let Some(to) = services.config.pipeline.domain(reference.domain) else { continue };
+        let value = match &values[column.name] {
+            serde_json::Value::Null => continue,
+            serde_json::Value::String(text) => text.clone(),
+            value => value.to_string(),
+        };
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM \"{}\" t WHERE t.\"{}\" = $1::text::{})",
+            to.table,
+            reference.column,
+            column.cast.sql_type()
+        );
+        let is_there: bool = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&value).fetch_one(&services.pool).await?;
+        if !is_there {
+            dangling.push(Dangling { column: column.name, value, domain: to.name, of: reference.column });
+        }
+    }
+    Ok(dangling)
+}
+
+/// What is selected of a file, of `o`.
+const FILE: &str = "o.id, o.key, o.version_id, o.etag, o.last_modified, o.replaced_by, o.nonce, o.state, o.rows,
+    (SELECT coalesce(sum(p.applied + p.stale + p.rejected), 0)::bigint FROM pipeline.progress p
+     WHERE p.object = o.id AND p.generation = o.generation) AS received";
+
 async fn files(pool: &PgPool, ids: &[i64]) -> Result<BTreeMap<i64, File>, sqlx::Error> {
-    let files: Vec<File> = sqlx::query_as(
-        "SELECT id, key, version_id, etag, last_modified, replaced_by, nonce FROM pipeline.objects WHERE id = ANY ($1)",
-    )
-    .bind(ids)
-    .fetch_all(pool)
-    .await?;
+    let sql = format!("SELECT {FILE} FROM pipeline.objects o WHERE o.id = ANY ($1)");
+    let files: Vec<File> = sqlx::query_as(AssertSqlSafe(sql)).bind(ids).fetch_all(pool).await?;
     Ok(files.into_iter().map(|file| (file.id, file)).collect())
 }
 
-/// What the topic holds of the key.
-pub(super) async fn sent(
-    services: &Services,
-    domain: &'static Domain,
-    key: &[Value<'_>],
-    row: Option<&Row>,
-) -> Result<FromTopic> {
+/// Files of the domain that are found, and of which rows may not be in the topic yet.
+pub(super) async fn unread(pool: &PgPool, domain: &Domain) -> Result<Unread, sqlx::Error> {
+    let waiting = "FROM pipeline.objects o WHERE o.domain = $1 AND o.state IN ('discovered', 'publishing')";
+    let sql = format!("SELECT {FILE} {waiting} ORDER BY o.src_ord LIMIT $2");
+    let files = sqlx::query_as(AssertSqlSafe(sql)).bind(domain.name).bind(UNREAD_MAX).fetch_all(pool).await?;
+    let sql = format!("SELECT count(*) {waiting}");
+    let number = sqlx::query_scalar(AssertSqlSafe(sql)).bind(domain.name).fetch_one(pool).await?;
+    Ok(Unread { number, files })
+}
+
+/// Which rows were rejected because of a cell that is no value of the key.
+pub(super) async fn rejected_with(pool: &PgPool, domain: &Domain, error: &NotAValue) -> Result<String> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT o.key, r.line FROM pipeline.rejects r JOIN pipeline.objects o ON o.id = r.object
+         WHERE r.domain = $1 AND r.rule = $2 AND r.\"column\" = $3 AND coalesce(r.value, '') = $4
+         ORDER BY r.object DESC, r.row LIMIT $5",
+    )
+    .bind(domain.name)
+    .bind(error.rule)
+    .bind(error.column)
+    .bind(&error.text)
+    .bind(UNREAD_MAX)
+    .fetch_all(pool)
+    .await
+    .context("look for rejected rows")?;
+    if rows.is_empty() {
+        return Ok("a row with it is rejected, but there is none so far".to_owned());
+    }
+    let rows: Vec<String> = rows.iter().map(|(key, line)| format!("{} line {line}", on_one_line(key))).collect();
+    Ok(format!("rows with it are rejected, such as {}; see `freshet rejects list {}`", rows.join(", "), domain.name))
+}
+
+/// The partitions that the key may be in, and how far they are applied.
+pub(super) async fn topic(services: &Services, domain: &'static Domain, key: &[Value<'_>]) -> Result<Topic> {
     let topic = domain.topic(&services.config.kafka.topic_prefix);
     let ends =
         LogClient::new(&services.config.kafka).ends(&topic).await.with_context(|| format!("look at topic {topic}"))?;
@@ -236,16 +355,30 @@ pub(super) async fn sent(
         .filter(|bookmark| wanted.contains(&bookmark.partition))
         .filter_map(|bookmark| Some((bookmark.partition, (*ends.get(&bookmark.partition)?, bookmark.next_offset))))
         .collect();
+    let is_halted = |bookmark: &&Bookmark| wanted.contains(&bookmark.partition) && bookmark.halted.is_some();
+    let halted = bookmarks.iter().filter(is_halted).map(|bookmark| bookmark.partition).collect();
+    Ok(Topic { name: topic, places, halted })
+}
+
+/// What the topic holds of the key.
+pub(super) async fn sent(
+    services: &Services,
+    domain: &'static Domain,
+    key: &[Value<'_>],
+    topic: &Topic,
+    row: Option<&Row>,
+) -> Result<FromTopic> {
+    let Topic { name, places, halted } = topic;
     let is_whole = places.values().all(|(ends, _)| ends.low == 0);
-    let read = lineage::sent(domain, &services.config.kafka, &places, key).await;
-    let (sent, records) = read.with_context(|| format!("read topic {topic}"))?;
+    let read = lineage::sent(domain, &services.config.kafka, places, key).await;
+    let (sent, records) = read.with_context(|| format!("read topic {name}"))?;
     let ids: BTreeSet<i64> = sent.iter().map(|sent| sent.provenance.object).chain(row.map(|row| row.place.0)).collect();
     let files = files(&services.pool, &ids.into_iter().collect::<Vec<_>>()).await.context("look up the files")?;
     let sent = sent.into_iter().map(|sent| {
         let file = files.get(&sent.provenance.object).cloned();
         (sent, file)
     });
-    Ok(FromTopic { sent: sent.collect(), records, is_whole })
+    Ok(FromTopic { sent: sent.collect(), records, is_whole, halted: halted.clone() })
 }
 
 /// The partitions that rows of the key were sent to, by all the counts of partitions that the topic has had.

@@ -1,9 +1,11 @@
 //! Shows what is known about a key, for people.
 
 use chrono::{DateTime, Utc};
+use freshet_sinks::ledger::{ObjectState, on_one_line};
 use freshet_topics::message::OVERTAKEN;
 
-use super::read::{Fate, File, Lineage, Other, Row};
+use super::read::{Dangling, Fate, File, Lineage, Other, Row, Unread};
+use crate::commands::status::word;
 use crate::commands::terminal::{Look, thousands, wrapped};
 
 pub(super) fn lineage(found: &Lineage, look: Look) -> String {
@@ -16,24 +18,45 @@ pub(super) fn lineage(found: &Lineage, look: Look) -> String {
     match &found.others {
         None => parts.push(look.faint("the topic was not read, so rows that lost are not shown")),
         Some(others) => {
-            parts.extend(others.iter().map(|other| wrapped(look, &of_other(other), str::to_owned)));
-            if others.is_empty() {
-                parts.push("no other row of this key is in the topic".to_owned());
+            // Readings of one file say the same of its row: once is enough.
+            let mut told: Vec<String> = Vec::new();
+            for other in others {
+                let line = of_other(other, found);
+                if !told.contains(&line) {
+                    told.push(line);
+                }
             }
-            let read = format!("{} records of the topic were read", thousands(found.records_read));
-            let rest = match found.is_whole {
-                true => "",
-                false => "; it no longer has all rows that were sent, so there may have been others",
-            };
-            parts.push(look.faint(&format!("{read}{rest}")));
+            parts.extend(told.iter().map(|line| wrapped(look, line, str::to_owned)));
+            if others.is_empty() {
+                let other = if found.row.is_some() { "no other row" } else { "no row" };
+                parts.push(format!("{other} of this key is in the topic"));
+            }
+            if !found.is_whole {
+                let said = "the topic no longer has all rows that were sent, so there may have been others";
+                parts.push(wrapped(look, said, |line| look.faint(line)));
+            }
         }
     }
+    parts.extend(unread(found).map(|line| wrapped(look, &line, |line| look.busy(line))));
     if found.row.is_none() && found.others.as_ref().is_none_or(Vec::is_empty) {
-        let files = "its file: not found, not read yet, or rejected as a whole? See `freshet status --files`";
-        let rejects = format!("a row without a readable key: see `freshet rejects list {}`", found.domain);
+        let files = "is its file not found yet, or rejected as a whole? See `freshet status --files`";
+        let rejects = format!("is its key not readable? See `freshet rejects list {}`", found.domain);
         parts.extend([wrapped(look, files, str::to_owned), wrapped(look, &rejects, str::to_owned)]);
     }
     parts.join("\n")
+}
+
+/// Files that may have rows of the key and are not sent yet.
+fn unread(found: &Lineage) -> Option<String> {
+    let Unread { number, files } = &found.unread;
+    if files.is_empty() {
+        return None;
+    }
+    let mut names: Vec<String> =
+        files.iter().map(|file| format!("{} ({})", on_one_line(&file.key), word(file.state))).collect();
+    let more = number - files.len() as i64;
+    names.extend((more > 0).then(|| format!("{} more", thousands(more))));
+    Some(format!("not read yet, so they may have a row of this key: {}", names.join(", ")))
 }
 
 fn of_row(row: &Row, table: &str, look: Look) -> Vec<String> {
@@ -49,6 +72,13 @@ fn of_row(row: &Row, table: &str, look: Look) -> Vec<String> {
             let line = format!("replaced {} earlier {rows} of its file", thousands(earlier));
             parts.push(wrapped(look, &line, |line| look.busy(line)));
         }
+    }
+    for Dangling { column, value, domain, of } in &row.orphan_in {
+        let line = format!(
+            "orphan: its {column} is {value}, and {domain} has no row with that {of}: outputs that need one leave this \
+             row out"
+        );
+        parts.push(wrapped(look, &line, |line| look.busy(line)));
     }
     let is_shown = |(name, value): &(&String, &serde_json::Value)| *name != "corrections" && !value.is_null();
     let values = row.values.as_object().into_iter().flatten().filter(is_shown);
@@ -68,10 +98,17 @@ fn correction((column, rules): (&String, &serde_json::Value)) -> Option<String> 
     Some(format!("{column} ({rules})"))
 }
 
-fn of_other(other: &Other) -> String {
+fn of_other(other: &Other, found: &Lineage) -> String {
     let place = place(other.file.as_ref(), Some(other.line), other.row);
     match other.fate {
+        Fate::Lost if found.row.as_ref().is_some_and(|row| row.is_sent_as_new(other)) => {
+            format!("lost to it: line {} of the same file, before the file was sent again as new", other.line)
+        }
+        Fate::Lost if found.row.as_ref().is_some_and(|row| row.is_read_again(other)) => {
+            format!("lost to it: line {} of the same file, before the file was read again", other.line)
+        }
         Fate::Lost => format!("lost to it: {place}"),
+        Fate::Waiting => waiting(other, found),
         Fate::Rejected => {
             let column = other.column.map_or(String::new(), |column| format!(" in {column}"));
             let value = other.value.as_ref().map_or(String::new(), |value| format!(": `{value}`"));
@@ -85,6 +122,31 @@ fn of_other(other: &Other) -> String {
             format!("should be in the table by the current rules but is not (a replay loads it): {place}")
         }
     }
+}
+
+/// `waiting: its file health/a.csv is queued, 0 of 2 rows applied (line 2)`
+fn waiting(other: &Other, found: &Lineage) -> String {
+    let halted = match found.halted.contains(&other.partition) {
+        true => format!(
+            "; partition {} of the topic is halted, see `freshet bookmarks list {}`",
+            other.partition, found.domain
+        ),
+        false => String::new(),
+    };
+    let Some(File { key, state, rows, received, .. }) = &other.file else {
+        return format!("waiting: it is in the topic, and not applied yet{halted}");
+    };
+    if *state == ObjectState::Applied {
+        return format!("applied while this was read, so ask again: {} line {}", on_one_line(key), other.line);
+    }
+    let of = rows.map_or("?".to_owned(), thousands);
+    format!(
+        "waiting: its file {} is {}, {} of {of} rows applied (line {}){halted}",
+        on_one_line(key),
+        word(*state),
+        thousands(*received),
+        other.line
+    )
 }
 
 /// File, version and line.
@@ -101,4 +163,52 @@ fn place(file: Option<&File>, line: Option<i64>, row: i64) -> String {
 
 fn written(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn found(others: Vec<Other>, halted: Vec<i32>, is_whole: bool) -> Lineage {
+        Lineage {
+            domain: "visits",
+            table: "visits",
+            key: BTreeMap::from([("ward", "7".to_owned())]),
+            row: None,
+            others: Some(others),
+            records_read: 9,
+            is_whole,
+            halted,
+            unread: Unread { number: 0, files: Vec::new() },
+        }
+    }
+
+    fn waiting(generation: i32) -> Other {
+        let (rule, column, value) = (None, None, None);
+        let (fate, file, object, src_ord, row, line) = (Fate::Waiting, None, 4, 1, 0, 2);
+        Other { fate, file, object, generation, src_ord, row, line, partition: 3, offset: 8, rule, column, value }
+    }
+
+    #[test]
+    fn a_row_that_waits_in_a_halted_partition_says_so_once() {
+        let text =
+            |halted| lineage(&found(vec![waiting(2), waiting(1)], halted, true), Look { width: 200, ..Look::PLAIN });
+        let said = "waiting: it is in the topic, and not applied yet";
+        assert_eq!(text(vec![]), format!("visits ward=7\nis not in visits\n{said}"));
+        let halted = "partition 3 of the topic is halted, see `freshet bookmarks list visits`";
+        assert_eq!(text(vec![3]), format!("visits ward=7\nis not in visits\n{said}; {halted}"));
+    }
+
+    #[test]
+    fn a_key_without_a_row_says_where_to_look_and_what_cannot_be_known() {
+        let text = lineage(&found(Vec::new(), Vec::new(), false), Look::PLAIN);
+        for part in
+            ["no row of this key is in the topic", "the topic no longer has all rows", "`freshet rejects list visits`"]
+        {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(!text.contains("records") && !text.contains("no other row"), "{text}");
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::select::{self, Reject};
 use super::{Which, csv};
-use crate::commands::terminal::thousands;
+use crate::commands::terminal::counted;
 use crate::roles::Services;
 
 pub(super) async fn run(
@@ -23,14 +23,14 @@ pub(super) async fn run(
     let all = select::read(&services.pool, &[domain], which, None).await.context("read the rejects")?;
     let (mut rejects, foreign): (Vec<Reject>, Vec<Reject>) = all.into_iter().partition(|reject| reject.object != 0);
     if !foreign.is_empty() {
-        eprintln!("freshet: left out {} messages that are not rows of a file", thousands(foreign.len() as i64));
+        eprintln!("freshet: left out what is not a row of a file: {}", counted(foreign.len() as i64, "message"));
     }
     // A row whose text was too long to be kept whole is not valid JSON any more.
     let before = rejects.len();
     rejects.retain(|reject| csv::decode(domain, std::slice::from_ref(reject)).is_ok());
     if rejects.len() < before {
-        let cut = thousands((before - rejects.len()) as i64);
-        eprintln!("freshet: left out {cut} rows that were too long to be stored whole: correct them in their files");
+        let cut = counted((before - rejects.len()) as i64, "row");
+        eprintln!("freshet: left out {cut}, too long to be stored whole: correct that in the file");
     }
     match out {
         Some(folder) => write_files(domain, &rejects, folder, as_json),
@@ -82,7 +82,7 @@ fn write_files(domain: &'static Domain, rejects: &[Reject], folder: &Path, as_js
             .with_context(|| format!("write {}", path.display()))?;
         written.push(json!({ "path": path.display().to_string(), "file": of_file[0].file, "rows": rows.len() }));
         if !as_json {
-            println!("{}: {} rows", path.display(), thousands(rows.len() as i64));
+            println!("{}: {}", path.display(), counted(rows.len() as i64, "row"));
         }
     }
     if as_json {

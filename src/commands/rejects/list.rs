@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use freshet_ingest::inspect::visible;
+use freshet_sinks::ledger::on_one_line;
 use freshet_topics::Domain;
 use serde_json::json;
 
 use super::Which;
 use super::select::{self, Reject};
-use crate::commands::terminal::{Look, columns, shorten, thousands};
+use crate::commands::named;
+use crate::commands::terminal::{Look, columns, shorten, thousands, wrapped};
 use crate::roles::Services;
 
 /// Characters of a value that are shown.
@@ -23,21 +25,57 @@ pub(super) async fn run(
     as_json: bool,
     look: Look,
 ) -> Result<ExitCode> {
+    let which =
+        &Which { files: which.files.iter().map(|it| named::key(services, it).to_owned()).collect(), ..which.clone() };
     let total = select::count(&services.pool, domains, which).await.context("count the rejects")?;
     let rejects = select::read(&services.pool, domains, which, Some(limit)).await.context("read the rejects")?;
+    let mut without = Vec::new();
+    // Where rows are left out, a file without a row here may have some.
+    if rejects.len() as i64 == total {
+        for file in &which.files {
+            if !rejects.iter().any(|reject| reject.file.as_ref() == Some(file)) {
+                without.push(without_rejects(services, file, which).await?);
+            }
+        }
+    }
     match as_json {
         true => {
-            let found = json!({ "total": total, "rejects": rejects });
+            let without: Vec<_> = without.iter().map(|it| json!({ "file": it.file, "reason": it.reason })).collect();
+            let found = json!({ "total": total, "rejects": rejects, "files_without_rejects": without });
             crate::print::raw(&format!("{}\n", serde_json::to_string_pretty(&found).context("write JSON")?));
         }
-        false => println!("{}", show(&rejects, total, look)),
+        false => println!("{}", show(&rejects, total, &without, look)),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(match without.iter().all(|file| file.is_known) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// A file that was asked for and has no such reject.
+struct Without {
+    file: String,
+    reason: String,
+    /// Whether the ledger has it.
+    is_known: bool,
+}
+
+async fn without_rejects(services: &Services, file: &str, which: &Which) -> Result<Without> {
+    let versions = named::versions(services, file).await.context("look up the file")?;
+    let reason = match named::newest(&versions) {
+        None => named::unknown(services, file).await.context("look for near names")?,
+        Some(newest) => match named::waits(newest) {
+            Some(said) => format!("{}: {said}", on_one_line(file)),
+            None if which.is_narrowed() => format!("{}: no such row of it was rejected", on_one_line(file)),
+            None => format!("{}: no row of it was rejected", on_one_line(file)),
+        },
+    };
+    Ok(Without { file: file.to_owned(), reason, is_known: !versions.is_empty() })
 }
 
 /// A heading for each file, and its rows below.
-fn show(rejects: &[Reject], total: i64, look: Look) -> String {
-    if rejects.is_empty() {
+fn show(rejects: &[Reject], total: i64, without: &[Without], look: Look) -> String {
+    if rejects.is_empty() && without.is_empty() {
         return "no such row was rejected".to_owned();
     }
     let mut text = Vec::new();
@@ -60,6 +98,7 @@ fn show(rejects: &[Reject], total: i64, look: Look) -> String {
     }
     let more = total - rejects.len() as i64;
     text.extend((more > 0).then(|| look.faint(&format!("and {} more; --limit shows more", thousands(more)))));
+    text.extend(without.iter().map(|file| wrapped(look, &file.reason, str::to_owned)));
     text.join("\n")
 }
 
@@ -88,7 +127,7 @@ mod tests {
             offset: 1,
         };
         let rejects = [reject(2, 3, "someday"), reject(2, 14, "a\u{a0}b"), reject(0, 0, &"x".repeat(200))];
-        let text = show(&rejects, 1_003, Look { width: 60, ..Look::PLAIN });
+        let text = show(&rejects, 1_003, &[], Look { width: 60, ..Look::PLAIN });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "health/2.csv");
         assert_eq!(lines[2], "  3     date    uncastable  `someday`");
@@ -96,6 +135,8 @@ mod tests {
         assert_eq!(lines[4], "messages of freshet.health that are not rows");
         assert_eq!(lines[7], "and 1,000 more; --limit shows more");
         assert!(lines.iter().all(|line| line.chars().count() <= 60), "{text}");
-        assert_eq!(show(&[], 0, Look::PLAIN), "no such row was rejected");
+        assert_eq!(show(&[], 0, &[], Look::PLAIN), "no such row was rejected");
+        let without = [Without { file: "a".into(), reason: "a: no row of it was rejected".into(), is_known: true }];
+        assert_eq!(show(&[], 0, &without, Look::PLAIN), "a: no row of it was rejected");
     }
 }

@@ -19,7 +19,7 @@ use super::select::{self, Reject};
 use crate::commands::confirm::confirm;
 use crate::commands::halted;
 use crate::commands::replay::{bar, context, show};
-use crate::commands::terminal::{Look, thousands};
+use crate::commands::terminal::{Look, counted, thousands};
 use crate::ready;
 use crate::roles::Services;
 
@@ -81,9 +81,8 @@ async fn of_domain(
         }
         return Ok(Some(json!({ "domain": domain.name, "rejects": 0, "load_now": 0 })));
     };
-    let files = if request.objects.len() == 1 { "file" } else { "files" };
     let what =
-        format!("{} rejects of {} {files}", thousands(rejects.len() as i64), thousands(request.objects.len() as i64));
+        format!("{} of {}", counted(rejects.len() as i64, "reject"), counted(request.objects.len() as i64, "file"));
     if how.dry_run {
         let (bar, progress) = bar::start(&MultiProgress::new(), domain.name);
         let preview = replay::preview(&context, &request, EXAMPLES, &progress, shutdown).await;

@@ -139,7 +139,7 @@ fn files_by_state(status: &Status, look: Look) -> String {
 }
 
 /// A state as people read it, on the status page too: "published" sounds finished, though the rows still wait in Kafka.
-fn word(state: ObjectState) -> &'static str {
+pub(in crate::commands) fn word(state: ObjectState) -> &'static str {
     match state {
         ObjectState::Published => "queued",
         state => state.name(),

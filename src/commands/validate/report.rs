@@ -33,7 +33,11 @@ pub(crate) struct Place {
     /// The line on which the row begins.
     pub(super) line: u64,
     pub(super) column: Option<&'static str>,
+    /// As it was sent.
     pub(super) value: Option<String>,
+    /// Of a correction: the value that is stored for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stored: Option<String>,
     pub(super) rule: &'static str,
 }
 
@@ -118,15 +122,15 @@ impl Report {
             *self.rejects_by_rule.entry(rule).or_default() += 1;
             if self.rejects.len() < self.listed_max {
                 let value = value.as_deref().map(|value| self.shown(*column, value));
-                self.rejects.push(Place { line, column: *column, value, rule });
+                self.rejects.push(Place { line, column: *column, value, stored: None, rule });
             }
         }
         for (_, Note { column, rule }) in judged.corrections.iter() {
             self.corrected += 1;
             *self.corrections_by_rule.entry(format!("{column}:{rule}")).or_default() += 1;
             if self.corrections.len() < self.listed_max {
-                let value = self.cell(row, column);
-                self.corrections.push(Place { line, column: Some(column), value, rule });
+                let (value, stored) = (self.cell(row, column), self.stored(judged, column));
+                self.corrections.push(Place { line, column: Some(column), value, stored, rule });
             }
         }
     }
@@ -136,6 +140,12 @@ impl Report {
             Cell::Text(text) => Some(self.shown(Some(column), text)),
             Cell::Absent | Cell::Missing => None,
         }
+    }
+
+    /// The value that the table gets.
+    fn stored(&self, judged: &Judged, column: &'static str) -> Option<String> {
+        let value = judged.values.get(self.domain_of?.index_of(column), 0);
+        Some(self.shown(Some(column), &value.to_string()))
     }
 
     fn shown(&self, column: Option<&str>, value: &str) -> String {

@@ -69,8 +69,10 @@ fn places(look: Look, what: &str, places: &[Place], all: i64) -> Option<String> 
         return None;
     }
     let mut records = vec![["line", "column", "rule", "value"].map(str::to_owned).to_vec()];
-    for Place { line, column, value, rule } in places {
+    for Place { line, column, value, stored, rule } in places {
+        let stored = stored.as_ref().map_or(String::new(), |stored| format!(" → {stored}"));
         let value = value.as_ref().map_or("–".into(), |value| format!("`{value}`"));
+        let value = format!("{value}{stored}");
         records.push(vec![line.to_string(), column.unwrap_or("–").to_owned(), (*rule).to_owned(), value]);
     }
     let mut lines: Vec<String> =

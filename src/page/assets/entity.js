@@ -1,6 +1,6 @@
 // The history of one entity: the row that describes it, and the facts that refer to it, each with the file that it is from.
 
-import { ask, counted, element, list, show, tellChosen, text, the } from "./dom.js";
+import { ask, count, counted, element, list, show, tellChosen, text, the } from "./dom.js";
 import { state } from "./state.js";
 import { refuse } from "./views.js";
 
@@ -21,12 +21,14 @@ export function entityView(place, domain, value) {
   return () => {};
 }
 
-const fileLink = (file) => (file > 0 ? element("a", { href: `#/file/${file}` }, `file ${file}`) : "–");
+/** The file that a row is from, by name, and which of its rows it is. */
+const fileLink = ({ file, key, row }) => (file > 0
+  ? element("a", { href: `#/file/${file}`, title: key ?? "" }, `${key ?? `file ${file}`} row ${count(row + 1)}`) : "–");
 
 function makeEntity({ domain, columns, row, histories }, value) {
   const facts = row ? columns.map((name, index) => [name, row.cells[index]]).filter(([, cell]) => cell !== null) : [];
   const known = facts.flatMap(([name, cell]) => [element("dt", {}, name), element("dd", {}, cell)]);
-  const about = row ? element("dl", { class: "panel facts" }, ...known, element("dt", {}, "From"), element("dd", {}, fileLink(row.file)))
+  const about = row ? element("dl", { class: "panel facts" }, ...known, element("dt", {}, "From"), element("dd", {}, fileLink(row)))
     : element("p", { class: "notice" }, `${domain} has no row for it; only facts refer to it.`);
   return [
     element("div", { class: "title" }, element("h2", {}, `${domain} ${value}`)),
@@ -50,8 +52,8 @@ function makeHistory(history, value) {
     const places = columns.map((_, index) => index).filter((index) => known.rows.some(({ cells }) => cells[index] !== null));
     head.replaceChildren(...[...places.map((index) => columns[index]), "from"].map((name) =>
       element("th", { role: "columnheader", scope: "col" }, name)));
-    body.replaceChildren(...known.rows.map(({ cells, file }) => element("tr", { role: "row" },
-      ...places.map((index) => element("td", { role: "cell" }, cells[index] ?? "–")), element("td", { role: "cell" }, fileLink(file)))));
+    body.replaceChildren(...known.rows.map((it) => element("tr", { role: "row" },
+      ...places.map((index) => element("td", { role: "cell" }, it.cells[index] ?? "–")), element("td", { role: "cell" }, fileLink(it)))));
     show(table, known.rows.length > 0);
     show(none, known.rows.length === 0);
     show(more, known.next !== null);

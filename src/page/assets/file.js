@@ -7,10 +7,12 @@ import { refuse } from "./views.js";
 
 /** A file that is not through is asked for again, in milliseconds. */
 const ASK_AGAIN_MS = 1_000;
+/** So is how many of its rows are in the table, which is read as a whole for it. */
+const COUNT_AGAIN_MS = 30_000;
 
 /** Makes the view of a file; what it gives draws it anew. */
 export function fileView(place, id) {
-  const known = { file: null, at: 0, isAsking: false, rejects: null, values: null };
+  const known = { file: null, at: 0, isAsking: false, rejects: null, values: null, table: null };
   const draw = () => known.file && renderFile(place, known);
   const askFor = async () => {
     Object.assign(known, { isAsking: true, at: Date.now(), of: state.files });
@@ -38,7 +40,8 @@ function renderFile(place, known) {
   const [title, way, facts, rejects, values, versions] = place.children;
   renderTitle(title, file);
   list(way.lastChild, stagesOf(file), (it) => it.name, makeStage, updateStage);
-  renderFacts(facts.lastChild, factsOf(file));
+  renderFacts(facts.lastChild, factsOf(known));
+  countInTable(facts.lastChild, known);
   renderRejects(rejects, known);
   renderValues(values, known);
   renderVersions(versions, file);
@@ -101,14 +104,41 @@ function updateStage(item, { name, what, at, from }) {
   text(time, at ? moment(at) : "");
 }
 
-function factsOf(file) {
+/** Counts the rows of an applied file that are in the table, now and then: newer rows may have replaced some. */
+async function countInTable(facts, known) {
+  const { file } = known;
+  const at = Date.now();
+  if (file.state !== "applied" || file.applied === 0 || at - (known.table?.at ?? 0) < COUNT_AGAIN_MS) return;
+  known.table = { ...known.table, at };
+  try {
+    Object.assign(known.table, await ask(`/page/files/${file.id}/table`), { failure: "" });
+  } catch (error) {
+    known.table.failure = error.message;
+  }
+  renderFacts(facts, factsOf(known));
+}
+
+/** What the table has of the rows that were applied. */
+function inTable({ file, table }) {
+  if (file.applied === 0 || !table) return "";
+  const { rows, new_values: fresh, failure } = table;
+  if (failure) return failure;
+  if (rows === undefined) return "counting …";
+  const replaced = Math.max(0, file.applied - rows);
+  return [counted(rows, "row"), `${count(fresh)} with new values`,
+    ...(replaced > 0 ? [`${count(replaced)} replaced since by newer rows`] : [])].join(", ");
+}
+
+function factsOf(known) {
+  const { file } = known;
   const isKnown = ([, value]) => value !== null && value !== "" && value !== undefined;
-  const rows = file.rows === null ? "" : [counted(file.rows, "row"), `${count(file.rejected)} rejected`,
+  const rows = file.rows === null ? "" : [counted(file.rows, "row"), `${count(file.rejected)} rejected`, `${count(file.applied)} applied`,
     ...(file.stale > 0 ? [`${count(file.stale)} older than existing rows`] : []), ...(file.overtaken > 0 ? [`${count(file.overtaken)} overtaken by a later row of the file`] : []),
     ...(file.received < file.rows ? [`${count(file.rows - file.received)} not applied yet`] : [])].join(", ");
   return [
     ["Domain", file.domain, `#/contract/${encodeURIComponent(file.domain)}`],
     ["Rows", rows],
+    ["In the table", inTable(known)],
     ["Values corrected", file.corrected > 0 ? count(file.corrected) : ""],
     ["Unknown columns", file.unknown_columns.join(", ")],
     ["Missing columns, default used", file.absent_defaults.join(", ")],
@@ -128,12 +158,13 @@ function renderFacts(facts, known) {
 }
 
 const makeCells = () => element("tr", { role: "row" }, element("td", { role: "cell", class: "number" }), element("td", { role: "cell" }),
-  element("td", { role: "cell" }, element("code")), element("td", { role: "cell" }));
+  element("td", { role: "cell" }, element("code"), element("span")), element("td", { role: "cell" }));
 
-function updateCells(row, { line, column, value, rule }) {
+function updateCells(row, { line, column, value, stored, rule }) {
   text(row.children[0], count(line));
   text(row.children[1], column ?? "–");
   text(row.children[2].firstChild, value ?? "–");
+  text(row.children[2].lastChild, stored === undefined ? "" : ` → ${stored}`);
   text(row.children[3], rule);
 }
 
@@ -188,7 +219,7 @@ function renderValues(section, known) {
   if (known.values?.of !== file.corrected) askFor();
   const { places = [], failure = "" } = known.values ?? {};
   const which = places.length > 0 && places.length < file.corrected ? ` The first ${count(places.length)}, with` : " With";
-  text(hint, `${counted(file.corrected, "value")}: ${rulesOf(file.corrections)}.${which} the value that was sent:`);
+  text(hint, `${counted(file.corrected, "value")}: ${rulesOf(file.corrections)}.${which} the values that were sent and stored:`);
   show(table, places.length > 0);
   list(table.tBodies[0], places.map((it, index) => ({ ...it, index })), (it) => it.index, makeCells, updateCells);
   show(none, places.length === 0);

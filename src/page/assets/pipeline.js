@@ -102,7 +102,7 @@ export function renderDomains() {
     updateLag(lag, domain);
     updateFreshness(freshness, domain.domain);
     const { rows = 0, more: plus, locations } = domain.orphans ?? {};
-    text(more, rows > 0 ? `${count(rows)}${plus ? "+" : ""} rows of ${counted(locations, "unknown location")}` : "");
+    text(more, rows > 0 ? `${plus ? `${count(rows)}+ rows` : counted(rows, "row")} of ${counted(locations, "unknown location")}` : "");
   });
 }
 
