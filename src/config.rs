@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use freshet_ingest::IngestSettings;
-use freshet_processors::ProcessSettings;
 use freshet_processors::refresh::MetricsSettings;
+use freshet_processors::{BATCH_ROWS_MAX, ProcessSettings};
 use freshet_sinks::postgres::PostgresSettings;
 use freshet_sinks::s3::S3Settings;
 use freshet_topics::Pipeline;
@@ -157,9 +157,6 @@ fn settings_file(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Batches of more rows would be gigabytes, which the places in a batch's text could not number
-/// (`freshet_topics::columns`).
-const BATCH_ROWS_MAX: usize = 1_000_000;
 /// Each writer holds a connection: more of them in one process come to what Postgres accepts, and more processes share the load
 /// as well.
 const WRITERS_MAX: usize = 16;

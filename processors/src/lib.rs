@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use crate::consumer::{BookmarkConsumer, Ownership, Source};
 use crate::pipeline::Pipeline;
 pub use crate::ranges::RangeError;
-pub use crate::settings::ProcessSettings;
+pub use crate::settings::{BATCH_ROWS_MAX, ProcessSettings};
 
 /// What a processor needs.
 #[derive(Clone)]

@@ -29,11 +29,14 @@ use crate::Context;
 use crate::batch::Batch;
 use crate::consumer::{Ownership, Position};
 use crate::record::Consumed;
-use crate::settings::ProcessSettings;
+use crate::settings::{BATCH_ROWS_MAX, ProcessSettings};
 use crate::writer::{Job, QUEUE_BATCHES_MAX, Writer, WriterError};
 
 /// How often Kafka's own group commit follows the bookmark.
 const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Batches that are judged while others are written: with fewer, a writer that is quicker than the rest of its batch has
+/// nothing to do until the consumer looks again.
+pub(crate) const BATCHES_AHEAD: usize = 3;
 /// Pause of the consumer loop while the writer is full, instead of spinning.
 const REJECTED_PAUSE: Duration = Duration::from_millis(2);
 
@@ -78,7 +81,9 @@ fn batch(
         Ok(batch)
     };
     let age_max = Duration::from_millis(settings.batch_age_ms_max);
-    Reduce::new(next, Arc::new(add), Arc::new(Batch::default), settings.batch_rows_max, age_max, Consumed::weight)
+    // Each writer gets a part of it.
+    let rows_max = (settings.batch_rows_max * settings.writers).min(BATCH_ROWS_MAX);
+    Reduce::new(next, Arc::new(add), Arc::new(Batch::default), rows_max, age_max, Consumed::weight)
 }
 
 impl Pipeline {
@@ -88,7 +93,7 @@ impl Pipeline {
         RunTaskInThreads::new(
             next,
             move |message: Message<Batch>| writers.hand_over(message),
-            &ConcurrencyConfig::with_runtime(1, self.runtime.clone()),
+            &ConcurrencyConfig::with_runtime(BATCHES_AHEAD, self.runtime.clone()),
             Some("apply"),
         )
     }

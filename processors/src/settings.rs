@@ -2,11 +2,16 @@
 
 use serde::Deserialize;
 
+/// Batches of more rows would be gigabytes, which the places in a batch's text could not number
+/// (`freshet_topics::columns`).
+pub const BATCH_ROWS_MAX: usize = 1_000_000;
+
 /// How rows are gathered into transactions.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessSettings {
-    /// Rows after which a batch is applied, 1 to 1,000,000. More of them make fewer, longer transactions.
+    /// Rows for each writer after which a batch is applied, 1 to [`BATCH_ROWS_MAX`]. More of them make fewer, longer
+    /// transactions.
     pub batch_rows_max: usize,
     /// Age in milliseconds at which a batch is applied whatever its size: the price of latency.
     pub batch_age_ms_max: u64,

@@ -21,11 +21,12 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::batch::JudgedBatch;
 use crate::consumer::{Ownership, Position};
+use crate::pipeline::BATCHES_AHEAD;
 use crate::{metrics, unreadable};
 
-/// Arroyo runs at most two tasks here; their batches always find room, so that the order of submission is the
-/// order of writing.
-pub(crate) const QUEUE_BATCHES_MAX: usize = 4;
+/// Arroyo runs one task more than [`BATCHES_AHEAD`]; their batches always find room, so that the order of submission is
+/// the order of writing.
+pub(crate) const QUEUE_BATCHES_MAX: usize = BATCHES_AHEAD + 3;
 
 /// After a transient error.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
