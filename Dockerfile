@@ -15,7 +15,8 @@ COPY sinks sinks
 COPY ingest ingest
 COPY processors processors
 COPY src src
-# The page gives the guides.
+# The page shows them.
+COPY README.md README.md
 COPY docs docs
 # The caches outlive this build, and are in no layer: hence the copy. Names of functions stay, for backtraces; the
 # tables of lines, nine tenths of the file, go.

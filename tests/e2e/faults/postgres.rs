@@ -125,7 +125,7 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
         until_so_many_wait(&mut observer, 1).await;
         drop_some(&world, number + 100).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        // It gets that bookmark before the next batch does, which has the others then and waits for this one.
+        // It gets that bookmark before the next batch does. Its writer has partition 1 as well, and waits for this one.
         let take_last = format!("BEGIN; {}", lock(3));
         let queued = tokio::spawn(async move {
             execute(&mut foreign, &take_last).await;
@@ -135,7 +135,7 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
         execute(&mut first, "COMMIT").await;
         foreign = queued.await.expect("it gets the bookmark");
         until_so_many_wait(&mut observer, 1).await;
-        execute(&mut foreign, &lock(0)).await;
+        execute(&mut foreign, &lock(1)).await;
         execute(&mut foreign, "COMMIT").await;
         world.settle().await;
         // Which partitions a batch has is not for the test to say: most have both, and the others end without a deadlock.
