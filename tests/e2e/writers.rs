@@ -11,13 +11,18 @@ async fn a_row_that_somebody_holds_keeps_up_its_own_writer_only() {
     let roles = world.run_all();
     world.put("health/a.csv", data::health(LOCATIONS, "2025-03-01", 1, 1)).await;
     world.settle().await;
-    let newer = "SELECT count(*) FROM health_data h JOIN pipeline.objects o ON o.id = h.src_object WHERE o.key = 'health/b.csv'";
+    let newer = "SELECT count(*) FROM health_data h JOIN pipeline.objects o ON o.id = h.src_object WHERE o.key = 'health/c.csv'";
 
     let mut holder = world.services.pool.begin().await.expect("a transaction");
     let held = sqlx::query("SELECT FROM health_data WHERE location_id = 1 FOR UPDATE").execute(&mut *holder).await;
     assert_eq!(held.expect("the row").rows_affected(), 1);
     world.next_second().await;
-    world.put("health/b.csv", data::health(LOCATIONS, "2025-03-01", 1, 7)).await;
+    world.put("health/b.csv", data::health(1, "2025-03-01", 1, 5)).await;
+    let waits = "SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
+    world.until("a writer waits for the row", waits).await;
+    world.next_second().await;
+    world.put("health/c.csv", data::health(LOCATIONS, "2025-03-01", 1, 7)).await;
     world.until("the other writer goes on", &format!("SELECT ({newer}) > 0")).await;
     let meanwhile = world.query::<i64>(newer).await;
     assert!(meanwhile < i64::from(LOCATIONS), "the row is held, and all are written: {meanwhile}");
