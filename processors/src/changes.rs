@@ -22,7 +22,7 @@ use uuid::Uuid;
 pub use self::compare::{Change, Changes, Example, KEYS_MAX};
 use self::compare::{Comparison, Place, Removed, Seen};
 use crate::batch::JudgedBatch;
-use crate::lineage::Places;
+use crate::lineage::{Places, is_of_ledger};
 use crate::ranges::{self, Range, RangeError, Reading};
 
 /// Rows read at once.
@@ -158,11 +158,6 @@ fn packed_key(domain: &Domain, values: &Columns, row: usize) -> String {
 
 fn packed_row(domain: &Domain, values: &Columns, row: usize) -> String {
     compare::packed((0..domain.columns.len()).map(|at| values.get(at, row)))
-}
-
-/// Whether a row of that nonce is of the object of the ledger with the other one; nil is from before there were nonces.
-fn is_of_ledger(row: Uuid, object: Uuid) -> bool {
-    row.is_nil() || object.is_nil() || row == object
 }
 
 /// Whether all rows of a key are in one partition.

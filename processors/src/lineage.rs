@@ -11,6 +11,7 @@ use freshet_topics::judge::{self, Note, Notes, Refusal};
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::log::Ends;
 use freshet_topics::{Domain, Provenance, RawRow, Value};
+use uuid::Uuid;
 
 use crate::ranges::{self, Range, RangeError, Reading};
 
@@ -72,6 +73,12 @@ pub async fn sent(
         }
     }
     Ok((found, records))
+}
+
+/// Whether a row with that nonce is of the object with the other one, and not of one with the same id in another life of
+/// the ledger. A nil nonce is from before there were nonces.
+pub fn is_of_ledger(row: Uuid, object: Uuid) -> bool {
+    row.is_nil() || object.is_nil() || row == object
 }
 
 /// Whether the row has this key, whether it loads or not.

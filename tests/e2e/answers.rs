@@ -1,19 +1,13 @@
 //! Why is this row not there? The answers of the command line, each where it is the right one.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use freshet::roles::Role;
 use serde_json::Value;
 
-use crate::harness::{World, folder};
+use crate::harness::World;
 
 const HEADING: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
-
-fn freshet(world: &World, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
-    command.args(arguments).env_clear().envs(world.variables()).env("COLUMNS", "80").current_dir(folder());
-    command.output().expect("run freshet")
-}
 
 /// What it prints, without its line breaks.
 fn said(output: &Output) -> String {
@@ -30,7 +24,7 @@ async fn a_row_that_waits_is_told_from_one_that_is_missing() {
     world.put("health/week.csv", format!("{HEADING}1,2025-01-01,1,1,1,1\n77,2025-01-01,1,1,1,1\n")).await;
     world.settle().await;
     let of =
-        |location: &str| freshet(&world, &["lineage", "health", &format!("location_id={location}"), "date=2025-01-01"]);
+        |location: &str| world.freshet(&["lineage", "health", &format!("location_id={location}"), "date=2025-01-01"]);
 
     // In the table, and in no output, as its location is not known.
     let orphan = said(&of("77"));
@@ -64,7 +58,7 @@ async fn a_row_that_waits_is_told_from_one_that_is_missing() {
 
     // Sent again as new: the row is newer than itself.
     for _ in 0..2 {
-        let again = freshet(&world, &["republish", "--file", "health/late.csv", "--as-new", "--yes"]);
+        let again = world.freshet(&["republish", "--file", "health/late.csv", "--as-new", "--yes"]);
         assert!(said(&again).contains("Rows that only other files have stay in the table"), "{again:?}");
         world.settle().await;
     }
@@ -83,7 +77,7 @@ async fn a_file_without_rejects_is_told_from_one_that_is_rejected_or_unknown() {
     world.put("health/bad.csv", format!("{HEADING},2025-01-01,1,1,1,1\nx,2025-01-01,1,1,1,1\n")).await;
     world.put("health/nearmiss.csv", "location_id,dat,dengue_cases\n1,2025-01-01,1\n").await;
     world.settle().await;
-    let list = |more: &[&str]| freshet(&world, &[&["rejects", "list"], more].concat());
+    let list = |more: &[&str]| world.freshet(&[&["rejects", "list"], more].concat());
     let cases = [
         ("health/good.csv", 0, "health/good.csv: no row of it was rejected"),
         ("health/nearmiss.csv", 0, "health/nearmiss.csv: the file was rejected as a whole: header"),
@@ -114,7 +108,7 @@ async fn a_file_without_rejects_is_told_from_one_that_is_rejected_or_unknown() {
         ),
         ("y", "`y` is not a value of location_id (uncastable): a row with it is rejected, but there is none so far"),
     ] {
-        let output = freshet(&world, &["lineage", "health", &format!("location_id={cell}"), "date=2025-01-01"]);
+        let output = world.freshet(&["lineage", "health", &format!("location_id={cell}"), "date=2025-01-01"]);
         assert_eq!(output.status.code(), Some(1));
         assert!(said(&output).contains(expected), "{expected}\n{output:?}");
     }

@@ -1,22 +1,16 @@
 //! What a file changed in its table, told afterwards from the topic; and what is said of files that changed nothing.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use freshet::roles::Role;
 use serde_json::{Value, json};
 
-use crate::harness::{World, data, folder};
+use crate::harness::{World, data};
 
 const HEADING: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
 
-fn freshet(world: &World, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
-    command.args(arguments).env_clear().envs(world.variables()).env("COLUMNS", "80");
-    command.current_dir(folder()).output().expect("run freshet")
-}
-
 fn changes(world: &World, arguments: &[&str]) -> Output {
-    freshet(world, &[&["changes"], arguments].concat())
+    world.freshet(&[&["changes"], arguments].concat())
 }
 
 fn text(output: &Output) -> String {
@@ -74,7 +68,7 @@ async fn a_file_tells_what_it_changed_and_what_was_replaced_since() {
 
     // Sent again, it is the same file; sent again as new, it replaces what came since.
     let republish = |more: &[&str]| {
-        let output = freshet(&world, &[&["republish", "--file", "health/mine.csv", "--yes"], more].concat());
+        let output = world.freshet(&[&["republish", "--file", "health/mine.csv", "--yes"], more].concat());
         assert!(output.status.success(), "{output:?}");
     };
     republish(&[]);
@@ -110,7 +104,7 @@ async fn rows_that_a_file_added_are_removed_by_key_and_the_outputs_follow() {
     world.put("health/good.csv", data::health(2, "2025-08-01", 40, 1)).await;
     world.settle().await;
     drop_file(&world, "health/bad.csv", "1,2025-08-03,500,1,1,1\n3,2025-08-03,500,1,1,1\n").await;
-    let undo = freshet(&world, &["republish", "--file", "health/good.csv", "--as-new", "--yes"]);
+    let undo = world.freshet(&["republish", "--file", "health/good.csv", "--as-new", "--yes"]);
     assert!(undo.status.success(), "{undo:?}");
     world.settle().await;
     let found = json_of(&world, &["health/bad.csv"]);

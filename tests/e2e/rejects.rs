@@ -1,7 +1,7 @@
 //! Rows that did not load: seen, taken out as CSV and mended, judged again; and where a row of a table is from.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use freshet::roles::Role;
 use serde_json::{Value, json};
@@ -11,19 +11,13 @@ use crate::replay::domain;
 
 const HEADING: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
 
-fn freshet(world: &World, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
-    command.args(arguments).env_clear().envs(world.variables()).env("COLUMNS", "80").current_dir(folder());
-    command.output().expect("run freshet")
-}
-
 fn said(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
 fn json_of(world: &World, arguments: &[&str]) -> Value {
-    serde_json::from_str(&said(&freshet(world, &[arguments, &["--json"]].concat()))).expect("JSON")
+    serde_json::from_str(&said(&world.freshet(&[arguments, &["--json"]].concat()))).expect("JSON")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,14 +36,14 @@ async fn rejects_are_seen_taken_out_mended_and_dropped_again() {
     assert_eq!(counted(&["--file", "health/narrow.csv"]), 1);
     assert_eq!(counted(&["climate"]), 0);
     assert_eq!((counted(&["--since", "2000-01-01"]), counted(&["--until", "2000-01-01"])), (4.into(), 0.into()));
-    let text = said(&freshet(&world, &["rejects", "list", "--limit", "2"]));
+    let text = said(&world.freshet(&["rejects", "list", "--limit", "2"]));
     assert!(text.contains("and 2 more") && text.lines().all(|line| line.chars().count() <= 80), "{text}");
 
     // Of two files with different columns one CSV would say something else of one of them.
-    let both = freshet(&world, &["rejects", "export", "health"]);
+    let both = world.freshet(&["rejects", "export", "health"]);
     assert_eq!(both.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&both.stderr).contains("choose a file with --file"));
-    let narrow = said(&freshet(&world, &["rejects", "export", "health", "--file", "health/narrow.csv"]));
+    let narrow = said(&world.freshet(&["rejects", "export", "health", "--file", "health/narrow.csv"]));
     assert!(narrow.starts_with("location_id,date,dengue_cases,_rejected_rule,"), "{narrow}");
     let out = folder().join("rejects-out");
     let written = json_of(&world, &["rejects", "export", "health", "--out", out.to_str().expect("text")]);
@@ -100,12 +94,12 @@ async fn what_changed_rules_accept_is_loaded_once_and_the_rest_stays_rejected() 
     let roles = world.run_all();
     let would = json_of(&world, &["rejects", "retry", "health", "--dry-run"]);
     assert_eq!((&would[0]["rejects"], &would[0]["would_load"]), (&3.into(), &2.into()), "{would:#}");
-    let refused = freshet(&world, &["rejects", "retry", "health", "--rule", "uncastable"]);
+    let refused = world.freshet(&["rejects", "retry", "health", "--rule", "uncastable"]);
     assert_eq!(refused.status.code(), Some(1), "nobody agreed");
     assert_eq!(world.query::<i64>("SELECT count(*) FROM pipeline.rejects").await, 3, "nothing was changed");
     let none = json_of(&world, &["rejects", "retry", "health", "--rule", "no_such", "--yes"]);
     assert_eq!(none[0]["rejects"], 0);
-    let text = said(&freshet(&world, &["rejects", "retry", "health", "--yes"]));
+    let text = said(&world.freshet(&["rejects", "retry", "health", "--yes"]));
     assert!(text.contains("health: 2 now load, 1 are still rejected"), "{text}");
     let again = json_of(&world, &["rejects", "retry", "all", "--yes"]);
     let of_health = again.as_array().expect("domains").iter().find(|it| it["domain"] == "health").expect("health");
@@ -143,7 +137,7 @@ async fn a_row_is_traced_to_its_line_and_so_is_what_lost_against_it() {
         })
         .collect();
     assert_eq!(places, [("lost", "health/new.csv", 2), ("lost", "health/old.csv", 3)], "{found:#}");
-    let text = said(&freshet(&world, &key));
+    let text = said(&world.freshet(&key));
     for part in [
         "in health_data: from health/new.csv line 3",
         "corrected: dengue_cases (negative_to_zero)\n",
@@ -157,7 +151,7 @@ async fn a_row_is_traced_to_its_line_and_so_is_what_lost_against_it() {
     // Without the topic: what the table and the ledger know.
     let alone = json_of(&world, &[&key[..], &["--table-only"]].concat());
     assert_eq!((&alone["row"]["line"], &alone["others"]), (&Value::Null, &Value::Null), "{alone:#}");
-    let nobody = freshet(&world, &["lineage", "health", "location_id=77", "date=2025-01-01"]);
+    let nobody = world.freshet(&["lineage", "health", "location_id=77", "date=2025-01-01"]);
     assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stdout).contains("is not in health_data"));
 

@@ -220,10 +220,8 @@ impl Row {
 fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> ((i64, i32, i64), Other) {
     let Sent { provenance, partition, offset, waits, refused, .. } = sent;
     let order = (provenance.src_ord, provenance.generation, provenance.row);
-    let is_ours = file.as_ref().is_some_and(|file| {
-        let nonce = file.nonce.unwrap_or_default();
-        provenance.nonce.is_nil() || nonce.is_nil() || nonce == provenance.nonce
-    });
+    let is_ours =
+        file.as_ref().is_some_and(|file| lineage::is_of_ledger(provenance.nonce, file.nonce.unwrap_or_default()));
     let is_newer = |row: &Row| order > (row.src_ord, row.generation, row.row);
     let fate = match (&refused, &file) {
         _ if !is_ours => Fate::PassedOver,

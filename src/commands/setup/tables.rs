@@ -6,7 +6,7 @@ use freshet_sinks::tables::record::{Recording, short};
 use freshet_sinks::tables::{Plan, TablePlan, What};
 
 use super::{Finding, Standing};
-use crate::commands::terminal::thousands;
+use crate::commands::terminal::counted;
 use crate::roles::Services;
 
 /// The result of a plan.
@@ -118,12 +118,13 @@ fn of_table(table: &TablePlan, outcome: Outcome) -> Finding {
         (_, What::Own) if table.steps.is_empty() => (Standing::Found, "found, as declared".to_owned()),
         (Outcome::DryRun, What::Missing) => (Standing::Would, "would be created".to_owned()),
         (Outcome::DryRun, What::Own) => (Standing::Would, "found, would be changed".to_owned()),
-        (Outcome::DryRun, What::Foreign { rows }) => {
-            (Standing::Would, format!("found, made by another program: would be adopted with its {}", counted(rows)))
-        }
+        (Outcome::DryRun, What::Foreign { rows }) => (
+            Standing::Would,
+            format!("found, made by another program: would be adopted with its {}", counted(rows, "row")),
+        ),
         (_, What::Missing) => (Standing::Made, "created".to_owned()),
         (_, What::Own) => (Standing::Made, "found, and changed".to_owned()),
-        (_, What::Foreign { rows }) => (Standing::Made, format!("adopted with its {}", counted(rows))),
+        (_, What::Foreign { rows }) => (Standing::Made, format!("adopted with its {}", counted(rows, "row"))),
     };
     let standing = match (standing, table.not_done.is_empty()) {
         (Standing::Found | Standing::Made | Standing::Would, false) => Standing::Differs,
@@ -134,8 +135,4 @@ fn of_table(table: &TablePlan, outcome: Outcome) -> Finding {
     let not_done = table.not_done.iter().map(|said| format!("not done: {said}"));
     let blocked = table.blocked.iter().map(|said| format!("in the way: {said}"));
     Finding::new("table", table.table, standing, said).with(steps.chain(kept).chain(not_done).chain(blocked))
-}
-
-fn counted(rows: i64) -> String {
-    format!("{} row{}", thousands(rows), if rows == 1 { "" } else { "s" })
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use freshet::config::{self, Base, Sources};
@@ -122,6 +122,13 @@ impl Drop for Process {
 }
 
 impl World {
+    /// Runs a command of this world to its end, as in a terminal of 80 columns.
+    pub(crate) fn freshet(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+        command.args(arguments).env_clear().envs(self.variables()).env("COLUMNS", "80").current_dir(folder());
+        command.output().expect("run freshet")
+    }
+
     /// Starts one role of this world as a process of its own.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
         self.spawn_with(arguments, &[])
