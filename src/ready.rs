@@ -234,14 +234,16 @@ pub async fn wait(services: &Services, roles: &[Role], shutdown: &CancellationTo
     let mut reported = Vec::new();
     let mut is_session_usable = false;
     while !shutdown.is_cancelled() {
-        let looked_at = async { if is_session_usable { None } else { session(&services.pool).await } };
-        let (session, mut missing) = tokio::join!(looked_at, missing(services, roles));
+        // Before anything else is asked: other queries of this process could hide a pooler from it.
+        let session = if is_session_usable { None } else { session(&services.pool).await };
         is_session_usable = session.is_none();
-        match session {
-            // What else Postgres has said by then is of no use.
-            Some(Missing::ForGood(reason)) => anyhow::bail!("{reason}"),
-            Some(yet) if missing.is_empty() => missing.push(yet),
-            _ => {}
+        if let Some(Missing::ForGood(reason)) = session {
+            anyhow::bail!("{reason}");
+        }
+        let mut missing = missing(services, roles).await;
+        // What else Postgres has said by then names the same trouble.
+        if missing.is_empty() {
+            missing.extend(session);
         }
         if missing.is_empty() {
             if !reported.is_empty() {

@@ -9,8 +9,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Row};
 use uuid::Uuid;
 
-/// How often to check. Other clients of a pooler may come between and hide what it does.
-const ROUNDS: usize = 3;
+/// How often to check. Other clients of a pooler, in this process too, may come between and hide what it does.
+const ROUNDS: usize = 10;
 
 /// Session settings that must be in effect. Keepalives are not among them: they are between Postgres and the peer of
 /// its connection, and do not exist on a local socket.
