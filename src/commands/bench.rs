@@ -13,14 +13,16 @@
 //! 6. **many small files**: thousands of one row each, by 16 clients, first where nobody listens, then until all are
 //!    applied.
 //! 7. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
-//!    correct, while small files keep coming.
+//!    correct, and once into second tables that take the place of the first, while small files keep coming.
 //!
 //! 2 to 4 read local files, with no S3 and no Kafka; 2 and 3 from text that Postgres can cast without help. This is a
 //! measurement, never a test: targets are printed beside the results. `--scale` measures several processes of each role
-//! instead ([`scale`]).
+//! instead ([`scale`]), `--history` what a change costs beside a long history ([`history`]).
 
 mod child;
 mod cost;
+mod history;
+mod history_report;
 mod load;
 mod machine;
 mod polars;
@@ -68,6 +70,9 @@ pub struct BenchOptions {
     /// Work in this folder, new or empty, and leave everything there
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// Measure instead what a change costs in a history of --rows rows; 4,000,000 are ten years of 1,095 locations
+    #[arg(long, conflicts_with = "scale")]
+    pub history: bool,
     #[command(flatten)]
     pub scale: ScaleOptions,
 }
@@ -97,6 +102,12 @@ pub async fn run(options: &BenchOptions, look: Look) -> Result<()> {
     println!("{}", machine::describe());
     println!();
     eprintln!("  generating {} rows in {shown}", thousands(options.rows.cast_signed()));
+    if options.history {
+        let measured = history::run(options, &folder.path).await;
+        let measured = measured.with_context(|| format!("benchmark of changes in {shown}"))?;
+        println!("{}", history_report::render(&measured, look));
+        return folder.remove();
+    }
     let load = generate_load(chosen(), options, &folder.path)?;
     if options.scale.scale {
         let data = folder.path.join("scale");
@@ -161,6 +172,8 @@ async fn measure(
     let unchanged = replayed::unchanged(child, &pool, &mut small_files).await.context("replay the history")?;
     let corrected = replayed::corrected(child, &pool, &mut small_files).await;
     let corrected = corrected.context("replay a history that was wrong")?;
+    let rows = load.rows + small_files.dropped() as i64;
+    let into_shadow = replayed::into_shadow(child, &mut small_files, rows).await.context("replay into a shadow")?;
     wait_until_applied(&pool, files + small_files.dropped()).await?;
 
     load::checkpoint(&pool).await;
@@ -190,6 +203,7 @@ async fn measure(
         many_applied: many.until_applied,
         unchanged,
         corrected,
+        into_shadow,
         peak_memory_bytes,
     })
 }
@@ -329,6 +343,7 @@ mod tests {
             many_files: 1,
             rows_per_file: 5_000,
             keep: None,
+            history: false,
             scale: ScaleOptions::default(),
         };
         let load = generate_load(Pipeline::shipped(), &options, folder.path()).expect("a value");

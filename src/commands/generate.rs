@@ -148,14 +148,19 @@ pub fn run(domains: &'static [&'static Domain], options: &GenerateOptions) -> Re
     Ok(Summary { out: options.out.clone(), domains: summaries })
 }
 
-/// A file of one row: that of the first entity on a day, of a domain with event time.
+/// A file of one row: that of the first entity on a day, of a domain with event time. Another seed gives other values.
 ///
 /// # Errors
 /// As [`run`].
-pub fn one_row(domains: &'static [&'static Domain], domain: &'static Domain, day: NaiveDate) -> Result<String> {
+pub fn one_row(
+    domains: &'static [&'static Domain],
+    domain: &'static Domain,
+    day: NaiveDate,
+    seed: u64,
+) -> Result<String> {
     let options = GenerateOptions::into("");
     let shapes = shape::shapes(domains)?;
-    let world = World { seed: options.seed, entities: options.entities, shapes: &shapes };
+    let world = World { seed, entities: options.entities, shapes: &shapes };
     let shape = shapes.iter().find(|shape| shape.domain == domain);
     let shape = shape.with_context(|| format!("{} is not a domain of the pipeline", domain.name))?;
     let mut row = Row::default();

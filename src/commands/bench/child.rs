@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
+use freshet_sinks::outputs;
 use freshet_sinks::postgres::{self, PostgresSettings};
 use freshet_sinks::s3::{self, S3Settings};
 use sqlx::PgPool;
@@ -93,6 +94,14 @@ impl Child {
     /// Drops files, so many at once.
     pub(super) async fn drop_files(&self, files: &[SampleFile], at_once: usize) -> Result<()> {
         drop_files(&self.s3, &self.bucket, files, at_once).await
+    }
+
+    /// Whether a whole-file copy is older than what is published.
+    pub(super) async fn has_copies_behind(&self) -> Result<bool> {
+        let manifest = outputs::read_current(&self.s3, &self.outputs_bucket).await.context("read what is published")?;
+        let Some(manifest) = manifest else { return Ok(true) };
+        let behind = outputs::copies_behind(&self.s3, &self.outputs_bucket, &manifest).await;
+        Ok(!behind.context("look at the copies")?.is_empty())
     }
 
     /// What it and the parts that it started have cost until now.

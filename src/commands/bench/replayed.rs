@@ -55,15 +55,30 @@ pub(super) async fn corrected(child: &Child, pool: &PgPool, files: &mut SmallFil
     Ok(replayed)
 }
 
-async fn replay(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>) -> Result<(Replayed, i64)> {
+/// Loads the history again into second tables, and puts them in the place of the first: what to do where most rows differ.
+/// `rows` are those of the facts.
+pub(super) async fn into_shadow(child: &Child, files: &mut SmallFiles<'_>, rows: i64) -> Result<Replayed> {
     let started = Instant::now();
-    let mut command = child.command(&["replay", "all", "--from", "beginning"])?;
+    let command = child.command(&["replay", "all", "--into", "shadow", "--swap", "--yes"])?;
+    let visible = until_ended(command, files).await?;
+    Ok(Replayed { rate: rows as f64 / started.elapsed().as_secs_f64(), visible })
+}
+
+/// Drops small files until a replay has ended.
+async fn until_ended(mut command: tokio::process::Child, files: &mut SmallFiles<'_>) -> Result<Vec<Duration>> {
     let mut visible = Vec::new();
     while command.try_wait().context("look at the replay")?.is_none() {
         visible.push(files.next().await?);
     }
     let status = command.wait().await.context("wait for the replay")?;
     ensure!(status.success(), "the replay ended with {status}; see the child's log");
+    Ok(visible)
+}
+
+async fn replay(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>) -> Result<(Replayed, i64)> {
+    let started = Instant::now();
+    let command = child.command(&["replay", "all", "--from", "beginning"])?;
+    let visible = until_ended(command, files).await?;
     // The last small file may have outlasted it.
     let (rows, changed, took): (i64, i64, f64) = sqlx::query_as(
         "SELECT sum(rows_read)::bigint, sum(changed)::bigint, extract(epoch FROM max(ended_at) - min(began_at))::float8

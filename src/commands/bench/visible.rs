@@ -16,6 +16,8 @@ use crate::commands::terminal::span;
 
 /// Longest time one small file may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Of the values of small files, which are on days of their own.
+const SEED: u64 = 1;
 /// Clients that drop many small files.
 const CLIENTS: usize = 16;
 /// Before the keys of files that nobody listens to.
@@ -70,7 +72,7 @@ impl<'a> SmallFiles<'a> {
         let folder = self.folder();
         let file = |number: u32| {
             let text =
-                generate::one_row(self.pipeline.domains, self.domain, first + Days::new(u64::from(number % 28)))?;
+                generate::one_row(self.pipeline.domains, self.domain, first + Days::new(u64::from(number % 28)), SEED)?;
             anyhow::Ok((format!("{folder}many-{number}.csv"), text.into_bytes()))
         };
         let prepared = (0..files).map(file).collect::<Result<Vec<_>>>()?;
@@ -114,7 +116,7 @@ impl<'a> SmallFiles<'a> {
         let (number, first): (u32, NaiveDate) = (self.number, GenerateOptions::into("").end + Days::new(1));
         let date = first + Days::new(number.into());
         self.number += 1;
-        let text = generate::one_row(self.pipeline.domains, self.domain, date)?;
+        let text = generate::one_row(self.pipeline.domains, self.domain, date, SEED)?;
         let (folder, statement) = (self.folder(), self.statement());
         let started = Instant::now();
         self.child.put(&format!("{folder}small-{date}.csv"), text.into_bytes()).await?;
