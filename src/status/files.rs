@@ -88,6 +88,14 @@ impl FileOutcome {
         &self.status.domain
     }
 
+    pub(crate) fn key(&self) -> &str {
+        &self.status.key
+    }
+
+    pub(crate) fn state(&self) -> ObjectState {
+        self.status.state
+    }
+
     /// Rows of it that were rejected.
     pub(crate) fn rejected(&self) -> i64 {
         self.status.rejected

@@ -38,6 +38,9 @@ fn run(pipeline: &Pipeline, script: &str, arguments: &[&str]) {
     let mut node = Command::new("node");
     node.args(arguments).arg(script).current_dir(folder);
     node.env("BROWSER", browser()).env("SCRATCH", pipeline.folder());
+    // The commands that the page proposes are run.
+    let built = Path::new(env!("CARGO_BIN_EXE_freshet")).parent().expect("the folder of the command");
+    node.env("PATH", format!("{}:{}", built.display(), std::env::var("PATH").expect("PATH")));
     for name in [
         "DATABASE_URL",
         "FRESHET_HTTP",

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { after, before, test } from "node:test";
 
-import { Door, drop, execute, launch, output, query, remove, signal } from "./browser.js";
+import { Door, drop, execute, launch, output, query, remove, shell, signal } from "./browser.js";
 
 const HEALTH = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases";
 const HOSPITAL = "location_id,date,total_beds,available_beds,doctors,nurses";
@@ -448,6 +448,49 @@ test("a file that is dropped on the page is in the pipeline, and none is replace
   assert.equal(await post(own, "_SUCCESS"), 400);
   assert.equal(await post(own, "large.csv", Buffer.alloc((32 << 20) + 1, "x")).catch(() => 413), 413);
   assert.equal(query("SELECT count(*) FROM pipeline.objects WHERE key LIKE '%x.csv' OR key LIKE '%large%'")[0], "0");
+});
+
+test("a file's page says how to undo it, with commands that do", async () => {
+  drop("health/known.csv", [HEALTH, "1,2025-11-01,5,5,5,5"]);
+  await there(row("health/known.csv"), "applied");
+  drop("health/bad.csv", [HEALTH, "1,2025-11-01,99,9,9,9", "1,2025-11-02,99,9,9,9"]);
+  await there(row("health/bad.csv"), "applied");
+  await page.getByRole("link", { name: "health/bad.csv" }).click();
+  const undo = section("Undo this file");
+  await there(undo, "It has a name of its own", "a replay of it brings removed rows back");
+  await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+  const steps = undo.locator("ol > li");
+  assert.equal(await steps.count(), 4);
+  const commands = [];
+  for (const step of await steps.all()) {
+    await step.getByRole("button", { name: "Copy" }).click();
+    await there(step.getByRole("button"), "Copied");
+    commands.push(await page.evaluate(() => navigator.clipboard.readText()));
+  }
+  const [load, changes, again, removed] = commands;
+  const listed = shell(`${load}\n${changes}`).replaceAll("\n", " ");
+  assert.match(listed, /it replaced 1 row, of health\/known.csv \(1\).*added .*date=2025-11-02/);
+  shell([load, again.replace("GOOD", "known").replace("--as-new", "--as-new --yes"), removed].join("\n"));
+  assert.deepEqual(query("SELECT dengue_cases FROM health_data WHERE date BETWEEN '2025-11-01' AND '2025-11-02'"), ["5"]);
+  const { pathname, hash } = new URL(await undo.getByRole("link", { name: "undo a file" }).getAttribute("href"), page.url());
+  assert.deepEqual([pathname, hash], ["/docs/answers.md", "#undo-a-file"]);
+
+  // Overwritten, it has an older version to go back to; that one has none to undo any more.
+  drop("health/known.csv", [HEALTH, "1,2025-11-01,6,6,6,6"]);
+  await page.getByRole("link", { name: "← Overview" }).click();
+  await page.waitForFunction(() => [...document.querySelectorAll("#files tr")].filter((it) => it.textContent.includes("health/known.csv")
+    && it.textContent.includes("applied")).length === 2);
+  await page.getByRole("link", { name: "health/known.csv" }).first().click();
+  await there(undo, "It overwrote an older version of the same name");
+  const [version] = query("SELECT coalesce(version_id, '') FROM pipeline.objects WHERE key = 'health/known.csv' ORDER BY src_ord LIMIT 1");
+  await there(undo.locator("code"), version ? `--version-id ${version} older-known.csv` : "aws s3 cp older-known.csv");
+  await section("Versions").getByRole("link").last().click();
+  await there(undo, "A newer version of the file has been loaded");
+  const [unreadable] = query("SELECT id FROM pipeline.objects WHERE key = 'health/unreadable.csv'");
+  await page.evaluate((id) => { location.hash = `#/file/${id}`; }, unreadable);
+  await there(undo, "It was not loaded, so there is nothing to undo");
+  assert.equal(await undo.getByRole("button").count(), 0);
+  await page.getByRole("link", { name: "← Overview" }).click();
 });
 
 test("all of it came from the page's own server, without a complaint", async () => {

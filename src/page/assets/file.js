@@ -1,6 +1,6 @@
 // One file: what became of it, its way through the stages, its rejected rows and what was changed in it.
 
-import { ask, bytes, count, counted, duration, element, list, moment, show, text } from "./dom.js";
+import { ask, bytes, copyButton, count, counted, duration, element, list, moment, show, text } from "./dom.js";
 import { stateOf } from "./files.js";
 import { state } from "./state.js";
 import { refuse } from "./views.js";
@@ -36,8 +36,8 @@ const isUnderWay = ({ state, outputs, rows }) =>
 
 function renderFile(place, known) {
   const { file } = known;
-  if (place.children.length !== 6) place.replaceChildren(...makeFile(known));
-  const [title, way, facts, rejects, values, versions] = place.children;
+  if (place.children.length !== 7) place.replaceChildren(...makeFile(known));
+  const [title, way, facts, rejects, values, versions, undo] = place.children;
   renderTitle(title, file);
   list(way.lastChild, stagesOf(file), (it) => it.name, makeStage, updateStage);
   renderFacts(facts.lastChild, factsOf(known));
@@ -45,6 +45,7 @@ function renderFile(place, known) {
   renderRejects(rejects, known);
   renderValues(values, known);
   renderVersions(versions, file);
+  renderUndo(undo, file);
 }
 
 function makeFile(known) {
@@ -65,6 +66,8 @@ function makeFile(known) {
       element("a", { href: `/page/files/${id}/rejects.csv`, download: "" }, "Download as CSV")), panel(table(...heads))),
     section("Corrected values", element("p", { class: "hint" }), panel(table(...heads))),
     section("Versions", element("ul", { class: "inline" })),
+    section("Undo this file", element("p"), element("ol", { class: "steps" }), element("p"), element("p", { class: "hint" },
+      "The page cannot do it itself. The guide: ", element("a", { href: "/docs/answers.md#undo-a-file" }, "undo a file"), ".")),
   ];
 }
 
@@ -233,4 +236,23 @@ function renderVersions(section, { id, versions }) {
     text(item.firstChild, moment(it.last_modified));
     item.firstChild.toggleAttribute("aria-current", it.id === id);
   });
+}
+
+/** The steps, with a button for each command; the cases differ in them. */
+function renderUndo(section, { undo }) {
+  const [, which, steps, stays] = section.children;
+  show(section, Boolean(undo));
+  if (!undo) return;
+  text(which, undo.case);
+  text(stays, undo.stays);
+  show(stays, undo.stays !== "");
+  list(steps, undo.steps, ({ command }) => command, makeStep, (item, { text: said, command }) => {
+    text(item.children[0], said);
+    text(item.querySelector("code"), command);
+  });
+}
+
+function makeStep() {
+  const command = element("code");
+  return element("li", {}, element("p"), element("div", { class: "command" }, element("pre", { tabindex: "0" }, command), copyButton(() => command)));
 }
