@@ -67,6 +67,7 @@ pub async fn read(
         domains: statuses,
         outputs,
         blocked,
+        missing_topics: outside.missing_topics.clone(),
         life,
         passed_over,
         columns,

@@ -13,7 +13,7 @@ use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
 use crate::commands::terminal::{Look, about, columns, first_that_fits, span, table, thousands, wrapped};
 use crate::status::{
-    Blocked, ColumnNote, DomainStatus, FailedOutput, LifeStatus, Orphans, OutputsStatus, PassedOver, Status,
+    Blocked, ColumnNote, DomainStatus, FailedOutput, LifeStatus, MissingTopic, Orphans, OutputsStatus, PassedOver, Status,
 };
 
 /// Objects of no domain, and columns, that are shown.
@@ -39,6 +39,7 @@ pub fn render(status: &Status, look: Look) -> String {
 
 fn alarms(status: &Status, look: Look) -> Option<String> {
     let mut lines: Vec<String> = status.domains.iter().flat_map(halted).collect();
+    lines.extend(status.missing_topics.iter().map(missing_topic));
     lines.extend(status.blocked.iter().map(Blocked::describe));
     lines.extend(status.outputs.failed.iter().map(failed_output));
     lines.extend(status.passed_over.as_ref().map(passed_over));
@@ -60,6 +61,11 @@ fn halted(domain: &DomainStatus) -> Vec<String> {
         format!("halted: {} {noun} {}: {reason}", domain.domain, partitions.join(", "))
     };
     by_reason.into_iter().map(line).collect()
+}
+
+/// The page says the same.
+fn missing_topic(MissingTopic { domain, topic }: &MissingTopic) -> String {
+    format!("topic {topic} does not exist, so no row of {domain} is published or applied: run `freshet topics create`")
 }
 
 /// Objects that belong to no domain: each looks like a file that nobody reads.
@@ -262,6 +268,7 @@ mod tests {
                 who: "ann, psql".into(),
                 statement: "VACUUM FULL".into(),
             }],
+            missing_topics: vec![MissingTopic { domain: "climate", topic: "freshet.climate".into() }],
             outputs: OutputsStatus {
                 marks: 3,
                 version: Some(7),
@@ -347,6 +354,8 @@ mod tests {
         for part in [
             "halted: health partitions 2, 3: topic was recreated halted: hospital",
             "health_data is locked: freshet has waited 24 s for session 812 (ann, psql): VACUUM FULL.",
+            "topic freshet.climate does not exist, so no row of climate is published or applied: run `freshet topics \
+             create`",
             "output daily_scores has not been derived since 1970-01-01 00:00:00 UTC: no column x",
             "skipped: 1,234,567 rows of 12,345 files",
             "987,654",

@@ -133,13 +133,16 @@ function blockedBy({ table, waited_seconds: waited, holder, who, statement }) {
     `Wait for it, or end it: SELECT pg_terminate_backend(${holder})`;
 }
 
-function alarmsOf({ domains, blocked, outputs, unmatched: { objects, newest }, event_queue: queue }) {
+const missing = ({ domain, topic }) =>
+  `topic ${topic} does not exist, so no row of ${domain} is published or applied: run \`freshet topics create\``;
+
+function alarmsOf({ domains, missing_topics: topics, blocked, outputs, unmatched: { objects, newest }, event_queue: queue }) {
   const halted = domains.flatMap(haltedOf);
   const failed = outputs.failed.map(({ output, reason }) =>
     `The output ${output} cannot be derived; its published files are older than the tables: ${reason}`);
   const unmatched = newest.map(({ key, hint }) => `${key} belongs to no domain${hint ? `: ${hint}` : ""}`);
   if (objects > newest.length) unmatched.push(`${count(objects - newest.length)} more objects belong to no domain.`);
-  return [...halted, ...blocked.map(blockedBy), ...failed, ...unmatched, ...queueFailure(queue)];
+  return [...halted, ...topics.map(missing), ...blocked.map(blockedBy), ...failed, ...unmatched, ...queueFailure(queue)];
 }
 
 // A tab that nobody sees asks for nothing.
