@@ -80,7 +80,7 @@ impl Outputs {
 }
 
 /// How far everything is, at one moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Status {
     /// Postgres' clock.
     pub at: DateTime<Utc>,
