@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use chrono::Utc;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -20,7 +19,7 @@ use crate::commands::domain_arg::{Domains, parse_domains};
 use crate::commands::rejects::{self, RejectsCommand};
 use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
-use crate::commands::status::{StatusArgs, render};
+use crate::commands::status::{self, StatusArgs};
 use crate::commands::terminal::Look;
 use crate::commands::{
     bench, capacity, check, demo, generate, healthcheck, init, lineage, restored, setup, silent, topics, up, validate,
@@ -31,7 +30,7 @@ use crate::pipeline;
 use crate::print;
 use crate::ready;
 use crate::roles::{self, Role, Services};
-use crate::status::{self, observe};
+use crate::status::observe;
 use crate::telemetry::{self, LogFormat};
 
 /// The heading of the options of every command, after its own options in the help.
@@ -275,8 +274,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restored { yes } => return restored::run(&cli.services_for_people().await?, yes).await,
         Command::Compare(ref options) => return compare::run(&cli.services_for_people().await?, options).await,
         Command::Status(ref options) => {
-            let services = cli.services_for_people().await?;
-            show_status(options, &services).await?;
+            return status::run(&cli.services_for_people().await?, options, Look::of_stdout()).await;
         }
         Command::Check(ref args) => {
             let folder = args.folder.as_deref().or(cli.pipeline.as_deref());
@@ -346,32 +344,6 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
     };
     // If the stack gave up, its error is the cause; the demonstration only knows that it was interrupted.
     running.stop().await.and(shown)
-}
-
-async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Result<()> {
-    if options.wait {
-        let list = async || observe::dropped(services).await;
-        let outputs = async || observe::outputs(services).await;
-        let waited =
-            status::wait(&services.pool, &services.config.s3.raw_bucket, list, outputs, options.timeout).await?;
-        println!("{waited}");
-        let (_, unmatched) = observe::listed(services).await?;
-        return status::name_unmatched(&unmatched, Utc::now()).map_or(Ok(()), |said| Err(anyhow::anyhow!(said)));
-    }
-    let files = options.files.then_some(options.files_max);
-    let (outside, connection) = tokio::join!(observe::outside(services), ready::connect(services));
-    let (outside, left_out) = outside;
-    for line in left_out {
-        eprintln!("freshet: {line}");
-    }
-    let pipeline = services.config.pipeline;
-    let status = status::read(&mut *connection?, pipeline, pipeline.domains, &outside, files).await?;
-    if options.json {
-        print::raw(&format!("{}\n", serde_json::to_string_pretty(&status).context("write JSON")?));
-    } else {
-        println!("{}", render(&status, Look::of_stdout()));
-    }
-    Ok(())
 }
 
 /// A token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.

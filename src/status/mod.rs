@@ -28,7 +28,7 @@ use freshet_sinks::unmatched::AllUnmatched;
 use serde::Serialize;
 
 pub use columns::ColumnNote;
-pub use files::{FileStatus, Files};
+pub use files::{FileStatus, Files, Listed};
 pub use locks::Blocked;
 pub use read::read;
 pub use wait::{Dropped, Waited, name_unmatched, wait};
