@@ -238,7 +238,13 @@ test("the contract of a domain is told in words", async () => {
 
 test("an object that belongs to no domain is named on top, until it is gone", async () => {
   drop("helth/x.csv", [HEALTH]);
-  await there(page.locator("#alarms"), "helth/x.csv belongs to no domain: did you mean `health/`?");
+  // As something to look at, not as red as a halt.
+  await there(page.locator("#alarms .notice.warn"), "helth/x.csv belongs to no domain: did you mean `health/`?");
+  const background = (selector) => page.locator(selector).first().evaluate((node) => getComputedStyle(node).backgroundColor);
+  execute("UPDATE pipeline.bookmarks SET halted = 'stopped' WHERE domain = 'health' AND partition = 1");
+  await there(page.locator("#alarms .notice.bad"), "health is halted");
+  assert.notEqual(await background("#alarms .notice.warn"), await background("#alarms .notice.bad"));
+  execute("UPDATE pipeline.bookmarks SET halted = NULL");
   await page.getByRole("link", { name: /^1 object belongs to no domain/ }).click();
   await there(page.locator("#view").getByRole("row"), "helth/x.csvdid you mean `health/`?");
   await page.goBack();

@@ -44,10 +44,11 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
     lines.extend(status.blocked.iter().map(Blocked::describe));
     lines.extend(status.outputs.failed.iter().map(failed_output));
     lines.extend(status.passed_over.as_ref().map(passed_over));
-    lines.extend(unmatched(&status.unmatched));
     lines.extend(status.unlisted.iter().map(unlisted));
     lines.extend(status.event_queue.as_ref().and_then(queue::alarm));
-    let lines: Vec<String> = lines.iter().map(|line| wrapped(look, line, |line| look.bad(line))).collect();
+    let mut lines: Vec<String> = lines.iter().map(|line| wrapped(look, line, |line| look.bad(line))).collect();
+    // Everything runs: they are less than a halt.
+    lines.extend(unmatched(&status.unmatched).iter().map(|line| wrapped(look, line, |line| look.busy(line))));
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
