@@ -113,7 +113,9 @@ pub(super) async fn file(State(asked): State<Asked>, Path(id): Path<i64>) -> Res
     let domain = asked.services.config.pipeline.domain(file.outcome.domain());
     file.has_csv = file.outcome.rejected() > 0 && domain.is_some_and(|domain| !personal::has_any(domain));
     file.undo = domain.map(|domain| undo::undo(file.undoing(&asked), domain));
-    if let (Some(offsets), true) = (&file.more.end_offsets, file.more.is_of_stream && file.more.applied_at.is_some()) {
+    // Rows that never came to the table are in no output.
+    let has_rows = file.outcome.state() == ObjectState::Applied && file.more.applied > 0;
+    if let (Some(offsets), true) = (&file.more.end_offsets, file.more.is_of_stream && has_rows) {
         let _place = asked.place().await?;
         let (config, s3) = (&asked.services.config, asked.services.s3.clone());
         // Where S3 does not answer the rest is worth showing: the page says by itself that S3 is away.

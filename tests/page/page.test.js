@@ -499,6 +499,39 @@ test("a file's page says how to undo it, with commands that do", async () => {
   await page.getByRole("link", { name: "← Overview" }).click();
 });
 
+test("a file without rows, one that was refused and one in progress do not look finished", async () => {
+  const view = page.locator("#view");
+  const open = (id) => page.evaluate((id) => { location.hash = `#/file/${id}`; }, id);
+  const idOf = (key) => query(`SELECT id FROM pipeline.objects WHERE key = '${key}' ORDER BY src_ord DESC`);
+  drop("health/header.csv", [HEALTH]);
+  await there(row("health/header.csv"), "applied", "0 rows");
+  await open(idOf("health/header.csv")[0]);
+  await there(view.locator("dl"), "none, only a header");
+  await there(view.locator(".way li[data-done]"), "it has no rows");
+  assert.deepEqual(await view.locator(".way .stage").allTextContents(), ["S3", "Found", "Kafka", "Postgres"]);
+  await open(idOf("health/unreadable.csv")[0]);
+  await there(view.locator(".way li[data-out]"), "Kafka", "rejected");
+  assert.equal(await view.locator(".way li[data-done]").count(), 2);
+  await there(view.locator(".way li").last(), "not reached");
+  // As if its contract said onOverwrite: replace.
+  const [newest, older] = idOf("health/known.csv");
+  execute(`UPDATE pipeline.objects SET replaced_by = ${newest} WHERE id = ${older}`);
+  await open(newest);
+  await there(view.locator("dl"), "Removedthe rows that only the version before had (onOverwrite: replace)");
+  await view.getByRole("link", { name: /^the rows that only/ }).click();
+  await there(view.locator("dl"), `its rows were removed by file ${newest}`);
+  execute(`UPDATE pipeline.objects SET replaced_by = NULL WHERE id = ${older}`);
+  // One that is sent again has the times of before.
+  const stages = await page.evaluate(async () => {
+    const { stagesOf } = await import("/page/file.js");
+    const [before, at] = ["2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"];
+    const again = { state: "publishing", rows: 3, applied: 3, last_modified: before, discovered_at: before, published_at: at, applied_at: at, outputs: null };
+    return stagesOf(again).map(({ what, at }) => [what, Boolean(at)]);
+  });
+  assert.deepEqual(stages.slice(2), [["not all rows published yet", false], ["not all rows judged yet", false], ["not derived from all rows yet", false]]);
+  await page.getByRole("link", { name: "← Overview" }).click();
+});
+
 test("all of it came from the page's own server, without a complaint", async () => {
   assert.deepEqual(complaints, []);
   assert.ok(asked.length > 10);
