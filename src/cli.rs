@@ -26,6 +26,7 @@ use crate::commands::{
 };
 use crate::config::{self, Base, Sources};
 use crate::http;
+use crate::local;
 use crate::pipeline;
 use crate::print;
 use crate::ready;
@@ -286,7 +287,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {
-            print!("{}", generate::run(pipeline::sound()?.domains, &options)?);
+            let written = generate::run(pipeline::sound()?.domains, &options)?;
+            print!("{}", written.told(&local::env_file(&cli.data)));
         }
         Command::CheckConfig { defaults: true } => print::raw(config::DEFAULT),
         Command::CheckConfig { defaults: false } => {
