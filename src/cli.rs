@@ -275,7 +275,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restored { yes } => return restored::run(&cli.services_for_people().await?, yes).await,
         Command::Compare(ref options) => return compare::run(&cli.services_for_people().await?, options).await,
         Command::Status(ref options) => {
-            return status::run(&cli.services_for_people().await?, options, Look::of_stdout()).await;
+            // It says by itself which services do not answer.
+            return status::run(&cli.services().await?, options, Look::of_stdout()).await;
         }
         Command::Check(ref args) => {
             let folder = args.folder.as_deref().or(cli.pipeline.as_deref());

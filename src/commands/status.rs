@@ -16,6 +16,7 @@ pub(in crate::commands) use render::word;
 
 use super::domain_arg::parse_domain;
 use super::named;
+use super::silent;
 use super::terminal::{Look, wrapped};
 use super::time_arg::parse_time;
 use crate::ready;
@@ -72,16 +73,27 @@ impl StatusArgs {
 /// # Errors
 /// If Postgres does not answer, or what is waited for is not there in time.
 pub async fn run(services: &Services, args: &StatusArgs, look: Look) -> Result<ExitCode> {
-    if args.wait {
-        return wait(services, args.timeout).await;
+    let answer = async {
+        match args.wait {
+            true => wait(services, args.timeout).await,
+            false => show(services, args, look).await,
+        }
+    };
+    tokio::select! {
+        answer = answer => answer,
+        why = silent::nothing_answers(services) => Err(anyhow!(why)),
     }
+}
+
+async fn show(services: &Services, args: &StatusArgs, look: Look) -> Result<ExitCode> {
     let (outside, connection) = tokio::join!(observe::outside(services), ready::connect(services));
     let (outside, left_out) = outside;
+    let mut connection = connection?;
     for line in left_out {
         eprintln!("freshet: {line}");
     }
     let (pipeline, listed) = (services.config.pipeline, args.listed(services));
-    let status = status::read(&mut *connection?, pipeline, pipeline.domains, &outside, listed.as_ref()).await?;
+    let status = status::read(&mut connection, pipeline, pipeline.domains, &outside, listed.as_ref()).await?;
     match args.json {
         true => {
             crate::print::raw(&format!("{}\n", serde_json::to_string_pretty(&status).context("write JSON")?));
