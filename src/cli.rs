@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
 
@@ -176,7 +176,7 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Parses the command line, runs the command, and prints an error in one line.
 pub fn main() -> ExitCode {
     pipeline::choose(std::env::args_os(), std::env::var_os(pipeline::VARIABLE));
-    let matches = Cli::command().get_matches();
+    let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     print::repeat_options(given_options(&matches));
     let format = cli.log_format;
@@ -190,6 +190,25 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Where the help of a command has the options of every command.
+const ELSEWHERE: &str = "Global options: --config, --set, --log-format, --data and --pipeline; see `freshet --help`.";
+
+/// The command line. The help of a command has its own options, and a line about those of every command.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let global = command.get_arguments().filter(|argument| argument.is_global_set());
+    let global: Vec<Arg> = global.map(|argument| argument.clone().hide(true)).collect();
+    with_own_help(command, &global)
+}
+
+/// Commands that have an option already do not inherit it: theirs is hidden.
+fn with_own_help(command: clap::Command, global: &[Arg]) -> clap::Command {
+    command.mut_subcommands(|own| {
+        let after = own.get_after_help().map_or(String::new(), |after| format!("{after}\n\n"));
+        with_own_help(own.args(global).after_help(format!("{after}{ELSEWHERE}")), global)
+    })
 }
 
 /// The options by which this process found its stack, as they were given on the command line.
@@ -377,30 +396,40 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
-    fn the_options_of_every_command_stand_behind_its_own() {
-        for command in Cli::command().get_subcommands() {
-            let help = command.clone().render_help().to_string();
-            assert!(!help.contains("--data"), "they are the parent's: {help}");
+    fn the_help_of_a_command_has_its_own_options_and_names_those_of_every_command() {
+        let names: Vec<String> =
+            Cli::command().get_arguments().filter_map(|it| it.get_long()).map(|it| format!("--{it}")).collect();
+        assert!(names.len() >= 5 && names.iter().all(|name| ELSEWHERE.contains(name)), "{names:?}");
+        for path in [&["status"][..], &["replay"], &["republish"], &["rejects", "list"], &["topics", "create"]] {
+            let mut whole = command();
+            whole.build();
+            let found = path.iter().fold(&mut whole, |it, name| it.find_subcommand_mut(name).expect("a command"));
+            for help in [found.render_help(), found.render_long_help()].map(|help| help.to_string()) {
+                let (own, elsewhere) = help.split_once("Global options:").expect("a line");
+                assert!(own.contains("--help") && !names.iter().any(|name| own.contains(name)), "{help}");
+                assert_eq!(elsewhere.trim().lines().count(), 1, "{help}");
+            }
         }
-        let mut whole = Cli::command();
-        whole.build();
-        for name in ["status", "replay", "republish"] {
-            let command = whole.find_subcommand_mut(name).expect(name);
-            let help = command.render_help().to_string();
-            let (own, global) = help.split_once("Global options:").expect("a heading");
-            assert!(own.contains("-h, --help") && !own.contains("--data"), "{help}");
-            assert!(["--config", "--set", "--log-format", "--data", "--pipeline"].iter().all(|it| global.contains(it)));
-        }
+        let help = command().render_help().to_string();
+        assert!(names.iter().all(|name| help.contains(name)), "{help}");
+    }
+
+    #[test]
+    fn the_options_of_every_command_may_stand_behind_it() {
+        let matches =
+            command().try_get_matches_from(["freshet", "rejects", "list", "--data", "here", "--set", "a.b=c"]);
+        let cli = Cli::from_arg_matches(&matches.expect("a command")).expect("the options");
+        assert_eq!((cli.data, cli.set), (PathBuf::from("here"), vec![("a.b".to_owned(), "c".to_owned())]));
     }
 
     #[test]
     fn hints_repeat_what_was_given_on_the_command_line_wherever_it_stood() {
         let given = |arguments: &[&str]| {
-            let matches = Cli::command().try_get_matches_from([&["freshet"], arguments].concat()).expect("a command");
+            let matches = command().try_get_matches_from([&["freshet"], arguments].concat()).expect("a command");
             given_options(&matches)
         };
         assert_eq!(given(&["status"]), "");
