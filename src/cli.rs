@@ -349,6 +349,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
     let services = &running.services;
     let config = &services.config.s3;
     let samples = cli.data.join("samples");
+    let look = Look::of_stdout();
     let demo = Demo {
         pipeline: services.config.pipeline,
         pool: &services.pool,
@@ -357,7 +358,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
         processed_bucket: &config.processed_bucket,
         samples: &samples,
         places: running.places(),
-        look: Look::of_stdout(),
+        look: Look { width: look.width.min(demo::WIDTH_MAX), ..look },
     };
     let put = async |key: &str, path: &Path| demo::put(services, key, path).await;
     let shown = tokio::select! {
