@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use chrono::Utc;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
 
@@ -20,18 +19,19 @@ use crate::commands::domain_arg::{Domains, parse_domains};
 use crate::commands::rejects::{self, RejectsCommand};
 use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
-use crate::commands::status::{StatusArgs, render};
+use crate::commands::status::{self, StatusArgs};
 use crate::commands::terminal::Look;
 use crate::commands::{
     bench, capacity, check, demo, generate, healthcheck, init, lineage, restored, setup, silent, topics, up, validate,
 };
 use crate::config::{self, Base, Sources};
 use crate::http;
+use crate::local;
 use crate::pipeline;
 use crate::print;
 use crate::ready;
 use crate::roles::{self, Role, Services};
-use crate::status::{self, observe};
+use crate::status::observe;
 use crate::telemetry::{self, LogFormat};
 
 /// The heading of the options of every command, after its own options in the help.
@@ -176,7 +176,7 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Parses the command line, runs the command, and prints an error in one line.
 pub fn main() -> ExitCode {
     pipeline::choose(std::env::args_os(), std::env::var_os(pipeline::VARIABLE));
-    let matches = Cli::command().get_matches();
+    let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     print::repeat_options(given_options(&matches));
     let format = cli.log_format;
@@ -190,6 +190,25 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Where the help of a command has the options of every command.
+const ELSEWHERE: &str = "Global options: --config, --set, --log-format, --data and --pipeline; see `freshet --help`.";
+
+/// The command line. The help of a command has its own options, and a line about those of every command.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let global = command.get_arguments().filter(|argument| argument.is_global_set());
+    let global: Vec<Arg> = global.map(|argument| argument.clone().hide(true)).collect();
+    with_own_help(command, &global)
+}
+
+/// Commands that have an option already do not inherit it: theirs is hidden.
+fn with_own_help(command: clap::Command, global: &[Arg]) -> clap::Command {
+    command.mut_subcommands(|own| {
+        let after = own.get_after_help().map_or(String::new(), |after| format!("{after}\n\n"));
+        with_own_help(own.args(global).after_help(format!("{after}{ELSEWHERE}")), global)
+    })
 }
 
 /// The options by which this process found its stack, as they were given on the command line.
@@ -275,8 +294,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restored { yes } => return restored::run(&cli.services_for_people().await?, yes).await,
         Command::Compare(ref options) => return compare::run(&cli.services_for_people().await?, options).await,
         Command::Status(ref options) => {
-            let services = cli.services_for_people().await?;
-            show_status(options, &services).await?;
+            // It says by itself which services do not answer.
+            return status::run(&cli.services().await?, options, Look::of_stdout()).await;
         }
         Command::Check(ref args) => {
             let folder = args.folder.as_deref().or(cli.pipeline.as_deref());
@@ -288,7 +307,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {
-            print!("{}", generate::run(pipeline::sound()?.domains, &options)?);
+            let written = generate::run(pipeline::sound()?.domains, &options)?;
+            print!("{}", written.told(&local::env_file(&cli.data)));
         }
         Command::CheckConfig { defaults: true } => print::raw(config::DEFAULT),
         Command::CheckConfig { defaults: false } => {
@@ -329,6 +349,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
     let services = &running.services;
     let config = &services.config.s3;
     let samples = cli.data.join("samples");
+    let look = Look::of_stdout();
     let demo = Demo {
         pipeline: services.config.pipeline,
         pool: &services.pool,
@@ -337,7 +358,7 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
         processed_bucket: &config.processed_bucket,
         samples: &samples,
         places: running.places(),
-        look: Look::of_stdout(),
+        look: Look { width: look.width.min(demo::WIDTH_MAX), ..look },
     };
     let put = async |key: &str, path: &Path| demo::put(services, key, path).await;
     let shown = tokio::select! {
@@ -346,32 +367,6 @@ async fn run_demo(cli: &Cli) -> anyhow::Result<()> {
     };
     // If the stack gave up, its error is the cause; the demonstration only knows that it was interrupted.
     running.stop().await.and(shown)
-}
-
-async fn show_status(options: &StatusArgs, services: &Services) -> anyhow::Result<()> {
-    if options.wait {
-        let list = async || observe::dropped(services).await;
-        let outputs = async || observe::outputs(services).await;
-        let waited =
-            status::wait(&services.pool, &services.config.s3.raw_bucket, list, outputs, options.timeout).await?;
-        println!("{waited}");
-        let (_, unmatched) = observe::listed(services).await?;
-        return status::name_unmatched(&unmatched, Utc::now()).map_or(Ok(()), |said| Err(anyhow::anyhow!(said)));
-    }
-    let files = options.files.then_some(options.files_max);
-    let (outside, connection) = tokio::join!(observe::outside(services), ready::connect(services));
-    let (outside, left_out) = outside;
-    for line in left_out {
-        eprintln!("freshet: {line}");
-    }
-    let pipeline = services.config.pipeline;
-    let status = status::read(&mut *connection?, pipeline, pipeline.domains, &outside, files).await?;
-    if options.json {
-        print::raw(&format!("{}\n", serde_json::to_string_pretty(&status).context("write JSON")?));
-    } else {
-        println!("{}", render(&status, Look::of_stdout()));
-    }
-    Ok(())
 }
 
 /// A token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.
@@ -402,30 +397,40 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
-    fn the_options_of_every_command_stand_behind_its_own() {
-        for command in Cli::command().get_subcommands() {
-            let help = command.clone().render_help().to_string();
-            assert!(!help.contains("--data"), "they are the parent's: {help}");
+    fn the_help_of_a_command_has_its_own_options_and_names_those_of_every_command() {
+        let names: Vec<String> =
+            Cli::command().get_arguments().filter_map(|it| it.get_long()).map(|it| format!("--{it}")).collect();
+        assert!(names.len() >= 5 && names.iter().all(|name| ELSEWHERE.contains(name)), "{names:?}");
+        for path in [&["status"][..], &["replay"], &["republish"], &["rejects", "list"], &["topics", "create"]] {
+            let mut whole = command();
+            whole.build();
+            let found = path.iter().fold(&mut whole, |it, name| it.find_subcommand_mut(name).expect("a command"));
+            for help in [found.render_help(), found.render_long_help()].map(|help| help.to_string()) {
+                let (own, elsewhere) = help.split_once("Global options:").expect("a line");
+                assert!(own.contains("--help") && !names.iter().any(|name| own.contains(name)), "{help}");
+                assert_eq!(elsewhere.trim().lines().count(), 1, "{help}");
+            }
         }
-        let mut whole = Cli::command();
-        whole.build();
-        for name in ["status", "replay", "republish"] {
-            let command = whole.find_subcommand_mut(name).expect(name);
-            let help = command.render_help().to_string();
-            let (own, global) = help.split_once("Global options:").expect("a heading");
-            assert!(own.contains("-h, --help") && !own.contains("--data"), "{help}");
-            assert!(["--config", "--set", "--log-format", "--data", "--pipeline"].iter().all(|it| global.contains(it)));
-        }
+        let help = command().render_help().to_string();
+        assert!(names.iter().all(|name| help.contains(name)), "{help}");
+    }
+
+    #[test]
+    fn the_options_of_every_command_may_stand_behind_it() {
+        let matches =
+            command().try_get_matches_from(["freshet", "rejects", "list", "--data", "here", "--set", "a.b=c"]);
+        let cli = Cli::from_arg_matches(&matches.expect("a command")).expect("the options");
+        assert_eq!((cli.data, cli.set), (PathBuf::from("here"), vec![("a.b".to_owned(), "c".to_owned())]));
     }
 
     #[test]
     fn hints_repeat_what_was_given_on_the_command_line_wherever_it_stood() {
         let given = |arguments: &[&str]| {
-            let matches = Cli::command().try_get_matches_from([&["freshet"], arguments].concat()).expect("a command");
+            let matches = command().try_get_matches_from([&["freshet"], arguments].concat()).expect("a command");
             given_options(&matches)
         };
         assert_eq!(given(&["status"]), "");

@@ -39,6 +39,14 @@ pub(crate) fn quoted(word: &str) -> String {
     }
 }
 
+/// A command that a page proposes, with the options by which this process found its stack.
+pub(crate) fn command(arguments: &str) -> String {
+    match OPTIONS.get().map_or("", String::as_str) {
+        "" => format!("freshet {arguments}"),
+        options => format!("freshet {options} {arguments}"),
+    }
+}
+
 /// Writes to standard output; ends the process if nobody reads it.
 pub(crate) fn out(text: fmt::Arguments<'_>, end: &str) {
     let text = text.to_string();

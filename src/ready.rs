@@ -122,6 +122,9 @@ pub(crate) async fn connect(services: &Services) -> anyhow::Result<sqlx::pool::P
     }
 }
 
+/// The services that [`silent`] asks.
+pub(crate) const SERVICES: usize = 3;
+
 /// The services that give no answer at all within a time, by their addresses; one that refuses answers.
 pub(crate) async fn silent(services: &Services, within: Duration) -> Vec<String> {
     let postgres = async {

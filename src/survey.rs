@@ -160,6 +160,8 @@ async fn survey_logs(
             status.partitions.iter().map(|partition| (partition.partition, partition.next_offset)).collect();
         let wanted = bookmarks.clone();
         match log.ask(move |reader| read_log(reader, &topic, &wanted)).await {
+            // The topic does not exist: what is not applied waits all the same.
+            Ok(log) if log.ends.is_empty() => {}
             Ok(log) => _ = lags.insert(domain.name, show_lag(status, &bookmarks, &log, state.at)),
             Err(error) => {
                 failed(&error);
@@ -261,12 +263,13 @@ mod tests {
         let unmatched = AllUnmatched::default();
         let domains = vec![status];
         let (columns, event_queue, unlisted) = (vec![], None, vec![]);
-        let (passed_over, files, blocked) = (None, None, vec![]);
+        let (passed_over, files, blocked, missing_topics) = (None, None, vec![], vec![]);
         let state = Status {
             at,
             domains,
             outputs,
             blocked,
+            missing_topics,
             life,
             passed_over,
             columns,

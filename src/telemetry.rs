@@ -2,6 +2,7 @@
 
 mod otlp;
 mod repeats;
+mod statements;
 
 use std::io;
 
@@ -18,6 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 pub use otlp::trace_id;
 use repeats::WithoutRepeats;
+use statements::ShortStatements;
 
 /// What is logged unless `RUST_LOG` says otherwise: librdkafka's and arroyo's notices of every rebalance are of
 /// use only when one looks for them.
@@ -77,8 +79,8 @@ pub fn init(quiet: bool, format: LogFormat, runtime: Option<&Handle>) -> anyhow:
 }
 
 /// A way to format events, for those that a log needs.
-fn quietly<F>(format: F) -> NotTraces<WithoutRepeats<F>> {
-    NotTraces(WithoutRepeats::new(format))
+fn quietly<F>(format: F) -> NotTraces<WithoutRepeats<ShortStatements<F>>> {
+    NotTraces(WithoutRepeats::new(ShortStatements(format)))
 }
 
 /// Leaves out trace events: the log has them in other words.

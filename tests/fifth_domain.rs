@@ -42,21 +42,25 @@ struct Up {
 
 impl Up {
     fn start(parent: PathBuf, pipeline: &str) -> Up {
-        let log = File::create(parent.join("log")).expect("make the log");
-        let child = command(&parent)
-            .args(["--pipeline", pipeline, "up"])
-            .stdout(log.try_clone().expect("the log again"))
-            .stderr(log)
-            .spawn()
-            .expect("run freshet up");
+        let child = Up::spawn(&parent, &["--pipeline", pipeline, "up"]);
         let mut up = Up { parent, child };
+        up.wait();
+        up
+    }
+
+    fn spawn(parent: &Path, arguments: &[&str]) -> Child {
+        let log = File::create(parent.join("log")).expect("make the log");
+        let errors = log.try_clone().expect("the log again");
+        command(parent).args(arguments).stdout(log).stderr(errors).spawn().expect("run freshet up")
+    }
+
+    fn wait(&mut self) {
         let since = Instant::now();
-        while local::read_env(&up.data()).is_none() {
-            let ended = up.child.try_wait().expect("wait");
-            assert!(ended.is_none() && since.elapsed() < UP_TIMEOUT, "{ended:?}\n{}", up.log());
+        while local::read_env(&self.data()).is_none() {
+            let ended = self.child.try_wait().expect("wait");
+            assert!(ended.is_none() && since.elapsed() < UP_TIMEOUT, "{ended:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
-        up
     }
 
     fn data(&self) -> PathBuf {
@@ -242,4 +246,10 @@ async fn a_file_that_nobody_knows_becomes_a_table_and_an_output_without_a_compil
 
     assert_eq!(stop(&mut up.child), Some(0), "{}", up.log());
     assert!(up.log().lines().any(|line| line == "stopped"), "{}", up.log());
+
+    // Another pipeline over the same data says which outputs it does not have, before it drops their views.
+    up.child = Up::spawn(&up.parent, &["up"]);
+    up.wait();
+    let warning = "does not have these outputs, so they are no longer published: water_samples_by_month.";
+    assert!(up.log().contains(warning), "{}", up.log());
 }

@@ -92,8 +92,8 @@ fn lower(pattern: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether a part of a path matches the pattern, both in lower case; `*` matches any characters.
-fn fits(pattern: &str, part: &str) -> bool {
+/// Whether a text matches the pattern, both as they are; `*` matches any characters.
+pub fn fits(pattern: &str, part: &str) -> bool {
     let mut pieces = pattern.split('*');
     let first = pieces.next().unwrap_or_default();
     let Some(mut rest) = part.strip_prefix(first) else { return false };

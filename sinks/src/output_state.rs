@@ -31,6 +31,11 @@ impl DefinitionChange {
             DefinitionChange::Added(name) | DefinitionChange::Changed(name) | DefinitionChange::Dropped(name) => name,
         }
     }
+
+    /// Whether it was removed.
+    pub fn is_dropped(&self) -> bool {
+        matches!(self, DefinitionChange::Dropped(_))
+    }
 }
 
 /// Output → its definition at the last setup; empty in a database that is not set up yet.

@@ -156,7 +156,8 @@ async fn find(
     let reading = FileReading { object: id, generation, src_ord, nonce };
     let read = changes::of_file(domain, &services.config.kafka, &services.pool, reading, &places, examples).await;
     let changes = read.with_context(|| format!("read topic {topic}"))?;
-    let named: Vec<i64> = changes.lost_to.keys().chain(changes.replaced_by.keys()).copied().collect();
+    let named = [&changes.replaced, &changes.lost_to, &changes.replaced_by];
+    let named: Vec<i64> = named.iter().flat_map(|objects| objects.keys()).copied().collect();
     let files = keys(&services.pool, &named).await.context("look up the files")?;
     let replaced = match domain.on_overwrite {
         Overwrite::Replace => replaced(&services.pool, id).await.context("look up the version before")?,

@@ -37,6 +37,7 @@ pub struct Demo<'a> {
     /// Where everything is, as (label, value), shown at the end. A `postgres://` value is shown without its
     /// password.
     pub places: Vec<(&'static str, String)>,
+    /// Tables are no wider than [`WIDTH_MAX`], so that they can be shown anywhere.
     pub look: Look,
 }
 
@@ -49,6 +50,8 @@ pub struct Shown {
     pub drop_to_visible: Option<Duration>,
 }
 
+/// Columns of the tables, also in a wider terminal.
+pub const WIDTH_MAX: usize = 80;
 /// Longest time that the sample files may take: a hundred times what they do on two cores.
 const TIMEOUT: Duration = Duration::from_secs(180);
 /// Longest time that the last, small file may take.

@@ -32,6 +32,8 @@ use freshet_topics::Domain;
 use random::Dice;
 use shape::Shape;
 
+use crate::print::quoted;
+
 /// Options of `freshet generate`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GenerateOptions {
@@ -122,7 +124,18 @@ impl fmt::Display for Summary {
             let DomainSummary { domain, files, rows, defects, bytes } = domain;
             writeln!(formatter, "{domain:<10} {files:>6} {rows:>12} {defects:>9} {bytes:>14}")?;
         }
-        writeln!(formatter, "written to {}; copy it into the raw bucket as it is", self.out.display())
+        writeln!(formatter, "written to {}", self.out.display())
+    }
+}
+
+impl Summary {
+    /// What it says at the end: how to drop the files. `env_file` has the addresses and keys of a running `freshet up`.
+    pub fn told(&self, env_file: &Path) -> String {
+        let [out, env_file] = [&self.out, env_file].map(|path| quoted(&path.to_string_lossy()));
+        format!(
+            "{self}To copy it into the raw bucket of a running `freshet up`:\n  . {env_file}\n  aws s3 cp --recursive {out} \
+             \"s3://$FRESHET_RAW_BUCKET/\"\n"
+        )
     }
 }
 

@@ -89,6 +89,35 @@ pub(super) fn key<'f>(services: &Services, file: &'f str) -> &'f str {
     in_bucket.and_then(|rest| rest.strip_prefix('/')).unwrap_or(file)
 }
 
+/// The pattern of keys as LIKE takes it: `*` stands for any characters, everything else for itself.
+pub(super) fn like(pattern: &str) -> String {
+    let mut like = String::new();
+    for character in pattern.chars() {
+        match character {
+            '*' => like.push('%'),
+            '%' | '_' | '\\' => like.extend(['\\', character]),
+            other => like.push(other),
+        }
+    }
+    like
+}
+
+/// Whether a person means files by a pattern, and not one.
+pub(super) fn is_pattern(key: &str) -> bool {
+    key.contains('*')
+}
+
+/// Whether the ledger has a file of that name, or of that pattern.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(super) async fn is_known(pool: &PgPool, pattern: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM pipeline.objects WHERE key LIKE $1)")
+        .bind(like(pattern))
+        .fetch_one(pool)
+        .await
+}
+
 /// Why the version is not applied, in one sentence; `None` if it is.
 pub(super) fn waits(version: &Version) -> Option<String> {
     let Version { state, reason, rows, applied, stale, rejected, .. } = version;
@@ -113,6 +142,9 @@ pub(super) fn waits(version: &Version) -> Option<String> {
 /// If Postgres does not answer.
 pub(super) async fn unknown(services: &Services, key: &str) -> Result<String, sqlx::Error> {
     let shown = on_one_line(key);
+    if is_pattern(key) {
+        return Ok(format!("no file is named `{shown}`"));
+    }
     let domains = services.config.pipeline.domains;
     let name = services.config.ingest.name_in(domains, key);
     if let Name::NotData(pattern) = name {
@@ -179,6 +211,14 @@ mod tests {
         for (key, expected) in cases {
             assert_eq!(near_among(&keys, key), expected, "{key}");
         }
+    }
+
+    #[test]
+    fn a_pattern_is_taken_by_like_for_itself_but_for_its_stars() {
+        for (pattern, expected) in [("health/a.csv", "health/a.csv"), ("health/*_1%.csv", r"health/%\_1\%.csv")] {
+            assert_eq!((like(pattern).as_str(), is_pattern(pattern)), (expected, pattern.contains('*')));
+        }
+        assert_eq!(like(r"a\b"), r"a\\b");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(crate) use export::csv_of;
 pub(crate) use select::of_object;
 
 use super::domain_arg::{Domains, parse_domain, parse_domains};
+use super::named;
 use super::terminal::Look;
 use super::time_arg::parse_time;
 use crate::roles::Services;
@@ -75,7 +76,7 @@ pub enum RejectsCommand {
 /// Which rejects; all of the domain unless something is given.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Which {
-    /// Only rows of this file, in all its versions; may be given several times
+    /// Only rows of this file, in all its versions; * stands for any characters; may be given several times
     #[arg(long = "file", visible_alias = "object", value_name = "KEY")]
     files: Vec<String>,
     /// Only rows rejected by this rule, such as uncastable; may be given several times
@@ -90,6 +91,11 @@ pub struct Which {
 }
 
 impl Which {
+    /// The names of files, as LIKE takes them.
+    fn like(&self) -> Vec<String> {
+        self.files.iter().map(|file| named::like(file)).collect()
+    }
+
     /// Whether not all rejected rows of the files are meant.
     fn is_narrowed(&self) -> bool {
         !self.rules.is_empty() || self.since.is_some() || self.until.is_some()

@@ -17,3 +17,20 @@ pub async fn say(services: Services) {
         eprintln!("freshet: {service} does not answer");
     }
 }
+
+/// Ends with one line where nothing answers at all, as after the local stack was stopped; else it says which services do
+/// not, as [`say`] does, and never ends.
+pub async fn nothing_answers(services: &Services) -> String {
+    tokio::time::sleep(BEFORE).await;
+    let silent = ready::silent(services, WITHIN).await;
+    if silent.len() < ready::SERVICES {
+        for service in silent {
+            eprintln!("freshet: {service} does not answer");
+        }
+        return std::future::pending().await;
+    }
+    format!(
+        "no service answers: {}. Start them (here with `freshet up`, and load its `env` again), or set other addresses",
+        silent.join(", ")
+    )
+}

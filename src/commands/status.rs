@@ -4,29 +4,120 @@
 
 mod render;
 
+use std::process::ExitCode;
 use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use chrono::{DateTime, Utc};
+use freshet_topics::Domain;
 
 pub use render::render;
 pub(in crate::commands) use render::word;
 
+use super::domain_arg::parse_domain;
+use super::named;
+use super::silent;
+use super::terminal::{Look, wrapped};
+use super::time_arg::parse_time;
+use crate::ready;
+use crate::roles::Services;
+use crate::status::{self, Listed, observe};
+
 /// Options of `freshet status`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Exit code: 0; 1 if --wait ends before everything is applied, or if a file that --file names is unknown."
+)]
 pub struct StatusArgs {
     /// List the files too, newest first
     #[arg(long)]
-    pub files: bool,
+    files: bool,
+    /// List only this file, in all its versions; * stands for any characters; may be given several times
+    #[arg(long = "file", value_name = "KEY", conflicts_with = "wait")]
+    keys: Vec<String>,
+    /// List only files of this domain
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "wait", value_parser = parse_domain())]
+    domain: Option<&'static Domain>,
+    /// List only files last modified then or later, as 2026-03-01 or 2026-03-01T12:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "wait", value_parser = parse_time)]
+    since: Option<DateTime<Utc>>,
     /// Maximum number of files to list
-    #[arg(long, value_name = "N", default_value_t = 50, requires = "files", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub files_max: u32,
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    files_max: u32,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// Return once everything dropped so far is applied and published
     #[arg(long, conflicts_with = "files")]
-    pub wait: bool,
+    wait: bool,
     /// Maximum time that --wait waits, as 500ms, 60s, 5m or 1h
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
-    pub timeout: Duration,
+    timeout: Duration,
+}
+
+impl StatusArgs {
+    /// Which files to list, if any: whoever says which wants to see them.
+    fn listed(&self, services: &Services) -> Option<Listed> {
+        let is_narrowed = !self.keys.is_empty() || self.domain.is_some() || self.since.is_some();
+        (self.files || is_narrowed).then(|| Listed {
+            files_max: self.files_max,
+            domain: self.domain.map(|domain| domain.name),
+            like: self.keys.iter().map(|key| named::like(named::key(services, key))).collect(),
+            since: self.since,
+        })
+    }
+}
+
+/// Shows how far everything is, or waits until all of it is through.
+///
+/// # Errors
+/// If Postgres does not answer, or what is waited for is not there in time.
+pub async fn run(services: &Services, args: &StatusArgs, look: Look) -> Result<ExitCode> {
+    let answer = async {
+        match args.wait {
+            true => wait(services, args.timeout).await,
+            false => show(services, args, look).await,
+        }
+    };
+    tokio::select! {
+        answer = answer => answer,
+        why = silent::nothing_answers(services) => Err(anyhow!(why)),
+    }
+}
+
+async fn show(services: &Services, args: &StatusArgs, look: Look) -> Result<ExitCode> {
+    let (outside, connection) = tokio::join!(observe::outside(services), ready::connect(services));
+    let (outside, left_out) = outside;
+    let mut connection = connection?;
+    for line in left_out {
+        eprintln!("freshet: {line}");
+    }
+    let (pipeline, listed) = (services.config.pipeline, args.listed(services));
+    let status = status::read(&mut connection, pipeline, pipeline.domains, &outside, listed.as_ref()).await?;
+    match args.json {
+        true => {
+            crate::print::raw(&format!("{}\n", serde_json::to_string_pretty(&status).context("write JSON")?));
+        }
+        false => println!("{}", render(&status, look)),
+    }
+    let mut is_known = true;
+    for key in args.keys.iter().map(|key| named::key(services, key)) {
+        if !named::is_known(&services.pool, key).await.context("look up the file")? {
+            let said = named::unknown(services, key).await.context("look for near names")?;
+            eprintln!("freshet: {}", wrapped(look, &said, str::to_owned));
+            is_known = false;
+        }
+    }
+    Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn wait(services: &Services, timeout: Duration) -> Result<ExitCode> {
+    let list = async || observe::dropped(services).await;
+    let outputs = async || observe::outputs(services).await;
+    let waited = status::wait(&services.pool, &services.config.s3.raw_bucket, list, outputs, timeout).await?;
+    println!("{waited}");
+    let (_, unmatched) = observe::listed(services).await?;
+    status::name_unmatched(&unmatched, Utc::now()).map_or(Ok(ExitCode::SUCCESS), |said| Err(anyhow!(said)))
 }
 
 /// Longest wait: as good as for ever, and no clock overflows on it.

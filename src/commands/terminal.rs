@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use tabled::builder::Builder;
+use tabled::settings::formatting::AlignmentStrategy;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Padding, Style};
 
@@ -69,32 +70,51 @@ impl Look {
     }
 }
 
-/// A table; the first record is its heading. The first `text_columns` are text, the others numbers, to the
-/// right. Colours go in after the layout, which would count them as characters.
+/// A table; the first record is its heading, of one line or several. The first `text_columns` are text, the others numbers,
+/// to the right. Colours go in after the layout, which would count them as characters.
 pub fn table(look: Look, records: &[Vec<String>], text_columns: usize) -> String {
     let mut builder = Builder::default();
-    for record in records {
+    let heading = heading_lines(records);
+    let headings = (0..records.first().map_or(0, Vec::len)).map(|column| {
+        let lines: Vec<&str> = heading.iter().map(|line| line[column].as_str()).collect();
+        lines.join("\n")
+    });
+    builder.push_record(headings);
+    for record in records.iter().skip(1) {
         builder.push_record(record.iter().map(String::as_str));
     }
     let mut table = builder.build();
-    table.with(Style::rounded()).with(Padding::new(1, 1, 0, 0));
+    table.with(Style::rounded()).with(Padding::new(1, 1, 0, 0)).with(AlignmentStrategy::PerLine);
     table.modify(Columns::new(text_columns..), Alignment::right());
     let text = table.to_string();
     let bold = |(number, line): (usize, &str)| match number {
-        1 => look.bold(line),
+        number if (1..=heading.len()).contains(&number) => look.bold(line),
         _ => line.to_owned(),
     };
     text.lines().enumerate().map(bold).collect::<Vec<_>>().join("\n")
 }
 
-/// Columns without lines, two blanks apart; the first record is its heading. Those at `text_columns` are text, the others
-/// numbers, to the right. Each line is a record.
+/// The lines of the first record, whose last ones stand beside each other: `files↵applied` is two.
+fn heading_lines(records: &[Vec<String>]) -> Vec<Vec<String>> {
+    let Some(heading) = records.first() else { return Vec::new() };
+    let parts: Vec<Vec<&str>> = heading.iter().map(|cell| cell.split('\n').collect()).collect();
+    let height = parts.iter().map(Vec::len).max().unwrap_or(0);
+    let cell = |parts: &Vec<&str>, line: usize| {
+        (line + parts.len()).checked_sub(height).map_or(String::new(), |at| parts[at].to_owned())
+    };
+    (0..height).map(|line| parts.iter().map(|parts| cell(parts, line)).collect()).collect()
+}
+
+/// Columns without lines, two blanks apart; the first record is its heading, of one line or several. Those at
+/// `text_columns` are text, the others numbers, to the right. Each line of what it gives is one of the heading, or a record.
 pub fn columns(look: Look, records: &[Vec<String>], text_columns: &[usize]) -> Vec<String> {
     let count = records.first().map_or(0, Vec::len);
     let length = |text: &String| text.chars().count();
+    let heading = heading_lines(records);
+    let records: Vec<&Vec<String>> = heading.iter().chain(records.iter().skip(1)).collect();
     let widths: Vec<usize> =
         (0..count).map(|at| records.iter().filter_map(|it| it.get(at)).map(length).max().unwrap_or(0)).collect();
-    let line = |record: &Vec<String>| {
+    let line = |record: &&Vec<String>| {
         let cells =
             record.iter().zip(&widths).enumerate().map(|(at, (text, width))| match text_columns.contains(&at) {
                 true => format!("{text:<width$}"),
@@ -102,7 +122,7 @@ pub fn columns(look: Look, records: &[Vec<String>], text_columns: &[usize]) -> V
             });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let bold = |(number, line): (usize, String)| if number == 0 { look.bold(&line) } else { line };
+    let bold = |(number, line): (usize, String)| if number < heading.len() { look.bold(&line) } else { line };
     records.iter().map(line).enumerate().map(bold).collect()
 }
 
@@ -199,6 +219,14 @@ mod tests {
     fn columns_stand_under_their_headings_and_the_first_table_that_fits_is_taken() {
         let records = [["name", "rows"], ["ä", "1,234"]].map(|record| record.map(str::to_owned).to_vec());
         assert_eq!(columns(Look::PLAIN, &records, &[0]), ["name   rows", "ä     1,234"]);
+        let tall = [["name", "rows\napplied"], ["ä", "1"]].map(|record| record.map(str::to_owned).to_vec());
+        assert_eq!(columns(Look::PLAIN, &tall, &[0]), ["         rows", "name  applied", "ä           1"]);
+        let drawn = table(Look { color: true, ..Look::PLAIN }, &tall, 1);
+        let lines: Vec<&str> = drawn.lines().collect();
+        assert_eq!(
+            lines[1..4],
+            ["\u{1b}[1m│      │    rows │\u{1b}[0m", "\u{1b}[1m│ name │ applied │\u{1b}[0m", "├──────┼─────────┤"]
+        );
         let narrow = Look { width: 60, color: true };
         let (long, fits) = (|| "x".repeat(61), || format!("{}\n", narrow.bold(&"x".repeat(60))));
         assert_eq!(first_that_fits(narrow, &[&long, &fits, &String::new]), fits());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use freshet_ingest::Hints;
+use freshet_sinks::output_state::{self, DefinitionChange};
 use freshet_sinks::outputs::PROBES;
 use freshet_sinks::s3::S3Settings;
 use freshet_topics::Domain;
@@ -170,6 +171,9 @@ async fn start_roles(
 ) -> anyhow::Result<Started> {
     let services = Services::new(config).await?;
     progress("preparing buckets, schema and topics");
+    if let Some(warning) = leaves_out(&services).await {
+        progress(&format!("warning: {warning}"));
+    }
     prepare(&services, progress).await?;
     let roles = Role::all(services.config.pipeline);
     let http = match services.config.http.listen.as_str() {
@@ -188,6 +192,25 @@ async fn start_roles(
     };
     let env_file = stack.write_env(&env_values(&services.config, &http))?;
     Ok((services, running, env_file, http))
+}
+
+/// What is published from this data folder and not by this pipeline: it will be gone with the next version.
+async fn leaves_out(services: &Services) -> Option<String> {
+    // Where Postgres does not answer, the setup says so.
+    let mut connection = services.pool.acquire().await.ok()?;
+    let before = output_state::definitions(&mut connection).await.ok()?;
+    let pipeline = services.config.pipeline;
+    let changes = output_state::changes(&before, pipeline.outputs);
+    let dropped: Vec<&str> =
+        changes.iter().filter(|change| change.is_dropped()).map(DefinitionChange::output).collect();
+    (!dropped.is_empty()).then(|| {
+        format!(
+            "the pipeline {} does not have these outputs, so they are no longer published: {}. To keep them, stop, and start \
+             it with a data folder of its own (--data)",
+            pipeline.name,
+            dropped.join(", ")
+        )
+    })
 }
 
 /// Makes buckets, schema and topics that are missing.

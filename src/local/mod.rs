@@ -98,7 +98,7 @@ impl LocalStack {
     pub async fn start(options: Options, progress: impl Fn(&str)) -> anyhow::Result<LocalStack> {
         let components = components::find(options.kafka, options.postgres, options.s3)?;
         let mut folder = Folder::open(&options.data_dir)?;
-        fs::remove_file(folder.root.join("env")).ok();
+        fs::remove_file(env_file(&folder.root)).ok();
         stop_leftovers(&folder, &progress).await?;
         s3::write_notification(&folder, options.tell_to.as_ref())?;
         let mut tries = 1;
@@ -177,7 +177,7 @@ impl LocalStack {
 
     /// Where [`LocalStack::write_env`] writes.
     pub fn env_file(&self) -> PathBuf {
-        self.folder.root.join("env")
+        env_file(&self.folder.root)
     }
 
     /// Writes `DATA/env`: `export NAME='value'` lines that any POSIX shell can source, readable by its owner only.
@@ -207,6 +207,11 @@ async fn first<T>(mut futures: FuturesUnordered<impl Future<Output = T>>) -> T {
     }
 }
 
+/// What a shell sources while a stack runs on this data folder.
+pub fn env_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("env")
+}
+
 /// The process that runs a stack on this data folder now, if there is one.
 pub fn running(data_dir: &Path) -> Option<u32> {
     folder::holder(data_dir)
@@ -215,7 +220,7 @@ pub fn running(data_dir: &Path) -> Option<u32> {
 /// The values that the stack now running on this data folder has written to its `env`; none where no stack runs.
 pub fn read_env(data_dir: &Path) -> Option<Vec<(String, String)>> {
     running(data_dir)?;
-    fs::read_to_string(data_dir.join("env")).ok().map(|text| folder::parse_env(&text))
+    fs::read_to_string(env_file(data_dir)).ok().map(|text| folder::parse_env(&text))
 }
 
 /// Deletes a data folder that no stack runs on, with Postgres data that lives elsewhere (see [`postgres`]).

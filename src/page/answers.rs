@@ -7,13 +7,14 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use chrono::{DateTime, Utc};
 use freshet_sinks::postgres::explain;
-use freshet_topics::log::LogClient;
+use freshet_topics::log::{LogClient, LogError, LogReader, Presence};
 use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::timeout;
 
 use crate::ready::{cause_of, place_of};
 use crate::roles::Services;
+use crate::status::MissingTopic;
 
 /// A service that does not answer within this counts as away until the next reading.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,15 +43,20 @@ pub(super) struct Answers {
     s3_place: String,
     log: LogClient,
     brokers: String,
-    /// Any of the pipeline's: a broker that does not have it answers too.
-    topic: String,
+    /// The pipeline's.
+    topics: Vec<MissingTopic>,
+    /// Those of them that were missing when Kafka answered last.
+    missing: Vec<MissingTopic>,
     away: BTreeMap<&'static str, Away>,
 }
 
 impl Answers {
     pub(super) fn new(services: &Services) -> Answers {
         let config = &services.config;
-        let topic = config.pipeline.domains.first().map(|domain| domain.topic(&config.kafka.topic_prefix));
+        let topics = config.pipeline.domains.iter().map(|domain| {
+            let topic = domain.topic(&config.kafka.topic_prefix);
+            MissingTopic { domain: domain.name, topic }
+        });
         let endpoint = config.s3.endpoint.as_str();
         Answers {
             pool: services.pool.clone(),
@@ -59,7 +65,8 @@ impl Answers {
             s3_place: if endpoint.is_empty() { "AWS".to_owned() } else { endpoint.to_owned() },
             log: LogClient::new(&config.kafka),
             brokers: config.kafka.brokers.clone(),
-            topic: topic.unwrap_or_default(),
+            topics: topics.collect(),
+            missing: Vec::new(),
             away: BTreeMap::new(),
         }
     }
@@ -74,11 +81,12 @@ impl Answers {
                 .map_or_else(late, |said| said.map(drop).map_err(|error| explain(&error)))
         };
         let kafka = async {
-            let topic = self.topic.clone();
-            let asked = self.log.ask(move |reader| reader.presence(&topic));
-            timeout(ANSWER_TIMEOUT, asked)
-                .await
-                .map_or_else(late, |said| said.map(drop).map_err(|error| error.to_string()))
+            let topics = self.topics.clone();
+            let asked = self.log.ask(move |reader| missing(reader, topics));
+            match timeout(ANSWER_TIMEOUT, asked).await {
+                Ok(said) => said.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer within {ANSWER_TIMEOUT:?}")),
+            }
         };
         let s3 = async {
             let asked = self.s3.head_bucket().bucket(&self.bucket).send();
@@ -89,6 +97,7 @@ impl Answers {
             })
         };
         let (postgres, kafka, s3) = tokio::join!(postgres, kafka, s3);
+        let kafka = kafka.map(|missing| self.missing = missing);
         let now = Utc::now();
         note(&mut self.away, POSTGRES, &place_of(&self.pool), postgres, now);
         note(&mut self.away, KAFKA, &self.brokers, kafka, now);
@@ -100,10 +109,26 @@ impl Answers {
         self.away.values().collect()
     }
 
+    /// Topics that do not exist.
+    pub(super) fn missing_topics(&self) -> Vec<MissingTopic> {
+        self.missing.clone()
+    }
+
     /// Whether a service answered when it was asked last.
     pub(super) fn is_there(&self, service: &str) -> bool {
         !self.away.contains_key(service)
     }
+}
+
+/// Those of the topics that do not exist.
+fn missing(reader: &LogReader, topics: Vec<MissingTopic>) -> Result<Vec<MissingTopic>, LogError> {
+    let mut missing = Vec::new();
+    for topic in topics {
+        if reader.presence(&topic.topic)? == Presence::Missing {
+            missing.push(topic);
+        }
+    }
+    Ok(missing)
 }
 
 /// Keeps since when a service is away, and forgets it once it answers.

@@ -1,5 +1,6 @@
 //! Queries that a user starts by a click: a few at once; further ones are refused with a request to try again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +26,15 @@ pub(super) type Refused = (StatusCode, String);
 #[derive(Clone)]
 pub(super) struct Asked {
     pub(super) services: Arc<Services>,
+    /// What a shell sources for addresses and keys.
+    pub(super) env_file: Arc<Path>,
     places: Arc<Semaphore>,
 }
 
 impl Asked {
-    pub(super) fn new(services: &Services) -> Asked {
-        Asked { services: Arc::new(services.clone()), places: Arc::new(Semaphore::new(PLACES)) }
+    pub(super) fn new(services: &Services, env_file: &Path) -> Asked {
+        let places = Arc::new(Semaphore::new(PLACES));
+        Asked { services: Arc::new(services.clone()), env_file: env_file.into(), places }
     }
 
     /// A place among those who ask, given back when it is dropped.

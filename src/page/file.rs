@@ -7,6 +7,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::outputs::Store;
 use freshet_topics::Domain;
 use futures::FutureExt;
@@ -15,6 +16,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::ask::{Asked, Refused, absent, away};
 use super::parameters::Parameters;
+use super::undo::{self, Undo, Undoing};
 use crate::commands::rejects;
 use crate::status::files::{self, FileOutcome};
 use crate::status::personal;
@@ -48,6 +50,10 @@ pub(super) struct File {
     outputs: Option<InOutputs>,
     /// Whether its rejected rows may be taken away as CSV.
     has_csv: bool,
+    /// Older versions of the same key whose other rows left the table with this one.
+    removed: Vec<i64>,
+    /// How to undo it; none if this program does not know its domain.
+    undo: Option<Undo>,
 }
 
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
@@ -81,10 +87,15 @@ struct Counted {
     number: i64,
 }
 
-#[derive(Debug, Serialize, sqlx::FromRow)]
-struct Version {
-    id: i64,
-    last_modified: DateTime<Utc>,
+/// A version of the key.
+#[derive(Debug, Clone, Serialize, sqlx::FromRow)]
+pub(super) struct Version {
+    pub(super) id: i64,
+    pub(super) last_modified: DateTime<Utc>,
+    pub(super) version_id: Option<String>,
+    pub(super) state: ObjectState,
+    /// The version by which its rows have left the table.
+    pub(super) replaced_by: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -101,13 +112,31 @@ pub(super) async fn file(State(asked): State<Asked>, Path(id): Path<i64>) -> Res
     let mut file = read.ok_or_else(|| absent("no such file"))?;
     let domain = asked.services.config.pipeline.domain(file.outcome.domain());
     file.has_csv = file.outcome.rejected() > 0 && domain.is_some_and(|domain| !personal::has_any(domain));
-    if let (Some(offsets), true) = (&file.more.end_offsets, file.more.is_of_stream && file.more.applied_at.is_some()) {
+    file.undo = domain.map(|domain| undo::undo(file.undoing(&asked), domain));
+    // Rows that never came to the table are in no output.
+    let has_rows = file.outcome.state() == ObjectState::Applied && file.more.applied > 0;
+    if let (Some(offsets), true) = (&file.more.end_offsets, file.more.is_of_stream && has_rows) {
         let _place = asked.place().await?;
         let (config, s3) = (&asked.services.config, asked.services.s3.clone());
         // Where S3 does not answer the rest is worth showing: the page says by itself that S3 is away.
         file.outputs = in_outputs(s3, &config.s3.processed_bucket, file.outcome.domain(), offsets).await;
     }
     Ok(Json(file))
+}
+
+impl File {
+    fn undoing<'f>(&'f self, asked: &'f Asked) -> Undoing<'f> {
+        Undoing {
+            id: self.outcome.id(),
+            bucket: &asked.services.config.s3.raw_bucket,
+            key: self.outcome.key(),
+            state: self.outcome.state(),
+            version_id: self.more.version_id.as_deref(),
+            has_changes: self.more.applied > 0 || !self.removed.is_empty(),
+            versions: &self.versions,
+            env_file: &asked.env_file,
+        }
+    }
 }
 
 async fn in_outputs(s3: Client, bucket: &str, domain: &str, offsets: &[i64]) -> Option<InOutputs> {
@@ -151,8 +180,8 @@ async fn read(connection: &mut PgConnection, id: i64) -> Result<Option<File>, sq
     .bind(RULES)
     .fetch_all(&mut *connection)
     .await?;
-    let versions = sqlx::query_as(
-        "SELECT v.id, v.last_modified FROM pipeline.objects o
+    let versions: Vec<Version> = sqlx::query_as(
+        "SELECT v.id, v.last_modified, v.version_id, v.state, v.replaced_by FROM pipeline.objects o
          JOIN pipeline.objects v ON v.bucket = o.bucket AND v.key = o.key
          WHERE o.id = $1 ORDER BY v.src_ord DESC LIMIT $2",
     )
@@ -160,7 +189,9 @@ async fn read(connection: &mut PgConnection, id: i64) -> Result<Option<File>, sq
     .bind(VERSIONS)
     .fetch_all(connection)
     .await?;
-    Ok(Some(File { outcome, more, rules, corrections, versions, outputs: None, has_csv: false }))
+    let removed = versions.iter().filter(|it| it.replaced_by == Some(id)).map(|it| it.id).collect();
+    let (outputs, has_csv, undo) = (None, false, None);
+    Ok(Some(File { outcome, more, rules, corrections, versions, outputs, has_csv, removed, undo }))
 }
 
 /// Rows of a file that are in its table now.

@@ -24,6 +24,7 @@ mod list;
 mod parameters;
 mod published;
 mod read;
+mod undo;
 mod upload;
 mod values;
 
@@ -93,7 +94,7 @@ pub fn router(services: &Services, env_file: &Path, shutdown: &CancellationToken
     Router::new()
         .route("/", get(|| async { ([(CONTENT_TYPE, HTML)], PAGE) }))
         .route("/page/{file}", get(part))
-        .merge(asked(services))
+        .merge(asked(services, env_file))
         .route("/page/events", get(events).with_state(viewers))
         .route("/docs/{name}", get(guides::guide))
         .route("/README.md", get(guides::readme))
@@ -102,7 +103,7 @@ pub fn router(services: &Services, env_file: &Path, shutdown: &CancellationToken
 }
 
 /// What is asked for by a click.
-fn asked(services: &Services) -> Router {
+fn asked(services: &Services, env_file: &Path) -> Router {
     Router::new()
         .route("/page/files", get(list::files))
         .route("/page/files/{id}", get(file::file))
@@ -117,7 +118,7 @@ fn asked(services: &Services) -> Router {
         .route("/page/unmatched", get(list::unmatched))
         // It bounds the body itself, once there is a place for it.
         .route(UPLOADS, post(upload::upload).layer(DefaultBodyLimit::disable()))
-        .with_state(Asked::new(services))
+        .with_state(Asked::new(services, env_file))
 }
 
 async fn part(PathOf(name): PathOf<String>) -> Response {

@@ -111,9 +111,10 @@ impl Source for Reader {
     async fn read(&mut self) -> Reading {
         self.answers.look().await;
         let asked = Instant::now();
+        let outside = Outside { missing_topics: self.answers.missing_topics(), ..Outside::default() };
         // S3 after Postgres: a change that no longer waits there is in what is published here.
         let tables = match self.answers.is_there(answers::POSTGRES) {
-            true => Some(timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.pipeline)).await),
+            true => Some(timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.pipeline, &outside)).await),
             false => None,
         };
         let published = match self.answers.is_there(answers::S3) {
@@ -155,13 +156,13 @@ fn put(sections: &mut Sections, name: &'static str, value: &impl Serialize) {
 }
 
 impl Tables {
-    async fn read(pool: &PgPool, pipeline: &'static Pipeline) -> Result<Tables> {
+    async fn read(pool: &PgPool, pipeline: &'static Pipeline, outside: &Outside) -> Result<Tables> {
         // One after the other: a viewer costs one connection. The transaction is there for the timeout, which ends with it.
         let mut transaction = pool.begin().await.context("connect")?;
         let connection = &mut *transaction;
         sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
         let tables = Tables {
-            status: status::read(connection, pipeline, pipeline.domains, &Outside::default(), None).await?,
+            status: status::read(connection, pipeline, pipeline.domains, outside, None).await?,
             quality: Quality::read(connection, pipeline).await?,
             files: files::newest(connection).await.context("list the files in the ledger")?,
             freshness: files::freshness(connection, pipeline.domains).await.context("read how long files took")?,

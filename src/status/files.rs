@@ -9,6 +9,19 @@ use freshet_topics::Domain;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+/// Which files are listed.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// At most so many, the newest.
+    pub files_max: u32,
+    /// Of this domain.
+    pub domain: Option<&'static str>,
+    /// With a key like one of these, as LIKE takes them; any, if there are none.
+    pub like: Vec<String>,
+    /// Last modified then or later.
+    pub since: Option<DateTime<Utc>>,
+}
+
 /// Files listed of each state, the newest.
 const FILES_A_STATE: i64 = 40;
 /// Files that lost rows are counted up to here.
@@ -22,7 +35,7 @@ const FILES_TIMED: i64 = 40;
 #[derive(Debug, Clone, Serialize)]
 pub struct Files {
     pub files: Vec<FileStatus>,
-    /// Files there are.
+    /// Files there are of those that were asked for.
     pub total: i64,
 }
 
@@ -48,6 +61,8 @@ pub struct FileStatus {
     pub reason: Option<String>,
     /// When S3 says it was written.
     pub last_modified: DateTime<Utc>,
+    /// When it was applied; of one that is not, when something happened to it last.
+    pub touched_at: DateTime<Utc>,
     /// Columns of its header that the domain does not have: the first of them, and how many more.
     pub unknown_columns: Vec<String>,
     /// Columns that it lacks, and for which its rows have the contract's value.
@@ -86,6 +101,14 @@ impl FileOutcome {
 
     pub(crate) fn domain(&self) -> &str {
         &self.status.domain
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.status.key
+    }
+
+    pub(crate) fn state(&self) -> ObjectState {
+        self.status.state
     }
 
     /// Rows of it that were rejected.
@@ -164,45 +187,45 @@ pub(crate) struct Freshness {
     seconds: f64,
 }
 
-/// The newest files of the ledger, `limit` of them.
+/// The newest files of the ledger that are asked for.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub(super) async fn list(connection: &mut PgConnection, limit: u32) -> Result<Files, sqlx::Error> {
-    let files: Vec<FileStatus> = sqlx::query_as(
-        "SELECT o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified,
-            o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
-            coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
-            coalesce(p.stale, 0)::bigint AS stale, coalesce(p.corrected, 0)::bigint AS corrected
-         FROM (SELECT * FROM pipeline.objects ORDER BY id DESC LIMIT $1) AS o
-         LEFT JOIN LATERAL (
-            SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected, sum(stale) AS stale,
-                sum(corrected) AS corrected
-            FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
-         ) AS p ON true
-         ORDER BY o.id DESC",
-    )
-    .bind(i64::from(limit))
-    .fetch_all(&mut *connection)
-    .await?;
-    let total = sqlx::query_scalar("SELECT count(*) FROM pipeline.objects").fetch_one(&mut *connection).await?;
-    Ok(Files { files, total })
+pub(super) async fn list(connection: &mut PgConnection, listed: &Listed) -> Result<Files, sqlx::Error> {
+    let Listed { files_max, domain, like, since } = listed;
+    let of = "FROM pipeline.objects o WHERE ($1::text IS NULL OR o.domain = $1) AND ($2 = '{}' OR o.key LIKE ANY ($2))
+        AND ($3::timestamptz IS NULL OR o.last_modified >= $3)";
+    let sql = format!(
+        "SELECT {STATUS} FROM (SELECT o.* {of} ORDER BY o.id DESC LIMIT $4) AS o {PROGRESS} ORDER BY o.id DESC"
+    );
+    let files = sqlx::query_as(AssertSqlSafe(sql)).bind(domain).bind(like).bind(since).bind(i64::from(*files_max));
+    let files: Vec<FileStatus> = files.fetch_all(&mut *connection).await?;
+    let total = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {of}"))).bind(domain).bind(like).bind(since);
+    Ok(Files { files, total: total.fetch_one(&mut *connection).await? })
 }
+
+/// What a query of [`FileStatus`]es selects, of `o`, an object joined to [`PROGRESS`].
+const STATUS: &str = "o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified,
+    o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
+    coalesce(CASE WHEN o.state = 'applied' THEN o.applied_at END,
+        greatest(o.discovered_at, o.published_at, p.updated_at)) AS touched_at,
+    coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
+    coalesce(p.stale, 0)::bigint AS stale, coalesce(p.corrected, 0)::bigint AS corrected";
 
 /// What a query of [`FileOutcome`]s selects, of `o`, an object; `$1` is the state `applied`.
 ///
 /// A file is through when the ledger says so for the first time: its progress is written anew by a replay or a swap.
-const OUTCOME: &str = "o.id, o.domain, o.key, o.state, o.rows, o.reason, o.last_modified, o.size_bytes,
-    o.ignored_columns AS unknown_columns, o.absent_defaults, o.overtaken,
-    coalesce(p.received, 0)::bigint AS received, coalesce(p.rejected, 0)::bigint AS rejected,
-    coalesce(p.stale, 0)::bigint AS stale, coalesce(p.corrected, 0)::bigint AS corrected,
-    CASE WHEN o.state = $1
-        THEN greatest(extract(epoch FROM o.applied_at - o.last_modified), 0)::double precision END AS seconds";
+fn outcome() -> String {
+    format!(
+        "{STATUS}, o.size_bytes, CASE WHEN o.state = $1
+            THEN greatest(extract(epoch FROM o.applied_at - o.last_modified), 0)::double precision END AS seconds"
+    )
+}
 
 /// The results of the rows of `o`, joined to it.
 const PROGRESS: &str = "LEFT JOIN LATERAL (
         SELECT sum(applied + stale + rejected) AS received, sum(rejected) AS rejected, sum(stale) AS stale,
-            sum(corrected) AS corrected
+            sum(corrected) AS corrected, max(p.updated_at) AS updated_at
         FROM pipeline.progress p WHERE p.object = o.id AND p.generation = o.generation
     ) AS p ON true";
 
@@ -227,7 +250,8 @@ pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Vec<FileOutc
             UNION
             SELECT object FROM rejected
          )
-         SELECT {OUTCOME} FROM shown JOIN pipeline.objects o ON o.id = shown.id {PROGRESS} ORDER BY o.id DESC"
+         SELECT {} FROM shown JOIN pipeline.objects o ON o.id = shown.id {PROGRESS} ORDER BY o.id DESC",
+        outcome()
     );
     sqlx::query_as(AssertSqlSafe(sql))
         .bind(ObjectState::Applied)
@@ -242,11 +266,8 @@ pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Vec<FileOutc
 /// # Errors
 /// If Postgres does not answer.
 pub(crate) async fn one(connection: &mut PgConnection, id: i64) -> Result<Option<FileOutcome>, sqlx::Error> {
-    sqlx::query_as(AssertSqlSafe(format!("SELECT {OUTCOME} FROM pipeline.objects o {PROGRESS} WHERE o.id = $2")))
-        .bind(ObjectState::Applied)
-        .bind(id)
-        .fetch_optional(connection)
-        .await
+    let sql = format!("SELECT {} FROM pipeline.objects o {PROGRESS} WHERE o.id = $2", outcome());
+    sqlx::query_as(AssertSqlSafe(sql)).bind(ObjectState::Applied).bind(id).fetch_optional(connection).await
 }
 
 /// The newest files that are wanted, and the last one that was looked at for them, if there are more behind it.
@@ -260,10 +281,11 @@ pub(crate) async fn page(
     let Wanted { domain, kind, search, before, files_max, looked_at_max } = wanted;
     // Both are in the order of the primary key: nothing is sorted, and the first page ends the scan.
     let sql = format!(
-        "SELECT {OUTCOME}
+        "SELECT {}
          FROM (SELECT * FROM pipeline.objects WHERE id < $2 ORDER BY id DESC LIMIT $3) AS o {PROGRESS}
          WHERE ($4::text IS NULL OR o.domain = $4) AND ($5 = '' OR strpos(lower(o.key), lower($5)) > 0) AND {}
          ORDER BY o.id DESC LIMIT $6",
+        outcome(),
         kind.condition()
     );
     let files = sqlx::query_as(AssertSqlSafe(sql))

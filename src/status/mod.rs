@@ -28,7 +28,7 @@ use freshet_sinks::unmatched::AllUnmatched;
 use serde::Serialize;
 
 pub use columns::ColumnNote;
-pub use files::{FileStatus, Files};
+pub use files::{FileStatus, Files, Listed};
 pub use locks::Blocked;
 pub use read::read;
 pub use wait::{Dropped, Waited, name_unmatched, wait};
@@ -42,8 +42,17 @@ pub struct Outside {
     /// Domain → partition → high watermark in Kafka. A domain that is not in it counts its lag from the ledger:
     /// what is published but not applied.
     pub high_watermarks: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Topics that Kafka says do not exist.
+    pub missing_topics: Vec<MissingTopic>,
     /// What S3 shows of the outputs; `None` where it was not asked or did not answer.
     pub outputs: Option<Outputs>,
+}
+
+/// A topic that does not exist: it was never created, or was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MissingTopic {
+    pub domain: &'static str,
+    pub topic: String,
 }
 
 /// The derived outputs as S3 shows them.
@@ -71,7 +80,7 @@ impl Outputs {
 }
 
 /// How far everything is, at one moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Status {
     /// Postgres' clock.
     pub at: DateTime<Utc>,
@@ -80,6 +89,8 @@ pub struct Status {
     pub outputs: OutputsStatus,
     /// Waits for locks that other sessions hold, the longest first.
     pub blocked: Vec<Blocked>,
+    /// Topics that do not exist: their domains' lag is counted from the ledger.
+    pub missing_topics: Vec<MissingTopic>,
     /// The ledger's current life.
     pub life: LifeStatus,
     /// Rows in the topics that are not this ledger's; none in most pipelines.

@@ -11,7 +11,7 @@ use freshet_sinks::unmatched::{KEPT_MAX, Unmatched};
 use freshet_topics::log::LogClient;
 use tokio::time::timeout;
 
-use super::{Dropped, Outputs, Outside};
+use super::{Dropped, MissingTopic, Outputs, Outside};
 use crate::roles::Services;
 
 /// Every file of a domain in the raw bucket, and the objects of no domain that are reported, the newest first.
@@ -76,12 +76,7 @@ pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
         let brokers = &services.config.kafka.brokers;
         left_out.push(format!("lag is counted from the ledger, because Kafka at {brokers} does not answer: {error}"));
     }
-    left_out.extend(missing.iter().map(|topic| {
-        format!(
-            "topic {topic} does not exist: run `freshet topics create`; until then its lag is counted from the ledger"
-        )
-    }));
-    (Outside { high_watermarks, outputs: outputs.ok() }, left_out)
+    (Outside { high_watermarks, missing_topics: missing, outputs: outputs.ok() }, left_out)
 }
 
 /// What Kafka says of the ends of the topics.
@@ -90,7 +85,7 @@ struct Ends {
     /// Domain → partition → end.
     high_watermarks: BTreeMap<String, BTreeMap<i32, i64>>,
     /// Topics that do not exist.
-    missing: Vec<String>,
+    missing: Vec<MissingTopic>,
     /// Why the domains after the last one are left out.
     silent: Option<String>,
 }
@@ -108,7 +103,7 @@ async fn ends(services: &Services) -> Ends {
     for domain in services.config.pipeline.domains {
         let topic = domain.topic(&services.config.kafka.topic_prefix);
         match log.ends(&topic).await {
-            Ok(ends) if ends.is_empty() => found.missing.push(topic),
+            Ok(ends) if ends.is_empty() => found.missing.push(MissingTopic { domain: domain.name, topic }),
             Ok(ends) => {
                 let high = ends.into_iter().map(|(partition, ends)| (partition, ends.high)).collect();
                 found.high_watermarks.insert(domain.name.to_owned(), high);

@@ -11,14 +11,14 @@ use freshet_topics::{Domain, Pipeline};
 use sqlx::PgConnection;
 
 use super::{
-    DomainStatus, FailedOutput, Halted, LifeStatus, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside, PartitionStatus,
-    PassedOver, QueueStatus, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files, locks,
+    DomainStatus, FailedOutput, Halted, LifeStatus, Listed, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside,
+    PartitionStatus, PassedOver, QueueStatus, ReplayStatus, Rows, Status, UNMATCHED_NAMED, columns, files, locks,
 };
 
 /// Distinct keys looked at for orphans, at most.
 const KEYS_LOOKED_AT: i64 = 200_000;
 
-/// Reads the status of `domains`, some or all of a pipeline's, a statement after the other. `files_max`: how many files to list, if any.
+/// Reads the status of `domains`, some or all of a pipeline's, a statement after the other. `listed`: which files to list, if any.
 ///
 /// # Errors
 /// If Postgres does not answer, or was not migrated.
@@ -27,7 +27,7 @@ pub async fn read(
     pipeline: &Pipeline,
     domains: &[&'static Domain],
     outside: &Outside,
-    files_max: Option<u32>,
+    listed: Option<&Listed>,
 ) -> Result<Status> {
     let at = sqlx::query_scalar("SELECT now()").fetch_one(&mut *connection).await.context("connect to Postgres")?;
     let files = file_counts(connection).await.context("count the files in the ledger")?;
@@ -50,8 +50,8 @@ pub async fn read(
     let blocked = locks::read(connection, pipeline).await.context("look for locks")?;
     let waiting = waiting(connection).await.context("count the change marks")?;
     let failed = output_state::failures(connection).await.context("read which outputs do not work")?;
-    let files = match files_max {
-        Some(limit) => Some(files::list(connection, limit).await.context("list the files in the ledger")?),
+    let files = match listed {
+        Some(listed) => Some(files::list(connection, listed).await.context("list the files in the ledger")?),
         None => None,
     };
     let life = life(connection).await.context("read the lives of the ledger")?;
@@ -67,6 +67,7 @@ pub async fn read(
         domains: statuses,
         outputs,
         blocked,
+        missing_topics: outside.missing_topics.clone(),
         life,
         passed_over,
         columns,

@@ -115,3 +115,51 @@ async fn a_file_without_rejects_is_told_from_one_that_is_rejected_or_unknown() {
     world.all_hold().await;
     roles.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_files_is_narrowed_by_name_domain_and_time() {
+    let world = World::new("answers-files").await;
+    let roles = world.run_all();
+    let row = |location: &str| format!("{HEADING}{location},2025-01-01,1,1,1,1\n");
+    world.put("health/a.csv", row("1")).await;
+    world.put("health/a_1.csv", row("x")).await;
+    world.put("health/ab1.csv", row("y")).await;
+    world.put("locations/a.csv", "id,name,type,population,area\n1,Goa,Urban,5000,2.5\n").await;
+    world.settle().await;
+    let keys = |more: &[&str]| {
+        let output = world.freshet(&[&["status", "--json"], more].concat());
+        let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let files = status["files"]["files"].as_array().expect("files").clone();
+        assert_eq!(status["files"]["total"], files.len(), "{more:?}");
+        let mut keys: Vec<String> = files.iter().map(|file| file["key"].as_str().expect("a key").to_owned()).collect();
+        keys.sort();
+        (output.status.code(), keys.join(" "))
+    };
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&["--files"], 0, "health/a.csv health/a_1.csv health/ab1.csv locations/a.csv"),
+        (&["--file", "health/a.csv"], 0, "health/a.csv"),
+        (&["--file", "*/a*1.csv", "--file", "locations/a.csv"], 0, "health/a_1.csv health/ab1.csv locations/a.csv"),
+        (&["--file", "*a_1*"], 0, "health/a_1.csv"),
+        (&["--domain", "locations"], 0, "locations/a.csv"),
+        (&["--domain", "health", "--since", "2999-01-01"], 0, ""),
+        (&["--file", "a.csv"], 1, ""),
+    ];
+    for (arguments, code, expected) in cases {
+        assert_eq!(keys(arguments), (Some(code), expected.to_owned()), "{arguments:?}");
+    }
+    assert!(said(&world.freshet(&["status", "--file", "a.csv"])).contains("did you mean `health/a.csv`"));
+    // When it was applied.
+    let applied: String = world
+        .query("SELECT to_char(applied_at AT TIME ZONE 'UTC', 'MM-DD HH24:MI:SS') FROM pipeline.objects WHERE key = 'health/a.csv'")
+        .await;
+    let text = said(&world.freshet(&["status", "--file", "health/a.csv"]));
+    assert!(text.contains(&format!("applied  {applied}     1  health/a.csv")), "{text}");
+    // The same names choose rejects.
+    for (pattern, lines) in [("health/a_1.csv", 1), ("health/a*", 2), ("locations/*", 0)] {
+        let output = world.freshet(&["rejects", "list", "--file", pattern, "--json"]);
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((&found["total"], output.status.code()), (&lines.into(), Some(0)), "{pattern}: {found:#}");
+    }
+    world.all_hold().await;
+    roles.stop().await;
+}

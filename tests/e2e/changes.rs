@@ -50,11 +50,13 @@ async fn a_file_tells_what_it_changed_and_what_was_replaced_since() {
     assert_eq!(told["columns"], json!({"dengue_cases": 1, "malaria_cases": 1}));
     assert_eq!(told["rejected"], json!({"uncastable": 1}));
     assert_eq!(told["replaced_by"][0]["key"], "health/later.csv");
+    assert_eq!((&told["replaced"][0]["key"], &told["replaced"][0]["rows"]), (&"health/old.csv".into(), &2.into()));
     assert_eq!(found["topic_is_whole"], true);
     let shown = text(&changes(&world, &["health/mine.csv"])).replace("\n    ", " ");
     for line in [
         "  added             2  the table had no row of the key",
         "  changed           1  dengue_cases 1, malaria_cases 1",
+        "it replaced 2 rows, of health/old.csv (2)",
         "replaced since: 1 row, by health/later.csv (1)",
         "dengue_cases 1 → 7, malaria_cases 1 → NULL",
     ] {

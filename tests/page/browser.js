@@ -65,6 +65,9 @@ function s3(bucket, key, ...options) {
 /** Changes the database. */
 export const execute = (sql) => execFileSync("psql", ["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "-qc", sql, env.DATABASE_URL]);
 
+/** Runs lines in a shell, as a person pastes them. */
+export const shell = (lines) => execFileSync("bash", ["-eu", "-c", lines], { cwd: env.SCRATCH }).toString();
+
 /** The first column of what a query finds. */
 export const query = (sql) => execFileSync("psql", ["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "-qAtc", sql, env.DATABASE_URL])
   .toString().trim().split("\n");

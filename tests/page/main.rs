@@ -8,6 +8,9 @@ use std::process::Command;
 
 use packages::installed;
 use pipeline::Pipeline;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 
 #[path = "../grafana/packages.rs"]
 mod packages;
@@ -32,12 +35,15 @@ fn run(pipeline: &Pipeline, script: &str, arguments: &[&str]) {
     let wanted = fs::read_to_string(here.join("package.json")).expect("read package.json");
     let folder = installed("page", &wanted);
     // Beside the packages, where their names lead to them.
-    for name in ["page.test.js", "picture.js", "browser.js"] {
+    for name in ["page.test.js", "missing.test.js", "picture.js", "browser.js"] {
         fs::copy(here.join(name), folder.join(name)).expect("copy a script");
     }
     let mut node = Command::new("node");
     node.args(arguments).arg(script).current_dir(folder);
     node.env("BROWSER", browser()).env("SCRATCH", pipeline.folder());
+    // The commands that the page proposes are run.
+    let built = Path::new(env!("CARGO_BIN_EXE_freshet")).parent().expect("the folder of the command");
+    node.env("PATH", format!("{}:{}", built.display(), std::env::var("PATH").expect("PATH")));
     for name in [
         "DATABASE_URL",
         "FRESHET_HTTP",
@@ -58,6 +64,17 @@ fn run(pipeline: &Pipeline, script: &str, arguments: &[&str]) {
 fn the_page_shows_what_is_dropped() {
     let pipeline = Pipeline::start_with("page", &["--set", "http.uploads=true"]);
     run(&pipeline, "page.test.js", &["--test", "--test-reporter=spec"]);
+    delete_topic(&pipeline, "freshet.climate");
+    run(&pipeline, "missing.test.js", &["--test", "--test-reporter=spec"]);
+}
+
+fn delete_topic(pipeline: &Pipeline, topic: &str) {
+    let mut settings = ClientConfig::new();
+    settings.set("bootstrap.servers", pipeline.env("KAFKA_BROKERS"));
+    let admin: AdminClient<DefaultClientContext> = settings.create().expect("an admin client");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let deleted = runtime.block_on(async { admin.delete_topics(&[topic], &AdminOptions::new()).await });
+    deleted.expect("ask for the deletion")[0].as_ref().expect("delete the topic");
 }
 
 #[test]

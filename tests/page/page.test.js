@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { after, before, test } from "node:test";
 
-import { Door, drop, execute, launch, output, query, remove, signal } from "./browser.js";
+import { Door, drop, execute, launch, output, query, remove, shell, signal } from "./browser.js";
 
 const HEALTH = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases";
 const HOSPITAL = "location_id,date,total_beds,available_beds,doctors,nurses";
@@ -238,7 +238,13 @@ test("the contract of a domain is told in words", async () => {
 
 test("an object that belongs to no domain is named on top, until it is gone", async () => {
   drop("helth/x.csv", [HEALTH]);
-  await there(page.locator("#alarms"), "helth/x.csv belongs to no domain: did you mean `health/`?");
+  // As something to look at, not as red as a halt.
+  await there(page.locator("#alarms .notice.warn"), "helth/x.csv belongs to no domain: did you mean `health/`?");
+  const background = (selector) => page.locator(selector).first().evaluate((node) => getComputedStyle(node).backgroundColor);
+  execute("UPDATE pipeline.bookmarks SET halted = 'stopped' WHERE domain = 'health' AND partition = 1");
+  await there(page.locator("#alarms .notice.bad"), "health is halted");
+  assert.notEqual(await background("#alarms .notice.warn"), await background("#alarms .notice.bad"));
+  execute("UPDATE pipeline.bookmarks SET halted = NULL");
   await page.getByRole("link", { name: /^1 object belongs to no domain/ }).click();
   await there(page.locator("#view").getByRole("row"), "helth/x.csvdid you mean `health/`?");
   await page.goBack();
@@ -448,6 +454,82 @@ test("a file that is dropped on the page is in the pipeline, and none is replace
   assert.equal(await post(own, "_SUCCESS"), 400);
   assert.equal(await post(own, "large.csv", Buffer.alloc((32 << 20) + 1, "x")).catch(() => 413), 413);
   assert.equal(query("SELECT count(*) FROM pipeline.objects WHERE key LIKE '%x.csv' OR key LIKE '%large%'")[0], "0");
+});
+
+test("a file's page says how to undo it, with commands that do", async () => {
+  drop("health/known.csv", [HEALTH, "1,2025-11-01,5,5,5,5"]);
+  await there(row("health/known.csv"), "applied");
+  drop("health/bad.csv", [HEALTH, "1,2025-11-01,99,9,9,9", "1,2025-11-02,99,9,9,9"]);
+  await there(row("health/bad.csv"), "applied");
+  await page.getByRole("link", { name: "health/bad.csv" }).click();
+  const undo = section("Undo this file");
+  await there(undo, "It has a name of its own", "a replay of it brings removed rows back");
+  await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+  const steps = undo.locator("ol > li");
+  assert.equal(await steps.count(), 4);
+  const commands = [];
+  for (const step of await steps.all()) {
+    await step.getByRole("button", { name: "Copy" }).click();
+    await there(step.getByRole("button"), "Copied");
+    commands.push(await page.evaluate(() => navigator.clipboard.readText()));
+  }
+  const [load, changes, again, removed] = commands;
+  const listed = shell(`${load}\n${changes}`).replaceAll("\n", " ");
+  assert.match(listed, /it replaced 1 row, of health\/known.csv \(1\).*added .*date=2025-11-02/);
+  shell([load, again.replace("GOOD", "known").replace("--as-new", "--as-new --yes"), removed].join("\n"));
+  assert.deepEqual(query("SELECT dengue_cases FROM health_data WHERE date BETWEEN '2025-11-01' AND '2025-11-02'"), ["5"]);
+  const { pathname, hash } = new URL(await undo.getByRole("link", { name: "undo a file" }).getAttribute("href"), page.url());
+  assert.deepEqual([pathname, hash], ["/docs/answers.md", "#undo-a-file"]);
+
+  // Overwritten, it has an older version to go back to; that one has none to undo any more.
+  drop("health/known.csv", [HEALTH, "1,2025-11-01,6,6,6,6"]);
+  await page.getByRole("link", { name: "← Overview" }).click();
+  await page.waitForFunction(() => [...document.querySelectorAll("#files tr")].filter((it) => it.textContent.includes("health/known.csv")
+    && it.textContent.includes("applied")).length === 2);
+  await page.getByRole("link", { name: "health/known.csv" }).first().click();
+  await there(undo, "It overwrote an older version of the same name");
+  const [version] = query("SELECT coalesce(version_id, '') FROM pipeline.objects WHERE key = 'health/known.csv' ORDER BY src_ord LIMIT 1");
+  await there(undo.locator("code"), version ? `--version-id ${version} older-known.csv` : "aws s3 cp older-known.csv");
+  await section("Versions").getByRole("link").last().click();
+  await there(undo, "A newer version of the file has been loaded");
+  const [unreadable] = query("SELECT id FROM pipeline.objects WHERE key = 'health/unreadable.csv'");
+  await page.evaluate((id) => { location.hash = `#/file/${id}`; }, unreadable);
+  await there(undo, "It was not loaded, so there is nothing to undo");
+  assert.equal(await undo.getByRole("button").count(), 0);
+  await page.getByRole("link", { name: "← Overview" }).click();
+});
+
+test("a file without rows, one that was refused and one in progress do not look finished", async () => {
+  const view = page.locator("#view");
+  const open = (id) => page.evaluate((id) => { location.hash = `#/file/${id}`; }, id);
+  const idOf = (key) => query(`SELECT id FROM pipeline.objects WHERE key = '${key}' ORDER BY src_ord DESC`);
+  drop("health/header.csv", [HEALTH]);
+  await there(row("health/header.csv"), "applied", "0 rows");
+  await open(idOf("health/header.csv")[0]);
+  await there(view.locator("dl"), "none, only a header");
+  await there(view.locator(".way li[data-done]"), "it has no rows");
+  assert.deepEqual(await view.locator(".way .stage").allTextContents(), ["S3", "Found", "Kafka", "Postgres"]);
+  await open(idOf("health/unreadable.csv")[0]);
+  await there(view.locator(".way li[data-out]"), "Kafka", "rejected");
+  assert.equal(await view.locator(".way li[data-done]").count(), 2);
+  await there(view.locator(".way li").last(), "not reached");
+  // As if its contract said onOverwrite: replace.
+  const [newest, older] = idOf("health/known.csv");
+  execute(`UPDATE pipeline.objects SET replaced_by = ${newest} WHERE id = ${older}`);
+  await open(newest);
+  await there(view.locator("dl"), "Removedthe rows that only the version before had (onOverwrite: replace)");
+  await view.getByRole("link", { name: /^the rows that only/ }).click();
+  await there(view.locator("dl"), `its rows were removed by file ${newest}`);
+  execute(`UPDATE pipeline.objects SET replaced_by = NULL WHERE id = ${older}`);
+  // One that is sent again has the times of before.
+  const stages = await page.evaluate(async () => {
+    const { stagesOf } = await import("/page/file.js");
+    const [before, at] = ["2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"];
+    const again = { state: "publishing", rows: 3, applied: 3, last_modified: before, discovered_at: before, published_at: at, applied_at: at, outputs: null };
+    return stagesOf(again).map(({ what, at }) => [what, Boolean(at)]);
+  });
+  assert.deepEqual(stages.slice(2), [["not all rows published yet", false], ["not all rows judged yet", false], ["not derived from all rows yet", false]]);
+  await page.getByRole("link", { name: "← Overview" }).click();
 });
 
 test("all of it came from the page's own server, without a complaint", async () => {

@@ -81,10 +81,17 @@ struct Held {
     line: i64,
     place: Place,
     values: Box<str>,
-    before: Option<(Order, Box<str>)>,
+    before: Option<Before>,
     /// The newest row that came since, and its object.
     since: Option<(Order, i64)>,
     lost_to: Option<i64>,
+}
+
+/// The row that the table had before.
+struct Before {
+    order: Order,
+    object: i64,
+    values: Box<str>,
 }
 
 /// A comparison under way: first all rows of the file, then all others.
@@ -113,6 +120,8 @@ pub struct Changes {
     pub columns: BTreeMap<&'static str, i64>,
     /// Rows of keys that had the same values.
     pub same: i64,
+    /// Rows of other objects that it replaced, changed or the same, by the object that had them.
+    pub replaced: BTreeMap<i64, i64>,
     /// Rows of keys that had newer data, by the object that had it.
     pub lost_to: BTreeMap<i64, i64>,
     /// Rows that were written and that newer rows have replaced since, by the object that has the newest.
@@ -204,7 +213,7 @@ impl Comparison {
         // Another reading of the very file is no other data; a version that had left the table was not there.
         let is_same_file = row.order.0 == held.order.0;
         let had_left = removed.is_some_and(|removed| removed < held.order.0);
-        let is_newest = held.before.as_ref().is_none_or(|(order, _)| *order < row.order);
+        let is_newest = held.before.as_ref().is_none_or(|before| before.order < row.order);
         let is_refused = refused.contains(&(row.object, row.order.1, row.order.2));
         if is_same_file || had_left || !is_newest || is_refused || !row.place.is_before(held.place, true) {
             return;
@@ -215,7 +224,7 @@ impl Comparison {
             self.changes.left_out += 1;
             return;
         }
-        held.before = Some((row.order, row.values.into()));
+        held.before = Some(Before { order: row.order, object: row.object, values: row.values.into() });
     }
 
     /// The result, of an object, with so many examples of each kind.
@@ -247,6 +256,11 @@ impl Comparison {
                     3
                 }
             };
+            if let (Some(before), None) = (&held.before, held.lost_to)
+                && before.object != object
+            {
+                *changes.replaced.entry(before.object).or_default() += 1;
+            }
             // The same file, sent again as new, replaces nothing: its rows are there.
             if let (Some((_, since)), None) = (held.since, held.lost_to)
                 && since != object
@@ -276,9 +290,9 @@ impl Held {
         if let Some(object) = self.lost_to {
             return Some(Change::Lost(object));
         }
-        let Some((_, before)) = &self.before else { return Some(Change::Added) };
+        let Some(before) = &self.before else { return Some(Change::Added) };
         let text = |value: Option<&str>| value.map(str::to_owned);
-        let values = domain.columns.iter().zip(unpacked(before).zip(unpacked(&self.values)));
+        let values = domain.columns.iter().zip(unpacked(&before.values).zip(unpacked(&self.values)));
         let changed: Vec<_> = values
             .filter(|(_, (before, after))| before != after)
             .map(|(column, (before, after))| (column.name, text(before), text(after)))
@@ -356,6 +370,7 @@ mod tests {
             };
             assert_eq!(found, expected, "{name}");
             assert_eq!(changes.replaced_by.keys().next().copied(), replaced_by, "{name}");
+            assert_eq!(changes.replaced.values().sum::<i64>(), changes.changed + changes.same, "{name}");
             let lost: i64 = changes.lost_to.values().sum();
             assert_eq!(changes.added + changes.changed + changes.same + lost, 1, "{name}");
         }
@@ -370,6 +385,7 @@ mod tests {
         let changes = compared(&own, &[(row(3, 0, "=2", "=2\0=1"), None)]);
         assert_eq!((changes.rows, changes.repeated, changes.added, changes.changed), (3, 1, 1, 1));
         assert_eq!(changes.columns, BTreeMap::from([("cases", 1)]));
+        assert_eq!(changes.replaced, BTreeMap::from([(3, 1)]));
         assert_eq!(changes.examples.iter().map(|example| example.line).collect::<Vec<_>>(), [12, 14]);
         assert_eq!(changes.examples[1].key, [("id", Some("2".to_owned()))]);
     }

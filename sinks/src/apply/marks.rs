@@ -97,7 +97,7 @@ pub(crate) async fn mark_everything(
 }
 
 /// The statement that marks the dates of all facts in these tables, or all rows of a dimension.
-fn everything(domain: &Domain, tables: &[String]) -> String {
+pub(super) fn everything(domain: &Domain, tables: &[String]) -> String {
     let union = |select: &dyn Fn(&String) -> String| tables.iter().map(select).collect::<Vec<_>>().join(" UNION ");
     match &domain.event_time {
         Some(event_time) => {

@@ -26,7 +26,7 @@ pub(crate) mod newest;
 pub mod progress;
 pub mod refusals;
 pub mod rejects;
-pub(crate) mod removal;
+pub mod removal;
 pub(crate) mod transaction;
 pub mod upsert;
 

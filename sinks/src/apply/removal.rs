@@ -4,7 +4,17 @@ use chrono::NaiveDate;
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::marks;
 use super::upsert::{Changed, quoted};
+
+/// The statements by which a person removes what the table has of an object, and marks it, so that the outputs follow. They
+/// belong in one transaction. The topic still has the rows.
+pub fn by_hand(domain: &Domain, object: i64) -> [String; 2] {
+    let rows = format!("(SELECT * FROM \"{}\" WHERE src_object = {object}) AS t", domain.table);
+    let mark = marks::everything(domain, &[rows]).replace("$1", &format!("'{}'", domain.name));
+    let on_one_line = mark.split_whitespace().collect::<Vec<_>>().join(" ");
+    [on_one_line, format!("DELETE FROM \"{}\" WHERE src_object = {object}", domain.table)]
+}
 
 /// Deletes rows: `delete` is a statement without RETURNING that calls the table `t` and takes `numbers` as
 /// `$1::int8[]`. Returns the number of deleted rows and what changed.
@@ -39,5 +49,31 @@ pub(crate) async fn remove(
             let (removed, keys) = query.fetch_one(connection).await?;
             Ok((removed, Changed::Keys(keys.unwrap_or_default())))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::Pipeline;
+
+    use super::*;
+
+    #[test]
+    fn what_is_removed_by_hand_is_marked_before() {
+        let of = |name| by_hand(Pipeline::shipped().domain(name).expect("a domain"), 12);
+        assert_eq!(
+            of("health"),
+            [
+                "INSERT INTO pipeline.marks (domain, dates) SELECT 'health', unnest(range_agg(daterange(d.date, d.date + \
+                 1))) FROM (SELECT DISTINCT \"date\" AS date FROM (SELECT * FROM \"health_data\" WHERE src_object = 12) AS t \
+                 WHERE \"is_projected\" IS FALSE AND \"date\" IS NOT NULL) AS d",
+                "DELETE FROM \"health_data\" WHERE src_object = 12",
+            ]
+        );
+        assert_eq!(
+            of("locations")[0],
+            "INSERT INTO pipeline.marks (domain, key) SELECT 'locations', b.id::text FROM (SELECT \"id\" AS id FROM (SELECT \
+             * FROM \"locations\" WHERE src_object = 12) AS t) AS b"
+        );
     }
 }

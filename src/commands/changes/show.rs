@@ -39,9 +39,14 @@ pub(super) fn changes(found: &Found, look: Look) -> String {
     let Found { version, changes, .. } = found;
     let mut parts = heading(version, look);
     parts.extend(counts(found).into_iter().map(|(name, rows, note)| count(name, rows, &note, look)));
-    let replaced: i64 = changes.replaced_by.values().sum();
+    let sum = |objects: &BTreeMap<i64, i64>| objects.values().sum::<i64>();
+    let (replaced, since) = (sum(&changes.replaced), sum(&changes.replaced_by));
     if replaced > 0 {
-        let line = format!("replaced since: {}, by {}", counted(replaced, "row"), by(&changes.replaced_by, found));
+        let line = format!("it replaced {}, of {}", counted(replaced, "row"), by(&changes.replaced, found));
+        parts.push(wrapped(look, &line, str::to_owned));
+    }
+    if since > 0 {
+        let line = format!("replaced since: {}, by {}", counted(since, "row"), by(&changes.replaced_by, found));
         parts.push(wrapped(look, &line, str::to_owned));
     }
     parts.extend(notes(found).iter().map(|note| wrapped(look, note, |line| look.busy(line))));
@@ -120,7 +125,11 @@ fn by(objects: &BTreeMap<i64, i64>, found: &Found) -> String {
 }
 
 fn name(object: i64, found: &Found) -> String {
-    found.files.get(&object).map_or_else(|| format!("object {object}"), |key| on_one_line(key).into_owned())
+    match found.files.get(&object) {
+        None => format!("object {object}"),
+        Some(key) if *key == found.version.key => format!("its version {object}"),
+        Some(key) => on_one_line(key).into_owned(),
+    }
 }
 
 fn notes(found: &Found) -> Vec<String> {
@@ -206,6 +215,7 @@ pub(super) fn json(found: &Found) -> Value {
             "changed": changes.changed,
             "columns": changes.columns,
             "same": changes.same,
+            "replaced": by(&changes.replaced),
             "lost": changes.lost_to.values().sum::<i64>(),
             "lost_to": by(&changes.lost_to),
             "repeated": changes.repeated,
@@ -260,6 +270,7 @@ mod tests {
             added: 3,
             changed: 1,
             columns: BTreeMap::from([("dengue_cases", 1), ("malaria_cases", 1)]),
+            replaced: BTreeMap::from([(3, 1), (7, 4)]),
             lost_to: BTreeMap::from([(7, 2)]),
             replaced_by: BTreeMap::from([(8, 1), (9, 3)]),
             examples: vec![
@@ -269,7 +280,8 @@ mod tests {
             ],
             ..Changes::default()
         };
-        let files = BTreeMap::from([(7, "health/week.csv".to_owned()), (9, "health/b.csv".to_owned())]);
+        let files = [(3, "health/mine.csv"), (7, "health/week.csv"), (9, "health/b.csv")];
+        let files = files.map(|(object, key)| (object, key.to_owned())).into();
         Found { version, versions: vec![12, 3], changes, files, is_whole: false, replaced: None }
     }
 
@@ -282,6 +294,7 @@ mod tests {
             "  added             3  the table had no row of the key",
             "  changed           1  dengue_cases 1, malaria_cases 1",
             "  lost              2  newer data was there, from health/week.csv (2)",
+            "it replaced 5 rows, of health/week.csv (4), its version 3 (1)",
             "replaced since: 4 rows, by health/b.csv (3), object 8 (1)",
             "  line 2: location_id=1 date=2025-09-21",
             "  and 2 more; --examples shows more",

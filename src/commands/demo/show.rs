@@ -1,19 +1,23 @@
 //! The results of the demonstration: tables, outputs, times and addresses.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use freshet_sinks::outputs::{copy_key, read_current};
+use freshet_topics::pipeline::output::Output;
 use sqlx::AssertSqlSafe;
 
 use super::Demo;
-use crate::commands::terminal::{shorten, span, table, thousands, without_password};
+use crate::commands::terminal::{Look, shorten, span, table, thousands, without_password};
 use crate::status::Waited;
 
 /// Rows of each output that are shown.
 const ROWS: usize = 3;
 /// The beginning of an output is read, not all of it: enough for a header and some rows.
 const BYTES: usize = 8 * 1024;
+/// Columns that a gap takes.
+const GAP: usize = 4;
 /// Widest cell shown.
 const CELL: usize = 18;
 
@@ -59,7 +63,7 @@ pub(super) async fn outputs(demo: &Demo<'_>) -> Result<()> {
             beginning(demo, &key).await.with_context(|| format!("read output s3://{}/{key}", demo.processed_bucket))?;
         println!();
         println!("{} {}", demo.look.bold(output), demo.look.faint(&format!("s3://{}/{key}", demo.processed_bucket)));
-        println!("{}", excerpt(demo, &text));
+        println!("{}", excerpt(demo, output, &text));
     }
     Ok(())
 }
@@ -71,39 +75,84 @@ async fn beginning(demo: &Demo<'_>, key: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A table of the first rows and of as many columns as fit: the first ones, which say what a row is about, and
-/// the last ones, which hold the scores.
-fn excerpt(demo: &Demo<'_>, text: &str) -> String {
+/// A table of the first rows and of as many columns as fit, those first that say what a row is about and what the output is
+/// for: its key, what the status page draws of it, and the columns that its head describes.
+fn excerpt(demo: &Demo<'_>, output: &str, text: &str) -> String {
     let rows: Vec<Vec<String>> = records(text).take(ROWS + 1).collect();
     let Some(header) = rows.first() else { return "(empty)".into() };
-    let cell = |row: &Vec<String>, column: usize| rounded(row.get(column).map_or("", String::as_str));
-    let width_of = |column: usize| rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0) + 3;
-    let chosen = choose(&(0..header.len()).map(width_of).collect::<Vec<_>>(), demo.look.width);
-    let records: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| chosen.iter().map(|column| column.map_or("…".into(), |column| cell(row, column))).collect())
-        .collect();
-    table(demo.look, &records, 0)
+    let output = demo.pipeline.outputs.iter().find(|it| it.name == output);
+    drawn(demo.look, header, &rows[1..], &output.map_or(Vec::new(), |output| important(output)))
 }
 
-/// Columns by index, `None` for the gap where some were left out.
-fn choose(widths: &[usize], width: usize) -> Vec<Option<usize>> {
-    if widths.iter().sum::<usize>() < width {
-        return (0..widths.len()).map(Some).collect();
+/// Columns by name, the most important first.
+fn important(output: &Output) -> Vec<&'static str> {
+    let chart = output.chart.into_iter().flat_map(|chart| {
+        [chart.by].into_iter().chain(chart.label).chain([chart.value]).chain(chart.beside.iter().copied())
+    });
+    output.key.iter().copied().chain(chart).chain(output.columns.iter().map(|(name, _)| *name)).collect()
+}
+
+fn drawn(look: Look, header: &[String], rows: &[Vec<String>], important: &[&str]) -> String {
+    let cell = |row: &Vec<String>, column: usize| rounded(row.get(column).map_or("", String::as_str));
+    let widest = |column: usize| rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
+    let named = important.iter().filter_map(|name| header.iter().position(|it| it == name));
+    let order: Vec<usize> = named.chain(0..header.len()).collect();
+    let whole: Vec<String> = header.iter().map(|name| shorten(name, CELL)).collect();
+    let broken: Vec<String> = header.iter().enumerate().map(|(column, name)| broken(name, widest(column))).collect();
+    let choose = |headings: &[String]| {
+        let heading = |column: usize| headings[column].lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..header.len()).map(|column| widest(column).max(heading(column)) + 3).collect();
+        choose(&widths, &order, look.width)
+    };
+    let (headings, chosen) = match choose(&whole) {
+        chosen if chosen.iter().all(Option::is_some) => (whole, chosen),
+        _ => {
+            let chosen = choose(&broken);
+            (broken, chosen)
+        }
+    };
+    let record = |cell: &dyn Fn(usize) -> String| -> Vec<String> {
+        chosen.iter().map(|column| column.map_or("…".into(), cell)).collect()
+    };
+    let mut records = vec![record(&|column| headings[column].clone())];
+    records.extend(rows.iter().map(|row| record(&|column| cell(row, column))));
+    table(look, &records, 0)
+}
+
+/// A name over two lines, parted where both are short, if it is longer than what stands below it.
+fn broken(name: &str, width: usize) -> String {
+    let places = name.match_indices('_').map(|(at, _)| at);
+    let best = places.min_by_key(|at| (*at).max(name.len() - at));
+    match best {
+        Some(at) if name.chars().count() > width => format!("{}\n{}", &name[..at], shorten(&name[at..], CELL)),
+        _ => shorten(name, CELL),
     }
-    // The gap takes four, the last border one.
-    let mut left = width.saturating_sub(5);
-    let (mut front, mut back) = (Vec::new(), Vec::new());
-    let mut order: Vec<(bool, usize)> = (0..3.min(widths.len())).map(|column| (true, column)).collect();
-    order.extend((3..widths.len()).rev().map(|column| (false, column)));
-    for (in_front, column) in order {
-        let Some(rest) = left.checked_sub(widths[column]) else { break };
-        left = rest;
-        if in_front { front.push(Some(column)) } else { back.push(Some(column)) }
+}
+
+/// Columns by index, those that come first in `order` as long as they fit, in the order of the output; `None` for each gap
+/// where some were left out. `widths` are with the line and the blanks before the next column.
+fn choose(widths: &[usize], order: &[usize], width: usize) -> Vec<Option<usize>> {
+    let with_gaps = |chosen: &BTreeSet<usize>| {
+        let mut columns: Vec<Option<usize>> = Vec::new();
+        for column in 0..widths.len() {
+            match chosen.contains(&column) {
+                true => columns.push(Some(column)),
+                false if columns.last() == Some(&None) => {}
+                false => columns.push(None),
+            }
+        }
+        columns
+    };
+    let mut chosen = BTreeSet::new();
+    for column in order {
+        let is_new = chosen.insert(*column);
+        let columns = with_gaps(&chosen);
+        let taken: usize = 1 + columns.iter().map(|column| column.map_or(GAP, |column| widths[column])).sum::<usize>();
+        if is_new && taken > width {
+            chosen.remove(column);
+        }
     }
-    front.push(None);
-    front.extend(back.into_iter().rev());
-    front
+    with_gaps(&chosen)
 }
 
 /// A cell for reading: four decimals are enough here.
@@ -170,11 +219,30 @@ mod tests {
     }
 
     #[test]
-    fn the_first_columns_and_the_last_are_kept() {
-        assert_eq!(choose(&[10, 10, 10], 100), [Some(0), Some(1), Some(2)]);
-        let chosen = choose(&[10; 12], 60);
-        assert_eq!(chosen, [Some(0), Some(1), Some(2), None, Some(10), Some(11)]);
-        assert_eq!(choose(&[50, 50, 50], 60), [Some(0), None]);
+    fn the_most_important_columns_are_kept_in_their_order() {
+        let none: [usize; 0] = [];
+        assert_eq!(choose(&[10; 3], &[2, 0, 1], 31), [Some(0), Some(1), Some(2)]);
+        assert_eq!(choose(&[10; 5], &[3, 1, 0, 2, 4], 36), [None, Some(1), None, Some(3), None]);
+        // One that is too wide makes no room for itself, and those after it may fit.
+        assert_eq!(choose(&[10, 50, 10], &[1, 0, 2], 40), [Some(0), None, Some(2)]);
+        assert_eq!(choose(&[], &none, 40), []);
+    }
+
+    #[test]
+    fn what_an_output_is_for_is_shown_in_eighty_columns() {
+        let pipeline = freshet_topics::Pipeline::shipped();
+        let output = pipeline.outputs.iter().find(|it| it.name == "resilience_scores").expect("an output");
+        let text = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
+        let header =
+            text(&["location_id", "date", "location_name", "overall_risk", "resource_score", "resilience_score"]);
+        let row = text(&["1", "2025-06-24", "North Palmaabad", "0.78796", "43.99061", "99.55868"]);
+        let wide = drawn(Look { width: 80, ..Look::PLAIN }, &header, std::slice::from_ref(&row), &important(output));
+        let expected = "│ location │            │                 │ overall │ resource │ resilience │\n\
+                        │      _id │       date │   location_name │   _risk │   _score │     _score │";
+        assert!(wide.contains(expected) && wide.lines().all(|line| line.chars().count() <= 80), "{wide}");
+        let narrow = drawn(Look { width: 60, ..Look::PLAIN }, &header, &[row], &important(output));
+        assert!(narrow.contains("99.5587") && narrow.contains("│ … │"), "{narrow}");
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
     }
 
     #[test]

@@ -25,6 +25,14 @@ fn generate(change: impl FnOnce(&mut GenerateOptions)) -> (Summary, BTreeMap<Str
 }
 
 #[test]
+fn it_ends_with_the_command_that_drops_the_files() {
+    let summary = Summary { out: "my samples".into(), domains: vec![] };
+    let said = summary.told(Path::new(".freshet/env"));
+    let lines: Vec<&str> = said.lines().rev().take(2).collect();
+    assert_eq!(lines, ["  aws s3 cp --recursive 'my samples' \"s3://$FRESHET_RAW_BUCKET/\"", "  . .freshet/env"]);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     for dirty in [0.0, 0.2] {
         let (_, once) = generate(|options| options.dirty = dirty);

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use freshet_ingest::inspect::visible;
+use freshet_ingest::names::fits;
 use freshet_sinks::ledger::on_one_line;
 use freshet_topics::Domain;
 use serde_json::json;
@@ -33,7 +34,7 @@ pub(super) async fn run(
     // Where rows are left out, a file without a row here may have some.
     if rejects.len() as i64 == total {
         for file in &which.files {
-            if !rejects.iter().any(|reject| reject.file.as_ref() == Some(file)) {
+            if !rejects.iter().any(|reject| reject.file.as_ref().is_some_and(|key| fits(file, key))) {
                 without.push(without_rejects(services, file, which).await?);
             }
         }
@@ -61,6 +62,10 @@ struct Without {
 }
 
 async fn without_rejects(services: &Services, file: &str, which: &Which) -> Result<Without> {
+    if named::is_pattern(file) && named::is_known(&services.pool, file).await.context("look up the files")? {
+        let reason = format!("{}: no such row of these files was rejected", on_one_line(file));
+        return Ok(Without { file: file.to_owned(), reason, is_known: true });
+    }
     let versions = named::versions(services, file).await.context("look up the file")?;
     let reason = match named::newest(&versions) {
         None => named::unknown(services, file).await.context("look for near names")?,

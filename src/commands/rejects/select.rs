@@ -36,7 +36,7 @@ const COLUMNS: &str = r#"r.domain, o.key AS file, r.object, r.generation, r.row,
     r.rejected_at, r.raw, r.topic, r.partition, r."offset""#;
 
 const FROM: &str = "FROM pipeline.rejects r LEFT JOIN pipeline.objects o ON o.id = r.object
-     WHERE r.domain = ANY ($1) AND ($2 = '{}' OR o.key = ANY ($2)) AND ($3 = '{}' OR r.rule = ANY ($3))
+     WHERE r.domain = ANY ($1) AND ($2 = '{}' OR o.key LIKE ANY ($2)) AND ($3 = '{}' OR r.rule = ANY ($3))
         AND ($4::timestamptz IS NULL OR r.rejected_at >= $4) AND ($5::timestamptz IS NULL OR r.rejected_at < $5)";
 
 fn names(domains: &[&'static Domain]) -> Vec<&'static str> {
@@ -47,7 +47,7 @@ fn names(domains: &[&'static Domain]) -> Vec<&'static str> {
 pub(super) async fn count(pool: &PgPool, domains: &[&'static Domain], which: &Which) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {FROM}")))
         .bind(names(domains))
-        .bind(&which.files)
+        .bind(which.like())
         .bind(&which.rules)
         .bind(which.since)
         .bind(which.until)
@@ -66,7 +66,7 @@ pub(super) async fn read(
         "SELECT {COLUMNS} {FROM} ORDER BY r.object DESC, r.generation, r.row LIMIT $6"
     )))
     .bind(names(domains))
-    .bind(&which.files)
+    .bind(which.like())
     .bind(&which.rules)
     .bind(which.since)
     .bind(which.until)

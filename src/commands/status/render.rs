@@ -2,6 +2,7 @@
 
 mod files;
 mod queue;
+mod rows;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use freshet_sinks::ledger::{ObjectState, on_one_line};
 use freshet_sinks::listings::Unlisted;
 use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
-use crate::commands::terminal::{Look, about, columns, first_that_fits, span, table, thousands, wrapped};
+use crate::commands::terminal::{Look, columns, first_that_fits, span, table, thousands, wrapped};
 use crate::status::{
-    Blocked, ColumnNote, DomainStatus, FailedOutput, LifeStatus, Orphans, OutputsStatus, PassedOver, Status,
+    Blocked, ColumnNote, DomainStatus, FailedOutput, LifeStatus, MissingTopic, OutputsStatus, PassedOver, Status,
 };
 
 /// Objects of no domain, and columns, that are shown.
@@ -25,7 +26,7 @@ pub fn render(status: &Status, look: Look) -> String {
     let mut parts = Vec::new();
     parts.extend(alarms(status, look));
     parts.push(files_by_state(status, look));
-    parts.push(rows(status, look));
+    parts.push(rows::counted(status, look));
     parts.push(outputs(&status.outputs, look));
     parts.extend(status.event_queue.as_ref().map(|queue| queue::line(queue, look)));
     parts.extend(column_notes(&status.columns, look));
@@ -39,13 +40,15 @@ pub fn render(status: &Status, look: Look) -> String {
 
 fn alarms(status: &Status, look: Look) -> Option<String> {
     let mut lines: Vec<String> = status.domains.iter().flat_map(halted).collect();
+    lines.extend(status.missing_topics.iter().map(missing_topic));
     lines.extend(status.blocked.iter().map(Blocked::describe));
     lines.extend(status.outputs.failed.iter().map(failed_output));
     lines.extend(status.passed_over.as_ref().map(passed_over));
-    lines.extend(unmatched(&status.unmatched));
     lines.extend(status.unlisted.iter().map(unlisted));
     lines.extend(status.event_queue.as_ref().and_then(queue::alarm));
-    let lines: Vec<String> = lines.iter().map(|line| wrapped(look, line, |line| look.bad(line))).collect();
+    let mut lines: Vec<String> = lines.iter().map(|line| wrapped(look, line, |line| look.bad(line))).collect();
+    // Everything runs: they are less than a halt.
+    lines.extend(unmatched(&status.unmatched).iter().map(|line| wrapped(look, line, |line| look.busy(line))));
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
@@ -60,6 +63,11 @@ fn halted(domain: &DomainStatus) -> Vec<String> {
         format!("halted: {} {noun} {}: {reason}", domain.domain, partitions.join(", "))
     };
     by_reason.into_iter().map(line).collect()
+}
+
+/// The page says the same.
+fn missing_topic(MissingTopic { domain, topic }: &MissingTopic) -> String {
+    format!("topic {topic} does not exist, so no row of {domain} is published or applied: run `freshet topics create`")
 }
 
 /// Objects that belong to no domain: each looks like a file that nobody reads.
@@ -112,30 +120,33 @@ fn life(life: &LifeStatus, look: Look) -> Option<String> {
 
 /// A column for each state; if there is no room, one column for all unfinished states.
 fn files_by_state(status: &Status, look: Look) -> String {
+    let of_files = |name: &str| format!("files\n{name}");
     let all = || {
-        let states = ObjectState::ALL.map(word);
-        let heading = ["files"].into_iter().chain(states).chain(["oldest open"]);
-        let mut records = vec![heading.map(str::to_owned).collect::<Vec<_>>()];
+        let states = ObjectState::ALL.map(|state| of_files(word(state)));
+        let heading = ["domain".to_owned()].into_iter().chain(states).chain(["oldest\nopen".to_owned()]);
+        let mut records = vec![heading.collect::<Vec<_>>()];
         for domain in &status.domains {
             let counts = ObjectState::ALL.iter().map(|state| thousands(files_in(domain, *state)));
             let oldest = age(domain.oldest_unfinished_seconds);
             records.push(std::iter::once(domain.domain.to_owned()).chain(counts).chain([oldest]).collect());
         }
-        table(look, &records, 1)
+        records
     };
     let few = || {
-        let heading = ["files", "open", "applied", "rejected", "superseded", "oldest open"];
-        let mut records = vec![heading.map(str::to_owned).to_vec()];
+        let ended = [ObjectState::Applied, ObjectState::Rejected, ObjectState::Superseded];
+        let names = ["open"].into_iter().chain(ended.map(word)).map(of_files);
+        let heading = ["domain".to_owned()].into_iter().chain(names).chain(["oldest\nopen".to_owned()]);
+        let mut records = vec![heading.collect::<Vec<_>>()];
         for domain in &status.domains {
-            let ended = [ObjectState::Applied, ObjectState::Rejected, ObjectState::Superseded];
             let counts = ended.map(|state| thousands(files_in(domain, state)));
             let oldest = age(domain.oldest_unfinished_seconds);
             let begin = [domain.domain.to_owned(), thousands(domain.unfinished())];
             records.push(begin.into_iter().chain(counts).chain([oldest]).collect());
         }
-        table(look, &records, 1)
+        records
     };
-    first_that_fits(look, &[&all, &few])
+    let narrow = || columns(look, &few(), &[0]).join("\n");
+    first_that_fits(look, &[&|| table(look, &all(), 1), &|| table(look, &few(), 1), &narrow])
 }
 
 /// A state as people read it, on the status page too: "published" sounds finished, though the rows still wait in Kafka.
@@ -148,35 +159,6 @@ pub(in crate::commands) fn word(state: ObjectState) -> &'static str {
 
 fn files_in(domain: &DomainStatus, state: ObjectState) -> i64 {
     domain.files.get(&state).copied().unwrap_or(0)
-}
-
-/// With lines, without, and with numbers that are about so much.
-fn rows(status: &Status, look: Look) -> String {
-    let wide = ["rows", "published", "applied", "stale", "dupl.", "rejected", "corr.", "msg lag", "orphans", "newest"];
-    let short = ["rows", "publ.", "applied", "stale", "dupl.", "rej.", "corr.", "msg lag", "orphans", "newest"];
-    let records = |heading: [&str; 10], number: fn(i64) -> String| {
-        let mut records = vec![heading.map(str::to_owned).to_vec()];
-        records.extend(status.domains.iter().map(|domain| row(domain, number)));
-        records
-    };
-    let narrow = |heading, number| columns(look, &records(heading, number), &[0]).join("\n");
-    let with_lines = || table(look, &records(wide, thousands), 1);
-    first_that_fits(look, &[&with_lines, &|| narrow(wide, thousands), &|| narrow(short, about)])
-}
-
-fn row(domain: &DomainStatus, number: fn(i64) -> String) -> Vec<String> {
-    let rows = domain.rows;
-    let counts = [rows.published, rows.applied, rows.stale, rows.duplicate, rows.rejected, rows.corrected];
-    let mut record = vec![domain.domain.to_owned()];
-    record.extend(counts.map(number));
-    record.push(number(domain.lag_messages));
-    record.push(domain.orphans.map_or("–".into(), |orphans| orphan_rows(orphans, number)));
-    record.push(age(domain.freshness_seconds));
-    record
-}
-
-fn orphan_rows(orphans: Orphans, number: fn(i64) -> String) -> String {
-    format!("{}{}", number(orphans.rows), if orphans.more { "+" } else { "" })
 }
 
 fn age(seconds: Option<f64>) -> String {
@@ -219,7 +201,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::status::{FileStatus, Files, Halted, ReplayStatus, Rows};
+    use crate::status::{FileStatus, Files, Halted, Orphans, ReplayStatus, Rows};
 
     const REASON: &str = "line 12: a field is longer than 65536 bytes,\nwhich is the limit: is a quote left open on line 3, \
         where a cell begins with one that no other ends before the end of the line?";
@@ -244,9 +226,10 @@ mod tests {
             received: 50_000,
             rejected: 12,
             stale: 7,
-            corrected: 0,
+            corrected: 3 * (id - 1),
             reason: reason.map(str::to_owned),
             last_modified: DateTime::default(),
+            touched_at: DateTime::default(),
             unknown_columns: vec!["colour".into()],
             absent_defaults: vec![],
             overtaken: 49_000,
@@ -262,6 +245,7 @@ mod tests {
                 who: "ann, psql".into(),
                 statement: "VACUUM FULL".into(),
             }],
+            missing_topics: vec![MissingTopic { domain: "climate", topic: "freshet.climate".into() }],
             outputs: OutputsStatus {
                 marks: 3,
                 version: Some(7),
@@ -347,6 +331,8 @@ mod tests {
         for part in [
             "halted: health partitions 2, 3: topic was recreated halted: hospital",
             "health_data is locked: freshet has waited 24 s for session 812 (ann, psql): VACUUM FULL.",
+            "topic freshet.climate does not exist, so no row of climate is published or applied: run `freshet topics \
+             create`",
             "output daily_scores has not been derived since 1970-01-01 00:00:00 UTC: no column x",
             "skipped: 1,234,567 rows of 12,345 files",
             "987,654",

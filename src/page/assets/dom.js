@@ -132,6 +132,23 @@ export async function ask(path) {
   return answer.json();
 }
 
+/** A button that copies what `of` has, also where the browser gives no clipboard because the page is not secure. */
+export function copyButton(of) {
+  const button = element("button", { type: "button", class: "copy" }, "Copy");
+  button.addEventListener("click", async () => {
+    const node = of();
+    try {
+      await navigator.clipboard.writeText(node.textContent);
+      text(button, "Copied");
+    } catch {
+      getSelection().selectAllChildren(node);
+      text(button, document.execCommand("copy") ? "Copied" : "Selected: press Ctrl-C");
+    }
+    setTimeout(() => text(button, "Copy"), 2_000);
+  });
+  return button;
+}
+
 function tell(node) {
   const seconds = (Date.now() + clock.ahead - Date.parse(node.dateTime)) / 1_000;
   text(node, seconds < 1.5 ? "now" : `${duration(Math.round(seconds)).replace(/\.0/, "")} ago`);

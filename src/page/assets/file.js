@@ -1,8 +1,8 @@
 // One file: what became of it, its way through the stages, its rejected rows and what was changed in it.
 
-import { ask, bytes, count, counted, duration, element, list, moment, show, text } from "./dom.js";
+import { ask, bytes, copyButton, count, counted, duration, element, list, moment, show, text } from "./dom.js";
 import { stateOf } from "./files.js";
-import { state } from "./state.js";
+import { OPEN, state } from "./state.js";
 import { refuse } from "./views.js";
 
 /** A file that is not through is asked for again, in milliseconds. */
@@ -31,13 +31,12 @@ export function fileView(place, id) {
   };
 }
 
-const isUnderWay = ({ state, outputs, rows }) =>
-  ["discovered", "publishing", "published"].includes(state) || (state === "applied" && rows > 0 && !outputs);
+const isUnderWay = ({ state, outputs, applied }) => OPEN.includes(state) || (state === "applied" && applied > 0 && !outputs);
 
 function renderFile(place, known) {
   const { file } = known;
-  if (place.children.length !== 6) place.replaceChildren(...makeFile(known));
-  const [title, way, facts, rejects, values, versions] = place.children;
+  if (place.children.length !== 7) place.replaceChildren(...makeFile(known));
+  const [title, way, facts, rejects, values, versions, undo] = place.children;
   renderTitle(title, file);
   list(way.lastChild, stagesOf(file), (it) => it.name, makeStage, updateStage);
   renderFacts(facts.lastChild, factsOf(known));
@@ -45,6 +44,7 @@ function renderFile(place, known) {
   renderRejects(rejects, known);
   renderValues(values, known);
   renderVersions(versions, file);
+  renderUndo(undo, file);
 }
 
 function makeFile(known) {
@@ -65,6 +65,8 @@ function makeFile(known) {
       element("a", { href: `/page/files/${id}/rejects.csv`, download: "" }, "Download as CSV")), panel(table(...heads))),
     section("Corrected values", element("p", { class: "hint" }), panel(table(...heads))),
     section("Versions", element("ul", { class: "inline" })),
+    section("Undo this file", element("p"), element("ol", { class: "steps" }), element("p"), element("p", { class: "hint" },
+      "The page cannot do it itself. The guide: ", element("a", { href: "/docs/answers.md#undo-a-file" }, "undo a file"), ".")),
   ];
 }
 
@@ -77,26 +79,32 @@ function renderTitle(title, file) {
   text(reason, [file.reason, means && `${means}.`].filter(Boolean).join(" "));
 }
 
-/** Where it was when; a stage that it has not come to has no time. */
-function stagesOf(file) {
+/** Where it was when; a stage that it has not come to has no time, whatever it had before it was sent again. */
+export function stagesOf(file) {
   const isOut = ["rejected", "superseded"].includes(file.state);
+  const isApplied = file.state === "applied";
+  const isPublished = isApplied || file.state === "published";
   const { outputs } = file;
   const published = outputs && `version ${count(outputs.version)}${outputs.is_first ? "" : " or before"}`;
+  const rows = (done, open) => (isOut ? "not reached" : done ? (file.rows === 0 ? "it has no rows" : `all rows ${open}`) : `not all rows ${open} yet`);
   return [
     { name: "S3", what: "written", at: file.last_modified },
     { name: "Found", what: "by the listener", at: file.discovered_at, from: file.last_modified },
-    { name: "Kafka", what: isOut && !file.published_at ? file.state : "all rows published", at: file.published_at, from: file.discovered_at },
-    { name: "Postgres", what: "all rows judged", at: file.applied_at, from: file.published_at },
-    { name: "Outputs", what: published ?? "derived from its rows", at: outputs?.at, from: outputs?.is_first ? file.applied_at : null },
+    { name: "Kafka", what: isOut ? file.state : rows(isPublished, "published"), isOut, at: isPublished ? file.published_at : null, from: file.discovered_at },
+    { name: "Postgres", what: rows(isApplied, "judged"), at: isApplied ? file.applied_at : null, from: file.published_at },
+    // Rows that never came to the table are in no output.
+    ...(isApplied && file.applied === 0 ? [] : [{ name: "Outputs", what: isOut ? "not reached" : published ?? "not derived from all rows yet",
+      at: isApplied ? outputs?.at : null, from: outputs?.is_first ? file.applied_at : null }]),
   ];
 }
 
 const makeStage = () => element("li", {}, element("span", { class: "stage" }), element("b"), element("span", { class: "what faint" }),
   element("br"), element("time"));
 
-function updateStage(item, { name, what, at, from }) {
+function updateStage(item, { name, what, isOut, at, from }) {
   const [stage, took, label, , time] = item.children;
   item.toggleAttribute("data-done", Boolean(at));
+  item.toggleAttribute("data-out", Boolean(isOut));
   text(stage, name);
   const seconds = at && from ? Math.max(0, (Date.parse(at) - Date.parse(from)) / 1_000) : null;
   text(took, seconds === null ? (at ? "" : "–") : `+ ${duration(seconds)}`);
@@ -131,9 +139,10 @@ function inTable({ file, table }) {
 
 function factsOf(known) {
   const { file } = known;
+  const { removed } = file;
   const isKnown = ([, value]) => value !== null && value !== "" && value !== undefined;
-  const rows = file.rows === null ? "" : [counted(file.rows, "row"), `${count(file.rejected)} rejected`, `${count(file.applied)} applied`,
-    ...(file.stale > 0 ? [`${count(file.stale)} older than existing rows`] : []), ...(file.overtaken > 0 ? [`${count(file.overtaken)} overtaken by a later row of the file`] : []),
+  const rows = file.rows === null ? "" : file.rows === 0 ? "none, only a header" : [counted(file.rows, "row"), `${count(file.rejected)} rejected`, `${count(file.applied)} applied`,
+    ...(file.stale > 0 ? [`${count(file.stale)} older than existing rows`] : []), ...(file.overtaken > 0 ? [`${count(file.overtaken)} overtaken by a later row of the file (counted as applied or older, too)`] : []),
     ...(file.received < file.rows ? [`${count(file.rows - file.received)} not applied yet`] : [])].join(", ");
   return [
     ["Domain", file.domain, `#/contract/${encodeURIComponent(file.domain)}`],
@@ -145,7 +154,9 @@ function factsOf(known) {
     ["Size", bytes(file.size_bytes)],
     ["Version", file.version_id ?? file.etag],
     ["Deleted", file.deleted_at && `${moment(file.deleted_at)}: its rows stay`],
-    ["Replaced", file.replaced_by && `its rows were removed by file ${file.replaced_by}`],
+    ["Removed", removed.length > 0 ? `the rows that only ${removed.length > 1 ? "its older versions" : "the version before"} had (onOverwrite: replace)` : "",
+      `#/file/${removed[0]}`],
+    ["Replaced", file.replaced_by && `its rows were removed by file ${file.replaced_by}`, `#/file/${file.replaced_by}`],
     ["Sent again", file.repairs > 0 ? counted(file.repairs, "time") : ""],
   ].filter(isKnown);
 }
@@ -233,4 +244,23 @@ function renderVersions(section, { id, versions }) {
     text(item.firstChild, moment(it.last_modified));
     item.firstChild.toggleAttribute("aria-current", it.id === id);
   });
+}
+
+/** The steps, with a button for each command; the cases differ in them. */
+function renderUndo(section, { undo }) {
+  const [, which, steps, stays] = section.children;
+  show(section, Boolean(undo));
+  if (!undo) return;
+  text(which, undo.case);
+  text(stays, undo.stays);
+  show(stays, undo.stays !== "");
+  list(steps, undo.steps, ({ command }) => command, makeStep, (item, { text: said, command }) => {
+    text(item.children[0], said);
+    text(item.querySelector("code"), command);
+  });
+}
+
+function makeStep() {
+  const command = element("code");
+  return element("li", {}, element("p"), element("div", { class: "command" }, element("pre", { tabindex: "0" }, command), copyButton(() => command)));
 }

@@ -117,7 +117,12 @@ function renderAlarms() {
     `${service} at ${place} has not answered since ${new Date(since).toLocaleTimeString()}: ${reason}. ${MEANS[service]}`);
   const trouble = state.trouble.map((trouble) => `Not up to date. ${trouble}`);
   const known = state.status ? alarmsOf(state.status) : [];
-  list(the("alarms"), [...away, ...known, ...trouble], String, () => element("p", { class: "notice bad" }), text);
+  const notices = state.status ? noticesOf(state.status) : [];
+  const items = [...[...away, ...known, ...trouble].map((said) => ({ said, look: "bad" })), ...notices.map((said) => ({ said, look: "warn" }))];
+  list(the("alarms"), items, ({ said }) => said, () => element("p"), (node, { said, look }) => {
+    node.className = `notice ${look}`;
+    text(node, said);
+  });
 }
 
 /** Partitions with the same reason are one alarm. */
@@ -133,13 +138,21 @@ function blockedBy({ table, waited_seconds: waited, holder, who, statement }) {
     `Wait for it, or end it: SELECT pg_terminate_backend(${holder})`;
 }
 
-function alarmsOf({ domains, blocked, outputs, unmatched: { objects, newest }, event_queue: queue }) {
+const missing = ({ domain, topic }) =>
+  `topic ${topic} does not exist, so no row of ${domain} is published or applied: run \`freshet topics create\``;
+
+function alarmsOf({ domains, missing_topics: topics, blocked, outputs, event_queue: queue }) {
   const halted = domains.flatMap(haltedOf);
   const failed = outputs.failed.map(({ output, reason }) =>
     `The output ${output} cannot be derived; its published files are older than the tables: ${reason}`);
+  return [...halted, ...topics.map(missing), ...blocked.map(blockedBy), ...failed, ...queueFailure(queue)];
+}
+
+/** What a person is to look at, though everything runs: files that nobody reads. */
+function noticesOf({ unmatched: { objects, newest } }) {
   const unmatched = newest.map(({ key, hint }) => `${key} belongs to no domain${hint ? `: ${hint}` : ""}`);
   if (objects > newest.length) unmatched.push(`${count(objects - newest.length)} more objects belong to no domain.`);
-  return [...halted, ...blocked.map(blockedBy), ...failed, ...unmatched, ...queueFailure(queue)];
+  return unmatched;
 }
 
 // A tab that nobody sees asks for nothing.

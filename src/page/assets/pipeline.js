@@ -122,10 +122,11 @@ function caption(figure, value, aside) {
 
 function updateLag(figure, { domain, lag_messages }) {
   const columns = state.history?.domains[domain];
+  const isMissing = state.status.missing_topics.some((it) => it.domain === domain);
   const charted = points(columns?.lag_messages ?? []);
   const [messages, seconds] = [columns?.lag_messages.at(-1) ?? lag_messages, columns?.lag_seconds.at(-1) ?? 0];
   const most = `at most ${count(greatest(charted))}`;
-  caption(figure, counted(messages, "message"), seconds > 0 ? `for ${duration(seconds)}` : most);
+  caption(figure, isMissing ? "topic missing" : counted(messages, "message"), seconds > 0 ? `for ${duration(seconds)}` : most);
   drawLine(figure.lastChild, `lag of ${domain}: now ${counted(messages, "message")}, ${most}`, charted, span());
 }
 
