@@ -89,13 +89,18 @@ async fn publish_loop(
     let mut retry = Retry::new("publish");
     let mut published_on = None;
     let mut said = None;
-    let mut more = false;
+    // Whether windows of a changed dimension are left, and whether the last publication took some of them: under a heavy
+    // load it may not.
+    let (mut more, mut moves) = (false, false);
     while !shutdown.is_cancelled() {
         if published_on == Some(Utc::now().date_naive()) {
             if !more {
                 wait_for_work(&context, &signals, &mut publisher, &shutdown).await?;
             }
-            rest(&pace, &signals.marks, &shutdown).await;
+            // What is left of a large change is known already: resting would only delay it.
+            if !more || !moves {
+                rest(&pace, &signals.marks, &shutdown).await;
+            }
         }
         let today = Utc::now().date_naive();
         let allowance = unless_stopping(async { Ok(load.allowance(&pace).await) }, &shutdown).await;
@@ -109,7 +114,7 @@ async fn publish_loop(
             continue;
         }
         published_on = Some(today);
-        more = publication.waiting > 0;
+        (more, moves) = (publication.waiting > 0, publication.taken > 0);
         pace.ran(began, Instant::now());
         load.budget.took(publication.derived, publication.duration);
         report(&publication, &mut said);

@@ -22,7 +22,7 @@ const LOAD_SHARE: u32 = 10;
 const LOAD_CREDIT: Duration = Duration::from_millis(500);
 /// Windows that only dimensions made dirty are derived for this long; then windows that facts made dirty meanwhile get
 /// their turn.
-const BIT: Duration = Duration::from_millis(1_500);
+const BIT: Duration = Duration::from_secs(1);
 /// The fewest and the most of these windows, whatever they are expected to take.
 const BIT_WINDOWS_MIN: usize = 4;
 const BIT_WINDOWS_MAX: usize = 1_000;
@@ -117,9 +117,10 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// Windows derived at once if nothing else needs the machine: while Postgres computes one, the rows of another are
-    /// written to files. Each takes a connection and the memory of a row group.
-    const READERS: usize = 2;
+    /// Windows derived at once if nothing else needs the machine: while Postgres computes two, the rows of another are
+    /// written to files. With two, a third of two cores stayed idle. Each takes a connection and the memory of a row
+    /// group.
+    const READERS: usize = 3;
     /// Everything, but only several seconds' worth of windows that only dimensions made dirty.
     pub(super) const ALL: Allowance =
         Allowance { windows_max: usize::MAX, waiting_max: 100, readers: Allowance::READERS };
@@ -156,10 +157,10 @@ impl Budget {
     ///
     /// | load | a window takes | last publication | windows | of dimensions |
     /// |---|---|---|---|---|
-    /// | little | 50 ms | any | all | 30 |
+    /// | little | 50 ms | any | all | 20 |
     /// | much, since now | 50 ms | any | 10 | 0 |
     /// | much, for 20 s | 50 ms | 10 s ago | 30 | 20 |
-    /// | much, for 20 s | 50 ms | 100 s ago | 50 | 40 |
+    /// | much, for 20 s | 50 ms | 100 s ago | 50 | 20 |
     /// | much, for 20 s | 10 s | 10 s ago | 0: not yet | 0 |
     pub(super) fn allowance(&self, pace: &Pace, now: Instant) -> Allowance {
         let bit = self.windows_in(BIT).clamp(BIT_WINDOWS_MIN, BIT_WINDOWS_MAX);
@@ -228,15 +229,15 @@ mod tests {
         // once.
         type Case = (Option<u64>, u64, Option<u64>, usize, usize, usize);
         let cases: &[Case] = &[
-            (None, 50, None, usize::MAX, 30, 2),
-            (None, 50, Some(0), usize::MAX, 30, 2),
-            (None, 10_000, Some(0), usize::MAX, BIT_WINDOWS_MIN, 2),
-            (None, 0, Some(0), usize::MAX, BIT_WINDOWS_MAX, 2),
+            (None, 50, None, usize::MAX, 20, 3),
+            (None, 50, Some(0), usize::MAX, 20, 3),
+            (None, 10_000, Some(0), usize::MAX, BIT_WINDOWS_MIN, 3),
+            (None, 0, Some(0), usize::MAX, BIT_WINDOWS_MAX, 3),
             (Some(0), 50, None, 10, 0, 1),
             (Some(0), 50, Some(100), 10, 0, 1),
             (Some(20), 50, Some(0), 10, 0, 1),
             (Some(20), 50, Some(10), 30, 20, 1),
-            (Some(20), 50, Some(100), 50, 30, 1),
+            (Some(20), 50, Some(100), 50, 20, 1),
             (Some(20), 10_000, Some(10), 0, 0, 1),
             // Every dirty window is derived in the end.
             (Some(900), 10_000, Some(800), 8, 4, 1),

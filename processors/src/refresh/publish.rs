@@ -71,6 +71,8 @@ pub struct Publication {
     pub marks: usize,
     /// Windows derived again, counted for each output.
     pub derived: usize,
+    /// Ranges of dates that only a dimension changed and that were derived.
+    pub taken: usize,
     /// Ranges of dates that keep waiting because only a dimension changed.
     pub waiting: usize,
     /// The number of dirty windows, counted for each output, if more are dirty than may be derived yet.
@@ -164,6 +166,7 @@ impl Publisher {
             windows: 0,
             files: 0,
             marks: 0,
+            taken: 0,
             waiting: 0,
             failed: Vec::new(),
             derived: 0,
@@ -243,6 +246,7 @@ impl Publisher {
             windows: derivation.windows,
             files: derivation.written,
             marks: marks.len(),
+            taken: derivation.taken.len(),
             waiting: derivation.waiting.len(),
             derived: derivation.derived,
             failed: derivation.failed.keys().copied().collect(),
