@@ -13,7 +13,7 @@
 //! 6. **many small files**: thousands of one row each, by 16 clients, first where nobody listens, then until all are
 //!    applied.
 //! 7. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
-//!    correct, and once into second tables that take the place of the first, while small files keep coming.
+//!    correct, while small files keep coming.
 //!
 //! 2 to 4 read local files, with no S3 and no Kafka; 2 and 3 from text that Postgres can cast without help. This is a
 //! measurement, never a test: targets are printed beside the results. `--scale` measures several processes of each role
@@ -172,8 +172,6 @@ async fn measure(
     let unchanged = replayed::unchanged(child, &pool, &mut small_files).await.context("replay the history")?;
     let corrected = replayed::corrected(child, &pool, &mut small_files).await;
     let corrected = corrected.context("replay a history that was wrong")?;
-    let rows = load.rows + small_files.dropped() as i64;
-    let into_shadow = replayed::into_shadow(child, &mut small_files, rows).await.context("replay into a shadow")?;
     wait_until_applied(&pool, files + small_files.dropped()).await?;
 
     load::checkpoint(&pool).await;
@@ -203,7 +201,6 @@ async fn measure(
         many_applied: many.until_applied,
         unchanged,
         corrected,
-        into_shadow,
         peak_memory_bytes,
     })
 }

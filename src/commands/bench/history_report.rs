@@ -87,9 +87,10 @@ mod tests {
             long_rows: 31_000,
         };
         let text = render(&measured, Look::PLAIN);
-        for part in
-            ["100,000", "80,000", "80 %", "5.0 µs", "7 %", "8.00 s", "0.80 s", "0.90 s", "8.44 s", "23.98 s", "2.10 s", "1.2 %"]
-        {
+        for part in [
+            "100,000", "80,000", "80 %", "5.0 µs", "7 %", "8.00 s", "0.80 s", "0.90 s", "8.44 s", "23.98 s", "2.10 s",
+            "1.2 %",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");

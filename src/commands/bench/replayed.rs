@@ -55,15 +55,6 @@ pub(super) async fn corrected(child: &Child, pool: &PgPool, files: &mut SmallFil
     Ok(replayed)
 }
 
-/// Loads the history again into second tables, and puts them in the place of the first: what to do where most rows differ.
-/// `rows` are those of the facts.
-pub(super) async fn into_shadow(child: &Child, files: &mut SmallFiles<'_>, rows: i64) -> Result<Replayed> {
-    let started = Instant::now();
-    let command = child.command(&["replay", "all", "--into", "shadow", "--swap", "--yes"])?;
-    let visible = until_ended(command, files).await?;
-    Ok(Replayed { rate: rows as f64 / started.elapsed().as_secs_f64(), visible })
-}
-
 /// Drops small files until a replay has ended.
 async fn until_ended(mut command: tokio::process::Child, files: &mut SmallFiles<'_>) -> Result<Vec<Duration>> {
     let mut visible = Vec::new();

@@ -33,8 +33,6 @@ pub(super) struct Run {
     pub(super) unchanged: Replayed,
     /// A replay that had every row to correct.
     pub(super) corrected: Replayed,
-    /// The whole history, loaded again into second tables.
-    pub(super) into_shadow: Replayed,
     pub(super) peak_memory_bytes: u64,
 }
 
@@ -102,9 +100,6 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     line("replay, every row to correct, rows/s", &|run| run.corrected.rate, &rate, "");
     line("replay ÷ freshet", &|run| run.corrected.rate / run.freshet, &share, "≥ 100 %");
     line("drop to visible meanwhile, p99", &|run| of(&run.corrected.visible, 0.99), &milliseconds, "< 2,000 ms");
-    line("replay into a shadow, and swap, rows/s", &|run| run.into_shadow.rate, &rate, "");
-    line("replay ÷ freshet", &|run| run.into_shadow.rate / run.freshet, &share, "≥ 100 %");
-    line("drop to visible meanwhile, p99", &|run| of(&run.into_shadow.visible, 0.99), &milliseconds, "< 2,000 ms");
     let memory = |value: f64| format!("{:.0} MiB", value / f64::from(1 << 20));
     line("peak memory of freshet itself", &|run| run.peak_memory_bytes as f64, &memory, "< 300 MiB");
     let mut notes = vec![
@@ -174,7 +169,6 @@ mod tests {
             many_applied: vec![Duration::from_millis(2_222); 9],
             unchanged: Replayed { rate: 142_468.0, visible: vec![Duration::from_millis(333); 9] },
             corrected: Replayed { rate: 71_234.0, visible: vec![Duration::from_millis(444); 9] },
-            into_shadow: Replayed { rate: 106_851.0, visible: vec![Duration::from_millis(555); 9] },
             peak_memory_bytes: 200 << 20,
         };
         let text = render(&options, 1_000_000, &[run], Look::PLAIN);
@@ -191,8 +185,6 @@ mod tests {
             "200 %",
             "333 ms",
             "444 ms",
-            "150 %",
-            "555 ms",
             "200 MiB",
             "50 %",
             "15.8 µs",
