@@ -23,10 +23,14 @@ use crate::ready;
 use crate::roles::Services;
 use crate::status::{self, Listed, observe};
 
+/// Files listed unless another number is given.
+const FILES_MAX: u32 = 50;
+
 /// Options of `freshet status`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Exit code: 0; 1 if --wait ends before everything is applied, or if a file that --file names is unknown."
+    after_help = "Exit code: 0; 1 if --wait ends before everything is applied or names an object that belongs to no domain, if a file \
+                  that --file names is unknown, or if Postgres does not answer."
 )]
 pub struct StatusArgs {
     /// List the files too, newest first
@@ -41,9 +45,9 @@ pub struct StatusArgs {
     /// List only files last modified then or later, as 2026-03-01 or 2026-03-01T12:00:00Z
     #[arg(long, value_name = "TIME", conflicts_with = "wait", value_parser = parse_time)]
     since: Option<DateTime<Utc>>,
-    /// Maximum number of files to list
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    files_max: u32,
+    /// List at most so many files; 50 unless given
+    #[arg(long, value_name = "N", conflicts_with = "wait", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    files_max: Option<u32>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,9 +62,10 @@ pub struct StatusArgs {
 impl StatusArgs {
     /// Which files to list, if any: whoever says which wants to see them.
     fn listed(&self, services: &Services) -> Option<Listed> {
-        let is_narrowed = !self.keys.is_empty() || self.domain.is_some() || self.since.is_some();
+        let is_narrowed =
+            !self.keys.is_empty() || self.domain.is_some() || self.since.is_some() || self.files_max.is_some();
         (self.files || is_narrowed).then(|| Listed {
-            files_max: self.files_max,
+            files_max: self.files_max.unwrap_or(FILES_MAX),
             domain: self.domain.map(|domain| domain.name),
             like: self.keys.iter().map(|key| named::like(named::key(services, key))).collect(),
             since: self.since,

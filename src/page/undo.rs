@@ -5,11 +5,16 @@
 //! | the file | newer version | older version that is applied | steps |
 //! |---|---|---|---|
 //! | not applied, or it changed nothing | – | – | none |
-//! | applied | yes | – | look at that one; remove what only this one has |
-//! | applied | no | yes | drop the older version again; remove what only this one has |
-//! | applied | no | no: a name of its own | send again what it replaced; remove what only it has |
+//! | applied | on its way | – | none yet |
+//! | applied | applied | – | send again what it replaced; remove what is left of it |
+//! | applied | no | yes | send again what it replaced; drop the older version again; remove what is left |
+//! | applied | no | no: a name of its own | send again what it replaced; remove what is left |
 //!
-//! With `onOverwrite: replace` nothing has to be removed: a version that is overwritten leaves no rows behind.
+//! What it replaced is sent before the older version, whose rows win then, and before anything is removed: what is left of
+//! the file includes rows that it took from others.
+//!
+//! With `onOverwrite: replace` nothing has to be sent or removed: a version that is overwritten leaves no rows behind, and a
+//! replay brings back what it had replaced.
 
 use std::path::Path;
 
@@ -31,7 +36,7 @@ pub(super) struct Undo {
     stays: &'static str,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Step {
     text: &'static str,
     /// One line or several, for a shell.
@@ -62,17 +67,21 @@ pub(super) fn undo(file: Undoing<'_>, domain: &Domain) -> Undo {
     if let Some(why) = file.nothing() {
         return Undo { case: why.to_owned(), steps: vec![], stays: "" };
     }
-    let is_replaced = domain.on_overwrite == Overwrite::Replace;
-    let (mut steps, case) = match (file.newer(), file.older()) {
-        (Some(_), _) => {
-            (vec![], "A newer version of the file has been loaded. To undo that one, open it above.".to_owned())
-        }
-        (None, Some(older)) => (file.drop_again(older, domain, is_replaced), overwrote(older)),
-        (None, None) => (file.send_others(domain, is_replaced), ALONE.to_owned()),
-    };
-    if !is_replaced {
-        steps.extend(file.remove(domain, steps.is_empty()));
+    if file.newer().is_some_and(|newer| newer.state != ObjectState::Applied) {
+        return Undo { case: NEWER_COMES.to_owned(), steps: vec![], stays: "" };
     }
+    let is_replaced = domain.on_overwrite == Overwrite::Replace;
+    let case = match (file.newer(), file.older()) {
+        (Some(_), _) => NEWER.to_owned(),
+        (None, Some(older)) => overwrote(older),
+        (None, None) => ALONE.to_owned(),
+    };
+    let again = file.older().filter(|_| file.newer().is_none()).map(|older| file.drop_again(older));
+    let mut steps = match (is_replaced, file.newer()) {
+        (false, _) => [file.send_others(), again.unwrap_or_default(), vec![file.remove(domain)]].concat(),
+        (true, Some(_)) => vec![restore(domain)],
+        (true, None) => [again.unwrap_or_else(|| file.empty()), vec![restore(domain)]].concat(),
+    };
     if !steps.is_empty() {
         let load = format!(". {}", quoted(&file.env_file.to_string_lossy()));
         steps.insert(0, Step { text: "Load the addresses and keys into a shell:", command: load });
@@ -80,13 +89,15 @@ pub(super) fn undo(file: Undoing<'_>, domain: &Domain) -> Undo {
     Undo { case, steps, stays: if is_replaced { NOTHING_STAYS } else { TOPIC_KEEPS } }
 }
 
+const NEWER: &str = "A newer version of the file has been loaded. To undo that one, open it above.";
+const NEWER_COMES: &str = "A newer version of the file is on its way. Look here again once it is applied.";
 const ALONE: &str = "It has a name of its own. Deleting it from the bucket changes nothing. The rows that it replaced come back when \
     the files that had them are sent again as new.";
 
 fn overwrote(older: &Version) -> String {
     let written = older.last_modified.format("%Y-%m-%d %H:%M:%S UTC");
     format!(
-        "It overwrote an older version of the same name, written {written}. Newer data wins, so drop that one again."
+        "It overwrote an older version of the same name, written {written}. Newer data wins, so that one is dropped again."
     )
 }
 
@@ -136,34 +147,38 @@ impl Undoing<'_> {
         format!("aws s3 cp {} {}\n{}", quoted(from), self.address(), command("status --wait"))
     }
 
-    fn drop_again(&self, older: &Version, domain: &Domain, is_replaced: bool) -> Vec<Step> {
+    fn drop_again(&self, older: &Version) -> Vec<Step> {
         let name = format!("older-{}", self.name());
-        let mut steps = match older.version_id.as_deref().filter(|it| *it != "null") {
+        match older.version_id.as_deref().filter(|it| *it != "null") {
             Some(version) => vec![
                 Step { text: "Fetch the older version, and look at it:", command: self.fetch(version, &name) },
                 Step { text: "Drop it again, and wait until it is applied:", command: self.drop_file(&name) },
             ],
             None => vec![Step {
-                text: "The bucket keeps no versions: take the good file from its source. Drop it again, and wait until it is \
-                       applied:",
+                text: "The older version has no version id: take the good file from its source. Drop it again, and wait \
+                       until it is applied:",
                 command: self.drop_file(&name),
             }],
-        };
-        steps.extend(is_replaced.then(|| restore(domain)));
-        steps
+        }
     }
 
-    fn send_others(&self, domain: &Domain, is_replaced: bool) -> Vec<Step> {
-        if is_replaced {
-            let header = format!("header-{}", self.name());
-            return vec![
-                Step {
-                    text: "Overwrite it with its header only, and wait until that is applied:",
-                    command: format!("{}\n{}", self.cut(&header), self.drop_file(&header)),
-                },
-                restore(domain),
-            ];
-        }
+    /// Overwrites it with its header.
+    fn empty(&self) -> Vec<Step> {
+        let header = format!("header-{}", self.name());
+        vec![
+            Step {
+                text: "Cut off its header, and look at it: one line, compressed if the file is.",
+                command: self.cut(&header),
+            },
+            Step {
+                text: "Overwrite the file with its header only, and wait until that is applied:",
+                command: self.drop_file(&header),
+            },
+        ]
+    }
+
+    /// Sends the other files again whose rows it replaced.
+    fn send_others(&self) -> Vec<Step> {
         let folder = self.key.strip_suffix(self.name()).unwrap_or_default();
         let good = quoted(&format!("{folder}GOOD.csv"));
         vec![
@@ -172,8 +187,8 @@ impl Undoing<'_> {
                 command: self.changes(),
             },
             Step {
-                text: "Send these files again as new, and wait. Put their names for GOOD, each with a --file; all of their rows \
-                       win over rows that other files have brought since:",
+                text: "If there are other files among them, send these again as new, and wait. Put their names for GOOD, \
+                       each with a --file; all of their rows win over rows that other files have brought since:",
                 // It asks, and would take a next line for the answer.
                 command: format!(
                     "{} &&\n    {}",
@@ -205,20 +220,15 @@ impl Undoing<'_> {
         command(&format!("changes {} --version {} --examples 1000", quoted(self.key), self.id))
     }
 
-    /// Removes the rows that the table still has of this version. `is_all`: no other step says how to list them.
-    fn remove(&self, domain: &Domain, is_all: bool) -> Vec<Step> {
+    /// Removes the rows that the table still has of this version.
+    fn remove(&self, domain: &Domain) -> Step {
         let [mark, delete] = removal::by_hand(domain, self.id);
         let psql = "psql \"$DATABASE_URL\" --single-transaction --set ON_ERROR_STOP=1";
-        let listed = Step {
-            text: "Rows that only this version has stay in the table. This lists what it did, with the rows that it added:",
-            command: self.changes(),
-        };
-        let removed = Step {
-            text: "Rows that no newer file has replaced are still in the table. To remove all of them, so that the outputs follow:",
+        Step {
+            text: "The table still has the rows of this version that nothing has replaced: those that only it has, and \
+                   those of other files that were not sent again. To remove all of them, so that the outputs follow:",
             command: format!("{psql} <<'END'\n{mark};\n{delete};\nEND"),
-        };
-        let is_listed = !is_all && self.older().is_none();
-        if is_listed { vec![removed] } else { vec![listed, removed] }
+        }
     }
 }
 
@@ -269,7 +279,7 @@ mod tests {
 
     #[test]
     fn each_case_has_the_steps_of_the_guide_filled_in() {
-        use ObjectState::{Applied, Rejected, Superseded};
+        use ObjectState::{Applied, Published, Rejected, Superseded};
         let (own, newer, older) = (version(12, Applied), version(15, Applied), version(3, Applied));
         let alone = [version(16, Superseded), version(15, Rejected), own.clone(), version(3, Rejected)];
         let merge = domain(Overwrite::Merge);
@@ -292,9 +302,10 @@ mod tests {
         let undone = of(&[own.clone(), older.clone()], &merge);
         assert!(undone.case.starts_with("It overwrote an older version of the same name, written 1970-01-01"));
         let said = commands(&undone);
-        let again = "aws s3api get-object --bucket raw --key 'health/it'\\''s.csv' --version-id v3 'older-it'\\''s.csv'\n\
-             aws s3 cp 'older-it'\\''s.csv' 's3://raw/health/it'\\''s.csv'\nfreshet status --wait\nfreshet changes ";
-        assert!(said.contains(again) && said.contains("DELETE"), "{said}");
+        let again = "freshet status --wait\naws s3api get-object --bucket raw --key 'health/it'\\''s.csv' --version-id v3 \
+             'older-it'\\''s.csv'\naws s3 cp 'older-it'\\''s.csv' 's3://raw/health/it'\\''s.csv'\nfreshet status --wait\n\
+             psql ";
+        assert!(said.contains(again) && said.contains("--as-new") && said.contains("DELETE"), "{said}");
         let unversioned = Version { version_id: None, ..older.clone() };
         let said = commands(&of(&[own.clone(), unversioned], &merge));
         assert!(!said.contains("get-object") && said.contains("aws s3 cp 'older-"), "{said}");
@@ -302,7 +313,11 @@ mod tests {
         let undone = of(&[newer.clone(), own.clone(), older.clone()], &merge);
         assert!(undone.case.starts_with("A newer version of the file has been loaded"), "{undone:?}");
         let said = commands(&undone);
-        assert!(said.contains("freshet changes") && said.contains("DELETE") && !said.contains("aws"), "{said}");
+        assert!(said.contains("freshet changes") && said.contains("--as-new") && said.contains("DELETE"), "{said}");
+        assert!(!said.contains("aws"), "{said}");
+        let comes = version(15, Published);
+        let undone = of(&[comes, own.clone(), older.clone()], &merge);
+        assert!(undone.case.contains("on its way") && undone.steps.is_empty(), "{undone:?}");
     }
 
     #[test]
@@ -313,8 +328,9 @@ mod tests {
         let said = commands(&undone);
         assert!(said.contains("get-object") && said.ends_with("freshet replay health --from beginning\n"), "{said}");
         assert_eq!(undone.stays, NOTHING_STAYS);
-        let newer = version(15, ObjectState::Published);
-        assert_eq!(undo(file(&[newer, own.clone()]), &replace).steps, []);
+        let newer = version(15, ObjectState::Applied);
+        let said = commands(&undo(file(&[newer, own.clone()]), &replace));
+        assert_eq!(said, ". /here/env\nfreshet replay health --from beginning\n");
         for (key, cut) in [
             ("health/a.csv", "head -n 1 whole-a.csv > header-a.csv\naws s3 cp header-a.csv s3://raw/health/a.csv\n"),
             ("health/a.csv.gz", "gzip -dc whole-a.csv.gz | head -n 1 | gzip > header-a.csv.gz\n"),

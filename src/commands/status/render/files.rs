@@ -31,7 +31,7 @@ const COUNTS: [(&str, Count, &str); 4] = [
 
 pub(super) fn list(files: &Files, look: Look) -> String {
     if files.files.is_empty() {
-        return "no such file has been found".into();
+        return "no files found".into();
     }
     let number = if look.width < FULL_NUMBERS { about } else { thousands };
     let has_some = |count: Count| files.files.iter().any(|file| count(file) > 0);
