@@ -467,6 +467,7 @@ test("a file's page says how to undo it, with commands that do", async () => {
   await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
   const steps = undo.locator("ol > li");
   assert.equal(await steps.count(), 4);
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "long commands are wrapped");
   const commands = [];
   for (const step of await steps.all()) {
     await step.getByRole("button", { name: "Copy" }).click();
