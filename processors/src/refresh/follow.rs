@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::load::Load;
-use super::pace::{Pace, measured};
+use super::pace::{Pace, measured, rests};
 use super::publish::{Outcome, Publication, Publisher};
 use super::retry::{BACKOFF, Retry, sleep, unless_stopping};
 use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics};
@@ -89,16 +89,14 @@ async fn publish_loop(
     let mut retry = Retry::new("publish");
     let mut published_on = None;
     let mut said = None;
-    // Whether windows of a changed dimension are left, and whether the last publication took some of them: under a heavy
-    // load it may not.
-    let (mut more, mut moves) = (false, false);
+    // Ranges of dates that a dimension changed: how many are left, and how many the last publication took.
+    let (mut left, mut taken) = (0, 0);
     while !shutdown.is_cancelled() {
         if published_on == Some(Utc::now().date_naive()) {
-            if !more {
+            if left == 0 {
                 wait_for_work(&context, &signals, &mut publisher, &shutdown).await?;
             }
-            // What is left of a large change is known already: resting would only delay it.
-            if !more || !moves {
+            if rests(left, taken) {
                 rest(&pace, &signals.marks, &shutdown).await;
             }
         }
@@ -114,7 +112,7 @@ async fn publish_loop(
             continue;
         }
         published_on = Some(today);
-        (more, moves) = (publication.waiting > 0, publication.taken > 0);
+        (left, taken) = (publication.waiting, publication.taken);
         pace.ran(began, Instant::now());
         load.budget.took(publication.derived, publication.duration);
         report(&publication, &mut said);

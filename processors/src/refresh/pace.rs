@@ -104,6 +104,18 @@ impl Pace {
     }
 }
 
+/// Whether to rest before the next publication. What is left of a large change is known already: resting would only delay
+/// it, unless nothing of it may be taken, as under a heavy load.
+///
+/// | left | taken by the last publication | rest |
+/// |---|---|---|
+/// | nothing | any | yes |
+/// | some | some | no |
+/// | some | nothing | yes |
+pub(super) fn rests(left: usize, taken: usize) -> bool {
+    left == 0 || taken == 0
+}
+
 /// What one publication may derive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowance {
@@ -250,6 +262,13 @@ mod tests {
             let budget = Budget { window: millis(*window), load: load.map(ago) };
             let expected = Allowance { windows_max: *windows_max, waiting_max: *waiting_max, readers: *readers };
             assert_eq!(budget.allowance(&pace, now), expected, "{load:?} {window} {ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_change_that_gets_on_is_not_delayed() {
+        for (left, taken, expected) in [(0, 0, true), (0, 9, true), (7, 9, false), (7, 0, true)] {
+            assert_eq!(rests(left, taken), expected, "{left} {taken}");
         }
     }
 
