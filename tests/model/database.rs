@@ -89,20 +89,21 @@ impl Table {
         self.received_of(object, generation).values().map(SeqSet::len).sum()
     }
 
-    /// Writes rows; whether any of them changed what a key says.
+    /// Writes rows; whether a key says something else afterwards. What a later row of the same batch takes back is no change:
+    /// of a batch only the newest row of a key is written.
     fn write<'r>(&mut self, rows: impl Iterator<Item = &'r Row>, mutation: Option<Mutation>) -> bool {
-        let mut changed = false;
+        let mut before = BTreeMap::new();
         for row in rows {
             let order = upsert::order(&row.provenance());
             let greatest = self.greatest.entry(row.key).or_insert(order);
             *greatest = order.max(*greatest);
             let found = self.rows.get(&row.key);
+            before.entry(row.key).or_insert(found.map(|found| found.content));
             if mutation == Some(Mutation::ArrivalOrderWins) || found.is_none_or(|found| order >= found.order) {
-                changed |= found.is_none_or(|found| found.content != row.content);
                 self.rows.insert(row.key, Stored { order, object: row.object, content: row.content });
             }
         }
-        changed
+        before.iter().any(|(key, content)| self.rows.get(key).map(|stored| stored.content) != *content)
     }
 }
 

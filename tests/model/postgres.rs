@@ -449,7 +449,7 @@ async fn histories_of_the_model_come_to_the_same_on_a_real_postgres() {
         let steps = replay(&mut server, &scenario, &history).await;
         println!("{mutation:?}: {steps} steps");
     }
-    let first = rand::random::<u32>().into();
+    let first = crate::walks::number("FRESHET_MODEL_SEED").unwrap_or_else(|| rand::random::<u32>().into());
     let scenario = large();
     let mut steps = 0;
     for seed in first..first + WALKS {

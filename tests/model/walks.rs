@@ -120,7 +120,7 @@ pub(crate) fn shrink(scenario: &Scenario, wrong: &'static str, history: Vec<Acti
     shortest
 }
 
-fn number(variable: &str) -> Option<u64> {
+pub(crate) fn number(variable: &str) -> Option<u64> {
     Some(std::env::var(variable).ok()?.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
