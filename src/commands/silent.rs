@@ -12,25 +12,30 @@ const WITHIN: Duration = Duration::from_millis(1_400);
 
 /// Reports once which services do not answer. It ends with the process.
 pub async fn say(services: Services) {
-    tokio::time::sleep(BEFORE).await;
-    for service in ready::silent(&services, WITHIN).await {
-        eprintln!("freshet: {service} does not answer");
-    }
+    tell(&found(&services).await);
 }
 
 /// Ends with one line where nothing answers at all, as after the local stack was stopped; else it says which services do
 /// not, as [`say`] does, and never ends.
 pub async fn nothing_answers(services: &Services) -> String {
-    tokio::time::sleep(BEFORE).await;
-    let silent = ready::silent(services, WITHIN).await;
+    let silent = found(services).await;
     if silent.len() < ready::SERVICES {
-        for service in silent {
-            eprintln!("freshet: {service} does not answer");
-        }
+        tell(&silent);
         return std::future::pending().await;
     }
     format!(
         "no service answers: {}. Start them (here with `freshet up`, and load its `env` again), or set other addresses",
         silent.join(", ")
     )
+}
+
+async fn found(services: &Services) -> Vec<String> {
+    tokio::time::sleep(BEFORE).await;
+    ready::silent(services, WITHIN).await
+}
+
+fn tell(silent: &[String]) {
+    for service in silent {
+        eprintln!("freshet: {service} does not answer");
+    }
 }

@@ -18,7 +18,7 @@ use sqlx::PgPool;
 
 use super::child::Child;
 use super::cost::Cost;
-use super::visible::SmallFiles;
+use super::visible::{SmallFiles, folder_of};
 use super::{BenchOptions, POLL, TIMEOUT, facts, load, until_committed, wait_until_applied};
 use crate::commands::generate::{self, GenerateOptions, SampleFile};
 use crate::commands::terminal::span;
@@ -165,13 +165,7 @@ struct Beside<'a> {
 
 impl Beside<'_> {
     async fn measure(&mut self, options: &BenchOptions, locations: u32, unknown: Loaded) -> Result<Measured> {
-        let started = self.drop_dimensions().await?;
-        eprintln!("  locations in {}", span(started.elapsed()));
-        let started = Instant::now();
-        let known = load_facts(self.child, self.pool, self.files).await?;
-        self.dropped += self.files.facts.len();
-        wait_until_applied(self.pool, self.dropped).await?;
-        let published = started.elapsed();
+        let (known, published) = self.load().await?;
         eprintln!("  locations known: applied in {}, published in {}", span(known.duration), span(published));
 
         load::checkpoint(self.pool).await;
@@ -215,13 +209,10 @@ impl Beside<'_> {
 
     /// Until the copies have the history of one location, and each of some corrections of it.
     async fn measure_copies(&mut self) -> Result<(Duration, Vec<Duration>)> {
-        self.drop_dimensions().await?;
+        let (_, loaded) = self.load().await?;
         let started = Instant::now();
-        load_facts(self.child, self.pool, self.files).await?;
-        self.dropped += self.files.facts.len();
-        wait_until_applied(self.pool, self.dropped).await?;
         self.until_copied().await?;
-        let published = started.elapsed();
+        let published = loaded + started.elapsed();
         let mut corrected = Vec::new();
         for number in 0..CORRECTIONS {
             tokio::time::sleep(COPIES_REST).await;
@@ -234,12 +225,19 @@ impl Beside<'_> {
         Ok((published, corrected))
     }
 
-    async fn drop_dimensions(&mut self) -> Result<Instant> {
+    /// Drops the dimensions, then the facts: how these were committed, and until their outputs were published.
+    async fn load(&mut self) -> Result<(Loaded, Duration)> {
+        let Files { dimensions, facts, .. } = self.files;
         let started = Instant::now();
-        self.child.drop_files(&self.files.dimensions, 1).await?;
-        self.dropped += self.files.dimensions.len();
+        self.child.drop_files(dimensions, 1).await?;
+        self.dropped += dimensions.len();
         wait_until_applied(self.pool, self.dropped).await?;
-        Ok(started)
+        eprintln!("  locations in {}", span(started.elapsed()));
+        let started = Instant::now();
+        let loaded = load_facts(self.child, self.pool, self.files).await?;
+        self.dropped += facts.len();
+        wait_until_applied(self.pool, self.dropped).await?;
+        Ok((loaded, started.elapsed()))
     }
 
     /// Corrects a row of the first location, on a day of its own, and waits until that is published.
@@ -271,16 +269,16 @@ impl Beside<'_> {
     async fn rename(&mut self, number: u64, with_corrections: bool) -> Result<(Duration, Vec<Duration>)> {
         let dimension = chosen().domains.iter().copied().find(|domain| domain.event_time.is_none());
         let dimension = dimension.context("the pipeline has no dimension")?;
+        let temporary = tempfile::tempdir().context("make a folder")?;
         let set = GenerateOptions {
             entities: 1,
             seed: OTHER_SEED + number,
             domains: vec![dimension.name.to_owned()],
-            ..GenerateOptions::into(tempfile::tempdir().context("make a folder")?.keep())
+            ..GenerateOptions::into(temporary.path())
         };
         generate::run(chosen().domains, &set)?;
         let file = generate::files(&set.out)?.pop().context("no file of a dimension")?;
         let text = std::fs::read(&file.path).with_context(|| format!("read file {}", file.path.display()))?;
-        std::fs::remove_dir_all(&set.out).context("remove a folder")?;
         let started = Instant::now();
         self.child.put(&format!("{}renamed-{number}.csv", folder_of(dimension)), text).await?;
         self.dropped += 1;
@@ -304,10 +302,6 @@ impl Beside<'_> {
         }
         Ok(())
     }
-}
-
-fn folder_of(domain: &Domain) -> &'static str {
-    domain.patterns.iter().find(|pattern| pattern.ends_with('/')).copied().unwrap_or_default()
 }
 
 async fn has_marks(pool: &PgPool) -> Result<bool> {

@@ -69,7 +69,7 @@ impl<'a> SmallFiles<'a> {
     /// that it is the files that cost.
     pub(super) async fn many(&mut self, files: u32) -> Result<Many> {
         let first: NaiveDate = GenerateOptions::into("").end + Days::new(1);
-        let folder = self.folder();
+        let folder = folder_of(self.domain);
         let file = |number: u32| {
             let text =
                 generate::one_row(self.pipeline.domains, self.domain, first + Days::new(u64::from(number % 28)), SEED)?;
@@ -117,7 +117,7 @@ impl<'a> SmallFiles<'a> {
         let date = first + Days::new(number.into());
         self.number += 1;
         let text = generate::one_row(self.pipeline.domains, self.domain, date, SEED)?;
-        let (folder, statement) = (self.folder(), self.statement());
+        let (folder, statement) = (folder_of(self.domain), self.statement());
         let started = Instant::now();
         self.child.put(&format!("{folder}small-{date}.csv"), text.into_bytes()).await?;
         loop {
@@ -132,12 +132,13 @@ impl<'a> SmallFiles<'a> {
         }
     }
 
-    fn folder(&self) -> &'static str {
-        self.domain.patterns.iter().find(|pattern| pattern.ends_with('/')).copied().unwrap_or_default()
-    }
-
     /// Whether a row of a day is there: by the index on dates, as no other row is of so late a day.
     fn statement(&self) -> String {
         format!("SELECT EXISTS (SELECT FROM \"{}\" WHERE \"{}\" = $1)", self.domain.table, self.event_time.date)
     }
+}
+
+/// The folder of a domain's files, with its `/`.
+pub(super) fn folder_of(domain: &Domain) -> &'static str {
+    domain.patterns.iter().find(|pattern| pattern.ends_with('/')).copied().unwrap_or_default()
 }
