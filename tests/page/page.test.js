@@ -396,7 +396,9 @@ test("everything can be reached and used by keyboard", async () => {
   // News do not take the focus away.
   drop("health/unreadable-2.csv", ["when,how many", "2025-09-20,3"]);
   await there(keys.locator("#files tr"), "unreadable-2.csv");
+  // What is shown is counted, though the counts are read apart from the list.
   assert.equal(await focused(), "Rejected 3");
+  assert.equal(await keys.locator("#files-shown").textContent(), "Rejected: 3 of 3 files shown");
   await keys.close();
 });
 

@@ -65,8 +65,6 @@ function askAgain() {
 }
 
 export function renderFiles() {
-  choice(the("filters"), FILTERS, chosen.filter, ({ title, number }) => `${title} ${count(number())}`,
-    (filter) => Object.assign(chosen, { filter, more: false }));
   renderSearch();
   if (isAsked()) askAgain();
   const { has, title, number } = FILTERS.find((filter) => filter.name === chosen.filter);
@@ -74,12 +72,17 @@ export function renderFiles() {
   const shown = isThere ? byId(asked.files.values()) : isAsked() && asked.choice !== "" ? [] : state.files.filter(has).slice(0, SHOWN);
   list(the("files"), shown, (file) => file.id, makeFile, updateFile);
   const isAll = chosen.domain === "" && chosen.search === "";
-  const of = isAll ? `${count(shown.length)} of ${counted(number(), "file")}` : counted(shown.length, "file");
+  // The list may have been read after the counts: what is shown is counted.
+  const total = isAll ? Math.max(number(), shown.length) : number();
+  choice(the("filters"), FILTERS, chosen.filter,
+    (filter) => `${filter.title} ${count(filter.name === chosen.filter ? total : filter.number())}`,
+    (filter) => Object.assign(chosen, { filter, more: false }));
+  const of = isAll ? `${count(shown.length)} of ${counted(total, "file")}` : counted(shown.length, "file");
   text(the("files-shown"), `${title}: ${of} shown`);
   const isWaiting = isAsked() && !isThere;
   show(the("files-none"), shown.length === 0 || (isAsked() && asked.failure !== ""));
   text(the("files-none"), noneOf(title, isWaiting));
-  const hasMore = isThere ? asked.next !== null : !isAsked() && number() > shown.length;
+  const hasMore = isThere ? asked.next !== null : !isAsked() && total > shown.length;
   show(the("files-more"), hasMore);
   const button = the("files-more").firstElementChild;
   text(button, asked.isCut && isThere ? "Search older files" : "Show more");
