@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 use freshet_topics::pipeline::output::Output;
-use freshet_topics::window::Window;
+use freshet_topics::window::{Window, WindowKind};
 use futures::TryStreamExt;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -55,7 +55,6 @@ pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration)
         "SELECT set_config('statement_timeout', $1, true),
             set_config('client_connection_check_interval', '1s', true),
             set_config('max_parallel_workers_per_gather', '0', true),
-            set_config('plan_cache_mode', 'force_custom_plan', true),
             set_config('jit', 'off', true),
             set_config('timezone', 'UTC', true),
             set_config('datestyle', 'ISO, YMD', true)",
@@ -137,6 +136,13 @@ impl Prepared {
         self.columns.iter().filter(|(_, is_published)| *is_published).map(|(column, _)| column.clone()).collect()
     }
 
+    /// The statement for windows of a kind. Postgres plans a statement anew for each window until it finds one plan for
+    /// all of them as good; of a long history of few rows, planning was nearly all the work. A plan that is good for days
+    /// may be bad for years, so each kind is a statement of its own.
+    fn statement(&self, kind: WindowKind) -> String {
+        format!("{} /* {} */", self.sql, kind.name())
+    }
+
     /// Runs the query for a window and writes its rows to files.
     pub(super) async fn run(
         &self,
@@ -146,7 +152,7 @@ impl Prepared {
     ) -> Result<Encoded, Failure> {
         let mut table = Table::new(&self.published())?;
         let mut last = Vec::new();
-        let mut rows = sqlx::query(AssertSqlSafe(self.sql.as_str()))
+        let mut rows = sqlx::query(AssertSqlSafe(self.statement(window.kind)))
             .bind(window.kind.name())
             .bind(window.start)
             .bind(window.end())
