@@ -321,7 +321,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print::raw(&String::from_utf8_lossy(&script));
         }
         Command::Capacity(ref options) => print!("{}", capacity::run(options, Look::of_stdout())?),
-        Command::Bench(options) => bench::run(&options, Look::of_stdout()).await?,
+        Command::Bench(options) => {
+            let shutdown = shutdown_on_signal()?;
+            // Dropped, it kills its stack: without that, a signal to this process alone would leave it running.
+            tokio::select! {
+                measured = bench::run(&options, Look::of_stdout()) => measured?,
+                () = shutdown.cancelled() => anyhow::bail!("interrupted"),
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
