@@ -23,7 +23,8 @@ const AT_GATE: &str = "SELECT count(*) = 2 FROM pg_locks l JOIN pg_database d ON
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_processor_frozen_in_its_transaction_holds_nobody_up_and_writes_nothing_when_it_thaws() {
-    let world = World::new("frozen").await;
+    // Each process waits at the gate with one transaction, not with one of each writer.
+    let world = World::with("frozen", |config| config.process.writers = 1).await;
     let others = world.run(&[Role::Ingest, Role::Metrics]);
     let mut frozen = world.spawn(&["process", "health"]);
     let mut well = world.spawn(&["process", "health"]);

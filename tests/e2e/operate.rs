@@ -121,7 +121,8 @@ async fn sigterm_drains_every_role_within_its_bound_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_cannot_drain_ends_within_its_bound_and_at_once_on_a_second_signal() {
-    let world = World::new("stuck").await;
+    // Each process waits with one transaction, not with one of each writer.
+    let world = World::with("stuck", |config| config.process.writers = 1).await;
     let patient = world.spawn(&["process", "health"]);
     let mut hurried = world.spawn(&["process", "health"]);
     let shared = "SELECT count(DISTINCT owner) = 2 FROM pipeline.bookmarks WHERE domain = 'health'";

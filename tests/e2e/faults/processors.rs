@@ -28,6 +28,8 @@ fn all_but_health() -> Vec<Role> {
 async fn world_of_small_batches(story: &str) -> World {
     World::with(story, |config| {
         config.process.batch_rows_max = BATCH_ROWS;
+        // One transaction after the other: their number says where a process ends.
+        config.process.writers = 1;
         config.kafka.rows_per_message = MESSAGE_ROWS;
     })
     .await

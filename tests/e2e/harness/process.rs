@@ -170,6 +170,7 @@ impl World {
             ("FRESHET__INGEST__ROWS_PER_SECOND", config.ingest.rows_per_second.to_string()),
             ("FRESHET__INGEST__WORKERS", config.ingest.workers.to_string()),
             ("FRESHET__PROCESS__BATCH_ROWS_MAX", config.process.batch_rows_max.to_string()),
+            ("FRESHET__PROCESS__WRITERS", config.process.writers.to_string()),
             ("FRESHET__METRICS__CACHE_DIR", config.metrics.cache_dir.to_string_lossy().into_owned()),
             ("FRESHET__HTTP__LISTEN", String::new()),
             // Takes the local stack's other settings, as in a shell that sourced its env.
