@@ -32,8 +32,9 @@ use crate::status::{self, Outside, Status};
 const WHEN: &str = "when";
 /// A reading of one service ends after this, and starts again with the next one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What ends a statement at the server: whoever stops waiting for one does not stop it.
-const STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = '9s'";
+/// What ends a statement at the server, well before its reading is given up: whoever stops waiting for one does not
+/// stop it.
+const STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = '7s'";
 
 /// What stays as it is.
 #[derive(Debug, Serialize)]

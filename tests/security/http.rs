@@ -146,7 +146,7 @@ async fn a_store_tells_of_a_file_with_the_token_and_it_is_read_at_once() {
     // A statement that takes long is ended at the server, before the page gives up waiting for it.
     let mut holder = sqlx::PgConnection::connect(&database_url).await.expect("connect");
     sqlx::raw_sql("BEGIN; LOCK TABLE pipeline.objects").execute(&mut holder).await.expect("lock the ledger");
-    let (_, told) = named("/page/events", &["-b", &jar, "--max-time", "15"]);
+    let (_, told) = named("/page/events", &["-b", &jar, "--max-time", "30"]);
     assert!(told.contains("canceling statement due to statement timeout"), "{told}");
     drop((holder, up));
     stack.stop().await.expect("stop");
