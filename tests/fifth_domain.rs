@@ -15,6 +15,8 @@ use sqlx::Connection;
 
 const UP_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a role by itself may take until it serves its metrics.
+const SERVES_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the team has: some rows, with headings as people write them.
 const SAMPLE: &str = "\
@@ -239,10 +241,19 @@ async fn a_file_that_nobody_knows_becomes_a_table_and_an_output_without_a_compil
 
     // Its role runs by itself too.
     let arguments = ["--pipeline", "ours", "process", "water_samples"];
-    let mut role = command(&up.parent).args(arguments).stderr(Stdio::null()).spawn().expect("run");
+    let log = up.parent.join("role.log");
+    let errors = File::create(&log).expect("make the log");
+    let mut role = command(&up.parent).args(arguments).env_remove("RUST_LOG").stderr(errors).spawn().expect("run");
+    // Before it says this, Ctrl-C ends it as it ends any program.
+    let said = || fs::read_to_string(&log).expect("read the log");
+    let since = Instant::now();
+    while !said().contains("serving /metrics") && since.elapsed() < SERVES_WITHIN {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(role.try_wait().expect("wait"), None);
-    assert_eq!(stop(&mut role), Some(0));
+    assert_eq!(role.try_wait().expect("wait"), None, "{}", said());
+    assert_eq!(stop(&mut role), Some(0), "{}", said());
+    assert!(said().contains("serving /metrics"), "{}", said());
 
     assert_eq!(stop(&mut up.child), Some(0), "{}", up.log());
     assert!(up.log().lines().any(|line| line == "stopped"), "{}", up.log());

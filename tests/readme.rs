@@ -49,6 +49,8 @@ const MIGRATES: Special = Special::NotRun("tests/e2e/takeover/page.rs runs the p
 const READERS: &str = "readers-1";
 /// A role that cannot go on says so well within this.
 const SERVES_FOR: Duration = Duration::from_secs(4);
+/// How long a role may take until it serves its metrics.
+const SERVES_WITHIN: Duration = Duration::from_secs(60);
 /// `make up` may have to build first.
 const UP_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Draining is bounded by 30 s, stopping the stack by less.
@@ -207,11 +209,17 @@ impl Session {
         let lines: Vec<&str> = block.text.lines().collect();
         let logs: Vec<String> = (0..lines.len()).map(|index| format!("serve-{index}.log")).collect();
         let mut children: Vec<Child> = lines.iter().zip(&logs).map(|(line, log)| self.spawn(line, log)).collect();
+        // Before a role says this, Ctrl-C ends it as it ends any program.
+        let serves = |log: &String| read(&self.folder.join(log)).contains("serving /metrics");
+        let since = Instant::now();
+        while !logs.iter().all(serves) && since.elapsed() < SERVES_WITHIN {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         std::thread::sleep(SERVES_FOR);
         let ended: Vec<_> = children.iter_mut().map(|child| child.try_wait().expect("wait")).collect();
         let codes: Vec<_> = children.iter_mut().map(interrupt).collect();
         for (((line, log), ended), code) in lines.iter().zip(&logs).zip(ended).zip(codes) {
-            let fits = ended.is_none() && code == Some(0);
+            let fits = serves(log) && ended.is_none() && code == Some(0);
             assert!(fits, "{}: {line}: {ended:?} {code:?}\n{}", block.place(), read(&self.folder.join(log)));
         }
         println!("{}\n{}(all served and stopped)\n", block.place(), block.text);

@@ -2,7 +2,7 @@
 //! not theirs, and show all that their documentation lists.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::trace::v1::Span;
 use secrecy::ExposeSecret;
@@ -169,15 +169,22 @@ async fn every_metric_that_is_documented_is_served_and_the_state_is_told_by_all(
     assert!(listed.remove("freshet_values_warned_total"));
     // Nor is a queue of events set here.
     listed.retain(|name| !name.starts_with("freshet_event_"));
-    let mut served = String::new();
-    for process in &processes {
-        served += &get(&process.http().await, "/metrics").await.1;
-    }
-    let has = |name: &&String| served.contains(&format!("# TYPE {name} "));
-    let missing: Vec<&String> = listed.iter().filter(|name| !has(name)).collect();
-    assert!(missing.is_empty() && listed.len() > 50, "not served: {missing:?}");
-    for name in ["process_resident_memory_bytes", "arroyo_consumer_"] {
-        assert!(served.contains(name), "{name} is not served");
+    assert!(listed.len() > 50, "{listed:?}");
+    let mut wanted: Vec<String> = listed.iter().map(|name| format!("# TYPE {name} ")).collect();
+    wanted.extend(["process_resident_memory_bytes", "arroyo_consumer_"].map(str::to_owned));
+    // Some are told only once their role has looked at something.
+    let began = Instant::now();
+    loop {
+        let mut served = String::new();
+        for process in &processes {
+            served += &get(&process.http().await, "/metrics").await.1;
+        }
+        let missing: Vec<&String> = wanted.iter().filter(|text| !served.contains(text.as_str())).collect();
+        if missing.is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < SOON, "not served: {missing:?}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
 
     // Any role but a processor tells the state of all.

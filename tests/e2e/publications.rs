@@ -172,12 +172,15 @@ async fn a_pointer_or_manifest_that_was_deleted_or_put_back_is_followed_by_a_hig
 
     // With everything but the copies: they alone remember how far the versions had come.
     let version = world.manifest().await.version;
+    // It looks again only when all is gone: else it may miss a manifest first, and say so.
+    metrics.signal("STOP");
     for prefix in ["metrics/data/", "metrics/manifests/"] {
         for key in keys_under(&world, prefix).await {
             delete(&world, &key).await;
         }
     }
     delete(&world, POINTER).await;
+    metrics.signal("CONT");
     until_published(&world, "a version above those of the copies", higher(version)).await;
     world.settle().await;
     world.all_hold().await;

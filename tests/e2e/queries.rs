@@ -94,10 +94,11 @@ async fn a_query_that_does_not_work_stops_its_output_alone_until_it_works_again(
     world.applied().await;
     let daily = health("daily", "windows: [day, all]\nkey: [location_id, date]\n", "100 / h.dengue_cases AS share");
     let twice = health("twice", "windows: [month]\nkey: [date]\n", "1 AS one");
-    let slow = read("slow", "windows: [month]\nfacts: [health]\nkey: [a]\n", "SELECT 1 AS a FROM pg_sleep(5)");
+    let slow = read("slow", "windows: [month]\nfacts: [health]\nkey: [a]\n", "SELECT 1 AS a FROM pg_sleep(30)");
     let typed = read("typed", "windows: [month]\nfacts: [health]\nkey: [a]\n", "SELECT ARRAY[1] AS a");
     let mut context = context(&world, with(&[daily, twice, slow, typed]));
-    context.settings.query_timeout_s = 1;
+    // Of all queries here only that one takes so long, on a busy machine too.
+    context.settings.query_timeout_s = 5;
     assert_eq!(publish(&context).await.outcome, Outcome::Superseded(SUPERSEDED.into()));
     assert_eq!(set_up(&context).await.len(), 4);
 
@@ -131,7 +132,12 @@ async fn a_query_that_does_not_work_stops_its_output_alone_until_it_works_again(
     assert_eq!(after.changed["daily"], before.changed["daily"]);
     world.until("the marks are taken up", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
 
-    // It is left alone for a while, then tried, and then all of it is derived.
+    // It is left alone for a while, then tried, and then all of it is derived. The while is made longer than a busy
+    // machine needs until the next publication.
+    let is_left_alone = "SELECT retry_at > retry_from FROM pipeline.output_failures WHERE output = 'daily'";
+    assert!(world.query::<bool>(is_left_alone).await);
+    let longer = "UPDATE pipeline.output_failures SET retry_at = now() + interval '1 hour' WHERE output = 'daily'";
+    world.execute(longer).await;
     dengue(&world, "2025-07-05", 50).await;
     let third = publish(&context).await;
     assert!(third.failed.contains(&"daily") && world.manifest().await.outputs["daily"].stale, "{third:?}");

@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::harness::http::within;
 use crate::harness::{Process, World, all_roles, data, seed};
 
 /// How many files each listener has published, and how many messages each processor has applied.
@@ -37,6 +38,8 @@ async fn two_of_every_role_share_the_work_and_nothing_comes_twice() {
         let shared = format!("SELECT count(DISTINCT owner) = 2 FROM pipeline.bookmarks WHERE domain = '{domain}'");
         world.until("two processors share the partitions", &shared).await;
     }
+    let listens = async || others[0].log().contains("listening").then_some(());
+    within(Duration::from_secs(40), "the second listener listens", listens).await;
     let mut files = data::generated(|options| {
         options.seed = seed;
         options.entities = 20;

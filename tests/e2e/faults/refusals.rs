@@ -14,6 +14,7 @@ use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::roles_but;
 use crate::harness::{World, data};
 
 fn health() -> Role {
@@ -57,11 +58,15 @@ async fn a_row_that_postgres_refuses_is_rejected_and_the_older_good_one_comes_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_refuses_most_rows_halts_its_domain_until_it_is_mended() {
-    // A first batch of a few rows is too small to tell: those would be rejected, as bad rows are.
-    let world = World::with("refusing", |config| config.process.batch_age_ms_max = 3_000).await;
+    // A first batch of a few rows is too small to tell: those would be rejected, as bad rows are. So all of them are in
+    // Kafka before the first is read, and there is time to read them.
+    let world = World::with("refusing", |config| config.process.batch_age_ms_max = 10_000).await;
     world.execute("ALTER TABLE health_data ADD CONSTRAINT nothing_goes CHECK (location_id < 0)").await;
-    let roles = world.run_all();
+    let listener = world.run(&[Role::Ingest]);
     world.put("health/all.csv", data::health(10, "2024-01-01", 500, 1)).await;
+    let published = "SELECT EXISTS (SELECT FROM pipeline.objects WHERE state = 'published')";
+    world.until("the file is published", published).await;
+    let others = world.run(&roles_but(Role::Ingest));
     let halted =
         "SELECT count(*) > 0 FROM pipeline.bookmarks WHERE domain = 'health' AND halted LIKE '%refuses%nothing_goes%'";
     world.until("health is halted", halted).await;
@@ -80,7 +85,8 @@ async fn a_table_that_refuses_most_rows_halts_its_domain_until_it_is_mended() {
     world.all_hold().await;
     let halted: i64 = world.query("SELECT count(*) FROM pipeline.bookmarks WHERE halted IS NOT NULL").await;
     assert_eq!(halted, 0);
-    roles.stop().await;
+    others.stop().await;
+    listener.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
