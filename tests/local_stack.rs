@@ -290,12 +290,15 @@ async fn each_child_is_killed_in_the_middle_of_a_load_and_everything_goes_on() {
     for child in ["postgres", "kafka", "s3"] {
         assert_eq!(up.said_with(&format!("{child} died")), 1, "{child}:\n{}", up.said());
     }
-    let warnings = up.said_with(" WARN ") + up.said_with("ERROR ");
+    // How long a statement or a connection takes is the machine's affair.
+    let is_slow = |line: &str| line.contains("slow statement") || line.contains("exceeded slow threshold");
+    let is_warning = |line: &str| line.contains(" WARN ") || line.contains("ERROR ");
+    let warnings = up.said().lines().filter(|line| is_warning(line) && !is_slow(line)).count();
     assert!(warnings <= WARNINGS_MAX, "{warnings} warnings:\n{}", up.said());
 
     // Asked to stop in the middle of a restart, it drains and stops as ever.
     up.kill("postgres");
-    up.until("its death is noticed", Duration::from_secs(5), |up| up.said_with("postgres died") == 2).await;
+    up.until("its death is noticed", Duration::from_secs(15), |up| up.said_with("postgres died") == 2).await;
     signal("-INT", up.process.id());
     let status = up.ended(Duration::from_secs(60)).await;
     assert!(status.success() && up.said().ends_with("stopped\n"), "{status}:\n{}", up.said());

@@ -361,5 +361,6 @@ fn what_does_not_answer_is_named_with_its_address_and_soon() {
     assert!(last.starts_with("freshet: not as wanted: bucket s3://freshet-raw, "), "{said:?}");
     assert_eq!(said.err.lines().count(), 4, "{said:?}");
     assert!(!format!("{said:?}").contains("hunter2"), "{said:?}");
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    // Kafka is asked for four topics at once, 10 s each: one after the other would take 40 s.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }

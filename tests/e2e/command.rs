@@ -120,7 +120,7 @@ impl Mute {
 }
 
 /// Two seconds, and what a busy machine takes.
-const SOON: Duration = Duration::from_secs(6);
+const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_service_that_does_not_answer_is_named_soon_by_its_address() {
@@ -245,7 +245,8 @@ async fn a_table_that_somebody_has_locked_is_named_and_the_rest_is_still_shown()
         said.contains("health_data is locked: freshet has waited").then_some((said, took))
     })
     .await;
-    assert!(took < Duration::from_secs(5), "it waited for the table: {took:?}");
+    // The lock is held until this test lets go of it.
+    assert!(took < SOON, "it waited for the table: {took:?}");
     assert!(said.contains("LOCK TABLE health_data IN ACCESS EXCLUSIVE MODE. Wait for it, or end it:"), "{said}");
     assert!(said.contains("version 1") && said.contains("│ locations │"), "the rest is shown: {said}");
     holder.rollback().await.expect("the lock is gone");

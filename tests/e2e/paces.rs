@@ -126,7 +126,8 @@ async fn a_program_that_is_told_to_stop_waits_for_no_query_and_leaves_none_behin
     let sleeping = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
         AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid())";
     world.until("the query runs", sleeping).await;
-    let code = metrics.terminate(Duration::from_secs(4)).await;
+    // Half of what a role has to drain, and a fraction of the query.
+    let code = metrics.terminate(Duration::from_secs(15)).await;
     assert_eq!(code, Some(0));
     let told = Instant::now();
     while world.query::<bool>(sleeping).await {

@@ -190,8 +190,8 @@ async fn a_replica_promoted_without_its_last_transactions_under_running_roles_lo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processors_without_work_notice_that_postgres_went_back() {
-    // Long enough for a backup between published and applied.
-    let world = World::with("idle", |config| config.process.batch_age_ms_max = 4_000).await;
+    // Long enough for a backup between published and applied, on a busy machine too.
+    let world = World::with("idle", |config| config.process.batch_age_ms_max = 10_000).await;
     let roles = world.run_all();
     world.put("health/first.csv", data::health(10, "2025-07-01", 10, 1)).await;
     world.settle().await;

@@ -66,7 +66,7 @@ async fn a_listener_killed_after_its_claim_leaves_the_file_to_the_next() {
 async fn a_listener_killed_in_the_middle_of_a_chunk_loses_and_doubles_no_row() {
     // Of one chunk, so that no chunk ends where it dies. Slow enough for rows to have left the producer's queue.
     let world = world_of_chunks("killed-chunk", LARGE_BYTES).await;
-    let action = "6000*off->60*sleep(20)->return(kill)";
+    let action = "6000*off->60*sleep(100)->return(kill)";
     a_listener_killed(world, Point::RowSent, action, async |world| {
         let (sent, known) = (rows_in_topic(world, "health").await, resume_row(world).await);
         println!("{sent} rows were sent, {known} of them known to the ledger");
