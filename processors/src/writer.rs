@@ -152,10 +152,7 @@ impl Writer {
         let Writer { upsert, topic, recent, copies, .. } = self;
         let by_copy = copies.begin(upsert, batch.rows.origins.len());
         let applied = apply::apply(connection, upsert, topic, batch, recent, by_copy).await?;
-        // Where nothing was left to write, nothing speaks against it.
-        if by_copy && (applied.by_copy || applied.offered == 0) {
-            copies.worked();
-        }
+        copies.end(by_copy, &applied);
         Ok(applied)
     }
 

@@ -173,6 +173,9 @@ async fn measure(
     let corrected = replayed::corrected(child, &pool, &mut small_files).await;
     let corrected = corrected.context("replay a history that was wrong")?;
     wait_until_applied(&pool, files + small_files.dropped()).await?;
+    let swapped = replayed::swapped(child, &pool, &mut small_files).await;
+    let swapped = swapped.context("replay a history that was wrong into shadows")?;
+    wait_until_applied(&pool, files + small_files.dropped()).await?;
 
     load::checkpoint(&pool).await;
     let copy = load::copy(&pool, plain).await.context("measure COPY")?;
@@ -201,6 +204,7 @@ async fn measure(
         many_applied: many.until_applied,
         unchanged,
         corrected,
+        swapped,
         peak_memory_bytes,
     })
 }

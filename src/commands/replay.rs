@@ -5,9 +5,10 @@ pub(super) mod show;
 
 use std::num::NonZeroU32;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use freshet_processors::replay::{self, Point, ReplayContext, Request, Shadow};
+use freshet_processors::replay::{self, Point, ProgressSender, ReplayContext, Request, Shadow};
 use freshet_sinks::replay as replays;
 use freshet_topics::Domain;
 use futures::future::join_all;
@@ -49,7 +50,7 @@ pub struct ReplayArgs {
     /// With --into shadow: compare the shadow with the live table, once it has caught up
     #[arg(long, requires = "into")]
     compare: bool,
-    /// With --into shadow: swap it with the live table once it has caught up
+    /// With --into shadow: swap it with the live table once it has caught up; without --yes, compares first and asks
     #[arg(long, requires = "into", conflicts_with = "drop")]
     swap: bool,
     /// With --into shadow: drop the shadow
@@ -73,40 +74,76 @@ enum Into {
     Shadow,
 }
 
-/// Replays the domains: in place all at once, as they are processed live; into shadows one after the other, because a
-/// person is asked about each.
+/// Replays the domains all at once, as they are processed live. Then a person is asked about one shadow after the other.
 ///
 /// # Errors
-/// The first that cannot be replayed; the others are, where they are replayed at once.
+/// The first that cannot be replayed; the others are.
 pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<ExitCode> {
     // Its lock is a session's.
     ready::require_sessions(&services.pool).await?;
     halted::warn(&services.pool, &args.domains.0).await;
     let contexts: Vec<ReplayContext> =
         args.domains.0.iter().map(|domain| context(services, domain, args.rows_per_second)).collect();
-    if !args.abandon && args.into.is_none() {
-        let bars = MultiProgress::new();
-        let each = contexts.iter().map(|context| in_place(context, args, &bars, look, shutdown));
-        let ended = join_all(each).await;
-        let mut outcome = Ok(ExitCode::SUCCESS);
-        for (context, ended) in contexts.iter().zip(ended) {
-            match ended.with_context(|| format!("replay {}", context.domain.name)) {
-                Ok(text) => println!("{text}"),
-                Err(error) => outcome = outcome.and(Err(error)),
-            }
-        }
-        return outcome;
+    match (args.abandon || args.drop, args.into) {
+        (true, _) => abandon_all(&contexts, args).await,
+        (false, Some(Into::Shadow)) => shadows(&contexts, args, look, shutdown).await,
+        (false, None) => all_in_place(&contexts, args, look, shutdown).await,
     }
-    for context in &contexts {
-        let agreed = match args.abandon || args.drop {
-            true => abandon(context, args.drop, args.yes).await,
-            false => shadow(context, args, look, shutdown).await,
+}
+
+async fn all_in_place(
+    contexts: &[ReplayContext],
+    args: &ReplayArgs,
+    look: Look,
+    shutdown: &CancellationToken,
+) -> Result<ExitCode> {
+    let bars = MultiProgress::new();
+    let each = contexts.iter().map(|context| in_place(context, args, &bars, look, shutdown));
+    let mut outcome = Ok(ExitCode::SUCCESS);
+    for (context, ended) in contexts.iter().zip(join_all(each).await) {
+        match ended.with_context(|| of(context)) {
+            Ok(text) => println!("{text}"),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
+    outcome
+}
+
+/// Fills all shadows, then compares and swaps them as asked, until a person does not agree.
+async fn shadows(
+    contexts: &[ReplayContext],
+    args: &ReplayArgs,
+    look: Look,
+    shutdown: &CancellationToken,
+) -> Result<ExitCode> {
+    let bars = MultiProgress::new();
+    let each = contexts.iter().map(|context| fill(context, args, &bars, shutdown));
+    let mut outcome = Ok(ExitCode::SUCCESS);
+    for (context, filled) in contexts.iter().zip(join_all(each).await) {
+        let ended = match filled {
+            Ok(filled) => finish(context, filled, args, look, shutdown).await,
+            Err(error) => Err(error),
         };
-        if !agreed.with_context(|| format!("replay {}", context.domain.name))? {
+        match ended.with_context(|| of(context)) {
+            Ok(true) => {}
+            Ok(false) => return outcome.and(Ok(ExitCode::FAILURE)),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
+    outcome
+}
+
+async fn abandon_all(contexts: &[ReplayContext], args: &ReplayArgs) -> Result<ExitCode> {
+    for context in contexts {
+        if !abandon(context, args.drop, args.yes).await.with_context(|| of(context))? {
             return Ok(ExitCode::FAILURE);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn of(context: &ReplayContext) -> String {
+    format!("replay {}", context.domain.name)
 }
 
 /// What a replay of the domain needs.
@@ -151,29 +188,58 @@ async fn in_place(
     Ok(show::in_place(context.domain, &ended?, took, look))
 }
 
-/// Fills, compares and swaps, as asked; `false` if a person did not agree.
-async fn shadow(context: &ReplayContext, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<bool> {
-    let domain = context.domain;
+/// A shadow that has caught up.
+struct Filled {
+    shadow: Shadow,
+    progress: ProgressSender,
+    /// How long that took.
+    took: Duration,
+}
+
+async fn fill(
+    context: &ReplayContext,
+    args: &ReplayArgs,
+    bars: &MultiProgress,
+    shutdown: &CancellationToken,
+) -> Result<Filled> {
     let mut shadow = Shadow::open(context, &request(args)).await?;
-    let (bar, progress) = bar::start(&MultiProgress::new(), domain.name);
+    let (bar, progress) = bar::start(bars, context.domain.name);
     let filled = shadow.fill(&progress, shutdown).await;
     let took = bar.finish().await;
     filled?;
+    Ok(Filled { shadow, progress, took })
+}
+
+/// Compares and swaps, as asked; `false` if a person did not agree.
+async fn finish(
+    context: &ReplayContext,
+    filled: Filled,
+    args: &ReplayArgs,
+    look: Look,
+    shutdown: &CancellationToken,
+) -> Result<bool> {
+    let domain = context.domain;
+    let Filled { mut shadow, progress, took } = filled;
     println!("{}: the shadow has caught up{}", domain.name, show::at_rate(progress.borrow().rows, took));
     if !args.compare && !args.swap {
         println!("Look at it as shadow.{}, then add --compare, --swap or --drop to the same command.", domain.table);
         return Ok(true);
     }
-    let comparison = shadow.compare(&progress, shutdown).await?;
-    println!("{}", show::comparison(domain, &comparison, look));
-    if !args.swap {
-        return Ok(true);
+    // A comparison reads all of both tables: it is made for a person who asks for it, or is asked.
+    let rows = if args.compare || !args.yes {
+        let comparison = shadow.compare(&progress, shutdown).await?;
+        println!("{}", show::comparison(domain, &comparison, look));
+        if args.swap && !confirm(&question(domain, &comparison), args.yes)? {
+            return Ok(false);
+        }
+        (comparison.live_rows, comparison.shadow_rows)
+    } else {
+        shadow.count().await?
+    };
+    if args.swap {
+        let swapped = shadow.swap(&progress, shutdown).await?;
+        println!("{}", show::swapped(domain, rows, &swapped));
     }
-    if !confirm(&question(domain, &comparison), args.yes)? {
-        return Ok(false);
-    }
-    let swapped = shadow.swap(&progress, shutdown).await?;
-    println!("{}", show::swapped(domain, &comparison, &swapped));
     Ok(true)
 }
 

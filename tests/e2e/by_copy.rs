@@ -1,6 +1,7 @@
 //! Rows of new keys are written by COPY, and whatever it cannot write by the upsert, with the same result.
 
 use freshet_sinks::apply::copy;
+use freshet_sinks::destination::Destination;
 
 use crate::harness::{World, data, metric};
 use crate::replay::domain;
@@ -63,7 +64,7 @@ async fn a_table_in_which_others_have_a_hand_is_not_copied_into() {
     let world = World::new("by-copy-unfit").await;
     let is_fit = async || {
         let mut connection = world.services.pool.acquire().await.expect("a connection");
-        copy::is_fit(&mut connection, domain("health")).await.expect("looked at")
+        copy::is_fit(&mut connection, domain("health"), Destination::Live).await.expect("looked at")
     };
     assert!(is_fit().await);
     for (change, back) in [

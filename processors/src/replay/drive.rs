@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use freshet_sinks::apply::copy::Copies;
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, ApplyError, Batch};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Progress, ProgressSender, ReplayContext, ReplayError};
 use crate::batch::JudgedBatch;
 use crate::consumer::Position;
+use crate::metrics;
 use crate::ranges::{self, Range, Reading};
 
 /// After a transient error.
@@ -66,7 +68,8 @@ impl Drive<'_> {
     ) -> Result<(), ReplayError> {
         let workers = shares(positions, ends).into_iter().map(|positions| {
             let pace = Pace::new(self.context.rows_per_second.map(|rate| f64::from(rate.get()) / WORKERS as f64));
-            Worker { drive: self, positions, connection: None, recent: Refusals::default(), pace }
+            let (recent, copies) = (Refusals::default(), Copies::default());
+            Worker { drive: self, positions, connection: None, recent, copies, pace }
         });
         for worker in try_join_all(workers.map(|worker| worker.run(ends, shutdown))).await? {
             positions.extend(worker);
@@ -98,6 +101,8 @@ struct Worker<'a> {
     positions: BTreeMap<i32, Position>,
     connection: Option<PgConnection>,
     recent: Refusals,
+    /// Of a shadow: whether its keys have been new.
+    copies: Copies,
     pace: Pace,
 }
 
@@ -196,7 +201,10 @@ impl Worker<'_> {
                 (corrected.offered, corrected.refused)
             }
             Sink::Shadow => {
-                let applied = apply::apply(&mut connection, upsert, &topic, batch, &self.recent, false).await?;
+                let by_copy = self.copies.begin(upsert, batch.rows.origins.len());
+                let applied = apply::apply(&mut connection, upsert, &topic, batch, &self.recent, by_copy).await?;
+                self.copies.end(by_copy, &applied);
+                metrics::copied(context.domain.name, &applied);
                 (applied.offered, applied.refused)
             }
         };

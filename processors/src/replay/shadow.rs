@@ -182,6 +182,14 @@ impl Shadow {
         Ok(comparison)
     }
 
+    /// The rows of the live table, and its own.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub async fn count(&self) -> Result<(i64, i64), ReplayError> {
+        shadow::count(&self.context.pool, self.context.domain).await.map_err(postgres("count the rows of the shadow"))
+    }
+
     /// Puts it in the place of the live table.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ pub(crate) fn bind<'q>(
 }
 
 /// Binds one column as an array.
-fn bind_column<'q>(
+pub(super) fn bind_column<'q>(
     query: Query<'q, Postgres, PgArguments>,
     column: usize,
     rows: &[Candidate<'_>],

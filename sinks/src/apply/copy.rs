@@ -5,6 +5,8 @@
 //! keys are new; a wrong guess only costs time. [`Copies`] guesses from the results of earlier batches.
 //!
 //! If two processes write a key at the same time, the second waits for the first, then fails and uses the upsert.
+//!
+//! A shadow is filled in the same way. Its rows get the `id`s that the live table has for their keys ([`ids`]).
 
 use std::collections::BTreeMap;
 
@@ -15,7 +17,8 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArgumentBuffer;
 use sqlx::{Encode, PgConnection, Postgres};
 
-use super::upsert::{Candidate, Changed, LINEAGE, Upsert, Written, filled_columns, quoted};
+use super::upsert::{Candidate, Changed, LINEAGE, Upsert, Written, filled_columns, has_surrogate_id, quoted};
+use super::{Applied, ids};
 use crate::destination::Destination;
 
 /// For fewer rows, the additional round trip costs more than COPY saves.
@@ -40,10 +43,10 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Whether to try COPY for a batch of this many rows. The attempt counts as failed until [`Copies::worked`] is
+    /// Whether to try COPY for a batch of this many rows. The attempt counts as failed until [`Copies::end`] is
     /// called, so the upsert follows an attempt whose result stays unknown (a lost connection, a timeout).
     pub fn begin(&mut self, upsert: &Upsert, rows: usize) -> bool {
-        if rows < ROWS_MIN || upsert.destination() != Destination::Live {
+        if rows < ROWS_MIN || upsert.destination() == Destination::Correction {
             return false;
         }
         if self.left_out > 0 {
@@ -54,19 +57,30 @@ impl Copies {
         true
     }
 
-    /// Records that the last attempt worked.
-    pub fn worked(&mut self) {
+    /// Records the result of a batch for which [`Copies::begin`] gave `by_copy`.
+    pub fn end(&mut self, by_copy: bool, applied: &Applied) {
+        // Where nothing was left to write, nothing speaks against it.
+        if by_copy && (applied.by_copy || applied.offered == 0) {
+            self.worked();
+        }
+    }
+
+    fn worked(&mut self) {
         (self.pause, self.left_out) = (0, 0);
     }
 }
 
-/// Whether COPY would store the same as the upsert in the table as it is now. The columns must have the types of the
-/// contract, so that the same text is the same value. No trigger, rule or row security may change what is stored. The
-/// key must be unique; otherwise an existing row would be stored twice.
+/// Whether COPY would store the same as the upsert in the table as it is now: the live one, or its shadow. The columns
+/// must have the types of the contract, so that the same text is the same value. No trigger, rule or row security may
+/// change what is stored. The key must be unique; otherwise an existing row would be stored twice.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bool, sqlx::Error> {
+pub async fn is_fit(
+    connection: &mut PgConnection,
+    domain: &Domain,
+    destination: Destination,
+) -> Result<bool, sqlx::Error> {
     let own = domain.columns.iter().map(|column| (column.name, column.cast.sql_type()));
     let kept = domain.kept_columns().map(|(name, _)| (name, "jsonb".to_owned()));
     let (names, types): (Vec<&str>, Vec<String>) = own.chain(kept).unzip();
@@ -86,7 +100,7 @@ pub async fn is_fit(connection: &mut PgConnection, domain: &Domain) -> Result<bo
          JOIN pg_attribute a ON a.attrelid = to_regclass($1) AND a.attname = u.name AND a.atttypid = u.type::regtype
          JOIN pg_class c ON c.oid = a.attrelid",
     )
-    .bind(Destination::Live.table(domain))
+    .bind(destination.table(domain))
     .bind(names)
     .bind(types)
     .bind(domain.key)
@@ -107,13 +121,21 @@ pub(crate) async fn write(
     rows: &[Candidate<'_>],
 ) -> Result<Option<Vec<Written>>, sqlx::Error> {
     let domain = upsert.domain();
-    if !is_fit(connection, domain).await? {
+    if !is_fit(connection, domain, upsert.destination()).await? {
         return Ok(None);
     }
-    let data = encoded(domain, rows).map_err(sqlx::Error::Encode)?;
+    let ids = match upsert.destination() == Destination::Shadow && has_surrogate_id(domain) {
+        true => match ids::of_live(connection, domain, rows).await? {
+            Some(ids) => Some(ids),
+            None => return Ok(None),
+        },
+        false => None,
+    };
+    let data = encoded(domain, rows, ids.as_deref()).map_err(sqlx::Error::Encode)?;
     let table = upsert.destination().table(domain);
-    let columns = quoted(filled_columns(domain), "");
-    let statement = format!("COPY {table} ({columns}, {}, value_ord) FROM STDIN (FORMAT binary)", LINEAGE.join(", "));
+    let id = if ids.is_some() { "id, " } else { "" };
+    let (columns, lineage) = (quoted(filled_columns(domain), ""), LINEAGE.join(", "));
+    let statement = format!("COPY {table} ({id}{columns}, {lineage}, value_ord) FROM STDIN (FORMAT binary)");
     let mut copy = connection.copy_in_raw(&statement).await?;
     if let Err(error) = copy.send(data).await {
         copy.abort("a row could not be sent").await?;
@@ -169,18 +191,21 @@ const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 /// The version of `jsonb` in the binary format; its text follows.
 const JSONB_VERSION: u8 = 1;
 
-/// The rows in the binary format of COPY, which Postgres reads without parsing. The table's columns have the types of
-/// the contract ([`is_fit`]).
-fn encoded(domain: &Domain, rows: &[Candidate<'_>]) -> Result<Vec<u8>, BoxDynError> {
+/// The rows in the binary format of COPY, which Postgres reads without parsing, each with its id in front, if there are
+/// any. The table's columns have the types of the contract ([`is_fit`]).
+fn encoded(domain: &Domain, rows: &[Candidate<'_>], ids: Option<&[i64]>) -> Result<Vec<u8>, BoxDynError> {
     let Some(columns) = rows.first().map(Candidate::columns) else { return Ok(Vec::new()) };
     let filled = filled_columns(domain).count();
-    let fields = filled + LINEAGE.len() + 1;
+    let fields = usize::from(ids.is_some()) + filled + LINEAGE.len() + 1;
     let mut data = Data::default();
     data.0.reserve(rows.len() * (2 + 12 * fields));
     data.0.extend_from_slice(HEADER);
-    for row in rows {
+    for (at, row) in rows.iter().enumerate() {
         // A table has at most 1,600 columns.
         data.0.extend_from_slice(&(fields as i16).to_be_bytes());
+        if let Some(ids) = ids {
+            data.field(Some(ids[at]))?;
+        }
         for column in 0..filled {
             let is_json = column >= domain.columns.len();
             data.cell(columns, column, row.place(), is_json)?;
@@ -262,7 +287,10 @@ mod tests {
         assert!(copies.begin(&upsert, ROWS_MIN));
         let mut fresh = Copies::default();
         assert!(!fresh.begin(&upsert, ROWS_MIN - 1), "too few");
-        assert!(!fresh.begin(&Upsert::new(freshet_topics::DOMAINS[0], Destination::Shadow), ROWS_MIN));
+        let correction = Upsert::new(freshet_topics::DOMAINS[0], Destination::Correction);
+        assert!(!fresh.begin(&correction, ROWS_MIN), "its rows are in the table");
         assert!(fresh.begin(&upsert, ROWS_MIN), "neither was one that failed");
+        let shadow = Upsert::new(freshet_topics::DOMAINS[0], Destination::Shadow);
+        assert!(Copies::default().begin(&shadow, ROWS_MIN));
     }
 }

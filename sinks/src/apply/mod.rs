@@ -21,6 +21,7 @@ mod batch;
 pub mod copy;
 pub mod difference;
 mod error;
+mod ids;
 pub mod marks;
 pub(crate) mod newest;
 pub mod progress;

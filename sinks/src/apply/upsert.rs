@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::ReceivedRow;
 use super::arrays::{self, unnest};
+use super::ids;
 use crate::destination::Destination;
 
 /// The upsert of one domain at one destination.
@@ -184,10 +185,9 @@ fn source(domain: &Domain, destination: Destination) -> (String, String) {
     }
     let live = Destination::Live.table(domain);
     let target = format!("(id, {columns}, {lineage}, value_ord) OVERRIDING SYSTEM VALUE");
-    let id = format!("coalesce(live.id, nextval(pg_get_serial_sequence('{live}', 'id')))");
-    // One index lookup for each row: the limit keeps the planner from reading the whole table instead.
-    let looked_up = format!("SELECT l.id FROM {live} AS l WHERE {} LIMIT 1", same_key(domain, "l", "u"));
-    (target, format!("SELECT {id}, u.*, u.src_ord FROM {rows} LEFT JOIN LATERAL ({looked_up}) AS live ON true"))
+    let (next, looked_up) = (ids::next(&live), ids::looked_up(domain, &live));
+    let id = format!("coalesce(live.id, {next})");
+    (target, format!("SELECT {id}, u.*, u.src_ord FROM {rows} LEFT JOIN LATERAL {looked_up} AS live ON true"))
 }
 
 fn statement(domain: &Domain, destination: Destination) -> String {

@@ -1,7 +1,7 @@
 //! The live table and its shadow, row by row.
 
 use freshet_topics::Domain;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::apply::upsert::quoted;
 use crate::destination::Destination;
@@ -10,7 +10,7 @@ use crate::destination::Destination;
 const SHOWN_MAX: i64 = 5;
 
 /// A row that differs. Each side has its values in Postgres' text form of a row.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Differs {
     /// The key.
     pub key: String,
@@ -64,23 +64,35 @@ pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> 
         sum(connection, &Destination::Live.table(domain), &columns).await?;
     (comparison.shadow_rows, comparison.shadow_checksum) =
         sum(connection, &Destination::Shadow.table(domain), &columns).await?;
-    let differing = differing(domain, &columns);
-    let counts = format!(
-        "{differing} SELECT count(*) FILTER (WHERE shadow IS NULL), count(*) FILTER (WHERE live IS NULL),
-            count(*) FILTER (WHERE live IS NOT NULL AND shadow IS NOT NULL) FROM differing"
+    // The first of each kind, with how many of its kind there are: the tables are compared once.
+    let first = format!(
+        "{}, numbered AS (
+            SELECT *, row_number() OVER (kind ORDER BY place) AS number, count(*) OVER kind AS of_its_kind
+            FROM differing WINDOW kind AS (PARTITION BY live IS NULL, shadow IS NULL))
+         SELECT key, live, shadow, of_its_kind FROM numbered WHERE number <= {SHOWN_MAX} ORDER BY place",
+        differing(domain, &columns)
     );
-    (comparison.only_live, comparison.only_shadow, comparison.changed) =
-        sqlx::query_as(AssertSqlSafe(counts)).fetch_one(&mut *connection).await?;
-    if !comparison.is_same() {
-        let first = format!(
-            "{differing}, numbered AS (
-                SELECT *, row_number() OVER (PARTITION BY live IS NULL, shadow IS NULL ORDER BY place) AS number
-                FROM differing)
-             SELECT key, live, shadow FROM numbered WHERE number <= {SHOWN_MAX} ORDER BY place"
-        );
-        comparison.first = sqlx::query_as(AssertSqlSafe(first)).fetch_all(connection).await?;
+    let first: Vec<(String, Option<String>, Option<String>, i64)> =
+        sqlx::query_as(AssertSqlSafe(first)).fetch_all(connection).await?;
+    for (key, live, shadow, of_its_kind) in first {
+        match (&live, &shadow) {
+            (Some(_), None) => comparison.only_live = of_its_kind,
+            (None, _) => comparison.only_shadow = of_its_kind,
+            (Some(_), Some(_)) => comparison.changed = of_its_kind,
+        }
+        comparison.first.push(Differs { key, live, shadow });
     }
     Ok(comparison)
+}
+
+/// Counts the rows of the live table and of its shadow.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn count(pool: &PgPool, domain: &'static Domain) -> Result<(i64, i64), sqlx::Error> {
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
+    let sql = format!("SELECT (SELECT count(*) FROM {live}), (SELECT count(*) FROM {shadow})");
+    sqlx::query_as(AssertSqlSafe(sql)).fetch_one(pool).await
 }
 
 async fn sum(connection: &mut PgConnection, table: &str, columns: &str) -> Result<(i64, String), sqlx::Error> {

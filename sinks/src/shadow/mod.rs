@@ -24,7 +24,7 @@ use crate::destination::Destination;
 use crate::tables;
 use crate::transactions::{self, Limits, Named};
 
-pub use compare::{Comparison, Differs, compare};
+pub use compare::{Comparison, Differs, compare, count};
 pub use swap::{Refused, Swapped, swap};
 
 /// How long a statement that needs an exclusive lock on the live table waits for its readers. Later statements of

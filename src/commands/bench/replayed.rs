@@ -40,6 +40,24 @@ pub(super) async fn unchanged(child: &Child, pool: &PgPool, files: &mut SmallFil
 
 /// Replays a history in which a value of every row is wrong: every row is written.
 pub(super) async fn corrected(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>) -> Result<Replayed> {
+    let rows = put_all_wrong(pool).await?;
+    let (replayed, changed) = replay(child, pool, files).await?;
+    ensure!(changed >= rows, "the replay corrected {changed} rows of {rows}");
+    Ok(replayed)
+}
+
+/// Replays such a history into shadows, and swaps them with the tables.
+pub(super) async fn swapped(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>) -> Result<Replayed> {
+    let rows = put_all_wrong(pool).await?;
+    let started = Instant::now();
+    let command = child.command(&["replay", "all", "--into", "shadow", "--swap", "--yes"])?;
+    let visible = until_ended(command, files).await?;
+    let (.., took) = recorded(pool).await?;
+    Ok(Replayed { rate: rows as f64 / took.min(started.elapsed().as_secs_f64()), visible })
+}
+
+/// Puts a value of every row of facts wrong; gives the number of rows.
+async fn put_all_wrong(pool: &PgPool) -> Result<i64> {
     let mut rows = 0;
     for (table, column) in put_wrong(chosen()) {
         let update = format!("UPDATE \"{table}\" SET \"{column}\" = coalesce(\"{column}\", 0) + 1");
@@ -50,9 +68,7 @@ pub(super) async fn corrected(child: &Child, pool: &PgPool, files: &mut SmallFil
         execute(format!("VACUUM \"{table}\"")).await?;
     }
     load::checkpoint(pool).await;
-    let (replayed, changed) = replay(child, pool, files).await?;
-    ensure!(changed >= rows, "the replay corrected {changed} rows of {rows}");
-    Ok(replayed)
+    Ok(rows)
 }
 
 /// Drops small files until a replay has ended.
@@ -70,17 +86,21 @@ async fn replay(child: &Child, pool: &PgPool, files: &mut SmallFiles<'_>) -> Res
     let started = Instant::now();
     let command = child.command(&["replay", "all", "--from", "beginning"])?;
     let visible = until_ended(command, files).await?;
-    // The last small file may have outlasted it.
-    let (rows, changed, took): (i64, i64, f64) = sqlx::query_as(
+    let (rows, changed, took) = recorded(pool).await?;
+    Ok((Replayed { rate: rows as f64 / took.min(started.elapsed().as_secs_f64()), visible }, changed))
+}
+
+/// What the replay of each domain read and changed, and how many seconds they took together: the last small file may have
+/// outlasted them.
+async fn recorded(pool: &PgPool) -> Result<(i64, i64, f64)> {
+    sqlx::query_as(
         "SELECT sum(rows_read)::bigint, sum(changed)::bigint, extract(epoch FROM max(ended_at) - min(began_at))::float8
          FROM (SELECT * FROM pipeline.replays ORDER BY id DESC LIMIT $1) AS r",
     )
     .bind(chosen().domains.len() as i64)
     .fetch_one(pool)
     .await
-    .context("read what was replayed")?;
-    let took = took.min(started.elapsed().as_secs_f64());
-    Ok((Replayed { rate: rows as f64 / took, visible }, changed))
+    .context("read what was replayed")
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub(super) struct Run {
     pub(super) unchanged: Replayed,
     /// A replay that had every row to correct.
     pub(super) corrected: Replayed,
+    /// The same into shadows, until they are in the place of the tables.
+    pub(super) swapped: Replayed,
     pub(super) peak_memory_bytes: u64,
 }
 
@@ -100,6 +102,9 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     line("replay, every row to correct, rows/s", &|run| run.corrected.rate, &rate, "");
     line("replay ÷ freshet", &|run| run.corrected.rate / run.freshet, &share, "≥ 100 %");
     line("drop to visible meanwhile, p99", &|run| of(&run.corrected.visible, 0.99), &milliseconds, "< 2,000 ms");
+    line("the same into shadows, swapped, rows/s", &|run| run.swapped.rate, &rate, "");
+    line("replay ÷ freshet", &|run| run.swapped.rate / run.freshet, &share, "≥ 100 %");
+    line("drop to visible meanwhile, p99", &|run| of(&run.swapped.visible, 0.99), &milliseconds, "< 2,000 ms");
     let memory = |value: f64| format!("{:.0} MiB", value / f64::from(1 << 20));
     line("peak memory of freshet itself", &|run| run.peak_memory_bytes as f64, &memory, "< 300 MiB");
     let mut notes = vec![
@@ -117,7 +122,8 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
         "         PUT alone: the same files into the bucket of the outputs, which freshet does not read there".into(),
         "replay:  `freshet replay all --from beginning` beside the running pipeline, from its beginning to its end;"
             .into(),
-        "         small files are dropped one after the other meanwhile".into(),
+        "         small files are dropped one after the other meanwhile; into shadows: with `--into shadow --swap`"
+            .into(),
         "memory:  VmHWM of the `freshet up` process; Kafka, Postgres and S3 are processes of their own".into(),
     ];
     notes.push(match has_polars {
@@ -169,6 +175,7 @@ mod tests {
             many_applied: vec![Duration::from_millis(2_222); 9],
             unchanged: Replayed { rate: 142_468.0, visible: vec![Duration::from_millis(333); 9] },
             corrected: Replayed { rate: 71_234.0, visible: vec![Duration::from_millis(444); 9] },
+            swapped: Replayed { rate: 106_851.0, visible: vec![Duration::from_millis(555); 9] },
             peak_memory_bytes: 200 << 20,
         };
         let text = render(&options, 1_000_000, &[run], Look::PLAIN);
@@ -185,6 +192,9 @@ mod tests {
             "200 %",
             "333 ms",
             "444 ms",
+            "106,851",
+            "150 %",
+            "555 ms",
             "200 MiB",
             "50 %",
             "15.8 µs",

@@ -157,10 +157,9 @@ pub(in crate::commands) fn comparison(domain: &Domain, comparison: &Comparison, 
 
 pub(in crate::commands) fn swapped(
     domain: &Domain,
-    comparison: &Comparison,
+    (rows_before, rows): (i64, i64),
     Swapped { views, dropped }: &Swapped,
 ) -> String {
-    let Comparison { shadow_rows: rows, live_rows: rows_before, .. } = comparison;
     let views = match views {
         0 => String::new(),
         1 => "; one view reads it now".to_owned(),
@@ -176,8 +175,8 @@ pub(in crate::commands) fn swapped(
         "{}: swapped: {} has {} rows, had {}{views}{dropped}",
         domain.name,
         domain.table,
-        thousands(*rows),
-        thousands(*rows_before)
+        thousands(rows),
+        thousands(rows_before)
     )
 }
 
