@@ -12,6 +12,7 @@ use freshet::local::Endpoints;
 use freshet::roles::{self, Role, Services};
 use freshet::status::{self, observe};
 use freshet::telemetry::LogFormat;
+use freshet_processors::ProcessSettings;
 use freshet_processors::refresh::{self, Publication, RefreshContext};
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_sinks::s3::Versions;
@@ -329,6 +330,11 @@ async fn services(endpoints: &Endpoints, name: &str, change: impl FnOnce(&mut Co
     // Of the server's 100 connections.
     config.postgres.connections_max = 20;
     config.metrics.cache_dir = stack::folder().join("cache");
+    // What nobody announces is found soon.
+    (config.ingest.reconcile_interval_ms, config.ingest.claim_interval_ms) = (10_000, 200);
+    (config.metrics.verify_interval_ms, config.http.survey_interval_ms) = (5_000, 1_000);
+    // As in production: each of many processes has few connections.
+    config.process.writers = ProcessSettings::default().writers;
     // Stories about listings break those of what the keys hold now; others turn versions on.
     config.s3.versions = Versions::Off;
     change(&mut config);
