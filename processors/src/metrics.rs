@@ -123,17 +123,12 @@ pub(crate) fn revoked(domain: &str) {
     ASSIGNED_PARTITIONS.with_label_values(&[domain]).set(0);
 }
 
-/// Counts the rows of a batch that COPY wrote, into a table or its shadow.
-pub(crate) fn copied(domain: &str, applied: &Applied) {
-    if applied.by_copy {
-        ROWS_COPIED.with_label_values(&[domain]).inc_by(applied.applied);
-    }
-}
-
 /// Counts an applied batch.
 pub(crate) fn applied(domain: &str, applied: &Applied, duration: Duration) {
     ROWS_APPLIED.with_label_values(&[domain]).inc_by(applied.applied);
-    copied(domain, applied);
+    if applied.by_copy {
+        ROWS_COPIED.with_label_values(&[domain]).inc_by(applied.applied);
+    }
     ROWS_STALE.with_label_values(&[domain]).inc_by(applied.stale);
     ROWS_DUPLICATE.with_label_values(&[domain]).inc_by(applied.duplicate);
     ROWS_PASSED_OVER.with_label_values(&[domain]).inc_by(applied.passed_over);

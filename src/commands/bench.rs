@@ -12,8 +12,8 @@
 //! 5. **drop to visible**: small files one after the other, each until its row can be selected.
 //! 6. **many small files**: thousands of one row each, by 16 clients, first where nobody listens, then until all are
 //!    applied.
-//! 7. **replay**: all of the history is read again, once with nothing to correct and once with a value of every row to
-//!    correct, while small files keep coming.
+//! 7. **replay**: all of the history is read again while small files keep coming: with nothing to correct, with a value
+//!    of every row to correct, and the same into shadows that take the place of the tables.
 //!
 //! 2 to 4 read local files, with no S3 and no Kafka; 2 and 3 from text that Postgres can cast without help. This is a
 //! measurement, never a test: targets are printed beside the results. `--scale` measures several processes of each role

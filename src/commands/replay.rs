@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use freshet_processors::replay::{self, Point, ProgressSender, ReplayContext, Request, Shadow};
+use freshet_processors::replay::{self, Point, ProgressSender, ReplayContext, ReplayError, Request, Shadow};
 use freshet_sinks::replay as replays;
 use freshet_topics::Domain;
 use futures::future::join_all;
@@ -77,7 +77,7 @@ enum Into {
 /// Replays the domains all at once, as they are processed live. Then a person is asked about one shadow after the other.
 ///
 /// # Errors
-/// The first that cannot be replayed; the others are.
+/// The first domain that cannot be replayed; the others are replayed.
 pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &CancellationToken) -> Result<ExitCode> {
     // Its lock is a session's.
     ready::require_sessions(&services.pool).await?;
@@ -101,9 +101,9 @@ async fn all_in_place(
     let each = contexts.iter().map(|context| in_place(context, args, &bars, look, shutdown));
     let mut outcome = Ok(ExitCode::SUCCESS);
     for (context, ended) in contexts.iter().zip(join_all(each).await) {
-        match ended.with_context(|| of(context)) {
+        match ended.with_context(|| action(context)) {
             Ok(text) => println!("{text}"),
-            Err(error) => outcome = outcome.and(Err(error)),
+            Err(error) => outcome = also(outcome, error),
         }
     }
     outcome
@@ -118,31 +118,43 @@ async fn shadows(
 ) -> Result<ExitCode> {
     let bars = MultiProgress::new();
     let each = contexts.iter().map(|context| fill(context, args, &bars, shutdown));
-    let mut outcome = Ok(ExitCode::SUCCESS);
+    let (mut outcome, mut is_agreed) = (Ok(ExitCode::SUCCESS), true);
     for (context, filled) in contexts.iter().zip(join_all(each).await) {
         let ended = match filled {
+            Ok(_) if !is_agreed => continue,
+            Ok(_) if shutdown.is_cancelled() => Err(ReplayError::Interrupted.into()),
             Ok(filled) => finish(context, filled, args, look, shutdown).await,
             Err(error) => Err(error),
         };
-        match ended.with_context(|| of(context)) {
-            Ok(true) => {}
-            Ok(false) => return outcome.and(Ok(ExitCode::FAILURE)),
-            Err(error) => outcome = outcome.and(Err(error)),
+        match ended.with_context(|| action(context)) {
+            Ok(agreed) => is_agreed = agreed,
+            Err(error) => outcome = also(outcome, error),
         }
     }
-    outcome
+    match is_agreed {
+        true => outcome,
+        false => outcome.and(Ok(ExitCode::FAILURE)),
+    }
+}
+
+/// Adds an error to an outcome. The first ends the command with its message; others are told at once.
+fn also(outcome: Result<ExitCode>, error: anyhow::Error) -> Result<ExitCode> {
+    if outcome.is_err() {
+        eprintln!("error: {error:#}");
+    }
+    outcome.and(Err(error))
 }
 
 async fn abandon_all(contexts: &[ReplayContext], args: &ReplayArgs) -> Result<ExitCode> {
     for context in contexts {
-        if !abandon(context, args.drop, args.yes).await.with_context(|| of(context))? {
+        if !abandon(context, args.drop, args.yes).await.with_context(|| action(context))? {
             return Ok(ExitCode::FAILURE);
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn of(context: &ReplayContext) -> String {
+fn action(context: &ReplayContext) -> String {
     format!("replay {}", context.domain.name)
 }
 
@@ -234,9 +246,14 @@ async fn finish(
         }
         (comparison.live_rows, comparison.shadow_rows)
     } else {
+        // It may have waited for those of other domains.
+        shadow.fill(&progress, shutdown).await?;
         shadow.count().await?
     };
     if args.swap {
+        if shutdown.is_cancelled() {
+            return Err(ReplayError::Interrupted.into());
+        }
         let swapped = shadow.swap(&progress, shutdown).await?;
         println!("{}", show::swapped(domain, rows, &swapped));
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::survey::Survey;
 
-/// Surveys that are kept: three minutes of the local stack, which surveys each second.
+/// Surveys that are kept: six minutes of the local stack, which surveys every two seconds.
 const SURVEYS: usize = 180;
 
 #[derive(Default)]

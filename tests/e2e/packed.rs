@@ -73,7 +73,7 @@ async fn replays_in_place_and_into_a_shadow_read_both_kinds() {
     let replayed = replay::in_place(&context, &everything(), &progress, &shutdown).await.expect("replayed");
     assert_eq!(replayed.rows_read, 1_600);
     let (packed, alone, ..) = kinds(&world).await;
-    let replay::Progress { done, total, rows } = *seen.borrow();
+    let replay::Progress { done, total, rows, .. } = *seen.borrow();
     // The four stream records were read, too.
     assert_eq!((done, total, rows), ((packed + alone + 4) as i64, done, 1_600), "messages, and the rows in them");
     world.settle().await;

@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Progress, ProgressSender, ReplayContext, ReplayError};
 use crate::batch::JudgedBatch;
 use crate::consumer::Position;
-use crate::metrics;
 use crate::ranges::{self, Range, Reading};
 
 /// After a transient error.
@@ -187,7 +186,7 @@ impl Worker<'_> {
     }
 
     async fn write_once(&mut self, batch: &Batch) -> Result<(), ApplyError> {
-        let Drive { context, upsert, sink, .. } = self.drive;
+        let Drive { context, upsert, sink, progress, .. } = self.drive;
         // Not a connection of the pool: if it is interrupted in a transaction, it must be closed, so that nobody gets
         // it with an open transaction.
         let mut connection = match self.connection.take() {
@@ -204,7 +203,9 @@ impl Worker<'_> {
                 let by_copy = self.copies.begin(upsert, batch.rows.origins.len());
                 let applied = apply::apply(&mut connection, upsert, &topic, batch, &self.recent, by_copy).await?;
                 self.copies.end(by_copy, &applied);
-                metrics::copied(context.domain.name, &applied);
+                if applied.by_copy {
+                    progress.send_modify(|progress| progress.copied += applied.applied);
+                }
                 (applied.offered, applied.refused)
             }
         };

@@ -67,6 +67,8 @@ pub struct Progress {
     pub total: i64,
     /// Rows in the messages read.
     pub rows: i64,
+    /// Rows that COPY wrote into a shadow.
+    pub copied: u64,
 }
 
 impl Progress {

@@ -27,6 +27,8 @@ const LITTLE: i64 = 5_000;
 const HOLD_MAX: Duration = Duration::from_millis(1_500);
 /// The most rounds in which the shadow tries to catch up with the live pipeline, and the most attempts to hold it.
 const TRIES_MAX: u32 = 100;
+/// Well below the age at which a replay no longer counts as a load ([`crate::refresh`]).
+const ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// The pause between two attempts to hold the live pipeline.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -105,9 +107,12 @@ impl Shadow {
         progress: &ProgressSender,
         shutdown: &CancellationToken,
     ) -> Result<(), ReplayError> {
-        let Shadow { context, upsert, positions, .. } = self;
+        let Shadow { context, upsert, positions, running, .. } = self;
         let drive = Drive { context, upsert, sink: Sink::Shadow, objects: None, progress };
-        drive.run(positions, live, shutdown).await
+        tokio::select! {
+            read = drive.run(positions, live, shutdown) => read,
+            () = show_alive(context, running) => unreachable!("it does not end"),
+        }
     }
 
     /// Makes the live pipeline wait, with the shadow at exactly the same offsets.
@@ -214,6 +219,17 @@ impl Shadow {
             }
         }
         Err(refused.map_or(ReplayError::NotCaughtUp(TRIES_MAX), |error| shadow::Refused::Postgres(error).into()))
+    }
+}
+
+/// Says in its record that the replay goes on, again and again: publications leave it most of the machine meanwhile. That
+/// they do not know it does no harm.
+async fn show_alive(context: &ReplayContext, running: &Running) {
+    loop {
+        tokio::time::sleep(ALIVE_INTERVAL).await;
+        if let Err(error) = replays::touch(&context.pool, running).await {
+            tracing::debug!(%error, domain = context.domain.name, "record that the replay goes on");
+        }
     }
 }
 

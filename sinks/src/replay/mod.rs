@@ -146,6 +146,15 @@ pub async fn unfinished(pool: &PgPool, domain: &str) -> Result<Option<Replay>, s
     sqlx::query_as(AssertSqlSafe(sql)).bind(domain).fetch_optional(pool).await
 }
 
+/// Records that the replay goes on.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn touch(pool: &PgPool, replay: &Running) -> Result<(), sqlx::Error> {
+    let sql = "UPDATE pipeline.replays SET updated_at = now() WHERE id = $1 AND owner = $2 AND ended_at IS NULL";
+    sqlx::query(sql).bind(replay.id).bind(&replay.owner).execute(pool).await.map(drop)
+}
+
 /// Starts a replay, or continues an interrupted one with the same request. Takes its bookmarks and returns them. The
 /// caller holds a [`ReplayLock`] on the domain.
 ///

@@ -97,14 +97,14 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
     line("many small files until applied, p50", &|run| of(&run.many_applied, 0.5), &milliseconds, "");
     line("many small files until applied, p99", &|run| of(&run.many_applied, 0.99), &milliseconds, "");
     line("replay, nothing to correct, rows/s", &|run| run.unchanged.rate, &rate, "");
-    line("replay ÷ freshet", &|run| run.unchanged.rate / run.freshet, &share, "≥ 100 %");
-    line("drop to visible meanwhile, p99", &|run| of(&run.unchanged.visible, 0.99), &milliseconds, "< 2,000 ms");
+    line("  ÷ freshet", &|run| run.unchanged.rate / run.freshet, &share, "≥ 100 %");
+    line("  drop to visible meanwhile, p99", &|run| of(&run.unchanged.visible, 0.99), &milliseconds, "< 2,000 ms");
     line("replay, every row to correct, rows/s", &|run| run.corrected.rate, &rate, "");
-    line("replay ÷ freshet", &|run| run.corrected.rate / run.freshet, &share, "≥ 100 %");
-    line("drop to visible meanwhile, p99", &|run| of(&run.corrected.visible, 0.99), &milliseconds, "< 2,000 ms");
+    line("  ÷ freshet", &|run| run.corrected.rate / run.freshet, &share, "≥ 100 %");
+    line("  drop to visible meanwhile, p99", &|run| of(&run.corrected.visible, 0.99), &milliseconds, "< 2,000 ms");
     line("the same into shadows, swapped, rows/s", &|run| run.swapped.rate, &rate, "");
-    line("replay ÷ freshet", &|run| run.swapped.rate / run.freshet, &share, "≥ 100 %");
-    line("drop to visible meanwhile, p99", &|run| of(&run.swapped.visible, 0.99), &milliseconds, "< 2,000 ms");
+    line("  ÷ freshet", &|run| run.swapped.rate / run.freshet, &share, "≥ 100 %");
+    line("  drop to visible meanwhile, p99", &|run| of(&run.swapped.visible, 0.99), &milliseconds, "< 2,000 ms");
     let memory = |value: f64| format!("{:.0} MiB", value / f64::from(1 << 20));
     line("peak memory of freshet itself", &|run| run.peak_memory_bytes as f64, &memory, "< 300 MiB");
     let mut notes = vec![

@@ -57,7 +57,7 @@ async fn follow(name: &'static str, bar: ProgressBar, seen: watch::Receiver<Prog
     }
 }
 
-fn line(name: &str, Progress { done, total, rows }: Progress, took: Duration) -> String {
+fn line(name: &str, Progress { done, total, rows, .. }: Progress, took: Duration) -> String {
     let rate = |count: i64| count as f64 / took.as_secs_f64().max(0.001);
     // A message may have hundreds of rows: less than one a second is no standstill.
     let left = Duration::from_secs_f64((total - done).max(0) as f64 / rate(done).max(0.001));
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {
-        let progress = Progress { done: 1_250, total: 5_000, rows: 250_000 };
+        let progress = Progress { done: 1_250, total: 5_000, rows: 250_000, copied: 0 };
         let expected = "health: 1,250 of 5,000 messages, 250,000 rows (50,000 a second), 15.0s left";
         assert_eq!(line("health", progress, Duration::from_secs(5)), expected);
     }

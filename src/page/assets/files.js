@@ -45,10 +45,14 @@ async function askFor(before) {
     const { files, next, is_cut: isCut } = await ask(address(before));
     if (choice !== address()) return;
     if (asked.choice !== choice) Object.assign(asked, { choice, files: new Map(), next: null });
-    // A first page that is asked for again is put before those that went on from it.
-    const isFirst = before === undefined && asked.files.size > files.length;
+    // A first page that is asked for again is put before those that went on from it; what left its part is gone.
+    const isAgain = before === undefined && next !== null && asked.files.size > files.length;
+    if (before === undefined) {
+      const last = next === null ? 0 : files.at(-1)?.id ?? 0;
+      for (const id of asked.files.keys()) if (id >= last) asked.files.delete(id);
+    }
     for (const file of files) asked.files.set(file.id, file);
-    if (!isFirst) Object.assign(asked, { next, isCut });
+    if (!isAgain) Object.assign(asked, { next, isCut });
     asked.failure = "";
   } catch (error) {
     asked.failure = error.message;
