@@ -241,7 +241,7 @@ fn config(port: u16) -> String {
 listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = ''
-max_connections = 100
+max_connections = 200
 password_encryption = 'scram-sha-256'
 timezone = 'UTC'
 log_timezone = 'UTC'

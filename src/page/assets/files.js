@@ -47,10 +47,7 @@ async function askFor(before) {
     if (asked.choice !== choice) Object.assign(asked, { choice, files: new Map(), next: null });
     // A first page that is asked for again is put before those that went on from it; what left its part is gone.
     const isAgain = before === undefined && next !== null && asked.files.size > files.length;
-    if (before === undefined) {
-      const last = next === null ? 0 : files.at(-1)?.id ?? 0;
-      for (const id of asked.files.keys()) if (id >= last) asked.files.delete(id);
-    }
+    if (before === undefined) for (const id of asked.files.keys()) if (id >= (next ?? 0)) asked.files.delete(id);
     for (const file of files) asked.files.set(file.id, file);
     if (!isAgain) Object.assign(asked, { next, isCut });
     asked.failure = "";

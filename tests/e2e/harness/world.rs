@@ -327,7 +327,7 @@ impl Drop for World {
 async fn services(endpoints: &Endpoints, name: &str, change: impl FnOnce(&mut Config)) -> Services {
     let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
     point_at(endpoints, &mut config, name).await;
-    // Of the server's 100 connections.
+    // Of the server's 200 connections.
     config.postgres.connections_max = 20;
     config.metrics.cache_dir = stack::folder().join("cache");
     // What nobody announces is found soon.
