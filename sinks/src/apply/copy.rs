@@ -17,7 +17,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArgumentBuffer;
 use sqlx::{Encode, PgConnection, Postgres};
 
-use super::upsert::{Candidate, Changed, LINEAGE, Upsert, Written, filled_columns, has_surrogate_id, quoted};
+use super::upsert::{Candidate, Changed, LINEAGE, Upsert, Written, filled_columns, quoted};
 use super::{Applied, ids};
 use crate::destination::Destination;
 
@@ -124,13 +124,13 @@ pub(crate) async fn write(
     if !is_fit(connection, domain, upsert.destination()).await? {
         return Ok(None);
     }
-    let ids = match upsert.destination() == Destination::Shadow && has_surrogate_id(domain) {
-        true => match ids::of_live(connection, domain, rows).await? {
-            Some(ids) => Some(ids),
-            None => return Ok(None),
-        },
-        false => None,
-    };
+    let mut ids = None;
+    if ids::are_kept(domain, upsert.destination()) {
+        ids = ids::of_live(connection, domain, rows).await?;
+        if ids.is_none() {
+            return Ok(None);
+        }
+    }
     let data = encoded(domain, rows, ids.as_deref()).map_err(sqlx::Error::Encode)?;
     let table = upsert.destination().table(domain);
     let id = if ids.is_some() { "id, " } else { "" };

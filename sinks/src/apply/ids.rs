@@ -4,31 +4,31 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::arrays;
-use super::upsert::{Candidate, quoted, same_key};
+use super::upsert::{Candidate, has_surrogate_id, quoted, same_key};
 use crate::destination::Destination;
 
-/// The next id, for a key that the live table does not have.
-pub(super) fn next(live: &str) -> String {
-    format!("nextval(pg_get_serial_sequence('{live}', 'id'))")
+/// Whether rows get them: in a shadow, unless `id` is a column of the domain's own.
+pub(super) fn are_kept(domain: &Domain, destination: Destination) -> bool {
+    destination == Destination::Shadow && has_surrogate_id(domain)
 }
 
-/// The id that the live table has for the key of `u`; NULL if it has none. One index lookup: the limit keeps the planner
-/// from reading the whole table instead.
-pub(super) fn looked_up(domain: &Domain, live: &str) -> String {
-    format!("(SELECT l.id FROM {live} AS l WHERE {} LIMIT 1)", same_key(domain, "l", "u"))
+/// The id of a row `u`, and the join that it needs: that of the live table, or the next one for a key that it does not have.
+pub(super) fn of_key(domain: &Domain) -> (String, String) {
+    let live = Destination::Live.table(domain);
+    let id = format!("coalesce(live.id, nextval(pg_get_serial_sequence('{live}', 'id')))");
+    // One index lookup for each row: the limit keeps the planner from reading the whole table instead.
+    let looked_up = format!("SELECT l.id FROM {live} AS l WHERE {} LIMIT 1", same_key(domain, "l", "u"));
+    (id, format!("LEFT JOIN LATERAL ({looked_up}) AS live ON true"))
 }
 
 fn statement(domain: &Domain) -> String {
-    let live = Destination::Live.table(domain);
+    let (id, join) = of_key(domain);
     let types = domain.key.iter().map(|name| domain.columns[domain.index_of(name)].cast.sql_type());
     let arrays: Vec<String> = (1..).zip(types).map(|(at, of)| format!("${at}::{of}[]")).collect();
     format!(
-        "SELECT coalesce(live.id, {}) FROM UNNEST({}) WITH ORDINALITY AS u ({}, ord)
-         LEFT JOIN LATERAL {} AS live ON true ORDER BY u.ord",
-        next(&live),
+        "SELECT {id} FROM UNNEST({}) WITH ORDINALITY AS u ({}, ord) {join} ORDER BY u.ord",
         arrays.join(", "),
         quoted(domain.key.iter().copied(), ""),
-        looked_up(domain, &live),
     )
 }
 

@@ -180,14 +180,12 @@ fn source(domain: &Domain, destination: Destination) -> (String, String) {
     let columns = quoted(filled_columns(domain), "");
     let (columns, lineage) = (columns.as_str(), LINEAGE.join(", "));
     let rows = unnest(domain, "");
-    if destination != Destination::Shadow || !has_surrogate_id(domain) {
+    if !ids::are_kept(domain, destination) {
         return (format!("({columns}, {lineage}, value_ord)"), format!("SELECT u.*, u.src_ord FROM {rows}"));
     }
-    let live = Destination::Live.table(domain);
+    let (id, join) = ids::of_key(domain);
     let target = format!("(id, {columns}, {lineage}, value_ord) OVERRIDING SYSTEM VALUE");
-    let (next, looked_up) = (ids::next(&live), ids::looked_up(domain, &live));
-    let id = format!("coalesce(live.id, {next})");
-    (target, format!("SELECT {id}, u.*, u.src_ord FROM {rows} LEFT JOIN LATERAL {looked_up} AS live ON true"))
+    (target, format!("SELECT {id}, u.*, u.src_ord FROM {rows} {join}"))
 }
 
 fn statement(domain: &Domain, destination: Destination) -> String {
