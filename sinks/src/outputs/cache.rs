@@ -1,23 +1,27 @@
 //! Data files kept on this machine's disk, so that files that were written or read once need not be read from S3 again.
 //!
 //! A file is stored under the hash of its bytes and checked against it at each read, so damage to the folder does no
-//! harm: a missing or damaged file is read from S3. The size is bounded: if there is no room, files that the published
+//! harm: a missing or damaged file is read from S3. A body that is in memory is compressed: most of a JSON file are the
+//! names of its columns, and compressing them takes less time than writing them. The size is bounded: if there is no room, files that the published
 //! manifest does not name are deleted, the oldest first; if that is not enough, the new file is not cached.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Seek};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::spool::MEMORY_BYTES;
 use super::{FileRef, Spooled};
 
+/// The fastest of zstd's usual levels.
+const COMPRESSION: i32 = 1;
 /// Disk space is used in blocks of this size.
 const BLOCK_BYTES: u64 = 4_096;
 /// Any other file in the folder is left over from an interrupted write if it is older than this.
@@ -117,7 +121,17 @@ impl FileCache {
     /// S3.
     pub(super) fn keep(&self, body: Spooled) -> Spooled {
         let Some(digest) = digest(body.sha256()) else { return body };
-        let bytes = on_disk(body.len());
+        if self.state().files.contains_key(&digest) {
+            return body;
+        }
+        let small = match body.memory().map(compress).transpose() {
+            Ok(small) => small,
+            Err(error) => {
+                tracing::debug!(%error, "compress a data file");
+                return body;
+            }
+        };
+        let bytes = on_disk(small.as_ref().map_or(body.len(), |small| small.len() as u64));
         {
             let mut state = self.state();
             if state.files.contains_key(&digest) || !self.make_room(&mut state, bytes) {
@@ -130,16 +144,19 @@ impl FileCache {
         if is_named {
             return body;
         }
-        if let Err(error) = self.copy(&body, &path) {
+        if let Err(error) = self.write(&body, small.as_deref(), &path) {
             tracing::debug!(%error, folder = %self.shared.folder.display(), "keep a data file");
             self.state().forget(&digest);
         }
         body
     }
 
-    fn copy(&self, body: &Spooled, path: &Path) -> io::Result<()> {
+    fn write(&self, body: &Spooled, small: Option<&[u8]>, path: &Path) -> io::Result<()> {
         let mut file = NamedTempFile::new_in(&self.shared.folder)?;
-        body.read()?.copy(0, body.len(), &mut file)?;
+        match small {
+            Some(small) => file.write_all(small)?,
+            None => body.read()?.copy(0, body.len(), &mut file)?,
+        }
         file.persist(path).map(drop).map_err(|error| error.error)
     }
 
@@ -190,19 +207,20 @@ fn on_disk(length: u64) -> u64 {
     length.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
 }
 
-/// The stored body; `None` if its hash differs.
+/// A body that is in memory, as it is stored.
+fn compress(bytes: &Bytes) -> io::Result<Vec<u8>> {
+    zstd::bulk::compress(bytes, COMPRESSION)
+}
+
+/// The stored body; `None` if its hash differs. Only small bodies are compressed.
 fn open(path: &Path, file: &FileRef) -> io::Result<Option<Spooled>> {
-    let mut found = File::open(path)?;
-    if found.metadata()?.len() != file.bytes {
-        return Ok(None);
-    }
-    let body = match file.bytes <= MEMORY_BYTES as u64 {
-        true => {
-            let mut bytes = Vec::with_capacity(file.bytes as usize);
-            io::copy(&mut found, &mut bytes)?;
-            Spooled::from(bytes)
-        }
+    let body = match file.bytes < MEMORY_BYTES as u64 {
+        true => Spooled::from(zstd::bulk::decompress(&fs::read(path)?, file.bytes as usize)?),
         false => {
+            let mut found = File::open(path)?;
+            if found.metadata()?.len() != file.bytes {
+                return Ok(None);
+            }
             let mut hash = Sha256::new();
             io::copy(&mut found, &mut hash)?;
             found.rewind()?;

@@ -126,6 +126,14 @@ impl Spooled {
         }
     }
 
+    /// Its bytes, if it has less than [`MEMORY_BYTES`]: then they are in memory.
+    pub(super) fn memory(&self) -> Option<&Bytes> {
+        match &self.body {
+            Body::Memory(bytes) if bytes.len() < MEMORY_BYTES => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// A body in a file owned by the caller; it must not be read in two places at once.
     pub(super) fn of_file(file: File, length: u64, sha256: String) -> Self {
         Spooled { body: Body::Open(file), length, sha256 }
