@@ -46,6 +46,8 @@ pub(super) struct Prepared {
     columns: Vec<(Column, bool)>,
     /// Indexes of the key's columns.
     key: Vec<usize>,
+    /// The sizes of the tables that it reads, see [`sizes`].
+    sizes: String,
 }
 
 /// The settings for all queries of a publication. A query is limited in time, and ends soon after the program ends. The
@@ -62,8 +64,6 @@ pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration)
     .bind(timeout.as_millis().to_string())
     .execute(&mut *connection)
     .await?;
-    // Kept plans are for the tables as they were: a plan for a few rows may take minutes for a history.
-    sqlx::raw_sql("DISCARD PLANS").execute(&mut *connection).await?;
     // A failed query restores the transaction to this point: it has nothing to undo.
     sqlx::query("SAVEPOINT query").execute(connection).await?;
     Ok(())
@@ -78,7 +78,24 @@ pub(super) async fn recover(connection: &mut PgConnection) -> Result<(), sqlx::E
 /// Asks Postgres for the columns of a query.
 pub(super) async fn prepare(connection: &mut PgConnection, output: &Output) -> Result<Prepared, Failure> {
     let found = described(connection, output).await.map_err(|error| failure(error, "prepare"))?;
-    prepared(output, &found).map_err(Failure::Query)
+    let prepared = prepared(output, &found).map_err(Failure::Query)?;
+    let sizes = sizes(connection, output).await.map_err(|error| failure(error, "prepare"))?;
+    Ok(Prepared { sizes, ..prepared })
+}
+
+/// The size of each table that an output reads, as the number of bits of its bytes: it changes when the table has twice the
+/// size, or half of it. A table in partitions counts as one.
+async fn sizes(connection: &mut PgConnection, output: &Output) -> Result<String, sqlx::Error> {
+    let tables: Vec<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
+    let sizes: Vec<i64> = sqlx::query_scalar(
+        "SELECT (SELECT coalesce(sum(pg_relation_size(p.relid)), 0)::int8 FROM pg_partition_tree(to_regclass(quote_ident(t.name))) AS p)
+         FROM UNNEST($1::text[]) WITH ORDINALITY AS t (name, ord) ORDER BY t.ord",
+    )
+    .bind(tables)
+    .fetch_all(connection)
+    .await?;
+    let bits: Vec<String> = sizes.iter().map(|bytes| (i64::BITS - bytes.leading_zeros()).to_string()).collect();
+    Ok(bits.join(" "))
 }
 
 /// The columns of a query, with sqlx's names of their types. An error of Postgres has the position of a character in
@@ -129,7 +146,7 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
         output.query.bound(),
         ordered.join(", ")
     );
-    Ok(Prepared { sql, columns, key })
+    Ok(Prepared { sql, columns, key, sizes: String::new() })
 }
 
 impl Prepared {
@@ -138,12 +155,13 @@ impl Prepared {
         self.columns.iter().filter(|(_, is_published)| *is_published).map(|(column, _)| column.clone()).collect()
     }
 
-    /// The statement for windows of a kind, and whether Postgres may keep its plan for further windows of the publication.
-    /// It does after five windows, if one plan for any dates seems as good. Of a long history of few rows, planning was
-    /// nearly all the work. For any dates Postgres assumes a two-hundredth of the table: too little for a year.
+    /// The statement for windows of a kind, and whether Postgres may keep its plan. It does after five windows, if one plan
+    /// for any dates seems as good: planning takes longer than reading a few rows. A plan for a small table may take minutes
+    /// for a large one, so the statement is another when the tables have grown. For any dates Postgres assumes a
+    /// two-hundredth of the table: too little for a year.
     fn statement(&self, kind: WindowKind) -> (String, bool) {
         let is_short = matches!(kind, WindowKind::Day | WindowKind::Week | WindowKind::Month);
-        (format!("{} /* {} */", self.sql, kind.name()), is_short)
+        (format!("{} /* {}, sizes {} */", self.sql, kind.name(), self.sizes), is_short)
     }
 
     /// Runs the query for a window and writes its rows to files.
@@ -285,6 +303,17 @@ mod tests {
         }
         let said = prepared(output("hidden: [name, day]\n"), &[("name", "TEXT"), ("day", "DATE")]);
         assert_eq!(said.expect_err("a mistake"), "every column is hidden: there is nothing to publish");
+    }
+
+    #[test]
+    fn a_plan_is_kept_for_windows_of_a_kind_until_a_table_has_twice_its_size() {
+        let found = [("name", "TEXT"), ("day", "DATE")];
+        let prepared = prepared(output(""), &found).expect("a query");
+        let of = |sizes: &str, kind| Prepared { sizes: sizes.to_owned(), ..prepared.clone() }.statement(kind);
+        assert_eq!(of("20 0", WindowKind::Week), of("20 0", WindowKind::Week));
+        assert_ne!(of("20 0", WindowKind::Week).0, of("21 0", WindowKind::Week).0);
+        assert_ne!(of("20 0", WindowKind::Week).0, of("20 0", WindowKind::Month).0);
+        assert!(of("20 0", WindowKind::Month).1 && !of("20 0", WindowKind::Year).1);
     }
 
     #[test]
