@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use freshet::roles::Role;
-use freshet_sinks::outputs::{Manifest, read_current};
+use freshet_sinks::outputs::{Manifest, copies_behind, read_current};
 use freshet_topics::Pipeline;
 
 use crate::harness::proxy::{Fault, kind};
@@ -87,10 +87,32 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     change("true").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(world.manifest().await.version, before, "what is on its way goes first");
+    assert!(has_copies_behind(&world).await, "copies of one day more wait too");
+    // The listener has it, and nobody else may take it while the lease is held or soon after.
+    world
+        .execute(
+            "UPDATE pipeline.objects SET state = 'publishing', lease_epoch = 1, lease_from = now(),
+                lease_until = now() + interval '1 hour', wait_from = now(), next_attempt_at = now() + interval '2 hours'
+             WHERE key = 'health/large.csv'",
+        )
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.manifest().await.version, before, "a file that is being read is on its way");
     world.execute("UPDATE pipeline.objects SET state = 'applied' WHERE key = 'health/large.csv'").await;
     until_published(&world, Duration::from_secs(20), "all of it, at once", |it| it.version > before).await;
     world.until("all of it", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
+    let started = Instant::now();
+    while has_copies_behind(&world).await {
+        assert!(started.elapsed() < Duration::from_secs(60), "the copies do not follow");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     roles.stop().await;
+}
+
+async fn has_copies_behind(world: &World) -> bool {
+    let manifest = world.manifest().await;
+    let behind = copies_behind(&world.services.s3, world.processed_bucket(), &manifest).await;
+    !behind.expect("the copies").is_empty()
 }
 
 /// The shipped pipeline, with an output whose query takes a minute.

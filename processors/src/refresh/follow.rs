@@ -8,11 +8,11 @@ use freshet_sinks::apply::marks::MARKS_CHANNEL;
 use freshet_sinks::outputs::{self, Current, OutputError, Store};
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::load::Load;
+use super::load::{self, Load};
 use super::pace::{Pace, measured, rests};
 use super::publish::{Outcome, Publication, Publisher};
 use super::retry::{BACKOFF, Retry, sleep, unless_stopping};
@@ -21,6 +21,12 @@ use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, me
 /// Garbage is collected this long after the start, and then once an hour.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// The whole-file copies wait for the end of a large load, which would outdate them while they are written, but at most
+/// this long.
+const COPIES_WAIT_MAX: Duration = Duration::from_secs(600);
+/// How often to check whether it has ended.
+const COPIES_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether there are marks, or failed outputs that are to be tried again.
 const LOOK_FOR_WORK: &str = "SELECT EXISTS (SELECT FROM pipeline.marks)
@@ -35,6 +41,8 @@ struct Signals {
     verify: Notify,
     /// Something was restored: update the copies now.
     copy: Notify,
+    /// Held during a publication.
+    publishing: Mutex<()>,
 }
 
 /// Follows the tables until `shutdown`: publishes, copies, and deletes unneeded files.
@@ -104,7 +112,10 @@ async fn publish_loop(
         let allowance = unless_stopping(async { Ok(load.allowance(&pace).await) }, &shutdown).await;
         let Ok(allowance) = allowance else { break };
         let began = Instant::now();
-        let published = unless_stopping(publisher.publish(today, allowance, &shutdown), &shutdown).await;
+        let published = {
+            let _publishing = signals.publishing.lock().await;
+            unless_stopping(publisher.publish(today, allowance, &shutdown), &shutdown).await
+        };
         published_on = None;
         let Some(publication) = retry.value_or_wait(published, &shutdown).await? else { continue };
         if let Some(windows) = publication.put_off {
@@ -211,8 +222,8 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
     *said = keeps_from_publishing;
 }
 
-/// Updates the whole-file copies after each version: at most once in each interval, and for at most a tenth of the
-/// time. Deleted copies are found by the regular check, every `verify_interval_ms`.
+/// Updates the whole-file copies after each version: at most once in each interval, for at most a tenth of the time, and
+/// not during a large load. Deleted copies are found by the regular check, every `verify_interval_ms`.
 async fn copy_loop(
     context: RefreshContext,
     store: Store,
@@ -225,6 +236,7 @@ async fn copy_loop(
     let mut retry = Retry::new("write the whole-file copies");
     let mut known: Option<(Current, Instant)> = None;
     while !shutdown.is_cancelled() {
+        until_quiet(&context, &signals, &shutdown).await;
         let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
         let (result, ran) = measured(unless_stopping(copy_new(&store, copied), &shutdown)).await;
         let ended = Instant::now();
@@ -246,6 +258,23 @@ async fn copy_loop(
         }
     }
     Ok(())
+}
+
+/// Returns once the machine has time for the copies: there is no heavy load, and no publication is running. After
+/// [`COPIES_WAIT_MAX`] there are copies in any case.
+async fn until_quiet(context: &RefreshContext, signals: &Signals, shutdown: &CancellationToken) {
+    let began = Instant::now();
+    // Copies do not need Postgres.
+    while load::is_busy(&context.pool).await.unwrap_or(false) && began.elapsed() < COPIES_WAIT_MAX {
+        sleep(COPIES_LOOK_INTERVAL, shutdown).await;
+        if shutdown.is_cancelled() {
+            return;
+        }
+    }
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        _ = signals.publishing.lock() => {}
+    }
 }
 
 /// The result of a look at the copies.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Allowance, Budget, Pace};
@@ -16,17 +16,29 @@ const FILES_MAX: i64 = 10_000;
 /// If more windows are dirty than may be derived yet, how often to check whether they may.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Data that nobody works on does not count: a file that waits for a retry, a halted domain, an interrupted replay.
+/// Data that nobody works on does not count: a file that waits for a retry, a halted domain, an interrupted replay. A file
+/// with a lease is being published, although it waits in case the lease ends.
 const IS_MUCH: &str = "SELECT coalesce(sum(o.size_bytes), 0) >= $1
         OR EXISTS (SELECT FROM pipeline.replays WHERE ended_at IS NULL AND updated_at > now() - interval '10 seconds')
     FROM (
         (SELECT domain, size_bytes FROM pipeline.objects
-         WHERE state IN ('discovered', 'publishing') AND (now() >= wait_from AND now() < next_attempt_at) IS NOT TRUE
+         WHERE state IN ('discovered', 'publishing')
+            AND ((now() >= lease_from AND now() < lease_until)
+                OR (now() >= wait_from AND now() < next_attempt_at) IS NOT TRUE)
          LIMIT $2)
         UNION ALL
         (SELECT domain, size_bytes FROM pipeline.objects WHERE state = 'published' LIMIT $2)
     ) AS o
     WHERE NOT EXISTS (SELECT FROM pipeline.bookmarks AS b WHERE b.domain = o.domain AND b.halted IS NOT NULL)";
+
+/// Whether a large amount of data is being loaded, or a large change is published little by little.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(super) async fn is_busy(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    let sql = format!("SELECT ({IS_MUCH}) OR EXISTS (SELECT FROM pipeline.marks WHERE dimension IS NOT NULL)");
+    sqlx::query_scalar(AssertSqlSafe(sql)).bind(MUCH_BYTES).bind(FILES_MAX).fetch_one(pool).await
+}
 
 /// The load, and the share that publications may use meanwhile.
 pub(super) struct Load {
