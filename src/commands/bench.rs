@@ -91,6 +91,8 @@ const UPLOADS: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(1_800);
 /// Between two looks at the counters of a million rows.
 const POLL: Duration = Duration::from_millis(20);
+/// Between two looks at the copies, each of which reads the manifest.
+const COPIES_POLL: Duration = Duration::from_millis(100);
 
 /// Runs the benchmark and prints its report.
 ///
@@ -177,6 +179,7 @@ async fn measure(
     let swapped = swapped.context("replay a history that was wrong into shadows")?;
     wait_until_applied(&pool, files + small_files.dropped()).await?;
 
+    wait_until_copied(child).await?;
     load::checkpoint(&pool).await;
     let copy = load::copy(&pool, plain).await.context("measure COPY")?;
     load::checkpoint(&pool).await;
@@ -300,6 +303,16 @@ async fn wait_until_applied(pool: &PgPool, files: usize) -> Result<()> {
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Until the whole-file copies have what is published: they are written when nothing else is, and would be measured too.
+async fn wait_until_copied(child: &Child) -> Result<()> {
+    let started = Instant::now();
+    while child.has_copies_behind().await? {
+        ensure!(started.elapsed() < TIMEOUT, "copies are behind after {}", span(TIMEOUT));
+        tokio::time::sleep(COPIES_POLL).await;
+    }
+    Ok(())
 }
 
 /// The folder of a benchmark, removed at its end unless it is to be kept.

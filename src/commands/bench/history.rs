@@ -3,7 +3,7 @@
 //! 1. All rows in one file, their locations unknown, so that there is nothing to publish.
 //! 2. On a new stack the locations first, then the same file: until its rows are applied, and until its outputs are
 //!    published.
-//! 3. There, one row after the other is corrected, each until it is published.
+//! 3. There, once the whole-file copies have followed, one row after the other is corrected, each until it is published.
 //! 4. A location is renamed, which changes all windows that it has a row in; then another one, while rows are corrected.
 //! 5. Many small files are dropped, then nothing: what a pipeline costs that has nothing to do.
 //! 6. On a new stack, 85 years of one location; one row is corrected: until the whole-file copies follow.
@@ -19,7 +19,7 @@ use sqlx::PgPool;
 use super::child::Child;
 use super::cost::Cost;
 use super::visible::{SmallFiles, folder_of};
-use super::{BenchOptions, POLL, TIMEOUT, facts, load, until_committed, wait_until_applied};
+use super::{BenchOptions, POLL, TIMEOUT, facts, load, until_committed, wait_until_applied, wait_until_copied};
 use crate::commands::generate::{self, GenerateOptions, SampleFile};
 use crate::commands::terminal::span;
 use crate::pipeline::chosen;
@@ -168,6 +168,7 @@ impl Beside<'_> {
         let (known, published) = self.load().await?;
         eprintln!("  locations known: applied in {}, published in {}", span(known.duration), span(published));
 
+        wait_until_copied(self.child).await?;
         load::checkpoint(self.pool).await;
         let mut corrected = Vec::new();
         for number in 0..CORRECTIONS {
@@ -175,6 +176,7 @@ impl Beside<'_> {
         }
         eprintln!("  corrected: {corrected:?}");
         let (renamed, _) = self.rename(1, false).await?;
+        wait_until_copied(self.child).await?;
         let (renamed_beside, corrected_meanwhile) = self.rename(2, true).await?;
         eprintln!(
             "  renamed in {}, beside corrections in {}: {corrected_meanwhile:?}",
@@ -185,6 +187,7 @@ impl Beside<'_> {
         SmallFiles::new(self.child, self.pool, chosen())?.many(options.many_files).await?;
         self.dropped += options.many_files as usize;
         wait_until_applied(self.pool, self.dropped).await?;
+        wait_until_copied(self.child).await?;
         tokio::time::sleep(IDLE).await;
         let before = self.child.cost()?;
         tokio::time::sleep(IDLE).await;
@@ -211,14 +214,14 @@ impl Beside<'_> {
     async fn measure_copies(&mut self) -> Result<(Duration, Vec<Duration>)> {
         let (_, loaded) = self.load().await?;
         let started = Instant::now();
-        self.until_copied().await?;
+        wait_until_copied(self.child).await?;
         let published = loaded + started.elapsed();
         let mut corrected = Vec::new();
         for number in 0..CORRECTIONS {
             tokio::time::sleep(COPIES_REST).await;
             let started = Instant::now();
             self.correct(number).await?;
-            self.until_copied().await?;
+            wait_until_copied(self.child).await?;
             corrected.push(started.elapsed());
         }
         eprintln!("  one location: copied in {}, corrected: {corrected:?}", span(published));
@@ -292,15 +295,6 @@ impl Beside<'_> {
         }
         wait_until_applied(self.pool, self.dropped).await?;
         Ok((started.elapsed(), corrected))
-    }
-
-    async fn until_copied(&self) -> Result<()> {
-        let started = Instant::now();
-        while self.child.has_copies_behind().await? {
-            ensure!(started.elapsed() < TIMEOUT, "copies are behind after {}", span(TIMEOUT));
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
     }
 }
 
