@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use chrono::NaiveDate;
+use freshet_sinks::tables;
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::window::{Window, WindowKind};
 use futures::TryStreamExt;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::{PgConnection, PgRow, PgValueRef};
 use sqlx::{
     AssertSqlSafe, Column as _, Connection as _, Executor, Row, SqlSafeStr, Statement, Type, TypeInfo, ValueRef,
 };
@@ -84,16 +85,10 @@ pub(super) async fn prepare(connection: &mut PgConnection, output: &Output) -> R
 }
 
 /// The size of each table that an output reads, as the number of bits of its bytes: it changes when the table has twice the
-/// size, or half of it. A table in partitions counts as one.
+/// size, or half of it.
 async fn sizes(connection: &mut PgConnection, output: &Output) -> Result<String, sqlx::Error> {
-    let tables: Vec<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
-    let sizes: Vec<i64> = sqlx::query_scalar(
-        "SELECT (SELECT coalesce(sum(pg_relation_size(p.relid)), 0)::int8 FROM pg_partition_tree(to_regclass(quote_ident(t.name))) AS p)
-         FROM UNNEST($1::text[]) WITH ORDINALITY AS t (name, ord) ORDER BY t.ord",
-    )
-    .bind(tables)
-    .fetch_all(connection)
-    .await?;
+    let read: Vec<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
+    let sizes = tables::sizes_bytes(connection, &read).await?;
     let bits: Vec<String> = sizes.iter().map(|bytes| (i64::BITS - bytes.leading_zeros()).to_string()).collect();
     Ok(bits.join(" "))
 }
@@ -157,7 +152,7 @@ impl Prepared {
 
     /// The statement for windows of a kind, and whether Postgres may keep its plan. It does after five windows, if one plan
     /// for any dates seems as good: planning takes longer than reading a few rows. A plan for a small table may take minutes
-    /// for a large one, so the statement is another when the tables have grown. For any dates Postgres assumes a
+    /// for a large one, so the statement changes when a table has doubled. For any dates Postgres assumes a
     /// two-hundredth of the table: too little for a year.
     fn statement(&self, kind: WindowKind) -> (String, bool) {
         let is_short = matches!(kind, WindowKind::Day | WindowKind::Week | WindowKind::Month);
@@ -193,30 +188,24 @@ impl Prepared {
 
     /// Adds a row; a row with the same key as the one before is an error.
     fn add(&self, row: &PgRow, table: &mut Table, last: &mut Vec<u8>) -> Result<(), Failure> {
-        let mut key = Vec::with_capacity(last.len());
+        let value = |at: usize| {
+            let found = row.try_get_raw(at);
+            found.map_err(|source| RefreshError::Postgres { action: "read a row of an output", source })
+        };
         let mut cells = Vec::with_capacity(self.columns.len());
-        let values: Vec<_> = (0..self.columns.len())
-            .map(|at| row.try_get_raw(at))
-            .collect::<Result<_, _>>()
-            .map_err(|source| RefreshError::Postgres { action: "read a row of an output", source })?;
-        for ((column, is_published), value) in self.columns.iter().zip(&values) {
-            let bytes = match value.is_null() {
-                true => None,
-                false => Some(value.as_bytes().map_err(|error| Failure::Query(error.to_string()))?),
-            };
+        for (at, (column, is_published)) in self.columns.iter().enumerate() {
             if *is_published {
-                let read = bytes.map_or(Some(Cell::Null), |bytes| column.kind.read(bytes));
+                let read = bytes(value(at)?)?.map_or(Some(Cell::Null), |bytes| column.kind.read(bytes));
                 cells.push(read.ok_or_else(|| {
                     Failure::Query(format!("column {} has a value that files cannot hold", column.name))
                 })?);
             }
         }
+        let mut key = Vec::with_capacity(last.len());
         for at in &self.key {
-            let value = &values[*at];
-            match value.is_null() {
-                true => key.push(0),
-                false => {
-                    let bytes = value.as_bytes().map_err(|error| Failure::Query(error.to_string()))?;
+            match bytes(value(*at)?)? {
+                None => key.push(0),
+                Some(bytes) => {
                     key.push(1);
                     key.extend((bytes.len() as u64).to_be_bytes());
                     key.extend(bytes);
@@ -229,6 +218,14 @@ impl Prepared {
         }
         *last = key;
         Ok(table.row(&cells)?)
+    }
+}
+
+/// A value in Postgres' binary format; `None`: NULL.
+fn bytes(value: PgValueRef<'_>) -> Result<Option<&[u8]>, Failure> {
+    match value.is_null() {
+        true => Ok(None),
+        false => value.as_bytes().map(Some).map_err(|error| Failure::Query(error.to_string())),
     }
 }
 

@@ -29,6 +29,7 @@ mod wanted;
 
 use freshet_topics::Domain;
 use freshet_topics::pipeline::output::Output;
+use sqlx::PgConnection;
 
 pub use apply::{SetupError, apply, look};
 pub use plan::{Plan, Step, TablePlan, What};
@@ -80,6 +81,25 @@ pub(crate) fn literal(text: &str) -> String {
 /// Names, quoted and separated by commas.
 pub(crate) fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(identifier).collect::<Vec<_>>().join(", ")
+}
+
+/// The size in bytes of each of these tables without its indexes, in their order; 0 for one that does not exist. A table in
+/// partitions has the size of its partitions.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn sizes_bytes(connection: &mut PgConnection, tables: &[&str]) -> Result<Vec<i64>, sqlx::Error> {
+    // pg_partition_tree has no rows for a table without partitions.
+    sqlx::query_scalar(
+        "SELECT coalesce(greatest(pg_relation_size(t.oid), (
+            SELECT sum(pg_relation_size(p.relid))::int8 FROM pg_partition_tree(t.oid) AS p)), 0)
+         FROM (SELECT to_regclass(quote_ident(u.name)) AS oid, u.ord
+               FROM UNNEST($1::text[]) WITH ORDINALITY AS u (name, ord)) AS t
+         ORDER BY t.ord",
+    )
+    .bind(tables)
+    .fetch_all(connection)
+    .await
 }
 
 #[cfg(test)]
