@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use freshet::roles::Role;
 use freshet_sinks::outputs::{Manifest, copies_behind, read_current};
+use freshet_sinks::tables;
 use freshet_topics::Pipeline;
 
 use crate::harness::proxy::{Fault, kind};
@@ -66,6 +67,10 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     until_published(&world, Duration::from_secs(60), "all that there is", |it| it.windows.len() > 80).await;
     world.until("no marks", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
 
+    // The copies rest nine times as long as they took: less than that.
+    until_copied(&world).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+
     // A large file whose rows have not come yet, in a ledger that nobody sweeps.
     let copied = "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
         SELECT bucket, 'health/large.csv', 'large', 1000000000, last_modified, domain, src_ord + 1000000, 'published'
@@ -101,12 +106,16 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     world.execute("UPDATE pipeline.objects SET state = 'applied' WHERE key = 'health/large.csv'").await;
     until_published(&world, Duration::from_secs(20), "all of it, at once", |it| it.version > before).await;
     world.until("all of it", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
+    until_copied(&world).await;
+    roles.stop().await;
+}
+
+async fn until_copied(world: &World) {
     let started = Instant::now();
-    while has_copies_behind(&world).await {
+    while has_copies_behind(world).await {
         assert!(started.elapsed() < Duration::from_secs(60), "the copies do not follow");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    roles.stop().await;
 }
 
 async fn has_copies_behind(world: &World) -> bool {
@@ -184,6 +193,14 @@ async fn the_query_of_a_window_reads_what_the_window_holds_and_not_the_history()
         world.execute(&insert).await;
         world.execute(&format!("ANALYZE {table}")).await;
     }
+    let connection = &mut *world.services.pool.acquire().await.expect("a connection");
+    world.execute("CREATE TABLE in_parts (LIKE health_data) PARTITION BY RANGE (date)").await;
+    world.execute("CREATE TABLE in_parts_2020 PARTITION OF in_parts DEFAULT").await;
+    world.execute("INSERT INTO in_parts SELECT * FROM health_data LIMIT 10000").await;
+    let sizes = tables::sizes_bytes(connection, &["health_data", "in_parts", "locations", "missing"]).await;
+    let [all, part, some, none] = sizes.expect("the sizes")[..] else { panic!("four sizes") };
+    assert!(all > 4_000_000 && (500_000..all).contains(&part), "{all} {part}: kept plans depend on them");
+    assert!((1..100_000).contains(&some) && none == 0, "{some} {none}");
     for output in Pipeline::shipped().outputs {
         let sql = format!("EXPLAIN {}", output.query.bound());
         let mut connection = world.services.pool.acquire().await.expect("a connection");

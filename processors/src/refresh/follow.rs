@@ -22,11 +22,13 @@ use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, me
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// The whole-file copies wait for the end of a large load, which would outdate them while they are written, but at most
+/// New whole-file copies wait for the end of a large load, which would outdate them while they are written, but at most
 /// this long.
 const COPIES_WAIT_MAX: Duration = Duration::from_secs(600);
 /// How often to check whether it has ended.
 const COPIES_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// If Postgres does not answer within this time, nobody loads anything.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether there are marks, or failed outputs that are to be tried again.
 const LOOK_FOR_WORK: &str = "SELECT EXISTS (SELECT FROM pipeline.marks)
@@ -223,7 +225,7 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
 }
 
 /// Updates the whole-file copies after each version: at most once in each interval, for at most a tenth of the time, and
-/// not during a large load. Deleted copies are found by the regular check, every `verify_interval_ms`.
+/// not while something else needs the machine ([`until_quiet`]). Deleted copies are found by the regular check, every `verify_interval_ms`.
 async fn copy_loop(
     context: RefreshContext,
     store: Store,
@@ -235,10 +237,17 @@ async fn copy_loop(
     let mut pace = Pace::of_copies(interval);
     let mut retry = Retry::new("write the whole-file copies");
     let mut known: Option<(Current, Instant)> = None;
+    let mut is_restored = false;
     while !shutdown.is_cancelled() {
-        until_quiet(&context, &signals, &shutdown).await;
+        let before = known.as_ref().map(|(current, _)| current);
+        let seen = unless_stopping(async { Ok(store.current_unless(before).await?) }, &shutdown).await;
+        // What it did not see, the copying reports.
+        let seen = seen.ok().flatten();
+        if !is_restored && seen.as_ref().is_some_and(|it| before.is_none_or(|before| before.pointer != it.pointer)) {
+            until_quiet(&context, &signals, &shutdown).await;
+        }
         let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
-        let (result, ran) = measured(unless_stopping(copy_new(&store, copied), &shutdown)).await;
+        let (result, ran) = measured(unless_stopping(copy_new(&store, seen.as_ref(), copied), &shutdown)).await;
         let ended = Instant::now();
         pace.ran(ended.checked_sub(ran).unwrap_or(ended), ended);
         if let Err(RefreshError::Output(OutputError::Missing { .. })) = &result {
@@ -252,28 +261,36 @@ async fn copy_loop(
             Some(Copied::Lost) => signals.verify.notify_one(),
             Some(Copied::Nothing) | None => {}
         }
-        tokio::select! {
-            () = signals.copy.notified() => {}
-            () = sleep(pace.rest(Instant::now()), &shutdown) => {}
-        }
+        is_restored = tokio::select! {
+            () = signals.copy.notified() => true,
+            () = sleep(pace.rest(Instant::now()), &shutdown) => false,
+        };
     }
     Ok(())
 }
 
-/// Returns once the machine has time for the copies: there is no heavy load, and no publication is running. After
-/// [`COPIES_WAIT_MAX`] there are copies in any case.
+/// Returns once there is no large load and no publication of this process is running, after [`COPIES_WAIT_MAX`] at the
+/// latest. A publication that begins later runs beside the copies.
 async fn until_quiet(context: &RefreshContext, signals: &Signals, shutdown: &CancellationToken) {
-    let began = Instant::now();
     // Copies do not need Postgres.
-    while load::is_busy(&context.pool).await.unwrap_or(false) && began.elapsed() < COPIES_WAIT_MAX {
-        sleep(COPIES_LOOK_INTERVAL, shutdown).await;
-        if shutdown.is_cancelled() {
-            return;
+    let is_busy = async || {
+        let asked = tokio::time::timeout(LOOK_TIMEOUT, load::is_busy(&context.pool)).await;
+        matches!(asked, Ok(Ok(true)))
+    };
+    let quiet = async {
+        loop {
+            while is_busy().await {
+                tokio::time::sleep(COPIES_LOOK_INTERVAL).await;
+            }
+            drop(signals.publishing.lock().await);
+            if !is_busy().await {
+                return;
+            }
         }
-    }
+    };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        _ = signals.publishing.lock() => {}
+        _ = tokio::time::timeout(COPIES_WAIT_MAX, quiet) => {}
     }
 }
 
@@ -287,9 +304,14 @@ enum Copied {
     Lost,
 }
 
-/// Updates the copies to the published version, unless they have it already and need not be checked yet.
-async fn copy_new(store: &Store, copied: Option<(&Current, bool)>) -> Result<Copied, RefreshError> {
-    let current = match store.current_unless(copied.map(|(current, _)| current)).await {
+/// Updates the copies to the published version, unless they have it already and need not be checked yet. `seen` is a
+/// version whose manifest need not be read again.
+async fn copy_new(
+    store: &Store,
+    seen: Option<&Current>,
+    copied: Option<(&Current, bool)>,
+) -> Result<Copied, RefreshError> {
+    let current = match store.current_unless(seen).await {
         Ok(Some(current)) => current,
         Ok(None) => return Ok(Copied::Nothing),
         Err(OutputError::Lost { .. }) => return Ok(Copied::Lost),

@@ -31,7 +31,7 @@ const IS_MUCH: &str = "SELECT coalesce(sum(o.size_bytes), 0) >= $1
     ) AS o
     WHERE NOT EXISTS (SELECT FROM pipeline.bookmarks AS b WHERE b.domain = o.domain AND b.halted IS NOT NULL)";
 
-/// Whether a large amount of data is being loaded, or a large change is published little by little.
+/// Whether a large amount of data is being loaded, or windows are still to be derived because a dimension changed.
 ///
 /// # Errors
 /// If Postgres does not answer.
