@@ -1,13 +1,14 @@
 //! Data files kept on this machine's disk, so that files that were written or read once need not be read from S3 again.
 //!
 //! A file is stored under the hash of its bytes and checked against it at each read, so damage to the folder does no
-//! harm: a missing or damaged file is read from S3. A body that is in memory is compressed: most of a JSON file are the
-//! names of its columns, and compressing them takes less time than writing them. The size is bounded: if there is no room, files that the published
+//! harm: a missing or damaged file is read from S3. A body that is in memory is compressed: most of a JSON file is its
+//! column names, and compressing it takes less time than writing it uncompressed would. The size is bounded: if there is
+//! no room, files that the published
 //! manifest does not name are deleted, the oldest first; if that is not enough, the new file is not cached.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,8 +122,12 @@ impl FileCache {
     /// S3.
     pub(super) fn keep(&self, body: Spooled) -> Spooled {
         let Some(digest) = digest(body.sha256()) else { return body };
-        if self.state().files.contains_key(&digest) {
-            return body;
+        {
+            // Where there is room for nothing, it need not be compressed.
+            let mut state = self.state();
+            if state.files.contains_key(&digest) || !self.make_room(&mut state, BLOCK_BYTES) {
+                return body;
+            }
         }
         let small = match body.memory().map(compress).transpose() {
             Ok(small) => small,
@@ -214,11 +219,20 @@ fn compress(bytes: &Bytes) -> io::Result<Vec<u8>> {
 
 /// The stored body; `None` if its hash differs. Only small bodies are compressed.
 fn open(path: &Path, file: &FileRef) -> io::Result<Option<Spooled>> {
+    let mut found = File::open(path)?;
+    let length = found.metadata()?.len();
     let body = match file.bytes < MEMORY_BYTES as u64 {
-        true => Spooled::from(zstd::bulk::decompress(&fs::read(path)?, file.bytes as usize)?),
+        true => {
+            let bytes = file.bytes as usize;
+            if length > zstd::zstd_safe::compress_bound(bytes) as u64 {
+                return Ok(None);
+            }
+            let mut small = Vec::with_capacity(length as usize);
+            found.read_to_end(&mut small)?;
+            Spooled::from(zstd::bulk::decompress(&small, bytes)?)
+        }
         false => {
-            let mut found = File::open(path)?;
-            if found.metadata()?.len() != file.bytes {
+            if length != file.bytes {
                 return Ok(None);
             }
             let mut hash = Sha256::new();
@@ -284,11 +298,16 @@ mod tests {
         let folder = folder();
         let cache = FileCache::open(folder.path(), 64 * MIB).expect("a cache");
         let large = vec![b'x'; 2 * MIB as usize];
-        for (text, other) in [(b"abc".to_vec(), b"abd".to_vec()), (b"ab".to_vec(), b"abc".to_vec()), {
-            let mut other = large.clone();
-            other[17] = b'y';
-            (large, other)
-        }] {
+        let compressed = |text: &[u8]| compress(&Bytes::copy_from_slice(text)).expect("compressed");
+        let mut changed = large.clone();
+        changed[17] = b'y';
+        for (text, other) in [
+            (b"abc".to_vec(), b"abc".to_vec()),
+            (b"abd".to_vec(), compressed(b"abe")),
+            (b"ab".to_vec(), compressed(b"abc")),
+            (b"ac".to_vec(), vec![0; 100_000]),
+            (large, changed),
+        ] {
             let (file, kept) = body(&text);
             cache.keep(kept);
             fs::write(folder.path().join(&file.sha256), other).expect("changed");
