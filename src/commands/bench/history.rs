@@ -3,7 +3,7 @@
 //! 1. All rows in one file, their locations unknown, so that there is nothing to publish.
 //! 2. On a new stack the locations first, then the same file: until its rows are applied, and until its outputs are
 //!    published.
-//! 3. There, once the whole-file copies have followed, one row after the other is corrected, each until it is published.
+//! 3. There, once the whole-file copies have followed the load, one row after the other is corrected, each until it is published.
 //! 4. A location is renamed, which changes all windows that it has a row in; then another one, while rows are corrected.
 //! 5. Many small files are dropped, then nothing: what a pipeline costs that has nothing to do.
 //! 6. On a new stack, 85 years of one location; one row is corrected: until the whole-file copies follow.
@@ -175,6 +175,7 @@ impl Beside<'_> {
             corrected.push(self.correct(number).await?);
         }
         eprintln!("  corrected: {corrected:?}");
+        wait_until_copied(self.child).await?;
         let (renamed, _) = self.rename(1, false).await?;
         wait_until_copied(self.child).await?;
         let (renamed_beside, corrected_meanwhile) = self.rename(2, true).await?;
