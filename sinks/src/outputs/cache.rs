@@ -1,7 +1,7 @@
 //! Data files kept on this machine's disk, so that files that were written or read once need not be read from S3 again.
 //!
 //! A file is stored under the hash of its bytes and checked against it at each read, so damage to the folder does no
-//! harm: a missing or damaged file is read from S3. A body that is in memory is compressed: most of a JSON file is its
+//! harm: a missing or damaged file is read from S3. Bodies of medium size are compressed: most of a JSON file is its
 //! column names, and compressing it takes less time than writing it uncompressed would. The size is bounded: if there is
 //! no room, files that the published
 //! manifest does not name are deleted, the oldest first; if that is not enough, the new file is not cached.
@@ -21,6 +21,8 @@ use tempfile::NamedTempFile;
 use super::spool::MEMORY_BYTES;
 use super::{FileRef, Spooled};
 
+/// Bodies from this size on are compressed, as long as they are in memory. For a smaller one it costs more than it saves.
+const COMPRESSED_FROM_BYTES: usize = 64 * 1024;
 /// The fastest of zstd's usual levels.
 const COMPRESSION: i32 = 1;
 /// Disk space is used in blocks of this size.
@@ -129,7 +131,7 @@ impl FileCache {
                 return body;
             }
         }
-        let small = match body.memory().map(compress).transpose() {
+        let small = match body.memory().filter(|bytes| is_compressed(bytes.len() as u64)).map(compress).transpose() {
             Ok(small) => small,
             Err(error) => {
                 tracing::debug!(%error, "compress a data file");
@@ -212,34 +214,39 @@ fn on_disk(length: u64) -> u64 {
     length.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
 }
 
-/// A body that is in memory, as it is stored.
+fn is_compressed(bytes: u64) -> bool {
+    (COMPRESSED_FROM_BYTES as u64..MEMORY_BYTES as u64).contains(&bytes)
+}
+
+/// A body of such a size, as it is stored.
 fn compress(bytes: &Bytes) -> io::Result<Vec<u8>> {
     zstd::bulk::compress(bytes, COMPRESSION)
 }
 
-/// The stored body; `None` if its hash differs. Only small bodies are compressed.
+/// The stored body; `None` if its hash differs.
 fn open(path: &Path, file: &FileRef) -> io::Result<Option<Spooled>> {
     let mut found = File::open(path)?;
     let length = found.metadata()?.len();
-    let body = match file.bytes < MEMORY_BYTES as u64 {
-        true => {
-            let bytes = file.bytes as usize;
-            if length > zstd::zstd_safe::compress_bound(bytes) as u64 {
-                return Ok(None);
-            }
-            let mut small = Vec::with_capacity(length as usize);
-            found.read_to_end(&mut small)?;
-            Spooled::from(zstd::bulk::decompress(&small, bytes)?)
-        }
-        false => {
-            if length != file.bytes {
-                return Ok(None);
-            }
-            let mut hash = Sha256::new();
-            io::copy(&mut found, &mut hash)?;
-            found.rewind()?;
-            Spooled::of_file(found, file.bytes, hex::encode(hash.finalize()))
-        }
+    let is_compressed = is_compressed(file.bytes);
+    let length_max = match is_compressed {
+        true => zstd::zstd_safe::compress_bound(file.bytes as usize) as u64,
+        false => file.bytes,
+    };
+    if length > length_max {
+        return Ok(None);
+    }
+    let body = if file.bytes <= MEMORY_BYTES as u64 {
+        let mut bytes = Vec::with_capacity(length as usize);
+        found.read_to_end(&mut bytes)?;
+        Spooled::from(match is_compressed {
+            true => zstd::bulk::decompress(&bytes, file.bytes as usize)?,
+            false => bytes,
+        })
+    } else {
+        let mut hash = Sha256::new();
+        io::copy(&mut found, &mut hash)?;
+        found.rewind()?;
+        Spooled::of_file(found, length, hex::encode(hash.finalize()))
     };
     Ok(Some(body).filter(|body| body.sha256() == file.sha256))
 }
@@ -282,7 +289,10 @@ mod tests {
         let folder = folder();
         let cache = FileCache::open(folder.path(), 64 * MIB).expect("a cache");
         let large: Vec<u8> = (0..3 * MIB + 17).map(|index| (index % 251) as u8).collect();
-        for text in [b"".as_slice(), b"a,b\n", &large] {
+        let medium = COMPRESSED_FROM_BYTES;
+        for text in
+            [b"".as_slice(), b"a,b\n", &large[..medium - 1], &large[..medium], &large[..MIB as usize - 1], &large]
+        {
             let (file, body) = body(text);
             assert!(cache.read(&file).is_none(), "nothing is kept yet");
             cache.keep(body);
@@ -290,6 +300,8 @@ mod tests {
             for cache in [&cache, &next] {
                 assert_eq!(bytes(&cache.read(&file).expect("kept")), text);
             }
+            let stored = fs::metadata(folder.path().join(&file.sha256)).expect("a file").len();
+            assert_eq!(stored < file.bytes, is_compressed(file.bytes), "{stored} of {}", file.bytes);
         }
     }
 
@@ -301,11 +313,14 @@ mod tests {
         let compressed = |text: &[u8]| compress(&Bytes::copy_from_slice(text)).expect("compressed");
         let mut changed = large.clone();
         changed[17] = b'y';
+        let medium = vec![b'x'; COMPRESSED_FROM_BYTES];
         for (text, other) in [
-            (b"abc".to_vec(), b"abc".to_vec()),
-            (b"abd".to_vec(), compressed(b"abe")),
-            (b"ab".to_vec(), compressed(b"abc")),
-            (b"ac".to_vec(), vec![0; 100_000]),
+            (b"abc".to_vec(), b"abd".to_vec()),
+            (b"ab".to_vec(), b"abc".to_vec()),
+            (medium.clone(), medium.clone()),
+            (medium.clone(), compressed(&large[1..medium.len() + 1].to_ascii_uppercase())),
+            (medium.clone(), compressed(&large)),
+            (medium, changed.clone()),
             (large, changed),
         ] {
             let (file, kept) = body(&text);
