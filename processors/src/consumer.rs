@@ -320,6 +320,9 @@ impl BookmarkConsumer {
             // The default grows with the partitions; this bounds what waits in memory for a domain to about 80,000
             // rows.
             .set("queued.max.messages.kbytes", "8192")
+            // Half of those rows are written in a quarter of a second: by default librdkafka looks only once a second
+            // whether there is room again, and the writers would wait for it.
+            .set("fetch.queue.backoff.ms", "20")
             // Reached only if each message has one row: packed messages reach the limit in bytes first.
             .set("queued.min.messages", "20000")
             .set("fetch.max.bytes", "4194304")

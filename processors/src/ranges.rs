@@ -29,9 +29,10 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Those of the live consumer, and an event at the end of a log.
-const PROPERTIES: [(&str, &str); 5] = [
+const PROPERTIES: [(&str, &str); 6] = [
     ("enable.partition.eof", "true"),
     ("queued.max.messages.kbytes", "8192"),
+    ("fetch.queue.backoff.ms", "20"),
     ("queued.min.messages", "20000"),
     ("fetch.max.bytes", "4194304"),
     ("max.partition.fetch.bytes", "1048576"),
