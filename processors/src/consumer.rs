@@ -46,6 +46,19 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Added partitions are assigned after this time; the default would be five minutes.
 const METADATA_REFRESH_MS: &str = "10000";
 
+/// How rows are fetched ahead, live and in a replay.
+pub(crate) const FETCHING: [(&str, &str); 5] = [
+    // The default grows with the partitions; this bounds what waits in memory for a domain to about 80,000 rows.
+    ("queued.max.messages.kbytes", "8192"),
+    // Half of those rows are written in a quarter of a second: by default librdkafka looks only once a second whether
+    // there is room again, and the writers would wait for it.
+    ("fetch.queue.backoff.ms", "20"),
+    // Reached only if each message has one row: packed messages reach the limit in bytes first.
+    ("queued.min.messages", "20000"),
+    ("fetch.max.bytes", "4194304"),
+    ("max.partition.fetch.bytes", "1048576"),
+];
+
 /// A partition's position, for its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position {
@@ -317,17 +330,10 @@ impl BookmarkConsumer {
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS)
-            // The default grows with the partitions; this bounds what waits in memory for a domain to about 80,000
-            // rows.
-            .set("queued.max.messages.kbytes", "8192")
-            // Half of those rows are written in a quarter of a second: by default librdkafka looks only once a second
-            // whether there is room again, and the writers would wait for it.
-            .set("fetch.queue.backoff.ms", "20")
-            // Reached only if each message has one row: packed messages reach the limit in bytes first.
-            .set("queued.min.messages", "20000")
-            .set("fetch.max.bytes", "4194304")
-            .set("max.partition.fetch.bytes", "1048576")
             .set("fetch.wait.max.ms", "100");
+        for (name, value) in FETCHING {
+            config.set(name, value);
+        }
         let ownership = Arc::clone(&source.ownership);
         let access = Access::new(&source.kafka);
         let context = Rebalancer { source, topic, callbacks, access };

@@ -18,7 +18,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use crate::batch::{Batch, JudgedBatch};
-use crate::consumer::is_transient;
+use crate::consumer::{FETCHING, is_transient};
 use crate::record::{Consumed, Taker};
 
 /// Batches read ahead of the one being written.
@@ -27,16 +27,6 @@ const BATCHES_AHEAD: usize = 2;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// If Kafka sends nothing for this long although rows are left, the replay fails and can be resumed later.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-/// Those of the live consumer, and an event at the end of a log.
-const PROPERTIES: [(&str, &str); 6] = [
-    ("enable.partition.eof", "true"),
-    ("queued.max.messages.kbytes", "8192"),
-    ("fetch.queue.backoff.ms", "20"),
-    ("queued.min.messages", "20000"),
-    ("fetch.max.bytes", "4194304"),
-    ("max.partition.fetch.bytes", "1048576"),
-];
 
 /// What to read of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +116,9 @@ struct Reader {
 impl Reader {
     fn start(reading: Reading, topic: &str) -> Result<Self, RangeError> {
         let kafka = |source| RangeError::Kafka { topic: topic.to_owned(), source };
-        let consumer = access::metadata_client_with(&reading.kafka, &PROPERTIES).map_err(kafka)?;
+        // An event at the end of a log.
+        let properties = [&[("enable.partition.eof", "true")], FETCHING.as_slice()].concat();
+        let consumer = access::metadata_client_with(&reading.kafka, &properties).map_err(kafka)?;
         let mut assignment = TopicPartitionList::new();
         let mut open = BTreeMap::new();
         for range in reading.ranges.iter().filter(|range| !range.is_empty()) {
