@@ -225,7 +225,8 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
 }
 
 /// Updates the whole-file copies after each version: at most once in each interval, for at most a tenth of the time, and
-/// not while something else needs the machine ([`until_quiet`]). Deleted copies are found by the regular check, every `verify_interval_ms`.
+/// not while something else needs the machine ([`until_quiet`]). Deleted copies are found by the regular check, every
+/// `verify_interval_ms`.
 async fn copy_loop(
     context: RefreshContext,
     store: Store,
@@ -240,15 +241,17 @@ async fn copy_loop(
     let mut is_restored = false;
     while !shutdown.is_cancelled() {
         let before = known.as_ref().map(|(current, _)| current);
-        let seen = unless_stopping(async { Ok(store.current_unless(before).await?) }, &shutdown).await;
-        // What it did not see, the copying reports.
-        let seen = seen.ok().flatten();
-        if !is_restored && seen.as_ref().is_some_and(|it| before.is_none_or(|before| before.pointer != it.pointer)) {
+        let (mut published, mut looked) = measured(look(&store, before, &shutdown)).await;
+        if !is_restored
+            && let Ok(Some(new)) = &published
+            && before.is_none_or(|before| before.pointer != new.pointer)
+        {
             until_quiet(&context, &signals, &shutdown).await;
+            (published, looked) = measured(look(&store, Some(new), &shutdown)).await;
         }
         let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
-        let (result, ran) = measured(unless_stopping(copy_new(&store, seen.as_ref(), copied), &shutdown)).await;
-        let ended = Instant::now();
+        let (result, ran) = measured(unless_stopping(copy_new(&store, published, copied), &shutdown)).await;
+        let (ran, ended) = (looked + ran, Instant::now());
         pace.ran(ended.checked_sub(ran).unwrap_or(ended), ended);
         if let Err(RefreshError::Output(OutputError::Missing { .. })) = &result {
             signals.verify.notify_one();
@@ -304,18 +307,26 @@ enum Copied {
     Lost,
 }
 
-/// Updates the copies to the published version, unless they have it already and need not be checked yet. `seen` is a
-/// version whose manifest need not be read again.
+/// What is published; the manifest of a known version is not read again.
+async fn look(
+    store: &Store,
+    known: Option<&Current>,
+    shutdown: &CancellationToken,
+) -> Result<Option<Current>, RefreshError> {
+    unless_stopping(async { Ok(store.current_unless(known).await?) }, shutdown).await
+}
+
+/// Updates the copies to the published version, unless they have it already and need not be checked yet.
 async fn copy_new(
     store: &Store,
-    seen: Option<&Current>,
+    published: Result<Option<Current>, RefreshError>,
     copied: Option<(&Current, bool)>,
 ) -> Result<Copied, RefreshError> {
-    let current = match store.current_unless(seen).await {
+    let current = match published {
         Ok(Some(current)) => current,
         Ok(None) => return Ok(Copied::Nothing),
-        Err(OutputError::Lost { .. }) => return Ok(Copied::Lost),
-        Err(error) => return Err(error.into()),
+        Err(RefreshError::Output(OutputError::Lost { .. })) => return Ok(Copied::Lost),
+        Err(error) => return Err(error),
     };
     // Only a program that writes rows in the same way can combine the files of a version.
     if current.manifest.code_version != CODE_VERSION {
