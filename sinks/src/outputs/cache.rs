@@ -124,12 +124,9 @@ impl FileCache {
     /// S3.
     pub(super) fn keep(&self, body: Spooled) -> Spooled {
         let Some(digest) = digest(body.sha256()) else { return body };
-        {
-            // Where there is room for nothing, it need not be compressed.
-            let mut state = self.state();
-            if state.files.contains_key(&digest) || !self.make_room(&mut state, BLOCK_BYTES) {
-                return body;
-            }
+        // Where there is room for nothing, it need not be compressed.
+        if !self.admits(&mut self.state(), &digest, BLOCK_BYTES) {
+            return body;
         }
         let small = match body.memory().filter(|bytes| is_compressed(bytes.len() as u64)).map(compress).transpose() {
             Ok(small) => small,
@@ -141,7 +138,7 @@ impl FileCache {
         let bytes = on_disk(small.as_ref().map_or(body.len(), |small| small.len() as u64));
         {
             let mut state = self.state();
-            if state.files.contains_key(&digest) || !self.make_room(&mut state, bytes) {
+            if !self.admits(&mut state, &digest, bytes) {
                 return body;
             }
             state.insert(digest, bytes);
@@ -165,6 +162,11 @@ impl FileCache {
             None => body.read()?.copy(0, body.len(), &mut file)?,
         }
         file.persist(path).map(drop).map_err(|error| error.error)
+    }
+
+    /// Whether a file is not here yet and there is room for this many bytes, which is made.
+    fn admits(&self, state: &mut State, digest: &Digest, bytes: u64) -> bool {
+        !state.files.contains_key(digest) && self.make_room(state, bytes)
     }
 
     /// Whether this many bytes fit, after deleting as many unnamed files as necessary.

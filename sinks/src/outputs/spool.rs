@@ -126,11 +126,11 @@ impl Spooled {
         }
     }
 
-    /// Its bytes, if it has less than [`MEMORY_BYTES`]: then they are in memory.
+    /// Its bytes, if they are in memory.
     pub(super) fn memory(&self) -> Option<&Bytes> {
         match &self.body {
-            Body::Memory(bytes) if bytes.len() < MEMORY_BYTES => Some(bytes),
-            _ => None,
+            Body::Memory(bytes) => Some(bytes),
+            Body::File(_) | Body::Open(_) => None,
         }
     }
 
