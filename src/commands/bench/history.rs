@@ -3,7 +3,8 @@
 //! 1. All rows in one file, their locations unknown, so that there is nothing to publish.
 //! 2. On a new stack the locations first, then the same file: until its rows are applied, and until its outputs are
 //!    published.
-//! 3. There, once the whole-file copies have followed the load, one row after the other is corrected, each until it is published.
+//! 3. There, once the whole-file copies have followed the load, one row after the other is corrected, each until it is
+//!    published.
 //! 4. A location is renamed, which changes all windows that it has a row in; then another one, while rows are corrected.
 //! 5. Many small files are dropped, then nothing: what a pipeline costs that has nothing to do.
 //! 6. On a new stack, 85 years of one location; one row is corrected: until the whole-file copies follow.
