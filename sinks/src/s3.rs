@@ -45,9 +45,9 @@ pub struct S3Settings {
     pub processed_bucket: String,
     /// Access key; empty: the AWS default credential chain.
     pub access_key_id: SecretString,
-    /// How written objects are encrypted: s3 (S3's own key) or kms. Empty: as the bucket is configured.
+    /// Secret key of the access key; empty like it.
     pub secret_access_key: SecretString,
-    /// How what is written is encrypted: s3 (a key of S3's own) or kms. Empty: as the bucket says.
+    /// How written objects are encrypted: s3 (S3's own key) or kms. Empty: as the bucket is configured.
     pub sse: String,
     /// For kms: the key's id or ARN; empty: the account's key for S3.
     pub sse_kms_key_id: String,
