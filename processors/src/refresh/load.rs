@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Allowance, Budget, Pace};
-use super::retry::sleep;
 
 /// From this many bytes on, files that are not applied yet count as a heavy load: some ten thousand rows, a second's
 /// work. Less is a trickle, which should be visible immediately.
@@ -36,8 +35,12 @@ const IS_MUCH: &str = "SELECT coalesce(sum(o.size_bytes), 0) >= $1
 /// # Errors
 /// If Postgres does not answer.
 pub(super) async fn is_busy(pool: &PgPool) -> Result<bool, sqlx::Error> {
-    let sql = format!("SELECT ({IS_MUCH}) OR EXISTS (SELECT FROM pipeline.marks WHERE dimension IS NOT NULL)");
-    sqlx::query_scalar(AssertSqlSafe(sql)).bind(MUCH_BYTES).bind(FILES_MAX).fetch_one(pool).await
+    let is_dimension = "SELECT EXISTS (SELECT FROM pipeline.marks WHERE dimension IS NOT NULL)";
+    Ok(is_much(pool).await? || sqlx::query_scalar(is_dimension).fetch_one(pool).await?)
+}
+
+async fn is_much(pool: &PgPool) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(IS_MUCH).bind(MUCH_BYTES).bind(FILES_MAX).fetch_one(pool).await
 }
 
 /// The load, and the share that publications may use meanwhile.
@@ -53,7 +56,7 @@ impl Load {
 
     /// What the next publication may derive.
     pub(super) async fn allowance(&mut self, pace: &Pace) -> Allowance {
-        let is_much = sqlx::query_scalar(IS_MUCH).bind(MUCH_BYTES).bind(FILES_MAX).fetch_one(&self.pool).await;
+        let is_much = is_much(&self.pool).await;
         // The publication uses the same Postgres, and reports its errors.
         let now = Instant::now();
         self.budget.load(is_much.unwrap_or(false), now);
@@ -62,8 +65,11 @@ impl Load {
 
     /// Returns once this many windows may be derived, or on shutdown.
     pub(super) async fn until_allowed(&mut self, windows: usize, pace: &Pace, shutdown: &CancellationToken) {
-        while !shutdown.is_cancelled() && self.allowance(pace).await.windows_max < windows {
-            sleep(LOOK_INTERVAL, shutdown).await;
-        }
+        let allowed = async {
+            while self.allowance(pace).await.windows_max < windows {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        };
+        shutdown.run_until_cancelled(allowed).await;
     }
 }
