@@ -164,7 +164,8 @@ impl Store {
     ///
     /// An answer to HEAD has no body and so no error code: its 404 may be S3's or a proxy's. GET distinguishes them.
     pub(super) async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, OutputError> {
-        let error = match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+        let ask = || self.client.head_object().bucket(&self.bucket).key(key).send();
+        let error = match ask().await {
             Ok(head) => return Ok(Some(head)),
             Err(error) => error,
         };
@@ -175,8 +176,11 @@ impl Store {
         match first_byte.send().await {
             Err(error) if says_absent(status(&error), error.code()) => Ok(None),
             Err(error) => Err(self.failed("read", key, &error)),
-            // It was written in between, or the 404 was not S3's: in both cases the next attempt decides.
-            Ok(_) => Err(self.request("head", key, "404, but then the object existed".into())),
+            // It was written in between, or the 404 was not S3's: another HEAD tells.
+            Ok(_) => match ask().await {
+                Ok(head) => Ok(Some(head)),
+                Err(_) => Err(self.request("head", key, "HEAD does not find it, but GET does".into())),
+            },
         }
     }
 

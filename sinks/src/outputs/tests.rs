@@ -124,9 +124,13 @@ async fn a_copy_is_gone_only_where_get_says_so_too() {
     let gone = store(vec![head(), no_such_key()]).await.head_copy(key).await;
     assert_eq!(gone.expect("an answer"), None);
     for proxy in [page("404 Not Found"), refusal("404 Not Found", "NoSuchBucket"), answer("206 Partial Content", "i")] {
-        let error = store(vec![head(), proxy]).await.head_copy(key).await.expect_err("not S3's own answer");
+        let error = store(vec![head(), proxy, head()]).await.head_copy(key).await.expect_err("not S3's own answer");
         assert!(error.to_string().contains("s3://processed/metrics/window_metrics.csv: "), "{error}");
     }
+    // It was written in between.
+    let there = answer("206 Partial Content", "i");
+    let found = store(vec![head(), there, answer("200 OK", "")]).await.head_copy(key).await.expect("an answer");
+    assert_eq!(found.map(|copy| copy.etag).as_deref(), Some("\"tag\""));
     store(vec![page("412 Precondition Failed")]).await.head_copy(key).await.expect_err("not S3's own answer");
 }
 
