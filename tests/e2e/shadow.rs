@@ -164,6 +164,61 @@ async fn a_swap_that_would_leave_something_behind_refuses_and_names_it() {
     roles.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_are_built_once_a_shadow_is_filled_and_are_those_of_the_table() {
+    let world = World::new("indexes").await;
+    let roles = world.run_all();
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(3, "2025-01-01", 100, 5)).await;
+    world.settle().await;
+    world
+        .execute(
+            "CREATE INDEX \"odd \"\"ON\"\" one\" ON health_data (malaria_cases DESC NULLS LAST) INCLUDE (id)
+                WITH (fillfactor = 70);
+             COMMENT ON INDEX \"odd \"\"ON\"\" one\" IS 'It''s somebody''s';
+             CREATE INDEX partial ON health_data (date) WHERE dengue_cases > 3;
+             CREATE INDEX of_text ON health_data ((date::timestamp));
+             CREATE UNIQUE INDEX unique_id ON health_data (id, date);",
+        )
+        .await;
+    let of = |schema: &str| {
+        format!(
+            "SELECT coalesce(string_agg(
+                replace(pg_get_indexdef(i.indexrelid), ' {schema}.', ' ') || i.indisprimary
+                    || coalesce(obj_description(i.indexrelid, 'pg_class'), ''), E'\n' ORDER BY c.relname), '')
+             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+             WHERE i.indrelid = '{schema}.health_data'::regclass"
+        )
+    };
+    let names = "SELECT string_agg(indexname, ' ' ORDER BY indexname) FROM pg_indexes
+        WHERE schemaname = 'shadow' AND tablename = 'health_data'";
+    let (told, _) = watch::channel(Progress::default());
+    let token = CancellationToken::new();
+    let wanted: String = world.query(&of("public")).await;
+    let mut shadow = open(&world, &everything()).await;
+    assert_eq!(world.query::<String>(names).await, "health_data_key of_text partial unique_id");
+    // Interrupted before its end, it has them at the end all the same.
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    assert!(matches!(shadow.fill(&told, &stopped).await, Err(ReplayError::Interrupted)));
+    drop(shadow);
+    let mut shadow = open(&world, &everything()).await;
+    shadow.fill(&told, &token).await.expect("fill");
+    assert_eq!(world.query::<String>(&of("shadow")).await, wanted);
+    shadow.swap(&told, &token).await.expect("swap");
+    assert_eq!(world.query::<String>(&of("public")).await, wanted);
+
+    // Without a primary key, a table in this publication could not be changed.
+    world.execute("CREATE PUBLICATION everything FOR ALL TABLES").await;
+    let mut shadow = open(&world, &everything()).await;
+    assert_eq!(world.query::<String>(names).await, "health_data_key health_data_pkey of_text partial unique_id");
+    shadow.fill(&told, &token).await.expect("fill");
+    assert_eq!(world.query::<String>(&of("shadow")).await, wanted);
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
 /// Deletes every record of the topic of health, as retention would.
 async fn delete_records(world: &World) {
     let topic = format!("{}health", world.services.config.kafka.topic_prefix);

@@ -12,7 +12,7 @@ use freshet_sinks::destination::Destination;
 use freshet_sinks::postgres::is_lock_timeout;
 use freshet_sinks::replay::{self as replays, Kind, ReplayLock, Running, Wanted};
 use freshet_sinks::shadow::{self, Comparison, Held, Swapped};
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -39,6 +39,9 @@ pub struct Shadow {
     running: Running,
     stream_id: Uuid,
     positions: BTreeMap<i32, Position>,
+    /// Whether it has all its indexes.
+    is_indexed: bool,
+    is_analyzed: bool,
     _lock: ReplayLock,
 }
 
@@ -67,11 +70,13 @@ impl Shadow {
             stream_id: topic.stream_id,
             positions: positions(&taken),
             context: context.clone(),
+            is_indexed: false,
+            is_analyzed: false,
             _lock: lock,
         })
     }
 
-    /// Fills it until little is left to read.
+    /// Fills it until little is left to read, and builds its indexes.
     ///
     /// # Errors
     /// [`ReplayError`].
@@ -86,12 +91,35 @@ impl Shadow {
                 false => progress.send_modify(|progress| progress.total = progress.done + all),
             }
             if is_little(*progress.borrow(), all) && !is_first {
-                return Ok(());
+                if self.is_indexed {
+                    return Ok(());
+                }
+                self.index(shutdown).await?;
+                // Rows may have arrived meanwhile.
+                continue;
             }
             is_first = false;
             self.read_up_to(&live, progress, shutdown).await?;
         }
         Err(ReplayError::NotCaughtUp(TRIES_MAX))
+    }
+
+    /// Builds the indexes that it still lacks. A connection of its own, so that Postgres stops if this is interrupted.
+    async fn index(&mut self, shutdown: &CancellationToken) -> Result<(), ReplayError> {
+        let Shadow { context, running, .. } = &*self;
+        let failed = postgres("build the indexes of the shadow");
+        let build = async {
+            let mut connection = PgConnection::connect_with(&context.pool.connect_options()).await?;
+            shadow::make_late(&mut connection, context.domain).await?;
+            connection.close().await
+        };
+        tokio::select! {
+            built = build => built.map_err(failed)?,
+            () = show_alive(context, running) => unreachable!("it does not end"),
+            () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
+        }
+        self.is_indexed = true;
+        Ok(())
     }
 
     /// How many messages are left in each partition.
@@ -187,6 +215,20 @@ impl Shadow {
         Ok(comparison)
     }
 
+    /// Prepares a swap, once it is filled: gives the planner statistics about it. The shadows of several domains can do so
+    /// at once; their swaps come one after the other, because the same views read the tables.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub async fn analyze(&mut self) -> Result<(), ReplayError> {
+        if !self.is_analyzed {
+            let analyzed = shadow::analyze(&self.context.pool, self.context.domain).await;
+            analyzed.map_err(postgres("analyse the shadow"))?;
+            self.is_analyzed = true;
+        }
+        Ok(())
+    }
+
     /// The rows of the live table, and its own.
     ///
     /// # Errors
@@ -205,7 +247,7 @@ impl Shadow {
         shutdown: &CancellationToken,
     ) -> Result<Swapped, ReplayError> {
         self.fill(progress, shutdown).await?;
-        shadow::analyze(&self.context.pool, self.context.domain).await.map_err(postgres("analyse the shadow"))?;
+        self.analyze().await?;
         let mut refused = None;
         for _ in 0..TRIES_MAX {
             let held = self.level(progress, shutdown).await?;

@@ -3,7 +3,7 @@
 //!
 //! It is created like the live table ([`create`]): the same columns, constraints and indexes, under the same names, in
 //! the schema `shadow`, except columns that are declared with another type or no longer declared; its state (bookmarks,
-//! progress, rejects) is stored beside it. It is filled by the same transaction as the live table ([`crate::apply`]),
+//! progress, rejects) is stored beside it. Some of its indexes are built once it is filled ([`make_late`]). It is filled by the same transaction as the live table ([`crate::apply`]),
 //! never past the live bookmarks. So the live table had every key of the shadow when the row was applied there, and
 //! gave it the `id` that the shadow uses too; a key that only the new rules accept gets the next id.
 //!
@@ -12,6 +12,7 @@
 
 mod compare;
 mod dependants;
+mod indexes;
 mod swap;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::tables;
 use crate::transactions::{self, Limits, Named};
 
 pub use compare::{Comparison, Differs, compare, count};
+pub use indexes::make_late;
 pub use swap::{Refused, Swapped, swap};
 
 /// How long a statement that needs an exclusive lock on the live table waits for its readers. Later statements of
@@ -43,13 +45,13 @@ pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domai
     like_stored(connection, &live, &shadow).await?;
     // LIKE makes up its own names. A constraint's index is renamed with its constraint.
     for (made, wanted) in index_names(connection, &live, &shadow).await? {
-        let sql = format!("ALTER INDEX shadow.\"{made}\" RENAME TO \"{wanted}\"");
+        let sql = format!("ALTER INDEX shadow.{made} RENAME TO {wanted}");
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
     for sql in tables::narrowing(connection, SCHEMA, domain).await?.sql {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
-    Ok(())
+    indexes::drop_late(connection, domain).await
 }
 
 /// Gives a shadow the storage parameters of the live table (`fillfactor`, those of autovacuum), which LIKE does not
@@ -64,7 +66,7 @@ async fn like_stored(connection: &mut PgConnection, live: &str, shadow: &str) ->
     Ok(())
 }
 
-/// Pairs the equal indexes of two tables whose names differ: (name here, name there).
+/// Pairs the equal indexes of two tables whose names differ: (name here, name there), quoted for SQL.
 async fn index_names(
     connection: &mut PgConnection,
     live: &str,
@@ -77,7 +79,7 @@ async fn index_names(
          FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid";
     sqlx::query_as(AssertSqlSafe(format!(
         "WITH indexes AS ({of})
-         SELECT made.relname::text, wanted.relname::text FROM indexes made JOIN indexes wanted USING (number)
+         SELECT quote_ident(made.relname), quote_ident(wanted.relname) FROM indexes made JOIN indexes wanted USING (number)
          WHERE made.indrelid = $1::regclass AND wanted.indrelid = $2::regclass AND made.relname <> wanted.relname"
     )))
     .bind(shadow)
