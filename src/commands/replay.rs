@@ -117,9 +117,10 @@ async fn shadows(
     shutdown: &CancellationToken,
 ) -> Result<ExitCode> {
     let bars = MultiProgress::new();
-    let each = contexts.iter().map(|context| fill(context, args, &bars, shutdown));
+    let filled = join_all(contexts.iter().map(|context| fill(context, args, &bars, shutdown))).await;
+    let ready = join_all(filled.into_iter().map(|filled| prepare(filled, args, shutdown))).await;
     let (mut outcome, mut is_agreed) = (Ok(ExitCode::SUCCESS), true);
-    for (context, filled) in contexts.iter().zip(join_all(each).await) {
+    for (context, filled) in contexts.iter().zip(ready) {
         let ended = match filled {
             Ok(_) if !is_agreed => continue,
             Ok(_) if shutdown.is_cancelled() => Err(ReplayError::Interrupted.into()),
@@ -206,6 +207,8 @@ struct Filled {
     progress: ProgressSender,
     /// How long that took.
     took: Duration,
+    /// The rows of the live table and of the shadow, if nothing else is to be known before the swap.
+    rows: Option<(i64, i64)>,
 }
 
 async fn fill(
@@ -219,7 +222,19 @@ async fn fill(
     let filled = shadow.fill(&progress, shutdown).await;
     let took = bar.finish().await;
     filled?;
-    Ok(Filled { shadow, progress, took })
+    Ok(Filled { shadow, progress, took, rows: None })
+}
+
+/// Prepares the swap of a shadow about which nobody is asked, so that all of them prepare at once.
+async fn prepare(filled: Result<Filled>, args: &ReplayArgs, shutdown: &CancellationToken) -> Result<Filled> {
+    let mut filled = filled?;
+    if args.swap && args.yes && !args.compare {
+        // It may have waited for those of other domains.
+        filled.shadow.fill(&filled.progress, shutdown).await?;
+        filled.shadow.analyze().await?;
+        filled.rows = Some(filled.shadow.count().await?);
+    }
+    Ok(filled)
 }
 
 /// Compares and swaps, as asked; `false` if a person did not agree.
@@ -231,24 +246,23 @@ async fn finish(
     shutdown: &CancellationToken,
 ) -> Result<bool> {
     let domain = context.domain;
-    let Filled { mut shadow, progress, took } = filled;
+    let Filled { mut shadow, progress, took, rows } = filled;
     println!("{}: the shadow has caught up{}", domain.name, show::at_rate(progress.borrow().rows, took));
     if !args.compare && !args.swap {
         println!("Look at it as shadow.{}, then add --compare, --swap or --drop to the same command.", domain.table);
         return Ok(true);
     }
-    // A comparison reads all of both tables: it is made for a person who asks for it, or is asked.
-    let rows = if args.compare || !args.yes {
-        let comparison = shadow.compare(&progress, shutdown).await?;
-        println!("{}", show::comparison(domain, &comparison, look));
-        if args.swap && !confirm(&question(domain, &comparison), args.yes)? {
-            return Ok(false);
+    let rows = match rows {
+        Some(rows) => rows,
+        // A comparison reads all of both tables: it is made for a person who asks for it, or is asked.
+        None => {
+            let comparison = shadow.compare(&progress, shutdown).await?;
+            println!("{}", show::comparison(domain, &comparison, look));
+            if args.swap && !confirm(&question(domain, &comparison), args.yes)? {
+                return Ok(false);
+            }
+            (comparison.live_rows, comparison.shadow_rows)
         }
-        (comparison.live_rows, comparison.shadow_rows)
-    } else {
-        // It may have waited for those of other domains.
-        shadow.fill(&progress, shutdown).await?;
-        shadow.count().await?
     };
     if args.swap {
         if shutdown.is_cancelled() {
