@@ -12,6 +12,7 @@ use freshet_processors::replay::{self, Point, ProgressSender, ReplayContext, Rep
 use freshet_sinks::replay as replays;
 use freshet_topics::Domain;
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use indicatif::MultiProgress;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,9 @@ use super::halted;
 use super::terminal::Look;
 use crate::ready;
 use crate::roles::{self, Services};
+
+/// Shadows that prepare for their swaps at once: each reads two tables, with a connection of the pool.
+const PREPARED_AT_ONCE: usize = 4;
 
 /// Options of `freshet replay`.
 #[derive(Debug, Clone, clap::Args)]
@@ -118,7 +122,8 @@ async fn shadows(
 ) -> Result<ExitCode> {
     let bars = MultiProgress::new();
     let filled = join_all(contexts.iter().map(|context| fill(context, args, &bars, shutdown))).await;
-    let ready = join_all(filled.into_iter().map(|filled| prepare(filled, args, shutdown))).await;
+    let ready = filled.into_iter().map(|filled| prepare(filled, args, shutdown));
+    let ready: Vec<Result<Filled>> = stream::iter(ready).buffered(PREPARED_AT_ONCE).collect().await;
     let (mut outcome, mut is_agreed) = (Ok(ExitCode::SUCCESS), true);
     for (context, filled) in contexts.iter().zip(ready) {
         let ended = match filled {
@@ -225,7 +230,7 @@ async fn fill(
     Ok(Filled { shadow, progress, took, rows: None })
 }
 
-/// Prepares the swap of a shadow about which nobody is asked, so that all of them prepare at once.
+/// Prepares the swap of a shadow about which nobody is asked, so that several prepare at once.
 async fn prepare(filled: Result<Filled>, args: &ReplayArgs, shutdown: &CancellationToken) -> Result<Filled> {
     let mut filled = filled?;
     if args.swap && args.yes && !args.compare {

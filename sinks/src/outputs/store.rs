@@ -179,7 +179,10 @@ impl Store {
             // It was written in between, or the 404 was not S3's: another HEAD tells.
             Ok(_) => match ask().await {
                 Ok(head) => Ok(Some(head)),
-                Err(_) => Err(self.request("head", key, "HEAD does not find it, but GET does".into())),
+                Err(error) if status(&error) == Some(404) => {
+                    Err(self.request("head", key, "HEAD does not find it, but GET does".into()))
+                }
+                Err(error) => Err(self.failed("head", key, &error)),
             },
         }
     }
