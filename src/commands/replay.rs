@@ -23,8 +23,8 @@ use super::terminal::Look;
 use crate::ready;
 use crate::roles::{self, Services};
 
-/// Shadows that prepare for their swaps at once: each reads two tables, with a connection of the pool.
-const PREPARED_AT_ONCE: usize = 4;
+/// Shadows whose rows are counted at once: each reads two tables, with a connection of the pool.
+const COUNTED_AT_ONCE: usize = 4;
 
 /// Options of `freshet replay`.
 #[derive(Debug, Clone, clap::Args)]
@@ -122,8 +122,8 @@ async fn shadows(
 ) -> Result<ExitCode> {
     let bars = MultiProgress::new();
     let filled = join_all(contexts.iter().map(|context| fill(context, args, &bars, shutdown))).await;
-    let ready = filled.into_iter().map(|filled| prepare(filled, args, shutdown));
-    let ready: Vec<Result<Filled>> = stream::iter(ready).buffered(PREPARED_AT_ONCE).collect().await;
+    let ready = filled.into_iter().map(|filled| counted(filled, args, shutdown));
+    let ready: Vec<Result<Filled>> = stream::iter(ready).buffered(COUNTED_AT_ONCE).collect().await;
     let (mut outcome, mut is_agreed) = (Ok(ExitCode::SUCCESS), true);
     for (context, filled) in contexts.iter().zip(ready) {
         let ended = match filled {
@@ -227,16 +227,19 @@ async fn fill(
     let filled = shadow.fill(&progress, shutdown).await;
     let took = bar.finish().await;
     filled?;
+    if args.swap {
+        // While those of other domains are still being filled.
+        shadow.analyze().await?;
+    }
     Ok(Filled { shadow, progress, took, rows: None })
 }
 
-/// Prepares the swap of a shadow about which nobody is asked, so that several prepare at once.
-async fn prepare(filled: Result<Filled>, args: &ReplayArgs, shutdown: &CancellationToken) -> Result<Filled> {
+/// Counts the rows of a shadow about which nobody is asked before its swap: several count at once, but swap in turn.
+async fn counted(filled: Result<Filled>, args: &ReplayArgs, shutdown: &CancellationToken) -> Result<Filled> {
     let mut filled = filled?;
     if args.swap && args.yes && !args.compare {
         // It may have waited for those of other domains.
         filled.shadow.fill(&filled.progress, shutdown).await?;
-        filled.shadow.analyze().await?;
         filled.rows = Some(filled.shadow.count().await?);
     }
     Ok(filled)
