@@ -12,7 +12,7 @@ use freshet_sinks::destination::Destination;
 use freshet_sinks::postgres::is_lock_timeout;
 use freshet_sinks::replay::{self as replays, Kind, ReplayLock, Running, Wanted};
 use freshet_sinks::shadow::{self, Comparison, Held, Swapped};
-use sqlx::{Connection, PgConnection};
+use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -39,8 +39,6 @@ pub struct Shadow {
     running: Running,
     stream_id: Uuid,
     positions: BTreeMap<i32, Position>,
-    /// Whether it has all its indexes.
-    is_indexed: bool,
     is_analyzed: bool,
     _lock: ReplayLock,
 }
@@ -70,13 +68,12 @@ impl Shadow {
             stream_id: topic.stream_id,
             positions: positions(&taken),
             context: context.clone(),
-            is_indexed: false,
             is_analyzed: false,
             _lock: lock,
         })
     }
 
-    /// Fills it until little is left to read, and builds its indexes.
+    /// Fills it until little is left to read.
     ///
     /// # Errors
     /// [`ReplayError`].
@@ -91,35 +88,12 @@ impl Shadow {
                 false => progress.send_modify(|progress| progress.total = progress.done + all),
             }
             if is_little(*progress.borrow(), all) && !is_first {
-                if self.is_indexed {
-                    return Ok(());
-                }
-                self.index(shutdown).await?;
-                // Rows may have arrived meanwhile.
-                continue;
+                return Ok(());
             }
             is_first = false;
             self.read_up_to(&live, progress, shutdown).await?;
         }
         Err(ReplayError::NotCaughtUp(TRIES_MAX))
-    }
-
-    /// Builds the indexes that it still lacks. A connection of its own, so that Postgres stops if this is interrupted.
-    async fn index(&mut self, shutdown: &CancellationToken) -> Result<(), ReplayError> {
-        let Shadow { context, running, .. } = &*self;
-        let failed = postgres("build the indexes of the shadow");
-        let build = async {
-            let mut connection = PgConnection::connect_with(&context.pool.connect_options()).await?;
-            shadow::make_late(&mut connection, context.domain).await?;
-            connection.close().await
-        };
-        tokio::select! {
-            built = build => built.map_err(failed)?,
-            () = show_alive(context, running) => unreachable!("it does not end"),
-            () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
-        }
-        self.is_indexed = true;
-        Ok(())
     }
 
     /// How many messages are left in each partition.

@@ -3,7 +3,7 @@
 //!
 //! It is created like the live table ([`create`]): the same columns, constraints and indexes, under the same names, in
 //! the schema `shadow`, except columns that are declared with another type or no longer declared; its state (bookmarks,
-//! progress, rejects) is stored beside it. Some of its indexes are built once it is filled ([`make_late`]). It is filled by the same transaction as the live table ([`crate::apply`]),
+//! progress, rejects) is stored beside it. It is filled by the same transaction as the live table ([`crate::apply`]),
 //! never past the live bookmarks. So the live table had every key of the shadow when the row was applied there, and
 //! gave it the `id` that the shadow uses too; a key that only the new rules accept gets the next id.
 //!
@@ -12,7 +12,6 @@
 
 mod compare;
 mod dependants;
-mod indexes;
 mod swap;
 
 use std::collections::BTreeMap;
@@ -26,7 +25,6 @@ use crate::tables;
 use crate::transactions::{self, Limits, Named};
 
 pub use compare::{Comparison, Differs, compare, count};
-pub use indexes::make_late;
 pub use swap::{Refused, Swapped, swap};
 
 /// How long a statement that needs an exclusive lock on the live table waits for its readers. Later statements of
@@ -51,7 +49,7 @@ pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domai
     for sql in tables::narrowing(connection, SCHEMA, domain).await?.sql {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
-    indexes::drop_late(connection, domain).await
+    Ok(())
 }
 
 /// Gives a shadow the storage parameters of the live table (`fillfactor`, those of autovacuum), which LIKE does not
