@@ -212,7 +212,7 @@ struct Filled {
     progress: ProgressSender,
     /// How long that took.
     took: Duration,
-    /// The rows of the live table and of the shadow, if nothing else is to be known before the swap.
+    /// The rows of the live table and of the shadow, counted for a swap about which nobody is asked.
     rows: Option<(i64, i64)>,
 }
 

@@ -189,8 +189,8 @@ impl Shadow {
         Ok(comparison)
     }
 
-    /// Prepares a swap, once it is filled: gives the planner statistics about it. The shadows of several domains can do so
-    /// at once; their swaps come one after the other, because the same views read the tables.
+    /// Gives the planner statistics about it, once: for a swap, when it is filled. [`Shadow::swap`] does so otherwise, but
+    /// then the shadows of several domains would wait for each other's.
     ///
     /// # Errors
     /// [`ReplayError`].

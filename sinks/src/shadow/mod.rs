@@ -77,7 +77,8 @@ async fn index_names(
          FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid";
     sqlx::query_as(AssertSqlSafe(format!(
         "WITH indexes AS ({of})
-         SELECT quote_ident(made.relname), quote_ident(wanted.relname) FROM indexes made JOIN indexes wanted USING (number)
+         SELECT quote_ident(made.relname), quote_ident(wanted.relname)
+         FROM indexes made JOIN indexes wanted USING (number)
          WHERE made.indrelid = $1::regclass AND wanted.indrelid = $2::regclass AND made.relname <> wanted.relname"
     )))
     .bind(shadow)
