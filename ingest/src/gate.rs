@@ -32,8 +32,10 @@ use crate::metrics;
 use crate::producer::Producer;
 use crate::truncation::{Acknowledged, Holder, TruncationWatch};
 
-/// How often the task checks whether an answer must be refreshed.
+/// How often the task checks whether an answer must be refreshed, while a domain is published to or paused.
 const TICK: Duration = Duration::from_millis(50);
+/// The same while there is none: what is published from now on counts as not yet applied until the next look.
+const IDLE_TICK: Duration = Duration::from_millis(250);
 /// A topic is checked again after this time, so that added partitions are used within seconds: two small requests.
 const TOPIC_AGE_MAX: Duration = Duration::from_secs(10);
 /// A topic that could not be used is checked again after this time.
@@ -174,10 +176,15 @@ impl Gate {
     pub(crate) async fn keep(&self, stop: CancellationToken) {
         loop {
             join_all(self.entries.iter().map(|entry| self.refresh(entry))).await;
-            if stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(self.tick())).await.is_none() {
                 return;
             }
         }
+    }
+
+    fn tick(&self) -> Duration {
+        let is_idle = |entry: &Entry| entry.published.load(Ordering::Relaxed) == 0 && self.open(entry).is_some();
+        if self.entries.iter().all(is_idle) { IDLE_TICK } else { TICK }
     }
 
     async fn refresh(&self, entry: &Entry) {

@@ -11,6 +11,7 @@
 
 mod batch;
 pub mod changes;
+mod clock;
 mod consumer;
 pub mod decisions;
 pub mod lineage;
@@ -111,7 +112,7 @@ fn run_once(context: &Context, shutdown: &CancellationToken, runtime: Handle) ->
         ownership: Arc::clone(&ownership),
     };
     let consumer = BookmarkConsumer::join(source, Callbacks(state.clone())).map_err(|error| error.to_string())?;
-    let mut processor = StreamProcessor::new(Box::new(consumer), state);
+    let mut processor = clock::unhurried(|| StreamProcessor::new(Box::new(consumer), state));
     let mut looked = Instant::now();
     while !shutdown.is_cancelled() {
         processor.run_once().map_err(|error| describe(&error))?;
