@@ -94,7 +94,7 @@ impl Checker {
                 others: others.to_vec(),
                 failing: domain.columns.iter().enumerate().filter(|(_, column)| fails(column)).collect(),
                 header: None,
-                overtaken: Overtaken::new(domain),
+                overtaken: Overtaken::new(domain, expected_bytes),
             },
             framer: Framer::new(limits, domain.delimiter),
             start: Some(Vec::new()),

@@ -6,10 +6,10 @@
 //! they are the same. For that, a second pass that resumes reads the keys of the rows before once more.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 
 use freshet_topics::judge::{self, Notes};
-use freshet_topics::{Column, Domain, Value};
+use freshet_topics::{Cell, Column, Domain, Value};
 
 use crate::frame::Record;
 use crate::header::Header;
@@ -17,28 +17,33 @@ use crate::header::Header;
 /// The most keys of a file that are remembered: about 32 MB. In a file with more keys, only rows of the remembered ones
 /// are counted.
 const KEYS_MAX: usize = 1_000_000;
+/// Room is made for the keys of a file as if each row had this many bytes.
+const ROW_BYTES: usize = 64;
 
 /// Counts the rows of a file that a later one overtakes.
 pub(crate) struct Overtaken {
     key: Key,
-    seen: HashSet<u64>,
+    seen: HashSet<u64, AsIs>,
     keys_max: usize,
     rows: i64,
 }
 
 impl Overtaken {
-    pub(crate) fn new(domain: &'static Domain) -> Self {
-        Overtaken { key: Key::of(domain), seen: HashSet::new(), keys_max: KEYS_MAX, rows: 0 }
+    /// For a file of about this many bytes.
+    pub(crate) fn new(domain: &'static Domain, expected_bytes: usize) -> Self {
+        let expected = (expected_bytes / ROW_BYTES).min(KEYS_MAX);
+        let seen = HashSet::with_capacity_and_hasher(expected, AsIs::default());
+        Overtaken { key: Key::of(domain), seen, keys_max: KEYS_MAX, rows: 0 }
     }
 
     /// Takes the next row.
     pub(crate) fn take(&mut self, header: &Header, record: &Record<'_>) {
         let Some(key) = self.key.number(header, record) else { return };
-        if self.seen.contains(&key) {
-            self.rows += 1;
-        } else if self.seen.len() < self.keys_max {
-            self.seen.insert(key);
-        }
+        let is_overtaking = match self.seen.len() < self.keys_max {
+            true => !self.seen.insert(key),
+            false => self.seen.contains(&key),
+        };
+        self.rows += i64::from(is_overtaking);
     }
 
     /// How many rows were overtaken so far by a later one with the same key.
@@ -51,14 +56,14 @@ impl Overtaken {
 pub(crate) struct Overtaking {
     key: Key,
     /// Rows so far, by key.
-    seen: HashMap<u64, u32>,
+    seen: HashMap<u64, u32, AsIs>,
     keys_max: usize,
 }
 
 impl Overtaking {
     /// For a file in which the first pass found this many overtaken rows: `None` if it found none.
     pub(crate) fn of(domain: &'static Domain, overtaken: i64) -> Option<Self> {
-        (overtaken > 0).then(|| Overtaking { key: Key::of(domain), seen: HashMap::new(), keys_max: KEYS_MAX })
+        (overtaken > 0).then(|| Overtaking { key: Key::of(domain), seen: HashMap::default(), keys_max: KEYS_MAX })
     }
 
     /// Takes the next row; returns how many rows with its key came before.
@@ -76,44 +81,99 @@ impl Overtaking {
     }
 }
 
-/// The columns of a domain's key, with their index in the domain.
-struct Key(Vec<(usize, &'static Column)>);
+/// The columns of a domain's key.
+struct Key(Vec<KeyColumn>);
+
+/// A column of the key, with what its last cell was read as. Most files are ordered by columns of the key, so that most of
+/// these cells have the text of the row before.
+struct KeyColumn {
+    /// Its index in the domain.
+    place: usize,
+    column: &'static Column,
+    /// The text of the last cell that was read, and the hash of its value; `None`: it is refused. A file has the column in
+    /// all rows or in none, so the text alone tells the value.
+    last: Option<(String, Option<u64>)>,
+}
 
 impl Key {
     fn of(domain: &'static Domain) -> Self {
-        let place = |name: &&'static str| (domain.index_of(name), &domain.columns[domain.index_of(name)]);
-        Key(domain.key.iter().map(place).collect())
+        let place = |name: &&'static str| domain.index_of(name);
+        let column = |place: usize| KeyColumn { place, column: &domain.columns[place], last: None };
+        Key(domain.key.iter().map(place).map(column).collect())
     }
 
     /// A hash of a row's key. A row with an unreadable key has none: it is a reject, and overtakes nothing.
-    fn number(&self, header: &Header, record: &Record<'_>) -> Option<u64> {
+    fn number(&mut self, header: &Header, record: &Record<'_>) -> Option<u64> {
         if record.stray_quote().is_some() {
             return None;
         }
-        let mut hasher = DefaultHasher::new();
-        for (place, column) in &self.0 {
-            let cell = header.cell(*place, record);
-            let value = judge::cell(column, &cell, &mut Notes::default()).ok()?;
-            hash(&value, &mut hasher);
+        self.0.iter_mut().try_fold(0, |number, column| {
+            let value = column.number(&header.cell(column.place, record))?;
+            Some(combined(number, value))
+        })
+    }
+}
+
+impl KeyColumn {
+    fn number(&mut self, cell: &Cell<'_>) -> Option<u64> {
+        let text = cell.as_ref().text();
+        if let Some((last, number)) = &self.last
+            && last == text
+        {
+            return *number;
         }
-        Some(hasher.finish())
+        let value = judge::cell(self.column, cell, &mut Notes::default()).ok();
+        let number = value.map(|value| hash(&value));
+        let (last, known) = self.last.get_or_insert_default();
+        last.clear();
+        last.push_str(text);
+        *known = number;
+        number
+    }
+}
+
+/// A hash of two hashes, the one of `first` and `second` another than the one of `second` and `first`. Both are hashes of
+/// all bits already, so a multiplication by a large odd number (2^64 divided by the golden ratio) is enough.
+fn combined(first: u64, second: u64) -> u64 {
+    (first.rotate_left(5) ^ second).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// For hashes as keys: hashing them once more would tell nothing.
+type AsIs = BuildHasherDefault<IsHash>;
+
+#[derive(Default)]
+struct IsHash(u64);
+
+impl Hasher for IsHash {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a hash is a u64")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
 /// Values that are equal as keys in the table have the same hash: NULL equals NULL, zero has no sign, NaN equals NaN.
-fn hash(value: &Value, hasher: &mut DefaultHasher) {
+fn hash(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
     match value {
-        Value::Null => 0u8.hash(hasher),
-        Value::Int(value) => value.hash(hasher),
-        Value::BigInt(value) => value.hash(hasher),
-        Value::Double(value) if value.is_nan() => f64::NAN.to_bits().hash(hasher),
-        Value::Double(value) => (value + 0.0).to_bits().hash(hasher),
-        Value::Numeric(value) => value.hash(hasher),
-        Value::Bool(value) => value.hash(hasher),
-        Value::Date(value) => value.hash(hasher),
-        Value::Timestamp(value) => value.hash(hasher),
-        Value::Text(value) => value.hash(hasher),
+        Value::Null => 0u8.hash(&mut hasher),
+        Value::Int(value) => value.hash(&mut hasher),
+        Value::BigInt(value) => value.hash(&mut hasher),
+        Value::Double(value) if value.is_nan() => f64::NAN.to_bits().hash(&mut hasher),
+        Value::Double(value) => (value + 0.0).to_bits().hash(&mut hasher),
+        Value::Numeric(value) => value.hash(&mut hasher),
+        Value::Bool(value) => value.hash(&mut hasher),
+        Value::Date(value) => value.hash(&mut hasher),
+        Value::Timestamp(value) => value.hash(&mut hasher),
+        Value::Text(value) => value.hash(&mut hasher),
     }
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -129,7 +189,7 @@ mod tests {
         let mut framer = Framer::new(FrameLimits::default(), domain.delimiter);
         let record = framer.next(&mut rest).expect("a header that frames").expect("a header");
         let header = Header::read(domain, &[], &record).expect("a header of the domain");
-        let mut overtaken = Overtaken { keys_max, ..Overtaken::new(domain) };
+        let mut overtaken = Overtaken { keys_max, ..Overtaken::new(domain, 0) };
         let mut overtaking = Overtaking { keys_max, ..Overtaking::of(domain, 1).expect("there may be some") };
         let mut told = Vec::new();
         while let Some(record) = framer.next(&mut rest).expect("a row that frames") {
@@ -151,6 +211,8 @@ mod tests {
             // A reject overtakes nothing, and is not overtaken.
             ("x,2025-01-01,5\nx,2025-01-01,5\n1,,5\n1,,5\n", vec![0; 4]),
             ("1,2025-01-01,5\n1,2025-01-01,\"5\"6\n1,2025-01-01,7\n", vec![0, 0, 1]),
+            // A cell is read anew where its text is another, also after one that is refused or missing.
+            ("1,2025-01-01,5\nx,2025-01-01,5\n1,2025-01-01,5\n1\n1,2025-01-01,5\n", vec![0, 0, 1, 0, 2]),
         ];
         for (rows, expected) in cases {
             let (_, told) = counted(health, &format!("location_id,date,dengue_cases\n{rows}"), 10);
@@ -171,13 +233,10 @@ mod tests {
 
     #[test]
     fn what_is_one_key_in_the_table_is_one_number() {
-        let number = |value: Value| {
-            let mut hasher = DefaultHasher::new();
-            hash(&value, &mut hasher);
-            hasher.finish()
-        };
-        assert_eq!(number(Value::Double(0.0)), number(Value::Double(-0.0)));
-        assert_eq!(number(Value::Double(f64::NAN)), number(Value::Double(-f64::NAN)));
-        assert_ne!(number(Value::Double(1.0)), number(Value::Double(-1.0)));
+        assert_eq!(hash(&Value::Double(0.0)), hash(&Value::Double(-0.0)));
+        assert_eq!(hash(&Value::Double(f64::NAN)), hash(&Value::Double(-f64::NAN)));
+        assert_ne!(hash(&Value::Double(1.0)), hash(&Value::Double(-1.0)));
+        let [one, two] = [1, 2].map(|number| hash(&Value::BigInt(number)));
+        assert_ne!(combined(combined(0, one), two), combined(combined(0, two), one), "the order of columns counts");
     }
 }
