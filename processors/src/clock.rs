@@ -1,13 +1,18 @@
 //! Arroyo's clock, without its hurry.
 //!
-//! Each of arroyo's processors starts a thread that reads the clock every ten milliseconds; there is no setting for it. On an
-//! idle machine the four of them took a third of freshet's CPU, nearly all of it for waking up. Arroyo compares this time
-//! with the interval of group commits, a second, and measures its own steps with it (`arroyo_*` among the metrics): their
-//! times are counted in larger steps, and are right on average.
+//! Each of arroyo's processors starts a thread that reads the clock every ten milliseconds, for all of them; there is no
+//! setting for it. On an idle machine the four of them took a third of freshet's CPU, nearly all of it for waking up. Here
+//! they may be late, and the consumer's loop reads the clock itself whenever it looks at the time: for the age of a batch,
+//! the interval of group commits and the metrics of arroyo.
 
-/// How late the thread may wake up: a tenth of the interval of group commits. Linux lets it wake up together with others.
+/// How late the threads may wake up: they then do it together with others. Nothing but the loop needs them to be in time.
 #[cfg(target_os = "linux")]
 const SLACK_NANOS: std::num::NonZeroU64 = std::num::NonZeroU64::new(100_000_000).expect("not zero");
+
+/// Reads the clock for all that is decided by it until the next time. To be called in each turn of the loop.
+pub(crate) fn read() {
+    coarsetime::Instant::update();
+}
 
 /// Runs `start`; threads that it starts may wake up late from a sleep, on systems that can do this. A thread has the timer
 /// slack of the one that started it (prctl(2), `PR_SET_TIMERSLACK`). The calling thread itself is as before.
@@ -27,18 +32,31 @@ fn set_slack(is_large: bool) {
 #[cfg(not(target_os = "linux"))]
 fn set_slack(_is_large: bool) {}
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
-    use rustix::thread::current_timer_slack;
+    use std::time::Duration;
 
     use super::*;
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_thread_that_is_started_may_be_late_and_its_starter_may_not() {
-        let before = current_timer_slack().expect("asked");
-        let slack = || current_timer_slack().expect("asked");
+        let slack = || rustix::thread::current_timer_slack().expect("asked");
+        let before = slack();
         let started = unhurried(|| std::thread::spawn(slack));
         assert_eq!(started.join().expect("it ends"), SLACK_NANOS.get());
-        assert_eq!(current_timer_slack().expect("asked"), before);
+        assert_eq!(slack(), before);
+    }
+
+    #[test]
+    fn time_goes_by_whenever_the_clock_is_read() {
+        read();
+        let before = coarsetime::Instant::recent();
+        std::thread::sleep(Duration::from_millis(20));
+        read();
+        assert!(
+            Duration::from(before.elapsed_since_recent()) >= Duration::from_millis(19),
+            "arroyo sees the same clock"
+        );
     }
 }

@@ -31,10 +31,10 @@ use sentry_arroyo::types::{BrokerMessage, Partition, Topic};
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 
-use crate::metrics;
 use crate::record::{Consumed, Taker};
 use crate::start::{Start, decide_start};
 use crate::unreadable;
+use crate::{clock, metrics};
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
@@ -375,6 +375,7 @@ impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
     /// Errors end the processor's run; it joins again with back-off.
     fn poll(&mut self, _timeout: Option<Duration>) -> Result<Option<BrokerMessage<Consumed>>, ConsumerError> {
         let polled = self.consumer.poll(poll_timeout(!self.paused.is_empty(), self.came_at.elapsed()));
+        clock::read();
         if let Some(failure) = self.ownership.lock().failure.take() {
             return Err(ConsumerError::BrokerError(failure.into()));
         }
