@@ -79,7 +79,8 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Keeps the bytes of a file of at most `keep_bytes_max`, and allocates room for `expected_bytes` at the start.
+    /// Keeps the bytes of a file of at most `keep_bytes_max`, and allocates room for `expected_bytes` and the keys of
+    /// their rows at the start.
     pub(crate) fn new(
         domain: &'static Domain,
         others: &[&'static Domain],

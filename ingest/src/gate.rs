@@ -34,7 +34,7 @@ use crate::truncation::{Acknowledged, Holder, TruncationWatch};
 
 /// How often the task checks whether an answer must be refreshed, while a domain is published to or paused.
 const TICK: Duration = Duration::from_millis(50);
-/// The same while there is none: what is published from now on counts as not yet applied until the next look.
+/// The same while there is none. Nothing waits for a look then: what is published meanwhile counts as not yet applied.
 const IDLE_TICK: Duration = Duration::from_millis(250);
 /// A topic is checked again after this time, so that added partitions are used within seconds: two small requests.
 const TOPIC_AGE_MAX: Duration = Duration::from_secs(10);
@@ -42,9 +42,6 @@ const TOPIC_AGE_MAX: Duration = Duration::from_secs(10);
 const TOPIC_RETRY: Duration = Duration::from_secs(2);
 /// A problem that an operator has to solve is logged again after this time.
 const REMINDER: Duration = Duration::from_secs(60);
-/// The ends of the log are measured again after this time while the domain is paused, published to, or idle. An idle
-/// domain may still have published objects that wait for rows that Kafka has lost.
-const ENDS_AGE_MAX: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(250), Duration::from_secs(5)];
 
 /// A topic that may be published to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +61,40 @@ pub(crate) struct OpenTopic {
 /// | paused | at most three quarters of it | running |
 fn paused(so_far: bool, lag: i64, limit: i64) -> bool {
     lag > if so_far { limit - limit / 4 } else { limit }
+}
+
+/// What happens to a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    Paused,
+    PublishedTo,
+    Idle,
+}
+
+impl Activity {
+    /// `published` are rows since the last measurement, which found `lag` rows.
+    fn of(paused_so_far: bool, lag: i64, published: i64, limit: i64) -> Self {
+        match paused(paused_so_far, lag.saturating_add(published), limit) {
+            true => Activity::Paused,
+            false if published > 0 => Activity::PublishedTo,
+            false => Activity::Idle,
+        }
+    }
+
+    /// The ends of the log are measured again after this time. An idle domain may still have published objects that wait
+    /// for rows that Kafka has lost.
+    fn ends_age_max(self) -> Duration {
+        match self {
+            Activity::Paused => Duration::from_millis(100),
+            Activity::PublishedTo => Duration::from_millis(250),
+            Activity::Idle => Duration::from_secs(5),
+        }
+    }
+
+    /// When the task checks again.
+    fn tick(self) -> Duration {
+        if self == Activity::Idle { IDLE_TICK } else { TICK }
+    }
 }
 
 #[derive(Default)]
@@ -182,9 +213,14 @@ impl Gate {
         }
     }
 
+    /// As often as the busiest domain needs it.
     fn tick(&self) -> Duration {
-        let is_idle = |entry: &Entry| entry.published.load(Ordering::Relaxed) == 0 && self.open(entry).is_some();
-        if self.entries.iter().all(is_idle) { IDLE_TICK } else { TICK }
+        self.entries.iter().map(|entry| self.activity(entry).tick()).min().unwrap_or(IDLE_TICK)
+    }
+
+    fn activity(&self, entry: &Entry) -> Activity {
+        let seen = lock(&entry.seen);
+        Activity::of(seen.paused, seen.lag, entry.published.load(Ordering::Relaxed), self.lag_rows_max)
     }
 
     async fn refresh(&self, entry: &Entry) {
@@ -251,15 +287,8 @@ impl Gate {
     }
 
     fn measurement_is_due(&self, entry: &Entry) -> bool {
-        let seen = lock(&entry.seen);
-        let published = entry.published.load(Ordering::Relaxed);
-        let paused = paused(seen.paused, seen.lag.saturating_add(published), self.lag_rows_max);
-        let age_max = match (paused, published > 0) {
-            (true, _) => ENDS_AGE_MAX[0],
-            (false, true) => ENDS_AGE_MAX[1],
-            (false, false) => ENDS_AGE_MAX[2],
-        };
-        seen.measured_at.is_none_or(|at| at.elapsed() >= age_max)
+        let age_max = self.activity(entry).ends_age_max();
+        lock(&entry.seen).measured_at.is_none_or(|at| at.elapsed() >= age_max)
     }
 
     /// Bookmarks first: everything they have passed is in the log when it is measured.
@@ -356,6 +385,23 @@ mod tests {
             assert_eq!(paused(so_far, lag, 100), expected, "{so_far} {lag}");
         }
         assert!(!paused(true, 0, 1) && paused(false, 2, 1), "the least limit");
+    }
+
+    #[test]
+    fn a_domain_that_is_published_to_or_paused_is_looked_at_more_often_than_an_idle_one() {
+        let cases = [
+            (false, 0, 0, Activity::Idle),
+            (false, 100, 0, Activity::Idle),
+            (false, 0, 1, Activity::PublishedTo),
+            (false, 100, 1, Activity::Paused),
+            (true, 76, 0, Activity::Paused),
+            (true, 75, 0, Activity::Idle),
+        ];
+        for (so_far, lag, published, expected) in cases {
+            let activity = Activity::of(so_far, lag, published, 100);
+            assert_eq!(activity, expected, "{so_far} {lag} {published}");
+            assert_eq!(activity.tick(), if expected == Activity::Idle { IDLE_TICK } else { TICK });
+        }
     }
 
     #[test]

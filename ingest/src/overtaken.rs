@@ -6,8 +6,9 @@
 //! they are the same. For that, a second pass that resumes reads the keys of the rows before once more.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
+use foldhash::fast::RandomState;
 use freshet_topics::judge::{self, Notes};
 use freshet_topics::{Cell, Column, Domain, Value};
 
@@ -17,13 +18,14 @@ use crate::header::Header;
 /// The most keys of a file that are remembered: about 32 MB. In a file with more keys, only rows of the remembered ones
 /// are counted.
 const KEYS_MAX: usize = 1_000_000;
-/// Room is made for the keys of a file as if each row had this many bytes.
+/// Room is made for the keys of a file as if each row had this many bytes: most have fewer, and a set that becomes too
+/// small is made once more.
 const ROW_BYTES: usize = 64;
 
 /// Counts the rows of a file that a later one overtakes.
 pub(crate) struct Overtaken {
     key: Key,
-    seen: HashSet<u64, AsIs>,
+    seen: HashSet<u64, RandomState>,
     keys_max: usize,
     rows: i64,
 }
@@ -32,7 +34,7 @@ impl Overtaken {
     /// For a file of about this many bytes.
     pub(crate) fn new(domain: &'static Domain, expected_bytes: usize) -> Self {
         let expected = (expected_bytes / ROW_BYTES).min(KEYS_MAX);
-        let seen = HashSet::with_capacity_and_hasher(expected, AsIs::default());
+        let seen = HashSet::with_capacity_and_hasher(expected, RandomState::default());
         Overtaken { key: Key::of(domain), seen, keys_max: KEYS_MAX, rows: 0 }
     }
 
@@ -56,7 +58,7 @@ impl Overtaken {
 pub(crate) struct Overtaking {
     key: Key,
     /// Rows so far, by key.
-    seen: HashMap<u64, u32, AsIs>,
+    seen: HashMap<u64, u32, RandomState>,
     keys_max: usize,
 }
 
@@ -84,14 +86,15 @@ impl Overtaking {
 /// The columns of a domain's key.
 struct Key(Vec<KeyColumn>);
 
-/// A column of the key, with what its last cell was read as. Most files are ordered by columns of the key, so that most of
+/// A column of the key, with what its last cell was read as. Most files are ordered by a column of the key, so that many of
 /// these cells have the text of the row before.
 struct KeyColumn {
     /// Its index in the domain.
     place: usize,
     column: &'static Column,
-    /// The text of the last cell that was read, and the hash of its value; `None`: it is refused. A file has the column in
-    /// all rows or in none, so the text alone tells the value.
+    /// The text of the last cell that was read, and the hash of its value; `None`: it is refused. The text alone
+    /// tells the value: a file has the column in all rows or in none, and a row that is too short is judged like one with
+    /// an empty cell.
     last: Option<(String, Option<u64>)>,
 }
 
@@ -136,26 +139,6 @@ impl KeyColumn {
 /// all bits already, so a multiplication by a large odd number (2^64 divided by the golden ratio) is enough.
 fn combined(first: u64, second: u64) -> u64 {
     (first.rotate_left(5) ^ second).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// For hashes as keys: hashing them once more would tell nothing.
-type AsIs = BuildHasherDefault<IsHash>;
-
-#[derive(Default)]
-struct IsHash(u64);
-
-impl Hasher for IsHash {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a hash is a u64")
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 /// Values that are equal as keys in the table have the same hash: NULL equals NULL, zero has no sign, NaN equals NaN.
@@ -218,9 +201,13 @@ mod tests {
             let (_, told) = counted(health, &format!("location_id,date,dengue_cases\n{rows}"), 10);
             assert_eq!(told, expected, "{rows}");
         }
-        let climate =
-            "location_id,date,temperature,projection_year\n1,2025-01-01,1,\n1,2025-01-01,1,2030\n1,2025-01-01,1,\n";
-        assert_eq!(counted(DOMAINS[1], climate, 10).1, [0, 0, 1], "NULL is a value of the key");
+        let climate = "location_id,date,temperature,projection_year\n\
+                       1,2025-01-01,1,\n1,2025-01-01,1,2030\n1,2025-01-01,1,\n1,2025-01-01,1\n";
+        assert_eq!(
+            counted(DOMAINS[1], climate, 10).1,
+            [0, 0, 1, 2],
+            "NULL is a value of the key, and a short row has it"
+        );
         assert!(Overtaking::of(health, 0).is_none(), "where none is, nothing is remembered");
     }
 

@@ -38,11 +38,11 @@ use crate::{clock, metrics};
 
 /// How long one poll waits: short, because arroyo flushes batches only between polls.
 const POLL_TIMEOUT: Duration = Duration::from_millis(5);
-/// How long one poll waits after [`QUIET`] without a record: no batch waits to be flushed then, and the next record
-/// ends the wait. The end of the program waits for it.
+/// How long one poll waits after [`QUIET`] without a record: no batch waits to be flushed then, unless Postgres is slow or
+/// away, and the next record ends the wait. The end of the program waits for it.
 const QUIET_POLL_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long the broker waits for a record before it answers that there is none. A record ends the wait; only a partition
-/// that is added to the fetched ones meanwhile waits for the answer. Asking four times a second instead of ten halves
+/// that is added to the fetched ones meanwhile, or again after its queue was full, waits for the answer. Asking four times a second instead of ten halves
 /// what an idle consumer costs here and in the broker.
 const FETCH_WAIT_MAX_MS: &str = "250";
 /// Any batch has been flushed long before this.

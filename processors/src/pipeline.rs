@@ -25,12 +25,12 @@ use sentry_arroyo::types::{InnerMessage, Message, Partition};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::Context;
 use crate::batch::Batch;
 use crate::consumer::{Ownership, Position};
 use crate::record::Consumed;
 use crate::settings::{BATCH_ROWS_MAX, ProcessSettings};
 use crate::writer::{Job, QUEUE_BATCHES_MAX, Writer, WriterError};
+use crate::{Context, clock};
 
 /// How often Kafka's own group commit follows the bookmark.
 const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,7 +55,8 @@ impl ProcessingStrategyFactory<Consumed> for Pipeline {
     }
 }
 
-/// Lets the consumer loop rest while the next step takes nothing: arroyo would spin.
+/// Lets the consumer loop rest while the next step takes nothing: arroyo would spin. Reads the clock around the next step,
+/// in each turn of the loop.
 fn paced<N>(next: N) -> Paced<N> {
     Paced { next }
 }
@@ -183,7 +184,10 @@ struct Paced<N> {
 
 impl<N: ProcessingStrategy<Consumed>> ProcessingStrategy<Consumed> for Paced<N> {
     fn poll(&mut self) -> Result<Option<CommitRequest>, StrategyError> {
-        self.next.poll()
+        clock::read();
+        let polled = self.next.poll();
+        clock::read();
+        polled
     }
 
     fn submit(&mut self, message: Message<Consumed>) -> Result<(), SubmitError<Consumed>> {
@@ -191,6 +195,7 @@ impl<N: ProcessingStrategy<Consumed>> ProcessingStrategy<Consumed> for Paced<N> 
         if matches!(submitted, Err(SubmitError::MessageRejected(_))) {
             std::thread::sleep(REJECTED_PAUSE);
         }
+        clock::read();
         submitted
     }
 

@@ -28,7 +28,7 @@ pub enum CellRef<'t> {
 }
 
 impl<'t> CellRef<'t> {
-    /// The text of the cell; `None` if the file or the row does not have it.
+    /// The text of the cell; empty if the file or the row does not have it.
     pub fn text(self) -> &'t str {
         match self {
             CellRef::Text(text) => text,
