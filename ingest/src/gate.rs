@@ -172,8 +172,7 @@ impl Gate {
 
     fn open(&self, entry: &Entry) -> Option<OpenTopic> {
         let seen = lock(&entry.seen);
-        let lag = seen.lag.saturating_add(entry.published.load(Ordering::Relaxed));
-        if paused(seen.paused, lag, self.lag_rows_max) { None } else { seen.topic.clone() }
+        if self.activity(entry, &seen) == Activity::Paused { None } else { seen.topic.clone() }
     }
 
     /// Messages with rows of the domain were acknowledged.
@@ -215,11 +214,11 @@ impl Gate {
 
     /// As often as the busiest domain needs it.
     fn tick(&self) -> Duration {
-        self.entries.iter().map(|entry| self.activity(entry).tick()).min().unwrap_or(IDLE_TICK)
+        let tick = |entry: &Entry| self.activity(entry, &lock(&entry.seen)).tick();
+        self.entries.iter().map(tick).min().unwrap_or(IDLE_TICK)
     }
 
-    fn activity(&self, entry: &Entry) -> Activity {
-        let seen = lock(&entry.seen);
+    fn activity(&self, entry: &Entry, seen: &Seen) -> Activity {
         Activity::of(seen.paused, seen.lag, entry.published.load(Ordering::Relaxed), self.lag_rows_max)
     }
 
@@ -287,8 +286,9 @@ impl Gate {
     }
 
     fn measurement_is_due(&self, entry: &Entry) -> bool {
-        let age_max = self.activity(entry).ends_age_max();
-        lock(&entry.seen).measured_at.is_none_or(|at| at.elapsed() >= age_max)
+        let seen = lock(&entry.seen);
+        let age_max = self.activity(entry, &seen).ends_age_max();
+        seen.measured_at.is_none_or(|at| at.elapsed() >= age_max)
     }
 
     /// Bookmarks first: everything they have passed is in the log when it is measured.

@@ -76,8 +76,7 @@ pub async fn inspect(
     mut each: impl FnMut(u64, &RawRow<'_>),
 ) -> Result<Inspected, NotInspected> {
     let rejected = |error: &dyn std::fmt::Display| NotInspected::Rejected(error.to_string());
-    let bytes = std::fs::metadata(path).map_or(0, |found| usize::try_from(found.len()).unwrap_or(usize::MAX));
-    let mut checker = Checker::new(domain, others, limits(settings), 0, bytes);
+    let mut checker = Checker::new(domain, others, limits(settings), 0, 0);
     let mut body = open(domain, settings, path).await?;
     while let Some(piece) = body.chunk().await.map_err(|error| NotInspected::of(path, error))? {
         checker.feed(&piece).map_err(|error| rejected(&error))?;

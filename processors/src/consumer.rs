@@ -42,8 +42,8 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(5);
 /// away, and the next record ends the wait. The end of the program waits for it.
 const QUIET_POLL_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long the broker waits for a record before it answers that there is none. A record ends the wait; only a partition
-/// that is added to the fetched ones meanwhile, or again after its queue was full, waits for the answer. Asking four times a second instead of ten halves
-/// what an idle consumer costs here and in the broker.
+/// that is added to the fetched ones meanwhile, or again after its queue was full, waits for the answer. Asking four times
+/// a second instead of ten halves what an idle consumer costs here and in the broker.
 const FETCH_WAIT_MAX_MS: &str = "250";
 /// Any batch has been flushed long before this.
 const QUIET: Duration = Duration::from_secs(1);

@@ -55,8 +55,8 @@ impl ProcessingStrategyFactory<Consumed> for Pipeline {
     }
 }
 
-/// Lets the consumer loop rest while the next step takes nothing: arroyo would spin. Reads the clock around the next step,
-/// in each turn of the loop.
+/// Lets the consumer loop rest while the next step takes nothing: arroyo would spin. Reads the clock after the next step;
+/// before it, the consumer's poll did, or the turn before.
 fn paced<N>(next: N) -> Paced<N> {
     Paced { next }
 }
@@ -184,7 +184,6 @@ struct Paced<N> {
 
 impl<N: ProcessingStrategy<Consumed>> ProcessingStrategy<Consumed> for Paced<N> {
     fn poll(&mut self) -> Result<Option<CommitRequest>, StrategyError> {
-        clock::read();
         let polled = self.next.poll();
         clock::read();
         polled
