@@ -21,8 +21,8 @@ pub use otlp::trace_id;
 use repeats::WithoutRepeats;
 use statements::ShortStatements;
 
-/// What is logged unless `RUST_LOG` says otherwise: librdkafka's and arroyo's notices of every rebalance are of
-/// use only when one looks for them.
+/// What is logged unless `RUST_LOG` says otherwise: librdkafka's notices of every rebalance are of use only when one looks
+/// for them.
 const DEFAULT_FILTER: &str = "info,sentry_arroyo=warn,librdkafka=error,rdkafka=error,sqlx=warn,aws=warn,hyper=warn";
 
 /// How a line of the log looks.

@@ -1,13 +1,13 @@
-//! The consumer: the only module that uses rdkafka's consumer, behind arroyo's `Consumer` trait.
+//! The consumer of a domain's group.
 //!
 //! It starts each partition at the bookmark in Postgres, not at Kafka's commit. On assignment it checks that the topic
 //! is the one that the bookmarks were made on, takes the bookmarks (which shuts out the former owner), compares each
 //! with the log's ends, and assigns once. A partition whose bookmark does not fit is *halted*: it is not read, the
 //! reason is in `pipeline.bookmarks`, and it is never silently reset.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use freshet_sinks::bookmarks::streams::{self, Binding};
@@ -25,28 +25,24 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
-use sentry_arroyo::backends::{AssignmentCallbacks, CommitOffsets, Consumer as ArroyoConsumer, ConsumerError};
-use sentry_arroyo::processing::Callbacks;
+use sentry_arroyo::processing::strategies::CommitRequest;
 use sentry_arroyo::types::{BrokerMessage, Partition, Topic};
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 
+use crate::metrics;
+use crate::pipeline::Pipeline;
 use crate::record::{Consumed, Taker};
 use crate::start::{Start, decide_start};
+use crate::steps::CurrentSteps;
 use crate::unreadable;
-use crate::{clock, metrics};
 
-/// How long one poll waits: short, because arroyo flushes batches only between polls.
-const POLL_TIMEOUT: Duration = Duration::from_millis(5);
-/// How long one poll waits after [`QUIET`] without a record: no batch waits to be flushed then, unless Postgres is slow or
-/// away, and the next record ends the wait. The end of the program waits for it.
-const QUIET_POLL_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long partitions that are taken away are kept to write what was read of them: their next owner waits meanwhile.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long the broker waits for a record before it answers that there is none. A record ends the wait; only a partition
 /// that is added to the fetched ones meanwhile, or again after its queue was full, waits for the answer. Asking four times
 /// a second instead of ten halves what an idle consumer costs here and in the broker.
 const FETCH_WAIT_MAX_MS: &str = "250";
-/// Any batch has been flushed long before this.
-const QUIET: Duration = Duration::from_secs(1);
 /// Added partitions are assigned after this time; the default would be five minutes.
 const METADATA_REFRESH_MS: &str = "10000";
 
@@ -91,11 +87,6 @@ impl Ownership {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The partitions of this assignment.
-    pub(crate) fn positions(&self) -> BTreeMap<i32, Position> {
-        self.lock().owned.clone()
-    }
-
     /// The epochs of the partitions of this assignment, and how far each is applied unless it is halted.
     pub(crate) fn left_at(&self) -> BTreeMap<i32, (i64, Option<i64>)> {
         let positions = self.lock();
@@ -128,7 +119,8 @@ pub(crate) struct Source {
 struct Rebalancer {
     source: Source,
     topic: Topic,
-    callbacks: Callbacks<Consumed>,
+    pipeline: Pipeline,
+    steps: CurrentSteps,
     access: Access,
 }
 
@@ -185,13 +177,11 @@ impl Rebalancer {
         let (assigned, starts) = self.source.runtime.block_on(self.take_bookmarks(wanted, &log))?;
         let mut assignment = TopicPartitionList::new();
         let mut positions = Positions::default();
-        let mut offsets = HashMap::new();
         for (one, start) in assigned.iter().zip(starts) {
             match start {
                 Start::At(offset) => {
                     assignment.add_partition_offset(self.topic.as_str(), one.partition, Offset::Offset(offset))?;
                     positions.owned.insert(one.partition, Position { next_offset: offset, epoch: one.epoch });
-                    offsets.insert(self.partition(one.partition), offset.unsigned_abs());
                 }
                 Start::Halt(reason) => {
                     tracing::error!(topic = %self.topic, partition = one.partition, reason, "partition halted");
@@ -200,9 +190,11 @@ impl Rebalancer {
             }
         }
         consumer.assign(&assignment)?;
+        // librdkafka remembers that a partition was paused in an earlier assignment.
+        consumer.resume(&assignment)?;
         metrics::assigned(self.source.domain.name, positions.owned.len());
+        *self.steps.lock() = Some(self.pipeline.begin(positions.owned.clone()));
         *self.source.ownership.lock() = positions;
-        self.callbacks.on_assign(offsets);
         Ok(())
     }
 
@@ -260,38 +252,27 @@ impl Rebalancer {
         Ok((assigned, starts))
     }
 
-    /// Drains the strategy, which commits what it has applied, and gives the partitions back.
+    /// Lets what was read be applied, says in Kafka's group how far that is, and gives the partitions back.
     fn revoke(&self, consumer: &BaseConsumer<Self>) {
         metrics::revoked(self.source.domain.name);
-        let owned = std::mem::take(&mut *self.source.ownership.lock()).owned;
-        let partitions = owned.keys().map(|partition| self.partition(*partition)).collect();
-        self.callbacks.on_revoke(CommitOnRevoke { consumer }, partitions);
+        let steps = self.steps.lock().take();
+        // Of steps that have panicked, nothing is expected any more.
+        if let Some(steps) = steps.filter(|_| !std::thread::panicking()) {
+            let positions = steps.finish(DRAIN_TIMEOUT);
+            commit(consumer, positions, CommitMode::Sync);
+        }
+        *self.source.ownership.lock() = Positions::default();
         if let Err(error) = consumer.unassign() {
             tracing::warn!(topic = %self.topic, %error, "unassign partitions");
         }
     }
-
-    fn partition(&self, partition: i32) -> Partition {
-        // Kafka's limit is far lower; arroyo's type has 16 bits.
-        Partition::new(self.topic, u16::try_from(partition).unwrap_or(u16::MAX))
-    }
-}
-
-struct CommitOnRevoke<'c> {
-    consumer: &'c BaseConsumer<Rebalancer>,
-}
-
-impl CommitOffsets for CommitOnRevoke<'_> {
-    fn commit(self, offsets: HashMap<Partition, u64>) -> Result<(), ConsumerError> {
-        commit(self.consumer, offsets, CommitMode::Sync);
-        Ok(())
-    }
 }
 
 /// Also commits in Kafka's group, for lag tools. Nothing depends on it, so a failure is only logged.
-fn commit(consumer: &BaseConsumer<Rebalancer>, offsets: HashMap<Partition, u64>, mode: CommitMode) {
+fn commit(consumer: &BaseConsumer<Rebalancer>, request: Option<CommitRequest>, mode: CommitMode) {
+    let Some(CommitRequest { positions }) = request else { return };
     let mut list = TopicPartitionList::new();
-    for (partition, offset) in offsets {
+    for (partition, offset) in positions {
         let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
         if list.add_partition_offset(partition.topic.as_str(), partition.index.into(), offset).is_err() {
             return;
@@ -305,21 +286,17 @@ fn commit(consumer: &BaseConsumer<Rebalancer>, offsets: HashMap<Partition, u64>,
 /// The consumer of one domain.
 pub(crate) struct BookmarkConsumer {
     consumer: BaseConsumer<Rebalancer>,
-    ownership: Arc<Ownership>,
     topic: Topic,
-    paused: HashSet<Partition>,
-    positions: HashMap<Partition, u64>,
     taker: Taker,
-    /// When the last record arrived.
-    came_at: Instant,
 }
 
 impl BookmarkConsumer {
-    /// Joins the domain's group.
+    /// Joins the domain's group. The steps of each assignment are put into `steps`, and taken out of it and finished when
+    /// it ends: both happen while this consumer is polled or dropped, so nobody else may hold the lock then.
     ///
     /// # Errors
     /// If rdkafka refuses the configuration.
-    pub(crate) fn join(source: Source, callbacks: Callbacks<Consumed>) -> Result<Self, KafkaError> {
+    pub(crate) fn join(source: Source, pipeline: Pipeline, steps: CurrentSteps) -> Result<Self, KafkaError> {
         let name = source.domain.topic(&source.kafka.topic_prefix);
         let topic = Topic::new(&name);
         let mut config = source.kafka.client_config();
@@ -329,7 +306,7 @@ impl BookmarkConsumer {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "false")
-            // Eager: revocation ends the strategy as a whole.
+            // Eager: revocation ends all steps.
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "1000")
@@ -338,46 +315,22 @@ impl BookmarkConsumer {
         for (name, value) in FETCHING {
             config.set(name, value);
         }
-        let ownership = Arc::clone(&source.ownership);
         let access = Access::new(&source.kafka);
-        let context = Rebalancer { source, topic, callbacks, access };
+        let context = Rebalancer { source, topic, pipeline, steps, access };
         let consumer: BaseConsumer<Rebalancer> = config.create_with_context(context)?;
         consumer.subscribe(&[&name])?;
-        let (paused, positions, taker) = (HashSet::new(), HashMap::new(), Taker::default());
-        Ok(BookmarkConsumer { consumer, ownership, topic, paused, positions, taker, came_at: Instant::now() })
+        Ok(BookmarkConsumer { consumer, topic, taker: Taker::default() })
     }
 
-    fn list(&self, partitions: &HashSet<Partition>) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for partition in partitions {
-            list.add_partition(partition.topic.as_str(), partition.index.into());
-        }
-        list
-    }
-}
-
-/// How long a poll waits.
-///
-/// | partitions are paused | last record | wait |
-/// |---|---|---|
-/// | yes | – | short: what was held back is offered again between polls |
-/// | no | lately | short: a batch may wait |
-/// | no | long ago | longer |
-fn poll_timeout(is_paused: bool, since_last: Duration) -> Duration {
-    if is_paused || since_last < QUIET { POLL_TIMEOUT } else { QUIET_POLL_TIMEOUT }
-}
-
-fn broker_error(error: impl std::error::Error + 'static) -> ConsumerError {
-    ConsumerError::BrokerError(Box::new(error))
-}
-
-impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
-    /// Errors end the processor's run; it joins again with back-off.
-    fn poll(&mut self, _timeout: Option<Duration>) -> Result<Option<BrokerMessage<Consumed>>, ConsumerError> {
-        let polled = self.consumer.poll(poll_timeout(!self.paused.is_empty(), self.came_at.elapsed()));
-        clock::read();
-        if let Some(failure) = self.ownership.lock().failure.take() {
-            return Err(ConsumerError::BrokerError(failure.into()));
+    /// The next record, if one comes within `timeout`. Serves the group: partitions are given and taken meanwhile.
+    ///
+    /// # Errors
+    /// What librdkafka does not get over by itself, and a failed assignment. The membership is over.
+    pub(crate) fn poll(&mut self, timeout: Duration) -> Result<Option<BrokerMessage<Consumed>>, PollError> {
+        let polled = self.consumer.poll(timeout);
+        let Rebalancer { source, access, .. } = &**self.consumer.context();
+        if let Some(failure) = source.ownership.lock().failure.take() {
+            return Err(PollError::Assignment(failure));
         }
         let Some(polled) = polled else { return Ok(None) };
         let message = match polled {
@@ -387,60 +340,45 @@ impl ArroyoConsumer<Consumed, Callbacks<Consumed>> for BookmarkConsumer {
                 tracing::debug!(topic = %self.topic, %error, "poll");
                 return Ok(None);
             }
-            Err(error) => {
-                let refused = self.consumer.context().access.complaint();
-                return Err(refused.map_or_else(|| broker_error(error), |why| ConsumerError::BrokerError(why.into())));
-            }
+            Err(error) => return Err(access.complaint().map_or(PollError::Kafka(error), PollError::Refused)),
         };
-        self.came_at = Instant::now();
-        let index = u16::try_from(message.partition()).map_err(broker_error)?;
-        let offset = u64::try_from(message.offset()).map_err(broker_error)?;
-        let partition = Partition::new(self.topic, index);
-        self.positions.insert(partition, offset + 1);
+        let index = message.partition();
+        let partition = Partition::new(self.topic, u16::try_from(index).map_err(|_| PollError::Partition(index))?);
         let timestamp: DateTime<Utc> =
             message.timestamp().to_millis().and_then(DateTime::from_timestamp_millis).unwrap_or_else(Utc::now);
+        // Kafka's offsets are not negative.
+        let offset = message.offset().unsigned_abs();
         let record = self.taker.take(&message, |_| true);
         Ok(record.map(|record| BrokerMessage::new(record, partition, offset, timestamp)))
     }
 
-    fn pause(&mut self, partitions: HashSet<Partition>) -> Result<(), ConsumerError> {
-        self.consumer.pause(&self.list(&partitions)).map_err(broker_error)?;
-        self.paused.extend(partitions);
-        Ok(())
+    /// Stops reading all partitions of the assignment, or goes on; the group is served as before.
+    ///
+    /// # Errors
+    /// If librdkafka does not know the assignment any more.
+    pub(crate) fn set_paused(&self, is_paused: bool) -> Result<(), PollError> {
+        let assignment = self.consumer.assignment()?;
+        let set = if is_paused { self.consumer.pause(&assignment) } else { self.consumer.resume(&assignment) };
+        Ok(set?)
     }
 
-    fn resume(&mut self, partitions: HashSet<Partition>) -> Result<(), ConsumerError> {
-        self.consumer.resume(&self.list(&partitions)).map_err(broker_error)?;
-        self.paused.retain(|partition| !partitions.contains(partition));
-        Ok(())
+    /// Lets Kafka's group know how far partitions are applied.
+    pub(crate) fn commit(&self, request: Option<CommitRequest>) {
+        commit(&self.consumer, request, CommitMode::Async);
     }
+}
 
-    fn paused(&self) -> Result<HashSet<Partition>, ConsumerError> {
-        Ok(self.paused.clone())
-    }
-
-    fn tell(&self) -> Result<HashMap<Partition, u64>, ConsumerError> {
-        let owned = self.ownership.lock();
-        Ok(owned
-            .owned
-            .iter()
-            .filter_map(|(partition, position)| {
-                let partition = Partition::new(self.topic, u16::try_from(*partition).ok()?);
-                let at = self.positions.get(&partition).copied();
-                Some((partition, at.unwrap_or(position.next_offset.unsigned_abs())))
-            })
-            .collect())
-    }
-
-    fn seek(&self, _offsets: HashMap<Partition, u64>) -> Result<(), ConsumerError> {
-        // Positions come from the bookmarks alone.
-        Err(ConsumerError::InvalidConfig)
-    }
-
-    fn commit_offsets(&mut self, positions: HashMap<Partition, u64>) -> Result<(), ConsumerError> {
-        commit(&self.consumer, positions, CommitMode::Async);
-        Ok(())
-    }
+/// Why a membership is over; the processor joins again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PollError {
+    #[error("{0}")]
+    Assignment(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error("read the topic: {0}")]
+    Kafka(#[from] KafkaError),
+    #[error("partition {0} cannot be read: freshet reads the first 65,536 partitions of a topic")]
+    Partition(i32),
 }
 
 /// Errors that librdkafka reports and gets over by itself.
@@ -462,22 +400,4 @@ pub(crate) fn is_transient(error: &KafkaError) -> bool {
                 | Code::RebalanceInProgress
         )
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_poll_waits_long_only_where_nothing_is_held_back_and_nothing_came_lately() {
-        let [lately, long_ago] = [QUIET / 2, QUIET];
-        for (is_paused, since_last, expected) in [
-            (false, lately, POLL_TIMEOUT),
-            (false, long_ago, QUIET_POLL_TIMEOUT),
-            (true, lately, POLL_TIMEOUT),
-            (true, long_ago, POLL_TIMEOUT),
-        ] {
-            assert_eq!(poll_timeout(is_paused, since_last), expected, "{is_paused} {since_last:?}");
-        }
-    }
 }

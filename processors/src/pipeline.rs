@@ -1,64 +1,47 @@
 //! The steps of a processor, put together for each assignment: consume → batch → judge → apply → commit.
 //!
-//! Each is a strategy of arroyo's that hands on to the next. A step that takes nothing more for now rejects what comes,
-//! up to the consumer, which waits: what is not read stays in Kafka.
+//! Each is a strategy of arroyo's that hands on to the next. A step that takes nothing more for now rejects what comes, up
+//! to the loop, which waits: what is not read stays in Kafka.
 //!
 //! The partitions of an assignment are dealt out to several writers (`writer`): a batch is cut along them, and is done
 //! when each writer has applied its part. The rows of a partition always go to one writer, in the order of the topic.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::destination::Destination;
 use freshet_topics::Domain;
+use sentry_arroyo::processing::strategies::ProcessingStrategy;
 use sentry_arroyo::processing::strategies::commit_offsets::CommitOffsets;
 use sentry_arroyo::processing::strategies::reduce::Reduce;
 use sentry_arroyo::processing::strategies::run_task_in_threads::{
     ConcurrencyConfig, RunTaskError, RunTaskFunc, RunTaskInThreads,
 };
-use sentry_arroyo::processing::strategies::{
-    CommitRequest, ProcessingStrategy, ProcessingStrategyFactory, StrategyError, SubmitError,
-};
 use sentry_arroyo::types::{InnerMessage, Message, Partition};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::Context;
 use crate::batch::Batch;
 use crate::consumer::{Ownership, Position};
 use crate::record::Consumed;
 use crate::settings::{BATCH_ROWS_MAX, ProcessSettings};
+use crate::steps::Steps;
 use crate::writer::{Job, QUEUE_BATCHES_MAX, Writer, WriterError};
-use crate::{Context, clock};
 
 /// How often Kafka's own group commit follows the bookmark.
 const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Batches that are judged while others are written: with fewer, a writer that is quicker than the rest of its batch has
 /// nothing to do until the consumer looks again.
 pub(crate) const BATCHES_AHEAD: usize = 3;
-/// Pause of the consumer loop while the writer is full, instead of spinning.
-const REJECTED_PAUSE: Duration = Duration::from_millis(2);
 
-/// Builds the strategy of each assignment.
+/// Makes the steps of each assignment.
 pub(crate) struct Pipeline {
     pub(crate) context: Context,
     pub(crate) ownership: Arc<Ownership>,
     pub(crate) runtime: Handle,
-}
-
-impl ProcessingStrategyFactory<Consumed> for Pipeline {
-    fn update_partitions(&self, _partitions: &HashMap<Partition, u64>) {}
-
-    fn create(&self) -> Box<dyn ProcessingStrategy<Consumed>> {
-        Box::new(paced(batch(&self.context.settings, self.judge_and_apply(commit()))))
-    }
-}
-
-/// Lets the consumer loop rest while the next step takes nothing: arroyo would spin. Reads the clock after the next step;
-/// before it, the consumer's poll did, or the turn before.
-fn paced<N>(next: N) -> Paced<N> {
-    Paced { next }
 }
 
 /// Where a record stands in the topic.
@@ -88,9 +71,18 @@ fn batch(
 }
 
 impl Pipeline {
-    /// Judges batches, several at once, and hands them to the writer of this assignment in order.
-    fn judge_and_apply(&self, next: impl ProcessingStrategy<()> + 'static) -> impl ProcessingStrategy<Batch> + 'static {
-        let writers = self.writers();
+    /// The steps of an assignment that begins at these positions.
+    pub(crate) fn begin(&self, positions: BTreeMap<i32, Position>) -> Steps {
+        Steps::new(batch(&self.context.settings, self.judge_and_apply(positions, commit())))
+    }
+
+    /// Judges batches, several at once, and hands them to the writers of this assignment in order.
+    fn judge_and_apply(
+        &self,
+        positions: BTreeMap<i32, Position>,
+        next: impl ProcessingStrategy<()> + 'static,
+    ) -> impl ProcessingStrategy<Batch> + 'static {
+        let writers = self.writers(positions);
         RunTaskInThreads::new(
             next,
             move |message: Message<Batch>| writers.hand_over(message),
@@ -100,9 +92,9 @@ impl Pipeline {
     }
 
     /// Starts the writers of this assignment, and deals its partitions out to them.
-    fn writers(&self) -> Writers {
+    fn writers(&self, positions: BTreeMap<i32, Position>) -> Writers {
         let Context { domain, pool, kafka, settings, .. } = &self.context;
-        let dealt = deal(self.ownership.positions(), settings.writers);
+        let dealt = deal(positions, settings.writers);
         let mut writers =
             Writers { domain, runtime: self.runtime.clone(), of_partition: BTreeMap::new(), jobs: Vec::new() };
         for positions in dealt {
@@ -175,36 +167,6 @@ impl Writers {
 /// Lets Kafka's own group commit follow what was applied.
 fn commit() -> CommitOffsets {
     CommitOffsets::new(GROUP_COMMIT_INTERVAL)
-}
-
-/// See [`paced`].
-struct Paced<N> {
-    next: N,
-}
-
-impl<N: ProcessingStrategy<Consumed>> ProcessingStrategy<Consumed> for Paced<N> {
-    fn poll(&mut self) -> Result<Option<CommitRequest>, StrategyError> {
-        let polled = self.next.poll();
-        clock::read();
-        polled
-    }
-
-    fn submit(&mut self, message: Message<Consumed>) -> Result<(), SubmitError<Consumed>> {
-        let submitted = self.next.submit(message);
-        if matches!(submitted, Err(SubmitError::MessageRejected(_))) {
-            std::thread::sleep(REJECTED_PAUSE);
-        }
-        clock::read();
-        submitted
-    }
-
-    fn terminate(&mut self) {
-        self.next.terminate();
-    }
-
-    fn join(&mut self, timeout: Option<Duration>) -> Result<Option<CommitRequest>, StrategyError> {
-        self.next.join(timeout)
-    }
 }
 
 #[cfg(test)]

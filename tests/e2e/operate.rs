@@ -171,7 +171,7 @@ async fn every_metric_that_is_documented_is_served_and_the_state_is_told_by_all(
     listed.retain(|name| !name.starts_with("freshet_event_"));
     assert!(listed.len() > 50, "{listed:?}");
     let mut wanted: Vec<String> = listed.iter().map(|name| format!("# TYPE {name} ")).collect();
-    wanted.extend(["process_resident_memory_bytes", "arroyo_consumer_"].map(str::to_owned));
+    wanted.extend(["process_resident_memory_bytes", "arroyo_strategies_"].map(str::to_owned));
     // Some are told only once their role has looked at something.
     let began = Instant::now();
     loop {

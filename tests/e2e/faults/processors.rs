@@ -7,10 +7,14 @@ use freshet_topics::domains;
 use freshet_topics::failpoint::Point;
 
 use super::{AT_ITS_POINT_WITHIN, all_hold_and_nothing_was_missing, duplicates, roles_but};
-use crate::harness::{World, data};
+use crate::harness::http::{get, within};
+use crate::harness::{Process, World, data};
 
 /// Kafka gives the partitions of a frozen processor away after 10 s; the rest is slack for a busy machine.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
+/// A processor that fails joins again after a fifth of a second, then after twice as long each time, and each time has to
+/// be given its partitions first.
+const FAILS_WITHIN: Duration = Duration::from_secs(60);
 /// Rows a batch: a file is many.
 const BATCH_ROWS: usize = 100;
 /// Rows a message: a batch is several.
@@ -113,4 +117,74 @@ async fn processors_frozen_on_each_side_of_a_commit_past_their_session_come_back
 #[ignore = "long: make faults"]
 async fn processors_frozen_for_three_minutes_come_back_and_repeat_nothing() {
     processors_frozen("frozen-minutes", Duration::from_secs(180)).await;
+}
+
+const SERVED: [&str; 4] = ["process", "health", "--set", "http.listen=127.0.0.1:0"];
+
+/// A counter of a processor of health that is [served](SERVED).
+async fn counted(processor: &Process, name: &str) -> u32 {
+    let body = get(&processor.http().await, "/metrics").await.1;
+    let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no {name} in {body}"))
+}
+
+const RESTARTS: &str = r#"freshet_processor_restarts_total{domain="health"}"#;
+const REVOKED: &str = r#"freshet_rebalances_total{domain="health",event="revoked"}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_that_fails_again_and_again_leaves_no_thread_behind_and_continues_once_it_can() {
+    let world = World::new("fails-again").await;
+    let others = world.run(&all_but_health());
+    let processor = world.spawn(&SERVED);
+    let owned = "SELECT count(*) = 4 AND count(owner) = 4 FROM pipeline.bookmarks WHERE domain = 'health'";
+    world.until("it has its partitions", owned).await;
+    world
+        .execute(
+            "CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+             UPDATE pipeline.bookmarks SET owner_epoch = owner_epoch + 1 WHERE domain = 'health';
+             CREATE TRIGGER refuse BEFORE UPDATE OF owner_epoch ON pipeline.bookmarks FOR EACH ROW
+                WHEN (OLD.domain = 'health') EXECUTE FUNCTION test.refuse()",
+        )
+        .await;
+    within(FAILS_WITHIN, "it fails, and cannot join again", async || {
+        (counted(&processor, RESTARTS).await >= 5).then_some(())
+    })
+    .await;
+    let threads = processor.threads();
+    assert_eq!(threads.iter().filter(|name| *name == "coarsetime").count(), 1, "{threads:?}");
+
+    world.execute("DROP TRIGGER refuse ON pipeline.bookmarks").await;
+    world.put("health/a.csv", data::health(10, "2025-01-01", 10, 1)).await;
+    world.settle().await;
+    all_hold_and_nothing_was_missing(&world).await;
+    assert_eq!(processor.terminate(Duration::from_secs(30)).await, Some(0));
+    others.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_taken_while_nothing_can_be_written_are_given_back_and_read_again() {
+    let world = world_of_small_batches("taken-while-held").await;
+    let others = world.run(&all_but_health());
+    let first = world.spawn(&SERVED);
+    let mut holder = world.services.pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE health_data IN SHARE MODE").execute(&mut *holder).await.expect("keep writers out");
+    world.put("health/a.csv", data::health(40, "2025-01-01", 100, 1)).await;
+    within(FAILS_WITHIN, "it pauses", async || first.log().contains("reading pauses").then_some(())).await;
+    let before = counted(&first, REVOKED).await;
+    let second = world.spawn(&["process", "health"]);
+    within(FAILS_WITHIN, "its partitions are taken", async || (counted(&first, REVOKED).await > before).then_some(()))
+        .await;
+    holder.rollback().await.expect("the table is free");
+    let shared = "SELECT count(*) = 4 AND count(DISTINCT owner) = 2 FROM pipeline.bookmarks WHERE domain = 'health'";
+    world.until("both have partitions", shared).await;
+    // All of them are read again, the first one's too.
+    world.put("health/b.csv", data::health(40, "2025-05-01", 100, 2)).await;
+    world.settle().await;
+    assert_eq!(duplicates(&world).await, 0);
+    assert_eq!(counted(&first, RESTARTS).await, 0, "{}", first.log());
+    all_hold_and_nothing_was_missing(&world).await;
+    for processor in [first, second] {
+        assert_eq!(processor.terminate(Duration::from_secs(30)).await, Some(0));
+    }
+    others.stop().await;
 }

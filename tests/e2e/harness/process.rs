@@ -60,6 +60,14 @@ impl Process {
         line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") / 1024
     }
 
+    /// The names of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a running process");
+        // One that has ended meanwhile has no name any more.
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+
     /// Where it serves HTTP, once its log says so.
     pub(crate) async fn http(&self) -> String {
         let address = |log: String| {

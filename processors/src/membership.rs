@@ -1,0 +1,183 @@
+//! One membership of the group, from joining to leaving: the loop between the consumer and the steps of its assignments.
+//!
+//! It stands in place of arroyo's `StreamProcessor`, which starts a clock thread that never ends each time a group is
+//! joined, and fails when partitions are taken while it holds a record back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use freshet_sinks::bookmarks;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::consumer::{BookmarkConsumer, Ownership, PollError, Source};
+use crate::pipeline::Pipeline;
+use crate::steps::{CurrentSteps, StepsError};
+use crate::{Context, clock};
+
+/// How long one poll waits: short, because batches are flushed only between polls.
+const POLL_TIMEOUT: Duration = Duration::from_millis(5);
+/// How long one poll waits after [`QUIET`] without a record: no batch waits to be flushed then, unless Postgres is slow or
+/// away, and the next record ends the wait. The end of the program waits for it.
+const QUIET_POLL_TIMEOUT: Duration = Duration::from_millis(250);
+/// Any batch has been flushed long before this.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long the loop rests before it offers a record again that was held back.
+const HELD_PAUSE: Duration = Duration::from_millis(2);
+/// A record that is held back for longer pauses the partitions: then the consumer can be polled again, which Kafka wants
+/// to see every five minutes, and which notices when partitions are taken.
+const PAUSE_AFTER: Duration = Duration::from_secs(5);
+/// How often the bookmarks are looked at, where no batch does it: `freshet bookmarks` and the swap of a shadow raise their
+/// epochs, and a restore of Postgres sets them back.
+const BOOKMARKS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why a membership ended before the shutdown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MembershipError {
+    #[error("join the group: {0}")]
+    Join(#[from] rdkafka::error::KafkaError),
+    #[error(transparent)]
+    Poll(#[from] PollError),
+    #[error(transparent)]
+    Steps(#[from] StepsError),
+    #[error("its bookmarks were set by hand, adopted, or belong to a new table")]
+    Taken,
+}
+
+/// Joins the group and processes what it assigns, until `shutdown`; then applies what was read, and leaves. Blocks.
+///
+/// # Errors
+/// If the membership is over. What was read and not applied is read again.
+pub(crate) fn run(context: &Context, shutdown: &CancellationToken, runtime: Handle) -> Result<(), MembershipError> {
+    clock::start();
+    let ownership = Arc::new(Ownership::default());
+    let pipeline = Pipeline { context: context.clone(), ownership: Arc::clone(&ownership), runtime: runtime.clone() };
+    let source = Source {
+        domain: context.domain,
+        kafka: context.kafka.clone(),
+        pool: context.pool.clone(),
+        runtime: runtime.clone(),
+        owner: context.owner.clone(),
+        ownership: Arc::clone(&ownership),
+    };
+    let steps = CurrentSteps::default();
+    let consumer = BookmarkConsumer::join(source, pipeline, steps.clone())?;
+    let domain = context.domain.name;
+    let mut membership = Membership { domain, consumer, steps, is_paused: false, came_at: Instant::now() };
+    let mut looked_at = Instant::now();
+    while !shutdown.is_cancelled() {
+        membership.turn()?;
+        if looked_at.elapsed() > BOOKMARKS_LOOK_INTERVAL {
+            looked_at = Instant::now();
+            if runtime.block_on(were_taken(context, &ownership.left_at())) {
+                return Err(MembershipError::Taken);
+            }
+        }
+    }
+    // Dropping the consumer revokes the assignment, which finishes the steps.
+    Ok(())
+}
+
+struct Membership {
+    domain: &'static str,
+    consumer: BookmarkConsumer,
+    steps: CurrentSteps,
+    /// Whether the partitions are paused, because a record has been held back for long.
+    is_paused: bool,
+    /// When the last record came.
+    came_at: Instant,
+}
+
+impl Membership {
+    /// Waits for a record, unless one is held back, and lets the steps go on.
+    fn turn(&mut self) -> Result<(), MembershipError> {
+        let record = match self.held_for() {
+            None => {
+                self.pause(false)?;
+                self.consumer.poll(poll_timeout(self.came_at.elapsed()))?
+            }
+            Some(held_for) if held_for < PAUSE_AFTER => {
+                std::thread::sleep(HELD_PAUSE);
+                None
+            }
+            Some(_) => {
+                self.pause(true)?;
+                self.consumer.poll(POLL_TIMEOUT)?
+            }
+        };
+        clock::set();
+        if record.is_some() {
+            self.came_at = Instant::now();
+        }
+        let committable = match (self.steps.lock().as_mut(), record) {
+            (Some(steps), record) => steps.go_on(record)?,
+            (None, None) => None,
+            (None, Some(record)) => return Err(StepsError::NotAssigned(record.partition.index).into()),
+        };
+        self.consumer.commit(committable);
+        Ok(())
+    }
+
+    fn held_for(&self) -> Option<Duration> {
+        self.steps.lock().as_ref()?.held_for()
+    }
+
+    /// Pauses or resumes what is assigned. A new assignment is not paused.
+    fn pause(&mut self, is_paused: bool) -> Result<(), MembershipError> {
+        if self.is_paused == is_paused {
+            return Ok(());
+        }
+        self.consumer.set_paused(is_paused)?;
+        self.is_paused = is_paused;
+        match is_paused {
+            true => tracing::warn!(
+                domain = self.domain,
+                "reading pauses: for {PAUSE_AFTER:?} Postgres has not written what was read before"
+            ),
+            false => tracing::info!(domain = self.domain, "reading continues"),
+        }
+        Ok(())
+    }
+}
+
+/// How long a poll waits, by the time since the last record.
+///
+/// | last record | wait |
+/// |---|---|
+/// | lately | short: a batch may wait |
+/// | long ago | longer |
+fn poll_timeout(since_last: Duration) -> Duration {
+    if since_last < QUIET { POLL_TIMEOUT } else { QUIET_POLL_TIMEOUT }
+}
+
+/// Whether a bookmark of this owner has changed: another process has taken it, or Postgres went back in time. The next
+/// batch would notice too, but an idle partition has none.
+async fn were_taken(context: &Context, left_at: &BTreeMap<i32, (i64, Option<i64>)>) -> bool {
+    if left_at.is_empty() {
+        return false;
+    }
+    let found: Result<Vec<(i32, i64, i64, bool)>, sqlx::Error> = sqlx::query_as(
+        "SELECT partition, next_offset, owner_epoch, halted IS NOT NULL FROM pipeline.bookmarks WHERE domain = $1",
+    )
+    .bind(context.domain.name)
+    .fetch_all(&context.pool)
+    .await;
+    // An error proves nothing; the next batch or the next look will show.
+    let Ok(found) = found else { return false };
+    let found: BTreeMap<i32, (i64, i64, bool)> =
+        found.into_iter().map(|(partition, at, epoch, is_halted)| (partition, (at, epoch, is_halted))).collect();
+    left_at
+        .iter()
+        .any(|(partition, (epoch, applied))| !bookmarks::is_as_left(found.get(partition).copied(), *epoch, *applied))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_waits_long_only_where_nothing_came_lately() {
+        assert_eq!([QUIET / 2, QUIET].map(poll_timeout), [POLL_TIMEOUT, QUIET_POLL_TIMEOUT]);
+    }
+}

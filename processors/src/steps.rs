@@ -1,0 +1,208 @@
+//! The steps of the current assignment, as the loop sees them: they take records in their order, or hold one back.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sentry_arroyo::processing::strategies::{
+    CommitRequest, InvalidMessage, MessageRejected, ProcessingStrategy, StrategyError, SubmitError,
+};
+use sentry_arroyo::types::{BrokerMessage, InnerMessage, Message};
+
+use crate::record::Consumed;
+
+/// The steps of the current assignment, if there is one. The loop uses them; assignments put them there and take them away.
+#[derive(Clone, Default)]
+pub(crate) struct CurrentSteps(Arc<Mutex<Option<Steps>>>);
+
+impl CurrentSteps {
+    /// Nobody else may poll or drop the consumer meanwhile.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Option<Steps>> {
+        // Steps that have panicked are only dropped.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The steps of an assignment.
+pub(crate) struct Steps {
+    first: Box<dyn ProcessingStrategy<Consumed>>,
+    held: Option<Held>,
+}
+
+/// A record that the steps do not take for now.
+struct Held {
+    message: Message<Consumed>,
+    since: Instant,
+}
+
+/// Why an assignment cannot go on; the processor joins its group again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepsError {
+    #[error("{0}")]
+    Step(String),
+    #[error("a step refused the record of partition {} at offset {}", .0.partition.index, .0.offset)]
+    Refused(InvalidMessage),
+    #[error("a record of partition {0} came while no partition is assigned")]
+    NotAssigned(u16),
+    #[error("a record of partition {0} came while another one is held back")]
+    Unexpected(u16),
+}
+
+impl From<InvalidMessage> for StepsError {
+    fn from(refused: InvalidMessage) -> Self {
+        StepsError::Refused(refused)
+    }
+}
+
+impl From<StrategyError> for StepsError {
+    fn from(error: StrategyError) -> Self {
+        match error {
+            StrategyError::Other(error) => StepsError::Step(with_causes(error.as_ref())),
+            StrategyError::InvalidMessage(refused) => refused.into(),
+        }
+    }
+}
+
+/// An error with its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl Steps {
+    /// Steps of which the first one is this.
+    pub(crate) fn new(first: impl ProcessingStrategy<Consumed> + 'static) -> Steps {
+        Steps { first: Box::new(first), held: None }
+    }
+
+    /// Hands a record to the steps, or the one that they did not take before, and lets them go on. Gives how far Kafka's
+    /// group may commit.
+    ///
+    /// # Errors
+    /// If the assignment cannot go on. So it is if a record comes while another one is held back: it would overtake it.
+    pub(crate) fn go_on(
+        &mut self,
+        record: Option<BrokerMessage<Consumed>>,
+    ) -> Result<Option<CommitRequest>, StepsError> {
+        if let Some(record) = record {
+            if self.held.is_some() {
+                return Err(StepsError::Unexpected(record.partition.index));
+            }
+            let message = Message { inner_message: InnerMessage::BrokerMessage(record) };
+            self.held = Some(Held { message, since: Instant::now() });
+        }
+        if let Some(Held { message, since }) = self.held.take() {
+            match self.first.submit(message) {
+                Ok(()) => {}
+                Err(SubmitError::MessageRejected(MessageRejected { message })) => {
+                    self.held = Some(Held { message, since });
+                }
+                Err(SubmitError::InvalidMessage(refused)) => return Err(refused.into()),
+            }
+        }
+        Ok(self.first.poll()?)
+    }
+
+    /// How long a record has been held back, if one is.
+    pub(crate) fn held_for(&self) -> Option<Duration> {
+        self.held.as_ref().map(|held| held.since.elapsed())
+    }
+
+    /// Writes what was taken, for as long as `timeout` allows; the rest is read again by the next owner.
+    pub(crate) fn finish(mut self, timeout: Duration) -> Option<CommitRequest> {
+        // The consumer, which waits for it, has to give its partitions back whatever happens here.
+        let joined = catch_unwind(AssertUnwindSafe(|| self.first.join(Some(timeout))));
+        let joined = joined.unwrap_or_else(|_| Err(StrategyError::Other("a step panicked".into())));
+        // After a failure of the steps, which is logged, this is another word for it.
+        joined.map_err(StepsError::from).inspect_err(|error| tracing::debug!(%error, "finish what was read")).ok()?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use sentry_arroyo::types::{Partition, Topic};
+
+    use super::*;
+
+    /// A step that takes records or not, and counts those that it took as applied.
+    #[derive(Clone, Default)]
+    struct Fake {
+        is_full: Arc<AtomicBool>,
+        taken: Arc<Mutex<Vec<u64>>>,
+    }
+
+    impl Fake {
+        fn taken(&self) -> Vec<u64> {
+            self.taken.lock().expect("not poisoned").clone()
+        }
+    }
+
+    impl ProcessingStrategy<Consumed> for Fake {
+        fn poll(&mut self) -> Result<Option<CommitRequest>, StrategyError> {
+            Ok(self.taken().last().map(|offset| CommitRequest { positions: [(partition(), offset + 1)].into() }))
+        }
+
+        fn submit(&mut self, message: Message<Consumed>) -> Result<(), SubmitError<Consumed>> {
+            let InnerMessage::BrokerMessage(BrokerMessage { offset, .. }) = message.inner_message else { panic!() };
+            if self.is_full.load(Ordering::Relaxed) {
+                return Err(MessageRejected { message }.into());
+            }
+            self.taken.lock().expect("not poisoned").push(offset);
+            Ok(())
+        }
+
+        fn terminate(&mut self) {}
+
+        fn join(&mut self, _timeout: Option<Duration>) -> Result<Option<CommitRequest>, StrategyError> {
+            self.poll()
+        }
+    }
+
+    fn partition() -> Partition {
+        Partition::new(Topic::new("steps-test"), 3)
+    }
+
+    fn record(offset: u64) -> Option<BrokerMessage<Consumed>> {
+        Some(BrokerMessage::new(Consumed::Stream, partition(), offset, Default::default()))
+    }
+
+    fn committed(positions: Option<CommitRequest>) -> Option<u64> {
+        positions?.positions.get(&partition()).copied()
+    }
+
+    #[test]
+    fn a_record_that_is_not_taken_is_held_back_and_comes_before_the_next() {
+        let step = Fake::default();
+        let mut steps = Steps::new(step.clone());
+        assert_eq!(committed(steps.go_on(record(5)).expect("taken")), Some(6));
+        step.is_full.store(true, Ordering::Relaxed);
+        for record in [record(6), None] {
+            assert_eq!(committed(steps.go_on(record).expect("held back")), Some(6));
+            assert!(steps.held_for().is_some());
+        }
+        let unexpected = steps.go_on(record(7)).expect_err("it would overtake the other").to_string();
+        assert_eq!(unexpected, "a record of partition 3 came while another one is held back");
+        step.is_full.store(false, Ordering::Relaxed);
+        assert_eq!(committed(steps.go_on(None).expect("taken")), Some(7));
+        assert_eq!(steps.held_for(), None);
+        steps.go_on(record(7)).expect("taken");
+        assert_eq!(step.taken(), [5, 6, 7]);
+    }
+
+    #[test]
+    fn a_record_that_is_held_back_at_the_end_is_left_to_the_next_owner() {
+        let step = Fake::default();
+        let mut steps = Steps::new(step.clone());
+        steps.go_on(record(5)).expect("taken");
+        step.is_full.store(true, Ordering::Relaxed);
+        steps.go_on(record(6)).expect("held back");
+        assert_eq!(committed(steps.finish(Duration::ZERO)), Some(6));
+    }
+}
