@@ -258,8 +258,14 @@ impl Rebalancer {
         let steps = self.steps.lock().take();
         // Of steps that have panicked, nothing is expected any more.
         if let Some(steps) = steps.filter(|_| !std::thread::panicking()) {
-            let positions = steps.finish(DRAIN_TIMEOUT);
-            commit(consumer, positions, CommitMode::Sync);
+            match steps.finish(DRAIN_TIMEOUT) {
+                Ok(positions) => commit(consumer, positions, CommitMode::Sync),
+                Err(error) => tracing::warn!(
+                    domain = self.source.domain.name,
+                    %error,
+                    "what was read is not all applied; the next owner of the partitions reads it again"
+                ),
+            }
         }
         *self.source.ownership.lock() = Positions::default();
         if let Err(error) = consumer.unassign() {

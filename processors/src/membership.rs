@@ -41,7 +41,9 @@ pub(crate) enum MembershipError {
     Poll(#[from] PollError),
     #[error(transparent)]
     Steps(#[from] StepsError),
-    #[error("its bookmarks were set by hand, adopted, or belong to a new table")]
+    #[error(
+        "its bookmarks are not as it left them: taken by another process, set, adopted, restored, or of a new table"
+    )]
     Taken,
 }
 
@@ -64,7 +66,7 @@ pub(crate) fn run(context: &Context, shutdown: &CancellationToken, runtime: Hand
     let steps = CurrentSteps::default();
     let consumer = BookmarkConsumer::join(source, pipeline, steps.clone())?;
     let domain = context.domain.name;
-    let mut membership = Membership { domain, consumer, steps, is_paused: false, came_at: Instant::now() };
+    let mut membership = Membership { domain, consumer, steps, came_at: Instant::now() };
     let mut looked_at = Instant::now();
     while !shutdown.is_cancelled() {
         membership.turn()?;
@@ -83,8 +85,6 @@ struct Membership {
     domain: &'static str,
     consumer: BookmarkConsumer,
     steps: CurrentSteps,
-    /// Whether the partitions are paused, because a record has been held back for long.
-    is_paused: bool,
     /// When the last record came.
     came_at: Instant,
 }
@@ -123,13 +123,12 @@ impl Membership {
         self.steps.lock().as_ref()?.held_for()
     }
 
-    /// Pauses or resumes what is assigned. A new assignment is not paused.
-    fn pause(&mut self, is_paused: bool) -> Result<(), MembershipError> {
-        if self.is_paused == is_paused {
-            return Ok(());
-        }
+    /// Pauses or resumes what is assigned.
+    fn pause(&self, is_paused: bool) -> Result<(), MembershipError> {
+        let mut steps = self.steps.lock();
+        let Some(steps) = steps.as_mut().filter(|steps| steps.is_paused != is_paused) else { return Ok(()) };
         self.consumer.set_paused(is_paused)?;
-        self.is_paused = is_paused;
+        steps.is_paused = is_paused;
         match is_paused {
             true => tracing::warn!(
                 domain = self.domain,

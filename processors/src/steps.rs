@@ -16,7 +16,7 @@ use crate::record::Consumed;
 pub(crate) struct CurrentSteps(Arc<Mutex<Option<Steps>>>);
 
 impl CurrentSteps {
-    /// Nobody else may poll or drop the consumer meanwhile.
+    /// The steps, until the guard is dropped. The consumer must not be polled or dropped meanwhile: it takes this lock.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Option<Steps>> {
         // Steps that have panicked are only dropped.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -27,6 +27,10 @@ impl CurrentSteps {
 pub(crate) struct Steps {
     first: Box<dyn ProcessingStrategy<Consumed>>,
     held: Option<Held>,
+    /// Whether going on has failed: that is known, and what follows from it is not told.
+    has_failed: bool,
+    /// Whether the partitions are paused, because a record has been held back for long. A new assignment is not.
+    pub(crate) is_paused: bool,
 }
 
 /// A record that the steps do not take for now.
@@ -77,18 +81,25 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 impl Steps {
     /// Steps of which the first one is this.
     pub(crate) fn new(first: impl ProcessingStrategy<Consumed> + 'static) -> Steps {
-        Steps { first: Box::new(first), held: None }
+        Steps { first: Box::new(first), held: None, has_failed: false, is_paused: false }
     }
 
     /// Hands a record to the steps, or the one that they did not take before, and lets them go on. Gives how far Kafka's
     /// group may commit.
     ///
     /// # Errors
-    /// If the assignment cannot go on. So it is if a record comes while another one is held back: it would overtake it.
+    /// If the assignment cannot go on: a step failed, or a record came while another one, which it would overtake, is held
+    /// back.
     pub(crate) fn go_on(
         &mut self,
         record: Option<BrokerMessage<Consumed>>,
     ) -> Result<Option<CommitRequest>, StepsError> {
+        let gone_on = self.try_go_on(record);
+        self.has_failed |= gone_on.is_err();
+        gone_on
+    }
+
+    fn try_go_on(&mut self, record: Option<BrokerMessage<Consumed>>) -> Result<Option<CommitRequest>, StepsError> {
         if let Some(record) = record {
             if self.held.is_some() {
                 return Err(StepsError::Unexpected(record.partition.index));
@@ -114,12 +125,17 @@ impl Steps {
     }
 
     /// Writes what was taken, for as long as `timeout` allows; the rest is read again by the next owner.
-    pub(crate) fn finish(mut self, timeout: Duration) -> Option<CommitRequest> {
+    ///
+    /// # Errors
+    /// If not all of it could be written, unless that follows from an error that [`Steps::go_on`] gave.
+    pub(crate) fn finish(mut self, timeout: Duration) -> Result<Option<CommitRequest>, StepsError> {
         // The consumer, which waits for it, has to give its partitions back whatever happens here.
         let joined = catch_unwind(AssertUnwindSafe(|| self.first.join(Some(timeout))));
         let joined = joined.unwrap_or_else(|_| Err(StrategyError::Other("a step panicked".into())));
-        // After a failure of the steps, which is logged, this is another word for it.
-        joined.map_err(StepsError::from).inspect_err(|error| tracing::debug!(%error, "finish what was read")).ok()?
+        match joined {
+            Err(_) if self.has_failed => Ok(None),
+            joined => Ok(joined?),
+        }
     }
 }
 
@@ -203,6 +219,6 @@ mod tests {
         steps.go_on(record(5)).expect("taken");
         step.is_full.store(true, Ordering::Relaxed);
         steps.go_on(record(6)).expect("held back");
-        assert_eq!(committed(steps.finish(Duration::ZERO)), Some(6));
+        assert_eq!(committed(steps.finish(Duration::ZERO).expect("written")), Some(6));
     }
 }

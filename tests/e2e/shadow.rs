@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{World, data};
+use crate::harness::{World, all_roles, data};
 use crate::replay::{context, domain, everything};
 
 async fn open(world: &World, request: &Request) -> Shadow {
@@ -111,6 +111,39 @@ async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
     world.settle().await;
     world.all_hold().await;
     world.execute("DROP OWNED BY swap_reader; DROP ROLE swap_reader").await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_marks_the_dates_of_both_tables_whatever_index_is_on_them() {
+    let world = World::new("swap-marks").await;
+    let roles = world.run(&all_roles().into_iter().filter(|role| *role != Role::Metrics).collect::<Vec<_>>());
+    world.put("health/january.csv", data::health(3, "2025-01-30", 3, 5)).await;
+    world.put("health/march.csv", data::health(2, "2025-03-05", 1, 5)).await;
+    world.applied().await;
+    let (told, token) = (watch::channel(Progress::default()).0, CancellationToken::new());
+    let brin = "DROP INDEX health_data_date; CREATE INDEX health_data_date ON health_data USING brin (date)";
+    let nulls = "DROP INDEX health_data_date; CREATE INDEX health_data_date ON health_data (date DESC NULLS LAST)";
+    for index in ["", brin, nulls, "DROP INDEX health_data_date"] {
+        world.execute(index).await;
+        // One date is in the live table alone, one in the shadow alone. Projections are no windows: they stand before all
+        // dates, between them, on one of them and behind them.
+        world
+            .execute(
+                "DELETE FROM pipeline.marks;
+                 DELETE FROM health_data WHERE date = '2025-03-05';
+                 INSERT INTO health_data (location_id, date, is_projected, src_object, src_gen, src_row, src_ord, value_ord)
+                    VALUES (1, '1999-01-01', false, 0, 1, 0, 0, 0), (1, '1998-01-01', true, 0, 1, 0, 0, 0),
+                        (1, '2025-02-10', true, 0, 1, 0, 0, 0), (9, '2025-01-31', true, 0, 1, 0, 0, 0),
+                        (1, '2030-01-01', true, 0, 1, 0, 0, 0)",
+            )
+            .await;
+        open(&world, &everything()).await.swap(&told, &token).await.expect("swap");
+        let marks: Vec<String> =
+            world.column("SELECT dates::text FROM pipeline.marks WHERE domain = 'health' ORDER BY dates").await;
+        let expected = ["[1999-01-01,1999-01-02)", "[2025-01-30,2025-02-02)", "[2025-03-05,2025-03-06)"];
+        assert_eq!(marks, expected, "after {index:?}");
+    }
     roles.stop().await;
 }
 

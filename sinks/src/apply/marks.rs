@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{Days, NaiveDate};
-use freshet_topics::Domain;
+use freshet_topics::{Domain, EventTime};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::upsert::{Changed, Written};
@@ -90,34 +90,88 @@ pub(crate) async fn mark_everything(
     domain: &Domain,
     tables: &[String],
 ) -> Result<(), sqlx::Error> {
-    let sql = everything(domain, tables);
+    let sql = match &domain.event_time {
+        Some(event_time) => {
+            // With few observed rows expected, the planner would rather sort the table for each date.
+            sqlx::query("SET LOCAL enable_sort = off").execute(&mut *connection).await?;
+            let mut queries = Vec::new();
+            for table in tables {
+                let is_ordered = can_be_read_in_order(connection, table, event_time.date).await?;
+                queries.push(if is_ordered { dates_in_order(event_time, table) } else { dates(event_time, table) });
+            }
+            mark_dates(&queries)
+        }
+        None => everything(domain, tables),
+    };
     sqlx::query(AssertSqlSafe(sql)).bind(domain.name).execute(&mut *connection).await?;
+    sqlx::query("SET LOCAL enable_sort TO DEFAULT").execute(&mut *connection).await?;
     sqlx::query("SELECT pg_notify($1, $2)").bind(MARKS_CHANNEL).bind(domain.name).execute(connection).await?;
     Ok(())
 }
 
+/// Whether the table has an index that gives all its rows in the order of this column, with NULL at the end. One that was
+/// made beside updates (`indcheckxmin`) does not count: the transaction that made it could not use it.
+async fn can_be_read_in_order(connection: &mut PgConnection, table: &str, column: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (
+            SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+            WHERE i.indrelid = $1::regclass AND a.attname = $2 AND i.indpred IS NULL AND i.indisvalid
+                AND NOT i.indcheckxmin AND pg_index_column_has_property(i.indexrelid, 1, 'orderable')
+                AND pg_index_column_has_property(i.indexrelid, 1, 'asc')
+                    = pg_index_column_has_property(i.indexrelid, 1, 'nulls_last'))",
+    )
+    .bind(table)
+    .bind(column)
+    .fetch_one(connection)
+    .await
+}
+
+/// The query for the dates of a table.
+fn dates(event_time: &EventTime, table: &str) -> String {
+    let (date, observed) = (event_time.date, event_time.observed_sql(""));
+    format!("SELECT DISTINCT \"{date}\" AS date FROM {table} WHERE {observed} AND \"{date}\" IS NOT NULL")
+}
+
+/// The same: each date is found in an index behind the one before, so that not all rows of a date are read. The live
+/// pipeline waits for it while tables are swapped. Rows that are not observed are read once each.
+fn dates_in_order(event_time: &EventTime, table: &str) -> String {
+    let (date, observed) = (event_time.date, event_time.observed_sql("r."));
+    let first = |condition: &str| {
+        format!(
+            "SELECT r.\"{date}\" FROM {table} AS r
+             WHERE {observed} AND r.\"{date}\" {condition} ORDER BY r.\"{date}\" LIMIT 1"
+        )
+    };
+    format!(
+        "(WITH RECURSIVE freshet_dates (date) AS (
+            ({})
+            UNION ALL SELECT ({}) FROM freshet_dates WHERE freshet_dates.date IS NOT NULL
+          ) SELECT date FROM freshet_dates WHERE date IS NOT NULL)",
+        first("IS NOT NULL"),
+        first("> freshet_dates.date"),
+    )
+}
+
 /// The statement that marks the dates of all facts in these tables, or all rows of a dimension.
 pub(super) fn everything(domain: &Domain, tables: &[String]) -> String {
-    let union = |select: &dyn Fn(&String) -> String| tables.iter().map(select).collect::<Vec<_>>().join(" UNION ");
     match &domain.event_time {
-        Some(event_time) => {
-            let (date, observed) = (event_time.date, event_time.observed_sql(""));
-            format!(
-                "INSERT INTO pipeline.marks (domain, dates)
-                 SELECT $1, unnest(range_agg(daterange(d.date, d.date + 1))) FROM ({}) AS d",
-                union(&|table| format!(
-                    "SELECT DISTINCT \"{date}\" AS date FROM {table} WHERE {observed} AND \"{date}\" IS NOT NULL"
-                ))
-            )
-        }
+        Some(event_time) => mark_dates(&tables.iter().map(|table| dates(event_time, table)).collect::<Vec<_>>()),
         None => {
             let id = domain.dimension_key();
-            format!(
-                "INSERT INTO pipeline.marks (domain, key) SELECT $1, b.id::text FROM ({}) AS b",
-                union(&|table| format!("SELECT \"{id}\" AS id FROM {table}"))
-            )
+            let ids: Vec<String> = tables.iter().map(|table| format!("SELECT \"{id}\" AS id FROM {table}")).collect();
+            let ids = ids.join(" UNION ");
+            format!("INSERT INTO pipeline.marks (domain, key) SELECT $1, b.id::text FROM ({ids}) AS b")
         }
     }
+}
+
+/// The statement that marks the dates that these queries find.
+fn mark_dates(queries: &[String]) -> String {
+    let dates = queries.join(" UNION ");
+    format!(
+        "INSERT INTO pipeline.marks (domain, dates)
+         SELECT $1, unnest(range_agg(daterange(d.date, d.date + 1))) FROM ({dates}) AS d"
+    )
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::harness::{Process, World, data};
 /// Kafka gives the partitions of a frozen processor away after 10 s; the rest is slack for a busy machine.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
 /// A processor that fails joins again after a fifth of a second, then after twice as long each time, and each time has to
-/// be given its partitions first.
+/// be given its partitions first. One that cannot write pauses after five seconds.
 const FAILS_WITHIN: Duration = Duration::from_secs(60);
 /// Rows a batch: a file is many.
 const BATCH_ROWS: usize = 100;
