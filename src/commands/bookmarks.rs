@@ -24,7 +24,7 @@ pub enum BookmarksCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Move bookmarks: back reads rows again, forward skips rows for good (the roles may be running)
+    /// Move bookmarks: back reads records again, forward skips them (the roles may be running)
     Set {
         /// Which domain
         #[arg(value_parser = parse_domain())]

@@ -44,13 +44,9 @@ pub(super) async fn run(
     to: Target,
     yes: bool,
 ) -> Result<ExitCode> {
-    let before = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
-    let before: Vec<(i32, i64)> = before
-        .into_iter()
-        .filter(|bookmark| partitions.is_empty() || partitions.contains(&bookmark.partition))
-        .map(|bookmark| (bookmark.partition, bookmark.next_offset))
-        .collect();
-    if let Some(unknown) = partitions.iter().find(|it| !before.iter().any(|(partition, _)| partition == *it)) {
+    let mut before = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
+    before.retain(|bookmark| partitions.is_empty() || partitions.contains(&bookmark.partition));
+    if let Some(unknown) = partitions.iter().find(|it| !before.iter().any(|bookmark| bookmark.partition == **it)) {
         bail!("partition {unknown} of {} has no bookmark", domain.name);
     }
     ensure!(
@@ -61,15 +57,18 @@ pub(super) async fn run(
     let topic = domain.topic(&services.config.kafka.topic_prefix);
     let ends = LogClient::new(&services.config.kafka).ends(&topic).await.context("look at the topic")?;
     let mut wanted = Vec::new();
-    for (partition, at) in &before {
-        let ends = ends.get(partition).with_context(|| format!("topic {topic} has no partition {partition}"))?;
+    let mut changes_nothing = true;
+    for bookmark in &before {
+        let partition = bookmark.partition;
+        let ends = ends.get(&partition).with_context(|| format!("topic {topic} has no partition {partition}"))?;
         let after = offset_of(to, *ends).with_context(|| format!("partition {partition}"))?;
-        wanted.push(Reset { partition: *partition, before: *at, after });
+        let reset = Reset { partition, before: bookmark.next_offset, after };
+        let is_halted = bookmark.halted.is_some();
+        changes_nothing &= reset.before == after && !is_halted;
+        println!("{} partition {partition}: {}", domain.name, describe(reset, is_halted));
+        wanted.push(reset);
     }
-    for reset in &wanted {
-        println!("{} partition {}: {}", domain.name, reset.partition, describe(*reset));
-    }
-    if wanted.iter().all(|reset| reset.before == reset.after) {
+    if changes_nothing {
         return Ok(ExitCode::SUCCESS);
     }
     if !confirm("Set them?", yes)? {
@@ -91,13 +90,14 @@ fn offset_of(to: Target, Ends { low, high }: Ends) -> Result<i64> {
     }
 }
 
-/// What setting a bookmark means, and how much of it.
-fn describe(Reset { before, after, .. }: Reset) -> String {
+/// What setting a bookmark means, and how much of it. It ends a halt, also where the bookmark stays.
+fn describe(Reset { before, after, .. }: Reset, is_halted: bool) -> String {
     let records = |count: i64| match count {
         1 => "1 record is".to_owned(),
         count => format!("{} records are", thousands(count)),
     };
     match after - before {
+        0 if is_halted => format!("stays at {after}: it is halted there, and will try again"),
         0 => format!("stays at {after}"),
         ahead if ahead > 0 => format!(
             "from {before} to {after}: {} skipped; the files that these rows came from will be published again",
@@ -115,8 +115,10 @@ mod tests {
 
     #[test]
     fn what_is_lost_or_repeated_is_counted() {
-        let reset = |before, after| describe(Reset { partition: 0, before, after });
+        let reset = |before, after| describe(Reset { partition: 0, before, after }, false);
         assert_eq!(reset(5, 5), "stays at 5");
+        let halted = describe(Reset { partition: 0, before: 5, after: 5 }, true);
+        assert_eq!(halted, "stays at 5: it is halted there, and will try again");
         assert!(reset(5, 2_005).contains("2,000 records are skipped"), "{}", reset(5, 2_005));
         assert!(reset(5, 4).contains("1 record is read again"), "{}", reset(5, 4));
     }

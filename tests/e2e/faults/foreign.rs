@@ -47,6 +47,18 @@ async fn a_batch_of_which_no_record_can_be_read_halts_its_partition_until_a_pers
     world.until("the partition is halted", &halted).await;
     assert_eq!(world.query::<i64>(&bookmark).await, before, "the bookmark stays before them");
 
+    // Told to read them again, it does, and halts again.
+    let epoch =
+        format!("SELECT owner_epoch FROM pipeline.bookmarks WHERE (domain, partition) = ('health', {PARTITION})");
+    let epoch_before: i64 = world.query(&epoch).await;
+    let (partition, to) = (PARTITION.to_string(), before.to_string());
+    let again = ["bookmarks", "set", "health", "--partition", &partition, "--to", &to, "--yes"];
+    let mut again = world.spawn(&again);
+    assert_eq!(again.ended(Duration::from_secs(60)).await, Some(0), "{}", again.log());
+    assert!(again.log().contains("will try again"), "{}", again.log());
+    assert!(world.query::<i64>(&epoch).await > epoch_before, "its owner has to take it again");
+    world.until("the partition is halted again", &halted).await;
+
     // The others go on, also with processors that start anew.
     roles.stop().await;
     let roles = world.run_all();
