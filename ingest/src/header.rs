@@ -15,11 +15,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use freshet_topics::cast;
+use freshet_topics::heading::folded;
 use freshet_topics::message::packed::Line;
 use freshet_topics::message::{EXTRA, NEW_CELLS, OVERTAKEN, STRAY_QUOTE};
 use freshet_topics::{Cell, Column, Domain, Instead, NearMiss, NewColumn, RawRow};
 
-use self::names::{folded, listed, shortened, trimmed};
+use self::names::{listed, shortened, trimmed};
 use crate::frame::Record;
 
 /// Why a file cannot belong to its domain. The text is the file's reject reason.

@@ -174,7 +174,8 @@ async fn a_column_that_files_have_is_added_by_a_setup_and_holds_through_replay_a
 
     // Declared, it is a column like any other.
     let mut columns = adding.columns.to_vec();
-    columns.extend([Column::optional("note", Cast::Text), Column::optional("icu_beds_free", Cast::Int)]);
+    let beds = Column { aliases: &["ICU beds (free)"], ..Column::optional("icu_beds_free", Cast::Int) };
+    columns.extend([Column::optional("note", Cast::Text), beds]);
     let declared: &'static _ = Box::leak(Box::new(Domain { columns: columns.leak(), ..*adding }));
     let steps = set_up(declared).await;
     assert_eq!(steps[0], "turn column note into a stored column: it is declared now");
@@ -185,4 +186,16 @@ async fn a_column_that_files_have_is_added_by_a_setup_and_holds_through_replay_a
     world.applied().await;
     assert_eq!(seen().await, ["1 | open late", "2 | closed", "3 | new | 9"]);
     roles.stop().await;
+
+    // As the plan says, a replay fills it with what the older messages have under its heading.
+    let (progress, context) = (Default::default(), crate::replay::context(&world, declared));
+    freshet_processors::replay::in_place(&context, &everything(), &progress, &shutdown).await.expect("replay");
+    let filled = ["1 | open late | 7", "2 | closed | 0", "3 | new | 9"];
+    assert_eq!(seen().await, filled);
+    let mut shadow = freshet_processors::replay::Shadow::open(&context, &everything()).await.expect("open");
+    shadow.fill(&progress, &shutdown).await.expect("fill");
+    shadow.swap(&progress, &shutdown).await.expect("swap");
+    assert_eq!(seen().await, filled);
+    let extra: i64 = world.query("SELECT count(*) FROM health_data WHERE extra IS NOT NULL").await;
+    assert_eq!(extra, 0, "it is a column like any other");
 }

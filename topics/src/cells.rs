@@ -3,10 +3,14 @@
 //! Data that only a few rows have is stored [by row](ByRow) beside the cells.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use crate::columns::{ByRow, Span, Text};
 use crate::message::push_json;
-use crate::{Cell, Domain, RawRow};
+use crate::{Cell, Domain, RawRow, heading};
+
+/// Files have few headings; more than these are looked up again.
+const HEADINGS_MAX: usize = 1_000;
 
 /// A cell of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +74,8 @@ pub struct Cells {
     headed: Vec<(Span, Span)>,
     /// The same as JSON.
     json: Vec<u8>,
+    /// What the headings of new cells mean now.
+    headings: HashMap<String, Option<usize>>,
 }
 
 impl Cells {
@@ -86,6 +92,7 @@ impl Cells {
             overtaken: ByRow::default(),
             headed: Vec::new(),
             json: Vec::new(),
+            headings: HashMap::new(),
         }
     }
 
@@ -273,7 +280,7 @@ impl RowWriter<'_> {
         self.cells.headed.clear();
         self.cells.new_cells.truncate(self.cells.rows);
         let text_bytes = self.cells.text.len();
-        NewCellsWriter { cells: self.cells, text_bytes }
+        NewCellsWriter { cells: self.cells, text_bytes, declared: Vec::new() }
     }
 
     pub(crate) fn end(mut self) {
@@ -294,6 +301,8 @@ impl Drop for RowWriter<'_> {
 pub(crate) struct NewCellsWriter<'c> {
     cells: &'c mut Cells,
     text_bytes: usize,
+    /// Those of columns that the domain has now.
+    declared: Vec<(usize, (Span, Span))>,
 }
 
 impl NewCellsWriter<'_> {
@@ -307,35 +316,112 @@ impl NewCellsWriter<'_> {
         self.cells.headed.push(headed);
     }
 
-    /// Stores them as one JSON object, in the order of their headings.
-    pub(crate) fn end(self) {
-        let Cells { text, headed, json, rows, new_cells, .. } = self.cells;
-        if headed.is_empty() {
-            return;
+    /// The same for a message that may be older than the contract. If the column is declared by now, the text is its cell,
+    /// unless the row has one; what is no such cell is kept if the contract still keeps new ones.
+    pub(crate) fn push_of(&mut self, domain: &Domain, headed: (Span, Span)) {
+        if let Some(new) = self.declare(domain, headed).filter(|_| domain.on_new_column.keeps()) {
+            self.push(new);
         }
-        headed.sort_by_key(|(heading, _)| text.get(*heading));
-        json.clear();
-        for (at, (heading, cell)) in headed.iter().enumerate() {
-            let heading = text.get(*heading);
-            if headed.get(at + 1).is_some_and(|(next, _)| text.get(*next) == heading) {
-                continue;
-            }
-            json.push(if json.is_empty() { b'{' } else { b',' });
-            push_json(json, heading);
-            json.push(b':');
-            push_json(json, text.get(*cell));
-        }
-        json.push(b'}');
-        text.truncate(self.text_bytes);
-        let json = std::str::from_utf8(json).expect("JSON of text is text");
-        new_cells.push(*rows, text.push(json));
     }
+
+    /// Takes the text for the cell of a declared column, and gives back what is none. Under several headings of a column,
+    /// its name counts before a synonym, as in a file.
+    fn declare(&mut self, domain: &Domain, headed: (Span, Span)) -> Option<(Span, Span)> {
+        let Cells { text, headings, columns, rows, .. } = &mut *self.cells;
+        let name = text.get(headed.0);
+        let column = headings.get(name).copied().unwrap_or_else(|| {
+            if headings.len() == HEADINGS_MAX {
+                headings.clear();
+            }
+            let column = heading::column_of(domain, name);
+            headings.insert(name.to_owned(), column);
+            column
+        });
+        let is_free = |column: &usize| matches!(columns[*column][*rows], Raw::Absent);
+        let Some(column) = column.filter(is_free) else { return Some(headed) };
+        let is_name = |it: Span| heading::folded(text.get(it)) == heading::folded(domain.columns[column].name);
+        match self.declared.iter_mut().find(|(of, _)| *of == column) {
+            None => {
+                self.declared.push((column, headed));
+                None
+            }
+            Some((_, taken)) if is_name(headed.0) && !is_name(taken.0) => Some(std::mem::replace(taken, headed)),
+            Some(_) => Some(headed),
+        }
+    }
+
+    /// Stores them as one JSON object, and the cells of declared columns with the others.
+    pub(crate) fn end(self) {
+        let Cells { text, headed, json, rows, new_cells, columns, .. } = self.cells;
+        write_object(json, text, headed);
+        if self.declared.is_empty() {
+            text.truncate(self.text_bytes);
+        }
+        if !headed.is_empty() {
+            let json = std::str::from_utf8(json).expect("JSON of text is text");
+            new_cells.push(*rows, text.push(json));
+        }
+        for (column, (_, cell)) in self.declared {
+            columns[column][*rows] = Raw::Text(cell);
+        }
+    }
+}
+
+/// Writes texts by heading as a JSON object, in the order of the headings.
+fn write_object(json: &mut Vec<u8>, text: &Text, headed: &mut [(Span, Span)]) {
+    headed.sort_by_key(|(heading, _)| text.get(*heading));
+    json.clear();
+    json.push(b'{');
+    for (at, (heading, cell)) in headed.iter().enumerate() {
+        let heading = text.get(*heading);
+        if headed.get(at + 1).is_some_and(|(next, _)| text.get(*next) == heading) {
+            continue;
+        }
+        if json.len() > 1 {
+            json.push(b',');
+        }
+        push_json(json, heading);
+        json.push(b':');
+        push_json(json, text.get(*cell));
+    }
+    json.push(b'}');
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::DOMAINS;
+
+    #[test]
+    fn a_new_cell_whose_column_is_declared_by_now_is_its_cell_unless_the_row_has_one() {
+        let keeping = Domain { on_new_column: crate::NewColumn::Keep, ..*DOMAINS[0] };
+        let [id, name] = ["id", "name"].map(|column| keeping.index_of(column));
+        let cases = [
+            (r#"{"id":"7","_new":{"Name":"Goa","note":"x"}}"#, CellRef::Text("Goa"), Some(r#"{"note":"x"}"#)),
+            (r#"{"id":"7","_new":{"NAME ":"Goa"}}"#, CellRef::Text("Goa"), None),
+            (r#"{"id":"7","_new":{"name":"a","Name":"b"}}"#, CellRef::Text("a"), Some(r#"{"Name":"b"}"#)),
+            (r#"{"id":"7","_new":{"district":"x"}}"#, CellRef::Text("x"), None),
+            (r#"{"id":"7","_new":{"district":"x","Name":"a"}}"#, CellRef::Text("a"), Some(r#"{"district":"x"}"#)),
+            (r#"{"id":"7","_new":{"Name":"a","district":"x"}}"#, CellRef::Text("a"), Some(r#"{"district":"x"}"#)),
+            (r#"{"id":"7","name":"Goa","_new":{"Name":"x"}}"#, CellRef::Text("Goa"), Some(r#"{"Name":"x"}"#)),
+            (r#"{"id":"7","name":null,"_new":{"Name":"x"}}"#, CellRef::Missing, Some(r#"{"Name":"x"}"#)),
+            (r#"{"id":"7","_new":{"note":"x"}}"#, CellRef::Absent, Some(r#"{"note":"x"}"#)),
+        ];
+        let mut cells = Cells::of(&keeping);
+        for (json, ..) in cases {
+            crate::message::push_row(&keeping, json.as_bytes(), &mut cells).expect("a row");
+        }
+        // A contract that keeps no new cells any more has those of the columns that it declares.
+        let mut ignoring = Cells::of(&keeping);
+        let domain = Domain { on_new_column: crate::NewColumn::Ignore, ..keeping };
+        crate::message::push_row(&domain, cases[0].0.as_bytes(), &mut ignoring).expect("a row");
+        assert_eq!((ignoring.get(name, 0), ignoring.new_cells().count()), (CellRef::Text("Goa"), 0));
+
+        for (row, (json, expected, kept)) in cases.into_iter().enumerate() {
+            assert_eq!((cells.get(id, row), cells.get(name, row)), (CellRef::Text("7"), expected), "{json}");
+            assert_eq!(cells.new_cells().find(|(at, _)| *at == row).map(|(_, json)| json), kept, "{json}");
+        }
+    }
 
     #[test]
     fn a_row_that_is_given_up_leaves_nothing() {

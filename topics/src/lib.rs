@@ -17,6 +17,7 @@ pub mod columns;
 pub mod domain;
 pub mod domains;
 pub mod failpoint;
+pub mod heading;
 pub mod judge;
 pub mod kafka;
 pub mod kept;

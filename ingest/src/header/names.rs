@@ -1,4 +1,6 @@
-//! Headings as text: trimming, comparing and showing them.
+//! Headings as text: trimming and showing them.
+
+use freshet_topics::heading::is_invisible;
 
 /// The most names listed in an error, and the most characters of each, so that an error stays readable whatever the
 /// file has.
@@ -8,23 +10,6 @@ const NAME_CHARS_MAX: usize = 40;
 /// Without invisible characters around it: blanks of all kinds, zero-width characters, byte order marks.
 pub(crate) fn trimmed(name: &str) -> &str {
     name.trim_matches(|character: char| character != '\0' && (character == ' ' || is_invisible(character)))
-}
-
-/// A heading in lower case and without separators between words: `Location ID`, `location-id` and `location_id` are the
-/// same.
-pub(super) fn folded(name: &str) -> String {
-    let parts = |character: &char| matches!(character, ' ' | '_' | '-' | '.') || is_invisible(*character);
-    name.chars().filter(|character| !parts(character)).flat_map(char::to_lowercase).collect()
-}
-
-/// Whether the character is invisible, or looks like a blank but is not one.
-fn is_invisible(character: char) -> bool {
-    let is_format = matches!(
-        character,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}'
-    );
-    is_format || character.is_control() || (character.is_whitespace() && character != ' ')
 }
 
 /// On one line, with invisible characters escaped (`\u{a0}`), and of bounded length.
@@ -68,14 +53,6 @@ mod tests {
             assert_eq!(trimmed(name), "cases", "{}", name.escape_unicode());
         }
         assert_eq!(trimmed("new\u{a0}cases"), "new\u{a0}cases");
-    }
-
-    #[test]
-    fn case_and_what_parts_words_do_not_matter() {
-        for name in ["location_id", "Location ID", "LOCATION-ID", "location.id", "Location\u{a0}Id", "locationId"] {
-            assert_eq!(folded(name), "locationid", "{name}");
-        }
-        assert_ne!(folded("location/id"), "locationid");
     }
 
     #[test]

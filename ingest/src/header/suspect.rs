@@ -1,10 +1,11 @@
 //! Guesses what is wrong with a header that does not fit its domain: misspelled columns, columns of another domain,
 //! another delimiter.
 
+use freshet_topics::heading::folded;
 use freshet_topics::{Domain, Instead, cast};
 
 use super::HeaderError;
-use super::names::{folded, shortened};
+use super::names::shortened;
 use crate::frame::Record;
 
 /// The most headings named in an error, so that it stays readable whatever the file has.

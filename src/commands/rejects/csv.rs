@@ -3,7 +3,7 @@
 //! The headings of the notes begin with [`NOTES`], so that a listener ignores them: once the cells are corrected, the
 //! file can be dropped unchanged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use freshet_ingest::header::NOTES;
 use freshet_topics::message::MessageError;
@@ -54,10 +54,14 @@ fn is_framed(sent: &Sent<'_>) -> bool {
 }
 
 /// Whether rows of several files fit under one header: for a column that only some files lack, an empty cell would mean
-/// something else than a missing column.
+/// something else than a missing column. Of one file, rows may lack an empty cell of a column that was declared since.
 pub(super) fn is_one_shape(rows: &[Sent<'_>]) -> bool {
-    let absent = |sent: &Sent<'_>| -> Vec<bool> { sent.row.cells.iter().map(|cell| *cell == Cell::Absent).collect() };
-    let mut shapes = rows.iter().filter(|sent| is_framed(sent)).map(absent);
+    let mut shapes: BTreeMap<(i64, i32), Vec<bool>> = BTreeMap::new();
+    for Sent { reject, row } in rows.iter().filter(|sent| is_framed(sent)) {
+        let shape = shapes.entry((reject.object, reject.generation)).or_insert_with(|| vec![false; row.cells.len()]);
+        shape.iter_mut().zip(&row.cells).for_each(|(has, cell)| *has |= *cell != Cell::Absent);
+    }
+    let mut shapes = shapes.into_values();
     let Some(first) = shapes.next() else { return true };
     shapes.all(|shape| shape == first)
 }
@@ -164,10 +168,12 @@ mod tests {
     #[test]
     fn rows_of_other_columns_do_not_stand_under_one_header() {
         let health = domains::by_name("health").expect("declared");
-        let rejects = [
+        let mut rejects = [
             reject(r#"{"location_id":"x","date":"2025-01-01","dengue_cases":"1"}"#, "a", None, 2),
             reject(r#"{"location_id":"x","date":"2025-01-01","malaria_cases":"1"}"#, "a", None, 2),
         ];
+        assert!(is_one_shape(&decode(health, &rejects).expect("rows")), "they are of one file");
+        rejects[1].object = 2;
         assert!(!is_one_shape(&decode(health, &rejects).expect("rows")));
         let broken = [reject("no row", "malformed_message", None, 0)];
         assert!(decode(health, &broken).is_err());

@@ -88,7 +88,7 @@ impl<'de> Visitor<'de> for RowSeed<'_, '_, '_> {
         let RowSeed { domain, columns, writer } = self;
         // Columns nearly always are in declaration order: try the next one first.
         let mut next = 0;
-        while let Some(name) = map.next_key_seed(NameSeed { domain, columns, next })? {
+        while let Some(name) = map.next_key_seed(NameSeed { columns, next })? {
             match name {
                 Name::Column(index) => {
                     let text = map.next_value_seed(CellSeed(writer.text()))?;
@@ -104,7 +104,7 @@ impl<'de> Visitor<'de> for RowSeed<'_, '_, '_> {
                     let count = map.next_value()?;
                     writer.overtaken(count);
                 }
-                Name::NewCells => map.next_value_seed(NewCellsSeed(writer.new_cells()))?,
+                Name::NewCells => map.next_value_seed(NewCellsSeed { domain, cells: writer.new_cells() })?,
                 Name::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -125,7 +125,6 @@ enum Name {
 }
 
 struct NameSeed<'d> {
-    domain: &'d Domain,
     columns: &'d [Column],
     /// The column that the name probably belongs to.
     next: usize,
@@ -156,7 +155,7 @@ impl Visitor<'_> for NameSeed<'_> {
             (None, EXTRA) => Name::Extra,
             (None, STRAY_QUOTE) => Name::StrayQuote,
             (None, OVERTAKEN) => Name::Overtaken,
-            (None, NEW_CELLS) if self.domain.on_new_column.keeps() => Name::NewCells,
+            (None, NEW_CELLS) => Name::NewCells,
             (None, _) => Name::Unknown,
         })
     }
@@ -239,10 +238,13 @@ impl<'de> Visitor<'de> for ExtraSeed<'_, '_> {
     }
 }
 
-/// The cells of new columns, by heading.
-struct NewCellsSeed<'c>(NewCellsWriter<'c>);
+/// The cells of columns that were new when the message was written, by heading.
+struct NewCellsSeed<'d, 'c> {
+    domain: &'d Domain,
+    cells: NewCellsWriter<'c>,
+}
 
-impl<'de> DeserializeSeed<'de> for NewCellsSeed<'_> {
+impl<'de> DeserializeSeed<'de> for NewCellsSeed<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -250,7 +252,7 @@ impl<'de> DeserializeSeed<'de> for NewCellsSeed<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for NewCellsSeed<'_> {
+impl<'de> Visitor<'de> for NewCellsSeed<'_, '_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
@@ -258,11 +260,11 @@ impl<'de> Visitor<'de> for NewCellsSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(heading) = map.next_key_seed(TextSeed(self.0.text()))? {
-            let text = map.next_value_seed(TextSeed(self.0.text()))?;
-            self.0.push((heading, text));
+        while let Some(heading) = map.next_key_seed(TextSeed(self.cells.text()))? {
+            let text = map.next_value_seed(TextSeed(self.cells.text()))?;
+            self.cells.push_of(self.domain, (heading, text));
         }
-        self.0.end();
+        self.cells.end();
         Ok(())
     }
 }

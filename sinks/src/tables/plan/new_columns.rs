@@ -50,7 +50,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Turns a column that was added this way into one of the contract's, which now has it. Its cells stay in `extra`.
+    /// Turns a column that was added this way into one of the contract's, which now has it. Its cells stay in `extra`
+    /// until a replay reads them.
     pub(super) fn declare(&mut self, column: &WantedColumn, there: &FoundColumn) {
         let (name, quoted) = (column.name, identifier(column.name));
         if there.type_name == column.type_name {
@@ -64,7 +65,7 @@ impl<'a> Planner<'a> {
         self.step(format!("recreate column {name} as {}: it is declared now", column.type_name), sql);
         self.plan.kept.push(format!(
             "column {name} is NULL in existing rows, and the files' values stay in {EXTRA}, until `freshet replay {} \
-             --from beginning` fills it",
+             --from beginning` fills it, if their heading is the column's name or a synonym",
             self.wanted.domain
         ));
     }

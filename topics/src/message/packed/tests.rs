@@ -177,7 +177,9 @@ fn text() -> impl Strategy<Value = String> {
 fn row(domain: &'static Domain, present: Vec<bool>) -> impl Strategy<Value = RawRow<'static>> {
     let cells = prop::collection::vec(prop::option::weighted(0.9, text()), domain.columns.len());
     let extra = prop::collection::vec(text(), 0..2);
-    let new_cells = prop::collection::btree_map(text(), text(), 0..2);
+    // No column has such a heading.
+    let headings = text().prop_map(|heading| format!("/{heading}"));
+    let new_cells = prop::collection::btree_map(headings, text(), 0..2);
     let stray = prop::option::weighted(0.1, text());
     let overtaken = prop_oneof![3 => Just(0), 1 => any::<u32>()];
     (cells, extra, new_cells, stray, overtaken).prop_map(move |(cells, extra, new_cells, stray, overtaken)| {
