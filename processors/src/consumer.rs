@@ -6,15 +6,13 @@
 //! reason is in `pipeline.bookmarks`, and it is never silently reset.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use freshet_sinks::bookmarks::streams::{self, Binding};
 use freshet_sinks::bookmarks::{self, Assigned};
 use freshet_sinks::destination::Destination;
-use freshet_topics::Domain;
-use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::Access;
 use freshet_topics::log::{LogError, LogReader, PartitionLog};
 use freshet_topics::stream::{self, FirstRecord};
@@ -27,15 +25,13 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use sentry_arroyo::processing::strategies::CommitRequest;
 use sentry_arroyo::types::{BrokerMessage, Partition, Topic};
-use sqlx::PgPool;
-use tokio::runtime::Handle;
 
-use crate::metrics;
 use crate::pipeline::Pipeline;
 use crate::record::{Consumed, Taker};
 use crate::start::{Start, decide_start};
 use crate::steps::CurrentSteps;
 use crate::unreadable;
+use crate::{Context, metrics};
 
 /// How long partitions that are taken away are kept to write what was read of them: their next owner waits meanwhile.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
@@ -105,19 +101,7 @@ impl Ownership {
     }
 }
 
-/// What the consumer needs from outside.
-#[derive(Clone)]
-pub(crate) struct Source {
-    pub(crate) domain: &'static Domain,
-    pub(crate) kafka: KafkaSettings,
-    pub(crate) pool: PgPool,
-    pub(crate) runtime: Handle,
-    pub(crate) owner: String,
-    pub(crate) ownership: Arc<Ownership>,
-}
-
 struct Rebalancer {
-    source: Source,
     topic: Topic,
     pipeline: Pipeline,
     steps: CurrentSteps,
@@ -146,8 +130,9 @@ impl ConsumerContext for Rebalancer {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 let wanted: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
                 if let Err(failure) = self.assign(consumer, &wanted) {
-                    tracing::warn!(domain = self.source.domain.name, %failure, "assignment failed, joining again");
-                    self.source.ownership.lock().failure = Some(failure.to_string());
+                    let domain = self.pipeline.context.domain.name;
+                    tracing::warn!(domain, %failure, "assignment failed, joining again");
+                    self.pipeline.ownership.lock().failure = Some(failure.to_string());
                 }
             }
             _ => self.revoke(consumer),
@@ -174,7 +159,7 @@ enum AssignError {
 impl Rebalancer {
     fn assign(&self, consumer: &BaseConsumer<Self>, wanted: &[i32]) -> Result<(), AssignError> {
         let log = self.read_log(wanted)?;
-        let (assigned, starts) = self.source.runtime.block_on(self.take_bookmarks(wanted, &log))?;
+        let (assigned, starts) = self.pipeline.runtime.block_on(self.take_bookmarks(wanted, &log))?;
         let mut assignment = TopicPartitionList::new();
         let mut positions = Positions::default();
         for (one, start) in assigned.iter().zip(starts) {
@@ -192,9 +177,9 @@ impl Rebalancer {
         consumer.assign(&assignment)?;
         // librdkafka remembers that a partition was paused in an earlier assignment.
         consumer.resume(&assignment)?;
-        metrics::assigned(self.source.domain.name, positions.owned.len());
+        metrics::assigned(self.pipeline.context.domain.name, positions.owned.len());
         *self.steps.lock() = Some(self.pipeline.begin(positions.owned.clone()));
-        *self.source.ownership.lock() = positions;
+        *self.pipeline.ownership.lock() = positions;
         Ok(())
     }
 
@@ -205,7 +190,7 @@ impl Rebalancer {
         if !partitions.contains(&0) {
             partitions.push(0);
         }
-        let reader = LogReader::new(&self.source.kafka)?;
+        let reader = LogReader::new(&self.pipeline.context.kafka)?;
         // The metadata first: a new client knows no leaders.
         reader.presence(self.topic.as_str())?;
         reader.beginnings(self.topic.as_str(), &partitions)
@@ -216,7 +201,7 @@ impl Rebalancer {
         wanted: &[i32],
         log: &BTreeMap<i32, PartitionLog>,
     ) -> Result<(Vec<Assigned>, Vec<Start>), AssignError> {
-        let Source { domain, pool, owner, .. } = &self.source;
+        let Context { domain, pool, owner, .. } = &self.pipeline.context;
         let firsts: Vec<FirstRecord> = log.values().map(|partition| partition.first).collect();
         let topic = self.topic.as_str();
         let stream_id = match streams::bind(pool, domain.name, topic, stream::stream_of(&firsts)).await? {
@@ -254,20 +239,20 @@ impl Rebalancer {
 
     /// Lets what was read be applied, says in Kafka's group how far that is, and gives the partitions back.
     fn revoke(&self, consumer: &BaseConsumer<Self>) {
-        metrics::revoked(self.source.domain.name);
+        metrics::revoked(self.pipeline.context.domain.name);
         let steps = self.steps.lock().take();
         // Of steps that have panicked, nothing is expected any more.
         if let Some(steps) = steps.filter(|_| !std::thread::panicking()) {
             match steps.finish(DRAIN_TIMEOUT) {
                 Ok(positions) => commit(consumer, positions, CommitMode::Sync),
                 Err(error) => tracing::warn!(
-                    domain = self.source.domain.name,
+                    domain = self.pipeline.context.domain.name,
                     %error,
                     "what was read is not all applied; the next owner of the partitions reads it again"
                 ),
             }
         }
-        *self.source.ownership.lock() = Positions::default();
+        *self.pipeline.ownership.lock() = Positions::default();
         if let Err(error) = consumer.unassign() {
             tracing::warn!(topic = %self.topic, %error, "unassign partitions");
         }
@@ -302,12 +287,13 @@ impl BookmarkConsumer {
     ///
     /// # Errors
     /// If rdkafka refuses the configuration.
-    pub(crate) fn join(source: Source, pipeline: Pipeline, steps: CurrentSteps) -> Result<Self, KafkaError> {
-        let name = source.domain.topic(&source.kafka.topic_prefix);
+    pub(crate) fn join(pipeline: Pipeline, steps: CurrentSteps) -> Result<Self, KafkaError> {
+        let Context { domain, kafka, .. } = &pipeline.context;
+        let name = domain.topic(&kafka.topic_prefix);
         let topic = Topic::new(&name);
-        let mut config = source.kafka.client_config();
+        let mut config = kafka.client_config();
         config
-            .set("group.id", format!("{}{}", source.kafka.group_prefix, source.domain.name))
+            .set("group.id", format!("{}{}", kafka.group_prefix, domain.name))
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
@@ -321,8 +307,8 @@ impl BookmarkConsumer {
         for (name, value) in FETCHING {
             config.set(name, value);
         }
-        let access = Access::new(&source.kafka);
-        let context = Rebalancer { source, topic, pipeline, steps, access };
+        let access = Access::new(kafka);
+        let context = Rebalancer { topic, pipeline, steps, access };
         let consumer: BaseConsumer<Rebalancer> = config.create_with_context(context)?;
         consumer.subscribe(&[&name])?;
         Ok(BookmarkConsumer { consumer, topic, taker: Taker::default() })
@@ -334,8 +320,8 @@ impl BookmarkConsumer {
     /// What librdkafka does not get over by itself, and a failed assignment. The membership is over.
     pub(crate) fn poll(&mut self, timeout: Duration) -> Result<Option<BrokerMessage<Consumed>>, PollError> {
         let polled = self.consumer.poll(timeout);
-        let Rebalancer { source, access, .. } = &**self.consumer.context();
-        if let Some(failure) = source.ownership.lock().failure.take() {
+        let Rebalancer { pipeline, access, .. } = &**self.consumer.context();
+        if let Some(failure) = pipeline.ownership.lock().failure.take() {
             return Err(PollError::Assignment(failure));
         }
         let Some(polled) = polled else { return Ok(None) };

@@ -11,7 +11,7 @@ use freshet_sinks::bookmarks;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer::{BookmarkConsumer, Ownership, PollError, Source};
+use crate::consumer::{BookmarkConsumer, Ownership, PollError};
 use crate::pipeline::Pipeline;
 use crate::steps::{CurrentSteps, StepsError};
 use crate::{Context, clock};
@@ -55,16 +55,8 @@ pub(crate) fn run(context: &Context, shutdown: &CancellationToken, runtime: Hand
     clock::start();
     let ownership = Arc::new(Ownership::default());
     let pipeline = Pipeline { context: context.clone(), ownership: Arc::clone(&ownership), runtime: runtime.clone() };
-    let source = Source {
-        domain: context.domain,
-        kafka: context.kafka.clone(),
-        pool: context.pool.clone(),
-        runtime: runtime.clone(),
-        owner: context.owner.clone(),
-        ownership: Arc::clone(&ownership),
-    };
     let steps = CurrentSteps::default();
-    let consumer = BookmarkConsumer::join(source, pipeline, steps.clone())?;
+    let consumer = BookmarkConsumer::join(pipeline, steps.clone())?;
     let domain = context.domain.name;
     let mut membership = Membership { domain, consumer, steps, came_at: Instant::now() };
     let mut looked_at = Instant::now();
