@@ -170,11 +170,15 @@ async fn measure(
     wait_until_applied(&pool, files + small_files.dropped()).await?;
     let peak_memory_bytes = child.peak_memory()?;
 
+    wait_until_copied(child).await?;
     load::checkpoint(&pool).await;
     let unchanged = replayed::unchanged(child, &pool, &mut small_files).await.context("replay the history")?;
+    wait_until_applied(&pool, files + small_files.dropped()).await?;
+    wait_until_copied(child).await?;
     let corrected = replayed::corrected(child, &pool, &mut small_files).await;
     let corrected = corrected.context("replay a history that was wrong")?;
     wait_until_applied(&pool, files + small_files.dropped()).await?;
+    wait_until_copied(child).await?;
     let swapped = replayed::swapped(child, &pool, &mut small_files).await;
     let swapped = swapped.context("replay a history that was wrong into shadows")?;
     wait_until_applied(&pool, files + small_files.dropped()).await?;

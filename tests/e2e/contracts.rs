@@ -70,6 +70,38 @@ async fn a_row_keeps_new_cells_and_corrections_and_every_type_arrives() {
     roles.stop().await;
 }
 
+/// The health feed with one row a location: a later file moves it to another date.
+fn moving() -> &'static Domain {
+    let health = domains::by_name("health").expect("a domain");
+    Box::leak(Box::new(Domain { key: &["location_id"], ..*health }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_leaves_its_date_marks_it_too() {
+    let world = World::new("moved-rows").await;
+    world.execute("ALTER TABLE health_data DROP CONSTRAINT health_data_key, ADD UNIQUE (location_id)").await;
+    let roles = world.pipeline(moving());
+    let cases = [
+        ("2025-08-30", "false", vec!["2025-08-30"]),
+        ("2025-09-02", "false", vec!["2025-08-30", "2025-09-02"]),
+        // What is no longer observed leaves its date, and a projection has none to leave.
+        ("2025-09-02", "true", vec!["2025-09-02"]),
+        ("2025-09-05", "true", vec![]),
+        ("2025-09-05", "false", vec!["2025-09-05"]),
+    ];
+    for (day, is_projected, marked) in cases {
+        world.execute("DELETE FROM pipeline.marks").await;
+        world.next_second().await;
+        let year = if is_projected == "true" { "2025" } else { "" };
+        let head = "location_id,date,dengue_cases,is_projected,projection_year";
+        world.put("health/one.csv", format!("{head}\n7,{day},1,{is_projected},{year}\n")).await;
+        world.applied().await;
+        let dates = "SELECT DISTINCT lower(dates)::text FROM pipeline.marks WHERE domain = 'health' ORDER BY 1";
+        assert_eq!(world.column::<String>(dates).await, marked, "{day} {is_projected}");
+    }
+    roles.stop().await;
+}
+
 /// Rows enough for COPY, with values of every type that are spelled or stored in a way of their own.
 fn values_of_every_type() -> String {
     let numbers = ["0", "-0.0", "NaN", "inf", "-inf", "1e-300", "25.1", ""];

@@ -23,6 +23,7 @@ pub mod difference;
 mod error;
 mod ids;
 pub mod marks;
+mod moved;
 pub(crate) mod newest;
 pub mod progress;
 pub mod refusals;

@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::ReceivedRow;
 use super::arrays::{self, unnest};
-use super::ids;
+use super::{ids, moved};
 use crate::destination::Destination;
 
 /// The upsert of one domain at one destination.
@@ -62,7 +62,8 @@ pub struct Written {
     pub generation: i32,
     /// `src_row` of every row that is now in the table; the others lost to newer data.
     pub rows: Vec<i64>,
-    /// What changed: values of written rows that differ from the table's values before.
+    /// What changed: values of written rows that differ from the table's values before. Dates that the rows of a statement
+    /// left are with its first object.
     pub changed: Changed,
 }
 
@@ -120,9 +121,10 @@ impl Upsert {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
+        let left = moved::dates_left(connection, self, rows).await?;
         let query = sqlx::query(AssertSqlSafe(self.sql.as_str()));
         let answer = arrays::bind(self.domain, query, rows).fetch_all(connection).await?;
-        answer
+        let written: Result<Vec<Written>, sqlx::Error> = answer
             .iter()
             .map(|row| {
                 let changed = match self.domain.event_time {
@@ -131,7 +133,12 @@ impl Upsert {
                 };
                 Ok(Written { object: row.try_get(0)?, generation: row.try_get(1)?, rows: row.try_get(2)?, changed })
             })
-            .collect()
+            .collect();
+        let mut written = written?;
+        if let Some(Written { changed: Changed::Dates(dates), .. }) = written.first_mut() {
+            dates.extend(left);
+        }
+        Ok(written)
     }
 }
 
