@@ -345,10 +345,11 @@ async fn run_documented(world: &World, commands: &[String]) -> String {
     let path = format!("{}:{}", freshet.display(), std::env::var("PATH").unwrap_or_default());
     let (script, variables) = (commands.join("\n"), world.variables());
     let url = world.database_url().to_owned();
+    let admin_url = format!("{}/postgres", url.rsplit_once('/').expect("a database").0);
     let output = tokio::task::spawn_blocking(move || {
         let mut shell = Command::new("sh");
         shell.args(["-euc", &script]).current_dir(folder()).envs(variables);
-        shell.env("PATH", path).env("DATABASE_URL", url).output().expect("run sh")
+        shell.env("PATH", path).env("DATABASE_URL", url).env("ADMIN_URL", admin_url).output().expect("run sh")
     });
     let output = output.await.expect("the commands end");
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
