@@ -51,7 +51,7 @@ gauges! {
     LAG_SECONDS: GaugeVec = register_gauge_vec(
         "freshet_lag_seconds", "Age of the oldest record that is not applied; 0 if there is none.", &["domain", "partition"]);
     HALTED_PARTITIONS: IntGaugeVec = register_int_gauge_vec(
-        "freshet_halted_partitions", "Partitions that are halted until a person decides how to go on.", &["domain"]);
+        "freshet_halted_partitions", "Partitions that are halted: Postgres refuses their rows, or their topic is not as expected.", &["domain"]);
     UNMATCHED_OBJECTS: IntGauge = register_int_gauge(
         "freshet_unmatched_objects", "Objects of the raw bucket that belong to no domain, counted up to 1,000.");
     DIRTY_WINDOWS: IntGauge = register_int_gauge(

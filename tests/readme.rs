@@ -449,8 +449,10 @@ fn the_page_on_files_names_every_rule_of_the_program() {
     let page = read(&Path::new(ROOT).join("docs/files.md"));
     let names = [
         cast::FRACTION_CUT,
+        cast::FRACTION_ROUNDED,
         cast::GROUPING_REMOVED,
         cast::TIME_CUT,
+        cast::ZONE_ASSUMED,
         cast::OVERFLOW_TO_INFINITY,
         cast::DATE_NORMALISED,
         judge::UNCASTABLE_TO_NULL,
