@@ -57,11 +57,12 @@ fn every_alert_has_a_section_in_the_runbook_and_the_runbook_no_other() {
         assert!(name.starts_with("Freshet"), "{name}");
         let link = format!("runbook_url: \"{{{{ $externalLabels.runbook }}}}#{}\"\n", name.to_lowercase());
         assert!(rule.contains(&link), "{name}");
-        assert!(rule.contains("severity: critical\n") || rule.contains("severity: warning\n"), "{name}");
+        let severity = ["critical", "warning"].into_iter().find(|it| rule.contains(&format!("severity: {it}\n")));
+        let severity = severity.unwrap_or_else(|| panic!("{name} has no severity"));
         assert!(rule.contains("summary: ") && rule.contains("description: "), "{name}");
         let section = runbook.split(&format!("## {name}\n")).nth(1).expect("its section");
         let section = section.split("\n## ").next().expect("its text");
-        for part in ["**Means**", "**Look**", "do**", "**Escalate**"] {
+        for part in [&*format!("**Means** ({severity})"), "**Look**", "do**", "**Escalate**"] {
             assert!(section.to_lowercase().contains(&part.to_lowercase()), "{name}: {part}");
         }
     }
