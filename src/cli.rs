@@ -111,7 +111,7 @@ enum Command {
     Lineage(lineage::LineageArgs),
     /// Show what a file changed in its table, or list the files since a time
     Changes(ChangesArgs),
-    /// Run once after Postgres was restored from a backup or promoted: publication continues
+    /// Declare that Postgres was restored from a backup or promoted, so that outputs are published again
     Restored {
         /// Do not ask for confirmation
         #[arg(long)]

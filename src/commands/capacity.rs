@@ -22,19 +22,19 @@ pub struct CapacityOptions {
     /// Bytes of a row in its CSV file
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub row_bytes: u64,
-    /// Hours of the day in which they arrive
+    /// Hours of the day in which the rows arrive
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=24))]
     pub hours: u64,
     /// Days that Kafka keeps what was published; set kafka.retention_ms to match, for by default it keeps everything
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=3_650))]
     pub kafka_days: u64,
-    /// Copies that Kafka keeps of a message
+    /// Copies that Kafka keeps of each message
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=10))]
     pub replicas: u64,
-    /// Days that the tables keep
+    /// Days for which the tables keep rows
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u64).range(1..=36_500))]
     pub table_days: u64,
-    /// Share of a core that is planned to be busy; the rest is for peaks, replays and what fails over
+    /// How busy the cores may be; the rest is for peaks, replays, and the work of a process or server that is lost
     #[arg(long, value_name = "PERCENT", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub busy: u64,
     /// Print JSON

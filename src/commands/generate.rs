@@ -37,13 +37,13 @@ use crate::print::quoted;
 /// Options of `freshet generate`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GenerateOptions {
-    /// Folder for the files, one sub-folder a domain; made if it is not there, refused if it is not empty
+    /// Folder for the files, with a subfolder for each domain; it is created, or must be empty
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// The same seed and options give the same bytes
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Number of entities, with the ids 1 to N: rows of each dimension, and of a fact on a day
+    /// Number of entities, with the ids 1 to N: each dimension has a row for each, and each fact a row for each and day
     #[arg(long, alias = "locations", value_name = "N", default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
     pub entities: u32,
     /// Observed days, the last of them --end
@@ -52,13 +52,13 @@ pub struct GenerateOptions {
     /// Share of fact rows that carry one defect each, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub dirty: f64,
-    /// Rows a file holds at most
+    /// Maximum number of rows in a file
     #[arg(long, value_name = "ROWS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub rows_per_file: u64,
     /// Last observed day
     #[arg(long, value_name = "DATE", default_value_t = default_end())]
     pub end: NaiveDate,
-    /// Projected rows an entity: this day one, two, … years after --end
+    /// Number of projected rows for each entity, one, two, … years after --end
     #[arg(long, value_name = "YEARS", default_value_t = 5)]
     pub projections: u32,
     /// Only these domains, comma-separated; all unless given

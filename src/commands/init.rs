@@ -16,7 +16,7 @@ use look::Looked;
 /// Options of `freshet init`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct InitArgs {
-    /// Folder to make; it must not be there, or be empty
+    /// Folder to create; if it exists, it must be empty
     folder: PathBuf,
     /// A sample file (CSV) to draft a contract from; may be given several times
     #[arg(long = "from", value_name = "FILE")]

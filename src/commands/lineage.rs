@@ -26,7 +26,8 @@ pub struct LineageArgs {
     /// Which domain
     #[arg(value_name = "DOMAIN", value_parser = parse_domain())]
     domain: &'static Domain,
-    /// The row's key, as location_id=1 date=2025-03-01; a column that is left out is as in a file that lacks it
+    /// The row's key, such as location_id=1 date=2025-03-01; a column that you leave out has the value that it has for a file
+    /// without that column
     #[arg(value_name = "COLUMN=VALUE", required = true)]
     key: Vec<String>,
     /// Only look at the table and the ledger: do not read the topic for the rows that lost

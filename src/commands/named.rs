@@ -77,8 +77,8 @@ pub(super) async fn versions(services: &Services, key: &str) -> Result<Vec<Versi
     .await
 }
 
-/// The version that a person means who names none: the newest one, but for those that were not loaded because an older one has
-/// the same content or S3 did not have them.
+/// The version that is meant if none is named: the newest, without those that were not loaded because an older one has the same
+/// content or S3 did not have them.
 pub(super) fn newest(versions: &[Version]) -> Option<&Version> {
     versions.iter().find(|version| version.state != ObjectState::Superseded).or(versions.first())
 }
@@ -102,7 +102,7 @@ pub(super) fn like(pattern: &str) -> String {
     like
 }
 
-/// Whether a person means files by a pattern, and not one.
+/// Whether this is a pattern for several files, not the key of one.
 pub(super) fn is_pattern(key: &str) -> bool {
     key.contains('*')
 }

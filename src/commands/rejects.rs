@@ -25,7 +25,7 @@ use crate::roles::Services;
 /// What to do with rejects.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum RejectsCommand {
-    /// Show them: file, line, column, value and rule, the newest first
+    /// List rejected rows, the newest first: file, line, column, value and rule
     #[command(after_help = "Exit code: 0, or 1 if a file that --file names is unknown.")]
     List {
         /// Which domain, or all
@@ -40,7 +40,7 @@ pub enum RejectsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Export them as CSV, with the original cells and the reasons, to correct and drop again
+    /// Export rejected rows as CSV, with the original cells and the reasons, to correct and drop again
     Export {
         /// Which domain
         #[arg(value_name = "DOMAIN", value_parser = parse_domain())]
@@ -54,7 +54,7 @@ pub enum RejectsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Judge them again by the current rules, and load those that pass: replays their part of the topic in place
+    /// Load rejected rows that the current rules accept: replays their part of the topic in place
     Retry {
         /// Which domain, or all
         #[arg(value_name = "DOMAIN", value_parser = parse_domains())]

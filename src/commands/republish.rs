@@ -34,7 +34,7 @@ pub struct RepublishArgs {
     /// Every file
     #[arg(long, conflicts_with_all = ["objects", "prefix", "since"])]
     all: bool,
-    /// As if they were dropped just now: their rows replace what other files have set since. Newest versions only
+    /// Send them as if they were dropped just now: their rows replace what other files have set since. Newest versions only
     #[arg(long)]
     as_new: bool,
     /// Do not ask for confirmation

@@ -45,7 +45,7 @@ pub struct StatusArgs {
     /// List only files last modified then or later, as 2026-03-01 or 2026-03-01T12:00:00Z
     #[arg(long, value_name = "TIME", conflicts_with = "wait", value_parser = parse_time)]
     since: Option<DateTime<Utc>>,
-    /// List at most so many files; 50 unless given
+    /// Maximum number of files to list; 50 unless given
     #[arg(long, value_name = "N", conflicts_with = "wait", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     files_max: Option<u32>,
     /// Print JSON
