@@ -9,7 +9,7 @@
 //!    written instead (`newest`). A table that refuses everything is distinguished from a few bad rows ([`refusals`]).
 //! 4. Rows that cannot load are stored as rejects ([`rejects`]), and received rows are added to the sets and counts
 //!    ([`progress`]).
-//! 5. Changes that affect outputs are marked ([`marks`]).
+//! 5. Changes that affect outputs are marked ([`marks`]), with the dates that updated rows had before (`moved`).
 //! 6. The transaction commits.
 //!
 //! A shadow is filled by the same transaction at another [`Destination`](crate::destination::Destination), but its
