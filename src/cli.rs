@@ -339,7 +339,9 @@ fn processors(domains: &Domains) -> Vec<Role> {
 }
 
 async fn run_roles(cli: &Cli, roles: &[Role]) -> anyhow::Result<()> {
-    let services = cli.services().await?;
+    let mut config = config::load_connected(&cli.sources(), &cli.data)?;
+    config.postgres.connections_max = roles::connections_max(&config, roles)?;
+    let services = Services::new(config).await?;
     let shutdown = shutdown_on_signal()?;
     if !services.config.http.listen.is_empty() {
         let address = http::serve(&services, roles, Router::new(), shutdown.clone()).await?;

@@ -89,6 +89,33 @@ impl Services {
     }
 }
 
+/// The most connections to Postgres that a process of these roles opens. Each writer keeps one for as long as it has
+/// partitions: if there were none beside theirs, everything else would wait for ever.
+///
+/// | `postgres.connections_max` | opens at most |
+/// |---|---|
+/// | 0 | one for each writer, and [`postgres::CONNECTIONS_MAX`] |
+/// | one for each writer and each role, or more | so many |
+/// | fewer | refused |
+///
+/// # Errors
+/// One line with the least number.
+pub fn connections_max(config: &Config, roles: &[Role]) -> anyhow::Result<u32> {
+    let processors = roles.iter().filter(|role| matches!(role, Role::Process(_))).count();
+    // Writers without a partition are not started.
+    let writers = processors * config.process.writers.min(config.kafka.partitions.unsigned_abs() as usize);
+    let least = u32::try_from(writers + roles.len()).context("count the writers")?;
+    match config.postgres.connections_max {
+        0 => Ok(u32::try_from(writers)?.saturating_add(postgres::CONNECTIONS_MAX)),
+        set if set >= least => Ok(set),
+        set => anyhow::bail!(
+            "postgres.connections_max is {set}, and must be at least {least} here, or 0: each of the {writers} writers \
+             keeps a connection (process.writers for each domain), and each of the {} roles needs another",
+            roles.len()
+        ),
+    }
+}
+
 /// How long a role may take to drain before the process ends without it. Unfinished rows are then read again by
 /// the next start, once.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -211,4 +238,42 @@ pub async fn migrate(services: &Services) -> anyhow::Result<()> {
     }
     tables::apply(&services.pool, &services.setup()).await.context("nothing was changed")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_connections_beside_those_of_its_writers() {
+        let config = |set, writers, partitions| {
+            let mut config = Config::default();
+            (config.postgres.connections_max, config.process.writers) = (set, writers);
+            config.kafka.partitions = partitions;
+            config
+        };
+        let domain = Config::default().pipeline.domains[0];
+        let (one, eight) = (vec![Role::Process(domain)], vec![Role::Process(domain); 8]);
+        let others = vec![Role::Ingest, Role::Metrics];
+        let everything = [others.clone(), eight.clone()].concat();
+        let cases = [
+            (0, 2, 12, &one, Some(18)),
+            (0, 2, 12, &eight, Some(32)),
+            (0, 16, 4, &everything, Some(48)),
+            (0, 2, 12, &others, Some(16)),
+            (3, 2, 12, &one, Some(3)),
+            (2, 2, 12, &one, None),
+            (2, 2, 12, &others, Some(2)),
+            (24, 2, 12, &eight, Some(24)),
+            (23, 2, 12, &eight, None),
+            (26, 2, 12, &everything, Some(26)),
+            (16, 2, 12, &everything, None),
+        ];
+        for (set, writers, partitions, roles, expected) in cases {
+            let found = connections_max(&config(set, writers, partitions), roles);
+            assert_eq!(found.ok(), expected, "{set} {writers} {partitions} {}", roles.len());
+        }
+        let refused = connections_max(&config(16, 2, 12), &eight).expect_err("too few").to_string();
+        assert!(refused.starts_with("postgres.connections_max is 16, and must be at least 24 here"), "{refused}");
+    }
 }

@@ -30,7 +30,7 @@ pub struct PostgresSettings {
     pub url: SecretString,
     /// The user's password, if the URL has none.
     pub password: SecretString,
-    /// The most connections that one process opens.
+    /// The most connections that one process opens. 0: [`CONNECTIONS_MAX`], and more where writers keep some.
     pub connections_max: u32,
     /// The schema of the domains' tables. If it is not [`DEFAULT_SCHEMA`], sessions search only this schema.
     pub schema: String,
@@ -41,7 +41,7 @@ impl Default for PostgresSettings {
         PostgresSettings {
             url: SecretString::default(),
             password: SecretString::default(),
-            connections_max: 16,
+            connections_max: 0,
             schema: DEFAULT_SCHEMA.to_owned(),
         }
     }
@@ -64,6 +64,10 @@ pub(crate) const SESSION: [(&str, &str); 5] = [
     ("tcp_keepalives_interval", "10"),
     ("tcp_keepalives_count", "3"),
 ];
+
+/// The most connections that a process opens where the settings leave it open: for the workers of a listener, its sweeps
+/// and listings, the readers of a publication, the survey and the page.
+pub const CONNECTIONS_MAX: u32 = 16;
 
 /// How long a caller waits for a free connection of the pool before it gets an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -89,8 +93,12 @@ pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
         // Only this schema: a table of the same name elsewhere must not be used by mistake.
         schema => options.options([("search_path", schema)]),
     };
+    let connections_max = match settings.connections_max {
+        0 => CONNECTIONS_MAX,
+        set => set,
+    };
     Ok(PgPoolOptions::new()
-        .max_connections(settings.connections_max)
+        .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_lazy_with(options.application_name("freshet").options(SESSION)))
 }

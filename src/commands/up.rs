@@ -23,8 +23,6 @@ use crate::local::{LocalStack, Options, TellTo};
 use crate::page;
 use crate::roles::{self, Role, Services};
 
-/// For the workers of a listener, its sweeps and listings, the readers of a publication, the survey and the page.
-const CONNECTIONS_BESIDE_WRITERS: u32 = 16;
 /// How long stopping waits for connections that are still in use.
 const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the roles may take to end after the stack has failed: they cannot finish anything.
@@ -65,9 +63,7 @@ pub async fn start(
         config.ingest.list_interval_max_ms = config.ingest.list_interval_ms;
     }
     let postgres = config.postgres.url.expose_secret().is_empty();
-    if postgres {
-        config.postgres.connections_max = connections_max(&config);
-    }
+    config.postgres.connections_max = roles::connections_max(&config, &Role::all(config.pipeline))?;
     let options = Options {
         data_dir: data_dir.to_path_buf(),
         kafka: config.kafka.brokers.is_empty(),
@@ -100,14 +96,6 @@ pub async fn start(
             Err(error)
         }
     }
-}
-
-/// The connections of the pool that all roles share: those in the settings, or more if there are so many domains that their
-/// writers, each of which keeps one, would leave too few for the others.
-fn connections_max(config: &Config) -> u32 {
-    let writers = config.process.writers.min(config.kafka.partitions.unsigned_abs() as usize);
-    let writers = u32::try_from(config.pipeline.domains.len() * writers).unwrap_or(u32::MAX);
-    config.postgres.connections_max.max(writers.saturating_add(CONNECTIONS_BESIDE_WRITERS))
 }
 
 /// A socket for notifications of the stack's own S3 server, so that listings can be rare.
@@ -367,16 +355,6 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_pool_has_room_beside_all_writers() {
-        let mut config = config::load(&Sources::default(), Base::Local).expect("settings");
-        let domains = u32::try_from(config.pipeline.domains.len()).expect("a few");
-        for (writers, partitions, expected) in [(4, 4, 32), (16, 12, 12 * domains + 16), (16, 2, 32)] {
-            (config.process.writers, config.kafka.partitions) = (writers, partitions);
-            assert_eq!(connections_max(&config), expected, "{writers} {partitions}");
-        }
-    }
 
     #[test]
     fn only_a_free_port_of_loopback_is_chosen_once_and_kept() {

@@ -28,6 +28,17 @@ fn the_exit_codes_are_those_documented() {
         (&["check-config", "--set", "kafka.partitions=0"], 1, "freshet: kafka.partitions must be at least 1"),
         (&["check-config", "--config", "nowhere.toml"], 1, "nowhere.toml"),
         (&["status"], 1, "kafka.brokers and postgres.url not set"),
+        (
+            &[
+                "process",
+                "all",
+                "--set=kafka.brokers=h:1",
+                "--set=postgres.url=postgres://h/d",
+                "--set=postgres.connections_max=8",
+            ],
+            1,
+            "postgres.connections_max is 8, and must be at least 12 here, or 0",
+        ),
         (&["process", "weather"], 2, "[possible values: locations"),
         (&["frobnicate"], 2, "unrecognized subcommand"),
     ];

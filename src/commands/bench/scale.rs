@@ -231,7 +231,9 @@ impl Stage {
         roles.push(Role::Metrics);
         // One of each more comes later.
         let processes = (roles.len() + shared_roles().count()) as u64;
-        config.postgres.connections_max = u32::try_from((CONNECTIONS / processes).max(2))?;
+        // A processor needs one beside those of its writers.
+        let least = config.process.writers as u64 + 1;
+        config.postgres.connections_max = u32::try_from((CONNECTIONS / processes).max(least))?;
         let services = Services::new(config).await?;
         let prepared = up::prepare(&services, &|line: &str| eprintln!("  {line}")).await;
         let (folder, ended) = (data.to_owned(), BTreeMap::new());
