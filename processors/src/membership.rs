@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use freshet_sinks::bookmarks;
+use sqlx::PgPool;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +27,14 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long the loop rests before it offers a record again that was held back.
 const HELD_PAUSE: Duration = Duration::from_millis(2);
 /// A record that is held back for longer pauses the partitions: then the consumer can be polled again, which Kafka wants
-/// to see every five minutes, and which notices when partitions are taken.
+/// to see every five minutes, and without which partitions are neither given nor taken.
 const PAUSE_AFTER: Duration = Duration::from_secs(5);
 /// How often the bookmarks are looked at, where no batch does it: `freshet bookmarks` and the swap of a shadow raise their
 /// epochs, and a restore of Postgres sets them back.
 const BOOKMARKS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest look at them. The pool tries for much longer to reach a Postgres that is away, and meanwhile the loop would serve
+/// neither the group nor the end of the program.
+const BOOKMARKS_LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a membership ended before the shutdown.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +67,10 @@ pub(crate) fn run(context: &Context, shutdown: &CancellationToken, runtime: Hand
     while !shutdown.is_cancelled() {
         membership.turn()?;
         if looked_at.elapsed() > BOOKMARKS_LOOK_INTERVAL {
-            looked_at = Instant::now();
-            if runtime.block_on(were_taken(context, &ownership.left_at())) {
+            if runtime.block_on(were_taken(&context.pool, domain, &ownership.left_at())) {
                 return Err(MembershipError::Taken);
             }
+            looked_at = Instant::now();
         }
     }
     // Dropping the consumer revokes the assignment, which finishes the steps.
@@ -144,18 +148,17 @@ fn poll_timeout(since_last: Duration) -> Duration {
 
 /// Whether a bookmark of this owner has changed: another process has taken it, or Postgres went back in time. The next
 /// batch would notice too, but an idle partition has none.
-async fn were_taken(context: &Context, left_at: &BTreeMap<i32, (i64, Option<i64>)>) -> bool {
+async fn were_taken(pool: &PgPool, domain: &str, left_at: &BTreeMap<i32, (i64, Option<i64>)>) -> bool {
     if left_at.is_empty() {
         return false;
     }
-    let found: Result<Vec<(i32, i64, i64, bool)>, sqlx::Error> = sqlx::query_as(
+    let look = sqlx::query_as::<_, (i32, i64, i64, bool)>(
         "SELECT partition, next_offset, owner_epoch, halted IS NOT NULL FROM pipeline.bookmarks WHERE domain = $1",
     )
-    .bind(context.domain.name)
-    .fetch_all(&context.pool)
-    .await;
+    .bind(domain)
+    .fetch_all(pool);
     // An error proves nothing; the next batch or the next look will show.
-    let Ok(found) = found else { return false };
+    let Ok(Ok(found)) = tokio::time::timeout(BOOKMARKS_LOOK_TIMEOUT, look).await else { return false };
     let found: BTreeMap<i32, (i64, i64, bool)> =
         found.into_iter().map(|(partition, at, epoch, is_halted)| (partition, (at, epoch, is_halted))).collect();
     left_at
@@ -165,7 +168,25 @@ async fn were_taken(context: &Context, left_at: &BTreeMap<i32, (i64, Option<i64>
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use sqlx::postgres::PgPoolOptions;
+    use tokio::runtime::Runtime;
+
     use super::*;
+
+    #[test]
+    fn a_postgres_that_does_not_answer_holds_the_loop_up_only_for_a_moment() {
+        // It takes connections, and never says a word.
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let url = format!("postgres://freshet@{}/freshet", silent.local_addr().expect("an address"));
+        let began = Instant::now();
+        let were_taken = Runtime::new().expect("a runtime").block_on(async {
+            let pool = PgPoolOptions::new().connect_lazy(&url).expect("a URL");
+            were_taken(&pool, "health", &BTreeMap::from([(0, (1, Some(5)))])).await
+        });
+        assert!(!were_taken && began.elapsed() < 5 * BOOKMARKS_LOOK_TIMEOUT, "{:?}", began.elapsed());
+    }
 
     #[test]
     fn a_poll_waits_long_only_where_nothing_came_lately() {
