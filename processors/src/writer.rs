@@ -46,6 +46,11 @@ pub(crate) struct Job {
 pub(crate) enum WriterError {
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    #[error(
+        "a transaction was given up after {APPLY_TIMEOUT:?}: either a session holds a lock that it waits for (`freshet status` \
+         names it), or Postgres does not answer"
+    )]
+    TooLong,
     #[error("judge a batch: {0}")]
     Judge(#[from] JoinError),
     #[error("partition {0} is not part of this assignment")]
@@ -102,18 +107,7 @@ impl Writer {
         let (begun, began) = (Instant::now(), SystemTime::now());
         let mut failures = 0;
         loop {
-            let result = match self.connected(connection).await {
-                Ok(connection) => {
-                    let applied = self.apply_once(connection, &batch);
-                    // A server that went away without a word is a transient error. The connection, with whatever
-                    // transaction is open on it, is thrown away below; the bookmark tells whether it had committed.
-                    tokio::time::timeout(APPLY_TIMEOUT, applied)
-                        .await
-                        .unwrap_or_else(|_| Err(ApplyError::Transient(sqlx::Error::PoolTimedOut)))
-                }
-                Err(error) => Err(error.into()),
-            };
-            let error = match result {
+            let error = match self.attempt(connection, &batch).await {
                 Ok(applied) => {
                     self.remember_positions(&batch);
                     self.recent.add(applied.offered, applied.refused);
@@ -128,16 +122,16 @@ impl Writer {
             // Whatever state the connection is in, the next attempt starts on a new one.
             drop(connection.take().map(PoolConnection::detach));
             failures += 1;
-            let wait = match &error {
-                ApplyError::Lost(_) => return Err(error.into()),
-                ApplyError::Transient(_) => {
+            let wait = match next(&error) {
+                Next::End => return Err(error),
+                Next::TryAgain => {
                     let wait = BACKOFF.after(failures);
                     tracing::warn!(domain, %error, "apply failed, trying again in {wait:?}");
                     metrics::retried(domain);
                     wait
                 }
-                ApplyError::Schema(_) | ApplyError::TooManyRefused { .. } => {
-                    self.halt(&error).await;
+                Next::Halt => {
+                    self.halt(&batch, &error).await;
                     HALTED_RETRY
                 }
             };
@@ -146,6 +140,18 @@ impl Writer {
             }
             tokio::time::sleep(wait).await;
         }
+    }
+
+    async fn attempt(
+        &mut self,
+        connection: &mut Option<PoolConnection<Postgres>>,
+        batch: &Batch,
+    ) -> Result<Applied, WriterError> {
+        let connection = self.connected(connection).await.map_err(ApplyError::from)?;
+        // A server that went away without a word answers no more. The connection, with whatever transaction is open on
+        // it, is thrown away then; the bookmark tells whether it had committed.
+        let applied = tokio::time::timeout(APPLY_TIMEOUT, self.apply_once(connection, batch)).await;
+        Ok(applied.map_err(|_| WriterError::TooLong)??)
     }
 
     async fn apply_once(&mut self, connection: &mut PgConnection, batch: &Batch) -> Result<Applied, ApplyError> {
@@ -203,17 +209,42 @@ impl Writer {
         Err(WriterError::Unreadable(partition))
     }
 
-    /// Says in the log and in the bookmarks why nothing moves.
-    async fn halt(&self, error: &ApplyError) {
+    /// Says in the log and in the bookmarks of the batch why they do not move. Those of other partitions stay as they are:
+    /// when the batch is applied at last, it moves its own bookmarks, and that alone ends what is said here.
+    async fn halt(&self, batch: &Batch, error: &WriterError) {
         let domain = self.upsert.domain().name;
         tracing::error!(domain, %error, "halted, looking again in {HALTED_RETRY:?}");
         let reason = error.to_string();
-        for (partition, position) in &self.positions {
-            let recorded = bookmarks::set_halted(&self.pool, domain, *partition, position.epoch, Some(&reason)).await;
+        for BookmarkMove { partition, epoch, .. } in &batch.bookmarks {
+            let recorded = bookmarks::set_halted(&self.pool, domain, *partition, *epoch, Some(&reason)).await;
             if let Err(error) = recorded {
                 tracing::warn!(domain, partition, %error, "record why the partition is halted");
             }
         }
+    }
+}
+
+/// What a writer does about a batch that did not apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Soon.
+    TryAgain,
+    /// Later, and says meanwhile what is to be mended.
+    Halt,
+    /// The assignment is over.
+    End,
+}
+
+/// | error | next |
+/// |---|---|
+/// | transient, or the transaction took too long | try again |
+/// | the schema, a permission, or a table that refuses most rows | halt |
+/// | any other: the partitions belong to another owner | end |
+fn next(error: &WriterError) -> Next {
+    match error {
+        WriterError::TooLong | WriterError::Apply(ApplyError::Transient(_)) => Next::TryAgain,
+        WriterError::Apply(ApplyError::Schema(_) | ApplyError::TooManyRefused { .. }) => Next::Halt,
+        _ => Next::End,
     }
 }
 
@@ -252,5 +283,34 @@ fn log_passed_over(domain: &str, applied: &Applied) {
     }
     if applied.passed_over > 0 {
         tracing::info!(domain, rows = applied.passed_over, "rows of another life of the ledger were skipped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_is_tried_again_unless_somebody_has_to_mend_something_or_it_is_not_ours() {
+        let refused = ApplyError::TooManyRefused { refused: 900, rows: 1000, reason: "a check".into() };
+        let cases = [
+            (WriterError::TooLong, Next::TryAgain),
+            (ApplyError::Transient(Error::PoolTimedOut).into(), Next::TryAgain),
+            (ApplyError::Schema(Error::RowNotFound).into(), Next::Halt),
+            (refused.into(), Next::Halt),
+            (ApplyError::Lost(vec![3]).into(), Next::End),
+            (WriterError::NotAssigned(3), Next::End),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(next(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_that_takes_too_long_is_not_told_as_a_pool_without_connections() {
+        let told = WriterError::TooLong.to_string();
+        assert!(told.starts_with("a transaction was given up after 300s") && told.contains("lock"), "{told}");
     }
 }
