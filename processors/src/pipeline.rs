@@ -28,7 +28,7 @@ use crate::batch::Batch;
 use crate::consumer::{Ownership, Position};
 use crate::record::Consumed;
 use crate::settings::{BATCH_ROWS_MAX, ProcessSettings};
-use crate::steps::Steps;
+use crate::steps::{Finishing, Resting, Steps};
 use crate::writer::{Job, QUEUE_BATCHES_MAX, Writer, WriterError};
 
 /// How often Kafka's own group commit follows the bookmark.
@@ -65,7 +65,7 @@ fn batch(
         Ok(batch)
     };
     let age_max = Duration::from_millis(settings.batch_age_ms_max);
-    // Each writer gets a part of it.
+    // Each writer gets a part of it, which may be all.
     let rows_max = (settings.batch_rows_max * settings.writers).min(BATCH_ROWS_MAX);
     Reduce::new(next, Arc::new(add), Arc::new(Batch::default), rows_max, age_max, Consumed::weight)
 }
@@ -73,7 +73,9 @@ fn batch(
 impl Pipeline {
     /// The steps of an assignment that begins at these positions.
     pub(crate) fn begin(&self, positions: BTreeMap<i32, Position>) -> Steps {
-        Steps::new(batch(&self.context.settings, self.judge_and_apply(positions, commit())))
+        let finishing = Finishing::default();
+        let commit = Resting::new(commit(), finishing.clone());
+        Steps::new(batch(&self.context.settings, self.judge_and_apply(positions, commit)), finishing)
     }
 
     /// Judges batches, several at once, and hands them to the writers of this assignment in order.
@@ -171,7 +173,77 @@ fn commit() -> CommitOffsets {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use sentry_arroyo::processing::strategies::{CommitRequest, StrategyError, SubmitError};
+    use sentry_arroyo::types::{BrokerMessage, Topic};
+    use tokio::runtime::Runtime;
+
     use super::*;
+    use crate::clock;
+
+    /// A last step that counts how often it is looked at.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl ProcessingStrategy<()> for Counted {
+        fn poll(&mut self) -> Result<Option<CommitRequest>, StrategyError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(None)
+        }
+
+        fn submit(&mut self, _: Message<()>) -> Result<(), SubmitError<()>> {
+            Ok(())
+        }
+
+        fn terminate(&mut self) {}
+
+        fn join(&mut self, _: Option<Duration>) -> Result<Option<CommitRequest>, StrategyError> {
+            Ok(None)
+        }
+    }
+
+    /// Steps that take no more for now, whose batches take so long to apply.
+    fn full_steps(runtime: &Runtime, takes: Duration, looks: &Arc<AtomicUsize>) -> Steps {
+        let finishing = Finishing::default();
+        let apply = move |message: Message<Batch>| -> RunTaskFunc<(), WriterError> {
+            let committable: BTreeMap<Partition, u64> = message.committable().collect();
+            Box::pin(async move {
+                tokio::time::sleep(takes).await;
+                Ok(Message::new_any_message((), committable))
+            })
+        };
+        let last = Resting::new(Counted(Arc::clone(looks)), finishing.clone());
+        let concurrency = ConcurrencyConfig::with_runtime(BATCHES_AHEAD, runtime.handle().clone());
+        let apply = RunTaskInThreads::new(last, apply, &concurrency, Some("test"));
+        let settings = ProcessSettings { batch_rows_max: 1, writers: 1, ..ProcessSettings::default() };
+        let mut steps = Steps::new(batch(&settings, apply), finishing);
+        let partition = Partition::new(Topic::new("pipeline-test"), 0);
+        let taken = (0..100).take_while(|offset| {
+            let record = BrokerMessage::new(Consumed::Stream, partition, *offset, Default::default());
+            steps.go_on(Some(record)).expect("taken, or held back");
+            steps.held_for().is_none()
+        });
+        assert!(taken.count() < 100, "the steps are not full");
+        steps
+    }
+
+    #[test]
+    fn steps_rest_while_they_finish_and_say_when_the_time_is_over() {
+        clock::start();
+        for (takes, is_in_time) in [(Duration::from_millis(200), true), (Duration::from_secs(600), false)] {
+            let (runtime, looks) = (Runtime::new().expect("a runtime"), Arc::default());
+            let steps = full_steps(&runtime, takes, &looks);
+            let before = looks.load(Ordering::Relaxed);
+            let timeout = Duration::from_secs(if is_in_time { 60 } else { 1 });
+            let finished = steps.finish(timeout).map_err(|error| error.to_string());
+            let looks = looks.load(Ordering::Relaxed) - before;
+            assert!((10..1_000).contains(&looks), "{looks} looks");
+            match finished {
+                Ok(_) => assert!(is_in_time, "not told that the time was over"),
+                Err(error) => assert_eq!((is_in_time, error.as_str()), (false, "they did not finish within 1s")),
+            }
+        }
+    }
 
     #[test]
     fn partitions_are_dealt_out_evenly_and_no_writer_has_none() {

@@ -1,15 +1,22 @@
 //! The steps of the current assignment, as the loop sees them: they take records in their order, or hold one back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use sentry_arroyo::processing::strategies::{
     CommitRequest, InvalidMessage, MessageRejected, ProcessingStrategy, StrategyError, SubmitError,
 };
 use sentry_arroyo::types::{BrokerMessage, InnerMessage, Message};
+use sentry_arroyo::utils::timing::Deadline;
 
+use crate::clock;
 use crate::record::Consumed;
+
+/// How long steps that finish rest before they look again.
+const FINISHING_PAUSE: Duration = Duration::from_millis(2);
 
 /// The steps of the current assignment, if there is one. The loop uses them; assignments put them there and take them away.
 #[derive(Clone, Default)]
@@ -26,6 +33,7 @@ impl CurrentSteps {
 /// The steps of an assignment.
 pub(crate) struct Steps {
     first: Box<dyn ProcessingStrategy<Consumed>>,
+    finishing: Finishing,
     held: Option<Held>,
     /// Whether going on has failed: that is known, and what follows from it is not told.
     has_failed: bool,
@@ -44,6 +52,8 @@ struct Held {
 pub(crate) enum StepsError {
     #[error("{0}")]
     Step(String),
+    #[error("they did not finish within {0:?}")]
+    TimeOver(Duration),
     #[error("a step refused the record of partition {} at offset {}", .0.partition.index, .0.offset)]
     Refused(InvalidMessage),
     #[error("a record of partition {0} came while no partition is assigned")]
@@ -79,9 +89,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 impl Steps {
-    /// Steps of which the first one is this.
-    pub(crate) fn new(first: impl ProcessingStrategy<Consumed> + 'static) -> Steps {
-        Steps { first: Box::new(first), held: None, has_failed: false, is_paused: false }
+    /// Steps of which the first one is this; the last one rests with `finishing`.
+    pub(crate) fn new(first: impl ProcessingStrategy<Consumed> + 'static, finishing: Finishing) -> Steps {
+        Steps { first: Box::new(first), finishing, held: None, has_failed: false, is_paused: false }
     }
 
     /// Hands a record to the steps, or the one that they did not take before, and lets them go on. Gives how far Kafka's
@@ -127,22 +137,64 @@ impl Steps {
     /// Writes what was taken, for as long as `timeout` allows; the rest is read again by the next owner.
     ///
     /// # Errors
-    /// If not all of it could be written, unless that follows from an error that [`Steps::go_on`] gave.
+    /// If not all of it could be written, or the time was over before, unless that follows from an error that
+    /// [`Steps::go_on`] gave.
     pub(crate) fn finish(mut self, timeout: Duration) -> Result<Option<CommitRequest>, StepsError> {
+        // Arroyo's steps give up without an error, by this clock.
+        clock::set();
+        let deadline = Deadline::new(timeout);
+        self.finishing.0.store(true, Ordering::Relaxed);
         // The consumer, which waits for it, has to give its partitions back whatever happens here.
         let joined = catch_unwind(AssertUnwindSafe(|| self.first.join(Some(timeout))));
         let joined = joined.unwrap_or_else(|_| Err(StrategyError::Other("a step panicked".into())));
         match joined {
             Err(_) if self.has_failed => Ok(None),
+            Ok(_) if deadline.has_elapsed() && !self.has_failed => Err(StepsError::TimeOver(timeout)),
             joined => Ok(joined?),
         }
     }
 }
 
+/// Whether the steps of an assignment finish.
+#[derive(Clone, Default)]
+pub(crate) struct Finishing(Arc<AtomicBool>);
+
+/// The last step, which rests whenever it is looked at while the steps finish. Arroyo's steps look at the next one again and
+/// again until their work is done, and would keep a core busy for as long as Postgres takes.
+pub(crate) struct Resting<N> {
+    last: N,
+    finishing: Finishing,
+}
+
+impl<N> Resting<N> {
+    pub(crate) fn new(last: N, finishing: Finishing) -> Self {
+        Resting { last, finishing }
+    }
+}
+
+impl<T, N: ProcessingStrategy<T>> ProcessingStrategy<T> for Resting<N> {
+    fn poll(&mut self) -> Result<Option<CommitRequest>, StrategyError> {
+        if self.finishing.0.load(Ordering::Relaxed) {
+            thread::sleep(FINISHING_PAUSE);
+        }
+        self.last.poll()
+    }
+
+    fn submit(&mut self, message: Message<T>) -> Result<(), SubmitError<T>> {
+        self.last.submit(message)
+    }
+
+    fn terminate(&mut self) {
+        self.last.terminate();
+    }
+
+    fn join(&mut self, timeout: Option<Duration>) -> Result<Option<CommitRequest>, StrategyError> {
+        self.last.join(timeout)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     use sentry_arroyo::types::{Partition, Topic};
 
     use super::*;
@@ -196,7 +248,7 @@ mod tests {
     #[test]
     fn a_record_that_is_not_taken_is_held_back_and_comes_before_the_next() {
         let step = Fake::default();
-        let mut steps = Steps::new(step.clone());
+        let mut steps = Steps::new(step.clone(), Finishing::default());
         assert_eq!(committed(steps.go_on(record(5)).expect("taken")), Some(6));
         step.is_full.store(true, Ordering::Relaxed);
         for record in [record(6), None] {
@@ -215,10 +267,10 @@ mod tests {
     #[test]
     fn a_record_that_is_held_back_at_the_end_is_left_to_the_next_owner() {
         let step = Fake::default();
-        let mut steps = Steps::new(step.clone());
+        let mut steps = Steps::new(step.clone(), Finishing::default());
         steps.go_on(record(5)).expect("taken");
         step.is_full.store(true, Ordering::Relaxed);
         steps.go_on(record(6)).expect("held back");
-        assert_eq!(committed(steps.finish(Duration::ZERO).expect("written")), Some(6));
+        assert_eq!(committed(steps.finish(Duration::from_secs(60)).expect("written")), Some(6));
     }
 }
