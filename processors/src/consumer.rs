@@ -106,6 +106,9 @@ struct Rebalancer {
     pipeline: Pipeline,
     steps: CurrentSteps,
     access: Access,
+    /// What librdkafka said about the error that the poll returns: unlike its code, it names the topic, the partition and
+    /// the offset, where it is about one.
+    reason: Mutex<Option<String>>,
 }
 
 impl ClientContext for Rebalancer {
@@ -117,6 +120,7 @@ impl ClientContext for Rebalancer {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.access.error(error, reason);
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
     }
 
     fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
@@ -129,9 +133,8 @@ impl ConsumerContext for Rebalancer {
         match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 let wanted: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+                // The poll that brought it returns this, and ends the membership.
                 if let Err(failure) = self.assign(consumer, &wanted) {
-                    let domain = self.pipeline.context.domain.name;
-                    tracing::warn!(domain, %failure, "assignment failed, joining again");
                     self.pipeline.ownership.lock().failure = Some(failure.to_string());
                 }
             }
@@ -259,7 +262,8 @@ impl Rebalancer {
     }
 }
 
-/// Also commits in Kafka's group, for lag tools. Nothing depends on it, so a failure is only logged.
+/// Also commits in Kafka's group, for lag tools. Nothing depends on it: a failure that shows at once is logged, and one that
+/// Kafka answers later is not waited for.
 fn commit(consumer: &BaseConsumer<Rebalancer>, request: Option<CommitRequest>, mode: CommitMode) {
     let Some(CommitRequest { positions }) = request else { return };
     let mut list = TopicPartitionList::new();
@@ -308,7 +312,7 @@ impl BookmarkConsumer {
             config.set(name, value);
         }
         let access = Access::new(kafka);
-        let context = Rebalancer { topic, pipeline, steps, access };
+        let context = Rebalancer { topic, pipeline, steps, access, reason: Mutex::default() };
         let consumer: BaseConsumer<Rebalancer> = config.create_with_context(context)?;
         consumer.subscribe(&[&name])?;
         Ok(BookmarkConsumer { consumer, topic, taker: Taker::default() })
@@ -320,7 +324,8 @@ impl BookmarkConsumer {
     /// What librdkafka does not get over by itself, and a failed assignment. The membership is over.
     pub(crate) fn poll(&mut self, timeout: Duration) -> Result<Option<BrokerMessage<Consumed>>, PollError> {
         let polled = self.consumer.poll(timeout);
-        let Rebalancer { pipeline, access, .. } = &**self.consumer.context();
+        let Rebalancer { pipeline, access, reason, .. } = &**self.consumer.context();
+        let reason = reason.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(failure) = pipeline.ownership.lock().failure.take() {
             return Err(PollError::Assignment(failure));
         }
@@ -332,7 +337,9 @@ impl BookmarkConsumer {
                 tracing::debug!(topic = %self.topic, %error, "poll");
                 return Ok(None);
             }
-            Err(error) => return Err(access.complaint().map_or(PollError::Kafka(error), PollError::Refused)),
+            Err(error) => {
+                return Err(access.complaint().map_or_else(|| PollError::read(error, reason), PollError::Refused));
+            }
         };
         let index = message.partition();
         let partition = Partition::new(self.topic, u16::try_from(index).map_err(|_| PollError::Partition(index))?);
@@ -349,9 +356,11 @@ impl BookmarkConsumer {
     /// # Errors
     /// If librdkafka does not know the assignment any more.
     pub(crate) fn set_paused(&self, is_paused: bool) -> Result<(), PollError> {
-        let assignment = self.consumer.assignment()?;
-        let set = if is_paused { self.consumer.pause(&assignment) } else { self.consumer.resume(&assignment) };
-        Ok(set?)
+        let set = self.consumer.assignment().and_then(|assignment| match is_paused {
+            true => self.consumer.pause(&assignment),
+            false => self.consumer.resume(&assignment),
+        });
+        set.map_err(|error| PollError::read(error, None))
     }
 
     /// Lets Kafka's group know how far partitions are applied.
@@ -367,10 +376,16 @@ pub(crate) enum PollError {
     Assignment(String),
     #[error("{0}")]
     Refused(String),
-    #[error("read the topic: {0}")]
-    Kafka(#[from] KafkaError),
+    #[error("read the topic: {error}{said}")]
+    Kafka { error: KafkaError, said: String },
     #[error("partition {0} cannot be read: freshet reads the first 65,536 partitions of a topic")]
     Partition(i32),
+}
+
+impl PollError {
+    fn read(error: KafkaError, reason: Option<String>) -> Self {
+        PollError::Kafka { error, said: reason.map_or_else(String::new, |reason| format!(": {reason}")) }
+    }
 }
 
 /// Errors that librdkafka reports and gets over by itself.
