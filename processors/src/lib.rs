@@ -61,9 +61,9 @@ const REJOIN_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duratio
 /// After this long without failure the back-off starts again.
 const REJOIN_BACKOFF_RESET: Duration = Duration::from_secs(60);
 
-/// Processes one domain until `shutdown`: then drains what was read and leaves the group. Transient errors
-/// never end it: it leaves the group and joins again with back-off. Several at once, in whatever processes,
-/// share the partitions.
+/// Processes one domain until `shutdown`: then applies what its steps have taken, for as long as a drain may last, and leaves
+/// the group. What is not applied by then is read again by whoever gets the partitions. Transient errors never end it: it
+/// leaves the group and joins again with back-off. Several at once, in whatever processes, share the partitions.
 pub async fn run(context: Context, shutdown: CancellationToken) {
     metrics::declare(context.domain);
     let mut failures = 0;
