@@ -192,7 +192,7 @@ impl<'a> Plan<'a> {
                     query::recover(snapshot.connection()).await.map_err(again)?;
                     failed.insert(output.name, self.failed(output, reason));
                 }
-                Err(Failure::World(error)) => return Err(error),
+                Err(Failure::World(error)) => return Err(error.in_which(format!("derive {}", output.name))),
             }
         }
         self.make(&mut makings, &mut uploads, snapshot, exported.as_deref(), readers, shutdown).await?;

@@ -186,6 +186,14 @@ pub enum RefreshError {
         /// How long it may take.
         limit: Duration,
     },
+    /// Something failed for one output, window or copy.
+    #[error("{which}: {error}")]
+    In {
+        /// What was done with it.
+        which: String,
+        /// What failed.
+        error: Box<RefreshError>,
+    },
     /// An upload panicked.
     #[error("upload a file: {0}")]
     Task(#[source] tokio::task::JoinError),
@@ -200,7 +208,16 @@ impl RefreshError {
         match self {
             RefreshError::Postgres { source, .. } => error_kind(source) == ErrorKind::Schema,
             RefreshError::Output(OutputError::Unfit { .. }) => true,
+            RefreshError::In { error, .. } => error.is_final(),
             _ => false,
+        }
+    }
+
+    /// The same error, with what was done with which output, window or copy.
+    fn in_which(self, which: String) -> RefreshError {
+        match self {
+            RefreshError::Stopped => RefreshError::Stopped,
+            error => RefreshError::In { which, error: Box::new(error) },
         }
     }
 }

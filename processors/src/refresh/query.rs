@@ -247,7 +247,7 @@ pub(super) fn failure(error: sqlx::Error, what: &str) -> Failure {
             let reason = format!("{what}: {said} (SQLSTATE {code})");
             Failure::Query(reason.chars().take(REASON_CHARS_MAX).collect())
         }
-        _ => Failure::World(RefreshError::Postgres { action: "read the rows of a window", source: error }),
+        _ => Failure::World(RefreshError::Postgres { action: "run its query", source: error }),
     }
 }
 

@@ -114,6 +114,7 @@ async fn read(
         }
         let Work { output, query, .. } = &*works[at];
         let began = Instant::now();
+        let which = || format!("derive {}, {} from {}", output.name, window.kind.name(), window.start);
         match query.run(connection, window, is_final).await {
             Ok(encoded) => {
                 count(output, encoded.rows, began.elapsed());
@@ -127,7 +128,7 @@ async fn read(
                 let failed = |source| RefreshError::Postgres { action: "go on after a query that failed", source };
                 query::recover(connection).await.map_err(failed)?;
             }
-            Err(Failure::World(error)) => return Err(error),
+            Err(Failure::World(error)) => return Err(error.in_which(which())),
         }
     }
     Ok(())
