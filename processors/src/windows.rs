@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use chrono::{Days, NaiveDate};
 use freshet_topics::pipeline::output::Output;
-use freshet_topics::window::Window;
+use freshet_topics::window::{Window, WindowKind};
 
 /// Event dates more than this many days after the processing date do not move the watermark: one row dated 9999 must
 /// not close everything.
 const FUTURE_DAYS: u64 = 1;
+/// No row has an earlier date.
+const FIRST_DATE: NaiveDate = NaiveDate::from_ymd_opt(0, 1, 1).expect("the year 0 has a first day");
 
 /// The latest event date that may move a watermark.
 pub(crate) fn watermark_limit(processing_date: NaiveDate) -> NaiveDate {
@@ -39,6 +41,35 @@ pub(crate) fn least_watermark(watermarks: impl IntoIterator<Item = Option<NaiveD
 pub(crate) fn is_final(window: Window, allowed_lateness_days: u32, watermark: Option<NaiveDate>) -> bool {
     let closes = window.end().checked_add_days(Days::new(allowed_lateness_days.into()));
     matches!((watermark, closes), (Some(watermark), Some(closes)) if watermark >= closes)
+}
+
+/// The dates of all windows of these kinds that close or open again when the watermark moves, if there are any. Other
+/// windows may have such dates too.
+///
+/// | kinds | lateness | watermark before | now | dates |
+/// |---|---|---|---|---|
+/// | week | 7 | 2025-09-28 | 2025-09-29 | 2025-09-15 to 2025-09-21 |
+/// | week | 7 | 2025-09-29 | 2025-09-28 | the same: the week opens again |
+/// | week | 7 | 2025-09-29 | 2025-10-05 | none: the next week closes on October 6 |
+/// | week, month | 7 | 2025-10-07 | 2025-10-08 | 2025-09-01 to 2025-09-30 |
+/// | week | 7 | none | 2025-09-29 | all up to 2025-09-21 |
+/// | all | any | any | any | none: it never closes |
+pub(crate) fn turned(
+    kinds: &[WindowKind],
+    allowed_lateness_days: u32,
+    before: Option<NaiveDate>,
+    now: Option<NaiveDate>,
+) -> Option<(NaiveDate, NaiveDate)> {
+    // Windows that end on this day or earlier are closed.
+    let closed_until = |watermark: Option<NaiveDate>| {
+        let end = watermark?.checked_sub_days(Days::new(allowed_lateness_days.into()));
+        end.filter(|end| *end > FIRST_DATE)
+    };
+    let (before, now) = (closed_until(before).unwrap_or(FIRST_DATE), closed_until(now).unwrap_or(FIRST_DATE));
+    let (from, to) = (before.min(now), before.max(now));
+    let first_of = |kind: &WindowKind| Some(Window::containing(*kind, from)).filter(|window| window.end() <= to);
+    let first = kinds.iter().filter_map(first_of).map(|window| window.start).min()?;
+    Some((first, to.pred_opt()?))
 }
 
 /// What must be derived again: windows, by output.
@@ -159,7 +190,6 @@ pub(crate) fn take_waiting(
 mod tests {
     use freshet_topics::DOMAINS;
     use freshet_topics::pipeline::mistake::Mistakes;
-    use freshet_topics::window::WindowKind;
 
     use super::*;
 
@@ -182,6 +212,53 @@ mod tests {
         for (kind, start, lateness, watermark, expected) in cases {
             let window = Window { kind, start: date(start) };
             assert_eq!(is_final(window, lateness, watermark.map(date)), expected, "{start} {lateness} {watermark:?}");
+        }
+    }
+
+    #[test]
+    fn a_moved_watermark_turns_the_windows_between_its_two_states() {
+        use WindowKind::{All, Day, Month, Week};
+        type Case<'a> = (&'a [WindowKind], u32, Option<&'a str>, Option<&'a str>, Option<(&'a str, &'a str)>);
+        let week = Some(("2025-09-15", "2025-09-21"));
+        let cases: &[Case] = &[
+            (&[Week], 7, Some("2025-09-28"), Some("2025-09-29"), week),
+            (&[Week], 7, Some("2025-09-29"), Some("2025-09-28"), week),
+            (&[Week], 7, Some("2025-09-29"), Some("2025-10-05"), None),
+            (&[Week], 7, Some("2025-09-29"), Some("2025-09-29"), None),
+            (&[Week], 0, Some("2025-09-21"), Some("2025-09-22"), week),
+            (&[Week, Month], 7, Some("2025-10-07"), Some("2025-10-08"), Some(("2025-09-01", "2025-09-30"))),
+            (&[Week, Month], 7, Some("2025-09-28"), Some("2025-09-29"), week),
+            (&[Week, Month], 7, Some("2025-09-28"), Some("2025-10-08"), Some(("2025-09-01", "2025-09-30"))),
+            (&[Day], 1, Some("2025-09-20"), Some("2025-09-22"), Some(("2025-09-19", "2025-09-20"))),
+            (&[Week], 7, None, Some("2025-09-29"), Some(("-0001-12-27", "2025-09-21"))),
+            (&[Week], 7, Some("2025-09-29"), None, Some(("-0001-12-27", "2025-09-21"))),
+            (&[Day, All], 0, None, Some("9999-12-31"), Some(("0000-01-01", "9999-12-30"))),
+            (&[All], 0, None, Some("9999-12-31"), None),
+            (&[Day], u32::MAX, None, Some("9999-12-31"), None),
+            (&[Day], 0, None, None, None),
+        ];
+        for (kinds, lateness, before, now, expected) in cases {
+            let (before, now) = (before.map(date), now.map(date));
+            let found = turned(kinds, *lateness, before, now);
+            let expected = expected.map(|(first, last)| (date(first), date(last)));
+            assert_eq!(found, expected, "{kinds:?} {lateness} {before:?} {now:?}");
+        }
+    }
+
+    /// Every window that closed or opened, and no date beyond them.
+    #[test]
+    fn the_dates_of_what_turned_are_those_of_the_windows_whose_state_differs() {
+        let days: Vec<NaiveDate> = date("2025-07-25").iter_days().take(80).collect();
+        for kind in [WindowKind::Day, WindowKind::Week, WindowKind::Month] {
+            for (before, now) in days.iter().flat_map(|before| days.iter().map(move |now| (*before, *now))) {
+                let windows = Window::touching(kind, date("2025-05-01"), date("2025-12-31"));
+                let differ = |window: &Window| is_final(*window, 7, Some(before)) != is_final(*window, 7, Some(now));
+                let differing: Vec<Window> = windows.filter(differ).collect();
+                let found = turned(&[kind], 7, Some(before), Some(now));
+                let (first, last) = (differing.first().map(|it| it.start), differing.last().map(Window::end));
+                assert_eq!(found.map(|(first, _)| first), first, "{kind:?} {before} {now}");
+                assert!(found.is_none_or(|(_, to)| Some(to) >= last.and_then(|end| end.pred_opt())), "{kind:?} {now}");
+            }
         }
     }
 

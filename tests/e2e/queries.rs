@@ -230,6 +230,43 @@ async fn a_changed_query_is_derived_again_alone_and_an_older_one_publishes_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_has_rows_only_once_it_is_closed_is_published_when_it_closes() {
+    let world = World::new("closing-output").await;
+    let running = world.run(&roles());
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(2, "2025-07-01", 20, 1)).await;
+    world.applied().await;
+    let of_the_window = "SELECT location_id, date, dengue_cases FROM health_data
+         WHERE date >= :window_start AND date < :window_end AND NOT is_projected";
+    let head = "facts: [health]\nwindows: [week]\nkey: [location_id, date]\n";
+    let closed = read("closed", head, &format!("{of_the_window} AND :is_final"));
+    let open = read("open", head, &format!("{of_the_window} AND NOT :is_final"));
+    let context = context(&world, with(&[closed, open]));
+    set_up(&context).await;
+    publish(&context).await;
+    let weeks = async |output: &str| -> Vec<String> {
+        let manifest = world.manifest().await;
+        of(&manifest, output).iter().map(|window| window.window_start.to_string()).collect()
+    };
+    let (first, second, third, fourth) = ("2025-06-30", "2025-07-07", "2025-07-14", "2025-07-21");
+    assert_eq!((weeks("closed").await, weeks("open").await), (vec![first.into()], vec![second.into(), third.into()]));
+
+    // The day that ends the second week's grace, in a week of its own.
+    dengue(&world, "2025-07-21", 4).await;
+    publish(&context).await;
+    assert_eq!(weeks("closed").await, [first, second]);
+    assert_eq!(weeks("open").await, [third, fourth]);
+
+    // That day is corrected to be none: the watermark goes back, and the week opens again.
+    world.execute("UPDATE health_data SET is_projected = true WHERE date = '2025-07-21'").await;
+    dengue(&world, "2025-07-20", 4).await;
+    publish(&context).await;
+    assert_eq!(weeks("closed").await, [first]);
+    assert!(weeks("open").await.starts_with(&[second.to_owned(), third.to_owned()]));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_dimension_made_dirty_comes_bit_by_bit_behind_the_facts() {
     let world = World::new("dimension-batches").await;
     let running = world.run(&roles());

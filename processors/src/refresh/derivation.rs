@@ -21,7 +21,7 @@ use super::readers::{self, Others, Work};
 use super::snapshot::Snapshot;
 use super::uploads::Uploads;
 use super::{RefreshContext, RefreshError, metrics};
-use crate::windows::{Dirty, Waiting, is_final, take_waiting};
+use crate::windows::{Dirty, Waiting, is_final, least_watermark, take_waiting, turned};
 
 /// The files of the next version.
 type Files = BTreeMap<(&'static str, Window), WindowFiles>;
@@ -126,6 +126,12 @@ impl<'a> Plan<'a> {
 
         let mut dirty = Dirty::default();
         snapshot.changed.iter().for_each(|dates| dirty.mark(&following, dates, None));
+        if let Some(continued) = continued {
+            for output in following.iter().filter(|output| output.closes()) {
+                dirty.extend(turned_windows(context, continued, snapshot, output).await?);
+            }
+        }
+        // Also those whose dates are gone, or that turned because the allowed lateness is another one now.
         for (output, window, files) in continued.into_iter().flat_map(|it| entries(&following, it)) {
             let turned = files.is_final.is_some_and(|before| before != closed(context, snapshot, output, window));
             if turned || files.files.values().any(|file| damage.missing.contains(&file.key)) {
@@ -315,10 +321,35 @@ async fn everything(snapshot: &mut Snapshot, output: &'static Output) -> Result<
     let mut dirty = Dirty::default();
     for fact in output.facts {
         let failed = |source| RefreshError::Postgres { action: "find the windows of an output", source };
-        for dates in snapshot.all_dates(fact).await.map_err(failed)? {
+        for dates in snapshot.dates(fact, None).await.map_err(failed)? {
             dirty.mark(&[output], &dates, None);
         }
     }
+    Ok(dirty)
+}
+
+/// The windows of an output that contain dates of its facts and that have closed or opened since the published version.
+/// A window without rows has no entry in the manifest, but it may have rows once it is closed.
+async fn turned_windows(
+    context: &RefreshContext,
+    continued: &Manifest,
+    snapshot: &mut Snapshot,
+    output: &'static Output,
+) -> Result<Dirty, RefreshError> {
+    let lateness = context.settings.allowed_lateness_days;
+    let before = least_watermark(output.facts.iter().map(|fact| continued.watermarks.get(fact.name).copied()));
+    let now = snapshot.watermark(output);
+    let Some(within) = turned(output.windows, lateness, before, now) else { return Ok(Dirty::default()) };
+    let mut near = Dirty::default();
+    for fact in output.facts {
+        let failed = |source| RefreshError::Postgres { action: "find the windows that closed", source };
+        for dates in snapshot.dates(fact, Some(within)).await.map_err(failed)? {
+            near.mark(&[output], &dates, None);
+        }
+    }
+    let mut dirty = Dirty::default();
+    let has_turned = |window: &Window| is_final(*window, lateness, before) != is_final(*window, lateness, now);
+    near.of(output.name).into_iter().filter(has_turned).for_each(|window| dirty.mark_window(output.name, window));
     Ok(dirty)
 }
 

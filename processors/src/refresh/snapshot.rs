@@ -102,19 +102,27 @@ impl Snapshot {
         self.transaction.rollback().await
     }
 
-    /// All dates of the facts of a domain.
-    pub(super) async fn all_dates(&mut self, domain: &'static Domain) -> Result<Vec<Dates>, sqlx::Error> {
+    /// The dates of the facts of a domain: all of them, or those from a first to a last date.
+    pub(super) async fn dates(
+        &mut self,
+        domain: &'static Domain,
+        within: Option<(NaiveDate, NaiveDate)>,
+    ) -> Result<Vec<Dates>, sqlx::Error> {
         let Some(event_time) = &domain.event_time else { return Ok(Vec::new()) };
         let (date, observed, table) = (event_time.date, event_time.observed_sql(""), domain.table);
+        let limits = within.map_or_else(String::new, |_| format!(" AND \"{date}\" BETWEEN $1 AND $2"));
         let sql = format!(
             "SELECT lower(r.dates), upper(r.dates) - 1 FROM (
                 SELECT unnest(range_agg(daterange(d.date, d.date + 1))) AS dates FROM (
-                    SELECT DISTINCT \"{date}\" AS date FROM \"{table}\" WHERE {observed}
+                    SELECT DISTINCT \"{date}\" AS date FROM \"{table}\" WHERE {observed}{limits}
                 ) AS d
              ) AS r"
         );
-        let dates: Vec<(NaiveDate, NaiveDate)> =
-            sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut *self.transaction).await?;
+        let mut query = sqlx::query_as(AssertSqlSafe(sql));
+        if let Some((first, last)) = within {
+            query = query.bind(first).bind(last);
+        }
+        let dates: Vec<(NaiveDate, NaiveDate)> = query.fetch_all(&mut *self.transaction).await?;
         Ok(dates.into_iter().map(|(first, last)| Dates { domain: domain.name, first, last }).collect())
     }
 
