@@ -52,7 +52,7 @@ impl Snapshot {
         processing_date: NaiveDate,
     ) -> Result<Self, sqlx::Error> {
         let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let tables: Vec<&str> = domains.iter().map(|domain| domain.table).collect();
+        let tables: Vec<String> = domains.iter().map(|domain| format!("\"{}\"", domain.table)).collect();
         let lock = format!(
             "LOCK TABLE {}, pipeline.marks, pipeline.streams, pipeline.bookmarks IN ACCESS SHARE MODE",
             tables.join(", ")
@@ -205,10 +205,7 @@ impl Snapshot {
 fn referring_dates(fact: &Domain, dimension: &Domain) -> Option<String> {
     let event_time = fact.event_time.as_ref()?;
     let (date, observed, table) = (event_time.date, event_time.observed_sql(""), fact.table);
-    let refers = match reference(fact, dimension) {
-        Some((column, sql_type)) => format!("\"{column}\" = ANY ($1::text[]::{sql_type}[])"),
-        None => "cardinality($1::text[]) > 0".to_owned(),
-    };
+    let refers = references(fact, dimension);
     Some(format!(
         "SELECT lower(r.dates), upper(r.dates) - 1 FROM (
             SELECT unnest(range_agg(daterange(d.date, d.date + 1))) AS dates FROM (
@@ -219,10 +216,16 @@ fn referring_dates(fact: &Domain, dimension: &Domain) -> Option<String> {
     ))
 }
 
-/// The column of a fact that refers to the key of a dimension, with its type, from the contract.
-fn reference(fact: &Domain, dimension: &Domain) -> Option<(&'static str, String)> {
+/// The condition for a fact that refers to one of these keys of a dimension, in any of its columns that refer to it
+/// according to the contract; for any fact if there is none.
+fn references(fact: &Domain, dimension: &Domain) -> String {
     let refers = |column: &&Column| column.references.is_some_and(|it| it.domain == dimension.name);
-    fact.columns.iter().find(refers).map(|column| (column.name, column.cast.sql_type()))
+    let has_key = |column: &Column| format!("\"{}\" = ANY ($1::text[]::{}[])", column.name, column.cast.sql_type());
+    let found: Vec<String> = fact.columns.iter().filter(refers).map(has_key).collect();
+    match found.is_empty() {
+        true => "cardinality($1::text[]) > 0".to_owned(),
+        false => format!("({})", found.join(" OR ")),
+    }
 }
 
 async fn epochs(connection: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {
@@ -258,4 +261,28 @@ async fn watermarks(
         watermarks.extend(greatest.map(|date| (domain.name.to_owned(), date)));
     }
     Ok(watermarks)
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::{Cast, DOMAINS, Reference};
+
+    use super::*;
+
+    #[test]
+    fn a_fact_refers_to_a_dimension_in_every_column_that_does() {
+        let domain = |name: &str| *DOMAINS.iter().find(|domain| domain.name == name).expect("a domain");
+        let (health, locations) = (domain("health"), domain("locations"));
+        let refers = |name| Column {
+            references: Some(Reference { domain: "locations", column: "id" }),
+            ..Column::optional(name, Cast::Text)
+        };
+        let of = |columns: Vec<Column>| references(&Domain { columns: columns.leak(), ..*health }, locations);
+        assert_eq!(of(vec![Column::optional("n", Cast::Text)]), "cardinality($1::text[]) > 0");
+        assert_eq!(of(vec![refers("from_id")]), "(\"from_id\" = ANY ($1::text[]::text[]))");
+        assert_eq!(
+            of(vec![refers("from_id"), Column::optional("n", Cast::Text), refers("to_id")]),
+            "(\"from_id\" = ANY ($1::text[]::text[]) OR \"to_id\" = ANY ($1::text[]::text[]))"
+        );
+    }
 }
