@@ -18,9 +18,12 @@ use super::publish::{Outcome, Publication, Publisher};
 use super::retry::{BACKOFF, Retry, sleep, unless_stopping};
 use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics};
 
-/// Garbage is collected this long after the start, and then once an hour.
+/// Garbage is collected this long after the start, and then once an hour; while there is more than one collection
+/// deletes, again after a minute or nine times what it took: a tenth of the time.
 const COLLECT_FIRST: Duration = Duration::from_secs(60);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
+const COLLECT_AGAIN_MIN: Duration = Duration::from_secs(60);
+const COLLECT_REST_FACTOR: u32 = 9;
 
 /// New whole-file copies wait for the end of a large load, which would outdate them while they are written, but at most
 /// this long.
@@ -357,11 +360,27 @@ async fn collect_loop(context: RefreshContext, shutdown: CancellationToken) -> R
     let mut retry = Retry::new("delete unreferenced files");
     sleep(COLLECT_FIRST, &shutdown).await;
     while !shutdown.is_cancelled() {
-        if retry.value_or_wait(unless_stopping(collect_once(&context), &shutdown).await, &shutdown).await?.is_some() {
-            sleep(COLLECT_INTERVAL, &shutdown).await;
+        let (result, took) = measured(unless_stopping(collect_once(&context), &shutdown)).await;
+        if let Some(collected) = retry.value_or_wait(result, &shutdown).await? {
+            sleep(collect_rest(collected.is_cut, took), &shutdown).await;
         }
     }
     Ok(())
+}
+
+/// How long until the next collection.
+///
+/// | ended at a limit | took | rest |
+/// |---|---|---|
+/// | no | any | an hour |
+/// | yes | 1 s | a minute |
+/// | yes | 60 s | 9 minutes |
+/// | yes | 20 minutes | an hour |
+fn collect_rest(is_cut: bool, took: Duration) -> Duration {
+    match is_cut {
+        true => (took * COLLECT_REST_FACTOR).clamp(COLLECT_AGAIN_MIN, COLLECT_INTERVAL),
+        false => COLLECT_INTERVAL,
+    }
 }
 
 /// Listens for new marks, on its own connection.
@@ -384,5 +403,18 @@ async fn hear(pool: &PgPool, marks: &Notify) -> Result<(), sqlx::Error> {
         // None: the connection was lost and is back; notifications may have been missed.
         listener.try_recv().await?;
         marks.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_collection_leaves_does_not_wait_for_an_hour() {
+        for (is_cut, took_s, rest_s) in [(false, 1, 3_600), (true, 1, 60), (true, 60, 540), (true, 1_200, 3_600)] {
+            let rest = collect_rest(is_cut, Duration::from_secs(took_s));
+            assert_eq!(rest, Duration::from_secs(rest_s), "{is_cut} {took_s}");
+        }
     }
 }

@@ -250,7 +250,7 @@ pub async fn collect_once(context: &RefreshContext) -> Result<outputs::Collected
     let store = Store::new(context.s3.clone(), &context.bucket);
     let collected = outputs::collect(&store, context.settings.keep(), CODE_VERSION).await?;
     metrics::DELETED.inc_by((collected.files + collected.manifests) as u64);
-    if collected != outputs::Collected::default() {
+    if collected.files + collected.manifests > 0 {
         tracing::info!(files = collected.files, manifests = collected.manifests, "deleted unreferenced files");
     }
     Ok(collected)

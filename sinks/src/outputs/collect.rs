@@ -36,8 +36,9 @@ use super::{Current, OutputError, Store};
 /// A file stays longer than `keep` by this share of it, 1/7, which is also the longest time that a publication may
 /// take.
 const SLACK_SHARE: u32 = 7;
-/// One collection deletes at most this many files and this many manifests; the next one continues.
-const DELETE_MAX: usize = 20_000;
+/// One collection deletes at most this many files and this many manifests; the next one continues. Their names take
+/// some ten megabytes.
+const DELETE_MAX: usize = 100_000;
 /// The most pages listed: ten million objects. Files beyond that are seen after others are deleted.
 const PAGES_MAX: usize = 10_000;
 
@@ -48,6 +49,8 @@ pub struct Collected {
     pub files: usize,
     /// Manifests.
     pub manifests: usize,
+    /// Whether it ended at a limit, so that there may be more to delete.
+    pub is_cut: bool,
 }
 
 /// The longest time that a publication may take if outputs are kept for `keep`: a longer one has to abort before it
@@ -85,7 +88,7 @@ pub async fn collect(store: &Store, keep: Duration, code_version: u32) -> Result
     }
     let files_until = young_from - publication_max(keep).as_secs() as i64;
     let mut files = Vec::new();
-    store
+    let listing = store
         .each_listed(DATA_PREFIX, PAGES_MAX, |listed| {
             if files.len() < DELETE_MAX && kept.is_garbage(&listed, &named, files_until) {
                 files.push(listed.key);
@@ -93,10 +96,23 @@ pub async fn collect(store: &Store, keep: Duration, code_version: u32) -> Result
         })
         .await?;
     let manifests = manifests.into_iter().map(|listed| listed.key).filter(|key| kept.is_old_manifest(key));
-    Ok(Collected {
-        files: delete_checked(store, &current, &files).await?,
-        manifests: delete_checked(store, &current, &manifests.take(DELETE_MAX).collect::<Vec<_>>()).await?,
-    })
+    let manifests = manifests.take(DELETE_MAX).collect::<Vec<_>>();
+    let files = delete_checked(store, &current, &files).await?;
+    let manifests = delete_checked(store, &current, &manifests).await?;
+    Ok(Collected { files, manifests, is_cut: is_cut(files, manifests, listing) })
+}
+
+/// Whether there may be more to delete at once: names beyond the end of a cut listing are seen only after others are
+/// deleted.
+///
+/// | deleted | listing | more |
+/// |---|---|---|
+/// | as many as allowed | any | perhaps |
+/// | some files | cut | perhaps |
+/// | some files | complete | no |
+/// | no files | any | no |
+fn is_cut(files: usize, manifests: usize, listing: Listing) -> bool {
+    files >= DELETE_MAX || manifests >= DELETE_MAX || (files > 0 && listing == Listing::Cut)
 }
 
 /// Deletes, batch by batch, as long as the pointer has not gone back. Returns how many.
@@ -235,6 +251,20 @@ mod tests {
                 assert_eq!(kept.is_read(&key), (from..=read_until).contains(&version), "{versions:?} {version}");
             }
             assert!(!kept.is_old_manifest("metrics/manifests/readme.txt"));
+        }
+    }
+
+    #[test]
+    fn a_collection_that_ended_at_a_limit_has_more_to_do() {
+        for (files, manifests, listing, more) in [
+            (0, 0, Listing::Complete, false),
+            (DELETE_MAX - 1, DELETE_MAX - 1, Listing::Complete, false),
+            (DELETE_MAX, 0, Listing::Complete, true),
+            (0, DELETE_MAX, Listing::Complete, true),
+            (1, 0, Listing::Cut, true),
+            (0, 1, Listing::Cut, false),
+        ] {
+            assert_eq!(is_cut(files, manifests, listing), more, "{files} {manifests} {listing:?}");
         }
     }
 
