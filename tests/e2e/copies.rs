@@ -3,9 +3,15 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use freshet_sinks::outputs::{Spooled, WindowFiles};
 
 use crate::harness::proxy::Proxy;
 use crate::harness::{World, data};
+
+/// How long what was overwritten may stay: the tests' stack looks every 5 s.
+const WRITTEN_AGAIN_WITHIN: Duration = Duration::from_secs(40);
 
 /// Files of windows that are read from S3 are counted from here on.
 fn count_reads(proxy: &Proxy) -> Arc<AtomicUsize> {
@@ -66,6 +72,38 @@ async fn nothing_is_kept_where_none_is_wanted() {
     world.settle().await;
     assert!(reads.load(SeqCst) > 0, "the copies are read from S3");
     assert!(!world.services.config.metrics.cache_dir.join(world.processed_bucket()).exists());
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_file_that_was_overwritten_by_hand_is_written_again_and_holds_up_no_copy_for_long() {
+    // Kept data files would not be read back.
+    let world = World::with("overwritten", |config| config.metrics.cache_mib = 0).await;
+    let roles = world.run_all();
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(3, "2025-06-15", 30, 1)).await;
+    world.settle().await;
+    let manifest = world.manifest().await;
+    let of_june = |window: &&WindowFiles| window.output == "current_health_risks" && window.window_kind == "month";
+    let june = manifest.windows.iter().find(of_june).expect("the first month");
+    // Of the same length, which shows when a copy is composed of it; and of another, which a listing shows.
+    let (same, shorter) = (&june.files["csv"], &june.files["json"]);
+    for (file, bytes) in [(same, same.bytes), (shorter, 7)] {
+        let body = vec![b'x'; usize::try_from(bytes).expect("small")];
+        let put = world.services.s3.put_object().bucket(world.processed_bucket()).key(&file.key).body(body.into());
+        put.send().await.expect("overwrite");
+    }
+    // July changes, and the copies are composed of both months.
+    correct_one_row(&world, 2).await;
+    for file in [same, shorter] {
+        let started = Instant::now();
+        while Spooled::from(world.output(&file.key).await).sha256() != file.sha256 {
+            assert!(started.elapsed() < WRITTEN_AGAIN_WITHIN, "{} stays as it is", file.key);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    world.settle().await;
     world.all_hold().await;
     roles.stop().await;
 }

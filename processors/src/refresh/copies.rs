@@ -26,50 +26,72 @@ use super::parquet_file::{properties, schema};
 const READ_AHEAD: usize = 8;
 
 /// The result of updating the copies.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Reconciled {
     /// Another reconciler wrote one of them at the same time, or a later version is published already: look again.
     pub(super) again: bool,
     /// Copies that did not exist.
     pub(super) absent: Vec<String>,
+    /// The first error; the copies of the other outputs were updated all the same.
+    pub(super) failed: Option<RefreshError>,
 }
 
-/// Brings every whole-file copy to the version of `current`.
-pub(super) async fn reconcile(store: &Store, current: &Current) -> Result<Reconciled, RefreshError> {
+/// Brings every whole-file copy to the version of `current`, those of one output after the other: one with a file that
+/// cannot be read does not hold up the others.
+pub(super) async fn reconcile(store: &Store, current: &Current) -> Reconciled {
     if let Some(cache) = store.cache() {
         cache.needs(current.manifest.windows.iter().flat_map(|window| window.files.values()));
     }
     let mut reconciled = Reconciled::default();
-    let published = current.manifest.version;
     for (output, derived) in &current.manifest.outputs {
         let version = current.manifest.changed.get(output).copied();
         let Some((version, columns)) = version.zip(columns_of(derived)) else { continue };
-        for format in FORMATS {
-            let key = copy_key(output, format);
-            let seen = store.head_copy(&key).await?;
-            if let Some(copy) = &seen {
-                if is_copy_current(copy.version, version, published) {
-                    continue;
-                }
-                if copy.version > published {
-                    // From a version that was published since, or that an operator took back: the publisher reports it.
-                    reconciled.again = true;
-                    continue;
-                }
+        match reconcile_output(store, &current.manifest, output, &columns, version, &mut reconciled).await {
+            Ok(()) => metrics::COPY_VERSION.with_label_values(&[output]).set(version as i64),
+            Err(error) => {
+                reconciled.failed.get_or_insert(error);
             }
-            let body = compose(store, &current.manifest, output, &columns, format).await?;
-            let absent = seen.is_none();
-            let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
-            failpoint::reach(Point::CopyPut);
-            if put == Put::Written {
-                metrics::COPY_BYTES.with_label_values(&[output]).inc_by(body.len());
-            }
-            reconciled.again |= put == Put::Refused;
-            reconciled.absent.extend((absent && put == Put::Written).then_some(key));
         }
-        metrics::COPY_VERSION.with_label_values(&[output]).set(version as i64);
     }
-    Ok(reconciled)
+    reconciled
+}
+
+/// Brings the copies of one output, whose files last changed in `version`, to the version of the manifest.
+async fn reconcile_output(
+    store: &Store,
+    manifest: &Manifest,
+    output: &str,
+    columns: &[Column],
+    version: u64,
+    reconciled: &mut Reconciled,
+) -> Result<(), RefreshError> {
+    for format in FORMATS {
+        let key = copy_key(output, format);
+        let seen = store.head_copy(&key).await?;
+        if let Some(copy) = &seen {
+            if is_copy_current(copy.version, version, manifest.version) {
+                continue;
+            }
+            if copy.version > manifest.version {
+                // From a version that was published since, or that an operator took back: the publisher reports it.
+                reconciled.again = true;
+                continue;
+            }
+        }
+        let body = compose(store, manifest, output, columns, format).await.map_err(|error| match error {
+            RefreshError::Format(_) => error.in_which(format!("compose {key}")),
+            other => other,
+        })?;
+        let absent = seen.is_none();
+        let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
+        failpoint::reach(Point::CopyPut);
+        if put == Put::Written {
+            metrics::COPY_BYTES.with_label_values(&[output]).inc_by(body.len());
+        }
+        reconciled.again |= put == Put::Refused;
+        reconciled.absent.extend((absent && put == Put::Written).then_some(key));
+    }
+    Ok(())
 }
 
 /// The content type of a format's files.

@@ -256,7 +256,7 @@ async fn copy_loop(
         let (result, ran) = measured(unless_stopping(copy_new(&store, published, copied), &shutdown)).await;
         let (ran, ended) = (looked + ran, Instant::now());
         pace.ran(ended.checked_sub(ran).unwrap_or(ended), ended);
-        if let Err(RefreshError::Output(OutputError::Missing { .. })) = &result {
+        if let Err(RefreshError::Output(OutputError::Missing { .. } | OutputError::Damaged { .. })) = &result {
             signals.verify.notify_one();
         }
         match retry.value_or_wait(result, &shutdown).await? {
@@ -339,7 +339,7 @@ async fn copy_new(
     if same.is_some_and(|(_, look_again)| !look_again) {
         return Ok(Copied::Nothing);
     }
-    let reconciled = copies::reconcile(store, &current).await?;
+    let reconciled = copies::reconcile(store, &current).await;
     if let (Some(first), Some(_)) = (reconciled.absent.first(), same) {
         metrics::MADE_AGAIN.inc_by(reconciled.absent.len() as u64);
         let count = reconciled.absent.len();
@@ -349,9 +349,10 @@ async fn copy_new(
             "whole-file copies were missing, {first} among them; they are restored"
         );
     }
-    match reconciled.again {
-        true => Ok(Copied::Nothing),
-        false => Ok(Copied::Whole(Box::new(current))),
+    match (reconciled.failed, reconciled.again) {
+        (Some(error), _) => Err(error),
+        (None, true) => Ok(Copied::Nothing),
+        (None, false) => Ok(Copied::Whole(Box::new(current))),
     }
 }
 

@@ -292,7 +292,7 @@ impl Publisher {
                 format!("{lost}; all outputs are derived again, as version {}", basis.next_version())
             }
             (None, Some(first)) => format!(
-                "{} data files of version {} are missing, {first} among them; their windows are derived again",
+                "{} data files of version {} are missing or damaged, {first} among them; their windows are derived again",
                 self.verification.damage.missing.len(),
                 basis.version()
             ),

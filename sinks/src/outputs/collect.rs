@@ -219,7 +219,10 @@ mod tests {
 
     fn listed(versions: &[(u64, i64)]) -> Vec<Listed> {
         let key = |version: u64| manifest_key(version, "published");
-        versions.iter().map(|(version, modified)| Listed { key: key(*version), modified: *modified }).collect()
+        versions
+            .iter()
+            .map(|(version, modified)| Listed { key: key(*version), modified: *modified, bytes: None })
+            .collect()
     }
 
     #[test]
@@ -290,11 +293,14 @@ mod tests {
             (10, 10, false),
         ];
         for (version, modified, garbage) in cases {
-            let file = Listed { key: key(version), modified };
+            let file = Listed { key: key(version), modified, bytes: None };
             assert_eq!(kept.is_garbage(&file, &named, 50), garbage, "{version} {modified}");
         }
-        let unversioned =
-            Listed { key: "metrics/data/window_metrics/week-2025-08-04-0123456789abcdef.csv".into(), modified: 10 };
+        let unversioned = Listed {
+            key: "metrics/data/window_metrics/week-2025-08-04-0123456789abcdef.csv".into(),
+            modified: 10,
+            bytes: None,
+        };
         assert!(kept.is_garbage(&unversioned, &named, 50), "named as in 0.1");
     }
 
@@ -330,7 +336,7 @@ mod tests {
                     named.extend(around.flat_map(|(_, _, names)| names.values().cloned()));
                     let garbage: BTreeSet<String> = there
                         .iter()
-                        .map(|(key, modified)| Listed { key: key.clone(), modified: *modified })
+                        .map(|(key, modified)| Listed { key: key.clone(), modified: *modified, bytes: None })
                         .filter(|listed| kept.is_garbage(listed, &named, young_from))
                         .map(|listed| listed.key)
                         .collect();

@@ -40,6 +40,16 @@ pub enum OutputError {
         /// The key.
         key: String,
     },
+    /// A data file that a manifest names has other bytes: overwritten by hand, or damaged in the store.
+    #[error("read s3://{bucket}/{key}: {message}")]
+    Damaged {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+        /// How it differs.
+        message: String,
+    },
     /// The published version can no longer be found; a publisher derives everything again.
     #[error("read s3://{bucket}/{key}: {message}; a running `freshet metrics` derives all outputs again")]
     Lost {

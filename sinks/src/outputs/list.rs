@@ -14,6 +14,8 @@ pub(super) struct Listed {
     pub(super) key: String,
     /// Unix seconds of S3's clock; the largest number if S3 does not say.
     pub(super) modified: i64,
+    /// Its length; `None` if S3 does not say.
+    pub(super) bytes: Option<u64>,
 }
 
 /// Whether a listing was read to its end.
@@ -55,8 +57,9 @@ impl Store {
             }
             for object in page.contents() {
                 let modified = object.last_modified().map_or(i64::MAX, DateTime::secs);
+                let bytes = object.size().and_then(|bytes| u64::try_from(bytes).ok());
                 if let Some(key) = object.key() {
-                    see(Listed { key: key.to_owned(), modified });
+                    see(Listed { key: key.to_owned(), modified, bytes });
                 }
             }
             if page.is_truncated() != Some(true) {

@@ -307,7 +307,7 @@ mod tests {
     fn the_newest_manifests_are_those_of_the_highest_version() {
         let mut traces = Traces::default();
         for key in ["3-a", "10-b", "9-c", "10-d", "readme.txt"] {
-            traces.see_manifest(Listed { key: format!("{MANIFEST_PREFIX}{key}"), modified: 0 });
+            traces.see_manifest(Listed { key: format!("{MANIFEST_PREFIX}{key}"), modified: 0, bytes: None });
         }
         assert_eq!(traces.manifests, 10);
         assert_eq!(traces.newest, ["10-b", "10-d"].map(|key| format!("{MANIFEST_PREFIX}{key}")));

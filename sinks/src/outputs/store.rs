@@ -1,7 +1,8 @@
 //! The bucket that receives the outputs: reading and writing single objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -41,6 +42,8 @@ pub struct Store {
     pub(super) client: Client,
     pub(super) bucket: String,
     cache: Option<FileCache>,
+    /// Data files that had other bytes than their manifest says when they were last read or written. Clones share them.
+    damaged: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// A small object.
@@ -54,7 +57,7 @@ pub(super) struct Small {
 impl Store {
     /// The outputs in this bucket.
     pub fn new(client: Client, bucket: &str) -> Self {
-        Store { client, bucket: bucket.to_owned(), cache: None }
+        Store { client, bucket: bucket.to_owned(), cache: None, damaged: Arc::default() }
     }
 
     /// The same, with data files kept on this machine's disk.
@@ -87,6 +90,7 @@ impl Store {
     /// If S3 does not answer or refuses.
     pub async fn put_file(&self, file: &FileRef, body: Spooled, content_type: &str) -> Result<(), OutputError> {
         self.put(&file.key, &body, content_type, Condition::Always).await?;
+        self.damaged().remove(&file.key);
         // It is in S3: a file that is not kept is read from there.
         self.keep(body).await.map(drop).or(Ok(()))
     }
@@ -123,8 +127,9 @@ impl Store {
     /// Reads a whole data file, through a temporary file if it is large, and compares its hash.
     ///
     /// # Errors
-    /// [`OutputError::Missing`] if it does not exist; others if S3 does not answer, the temporary file cannot be
-    /// written, or the bytes are not those of the manifest.
+    /// [`OutputError::Missing`] if it does not exist; [`OutputError::Damaged`] if its bytes are not those of the
+    /// manifest, which the next verification reports too; others if S3 does not answer or the temporary file cannot be
+    /// written.
     pub async fn fetch(&self, file: &FileRef) -> Result<Spooled, OutputError> {
         let key = &file.key;
         let answer = self.client.get_object().bucket(&self.bucket).key(key).send().await;
@@ -140,10 +145,18 @@ impl Store {
             spool.write_all(&chunk.map_err(|error| self.content(key, error.to_string()))?)?;
         }
         let spooled = spool.finish()?;
-        match spooled.sha256() == file.sha256 {
-            true => Ok(spooled),
-            false => Err(self.content(key, format!("its SHA-256 is {}, not {}", spooled.sha256(), file.sha256))),
+        if spooled.sha256() == file.sha256 {
+            self.damaged().remove(key);
+            return Ok(spooled);
         }
+        self.damaged().insert(key.clone());
+        let message = format!("its SHA-256 is {}, not {}", spooled.sha256(), file.sha256);
+        Err(OutputError::Damaged { bucket: self.bucket.clone(), key: key.clone(), message })
+    }
+
+    /// Data files known to have other bytes than their manifest says.
+    pub(super) fn damaged(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A small object, `None` if S3 says that there is none.

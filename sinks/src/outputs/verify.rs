@@ -1,7 +1,7 @@
-//! Finds objects that were deleted or put back by hand, or deleted by a lifecycle rule; there is no notification of
-//! that.
+//! Finds objects that were deleted, overwritten or put back by hand, or deleted by a lifecycle rule; there is no
+//! notification of that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -19,7 +19,7 @@ const ASKED_AT_ONCE: usize = 8;
 /// Differences from the published manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
-    /// Data files that it names and that do not exist.
+    /// Data files that it names and that do not exist, or have another length or other bytes.
     pub missing: BTreeSet<String>,
     /// A copy of a version above the published one, and that version: somebody put an older pointer back.
     pub ahead: Option<(String, u64)>,
@@ -37,7 +37,9 @@ impl Damage {
 }
 
 impl Store {
-    /// Compares the existing objects with the published manifest. Bounded: at most [`PAGES_MAX`] + 1 listings, a HEAD
+    /// Compares the existing objects with the published manifest: the names and lengths of its data files. That a file of
+    /// the right length has other bytes shows when a copy is composed of it; until it is written again, it counts as
+    /// missing. Bounded: at most [`PAGES_MAX`] + 1 listings, a HEAD
     /// for each copy, and two requests for each of [`ASKED_MAX`] files that the listing did not show; `resume_after` is
     /// where the last verification ended.
     ///
@@ -57,24 +59,38 @@ impl Store {
         let unseen = self.unseen(&manifest).await?;
         let (asked, resume_after) = slice(unseen, resume_after);
         let missing = stream::iter(asked)
-            .map(|key| async move {
-                let found = self.head(&key).await?;
-                Ok::<_, OutputError>(found.is_none().then_some(key))
+            .map(|(key, bytes)| async move {
+                let found = self.head(&key).await?.map(|head| head.content_length());
+                let is_there = found.is_some_and(|length| length.is_none_or(|it| u64::try_from(it) == Ok(bytes)));
+                Ok::<_, OutputError>((!is_there).then_some(key))
             })
             .buffer_unordered(ASKED_AT_ONCE)
-            .try_filter_map(async |key| Ok(key))
-            .try_collect()
-            .await?;
+            .try_filter_map(async |key| Ok(key));
+        let mut missing: BTreeSet<String> = missing.try_collect().await?;
+        missing.extend(self.named_damaged(&manifest));
         let ahead = highest.filter(|(_, version)| *version > manifest.version);
         Ok(Damage { missing, ahead, lost: false, resume_after })
     }
 
-    /// Files that the manifest names and the listing does not show.
-    async fn unseen(&self, manifest: &Manifest) -> Result<BTreeSet<String>, OutputError> {
-        let mut unseen: BTreeSet<String> = manifest.keys().map(str::to_owned).collect();
+    /// Files that are damaged and that the manifest names; others do not matter any more.
+    fn named_damaged(&self, manifest: &Manifest) -> BTreeSet<String> {
+        let mut damaged = self.damaged();
+        if !damaged.is_empty() {
+            let named: BTreeSet<&str> = manifest.keys().collect();
+            damaged.retain(|key| named.contains(key.as_str()));
+        }
+        damaged.clone()
+    }
+
+    /// Files that the manifest names and the listing does not show with their length, each with its length.
+    async fn unseen(&self, manifest: &Manifest) -> Result<BTreeMap<String, u64>, OutputError> {
+        let files = manifest.windows.iter().flat_map(|window| window.files.values());
+        let mut unseen: BTreeMap<String, u64> = files.map(|file| (file.key.clone(), file.bytes)).collect();
         let listing = self
             .each_listed(DATA_PREFIX, PAGES_MAX, |listed| {
-                unseen.remove(&listed.key);
+                if unseen.get(&listed.key).copied() == listed.bytes {
+                    unseen.remove(&listed.key);
+                }
             })
             .await?;
         if listing == Listing::Cut {
@@ -84,21 +100,21 @@ impl Store {
     }
 }
 
-/// The keys to check now, and the key after which the next verification continues: `None` at the end.
+/// The files to check now, and the key after which the next verification continues: `None` at the end.
 ///
 /// | unseen | resume after | asked | next |
 /// |---|---|---|---|
 /// | a b | none | a b | none |
 /// | more than fit | none | the first that fit | the last of them |
 /// | more than fit | a key | those after it that fit | the last of them, or none at the end |
-fn slice(unseen: BTreeSet<String>, resume_after: Option<&str>) -> (Vec<String>, Option<String>) {
-    let after = unseen.into_iter().skip_while(|key| resume_after.is_some_and(|last| key.as_str() <= last));
-    let mut rest: Vec<String> = after.take(ASKED_MAX + 1).collect();
+fn slice(unseen: BTreeMap<String, u64>, resume_after: Option<&str>) -> (Vec<(String, u64)>, Option<String>) {
+    let after = unseen.into_iter().skip_while(|(key, _)| resume_after.is_some_and(|last| key.as_str() <= last));
+    let mut rest: Vec<(String, u64)> = after.take(ASKED_MAX + 1).collect();
     if rest.len() <= ASKED_MAX {
         return (rest, None);
     }
     rest.truncate(ASKED_MAX);
-    let last = rest.last().cloned();
+    let last = rest.last().map(|(key, _)| key.clone());
     (rest, last)
 }
 
@@ -109,7 +125,7 @@ mod tests {
     #[test]
     fn more_files_than_fit_are_asked_for_by_and_by() {
         let key = |number: usize| format!("{number:06}");
-        let unseen = |count: usize| (0..count).map(key).collect::<BTreeSet<_>>();
+        let unseen = |count: usize| (0..count).map(|number| (key(number), 1)).collect::<BTreeMap<_, _>>();
         let last = key(ASKED_MAX - 1);
         // Unseen files, where to resume, number to check, the first of them, where to resume next.
         type Case<'a> = (usize, Option<&'a str>, usize, Option<&'a str>, Option<&'a str>);
@@ -125,7 +141,7 @@ mod tests {
         for (count, resume_after, asked, first, next) in cases {
             let (found, resume) = slice(unseen(*count), *resume_after);
             assert_eq!(found.len(), *asked, "{count} {resume_after:?}");
-            assert_eq!(found.first().map(String::as_str), *first);
+            assert_eq!(found.first().map(|(key, _)| key.as_str()), *first);
             assert_eq!(resume.as_deref(), *next);
         }
     }
