@@ -267,6 +267,37 @@ async fn a_window_that_has_rows_only_once_it_is_closed_is_published_when_it_clos
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_another_type_is_in_every_file_whatever_a_connection_remembers() {
+    let world = World::new("widened-column").await;
+    let running = world.run(&roles());
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(2, "2025-07-01", 20, 1)).await;
+    world.applied().await;
+    running.stop().await;
+    let head = "windows: [day]\nkey: [location_id, date]\n";
+    let context = context(&world, with(&[health("daily", head, "h.dengue_cases")]));
+    set_up(&context).await;
+    publish(&context).await;
+    let columns = async || world.manifest().await.outputs["daily"].columns.clone();
+    assert_eq!(columns().await[2], ("dengue_cases".to_owned(), "int4".to_owned()));
+
+    // The views would keep the column as it is.
+    world.execute("DROP SCHEMA metrics CASCADE").await;
+    world.execute("ALTER TABLE health_data ALTER dengue_cases TYPE bigint").await;
+    let pool = freshet_sinks::postgres::pool(&world.services.config.postgres).expect("a pool");
+    let fresh = RefreshContext { pool, ..context.clone() };
+    let mark = "INSERT INTO pipeline.marks (domain, dates) VALUES ('health', '[2025-07-05,2025-07-05]')";
+    for (of, whole) in [(&fresh, true), (&context, false), (&fresh, false), (&context, false)] {
+        world.execute(mark).await;
+        let publication = publish(of).await;
+        // A file of Parquet for each day has other bytes, once.
+        assert_eq!((publication.failed.len(), publication.files >= 20), (0, whole), "{publication:?}");
+        assert!(whole || publication.files == 0, "{publication:?}");
+        assert_eq!(columns().await[2], ("dengue_cases".to_owned(), "int8".to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_dimension_made_dirty_comes_bit_by_bit_behind_the_facts() {
     let world = World::new("dimension-batches").await;
     let running = world.run(&roles());

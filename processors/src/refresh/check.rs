@@ -47,7 +47,8 @@ pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Che
     let mut transaction = connection.begin().await.map_err(postgres)?;
     let mut checked = Checked::default();
     let mut wrong = Vec::new();
-    match query::described(&mut transaction, output).await {
+    let columns_digest = query::columns(&mut transaction, output).await.map_err(postgres)?;
+    match query::described(&mut transaction, output, &columns_digest).await {
         Ok(found) => match query::prepared(output, &found) {
             Ok(prepared) => {
                 let columns = prepared.published().into_iter();

@@ -49,6 +49,8 @@ pub(super) struct Prepared {
     key: Vec<usize>,
     /// The sizes of the tables that it reads, see [`sizes`].
     sizes: String,
+    /// A digest of their columns, see [`columns`].
+    columns_digest: String,
 }
 
 /// The settings for all queries of a publication. A query is limited in time, and ends soon after the program ends. The
@@ -78,29 +80,53 @@ pub(super) async fn recover(connection: &mut PgConnection) -> Result<(), sqlx::E
 
 /// Asks Postgres for the columns of a query.
 pub(super) async fn prepare(connection: &mut PgConnection, output: &Output) -> Result<Prepared, Failure> {
-    let found = described(connection, output).await.map_err(|error| failure(error, "prepare"))?;
+    let failed = |error| failure(error, "prepare");
+    let sizes = sizes(connection, output).await.map_err(failed)?;
+    let columns_digest = columns(connection, output).await.map_err(failed)?;
+    let found = described(connection, output, &columns_digest).await.map_err(failed)?;
     let prepared = prepared(output, &found).map_err(Failure::Query)?;
-    let sizes = sizes(connection, output).await.map_err(|error| failure(error, "prepare"))?;
-    Ok(Prepared { sizes, ..prepared })
+    Ok(Prepared { sizes, columns_digest, ..prepared })
+}
+
+/// The tables that an output reads.
+fn tables_of(output: &Output) -> Vec<&'static str> {
+    output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect()
+}
+
+/// A digest of the names and types of the columns of the tables that an output reads. A connection remembers the
+/// columns of each statement that it has prepared. With the digest in the statement, it prepares it anew once a table
+/// has other columns, so that all connections see the same ones.
+pub(super) async fn columns(connection: &mut PgConnection, output: &Output) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT left(encode(sha256(convert_to(coalesce(string_agg(
+            concat_ws(' ', u.ord, a.attnum, a.attname, a.atttypid, a.atttypmod), ',' ORDER BY u.ord, a.attnum
+         ), ''), 'UTF8')), 'hex'), 16)
+         FROM UNNEST($1::text[]) WITH ORDINALITY AS u (name, ord)
+         JOIN pg_attribute AS a ON a.attrelid = to_regclass(quote_ident(u.name))
+         WHERE a.attnum > 0 AND NOT a.attisdropped",
+    )
+    .bind(tables_of(output))
+    .fetch_one(connection)
+    .await
 }
 
 /// The size of each table that an output reads, as the number of bits of its bytes: it changes when the table has twice the
 /// size, or half of it.
 async fn sizes(connection: &mut PgConnection, output: &Output) -> Result<String, sqlx::Error> {
-    let read: Vec<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
-    let sizes = tables::sizes_bytes(connection, &read).await?;
+    let sizes = tables::sizes_bytes(connection, &tables_of(output)).await?;
     let bits: Vec<String> = sizes.iter().map(|bytes| (i64::BITS - bytes.leading_zeros()).to_string()).collect();
     Ok(bits.join(" "))
 }
 
-/// The columns of a query, with sqlx's names of their types. An error of Postgres has the position of a character in
-/// the bound query.
+/// The columns of a query, with sqlx's names of their types, where the columns of the tables have this digest. An error
+/// of Postgres has the position of a character in the bound query.
 pub(super) async fn described(
     connection: &mut PgConnection,
     output: &Output,
+    columns_digest: &str,
 ) -> Result<Vec<(String, String)>, sqlx::Error> {
     let types = [String::type_info(), NaiveDate::type_info(), NaiveDate::type_info(), bool::type_info()];
-    let sql = AssertSqlSafe(output.query.bound()).into_sql_str();
+    let sql = AssertSqlSafe(format!("{} /* columns {columns_digest} */", output.query.bound())).into_sql_str();
     let statement = connection.prepare_with(sql, &types).await?;
     let found = statement.columns().iter();
     Ok(found.map(|column| (column.name().to_owned(), column.type_info().name().to_owned())).collect())
@@ -141,7 +167,7 @@ pub(super) fn prepared(output: &Output, found: &[(impl AsRef<str>, impl AsRef<st
         output.query.bound(),
         ordered.join(", ")
     );
-    Ok(Prepared { sql, columns, key, sizes: String::new() })
+    Ok(Prepared { sql, columns, key, sizes: String::new(), columns_digest: String::new() })
 }
 
 impl Prepared {
@@ -152,11 +178,12 @@ impl Prepared {
 
     /// The statement for windows of a kind, and whether Postgres may keep its plan. It does after five windows, if one plan
     /// for any dates seems as good: planning takes longer than reading a few rows. A plan for a small table may take minutes
-    /// for a large one, so the statement changes when a table has doubled. For any dates Postgres assumes a
+    /// for a large one, so the statement changes when a table has doubled, and when it has other columns. For any dates Postgres assumes a
     /// two-hundredth of the table: too little for a year.
     fn statement(&self, kind: WindowKind) -> (String, bool) {
         let is_short = matches!(kind, WindowKind::Day | WindowKind::Week | WindowKind::Month);
-        (format!("{} /* {}, sizes {} */", self.sql, kind.name(), self.sizes), is_short)
+        let state = format!("sizes {}, columns {}", self.sizes, self.columns_digest);
+        (format!("{} /* {}, {state} */", self.sql, kind.name()), is_short)
     }
 
     /// Runs the query for a window and writes its rows to files.
@@ -311,6 +338,8 @@ mod tests {
         assert_ne!(of("20 0", WindowKind::Week).0, of("21 0", WindowKind::Week).0);
         assert_ne!(of("20 0", WindowKind::Week).0, of("20 0", WindowKind::Month).0);
         assert!(of("20 0", WindowKind::Month).1 && !of("20 0", WindowKind::Year).1);
+        let widened = Prepared { sizes: "20 0".to_owned(), columns_digest: "b".to_owned(), ..prepared.clone() };
+        assert_ne!(of("20 0", WindowKind::Week).0, widened.statement(WindowKind::Week).0, "a table has other columns");
     }
 
     #[test]
