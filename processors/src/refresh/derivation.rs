@@ -229,7 +229,7 @@ impl<'a> Plan<'a> {
             let (known, stale) = (made.remove(output.name).or(known), failed.contains_key(output.name));
             derived.extend(known.map(|known| (output.name.to_owned(), Derived { stale, ..known })));
         }
-        let written = uploads.finish().await?;
+        let written = readers::awake(snapshot.connection(), uploads.finish()).await??;
         failpoint::reach(Point::FilesPut);
         let work_again = self.work_again().into_iter().filter(|name| !failed.contains_key(name.as_str())).collect();
         let manifest = Manifest {
@@ -303,7 +303,8 @@ impl<'a> Plan<'a> {
     ) -> Result<(), RefreshError> {
         let windows: usize = makings.iter().map(|making| making.work.windows.len()).sum();
         let (pool, count) = (&self.context.pool, readers.min(windows).saturating_sub(1));
-        let mut others = Others::open(pool, exported, count, self.context.settings.query_timeout()).await;
+        let mut connections = readers::connect(pool, if exported.is_some() { count } else { 0 }).await;
+        let mut others = Others::open(&mut connections, exported, self.context.settings.query_timeout()).await;
         let works = makings.iter_mut().map(|making| &mut making.work).collect();
         readers::derive(snapshot.connection(), &mut others, works, uploads, shutdown).await
     }

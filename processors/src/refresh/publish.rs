@@ -28,7 +28,7 @@ use super::derivation::{Derivation, Plan};
 use super::pace::Allowance;
 use super::snapshot::Snapshot;
 use super::verification::Verification;
-use super::{RefreshContext, RefreshError, metrics};
+use super::{RefreshContext, RefreshError, metrics, readers};
 use crate::windows::Waiting;
 
 /// Every conflict means that another publisher has finished, so this many in a row mean that something is wrong.
@@ -222,7 +222,8 @@ impl Publisher {
         let manifest = &derivation.manifest;
         let unchanged = basis.kept().is_some_and(|it| *it == Manifest { version: it.version, ..manifest.clone() });
         if !unchanged {
-            let Some(pointer) = self.store.publish(basis.swap.clone(), manifest).await? else {
+            let publish = self.store.publish(basis.swap.clone(), manifest);
+            let Some(pointer) = readers::awake(snapshot.connection(), publish).await?? else {
                 snapshot.close().await.map_err(postgres("close the snapshot"))?;
                 return Ok(None);
             };

@@ -5,15 +5,17 @@
 //! come from one query on one of them, so its files do not depend on who reads it, nor when.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use freshet_sinks::outputs::WindowFiles;
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::window::Window;
-use futures::future::join_all;
+use futures::future::{join, join_all};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use super::query::{self, Failure, Prepared};
@@ -22,6 +24,9 @@ use super::{RefreshError, metrics};
 
 /// How long to wait for another connection. Without it, the windows are derived one after the other.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A transaction that waits for S3 asks Postgres something this often: each session ends one that is idle for two
+/// minutes, so that a frozen process does not hold its locks for ever.
+const AWAKE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The windows of an output to derive, and their results.
 pub(super) struct Work {
@@ -35,24 +40,64 @@ pub(super) struct Work {
     pub(super) failed: Option<String>,
 }
 
-/// Transactions that see the same snapshot as the publication's own, with the same settings. They are rolled back when
-/// dropped.
-pub(super) struct Others {
-    transactions: Vec<Transaction<'static, Postgres>>,
+/// Up to that many further connections; fewer if no more are available.
+pub(super) async fn connect(pool: &PgPool, count: usize) -> Vec<PoolConnection<Postgres>> {
+    let mut connections = Vec::new();
+    while connections.len() < count {
+        match tokio::time::timeout(CONNECT_TIMEOUT, pool.acquire()).await {
+            Ok(Ok(connection)) => connections.push(connection),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "read windows on another connection");
+                break;
+            }
+            Err(_) => {
+                tracing::debug!("read windows on another connection: there is none");
+                break;
+            }
+        }
+    }
+    connections
 }
 
-impl Others {
-    /// Up to that many readers of an exported snapshot; fewer if no connections are available.
-    pub(super) async fn open(pool: &PgPool, snapshot: Option<&str>, count: usize, timeout: Duration) -> Others {
+/// Transactions that see the same snapshot as the publication's own, with the same settings. They are rolled back when
+/// dropped.
+pub(super) struct Others<'c> {
+    transactions: Vec<Transaction<'c, Postgres>>,
+}
+
+impl<'c> Others<'c> {
+    /// A reader of the exported snapshot on each connection. No timeout cuts this short: a BEGIN that is abandoned half-way
+    /// would leave an open transaction to the next user of the connection.
+    pub(super) async fn open(
+        connections: &'c mut [PoolConnection<Postgres>],
+        snapshot: Option<&str>,
+        timeout: Duration,
+    ) -> Others<'c> {
         let mut transactions = Vec::new();
-        for id in snapshot.into_iter().flat_map(|id| std::iter::repeat_n(id, count)) {
-            match tokio::time::timeout(CONNECT_TIMEOUT, import(pool, id, timeout)).await {
-                Ok(Ok(transaction)) => transactions.push(transaction),
-                Ok(Err(error)) => tracing::debug!(%error, "read windows on another connection"),
-                Err(_) => tracing::debug!("read windows on another connection: there is none"),
+        if let Some(id) = snapshot {
+            for connection in connections {
+                match import(connection, id, timeout).await {
+                    Ok(transaction) => transactions.push(transaction),
+                    Err(error) => tracing::debug!(%error, "read windows on another connection"),
+                }
             }
         }
         Others { transactions }
+    }
+}
+
+/// Runs work for which a transaction waits, and keeps the transaction from being ended meanwhile.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub(super) async fn awake<T>(connection: &mut PgConnection, work: impl Future<Output = T>) -> Result<T, RefreshError> {
+    let mut work = pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(AWAKE_INTERVAL, &mut work).await {
+            return Ok(done);
+        }
+        let asked = sqlx::query("SELECT 1").execute(&mut *connection).await;
+        asked.map_err(|source| RefreshError::Postgres { action: "keep the snapshot", source })?;
     }
 }
 
@@ -62,8 +107,12 @@ pub(super) async fn export(connection: &mut PgConnection) -> Result<String, Refr
     id.map_err(|source| RefreshError::Postgres { action: "share the snapshot", source })
 }
 
-async fn import(pool: &PgPool, id: &str, timeout: Duration) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+async fn import<'c>(
+    connection: &'c mut PgConnection,
+    id: &str,
+    timeout: Duration,
+) -> Result<Transaction<'c, Postgres>, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     // Ids consist of hexadecimal digits and dashes, and the statement takes no parameter.
     let import = format!("SET TRANSACTION SNAPSHOT '{}'", id.replace('\'', ""));
     sqlx::raw_sql(AssertSqlSafe(import)).execute(&mut *transaction).await?;
@@ -77,23 +126,33 @@ async fn import(pool: &PgPool, id: &str, timeout: Duration) -> Result<Transactio
 /// Errors of services. An error of a query only ends its output.
 pub(super) async fn derive(
     first: &mut PgConnection,
-    others: &mut Others,
+    others: &mut Others<'_>,
     mut works: Vec<&mut Work>,
     uploads: &mut Uploads<'_>,
     shutdown: &CancellationToken,
 ) -> Result<(), RefreshError> {
     let queue = Queue::of(&works);
     let uploads = tokio::sync::Mutex::new(uploads);
-    let connections = [first].into_iter().chain(others.transactions.iter_mut().map(|transaction| &mut **transaction));
-    let readers = connections.map(|connection| async {
+    let reader = async |connection: &mut PgConnection| {
         let read = read(connection, &queue, &works, &uploads, shutdown).await;
         if read.is_err() {
             queue.close();
         }
         read
-    });
-    let ended: Result<Vec<_>, _> = join_all(readers).await.into_iter().collect();
-    ended?;
+    };
+    let ended = CancellationToken::new();
+    let others = async {
+        let read = join_all(others.transactions.iter_mut().map(|transaction| reader(transaction))).await;
+        ended.cancel();
+        read.into_iter().collect::<Result<Vec<()>, _>>()
+    };
+    // The snapshot is the first's, and is needed after the last window.
+    let first = async {
+        reader(first).await?;
+        awake(first, ended.cancelled()).await
+    };
+    let (first, others) = join(first, others).await;
+    first.and(others)?;
     for (work, (made, failed)) in works.iter_mut().zip(queue.into_done()) {
         (work.made, work.failed) = (made, failed);
     }
@@ -120,8 +179,9 @@ async fn read(
                 count(output, encoded.rows, began.elapsed());
                 tracing::debug!(output = output.name, window = %window.start, rows = encoded.rows, "derived");
                 let closed = output.closes().then_some(is_final);
-                let files = uploads.lock().await.add(output.name, window, closed, encoded).await?;
-                queue.made(at, window, files);
+                let add = async { uploads.lock().await.add(output.name, window, closed, encoded).await };
+                let added = awake(connection, add).await.flatten();
+                queue.made(at, window, added.map_err(|error| error.in_which(which()))?);
             }
             Err(Failure::Query(reason)) => {
                 queue.failed(at, reason);
