@@ -52,8 +52,8 @@ pub struct Output {
     pub chart: Option<Chart>,
     /// The query.
     pub query: Query,
-    /// The SHA-256 of everything that decides its bytes, hexadecimal: the canonical text of the query, and windows,
-    /// domains and key.
+    /// The SHA-256 of everything that decides its bytes, hexadecimal: the canonical text of the query, windows, domains
+    /// and key, and how facts are placed in event time, which decides what windows there are.
     pub definition: &'static str,
 }
 
@@ -365,6 +365,8 @@ fn definition(name: &str, head: &Head, query: &Query) -> String {
     let domains = |domains: &[&'static Domain]| domains.iter().map(|domain| domain.name).collect::<Vec<_>>();
     let windows: Vec<&str> = head.windows.iter().map(|kind| kind.name()).collect();
     let (facts, dimensions) = (domains(head.facts), domains(head.dimensions));
+    let placed = head.facts.iter().filter_map(|fact| fact.event_time.as_ref());
+    let facts = (facts, placed.map(|time| (time.date, time.observed_sql(""))).collect::<Vec<_>>());
     let decisive = (LAYOUT, name, windows, facts, dimensions, head.key, head.hidden, query.canonical());
     hex::encode(Sha256::digest(format!("{decisive:?}")))
 }
@@ -380,7 +382,7 @@ fn leak_all<T>(values: Vec<T>) -> &'static [T] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DOMAINS;
+    use crate::{DOMAINS, EventTime};
 
     const HEAD: &str = "description: d\nwindows: [week, day]\nfacts: [health]\nkey: [location_id, date]\n";
 
@@ -442,6 +444,21 @@ mod tests {
             assert_ne!(definition(&head, query), one, "{head} {query}");
         }
         assert_ne!(read("b.sql", &format!("/* freshet\n{HEAD}*/ SELECT 1")).expect("an output").definition, one);
+    }
+
+    #[test]
+    fn the_definition_changes_with_the_event_time_of_a_fact() {
+        let health = **DOMAINS.iter().find(|domain| domain.name == "health").expect("a domain");
+        let event_time = health.event_time.expect("a fact");
+        let definition = |event_time: EventTime| {
+            let domain: &'static Domain = Box::leak(Box::new(Domain { event_time: Some(event_time), ..health }));
+            let text = format!("/* freshet\n{HEAD}*/\nSELECT 1");
+            Output::read("outputs/a.sql", &text, &[domain], &mut Mistakes::of("a")).expect("an output").definition
+        };
+        let one = definition(event_time);
+        assert_eq!(one, with(HEAD, "SELECT 1").expect("an output").definition);
+        assert_ne!(definition(EventTime { observed_when: None, ..event_time }), one);
+        assert_ne!(definition(EventTime { date: "reported_on", ..event_time }), one);
     }
 
     #[test]
