@@ -311,6 +311,18 @@ async fn new_files_go_first_or_those_that_are_sent_again_as_the_turn_says_and_ne
     let database = Database::new().await;
     let pool = &database.pool;
     for (key, second) in [("climate/old-1.csv", 1_000), ("climate/old-2.csv", 1_001), ("climate/new-1.csv", 2_000)] {
+#[tokio::test]
+async fn an_object_that_was_found_before_the_clock_went_back_is_claimed_at_once() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let id = register_one(pool, version("climate/a.csv", "1", 1_000)).await;
+    // Found and never claimed, by a clock that was an hour ahead of the present one.
+    let back = "UPDATE pipeline.objects SET discovered_at = discovered_at + interval '1 hour',
+        next_attempt_at = next_attempt_at + interval '1 hour'";
+    sqlx::query(back).execute(pool).await.expect("turn the clock back");
+    assert_eq!(claim_next(pool).await.map(|claim| claim.object.id), Some(id));
+}
+
         register_one(pool, version(key, "1", second)).await;
     }
     register_one(pool, version("climate/new-2.csv", "1", 2_001)).await;

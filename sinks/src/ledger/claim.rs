@@ -21,13 +21,16 @@ pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
 
 /// The objects that [`may_claim`] allows.
 ///
+/// Nobody has waited for an object before it was found. So the interval of one that was never claimed has a beginning
+/// too, and a clock that goes back to before that ends it.
+///
 /// `OFFSET 0` makes Postgres look up the older versions of a key by that key. Otherwise, if few objects waited when it
 /// last took statistics, it would look them up by state, and read all waiting objects for each waiting object.
 const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                 WHERE o.state IN ('discovered', 'publishing')
                   AND (o.state = 'discovered' OR o.lease_until IS NULL
-                      OR t.now NOT BETWEEN coalesce(o.lease_from, '-infinity') AND o.lease_until)
-                  AND t.now NOT BETWEEN coalesce(o.wait_from, '-infinity') AND o.next_attempt_at
+                      OR t.now NOT BETWEEN coalesce(o.lease_from, o.discovered_at) AND o.lease_until)
+                  AND t.now NOT BETWEEN coalesce(o.wait_from, o.discovered_at) AND o.next_attempt_at
                   AND NOT EXISTS (
                       SELECT FROM (
                           SELECT e.state, e.attempts FROM pipeline.objects e

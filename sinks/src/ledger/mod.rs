@@ -20,9 +20,10 @@
 //!            └── restart: rows are missing, sent again, adopted, still in the bucket
 //! ```
 //!
-//! Only Postgres' clock counts. A lease and a wait are intervals, from `from` until `until`: a clock that jumps back to
-//! before `from`, or forward beyond `until`, ends them early and never makes them longer. Ending one early only costs
-//! work: two listeners that publish the same object write the same rows under the same numbers.
+//! Only Postgres' clock counts. A lease and a wait are intervals, from `from` (until the first claim: from when the object
+//! was found) until `until`: a clock that jumps back to before `from`, or forward beyond `until`, ends them early and
+//! never makes them longer. Ending one early only costs work: two listeners that publish the same object write the same
+//! rows under the same numbers.
 
 mod claim;
 mod lost;
