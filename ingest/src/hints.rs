@@ -56,7 +56,7 @@ pub(crate) enum Looked {
 /// The answer to a request to look at a key.
 #[derive(Debug)]
 pub(crate) enum Look {
-    /// It is in another bucket, or belongs to no domain.
+    /// It is in another bucket, belongs to no domain, or is a key that Postgres cannot store.
     Nobodys,
     /// Too many keys wait already.
     Full,
@@ -122,10 +122,12 @@ impl Hints {
         Ok(told.iter().filter(|told| taken(told)).count())
     }
 
-    /// Has a key looked at.
+    /// Has a key looked at. One with a NUL is nobody's, as in a listing: Postgres refuses it, and with it every key that
+    /// is looked at together with it.
     pub(crate) fn look(&self, bucket: &str, key: &str) -> Look {
         self.told.store(true, Ordering::Relaxed);
-        let matches = |it: &&Waiting| self.settings.name_of(it.domain, key) == Name::File && bucket == &*self.bucket;
+        let is_ours = bucket == &*self.bucket && !key.contains('\0');
+        let matches = |it: &&Waiting| is_ours && self.settings.name_of(it.domain, key) == Name::File;
         let Some(waiting) = self.domains.iter().find(matches) else {
             metrics::HINTS.with_label_values(&["ignored"]).inc();
             if bucket == &*self.bucket {
@@ -234,7 +236,8 @@ mod tests {
     #[test]
     fn what_is_nobodys_is_passed_over_and_what_is_no_notification_refused() {
         let hints = hints();
-        for (bucket, key) in [("other", "health/a.csv"), ("raw", "readme.txt"), ("raw", "health/")] {
+        let keys = [("other", "health/a.csv"), ("raw", "readme.txt"), ("raw", "health/"), ("raw", "health/a%00.csv")];
+        for (bucket, key) in keys {
             let body = format!(r#"{{"Records":[{}]}}"#, record(bucket, key));
             assert_eq!(hints.take_notification(body.as_bytes()).expect("a notification"), 0, "{body}");
         }
@@ -243,6 +246,7 @@ mod tests {
         for first in [test, &by_sns] {
             assert_eq!(hints.take_notification(first.as_bytes()).expect("S3's own first message"), 0);
         }
+        assert!(matches!(hints.look("raw", "health/a\0.csv"), Look::Nobodys));
         for wrong in ["", "[]", "{}", "nonsense", r#"{"Records":[{}]}"#] {
             assert!(hints.take_notification(wrong.as_bytes()).is_err(), "{wrong}");
         }
