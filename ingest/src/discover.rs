@@ -296,8 +296,9 @@ impl Discovery {
         if unlisted.is_empty() {
             self.pages.complete();
         }
-        if let Some(reconciliation) = reconciliation.filter(|it| unlisted.is_empty() && !it.is_full()) {
-            found.deleted = self.record_deletions(reconciliation).await?;
+        // Also with parts that cannot be listed: otherwise every listing would forget what it knew, and compare again.
+        if let Some(reconciliation) = reconciliation.filter(|it| !it.is_full()) {
+            found.deleted = self.record_deletions(reconciliation, &unlisted).await?;
             self.reconciliations += 1;
             self.reconciled = Some((Instant::now(), started.elapsed()));
         }

@@ -37,6 +37,10 @@ async fn what_cannot_be_listed_is_named_and_all_else_is_found() {
     let said = status.log();
     assert!(said.contains("health: `health/closed/` cannot be listed: list s3://"), "{said}");
 
+    world.delete("health/a.csv").await;
+    let deleted = "SELECT deleted_at IS NOT NULL FROM pipeline.objects WHERE key = 'health/a.csv'";
+    world.until("what is deleted elsewhere is noticed", deleted).await;
+
     proxy.recover();
     world.until("all are loaded", &rows(4)).await;
     world.until("nothing is named", "SELECT count(*) = 0 FROM pipeline.unlisted").await;

@@ -1,13 +1,15 @@
 //! Finds objects that are in the ledger but no longer in the bucket: compares a listing with all objects that are
 //! present according to the ledger.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use freshet_sinks::ledger::register;
+use futures::stream::{self, StreamExt};
 
 use super::registering::head;
 use super::{DiscoverError, Discovery};
+use crate::object::ReadError;
 
 /// Keys of the ledger compared with a listing in one statement.
 const PRESENT_PAGE: i64 = 1_000;
@@ -16,6 +18,8 @@ const PRESENT_PAGE: i64 = 1_000;
 const LISTED_MAX: u64 = 400_000;
 /// The most HEAD requests in one look for deleted objects; the next look continues with the rest.
 const DELETED_MAX: usize = 1_000;
+/// The most of them at once: the next listing waits for the look, and new files with it.
+const HEADS_AT_ONCE: usize = 16;
 
 /// A listing that is also compared with the objects that are present according to the ledger.
 pub(super) struct Reconciliation {
@@ -97,8 +101,13 @@ impl Discovery {
     }
 
     /// Records objects as deleted that are present according to the ledger, missing in this listing, and not found by a
-    /// HEAD. Their rows stay.
-    pub(super) async fn record_deletions(&mut self, reconciliation: Reconciliation) -> Result<u64, DiscoverError> {
+    /// HEAD. Their rows stay. `unlisted` are prefixes that the listing does not cover.
+    pub(super) async fn record_deletions(
+        &mut self,
+        reconciliation: Reconciliation,
+        unlisted: &BTreeMap<String, ReadError>,
+    ) -> Result<u64, DiscoverError> {
+        let is_lacking = |key: &str| !unlisted.keys().any(|prefix| key.starts_with(prefix.as_str()));
         let listener = Arc::clone(&self.listener);
         let (pool, bucket) = (&listener.pool, &listener.bucket);
         let mut turn = Turn { after: std::mem::take(&mut self.deletions_after), asked: 0 };
@@ -108,8 +117,11 @@ impl Discovery {
             if page.is_empty() {
                 break;
             }
-            for key in turn.take(page, |key| reconciliation.lacks(self.known.fingerprint(key))) {
-                match head(&self.listener, key.clone()).await {
+            let absent = turn.take(page, |key| is_lacking(key) && reconciliation.lacks(self.known.fingerprint(key)));
+            let ask = async |key: String| (head(&listener, key.clone()).await, key);
+            let mut asked = stream::iter(absent).map(ask).buffer_unordered(HEADS_AT_ONCE);
+            while let Some((held, key)) = asked.next().await {
+                match held {
                     Ok(None) => gone.push(key),
                     Ok(Some(_)) => {}
                     Err(error) => tracing::warn!(domain = self.domain.name, bucket, key, %error, "look for a deletion"),
