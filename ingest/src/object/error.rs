@@ -106,6 +106,11 @@ pub fn fault(refusal: Refusal<'_>) -> Fault {
     }
 }
 
+/// Whether the store says that it does not know the request at all. Another attempt gets the same answer.
+pub(super) fn is_not_implemented<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    error.code() == Some("NotImplemented") || error.raw_response().is_some_and(|answer| answer.status().as_u16() == 501)
+}
+
 pub(super) fn classified<E>(action: &'static str, object: String, error: &SdkError<E, HttpResponse>) -> ReadError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,

@@ -112,6 +112,24 @@ async fn a_reading_is_pinned_and_resumes_with_a_range() {
 }
 
 #[tokio::test]
+async fn a_store_that_cannot_be_asked_about_versions_keeps_none_and_one_that_fails_says_nothing() {
+    let xml = "Content-Type: application/xml\r\n";
+    let enabled = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    let refused = |code: &str| format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+    let (reader, _) = server(vec![
+        answer("200 OK", xml, enabled),
+        answer("200 OK", xml, "<VersioningConfiguration/>"),
+        answer("501 Not Implemented", xml, &refused("NotImplemented")),
+        answer("501 Not Implemented", "", ""),
+        answer("503 Service Unavailable", xml, &refused("SlowDown")),
+    ])
+    .await;
+    for expected in [Some(true), Some(false), Some(false), Some(false), None] {
+        assert_eq!(reader.keeps_versions("raw").await.ok(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_body_shorter_than_any_magic_is_read_to_its_end() {
     for content in ["", "a", "abc"] {
         let (reader, _) = server(vec![answer("200 OK", "ETag: \"tag\"\r\n", content)]).await;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use aws_sdk_s3::types::EncodingType;
 
-use super::error::{classified, detail, transient};
+use super::error::{classified, detail, is_not_implemented, transient};
 use super::{ObjectReader, ObjectVersion, PAGE_KEYS_MAX, ReadError, key_of, to_second};
 
 /// The most pages of the versions of one key, a thousand each: beyond that, a key is not read to its end.
@@ -42,15 +42,17 @@ struct Markers {
 }
 
 impl ObjectReader {
-    /// Whether the bucket keeps versions, or has kept them. One request.
+    /// Whether the bucket keeps versions, or has kept them. A store that does not implement the question keeps none. One
+    /// request.
     ///
     /// # Errors
     /// [`ReadError::Transient`], [`ReadError::Denied`].
     pub async fn keeps_versions(&self, bucket: &str) -> Result<bool, ReadError> {
-        let answer = self.client.get_bucket_versioning().bucket(bucket).send().await;
-        let answer =
-            answer.map_err(|error| classified("look at the versioning of", format!("s3://{bucket}"), &error))?;
-        Ok(answer.status().is_some())
+        match self.client.get_bucket_versioning().bucket(bucket).send().await {
+            Ok(answer) => Ok(answer.status().is_some()),
+            Err(error) if is_not_implemented(&error) => Ok(false),
+            Err(error) => Err(classified("look at the versioning of", format!("s3://{bucket}"), &error)),
+        }
     }
 
     /// The listing of all versions of all keys that begin with `prefix`, page by page: the newest version of each key
