@@ -511,20 +511,22 @@ impl Discovery {
     async fn compare(&mut self, unseen: Vec<Listed>, fresh: &mut Vec<Listed>) -> Result<(), sqlx::Error> {
         let (latest, overwritten): (Vec<Listed>, Vec<Listed>) = unseen.into_iter().partition(|entry| entry.is_latest);
         let versions = |entries: &[Listed]| entries.iter().map(|entry| entry.version.clone()).collect::<Vec<_>>();
-        let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
+        let Listener { pool, bucket, .. } = self.listener.as_ref();
+        let domain = self.domain.name;
         let mut unknown = Vec::new();
         if !latest.is_empty() {
             let listed = versions(&latest);
-            unknown = register::unknown(pool, bucket, &listed.iter().collect::<Vec<_>>()).await?;
+            unknown = register::unknown(pool, bucket, domain, &listed.iter().collect::<Vec<_>>()).await?;
         }
         // Before the first listing is complete, it is not known since when overwritten versions count.
         if let Some(since) = self.versions_from.filter(|_| !overwritten.is_empty()) {
             let listed = versions(&overwritten);
             let listed: Vec<&ObjectVersion> = listed.iter().collect();
-            unknown.extend(register::unknown_overwritten(pool, bucket, &listed, since).await?);
+            unknown.extend(register::unknown_overwritten(pool, bucket, domain, &listed, since).await?);
         }
         for (entry, unknown) in latest.into_iter().chain(overwritten).zip(unknown) {
-            match unknown {
+            // Where patterns of the settings overlap, one domain has the file: that to which it would be announced.
+            match unknown && self.listener.domain_of(&entry.version.key) == Some(self.domain) {
                 true => fresh.push(entry),
                 false => self.known.insert(&entry),
             }

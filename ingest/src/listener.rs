@@ -15,6 +15,7 @@ use crate::gate::Gate;
 use crate::hints::Hints;
 use crate::leases::Leases;
 use crate::limits::Limits;
+use crate::names::Name;
 use crate::object::{ObjectReader, ReadError};
 use crate::producer::Producer;
 use crate::settings::IngestSettings;
@@ -99,6 +100,11 @@ impl Listener {
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_millis(self.settings.lease_ms)
     }
+    /// The domain that a key belongs to: the first one, if several name it.
+    pub(crate) fn domain_of(&self, key: &str) -> Option<&'static Domain> {
+        self.domains.iter().copied().find(|domain| self.settings.name_of(domain, key) == Name::File)
+    }
+
 
     /// The waits after failures.
     pub(crate) fn back_off(&self) -> Backoff {

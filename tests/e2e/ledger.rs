@@ -72,6 +72,17 @@ async fn register_all(pool: &PgPool, held: &[ObjectVersion]) -> Vec<Option<i64>>
         .collect()
 }
 
+/// Registers what S3 holds under a key for another domain than that of these tests; its number, if it is new.
+async fn register_for(pool: &PgPool, domain: &str, version: &ObjectVersion) -> Option<i64> {
+    let held = |_| async { Ok::<_, ()>(vec![version.clone()]) };
+    let keys = [version.key.clone()];
+    let outcomes = register::register(pool, BUCKET, domain, &keys, None, held).await.expect("register");
+    match outcomes.into_iter().next().expect("one key") {
+        Registered::New(objects) => objects.last().map(|(id, _)| *id),
+        _ => None,
+    }
+}
+
 async fn register_one(pool: &PgPool, held: ObjectVersion) -> i64 {
     register_all(pool, &[held]).await[0].expect("a new version")
 }
@@ -151,8 +162,8 @@ async fn a_file_is_registered_once_and_in_key_order() {
     let listed: Vec<&ObjectVersion> = held.iter().collect();
     let other = version("climate/0.csv", "b", 1_000);
     let half = ObjectVersion { last_modified: at(1_000) + chrono::TimeDelta::milliseconds(500), ..held[0].clone() };
-    assert!(!register::unknown(pool, BUCKET, &listed).await.expect("compare").contains(&true));
-    assert_eq!(register::unknown(pool, BUCKET, &[&other, &half]).await.expect("compare"), [true, false]);
+    assert!(!register::unknown(pool, BUCKET, domain().name, &listed).await.expect("compare").contains(&true));
+    assert_eq!(register::unknown(pool, BUCKET, domain().name, &[&other, &half]).await.expect("compare"), [true, false]);
 }
 
 #[tokio::test]
@@ -202,10 +213,11 @@ async fn versions_that_were_overwritten_unseen_are_registered_in_their_order() {
     let ids: Vec<String> = sqlx::query_scalar(order).fetch_all(pool).await.expect("read");
     assert_eq!(ids, ["v1", "v2", "v3", "v4"]);
     let listed: Vec<&ObjectVersion> = all.iter().collect();
-    let unknown = register::unknown_overwritten(pool, BUCKET, &listed, at(0)).await.expect("compare");
+    let unknown = register::unknown_overwritten(pool, BUCKET, domain().name, &listed, at(0)).await.expect("compare");
     assert_eq!(unknown, [false; 4]);
     let others = [named("v0", 999), named("v5", 1_002)];
-    let unknown = register::unknown_overwritten(pool, BUCKET, &[&others[0], &others[1]], at(2_000)).await;
+    let unknown =
+        register::unknown_overwritten(pool, BUCKET, domain().name, &[&others[0], &others[1]], at(2_000)).await;
     assert_eq!(unknown.expect("compare"), [false, true], "before all that is known of the key, and after");
     // One of which nothing is known has the versions that count, or the current one.
     let of_c = |id: &str, second| ObjectVersion { key: "climate/c.csv".into(), ..named(id, second) };
@@ -530,10 +542,31 @@ async fn a_key_written_a_b_a_within_a_second_ends_as_a() {
     let [a, b] = ["a", "b"].map(|content| version("climate/a.csv", content, 1_000));
     let mut ids = vec![];
     for held in [&a, &b, &a] {
-        assert_eq!(register::unknown(pool, BUCKET, &[held]).await.expect("compare"), [true]);
+        assert_eq!(register::unknown(pool, BUCKET, domain().name, &[held]).await.expect("compare"), [true]);
         ids.push(register_one(pool, held.clone()).await);
+#[tokio::test]
+async fn a_key_that_was_another_domains_is_registered_anew_and_nothing_of_that_domain_counts() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let other = DOMAINS[2].name;
+    let named = ObjectVersion { version_id: Some("v1".into()), ..version("climate/named.csv", "1", 1_000) };
+    for held in [version("climate/a.csv", "1", 1_000), named] {
+        let before = register_for(pool, other, &held).await.expect("new");
+        assert_eq!(register::unknown(pool, BUCKET, domain().name, &[&held]).await.expect("compare"), [true]);
+        let id = register_one(pool, held.clone()).await;
+        assert!(id != before && src_ord(pool, id).await > src_ord(pool, before).await, "the newest of its key");
+        for domain in [other, domain().name] {
+            assert_eq!(register::unknown(pool, BUCKET, domain, &[&held]).await.expect("compare"), [false]);
+            assert_eq!(register_for(pool, domain, &held).await, None, "known in {domain}");
+        }
+        // The older one has not even begun, and nobody will begin it.
+        let claimed = claim_next(pool).await.expect("not held back");
+        assert_eq!((claimed.object.id, claimed.earlier), (id, None));
+    }
+}
+
         assert_eq!(register_all(pool, std::slice::from_ref(held)).await, [None]);
-        assert_eq!(register::unknown(pool, BUCKET, &[held]).await.expect("compare"), [false]);
+        assert_eq!(register::unknown(pool, BUCKET, domain().name, &[held]).await.expect("compare"), [false]);
     }
     let places = [src_ord(pool, ids[0]).await, src_ord(pool, ids[1]).await, src_ord(pool, ids[2]).await];
     assert!(places.is_sorted() && places[0] < places[2], "{places:?}");
@@ -568,9 +601,9 @@ async fn a_version_given_up_that_the_bucket_still_shows_is_taken_up_again() {
     let mut claimed = claim_next(pool).await.expect("claim");
     assert_eq!(give_up(pool, &mut claimed).await, Lost::Nothing);
     assert_eq!(state(pool, id).await.0, "superseded");
-    assert_eq!(register::unknown(pool, BUCKET, &[&held]).await.expect("compare"), [true]);
+    assert_eq!(register::unknown(pool, BUCKET, domain().name, &[&held]).await.expect("compare"), [true]);
     assert_eq!(register_all(pool, std::slice::from_ref(&held)).await, [Some(id)], "the same object");
-    assert_eq!(register::unknown(pool, BUCKET, &[&held]).await.expect("compare"), [false]);
+    assert_eq!(register::unknown(pool, BUCKET, domain().name, &[&held]).await.expect("compare"), [false]);
     assert_eq!(claim_next(pool).await.map(|claim| claim.object.id), Some(id));
     // A newer version of the key is what the bucket shows: the older one stays given up.
     let database = Database::new().await;

@@ -34,7 +34,8 @@ const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                   AND NOT EXISTS (
                       SELECT FROM (
                           SELECT e.state, e.attempts FROM pipeline.objects e
-                          WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord OFFSET 0
+                          WHERE e.bucket = o.bucket AND e.key = o.key AND e.domain = o.domain
+                              AND e.src_ord < o.src_ord OFFSET 0
                       ) AS e
                       WHERE e.state IN ('discovered', 'publishing') AND e.attempts < $4)";
 /// Objects that may be taken together.
@@ -158,7 +159,7 @@ pub async fn claim(
         FROM candidate JOIN pipeline.objects o ON o.id = candidate.id
         LEFT JOIN LATERAL (
             SELECT e.id, e.state, e.sha256, e.cause FROM pipeline.objects e
-            WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord
+            WHERE e.bucket = o.bucket AND e.key = o.key AND e.domain = o.domain AND e.src_ord < o.src_ord
             ORDER BY e.src_ord DESC
             LIMIT 1
         ) AS earlier ON true

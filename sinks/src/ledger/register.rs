@@ -7,6 +7,9 @@
 //! A version is known if its version id is known or, if the bucket keeps no versions, if the *newest* version of its
 //! key has its ETag, size and second. An older version that looks the same is a different one: the key was written A,
 //! B, A.
+//!
+//! All of this holds within a domain. A key that was another domain's before (a contract was renamed, or another one
+//! names the key now) is registered anew: what was loaded of it is in another table.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,8 +28,8 @@ use crate::transactions::{self, Limits};
 pub const KEYS_PER_TRANSACTION: usize = 128;
 /// HEAD requests at once.
 const HEADS_AT_ONCE: usize = 32;
-/// Bounds how long a listener that freezes while it asks S3 holds the locks on its keys: the time of the slowest HEAD
-/// with its retries.
+/// Bounds how long a listener that freezes while it asks S3 holds the locks on its keys. If S3 takes longer to answer for
+/// all of them, nothing is registered, and they are looked at again.
 const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None };
 
 /// The result of registering a key.
@@ -126,7 +129,7 @@ async fn register_versions(
     keys: &[&[ObjectVersion]],
     since: Option<DateTime<Utc>>,
 ) -> Result<Vec<Outcome>, sqlx::Error> {
-    let histories = histories(connection, bucket, keys).await?;
+    let histories = histories(connection, bucket, domain, keys).await?;
     let mut outcomes = vec![Outcome::Known; keys.len()];
     let given_up: Vec<Object> = histories.iter().filter_map(|it| it.current.clone().filter(is_gone)).collect();
     let revived = change_all(connection, &given_up, |_| Event::Reappear).await?;
@@ -180,35 +183,39 @@ fn is_gone(object: &Object) -> bool {
 
 /// What the ledger knows about a key.
 struct History {
-    /// The object that its current version is registered as.
+    /// The object of the domain that its current version is registered as.
     current: Option<Object>,
-    /// Which of its versions are registered.
+    /// Which of its versions are registered in the domain.
     known: Vec<bool>,
-    /// The highest `src_ord` of the key.
+    /// The highest `src_ord` of the key, in any domain: what is registered last is the newest of its key.
     newest: Option<i64>,
 }
 
 async fn histories(
     connection: &mut PgConnection,
     bucket: &str,
+    domain: &str,
     held: &[&[ObjectVersion]],
 ) -> Result<Vec<History>, sqlx::Error> {
     let versions = || held.iter().copied().flatten();
     let keys: Vec<&str> = versions().map(|version| version.key.as_str()).collect();
     let ids: Vec<Option<&str>> = versions().map(|version| version.version_id.as_deref()).collect();
-    // The newest version of each key, and those with the version ids.
+    // The newest version of each key, that of the domain, and those with the version ids.
     let found: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS} FROM (
             SELECT DISTINCT o.id FROM UNNEST($2::text[], $3::text[]) AS n (key, version_id)
             JOIN pipeline.objects o ON o.bucket = $1 AND o.key = n.key
             WHERE o.version_id = n.version_id
                 OR o.src_ord = (SELECT max(m.src_ord) FROM pipeline.objects m WHERE m.bucket = $1 AND m.key = n.key)
+                OR o.src_ord = (SELECT max(m.src_ord) FROM pipeline.objects m
+                    WHERE m.bucket = $1 AND m.key = n.key AND m.domain = $4)
          ) AS n JOIN pipeline.objects o ON o.id = n.id
          ORDER BY o.src_ord"
     )))
     .bind(bucket)
     .bind(&keys)
     .bind(&ids)
+    .bind(domain)
     .fetch_all(connection)
     .await?;
     let mut by_key: HashMap<&str, Vec<&Object>> = HashMap::new();
@@ -219,14 +226,15 @@ async fn histories(
         let key = versions.last().map(|version| version.key.as_str()).unwrap_or_default();
         let of_key = by_key.get(key).map_or(&[][..], Vec::as_slice);
         let newest = of_key.last().map(|object| object.src_ord);
-        let same: Vec<Option<&Object>> = versions.iter().map(|version| find_version(of_key, version)).collect();
+        let own: Vec<&Object> = of_key.iter().copied().filter(|object| object.domain == domain).collect();
+        let same: Vec<Option<&Object>> = versions.iter().map(|version| find_version(&own, version)).collect();
         let known = same.iter().map(Option::is_some).collect();
         History { current: same.last().copied().flatten().cloned(), known, newest }
     };
     Ok(held.iter().map(history).collect())
 }
 
-/// The object that a version is registered as, among the objects of its key in their order.
+/// The object that a version is registered as, among the domain's objects of its key in their order.
 ///
 /// | the version | known as |
 /// |---|---|
@@ -345,12 +353,18 @@ async fn insert(
     src_ords.iter().map(|src_ord| by_src_ord.get(src_ord).copied().ok_or(sqlx::Error::RowNotFound)).collect()
 }
 
-/// The entries of a listing that must be registered: those that are not the newest version of their key, and those that
-/// were given up as gone. Compares what the listing has, to the second; a listing of versions also has their ids.
+/// The entries of a domain's listing that must be registered: those that are not the newest version of their key in the
+/// domain, and those that were given up as gone. Compares what the listing has, to the second; a listing of versions also
+/// has their ids.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn unknown(pool: &PgPool, bucket: &str, listed: &[&ObjectVersion]) -> Result<Vec<bool>, sqlx::Error> {
+pub async fn unknown(
+    pool: &PgPool,
+    bucket: &str,
+    domain: &str,
+    listed: &[&ObjectVersion],
+) -> Result<Vec<bool>, sqlx::Error> {
     let columns = Columns::of(listed);
     let seconds: Vec<i64> = columns.last_modified.iter().map(DateTime::timestamp).collect();
     sqlx::query_scalar(
@@ -360,7 +374,7 @@ pub async fn unknown(pool: &PgPool, bucket: &str, listed: &[&ObjectVersion]) -> 
                 AND (l.version_id IS NULL OR o.version_id IS NOT DISTINCT FROM l.version_id)
                 AND NOT (o.state = 'superseded' AND coalesce(o.cause->>'kind', '') = 'gone')
             FROM pipeline.objects o
-            WHERE o.bucket = $1 AND o.key = l.key
+            WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $7
             ORDER BY o.src_ord DESC LIMIT 1), false)
          FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
             WITH ORDINALITY AS l (key, etag, size_bytes, second, version_id, ord)
@@ -372,18 +386,20 @@ pub async fn unknown(pool: &PgPool, bucket: &str, listed: &[&ObjectVersion]) -> 
     .bind(&columns.sizes)
     .bind(seconds)
     .bind(&columns.version_ids)
+    .bind(domain)
     .fetch_all(pool)
     .await
 }
 
-/// The overwritten versions that may have to be registered: those that are not in the ledger, and are newer than one
-/// that is, or than `since`. [`register`] decides about them.
+/// The overwritten versions that may have to be registered: those that the ledger does not have in the domain, and that
+/// are newer than one that it has, or than `since`. [`register`] decides about them.
 ///
 /// # Errors
 /// If Postgres does not answer.
 pub async fn unknown_overwritten(
     pool: &PgPool,
     bucket: &str,
+    domain: &str,
     listed: &[&ObjectVersion],
     since: DateTime<Utc>,
 ) -> Result<Vec<bool>, sqlx::Error> {
@@ -391,9 +407,9 @@ pub async fn unknown_overwritten(
     sqlx::query_scalar(
         "SELECT l.version_id IS NOT NULL
             AND NOT EXISTS (SELECT FROM pipeline.objects o
-                WHERE o.bucket = $1 AND o.key = l.key AND o.version_id = l.version_id)
+                WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $6 AND o.version_id = l.version_id)
             AND (l.last_modified >= $5 OR EXISTS (SELECT FROM pipeline.objects o
-                WHERE o.bucket = $1 AND o.key = l.key AND o.last_modified <= l.last_modified))
+                WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $6 AND o.last_modified <= l.last_modified))
          FROM UNNEST($2::text[], $3::text[], $4::timestamptz[])
             WITH ORDINALITY AS l (key, version_id, last_modified, ord)
          ORDER BY l.ord",
@@ -403,6 +419,7 @@ pub async fn unknown_overwritten(
     .bind(&columns.version_ids)
     .bind(&columns.last_modified)
     .bind(since)
+    .bind(domain)
     .fetch_all(pool)
     .await
 }
