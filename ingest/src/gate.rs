@@ -159,10 +159,10 @@ impl Gate {
 
     /// The domains that may be published to, each with its partition count, from the `first`th on (so that
     /// callers can take turns).
-    pub(crate) fn open_domains(&self, first: usize) -> Vec<(&'static str, i32)> {
+    pub(crate) fn open_domains(&self, first: usize) -> Vec<(&'static Domain, i32)> {
         let count = self.entries.len().max(1);
         let entries = (0..self.entries.len()).map(|index| &self.entries[(first + index) % count]);
-        entries.filter_map(|entry| Some((entry.domain.name, self.open(entry)?.partitions))).collect()
+        entries.filter_map(|entry| Some((entry.domain, self.open(entry)?.partitions))).collect()
     }
 
     /// The domain's topic, if it may be published to now.

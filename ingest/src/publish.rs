@@ -23,7 +23,7 @@ use crate::object::ObjectBody;
 use crate::outcome::{Stop, still_mine};
 use crate::overtaken::Overtaking;
 use crate::rows::RowPublisher;
-use crate::start::{Start, start};
+use crate::start::{Start, reading_rules, start};
 
 /// Publishes the object and records it; returns the number of its rows.
 pub(crate) async fn publish(
@@ -70,16 +70,19 @@ impl Ready {
 pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_max: usize) -> Result<Ready, Stop> {
     let domain = listener.domain(&claim.object.domain).ok_or(Stop::Paused)?;
     let topic = listener.gate.topic(domain.name).ok_or(Stop::Paused)?;
-    let start = start(claim, PARSER_VERSION, topic.partitions, topic.stream_id);
+    let reading_rules = reading_rules(domain, listener.frame_limits());
+    let start = start(claim, PARSER_VERSION, topic.partitions, reading_rules, topic.stream_id);
     if start == Start::NextGeneration {
         // The ledger still has the figures of the generation before, which tell what is lost if the object is gone.
         let version = &claim.object.version;
         if !listener.s3(listener.reader.exists(version)).await? {
             return Err(Stop::Gone(format!("{version} is no longer there")));
         }
-        let event = Event::OpenGeneration { parser_version: PARSER_VERSION, partitions: topic.partitions };
+        let (parser_version, partitions) = (PARSER_VERSION, topic.partitions);
+        let event = Event::OpenGeneration { parser_version, partitions, reading_rules };
         still_mine(ledger::record(&listener.pool, claim, event).await?)?;
-        (claim.parser_version, claim.partition_count, claim.received) = (PARSER_VERSION, topic.partitions, 0);
+        (claim.parser_version, claim.partition_count, claim.received) = (parser_version, partitions, 0);
+        claim.reading_rules = reading_rules;
     }
     let Prepared { source, header, overtaking, point, content } = match (start, claim.object.sha256.clone()) {
         (Start::ResumePoint, Some(sha256)) => resume(listener, claim, domain, sha256).await?,

@@ -1,7 +1,12 @@
 //! Decides where publishing of a claimed object begins. Pure.
 
 use freshet_sinks::ledger::Claim;
+use freshet_topics::Domain;
+use freshet_topics::heading::folded;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use crate::frame::FrameLimits;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,45 +21,105 @@ pub enum Start {
 
 /// Decides it, from what is frozen, what this listener would do, and the stream of the topic.
 ///
-/// | parser version, partition count | resume point | its stream | start |
+/// | parser version, partition count, reading rules | resume point | its stream | start |
 /// |---|---|---|---|
 /// | as frozen | row 0 | – | beginning |
 /// | as frozen | later | the topic's | resume point |
 /// | as frozen | later | another | beginning |
 /// | other | – | – | next generation |
-pub fn start(claim: &Claim, parser: i32, partitions: i32, stream: Uuid) -> Start {
-    match (claim.parser_version, claim.partition_count) == (parser, partitions) {
+pub fn start(claim: &Claim, parser: i32, partitions: i32, rules: i64, stream: Uuid) -> Start {
+    match (claim.parser_version, claim.partition_count, claim.reading_rules) == (parser, partitions, rules) {
         false => Start::NextGeneration,
         true if claim.object.resume_row > 0 && claim.object.stream_id == Some(stream) => Start::ResumePoint,
         true => Start::Beginning,
     }
 }
 
+/// The number of the rules, outside the program, by which the bytes of a file become numbered rows: what the contract and
+/// the settings say of the text, of where a row begins and ends, and of the column that selects its partition. With
+/// another number, resume points and sequence numbers of before mean nothing.
+pub(crate) fn reading_rules(domain: &Domain, limits: FrameLimits) -> i64 {
+    let FrameLimits { record_bytes_max, fields_max, field_bytes_max } = limits;
+    let column = domain.column(domain.partition_by);
+    // Headings under which the column is found, and columns that a heading of these names instead.
+    let mut spellings = vec![folded(domain.partition_by)];
+    spellings.extend(column.into_iter().flat_map(|column| column.aliases).map(|alias| folded(alias)));
+    spellings.sort_unstable();
+    let others = domain.columns.iter().map(|other| other.name).filter(|name| *name != domain.partition_by);
+    let mut taken: Vec<&str> = others.filter(|name| spellings.contains(&folded(name))).collect();
+    taken.sort_unstable();
+    let rules = format!(
+        "{:?} {} {record_bytes_max} {fields_max} {field_bytes_max} {} {spellings:?} {taken:?}",
+        domain.encoding, domain.delimiter, domain.partition_by
+    );
+    let hash: [u8; 32] = Sha256::digest(rules).into();
+    i64::from_be_bytes(*hash.first_chunk().expect("32 bytes"))
+}
+
 #[cfg(test)]
 mod tests {
+    use freshet_topics::{Cast, Column, DOMAINS, TextEncoding};
+
     use super::*;
     use crate::example_object;
 
     fn claimed() -> Claim {
-        Claim { object: example_object(), parser_version: 1, partition_count: 4, earlier: None, received: 0 }
+        let (parser_version, partition_count, reading_rules) = (1, 4, 7);
+        Claim { object: example_object(), parser_version, partition_count, reading_rules, earlier: None, received: 0 }
     }
 
     #[test]
     fn a_listener_that_reads_otherwise_opens_a_new_generation() {
         let (here, there) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let cases = [
-            (0, None, 1, 4, Start::Beginning),
-            (0, Some(there), 1, 4, Start::Beginning),
-            (7, Some(here), 1, 4, Start::ResumePoint),
-            (7, Some(there), 1, 4, Start::Beginning),
-            (7, Some(here), 2, 4, Start::NextGeneration),
-            (7, Some(here), 1, 6, Start::NextGeneration),
-            (0, None, 1, 6, Start::NextGeneration),
+            (0, None, 1, 4, 7, Start::Beginning),
+            (0, Some(there), 1, 4, 7, Start::Beginning),
+            (7, Some(here), 1, 4, 7, Start::ResumePoint),
+            (7, Some(there), 1, 4, 7, Start::Beginning),
+            (7, Some(here), 2, 4, 7, Start::NextGeneration),
+            (7, Some(here), 1, 6, 7, Start::NextGeneration),
+            (7, Some(here), 1, 4, 8, Start::NextGeneration),
+            (0, None, 1, 6, 7, Start::NextGeneration),
         ];
-        for (resume_row, stream_id, parser, partitions, expected) in cases {
+        for (resume_row, stream_id, parser, partitions, rules, expected) in cases {
             let mut claim = claimed();
             (claim.object.resume_row, claim.object.stream_id) = (resume_row, stream_id);
-            assert_eq!(start(&claim, parser, partitions, here), expected, "{resume_row} {parser} {partitions}");
+            let found = start(&claim, parser, partitions, rules, here);
+            assert_eq!(found, expected, "{resume_row} {parser} {partitions} {rules}");
         }
+    }
+
+    #[test]
+    fn whatever_decides_where_a_row_begins_and_which_number_it_gets_is_a_reading_rule() {
+        let health = *DOMAINS[2];
+        let of = |domain: &Domain| reading_rules(domain, FrameLimits::default());
+        let same = of(&health);
+        let renamed = |column: &Column| match column.name == health.partition_by {
+            true => Column { aliases: &["place"], ..*column },
+            false => *column,
+        };
+        let columns: Vec<Column> = health.columns.iter().map(renamed).collect();
+        let others = [
+            Domain { encoding: TextEncoding::Windows1252, ..health },
+            Domain { delimiter: b';', ..health },
+            Domain { partition_by: "date", ..health },
+            Domain { columns: columns.leak(), ..health },
+        ];
+        for other in &others {
+            assert_ne!(of(other), same, "{other:?}");
+        }
+        for limits in [
+            FrameLimits { record_bytes_max: 9, ..FrameLimits::default() },
+            FrameLimits { fields_max: 9, ..FrameLimits::default() },
+            FrameLimits { field_bytes_max: 9, ..FrameLimits::default() },
+        ] {
+            assert_ne!(reading_rules(&health, limits), same, "{limits:?}");
+        }
+        // What only decides what a cell means changes no number.
+        assert_eq!(of(&Domain { key: &["date"], missing_values: &["x"], ..health }), same);
+        // A program that counts otherwise would publish every unfinished file again.
+        let columns: &'static [Column] = vec![Column::required("place", Cast::Int)].leak();
+        let plain = Domain { columns, partition_by: "place", delimiter: b',', encoding: TextEncoding::Utf8, ..health };
+        assert_eq!(of(&plain), -2_148_775_656_651_357_431, "as in the version before");
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use freshet_sinks::ledger::{self, Claim, Take};
+use freshet_sinks::ledger::{self, Claim, OpenDomain, Take};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
+use freshet_topics::Domain;
 use freshet_topics::failpoint::{self, Point};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::start::reading_rules;
 use crate::{IngestError, Listener, group, metrics, outcome, publish};
 
 /// One in this many rounds is for objects that are sent again.
@@ -64,7 +66,12 @@ async fn wait_for_a_look(listener: &Listener, pause: Duration) {
 }
 
 async fn claim(listener: &Listener, turn: usize) -> Result<Vec<Claim>, sqlx::Error> {
-    let domains = listener.gate.open_domains(turn);
+    let open = |(domain, partitions): (&'static Domain, i32)| OpenDomain {
+        name: domain.name,
+        partitions,
+        reading_rules: reading_rules(domain, listener.frame_limits()),
+    };
+    let domains: Vec<OpenDomain<'_>> = listener.gate.open_domains(turn).into_iter().map(open).collect();
     if domains.is_empty() {
         return Ok(Vec::new());
     }

@@ -96,3 +96,32 @@ async fn a_contract_says_how_its_files_are_written() {
         roles.stop().await;
     }
 }
+
+/// Its resume point counts characters of another encoding.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_half_published_when_its_contract_is_corrected_is_read_again_from_its_first_row() {
+    const ROWS: i64 = 20_000;
+    let world = World::with("corrected", |config| {
+        config.ingest.chunk_bytes = 8 << 10;
+        config.ingest.rows_per_second = 10_000;
+    })
+    .await;
+    let health = domains::by_name("health").expect("a domain");
+    let read_as = |encoding| Box::leak(Box::new(Domain { encoding, ..*health }));
+    let rows: String = (1..=ROWS).map(|row| format!("{row},2025-01-01,5,Köln\n")).collect();
+    let roles = world.pipeline(read_as(TextEncoding::Windows1252));
+    world.put("health/sent.csv", format!("location_id,date,dengue_cases,Ort\n{rows}")).await;
+    let half = "SELECT count(*) = 1 FROM pipeline.objects WHERE state = 'publishing' AND resume_row > 0";
+    world.until("the file is half published", half).await;
+    roles.stop().await;
+    let left = "SELECT state = 'discovered' AND rows IS NULL FROM pipeline.objects";
+    assert!(world.query::<bool>(left).await, "{:?}", world.object("health/sent.csv").await);
+
+    let roles = world.pipeline(read_as(TextEncoding::Utf8));
+    world.applied().await;
+    let object = world.object("health/sent.csv").await;
+    assert_eq!((object.state.as_str(), object.generation), ("applied", 2), "{object:?}");
+    let right = "SELECT count(*) FROM health_data WHERE extra->>'Ort' = 'Köln'";
+    assert_eq!(world.query::<i64>(right).await, ROWS);
+    roles.stop().await;
+}

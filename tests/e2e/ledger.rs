@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::ledger::register::{self, Registered};
 use freshet_sinks::ledger::{
-    self, Claim, Claimant, Content, Event, Finished, Lost, ObjectState, ObjectVersion, Recorded, Renewal, ResumePoint,
-    Selection, Take, nothing_to_do, order,
+    self, Claim, Claimant, Content, Event, Finished, Lost, ObjectState, ObjectVersion, OpenDomain, Recorded, Renewal,
+    ResumePoint, Selection, Take, nothing_to_do, order,
 };
 use freshet_topics::{DOMAINS, Domain};
 use sqlx::PgPool;
@@ -103,10 +103,14 @@ async fn state(pool: &PgPool, id: i64) -> (String, Option<String>) {
         .expect("read")
 }
 
+fn open(name: &str, partitions: i32) -> OpenDomain<'_> {
+    OpenDomain { name, partitions, reading_rules: 7 }
+}
+
 async fn claim_next(pool: &PgPool) -> Option<Claim> {
     let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
     let claimant = Claimant { owner: "test", lease: LEASE, back_off };
-    ledger::claim(pool, claimant, &[("nothing", 1), (domain().name, 4)], Take::ONE).await.expect("claim").pop()
+    ledger::claim(pool, claimant, &[open("nothing", 1), open(domain().name, 4)], Take::ONE).await.expect("claim").pop()
 }
 
 async fn record(pool: &PgPool, claim: &mut Claim, event: Event<'_>) -> Recorded {
@@ -258,7 +262,7 @@ async fn a_claim_reads_the_objects_that_it_takes_and_not_all_that_wait_for_each_
             .expect("count")
     };
     let before = read().await;
-    let claims = ledger::claim(&pool, claimant, &[(domain().name, 4)], take).await.expect("claim");
+    let claims = ledger::claim(&pool, claimant, &[open(domain().name, 4)], take).await.expect("claim");
     assert_eq!(claims.len(), 128);
     let entries = read().await - before;
     assert!(entries < 2 * WAITING, "{entries} entries of the index read");
@@ -307,22 +311,6 @@ async fn a_claim_takes_what_the_table_of_may_claim_says() {
     }
 }
 
-/// A take of this listener; the names of what it gave, in its order.
-async fn take(pool: &PgPool, take: Take) -> Vec<Claim> {
-    let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
-    let claimant = Claimant { owner: "test", lease: LEASE, back_off };
-    ledger::claim(pool, claimant, &[(domain().name, 4), (DOMAINS[2].name, 4)], take).await.expect("claim")
-}
-
-fn keys(claims: &[Claim]) -> Vec<&str> {
-    claims.iter().map(|claim| claim.object.version.key.as_str()).collect()
-}
-
-#[tokio::test]
-async fn new_files_go_first_or_those_that_are_sent_again_as_the_turn_says_and_neither_waits_for_nothing() {
-    let database = Database::new().await;
-    let pool = &database.pool;
-    for (key, second) in [("climate/old-1.csv", 1_000), ("climate/old-2.csv", 1_001), ("climate/new-1.csv", 2_000)] {
 #[tokio::test]
 async fn an_object_that_was_found_before_the_clock_went_back_is_claimed_at_once() {
     let database = Database::new().await;
@@ -335,6 +323,22 @@ async fn an_object_that_was_found_before_the_clock_went_back_is_claimed_at_once(
     assert_eq!(claim_next(pool).await.map(|claim| claim.object.id), Some(id));
 }
 
+/// A take of this listener; the names of what it gave, in its order.
+async fn take(pool: &PgPool, take: Take) -> Vec<Claim> {
+    let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+    let claimant = Claimant { owner: "test", lease: LEASE, back_off };
+    ledger::claim(pool, claimant, &[open(domain().name, 4), open(DOMAINS[2].name, 4)], take).await.expect("claim")
+}
+
+fn keys(claims: &[Claim]) -> Vec<&str> {
+    claims.iter().map(|claim| claim.object.version.key.as_str()).collect()
+}
+
+#[tokio::test]
+async fn new_files_go_first_or_those_that_are_sent_again_as_the_turn_says_and_neither_waits_for_nothing() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    for (key, second) in [("climate/old-1.csv", 1_000), ("climate/old-2.csv", 1_001), ("climate/new-1.csv", 2_000)] {
         register_one(pool, version(key, "1", second)).await;
     }
     register_one(pool, version("climate/new-2.csv", "1", 2_001)).await;
@@ -448,18 +452,23 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
         Event::Gone { detail: "no".into(), lost: Lost::Nothing },
         Event::Release,
         Event::Fail { detail: failed, back_off: Duration::ZERO },
-        Event::OpenGeneration { parser_version: 1, partitions: 8 },
+        Event::OpenGeneration { parser_version: 1, partitions: 8, reading_rules: 9 },
     ];
     for event in events {
         assert_eq!(record(pool, &mut one.clone(), event).await, Recorded::LeaseLost);
     }
-    assert!(record(pool, &mut taken, Event::OpenGeneration { parser_version: 1, partitions: 8 }).await.is_written());
+    assert!(
+        record(pool, &mut taken, Event::OpenGeneration { parser_version: 1, partitions: 8, reading_rules: 9 })
+            .await
+            .is_written()
+    );
     let fail = Event::Fail { detail: "broken".into(), back_off: Duration::ZERO };
     assert!(record(pool, &mut taken, fail).await.is_written());
     assert_eq!(state(pool, id).await, ("discovered".into(), Some("broken".into())));
     let again = claim_next(pool).await.expect("released");
     let object = again.object;
     assert_eq!((object.generation, again.partition_count, object.resume_row, object.attempts), (2, 8, 0, 2));
+    assert_eq!(again.reading_rules, 9, "frozen with the generation");
     assert_eq!(object.end_offsets, None);
 }
 
@@ -473,7 +482,7 @@ async fn a_file_whose_listener_dies_of_it_is_left_alone_longer_each_time() {
     let claimant = Claimant { owner: "doomed", lease: Duration::from_secs(10), back_off };
     let mut waits = Vec::new();
     for _ in 0..8 {
-        let claimed = ledger::claim(pool, claimant, &[(domain().name, 4)], Take::ONE).await.expect("claim").pop();
+        let claimed = ledger::claim(pool, claimant, &[open(domain().name, 4)], Take::ONE).await.expect("claim").pop();
         assert_eq!(claimed.map(|claim| claim.object.id), Some(id));
         let wait: f64 = sqlx::query_scalar(
             "SELECT extract(epoch FROM next_attempt_at - lease_until)::float8 FROM pipeline.objects WHERE id = $1",
@@ -487,7 +496,7 @@ async fn a_file_whose_listener_dies_of_it_is_left_alone_longer_each_time() {
             wait_from = wait_from - $1, next_attempt_at = next_attempt_at - $1";
         // The lease runs out; the wait is not over.
         sqlx::query(later).bind(TimeDelta::seconds(10)).execute(pool).await.expect("let time pass");
-        assert!(ledger::claim(pool, claimant, &[(domain().name, 4)], Take::ONE).await.expect("claim").is_empty());
+        assert!(ledger::claim(pool, claimant, &[open(domain().name, 4)], Take::ONE).await.expect("claim").is_empty());
         sqlx::query(later).bind(TimeDelta::seconds(3_600)).execute(pool).await.expect("let time pass");
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60].map(|minutes| minutes * 60));
@@ -536,15 +545,6 @@ async fn the_same_content_again_is_nothing_to_do() {
 }
 
 #[tokio::test]
-async fn a_key_written_a_b_a_within_a_second_ends_as_a() {
-    let database = Database::new().await;
-    let pool = &database.pool;
-    let [a, b] = ["a", "b"].map(|content| version("climate/a.csv", content, 1_000));
-    let mut ids = vec![];
-    for held in [&a, &b, &a] {
-        assert_eq!(register::unknown(pool, BUCKET, domain().name, &[held]).await.expect("compare"), [true]);
-        ids.push(register_one(pool, held.clone()).await);
-#[tokio::test]
 async fn a_key_that_was_another_domains_is_registered_anew_and_nothing_of_that_domain_counts() {
     let database = Database::new().await;
     let pool = &database.pool;
@@ -565,6 +565,15 @@ async fn a_key_that_was_another_domains_is_registered_anew_and_nothing_of_that_d
     }
 }
 
+#[tokio::test]
+async fn a_key_written_a_b_a_within_a_second_ends_as_a() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let [a, b] = ["a", "b"].map(|content| version("climate/a.csv", content, 1_000));
+    let mut ids = vec![];
+    for held in [&a, &b, &a] {
+        assert_eq!(register::unknown(pool, BUCKET, domain().name, &[held]).await.expect("compare"), [true]);
+        ids.push(register_one(pool, held.clone()).await);
         assert_eq!(register_all(pool, std::slice::from_ref(held)).await, [None]);
         assert_eq!(register::unknown(pool, BUCKET, domain().name, &[held]).await.expect("compare"), [false]);
     }

@@ -29,6 +29,8 @@ use crate::faults::Mutation;
 use crate::kafka::{Row, Topic};
 
 pub(crate) const DOMAIN: &str = "health";
+/// No contract changes here.
+pub(crate) const READING_RULES: i64 = 7;
 const LEASE: Duration = Duration::from_secs(60);
 
 /// An object with what stays in Postgres.
@@ -263,6 +265,7 @@ impl Database {
             back_off: Duration::ZERO,
             parser_version: PARSER_VERSION,
             partitions,
+            reading_rules: READING_RULES,
         };
         let change = transition(&object, event)?;
         let of_key = self.of_key(&object.version.key);
@@ -277,6 +280,7 @@ impl Database {
         Some(Claim {
             parser_version: change.object.parser_version.expect("frozen"),
             partition_count: change.object.partition_count.expect("frozen"),
+            reading_rules: change.object.reading_rules.expect("frozen"),
             object: change.object,
             earlier,
             received,

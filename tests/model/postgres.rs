@@ -17,7 +17,7 @@ use freshet_sinks::bookmarks::adopt::{Adopting, adopt};
 use freshet_sinks::bookmarks::{self, streams};
 use freshet_sinks::destination::Destination;
 use freshet_sinks::ledger::register::register;
-use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, Selection, Take};
+use freshet_sinks::ledger::{self, Claim, Claimant, Object, ObjectVersion, OpenDomain, Selection, Take};
 use freshet_sinks::lives;
 use freshet_sinks::tables::{self, Identity, Setup};
 use freshet_topics::cells::Cells;
@@ -26,7 +26,7 @@ use freshet_topics::{Cell, DOMAINS, Domain, Provenance, RawRow, domains, judge, 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::database::{Batch, DOMAIN, Database};
+use crate::database::{Batch, DOMAIN, Database, READING_RULES};
 use crate::faults::{Budget, Fault, Mutation};
 use crate::possible::Action;
 use crate::properties::{at_every_moment, at_rest};
@@ -210,8 +210,8 @@ impl Twin {
         self.bind(before).await;
         let partitions = after.listeners[listener].as_ref().map_or(1, |work| work.open.partitions);
         let claimant = Claimant { owner: "listener", lease: LEASE, back_off: NO_WAIT };
-        let claimed =
-            ledger::claim(&self.pool, claimant, &[(DOMAIN, partitions)], Take::ONE).await.expect("claim").pop();
+        let open = OpenDomain { name: DOMAIN, partitions, reading_rules: READING_RULES };
+        let claimed = ledger::claim(&self.pool, claimant, &[open], Take::ONE).await.expect("claim").pop();
         let expected = after.listeners[listener].as_ref().map(|work| self.translated(&work.claim));
         assert_eq!(claimed, expected, "claimed");
         self.claims[listener] = claimed;

@@ -10,7 +10,7 @@ use freshet_sinks::outputs::Manifest;
 use freshet_topics::PARSER_VERSION;
 use uuid::Uuid;
 
-use crate::database::{Batch, DOMAIN, Registered, WayOut, partition_of};
+use crate::database::{Batch, DOMAIN, READING_RULES, Registered, WayOut, partition_of};
 use crate::faults::{Fault, Mutation};
 use crate::kafka::{Record, Row};
 use crate::possible::Action;
@@ -230,7 +230,7 @@ impl World {
     fn begin(&self, scenario: &Scenario, claim: &freshet_sinks::ledger::Claim, open: Open) -> Stage {
         let partitions = claim.partition_count as usize;
         let content = scenario.described(scenario.content_of(&claim.object.version));
-        match ingest::start(claim, PARSER_VERSION, open.partitions, open.stream) {
+        match ingest::start(claim, PARSER_VERSION, open.partitions, READING_RULES, open.stream) {
             ingest::Start::NextGeneration => Stage::Recording(Verdict::OpenGeneration),
             ingest::Start::ResumePoint => Stage::Opened(claim.object.resume_point(partitions)),
             ingest::Start::Beginning => match nothing_to_do(claim, &content.sha256) {

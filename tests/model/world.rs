@@ -9,7 +9,7 @@ use freshet_sinks::ledger::{Claim, Content, Event, ObjectVersion, ResumePoint};
 use freshet_topics::PARSER_VERSION;
 use uuid::Uuid;
 
-use crate::database::{Batch, Database};
+use crate::database::{Batch, Database, READING_RULES};
 use crate::faults::{Budget, Mutation};
 use crate::kafka::{Record, Topic};
 
@@ -101,7 +101,8 @@ impl Verdict {
             Verdict::Publish(point) => Event::Publish { stream, point, content },
             Verdict::Checkpoint(point) => Event::Checkpoint { stream, point, content },
             Verdict::OpenGeneration => {
-                Event::OpenGeneration { parser_version: PARSER_VERSION, partitions: open.partitions }
+                let (parser_version, partitions) = (PARSER_VERSION, open.partitions);
+                Event::OpenGeneration { parser_version, partitions, reading_rules: READING_RULES }
             }
             Verdict::SetAside(original) => Event::SetAside { original: *original, sha256: content.sha256.clone() },
             Verdict::Fail => Event::Fail { detail: "failed".into(), back_off: Duration::ZERO },

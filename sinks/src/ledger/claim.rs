@@ -37,9 +37,9 @@ const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                           WHERE e.bucket = o.bucket AND e.key = o.key AND e.domain = o.domain
                               AND e.src_ord < o.src_ord OFFSET 0
                       ) AS e
-                      WHERE e.state IN ('discovered', 'publishing') AND e.attempts < $4)";
+                      WHERE e.state IN ('discovered', 'publishing') AND e.attempts < $3)";
 /// Objects that may be taken together.
-const IS_SMALL: &str = "(o.state = 'discovered' AND o.attempts = 0 AND o.resume_row = 0 AND o.size_bytes <= $6)";
+const IS_SMALL: &str = "(o.state = 'discovered' AND o.attempts = 0 AND o.resume_row = 0 AND o.size_bytes <= $5)";
 
 /// An object that a listener holds the lease on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,13 +50,27 @@ pub struct Claim {
     pub parser_version: i32,
     /// The partition count, frozen with the generation.
     pub partition_count: i32,
-    /// The newest older version of its key.
+    /// The reading rules, frozen with the generation.
+    pub reading_rules: i64,
+    /// The newest older version of its key in its domain.
     pub earlier: Option<Earlier>,
     /// Rows of its newest generation that the processors have received.
     pub received: i64,
 }
 
-/// An older version of a key.
+/// A domain that may be published to, and what a new generation of its objects is frozen to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenDomain<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The partitions of its topic.
+    pub partitions: i32,
+    /// The number of the rules by which its files are read now.
+    pub reading_rules: i64,
+}
+
+/// An older version of a key in the same domain. One of another domain (the key was that domain's before) says nothing:
+/// its rows are in another table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Earlier {
     /// Its number.
@@ -84,7 +98,6 @@ pub struct Claimant<'a> {
 struct Found {
     #[sqlx(flatten)]
     object: Object,
-    partitions: i32,
     received: i64,
     earlier_id: Option<i64>,
     earlier_state: Option<ObjectState>,
@@ -110,10 +123,9 @@ impl Take {
     pub const ONE: Take = Take { sent_again_first: false, objects_max: 1, small_bytes: 0 };
 }
 
-/// The transaction `claim`. It takes the first of `domains` (with the partition count that each topic has now) that has
-/// an object which [`may_claim`] allows, preferring the class that goes first, and in it the object with the lowest
-/// `src_ord`. If that object is small, the next small ones of its domain and class are taken with it. Two claims at
-/// once get different objects.
+/// The transaction `claim`. It takes the first of `domains` that has an object which [`may_claim`] allows, preferring the
+/// class that goes first, and in it the object with the lowest `src_ord`. If that object is small, the next small ones of
+/// its domain and class are taken with it. Two claims at once get different objects.
 ///
 /// A new generation is frozen here, before its first row can be published.
 ///
@@ -122,15 +134,15 @@ impl Take {
 pub async fn claim(
     pool: &PgPool,
     claimant: Claimant<'_>,
-    domains: &[(&str, i32)],
+    domains: &[OpenDomain<'_>],
     take: Take,
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "claim", Limits::SHORT).await?;
     let found: Vec<Found> = sqlx::query_as(AssertSqlSafe(format!(
         "WITH first AS (
             -- Classes are tried in the given order: the join stops at the first one that has an object.
-            SELECT c.*, d.domain, d.partitions, d.again
-            FROM UNNEST($1::text[], $2::integer[], $3::boolean[]) AS d (domain, partitions, again)
+            SELECT c.*, d.domain, d.again
+            FROM UNNEST($1::text[], $2::boolean[]) AS d (domain, again)
             CROSS JOIN LATERAL (
                 SELECT o.id, {IS_SMALL} AS is_small
                 FROM {FREE} AND o.domain = d.domain AND (o.repairs > 0) = d.again
@@ -140,17 +152,17 @@ pub async fn claim(
             ) AS c
             LIMIT 1
         ), more AS (
-            SELECT c.id, first.partitions
+            SELECT c.id
             FROM first CROSS JOIN LATERAL (
                 SELECT o.id
                 FROM {FREE} AND o.domain = first.domain AND (o.repairs > 0) = first.again
                     AND first.is_small AND {IS_SMALL} AND o.id <> first.id
                 ORDER BY o.src_ord
-                LIMIT $5
+                LIMIT $4
                 FOR UPDATE OF o SKIP LOCKED
             ) AS c
-        ), candidate AS (SELECT id, partitions FROM first UNION ALL SELECT id, partitions FROM more)
-        SELECT {COLUMNS}, candidate.partitions,
+        ), candidate AS (SELECT id FROM first UNION ALL SELECT id FROM more)
+        SELECT {COLUMNS},
             coalesce((SELECT sum(upper(r) - lower(r))
                 FROM pipeline.progress p CROSS JOIN LATERAL unnest(p.received) AS r
                 WHERE p.object = o.id AND p.generation = o.generation AND p.domain = o.domain), 0)::bigint AS received,
@@ -165,26 +177,29 @@ pub async fn claim(
         ) AS earlier ON true
         ORDER BY o.src_ord"
     )))
-    .bind(domains.iter().chain(domains).map(|(name, _)| *name).collect::<Vec<_>>())
-    .bind(domains.iter().chain(domains).map(|(_, partitions)| *partitions).collect::<Vec<_>>())
+    .bind(domains.iter().chain(domains).map(|domain| domain.name).collect::<Vec<_>>())
     .bind(classes(take.sent_again_first, domains.len()))
     .bind(ATTEMPTS_HOLDING_BACK)
     .bind(take.objects_max - 1)
     .bind(take.small_bytes)
     .fetch_all(&mut *transaction)
     .await?;
-    let changed = |one: Found| claimed_by(claimant, &one).map(|change| (one, change));
-    let changes: Vec<(Found, Change)> = found.into_iter().filter_map(changed).collect();
+    let changed = |one: Found| {
+        let domain = *domains.iter().find(|domain| domain.name == one.object.domain)?;
+        let change = claimed_by(claimant, domain, &one.object)?;
+        Some((one, domain, change))
+    };
+    let changes: Vec<(Found, OpenDomain<'_>, Change)> = found.into_iter().filter_map(changed).collect();
     // The snapshot is older than the locks: any object may have changed in between.
-    let pairs: Vec<(&Object, &Change)> = changes.iter().map(|(one, change)| (&one.object, change)).collect();
+    let pairs: Vec<(&Object, &Change)> = changes.iter().map(|(one, _, change)| (&one.object, change)).collect();
     let written = save(&mut transaction, &pairs).await?;
     if written.is_empty() {
         transaction.rollback().await?;
         return Ok(Vec::new());
     }
     transaction.commit().await?;
-    let claims = changes.into_iter().filter(|(one, _)| written.contains(&one.object.id));
-    Ok(claims.map(|(one, change)| one.claimed(change.object)).collect())
+    let claims = changes.into_iter().filter(|(one, ..)| written.contains(&one.object.id));
+    Ok(claims.map(|(one, domain, change)| one.claimed(change.object, domain)).collect())
 }
 
 /// The classes in the order to try, once for each domain: whether the objects are those that are sent again.
@@ -192,17 +207,18 @@ fn classes(sent_again_first: bool, domains: usize) -> Vec<bool> {
     [sent_again_first, !sent_again_first].iter().flat_map(|again| std::iter::repeat_n(*again, domains)).collect()
 }
 
-fn claimed_by<'a>(claimant: Claimant<'a>, found: &Found) -> Option<Change<'a>> {
+fn claimed_by<'a>(claimant: Claimant<'a>, domain: OpenDomain<'_>, object: &Object) -> Option<Change<'a>> {
     let Claimant { owner, lease, back_off } = claimant;
+    let OpenDomain { partitions, reading_rules, .. } = domain;
     // The lease of the last attempt expired: that counts as a failure too.
-    let failures = found.object.attempts.unsigned_abs() + u32::from(found.object.state == ObjectState::Publishing);
+    let failures = object.attempts.unsigned_abs() + u32::from(object.state == ObjectState::Publishing);
     let back_off = back_off.after(failures + 1);
-    let event = Event::Claim { owner, lease, back_off, parser_version: PARSER_VERSION, partitions: found.partitions };
-    transition(&found.object, event)
+    let parser_version = PARSER_VERSION;
+    transition(object, Event::Claim { owner, lease, back_off, parser_version, partitions, reading_rules })
 }
 
 impl Found {
-    fn claimed(self, object: Object) -> Claim {
+    fn claimed(self, object: Object, domain: OpenDomain<'_>) -> Claim {
         let earlier = self.earlier_id.zip(self.earlier_state).map(|(id, state)| Earlier {
             id,
             state,
@@ -211,7 +227,8 @@ impl Found {
         });
         Claim {
             parser_version: object.parser_version.unwrap_or(PARSER_VERSION),
-            partition_count: object.partition_count.unwrap_or(self.partitions),
+            partition_count: object.partition_count.unwrap_or(domain.partitions),
+            reading_rules: object.reading_rules.unwrap_or(domain.reading_rules),
             object,
             earlier,
             received: self.received,
@@ -308,7 +325,8 @@ mod tests {
 
     fn claimed(earlier: Option<(ObjectState, Option<Reason>)>) -> Claim {
         let earlier = earlier.map(|(state, reason)| Earlier { id: 5, state, sha256: Some(vec![1]), reason });
-        Claim { object: Object::example(), parser_version: 1, partition_count: 4, earlier, received: 0 }
+        let (parser_version, partition_count, reading_rules) = (1, 4, 7);
+        Claim { object: Object::example(), parser_version, partition_count, reading_rules, earlier, received: 0 }
     }
 
     #[test]

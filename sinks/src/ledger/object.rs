@@ -80,6 +80,9 @@ pub struct Object {
     pub parser_version: Option<i32>,
     /// Frozen with the generation when it is claimed.
     pub partition_count: Option<i32>,
+    /// Frozen with the generation when it is claimed: which rules of the contract and the settings decide where its rows
+    /// begin, and which number each gets.
+    pub reading_rules: Option<i64>,
     /// Resume point: bytes after decompression.
     pub resume_byte: i64,
     /// Resume point: line.
@@ -109,8 +112,8 @@ pub struct Object {
 /// The columns that [`Object`] reads, of a table or alias `o`.
 pub(super) const COLUMNS: &str = "o.id, o.nonce, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, \
      o.src_ord, o.state, o.cause, o.lease_epoch, o.attempts, o.repairs, o.generation, o.parser_version, \
-     o.partition_count, o.resume_byte, o.resume_line, o.resume_row, o.resume_seqs, o.rows, o.partition_rows, \
-     o.end_offsets, o.stream_id, o.sha256, o.ignored_columns, o.absent_defaults, o.overtaken";
+     o.partition_count, o.reading_rules, o.resume_byte, o.resume_line, o.resume_row, o.resume_seqs, o.rows, \
+     o.partition_rows, o.end_offsets, o.stream_id, o.sha256, o.ignored_columns, o.absent_defaults, o.overtaken";
 
 impl Object {
     /// A version that was just found.
@@ -129,6 +132,7 @@ impl Object {
             generation: 1,
             parser_version: None,
             partition_count: None,
+            reading_rules: None,
             resume_byte: 0,
             resume_line: 0,
             resume_row: 0,

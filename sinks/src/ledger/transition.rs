@@ -15,9 +15,17 @@ use super::state::ObjectState;
 pub enum Event<'a> {
     /// A listener takes it. An expired lease counts as a failed attempt: this object may have killed its listener.
     /// `back_off`: how long after the end of this lease nobody takes it, if it expires too.
-    Claim { owner: &'a str, lease: Duration, back_off: Duration, parser_version: i32, partitions: i32 },
-    /// The listener's parser or partition count differs from the frozen one: the next generation begins at row 0.
-    OpenGeneration { parser_version: i32, partitions: i32 },
+    Claim {
+        owner: &'a str,
+        lease: Duration,
+        back_off: Duration,
+        parser_version: i32,
+        partitions: i32,
+        reading_rules: i64,
+    },
+    /// The listener's parser, partition count or reading rules differ from the frozen ones: the next generation begins at
+    /// row 0.
+    OpenGeneration { parser_version: i32, partitions: i32, reading_rules: i64 },
     /// Everything before this point is acknowledged by the topic.
     Checkpoint { stream: Uuid, point: &'a ResumePoint, content: &'a Content },
     /// All rows are acknowledged by the topic.
@@ -114,11 +122,12 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
     let is_gone = object.reason().is_some_and(Reason::is_gone);
     let change = Change::of(object);
     Some(match (object.state, event) {
-        (Discovered | Publishing, Event::Claim { owner, lease, back_off, parser_version, partitions }) => {
-            change.claim(owner, lease, back_off, parser_version, partitions)
-        }
-        (Publishing, Event::OpenGeneration { parser_version, partitions }) => {
-            change.open_generation(Some(parser_version), Some(partitions))
+        (
+            Discovered | Publishing,
+            Event::Claim { owner, lease, back_off, parser_version, partitions, reading_rules },
+        ) => change.claim(owner, lease, back_off, parser_version, partitions, reading_rules),
+        (Publishing, Event::OpenGeneration { parser_version, partitions, reading_rules }) => {
+            change.open_generation(Some(parser_version), Some(partitions), Some(reading_rules))
         }
         (Publishing, Event::Checkpoint { stream, point, content }) => change.checkpoint(stream, point, content),
         (Publishing, Event::Publish { stream, point, content }) => {
@@ -155,7 +164,7 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
             if object.state != Superseded || is_copy.is_some() =>
         {
             // The next claim decides what the generation is frozen to.
-            let mut change = change.open_generation(None, None).restart(Some(Reason::SentAsNew)).counted();
+            let mut change = change.open_generation(None, None, None).restart(Some(Reason::SentAsNew)).counted();
             change.object.src_ord = src_ord;
             change
         }
@@ -189,6 +198,7 @@ impl<'a> Change<'a> {
         back_off: Duration,
         parser_version: i32,
         partitions: i32,
+        reading_rules: i64,
     ) -> Self {
         let object = &mut self.object;
         object.attempts += i32::from(object.state == ObjectState::Publishing);
@@ -196,15 +206,22 @@ impl<'a> Change<'a> {
         object.lease_epoch += 1;
         object.parser_version.get_or_insert(parser_version);
         object.partition_count.get_or_insert(partitions);
+        object.reading_rules.get_or_insert(reading_rules);
         self.lease = Lease::Grant(owner, lease);
         self.wait = Wait::Until(lease + back_off);
         self
     }
 
-    fn open_generation(mut self, parser_version: Option<i32>, partitions: Option<i32>) -> Self {
+    fn open_generation(
+        mut self,
+        parser_version: Option<i32>,
+        partitions: Option<i32>,
+        reading_rules: Option<i64>,
+    ) -> Self {
         let object = &mut self.object;
         object.generation += 1;
         (object.parser_version, object.partition_count) = (parser_version, partitions);
+        object.reading_rules = reading_rules;
         (object.rows, object.partition_rows) = (None, None);
         self.rewind();
         self
@@ -274,6 +291,10 @@ mod tests {
         }
     }
 
+    fn claim_of(lease: Duration, back_off: Duration) -> Event<'static> {
+        Event::Claim { owner: "me", lease, back_off, parser_version: 2, partitions: 4, reading_rules: 8 }
+    }
+
     fn events(point: &ResumePoint, content: &Content) -> Vec<(&'static str, Event<'static>)> {
         // Leaked: a test's few bytes, so that the events outlive this function.
         let (point, content) = (Box::leak(Box::new(point.clone())), Box::leak(Box::new(content.clone())));
@@ -281,8 +302,8 @@ mod tests {
         let (lease, back_off) = (Duration::from_secs(10), Duration::from_secs(1));
         let detail = || "why".to_owned();
         vec![
-            ("claim", Event::Claim { owner: "me", lease, back_off, parser_version: 2, partitions: 4 }),
-            ("open generation", Event::OpenGeneration { parser_version: 2, partitions: 4 }),
+            ("claim", claim_of(lease, back_off)),
+            ("open generation", Event::OpenGeneration { parser_version: 2, partitions: 4, reading_rules: 8 }),
             ("checkpoint", Event::Checkpoint { stream, point, content }),
             ("publish", Event::Publish { stream, point, content }),
             ("reject", Event::Reject { detail: detail() }),
@@ -380,16 +401,19 @@ mod tests {
     fn a_lease_that_ran_out_is_a_failure_and_the_next_one_waits_longer_after_it() {
         let claim = |object: &Object| {
             let (lease, back_off) = (Duration::from_secs(10), Duration::from_secs(2));
-            transition(object, Event::Claim { owner: "me", lease, back_off, parser_version: 2, partitions: 4 })
+            transition(object, claim_of(lease, back_off))
         };
         let fresh = claim(&Object::example()).expect("it may happen");
         assert_eq!((fresh.object.attempts, fresh.object.lease_epoch), (0, 2));
         assert_eq!((fresh.object.parser_version, fresh.object.partition_count), (Some(2), Some(4)));
+        assert_eq!(fresh.object.reading_rules, Some(8));
         assert_eq!(fresh.wait, Wait::Until(Duration::from_secs(12)));
         let again = claim(&fresh.object).expect("it may happen");
         assert_eq!((again.object.attempts, again.object.lease_epoch), (1, 3));
-        let frozen = Object { parser_version: Some(1), partition_count: Some(3), ..Object::example() };
+        let (parser_version, partition_count, reading_rules) = (Some(1), Some(3), Some(5));
+        let frozen = Object { parser_version, partition_count, reading_rules, ..Object::example() };
         let claimed = claim(&frozen).expect("it may happen").object;
-        assert_eq!((claimed.parser_version, claimed.partition_count), (Some(1), Some(3)));
+        let kept = (claimed.parser_version, claimed.partition_count, claimed.reading_rules);
+        assert_eq!(kept, (parser_version, partition_count, reading_rules));
     }
 }

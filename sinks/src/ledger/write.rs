@@ -219,7 +219,7 @@ pub(super) async fn save(
         "UPDATE pipeline.objects o SET
             state = n.state, cause = n.cause, reason = n.reason, src_ord = n.src_ord, attempts = n.attempts,
             repairs = n.repairs, generation = n.generation, parser_version = n.parser_version,
-            partition_count = n.partition_count, resume_byte = n.resume_byte, resume_line = n.resume_line,
+            partition_count = n.partition_count, reading_rules = n.reading_rules, resume_byte = n.resume_byte, resume_line = n.resume_line,
             resume_row = n.resume_row, resume_seqs = n.resume_seqs, rows = n.rows, partition_rows = n.partition_rows,
             end_offsets = n.end_offsets, stream_id = n.stream_id, sha256 = n.sha256,
             ignored_columns = n.ignored_columns, absent_defaults = n.absent_defaults,
@@ -271,6 +271,7 @@ fn row(object: &Object) -> Value {
         "generation": object.generation,
         "parser_version": object.parser_version,
         "partition_count": object.partition_count,
+        "reading_rules": object.reading_rules,
         "resume_byte": object.resume_byte,
         "resume_line": object.resume_line,
         "resume_row": object.resume_row,
