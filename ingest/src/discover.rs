@@ -50,7 +50,7 @@ const FOUND_MAX: usize = 20_000;
 /// The most prefixes reported as not listed.
 const UNLISTED_MAX: usize = 20;
 
-/// Why a listing was not finished. What it found before is registered.
+/// Why a listing was not finished. What it found and did not register yet is found again by the next one.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// S3 does not answer, or refuses.

@@ -20,7 +20,8 @@ const ROUNDS: usize = 4;
 const RECORD_OUTCOME: &str = "write the end of an attempt to the ledger";
 
 /// Claims and publishes until `stop`; the current chunk is finished first. `turn` selects the next domain: the workers
-/// share it, so that a big backlog of one domain does not delay the others.
+/// share it, so that the files of a domain wait for the files in progress at most, and not for the backlog of another
+/// domain.
 pub(crate) async fn run(
     listener: Arc<Listener>,
     turn: Arc<AtomicUsize>,
