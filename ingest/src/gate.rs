@@ -170,6 +170,14 @@ impl Gate {
         self.open(&self.entries[*self.by_name.get(domain)?])
     }
 
+    /// Whether this is still the domain's topic, and only the lag keeps it from being published to.
+    pub(crate) fn is_paused_for_lag(&self, domain: &str, topic: &OpenTopic) -> bool {
+        let Some(index) = self.by_name.get(domain) else { return false };
+        let entry = &self.entries[*index];
+        let seen = lock(&entry.seen);
+        seen.topic.as_ref() == Some(topic) && self.activity(entry, &seen) == Activity::Paused
+    }
+
     fn open(&self, entry: &Entry) -> Option<OpenTopic> {
         let seen = lock(&entry.seen);
         if self.activity(entry, &seen) == Activity::Paused { None } else { seen.topic.clone() }

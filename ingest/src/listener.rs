@@ -8,7 +8,7 @@ use freshet_sinks::ledger::Claimant;
 use freshet_sinks::s3::Versions;
 use freshet_topics::Domain;
 use sqlx::PgPool;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
 
 use crate::frame::FrameLimits;
 use crate::gate::Gate;
@@ -53,6 +53,9 @@ pub struct Listener {
     pub(crate) work_to_do: Arc<Notify>,
     /// Held by the worker that looks for work; the others wait for it.
     pub(crate) looks: Mutex<()>,
+    /// Places to wait for the lag in the middle of a file: for half of the workers, so that the others go on with the
+    /// files of other domains.
+    pub(crate) lag_waits: Semaphore,
     /// Notified when an object was published.
     pub(crate) sweep_to_do: Notify,
 }
@@ -77,6 +80,7 @@ impl Listener {
             limits: Arc::new(Limits::new(&settings)),
             leases: Arc::default(),
             looks: Mutex::new(()),
+            lag_waits: Semaphore::new(settings.workers / 2),
             sweep_to_do: Notify::new(),
             hints,
             bucket: raw_bucket,
@@ -96,15 +100,15 @@ impl Listener {
         self.domains.iter().copied().find(|domain| domain.name == name)
     }
 
-    /// How long an object is kept without renewing.
-    pub(crate) fn lease(&self) -> Duration {
-        Duration::from_millis(self.settings.lease_ms)
-    }
     /// The domain that a key belongs to: the first one, if several name it.
     pub(crate) fn domain_of(&self, key: &str) -> Option<&'static Domain> {
         self.domains.iter().copied().find(|domain| self.settings.name_of(domain, key) == Name::File)
     }
 
+    /// How long an object is kept without renewing.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.settings.lease_ms)
+    }
 
     /// The waits after failures.
     pub(crate) fn back_off(&self) -> Backoff {

@@ -5,10 +5,12 @@
 //! pinned version, so that a file overwritten meanwhile is never a mixture.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use freshet_sinks::ledger::{self, Claim, Content, Event, ResumePoint, nothing_to_do};
 use freshet_topics::failpoint::{self, Point};
 use freshet_topics::{Domain, NewColumn, PARSER_VERSION};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Listener;
@@ -19,11 +21,17 @@ use crate::header::Header;
 use crate::header::names::listed;
 use crate::leases::Lease;
 use crate::metrics;
-use crate::object::ObjectBody;
+use crate::object::{ObjectBody, Stored};
 use crate::outcome::{Stop, still_mine};
 use crate::overtaken::Overtaking;
 use crate::rows::RowPublisher;
 use crate::start::{Start, reading_rules, start};
+
+/// How long a file that would have to be read again from its start waits, in its middle, for the lag to fall. A store lets
+/// a body stand that long.
+const LAG_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The gate measures the lag of a paused domain as often.
+const LAG_LOOK: Duration = Duration::from_millis(100);
 
 /// Publishes the object and records it; returns the number of its rows.
 pub(crate) async fn publish(
@@ -115,6 +123,13 @@ struct Prepared {
 enum Source {
     Memory(Vec<u8>),
     Stream(Box<ObjectBody>),
+}
+
+impl Source {
+    /// Whether whoever resumes must read the part before again: it cannot be requested from the middle.
+    fn is_read_again(&self) -> bool {
+        matches!(self, Source::Stream(body) if body.stored() == Stored::Otherwise)
+    }
 }
 
 /// The first pass, and the second one prepared to begin at row 0.
@@ -215,16 +230,26 @@ struct Publishing<'a> {
 impl Publishing<'_> {
     async fn run(mut self, mut source: Source, mut rows: RowPublisher) -> Result<i64, Stop> {
         let chunk_bytes = self.listener.settings.chunk_bytes;
+        let is_read_again = source.is_read_again() || self.content.overtaken > 0;
+        let mut has_waited = false;
         loop {
             let (bytes, last) = match &mut source {
                 Source::Memory(bytes) => (std::mem::take(bytes), true),
-                Source::Stream(body) => fill(body, chunk_bytes).await?,
+                Source::Stream(body) => match fill(body, chunk_bytes).await {
+                    // The store may have dropped a body that nobody read: no fault of the file.
+                    Err(Stop::Transient(_)) if has_waited => return Err(Stop::Paused),
+                    filled => filled?,
+                },
             };
             rows = self.publish_chunk(rows, bytes, last).await?;
             if last {
                 break;
             }
             self.checkpoint().await?;
+            has_waited = is_read_again && self.wait_for_the_lag().await;
+            if !self.may_go_on() {
+                return Err(Stop::Paused);
+            }
         }
         let Publishing { listener, claim, topic, content, point, .. } = self;
         let event = Event::Publish { stream: topic.stream_id, point: &point, content: &content };
@@ -255,7 +280,7 @@ impl Publishing<'_> {
         Ok(rows)
     }
 
-    /// Between two chunks: saves the resume point, then checks whether to continue.
+    /// Between two chunks: saves the resume point.
     async fn checkpoint(&mut self) -> Result<(), Stop> {
         let Publishing { listener, claim, topic, content, point, .. } = self;
         // A chunk within one long header or row has no boundary to resume from.
@@ -263,12 +288,30 @@ impl Publishing<'_> {
             let event = Event::Checkpoint { stream: topic.stream_id, point, content };
             still_mine(ledger::record(&listener.pool, claim, event).await?)?;
         }
-        if self.lease.is_lost() {
-            return Err(Stop::LeaseLost);
+        if self.lease.is_lost() { Err(Stop::LeaseLost) } else { Ok(()) }
+    }
+
+    /// Waits while only the lag is in the way, and keeps lease and body. Returns whether it waited.
+    async fn wait_for_the_lag(&self) -> bool {
+        let Listener { gate, lag_waits, .. } = self.listener;
+        let is_in_the_way = || gate.is_paused_for_lag(&self.claim.object.domain, &self.topic) && !self.lease.is_lost();
+        if !is_in_the_way() {
+            return false;
         }
-        // The topic may have been closed, recreated, or extended by partitions since.
-        let unchanged = listener.gate.topic(&claim.object.domain).as_ref() == Some(topic);
-        if !unchanged || self.stop.is_cancelled() { Err(Stop::Paused) } else { Ok(()) }
+        let Ok(_place) = lag_waits.try_acquire() else { return false };
+        let until = Instant::now() + LAG_WAIT_MAX;
+        while is_in_the_way() && Instant::now() < until {
+            if self.stop.run_until_cancelled(tokio::time::sleep(LAG_LOOK)).await.is_none() {
+                break;
+            }
+        }
+        true
+    }
+
+    /// Whether to send the next chunk. The topic may have been closed, recreated, or extended by partitions since.
+    fn may_go_on(&self) -> bool {
+        let topic = self.listener.gate.topic(&self.claim.object.domain);
+        topic.as_ref() == Some(&self.topic) && !self.stop.is_cancelled()
     }
 }
 

@@ -125,3 +125,22 @@ async fn a_file_that_is_half_published_when_its_contract_is_corrected_is_read_ag
     assert_eq!(world.query::<i64>(right).await, ROWS);
     roles.stop().await;
 }
+
+/// The listener is far faster than the lag allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_file_that_has_to_wait_for_its_processor_is_not_read_again_for_each_chunk() {
+    let world = World::with("lagging", |config| {
+        config.ingest.chunk_bytes = 8 << 10;
+        config.ingest.lag_rows_max = 2_000;
+    })
+    .await;
+    let roles = world.run_all();
+    let rows: String = (0..60_000).map(|row| format!("{},2025-01-01,{row}\n", 1 + row)).collect();
+    let text = format!("location_id,date,dengue_cases\n{rows}");
+    world.put_packed("health/sent.csv.gz", data::gzip(text.as_bytes()).await, text.as_bytes()).await;
+    world.settle().await;
+    let claims = "SELECT lease_epoch FROM pipeline.objects WHERE key = 'health/sent.csv.gz'";
+    assert_eq!(world.query::<i64>(claims).await, 1, "each further claim reads it from its start");
+    world.all_hold().await;
+    roles.stop().await;
+}
