@@ -299,15 +299,16 @@ pub fn may_claim(state: ObjectState, is_leased: bool, is_waiting: bool, earlier_
 ///
 /// | the version | older version | its content | verdict |
 /// |---|---|---|---|
-/// | sent again, or rows of it were published | – | – | publish |
+/// | sent again, read by other rules than before, or rows of it were published | – | – | publish |
 /// | any other | none | – | publish |
 /// | any other | published, applied | same | nothing to do: same as it |
 /// | any other | superseded, as the same content as N | same | nothing to do: same as N |
 /// | any other | superseded otherwise, rejected, unfinished | – | publish |
 /// | any other | any | other | publish |
 pub fn nothing_to_do(claim: &Claim, sha256: &[u8]) -> Option<i64> {
-    let Object { repairs, rows, resume_row, .. } = claim.object;
-    if repairs > 0 || rows.is_some() || resume_row > 0 || claim.received > 0 {
+    let Object { repairs, generation, rows, resume_row, .. } = claim.object;
+    // An earlier reading may have brought other values of the same rows.
+    if repairs > 0 || generation > 1 || rows.is_some() || resume_row > 0 || claim.received > 0 {
         return None;
     }
     let earlier = claim.earlier.as_ref().filter(|earlier| earlier.sha256.as_deref() == Some(sha256))?;
@@ -347,6 +348,8 @@ mod tests {
             assert_eq!(nothing_to_do(&claim, &[2]), None, "other content");
             let received = Claim { received: 1, ..claim.clone() };
             assert_eq!(nothing_to_do(&received, &[1]), None, "rows of it are in the tables");
+            let again = Claim { object: Object { generation: 2, ..claim.object.clone() }, ..claim.clone() };
+            assert_eq!(nothing_to_do(&again, &[1]), None, "rows of another reading may be in the tables");
             let insisted = Claim { object: Object { repairs: 1, ..claim.object.clone() }, ..claim };
             assert_eq!(nothing_to_do(&insisted, &[1]), None, "somebody insists");
         }
