@@ -91,6 +91,11 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
         still_mine(ledger::record(&listener.pool, claim, event).await?)?;
         (claim.parser_version, claim.partition_count, claim.received) = (parser_version, partitions, 0);
         claim.reading_rules = reading_rules;
+        // Once for a change. Again and again, if listeners with different limits or contracts take turns.
+        tracing::warn!(
+            object = %claim.object.version,
+            "read again from its first row: its contract, the limits of [ingest], the partitions or the program have changed"
+        );
     }
     let Prepared { source, header, overtaking, point, content } = match (start, claim.object.sha256.clone()) {
         (Start::ResumePoint, Some(sha256)) => resume(listener, claim, domain, sha256).await?,

@@ -48,8 +48,13 @@ pub struct RepublishArgs {
 /// If Postgres or S3 does not answer.
 pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> {
     halted::warn(&services.pool, services.config.pipeline.domains).await;
-    let selection =
-        Selection { keys: args.objects.clone(), prefix: args.prefix.clone(), since: args.since, as_new: args.as_new };
+    let selection = Selection {
+        keys: args.objects.clone(),
+        prefix: args.prefix.clone(),
+        since: args.since,
+        as_new: args.as_new,
+        domains: services.config.pipeline.domains.iter().map(|domain| domain.name).collect(),
+    };
     let reader = ObjectReader::new(services.s3.clone());
     let bucket = &services.config.s3.raw_bucket;
     let selected = republish::select(&services.pool, &reader, bucket, &selection).await.context("find the files")?;

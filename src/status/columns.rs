@@ -39,7 +39,8 @@ pub(super) async fn notes(connection: &mut PgConnection) -> Result<Vec<ColumnNot
             UNION ALL SELECT $2, unnest(o.absent_defaults)
          ) AS c
          WHERE (o.ignored_columns <> '{}' OR o.absent_defaults <> '{}') AND NOT EXISTS (
-            SELECT FROM pipeline.objects n WHERE n.bucket = o.bucket AND n.key = o.key AND n.src_ord > o.src_ord
+            SELECT FROM pipeline.objects n
+            WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord
          )
          GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT $3",
     )

@@ -89,7 +89,8 @@ async fn mostly_rejected(connection: &mut PgConnection) -> Result<BTreeMap<Strin
          ) AS p
          JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
          WHERE o.applied_at > now() - interval '1 day' AND o.state = $1 AND 2 * p.rejected > o.rows AND NOT EXISTS (
-            SELECT FROM pipeline.objects n WHERE n.bucket = o.bucket AND n.key = o.key AND n.src_ord > o.src_ord
+            SELECT FROM pipeline.objects n
+            WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord
          )
          GROUP BY o.domain",
     )

@@ -12,6 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use freshet_ingest::names;
 use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL};
 use freshet_sinks::unmatched::Unmatched;
+use freshet_topics::Domain;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -64,20 +65,34 @@ const UNMATCHED_FRESH: TimeDelta = TimeDelta::hours(1);
 /// Open objects named in a message.
 const NAMED: usize = 3;
 
-/// Waits. `list` gives the objects under the domains' prefixes in the raw bucket; `outputs` what S3 shows of
+/// Waits. `list` gives the objects under the prefixes of these domains in the raw bucket; `outputs` what S3 shows of
 /// the derived outputs (twelve requests; it is not asked before all rows are applied).
 ///
 /// # Errors
 /// If it takes longer than `timeout`; the message says what is still open. Services that do not answer are
 /// asked again until then.
-pub async fn wait<L, O>(pool: &PgPool, bucket: &str, list: L, outputs: O, timeout: Duration) -> Result<Waited>
+pub async fn wait<L, O>(
+    pool: &PgPool,
+    bucket: &str,
+    domains: &[&Domain],
+    list: L,
+    outputs: O,
+    timeout: Duration,
+) -> Result<Waited>
 where
     L: AsyncFn() -> Result<Vec<Dropped>>,
     O: AsyncFn() -> Result<Outputs>,
 {
     let started = Instant::now();
-    let mut waiting =
-        Waiting { pool, bucket, objects: None, known_before: 0, marks_until: None, waited: Waited::default() };
+    let mut waiting = Waiting {
+        pool,
+        bucket,
+        domains: domains.iter().map(|domain| domain.name).collect(),
+        objects: None,
+        known_before: 0,
+        marks_until: None,
+        waited: Waited::default(),
+    };
     loop {
         let open = match waiting.look(&list, &outputs).await {
             Ok(None) => {
@@ -98,6 +113,8 @@ where
 struct Waiting<'a> {
     pool: &'a PgPool,
     bucket: &'a str,
+    /// Files of a domain that no pipeline has any more are not waited for.
+    domains: Vec<&'static str>,
     /// The listing's objects that are not final yet; none before the first listing.
     objects: Option<Objects>,
     /// Objects up to this id were in the ledger at the start.
@@ -154,7 +171,7 @@ impl Waiting<'_> {
                 none.insert(Objects { open, listed: Instant::now() })
             }
         };
-        let states = states(self.pool, self.bucket, &objects.open).await?;
+        let states = states(self.pool, self.bucket, &self.domains, &objects.open).await?;
         let mut still = Vec::new();
         let mut unseen = 0;
         for (object, state) in std::mem::take(&mut objects.open).into_iter().zip(&states) {
@@ -181,9 +198,10 @@ impl Waiting<'_> {
             return Ok(Some(name(&objects.open, unseen)));
         }
         let unfinished: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
-            "SELECT count(*) FROM pipeline.objects WHERE state IN {UNFINISHED_SQL} AND id <= $1"
+            "SELECT count(*) FROM pipeline.objects WHERE state IN {UNFINISHED_SQL} AND id <= $1 AND domain = ANY ($2)"
         )))
         .bind(self.known_before)
+        .bind(&self.domains)
         .fetch_one(self.pool)
         .await?;
         Ok((unfinished > 0).then(|| format!("{unfinished} files found earlier are not applied yet")))
@@ -202,7 +220,12 @@ impl Waiting<'_> {
 }
 
 /// The state of each object; none for one that is not in the ledger as the newest version of its key.
-async fn states(pool: &PgPool, bucket: &str, objects: &[Dropped]) -> Result<Vec<Option<ObjectState>>, sqlx::Error> {
+async fn states(
+    pool: &PgPool,
+    bucket: &str,
+    domains: &[&str],
+    objects: &[Dropped],
+) -> Result<Vec<Option<ObjectState>>, sqlx::Error> {
     if objects.is_empty() {
         return Ok(Vec::new());
     }
@@ -215,7 +238,7 @@ async fn states(pool: &PgPool, bucket: &str, objects: &[Dropped]) -> Result<Vec<
             SELECT CASE WHEN o.etag = l.etag AND o.size_bytes = l.size_bytes
                 AND floor(extract(epoch FROM o.last_modified)) = l.second THEN o.state END
             FROM pipeline.objects o
-            WHERE o.bucket = $1 AND o.key = l.key
+            WHERE o.bucket = $1 AND o.key = l.key AND o.domain = ANY ($6)
             ORDER BY o.src_ord DESC LIMIT 1
          )
          FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[])
@@ -227,6 +250,7 @@ async fn states(pool: &PgPool, bucket: &str, objects: &[Dropped]) -> Result<Vec<
     .bind(etags)
     .bind(sizes)
     .bind(seconds)
+    .bind(domains)
     .fetch_all(pool)
     .await
 }

@@ -273,6 +273,7 @@ impl Database {
             id: it.id,
             state: it.state,
             sha256: it.sha256.clone(),
+            reading_rules: it.reading_rules,
             reason: it.reason().cloned(),
         });
         let received = self.live.count(object.id, object.generation);

@@ -79,6 +79,8 @@ pub struct Earlier {
     pub state: ObjectState,
     /// The hash of its content, if it was read.
     pub sha256: Option<Vec<u8>>,
+    /// The rules that it was read by, if they are known.
+    pub reading_rules: Option<i64>,
     /// Why it is in its state.
     pub reason: Option<Reason>,
 }
@@ -102,6 +104,7 @@ struct Found {
     earlier_id: Option<i64>,
     earlier_state: Option<ObjectState>,
     earlier_sha256: Option<Vec<u8>>,
+    earlier_reading_rules: Option<i64>,
     earlier_cause: Option<Json<Reason>>,
 }
 
@@ -167,10 +170,10 @@ pub async fn claim(
                 FROM pipeline.progress p CROSS JOIN LATERAL unnest(p.received) AS r
                 WHERE p.object = o.id AND p.generation = o.generation AND p.domain = o.domain), 0)::bigint AS received,
             earlier.id AS earlier_id, earlier.state AS earlier_state, earlier.sha256 AS earlier_sha256,
-            earlier.cause AS earlier_cause
+            earlier.reading_rules AS earlier_reading_rules, earlier.cause AS earlier_cause
         FROM candidate JOIN pipeline.objects o ON o.id = candidate.id
         LEFT JOIN LATERAL (
-            SELECT e.id, e.state, e.sha256, e.cause FROM pipeline.objects e
+            SELECT e.id, e.state, e.sha256, e.reading_rules, e.cause FROM pipeline.objects e
             WHERE e.bucket = o.bucket AND e.key = o.key AND e.domain = o.domain AND e.src_ord < o.src_ord
             ORDER BY e.src_ord DESC
             LIMIT 1
@@ -223,6 +226,7 @@ impl Found {
             id,
             state,
             sha256: self.earlier_sha256,
+            reading_rules: self.earlier_reading_rules,
             reason: self.earlier_cause.map(|cause| cause.0),
         });
         Claim {
@@ -301,6 +305,7 @@ pub fn may_claim(state: ObjectState, is_leased: bool, is_waiting: bool, earlier_
 /// |---|---|---|---|
 /// | sent again, read by other rules than before, or rows of it were published | – | – | publish |
 /// | any other | none | – | publish |
+/// | any other | read by other rules | – | publish |
 /// | any other | published, applied | same | nothing to do: same as it |
 /// | any other | superseded, as the same content as N | same | nothing to do: same as N |
 /// | any other | superseded otherwise, rejected, unfinished | – | publish |
@@ -311,7 +316,10 @@ pub fn nothing_to_do(claim: &Claim, sha256: &[u8]) -> Option<i64> {
     if repairs > 0 || generation > 1 || rows.is_some() || resume_row > 0 || claim.received > 0 {
         return None;
     }
+    // Where the rules of the older one are not known, they are taken to be the same.
+    let is_read_alike = |earlier: &&Earlier| earlier.reading_rules.is_none_or(|rules| rules == claim.reading_rules);
     let earlier = claim.earlier.as_ref().filter(|earlier| earlier.sha256.as_deref() == Some(sha256))?;
+    let earlier = Some(earlier).filter(is_read_alike)?;
     match earlier.state {
         ObjectState::Published | ObjectState::Applied => Some(earlier.id),
         ObjectState::Superseded => earlier.reason.as_ref().and_then(Reason::same_content_as),
@@ -325,7 +333,13 @@ mod tests {
     use super::*;
 
     fn claimed(earlier: Option<(ObjectState, Option<Reason>)>) -> Claim {
-        let earlier = earlier.map(|(state, reason)| Earlier { id: 5, state, sha256: Some(vec![1]), reason });
+        let earlier = earlier.map(|(state, reason)| Earlier {
+            id: 5,
+            state,
+            sha256: Some(vec![1]),
+            reading_rules: Some(7),
+            reason,
+        });
         let (parser_version, partition_count, reading_rules) = (1, 4, 7);
         Claim { object: Object::example(), parser_version, partition_count, reading_rules, earlier, received: 0 }
     }
@@ -346,6 +360,8 @@ mod tests {
             let claim = claimed(earlier);
             assert_eq!(nothing_to_do(&claim, &[1]), expected, "{claim:?}");
             assert_eq!(nothing_to_do(&claim, &[2]), None, "other content");
+            let corrected = Claim { reading_rules: 8, ..claim.clone() };
+            assert_eq!(nothing_to_do(&corrected, &[1]), None, "its contract has been corrected");
             let received = Claim { received: 1, ..claim.clone() };
             assert_eq!(nothing_to_do(&received, &[1]), None, "rows of it are in the tables");
             let again = Claim { object: Object { generation: 2, ..claim.object.clone() }, ..claim.clone() };

@@ -202,14 +202,19 @@ async fn histories(
     let ids: Vec<Option<&str>> = versions().map(|version| version.version_id.as_deref()).collect();
     // The newest version of each key, that of the domain, and those with the version ids.
     let found: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS} FROM (
-            SELECT DISTINCT o.id FROM UNNEST($2::text[], $3::text[]) AS n (key, version_id)
-            JOIN pipeline.objects o ON o.bucket = $1 AND o.key = n.key
-            WHERE o.version_id = n.version_id
-                OR o.src_ord = (SELECT max(m.src_ord) FROM pipeline.objects m WHERE m.bucket = $1 AND m.key = n.key)
-                OR o.src_ord = (SELECT max(m.src_ord) FROM pipeline.objects m
-                    WHERE m.bucket = $1 AND m.key = n.key AND m.domain = $4)
-         ) AS n JOIN pipeline.objects o ON o.id = n.id
+        "WITH listed AS (SELECT * FROM UNNEST($2::text[], $3::text[]) AS l (key, version_id)), known AS (
+            SELECT o.id FROM listed AS l
+            JOIN pipeline.objects o ON o.bucket = $1 AND o.key = l.key AND o.version_id = l.version_id
+            UNION
+            SELECT n.id FROM (SELECT DISTINCT key FROM listed) AS l CROSS JOIN LATERAL (
+                (SELECT o.id FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = l.key
+                 ORDER BY o.src_ord DESC LIMIT 1)
+                UNION ALL
+                (SELECT o.id FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $4
+                 ORDER BY o.src_ord DESC LIMIT 1)
+            ) AS n
+         )
+         SELECT {COLUMNS} FROM known JOIN pipeline.objects o ON o.id = known.id
          ORDER BY o.src_ord"
     )))
     .bind(bucket)

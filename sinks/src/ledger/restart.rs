@@ -32,6 +32,8 @@ pub struct Selection {
     pub since: Option<DateTime<Utc>>,
     /// Only the newest version of each key, to be sent as new.
     pub as_new: bool,
+    /// Only of these domains; of all if empty. Nobody would claim a file of a domain that no pipeline has any more.
+    pub domains: Vec<&'static str>,
 }
 
 /// The selected objects of `bucket`, in the order of their domains.
@@ -45,7 +47,9 @@ pub async fn select(pool: &PgPool, bucket: &str, selection: &Selection) -> Resul
             AND (o.key = ANY ($2) OR starts_with(o.key, $3) OR ($3 IS NULL AND cardinality($2::text[]) = 0))
             AND ($4::timestamptz IS NULL OR o.last_modified >= $4)
             AND (NOT $5 OR NOT EXISTS (
-                SELECT FROM pipeline.objects n WHERE n.bucket = o.bucket AND n.key = o.key AND n.src_ord > o.src_ord))
+                SELECT FROM pipeline.objects n
+                WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord))
+            AND (cardinality($6::text[]) = 0 OR o.domain = ANY ($6))
          ORDER BY o.domain, o.src_ord"
     )))
     .bind(bucket)
@@ -53,6 +57,7 @@ pub async fn select(pool: &PgPool, bucket: &str, selection: &Selection) -> Resul
     .bind(&selection.prefix)
     .bind(selection.since)
     .bind(selection.as_new)
+    .bind(&selection.domains)
     .fetch_all(pool)
     .await
 }
@@ -85,7 +90,7 @@ pub async fn send_again(pool: &PgPool, objects: &[Candidate]) -> Result<usize, s
 }
 
 /// The transaction `send_as_new`: gives a version a place above all others in its domain, and sets it back to be
-/// published in a new generation. `false` if it is in progress, or its key has a newer version.
+/// published in a new generation. `false` if it is in progress, or its key has a newer version in the domain.
 ///
 /// No clock is needed: a file that is dropped later has this second or a later one by S3's clock, and ranks above it.
 ///
@@ -102,10 +107,12 @@ pub async fn send_as_new(pool: &PgPool, candidate: &Candidate) -> Result<bool, s
             .fetch_one(&mut *transaction)
             .await?;
     let newest_of_key: Option<Object> = sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS} FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = $2 ORDER BY o.src_ord DESC LIMIT 1"
+        "SELECT {COLUMNS} FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = $2 AND o.domain = $3
+         ORDER BY o.src_ord DESC LIMIT 1"
     )))
     .bind(bucket)
     .bind(&candidate.version.key)
+    .bind(&candidate.domain)
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(object) = newest_of_key.filter(|newest| newest.id == candidate.id) else {

@@ -10,6 +10,9 @@ use super::object::{Content, Object, ResumePoint};
 use super::reason::Reason;
 use super::state::ObjectState;
 
+/// The reading rules of a version that a program read which did not record them. No rules have this number.
+const UNKNOWN_RULES: i64 = 0;
+
 /// Something that happens to an object.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
@@ -204,9 +207,11 @@ impl<'a> Change<'a> {
         object.attempts += i32::from(object.state == ObjectState::Publishing);
         object.state = ObjectState::Publishing;
         object.lease_epoch += 1;
+        // What a program that did not know of them has read to its end, nobody can say by which rules.
+        let was_read = object.parser_version.is_some() && object.rows.is_some();
+        object.reading_rules.get_or_insert(if was_read { UNKNOWN_RULES } else { reading_rules });
         object.parser_version.get_or_insert(parser_version);
         object.partition_count.get_or_insert(partitions);
-        object.reading_rules.get_or_insert(reading_rules);
         self.lease = Lease::Grant(owner, lease);
         self.wait = Wait::Until(lease + back_off);
         self
@@ -415,5 +420,13 @@ mod tests {
         let claimed = claim(&frozen).expect("it may happen").object;
         let kept = (claimed.parser_version, claimed.partition_count, claimed.reading_rules);
         assert_eq!(kept, (parser_version, partition_count, reading_rules));
+        let older = Object { reading_rules: None, rows: None, ..frozen.clone() };
+        assert_eq!(
+            claim(&older).expect("it may happen").object.reading_rules,
+            Some(8),
+            "what is in progress is taken over"
+        );
+        let read = Object { rows: Some(3), ..older };
+        assert_eq!(claim(&read).expect("it may happen").object.reading_rules, Some(UNKNOWN_RULES), "by whatever rules");
     }
 }
