@@ -10,7 +10,7 @@ use freshet_topics::{Domain, EventTime};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::arrays::{self, unnest};
-use super::upsert::{Candidate, Upsert, quoted, same_key};
+use super::upsert::{Candidate, Upsert, quoted};
 use crate::destination::Destination;
 
 /// The event time of a table whose rows may leave their date. A shadow is marked as a whole when it is swapped.
@@ -48,19 +48,62 @@ pub(super) async fn dates_left(
     left.iter().map(|row| row.try_get(0)).collect()
 }
 
+/// Conditions of which one holds if `l` and `u` have the same key. `IS NOT DISTINCT FROM` uses no index, so there is one for
+/// each choice of the columns that are NULL, of those that may be.
+fn same_key_by_index(domain: &Domain) -> Vec<String> {
+    let mut choices = vec![String::new()];
+    for name in domain.key {
+        let same = format!("l.\"{name}\" = u.\"{name}\"");
+        let mut ways = vec![same];
+        if !domain.never_null(&domain.columns[domain.index_of(name)]) {
+            ways.push(format!("l.\"{name}\" IS NULL AND u.\"{name}\" IS NULL"));
+        }
+        let with =
+            |choice: &String, way: &String| if choice.is_empty() { way.clone() } else { format!("{choice} AND {way}") };
+        choices = choices.iter().flat_map(|choice| ways.iter().map(move |way| with(choice, way))).collect();
+    }
+    choices
+}
+
 fn statement(domain: &Domain, event_time: &EventTime) -> String {
+    let table = Destination::Live.table(domain);
+    let lookups: Vec<String> = same_key_by_index(domain)
+        .iter()
+        .map(|same_key| format!("SELECT * FROM {table} AS l WHERE {same_key}"))
+        .collect();
     // One index lookup for each row: the limit keeps the planner from reading the whole table instead.
     format!(
         "SELECT DISTINCT t.\"{date}\" FROM {rows}
-         JOIN LATERAL (SELECT * FROM {table} AS l WHERE {same_key} LIMIT 1) AS t ON true
+         JOIN LATERAL ({lookups} LIMIT 1) AS t ON true
          WHERE {observed} AND ROW({old}) IS DISTINCT FROM ROW({new})
             AND (u.src_ord, u.src_gen, u.src_row) >= (t.src_ord, t.src_gen, t.src_row)",
         date = event_time.date,
         rows = unnest(domain, ""),
-        table = Destination::Live.table(domain),
-        same_key = same_key(domain, "l", "u"),
+        lookups = lookups.join(" UNION ALL "),
         observed = event_time.observed_sql("t."),
         old = quoted(event_time.columns(), "t."),
         new = quoted(event_time.columns(), "u."),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::{Cast, Column};
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_may_be_null_is_looked_up_in_its_index_too() {
+        let health = *freshet_topics::domains::by_name("health").expect("a domain");
+        const COLUMNS: &[Column] = &[Column::required("place", Cast::Int), Column::optional("visit", Cast::Int)];
+        let of = |key: &'static [&'static str]| same_key_by_index(&Domain { columns: COLUMNS, key, ..health });
+        assert_eq!(of(&["place"]), ["l.\"place\" = u.\"place\""]);
+        assert_eq!(
+            of(&["place", "visit"]),
+            [
+                "l.\"place\" = u.\"place\" AND l.\"visit\" = u.\"visit\"",
+                "l.\"place\" = u.\"place\" AND l.\"visit\" IS NULL AND u.\"visit\" IS NULL",
+            ]
+        );
+    }
 }

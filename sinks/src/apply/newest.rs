@@ -10,7 +10,6 @@ use sqlx::PgConnection;
 use super::copy;
 use super::difference::{Detail, Difference, Differences};
 use super::error::{Failure, Mode};
-use super::moved;
 use super::refusals::{Refusals, check_share};
 use super::upsert::{Candidate, Upsert, Written};
 use crate::destination::Destination;
@@ -63,7 +62,6 @@ pub(crate) async fn write(
     let all = rows.len();
     let mut keys: Vec<&[Candidate]> = rows.chunk_by(|left, right| upsert.compare_keys(left, right).is_eq()).collect();
     let mut outcome = Outcome::default();
-    moved::lock(connection, upsert).await?;
     while !keys.is_empty() {
         let mut newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
         if upsert.destination() == Destination::Correction {

@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 use super::batch::{ApplyBatch, Batch, Duplicates, parts_of};
 use super::error::{ApplyError, Failure, Mode};
 use super::marks::Marks;
+use super::moved;
 use super::newest::{self, Outcome};
 use super::refusals::Refusals;
 use super::upsert::Upsert;
@@ -90,6 +91,8 @@ async fn attempt<S: Strategy>(
         sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
     }
 
+    // Before the bookmarks: whoever waits here holds none that a new owner could want.
+    moved::lock(&mut transaction, upsert).await?;
     let unapplied = move_bookmarks(&mut transaction, destination, domain, &batch.bookmarks).await?;
     let Sifted { rows, passed_over, life_begun, replaced } =
         lives::sift(&mut transaction, destination, upsert.domain(), batch.rows_of(&unapplied)).await?;
