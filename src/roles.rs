@@ -102,8 +102,7 @@ impl Services {
 /// One line with the least number.
 pub fn connections_max(config: &Config, roles: &[Role]) -> anyhow::Result<u32> {
     let processors = roles.iter().filter(|role| matches!(role, Role::Process(_))).count();
-    // Writers without a partition are not started.
-    let writers = processors * config.process.writers.min(config.kafka.partitions.unsigned_abs() as usize);
+    let writers = processors * config.process.writers;
     let least = u32::try_from(writers + roles.len()).context("count the writers")?;
     match config.postgres.connections_max {
         0 => Ok(u32::try_from(writers)?.saturating_add(postgres::CONNECTIONS_MAX)),
@@ -246,10 +245,9 @@ mod tests {
 
     #[test]
     fn a_process_has_connections_beside_those_of_its_writers() {
-        let config = |set, writers, partitions| {
+        let config = |set, writers| {
             let mut config = Config::default();
             (config.postgres.connections_max, config.process.writers) = (set, writers);
-            config.kafka.partitions = partitions;
             config
         };
         let domain = Config::default().pipeline.domains[0];
@@ -257,23 +255,23 @@ mod tests {
         let others = vec![Role::Ingest, Role::Metrics];
         let everything = [others.clone(), eight.clone()].concat();
         let cases = [
-            (0, 2, 12, &one, Some(18)),
-            (0, 2, 12, &eight, Some(32)),
-            (0, 16, 4, &everything, Some(48)),
-            (0, 2, 12, &others, Some(16)),
-            (3, 2, 12, &one, Some(3)),
-            (2, 2, 12, &one, None),
-            (2, 2, 12, &others, Some(2)),
-            (24, 2, 12, &eight, Some(24)),
-            (23, 2, 12, &eight, None),
-            (26, 2, 12, &everything, Some(26)),
-            (16, 2, 12, &everything, None),
+            (0, 2, &one, Some(18)),
+            (0, 2, &eight, Some(32)),
+            (0, 16, &everything, Some(144)),
+            (0, 2, &others, Some(16)),
+            (3, 2, &one, Some(3)),
+            (2, 2, &one, None),
+            (2, 2, &others, Some(2)),
+            (24, 2, &eight, Some(24)),
+            (23, 2, &eight, None),
+            (26, 2, &everything, Some(26)),
+            (16, 2, &everything, None),
         ];
-        for (set, writers, partitions, roles, expected) in cases {
-            let found = connections_max(&config(set, writers, partitions), roles);
-            assert_eq!(found.ok(), expected, "{set} {writers} {partitions} {}", roles.len());
+        for (set, writers, roles, expected) in cases {
+            let found = connections_max(&config(set, writers), roles);
+            assert_eq!(found.ok(), expected, "{set} {writers} {}", roles.len());
         }
-        let refused = connections_max(&config(16, 2, 12), &eight).expect_err("too few").to_string();
+        let refused = connections_max(&config(16, 2), &eight).expect_err("too few").to_string();
         assert!(refused.starts_with("postgres.connections_max is 16, and must be at least 24 here"), "{refused}");
     }
 }

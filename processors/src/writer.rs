@@ -47,8 +47,8 @@ pub(crate) enum WriterError {
     #[error(transparent)]
     Apply(#[from] ApplyError),
     #[error(
-        "a transaction was given up after {APPLY_TIMEOUT:?}: either a session holds a lock that it waits for (`freshet status` \
-         names it), or Postgres does not answer"
+        "a transaction was given up after {APPLY_TIMEOUT:?}: either another session holds a lock that it waits for \
+         (pg_blocking_pids), or Postgres does not answer"
     )]
     TooLong,
     #[error("judge a batch: {0}")]
