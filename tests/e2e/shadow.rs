@@ -153,6 +153,16 @@ async fn a_swap_that_would_leave_something_behind_refuses_and_names_it() {
     let roles = world.run_all();
     world.put("health/all.csv", data::health(3, "2025-01-01", 10, 5)).await;
     world.settle().await;
+    // The shadow gets constraints of its own that are equal to these.
+    world
+        .execute(
+            "ALTER TABLE health_data ADD CONSTRAINT not_negative CHECK (dengue_cases >= 0);
+             ALTER TABLE health_data ADD CONSTRAINT of_two CHECK (malaria_cases >= 0 OR date > '2000-01-01')",
+        )
+        .await;
+    let checks = "SELECT string_agg(conname || ' ' || pg_get_constraintdef(oid), E'\n' ORDER BY conname)
+        FROM pg_constraint WHERE contype = 'c' AND conrelid = 'public.health_data'::regclass";
+    let before: String = world.query(checks).await;
     let (told, _) = watch::channel(Default::default());
     let token = CancellationToken::new();
     let cases = [
@@ -182,6 +192,11 @@ async fn a_swap_that_would_leave_something_behind_refuses_and_names_it() {
             "ALTER TABLE health_data DROP COLUMN remark",
             "only the live table has column remark text",
         ),
+        (
+            "ALTER TABLE health_data ADD CONSTRAINT late CHECK (dengue_cases < 1000000)",
+            "ALTER TABLE health_data DROP CONSTRAINT late",
+            "only the live table has constraint late",
+        ),
     ];
     for (make, drop, named) in cases {
         let mut shadow = open(&world, &everything()).await;
@@ -192,6 +207,7 @@ async fn a_swap_that_would_leave_something_behind_refuses_and_names_it() {
         world.execute(drop).await;
     }
     open(&world, &everything()).await.swap(&told, &token).await.expect("without them it swaps");
+    assert_eq!(world.query::<String>(checks).await, before);
     world.settle().await;
     world.all_hold().await;
     roles.stop().await;

@@ -134,7 +134,7 @@ pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> R
     sqlx::query_scalar(
         "WITH me AS (SELECT c.oid, c.reltype, c.relrowsecurity FROM pg_class c WHERE c.oid = $1::regclass)
          -- Objects that others made on the table or on its row type; plain views are renewed, and the shadow has the same
-         -- generated columns.
+         -- generated columns and CHECK constraints.
          SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
          FROM me JOIN pg_depend d ON d.deptype = 'n' AND (
             (d.refclassid = 'pg_class'::regclass AND d.refobjid = me.oid)
@@ -142,7 +142,9 @@ pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> R
          LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
          LEFT JOIN pg_class v ON v.oid = r.ev_class
          LEFT JOIN pg_attrdef g ON d.classid = 'pg_attrdef'::regclass AND g.oid = d.objid
+         LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.contype = 'c'
          WHERE v.relkind IS DISTINCT FROM 'v' AND g.adrelid IS DISTINCT FROM me.oid
+            AND k.conrelid IS DISTINCT FROM me.oid
          UNION
          SELECT pg_describe_object('pg_trigger'::regclass, t.oid, 0) FROM me JOIN pg_trigger t ON t.tgrelid = me.oid
          WHERE NOT t.tgisinternal
@@ -176,8 +178,8 @@ pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> R
     .await
 }
 
-/// How the two tables differ in columns and indexes: the live one was altered since. Columns that are declared
-/// differently from the live table do not count, nor do their indexes.
+/// How the two tables differ in columns, indexes and CHECK constraints: the live one was altered since. Columns that are
+/// declared differently from the live table do not count, nor do their indexes and constraints.
 pub(super) async fn made_otherwise(
     connection: &mut PgConnection,
     table: &str,
@@ -198,6 +200,8 @@ pub(super) async fn made_otherwise(
             UNION ALL
             SELECT k.conrelid, format('constraint %s %s', k.conname, pg_get_constraintdef(k.oid))
             FROM pg_constraint k WHERE k.contype = 'c'
+                AND NOT EXISTS (SELECT FROM pg_attribute a
+                    WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) AND a.attname = ANY ($3))
          ),
          live AS (SELECT what FROM made WHERE of = $1::regclass),
          shadow AS (SELECT what FROM made WHERE of = $2::regclass)
