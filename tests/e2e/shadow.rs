@@ -226,6 +226,8 @@ async fn indexes_that_somebody_added_are_there_after_a_swap_whatever_their_names
                 WITH (fillfactor = 70);
              COMMENT ON INDEX \"odd \"\"ON\"\" one\" IS 'It''s somebody''s';
              CREATE INDEX partial ON health_data (date) WHERE dengue_cases > 3;
+             -- Postgres names it health_data_date_idx, which is also what it calls the shadow's health_data_date.
+             CREATE INDEX ON health_data (date) WHERE dengue_cases > 4;
              CREATE INDEX of_text ON health_data ((date::timestamp));
              CREATE UNIQUE INDEX unique_id ON health_data (id, date);
              ALTER TABLE health_data ADD CONSTRAINT apart EXCLUDE USING btree (id WITH =);

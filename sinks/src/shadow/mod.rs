@@ -41,9 +41,13 @@ pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domai
     let sql = format!("CREATE TABLE {shadow} (LIKE {live} INCLUDING ALL)");
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     like_stored(connection, &live, &shadow).await?;
-    // LIKE makes up its own names. A constraint's index is renamed with its constraint.
-    for (made, wanted) in index_names(connection, &live, &shadow).await? {
-        let sql = format!("ALTER INDEX shadow.{made} RENAME TO {wanted}");
+    // LIKE makes up its own names, and may give one index the name that another must have: all names are freed first. A
+    // constraint's index is renamed with its constraint.
+    let names = index_names(connection, &live, &shadow).await?;
+    let rename = |from: &str, to: &str| format!("ALTER INDEX shadow.{from} RENAME TO {to}");
+    let mut renames: Vec<String> = names.iter().map(|(made, free, _)| rename(made, free)).collect();
+    renames.extend(names.iter().map(|(_, free, wanted)| rename(free, wanted)));
+    for sql in renames {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
     for sql in tables::narrowing(connection, SCHEMA, domain).await?.sql {
@@ -64,20 +68,21 @@ async fn like_stored(connection: &mut PgConnection, live: &str, shadow: &str) ->
     Ok(())
 }
 
-/// Pairs the equal indexes of two tables whose names differ: (name here, name there), quoted for SQL.
+/// Pairs the equal indexes of two tables whose names differ: (name here, a name that no other has, name there), quoted for
+/// SQL.
 async fn index_names(
     connection: &mut PgConnection,
     live: &str,
     shadow: &str,
-) -> Result<Vec<(String, String)>, sqlx::Error> {
-    let of = "SELECT c.relname, i.indrelid, row_number() OVER (
+) -> Result<Vec<(String, String, String)>, sqlx::Error> {
+    let of = "SELECT c.oid, c.relname, i.indrelid, row_number() OVER (
             PARTITION BY i.indrelid
             ORDER BY i.indkey::text, i.indisunique, i.indisprimary, pg_get_expr(i.indexprs, i.indrelid),
                 pg_get_expr(i.indpred, i.indrelid), i.indoption::text, i.indclass::text, c.relam) AS number
          FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid";
     sqlx::query_as(AssertSqlSafe(format!(
         "WITH indexes AS ({of})
-         SELECT quote_ident(made.relname), quote_ident(wanted.relname)
+         SELECT quote_ident(made.relname), 'renamed_' || made.oid, quote_ident(wanted.relname)
          FROM indexes made JOIN indexes wanted USING (number)
          WHERE made.indrelid = $1::regclass AND wanted.indrelid = $2::regclass AND made.relname <> wanted.relname"
     )))
