@@ -35,6 +35,9 @@ async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
              DELETE FROM health_data WHERE location_id = 2 AND date = '2025-02-02';
              UPDATE health_data SET malaria_cases = 12345 WHERE location_id = 3;
              CREATE ROLE swap_reader; GRANT SELECT ON health_data TO swap_reader;
+             CREATE ROLE swap_listener;
+             ALTER DEFAULT PRIVILEGES IN SCHEMA shadow GRANT SELECT, DELETE ON TABLES TO swap_listener;
+             ALTER DEFAULT PRIVILEGES IN SCHEMA shadow GRANT SELECT ON TABLES TO PUBLIC;
              CREATE VIEW dengue WITH (security_barrier) AS SELECT location_id, date, dengue_cases FROM health_data;
              CREATE VIEW dengue_of_one AS SELECT * FROM dengue WHERE location_id = 1;",
         )
@@ -49,6 +52,8 @@ async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
         let mut shadow = open(&world, &everything()).await;
         shadow.fill(&told, &token).await.expect("fill");
         assert!(told.borrow().copied >= 3_000, "it is filled by COPY: {:?}", told.borrow());
+        let may_delete = "SELECT has_table_privilege('swap_listener', 'shadow.health_data', 'DELETE')";
+        assert!(world.query::<bool>(may_delete).await, "a shadow has the default privileges of its schema");
         let compared = shadow.compare(&told, &token).await.expect("compare");
         assert_eq!((compared.only_live, compared.only_shadow, compared.changed), (1, 1, 300), "{compared:#?}");
         assert_ne!(compared.live_checksum, compared.shadow_checksum);
@@ -93,6 +98,8 @@ async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
         world.query("SELECT 'security_barrier=true' = ANY (reloptions) FROM pg_class WHERE relname = 'dengue'").await;
     assert!(barrier, "views keep their options");
     assert!(world.query::<bool>("SELECT has_table_privilege('swap_reader', 'health_data', 'SELECT')").await);
+    let may = "SELECT has_table_privilege('swap_listener', 'health_data', 'SELECT, DELETE')";
+    assert!(!world.query::<bool>(may).await, "nobody may do more than before");
     let left: i64 = world.query("SELECT count(*) FROM pg_class WHERE relname LIKE 'health_data%' AND relnamespace <> 'public'::regnamespace").await;
     assert_eq!(left, 0, "nothing of the old table or of the shadow is left");
     let indexes: Vec<String> =
@@ -110,7 +117,7 @@ async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
     shadow.swap(&told, &token).await.expect("swap again");
     world.settle().await;
     world.all_hold().await;
-    world.execute("DROP OWNED BY swap_reader; DROP ROLE swap_reader").await;
+    world.execute("DROP OWNED BY swap_reader, swap_listener; DROP ROLE swap_reader, swap_listener").await;
     roles.stop().await;
 }
 

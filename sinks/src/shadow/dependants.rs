@@ -108,7 +108,8 @@ async fn all_or_none(connection: &mut PgConnection, statements: &[String]) -> Re
     attempt.commit().await
 }
 
-/// The statements that give the shadow the owner, the comment and the grants of the live table.
+/// The statements that give the shadow the owner, the comment and the grants of the live table, and no others: default
+/// privileges in the schema of shadows are for a shadow only.
 pub(super) async fn allowed(
     connection: &mut PgConnection,
     table: &str,
@@ -125,6 +126,18 @@ pub(super) async fn allowed(
     .bind(shadow)
     .fetch_all(&mut *connection)
     .await?;
+    let revokes: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT format('REVOKE ALL ON %s FROM %s CASCADE', $2,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+         FROM pg_class s CROSS JOIN LATERAL aclexplode(s.relacl) AS a
+         WHERE s.oid = $2::regclass
+            AND a.grantee NOT IN (s.relowner, (SELECT relowner FROM pg_class WHERE oid = $1::regclass))",
+    )
+    .bind(table)
+    .bind(shadow)
+    .fetch_all(&mut *connection)
+    .await?;
+    statements.extend(revokes);
     statements.extend(grants(connection, table, shadow).await?);
     Ok(statements)
 }
