@@ -251,7 +251,18 @@ async fn indexes_that_somebody_added_are_there_after_a_swap_whatever_their_names
     let wanted: String = world.query(indexes).await;
     open(&world, &everything()).await.swap(&told, &token).await.expect("swap");
     assert_eq!(world.query::<String>(indexes).await, wanted);
+
+    // A serial column keeps its sequence, and numbers new rows.
+    world.execute("ALTER TABLE health_data ADD COLUMN \"No \"\"1\"\"\" bigserial").await;
+    open(&world, &everything()).await.swap(&told, &token).await.expect("swap with a serial column");
+    let owner = "SELECT d.refobjid = 'public.health_data'::regclass AND s.relnamespace = 'public'::regnamespace
+        FROM pg_class s JOIN pg_depend d ON d.objid = s.oid AND d.deptype = 'a'
+        WHERE s.relkind = 'S' AND s.relname = 'health_data_No \"1\"_seq'";
+    assert!(world.query::<bool>(owner).await, "the sequence belongs to the new table");
+    world.put("health/later.csv", data::health(3, "2026-01-01", 10, 5)).await;
     world.settle().await;
+    let numbered = "SELECT count(DISTINCT \"No \"\"1\"\"\") = count(*) AND count(*) = 330 FROM health_data";
+    assert!(world.query::<bool>(numbered).await);
     world.all_hold().await;
     roles.stop().await;
 }

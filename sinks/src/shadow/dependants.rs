@@ -142,6 +142,28 @@ pub(super) async fn allowed(
     Ok(statements)
 }
 
+/// The sequences of serial columns of the live table, each with its column, quoted for SQL: defaults of the shadow use
+/// them. An identity has another sequence in the shadow.
+pub(super) async fn serials(
+    connection: &mut PgConnection,
+    table: &str,
+    shadow: &str,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT s.oid::regclass::text, quote_ident(a.attname)
+         FROM pg_depend d
+         JOIN pg_class s ON d.classid = 'pg_class'::regclass AND s.oid = d.objid AND s.relkind = 'S'
+         JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+         JOIN pg_attribute n ON n.attrelid = $2::regclass AND n.attname = a.attname AND NOT n.attisdropped
+         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::regclass AND d.deptype = 'a'
+         ORDER BY 1",
+    )
+    .bind(table)
+    .bind(shadow)
+    .fetch_all(connection)
+    .await
+}
+
 /// What a swap would leave behind, as Postgres describes it.
 pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(

@@ -264,10 +264,15 @@ async fn swap_table(
             sqlx::query_scalar(AssertSqlSafe(format!("SELECT {}", of(&live)))).fetch_one(&mut *connection).await?;
         statements.push(format!("SELECT setval({}, last_value, is_called) FROM {live_sequence}", of(&shadow)));
     }
+    // They would move with the old table, and be dropped with it.
+    let serials = dependants::serials(connection, &live, &shadow).await?;
+    statements.extend(serials.iter().map(|(sequence, _)| format!("ALTER SEQUENCE {sequence} OWNED BY NONE")));
     statements.extend([
         format!("ALTER TABLE {live} SET SCHEMA shadow_retired"),
         format!("ALTER TABLE {shadow} SET SCHEMA {schema}"),
     ]);
+    let owned = |(sequence, column): &(String, String)| format!("ALTER SEQUENCE {sequence} OWNED BY {live}.{column}");
+    statements.extend(serials.iter().map(owned));
     for sql in statements {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
