@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use freshet::roles::Role;
 use freshet_processors::replay::{Point, Progress, ReplayError, Request, Shadow};
-use freshet_sinks::shadow::Refused;
+use freshet_sinks::shadow::{Refused, holders};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig;
@@ -118,6 +118,40 @@ async fn a_shadow_takes_the_tables_place_under_load_and_no_row_is_lost() {
     world.settle().await;
     world.all_hold().await;
     world.execute("DROP OWNED BY swap_reader, swap_listener; DROP ROLE swap_reader, swap_listener").await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_beside_a_long_reader_lets_the_live_pipeline_go_on_and_names_the_reader() {
+    let world = World::new("swap-reader").await;
+    let roles = world.run_all();
+    world.put("health/all.csv", data::health(3, "2025-01-01", 10, 5)).await;
+    world.settle().await;
+    let (told, token) = (watch::channel(Progress::default()).0, CancellationToken::new());
+    let mut reader = world.services.pool.begin().await.expect("a transaction");
+    let pid = "SELECT pg_backend_pid() FROM health_data LIMIT 1";
+    let pid: i32 = sqlx::query_scalar(pid).fetch_one(&mut *reader).await.expect("read the table");
+    let over = CancellationToken::new();
+
+    let swap = async {
+        open(&world, &everything()).await.swap(&told, &token).await.expect("swap");
+        assert!(over.is_cancelled(), "it waited for the reader");
+    };
+    let read = async {
+        // Longer than an attempt waits.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let holders = holders(&world.services.pool, domain("health")).await.expect("look at the locks");
+        let is_named = |holder: &String| holder.starts_with(&format!("session {pid} (")) && holder.contains("since ");
+        assert!(holders.iter().any(is_named), "{pid}: {holders:?}");
+        world.put("health/later.csv", data::health(3, "2026-01-01", 10, 5)).await;
+        world.applied().await;
+        over.cancel();
+        reader.rollback().await.expect("the reader ends");
+    };
+    tokio::join!(swap, read);
+    world.settle().await;
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 60);
+    world.all_hold().await;
     roles.stop().await;
 }
 

@@ -5,9 +5,10 @@
 //! there; if that takes longer than [`HOLD_MAX`], it lets the live pipeline continue and starts another round.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use freshet_sinks::apply::upsert::Upsert;
+use freshet_sinks::backoff::Backoff;
 use freshet_sinks::destination::Destination;
 use freshet_sinks::postgres::is_lock_timeout;
 use freshet_sinks::replay::{self as replays, Kind, ReplayLock, Running, Wanted};
@@ -31,6 +32,11 @@ const TRIES_MAX: u32 = 100;
 const ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 /// The pause between two attempts to hold the live pipeline.
 const PAUSE: Duration = Duration::from_millis(250);
+/// The pauses between two attempts to swap. The live pipeline waits during an attempt, so it must have most of the time
+/// if a reader holds the table for long.
+const SWAP_PAUSES: Backoff = Backoff::new(PAUSE, Duration::from_secs(10));
+/// With a reader that holds the table for longer than this, the swap is given up.
+const SWAP_MAX: Duration = Duration::from_mins(4);
 
 /// A shadow that this process works on.
 pub struct Shadow {
@@ -222,19 +228,32 @@ impl Shadow {
     ) -> Result<Swapped, ReplayError> {
         self.fill(progress, shutdown).await?;
         self.analyze().await?;
-        let mut refused = None;
-        for _ in 0..TRIES_MAX {
+        let began = Instant::now();
+        let mut attempts = 0;
+        loop {
             let held = self.level(progress, shutdown).await?;
-            match shadow::swap(held, self.context.domain, &self.running).await {
+            let error = match shadow::swap(held, self.context.domain, &self.running).await {
                 // A reader holds the table for long.
-                Err(shadow::Refused::Postgres(error)) if is_lock_conflict(&error) => refused = Some(error),
+                Err(shadow::Refused::Postgres(error)) if is_lock_conflict(&error) => error,
                 swapped => return Ok(swapped?),
+            };
+            if began.elapsed() > SWAP_MAX {
+                return Err(in_use(&self.context, error).await);
             }
-            if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            attempts += 1;
+            let pause = tokio::time::sleep(SWAP_PAUSES.after(attempts));
+            if shutdown.run_until_cancelled(pause).await.is_none() {
                 return Err(ReplayError::Interrupted);
             }
         }
-        Err(refused.map_or(ReplayError::NotCaughtUp(TRIES_MAX), |error| shadow::Refused::Postgres(error).into()))
+    }
+}
+
+/// Who holds the live table, or Postgres' error if nobody does any more.
+async fn in_use(context: &ReplayContext, error: sqlx::Error) -> ReplayError {
+    match shadow::holders(&context.pool, context.domain).await {
+        Ok(sessions) if !sessions.is_empty() => shadow::Refused::InUse(sessions).into(),
+        _ => shadow::Refused::Postgres(error).into(),
     }
 }
 

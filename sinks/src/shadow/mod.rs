@@ -25,7 +25,7 @@ use crate::tables;
 use crate::transactions::{self, Limits, Named};
 
 pub use compare::{Comparison, Differs, compare, count};
-pub use swap::{Refused, Swapped, swap};
+pub use swap::{Refused, Swapped, holders, swap};
 
 /// How long a statement that needs an exclusive lock on the live table waits for its readers. Later statements of
 /// others queue behind it, so it is better to give up and try again.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use freshet_topics::Domain;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::dependants::{Renewed, View};
-use super::{Held, dependants};
+use super::{Held, LOCK_TIMEOUT, dependants};
 use crate::apply::marks;
 use crate::apply::upsert::has_surrogate_id;
 use crate::destination::Destination;
@@ -60,6 +60,9 @@ pub enum Refused {
     #[error("the table was altered after the shadow was created ({}): drop the shadow and fill a new one", .0.join(",
     #"))]
     Altered(Vec<String>),
+    /// These sessions hold the live table for longer than the swap tries.
+    #[error("other sessions hold the table: {}; wait until they end, or end them, and try again", .0.join("; "))]
+    InUse(Vec<String>),
     /// Another process works on the replay now.
     #[error("another process has taken over this replay")]
     Lost,
@@ -75,8 +78,26 @@ pub enum Refused {
 /// [`Refused`]; nothing has changed then.
 pub async fn swap(held: Held, domain: &'static Domain, replay: &Running) -> Result<Swapped, Refused> {
     let Held { mut transaction, bookmarks } = held;
-    let connection = &mut *transaction;
-    check(connection, domain, &bookmarks).await?;
+    match swap_within(&mut transaction, domain, replay, &bookmarks).await {
+        Ok(swapped) => {
+            transaction.commit().await?;
+            Ok(swapped)
+        }
+        Err(refused) => {
+            // The caller may rely on its locks being free. If Postgres does not answer, it ends the transaction itself.
+            transaction.rollback().await.ok();
+            Err(refused)
+        }
+    }
+}
+
+async fn swap_within(
+    connection: &mut PgConnection,
+    domain: &'static Domain,
+    replay: &Running,
+    bookmarks: &BTreeMap<i32, i64>,
+) -> Result<Swapped, Refused> {
+    check(connection, domain, bookmarks).await?;
     // The rows of both tables: outputs change for rows that go as well as for rows that come.
     marks::mark_everything(connection, domain, &[Destination::Live.table(domain), Destination::Shadow.table(domain)])
         .await?;
@@ -91,7 +112,6 @@ pub async fn swap(held: Held, domain: &'static Domain, replay: &Running) -> Resu
     let dropped = swap_table(connection, domain, &views).await?;
     raise_epochs(connection, domain.name).await?;
     end(connection, replay).await?;
-    transaction.commit().await?;
     Ok(Swapped { views: views.len() - dropped.len(), dropped })
 }
 
@@ -238,6 +258,30 @@ async fn lock(connection: &mut PgConnection, domain: &'static Domain) -> Result<
     let sql = format!("LOCK TABLE {live} IN ACCESS EXCLUSIVE MODE");
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(views)
+}
+
+/// The sessions that hold the live table in transactions that are older than an attempt to swap, the oldest first. Whoever
+/// reads through a view holds the table too. When others' transactions began, Postgres tells only some users.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn holders(pool: &PgPool, domain: &'static Domain) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT format('session %s (%s)', a.pid, concat_ws(', ', a.usename,
+            coalesce(nullif(a.application_name, ''), a.backend_type), a.state,
+            'since ' || date_trunc('second', a.xact_start)))
+         FROM pg_stat_activity a
+         WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+            AND (a.xact_start < now() - make_interval(secs => $2)) IS NOT FALSE
+            AND EXISTS (SELECT FROM pg_locks l
+                WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' AND l.relation = $1::regclass)
+         ORDER BY a.xact_start, a.pid LIMIT $3",
+    )
+    .bind(Destination::Live.table(domain))
+    .bind(LOCK_TIMEOUT.as_secs_f64())
+    .bind(NAMED_MAX)
+    .fetch_all(pool)
+    .await
 }
 
 /// Puts the shadow in the place of the live table, under its views, and drops the old table. Returns the views of
