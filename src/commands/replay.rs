@@ -306,9 +306,9 @@ async fn abandon(context: &ReplayContext, only_shadow: bool, yes: bool) -> Resul
     if !confirm("Abandon it?", yes)? {
         return Ok(false);
     }
-    replays::abandon(&context.pool, domain).await?;
+    let ended = replays::abandon(&context.pool, domain).await?;
     drop(lock);
-    println!("{}: abandoned", domain.name);
+    println!("{}", show::abandoned(domain, ended.map_or(0, |replay| replay.removed)));
     Ok(true)
 }
 

@@ -357,15 +357,27 @@ async fn one_that_is_given_up_leaves_the_way_free() {
     let (told, _) = watch::channel(Default::default());
     let interrupted = replay::in_place(&context(&world, domain("health")), &everything(), &told, &stop).await;
     assert!(matches!(interrupted, Err(ReplayError::Interrupted)), "{interrupted:?}");
-    for (arguments, code) in
-        [(vec!["replay", "health", "--abandon"], 1), (vec!["replay", "health", "--abandon", "--yes"], 0)]
-    {
+    // It has found two rows to be rejects.
+    world
+        .execute(
+            "INSERT INTO pipeline.replay_suspects (replay, object, generation, row, kept)
+             SELECT r.id, h.src_object, h.src_gen, h.src_row, NULL FROM pipeline.replays AS r, health_data AS h
+             WHERE r.ended_at IS NULL AND h.location_id = 1 AND h.date IN ('2025-01-01', '2025-01-02')",
+        )
+        .await;
+    for (arguments, code, words) in [
+        (vec!["replay", "health", "--abandon"], 1, "from beginning"),
+        (vec!["replay", "health", "--abandon", "--yes"], 0, "2 rows were removed"),
+    ] {
         let mut command = world.spawn(&arguments);
         assert_eq!(command.ended(COMMAND_WITHIN).await, Some(code), "{}", command.log());
-        assert!(command.log().contains("from beginning"), "{}", command.log());
+        assert!(command.log().contains(words), "{}", command.log());
     }
+    assert_eq!(world.query::<i64>("SELECT removed FROM pipeline.replays").await, 2);
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 998);
     let only = Request { objects: vec!["health/all.csv".into()], ..everything() };
     assert_eq!(replayed(&world, domain("health"), &only).await.rows_read, 1_000);
+    world.settle().await;
     world.all_hold().await;
     roles.stop().await;
 }

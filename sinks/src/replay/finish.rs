@@ -73,8 +73,9 @@ async fn set_back(connection: &mut PgConnection, domain: &str, replay: i64, remo
     Ok(())
 }
 
-/// Ends the domain's replay before it has read everything: corrections made so far stay, a shadow is dropped. The
-/// caller holds a [`ReplayLock`](super::ReplayLock) on the domain. Returns the ended replay.
+/// Ends the domain's replay before it has read everything: corrections made so far stay, the leftovers found so far are
+/// removed, a shadow is dropped. The caller holds a [`ReplayLock`](super::ReplayLock) on the domain. Returns the ended
+/// replay.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -85,10 +86,16 @@ pub async fn abandon(pool: &PgPool, domain: &'static Domain) -> Result<Option<Re
             outcome = CASE kind WHEN 'shadow' THEN 'dropped' ELSE 'abandoned' END
          WHERE domain = $1 AND ended_at IS NULL RETURNING {COLUMNS}"
     );
-    let ended: Option<Replay> =
+    let mut ended: Option<Replay> =
         sqlx::query_as(AssertSqlSafe(sql)).bind(domain.name).fetch_optional(&mut *transaction).await?;
-    if let Some(ended) = &ended {
-        leftovers::remove(&mut transaction, domain, ended.id).await?;
+    if let Some(ended) = &mut ended {
+        let removed = leftovers::remove(&mut transaction, domain, ended.id).await?;
+        ended.removed += removed;
+        sqlx::query("UPDATE pipeline.replays SET removed = removed + $2 WHERE id = $1")
+            .bind(ended.id)
+            .bind(removed)
+            .execute(&mut *transaction)
+            .await?;
         counts::take_over_corrections(&mut transaction, domain.name).await?;
         forget_state(&mut transaction, Destination::Correction, domain.name).await?;
         crate::shadow::drop_all(&mut transaction, domain).await?;

@@ -193,6 +193,20 @@ pub(in crate::commands) fn unfinished(replay: &Replay) -> String {
     )
 }
 
+/// A replay that was given up, which has removed this many rows.
+pub(in crate::commands) fn abandoned(domain: &Domain, removed: i64) -> String {
+    let name = domain.name;
+    let removed = match removed {
+        0 => return format!("{name}: abandoned"),
+        1 => "1 row was".to_owned(),
+        rows => format!("{} rows were", thousands(rows)),
+    };
+    format!(
+        "{name}: abandoned. {removed} removed as rejects, or because the key is another now. \
+         `freshet replay {name} --from beginning` brings back what the rules accept, and what was replaced."
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use freshet_sinks::replay::correct::Corrected;
@@ -242,6 +256,15 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         println!("{text}");
+    }
+
+    #[test]
+    fn a_replay_that_is_given_up_says_what_it_removed_and_what_brings_it_back() {
+        assert_eq!(abandoned(DOMAINS[2], 0), "health: abandoned");
+        for (rows, words) in [(1, "1 row was removed"), (1_200, "1,200 rows were removed")] {
+            let text = abandoned(DOMAINS[2], rows);
+            assert!(text.contains(words) && text.contains("`freshet replay health --from beginning`"), "{text}");
+        }
     }
 
     #[test]
