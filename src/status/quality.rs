@@ -53,17 +53,24 @@ impl Quality {
     }
 }
 
-/// Counted in the index of rules; the example is whichever stands first there.
+/// Counted in the index of rules, less those of earlier readings of the few files that were sent again as new; the example
+/// is whichever stands first there.
 async fn rejects(connection: &mut PgConnection) -> Result<Vec<Rejects>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT c.domain, c.rule, c.rows, o.key, e.line, e.\"column\", left(e.value, 60) AS value
+        "SELECT c.domain, c.rule, c.rows - coalesce(earlier.rows, 0) AS rows, e.key, e.line, e.\"column\",
+            left(e.value, 60) AS value
          FROM (SELECT domain, rule, count(*) AS rows FROM pipeline.rejects GROUP BY domain, rule) AS c
+         LEFT JOIN (
+            SELECT r.domain, r.rule, count(*) AS rows
+            FROM pipeline.objects o JOIN pipeline.rejects r ON r.object = o.id AND r.generation <> o.generation
+            WHERE o.generation > 1 GROUP BY r.domain, r.rule
+         ) AS earlier ON earlier.domain = c.domain AND earlier.rule = c.rule
          CROSS JOIN LATERAL (
-            SELECT r.object, r.line, r.\"column\", r.value FROM pipeline.rejects r
-            WHERE r.domain = c.domain AND r.rule = c.rule LIMIT 1
+            SELECT o.key, r.line, r.\"column\", r.value
+            FROM pipeline.rejects r LEFT JOIN pipeline.objects o ON o.id = r.object
+            WHERE r.domain = c.domain AND r.rule = c.rule AND (o.id IS NULL OR o.generation = r.generation) LIMIT 1
          ) AS e
-         LEFT JOIN pipeline.objects o ON o.id = e.object
-         ORDER BY c.rows DESC, c.domain, c.rule LIMIT $1",
+         ORDER BY 3 DESC, 1, 2 LIMIT $1",
     )
     .bind(RULES)
     .fetch_all(connection)

@@ -72,6 +72,17 @@ async fn rejects_are_seen_taken_out_mended_and_dropped_again() {
     let loaded: Vec<i32> = world.column("SELECT location_id FROM health_data ORDER BY 1").await;
     assert_eq!(loaded, [1, 2, 3, 7], "{mended}");
     world.all_hold().await;
+
+    // Read once more, the file has each of its rejects once, although the table keeps those of both readings.
+    said(&world.freshet(&["republish", "--file", "health/odd.csv", "--as-new", "--yes"]));
+    world.settle().await;
+    let kept = format!("SELECT count(*) FROM pipeline.rejects WHERE object = {}", odd.id);
+    assert_eq!(world.query::<i64>(&kept).await, 6);
+    assert_eq!(counted(&["health", "--file", "health/odd.csv"]), 3);
+    let exported = said(&world.freshet(&["rejects", "export", "health", "--file", "health/odd.csv"]));
+    assert_eq!(exported.lines().count(), 4, "{exported}");
+    let would = json_of(&world, &["rejects", "retry", "health", "--file", "health/odd.csv", "--dry-run"]);
+    assert_eq!(would[0]["rejects"], 3, "{would:#}");
     roles.stop().await;
 }
 

@@ -35,8 +35,11 @@ pub(crate) struct Reject {
 const COLUMNS: &str = r#"r.domain, o.key AS file, r.object, r.generation, r.row, r.line, r."column", r.value, r.rule,
     r.rejected_at, r.raw, r.topic, r.partition, r."offset""#;
 
+/// Of a file that was sent again as new, each reading leaves its rejects: those of the newest count. What is of no file
+/// in the ledger stays.
 const FROM: &str = "FROM pipeline.rejects r LEFT JOIN pipeline.objects o ON o.id = r.object
-     WHERE r.domain = ANY ($1) AND ($2 = '{}' OR o.key LIKE ANY ($2)) AND ($3 = '{}' OR r.rule = ANY ($3))
+     WHERE r.domain = ANY ($1) AND (o.id IS NULL OR o.generation = r.generation)
+        AND ($2 = '{}' OR o.key LIKE ANY ($2)) AND ($3 = '{}' OR r.rule = ANY ($3))
         AND ($4::timestamptz IS NULL OR r.rejected_at >= $4) AND ($5::timestamptz IS NULL OR r.rejected_at < $5)";
 
 fn names(domains: &[&'static Domain]) -> Vec<&'static str> {
