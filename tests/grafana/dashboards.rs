@@ -34,6 +34,18 @@ fn every_panel_says_what_it_shows_in_which_unit_and_from_where() {
     }
 }
 
+/// A rejected value may say something of a person, and whoever sees a dashboard may not be who may read the tables.
+#[test]
+fn no_dashboard_shows_the_values_of_rejected_rows() {
+    for name in all() {
+        let mut found = Vec::new();
+        strings(&dashboard(&name), &mut found);
+        for query in found.iter().filter(|it| it.contains("FROM pipeline.rejects")) {
+            assert!(words(query).all(|word| !["value", "raw"].contains(&word)), "{name}: {query}");
+        }
+    }
+}
+
 #[test]
 fn ids_and_addresses_are_there_once() {
     let mut uids = BTreeSet::new();
