@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use freshet_ingest::inspect::visible;
 use freshet_topics::{Column, Domain};
 use serde::Serialize;
 
@@ -207,7 +208,10 @@ impl fmt::Display for TableReport {
 
 impl fmt::Display for Example {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let null = |value: &Option<String>| value.clone().unwrap_or_else(|| "NULL".to_owned());
+        // Whole, since long values may differ at their end; but a table's text does not tell the terminal what to do.
+        let null = |value: &Option<String>| {
+            value.as_ref().map_or_else(|| "NULL".to_owned(), |value| visible(value, usize::MAX))
+        };
         formatter.write_str(match self.kind {
             Kind::OnlyHere => "only here:",
             Kind::OnlyThere => "only there:",
@@ -260,6 +264,15 @@ mod tests {
         let json = serde_json::to_value(&report).expect("JSON");
         assert_eq!((&json["tables"][0]["columns"][one], &json["equal"]), (&3.into(), &false.into()));
         assert_eq!(json["tables"][0]["examples"][0]["kind"], "different");
+    }
+
+    #[test]
+    fn a_value_is_shown_on_its_line_with_invisible_characters_escaped() {
+        let text = |value: &str| Some(value.to_owned());
+        let values = vec![Difference { column: "name", here: text("a\u{1b}[2J\nb"), there: text("a\u{a0}b") }];
+        let example = Example { kind: Kind::Different, key: vec![("id", text("1\r"))], values };
+        let expected = "different: id=1\\r, name a\\u{1b}[2J\\nb here, a\\u{a0}b there";
+        assert_eq!(example.to_string(), expected);
     }
 
     #[test]

@@ -85,8 +85,10 @@ fn show(rejects: &[Reject], total: i64, without: &[Without], look: Look) -> Stri
     }
     let mut text = Vec::new();
     for of_file in rejects.chunk_by(|one, other| one.object == other.object && one.domain == other.domain) {
-        let file =
-            of_file[0].file.clone().unwrap_or_else(|| format!("messages of {} that are not rows", of_file[0].topic));
+        let file = match &of_file[0].file {
+            Some(key) => on_one_line(key).into_owned(),
+            None => format!("messages of {} that are not rows", of_file[0].topic),
+        };
         text.push(look.bold(&file));
         let mut records = vec![["line", "column", "rule", "value"].map(str::to_owned).to_vec()];
         records.extend(of_file.iter().map(|reject| {
@@ -141,6 +143,9 @@ mod tests {
         assert_eq!(lines[7], "and 1,000 more; --limit shows more");
         assert!(lines.iter().all(|line| line.chars().count() <= 60), "{text}");
         assert_eq!(show(&[], 0, &[], Look::PLAIN), "no such row was rejected");
+        let odd = Reject { file: Some("health/\u{1b}[31m\nred.csv".into()), ..reject(3, 2, "x") };
+        let text = show(&[odd], 1, &[], Look::PLAIN);
+        assert_eq!(text.lines().next(), Some("health/\\u{1b}[31m\\nred.csv"), "a terminal is not told what to do");
         let without = [Without { file: "a".into(), reason: "a: no row of it was rejected".into(), is_known: true }];
         assert_eq!(show(&[], 0, &without, Look::PLAIN), "a: no row of it was rejected");
     }
