@@ -5,6 +5,7 @@ mod export;
 mod list;
 mod retry;
 mod select;
+mod without;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ pub enum RejectsCommand {
         json: bool,
     },
     /// Export rejected rows as CSV, with the original cells and the reasons, to correct and drop again
+    #[command(after_help = "Exit code: 0, or 1 if a file that --file names is unknown; then nothing is written.")]
     Export {
         /// Which domain
         #[arg(value_name = "DOMAIN", value_parser = parse_domain())]
@@ -55,6 +57,7 @@ pub enum RejectsCommand {
         json: bool,
     },
     /// Load rejected rows that the current rules accept: replays their part of the topic in place
+    #[command(after_help = "Exit code: 0, or 1 if a file that --file names is unknown or nobody agrees.")]
     Retry {
         /// Which domain, or all
         #[arg(value_name = "DOMAIN", value_parser = parse_domains())]
@@ -91,6 +94,11 @@ pub struct Which {
 }
 
 impl Which {
+    /// The same, its files by the keys that are meant.
+    fn with_keys(&self, services: &Services) -> Which {
+        Which { files: self.files.iter().map(|it| named::key(services, it).to_owned()).collect(), ..self.clone() }
+    }
+
     /// The names of files, as LIKE takes them.
     fn like(&self) -> Vec<String> {
         self.files.iter().map(|file| named::like(file)).collect()
@@ -112,14 +120,18 @@ pub async fn run(
     look: Look,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
+    let (RejectsCommand::List { which, .. }
+    | RejectsCommand::Export { which, .. }
+    | RejectsCommand::Retry { which, .. }) = command;
+    let which = &which.with_keys(services);
     match command {
-        RejectsCommand::List { domains, which, limit, json } => {
+        RejectsCommand::List { domains, limit, json, .. } => {
             list::run(services, &domains.0, which, *limit, *json, look).await
         }
-        RejectsCommand::Export { domain, which, out, json } => {
+        RejectsCommand::Export { domain, out, json, .. } => {
             export::run(services, domain, which, out.as_deref(), *json).await
         }
-        RejectsCommand::Retry { domains, which, dry_run, yes, json } => {
+        RejectsCommand::Retry { domains, dry_run, yes, json, .. } => {
             let how = retry::How { dry_run: *dry_run, yes: *yes, json: *json };
             retry::run(services, &domains.0, which, how, look, shutdown).await
         }

@@ -45,6 +45,18 @@ async fn rejects_are_seen_taken_out_mended_and_dropped_again() {
     assert!(String::from_utf8_lossy(&both.stderr).contains("choose a file with --file"));
     let narrow = said(&world.freshet(&["rejects", "export", "health", "--file", "health/narrow.csv"]));
     assert!(narrow.starts_with("location_id,date,dengue_cases,_rejected_rule,"), "{narrow}");
+    // A file is named in the same ways as to list, and a slip in its name is no file without rejects.
+    let in_bucket = format!("s3://{}/health/narrow.csv", world.raw_bucket());
+    for (file, code) in [("health/narow.csv", 1), (in_bucket.as_str(), 0)] {
+        for command in [&["list", "health"][..], &["export", "health"], &["retry", "health", "--dry-run"]] {
+            let output = world.freshet(&[&["rejects"][..], command, &["--file", file]].concat());
+            let text = String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned();
+            assert_eq!(output.status.code(), Some(code), "{command:?} {file}: {text}");
+            let is_unknown = text.contains("did you mean `health/narrow.csv`?");
+            assert_eq!(is_unknown, code == 1, "{command:?} {file}: {text}");
+            assert!(command[0] != "export" || output.stdout.is_empty() == is_unknown, "{file}: {text}");
+        }
+    }
     let out = folder().join("rejects-out");
     let written = json_of(&world, &["rejects", "export", "health", "--out", out.to_str().expect("text")]);
     assert_eq!(written.as_array().map(Vec::len), Some(2), "{written:#}");

@@ -9,7 +9,7 @@ use freshet_topics::Domain;
 use serde_json::json;
 
 use super::select::{self, Reject};
-use super::{Which, csv};
+use super::{Which, csv, without};
 use crate::commands::terminal::counted;
 use crate::roles::Services;
 
@@ -20,6 +20,9 @@ pub(super) async fn run(
     out: Option<&Path>,
     as_json: bool,
 ) -> Result<ExitCode> {
+    if !without::tell(services, &[domain], which).await? {
+        return Ok(ExitCode::FAILURE);
+    }
     let all = select::read(&services.pool, &[domain], which, None).await.context("read the rejects")?;
     let (mut rejects, foreign): (Vec<Reject>, Vec<Reject>) = all.into_iter().partition(|reject| reject.object != 0);
     if !foreign.is_empty() {

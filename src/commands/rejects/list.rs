@@ -4,14 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use freshet_ingest::inspect::visible;
-use freshet_ingest::names::fits;
 use freshet_sinks::ledger::on_one_line;
 use freshet_topics::Domain;
 use serde_json::json;
 
 use super::Which;
 use super::select::{self, Reject};
-use crate::commands::named;
+use super::without::{self, Without};
 use crate::commands::terminal::{Look, columns, shorten, thousands, wrapped};
 use crate::roles::Services;
 
@@ -26,19 +25,9 @@ pub(super) async fn run(
     as_json: bool,
     look: Look,
 ) -> Result<ExitCode> {
-    let which =
-        &Which { files: which.files.iter().map(|it| named::key(services, it).to_owned()).collect(), ..which.clone() };
     let total = select::count(&services.pool, domains, which).await.context("count the rejects")?;
     let rejects = select::read(&services.pool, domains, which, Some(limit)).await.context("read the rejects")?;
-    let mut without = Vec::new();
-    // Where rows are left out, a file without a row here may have some.
-    if rejects.len() as i64 == total {
-        for file in &which.files {
-            if !rejects.iter().any(|reject| reject.file.as_ref().is_some_and(|key| fits(file, key))) {
-                without.push(without_rejects(services, file, which).await?);
-            }
-        }
-    }
+    let without = without::find(services, domains, which).await?;
     match as_json {
         true => {
             let without: Vec<_> = without.iter().map(|it| json!({ "file": it.file, "reason": it.reason })).collect();
@@ -47,35 +36,10 @@ pub(super) async fn run(
         }
         false => println!("{}", show(&rejects, total, &without, look)),
     }
-    Ok(match without.iter().all(|file| file.is_known) {
+    Ok(match without::are_known(&without) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
-}
-
-/// A file that was asked for and has no such reject.
-struct Without {
-    file: String,
-    reason: String,
-    /// Whether the ledger has it.
-    is_known: bool,
-}
-
-async fn without_rejects(services: &Services, file: &str, which: &Which) -> Result<Without> {
-    if named::is_pattern(file) && named::is_known(&services.pool, file).await.context("look up the files")? {
-        let reason = format!("{}: no such row of these files was rejected", on_one_line(file));
-        return Ok(Without { file: file.to_owned(), reason, is_known: true });
-    }
-    let versions = named::versions(services, file).await.context("look up the file")?;
-    let reason = match named::newest(&versions) {
-        None => named::unknown(services, file).await.context("look for near names")?,
-        Some(newest) => match named::waits(newest) {
-            Some(said) => format!("{}: {said}", on_one_line(file)),
-            None if which.is_narrowed() => format!("{}: no such row of it was rejected", on_one_line(file)),
-            None => format!("{}: no row of it was rejected", on_one_line(file)),
-        },
-    };
-    Ok(Without { file: file.to_owned(), reason, is_known: !versions.is_empty() })
 }
 
 /// A heading for each file, and its rows below.

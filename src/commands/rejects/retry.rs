@@ -14,8 +14,8 @@ use indicatif::MultiProgress;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::Which;
 use super::select::{self, Reject};
+use super::{Which, without};
 use crate::commands::confirm::confirm;
 use crate::commands::halted;
 use crate::commands::replay::{bar, context, show};
@@ -46,6 +46,9 @@ pub(super) async fn run(
 ) -> Result<ExitCode> {
     // The lock of a replay is a session's.
     ready::require_sessions(&services.pool).await?;
+    if !without::tell(services, domains, which).await? {
+        return Ok(ExitCode::FAILURE);
+    }
     halted::warn(&services.pool, domains).await;
     let mut done = Vec::new();
     for domain in domains {

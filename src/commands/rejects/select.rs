@@ -58,6 +58,22 @@ pub(super) async fn count(pool: &PgPool, domains: &[&'static Domain], which: &Wh
         .await
 }
 
+/// The files that have some.
+pub(super) async fn files(
+    pool: &PgPool,
+    domains: &[&'static Domain],
+    which: &Which,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(AssertSqlSafe(format!("SELECT DISTINCT o.key {FROM} AND o.key IS NOT NULL")))
+        .bind(names(domains))
+        .bind(which.like())
+        .bind(&which.rules)
+        .bind(which.since)
+        .bind(which.until)
+        .fetch_all(pool)
+        .await
+}
+
 /// The newest of them, `limit` at most; of a file in the order of its lines.
 pub(super) async fn read(
     pool: &PgPool,
