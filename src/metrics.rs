@@ -59,7 +59,7 @@ gauges! {
     OLDEST_MARK: PrometheusGauge = register_gauge(
         "freshet_oldest_mark_seconds", "Age of the oldest change that is not yet published; 0 if there is none.");
     SURVEY_TIMESTAMP: PrometheusGauge = register_gauge(
-        "freshet_survey_timestamp_seconds", "Unix time at which the state of the pipeline was last read.");
+        "freshet_survey_timestamp_seconds", "Unix time at which the state of the pipeline was last read completely.");
     SURVEY_FAILURES: IntCounterVec = register_int_counter_vec(
         "freshet_survey_failures_total", "Times the state of the pipeline could not be read.", &["what"]);
 }

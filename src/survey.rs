@@ -5,7 +5,7 @@
 //! it. Several that survey the same domain show the same: queries take the greatest of them. What was found is also
 //! told within the process ([`Services::surveyed`]), so that the status page has a history and reads nothing for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,9 @@ use crate::status::{self, DomainStatus, Outside, Rows, Status};
 const SURVEY_SHARE: u32 = 20;
 /// One that had to wait, as for a service that did not answer, does not leave the gauges behind for longer than this.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// After an error the other domains are still asked about, but none after this time: while Kafka is away, each costs a
+/// timeout.
+const ASKING_MAX: Duration = Duration::from_secs(30);
 
 /// Which domains a process surveys: a processor its own, any other role all.
 pub(crate) fn domains_of(pipeline: &Pipeline, roles: &[Role]) -> Vec<&'static Domain> {
@@ -78,6 +81,9 @@ struct Log {
 pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutdown: CancellationToken) {
     let interval = Duration::from_millis(services.config.http.survey_interval_ms);
     let log = LogClient::new(&services.config.kafka);
+    let mut shown = BTreeMap::new();
+    // What never answers is noticed too.
+    metrics::SURVEY_TIMESTAMP.set(seconds(Utc::now()));
     for domain in &domains {
         if let Some(interval) = domain.frequency {
             metrics::FILE_INTERVAL.with_label_values(&[domain.name]).set(interval.as_secs_f64());
@@ -88,7 +94,11 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
         match ledger(&services, &domains).await {
             Ok(state) => {
                 show(&state);
-                let lags = survey_logs(&services, &domains, &state, &log).await;
+                let (lags, is_whole) = survey_logs(&services, &domains, &state, &log, &mut shown).await;
+                match is_whole {
+                    true => metrics::SURVEY_TIMESTAMP.set(seconds(state.at)),
+                    false => metrics::SURVEY_FAILURES.with_label_values(&["kafka"]).inc(),
+                }
                 services.surveyed.send_replace(Some(Arc::new(survey(&state, &lags))));
             }
             Err(error) => {
@@ -119,8 +129,7 @@ fn show(state: &Status) {
         }
         metrics::OLDEST_UNFINISHED_FILE.with_label_values(labels).set(domain.oldest_unfinished_seconds.unwrap_or(0.0));
         if let Some(age) = domain.freshness_seconds {
-            let at = state.at.timestamp_millis() as f64 / 1_000.0 - age;
-            metrics::NEWEST_APPLIED_FILE.with_label_values(labels).set(at);
+            metrics::NEWEST_APPLIED_FILE.with_label_values(labels).set(seconds(state.at) - age);
         }
         if let Some(orphans) = domain.orphans {
             metrics::ORPHAN_ROWS.with_label_values(labels).set(orphans.rows);
@@ -132,7 +141,11 @@ fn show(state: &Status) {
     metrics::UNMATCHED_OBJECTS.set(state.unmatched.objects);
     metrics::DIRTY_WINDOWS.set(state.outputs.dirty_windows);
     metrics::OLDEST_MARK.set(state.outputs.oldest_mark_seconds.unwrap_or(0.0));
-    metrics::SURVEY_TIMESTAMP.set(state.at.timestamp_millis() as f64 / 1_000.0);
+}
+
+/// Unix time.
+fn seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_millis() as f64 / 1_000.0
 }
 
 fn survey(state: &Status, lags: &BTreeMap<&'static str, Lag>) -> Survey {
@@ -146,35 +159,54 @@ fn survey(state: &Status, lags: &BTreeMap<&'static str, Lag>) -> Survey {
     Survey { at: state.at, domains: domains.collect(), dirty_windows: state.outputs.dirty_windows }
 }
 
-/// Asks Kafka, and shows how far the bookmarks are behind. Domains of which it does not answer are left out.
+/// Asks Kafka, and shows how far the bookmarks are behind. Domains of which it does not answer are left out; whether it
+/// answered of all. `shown` are the partitions that have gauges.
 async fn survey_logs(
     services: &Services,
     domains: &[&'static Domain],
     state: &Status,
     log: &LogClient,
-) -> BTreeMap<&'static str, Lag> {
+    shown: &mut BTreeMap<&'static str, BTreeSet<i32>>,
+) -> (BTreeMap<&'static str, Lag>, bool) {
+    let began = Instant::now();
     let mut lags = BTreeMap::new();
+    let mut is_whole = true;
     for (domain, status) in domains.iter().zip(&state.domains) {
+        if !is_whole && began.elapsed() > ASKING_MAX {
+            break;
+        }
         let topic = domain.topic(&services.config.kafka.topic_prefix);
         let bookmarks: BTreeMap<i32, i64> =
             status.partitions.iter().map(|partition| (partition.partition, partition.next_offset)).collect();
         let wanted = bookmarks.clone();
         match log.ask(move |reader| read_log(reader, &topic, &wanted)).await {
-            // The topic does not exist: what is not applied waits all the same.
-            Ok(log) if log.ends.is_empty() => {}
-            Ok(log) => _ = lags.insert(domain.name, show_lag(status, &bookmarks, &log, state.at)),
+            Ok(found) => {
+                forget_gone(domain.name, shown.entry(domain.name).or_default(), &found.ends);
+                // If the topic does not exist, what is not applied waits all the same.
+                if !found.ends.is_empty() {
+                    lags.insert(domain.name, show_lag(status, &bookmarks, &found, state.at));
+                }
+            }
             Err(error) => {
-                failed(&error);
-                return lags;
+                tracing::debug!(%error, domain = domain.name, "survey Kafka");
+                is_whole = false;
             }
         }
     }
-    lags
+    (lags, is_whole)
 }
 
-fn failed(error: &LogError) {
-    metrics::SURVEY_FAILURES.with_label_values(&["kafka"]).inc();
-    tracing::debug!(%error, "survey Kafka");
+/// Takes away the gauges of partitions that Kafka no longer has, as of a deleted topic: they would stand still.
+fn forget_gone(domain: &str, shown: &mut BTreeSet<i32>, ends: &BTreeMap<i32, Ends>) {
+    for partition in shown.iter().filter(|partition| !ends.contains_key(*partition)) {
+        let number = partition.to_string();
+        let labels = &[domain, number.as_str()];
+        metrics::BOOKMARK_OFFSET.remove_label_values(labels).ok();
+        metrics::LOG_END_OFFSET.remove_label_values(labels).ok();
+        metrics::LAG_MESSAGES.remove_label_values(labels).ok();
+        metrics::LAG_SECONDS.remove_label_values(labels).ok();
+    }
+    *shown = ends.keys().copied().collect();
 }
 
 fn read_log(reader: &LogReader, topic: &str, bookmarks: &BTreeMap<i32, i64>) -> Result<Log, LogError> {
@@ -282,6 +314,21 @@ mod tests {
         assert_eq!(kafka.domains[0].lag, lag);
         let ledger = survey(&state, &BTreeMap::new());
         assert_eq!(ledger.domains[0].lag, Lag { messages: 99, seconds: None }, "Kafka did not answer");
+    }
+
+    #[test]
+    fn a_partition_that_kafka_no_longer_has_is_not_shown() {
+        let status = DomainStatus { domain: "forgotten", ..DomainStatus::default() };
+        let ends = BTreeMap::from([(0, Ends { low: 0, high: 10 }), (1, Ends { low: 0, high: 5 })]);
+        let log = Log { ends: ends.clone(), waiting_since: BTreeMap::new() };
+        show_lag(&status, &BTreeMap::new(), &log, DateTime::default());
+        let mut shown = BTreeSet::new();
+        forget_gone("forgotten", &mut shown, &ends);
+        assert_eq!(shown, BTreeSet::from([0, 1]));
+        forget_gone("forgotten", &mut shown, &BTreeMap::from([(1, Ends { low: 0, high: 5 })]));
+        assert_eq!(shown, BTreeSet::from([1]));
+        let is_there = |partition: &str| metrics::LAG_MESSAGES.remove_label_values(&["forgotten", partition]).is_ok();
+        assert_eq!((is_there("0"), is_there("1")), (false, true));
     }
 
     #[test]
