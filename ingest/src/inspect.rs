@@ -6,7 +6,7 @@ use std::path::Path;
 use freshet_topics::{Domain, RawRow};
 
 use crate::check::{Checked, Checker};
-use crate::frame::{FrameLimits, Framer};
+use crate::frame::Framer;
 use crate::header::Header;
 use crate::header::names::shown;
 use crate::object::{ObjectBody, ReadError};
@@ -53,11 +53,6 @@ impl NotInspected {
     }
 }
 
-fn limits(settings: &IngestSettings) -> FrameLimits {
-    let IngestSettings { record_bytes_max, fields_max, field_bytes_max, .. } = *settings;
-    FrameLimits { record_bytes_max, fields_max, field_bytes_max }
-}
-
 async fn open(domain: &Domain, settings: &IngestSettings, path: &Path) -> Result<ObjectBody, NotInspected> {
     let opened = ObjectBody::of_file(path, domain.encoding, settings.read_limits()).await;
     opened.map_err(|error| NotInspected::of(path, error))
@@ -76,14 +71,14 @@ pub async fn inspect(
     mut each: impl FnMut(u64, &RawRow<'_>),
 ) -> Result<Inspected, NotInspected> {
     let rejected = |error: &dyn std::fmt::Display| NotInspected::Rejected(error.to_string());
-    let mut checker = Checker::new(domain, others, limits(settings), 0, 0);
+    let mut checker = Checker::new(domain, others, settings.frame_limits(), 0, 0);
     let mut body = open(domain, settings, path).await?;
     while let Some(piece) = body.chunk().await.map_err(|error| NotInspected::of(path, error))? {
         checker.feed(&piece).map_err(|error| rejected(&error))?;
     }
     let Checked { header, rows, content, .. } = checker.finish().map_err(|error| rejected(&error))?;
 
-    let mut framer = Framer::new(limits(settings), domain.delimiter);
+    let mut framer = Framer::new(settings.frame_limits(), domain.delimiter);
     let mut body = open(domain, settings, path).await?;
     while let Some(piece) = body.chunk().await.map_err(|error| NotInspected::of(path, error))? {
         let mut input = piece.as_ref();
@@ -129,7 +124,7 @@ async fn unknown_columns(
     settings: &IngestSettings,
     path: &Path,
 ) -> Result<Option<usize>, NotInspected> {
-    let mut framer = Framer::new(limits(settings), domain.delimiter);
+    let mut framer = Framer::new(settings.frame_limits(), domain.delimiter);
     let mut body = open(domain, settings, path).await?;
     while let Some(piece) = body.chunk().await.map_err(|error| NotInspected::of(path, error))? {
         match framer.next(&mut piece.as_ref()) {

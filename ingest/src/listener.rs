@@ -1,5 +1,6 @@
 //! What the tasks of a listener share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::names::Name;
 use crate::object::{ObjectReader, ReadError};
 use crate::producer::Producer;
 use crate::settings::IngestSettings;
+use crate::start::reading_rules;
 use crate::{Context, IngestError, metrics};
 
 /// A listener.
@@ -35,6 +37,8 @@ pub struct Listener {
     pub(crate) versions: Versions,
     /// The domains that are published.
     pub(crate) domains: Vec<&'static Domain>,
+    /// By domain, see [`reading_rules`].
+    reading_rules: BTreeMap<&'static str, i64>,
     /// The listener's name in the ledger.
     pub(crate) name: String,
     /// The most rows of a message.
@@ -70,6 +74,8 @@ impl Listener {
         let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
         settings.check(&names).map_err(IngestError::Setting)?;
         metrics::declare(&domains);
+        let rules_of = |domain: &&'static Domain| (domain.name, reading_rules(domain, settings.frame_limits()));
+        let reading_rules = domains.iter().map(rules_of).collect();
         let producer = Arc::new(Producer::new(&kafka, settings.linger_ms)?);
         let rows_per_message = kafka.rows_per_message;
         let work_to_do = Arc::new(Notify::new());
@@ -89,6 +95,7 @@ impl Listener {
             settings,
             pool,
             domains,
+            reading_rules,
             rows_per_message,
             producer,
             gate,
@@ -125,8 +132,12 @@ impl Listener {
         request.await
     }
 
+    /// The number of the rules by which files of a domain are read.
+    pub(crate) fn reading_rules(&self, domain: &Domain) -> i64 {
+        self.reading_rules[domain.name]
+    }
+
     pub(crate) fn frame_limits(&self) -> FrameLimits {
-        let IngestSettings { record_bytes_max, fields_max, field_bytes_max, .. } = self.settings;
-        FrameLimits { record_bytes_max, fields_max, field_bytes_max }
+        self.settings.frame_limits()
     }
 }

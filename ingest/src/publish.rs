@@ -25,7 +25,7 @@ use crate::object::{ObjectBody, Stored};
 use crate::outcome::{Stop, still_mine};
 use crate::overtaken::Overtaking;
 use crate::rows::RowPublisher;
-use crate::start::{Start, reading_rules, start};
+use crate::start::{Start, start};
 
 /// How long a file that would have to be read again from its start waits, in its middle, for the lag to fall. A store lets
 /// a body stand that long.
@@ -78,7 +78,7 @@ impl Ready {
 pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_max: usize) -> Result<Ready, Stop> {
     let domain = listener.domain(&claim.object.domain).ok_or(Stop::Paused)?;
     let topic = listener.gate.topic(domain.name).ok_or(Stop::Paused)?;
-    let reading_rules = reading_rules(domain, listener.frame_limits());
+    let reading_rules = listener.reading_rules(domain);
     let start = start(claim, PARSER_VERSION, topic.partitions, reading_rules, topic.stream_id);
     if start == Start::NextGeneration {
         // The ledger still has the figures of the generation before, which tell what is lost if the object is gone.

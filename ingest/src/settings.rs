@@ -7,6 +7,7 @@ use freshet_sinks::backoff::Backoff;
 use freshet_topics::Domain;
 use serde::Deserialize;
 
+use crate::frame::FrameLimits;
 use crate::names::NOT_DATA;
 use crate::object::ReadLimits;
 
@@ -212,6 +213,12 @@ impl IngestSettings {
             ));
         }
         self.events.check()
+    }
+
+    /// The limits for rows and cells.
+    pub fn frame_limits(&self) -> FrameLimits {
+        let IngestSettings { record_bytes_max, fields_max, field_bytes_max, .. } = *self;
+        FrameLimits { record_bytes_max, fields_max, field_bytes_max }
     }
 
     /// The limits for compressed files.

@@ -12,7 +12,6 @@ use freshet_topics::failpoint::{self, Point};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::start::reading_rules;
 use crate::{IngestError, Listener, group, metrics, outcome, publish};
 
 /// One in this many rounds is for objects that are sent again.
@@ -70,7 +69,7 @@ async fn claim(listener: &Listener, turn: usize) -> Result<Vec<Claim>, sqlx::Err
     let open = |(domain, partitions): (&'static Domain, i32)| OpenDomain {
         name: domain.name,
         partitions,
-        reading_rules: reading_rules(domain, listener.frame_limits()),
+        reading_rules: listener.reading_rules(domain),
     };
     let domains: Vec<OpenDomain<'_>> = listener.gate.open_domains(turn).into_iter().map(open).collect();
     if domains.is_empty() {

@@ -164,11 +164,13 @@ impl Look {
         let mut look = runtime.spawn(async move { were_taken(&pool, domain, &left_at).await });
         let looked = runtime.block_on(async { tokio::time::timeout(BOOKMARKS_LOOK_TIMEOUT, &mut look).await });
         match looked {
+            Ok(found) => found.unwrap_or(false),
             // What it finds later is compared with what was left then, and says nothing any more.
-            Err(_) => self.late = Some(look),
-            Ok(found) => return found.unwrap_or(false),
+            Err(_) => {
+                self.late = Some(look);
+                false
+            }
         }
-        false
     }
 }
 
