@@ -11,6 +11,10 @@ use super::load;
 use super::visible::SmallFiles;
 use crate::pipeline::chosen;
 
+/// Between two small files beside a replay: a trickle, as senders make it. Without a pause each new file follows the row of
+/// the one before, and they and what is published for them take a third of two cores from the replay.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// The number of each table of facts, as (table, column), that is put wrong before the replay that has to correct it.
 fn put_wrong(pipeline: &Pipeline) -> Vec<(&'static str, &'static str)> {
     let facts = pipeline.domains.iter().filter(|domain| domain.event_time.is_some());
@@ -76,6 +80,7 @@ async fn until_ended(mut command: tokio::process::Child, files: &mut SmallFiles<
     let mut visible = Vec::new();
     while command.try_wait().context("look at the replay")?.is_none() {
         visible.push(files.next().await?);
+        tokio::time::sleep(PAUSE).await;
     }
     let status = command.wait().await.context("wait for the replay")?;
     ensure!(status.success(), "the replay ended with {status}; see the child's log");
