@@ -313,6 +313,41 @@ async fn old_data_never_comes_over_new_however_often_it_is_replayed_under_load()
     roles.stop().await;
 }
 
+/// Most rows of the first batches differ, and few of the later ones: both ways of correcting are taken. A transaction that
+/// stands for the live pipeline holds one of the rows, and gives it newer data while the replay waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_gets_newer_data_while_a_replay_waits_for_it_keeps_that_data() {
+    const DAYS: u64 = 600;
+    let world = World::with("replay-waits", |config| config.process.batch_rows_max = 50).await;
+    world.put("health/all.csv", data::health(1, "2025-01-01", DAYS, 5)).await;
+    let roles = world.run(&[Role::Ingest, Role::Process(domain("health"))]);
+    world.applied().await;
+    let first = "date < date '2025-01-01' + 400";
+    let last = "date = '2026-08-01'";
+    world.execute(&format!("UPDATE health_data SET dengue_cases = 99999 WHERE {first} OR {last}")).await;
+
+    let mut newer = world.services.pool.begin().await.expect("a transaction");
+    let newest = "UPDATE health_data SET dengue_cases = 7, src_object = src_object + 1, src_ord = src_ord + 1
+        WHERE date = '2025-01-20'";
+    let held = sqlx::query(newest).execute(&mut *newer).await;
+    assert_eq!(held.expect("the row").rows_affected(), 1);
+    let frees = async {
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database()
+            AND wait_event_type = 'Lock' AND query LIKE '%UPDATE \"health_data\"%' AND pid <> pg_backend_pid()";
+        world.until("the replay waits for the row", waits).await;
+        newer.commit().await.expect("newer data");
+    };
+    let request = everything();
+    let (replay, ()) = tokio::join!(replayed(&world, domain("health"), &request), frees);
+    let expected = (DAYS.cast_signed(), 400 + 1 - 1);
+    assert_eq!((replay.rows_read, replay.changed), expected, "all that were wrong, without the newer one");
+    let newer = "SELECT dengue_cases FROM health_data WHERE date = '2025-01-20'";
+    assert_eq!(world.query::<i32>(newer).await, 7);
+    let wrong = "SELECT count(*) FROM health_data WHERE dengue_cases = 99999";
+    assert_eq!(world.query::<i64>(wrong).await, 0);
+    roles.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_was_killed_goes_on_and_a_second_one_is_refused() {
     let world = World::new("killed-replay").await;

@@ -68,7 +68,7 @@ impl Drive<'_> {
         let workers = shares(positions, ends).into_iter().map(|positions| {
             let pace = Pace::new(self.context.rows_per_second.map(|rate| f64::from(rate.get()) / WORKERS as f64));
             let (recent, copies) = (Refusals::default(), Copies::default());
-            Worker { drive: self, positions, connection: None, recent, copies, pace }
+            Worker { drive: self, positions, connection: None, recent, copies, is_mostly_changed: true, pace }
         });
         for worker in try_join_all(workers.map(|worker| worker.run(ends, shutdown))).await? {
             positions.extend(worker);
@@ -102,6 +102,8 @@ struct Worker<'a> {
     recent: Refusals,
     /// Of a shadow: whether its keys have been new.
     copies: Copies,
+    /// In place: whether most rows of the last batch differed from the table.
+    is_mostly_changed: bool,
     pace: Pace,
 }
 
@@ -196,7 +198,10 @@ impl Worker<'_> {
         let topic = context.topic();
         let (offered, refused) = match sink {
             Sink::InPlace(replay) => {
-                let corrected = correct::correct(&mut connection, upsert, &topic, batch, replay, &self.recent).await?;
+                let (recent, is_mostly_changed) = (&self.recent, self.is_mostly_changed);
+                let corrected =
+                    correct::correct(&mut connection, upsert, &topic, batch, replay, recent, is_mostly_changed).await?;
+                self.is_mostly_changed = corrected.is_mostly_changed();
                 (corrected.offered, corrected.refused)
             }
             Sink::Shadow => {

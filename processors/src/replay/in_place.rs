@@ -183,7 +183,7 @@ impl Sum {
                 None => sum.inserted += 1,
                 Some(before) => {
                     sum.changed += 1;
-                    for column in &before.columns {
+                    for column in before.columns.iter() {
                         *sum.columns.entry(column).or_default() += 1;
                     }
                 }

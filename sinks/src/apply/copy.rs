@@ -8,16 +8,15 @@
 //!
 //! A shadow is filled in the same way. Its rows get the `id`s that the live table has for their keys ([`ids`]).
 
-use std::collections::BTreeMap;
-
 use freshet_topics::columns::{Columns, Values};
-use freshet_topics::{Domain, Provenance, Value};
+use freshet_topics::{Domain, Provenance};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArgumentBuffer;
 use sqlx::{Encode, PgConnection, Postgres};
 
-use super::upsert::{Candidate, Changed, LINEAGE, Upsert, Written, filled_columns, quoted};
+use super::upsert::{Candidate, LINEAGE, Upsert, filled_columns, quoted};
+use super::written::{self, Written};
 use super::{Applied, ids};
 use crate::destination::Destination;
 
@@ -142,43 +141,7 @@ pub(crate) async fn write(
         return Err(error);
     }
     let copied = copy.finish().await?;
-    Ok((copied == rows.len() as u64).then(|| written(domain, rows)))
-}
-
-/// All rows, in the form in which the upsert reports them.
-fn written(domain: &Domain, rows: &[Candidate<'_>]) -> Vec<Written> {
-    let mut found: BTreeMap<(i64, i32), Vec<&Candidate<'_>>> = BTreeMap::new();
-    for row in rows {
-        let provenance = row.provenance();
-        found.entry((provenance.object, provenance.generation)).or_default().push(row);
-    }
-    let one = |((object, generation), rows): ((i64, i32), Vec<&Candidate<'_>>)| Written {
-        object,
-        generation,
-        rows: rows.iter().map(|row| row.provenance().row).collect(),
-        changed: changed(domain, &rows),
-    };
-    found.into_iter().map(one).collect()
-}
-
-fn changed(domain: &Domain, rows: &[&Candidate<'_>]) -> Changed {
-    let Some(event_time) = &domain.event_time else {
-        let key = domain.dimension_key();
-        return Changed::Keys(rows.iter().map(|row| value(domain, row, key).to_string()).collect());
-    };
-    let is_observed = |row: &&&Candidate<'_>| {
-        event_time.observed_when.is_none_or(|observed| value(domain, row, observed.column) == *observed.value)
-    };
-    let dates = rows.iter().filter(is_observed).filter_map(|row| match value(domain, row, event_time.date) {
-        Value::Date(date) => Some(date),
-        Value::Timestamp(at) => Some(at.date_naive()),
-        _ => None,
-    });
-    Changed::Dates(dates.collect())
-}
-
-fn value<'b>(domain: &Domain, row: &Candidate<'b>, column: &str) -> Value<'b> {
-    row.columns().get(domain.index_of(column), row.place())
+    Ok((copied == rows.len() as u64).then(|| written::of(domain, rows)))
 }
 
 /// The start of the binary data: a signature, no flags and no further header

@@ -10,6 +10,8 @@
 //!
 //! Postgres returns only rows that differ or have lost to newer data; nothing is locked.
 
+use std::sync::Arc;
+
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
@@ -43,7 +45,7 @@ pub struct Before {
     /// Object, generation and row that it comes from.
     pub lineage: (i64, i32, i64),
     /// Columns whose value differs.
-    pub columns: Vec<&'static str>,
+    pub columns: Arc<[&'static str]>,
     /// With [`Detail::Examples`], the table's value of the first of these columns, as text.
     pub first: Option<String>,
 }

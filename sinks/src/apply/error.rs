@@ -44,10 +44,23 @@ impl From<sqlx::Error> for ApplyError {
 pub(crate) enum Mode {
     /// By COPY, assuming that every key is new; any error fails the attempt.
     Copy,
+    /// In a replay in place: rows of the same lineage are changed where they are, the others as in [`Mode::Fast`].
+    Update,
     /// One statement; a refused row fails the attempt.
     Fast,
     /// With savepoints and halving; refused rows are left out.
     Careful,
+}
+
+impl Mode {
+    /// How to write the batch if this way failed because of a row; the last way leaves such rows out.
+    pub(crate) fn next(self) -> Option<Mode> {
+        match self {
+            Mode::Copy | Mode::Update => Some(Mode::Fast),
+            Mode::Fast => Some(Mode::Careful),
+            Mode::Careful => None,
+        }
+    }
 }
 
 /// Why an attempt failed.

@@ -9,7 +9,7 @@ use chrono::{Days, NaiveDate};
 use freshet_topics::{Domain, EventTime};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::upsert::{Changed, Written};
+use super::written::{Changed, Written};
 
 /// The channel that tells a publisher about new change marks.
 pub const MARKS_CHANNEL: &str = "freshet_marks";

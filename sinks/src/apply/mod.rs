@@ -5,7 +5,7 @@
 //! 2. Rows that another life of the ledger sent are skipped ([`crate::lives`]), and duplicates are left out
 //!    ([`progress`]).
 //! 3. The newest row of each key is written: by COPY if all keys are probably new ([`copy`](mod@copy)), else by the
-//!    upsert ([`upsert`]). If Postgres refuses a row, the row becomes a reject, and the next-newest row of its key is
+//!    upsert ([`upsert`]); a replay in place changes rows where they are if most of them differ (`update`). If Postgres refuses a row, the row becomes a reject, and the next-newest row of its key is
 //!    written instead (`newest`). A table that refuses everything is distinguished from a few bad rows ([`refusals`]).
 //! 4. Rows that cannot load are stored as rejects ([`rejects`]), and received rows are added to the sets and counts
 //!    ([`progress`]).
@@ -20,7 +20,7 @@ pub(crate) mod arrays;
 mod batch;
 pub mod copy;
 pub mod difference;
-mod error;
+pub(crate) mod error;
 mod ids;
 pub mod marks;
 mod moved;
@@ -30,7 +30,9 @@ pub mod refusals;
 pub mod rejects;
 pub mod removal;
 pub(crate) mod transaction;
+mod update;
 pub mod upsert;
+pub mod written;
 
 use std::collections::BTreeMap;
 
@@ -38,6 +40,7 @@ use sqlx::PgConnection;
 
 pub use batch::{ApplyBatch, Batch, Duplicates, Origin, REFUSED_BY_DATABASE, ReceivedRow, Rows};
 pub use error::ApplyError;
+use error::Mode;
 use newest::Outcome;
 use refusals::Refusals;
 use rejects::Lineage;
@@ -85,7 +88,8 @@ pub async fn apply(
     recent: &Refusals,
     by_copy: bool,
 ) -> Result<Applied, ApplyError> {
-    let request = Request { upsert, topic, batch, recent, by_copy };
+    let first = if by_copy { Mode::Copy } else { Mode::Fast };
+    let request = Request { upsert, topic, batch, recent, first };
     transaction::run(connection, request, FirstTime::default).await
 }
 

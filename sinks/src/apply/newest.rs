@@ -11,7 +11,9 @@ use super::copy;
 use super::difference::{Detail, Difference, Differences};
 use super::error::{Failure, Mode};
 use super::refusals::{Refusals, check_share};
-use super::upsert::{Candidate, Upsert, Written};
+use super::update::{self, Updated};
+use super::upsert::{Candidate, Upsert};
+use super::written::Written;
 use crate::destination::Destination;
 use crate::postgres::{ErrorKind, error_kind};
 
@@ -64,6 +66,17 @@ pub(crate) async fn write(
     let mut outcome = Outcome::default();
     while !keys.is_empty() {
         let mut newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
+        if mode == Mode::Update {
+            let Updated { changed, differences, written } = match update::write(connection, upsert, &newest).await {
+                Ok(updated) => updated,
+                Err(error) if error_kind(&error) == ErrorKind::Row => return Err(Failure::Row),
+                Err(error) => return Err(error.into()),
+            };
+            let mut changed = changed.into_iter();
+            newest.retain(|_| changed.next() == Some(false));
+            outcome.differences.extend(differences);
+            outcome.written.extend(written);
+        }
         if upsert.destination() == Destination::Correction {
             let Differences { differing, lost } = upsert.differences(connection, &newest, Detail::Counts).await?;
             let differ: BTreeSet<usize> = differing.iter().map(|difference| difference.index).collect();
@@ -82,7 +95,7 @@ pub(crate) async fn write(
                 Ok(None) | Err(sqlx::Error::Database(_)) => return Err(Failure::Row),
                 Err(error) => return Err(error.into()),
             },
-            Mode::Fast => match upsert.write(connection, &newest).await {
+            Mode::Update | Mode::Fast => match upsert.write(connection, &newest).await {
                 Ok(answer) => {
                     outcome.written.extend(answer);
                     Vec::new()

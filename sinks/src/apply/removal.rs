@@ -5,7 +5,8 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::marks;
-use super::upsert::{Changed, quoted};
+use super::upsert::quoted;
+use super::written::Changed;
 
 /// The statements by which a person removes what the table has of an object, and marks it, so that the outputs follow. They
 /// belong in one transaction. The topic still has the rows.

@@ -29,8 +29,8 @@ pub(crate) struct Request<'a> {
     pub(crate) batch: &'a Batch,
     /// Postgres' refusals in the batches before.
     pub(crate) recent: &'a Refusals,
-    /// Whether the keys are probably new.
-    pub(crate) by_copy: bool,
+    /// How to write it at first, guessed from the batches before.
+    pub(crate) first: Mode,
 }
 
 /// The differences between the transactions. Each attempt has its own.
@@ -60,22 +60,22 @@ pub(crate) trait Strategy: Sized {
     fn summary(self) -> Self::Summary;
 }
 
-/// Writes a batch on a connection that is in no transaction: by COPY if its keys are probably new; by the upsert
-/// otherwise, or if COPY fails; and carefully if Postgres refuses a row.
+/// Writes a batch on a connection that is in no transaction: at first as guessed; by the upsert if that fails because of
+/// a row; and carefully if Postgres refuses the row.
 pub(crate) async fn run<S: Strategy>(
     connection: &mut PgConnection,
     request: Request<'_>,
     strategy: impl Fn() -> S,
 ) -> Result<S::Summary, ApplyError> {
-    let modes = [Mode::Copy, Mode::Fast, Mode::Careful];
-    for mode in modes.into_iter().skip(usize::from(!request.by_copy)) {
-        match attempt(connection, request, strategy(), mode).await {
-            Ok(summary) => return Ok(summary),
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Row) => {}
+    let mut mode = request.first;
+    loop {
+        match (attempt(connection, request, strategy(), mode).await, mode.next()) {
+            (Ok(summary), _) => return Ok(summary),
+            (Err(Failure::Final(error)), _) => return Err(error),
+            (Err(Failure::Row), Some(next)) => mode = next,
+            (Err(Failure::Row), None) => unreachable!("a careful attempt takes refused rows out"),
         }
     }
-    unreachable!("a careful attempt takes refused rows out")
 }
 
 async fn attempt<S: Strategy>(

@@ -8,14 +8,14 @@
 
 use std::cmp::Ordering;
 
-use chrono::NaiveDate;
 use freshet_topics::columns::Columns;
 use freshet_topics::{Domain, Provenance};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::ReceivedRow;
 use super::arrays::{self, unnest};
-use super::{ids, moved};
+use super::written::{Changed, Written};
+use super::{ids, moved, written};
 use crate::destination::Destination;
 
 /// The upsert of one domain at one destination.
@@ -51,29 +51,6 @@ impl<'b> Candidate<'b> {
     pub(crate) fn place(&self) -> usize {
         self.row.at()
     }
-}
-
-/// What the statement did with the rows of one object and generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// The object.
-    pub object: i64,
-    /// The generation.
-    pub generation: i32,
-    /// `src_row` of every row that is now in the table; the others lost to newer data.
-    pub rows: Vec<i64>,
-    /// What changed: values of written rows that differ from the table's values before. Dates that the rows of a statement
-    /// left are with its first object.
-    pub changed: Changed,
-}
-
-/// What must be derived again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
-    /// Dates of facts that are not projections.
-    Dates(Vec<NaiveDate>),
-    /// Rows of a dimension, by the text of their key.
-    Keys(Vec<String>),
 }
 
 impl Upsert {
@@ -135,9 +112,7 @@ impl Upsert {
             })
             .collect();
         let mut written = written?;
-        if let Some(Written { changed: Changed::Dates(dates), .. }) = written.first_mut() {
-            dates.extend(left);
-        }
+        written::add_dates(&mut written, left);
         Ok(written)
     }
 }

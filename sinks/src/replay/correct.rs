@@ -25,6 +25,7 @@ use super::Running;
 use super::counts::{self, Moved};
 use super::leftovers::{self, Leftover};
 use crate::apply::difference::{Detail, Difference};
+use crate::apply::error::Mode;
 use crate::apply::newest::{self, Outcome};
 use crate::apply::progress::Part;
 use crate::apply::refusals::Refusals;
@@ -54,6 +55,13 @@ pub struct Corrected {
     pub offered: usize,
     /// Rows that Postgres itself refused.
     pub refused: usize,
+}
+
+impl Corrected {
+    /// Whether values of at least half of the rows changed.
+    pub fn is_mostly_changed(&self) -> bool {
+        2 * self.changed >= self.read
+    }
 }
 
 /// A row whose result changes in a replay.
@@ -90,7 +98,9 @@ pub enum What {
     AcceptedAnew(String),
 }
 
-/// Corrects the table by a batch, on a connection that is in no transaction, as part of a replay.
+/// Corrects the table by a batch, on a connection that is in no transaction, as part of a replay. `is_mostly_changed` says
+/// that most of its rows probably differ ([`Corrected::is_mostly_changed`] of the batch before); if they do not, it only
+/// takes longer.
 ///
 /// # Errors
 /// See [`crate::apply::apply`].
@@ -101,12 +111,12 @@ pub async fn correct(
     batch: &Batch,
     replay: &Running,
     recent: &Refusals,
+    is_mostly_changed: bool,
 ) -> Result<Corrected, ApplyError> {
     debug_assert_eq!(upsert.destination(), Destination::Correction);
-    transaction::run(connection, Request { upsert, topic, batch, recent, by_copy: false }, || {
-        Correction::of(Some(replay))
-    })
-    .await
+    let first = if is_mostly_changed { Mode::Update } else { Mode::Fast };
+    let request = Request { upsert, topic, batch, recent, first };
+    transaction::run(connection, request, || Correction::of(Some(replay))).await
 }
 
 /// What [`correct`] would do with a batch, with examples. Nothing is written, so rows that only Postgres would refuse
@@ -222,7 +232,7 @@ impl<'r> Correction<'r> {
             None => self.corrected.inserted += 1,
             Some(before) => {
                 self.corrected.changed += 1;
-                for column in &before.columns {
+                for column in before.columns.iter() {
                     *self.corrected.columns.entry(column).or_default() += 1;
                 }
             }
