@@ -8,7 +8,8 @@
 //! Only rows that have the very same lineage in the table are changed. The caller compares the others: new keys, rows
 //! that newer data has replaced or will be replaced, and unchanged rows. If another transaction writes one of the rows
 //! at the same time, this one waits for it, and Postgres checks the outer conditions again on the row's newest version:
-//! a row that has got newer data is not changed either.
+//! a row that has got newer data is not changed either. Older minor releases of Postgres do not check the place again, so
+//! the outer conditions compare the lineage too.
 
 use std::sync::Arc;
 
