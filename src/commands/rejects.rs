@@ -2,6 +2,7 @@
 
 mod csv;
 mod export;
+mod extent;
 mod list;
 mod retry;
 mod select;

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use freshet_topics::Domain;
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, QueryBuilder, Transaction};
 
 use super::Which;
 
@@ -35,27 +35,40 @@ pub(crate) struct Reject {
 const COLUMNS: &str = r#"r.domain, o.key AS file, r.object, r.generation, r.row, r.line, r."column", r.value, r.rule,
     r.rejected_at, r.raw, r.topic, r.partition, r."offset""#;
 
-/// Of a file that was sent again as new, each reading leaves its rejects: those of the newest count. What is of no file
-/// in the ledger stays.
-const FROM: &str = "FROM pipeline.rejects r LEFT JOIN pipeline.objects o ON o.id = r.object
-     WHERE r.domain = ANY ($1) AND (o.id IS NULL OR o.generation = r.generation)
-        AND ($2 = '{}' OR o.key LIKE ANY ($2)) AND ($3 = '{}' OR r.rule = ANY ($3))
-        AND ($4::timestamptz IS NULL OR r.rejected_at >= $4) AND ($5::timestamptz IS NULL OR r.rejected_at < $5)";
+/// Begins a query of the rejects that are meant, `r`, and of their files in the ledger, `o`; `select` says what of them
+/// is read. Of a file that was sent again as new, each reading leaves its rejects: those of the newest count. What is of no
+/// file in the ledger stays.
+pub(super) fn query(select: &str, domains: &[&'static Domain], which: &Which) -> QueryBuilder<Postgres> {
+    let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
+    let mut query = QueryBuilder::new(select);
+    query.push(
+        " FROM pipeline.rejects r LEFT JOIN pipeline.objects o ON o.id = r.object
+         WHERE (o.id IS NULL OR o.generation = r.generation) AND r.domain = ANY (",
+    );
+    query.push_bind(names).push(")");
+    if !which.files.is_empty() {
+        query.push(" AND o.key LIKE ANY (").push_bind(which.like()).push(")");
+    }
+    if !which.rules.is_empty() {
+        query.push(" AND r.rule = ANY (").push_bind(&which.rules).push(")");
+    }
+    if let Some(since) = which.since {
+        query.push(" AND r.rejected_at >= ").push_bind(since);
+    }
+    if let Some(until) = which.until {
+        query.push(" AND r.rejected_at < ").push_bind(until);
+    }
+    query
+}
 
-fn names(domains: &[&'static Domain]) -> Vec<&'static str> {
-    domains.iter().map(|domain| domain.name).collect()
+/// A transaction whose queries all see the rejects of one moment, whatever is rejected or loads meanwhile.
+pub(super) async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
 }
 
 /// How many there are.
 pub(super) async fn count(pool: &PgPool, domains: &[&'static Domain], which: &Which) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {FROM}")))
-        .bind(names(domains))
-        .bind(which.like())
-        .bind(&which.rules)
-        .bind(which.since)
-        .bind(which.until)
-        .fetch_one(pool)
-        .await
+    query("SELECT count(*)", domains, which).build_query_scalar().fetch_one(pool).await
 }
 
 /// The files that have some.
@@ -64,14 +77,8 @@ pub(super) async fn files(
     domains: &[&'static Domain],
     which: &Which,
 ) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(AssertSqlSafe(format!("SELECT DISTINCT o.key {FROM} AND o.key IS NOT NULL")))
-        .bind(names(domains))
-        .bind(which.like())
-        .bind(&which.rules)
-        .bind(which.since)
-        .bind(which.until)
-        .fetch_all(pool)
-        .await
+    let mut query = query("SELECT DISTINCT o.key", domains, which);
+    query.push(" AND o.key IS NOT NULL").build_query_scalar().fetch_all(pool).await
 }
 
 /// The newest of them, `limit` at most; of a file in the order of its lines.
@@ -81,17 +88,9 @@ pub(super) async fn read(
     which: &Which,
     limit: Option<u32>,
 ) -> Result<Vec<Reject>, sqlx::Error> {
-    sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS} {FROM} ORDER BY r.object DESC, r.generation, r.row LIMIT $6"
-    )))
-    .bind(names(domains))
-    .bind(which.like())
-    .bind(&which.rules)
-    .bind(which.since)
-    .bind(which.until)
-    .bind(limit.map(i64::from))
-    .fetch_all(pool)
-    .await
+    let mut query = query(&format!("SELECT {COLUMNS}"), domains, which);
+    query.push(" ORDER BY r.object DESC, r.generation, r.row LIMIT ").push_bind(limit.map(i64::from));
+    query.build_query_as().fetch_all(pool).await
 }
 
 /// Those of one file, as it was read last, behind a data row: `limit` of them, in the order of the file.
