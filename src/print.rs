@@ -55,8 +55,26 @@ pub(crate) fn out(text: fmt::Arguments<'_>, end: &str) {
 
 /// The same for what a program reads: nothing is added.
 pub(crate) fn raw(text: &str) {
+    bytes(text.as_bytes());
+}
+
+/// The same for what is too much to be kept whole: write it in parts, through a buffer. It returns no error, as [`raw`].
+pub(crate) struct Raw;
+
+impl Write for Raw {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        bytes(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn bytes(bytes: &[u8]) {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => process::exit(CLOSED_PIPE),
         Err(error) => {

@@ -3,6 +3,7 @@
 mod csv;
 mod export;
 mod extent;
+mod files;
 mod list;
 mod retry;
 mod select;

@@ -14,7 +14,7 @@ use futures::FutureExt;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::ask::{Asked, Refused, absent, away};
+use super::ask::{Asked, Refused, absent};
 use super::parameters::Parameters;
 use super::undo::{self, Undo, Undoing};
 use crate::commands::rejects;
@@ -267,8 +267,7 @@ pub(super) async fn csv(State(asked): State<Asked>, Path(id): Path<i64>) -> Resu
     if rejects.len() as i64 > CSV_ROWS_MAX {
         return Err(too_large(domain));
     }
-    let export = rejects::csv_of(domain, rejects).map_err(|error| away(format!("{error:#}")))?;
-    let export = export.ok_or_else(|| absent("no row of it was rejected"))?;
+    let export = rejects::csv_of(domain, &rejects).ok_or_else(|| absent("no row of it was rejected"))?;
     let headers = [
         (CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()),
         // Letters, digits, - and _ of any script: a header has ASCII.

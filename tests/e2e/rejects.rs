@@ -1,12 +1,13 @@
 //! Rows that did not load: seen, taken out as CSV and mended, judged again; and where a row of a table is from.
 
 use std::fs;
-use std::process::Output;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Output, Stdio};
 
 use freshet::roles::Role;
 use serde_json::{Value, json};
 
-use crate::harness::{World, folder, rules};
+use crate::harness::{World, folder, resident_mib_max, rules};
 use crate::replay::domain;
 
 const HEADING: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
@@ -57,6 +58,9 @@ async fn rejects_are_seen_taken_out_mended_and_dropped_again() {
             assert!(command[0] != "export" || output.stdout.is_empty() == is_unknown, "{file}: {text}");
         }
     }
+    let of_both = json_of(&world, &["rejects", "export", "health"]);
+    assert_eq!(of_both, listed["rejects"], "JSON has room for any columns");
+    assert_eq!(json_of(&world, &["rejects", "export", "health", "--rule", "no_such"]), json!([]));
     let out = folder().join("rejects-out");
     let written = json_of(&world, &["rejects", "export", "health", "--out", out.to_str().expect("text")]);
     assert_eq!(written.as_array().map(Vec::len), Some(2), "{written:#}");
@@ -132,6 +136,46 @@ async fn what_changed_rules_accept_is_loaded_once_and_the_rest_stays_rejected() 
     assert_eq!(cases, [4, 4, 9]);
     world.all_hold().await;
     roles.stop().await;
+}
+
+/// Rejects that are written as they are read: fewer than a file may have, but more text than a small machine has memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rejects_are_exported_with_little_memory() {
+    const ROWS: usize = 10_000;
+    const MIB_MAX: u64 = 120;
+    let world = World::new("rejects-many").await;
+    let roles = world.run_all();
+    world.put("health/many.csv", format!("{HEADING}x,2025-01-01,1,2,3,4\n")).await;
+    world.settle().await;
+    roles.stop().await;
+    // About 200 MB, which a table keeps compressed.
+    let raw = r#"'{"location_id":"x","date":"2025-01-01","dengue_cases":"' || repeat('1', 20000) || '"}'"#;
+    world
+        .execute(&format!(
+            r#"INSERT INTO pipeline.rejects
+                   (domain, topic, object, generation, row, line, partition, "offset", "column", value, rule, raw)
+               SELECT domain, topic, object, generation, row + n, line + n, partition, "offset", "column", value, rule,
+                   {raw}
+               FROM pipeline.rejects, generate_series(1, {ROWS}) AS n"#
+        ))
+        .await;
+    for more in [None, Some("--json")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+        command.args(["rejects", "export", "health"]).args(more).env_clear().envs(world.variables());
+        let mut export = command.current_dir(folder()).stdout(Stdio::piped()).spawn().expect("run freshet");
+        let mut out = BufReader::new(export.stdout.take().expect("a pipe"));
+        // A pipe holds little: until it is read, most is still to come.
+        let mut text = String::new();
+        out.read_line(&mut text).expect("the first line");
+        let mib = resident_mib_max(export.id());
+        assert!(mib < MIB_MAX, "{more:?}: {mib} MiB before the first line is read");
+        out.read_to_string(&mut text).expect("the rest");
+        assert!(export.wait().expect("its end").success());
+        match more {
+            None => assert_eq!(text.lines().count(), ROWS + 2),
+            Some(_) => assert_eq!(serde_json::from_str::<Vec<Value>>(&text).expect("JSON").len(), ROWS + 1),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

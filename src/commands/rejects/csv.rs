@@ -3,10 +3,9 @@
 //! The headings of the notes begin with [`NOTES`], so that a listener ignores them: once the cells are corrected, the
 //! file can be dropped unchanged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use freshet_ingest::header::NOTES;
-use freshet_topics::message::MessageError;
 use freshet_topics::{Cell, Domain, RawRow, TextEncoding};
 
 use super::select::Reject;
@@ -15,72 +14,85 @@ use super::select::Reject;
 /// where the row is from.
 const NOTE_NAMES: [&str; 6] = ["rule", "column", "value", "text", "file", "line"];
 
-/// The columns that a row was sent with: of the domain, and new ones by heading.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// The columns that rows of one file were sent with, gathered row by row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Columns {
+    /// For each of the domain's, whether any row has it. A line with a stray quote has none, and fits any: empty as long
+    /// as there is no other row.
+    has: Vec<bool>,
+    /// Headings of new ones.
+    new: BTreeSet<String>,
+}
+
+/// The columns under one header: of the domain, and new ones by heading.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
     /// Places in the domain.
     columns: Vec<usize>,
     new: Vec<String>,
 }
 
-/// A reject, decoded.
-pub(super) struct Sent<'a> {
-    reject: &'a Reject,
-    row: RawRow<'a>,
+/// The row as it was sent; `None` if its text was too long to be kept whole, so that it is no valid JSON any more.
+pub(super) fn row(domain: &Domain, reject: &Reject) -> Option<RawRow<'static>> {
+    RawRow::decode(domain, reject.raw.as_bytes()).ok()
 }
 
-/// Decodes the rows.
-///
-/// # Errors
-/// Of the first that is no row of the domain.
-pub(super) fn decode<'a>(domain: &'static Domain, rejects: &'a [Reject]) -> Result<Vec<Sent<'a>>, MessageError> {
-    let sent = |reject: &'a Reject| Ok(Sent { row: RawRow::decode(domain, reject.raw.as_bytes())?, reject });
-    rejects.iter().map(sent).collect()
-}
-
-/// The columns of rows of one file: all that any of them has. A line with a stray quote has none, and fits any.
-pub(super) fn shape(domain: &Domain, rows: &[Sent<'_>]) -> Shape {
-    let has = |column: &usize| rows.iter().any(|sent| is_framed(sent) && sent.row.cells[*column] != Cell::Absent);
-    let mut columns: Vec<usize> = (0..domain.columns.len()).filter(has).collect();
-    if columns.is_empty() {
-        columns = (0..domain.columns.len()).collect();
+impl Columns {
+    /// Takes the columns of one more row.
+    pub(super) fn add(&mut self, row: &RawRow<'_>) {
+        for name in row.new_cells.keys() {
+            if !self.new.contains(name.as_ref()) {
+                self.new.insert(name.to_string());
+            }
+        }
+        if row.stray_quote.is_none() {
+            self.has.resize(row.cells.len(), false);
+            self.has.iter_mut().zip(&row.cells).for_each(|(has, cell)| *has |= *cell != Cell::Absent);
+        }
     }
-    let new: BTreeSet<&str> = rows.iter().flat_map(|sent| sent.row.new_cells.keys()).map(AsRef::as_ref).collect();
-    Shape { columns, new: new.into_iter().map(str::to_owned).collect() }
 }
 
-fn is_framed(sent: &Sent<'_>) -> bool {
-    sent.row.stray_quote.is_none()
+impl Shape {
+    /// All columns that any of these files has; those of the domain where none has any.
+    pub(super) fn of<'c>(domain: &Domain, files: impl Iterator<Item = &'c Columns> + Clone) -> Shape {
+        let has = |column: &usize| files.clone().any(|file| file.has.get(*column).is_some_and(|has| *has));
+        let mut columns: Vec<usize> = (0..domain.columns.len()).filter(has).collect();
+        if columns.is_empty() {
+            columns = (0..domain.columns.len()).collect();
+        }
+        let new: BTreeSet<&String> = files.clone().flat_map(|file| &file.new).collect();
+        Shape { columns, new: new.into_iter().cloned().collect() }
+    }
 }
 
 /// Whether rows of several files fit under one header: for a column that only some files lack, an empty cell would mean
 /// something else than a missing column. Of one file, rows may lack an empty cell of a column that was declared since.
-pub(super) fn is_one_shape(rows: &[Sent<'_>]) -> bool {
-    let mut shapes: BTreeMap<(i64, i32), Vec<bool>> = BTreeMap::new();
-    for Sent { reject, row } in rows.iter().filter(|sent| is_framed(sent)) {
-        let shape = shapes.entry((reject.object, reject.generation)).or_insert_with(|| vec![false; row.cells.len()]);
-        shape.iter_mut().zip(&row.cells).for_each(|(has, cell)| *has |= *cell != Cell::Absent);
-    }
-    let mut shapes = shapes.into_values();
-    let Some(first) = shapes.next() else { return true };
-    shapes.all(|shape| shape == first)
+pub(super) fn are_one_shape<'c>(files: impl Iterator<Item = &'c Columns>) -> bool {
+    let mut framed = files.map(|file| &file.has).filter(|has| !has.is_empty());
+    let Some(first) = framed.next() else { return true };
+    framed.all(|has| has == first)
 }
 
-/// The file. A contract's own delimiter is kept; where its text is not UTF-8, a byte order mark says that this is.
-pub(super) fn write(domain: &Domain, shape: &Shape, rows: &[Sent<'_>]) -> String {
+/// The first line. Where the text of the contract's files is not UTF-8, a byte order mark says that this is.
+pub(super) fn heading(domain: &Domain, shape: &Shape) -> String {
     let mark = if domain.encoding == TextEncoding::Utf8 { "" } else { "\u{feff}" };
     let notes = NOTE_NAMES.iter().map(|name| format!("{NOTES}{name}"));
     let names = shape.columns.iter().map(|column| domain.columns[*column].name.to_owned());
-    let heading: Vec<String> = names.chain(shape.new.iter().cloned()).chain(notes).collect();
-    let lines = std::iter::once(heading).chain(rows.iter().map(|sent| record(shape, sent)));
-    let lines = lines.map(|cells| {
-        let cells: Vec<String> = cells.iter().map(|cell| quoted(cell, domain.delimiter)).collect();
-        cells.join(char::from(domain.delimiter).to_string().as_str()) + "\n"
-    });
-    format!("{mark}{}", lines.collect::<String>())
+    format!("{mark}{}", written(domain, names.chain(shape.new.iter().cloned()).chain(notes)))
 }
 
-fn record(shape: &Shape, Sent { reject, row }: &Sent<'_>) -> Vec<String> {
+/// The line of a reject.
+pub(super) fn line(domain: &Domain, shape: &Shape, reject: &Reject, row: &RawRow<'_>) -> String {
+    written(domain, record(shape, reject, row).into_iter())
+}
+
+/// Cells on a line; a contract's own delimiter is kept.
+fn written(domain: &Domain, cells: impl Iterator<Item = String>) -> String {
+    let cells: Vec<String> = cells.map(|cell| quoted(&cell, domain.delimiter)).collect();
+    cells.join(char::from(domain.delimiter).to_string().as_str()) + "\n"
+}
+
+fn record(shape: &Shape, reject: &Reject, row: &RawRow<'_>) -> Vec<String> {
     let cells = shape.columns.iter().map(|column| match &row.cells[*column] {
         Cell::Text(text) => text.to_string(),
         Cell::Absent | Cell::Missing => String::new(),
@@ -109,6 +121,8 @@ fn quoted(cell: &str, delimiter: u8) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use chrono::DateTime;
     use freshet_topics::domains;
 
@@ -133,6 +147,20 @@ mod tests {
         }
     }
 
+    fn columns(domain: &Domain, rejects: &[Reject]) -> BTreeMap<i64, Columns> {
+        let mut columns: BTreeMap<i64, Columns> = BTreeMap::new();
+        for reject in rejects {
+            columns.entry(reject.object).or_default().add(&row(domain, reject).expect("a row"));
+        }
+        columns
+    }
+
+    fn written_of(domain: &Domain, rejects: &[Reject]) -> String {
+        let shape = Shape::of(domain, columns(domain, rejects).values());
+        let lines = rejects.iter().map(|reject| line(domain, &shape, reject, &row(domain, reject).expect("a row")));
+        std::iter::once(heading(domain, &shape)).chain(lines).collect()
+    }
+
     #[test]
     fn the_cells_are_as_they_were_sent_and_the_notes_say_why() {
         let health = domains::by_name("health").expect("declared");
@@ -151,9 +179,7 @@ mod tests {
             ),
             reject(r#"{"_stray_quote":"1,\"2,3"}"#, "stray_quote", None, 4),
         ];
-        let rows = decode(health, &rejects).expect("rows");
-        assert!(is_one_shape(&rows), "a line with a stray quote fits any");
-        let text = write(health, &shape(health, &rows), &rows);
+        let text = written_of(health, &rejects);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
@@ -172,10 +198,13 @@ mod tests {
             reject(r#"{"location_id":"x","date":"2025-01-01","dengue_cases":"1"}"#, "a", None, 2),
             reject(r#"{"location_id":"x","date":"2025-01-01","malaria_cases":"1"}"#, "a", None, 2),
         ];
-        assert!(is_one_shape(&decode(health, &rejects).expect("rows")), "they are of one file");
+        assert_eq!(columns(health, &rejects).len(), 1, "they are of one file");
+        assert!(are_one_shape(columns(health, &rejects).values()));
         rejects[1].object = 2;
-        assert!(!is_one_shape(&decode(health, &rejects).expect("rows")));
-        let broken = [reject("no row", "malformed_message", None, 0)];
-        assert!(decode(health, &broken).is_err());
+        assert!(!are_one_shape(columns(health, &rejects).values()));
+        assert_eq!(row(health, &reject("no row", "malformed_message", None, 0)), None);
+        // A line with a stray quote fits any.
+        rejects[1].raw = r#"{"_stray_quote":"1,\"2,3"}"#.into();
+        assert!(are_one_shape(columns(health, &rejects).values()));
     }
 }

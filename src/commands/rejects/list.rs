@@ -26,7 +26,7 @@ pub(super) async fn run(
     look: Look,
 ) -> Result<ExitCode> {
     let total = select::count(&services.pool, domains, which).await.context("count the rejects")?;
-    let rejects = select::read(&services.pool, domains, which, Some(limit)).await.context("read the rejects")?;
+    let rejects = select::read(&services.pool, domains, which, limit).await.context("read the rejects")?;
     let without = without::find(services, domains, which).await?;
     match as_json {
         true => {

@@ -1,7 +1,9 @@
 //! The rejects that a command is about.
 
+use anyhow::Context;
 use chrono::{DateTime, Utc};
 use freshet_topics::Domain;
+use futures::TryStreamExt;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, QueryBuilder, Transaction};
 
@@ -81,16 +83,40 @@ pub(super) async fn files(
     query.push(" AND o.key IS NOT NULL").build_query_scalar().fetch_all(pool).await
 }
 
+/// Those of the newest files first; of a file in the order of its lines.
+fn in_order(domains: &[&'static Domain], which: &Which) -> QueryBuilder<Postgres> {
+    let mut query = query(&format!("SELECT {COLUMNS}"), domains, which);
+    query.push(" ORDER BY r.object DESC, r.generation, r.row");
+    query
+}
+
 /// The newest of them, `limit` at most; of a file in the order of its lines.
 pub(super) async fn read(
     pool: &PgPool,
     domains: &[&'static Domain],
     which: &Which,
-    limit: Option<u32>,
+    limit: u32,
 ) -> Result<Vec<Reject>, sqlx::Error> {
-    let mut query = query(&format!("SELECT {COLUMNS}"), domains, which);
-    query.push(" ORDER BY r.object DESC, r.generation, r.row LIMIT ").push_bind(limit.map(i64::from));
-    query.build_query_as().fetch_all(pool).await
+    let mut query = in_order(domains, which);
+    query.push(" LIMIT ").push_bind(i64::from(limit)).build_query_as().fetch_all(pool).await
+}
+
+/// Gives all of them to `take`, in the same order, one at a time: a file may have millions.
+///
+/// # Errors
+/// If Postgres does not answer, or that of `take`.
+pub(super) async fn each(
+    connection: &mut PgConnection,
+    domain: &'static Domain,
+    which: &Which,
+    mut take: impl FnMut(Reject) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut query = in_order(&[domain], which);
+    let mut rejects = query.build_query_as::<Reject>().fetch(connection);
+    while let Some(reject) = rejects.try_next().await.context("read the rejects")? {
+        take(reject)?;
+    }
+    Ok(())
 }
 
 /// Those of one file, as it was read last, behind a data row: `limit` of them, in the order of the file.

@@ -26,7 +26,7 @@ use freshet::roles::Role;
 use freshet_topics::Pipeline;
 
 pub(crate) use own_stack::{OwnStack, Server};
-pub(crate) use process::Process;
+pub(crate) use process::{Process, resident_mib_max};
 pub(crate) use stack::{endpoints, folder};
 pub(crate) use world::{Object, World};
 

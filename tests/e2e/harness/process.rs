@@ -54,10 +54,7 @@ impl Process {
 
     /// The most memory that it has had resident so far, in MiB.
     pub(crate) fn resident_mib_max(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line =
-            status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells of a running process");
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") / 1024
+        resident_mib_max(self.child.id())
     }
 
     /// The names of its threads.
@@ -121,6 +118,13 @@ impl Process {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// The most memory that a running process has had resident so far, in MiB.
+pub(crate) fn resident_mib_max(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells of a running process");
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") / 1024
 }
 
 impl Drop for Process {
