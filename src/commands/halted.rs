@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use freshet_sinks::bookmarks::{self, Bookmark, streams};
+use freshet_sinks::ledger::on_one_line;
 use freshet_topics::Domain;
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
@@ -33,7 +34,8 @@ impl KnownTopic {
     /// Which partitions are halted and why; nothing if none is.
     pub fn halted(&self) -> Option<String> {
         let halted: Vec<&Bookmark> = self.bookmarks.iter().filter(|bookmark| bookmark.halted.is_some()).collect();
-        let reason = halted.first()?.halted.as_deref()?;
+        // It may repeat what Postgres says of a row.
+        let reason = on_one_line(halted.first()?.halted.as_deref()?);
         let numbers: Vec<i32> = halted.iter().map(|bookmark| bookmark.partition).collect();
         Some(match numbers.as_slice() {
             [one] => format!("partition {one} is halted: {reason}"),
@@ -103,6 +105,8 @@ mod tests {
         };
         let known = |bookmarks| KnownTopic { stream: None, bookmarks };
         assert_eq!(known(vec![bookmark(0, None)]).halted(), None);
+        let odd = known(vec![bookmark(3, Some("x\u{1b}[2J\ny"))]);
+        assert_eq!(odd.halted().as_deref(), Some("partition 3 is halted: x\\u{1b}[2J\\ny"));
         let one = known(vec![bookmark(0, None), bookmark(1, Some("x; see `y`"))]);
         assert_eq!(one.halted().as_deref(), Some("partition 1 is halted: x; see `y`"));
         let two = known(vec![bookmark(0, Some("x")), bookmark(2, Some("y"))]);

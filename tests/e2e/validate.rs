@@ -45,6 +45,7 @@ fn a_script_learns_by_the_exit_code_whether_every_row_loads() {
     let cases: &[(&str, &str, Vec<u8>, i32, &str)] = &[
         ("good", "health/a.csv", good.clone().into(), 0, "health/a.csv (health): loads, 1 row"),
         ("header", "a.csv", good.clone().into(), 0, "a.csv (health): loads, 1 row"),
+        ("odd", "health/\u{1b}[2J.csv", good.clone().into(), 0, "health/\\u{1b}[2J.csv (health): loads, 1 row"),
         ("mixed", "health/a.csv", mixed().into(), 1, "loads in part, 5 rows, 3 rejected, 1 value corrected"),
         (
             "none",

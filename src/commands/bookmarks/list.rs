@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use freshet_sinks::bookmarks;
+use freshet_sinks::ledger::on_one_line;
 use freshet_topics::Domain;
 use freshet_topics::log::{Ends, LogClient, LogReader};
 use serde::Serialize;
@@ -104,7 +105,7 @@ fn render(lines: &[Line], look: Look) -> String {
     for line in lines {
         if let Some(reason) = &line.halted {
             let what = format!("{} partition {} is halted", line.domain, line.partition);
-            text.push_str(&format!("\n{}: {reason}", look.bad(&what)));
+            text.push_str(&format!("\n{}: {}", look.bad(&what), on_one_line(reason)));
         }
     }
     text
@@ -125,10 +126,11 @@ mod tests {
             log_end: Some(1_300),
             halted: None,
         };
-        let halted = Line { partition: 1, halted: Some("the topic was recreated".into()), ..known.clone() };
+        let halted = Line { partition: 1, halted: Some("the topic was\u{1b}[2J\nrecreated".into()), ..known.clone() };
         let fresh = Line { domain: "climate", partition: 0, log_end: Some(1), ..Line::default() };
         let text = render(&[known, halted, fresh], Look::PLAIN);
-        for part in ["1,150", "│      100 │", "health partition 1 is halted: the topic was recreated", "–"] {
+        for part in ["1,150", "│      100 │", "health partition 1 is halted: the topic was\\u{1b}[2J\\nrecreated", "–"]
+        {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         println!("{text}");

@@ -38,7 +38,7 @@ pub(super) struct File {
     /// Rows of it that were judged.
     pub(super) received: i64,
     #[serde(skip)]
-    nonce: Option<uuid::Uuid>,
+    pub(super) nonce: Option<uuid::Uuid>,
 }
 
 /// The row of the table.

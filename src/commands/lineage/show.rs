@@ -1,6 +1,7 @@
 //! Shows what is known about a key, for people.
 
 use chrono::{DateTime, Utc};
+use freshet_ingest::inspect::visible;
 use freshet_sinks::ledger::{ObjectState, on_one_line};
 use freshet_topics::message::OVERTAKEN;
 
@@ -9,7 +10,7 @@ use crate::commands::status::word;
 use crate::commands::terminal::{Look, thousands, wrapped};
 
 pub(super) fn lineage(found: &Lineage, look: Look) -> String {
-    let key: Vec<String> = found.key.iter().map(|(column, value)| format!("{column}={value}")).collect();
+    let key: Vec<String> = found.key.iter().map(|(column, value)| format!("{column}={}", text(value))).collect();
     let mut parts = vec![look.bold(&format!("{} {}", found.domain, key.join(" ")))];
     match &found.row {
         Some(row) => parts.extend(of_row(row, found.table, look)),
@@ -75,14 +76,15 @@ fn of_row(row: &Row, table: &str, look: Look) -> Vec<String> {
     }
     for Dangling { column, value, domain, of } in &row.orphan_in {
         let line = format!(
-            "orphan: its {column} is {value}, and {domain} has no row with that {of}: outputs that need one leave this \
-             row out"
+            "orphan: its {column} is {}, and {domain} has no row with that {of}: outputs that need one leave this \
+             row out",
+            text(value)
         );
         parts.push(wrapped(look, &line, |line| look.busy(line)));
     }
     let is_shown = |(name, value): &(&String, &serde_json::Value)| *name != "corrections" && !value.is_null();
     let values = row.values.as_object().into_iter().flatten().filter(is_shown);
-    let values: Vec<String> = values.map(|(name, value)| format!("{name}={value}")).collect();
+    let values: Vec<String> = values.map(|(name, value)| format!("{name}={}", text(&value.to_string()))).collect();
     parts.push(wrapped(look, &values.join(" "), |line| look.faint(line)));
     parts
 }
@@ -111,7 +113,7 @@ fn of_other(other: &Other, found: &Lineage) -> String {
         Fate::Waiting => waiting(other, found),
         Fate::Rejected => {
             let column = other.column.map_or(String::new(), |column| format!(" in {column}"));
-            let value = other.value.as_ref().map_or(String::new(), |value| format!(": `{value}`"));
+            let value = other.value.as_ref().map_or(String::new(), |value| format!(": `{}`", text(value)));
             format!("rejected ({}{column}{value}): {place}", other.rule.unwrap_or_default())
         }
         Fate::PassedOver => {
@@ -149,6 +151,11 @@ fn waiting(other: &Other, found: &Lineage) -> String {
     )
 }
 
+/// A value of a file or of the table, whole; but its text does not tell the terminal what to do.
+fn text(value: &str) -> String {
+    visible(value, usize::MAX)
+}
+
 /// File, version and line.
 fn place(file: Option<&File>, line: Option<i64>, row: i64) -> String {
     let line = line.map_or_else(|| format!("data row {}", row + 1), |line| format!("line {line}"));
@@ -156,7 +163,7 @@ fn place(file: Option<&File>, line: Option<i64>, row: i64) -> String {
         None => format!("a file unknown to the ledger, {line}"),
         Some(File { key, version_id, etag, last_modified, .. }) => {
             let version = version_id.as_ref().map_or_else(|| format!("etag {etag}"), |id| format!("version {id}"));
-            format!("{key} {line} ({version}, written {})", written(*last_modified))
+            format!("{} {line} ({version}, written {})", on_one_line(key), written(*last_modified))
         }
     }
 }
@@ -199,6 +206,29 @@ mod tests {
         assert_eq!(text(vec![]), format!("visits ward=7\nis not in visits\n{said}"));
         let halted = "partition 3 of the topic is halted, see `freshet bookmarks list visits`";
         assert_eq!(text(vec![3]), format!("visits ward=7\nis not in visits\n{said}; {halted}"));
+    }
+
+    #[test]
+    fn what_senders_wrote_is_shown_with_invisible_characters_escaped() {
+        let file = File {
+            id: 4,
+            key: "visits/\u{1b}[2J.csv".into(),
+            version_id: None,
+            etag: "e".into(),
+            last_modified: DateTime::default(),
+            replaced_by: None,
+            state: ObjectState::Applied,
+            rows: Some(1),
+            received: 1,
+            nonce: None,
+        };
+        let rejected =
+            Other { fate: Fate::Rejected, rule: Some("late"), value: Some("a\u{1b}[31m\nb".into()), ..waiting(1) };
+        let mut found = found(vec![Other { file: Some(file), ..rejected }], Vec::new(), true);
+        found.key = BTreeMap::from([("ward", "7\u{9b}1m".to_owned())]);
+        let shown = lineage(&found, Look { width: 200, ..Look::PLAIN });
+        assert!(shown.starts_with("visits ward=7\\u{9b}1m\n"), "{shown}");
+        assert!(shown.contains("rejected (late: `a\\u{1b}[31m\\nb`): visits/\\u{1b}[2J.csv line 2 ("), "{shown}");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(super) fn are_known(without: &[Without]) -> bool {
 pub(super) async fn tell(services: &Services, domains: &[&'static Domain], which: &Which) -> Result<bool> {
     let without = find(services, domains, which).await?;
     for file in &without {
-        eprintln!("freshet: {}", file.reason);
+        eprintln!("freshet: {}", on_one_line(&file.reason));
     }
     Ok(are_known(&without))
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use freshet_ingest::inspect::visible;
 use freshet_processors::replay::Preview;
+use freshet_sinks::ledger::on_one_line;
 use freshet_sinks::replay::Replay;
 use freshet_sinks::replay::correct::{Example, What};
 use freshet_sinks::shadow::{Comparison, Differs, Swapped};
@@ -105,12 +107,15 @@ pub(in crate::commands) fn preview(
 
 fn example(example: &Example, files: &BTreeMap<i64, String>, look: Look) -> String {
     let provenance = &example.provenance;
-    let file = files.get(&provenance.object).map_or_else(|| format!("object {}", provenance.object), Clone::clone);
+    let file = match files.get(&provenance.object) {
+        Some(key) => on_one_line(key).into_owned(),
+        None => format!("object {}", provenance.object),
+    };
     let value = |value: &Option<String>| value.as_deref().map_or_else(|| "NULL".to_owned(), cut);
     let what = match &example.what {
-        What::Inserted { key } => format!("inserts {key}"),
+        What::Inserted { key } => format!("inserts {}", whole(key)),
         What::Changed { key, column, before, after } => {
-            format!("{key} {column}: {} → {}", value(before), value(after))
+            format!("{} {column}: {} → {}", whole(key), value(before), value(after))
         }
         What::RejectedAnew(refusal) => {
             let column = refusal.column.map(|column| format!(" {column}")).unwrap_or_default();
@@ -122,10 +127,12 @@ fn example(example: &Example, files: &BTreeMap<i64, String>, look: Look) -> Stri
 }
 
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(VALUE_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+    visible(text, VALUE_CHARS_MAX)
+}
+
+/// A key, which a long one is still told from another by; but its text does not tell the terminal what to do.
+fn whole(key: &str) -> String {
+    visible(key, usize::MAX)
 }
 
 /// How a shadow compares with the live table.
@@ -150,7 +157,7 @@ pub(in crate::commands) fn comparison(domain: &Domain, comparison: &Comparison, 
     for Differs { key, live, shadow } in &comparison.first {
         let side = |name: &str, row: &Option<String>| row.as_deref().map(|row| format!("\n    {name:<7}{}", cut(row)));
         let sides = [side("live", live), side("shadow", shadow)].into_iter().flatten().collect::<String>();
-        text.push_str(&format!("\n  {key}{sides}"));
+        text.push_str(&format!("\n  {}{sides}", whole(key)));
     }
     text
 }
@@ -210,13 +217,13 @@ pub(in crate::commands) fn abandoned(domain: &Domain, removed: i64) -> String {
 #[cfg(test)]
 mod tests {
     use freshet_sinks::replay::correct::Corrected;
+    use freshet_topics::judge::Refusal;
     use freshet_topics::{DOMAINS, Provenance};
 
     use super::*;
 
-    #[test]
-    fn a_preview_counts_by_column_and_rule_and_shows_where() {
-        let provenance = Provenance {
+    fn provenance() -> Provenance {
+        Provenance {
             object: 7,
             generation: 1,
             row: 3,
@@ -226,7 +233,35 @@ mod tests {
             parser: 1,
             nonce: uuid::Uuid::nil(),
             partitions: 4,
-        };
+        }
+    }
+
+    #[test]
+    fn what_senders_wrote_does_not_tell_the_terminal_what_to_do() {
+        let files = BTreeMap::from([(7, "health/\u{1b}[2J.csv".to_owned())]);
+        let (key, text) = ("(a\r,1)".to_owned(), || Some("a\u{1b}[31m\nb".to_owned()));
+        let refusal = Refusal { rule: "late", column: Some("name"), value: text() };
+        let kinds = [
+            (What::Inserted { key: key.clone() }, "inserts (a\\r,1)"),
+            (
+                What::Changed { key: key.clone(), column: "name", before: None, after: text() },
+                "(a\\r,1) name: NULL → a\\u{1b}[31m\\nb",
+            ),
+            (What::RejectedAnew(refusal), "rejected, late name: a\\u{1b}[31m\\nb"),
+        ];
+        for (what, expected) in kinds {
+            let shown = example(&Example { provenance: provenance(), what }, &files, Look::PLAIN);
+            assert_eq!(shown, format!("health/\\u{{1b}}[2J.csv line 5: {expected}"));
+        }
+        let first = vec![Differs { key, live: text(), shadow: None }];
+        let found = Comparison { only_live: 1, live_rows: 1, first, ..Comparison::default() };
+        let shown = comparison(DOMAINS[2], &found, Look::PLAIN);
+        assert!(shown.ends_with("\n  (a\\r,1)\n    live   a\\u{1b}[31m\\nb"), "{shown}");
+    }
+
+    #[test]
+    fn a_preview_counts_by_column_and_rule_and_shows_where() {
+        let provenance = provenance();
         let changed = What::Changed {
             key: "(1,2025-08-22,f,)".into(),
             column: "dengue_cases",

@@ -1,5 +1,7 @@
 //! A report for people.
 
+use freshet_sinks::ledger::on_one_line;
+
 use super::report::{Place, Report, State};
 use crate::commands::terminal::{Look, columns, thousands, wrapped};
 
@@ -12,7 +14,7 @@ pub(super) fn report(report: &Report, look: Look) -> String {
         State::Rejected => look.bad("is rejected"),
         State::NotData => look.bad("is not read"),
     };
-    let mut parts = vec![format!("{}{of}: {what}{}", look.bold(&report.file), counts(report))];
+    let mut parts = vec![format!("{}{of}: {what}{}", look.bold(&on_one_line(&report.file)), counts(report))];
     parts.extend(report.reason.as_ref().map(|reason| indented(look, reason)));
     parts.extend(list(look, "unknown columns", &report.unknown_columns));
     parts.extend(list(look, "columns it lacks, with the contract's value in all rows", &report.absent_defaults));
