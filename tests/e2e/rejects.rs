@@ -99,6 +99,9 @@ async fn rejects_are_seen_taken_out_mended_and_dropped_again() {
     assert_eq!(exported.lines().count(), 4, "{exported}");
     let would = json_of(&world, &["rejects", "retry", "health", "--file", "health/odd.csv", "--dry-run"]);
     assert_eq!(would[0]["rejects"], 3, "{would:#}");
+    let traced = world.freshet(&["lineage", "health", "location_id=x", "date=2025-01-01"]);
+    let text = String::from_utf8_lossy(&traced.stderr).into_owned();
+    assert_eq!(text.matches("health/odd.csv line 3").count(), 1, "{text}");
     roles.stop().await;
 }
 

@@ -318,10 +318,12 @@ pub(super) async fn unread(pool: &PgPool, domain: &Domain) -> Result<Unread, sql
     Ok(Unread { number, files })
 }
 
-/// Which rows were rejected because of a cell that is no value of the key.
+/// Which rows are rejected because of a cell that is no value of the key; of a file that was sent again as new, as it was
+/// read last.
 pub(super) async fn rejected_with(pool: &PgPool, domain: &Domain, error: &NotAValue) -> Result<String> {
     let rows: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT o.key, r.line FROM pipeline.rejects r JOIN pipeline.objects o ON o.id = r.object
+        "SELECT o.key, r.line FROM pipeline.rejects r
+         JOIN pipeline.objects o ON o.id = r.object AND o.generation = r.generation
          WHERE r.domain = $1 AND r.rule = $2 AND r.\"column\" = $3 AND coalesce(r.value, '') = $4
          ORDER BY r.object DESC, r.row LIMIT $5",
     )
