@@ -236,7 +236,8 @@ const REJECTED: &str = "WITH RECURSIVE step (object) AS (
         SELECT (SELECT max(r.object) FROM pipeline.rejects r WHERE r.object < s.object) FROM step s WHERE s.object > 0
     ), rejected AS (SELECT object FROM step WHERE object > 0 LIMIT $2)";
 
-/// The newest files of each state and the newest with rejected rows, the newest first.
+/// The newest files of each state and the newest with rejected rows, the newest first. Those that are not applied are in an
+/// index of their own; there are few of them, and behind each step from one to the next could be a million others.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -245,8 +246,11 @@ pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Vec<FileOutc
         "{REJECTED}, shown AS (
             SELECT o.id FROM UNNEST($3::text[]) AS s (state)
             CROSS JOIN LATERAL (
-                SELECT id FROM pipeline.objects o WHERE o.state = s.state ORDER BY o.id DESC LIMIT $2
+                SELECT id FROM pipeline.objects o WHERE o.state = s.state AND o.state <> 'applied'
+                ORDER BY o.id DESC LIMIT $2
             ) AS o
+            UNION
+            (SELECT id FROM pipeline.objects o WHERE o.state = 'applied' ORDER BY o.id DESC LIMIT $2)
             UNION
             SELECT object FROM rejected
          )

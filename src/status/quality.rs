@@ -83,6 +83,7 @@ async fn corrections(connection: &mut PgConnection) -> Result<Vec<Corrections>, 
             sum(c.number::bigint)::bigint AS values
          FROM pipeline.progress p JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
             CROSS JOIN LATERAL jsonb_each_text(p.corrections) AS c (what, number)
+         WHERE p.corrections <> '{}'
          GROUP BY p.domain, c.what ORDER BY 4 DESC, 1, 2, 3 LIMIT $1",
     )
     .bind(RULES)

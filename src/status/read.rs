@@ -30,8 +30,7 @@ pub async fn read(
     listed: Option<&Listed>,
 ) -> Result<Status> {
     let at = sqlx::query_scalar("SELECT now()").fetch_one(&mut *connection).await.context("connect to Postgres")?;
-    let files = file_counts(connection).await.context("count the files in the ledger")?;
-    let rows = row_counts(connection).await.context("count the rows in the ledger")?;
+    let (files, rows) = counts(connection).await.context("count the files and rows in the ledger")?;
     let mostly_rejected = mostly_rejected(connection).await.context("count the files that were mostly rejected")?;
     let places = positions(connection).await.context("read the bookmarks")?;
     let mut statuses = Vec::new();
@@ -82,19 +81,21 @@ pub async fn read(
 /// One that is overwritten says nothing any more.
 async fn mostly_rejected(connection: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {
     let counts: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT o.domain, count(*) FROM (
-            -- Few files have any: not each file of a day is looked at.
+        "WITH lately AS MATERIALIZED (
+            SELECT * FROM pipeline.objects WHERE applied_at > now() - interval '1 day' AND state = 'applied'
+         )
+         SELECT o.domain, count(*) FROM (
+            -- Few files have any: neither each file of a day is looked at, nor what was rejected before.
             SELECT object, generation, sum(rejected) AS rejected FROM pipeline.progress
-            WHERE rejected > 0 GROUP BY object, generation
+            WHERE rejected > 0 AND object >= (SELECT min(id) FROM lately) GROUP BY object, generation
          ) AS p
-         JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
-         WHERE o.applied_at > now() - interval '1 day' AND o.state = $1 AND 2 * p.rejected > o.rows AND NOT EXISTS (
+         JOIN lately o ON o.id = p.object AND o.generation = p.generation
+         WHERE 2 * p.rejected > o.rows AND NOT EXISTS (
             SELECT FROM pipeline.objects n
             WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord
          )
          GROUP BY o.domain",
     )
-    .bind(ObjectState::Applied)
     .fetch_all(connection)
     .await?;
     Ok(counts.into_iter().collect())
@@ -155,7 +156,7 @@ fn outputs(
     }
 }
 
-#[derive(sqlx::FromRow)]
+/// Files of a domain in one state.
 struct FileCount {
     domain: String,
     state: ObjectState,
@@ -165,15 +166,79 @@ struct FileCount {
     oldest: DateTime<Utc>,
 }
 
-async fn file_counts(connection: &mut PgConnection) -> Result<Vec<FileCount>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT domain, state, count(*) AS files, coalesce(sum(coalesce(rows, resume_row)), 0)::bigint AS rows,
-            max(last_modified) AS newest, min(last_modified) AS oldest
-         FROM pipeline.objects
-         GROUP BY domain, state",
-    )
-    .fetch_all(&mut *connection)
-    .await
+/// What [`COUNTS`] gives: files in a state, or what came of rows.
+#[derive(sqlx::FromRow)]
+struct Count {
+    domain: String,
+    state: Option<ObjectState>,
+    files: i64,
+    /// Rows of the files, as far as they are published.
+    rows: i64,
+    newest: Option<DateTime<Utc>>,
+    oldest: Option<DateTime<Utc>>,
+    /// Rows received of the files' newest readings: applied, stale or rejected.
+    received: i64,
+    stale: i64,
+    duplicate: i64,
+    rejected: i64,
+    corrected: i64,
+}
+
+/// One statement, so that all of it belongs to one moment. It does not read what a history of applied files came to: all
+/// rows of an applied file were received, and those that are neither stale nor rejected are applied. The states stand in
+/// it as they are, because only then Postgres knows which index has all that is asked for.
+///
+/// Messages that are no row of a file stand under object 0, and do not count. Earlier readings counted the same rows under
+/// other numbers, and are taken off.
+const COUNTS: &str = "
+    SELECT domain, 'applied' AS state, count(*) AS files, coalesce(sum(rows), 0)::bigint AS rows,
+        max(last_modified) AS newest, min(last_modified) AS oldest, coalesce(sum(rows), 0)::bigint AS received,
+        0::bigint AS stale, 0::bigint AS duplicate, 0::bigint AS rejected, 0::bigint AS corrected
+    FROM pipeline.objects WHERE state = 'applied' GROUP BY domain
+    UNION ALL
+    SELECT o.domain, o.state, count(*), coalesce(sum(coalesce(o.rows, o.resume_row)), 0)::bigint,
+        max(o.last_modified), min(o.last_modified), coalesce(sum(p.received), 0)::bigint, 0, 0, 0, 0
+    FROM pipeline.objects o CROSS JOIN LATERAL (
+        SELECT sum(p.applied + p.stale + p.rejected) AS received FROM pipeline.progress p
+        -- Of a file that nobody has taken yet no row is received, nor of a copy. There may be a million of either.
+        WHERE o.partition_count IS NOT NULL AND o.cause->>'kind' IS DISTINCT FROM 'same_content'
+            AND p.object = o.id AND p.generation = o.generation
+    ) AS p
+    WHERE o.state <> 'applied' GROUP BY o.domain, o.state
+    UNION ALL
+    SELECT domain, NULL, 0, 0, NULL, NULL, 0, sum(stale)::bigint, sum(duplicate)::bigint, sum(rejected)::bigint,
+        sum(corrected)::bigint
+    FROM pipeline.progress
+    WHERE object > 0 AND (stale > 0 OR duplicate > 0 OR rejected > 0 OR corrected > 0) GROUP BY domain
+    UNION ALL
+    SELECT p.domain, NULL, 0, 0, NULL, NULL, 0, -sum(p.stale)::bigint, -sum(p.duplicate)::bigint,
+        -sum(p.rejected)::bigint, -sum(p.corrected)::bigint
+    FROM pipeline.objects o JOIN pipeline.progress p ON p.object = o.id AND p.generation < o.generation
+    WHERE o.generation > 1 AND (p.stale > 0 OR p.duplicate > 0 OR p.rejected > 0 OR p.corrected > 0)
+    GROUP BY p.domain";
+
+/// The files by state, and what their rows came to by domain.
+async fn counts(connection: &mut PgConnection) -> Result<(Vec<FileCount>, BTreeMap<String, Rows>), sqlx::Error> {
+    let counts: Vec<Count> = sqlx::query_as(COUNTS).fetch_all(connection).await?;
+    let rows = row_counts(&counts);
+    let files = counts.into_iter().filter_map(|count| {
+        let Count { domain, state, files, rows, newest, oldest, .. } = count;
+        Some(FileCount { domain, state: state?, files, rows, newest: newest?, oldest: oldest? })
+    });
+    Ok((files.collect(), rows))
+}
+
+fn row_counts(counts: &[Count]) -> BTreeMap<String, Rows> {
+    let mut domains: BTreeMap<String, Rows> = BTreeMap::new();
+    for count in counts {
+        let rows = domains.entry(count.domain.clone()).or_default();
+        rows.applied += count.received - count.stale - count.rejected;
+        rows.stale += count.stale;
+        rows.duplicate += count.duplicate;
+        rows.rejected += count.rejected;
+        rows.corrected += count.corrected;
+    }
+    domains
 }
 
 fn fill_files(status: &mut DomainStatus, counts: &[FileCount], at: DateTime<Utc>) {
@@ -190,22 +255,6 @@ fn fill_files(status: &mut DomainStatus, counts: &[FileCount], at: DateTime<Utc>
             _ => {}
         }
     }
-}
-
-/// Sums over the newest reading of each object; an earlier one counted the same rows under other numbers.
-async fn row_counts(connection: &mut PgConnection) -> Result<BTreeMap<String, Rows>, sqlx::Error> {
-    let sums: Vec<(String, i64, i64, i64, i64, i64)> = sqlx::query_as(
-        "SELECT p.domain, sum(p.applied)::bigint, sum(p.stale)::bigint, sum(p.duplicate)::bigint,
-            sum(p.rejected)::bigint, sum(p.corrected)::bigint
-         FROM pipeline.progress p JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
-         GROUP BY p.domain",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let rows = |(domain, applied, stale, duplicate, rejected, corrected)| {
-        (domain, Rows { published: 0, applied, stale, duplicate, rejected, corrected })
-    };
-    Ok(sums.into_iter().map(rows).collect())
 }
 
 #[derive(sqlx::FromRow)]

@@ -10,7 +10,7 @@ use freshet_sinks::ledger::{
     self, Claim, Claimant, Content, Event, Finished, Lost, ObjectState, ObjectVersion, OpenDomain, Recorded, Renewal,
     ResumePoint, Selection, Take, nothing_to_do, order,
 };
-use freshet_topics::{DOMAINS, Domain};
+use freshet_topics::{DOMAINS, Domain, Pipeline};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -266,6 +266,65 @@ async fn a_claim_reads_the_objects_that_it_takes_and_not_all_that_wait_for_each_
     assert_eq!(claims.len(), 128);
     let entries = read().await - before;
     assert!(entries < 2 * WAITING, "{entries} entries of the index read");
+}
+
+#[tokio::test]
+async fn the_state_is_counted_without_reading_all_files_and_all_that_was_received_of_them() {
+    let database = Database::new().await;
+    // Of each thousand one is published, half of it received; one is superseded; two were read again. Some of their rows are
+    // stale and were received twice, or rejected.
+    let history = "INSERT INTO pipeline.objects
+            (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state, rows, applied_at, partition_count, generation)
+         SELECT 'raw', 'climate/' || n || '.csv', 'e', 10, to_timestamp(1000), 'climate', n,
+            CASE n % 1000 WHEN 1 THEN 'published' WHEN 2 THEN 'superseded' ELSE 'applied' END, 10,
+            now() - interval '9 days', 2, CASE n % 500 WHEN 3 THEN 2 ELSE 1 END
+         FROM generate_series(1, 20000) AS n;
+         INSERT INTO pipeline.progress
+            (object, generation, partition, domain, received, applied, stale, duplicate, rejected, corrected)
+         SELECT o.id, g, p, o.domain, '{[0,5)}', 5 - s - r, s, s, r, r
+         FROM pipeline.objects AS o CROSS JOIN LATERAL generate_series(1, o.generation) AS g
+            CROSS JOIN generate_series(0, 1) AS p CROSS JOIN LATERAL (
+                SELECT (o.src_ord % 250 = 3)::int AS s, (o.src_ord % 100 = 3)::int AS r) AS results
+         WHERE o.state <> 'published' OR p = 0;
+         INSERT INTO pipeline.progress (object, generation, partition, domain, rejected) VALUES (0, 1, 7, 'climate', 1)";
+    sqlx::raw_sql(history).execute(&database.pool).await.expect("a history");
+    for table in ["VACUUM ANALYZE pipeline.objects", "VACUUM ANALYZE pipeline.progress"] {
+        sqlx::raw_sql(table).execute(&database.pool).await.expect("vacuum");
+    }
+    // One session, which says when its counts are told.
+    let options = database.pool.connect_options().as_ref().clone();
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connect");
+    let mut connection = pool.acquire().await.expect("connect");
+    let summed: Vec<i64> = sqlx::query_scalar(
+        "SELECT ARRAY[sum(p.applied), sum(p.stale), sum(p.duplicate), sum(p.rejected), sum(p.corrected)]::bigint[]
+         FROM pipeline.progress AS p JOIN pipeline.objects AS o ON o.id = p.object AND o.generation = p.generation",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .expect("sum");
+    let mut read = [0; 2];
+    let mut status = None;
+    for read in &mut read {
+        sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *connection).await.expect("tell");
+        *read = sqlx::query_scalar::<_, i64>(
+            "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables
+             WHERE schemaname = 'pipeline' AND relname IN ('objects', 'progress')",
+        )
+        .fetch_one(&mut *connection)
+        .await
+        .expect("count");
+        let (domains, outside) = ([domain()], freshet::status::Outside::default());
+        let found = freshet::status::read(&mut connection, Pipeline::shipped(), &domains, &outside, None).await;
+        status = Some(found.expect("the status").domains.remove(0));
+    }
+    assert_eq!(read[0], read[1], "the tables were read from end to end");
+    let status = status.expect("read");
+    let rows = status.rows;
+    assert_eq!([rows.applied, rows.stale, rows.duplicate, rows.rejected, rows.corrected], summed[..]);
+    assert_eq!((rows.published, rows.applied + rows.stale + rows.rejected), (200_000, 199_900));
+    let files =
+        [ObjectState::Applied, ObjectState::Published, ObjectState::Superseded].map(|state| status.files[&state]);
+    assert_eq!(files, [19_960, 20, 20]);
 }
 
 #[tokio::test]
