@@ -46,11 +46,6 @@ pub(crate) struct Job {
 pub(crate) enum WriterError {
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    #[error(
-        "a transaction was given up after {APPLY_TIMEOUT:?}: either another session holds a lock that it waits for \
-         (pg_blocking_pids), or Postgres does not answer"
-    )]
-    TooLong,
     #[error("judge a batch: {0}")]
     Judge(#[from] JoinError),
     #[error("partition {0} is not part of this assignment")]
@@ -148,10 +143,7 @@ impl Writer {
         batch: &Batch,
     ) -> Result<Applied, WriterError> {
         let connection = self.connected(connection).await.map_err(ApplyError::from)?;
-        // A server that went away without a word answers no more. The connection, with whatever transaction is open on
-        // it, is thrown away then; the bookmark tells whether it had committed.
-        let applied = tokio::time::timeout(APPLY_TIMEOUT, self.apply_once(connection, batch)).await;
-        Ok(applied.map_err(|_| WriterError::TooLong)??)
+        Ok(apply::within(APPLY_TIMEOUT, self.apply_once(connection, batch)).await?)
     }
 
     async fn apply_once(&mut self, connection: &mut PgConnection, batch: &Batch) -> Result<Applied, ApplyError> {
@@ -242,7 +234,7 @@ enum Next {
 /// | any other: the partitions belong to another owner | end |
 fn next(error: &WriterError) -> Next {
     match error {
-        WriterError::TooLong | WriterError::Apply(ApplyError::Transient(_)) => Next::TryAgain,
+        WriterError::Apply(ApplyError::TooLong(_) | ApplyError::Transient(_)) => Next::TryAgain,
         WriterError::Apply(ApplyError::Schema(_) | ApplyError::TooManyRefused { .. }) => Next::Halt,
         _ => Next::End,
     }
@@ -296,7 +288,7 @@ mod tests {
     fn a_batch_is_tried_again_unless_somebody_has_to_mend_something_or_it_is_not_ours() {
         let refused = ApplyError::TooManyRefused { refused: 900, rows: 1000, reason: "a check".into() };
         let cases = [
-            (WriterError::TooLong, Next::TryAgain),
+            (ApplyError::TooLong(APPLY_TIMEOUT).into(), Next::TryAgain),
             (ApplyError::Transient(Error::PoolTimedOut).into(), Next::TryAgain),
             (ApplyError::Schema(Error::RowNotFound).into(), Next::Halt),
             (refused.into(), Next::Halt),
@@ -306,11 +298,5 @@ mod tests {
         for (error, expected) in cases {
             assert_eq!(next(&error), expected, "{error}");
         }
-    }
-
-    #[test]
-    fn a_transaction_that_takes_too_long_is_not_told_as_a_pool_without_connections() {
-        let told = WriterError::TooLong.to_string();
-        assert!(told.starts_with("a transaction was given up after 300s") && told.contains("lock"), "{told}");
     }
 }

@@ -154,14 +154,10 @@ impl Worker<'_> {
         loop {
             // If it is interrupted, its connection is closed; the bookmark tells whether it had committed.
             let written = tokio::select! {
-                written = tokio::time::timeout(WRITE_TIMEOUT, self.write_once(batch)) => written,
+                written = apply::within(WRITE_TIMEOUT, self.write_once(batch)) => written,
                 () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
             };
-            let error = match written {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) => error,
-                Err(_) => ApplyError::Transient(sqlx::Error::PoolTimedOut),
-            };
+            let Err(error) = written else { break };
             // Whatever state the connection is in, the next attempt starts on a new one.
             self.connection = None;
             failures += 1;

@@ -1,5 +1,7 @@
 //! Why a batch did not apply.
 
+use std::time::Duration;
+
 use crate::postgres::{ErrorKind, error_kind};
 
 /// Why a batch was not applied. Nothing of it was written.
@@ -27,6 +29,21 @@ pub enum ApplyError {
     /// Not caused by the batch (a lost connection, a lock, a restart): the same batch can be applied again.
     #[error("apply a batch: {0}")]
     Transient(sqlx::Error),
+    /// Its transaction has taken this long, and was given up.
+    #[error(
+        "a transaction was given up after {0:?}: either another session holds a lock that it waits for \
+         (pg_blocking_pids), or Postgres does not answer"
+    )]
+    TooLong(Duration),
+}
+
+/// An attempt, for `limit` at most: a server that went away without a word answers no more. If it is given up, its
+/// connection, with whatever transaction is open on it, is to be thrown away; the bookmark tells whether it had committed.
+///
+/// # Errors
+/// [`ApplyError::TooLong`], and those of the attempt.
+pub async fn within<T>(limit: Duration, attempt: impl Future<Output = Result<T, ApplyError>>) -> Result<T, ApplyError> {
+    tokio::time::timeout(limit, attempt).await.unwrap_or(Err(ApplyError::TooLong(limit)))
 }
 
 impl From<sqlx::Error> for ApplyError {
@@ -74,5 +91,18 @@ pub(crate) enum Failure {
 impl<E: Into<ApplyError>> From<E> for Failure {
     fn from(error: E) -> Self {
         Failure::Final(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_transaction_that_takes_too_long_is_not_told_as_a_pool_without_connections() {
+        let silent = within(Duration::from_millis(10), std::future::pending::<Result<(), ApplyError>>()).await;
+        let told = silent.expect_err("no answer").to_string();
+        assert!(told.starts_with("a transaction was given up after 10ms") && told.contains("lock"), "{told}");
+        within(Duration::from_secs(60), async { Ok(()) }).await.expect("an answer");
     }
 }

@@ -39,8 +39,8 @@ use std::collections::BTreeMap;
 use sqlx::PgConnection;
 
 pub use batch::{ApplyBatch, Batch, Duplicates, Origin, REFUSED_BY_DATABASE, ReceivedRow, Rows};
-pub use error::ApplyError;
 use error::Mode;
+pub use error::{ApplyError, within};
 use newest::Outcome;
 use refusals::Refusals;
 use rejects::Lineage;
