@@ -1,8 +1,8 @@
 //! Reads ranges of a topic's log again, beside the live consumer: in no group, without commits.
 //!
 //! A separate thread polls (librdkafka's calls block), judges the rows of a batch, and sends batches over a bounded
-//! channel: batches that are not taken wait in Kafka. A range ends at its end offset even if there is no record, as
-//! retention may have removed it.
+//! channel: batches that are not taken wait in Kafka. A range ends when its end offset is read, also where its last
+//! offsets hold no record for anybody, but the mark that ends a transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::{self, MetadataClient};
-use freshet_topics::log::REQUEST_TIMEOUT;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -167,10 +166,11 @@ impl Reader {
                 let record = wanted(&mut self.taker, &self.reading, &message);
                 (message.partition(), message.offset(), Some(record))
             }
-            Some(Err(KafkaError::PartitionEOF(partition))) => match self.log_end(partition)? {
-                // The leader may not know all records yet: the missing ones arrive, or the silence ends the reading.
-                end if self.open.get(&partition).is_some_and(|to| end < *to) => return Ok(false),
-                end => (partition, end, None),
+            // It says that there was no more when it was sent. A new leader may not have known all records, and where the log
+            // ends by now is not what was read: the missing ones arrive, or the silence ends the reading.
+            Some(Err(KafkaError::PartitionEOF(partition))) => match self.read_to(partition)? {
+                read_to if self.open.get(&partition).is_some_and(|to| read_to < *to) => return Ok(false),
+                read_to => (partition, read_to, None),
             },
             Some(Err(error)) if is_transient(&error) => {
                 tracing::debug!(topic = self.topic, %error, "poll");
@@ -192,7 +192,7 @@ impl Reader {
             }
         }
         if offset >= end - 1 {
-            // At the log's end: if there was no record at the last offset, none will come.
+            // If there was no record at the last offset, none will come.
             self.batch.end(partition, end);
             self.weight += 1;
             self.close(partition)?;
@@ -200,9 +200,11 @@ impl Reader {
         Ok(true)
     }
 
-    fn log_end(&self, partition: i32) -> Result<i64, RangeError> {
-        let ends = self.consumer.fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT);
-        ends.map(|(_, high)| high).map_err(|source| self.failed(source))
+    /// One past the last offset that was read of a partition, marks of transactions included; 0 if there is none.
+    fn read_to(&self, partition: i32) -> Result<i64, RangeError> {
+        let position = self.consumer.position().map_err(|source| self.failed(source))?;
+        let offset = position.find_partition(&self.topic, partition).map(|found| found.offset());
+        Ok(offset.and_then(|offset| offset.to_raw()).map_or(0, |offset| offset.max(0)))
     }
 
     fn close(&mut self, partition: i32) -> Result<(), RangeError> {
@@ -224,4 +226,44 @@ impl Reader {
 /// The record, unless it has rows of an object that was not requested.
 fn wanted(taker: &mut Taker, reading: &Reading, message: &BorrowedMessage) -> Option<Consumed> {
     taker.take(message, |object| reading.objects.as_ref().is_none_or(|objects| objects.contains(&object)))
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::DOMAINS;
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_range_is_read_to_its_end_though_the_log_seemed_to_end_before() {
+        let cluster = MockCluster::new(1).expect("a broker");
+        let kafka = KafkaSettings { brokers: cluster.bootstrap_servers(), ..KafkaSettings::default() };
+        let domain = DOMAINS[0];
+        let topic = domain.topic(&kafka.topic_prefix);
+        cluster.create_topic(&topic, 1, 1).expect("a topic");
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().expect("a producer");
+        let send = |records: i64| {
+            for _ in 0..records {
+                producer.send(BaseRecord::<(), str>::to(&topic).partition(0).payload("a row")).expect("queued");
+            }
+            producer.flush(Duration::from_secs(30)).expect("sent");
+        };
+        send(6);
+        let ranges = vec![Range { partition: 0, from: 0, to: 10 }];
+        let mut batches = read(Reading { domain, kafka, ranges, objects: None, batch_rows_max: 1 });
+        let mut offsets = Vec::new();
+        while let Some(batch) = batches.recv().await {
+            offsets.extend(batch.expect("read").rows.origins.iter().map(|origin| origin.offset));
+            if offsets.len() == 1 {
+                // Batches wait to be taken, and behind their records that there are no more, while more are written.
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                send(4);
+            }
+        }
+        assert_eq!(offsets, (0..10).collect::<Vec<i64>>());
+    }
 }
