@@ -25,7 +25,9 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use sentry_arroyo::processing::strategies::CommitRequest;
 use sentry_arroyo::types::{BrokerMessage, Partition, Topic};
+use sqlx::PgPool;
 
+use crate::bounded::{Silent, bounded};
 use crate::pipeline::Pipeline;
 use crate::record::{Consumed, Taker};
 use crate::start::{Start, decide_start};
@@ -35,6 +37,10 @@ use crate::{Context, metrics};
 
 /// How long partitions that are taken away are kept to write what was read of them: their next owner waits meanwhile.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long an assignment may take in Postgres once it is connected: ten waits of two seconds for a former owner's
+/// transaction ([`bookmarks::take`]), and another look at Kafka. After five minutes (`max.poll.interval.ms`) Kafka would
+/// take the partitions away.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long the broker waits for a record before it answers that there is none. A record ends the wait; only a partition
 /// that is added to the fetched ones meanwhile, or again after its queue was full, waits for the answer. Asking four times
 /// a second instead of ten halves what an idle consumer costs here and in the broker.
@@ -152,6 +158,8 @@ enum AssignError {
     Log(#[from] LogError),
     #[error("take the bookmarks: {0}")]
     Postgres(#[from] sqlx::Error),
+    #[error("take the bookmarks: {0}")]
+    Silent(#[from] Silent),
     #[error(
         "topic {topic} has no stream record and the database does not know it: run `freshet topics create` if it is \
          new, and `freshet bookmarks adopt {domain}` if it is not"
@@ -162,7 +170,9 @@ enum AssignError {
 impl Rebalancer {
     fn assign(&self, consumer: &BaseConsumer<Self>, wanted: &[i32]) -> Result<(), AssignError> {
         let log = self.read_log(wanted)?;
-        let (assigned, starts) = self.pipeline.runtime.block_on(self.take_bookmarks(wanted, &log))?;
+        let Context { pool, .. } = &self.pipeline.context;
+        let take = async |own: &PgPool| self.take_bookmarks(own, wanted, &log).await;
+        let (assigned, starts) = self.pipeline.runtime.block_on(bounded(pool, TAKE_TIMEOUT, take))?;
         let mut assignment = TopicPartitionList::new();
         let mut positions = Positions::default();
         for (one, start) in assigned.iter().zip(starts) {
@@ -201,10 +211,11 @@ impl Rebalancer {
 
     async fn take_bookmarks(
         &self,
+        pool: &PgPool,
         wanted: &[i32],
         log: &BTreeMap<i32, PartitionLog>,
     ) -> Result<(Vec<Assigned>, Vec<Start>), AssignError> {
-        let Context { domain, pool, owner, .. } = &self.pipeline.context;
+        let Context { domain, owner, .. } = &self.pipeline.context;
         let firsts: Vec<FirstRecord> = log.values().map(|partition| partition.first).collect();
         let topic = self.topic.as_str();
         let stream_id = match streams::bind(pool, domain.name, topic, stream::stream_of(&firsts)).await? {

@@ -10,6 +10,7 @@
 //! [`refresh`] keeps the derived outputs up to date.
 
 mod batch;
+mod bounded;
 pub mod changes;
 mod clock;
 mod consumer;

@@ -37,6 +37,10 @@ const BOOKMARKS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// the loop would serve neither the group nor the end of the program.
 const BOOKMARKS_LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A late look is given up after this time: of a server that went away without a word no answer comes, and without the looks
+/// an idle partition would not notice that it was taken, or Postgres restored.
+const BOOKMARKS_LOOK_MAX: Duration = Duration::from_secs(60);
+
 /// Why a membership ended before the shutdown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MembershipError {
@@ -148,28 +152,42 @@ fn poll_timeout(since_last: Duration) -> Duration {
 }
 
 /// The looks at the bookmarks, one at a time: one that is late, because somebody has locked the table, keeps its connection
-/// until it is answered.
+/// until it is answered, or given up.
 #[derive(Default)]
 struct Look {
-    late: Option<JoinHandle<bool>>,
+    late: Option<(JoinHandle<bool>, Instant)>,
 }
 
 impl Look {
     /// Whether a bookmark of this owner has changed, as far as that is known in time.
     fn were_taken(&mut self, runtime: &Handle, pool: &PgPool, domain: &'static str, left_at: LeftAt) -> bool {
-        if left_at.is_empty() || self.late.as_ref().is_some_and(|late| !late.is_finished()) {
+        if left_at.is_empty() || self.is_late(BOOKMARKS_LOOK_MAX) {
             return false;
         }
-        let pool = pool.clone();
+        let (pool, began) = (pool.clone(), Instant::now());
         let mut look = runtime.spawn(async move { were_taken(&pool, domain, &left_at).await });
         let looked = runtime.block_on(async { tokio::time::timeout(BOOKMARKS_LOOK_TIMEOUT, &mut look).await });
         match looked {
             Ok(found) => found.unwrap_or(false),
             // What it finds later is compared with what was left then, and says nothing any more.
             Err(_) => {
-                self.late = Some(look);
+                self.late = Some((look, began));
                 false
             }
+        }
+    }
+
+    /// Whether the last look has not ended. One that began `given_up_after` ago is ended: it is a single statement, which
+    /// leaves nothing open.
+    fn is_late(&mut self, given_up_after: Duration) -> bool {
+        match &self.late {
+            Some((look, began)) if !look.is_finished() && began.elapsed() < given_up_after => true,
+            Some((look, _)) => {
+                look.abort();
+                self.late = None;
+                false
+            }
+            None => false,
         }
     }
 }
@@ -217,6 +235,8 @@ mod tests {
             assert!(!look.were_taken(runtime.handle(), &pool, "health", left_at));
             assert!(began.elapsed() < longest, "{:?}: a second look does not begin beside a late one", began.elapsed());
         }
+        assert!(look.is_late(BOOKMARKS_LOOK_MAX), "the server has answered");
+        assert!(!look.is_late(Duration::ZERO) && look.late.is_none(), "a look that is given up is waited for");
     }
 
     #[test]

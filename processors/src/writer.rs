@@ -32,6 +32,9 @@ pub(crate) const QUEUE_BATCHES_MAX: usize = BATCHES_AHEAD + 3;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 /// A transaction that takes longer is given up: a hundred times what a full batch needs on two cores.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long the writer waits until Postgres has recorded why a partition is halted: nothing depends on it, and it is said
+/// again.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait before a halted batch is tried again: somebody has to mend the schema first.
 const HALTED_RETRY: Duration = Duration::from_secs(15);
 
@@ -193,12 +196,8 @@ impl Writer {
         let unreadable =
             |bookmark: &BookmarkMove| unreadable::reason(domain, batch, bookmark).map(|reason| (*bookmark, reason));
         let Some((bookmark, reason)) = batch.bookmarks.iter().find_map(unreadable) else { return Ok(()) };
-        let BookmarkMove { partition, epoch, .. } = bookmark;
-        let recorded = bookmarks::set_halted(&self.pool, domain, partition, epoch, Some(&reason)).await;
-        if let Err(error) = recorded {
-            tracing::warn!(domain, partition, %error, "record why the partition is halted");
-        }
-        Err(WriterError::Unreadable(partition))
+        self.record_halted(&bookmark, &reason).await;
+        Err(WriterError::Unreadable(bookmark.partition))
     }
 
     /// Says in the log and in the bookmarks of the batch why they do not move. Those of other partitions stay as they are:
@@ -207,11 +206,20 @@ impl Writer {
         let domain = self.upsert.domain().name;
         tracing::error!(domain, %error, "halted, looking again in {HALTED_RETRY:?}");
         let reason = error.to_string();
-        for BookmarkMove { partition, epoch, .. } in &batch.bookmarks {
-            let recorded = bookmarks::set_halted(&self.pool, domain, *partition, *epoch, Some(&reason)).await;
-            if let Err(error) = recorded {
-                tracing::warn!(domain, partition, %error, "record why the partition is halted");
-            }
+        for bookmark in &batch.bookmarks {
+            self.record_halted(bookmark, &reason).await;
+        }
+    }
+
+    /// One statement, which leaves no transaction open if it is given up.
+    async fn record_halted(&self, bookmark: &BookmarkMove, reason: &str) {
+        let domain = self.upsert.domain().name;
+        let BookmarkMove { partition, epoch, .. } = *bookmark;
+        let record = bookmarks::set_halted(&self.pool, domain, partition, epoch, Some(reason));
+        match tokio::time::timeout(RECORD_TIMEOUT, record).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(domain, partition, %error, "record why the partition is halted"),
+            Err(error) => tracing::warn!(domain, partition, %error, "record why the partition is halted"),
         }
     }
 }

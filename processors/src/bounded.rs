@@ -1,0 +1,65 @@
+//! Work in Postgres of an assignment, which has to end: meanwhile the consumer serves neither its group nor the end of the
+//! program.
+//!
+//! sqlx has no keepalive for its sockets. Where a server, or the network to it, is gone without a word, the system notices
+//! after a quarter of an hour that what was sent is not acknowledged, and never that an answer does not come. So whoever
+//! waits has a limit of its own. A transaction that is given up in its first moment would stay open on a connection of the
+//! pool, and take in the statements of whoever gets that next: hence a connection that is nobody else's.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+
+/// To connect. The pool tries for much longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Postgres has not answered in this time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Postgres does not answer within {0:?}")]
+pub(crate) struct Silent(pub(crate) Duration);
+
+/// Does `work` with one connection, to the database of `pool`, for `limit` at most.
+///
+/// # Errors
+/// [`Silent`], and those of the work.
+pub(crate) async fn bounded<T, E: From<Silent>>(
+    pool: &PgPool,
+    limit: Duration,
+    work: impl AsyncFnOnce(&PgPool) -> Result<T, E>,
+) -> Result<T, E> {
+    let options = pool.connect_options().as_ref().clone();
+    let own = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT).connect_lazy_with(options);
+    // Given back at once. Other errors are those of the first statement too.
+    if let Err(sqlx::Error::PoolTimedOut) = own.acquire().await {
+        return Err(Silent(CONNECT_TIMEOUT).into());
+    }
+    let done = tokio::time::timeout(limit, work(&own)).await;
+    // It says good-bye, which a server that is gone does not hear.
+    tokio::spawn(async move { own.close().await });
+    done.unwrap_or_else(|_| Err(Silent(limit).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A server that takes connections and never says a word, and a pool of connections to it.
+    fn silent() -> (TcpListener, PgPool) {
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let url = format!("postgres://freshet@{}/freshet", silent.local_addr().expect("an address"));
+        (silent, PgPoolOptions::new().connect_lazy(&url).expect("a URL"))
+    }
+
+    #[tokio::test]
+    async fn a_postgres_that_does_not_answer_is_given_up_long_before_the_pool_gives_up() {
+        let (_silent, pool) = silent();
+        let began = Instant::now();
+        let done = bounded(&pool, Duration::from_secs(60), async |_: &PgPool| Ok::<(), Silent>(())).await;
+        assert_eq!(done, Err(Silent(CONNECT_TIMEOUT)));
+        assert!(began.elapsed() < 2 * CONNECT_TIMEOUT, "{:?}", began.elapsed());
+    }
+}
