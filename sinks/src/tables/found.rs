@@ -95,6 +95,15 @@ impl Found {
             .any(|index| index.is_unique && same(&index.columns) && (index.nulls_not_distinct || never_null()))
     }
 
+    /// The unique index that setup made for another key than the declared one.
+    pub(super) fn former_key(&self, wanted: &Wanted) -> Option<&Index> {
+        let is_key = |columns: &[String]| {
+            columns.len() == wanted.key.len() && columns.iter().all(|column| wanted.key.contains(&column.as_str()))
+        };
+        let name = wanted.key_name();
+        self.indexes.iter().find(|index| index.is_unique && index.name == name && !is_key(&index.columns))
+    }
+
     /// Whether it is a table that rows can be written to: a plain one, or one that its owner has partitioned.
     pub(super) fn is_table(&self) -> bool {
         matches!(self.kind.as_str(), "r" | "p")

@@ -38,6 +38,15 @@ impl Planner<'_> {
             };
             let sql = self.alter(&sql);
             self.step(said, [sql]);
+        } else if let (What::Own, Some(former)) = (self.plan.what, found.former_key(wanted)) {
+            let said = format!(
+                "drop constraint {} UNIQUE ({}): the key is {}",
+                former.name,
+                former.columns.join(", "),
+                self.key()
+            );
+            let sql = self.alter(&format!("DROP CONSTRAINT IF EXISTS {}", identifier(&former.name)));
+            self.step(said, [sql]);
         }
         let Some(date) = wanted.date else { return };
         if !found.indexes.iter().any(|index| index.columns.first().is_some_and(|first| first == date)) {

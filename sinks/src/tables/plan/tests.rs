@@ -350,3 +350,27 @@ fn a_key_that_is_declared_otherwise_takes_the_place_of_the_former_one() {
                     ADD CONSTRAINT \"stock_data_key\" UNIQUE NULLS NOT DISTINCT (\"place\", \"day\", \"note\")";
     assert_eq!(changed.steps[0].sql, [expected]);
 }
+
+/// The table as setup creates it, with the names of its indexes.
+fn named() -> Found {
+    let mut found = own();
+    for (index, name) in found.indexes.iter_mut().zip(["stock_data_pkey", "stock_data_key", "stock_data_date"]) {
+        index.name = name.into();
+    }
+    found
+}
+
+#[test]
+fn a_former_key_that_would_refuse_rows_goes_even_if_somebody_has_an_index_for_the_new_one() {
+    let mut found = named();
+    found.indexes.push(Index { name: "theirs".into(), ..index(&["place", "note"]) });
+    found.columns.iter_mut().for_each(|column| column.not_null |= column.name == "note");
+    let mut wanted = wanted();
+    wanted.columns[3].not_null = true;
+    assert!(said(&plan("public", &wanted, Some(&found), &[])).is_empty());
+    wanted.key = vec!["place", "note"];
+    let changed = plan("public", &wanted, Some(&found), &[]);
+    assert_eq!(said(&changed), ["drop constraint stock_data_key UNIQUE (place, day): the key is (place, note)"]);
+    let expected = "ALTER TABLE \"public\".\"stock_data\" DROP CONSTRAINT IF EXISTS \"stock_data_key\"";
+    assert_eq!(changed.steps[0].sql, [expected]);
+}
