@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use freshet_processors::replay::{self, Point, ProgressSender, ReplayContext, ReplayError, Request, Shadow};
 use freshet_sinks::replay as replays;
+use freshet_sinks::tables::record;
 use freshet_topics::Domain;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
@@ -90,7 +91,7 @@ pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &
         args.domains.0.iter().map(|domain| context(services, domain, args.rows_per_second)).collect();
     match (args.abandon || args.drop, args.into) {
         (true, _) => abandon_all(&contexts, args).await,
-        (false, Some(Into::Shadow)) => shadows(&contexts, args, look, shutdown).await,
+        (false, Some(Into::Shadow)) => shadows(services, &contexts, args, look, shutdown).await,
         (false, None) => all_in_place(&contexts, args, look, shutdown).await,
     }
 }
@@ -115,6 +116,7 @@ async fn all_in_place(
 
 /// Fills all shadows, then compares and swaps them as asked, until a person does not agree.
 async fn shadows(
+    services: &Services,
     contexts: &[ReplayContext],
     args: &ReplayArgs,
     look: Look,
@@ -129,7 +131,7 @@ async fn shadows(
         let ended = match filled {
             Ok(_) if !is_agreed => continue,
             Ok(_) if shutdown.is_cancelled() => Err(ReplayError::Interrupted.into()),
-            Ok(filled) => finish(context, filled, args, look, shutdown).await,
+            Ok(filled) => finish(services, context, filled, args, look, shutdown).await,
             Err(error) => Err(error),
         };
         match ended.with_context(|| action(context)) {
@@ -247,6 +249,7 @@ async fn counted(filled: Result<Filled>, args: &ReplayArgs, shutdown: &Cancellat
 
 /// Compares and swaps, as asked; `false` if a person did not agree.
 async fn finish(
+    services: &Services,
     context: &ReplayContext,
     filled: Filled,
     args: &ReplayArgs,
@@ -278,12 +281,21 @@ async fn finish(
         }
         let swapped = shadow.swap(&progress, shutdown).await?;
         println!("{}", show::swapped(domain, rows, &swapped));
+        if record::another(&context.pool, services.setup().pipeline).await?.is_some() {
+            println!(
+                "This pipeline is not the one that was set up last: run `freshet setup`, and restart the roles with it."
+            );
+        }
     }
     Ok(true)
 }
 
 fn question(domain: &Domain, comparison: &freshet_sinks::shadow::Comparison) -> String {
     match comparison.only_live {
+        _ if comparison.is_only_counted => format!(
+            "Replace {} with its {} rows by the shadow with {}?",
+            domain.table, comparison.live_rows, comparison.shadow_rows
+        ),
         0 => format!("Replace {} by the shadow?", domain.table),
         rows => format!("Replace {} by the shadow? {rows} rows disappear.", domain.table),
     }

@@ -22,6 +22,7 @@ mod faults;
 mod formats;
 mod frozen;
 mod harness;
+mod keys;
 mod kills;
 mod ledger;
 mod listing;

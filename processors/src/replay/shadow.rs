@@ -68,8 +68,9 @@ impl Shadow {
             owner: &context.owner,
         };
         let (replay, taken) = replays::begin(&context.pool, &wanted).await?;
+        let ids = shadow::ids(&context.pool, context.domain).await.map_err(postgres("look at the live table"))?;
         Ok(Shadow {
-            upsert: Upsert::new(context.domain, Destination::Shadow),
+            upsert: Upsert::with_ids(context.domain, Destination::Shadow, ids),
             running: Running { id: replay.id, owner: context.owner.clone() },
             stream_id: topic.stream_id,
             positions: positions(&taken),

@@ -6,7 +6,7 @@
 //!
 //! If two processes write a key at the same time, the second waits for the first, then fails and uses the upsert.
 //!
-//! A shadow is filled in the same way. Its rows get the `id`s that the live table has for their keys ([`ids`]).
+//! A shadow is filled in the same way. Its rows get the `id`s that the live table has for their keys ([`mod@ids`]).
 
 use freshet_topics::columns::{Columns, Values};
 use freshet_topics::{Domain, Provenance};
@@ -124,8 +124,8 @@ pub(crate) async fn write(
         return Ok(None);
     }
     let mut ids = None;
-    if ids::are_kept(domain, upsert.destination()) {
-        ids = ids::of_live(connection, domain, rows).await?;
+    if let Some(sql) = upsert.ids().sql(domain) {
+        ids = ids::of_rows(connection, domain, sql, rows).await?;
         if ids.is_none() {
             return Ok(None);
         }

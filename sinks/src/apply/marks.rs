@@ -158,9 +158,11 @@ pub(super) fn everything(domain: &Domain, tables: &[String]) -> String {
         Some(event_time) => mark_dates(&tables.iter().map(|table| dates(event_time, table)).collect::<Vec<_>>()),
         None => {
             let id = domain.dimension_key();
-            let ids: Vec<String> = tables.iter().map(|table| format!("SELECT \"{id}\" AS id FROM {table}")).collect();
+            // As text: its type may be another one in each table.
+            let ids: Vec<String> =
+                tables.iter().map(|table| format!("SELECT \"{id}\"::text AS id FROM {table}")).collect();
             let ids = ids.join(" UNION ");
-            format!("INSERT INTO pipeline.marks (domain, key) SELECT $1, b.id::text FROM ({ids}) AS b")
+            format!("INSERT INTO pipeline.marks (domain, key) SELECT $1, b.id FROM ({ids}) AS b")
         }
     }
 }

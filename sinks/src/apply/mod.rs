@@ -21,7 +21,7 @@ mod batch;
 pub mod copy;
 pub mod difference;
 pub(crate) mod error;
-mod ids;
+pub mod ids;
 pub mod marks;
 mod moved;
 pub(crate) mod newest;

@@ -14,8 +14,9 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::ReceivedRow;
 use super::arrays::{self, unnest};
+use super::ids::Ids;
 use super::written::{Changed, Written};
-use super::{ids, moved, written};
+use super::{moved, written};
 use crate::destination::Destination;
 
 /// The upsert of one domain at one destination.
@@ -23,6 +24,7 @@ use crate::destination::Destination;
 pub struct Upsert {
     domain: &'static Domain,
     destination: Destination,
+    ids: Ids,
     key: Vec<usize>,
     sql: String,
 }
@@ -56,8 +58,13 @@ impl<'b> Candidate<'b> {
 impl Upsert {
     /// Prepares the statement of a domain.
     pub fn new(domain: &'static Domain, destination: Destination) -> Self {
+        Upsert::with_ids(domain, destination, Ids::at(domain, destination))
+    }
+
+    /// The same for a table whose `id`s come from somewhere else ([`crate::shadow::ids`]).
+    pub fn with_ids(domain: &'static Domain, destination: Destination, ids: Ids) -> Self {
         let key = domain.key.iter().map(|name| domain.index_of(name)).collect();
-        Upsert { domain, destination, key, sql: statement(domain, destination) }
+        Upsert { domain, destination, ids, key, sql: statement(domain, destination, ids) }
     }
 
     /// The domain it writes.
@@ -68,6 +75,11 @@ impl Upsert {
     /// Its destination.
     pub fn destination(&self) -> Destination {
         self.destination
+    }
+
+    /// Where the `id`s of its rows come from.
+    pub(super) fn ids(&self) -> Ids {
+        self.ids
     }
 
     /// Orders rows by key, the newest of a key first.
@@ -158,19 +170,18 @@ pub(crate) fn has_surrogate_id(domain: &Domain) -> bool {
 }
 
 /// The source of the rows to write, with the columns to write to.
-fn source(domain: &Domain, destination: Destination) -> (String, String) {
+fn source(domain: &Domain, ids: Ids) -> (String, String) {
     let columns = quoted(filled_columns(domain), "");
     let (columns, lineage) = (columns.as_str(), LINEAGE.join(", "));
     let rows = unnest(domain, "");
-    if !ids::are_kept(domain, destination) {
+    let Some((id, join)) = ids.sql(domain) else {
         return (format!("({columns}, {lineage}, value_ord)"), format!("SELECT u.*, u.src_ord FROM {rows}"));
-    }
-    let (id, join) = ids::of_key(domain);
+    };
     let target = format!("(id, {columns}, {lineage}, value_ord) OVERRIDING SYSTEM VALUE");
     (target, format!("SELECT {id}, u.*, u.src_ord FROM {rows} {join}"))
 }
 
-fn statement(domain: &Domain, destination: Destination) -> String {
+fn statement(domain: &Domain, destination: Destination, ids: Ids) -> String {
     let assignments = value_columns(domain)
         .chain(LINEAGE)
         .map(|name| format!("\"{name}\" = excluded.\"{name}\""))
@@ -187,7 +198,7 @@ fn statement(domain: &Domain, destination: Destination) -> String {
         Some(event_time) => quoted(event_time.columns(), ""),
         None => quoted([domain.dimension_key()], ""),
     };
-    let (columns, rows) = source(domain, destination);
+    let (columns, rows) = source(domain, ids);
     format!(
         "WITH written AS (
              INSERT INTO {table} AS t {columns}

@@ -132,6 +132,19 @@ pub enum BeginError {
         .0.id, .0.domain, .0.domain
     )]
     OtherStream(Box<Replay>),
+    /// The shadow could never take the live table's place.
+    #[error("no shadow of {domain} is filled, because it could not take the table's place: {}", .reasons.join("; "))]
+    InTheWay {
+        /// The domain.
+        domain: &'static str,
+        /// Why, each with what to do.
+        reasons: Vec<String>,
+    },
+    /// The unfinished shadow was made by a contract with another key, or other columns.
+    #[error(
+        "the shadow was made by another contract: drop it with `freshet replay {0} --into shadow --drop`, and fill a new one"
+    )]
+    OtherContract(&'static str),
     /// Postgres does not answer.
     #[error("record the replay: {0}")]
     Postgres(#[from] sqlx::Error),
@@ -167,6 +180,12 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<As
             return Err(BeginError::Unfinished(Box::new(found)));
         }
         Some(found) if found.stream_id != *stream_id => return Err(BeginError::OtherStream(Box::new(found))),
+        Some(_) if *kind == Kind::Shadow => {
+            let mut connection = pool.acquire().await?;
+            if !crate::shadow::is_as_declared(&mut connection, domain).await? {
+                return Err(BeginError::OtherContract(domain.name));
+            }
+        }
         Some(_) => {}
         None => {
             let mut transaction = transactions::begin(pool, "begin_replay", Limits::SHORT).await?;
@@ -185,7 +204,11 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<As
             .await?;
             forget_state(&mut transaction, kind.destination(), domain.name).await?;
             if *kind == Kind::Shadow {
-                crate::shadow::create(&mut transaction, domain).await?;
+                let reasons = crate::shadow::create(&mut transaction, domain).await?;
+                if !reasons.is_empty() {
+                    transaction.rollback().await?;
+                    return Err(BeginError::InTheWay { domain: domain.name, reasons });
+                }
             }
             transaction.commit().await?;
         }

@@ -1,6 +1,6 @@
 //! The live table and its shadow, row by row.
 
-use freshet_topics::Domain;
+use freshet_topics::{Column, Domain};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::apply::upsert::quoted;
@@ -20,13 +20,16 @@ pub struct Differs {
     pub shadow: Option<String>,
 }
 
-/// How a shadow compares with the live table. Ids and lineage do not count.
+/// How a shadow compares with the live table. Ids and lineage do not count. Of tables whose rows are not found in each other
+/// by the key, because it or its types are declared otherwise, only the rows are counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Comparison {
     /// Rows of the live table.
     pub live_rows: i64,
     /// Rows of the shadow.
     pub shadow_rows: i64,
+    /// Whether that is all: the rows of the one cannot be found in the other.
+    pub is_only_counted: bool,
     /// The sum of a hash of each row, independent of their order.
     pub live_checksum: String,
     /// The same for the shadow.
@@ -44,7 +47,7 @@ pub struct Comparison {
 impl Comparison {
     /// Whether a swap would change no value.
     pub fn is_same(&self) -> bool {
-        (self.only_live, self.only_shadow, self.changed) == (0, 0, 0)
+        !self.is_only_counted && (self.only_live, self.only_shadow, self.changed) == (0, 0, 0)
     }
 }
 
@@ -53,24 +56,33 @@ impl Comparison {
 /// # Errors
 /// If Postgres does not answer.
 pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> Result<Comparison, sqlx::Error> {
+    let redeclared = super::redeclared(connection, domain).await?;
+    if redeclared.is_keyed_otherwise {
+        let (live_rows, shadow_rows) = counted(connection, domain).await?;
+        return Ok(Comparison { live_rows, shadow_rows, is_only_counted: true, ..Comparison::default() });
+    }
     // Declared types may differ from those of the live table, so values are compared as text.
-    let spelled = domain.columns.iter().map(|column| match domain.key.contains(&column.name) {
-        true => format!("\"{}\"", column.name),
-        false => format!("\"{0}\"::text AS \"{0}\"", column.name),
-    });
-    let columns = spelled.collect::<Vec<_>>().join(", ");
+    let spelled = |without: &[String]| {
+        let one =
+            |column: &Column| match (domain.key.contains(&column.name), without.iter().any(|it| it == column.name)) {
+                (true, _) => format!("\"{}\"", column.name),
+                (false, true) => format!("NULL::text AS \"{}\"", column.name),
+                (false, false) => format!("\"{0}\"::text AS \"{0}\"", column.name),
+            };
+        domain.columns.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    let live = format!("SELECT {} FROM {}", spelled(&redeclared.added), Destination::Live.table(domain));
+    let shadow = format!("SELECT {} FROM {}", spelled(&[]), Destination::Shadow.table(domain));
     let mut comparison = Comparison::default();
-    (comparison.live_rows, comparison.live_checksum) =
-        sum(connection, &Destination::Live.table(domain), &columns).await?;
-    (comparison.shadow_rows, comparison.shadow_checksum) =
-        sum(connection, &Destination::Shadow.table(domain), &columns).await?;
+    (comparison.live_rows, comparison.live_checksum) = sum(connection, &live).await?;
+    (comparison.shadow_rows, comparison.shadow_checksum) = sum(connection, &shadow).await?;
     // The first of each kind, with how many of its kind there are: the tables are compared once.
     let first = format!(
         "{}, numbered AS (
             SELECT *, row_number() OVER (kind ORDER BY place) AS number, count(*) OVER kind AS of_its_kind
             FROM differing WINDOW kind AS (PARTITION BY live IS NULL, shadow IS NULL))
          SELECT key, live, shadow, of_its_kind FROM numbered WHERE number <= {SHOWN_MAX} ORDER BY place",
-        differing(domain, &columns)
+        differing(domain, &live, &shadow)
     );
     let first: Vec<(String, Option<String>, Option<String>, i64)> =
         sqlx::query_as(AssertSqlSafe(first)).fetch_all(connection).await?;
@@ -90,23 +102,27 @@ pub async fn compare(connection: &mut PgConnection, domain: &'static Domain) -> 
 /// # Errors
 /// If Postgres does not answer.
 pub async fn count(pool: &PgPool, domain: &'static Domain) -> Result<(i64, i64), sqlx::Error> {
-    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
-    let sql = format!("SELECT (SELECT count(*) FROM {live}), (SELECT count(*) FROM {shadow})");
-    sqlx::query_as(AssertSqlSafe(sql)).fetch_one(pool).await
+    let mut connection = pool.acquire().await?;
+    counted(&mut connection, domain).await
 }
 
-async fn sum(connection: &mut PgConnection, table: &str, columns: &str) -> Result<(i64, String), sqlx::Error> {
+async fn counted(connection: &mut PgConnection, domain: &Domain) -> Result<(i64, i64), sqlx::Error> {
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
+    let sql = format!("SELECT (SELECT count(*) FROM {live}), (SELECT count(*) FROM {shadow})");
+    sqlx::query_as(AssertSqlSafe(sql)).fetch_one(connection).await
+}
+
+async fn sum(connection: &mut PgConnection, rows: &str) -> Result<(i64, String), sqlx::Error> {
     let sql = format!(
         "SELECT count(*), to_hex((coalesce(sum(hashtextextended(ROW(r.*)::text, 0)::numeric), 0)
-            % 9223372036854775807)::bigint) FROM (SELECT {columns} FROM {table}) AS r"
+            % 9223372036854775807)::bigint) FROM ({rows}) AS r"
     );
     sqlx::query_as(AssertSqlSafe(sql)).fetch_one(connection).await
 }
 
 /// `WITH … differing`: keys that only one side has, or that have different values. Set operations and grouping treat
 /// NULL as a value, as the keys do; a hash join would not.
-fn differing(domain: &Domain, columns: &str) -> String {
-    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
+fn differing(domain: &Domain, live: &str, shadow: &str) -> String {
     let key = quoted(domain.key.iter().copied(), "");
     format!(
         "WITH differing AS (
@@ -114,10 +130,10 @@ fn differing(domain: &Domain, columns: &str) -> String {
                 max(text) FILTER (WHERE side = 'live') AS live, max(text) FILTER (WHERE side = 'shadow') AS shadow
             FROM (
                 SELECT l.*, 'live' AS side, ROW(l.*)::text AS text
-                FROM (SELECT {columns} FROM {live} EXCEPT SELECT {columns} FROM {shadow}) AS l
+                FROM ({live} EXCEPT {shadow}) AS l
                 UNION ALL
                 SELECT s.*, 'shadow', ROW(s.*)::text
-                FROM (SELECT {columns} FROM {shadow} EXCEPT SELECT {columns} FROM {live}) AS s
+                FROM ({shadow} EXCEPT {live}) AS s
             ) AS sides
             GROUP BY {key})"
     )

@@ -8,8 +8,9 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::Refused;
+use crate::output_views;
 use crate::postgres::{execute, grants};
-use crate::{output_views, tables};
+use crate::tables::{self, Redeclared};
 
 /// A view that reads the table.
 #[derive(Debug, sqlx::FromRow)]
@@ -48,6 +49,34 @@ pub(super) async fn views(connection: &mut PgConnection, table: &str) -> Result<
     .bind(table)
     .fetch_all(connection)
     .await
+}
+
+/// What would make the swap refuse for certain, as long as it is there.
+pub(super) async fn in_the_way(
+    connection: &mut PgConnection,
+    table: &str,
+    shadow: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    let mut in_the_way: Vec<String> = left_behind(connection, table)
+        .await?
+        .into_iter()
+        .map(|it| format!("{it} depends on the table: drop it, and recreate it after the swap"))
+        .collect();
+    let theirs: Vec<View> = views(connection, table).await?.into_iter().filter(|view| !view.is_output).collect();
+    let columns: Vec<String> =
+        sqlx::query_scalar("SELECT attname::text FROM pg_attribute WHERE attrelid = $1::regclass AND NOT attisdropped")
+            .bind(shadow)
+            .fetch_all(&mut *connection)
+            .await?;
+    for view in tables::views::over(connection, table).await? {
+        let gone: Vec<&str> = view.uses.iter().filter(|it| !columns.contains(it)).map(String::as_str).collect();
+        if !gone.is_empty() && theirs.iter().any(|it| it.name == view.name) {
+            let (name, gone) = (&view.name, gone.join(", "));
+            in_the_way
+                .push(format!("view {name} uses {gone}, which is no longer declared: drop it (DROP VIEW {name})"));
+        }
+    }
+    Ok(in_the_way)
 }
 
 /// Locks a view only. LOCK TABLE would also lock the tables that it reads and make their readers wait.
@@ -120,7 +149,8 @@ pub(super) async fn allowed(
          FROM pg_class WHERE oid = $1::regclass
          UNION ALL
          SELECT format('COMMENT ON TABLE %s IS %L', $2, d.description) FROM pg_description d
-         WHERE d.objoid = $1::regclass AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0",
+         WHERE d.objoid = $1::regclass AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+            AND obj_description($2::regclass, 'pg_class') IS NULL",
     )
     .bind(table)
     .bind(shadow)
@@ -213,24 +243,26 @@ pub(super) async fn left_behind(connection: &mut PgConnection, table: &str) -> R
     .await
 }
 
-/// How the two tables differ in columns, indexes and CHECK constraints: the live one was altered since. Columns that are
-/// declared differently from the live table do not count, nor do their indexes and constraints.
+/// How the two tables differ in columns, indexes and CHECK constraints: the live one was altered since. What is declared
+/// differently from the live table does not count, nor do the indexes and constraints of such columns, nor whether a
+/// column that is never NULL may be.
 pub(super) async fn made_otherwise(
     connection: &mut PgConnection,
     table: &str,
     shadow: &str,
-    declared: &[String],
+    redeclared: &Redeclared,
+    never_null: &[&str],
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "WITH made AS (
             SELECT a.attrelid AS of, format('column %s %s%s', a.attname, format_type(a.atttypid, a.atttypmod),
-                CASE WHEN a.attnotnull THEN ' not null' ELSE '' END) AS what
+                CASE WHEN a.attnotnull AND a.attname <> ALL ($5) THEN ' not null' ELSE '' END) AS what
             FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL ($3)
             UNION ALL
             SELECT i.indrelid, format('index %s on (%s)', c.relname,
                 (SELECT string_agg(pg_get_indexdef(i.indexrelid, n, true), ', ') FROM generate_series(1, i.indnatts) n))
             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-            WHERE NOT EXISTS (SELECT FROM pg_attribute a
+            WHERE c.relname <> ALL ($4) AND NOT EXISTS (SELECT FROM pg_attribute a
                 WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname = ANY ($3))
             UNION ALL
             SELECT k.conrelid, format('constraint %s %s', k.conname, pg_get_constraintdef(k.oid))
@@ -247,7 +279,9 @@ pub(super) async fn made_otherwise(
     )
     .bind(table)
     .bind(shadow)
-    .bind(declared)
+    .bind(redeclared.columns().map(String::as_str).collect::<Vec<_>>())
+    .bind(&redeclared.indexes)
+    .bind(never_null)
     .fetch_all(connection)
     .await
 }

@@ -2,10 +2,11 @@
 //! dropped.
 //!
 //! It is created like the live table ([`create`]): the same columns, constraints and indexes, under the same names, in
-//! the schema `shadow`, except columns that are declared with another type or no longer declared; its state (bookmarks,
-//! progress, rejects) is stored beside it. It is filled by the same transaction as the live table ([`crate::apply`]),
-//! never past the live bookmarks. So the live table had every key of the shadow when the row was applied there, and
-//! gave it the `id` that the shadow uses too; a key that only the new rules accept gets the next id.
+//! the schema `shadow`. What the contract declares otherwise (a key, types, columns) it has as declared, as if setup had
+//! made it. Its state (bookmarks, progress, rejects) is stored beside it. It is filled by the same transaction as the
+//! live table ([`crate::apply`]), never past the live bookmarks. So the live table had every key of the shadow when the
+//! row was applied there, and gave it the `id` that the shadow uses too; a key that only the new rules accept gets the
+//! next id. If the live table's rows cannot be found by the key, all rows get the next ids ([`ids`]).
 //!
 //! [`hold_live`] makes the live pipeline wait; a comparison or a swap meanwhile sees one moment. [`swap()`] then puts
 //! the shadow in the place of the live table, in one transaction.
@@ -20,8 +21,10 @@ use std::time::Duration;
 use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
+use crate::apply::ids::Ids;
 use crate::destination::Destination;
-use crate::tables;
+use crate::postgres::execute;
+use crate::tables::{self, Redeclared};
 use crate::transactions::{self, Limits, Named};
 
 pub use compare::{Comparison, Differs, compare, count};
@@ -34,8 +37,9 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The schema of shadows.
 const SCHEMA: &str = "shadow";
 
-/// Creates an empty shadow. An earlier one is dropped.
-pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
+/// Creates an empty shadow. An earlier one is dropped. Returns why it could never take the live table's place, if it could
+/// not; the transaction is to be rolled back then.
+pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domain) -> Result<Vec<String>, sqlx::Error> {
     drop_all(connection, domain).await?;
     let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let sql = format!("CREATE TABLE {shadow} (LIKE {live} INCLUDING ALL)");
@@ -50,10 +54,63 @@ pub(crate) async fn create(connection: &mut PgConnection, domain: &'static Domai
     for sql in renames {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
     }
-    for sql in tables::narrowing(connection, SCHEMA, domain).await?.sql {
-        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    declare(connection, domain, &live, &shadow).await
+}
+
+/// Makes a shadow that is like the live table what the contract declares. Where that changes nothing, nothing is checked
+/// either: such a shadow may also be filled only to be looked at.
+async fn declare(
+    connection: &mut PgConnection,
+    domain: &'static Domain,
+    live: &str,
+    shadow: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    let redeclared = tables::redeclared(connection, SCHEMA, domain).await?;
+    if redeclared.is_nothing() {
+        return Ok(Vec::new());
     }
-    Ok(())
+    for sql in &redeclared.sql {
+        execute(connection, sql).await?;
+    }
+    let plan = tables::look_at_empty(connection, SCHEMA, domain).await?;
+    if plan.alters() && plan.blocked.is_empty() {
+        for sql in plan.steps.iter().flat_map(|step| &step.sql) {
+            execute(connection, sql).await?;
+        }
+    }
+    let mut in_the_way = [redeclared.blocked, plan.blocked].concat();
+    in_the_way.extend(dependants::in_the_way(connection, live, shadow).await?);
+    Ok(in_the_way)
+}
+
+/// What the domain's shadow has otherwise than the live table, because the contract declares it so.
+async fn redeclared(connection: &mut PgConnection, domain: &'static Domain) -> Result<Redeclared, sqlx::Error> {
+    let schema: String = sqlx::query_scalar(
+        "SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.oid = $1::regclass",
+    )
+    .bind(Destination::Live.table(domain))
+    .fetch_one(&mut *connection)
+    .await?;
+    tables::redeclared(connection, &schema, domain).await
+}
+
+/// Whether an existing shadow has the key and the columns that this contract declares.
+pub(crate) async fn is_as_declared(
+    connection: &mut PgConnection,
+    domain: &'static Domain,
+) -> Result<bool, sqlx::Error> {
+    let redeclared = tables::redeclared(connection, SCHEMA, domain).await?;
+    Ok(redeclared.sql.is_empty() && redeclared.added.is_empty() && !redeclared.is_keyed_otherwise)
+}
+
+/// Where the `id`s of the shadow's rows come from.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn ids(pool: &PgPool, domain: &'static Domain) -> Result<Ids, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    Ok(redeclared(&mut connection, domain).await?.ids)
 }
 
 /// Gives a shadow the storage parameters of the live table (`fillfactor`, those of autovacuum), which LIKE does not

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use freshet_topics::Domain;
+use freshet_topics::{Domain, EventTime};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::dependants::{Renewed, View};
@@ -11,7 +11,7 @@ use crate::apply::marks;
 use crate::apply::upsert::has_surrogate_id;
 use crate::destination::Destination;
 use crate::replay::Running;
-use crate::tables;
+use crate::tables::{self, Redeclared};
 
 /// The most entries of a long list that are named.
 const NAMED_MAX: i64 = 20;
@@ -97,10 +97,9 @@ async fn swap_within(
     replay: &Running,
     bookmarks: &BTreeMap<i32, i64>,
 ) -> Result<Swapped, Refused> {
-    check(connection, domain, bookmarks).await?;
-    // The rows of both tables: outputs change for rows that go as well as for rows that come.
-    marks::mark_everything(connection, domain, &[Destination::Live.table(domain), Destination::Shadow.table(domain)])
-        .await?;
+    let redeclared = super::redeclared(connection, domain).await?;
+    check(connection, domain, bookmarks, &redeclared).await?;
+    mark(connection, domain, &redeclared).await?;
     let views = lock(connection, domain).await?;
     // A partition that was added after the bookmarks were held has written its rows by now, or waits for the table.
     let bookmarks = all_bookmarks(connection, domain.name).await?;
@@ -119,6 +118,7 @@ async fn check(
     connection: &mut PgConnection,
     domain: &'static Domain,
     bookmarks: &BTreeMap<i32, i64>,
+    redeclared: &Redeclared,
 ) -> Result<(), Refused> {
     let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
     let elsewhere = elsewhere(connection, domain.name, bookmarks).await?;
@@ -129,8 +129,9 @@ async fn check(
     if !incomplete.is_empty() {
         return Err(Refused::Incomplete(incomplete));
     }
-    let declared = declared_otherwise(connection, domain, &live).await?;
-    let altered = dependants::made_otherwise(connection, &live, &shadow, &declared).await?;
+    let never_null: Vec<&str> =
+        domain.columns.iter().filter(|column| domain.never_null(column)).map(|column| column.name).collect();
+    let altered = dependants::made_otherwise(connection, &live, &shadow, redeclared, &never_null).await?;
     if !altered.is_empty() {
         return Err(Refused::Altered(altered));
     }
@@ -141,18 +142,30 @@ async fn check(
     Ok(())
 }
 
-/// The columns of the live table that the shadow has in another form, because they are declared so.
-async fn declared_otherwise(
+/// Marks the rows of both tables: outputs change for rows that go as well as for rows that come. If the live table cannot
+/// tell which of its rows are observed, all of its dates are marked. If it has no such dates, its outputs are defined
+/// otherwise now, and are derived again as a whole.
+async fn mark(
     connection: &mut PgConnection,
     domain: &'static Domain,
-    live: &str,
-) -> Result<Vec<String>, sqlx::Error> {
-    let schema: String =
-        sqlx::query_scalar("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = $1::regclass")
-            .bind(live)
-            .fetch_one(&mut *connection)
-            .await?;
-    Ok(tables::narrowing(connection, &schema, domain).await?.columns)
+    redeclared: &Redeclared,
+) -> Result<(), sqlx::Error> {
+    let (live, shadow) = (Destination::Live.table(domain), Destination::Shadow.table(domain));
+    let can_be_read = match &domain.event_time {
+        Some(event_time) => event_time.columns().all(|column| redeclared.is_the_same(column)),
+        None => redeclared.added.iter().all(|column| column != domain.dimension_key()),
+    };
+    if can_be_read {
+        return marks::mark_everything(connection, domain, &[live, shadow]).await;
+    }
+    marks::mark_everything(connection, domain, &[shadow]).await?;
+    match domain.event_time {
+        Some(event_time) if redeclared.is_the_same(event_time.date) => {
+            let event_time = Some(EventTime { observed_when: None, ..event_time });
+            marks::mark_everything(connection, &Domain { event_time, ..*domain }, &[live]).await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Partitions in which the two bookmarks differ, or belong to different streams.
@@ -304,9 +317,11 @@ async fn swap_table(
     if has_surrogate_id(domain) {
         // The shadow's ids came from the live table's sequence: its own sequence continues from there.
         let of = |table: &str| format!("pg_get_serial_sequence('{table}', 'id')");
-        let live_sequence: String =
+        let live_sequence: Option<String> =
             sqlx::query_scalar(AssertSqlSafe(format!("SELECT {}", of(&live)))).fetch_one(&mut *connection).await?;
-        statements.push(format!("SELECT setval({}, last_value, is_called) FROM {live_sequence}", of(&shadow)));
+        let goes_on =
+            |sequence: String| format!("SELECT setval({}, last_value, is_called) FROM {sequence}", of(&shadow));
+        statements.extend(live_sequence.map(goes_on));
     }
     // They would move with the old table, and be dropped with it.
     let serials = dependants::serials(connection, &live, &shadow).await?;

@@ -6,7 +6,7 @@ use sqlx::migrate::MigrateError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::found;
-use super::plan::{self, Narrowing, Plan, What};
+use super::plan::{self, Plan, Redeclared, TablePlan, What};
 use super::record;
 use super::wanted::Wanted;
 use super::{Setup, identifier, qualified};
@@ -89,18 +89,37 @@ async fn has_schema(connection: &mut PgConnection, schema: &str) -> Result<bool,
         .await
 }
 
-/// The differences between a domain's table in a schema and its declaration that only a table without rows may lose.
-pub(crate) async fn narrowing(
+/// What a domain's table in a schema would have otherwise if it were made again, as declared and empty. Its rows are not
+/// read.
+pub(crate) async fn redeclared(
     connection: &mut PgConnection,
     schema: &str,
     domain: &'static Domain,
-) -> Result<Narrowing, sqlx::Error> {
-    let wanted = Wanted::of(domain);
-    let last = record::last(connection).await?;
-    let before = last.as_ref().and_then(|last| last.domains.get(domain.name));
-    let formerly = before.map(|declared| declared.columns.as_slice()).unwrap_or_default();
-    let found = found::read(connection, schema, &wanted).await?;
-    Ok(found.map(|found| plan::narrowing(schema, &wanted, &found, formerly)).unwrap_or_default())
+) -> Result<Redeclared, sqlx::Error> {
+    let (wanted, formerly) = (Wanted::of(domain), formerly(connection, domain).await?);
+    let found = found::catalog(connection, schema, &wanted).await?.unwrap_or_default();
+    Ok(plan::redeclared(schema, &wanted, &found, &formerly))
+}
+
+/// The plan for a domain's table in a schema that has no rows: what setup would do to it.
+pub(crate) async fn look_at_empty(
+    connection: &mut PgConnection,
+    schema: &str,
+    domain: &'static Domain,
+) -> Result<TablePlan, sqlx::Error> {
+    let (wanted, formerly) = (Wanted::of(domain), formerly(connection, domain).await?);
+    let mut found = found::catalog(connection, schema, &wanted).await?;
+    if let Some(found) = &mut found {
+        found.is_empty = true;
+    }
+    Ok(plan::plan(schema, &wanted, found.as_ref(), &formerly))
+}
+
+/// The columns of all declarations of a domain that were set up.
+async fn formerly(connection: &mut PgConnection, domain: &Domain) -> Result<Vec<String>, sqlx::Error> {
+    let mut last = record::last(connection).await?;
+    let before = last.as_mut().and_then(|last| last.domains.remove(domain.name));
+    Ok(before.map(|declared| declared.columns).unwrap_or_default())
 }
 
 /// Brings the schema of the pipeline up to date, carries out the plan, and records what was set up. If two run at once,

@@ -28,6 +28,8 @@ pub(super) struct Found {
     pub foreign_keys: Vec<(String, String)>,
     /// The headings with cells in `extra`, if they are to get columns.
     pub new_headings: Vec<String>,
+    /// Whether it is known to have no rows.
+    pub is_empty: bool,
     /// What a plan needs to know and only the rows can tell.
     pub rows: Rows,
 }
@@ -114,8 +116,26 @@ impl Found {
     }
 }
 
-/// Reads the relation with the table's name; `None` if there is none.
+/// Reads the relation with the table's name, and what its rows tell; `None` if there is none.
 pub(super) async fn read(
+    connection: &mut PgConnection,
+    schema: &str,
+    wanted: &Wanted,
+) -> Result<Option<Found>, sqlx::Error> {
+    let Some(mut found) = catalog(connection, schema, wanted).await? else { return Ok(None) };
+    let table = qualified(schema, wanted.table);
+    if found.is_table() && wanted.adds_columns && found.column(EXTRA).is_some() {
+        found.new_headings = new_headings(connection, &table).await?;
+    }
+    if found.is_table() {
+        found.rows = rows(connection, &table, wanted, &found).await?;
+        found.is_empty = !found.has_lineage() && found.rows.count == 0;
+    }
+    Ok(Some(found))
+}
+
+/// Reads what the catalog says of the relation with the table's name; `None` if there is none. Its rows are not read.
+pub(super) async fn catalog(
     connection: &mut PgConnection,
     schema: &str,
     wanted: &Wanted,
@@ -131,7 +151,7 @@ pub(super) async fn read(
     .await?;
     let Some((kind, owner, may_alter, comment)) = relation else { return Ok(None) };
     let table = qualified(schema, wanted.table);
-    let mut found = Found {
+    let found = Found {
         kind,
         owner,
         may_alter,
@@ -141,14 +161,9 @@ pub(super) async fn read(
         views: views::over(connection, &table).await?,
         foreign_keys: foreign_keys(connection, &table).await?,
         new_headings: Vec::new(),
+        is_empty: false,
         rows: Rows::default(),
     };
-    if found.is_table() && wanted.adds_columns && found.column(EXTRA).is_some() {
-        found.new_headings = new_headings(connection, &table).await?;
-    }
-    if found.is_table() {
-        found.rows = rows(connection, &table, wanted, &found).await?;
-    }
     Ok(Some(found))
 }
 

@@ -34,7 +34,8 @@ use sqlx::PgConnection;
 pub use apply::{SetupError, apply, look};
 pub use plan::{Plan, Step, TablePlan, What};
 
-pub(crate) use apply::narrowing;
+pub(crate) use apply::{look_at_empty, redeclared};
+pub(crate) use plan::Redeclared;
 
 /// What is to be set up.
 #[derive(Debug, Clone, Copy)]

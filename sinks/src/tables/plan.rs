@@ -2,8 +2,8 @@
 
 mod columns;
 mod keys;
-mod narrowing;
 mod new_columns;
+mod redeclared;
 mod types;
 
 use std::fmt;
@@ -19,7 +19,8 @@ use crate::output_views::ViewPlan;
 /// new index entries.
 const FILLFACTOR: u8 = 90;
 
-pub(super) use narrowing::{Narrowing, narrowing};
+pub(crate) use redeclared::Redeclared;
+pub(super) use redeclared::redeclared;
 
 /// All that a setup would do to the database, or did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -104,7 +105,7 @@ impl TablePlan {
     }
 
     /// Whether a step needs an exclusive lock on the table.
-    pub(super) fn alters(&self) -> bool {
+    pub(crate) fn alters(&self) -> bool {
         self.steps.iter().any(Step::alters)
     }
 }

@@ -79,6 +79,11 @@ impl Wanted {
         format!("{}_key", self.table)
     }
 
+    /// The name of the index on the date.
+    pub(super) fn date_index_name(&self) -> String {
+        format!("{}_date", self.table)
+    }
+
     /// The name of the index on the object.
     pub(super) fn object_index_name(&self) -> String {
         format!("{}_{OBJECT}", self.table)

@@ -138,6 +138,16 @@ fn whole(key: &str) -> String {
 /// How a shadow compares with the live table.
 pub(in crate::commands) fn comparison(domain: &Domain, comparison: &Comparison, look: Look) -> String {
     let Comparison { live_rows, shadow_rows, live_checksum, shadow_checksum, .. } = comparison;
+    if comparison.is_only_counted {
+        let shadow = format!("shadow.{}", domain.table);
+        let rows = [(domain.table, *live_rows), (shadow.as_str(), *shadow_rows)];
+        return format!(
+            "{}\nThe key ({}) or the types of its columns are declared otherwise than those of the table: rows cannot be \
+             compared one by one, only counted.",
+            rows_table(&rows, look),
+            domain.key.join(", ")
+        );
+    }
     let records = [
         ["", "rows", "checksum"].map(str::to_owned).to_vec(),
         vec![domain.table.to_owned(), thousands(*live_rows), live_checksum.clone()],
@@ -291,6 +301,14 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         println!("{text}");
+    }
+
+    #[test]
+    fn tables_of_different_keys_are_only_counted() {
+        let counted = Comparison { live_rows: 1_200, shadow_rows: 7, is_only_counted: true, ..Comparison::default() };
+        let text = comparison(DOMAINS[2], &counted, Look::PLAIN);
+        assert!(text.contains("1,200") && text.contains("rows cannot be compared one by one"), "{text}");
+        assert!(!text.contains("checksum") && !text.contains("equal"), "{text}");
     }
 
     #[test]

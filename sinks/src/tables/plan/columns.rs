@@ -72,12 +72,20 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn add(&mut self, column: &WantedColumn, found: &Found) {
-        let is_empty = self.plan.takes_over() && found.rows.count == 0;
+        let is_empty = found.is_empty;
         if column.not_null && self.wanted.key.contains(&column.name) && !is_empty {
             let domain = self.wanted.domain;
+            let from_topic = match self.plan.takes_over() {
+                true => String::new(),
+                false => format!(
+                    "if the topic has its cells (`onNewColumn: keep` or `add`), {} builds the table with it; \
+                     otherwise ",
+                    into_shadow(domain)
+                ),
+            };
             self.plan.blocked.push(format!(
-                "column {} is part of the key but the table does not have it: add and fill it, or rename the table \
-                 and load the files again (`freshet republish --all`, domain {domain})",
+                "column {} is part of the key but the table does not have it: {from_topic}add and fill it, or rename \
+                 the table and load the files again (`freshet republish --all`, domain {domain})",
                 column.name
             ));
             return;

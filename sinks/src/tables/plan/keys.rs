@@ -13,7 +13,7 @@ impl Planner<'_> {
 
     pub(super) fn date_index(&self) -> Option<String> {
         let date = self.wanted.date?;
-        let name = identifier(&format!("{}_date", self.wanted.table));
+        let name = identifier(&self.wanted.date_index_name());
         Some(format!("CREATE INDEX {name} ON {} ({})", self.name, identifier(date)))
     }
 
@@ -84,7 +84,8 @@ impl Planner<'_> {
             let how = into_shadow(self.wanted.domain);
             self.plan.blocked.push(format!(
                 "{} with the same key {} as another row, and setup removes no rows: {how} builds the table by the new \
-                 key",
+                 key, while the roles run with the former contract; then run setup again, and restart them with this \
+                 one",
                 counted(duplicates.rows, "row"),
                 self.key()
             ));

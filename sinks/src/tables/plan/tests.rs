@@ -3,6 +3,7 @@ use super::super::found::{Index, Rows};
 use super::super::views::View;
 use super::types::shown;
 use super::*;
+use crate::apply::ids::Ids;
 use crate::tables::found::FoundColumn;
 use crate::tables::wanted::WantedColumn;
 
@@ -373,4 +374,115 @@ fn a_former_key_that_would_refuse_rows_goes_even_if_somebody_has_an_index_for_th
     assert_eq!(said(&changed), ["drop constraint stock_data_key UNIQUE (place, day): the key is (place, note)"]);
     let expected = "ALTER TABLE \"public\".\"stock_data\" DROP CONSTRAINT IF EXISTS \"stock_data_key\"";
     assert_eq!(changed.steps[0].sql, [expected]);
+}
+
+#[test]
+fn a_new_column_of_the_key_comes_into_an_empty_table_only() {
+    let mut wanted = wanted();
+    wanted.key.push("ward");
+    wanted.columns.push(WantedColumn { name: "ward", type_name: "int4".into(), not_null: true, comment: None });
+    let blocked = plan("public", &wanted, Some(&named()), &[]).blocked;
+    assert!(
+        blocked[0].contains("`freshet replay stock --into shadow --compare --swap` builds the table"),
+        "{blocked:?}"
+    );
+    let empty = Found { is_empty: true, ..named() };
+    let made = plan("shadow", &wanted, Some(&empty), &[]);
+    let steps = [
+        "add column ward integer NOT NULL",
+        "change constraint stock_data_key to UNIQUE NULLS NOT DISTINCT (place, day, ward)",
+    ];
+    assert_eq!((said(&made), made.blocked.len()), (steps.to_vec(), 0), "{made:?}");
+    let foreign = plan("public", &wanted, Some(&foreign()), &[]).blocked;
+    assert!(foreign[0].contains("the table does not have it: add and fill it"), "{foreign:?}");
+}
+
+#[test]
+fn a_shadow_is_made_otherwise_only_where_key_or_columns_are_declared_so() {
+    let same = redeclared("shadow", &wanted(), &named(), &[]);
+    assert!(
+        same.is_nothing() && same.sql.is_empty() && same.blocked.is_empty() && !same.is_keyed_otherwise,
+        "{same:?}"
+    );
+    assert_eq!(same.ids, Ids::OfKey);
+    // Its owner has dropped an index: a shadow is like its table.
+    let mut without = named();
+    without.indexes.pop();
+    assert!(redeclared("shadow", &wanted(), &without, &[]).is_nothing());
+
+    let mut changed = wanted();
+    (changed.columns[2].type_name, changed.columns[0].not_null) = ("bool".into(), false);
+    changed.columns[3].name = "remark";
+    let found = redeclared("shadow", &changed, &without, &["note".into(), "place".into()]);
+    assert_eq!((found.added, found.retyped), (vec!["remark".to_owned()], vec!["pieces".to_owned()]));
+    assert_eq!(
+        (found.others, found.indexes),
+        (vec!["place".to_owned(), "note".to_owned()], vec!["stock_data_date".to_owned()])
+    );
+    assert_eq!((found.ids, found.is_keyed_otherwise), (Ids::OfKey, false));
+    let retype = "ALTER TABLE \"shadow\".\"stock_data\" ALTER COLUMN \"pieces\" DROP DEFAULT, \
+                  ALTER COLUMN \"pieces\" TYPE bool USING NULL::bool";
+    assert_eq!(found.sql, [retype, "ALTER TABLE \"shadow\".\"stock_data\" DROP COLUMN \"note\""]);
+}
+
+#[test]
+fn a_shadow_keeps_ids_where_its_rows_are_found_by_the_key() {
+    type Change = fn(&mut Wanted, &mut Found);
+    let cases: [(&str, Change, Ids, bool); 9] = [
+        ("as it was", |_, _| (), Ids::OfKey, false),
+        ("wider", |wanted, _| wanted.columns[0].type_name = "int8".into(), Ids::OfKey, false),
+        ("coarser", |wanted, _| wanted.key = vec!["place"], Ids::OfKey, true),
+        ("coarser, by the date's index", |wanted, _| wanted.key = vec!["day"], Ids::OfKey, true),
+        (
+            "coarser, without an index",
+            |wanted, found| {
+                found.indexes.pop();
+                wanted.key = vec!["day"];
+            },
+            Ids::Next,
+            true,
+        ),
+        ("by a value that may change", |wanted, _| wanted.key = vec!["place", "note"], Ids::Next, true),
+        ("of another type", |wanted, _| wanted.columns[0].type_name = "text".into(), Ids::Next, true),
+        (
+            "with a column that is new",
+            |wanted, found| {
+                found.columns.retain(|column| column.name != "place");
+                wanted.key = vec!["place"];
+            },
+            Ids::Next,
+            true,
+        ),
+        (
+            "instead of an id of the domain's own",
+            |wanted, found| {
+                found.columns[0].is_identity = false;
+                wanted.key = vec!["place"];
+            },
+            Ids::Unset,
+            true,
+        ),
+    ];
+    for (case, change, ids, is_keyed_otherwise) in cases {
+        let (mut wanted, mut found) = (wanted(), named());
+        change(&mut wanted, &mut found);
+        let redeclared = redeclared("shadow", &wanted, &found, &[]);
+        assert_eq!((redeclared.ids, redeclared.is_keyed_otherwise), (ids, is_keyed_otherwise), "{case}");
+        assert!(redeclared.blocked.is_empty(), "{case}: {redeclared:?}");
+    }
+}
+
+#[test]
+fn a_former_key_that_setup_did_not_name_is_named_before_a_shadow_is_filled() {
+    let mut found = named();
+    found.indexes[1].name = "place_and_day".into();
+    let of = |key: &[&'static str], found: &Found| {
+        redeclared("shadow", &Wanted { key: key.to_vec(), ..wanted() }, found, &[]).blocked
+    };
+    let blocked = of(&["place", "note"], &found);
+    assert_eq!(blocked.len(), 1, "{blocked:?}");
+    assert!(blocked[0].starts_with("unique index place_and_day on (place, day) would refuse rows"), "{blocked:?}");
+    assert!(blocked[0].contains("rename it to stock_data_key"), "{blocked:?}");
+    assert_eq!(of(&["place"], &found), [""; 0], "it refuses no row that the new key allows");
+    assert_eq!(of(&["place", "note"], &named()), [""; 0], "it is known to be the key");
 }
