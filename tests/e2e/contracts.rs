@@ -142,11 +142,53 @@ async fn a_value_of_every_type_is_the_same_by_copy_and_by_upsert() {
             assert!(copied("health") >= before + 800, "most are written by COPY");
         }
         let row = "location_id, date, visits, level, cost, seen_at, name, extra, corrections";
-        tables.push(world.column::<String>(&format!("SELECT ROW({row})::text FROM health_data ORDER BY 1")).await);
+        let rows = format!("SELECT ROW({row})::text FROM health_data ORDER BY 1");
+        tables.push(world.column::<String>(&rows).await);
         roles.stop().await;
+        // And by a replay in place that changes every row.
+        let wrong =
+            "visits = 1, level = NULL, cost = 0, seen_at = now(), name = 'wrong', extra = NULL, corrections = NULL";
+        world.execute(&format!("UPDATE health_data SET {wrong}")).await;
+        assert_eq!(replayed(&world, domain).await, 2_000);
+        tables.push(world.column::<String>(&rows).await);
     }
     assert_eq!(tables[0].len(), 2_000);
-    assert_eq!(tables[0], tables[1]);
+    assert!(tables.iter().all(|table| *table == tables[0]));
+}
+
+/// Replays a domain in place; how many rows that changed.
+async fn replayed(world: &World, domain: &'static Domain) -> i64 {
+    let (progress, shutdown) = (Default::default(), CancellationToken::new());
+    let context = crate::replay::context(world, domain);
+    freshet_processors::replay::in_place(&context, &everything(), &progress, &shutdown).await.expect("replay").changed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_in_place_minds_no_names_of_columns_and_leaves_what_a_trigger_makes_of_rows() {
+    let mut columns = keeping().columns.to_vec();
+    columns.extend(["place", "part", "differs"].map(|name| Column::optional(name, Cast::Text)));
+    let domain: &'static _ = Box::leak(Box::new(Domain { columns: columns.leak(), ..*keeping() }));
+    let world = World::new("names-and-triggers").await;
+    let added = "ADD visits int8, ADD cost numeric(8,2), ADD seen_at timestamptz, ADD place text, ADD part text, \
+        ADD differs text";
+    world.execute(&format!("ALTER TABLE health_data {added}")).await;
+    let roles = world.pipeline(domain);
+    world.put("health/a.csv", "location_id,date,is_projected,place,part,differs\n1,2025-09-21,f,here,a,no\n").await;
+    world.applied().await;
+    roles.stop().await;
+    let row = "SELECT concat_ws(' ', place, part, differs) FROM health_data";
+    let wrong = "UPDATE health_data SET place = 'wrong', differs = 'wrong'";
+    world.execute(wrong).await;
+    assert_eq!(replayed(&world, domain).await, 1);
+    assert_eq!(world.query::<String>(row).await, "here a no");
+
+    let shout = "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.place := upper(NEW.place); RETURN NEW; END $$";
+    world.execute(shout).await;
+    world.execute("CREATE TRIGGER shout BEFORE INSERT ON health_data FOR EACH ROW EXECUTE FUNCTION shout()").await;
+    world.execute(wrong).await;
+    replayed(&world, domain).await;
+    assert_eq!(world.query::<String>(row).await, "HERE a no", "as the upsert stores it");
 }
 
 /// The shipped domains, with this one in place of its namesake.

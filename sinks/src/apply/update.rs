@@ -6,10 +6,13 @@
 //! twice as much.
 //!
 //! Only rows that have the very same lineage in the table are changed. The caller compares the others: new keys, rows
-//! that newer data has replaced or will be replaced, and unchanged rows. If another transaction writes one of the rows
-//! at the same time, this one waits for it, and Postgres checks the outer conditions again on the row's newest version:
-//! a row that has got newer data is not changed either. Older minor releases of Postgres do not check the place again, so
-//! the outer conditions compare the lineage too.
+//! that newer data has replaced or will be replaced, and unchanged rows. So it does with all of them if the table has a
+//! trigger before inserts, which changes what the upsert stores, and which an update does not call.
+//!
+//! If another transaction writes one of the rows at the same time, this one waits for it, and Postgres checks the outer
+//! conditions again on the row's newest version: a row that has got newer data is not changed either. Older minor releases
+//! of Postgres do not check the place again, so the outer conditions compare the lineage too. Because the other rows are
+//! written afterwards, two transactions can wait for each other; Postgres ends one of them, and it is tried again.
 
 use std::sync::Arc;
 
@@ -32,8 +35,26 @@ pub(super) struct Updated {
     pub(super) written: Vec<Written>,
 }
 
-/// A row of a table that is partitioned is found by its part and its place there. Without `OFFSET` the planner would
-/// pull the look-up up, and compare each row twice.
+/// Whether an update stores the same as the upsert: no trigger changes rows before they are inserted.
+async fn is_fit(connection: &mut PgConnection, table: &str) -> Result<bool, sqlx::Error> {
+    // The bits of a row's trigger, before, on inserts.
+    sqlx::query_scalar(
+        "SELECT NOT EXISTS (
+            SELECT FROM pg_trigger t
+            WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 7 = 7 AND (
+                t.tgrelid = to_regclass($1)
+                OR t.tgrelid IN (SELECT relid FROM pg_partition_tree(to_regclass($1)))
+            )
+         )",
+    )
+    .bind(table)
+    .fetch_one(connection)
+    .await
+}
+
+/// A row of a table that is partitioned is found by its part and its place there; with the key, Postgres looks into one
+/// part only. Without `OFFSET` the planner would pull the look-up up, and compare each row twice. No column of a contract
+/// begins with `_`.
 fn statement(domain: &Domain, table: &str) -> String {
     let differs: Vec<String> =
         value_columns(domain).map(|name| format!("l.\"{name}\" IS DISTINCT FROM u.\"{name}\"")).collect();
@@ -43,20 +64,21 @@ fn statement(domain: &Domain, table: &str) -> String {
         "WITH updated AS (
              UPDATE {table} AS t SET {assignments}, value_ord = u.src_ord
              FROM (
-                 SELECT u.*, l.ctid AS place, l.tableoid AS part, ARRAY[{differs}]::bool[] AS differs
+                 SELECT u.*, l.ctid AS _place, l.tableoid AS _part, ARRAY[{differs}]::bool[] AS _differs
                  FROM {rows}
                  JOIN LATERAL (SELECT l.ctid, l.tableoid, l.* FROM {table} AS l WHERE {same_key} LIMIT 1) AS l ON true
                  WHERE ({lineage_u}) = ({lineage_l}) AND ({new}) IS DISTINCT FROM ({old})
                  OFFSET 0
              ) AS u
-             WHERE t.ctid = u.place AND t.tableoid = u.part AND ({lineage_t}) = ({lineage_u})
-             RETURNING u.differs, u.ord
+             WHERE t.ctid = u._place AND t.tableoid = u._part AND {same_key_t} AND ({lineage_t}) = ({lineage_u})
+             RETURNING u._differs, u.ord
          )
-         SELECT differs, array_agg(ord - 1) FROM updated GROUP BY differs",
+         SELECT _differs, array_agg(ord - 1) FROM updated GROUP BY _differs",
         assignments = assignments.join(", "),
         differs = differs.join(", "),
         rows = unnest(domain, ", ord"),
         same_key = same_key(domain, "l", "u"),
+        same_key_t = same_key(domain, "t", "u"),
         lineage_t = lineage("t."),
         lineage_u = lineage("u."),
         lineage_l = lineage("l."),
@@ -74,9 +96,12 @@ pub(super) async fn write(
     upsert: &Upsert,
     rows: &[Candidate<'_>],
 ) -> Result<Updated, sqlx::Error> {
-    let domain = upsert.domain();
+    let (domain, table) = (upsert.domain(), upsert.destination().table(upsert.domain()));
+    if !is_fit(connection, &table).await? {
+        return Ok(Updated { changed: vec![false; rows.len()], differences: Vec::new(), written: Vec::new() });
+    }
     let left = moved::dates_left(connection, upsert, rows).await?;
-    let sql = statement(domain, &upsert.destination().table(domain));
+    let sql = statement(domain, &table);
     let answer = arrays::bind(domain, sqlx::query(AssertSqlSafe(sql)), rows).fetch_all(connection).await?;
     let columns: Vec<&'static str> = value_columns(domain).collect();
     let (mut changed, mut differences) = (vec![false; rows.len()], Vec::new());

@@ -60,7 +60,7 @@ pub struct Corrected {
 impl Corrected {
     /// Whether values of at least half of the rows changed.
     pub fn is_mostly_changed(&self) -> bool {
-        2 * self.changed >= self.read
+        self.changed > 0 && 2 * self.changed >= self.read
     }
 }
 
