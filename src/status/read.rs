@@ -81,16 +81,14 @@ pub async fn read(
 /// One that is overwritten says nothing any more.
 async fn mostly_rejected(connection: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {
     let counts: Vec<(String, i64)> = sqlx::query_as(
-        "WITH lately AS MATERIALIZED (
-            SELECT * FROM pipeline.objects WHERE applied_at > now() - interval '1 day' AND state = 'applied'
-         )
-         SELECT o.domain, count(*) FROM (
-            -- Few files have any: neither each file of a day is looked at, nor what was rejected before.
+        "SELECT o.domain, count(*) FROM (
+            -- Few files have any: not each file of a day is looked at.
             SELECT object, generation, sum(rejected) AS rejected FROM pipeline.progress
-            WHERE rejected > 0 AND object >= (SELECT min(id) FROM lately) GROUP BY object, generation
+            WHERE rejected > 0 GROUP BY object, generation
          ) AS p
-         JOIN lately o ON o.id = p.object AND o.generation = p.generation
-         WHERE 2 * p.rejected > o.rows AND NOT EXISTS (
+         JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
+         WHERE o.applied_at > now() - interval '1 day' AND o.state = 'applied' AND 2 * p.rejected > o.rows
+            AND NOT EXISTS (
             SELECT FROM pipeline.objects n
             WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord
          )
