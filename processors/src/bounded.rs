@@ -8,10 +8,10 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection, PgPool};
 
-/// To connect. The pool tries for much longer.
+/// To connect once. A pool tries for much longer, also where the server has said why it cannot.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Postgres has not answered in this time.
@@ -23,17 +23,17 @@ pub(crate) struct Silent(pub(crate) Duration);
 ///
 /// # Errors
 /// [`Silent`], and those of the work.
-pub(crate) async fn bounded<T, E: From<Silent>>(
+pub(crate) async fn bounded<T, E: From<Silent> + From<sqlx::Error>>(
     pool: &PgPool,
     limit: Duration,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, E>,
 ) -> Result<T, E> {
     let options = pool.connect_options().as_ref().clone();
-    let own = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT).connect_lazy_with(options);
-    // Given back at once. Other errors are those of the first statement too.
-    if let Err(sqlx::Error::PoolTimedOut) = own.acquire().await {
-        return Err(Silent(CONNECT_TIMEOUT).into());
+    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
+        Ok(first) => first?.close().await?,
+        Err(_) => return Err(Silent(CONNECT_TIMEOUT).into()),
     }
+    let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
     let done = tokio::time::timeout(limit, work(&own)).await;
     // It says good-bye, which a server that is gone does not hear.
     tokio::spawn(async move { own.close().await });
@@ -47,6 +47,8 @@ mod tests {
 
     use super::*;
 
+    type Told = Box<dyn std::error::Error + Send + Sync>;
+
     /// A server that takes connections and never says a word, and a pool of connections to it.
     fn silent() -> (TcpListener, PgPool) {
         let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
@@ -58,8 +60,9 @@ mod tests {
     async fn a_postgres_that_does_not_answer_is_given_up_long_before_the_pool_gives_up() {
         let (_silent, pool) = silent();
         let began = Instant::now();
-        let done = bounded(&pool, Duration::from_secs(60), async |_: &PgPool| Ok::<(), Silent>(())).await;
-        assert_eq!(done, Err(Silent(CONNECT_TIMEOUT)));
+        let done = bounded(&pool, Duration::from_secs(60), async |_: &PgPool| Ok::<(), Told>(())).await;
+        let told = done.expect_err("no answer").downcast::<Silent>().expect("silence");
+        assert_eq!(*told, Silent(CONNECT_TIMEOUT));
         assert!(began.elapsed() < 2 * CONNECT_TIMEOUT, "{:?}", began.elapsed());
     }
 }
