@@ -174,7 +174,7 @@ async fn a_shadow_with_another_key_that_could_not_be_swapped_is_not_filled() {
         (
             "ALTER TABLE health_data RENAME CONSTRAINT health_data_key TO theirs",
             "ALTER TABLE health_data RENAME CONSTRAINT theirs TO health_data_key",
-            "rename it to health_data_key if it is the former key",
+            "stop the processors of health, drop it",
         ),
     ];
     for (make, undo, named) in cases {

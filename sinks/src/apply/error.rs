@@ -24,7 +24,7 @@ pub enum ApplyError {
         reason: String,
     },
     /// The schema is not what this version needs, or a permission is missing.
-    #[error("the schema or a permission is wrong (run `freshet setup`): {0}")]
+    #[error("the schema or a permission is wrong (run `freshet setup` with the pipeline that is to run): {0}")]
     Schema(sqlx::Error),
     /// Not caused by the batch (a lost connection, a lock, a restart): the same batch can be applied again.
     #[error("apply a batch: {0}")]

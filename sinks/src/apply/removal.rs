@@ -73,7 +73,7 @@ mod tests {
         );
         assert_eq!(
             of("locations")[0],
-            "INSERT INTO pipeline.marks (domain, key) SELECT 'locations', b.id::text FROM (SELECT \"id\" AS id FROM (SELECT \
+            "INSERT INTO pipeline.marks (domain, key) SELECT 'locations', b.id FROM (SELECT \"id\"::text AS id FROM (SELECT \
              * FROM \"locations\" WHERE src_object = 12) AS t) AS b"
         );
     }

@@ -101,7 +101,10 @@ pub(crate) async fn is_as_declared(
     domain: &'static Domain,
 ) -> Result<bool, sqlx::Error> {
     let redeclared = tables::redeclared(connection, SCHEMA, domain).await?;
-    Ok(redeclared.sql.is_empty() && redeclared.added.is_empty() && !redeclared.is_keyed_otherwise)
+    Ok(redeclared.sql.is_empty()
+        && redeclared.added.is_empty()
+        && redeclared.others.is_empty()
+        && !redeclared.is_keyed_otherwise)
 }
 
 /// Where the `id`s of the shadow's rows come from.

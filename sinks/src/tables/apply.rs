@@ -111,6 +111,8 @@ pub(crate) async fn look_at_empty(
     let mut found = found::catalog(connection, schema, &wanted).await?;
     if let Some(found) = &mut found {
         found.is_empty = true;
+        // A table without a primary key may hold an id several times, and its shadow gets the same ids.
+        found.rows.repeated_ids = i64::from(!found.has_primary_key());
     }
     Ok(plan::plan(schema, &wanted, found.as_ref(), &formerly))
 }

@@ -60,6 +60,8 @@ pub(super) struct Index {
     pub columns: Vec<String>,
     pub is_unique: bool,
     pub is_primary: bool,
+    /// Whether it belongs to a constraint, not only to a name.
+    pub is_constraint: bool,
     pub nulls_not_distinct: bool,
 }
 
@@ -97,13 +99,15 @@ impl Found {
             .any(|index| index.is_unique && same(&index.columns) && (index.nulls_not_distinct || never_null()))
     }
 
-    /// The unique index that setup made for another key than the declared one.
+    /// The index of the constraint that setup made for another key than the declared one.
     pub(super) fn former_key(&self, wanted: &Wanted) -> Option<&Index> {
         let is_key = |columns: &[String]| {
             columns.len() == wanted.key.len() && columns.iter().all(|column| wanted.key.contains(&column.as_str()))
         };
         let name = wanted.key_name();
-        self.indexes.iter().find(|index| index.is_unique && index.name == name && !is_key(&index.columns))
+        let is_setups =
+            |index: &&Index| index.is_unique && index.is_constraint && !index.is_primary && index.name == name;
+        self.indexes.iter().filter(is_setups).find(|index| !is_key(&index.columns))
     }
 
     /// Whether it is a table that rows can be written to: a plain one, or one that its owner has partitioned.
@@ -192,6 +196,7 @@ async fn indexes(connection: &mut PgConnection, table: &str) -> Result<Vec<Index
                 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
                 WHERE k.place <= i.indnkeyatts ORDER BY k.place) AS columns,
             i.indisunique AND i.indimmediate AS is_unique, i.indisprimary AS is_primary,
+            EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid) AS is_constraint,
             i.indnullsnotdistinct AS nulls_not_distinct
          FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
          WHERE i.indrelid = $1::regclass AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL",

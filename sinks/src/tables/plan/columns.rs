@@ -90,7 +90,9 @@ impl<'a> Planner<'a> {
             ));
             return;
         }
-        let not_null = if column.not_null && is_empty { " NOT NULL" } else { "" };
+        // Into a shadow, processors with the former contract may write rows without it, until they are restarted.
+        let is_filled = is_empty && (self.plan.takes_over() || self.wanted.key.contains(&column.name));
+        let not_null = if column.not_null && is_filled { " NOT NULL" } else { "" };
         let sql = self.alter(&format!("ADD COLUMN {} {}{not_null}", identifier(column.name), column.type_name));
         self.step(format!("add column {} {}{not_null}", column.name, shown(&column.type_name)), [sql]);
         if column.not_null && !is_empty {

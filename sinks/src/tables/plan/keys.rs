@@ -1,7 +1,8 @@
 //! The key of a table, the index on its date, and the index that finds the rows that an overwrite replaces.
 
+use super::redeclared::stricter;
 use super::{Planner, What, counted, into_shadow};
-use crate::tables::found::Found;
+use crate::tables::found::{Found, Index};
 use crate::tables::wanted::OBJECT;
 use crate::tables::{duplicates, identifier, identifiers, qualified};
 
@@ -22,6 +23,7 @@ impl Planner<'_> {
         let wanted = self.wanted;
         if !found.is_unique(&wanted.key) {
             self.set_aside(found);
+            self.named_like_the_key(found);
             let replaced = found.indexes.iter().any(|index| index.is_unique && !index.is_primary);
             let own = self.plan.what == What::Own && replaced && !self.is_keyed_by_id();
             let drop = format!("DROP CONSTRAINT IF EXISTS {}", identifier(&wanted.key_name()));
@@ -52,6 +54,25 @@ impl Planner<'_> {
         if !found.indexes.iter().any(|index| index.columns.first().is_some_and(|first| first == date)) {
             let index = self.date_index();
             self.step(format!("add index {}_date on ({date})", wanted.table), index);
+        }
+    }
+
+    /// Indexes of others that setup leaves: one that has the name of the key, and those that refuse rows of the key.
+    fn named_like_the_key(&mut self, found: &Found) {
+        let name = self.wanted.key_name();
+        let is_theirs = |index: &&Index| index.name == name && (!index.is_constraint || index.is_primary);
+        if found.indexes.iter().any(|index| is_theirs(&index)) && !self.is_keyed_by_id() {
+            self.plan.blocked.push(format!(
+                "index {name} has the name that the key gets: rename it (ALTER INDEX {} RENAME TO …)",
+                identifier(&name)
+            ));
+        }
+        if self.plan.what == What::Own {
+            let kept = stricter(self.wanted, found).map(|index| {
+                let (name, columns) = (&index.name, index.columns.join(", "));
+                format!("unique index {name} on ({columns}) refuses rows that differ in the key: drop it if it is not to hold")
+            });
+            self.plan.kept.extend(kept.collect::<Vec<_>>());
         }
     }
 

@@ -87,7 +87,7 @@ pub(in crate::tables) fn redeclared(schema: &str, wanted: &Wanted, found: &Found
         found.columns.iter().filter(|there| formerly.contains(&there.name) && !is_declared(there)).collect();
     redeclared.sql.extend(gone.iter().map(|there| alter(format!("DROP COLUMN {}", identifier(&there.name)))));
     redeclared.others.extend(gone.iter().map(|there| there.name.clone()));
-    redeclared.blocked = stricter(wanted, found, &gone);
+    redeclared.blocked = blocked(wanted, found, &gone);
     let has_other_columns = redeclared.columns().next().is_some();
     redeclared.indexes = indexes(wanted, found, has_other_columns);
     redeclared
@@ -163,26 +163,29 @@ fn covers(index: &Index, columns: &[&str]) -> bool {
 }
 
 /// Unique indexes of a table whose key is declared otherwise, of which one must be the former key: it has not the name that
-/// setup gives to keys. A shadow has all indexes of its table, except those of columns that are gone, and this one would
-/// refuse rows.
-fn stricter(wanted: &Wanted, found: &Found, gone: &[&FoundColumn]) -> Vec<String> {
-    if found.is_unique(&wanted.key) || found.former_key(wanted).is_some() {
-        return Vec::new();
-    }
-    let is_gone = |name: &String| gone.iter().any(|column| column.name == *name);
-    let is_stricter = |index: &&Index| {
+/// setup gives to keys. They refuse rows that differ in the key.
+pub(super) fn stricter<'f>(wanted: &Wanted, found: &'f Found) -> impl Iterator<Item = &'f Index> {
+    let is_known = found.is_unique(&wanted.key) || found.former_key(wanted).is_some();
+    let is_stricter = move |index: &&Index| {
         let is_of_id = wanted.has_surrogate_id && covers(index, &[ID]);
-        index.is_unique && !is_of_id && !covers(index, &wanted.key) && !index.columns.iter().any(is_gone)
+        !is_known && index.is_unique && !is_of_id && !covers(index, &wanted.key)
     };
+    found.indexes.iter().filter(is_stricter)
+}
+
+/// What is in the way of a shadow, which has all indexes of its table, except those of columns that are gone.
+fn blocked(wanted: &Wanted, found: &Found, gone: &[&FoundColumn]) -> Vec<String> {
+    let is_gone = |name: &String| gone.iter().any(|column| column.name == *name);
+    let stays = |index: &&Index| !index.columns.iter().any(is_gone);
     let said = |index: &Index| {
         format!(
-            "unique index {} on ({}) would refuse rows that differ in the key ({}): rename it to {} if it is the \
-             former key, or drop it",
+            "unique index {} on ({}) would refuse rows that differ in the key ({}): stop the processors of {}, drop \
+             it, and run this again; after the swap, start them with the new contract",
             index.name,
             index.columns.join(", "),
             wanted.key.join(", "),
-            wanted.key_name()
+            wanted.domain
         )
     };
-    found.indexes.iter().filter(is_stricter).map(said).collect()
+    stricter(wanted, found).filter(stays).map(said).collect()
 }

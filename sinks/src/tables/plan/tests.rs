@@ -42,7 +42,7 @@ fn there(name: &str, type_name: &str) -> FoundColumn {
 
 fn index(columns: &[&str]) -> Index {
     let columns = columns.iter().map(|&column| column.to_owned()).collect();
-    Index { columns, is_unique: true, nulls_not_distinct: true, ..Index::default() }
+    Index { columns, is_unique: true, is_constraint: true, nulls_not_distinct: true, ..Index::default() }
 }
 
 /// The table as setup creates it.
@@ -482,7 +482,45 @@ fn a_former_key_that_setup_did_not_name_is_named_before_a_shadow_is_filled() {
     let blocked = of(&["place", "note"], &found);
     assert_eq!(blocked.len(), 1, "{blocked:?}");
     assert!(blocked[0].starts_with("unique index place_and_day on (place, day) would refuse rows"), "{blocked:?}");
-    assert!(blocked[0].contains("rename it to stock_data_key"), "{blocked:?}");
+    assert!(blocked[0].contains("stop the processors of stock, drop it"), "{blocked:?}");
     assert_eq!(of(&["place"], &found), [""; 0], "it refuses no row that the new key allows");
     assert_eq!(of(&["place", "note"], &named()), [""; 0], "it is known to be the key");
+}
+
+#[test]
+fn indexes_of_others_that_are_in_the_way_of_another_key_are_named() {
+    let wanted = Wanted { key: vec!["place", "note"], ..wanted() };
+    let mut theirs = named();
+    theirs.indexes[1].name = "place_and_day".into();
+    let planned = plan("public", &wanted, Some(&theirs), &[]);
+    let kept = "unique index place_and_day on (place, day) refuses rows that differ in the key";
+    assert!(planned.kept.iter().any(|it| it.starts_with(kept)), "{planned:?}");
+    // No constraint: setup cannot drop it as one, and cannot use its name.
+    let mut plain = named();
+    plain.indexes[1].is_constraint = false;
+    assert_eq!(plain.former_key(&wanted), None);
+    let blocked = plan("public", &wanted, Some(&plain), &[]).blocked;
+    assert!(
+        blocked.iter().any(|it| it.starts_with("index stock_data_key has the name that the key gets")),
+        "{blocked:?}"
+    );
+}
+
+/// While it is filled, processors with the former contract go on; after the swap they write to it until they are restarted.
+#[test]
+fn a_new_column_that_is_required_may_be_empty_in_a_shadow_unless_it_is_part_of_the_key() {
+    let mut wanted = wanted();
+    wanted.columns.push(WantedColumn { name: "ward", not_null: true, ..wanted.columns[0].clone() });
+    let added = |wanted: &Wanted| {
+        let mut empty = named();
+        empty.is_empty = true;
+        said(&plan("shadow", wanted, Some(&empty), &[])).join("; ")
+    };
+    assert!(
+        added(&wanted).contains("add column ward integer") && !added(&wanted).contains("NOT NULL"),
+        "{}",
+        added(&wanted)
+    );
+    wanted.key.push("ward");
+    assert!(added(&wanted).contains("add column ward integer NOT NULL"), "{}", added(&wanted));
 }
