@@ -88,6 +88,16 @@ pub(crate) enum Failure {
     Final(ApplyError),
 }
 
+impl Failure {
+    /// That of a statement that writes rows of the batch.
+    pub(crate) fn of_writing(error: sqlx::Error) -> Failure {
+        match error_kind(&error) {
+            ErrorKind::Row => Failure::Row,
+            _ => Failure::Final(error.into()),
+        }
+    }
+}
+
 impl<E: Into<ApplyError>> From<E> for Failure {
     fn from(error: E) -> Self {
         Failure::Final(error.into())

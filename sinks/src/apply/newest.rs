@@ -11,7 +11,7 @@ use super::copy;
 use super::difference::{Detail, Difference, Differences};
 use super::error::{Failure, Mode};
 use super::refusals::{Refusals, check_share};
-use super::update::{self, Updated};
+use super::update;
 use super::upsert::{Candidate, Upsert};
 use super::written::Written;
 use crate::destination::Destination;
@@ -67,15 +67,11 @@ pub(crate) async fn write(
     while !keys.is_empty() {
         let mut newest: Vec<Candidate> = keys.iter().map(|key| key[0]).collect();
         if mode == Mode::Update {
-            let Updated { changed, differences, written } = match update::write(connection, upsert, &newest).await {
-                Ok(updated) => updated,
-                Err(error) if error_kind(&error) == ErrorKind::Row => return Err(Failure::Row),
-                Err(error) => return Err(error.into()),
-            };
-            let mut changed = changed.into_iter();
+            let updated = update::write(connection, upsert, &newest).await.map_err(Failure::of_writing)?;
+            let mut changed = updated.changed.into_iter();
             newest.retain(|_| changed.next() == Some(false));
-            outcome.differences.extend(differences);
-            outcome.written.extend(written);
+            outcome.differences.extend(updated.differences);
+            outcome.written.extend(updated.written);
         }
         if upsert.destination() == Destination::Correction {
             let Differences { differing, lost } = upsert.differences(connection, &newest, Detail::Counts).await?;
@@ -95,14 +91,11 @@ pub(crate) async fn write(
                 Ok(None) | Err(sqlx::Error::Database(_)) => return Err(Failure::Row),
                 Err(error) => return Err(error.into()),
             },
-            Mode::Update | Mode::Fast => match upsert.write(connection, &newest).await {
-                Ok(answer) => {
-                    outcome.written.extend(answer);
-                    Vec::new()
-                }
-                Err(error) if error_kind(&error) == ErrorKind::Row => return Err(Failure::Row),
-                Err(error) => return Err(error.into()),
-            },
+            Mode::Update | Mode::Fast => {
+                let answer = upsert.write(connection, &newest).await.map_err(Failure::of_writing)?;
+                outcome.written.extend(answer);
+                Vec::new()
+            }
             Mode::Careful => write_carefully(connection, upsert, &newest, &mut outcome.written, recent).await?,
         };
         let refused_indexes: BTreeSet<usize> = refused.iter().map(|(index, _)| *index).collect();
