@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::by_copy::copied;
 use crate::harness::World;
-use crate::replay::everything;
+use crate::replay::{everything, replayed};
 
 /// The health feed with a column of each type that it does not have, and all that a row can keep.
 fn keeping() -> &'static Domain {
@@ -149,18 +149,11 @@ async fn a_value_of_every_type_is_the_same_by_copy_and_by_upsert() {
         let wrong =
             "visits = 1, level = NULL, cost = 0, seen_at = now(), name = 'wrong', extra = NULL, corrections = NULL";
         world.execute(&format!("UPDATE health_data SET {wrong}")).await;
-        assert_eq!(replayed(&world, domain).await, 2_000);
+        assert_eq!(replayed(&world, domain, &everything()).await.changed, 2_000);
         tables.push(world.column::<String>(&rows).await);
     }
     assert_eq!(tables[0].len(), 2_000);
     assert!(tables.iter().all(|table| *table == tables[0]));
-}
-
-/// Replays a domain in place; how many rows that changed.
-async fn replayed(world: &World, domain: &'static Domain) -> i64 {
-    let (progress, shutdown) = (Default::default(), CancellationToken::new());
-    let context = crate::replay::context(world, domain);
-    freshet_processors::replay::in_place(&context, &everything(), &progress, &shutdown).await.expect("replay").changed
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +172,7 @@ async fn a_replay_in_place_minds_no_names_of_columns_and_leaves_what_a_trigger_m
     let row = "SELECT concat_ws(' ', place, part, differs) FROM health_data";
     let wrong = "UPDATE health_data SET place = 'wrong', differs = 'wrong'";
     world.execute(wrong).await;
-    assert_eq!(replayed(&world, domain).await, 1);
+    assert_eq!(replayed(&world, domain, &everything()).await.changed, 1);
     assert_eq!(world.query::<String>(row).await, "here a no");
 
     let shout = "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
@@ -187,7 +180,7 @@ async fn a_replay_in_place_minds_no_names_of_columns_and_leaves_what_a_trigger_m
     world.execute(shout).await;
     world.execute("CREATE TRIGGER shout BEFORE INSERT ON health_data FOR EACH ROW EXECUTE FUNCTION shout()").await;
     world.execute(wrong).await;
-    replayed(&world, domain).await;
+    replayed(&world, domain, &everything()).await;
     assert_eq!(world.query::<String>(row).await, "HERE a no", "as the upsert stores it");
 }
 
@@ -238,7 +231,7 @@ async fn a_column_that_files_have_is_added_by_a_setup_and_holds_through_replay_a
     let (progress, shutdown) = (Default::default(), CancellationToken::new());
     let context = crate::replay::context(&world, adding);
     world.execute("UPDATE health_data SET extra = NULL WHERE location_id = 1").await;
-    freshet_processors::replay::in_place(&context, &everything(), &progress, &shutdown).await.expect("replay");
+    replayed(&world, adding, &everything()).await;
     assert_eq!(seen().await, ["1 | open late | 7", "2 | closed | 0"]);
     let mut shadow = freshet_processors::replay::Shadow::open(&context, &everything()).await.expect("open");
     shadow.fill(&progress, &shutdown).await.expect("fill");
@@ -263,7 +256,7 @@ async fn a_column_that_files_have_is_added_by_a_setup_and_holds_through_replay_a
 
     // As the plan says, a replay fills it with what the older messages have under its heading.
     let (progress, context) = (Default::default(), crate::replay::context(&world, declared));
-    freshet_processors::replay::in_place(&context, &everything(), &progress, &shutdown).await.expect("replay");
+    replayed(&world, declared, &everything()).await;
     let filled = ["1 | open late | 7", "2 | closed | 0", "3 | new | 9"];
     assert_eq!(seen().await, filled);
     let mut shadow = freshet_processors::replay::Shadow::open(&context, &everything()).await.expect("open");

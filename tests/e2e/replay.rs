@@ -40,7 +40,7 @@ pub(crate) fn everything() -> Request {
     Request { from: Point::Beginning, to: None, objects: Vec::new() }
 }
 
-async fn replayed(world: &World, domain: &'static Domain, request: &Request) -> Replay {
+pub(crate) async fn replayed(world: &World, domain: &'static Domain, request: &Request) -> Replay {
     let (told, _) = watch::channel(Default::default());
     let ended = replay::in_place(&context(world, domain), request, &told, &CancellationToken::new()).await;
     ended.unwrap_or_else(|error| panic!("replay {}: {error}", domain.name))
