@@ -16,7 +16,7 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::arrays::{self, unnest};
-use super::upsert::{Candidate, Upsert, quoted, same_key, value_columns};
+use super::upsert::{Candidate, Upsert, differs, quoted, row_of_key, value_columns};
 
 /// How rows compare with the table. Rows that are in the table unchanged are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,8 +61,6 @@ pub enum Detail {
 
 /// The statement of [`Upsert::differences`].
 pub(crate) fn statement(domain: &Domain, table: &str, detail: Detail) -> String {
-    let differs: Vec<String> =
-        value_columns(domain).map(|name| format!("t.\"{name}\" IS DISTINCT FROM u.\"{name}\"")).collect();
     let key = format!("ROW({})::text", quoted(domain.key.iter().copied(), "u."));
     let (key, texts) = match detail {
         Detail::Examples => {
@@ -74,18 +72,17 @@ pub(crate) fn statement(domain: &Domain, table: &str, detail: Detail) -> String 
             (format!("CASE WHEN {same_row} THEN NULL ELSE {key} END"), "NULL::text[]".to_owned())
         }
     };
-    // One index lookup for each row: the limit keeps the planner from reading the whole table instead.
     format!(
         "SELECT u.ord - 1, {key}, t.src_object, t.src_gen, t.src_row, ARRAY[{differs}]::bool[], {texts},
             coalesce((u.src_ord, u.src_gen, u.src_row) < (t.src_ord, t.src_gen, t.src_row), false)
          FROM {rows}
-         LEFT JOIN LATERAL (SELECT * FROM {table} AS l WHERE {same_key} LIMIT 1) AS t ON true
+         LEFT JOIN LATERAL ({row}) AS t ON true
          WHERE t.src_object IS NULL
             OR (u.src_ord, u.src_gen, u.src_row) <> (t.src_ord, t.src_gen, t.src_row)
             OR ({new}) IS DISTINCT FROM ({old})",
-        differs = differs.join(", "),
+        differs = differs(domain, "t"),
         rows = unnest(domain, ", ord"),
-        same_key = same_key(domain, "l", "u"),
+        row = row_of_key(domain, table, "*"),
         new = quoted(value_columns(domain), "u."),
         old = quoted(value_columns(domain), "t."),
     )

@@ -4,7 +4,7 @@ use freshet_topics::Domain;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::arrays;
-use super::upsert::{Candidate, has_surrogate_id, quoted, same_key};
+use super::upsert::{Candidate, has_surrogate_id, quoted, row_of_key};
 use crate::destination::Destination;
 
 /// Where the `id`s of rows come from.
@@ -35,9 +35,7 @@ impl Ids {
             Ids::Unset => None,
             Ids::Next => Some((next, String::new())),
             Ids::OfKey => {
-                // One index lookup for each row: the limit keeps the planner from reading the whole table instead.
-                let looked_up = format!("SELECT l.id FROM {live} AS l WHERE {} LIMIT 1", same_key(domain, "l", "u"));
-                let join = format!("LEFT JOIN LATERAL ({looked_up}) AS live ON true");
+                let join = format!("LEFT JOIN LATERAL ({}) AS live ON true", row_of_key(domain, &live, "l.id"));
                 Some((format!("coalesce(live.id, {next})"), join))
             }
         }

@@ -5,8 +5,9 @@
 //! 2. Rows that another life of the ledger sent are skipped ([`crate::lives`]), and duplicates are left out
 //!    ([`progress`]).
 //! 3. The newest row of each key is written: by COPY if all keys are probably new ([`copy`](mod@copy)), else by the
-//!    upsert ([`upsert`]); a replay in place changes rows where they are if most of them differ (`update`). If Postgres refuses a row, the row becomes a reject, and the next-newest row of its key is
-//!    written instead (`newest`). A table that refuses everything is distinguished from a few bad rows ([`refusals`]).
+//!    upsert ([`upsert`]); a replay in place changes rows where they are if most of them differ (`update`). If Postgres
+//!    refuses a row, the row becomes a reject, and the next-newest row of its key is written instead (`newest`). A table
+//!    that refuses everything is distinguished from a few bad rows ([`refusals`]).
 //! 4. Rows that cannot load are stored as rejects ([`rejects`]), and received rows are added to the sets and counts
 //!    ([`progress`]).
 //! 5. Changes that affect outputs are marked ([`marks`]), with the dates that updated rows had before (`moved`).

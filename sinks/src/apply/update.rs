@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use super::arrays::{self, unnest};
 use super::difference::{Before, Difference};
 use super::moved;
-use super::upsert::{Candidate, LINEAGE, Upsert, quoted, same_key, value_columns};
+use super::upsert::{Candidate, LINEAGE, Upsert, differs, quoted, row_of_key, same_key, value_columns};
 use super::written::{self, Written};
 
 /// What was changed.
@@ -56,8 +56,6 @@ async fn is_fit(connection: &mut PgConnection, table: &str) -> Result<bool, sqlx
 /// part only. Without `OFFSET` the planner would pull the look-up up, and compare each row twice. No column of a contract
 /// begins with `_`.
 fn statement(domain: &Domain, table: &str) -> String {
-    let differs: Vec<String> =
-        value_columns(domain).map(|name| format!("l.\"{name}\" IS DISTINCT FROM u.\"{name}\"")).collect();
     let assignments: Vec<String> = value_columns(domain).map(|name| format!("\"{name}\" = u.\"{name}\"")).collect();
     let lineage = |prefix: &str| quoted(LINEAGE, prefix);
     format!(
@@ -66,19 +64,19 @@ fn statement(domain: &Domain, table: &str) -> String {
              FROM (
                  SELECT u.*, l.ctid AS _place, l.tableoid AS _part, ARRAY[{differs}]::bool[] AS _differs
                  FROM {rows}
-                 JOIN LATERAL (SELECT l.ctid, l.tableoid, l.* FROM {table} AS l WHERE {same_key} LIMIT 1) AS l ON true
+                 JOIN LATERAL ({row}) AS l ON true
                  WHERE ({lineage_u}) = ({lineage_l}) AND ({new}) IS DISTINCT FROM ({old})
                  OFFSET 0
              ) AS u
-             WHERE t.ctid = u._place AND t.tableoid = u._part AND {same_key_t} AND ({lineage_t}) = ({lineage_u})
+             WHERE t.ctid = u._place AND t.tableoid = u._part AND {same_key} AND ({lineage_t}) = ({lineage_u})
              RETURNING u._differs, u.ord
          )
          SELECT _differs, array_agg(ord - 1) FROM updated GROUP BY _differs",
         assignments = assignments.join(", "),
-        differs = differs.join(", "),
+        differs = differs(domain, "l"),
         rows = unnest(domain, ", ord"),
-        same_key = same_key(domain, "l", "u"),
-        same_key_t = same_key(domain, "t", "u"),
+        row = row_of_key(domain, table, "l.ctid, l.tableoid, l.*"),
+        same_key = same_key(domain, "t", "u"),
         lineage_t = lineage("t."),
         lineage_u = lineage("u."),
         lineage_l = lineage("l."),

@@ -164,6 +164,18 @@ pub(crate) fn same_key(domain: &Domain, left: &str, right: &str) -> String {
     domain.key.iter().map(column).collect::<Vec<_>>().join(" AND ")
 }
 
+/// The row `l` of a table that has the key of `u`, by one index lookup: the limit keeps the planner from reading the whole
+/// table instead.
+pub(crate) fn row_of_key(domain: &Domain, table: &str, columns: &str) -> String {
+    format!("SELECT {columns} FROM {table} AS l WHERE {} LIMIT 1", same_key(domain, "l", "u"))
+}
+
+/// For each value column, whether `left` differs from `u` in it.
+pub(crate) fn differs(domain: &Domain, left: &str) -> String {
+    let differs = value_columns(domain).map(|name| format!("{left}.\"{name}\" IS DISTINCT FROM u.\"{name}\""));
+    differs.collect::<Vec<_>>().join(", ")
+}
+
 /// Whether the table has an `id` without meaning besides the domain's own columns.
 pub(crate) fn has_surrogate_id(domain: &Domain) -> bool {
     domain.columns.iter().all(|column| column.name != "id")
