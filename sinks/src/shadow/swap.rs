@@ -57,8 +57,7 @@ pub enum Refused {
         said: String,
     },
     /// The live table was altered since the shadow was created.
-    #[error("the table was altered after the shadow was created ({}): drop the shadow and fill a new one", .0.join(",
-    #"))]
+    #[error("the table was altered after the shadow was created ({}): drop the shadow and fill a new one", .0.join(", "))]
     Altered(Vec<String>),
     /// These sessions hold the live table for longer than the swap tries.
     #[error("other sessions hold the table: {}; wait until they end, or end them, and try again", .0.join("; "))]
@@ -372,5 +371,17 @@ async fn end(connection: &mut PgConnection, replay: &Running) -> Result<(), Refu
     match ended.rows_affected() {
         0 => Err(Refused::Lost),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_altered_is_reported_in_one_line() {
+        let reasons = ["column a is new", "column b is gone"].map(str::to_owned);
+        let said = Refused::Altered(reasons.into()).to_string();
+        assert!(said.contains("(column a is new, column b is gone)"), "{said}");
     }
 }
