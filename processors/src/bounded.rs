@@ -1,13 +1,13 @@
 //! Work in Postgres of an assignment, which has to end: meanwhile the consumer serves neither its group nor the end of the
 //! program.
 //!
-//! sqlx has no keepalive for its sockets. Where a server, or the network to it, is gone without a word, the system notices
-//! after a quarter of an hour that what was sent is not acknowledged, and never that an answer does not come. So whoever
-//! waits has a limit of its own. A transaction that is given up in its first moment would stay open on a connection of the
+//! Keepalive ends a connection to a server that is gone, after a minute; a server that is there and does not answer can be
+//! waited for without end. So whoever waits has a limit of its own. A transaction that is given up in its first moment would stay open on a connection of the
 //! pool, and take in the statements of whoever gets that next: hence a connection that is nobody else's.
 
 use std::time::Duration;
 
+use freshet_sinks::postgres;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 
@@ -33,7 +33,7 @@ pub(crate) async fn bounded<T, E: From<Silent> + From<sqlx::Error>>(
         Ok(first) => first?.close().await?,
         Err(_) => return Err(Silent(CONNECT_TIMEOUT).into()),
     }
-    let own = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+    let own = postgres::pool_with(PgPoolOptions::new().max_connections(1), options);
     let done = tokio::time::timeout(limit, work(&own)).await;
     // It says good-bye, which a server that is gone does not hear.
     tokio::spawn(async move { own.close().await });

@@ -1,5 +1,7 @@
 //! The connection to Postgres: pool, settings, classification of errors, and copying of grants.
 
+mod keepalive;
+
 use std::borrow::Cow;
 use std::fs;
 use std::sync::LazyLock;
@@ -10,7 +12,7 @@ use serde::Deserialize;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 /// The migrations in `sinks/migrations`, embedded. They create the pipeline's own tables; the domains' tables are
 /// created from their declarations ([`crate::tables`]), which also runs these migrations, under its own lock.
@@ -97,10 +99,29 @@ pub fn pool(settings: &PostgresSettings) -> Result<PgPool, sqlx::Error> {
         0 => CONNECTIONS_MAX,
         set => set,
     };
-    Ok(PgPoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options.application_name("freshet").options(SESSION)))
+    let size = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT);
+    Ok(pool_with(size, options.application_name("freshet").options(SESSION)))
+}
+
+/// A pool that connects when it is first used, and whose connections end within about a minute where Postgres is gone
+/// without a word ([`keepalive`]).
+pub fn pool_with(size: PgPoolOptions, options: PgConnectOptions) -> PgPool {
+    let port = options.get_port();
+    let size = size.after_connect(move |_, _| {
+        keepalive::turn_on(port);
+        Box::pin(std::future::ready(Ok(())))
+    });
+    size.connect_lazy_with(options)
+}
+
+/// A connection of nobody's pool, with keepalive too.
+///
+/// # Errors
+/// If Postgres cannot be reached, or refuses the connection.
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let connection = PgConnection::connect_with(options).await?;
+    keepalive::turn_on(options.get_port());
+    Ok(connection)
 }
 
 const WRONG_URL: &str = "postgres.url is not postgres://user:password@host:port/database";

@@ -11,11 +11,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use freshet_sinks::postgres;
 use freshet_topics::{Column, Domain};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::ready;
 use crate::roles::Services;
@@ -49,7 +50,7 @@ pub async fn run(services: &Services, options: &CompareArgs) -> anyhow::Result<E
         Err(_) => anyhow::bail!("the other database is not postgres://user:password@host:port/database"),
     };
     let place = format!("{}:{}/{}", there.get_host(), there.get_port(), there.get_database().unwrap_or(""));
-    let mut theirs = PgConnection::connect_with(&there.application_name("freshet compare"))
+    let mut theirs = postgres::connect(&there.application_name("freshet compare"))
         .await
         .with_context(|| format!("connect to the other database at {place}"))?;
     let mut ours = services.pool.acquire().await.context("connect to Postgres")?;

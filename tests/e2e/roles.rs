@@ -6,6 +6,7 @@ use freshet::roles::Role;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::harness::http::within;
 use crate::harness::{Process, World, all_roles, data, seed};
@@ -171,4 +172,21 @@ async fn roles_killed_one_by_one_lose_nothing_and_repeat_nothing() {
     let repairs: i64 = world.query("SELECT sum(repairs)::bigint FROM pipeline.objects").await;
     assert_eq!(repairs, 0, "rows were missing and had to be published again");
     assert!(processes.iter_mut().all(Process::runs), "a role ended by itself");
+}
+
+/// A server that disappears sends nothing, so a connection that only waits for its answer would wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_connection_to_postgres_is_asked_whether_its_server_is_still_there() {
+    let world = World::new("keepalive").await;
+    let port = world.database_url().parse::<PgConnectOptions>().expect("a URL").get_port();
+    let roles = [&["ingest"][..], &["process", "health"], &["metrics"]].map(|role| world.spawn(role));
+    world.put("health/one.csv", data::health(1, "2025-01-01", 10, 1)).await;
+    world.settle().await;
+    for role in &roles {
+        let all_are_asked = async || {
+            let timers = role.tcp_timers(port);
+            (!timers.is_empty() && timers.iter().all(|timer| *timer == 2)).then_some(())
+        };
+        within(Duration::from_secs(20), "the kernel asks about every connection", all_are_asked).await;
+    }
 }

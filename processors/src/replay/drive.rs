@@ -12,10 +12,11 @@ use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, ApplyError, Batch};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::bookmarks::{Assigned, BookmarkMove};
+use freshet_sinks::postgres;
 use freshet_sinks::replay::Running;
 use freshet_sinks::replay::correct;
 use futures::future::try_join_all;
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use super::{Progress, ProgressSender, ReplayContext, ReplayError};
@@ -189,7 +190,7 @@ impl Worker<'_> {
         // it with an open transaction.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => PgConnection::connect_with(&context.pool.connect_options()).await?,
+            None => postgres::connect(&context.pool.connect_options()).await?,
         };
         let topic = context.topic();
         let (offered, refused) = match sink {

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
+
+use crate::postgres;
 
 /// Excludes others from the domain's replays until it is dropped, or the process dies.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// If Postgres does not answer.
 pub async fn lock(pool: &PgPool, domain: &str) -> Result<Option<ReplayLock>, sqlx::Error> {
     // Not a connection of the pool: closing it, in whatever way, releases the lock.
-    let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+    let mut connection = postgres::connect(&pool.connect_options()).await?;
     let began = Instant::now();
     loop {
         let locked = "SELECT pg_try_advisory_lock(hashtextextended('freshet replay of ' || $1, 2))";

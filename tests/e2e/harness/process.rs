@@ -65,6 +65,24 @@ impl Process {
         names.map(|name| name.trim().to_owned()).collect()
     }
 
+    /// What the kernel will do next about each of its TCP connections to `port`: nothing (0), send something again (1),
+    /// or ask whether the peer is still there (2), as proc_pid_net(5) lists it.
+    pub(crate) fn tcp_timers(&self, port: u16) -> Vec<u8> {
+        let process = format!("/proc/{}", self.child.id());
+        let descriptors = fs::read_dir(format!("{process}/fd")).expect("a running process");
+        let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+        let own: Vec<PathBuf> = links.collect();
+        let timer = |line: &str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is_own = own.contains(&PathBuf::from(format!("socket:[{}]", fields.get(9)?)));
+            let is_to_port = fields[2].ends_with(&format!(":{port:04X}"));
+            (is_own && is_to_port).then(|| fields[5][..2].parse().expect("a timer"))
+        };
+        let tables =
+            ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("{process}/net/{name}")).unwrap_or_default());
+        tables.iter().flat_map(|table| table.lines().skip(1).filter_map(timer)).collect()
+    }
+
     /// Where it serves HTTP, once its log says so.
     pub(crate) async fn http(&self) -> String {
         let address = |log: String| {
