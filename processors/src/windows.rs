@@ -119,13 +119,13 @@ impl Dirty {
         self.windows.iter().filter(|(of, _)| *of == output).map(|(_, window)| *window).collect()
     }
 
-    /// How many windows, counted once for all outputs.
+    /// How many windows, each once however many outputs have it.
     pub(crate) fn windows(&self) -> usize {
         self.windows.iter().map(|(_, window)| *window).collect::<BTreeSet<_>>().len()
     }
 
-    /// How many windows, counted for each output.
-    pub(crate) fn len(&self) -> usize {
+    /// The same, counted for each output.
+    pub(crate) fn output_windows(&self) -> usize {
         self.windows.len()
     }
 
@@ -177,7 +177,7 @@ pub(crate) fn take_waiting(
     };
     let mut added = Dirty::default();
     let mut taken = 0;
-    while taken < waiting.len() && added.len() < windows_max {
+    while taken < waiting.len() && added.output_windows() < windows_max {
         added.extend(windows_of(&waiting[taken..=taken]).without(&dirty));
         taken += 1;
     }
@@ -334,12 +334,16 @@ mod tests {
         dirty.mark(&outputs, &dates("health", "2025-01-10", "2025-01-10"), None);
         let mut waiting = (1..=6).map(month).collect::<Vec<_>>();
         let (now, taken, rest) = take_waiting(&outputs, dirty.clone(), waiting.clone(), 0);
-        assert_eq!((now.len(), taken.len(), rest.len()), (dirty.len(), 0, 6), "none while there is no time for any");
+        assert_eq!(
+            (now.output_windows(), taken.len(), rest.len()),
+            (dirty.output_windows(), 0, 6),
+            "none while there is no time for any"
+        );
         // The window of all dates: dirty by facts, then held back, then derived with the last of them.
         for (taken_now, windows, of_all) in [(vec![6, 5], 3 + 4, 1), (vec![4, 3], 4, 0), (vec![2, 1], 5, 1)] {
             let (now, taken, rest) = take_waiting(&outputs, dirty, waiting, 4);
             assert_eq!(taken.iter().map(|one| one.mark.expect("a mark")).collect::<Vec<_>>(), taken_now);
-            assert_eq!(now.len(), windows, "{now:?}");
+            assert_eq!(now.output_windows(), windows, "{now:?}");
             let all = now.of("metrics").into_iter().filter(|window| window.kind == WindowKind::All).count();
             assert_eq!(all, of_all, "{now:?}");
             (dirty, waiting) = (Dirty::default(), rest);

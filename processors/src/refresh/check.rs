@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnection, PgDatabaseError, PgErrorPosition};
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::query::{self, Failure};
-use super::{FormatError, RefreshError};
+use super::{FormatError, RefreshError, postgres};
 
 /// A test has a few rows: a query that takes longer on them is endless.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,11 +43,10 @@ const NAMED: &str = "SELECT
 /// # Errors
 /// If Postgres does not answer. Mistakes in the query are part of the result.
 pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Checked, RefreshError> {
-    let postgres = |source| RefreshError::Postgres { action: "check an output", source };
-    let mut transaction = connection.begin().await.map_err(postgres)?;
+    let mut transaction = connection.begin().await.map_err(postgres("check an output"))?;
     let mut checked = Checked::default();
     let mut wrong = Vec::new();
-    let columns_digest = query::columns(&mut transaction, output).await.map_err(postgres)?;
+    let columns_digest = query::columns(&mut transaction, output).await.map_err(postgres("check an output"))?;
     match query::described(&mut transaction, output, &columns_digest).await {
         Ok(found) => match query::prepared(output, &found) {
             Ok(prepared) => {
@@ -74,7 +73,7 @@ pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Che
         wrong.extend(unknown_columns(output, published));
     }
     checked.wrong.extend(wrong.into_iter().map(|said| (Place::START, said)));
-    transaction.rollback().await.map_err(postgres)?;
+    transaction.rollback().await.map_err(postgres("check an output"))?;
     Ok(checked)
 }
 
@@ -99,8 +98,7 @@ pub async fn csv(
     window: Window,
     is_final: bool,
 ) -> Result<Result<String, String>, RefreshError> {
-    let postgres = |source| RefreshError::Postgres { action: "try an output", source };
-    query::set_bounds(connection, QUERY_TIMEOUT).await.map_err(postgres)?;
+    query::set_bounds(connection, QUERY_TIMEOUT).await.map_err(postgres("try an output"))?;
     let made = async {
         let prepared = query::prepare(connection, output).await?;
         prepared.run(connection, window, is_final).await

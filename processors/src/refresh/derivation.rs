@@ -20,7 +20,7 @@ use super::query::{self, Failure};
 use super::readers::{self, Others, Work};
 use super::snapshot::Snapshot;
 use super::uploads::Uploads;
-use super::{RefreshContext, RefreshError, metrics};
+use super::{RefreshContext, RefreshError, metrics, postgres};
 use crate::windows::{Dirty, Waiting, is_final, least_watermark, take_waiting, turned};
 
 /// The files of the next version.
@@ -70,10 +70,10 @@ pub(super) struct Plan<'a> {
 pub(super) struct Derivation {
     /// The next version.
     pub(super) manifest: Manifest,
-    /// Windows that were dirty.
+    /// Windows that were dirty, each once however many outputs have it.
     pub(super) windows: usize,
     /// The same, counted for each output.
-    pub(super) derived: usize,
+    pub(super) output_windows: usize,
     /// Data files written.
     pub(super) written: usize,
     /// Waiting dates that are derived now.
@@ -95,8 +95,8 @@ pub(super) struct Failed {
     pub(super) is_new: bool,
 }
 
-/// An output being derived.
-struct Making {
+/// An output that is derived now.
+struct OutputWork {
     work: Work,
     columns: Vec<Column>,
     /// Whether the work includes all its windows.
@@ -113,7 +113,6 @@ impl<'a> Plan<'a> {
         waiting_max: usize,
         snapshot: &mut Snapshot,
     ) -> Result<Plan<'a>, RefreshError> {
-        let failed = |source| RefreshError::Postgres { action: "find the dirty windows", source };
         let failures: BTreeMap<_, _> = snapshot.failures.iter().map(|it| (it.output.clone(), it.clone())).collect();
         let continued = basis.kept().filter(|manifest| goes_on(manifest, &snapshot.tables));
         let way_of = |output: &&'static Output| {
@@ -138,7 +137,7 @@ impl<'a> Plan<'a> {
                 dirty.mark_window(output.name, window);
             }
         }
-        snapshot.look_up_dimensions(&following).await.map_err(failed)?;
+        snapshot.look_up_dimensions(&following).await.map_err(postgres("find the dirty windows"))?;
         let waiting = std::mem::take(&mut snapshot.waiting);
         let (mut dirty, taken, waiting) = take_waiting(&following, dirty, waiting, waiting_max);
         for output in &whole {
@@ -158,9 +157,9 @@ impl<'a> Plan<'a> {
             && self.work_again().is_empty()
     }
 
-    /// The windows to derive, counted for each output.
-    pub(super) fn windows(&self) -> usize {
-        self.dirty.len()
+    /// How many windows are to be derived, counted for each output.
+    pub(super) fn output_windows(&self) -> usize {
+        self.dirty.output_windows()
     }
 
     /// Derives the dirty windows, several at once, writes their files, and returns the contents of the next version.
@@ -173,62 +172,23 @@ impl<'a> Plan<'a> {
         shutdown: &CancellationToken,
     ) -> Result<Derivation, RefreshError> {
         let (before, version, outputs) = (self.basis.kept(), self.basis.next_version(), self.context.outputs);
+        let mut uploads = Uploads::new(store.clone(), version, outputs, before, &damage.missing);
+        metrics::DIRTY_WINDOWS.set(self.dirty.windows() as i64);
+        let exported = match readers.min(self.dirty.output_windows()) {
+            0 | 1 => None,
+            _ => Some(readers::export(snapshot.connection()).await?),
+        };
+        let bounds = query::set_bounds(snapshot.connection(), self.context.settings.query_timeout());
+        bounds.await.map_err(postgres("set the bounds of queries"))?;
+        let mut failed = self.left_alone();
+        let mut works = self.prepare_all(snapshot, &mut failed).await?;
+        self.run(&mut works, &mut uploads, snapshot, exported.as_deref(), readers, shutdown).await?;
         let mut files: Files = before
             .into_iter()
             .flat_map(|manifest| entries(outputs, manifest))
             .map(|(output, window, files)| ((output.name, window), files.clone()))
             .collect();
-        let mut derived: BTreeMap<String, Derived> = BTreeMap::new();
-        let mut uploads = Uploads::new(store.clone(), version, outputs, before, &damage.missing);
-        metrics::DIRTY_WINDOWS.set(self.dirty.windows() as i64);
-        let exported = match readers.min(self.dirty.len()) {
-            0 | 1 => None,
-            _ => Some(readers::export(snapshot.connection()).await?),
-        };
-        let unbounded = |source| RefreshError::Postgres { action: "set the bounds of queries", source };
-        query::set_bounds(snapshot.connection(), self.context.settings.query_timeout()).await.map_err(unbounded)?;
-        let mut failed = BTreeMap::new();
-        let mut makings = Vec::new();
-        for output in self.in_turn() {
-            let known = before.and_then(|manifest| manifest.outputs.get(output.name));
-            match self.prepare(output, known, snapshot).await {
-                Ok(making) => makings.extend(making),
-                Err(Failure::Query(reason)) => {
-                    let again = |source| RefreshError::Postgres { action: "go on after a query that failed", source };
-                    query::recover(snapshot.connection()).await.map_err(again)?;
-                    failed.insert(output.name, self.failed(output, reason));
-                }
-                Err(Failure::World(error)) => return Err(error.in_which(format!("derive {}", output.name))),
-            }
-        }
-        self.make(&mut makings, &mut uploads, snapshot, exported.as_deref(), readers, shutdown).await?;
-        let mut made: BTreeMap<&str, Derived> = BTreeMap::new();
-        for Making { work, columns, is_whole } in makings {
-            let name = work.output.name;
-            if let Some(reason) = work.failed {
-                failed.insert(name, self.failed(work.output, reason));
-                continue;
-            }
-            made.insert(name, derived_as(work.output, &columns));
-            if is_whole {
-                files.retain(|(of, _), _| *of != name);
-            }
-            for (window, entry) in work.made {
-                match entry {
-                    Some(entry) => files.insert((name, window), entry),
-                    None => files.remove(&(name, window)),
-                };
-            }
-        }
-        for output in outputs {
-            if let (Way::Left, Some(failure)) = (self.ways[output.name], self.failures.get(output.name)) {
-                let failures = failure.failures.unsigned_abs();
-                failed.insert(output.name, Failed { reason: failure.reason.clone(), failures, is_new: false });
-            }
-            let known = before.and_then(|manifest| manifest.outputs.get(output.name)).cloned();
-            let (known, stale) = (made.remove(output.name).or(known), failed.contains_key(output.name));
-            derived.extend(known.map(|known| (output.name.to_owned(), Derived { stale, ..known })));
-        }
+        let derived = self.collect(works, &mut files, &mut failed);
         let written = readers::awake(snapshot.connection(), uploads.finish()).await??;
         failpoint::reach(Point::FilesPut);
         let work_again = self.work_again().into_iter().filter(|name| !failed.contains_key(name.as_str())).collect();
@@ -243,8 +203,75 @@ impl<'a> Plan<'a> {
             watermarks: snapshot.watermarks.clone(),
             windows: files.into_values().collect(),
         };
-        let (windows, derived, taken, waiting) = (self.dirty.windows(), self.dirty.len(), self.taken, self.waiting);
-        Ok(Derivation { manifest, windows, derived, written, taken, waiting, failed, work_again })
+        let (windows, output_windows) = (self.dirty.windows(), self.dirty.output_windows());
+        let (taken, waiting) = (self.taken, self.waiting);
+        Ok(Derivation { manifest, windows, output_windows, written, taken, waiting, failed, work_again })
+    }
+
+    /// The outputs whose query failed and is not tried again yet.
+    fn left_alone(&self) -> BTreeMap<&'static str, Failed> {
+        let failed = |output: &&'static Output| {
+            let failure = self.failures.get(output.name).filter(|_| self.ways[output.name] == Way::Left)?;
+            let failures = failure.failures.unsigned_abs();
+            Some((output.name, Failed { reason: failure.reason.clone(), failures, is_new: false }))
+        };
+        self.context.outputs.iter().filter_map(failed).collect()
+    }
+
+    /// Prepares the outputs that are derived now; those whose query fails already are added to `failed`.
+    async fn prepare_all(
+        &self,
+        snapshot: &mut Snapshot,
+        failed: &mut BTreeMap<&'static str, Failed>,
+    ) -> Result<Vec<OutputWork>, RefreshError> {
+        let mut works = Vec::new();
+        for output in self.in_turn() {
+            let known = self.basis.kept().and_then(|manifest| manifest.outputs.get(output.name));
+            match self.prepare(output, known, snapshot).await {
+                Ok(work) => works.extend(work),
+                Err(Failure::Query(reason)) => {
+                    let recovered = query::recover(snapshot.connection()).await;
+                    recovered.map_err(postgres("go on after a query that failed"))?;
+                    failed.insert(output.name, self.failed(output, reason));
+                }
+                Err(Failure::World(error)) => return Err(error.in_which(format!("derive {}", output.name))),
+            }
+        }
+        Ok(works)
+    }
+
+    /// Puts what was derived in place of the files before, and returns how each output is derived in the next version.
+    /// Outputs whose query failed keep their files, and are added to `failed`.
+    fn collect(
+        &self,
+        works: Vec<OutputWork>,
+        files: &mut Files,
+        failed: &mut BTreeMap<&'static str, Failed>,
+    ) -> BTreeMap<String, Derived> {
+        let mut redefined: BTreeMap<&str, Derived> = BTreeMap::new();
+        for OutputWork { work, columns, is_whole } in works {
+            let name = work.output.name;
+            if let Some(reason) = work.failed {
+                failed.insert(name, self.failed(work.output, reason));
+                continue;
+            }
+            redefined.insert(name, derived_as(work.output, &columns));
+            if is_whole {
+                files.retain(|(of, _), _| *of != name);
+            }
+            for (window, entry) in work.made {
+                match entry {
+                    Some(entry) => files.insert((name, window), entry),
+                    None => files.remove(&(name, window)),
+                };
+            }
+        }
+        let derived = |output: &&'static Output| {
+            let known = || self.basis.kept().and_then(|manifest| manifest.outputs.get(output.name)).cloned();
+            let derived = redefined.remove(output.name).or_else(known)?;
+            Some((output.name.to_owned(), Derived { stale: failed.contains_key(output.name), ..derived }))
+        };
+        self.context.outputs.iter().filter_map(derived).collect()
     }
 
     /// The outputs, with those that failed last time at the end, so that they only delay the swap.
@@ -272,7 +299,7 @@ impl<'a> Plan<'a> {
         output: &'static Output,
         known: Option<&Derived>,
         snapshot: &mut Snapshot,
-    ) -> Result<Option<Making>, Failure> {
+    ) -> Result<Option<OutputWork>, Failure> {
         let way = self.ways[output.name];
         let mut windows = self.dirty.of(output.name);
         if way == Way::Left || (way == Way::Following && windows.is_empty()) {
@@ -288,24 +315,24 @@ impl<'a> Plan<'a> {
         let closed = |window| (window, closed(self.context, snapshot, output, window));
         let windows = windows.into_iter().map(closed).collect();
         let work = Work { output, query, windows, made: Vec::new(), failed: None };
-        Ok(Some(Making { work, columns, is_whole: others || way == Way::Whole }))
+        Ok(Some(OutputWork { work, columns, is_whole: others || way == Way::Whole }))
     }
 
-    /// Derives the windows of all outputs.
-    async fn make(
+    /// Derives the windows of all these outputs.
+    async fn run(
         &self,
-        makings: &mut [Making],
+        works: &mut [OutputWork],
         uploads: &mut Uploads<'_>,
         snapshot: &mut Snapshot,
         exported: Option<&str>,
         readers: usize,
         shutdown: &CancellationToken,
     ) -> Result<(), RefreshError> {
-        let windows: usize = makings.iter().map(|making| making.work.windows.len()).sum();
+        let windows: usize = works.iter().map(|it| it.work.windows.len()).sum();
         let (pool, count) = (&self.context.pool, readers.min(windows).saturating_sub(1));
         let mut connections = readers::connect(pool, if exported.is_some() { count } else { 0 }).await;
         let mut others = Others::open(&mut connections, exported, self.context.settings.query_timeout()).await;
-        let works = makings.iter_mut().map(|making| &mut making.work).collect();
+        let works = works.iter_mut().map(|it| &mut it.work).collect();
         readers::derive(snapshot.connection(), &mut others, works, uploads, shutdown).await
     }
 }
@@ -321,8 +348,7 @@ fn derived_as(output: &Output, columns: &[Column]) -> Derived {
 async fn everything(snapshot: &mut Snapshot, output: &'static Output) -> Result<Dirty, RefreshError> {
     let mut dirty = Dirty::default();
     for fact in output.facts {
-        let failed = |source| RefreshError::Postgres { action: "find the windows of an output", source };
-        for dates in snapshot.dates(fact, None).await.map_err(failed)? {
+        for dates in snapshot.dates(fact, None).await.map_err(postgres("find the windows of an output"))? {
             dirty.mark(&[output], &dates, None);
         }
     }
@@ -343,8 +369,7 @@ async fn turned_windows(
     let Some(within) = turned(output.windows, lateness, before, now) else { return Ok(Dirty::default()) };
     let mut near = Dirty::default();
     for fact in output.facts {
-        let failed = |source| RefreshError::Postgres { action: "find the windows that closed", source };
-        for dates in snapshot.dates(fact, Some(within)).await.map_err(failed)? {
+        for dates in snapshot.dates(fact, Some(within)).await.map_err(postgres("find the windows that closed"))? {
             near.mark(&[output], &dates, None);
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use freshet_sinks::apply::marks::MARKS_CHANNEL;
 use freshet_sinks::outputs::{self, Current, OutputError, Store};
+use freshet_sinks::postgres;
 use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{Mutex, Notify};
@@ -16,7 +17,7 @@ use super::load::{self, Load};
 use super::pace::{Pace, measured, rests};
 use super::publish::{Outcome, Publication, Publisher};
 use super::retry::{BACKOFF, Retry, sleep, unless_stopping};
-use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics};
+use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics, postgres};
 
 /// Garbage is collected this long after the start, and then once an hour; while there is more than one collection
 /// deletes, again after a minute or nine times what it took: a tenth of the time.
@@ -130,7 +131,7 @@ async fn publish_loop(
         published_on = Some(today);
         (left, taken) = (publication.waiting, publication.taken);
         pace.ran(began, Instant::now());
-        load.budget.took(publication.derived, publication.duration);
+        load.budget.took(publication.output_windows, publication.duration);
         report(&publication, &mut said);
         if publication.mended {
             signals.copy.notify_one();
@@ -161,7 +162,7 @@ async fn wait_for_work(
         }
         let any = async {
             let any = sqlx::query_scalar(LOOK_FOR_WORK).fetch_one(&context.pool).await;
-            any.map_err(|source| RefreshError::Postgres { action: "look for marks", source })
+            any.map_err(postgres("look for marks"))
         };
         let any = unless_stopping(any, shutdown).await;
         if retry.value_or_wait(any, shutdown).await? == Some(true) {
@@ -397,7 +398,7 @@ async fn listen(pool: PgPool, signals: Arc<Signals>) {
 
 async fn hear(pool: &PgPool, marks: &Notify) -> Result<(), sqlx::Error> {
     let own = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
-    let own = own.connect_lazy_with(pool.connect_options().as_ref().clone());
+    let own = postgres::pool_with(own, pool.connect_options().as_ref().clone());
     let mut listener = PgListener::connect_with(&own).await?;
     listener.listen(MARKS_CHANNEL).await?;
     loop {

@@ -202,6 +202,11 @@ pub enum RefreshError {
     Stopped,
 }
 
+/// For `map_err`: an error of Postgres while doing `action`.
+fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> RefreshError {
+    move |source| RefreshError::Postgres { action, source }
+}
+
 impl RefreshError {
     /// Whether a retry cannot help until an operator has done something.
     pub fn is_final(&self) -> bool {

@@ -28,7 +28,7 @@ use super::derivation::{Derivation, Plan};
 use super::pace::Allowance;
 use super::snapshot::Snapshot;
 use super::verification::Verification;
-use super::{RefreshContext, RefreshError, metrics, readers};
+use super::{RefreshContext, RefreshError, metrics, postgres, readers};
 use crate::windows::Waiting;
 
 /// Every conflict means that another publisher has finished, so this many in a row mean that something is wrong.
@@ -63,14 +63,14 @@ pub struct Publication {
     pub outcome: Outcome,
     /// The version that is current now; 0 if there is none.
     pub version: u64,
-    /// Windows derived again.
+    /// Windows derived again, each once however many outputs have it.
     pub windows: usize,
+    /// The same, counted for each output.
+    pub output_windows: usize,
     /// Data files written; unchanged files are not written.
     pub files: usize,
     /// Marks consumed.
     pub marks: usize,
-    /// Windows derived again, counted for each output.
-    pub derived: usize,
     /// Ranges of dates that only a dimension changed and that were derived.
     pub taken: usize,
     /// Ranges of dates that keep waiting because only a dimension changed.
@@ -83,6 +83,26 @@ pub struct Publication {
     pub mended: bool,
     /// From reading the pointer to the swap.
     pub duration: Duration,
+}
+
+impl Publication {
+    /// Nothing was published, and this version is current.
+    fn unchanged(version: u64) -> Publication {
+        Publication {
+            outcome: Outcome::Unchanged,
+            version,
+            windows: 0,
+            output_windows: 0,
+            files: 0,
+            marks: 0,
+            taken: 0,
+            waiting: 0,
+            put_off: None,
+            failed: Vec::new(),
+            mended: false,
+            duration: Duration::ZERO,
+        }
+    }
 }
 
 /// Publishes, and remembers the manifest that it saw last.
@@ -160,54 +180,33 @@ impl Publisher {
             _ => None,
         };
         let basis = Basis::of(published, &self.verification.damage);
-        let mut publication = Publication {
-            outcome: Outcome::Unchanged,
-            version: basis.version(),
-            windows: 0,
-            files: 0,
-            marks: 0,
-            taken: 0,
-            waiting: 0,
-            failed: Vec::new(),
-            derived: 0,
-            put_off: None,
-            mended: false,
-            duration: Duration::ZERO,
-        };
+        let unchanged = Publication::unchanged(basis.version());
         let published_code = basis.seen.as_ref().map_or(0, |manifest| manifest.code_version);
         if published_code > CODE_VERSION {
-            publication.outcome = Outcome::Outdated { published: published_code, own: CODE_VERSION };
-            return Ok(Some(publication));
+            let outcome = Outcome::Outdated { published: published_code, own: CODE_VERSION };
+            return Ok(Some(Publication { outcome, ..unchanged }));
         }
-        let mut snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date)
-            .await
-            .map_err(postgres("take a snapshot"))?;
+        let snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date).await;
+        let mut snapshot = snapshot.map_err(postgres("take a snapshot"))?;
         failpoint::reach(Point::SnapshotTaken);
-        if let Some(reason) = basis.seen.as_ref().and_then(|it| why_behind(it, &snapshot.tables)) {
-            snapshot.close().await.map_err(postgres("close the snapshot"))?;
-            publication.outcome = Outcome::Refused(reason);
-            return Ok(Some(publication));
-        }
         for output in self.context.outputs {
             let is_failed = snapshot.failures.iter().any(|failure| failure.output == output.name);
             metrics::OUTPUT_FAILED.with_label_values(&[output.name]).set(is_failed.into());
         }
-        if let Some(reason) = superseded(self.context.outputs, &snapshot.definitions) {
-            snapshot.close().await.map_err(postgres("close the snapshot"))?;
-            publication.outcome = Outcome::Superseded(reason);
-            return Ok(Some(publication));
+        if let Some(outcome) = self.obstacle(&basis, &snapshot) {
+            snapshot.close().await?;
+            return Ok(Some(Publication { outcome, ..unchanged }));
         }
         let context = self.context.clone();
         let damage = &self.verification.damage;
         let plan = Plan::of(&context, &basis, damage, allowance.waiting_max, &mut snapshot).await?;
         if plan.is_empty() && snapshot.mark_ids.is_empty() {
-            snapshot.close().await.map_err(postgres("close the snapshot"))?;
-            return Ok(Some(publication));
+            snapshot.close().await?;
+            return Ok(Some(unchanged));
         }
-        if plan.windows() > allowance.windows_max {
-            snapshot.close().await.map_err(postgres("close the snapshot"))?;
-            publication.put_off = Some(plan.windows());
-            return Ok(Some(publication));
+        if plan.output_windows() > allowance.windows_max {
+            snapshot.close().await?;
+            return Ok(Some(Publication { put_off: Some(plan.output_windows()), ..unchanged }));
         }
         self.announce(&basis);
         let applied = match trace::enabled() {
@@ -219,41 +218,59 @@ impl Publisher {
         if let Some((took, limit)) = began.overlong(self.context.settings.keep()) {
             return Err(RefreshError::Overlong { took, limit });
         }
-        let manifest = &derivation.manifest;
-        let unchanged = basis.kept().is_some_and(|it| *it == Manifest { version: it.version, ..manifest.clone() });
-        if !unchanged {
-            let publish = self.store.publish(basis.swap.clone(), manifest);
-            let Some(pointer) = readers::awake(snapshot.connection(), publish).await?? else {
-                snapshot.close().await.map_err(postgres("close the snapshot"))?;
-                return Ok(None);
-            };
-            // The pointer is always read again before it is compared; the manifest need not be.
-            self.known = Some(Current { etag: String::new(), modified: 0, pointer, manifest: manifest.clone() });
-        }
+        let Some(is_new) = self.swap(&basis, &derivation.manifest, &mut snapshot).await? else {
+            snapshot.close().await?;
+            return Ok(None);
+        };
         failpoint::reach(Point::PointerSwapped);
         let mut marks = std::mem::take(&mut snapshot.mark_ids);
         marks.extend(derivation.taken.iter().filter_map(|one| one.mark));
-        snapshot.close().await.map_err(postgres("close the snapshot"))?;
-        self.trace_publication(applied, began.at, manifest.version);
+        snapshot.close().await?;
+        self.trace_publication(applied, began.at, derivation.manifest.version);
         self.record(&derivation).await.map_err(postgres("record which outputs work"))?;
-        self.take_up(&marks, &derivation.waiting).await.map_err(postgres("delete the marks that are published"))?;
+        self.settle_marks(&marks, &derivation.waiting)
+            .await
+            .map_err(postgres("delete the marks that are published"))?;
         failpoint::reach(Point::MarksDeleted);
-        if !unchanged {
-            publication.outcome = Outcome::Published;
-            publication.version = manifest.version;
-        }
-        publication.mended = self.mended(&basis);
         Ok(Some(Publication {
+            outcome: if is_new { Outcome::Published } else { Outcome::Unchanged },
+            version: if is_new { derivation.manifest.version } else { basis.version() },
             windows: derivation.windows,
+            output_windows: derivation.output_windows,
             files: derivation.written,
             marks: marks.len(),
             taken: derivation.taken.len(),
             waiting: derivation.waiting.len(),
-            derived: derivation.derived,
             failed: derivation.failed.keys().copied().collect(),
+            put_off: None,
+            mended: self.mended(&basis),
             duration: began.at.elapsed(),
-            ..publication
         }))
+    }
+
+    /// Why nothing can be published from this snapshot over this basis.
+    fn obstacle(&self, basis: &Basis, snapshot: &Snapshot) -> Option<Outcome> {
+        let behind = basis.seen.as_ref().and_then(|manifest| why_behind(manifest, &snapshot.tables));
+        let superseded = || superseded(self.context.outputs, &snapshot.definitions).map(Outcome::Superseded);
+        behind.map(Outcome::Refused).or_else(superseded)
+    }
+
+    /// Makes this the published version, unless it is the same as the one before but for its number. Whether it did;
+    /// `None` if another publisher was faster.
+    async fn swap(
+        &mut self,
+        basis: &Basis,
+        manifest: &Manifest,
+        snapshot: &mut Snapshot,
+    ) -> Result<Option<bool>, RefreshError> {
+        if basis.kept().is_some_and(|kept| *kept == Manifest { version: kept.version, ..manifest.clone() }) {
+            return Ok(Some(false));
+        }
+        let publish = self.store.publish(basis.swap.clone(), manifest);
+        let Some(pointer) = readers::awake(snapshot.connection(), publish).await?? else { return Ok(None) };
+        // The pointer is always read again before it is compared; the manifest need not be.
+        self.known = Some(Current { etag: String::new(), modified: 0, pointer, manifest: manifest.clone() });
+        Ok(Some(true))
     }
 
     /// Records which outputs fail and since when, for people and for the next publisher, and logs each once.
@@ -330,7 +347,7 @@ impl Publisher {
 
     /// Deletes exactly these marks, and stores dates that keep waiting and have no mark yet. Deleting a mark twice does
     /// no harm; storing one twice makes a window dirty once more.
-    async fn take_up(&self, marks: &[i64], waiting: &[Waiting]) -> Result<(), sqlx::Error> {
+    async fn settle_marks(&self, marks: &[i64], waiting: &[Waiting]) -> Result<(), sqlx::Error> {
         let mut transaction = self.context.pool.begin().await?;
         let kept: Vec<&Waiting> = waiting.iter().filter(|one| one.mark.is_none()).collect();
         for kept in kept.chunks(MARKS_BATCH) {
@@ -374,10 +391,6 @@ fn superseded(outputs: &[&'static Output], set_up: &BTreeMap<String, String>) ->
     }
     let gone = set_up.keys().find(|name| outputs.iter().all(|output| output.name != **name));
     gone.map(|name| format!("output {name} was set up but is not known here; {now}"))
-}
-
-fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> RefreshError {
-    move |source| RefreshError::Postgres { action, source }
 }
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use sqlx::{
     AssertSqlSafe, Column as _, Connection as _, Executor, Row, SqlSafeStr, Statement, Type, TypeInfo, ValueRef,
 };
 
-use super::RefreshError;
 use super::format::{Column, Encoded, Table};
 use super::kind::{Cell, Kind};
+use super::{RefreshError, postgres};
 
 /// The most characters of a reason: a line of a log.
 const REASON_CHARS_MAX: usize = 500;
@@ -215,10 +215,7 @@ impl Prepared {
 
     /// Adds a row; a row with the same key as the one before is an error.
     fn add(&self, row: &PgRow, table: &mut Table, last: &mut Vec<u8>) -> Result<(), Failure> {
-        let value = |at: usize| {
-            let found = row.try_get_raw(at);
-            found.map_err(|source| RefreshError::Postgres { action: "read a row of an output", source })
-        };
+        let value = |at: usize| row.try_get_raw(at).map_err(postgres("read a row of an output"));
         let mut cells = Vec::with_capacity(self.columns.len());
         for (at, (column, is_published)) in self.columns.iter().enumerate() {
             if *is_published {
@@ -274,7 +271,7 @@ pub(super) fn failure(error: sqlx::Error, what: &str) -> Failure {
             let reason = format!("{what}: {said} (SQLSTATE {code})");
             Failure::Query(reason.chars().take(REASON_CHARS_MAX).collect())
         }
-        _ => Failure::World(RefreshError::Postgres { action: "run its query", source: error }),
+        _ => Failure::World(postgres("run its query")(error)),
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::query::{self, Failure, Prepared};
 use super::uploads::Uploads;
-use super::{RefreshError, metrics};
+use super::{RefreshError, metrics, postgres};
 
 /// How long to wait for another connection. Without it, the windows are derived one after the other.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -97,14 +97,14 @@ pub(super) async fn awake<T>(connection: &mut PgConnection, work: impl Future<Ou
             return Ok(done);
         }
         let asked = sqlx::query("SELECT 1").execute(&mut *connection).await;
-        asked.map_err(|source| RefreshError::Postgres { action: "keep the snapshot", source })?;
+        asked.map_err(postgres("keep the snapshot"))?;
     }
 }
 
 /// Exports the snapshot of a transaction, for as long as that lasts. Postgres allows this only outside of savepoints.
 pub(super) async fn export(connection: &mut PgConnection) -> Result<String, RefreshError> {
     let id = sqlx::query_scalar("SELECT pg_export_snapshot()").fetch_one(connection).await;
-    id.map_err(|source| RefreshError::Postgres { action: "share the snapshot", source })
+    id.map_err(postgres("share the snapshot"))
 }
 
 async fn import<'c>(
@@ -185,8 +185,7 @@ async fn read(
             }
             Err(Failure::Query(reason)) => {
                 queue.failed(at, reason);
-                let failed = |source| RefreshError::Postgres { action: "go on after a query that failed", source };
-                query::recover(connection).await.map_err(failed)?;
+                query::recover(connection).await.map_err(postgres("go on after a query that failed"))?;
             }
             Err(Failure::World(error)) => return Err(error.in_which(which())),
         }

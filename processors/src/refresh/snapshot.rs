@@ -16,6 +16,7 @@ use futures::TryStreamExt;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 use super::behind::TableState;
+use super::{RefreshError, postgres};
 use crate::windows::{Dates, Waiting, watermark_limit};
 
 /// A batch applied longer ago than this has been published; if not, its trace does not matter.
@@ -98,8 +99,8 @@ impl Snapshot {
     }
 
     /// Ends the transaction; there is nothing to commit.
-    pub(super) async fn close(self) -> Result<(), sqlx::Error> {
-        self.transaction.rollback().await
+    pub(super) async fn close(self) -> Result<(), RefreshError> {
+        self.transaction.rollback().await.map_err(postgres("close the snapshot"))
     }
 
     /// The dates of the facts of a domain: all of them, or those from a first to a last date.
