@@ -9,6 +9,7 @@ use axum::Router;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use freshet_topics::causes::in_one_line;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::bookmarks::{self, BookmarksCommand};
@@ -183,7 +184,7 @@ pub fn main() -> ExitCode {
     match start(cli) {
         Ok(code) => code,
         Err(error) => {
-            let line = in_one_line(&error);
+            let line = in_one_line(error.as_ref());
             match format {
                 LogFormat::Text => eprintln!("freshet: {line}"),
                 LogFormat::Json => tracing::error!("{line}"),
@@ -191,15 +192,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with its causes; a cause that the text before it already contains is not repeated.
-fn in_one_line(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
-        "" => cause,
-        before if before.contains(&cause) => said,
-        before => format!("{before}: {cause}"),
-    })
 }
 
 /// Where the help of a command has the options of every command.
@@ -413,19 +405,6 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_error_says_each_of_its_causes_once() {
-        let cause = || std::io::Error::other("no such host");
-        let cases = [
-            (anyhow::Error::new(cause()), "no such host"),
-            (anyhow::Error::new(cause()).context("look for marks"), "look for marks: no such host"),
-            (anyhow::Error::new(cause()).context("look for marks: no such host"), "look for marks: no such host"),
-        ];
-        for (error, expected) in cases {
-            assert_eq!(in_one_line(&error), expected);
-        }
-    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
+use freshet_topics::causes::in_one_line;
 use freshet_topics::log::{Ends, LogClient, LogError, LogReader};
 use freshet_topics::{Domain, Pipeline};
 use tokio_util::sync::CancellationToken;
@@ -103,7 +104,7 @@ pub(crate) async fn run(services: Services, domains: Vec<&'static Domain>, shutd
             }
             Err(error) => {
                 metrics::SURVEY_FAILURES.with_label_values(&["postgres"]).inc();
-                tracing::debug!(error = format!("{error:#}"), "survey Postgres");
+                tracing::debug!(error = in_one_line(error.as_ref()), "survey Postgres");
             }
         }
         let pause = interval.max((began.elapsed() * SURVEY_SHARE).min(PAUSE_MAX));

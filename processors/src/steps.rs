@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use freshet_topics::causes::in_one_line;
 use sentry_arroyo::processing::strategies::{
     CommitRequest, InvalidMessage, MessageRejected, ProcessingStrategy, StrategyError, SubmitError,
 };
@@ -71,21 +72,10 @@ impl From<InvalidMessage> for StepsError {
 impl From<StrategyError> for StepsError {
     fn from(error: StrategyError) -> Self {
         match error {
-            StrategyError::Other(error) => StepsError::Step(with_causes(error.as_ref())),
+            StrategyError::Other(error) => StepsError::Step(in_one_line(error.as_ref())),
             StrategyError::InvalidMessage(refused) => refused.into(),
         }
     }
-}
-
-/// An error with its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl Steps {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use freshet_sinks::postgres;
 use freshet_topics::Pipeline;
+use freshet_topics::causes::in_one_line;
 use freshet_topics::pipeline::mistake::Mistake;
 
 use crate::config::Config;
@@ -46,7 +47,8 @@ pub async fn run(folder: Option<&Path>, config: Result<Config>) -> Result<ExitCo
         match connect(config).await {
             Ok(mut connection) => failures.extend(outputs::check(&mut connection, pipeline).await?),
             Err(error) => {
-                untried = Some(format!("outputs were not checked, because Postgres is not available: {error:#}"))
+                let said = in_one_line(error.as_ref());
+                untried = Some(format!("outputs were not checked, because Postgres is not available: {said}"))
             }
         }
     }

@@ -12,6 +12,7 @@ use freshet_processors::replay::{self, Point, ProgressSender, ReplayContext, Rep
 use freshet_sinks::replay as replays;
 use freshet_sinks::tables::record;
 use freshet_topics::Domain;
+use freshet_topics::causes::in_one_line;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use indicatif::MultiProgress;
@@ -148,7 +149,7 @@ async fn shadows(
 /// Adds an error to an outcome. The first ends the command with its message; others are told at once.
 fn also(outcome: Result<ExitCode>, error: anyhow::Error) -> Result<ExitCode> {
     if outcome.is_err() {
-        eprintln!("error: {error:#}");
+        eprintln!("freshet: {}", in_one_line(error.as_ref()));
     }
     outcome.and(Err(error))
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use freshet_sinks::{bookmarks, lives};
 use freshet_topics::Domain;
+use freshet_topics::causes::in_one_line;
 use freshet_topics::log::LogClient;
 
 use super::confirm::confirm;
@@ -48,7 +49,7 @@ async fn ahead(services: &Services, domain: &Domain) -> String {
     match count_ahead(services, domain).await {
         Ok(1) => "1 message".to_owned(),
         Ok(messages) => format!("{} messages", thousands(messages)),
-        Err(error) => format!("not known ({error:#})"),
+        Err(error) => format!("not known ({})", in_one_line(error.as_ref())),
     }
 }
 

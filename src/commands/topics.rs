@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use freshet_sinks::postgres;
 use freshet_topics::Domain;
 use freshet_topics::catalog::{self, TopicReport};
+use freshet_topics::causes::in_one_line;
 use futures::future::try_join_all;
 
 use super::halted::{self, KnownTopic, partitions};
@@ -52,7 +53,7 @@ pub async fn ensure_all(config: &Config, known: &HashMap<&'static str, KnownTopi
 async fn known_topics(config: &Config) -> HashMap<&'static str, KnownTopic> {
     let Ok(pool) = postgres::pool(&config.postgres) else { return HashMap::new() };
     halted::known_topics(&pool, config.pipeline.domains).await.unwrap_or_else(|error| {
-        eprintln!("freshet: halted partitions are not shown: {error:#}");
+        eprintln!("freshet: halted partitions are not shown: {}", in_one_line(error.as_ref()));
         HashMap::new()
     })
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use chrono::Utc;
 use freshet_topics::Pipeline;
+use freshet_topics::causes::in_one_line;
 use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -127,7 +128,7 @@ impl Source for Reader {
         let published = published.map(|look| look.context("no answer in time").and_then(|it| it).context("S3"));
         let trouble =
             [tables.as_ref().and_then(|it| it.as_ref().err()), published.as_ref().and_then(|it| it.as_ref().err())];
-        let trouble: Vec<String> = trouble.into_iter().flatten().map(|error| format!("{error:#}")).collect();
+        let trouble: Vec<String> = trouble.into_iter().flatten().map(|error| in_one_line(error.as_ref())).collect();
         let sections = &mut self.sections;
         let shown = self.published.shown();
         if let Some(Ok(mut tables)) = tables {

@@ -10,6 +10,7 @@ use aws_sdk_s3::error::DisplayErrorContext;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use freshet_topics::causes::in_one_line;
 use futures::FutureExt;
 use sqlx::PgConnection;
 use tokio::io::AsyncWriteExt;
@@ -61,7 +62,7 @@ pub(super) async fn values(State(asked): State<Asked>, Path(id): Path<i64>) -> R
         Handle::current().block_on(validate::judge_file(&config, domain, &path, PLACES_MAX))
     });
     let report = judged.await.context("judge the file").and_then(|report| report);
-    Ok(Json(report.map_err(|error| away(format!("{error:#}")))?))
+    Ok(Json(report.map_err(|error| away(in_one_line(error.as_ref())))?))
 }
 
 async fn version(connection: &mut PgConnection, id: i64) -> Result<Option<Version>, sqlx::Error> {

@@ -8,6 +8,7 @@ use anyhow::Context;
 use freshet_ingest::names::{self, Name};
 use freshet_ingest::object::{ObjectReader, ObjectVersion};
 use freshet_sinks::unmatched::{KEPT_MAX, Unmatched};
+use freshet_topics::causes::in_one_line;
 use freshet_topics::log::LogClient;
 use tokio::time::timeout;
 
@@ -70,7 +71,7 @@ pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
     let mut left_out = Vec::new();
     if let Err(error) = &outputs {
         let place = if services.config.s3.endpoint.is_empty() { "AWS" } else { &services.config.s3.endpoint };
-        left_out.push(format!("the outputs are not shown: S3 at {place}: {error:#}"));
+        left_out.push(format!("the outputs are not shown: S3 at {place}: {}", in_one_line(error.as_ref())));
     }
     if let Some(error) = silent {
         let brokers = &services.config.kafka.brokers;

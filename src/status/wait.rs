@@ -13,6 +13,7 @@ use freshet_ingest::names;
 use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL};
 use freshet_sinks::unmatched::Unmatched;
 use freshet_topics::Domain;
+use freshet_topics::causes::in_one_line;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -100,7 +101,7 @@ where
                 return Ok(waiting.waited);
             }
             Ok(Some(open)) => open,
-            Err(error) => format!("{error:#}"),
+            Err(error) => in_one_line(error.as_ref()),
         };
         if started.elapsed() >= timeout {
             let halted = waiting.halted().await.map(|halted| format!("; {halted}")).unwrap_or_default();

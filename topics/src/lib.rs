@@ -12,6 +12,7 @@
 
 pub mod cast;
 pub mod catalog;
+pub mod causes;
 pub mod cells;
 pub mod columns;
 pub mod domain;

@@ -2,6 +2,7 @@
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use freshet_topics::causes::in_one_line;
 
 use super::inflate::{ContentError, Unreadable};
 
@@ -145,11 +146,8 @@ where
 }
 
 /// An error and its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
-    texts.dedup();
-    bounded(texts.join(": "))
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    bounded(in_one_line(error))
 }
 
 fn bounded(text: String) -> String {

@@ -2,6 +2,7 @@
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use freshet_topics::causes::in_one_line;
 
 /// Characters of an error of S3 or the client: enough for a line of a log.
 const DETAIL_CHARS_MAX: usize = 500;
@@ -118,16 +119,8 @@ where
         (Some(status), Some(code), Some(message)) => one_line(&format!("{status} {code}: {message}")),
         (Some(status), Some(code), None) => one_line(&format!("{status} {code}")),
         (Some(status), None, _) => format!("{status} without an S3 error code: not S3's own answer"),
-        (None, ..) => one_line(&causes(error)),
+        (None, ..) => one_line(&in_one_line(error)),
     }
-}
-
-/// An error and its causes, each once.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut texts: Vec<String> =
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
-    texts.dedup();
-    texts.join(": ")
 }
 
 /// Bounded, without line breaks.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use freshet_sinks::bookmarks;
 use freshet_sinks::ledger::on_one_line;
 use freshet_topics::Domain;
+use freshet_topics::causes::in_one_line;
 use freshet_topics::log::{Ends, LogClient, LogReader};
 use serde::Serialize;
 
@@ -37,7 +38,8 @@ pub(super) async fn run(services: &Services, domains: &[&'static Domain], json: 
         let (ends, committed) = match kafka(services, domain).await {
             Ok(known) => known,
             Err(error) => {
-                eprintln!("freshet: offsets in Kafka are not shown for {}: {error:#}", domain.name);
+                let said = in_one_line(error.as_ref());
+                eprintln!("freshet: offsets in Kafka are not shown for {}: {said}", domain.name);
                 Default::default()
             }
         };

@@ -17,6 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::KafkaSettings;
 use super::msk;
+use crate::causes::in_one_line;
 
 /// The credential chain may query a metadata service or STS; librdkafka asks again 10 s after a failure.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -130,19 +131,8 @@ async fn signed(region: &str) -> Result<OAuthToken, TokenError> {
     };
     let provider = shared.credentials_provider().ok_or_else(|| TokenError::Credentials("none is set".into()))?;
     let credentials = aws_credential_types::provider::ProvideCredentials::provide_credentials(&provider).await;
-    let credentials = credentials.map_err(|error| TokenError::Credentials(causes(&error)))?;
+    let credentials = credentials.map_err(|error| TokenError::Credentials(in_one_line(&error)))?;
     msk::token(&region, credentials, Utc::now().into()).map_err(TokenError::Sign)
-}
-
-/// An error with its causes in one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
