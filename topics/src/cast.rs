@@ -105,7 +105,7 @@ pub fn numeric(text: &str, precision: u8, scale: u8) -> Option<Casted<Decimal>> 
     match places - i64::from(scale) {
         1 => {
             is_rounded |= mantissa % 10 != 0;
-            mantissa = (mantissa + 5) / 10;
+            mantissa = mantissa.checked_add(5)? / 10;
         }
         fewer if mantissa != 0 => {
             let factor = 10_i128.checked_pow(u32::try_from(-fewer).ok()?)?;
@@ -440,6 +440,11 @@ mod tests {
         assert_eq!(numeric(widest, 28, 0).expect("28 digits").value.to_string(), widest);
         for text in ["79228162514264337593543950335", "99999999999999999999999999999999999999999"] {
             assert_eq!(numeric(text, 28, 0), None, "{text}");
+        }
+        // As many digits as an i128 holds, and one more to round by: 2^127 − 1 and its neighbours.
+        for text in ["17014118346046923173168730371588410572.7", "17014118346046923173168730371588410572.2"] {
+            assert_eq!(numeric(text, 28, 0), None, "{text}");
+            assert_eq!(numeric(&format!("{}.{}", &text[..36], text[36..].replace('.', "")), 28, 2), None, "{text}");
         }
     }
 
