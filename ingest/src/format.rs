@@ -13,7 +13,10 @@ pub(crate) fn foreign(start: &[u8]) -> Option<&'static str> {
         [b'P', b'K', 3, 4, ..] if holds(b"[Content_Types].xml") || holds(b"xl/") => workbook,
         [0xd0, 0xcf, 0x11, 0xe0, ..] => workbook,
         [b'P', b'K', 3..=8, ..] => "this is a zip archive: unpack it, and drop the CSV file in it",
-        [b'P', b'A', b'R', b'1', ..] => "this is a Parquet file: write it as CSV UTF-8 and drop it again",
+        // A page header in Thrift follows, which begins with 0x15. A heading may begin with these letters, too.
+        [b'P', b'A', b'R', b'1', next, ..] if next.is_ascii_control() && !next.is_ascii_whitespace() => {
+            "this is a Parquet file: write it as CSV UTF-8 and drop it again"
+        }
         [b'%', b'P', b'D', b'F', ..] => "this is a PDF: ask for the table as CSV UTF-8 and drop that",
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => UTF_16,
         _ if is_utf_16(start) => UTF_16,
@@ -79,9 +82,17 @@ mod tests {
             let said = foreign(start).unwrap_or_default();
             assert!(said.contains(expected), "{}: {said}", start.escape_ascii());
         }
-        for start in
-            ["", "id,name\n1,a\n", "\u{feff}id\n", "PK,name\n", "<5,name\n", "[id],name\n", "{id},name\n", "1\0,2\0\n"]
-        {
+        for start in [
+            "",
+            "id,name\n1,a\n",
+            "\u{feff}id\n",
+            "PK,name\n",
+            "<5,name\n",
+            "[id],name\n",
+            "{id},name\n",
+            "1\0,2\0\n",
+            "PAR1,PAR2\n",
+        ] {
             assert_eq!(foreign(start.as_bytes()), None, "{start:?}");
         }
     }
