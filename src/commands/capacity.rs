@@ -95,8 +95,9 @@ impl Plan {
             rows_per_second,
             ingest_processes: processes(cores(row.ingest_us)),
             processor_processes,
-            // Room to double the processors without making new partitions, which begins a new reading of open files.
-            partitions: (processor_processes * 2).max(PARTITIONS_MIN),
+            // A multiple of the processors, so that they share evenly, with room to double them without making new
+            // partitions, which begins a new reading of open files.
+            partitions: PARTITIONS_MIN.next_multiple_of(processor_processes).max(processor_processes * 2),
             freshet_cores: cores(row.ingest_us + row.process_us + row.metrics_us),
             kafka_cores: cores(row.kafka_us * options.replicas as f64),
             kafka_bytes_per_second: rows_per_second * topic_bytes,
@@ -239,6 +240,8 @@ mod tests {
         let hurried = Plan::new(&CapacityOptions { hours: 1, ..options(8_640_000_000) });
         assert!((hurried.postgres_cores / large.postgres_cores - 24.0).abs() < 1e-9);
         assert_eq!((hurried.processor_processes, hurried.partitions, hurried.databases), (16, 32, 1));
+        let uneven = Plan::new(&CapacityOptions { hours: 1, ..options(2_600_000_000) });
+        assert_eq!((uneven.processor_processes, uneven.partitions), (5, 15), "three for each");
         // Where Postgres works ten times as much as they do, a processor for each two of its cores.
         let cost = RowCost { postgres_us: 40.0, ..COST };
         let slow = Plan::new(&CapacityOptions { hours: 1, cost, ..options(864_000_000) });
