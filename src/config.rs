@@ -168,6 +168,7 @@ fn check(config: &Config) -> anyhow::Result<()> {
     anyhow::ensure!((1..=BATCH_ROWS_MAX).contains(&rows), "process.batch_rows_max must be 1 to {BATCH_ROWS_MAX}");
     let writers = config.process.writers;
     anyhow::ensure!((1..=WRITERS_MAX).contains(&writers), "process.writers must be 1 to {WRITERS_MAX}");
+    config.metrics.check().map_err(anyhow::Error::msg)?;
     anyhow::ensure!(config.http.survey_interval_ms >= 100, "http.survey_interval_ms must be at least 100");
     anyhow::ensure!(config.kafka.partitions > 0, "kafka.partitions must be at least 1");
     config.kafka.check().map_err(anyhow::Error::msg)?;
@@ -336,6 +337,9 @@ mod tests {
             ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "1000001")], "must be 1 to 1000000"),
             ("", &[("FRESHET__PROCESS__BATCH_ROWS_MAX", "many")], "batch_rows_max"),
             ("", &[("FRESHET__PROCESS__WRITERS", "0")], "process.writers must be 1 to 16"),
+            // Postgres would take it for no limit, and a publication for no time at all.
+            ("", &[("FRESHET__METRICS__QUERY_TIMEOUT_S", "0")], "metrics.query_timeout_s must be at least 1"),
+            ("[metrics]\nkeep_days = 0\n", &[], "metrics.keep_days must be at least 1"),
         ] {
             let error = format!("{:#}", load(text, variables).expect_err(complaint));
             assert!(error.contains(complaint), "{error}");

@@ -104,6 +104,23 @@ impl Default for MetricsSettings {
 }
 
 impl MetricsSettings {
+    /// The first setting that cannot work, and why.
+    ///
+    /// # Errors
+    /// One clear line for the person who wrote it.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("look_interval_ms", self.look_interval_ms),
+            ("verify_interval_ms", self.verify_interval_ms),
+            ("keep_days", self.keep_days.into()),
+            ("query_timeout_s", self.query_timeout_s),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(format!("metrics.{name} must be at least 1")),
+            None => Ok(()),
+        }
+    }
+
     /// How long outputs are kept after the last version that named them.
     fn keep(&self) -> Duration {
         Duration::from_secs(u64::from(self.keep_days) * 24 * 3_600)
