@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Listener;
-use crate::check::{Checked, Checker, Earlier};
+use crate::check::{Checked, Checker, Earlier, is_read_as_recorded};
 use crate::frame::{Framer, Position};
 use crate::gate::{Delivered, OpenTopic};
 use crate::header::Header;
@@ -80,7 +80,14 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
     let topic = listener.gate.topic(domain.name).ok_or(Stop::Paused)?;
     let reading_rules = listener.reading_rules(domain);
     let start = start(claim, PARSER_VERSION, topic.partitions, reading_rules, topic.stream_id);
-    if start == Start::NextGeneration {
+    let resumed = match (start, claim.object.sha256.clone()) {
+        (Start::ResumePoint, Some(sha256)) => Some(resume(listener, claim, domain, sha256).await?),
+        _ => None,
+    };
+    let published = claim.object.resume_row;
+    // Also where the header of a file under way is read otherwise now: one object does not have rows of two contracts.
+    let is_read_anew = start == Start::NextGeneration || matches!(resumed, Some(None));
+    if is_read_anew {
         // The ledger still has the figures of the generation before, which tell what is lost if the object is gone.
         let version = &claim.object.version;
         if !listener.s3(listener.reader.exists(version)).await? {
@@ -97,9 +104,14 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
             "read again from its first row: its contract, the limits of [ingest], the partitions or the program have changed"
         );
     }
-    let Prepared { source, header, overtaking, point, content } = match (start, claim.object.sha256.clone()) {
-        (Start::ResumePoint, Some(sha256)) => resume(listener, claim, domain, sha256).await?,
-        _ => begin(listener, claim, domain, keep_bytes_max).await?,
+    let Prepared { source, header, overtaking, point, content } = match resumed.flatten() {
+        Some(resumed) => resumed,
+        None => begin(listener, claim, domain, keep_bytes_max).await.map_err(|stop| match stop {
+            Stop::Rejected(reason) if is_read_anew && published > 0 => {
+                Stop::Rejected(format!("{reason}; its first {published} rows were published before, and stay"))
+            }
+            stop => stop,
+        })?,
     };
     let framer = match point.row {
         0 => Framer::new(listener.frame_limits(), domain.delimiter),
@@ -170,23 +182,29 @@ async fn begin(
     Ok(Prepared { source, header, overtaking, point, content })
 }
 
-/// The second pass, prepared to continue at the resume point; the first pass was made before that was written.
+/// The second pass, prepared to continue at the resume point; the first pass was made before that was written. `None`: the
+/// contract has changed since, so that the header means something else now, or cannot be read any more.
 async fn resume(
     listener: &Listener,
     claim: &Claim,
     domain: &'static Domain,
     sha256: Vec<u8>,
-) -> Result<Prepared, Stop> {
+) -> Result<Option<Prepared>, Stop> {
     let point = claim.object.resume_point(claim.partition_count as usize);
     let (limits, overtaken) = (listener.frame_limits(), claim.object.overtaken);
     let mut earlier = Earlier::new(domain, &listener.domains, limits, overtaken, point.row);
     let mut opened = open(listener, claim, domain).await?;
-    while let Some(piece) = opened.chunk().await?
-        && !earlier.feed(&piece)?
-    {
-        tokio::task::yield_now().await;
+    while let Some(piece) = opened.chunk().await? {
+        match earlier.feed(&piece) {
+            Ok(false) => tokio::task::yield_now().await,
+            Ok(true) => break,
+            Err(_) => return Ok(None),
+        }
     }
-    let (header, overtaking) = earlier.finish()?;
+    let Ok((header, overtaking)) = earlier.finish() else { return Ok(None) };
+    if !is_read_as_recorded(domain, &header, &claim.object) {
+        return Ok(None);
+    }
     let stored = opened.stored();
     drop(opened);
     let (version, from_byte) = (&claim.object.version, point.byte.unsigned_abs());
@@ -197,7 +215,7 @@ async fn resume(
         absent_defaults: claim.object.absent_defaults.clone(),
         overtaken: claim.object.overtaken,
     };
-    Ok(Prepared { source: Source::Stream(Box::new(body)), header, overtaking, point, content })
+    Ok(Some(Prepared { source: Source::Stream(Box::new(body)), header, overtaking, point, content }))
 }
 
 async fn check(

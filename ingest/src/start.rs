@@ -1,8 +1,8 @@
 //! Decides where publishing of a claimed object begins. Pure.
 
 use freshet_sinks::ledger::Claim;
-use freshet_topics::Domain;
 use freshet_topics::heading::folded;
+use freshet_topics::{Domain, NewColumn};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -36,8 +36,9 @@ pub fn start(claim: &Claim, parser: i32, partitions: i32, rules: i64, stream: Uu
 }
 
 /// The number of the rules, outside the program, by which the bytes of a file become numbered rows: what the contract and
-/// the settings say of the text, of where a row begins and ends, and of the column that selects its partition. With
-/// another number, resume points and sequence numbers of before mean nothing.
+/// the settings say of the text, of where a row begins and ends, and of the column that selects its partition; and
+/// whether rows have the columns that no contract names. With another number, resume points and sequence numbers of before
+/// mean nothing.
 pub(crate) fn reading_rules(domain: &Domain, limits: FrameLimits) -> i64 {
     let FrameLimits { record_bytes_max, fields_max, field_bytes_max } = limits;
     let column = domain.column(domain.partition_by);
@@ -48,8 +49,10 @@ pub(crate) fn reading_rules(domain: &Domain, limits: FrameLimits) -> i64 {
     let others = domain.columns.iter().map(|other| other.name).filter(|name| *name != domain.partition_by);
     let mut taken: Vec<&str> = others.filter(|name| spellings.contains(&folded(name))).collect();
     taken.sort_unstable();
+    // Nothing for those that are kept, as in the version before.
+    let kept = if domain.on_new_column == NewColumn::Keep { "" } else { " without new columns" };
     let rules = format!(
-        "{:?} {} {record_bytes_max} {fields_max} {field_bytes_max} {} {spellings:?} {taken:?}",
+        "{:?} {} {record_bytes_max} {fields_max} {field_bytes_max} {} {spellings:?} {taken:?}{kept}",
         domain.encoding, domain.delimiter, domain.partition_by
     );
     let hash: [u8; 32] = Sha256::digest(rules).into();
@@ -104,6 +107,7 @@ mod tests {
             Domain { delimiter: b';', ..health },
             Domain { partition_by: "date", ..health },
             Domain { columns: columns.leak(), ..health },
+            Domain { on_new_column: NewColumn::Ignore, ..health },
         ];
         for other in &others {
             assert_ne!(of(other), same, "{other:?}");
@@ -119,7 +123,8 @@ mod tests {
         assert_eq!(of(&Domain { key: &["date"], missing_values: &["x"], ..health }), same);
         // A program that counts otherwise would publish every unfinished file again.
         let columns: &'static [Column] = vec![Column::required("place", Cast::Int)].leak();
-        let plain = Domain { columns, partition_by: "place", delimiter: b',', encoding: TextEncoding::Utf8, ..health };
+        let (delimiter, encoding, on_new_column) = (b',', TextEncoding::Utf8, NewColumn::Keep);
+        let plain = Domain { columns, partition_by: "place", delimiter, encoding, on_new_column, ..health };
         assert_eq!(of(&plain), -2_148_775_656_651_357_431, "as in the version before");
     }
 }

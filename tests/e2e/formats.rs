@@ -1,8 +1,9 @@
 //! Files in the forms that programs write them in: what is no CSV is named with what to do, what a contract declares is read.
 
 use aws_sdk_s3::primitives::ByteStream;
-use freshet_topics::{Column, Domain, TextEncoding, domains};
+use freshet_topics::{Column, Domain, Instead, TextEncoding, domains};
 
+use crate::harness::rules::Processors;
 use crate::harness::{World, data};
 
 fn utf_16(text: &str) -> Vec<u8> {
@@ -97,32 +98,78 @@ async fn a_contract_says_how_its_files_are_written() {
     }
 }
 
-/// Its resume point counts characters of another encoding.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_half_published_when_its_contract_is_corrected_is_read_again_from_its_first_row() {
-    const ROWS: i64 = 20_000;
-    let world = World::with("corrected", |config| {
+/// Rows of a file that takes some seconds to publish.
+const ROWS: i64 = 20_000;
+
+/// Drops a file that is half published when its contract, `before`, becomes another one, `after`, which then has it.
+async fn half_published(story: &str, file: String, before: Domain, after: Domain) -> (World, Processors) {
+    let world = World::with(story, |config| {
         config.ingest.chunk_bytes = 8 << 10;
         config.ingest.rows_per_second = 10_000;
     })
     .await;
-    let health = domains::by_name("health").expect("a domain");
-    let read_as = |encoding| Box::leak(Box::new(Domain { encoding, ..*health }));
-    let rows: String = (1..=ROWS).map(|row| format!("{row},2025-01-01,5,Köln\n")).collect();
-    let roles = world.pipeline(read_as(TextEncoding::Windows1252));
-    world.put("health/sent.csv", format!("location_id,date,dengue_cases,Ort\n{rows}")).await;
+    let roles = world.pipeline(Box::leak(Box::new(before)));
+    world.put("health/sent.csv", file).await;
     let half = "SELECT count(*) = 1 FROM pipeline.objects WHERE state = 'publishing' AND resume_row > 0";
     world.until("the file is half published", half).await;
     roles.stop().await;
     let left = "SELECT state = 'discovered' AND rows IS NULL FROM pipeline.objects";
     assert!(world.query::<bool>(left).await, "{:?}", world.object("health/sent.csv").await);
-
-    let roles = world.pipeline(read_as(TextEncoding::Utf8));
+    let roles = world.pipeline(Box::leak(Box::new(after)));
     world.applied().await;
+    (world, roles)
+}
+
+/// The contract with its column `malaria_cases` replaced, or left away.
+fn with_malaria(health: &Domain, change: impl Fn(&Column) -> Option<Column>) -> Domain {
+    let columns = health.columns.iter().filter_map(|column| match column.name {
+        "malaria_cases" => change(column),
+        _ => Some(*column),
+    });
+    Domain { columns: columns.collect::<Vec<_>>().leak(), ..*health }
+}
+
+/// Its resume point counts characters of another encoding.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_half_published_when_its_contract_is_corrected_is_read_again_from_its_first_row() {
+    let health = domains::by_name("health").expect("a domain");
+    let rows: String = (1..=ROWS).map(|row| format!("{row},2025-01-01,5,Köln\n")).collect();
+    let file = format!("location_id,date,dengue_cases,Ort\n{rows}");
+    let read_as = |encoding| Domain { encoding, ..*health };
+    let (before, after) = (read_as(TextEncoding::Windows1252), read_as(TextEncoding::Utf8));
+    let (world, roles) = half_published("corrected", file, before, after).await;
     let object = world.object("health/sent.csv").await;
     assert_eq!((object.state.as_str(), object.generation), ("applied", 2), "{object:?}");
     let right = "SELECT count(*) FROM health_data WHERE extra->>'Ort' = 'Köln'";
     assert_eq!(world.query::<i64>(right).await, ROWS);
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_half_published_when_its_contract_gets_a_column_has_it_in_every_row() {
+    let health = domains::by_name("health").expect("a domain");
+    let rows: String = (1..=ROWS).map(|row| format!("{row},2025-01-01,5,7\n")).collect();
+    let file = format!("location_id,date,dengue_cases,malaria_cases\n{rows}");
+    let (before, after) = (with_malaria(health, |_| None), with_malaria(health, |column| Some(*column)));
+    let (world, roles) = half_published("one-more-column", file, before, after).await;
+    let object = world.object("health/sent.csv").await;
+    assert_eq!((object.state.as_str(), object.generation), ("applied", 2), "{object:?}");
+    let with_it = "SELECT count(*) FROM health_data WHERE malaria_cases = 7";
+    assert_eq!(world.query::<i64>(with_it).await, ROWS);
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_half_published_when_its_contract_refuses_it_is_rejected_and_says_what_stays() {
+    let health = domains::by_name("health").expect("a domain");
+    let rows: String = (1..=ROWS).map(|row| format!("{row},2025-01-01,5\n")).collect();
+    let file = format!("location_id,date,dengue_cases\n{rows}");
+    let required = with_malaria(health, |column| Some(Column { absent: Instead::Reject, ..*column }));
+    let (world, roles) = half_published("one-more-required", file, *health, required).await;
+    let object = world.object("health/sent.csv").await;
+    assert_eq!((object.state.as_str(), object.generation), ("rejected", 2), "{object:?}");
+    let reason = object.reason.unwrap_or_default();
+    assert!(reason.contains("malaria_cases") && reason.contains("rows were published before, and stay"), "{reason}");
     roles.stop().await;
 }
 
