@@ -160,7 +160,7 @@ fn render(options: &CapacityOptions, plan: &Plan, look: Look) -> String {
     };
     note(&format!("Planned for cores that are {} % busy, and rows that are all of one domain.", options.busy));
     if plan.ingest_processes == 1 || plan.processor_processes == 1 {
-        note("Where one process is enough, a second one goes on without a gap when it is lost.");
+        note("Where one process is enough, run two: if one is lost, the other takes over within about 10 seconds.");
     }
     if plan.partition_tables {
         note("The table is too large to be handled as one: partition it by date (docs/scaling.md).");

@@ -213,8 +213,8 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
         Some(Outcome::Refused(reason)) => tracing::error!(
             version,
             reason,
-            "publish nothing: the tables are older than the published outputs, as after a restore of the database; \
-             `freshet bookmarks adopt` begins a new epoch"
+            "publish nothing: the tables are older than the published outputs. If Postgres was restored, run \
+             `freshet restored`; otherwise check postgres.url"
         ),
         Some(Outcome::Outdated { published, own }) => tracing::error!(
             version,

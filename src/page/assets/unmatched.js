@@ -25,8 +25,8 @@ function makeUnmatched() {
   const head = (text, kind = "") => element("th", { role: "columnheader", scope: "col", class: kind }, text);
   return [
     element("div", { class: "title" }, element("h2", {}, "Objects that belong to no domain"), element("p", { class: "hint" },
-      "Their names do not begin with the prefix of a domain, so they are not read. ", element("a", { href: "/docs/files.md" }, "files.md"),
-      " lists the prefixes.")),
+      "Their names do not begin with the prefix of a domain, so they are not read. Move each under the prefix of its domain: ",
+      "the nearest is named below it, if one is similar. More in ", element("a", { href: "/docs/files.md" }, "files.md"), ".")),
     element("section", {}, element("div", { class: "panel" },
       element("table", { class: "cells", role: "table", "aria-label": "Objects that belong to no domain" },
         element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, head("Object"), head("Size", "number"), head("Written", "number"))),
