@@ -44,7 +44,7 @@ impl Telemetry {
     /// Sends what is left. Blocks, for some seconds at most; the runtime must still run.
     pub fn shutdown(self) {
         if let Some(Err(error)) = self.traces.map(|traces| traces.shutdown()) {
-            tracing::warn!(%error, "send the last traces");
+            tracing::warn!(%error, "cannot send the last traces");
         }
     }
 }

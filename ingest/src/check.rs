@@ -51,7 +51,10 @@ pub(crate) enum FileReject {
         rule: &'static str,
     },
     /// A row too long for Kafka.
-    #[error("line {line}: the row is longer than the {VALUE_BYTES_MAX} bytes that a message may have")]
+    #[error(
+        "line {line}: as a message the row is longer than {VALUE_BYTES_MAX} bytes, which no setting raises: shorten its \
+         cells"
+    )]
     RowTooLong {
         /// The line on which it starts.
         line: u64,
@@ -367,7 +370,7 @@ mod tests {
             ("\n\n".into(), "no header"),
             (format!("\"{good}"), "line 1: a quote opens in the header here"),
             (format!("{good}a\0b\n"), "NUL"),
-            (format!("{good}1,{long}\n"), "longer than the 900000 bytes"),
+            (format!("{good}1,{long}\n"), "longer than 900000 bytes"),
         ];
         for (file, expected) in cases {
             let reject = check(domain, file.as_bytes(), 1 << 16, 0).err().expect(expected).to_string();

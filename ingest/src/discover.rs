@@ -430,7 +430,13 @@ impl Discovery {
             && !std::mem::replace(&mut self.is_refusal_said, true)
         {
             let (domain, bucket) = (self.domain.name, &listener.bucket);
-            tracing::warn!(domain, bucket, %error, "versions cannot be listed: a version overwritten before the next listing is missed");
+            tracing::warn!(
+                domain,
+                bucket,
+                %error,
+                "versions cannot be listed, so a version that is overwritten before the next listing is missed: allow \
+                 s3:ListBucketVersions, or set s3.versions = \"off\""
+            );
         }
         unlisted.append(&mut listing.unlisted);
         Ok(listing.has_answered)

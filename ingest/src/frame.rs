@@ -78,11 +78,13 @@ pub enum FrameError {
     InvalidUtf8 { line: u64 },
     #[error("line {line}: a quote opens in the header here, and is never closed or has text after its end")]
     StrayQuote { line: u64 },
-    #[error("line {line}: a field that starts here is longer than {limit} bytes")]
+    #[error(
+        "line {line}: a cell that starts here is longer than {limit} bytes: shorten it, or raise ingest.field_bytes_max"
+    )]
     FieldTooLong { line: u64, limit: usize },
-    #[error("line {line}: the record is longer than {limit} bytes")]
+    #[error("line {line}: the row is longer than {limit} bytes: shorten it, or raise ingest.record_bytes_max")]
     RecordTooLong { line: u64, limit: usize },
-    #[error("line {line}: the record has more than {limit} fields")]
+    #[error("line {line}: the row has more than {limit} cells: remove some, or raise ingest.fields_max")]
     TooManyFields { line: u64, limit: usize },
 }
 

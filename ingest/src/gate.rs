@@ -325,7 +325,7 @@ impl Gate {
             Ok(measurement) => measurement,
             // The last measurement plus the rows published since still count, so the domain pauses in time.
             Err(reason) => {
-                tracing::warn!(domain, reason, "measure the lag");
+                tracing::warn!(domain, reason, "cannot measure the lag");
                 return;
             }
         };
@@ -334,7 +334,11 @@ impl Gate {
         seen.lag = lag;
         let now = paused(seen.paused, lag, self.lag_rows_max);
         if now != seen.paused {
-            tracing::info!(domain, lag, messages, limit = self.lag_rows_max, paused = now, "lag limit");
+            let said = match now {
+                true => "publishing pauses: the lag is above ingest.lag_rows_max",
+                false => "publishing resumes: the lag is below its limit",
+            };
+            tracing::info!(domain, lag, messages, limit = self.lag_rows_max, "{said}");
         }
         seen.paused = now;
         metrics::LAG_ROWS.with_label_values(&[domain]).set(lag);

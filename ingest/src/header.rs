@@ -87,7 +87,10 @@ pub enum HeaderError {
         delimiter: &'static str,
     },
     /// The file has columns that the domain does not have, and its contract rejects such files.
-    #[error("header: {names} {verb} no column of {domain}, whose contract rejects files with new columns")]
+    #[error(
+        "header: {names} {verb} no column of {domain}, whose contract rejects files with new columns: remove them from \
+         the file, or declare them in the contract"
+    )]
     New {
         /// The domain's name.
         domain: &'static str,

@@ -87,7 +87,7 @@ impl Leases {
                 }
                 // If another listener takes the object over meanwhile, it publishes the same rows with the same
                 // numbers.
-                Err(error) => tracing::warn!(%error, objects = asked.len(), "renew leases in the ledger"),
+                Err(error) => tracing::warn!(%error, objects = asked.len(), "cannot renew leases in the ledger"),
             }
         }
     }

@@ -152,7 +152,7 @@ impl Producer {
                 tracing::warn!(topic, %code, reason, "replaced the Kafka producer after a fatal error");
                 *current = fresh;
             }
-            Err(error) => tracing::error!(topic, %error, "replace the Kafka producer after a fatal error"),
+            Err(error) => tracing::error!(topic, %error, "cannot replace the Kafka producer after a fatal error"),
         }
     }
 
@@ -161,7 +161,7 @@ impl Producer {
         let producer = self.current();
         let flushed = tokio::task::spawn_blocking(move || producer.flush(within)).await;
         if let Ok(Err(error)) = flushed {
-            tracing::warn!(%error, "flush the Kafka producer");
+            tracing::warn!(%error, "cannot flush the Kafka producer");
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
             }
             Err(error) => {
                 failures += 1;
-                tracing::warn!(%error, failures, "sweep the ledger, trying again");
+                tracing::warn!(%error, failures, "cannot sweep the ledger, trying again");
                 stop.run_until_cancelled(tokio::time::sleep(listener.back_off().after(failures))).await;
                 continue;
             }

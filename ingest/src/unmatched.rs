@@ -33,7 +33,7 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
             }
             Err(error) => {
                 interval = least;
-                tracing::warn!(bucket = listener.bucket, %error, "look for objects that belong to no domain");
+                tracing::warn!(bucket = listener.bucket, %error, "cannot look for objects that belong to no domain");
             }
         }
         stop.run_until_cancelled(async {

@@ -101,7 +101,7 @@ async fn end_or_wait(
     if error_kind(&error) == ErrorKind::Schema {
         return Err(IngestError::Schema { action, source: error });
     }
-    tracing::warn!(%error, "{action}");
+    tracing::warn!(%error, "cannot {action}, trying again");
     stop.run_until_cancelled(tokio::time::sleep(listener.back_off().after(failures))).await;
     Ok(())
 }

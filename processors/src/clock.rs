@@ -14,7 +14,7 @@ const INTERVAL_MS: u64 = 100;
 /// `None` if the system has no thread to give: then the loop alone sets the clock, and steps take the time they need.
 static UPDATER: LazyLock<Option<Updater>> = LazyLock::new(|| {
     let started = Updater::new(INTERVAL_MS).start();
-    started.inspect_err(|error| tracing::warn!(%error, "start the thread of the clock")).ok()
+    started.inspect_err(|error| tracing::warn!(%error, "cannot start the thread of the clock")).ok()
 });
 
 /// Sets the clock from now on.

@@ -268,7 +268,7 @@ impl Rebalancer {
         }
         *self.pipeline.ownership.lock() = Positions::default();
         if let Err(error) = consumer.unassign() {
-            tracing::warn!(topic = %self.topic, %error, "unassign partitions");
+            tracing::warn!(topic = %self.topic, %error, "cannot unassign partitions");
         }
     }
 }

@@ -27,14 +27,17 @@ pub enum Start {
 pub fn decide_start(domain: &str, assigned: &Assigned, accepted: Option<&str>, log: PartitionLog) -> Start {
     let PartitionLog { first, ends: Ends { low, high } } = log;
     let Assigned { partition, next_offset, stream_id, .. } = assigned;
-    let adopt = format!("nothing was changed; see `freshet bookmarks adopt {domain}`");
+    let adopt = format!(
+        "nothing was changed; if kafka.brokers and kafka.topic_prefix are right, `freshet bookmarks adopt {domain}` \
+         accepts the topic as it is, and first says what that does"
+    );
     match (stream::judge_beginning(first, *stream_id, accepted), first) {
         (Beginning::Unfit, FirstRecord::Stream(found)) => Start::Halt(format!(
             "the topic was recreated: the bookmark belongs to stream {stream_id}, the partition to {found}; {adopt}"
         )),
         (Beginning::Unfit, _) => Start::Halt(format!(
-            "the partition {first}: it was published to before its stream record was written, or its topic was made \
-             again by somebody else; {adopt}"
+            "the partition {first}: it was published to before its stream record was written, or its topic was \
+             recreated by another program; {adopt}"
         )),
         _ if *next_offset < low => Start::Halt(format!(
             "the bookmark {next_offset} is before the log's start {low}: retention removed {} records that were not \

@@ -218,8 +218,8 @@ impl Writer {
         let record = bookmarks::set_halted(&self.pool, domain, partition, epoch, Some(reason));
         match tokio::time::timeout(RECORD_TIMEOUT, record).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(domain, partition, %error, "record why the partition is halted"),
-            Err(error) => tracing::warn!(domain, partition, %error, "record why the partition is halted"),
+            Ok(Err(error)) => tracing::warn!(domain, partition, %error, "cannot record why the partition is halted"),
+            Err(error) => tracing::warn!(domain, partition, %error, "cannot record why the partition is halted"),
         }
     }
 }

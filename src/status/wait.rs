@@ -105,7 +105,10 @@ where
         };
         if started.elapsed() >= timeout {
             let halted = waiting.halted().await.map(|halted| format!("; {halted}")).unwrap_or_default();
-            bail!("not everything is applied and published after {}: {open}{halted}", span(timeout));
+            bail!(
+                "not everything is applied and published after {}: {open}{halted}; see `freshet status --files`",
+                span(timeout)
+            );
         }
         tokio::time::sleep(POLL.min(timeout.saturating_sub(started.elapsed()))).await;
     }

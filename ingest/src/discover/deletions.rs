@@ -124,7 +124,10 @@ impl Discovery {
                 match held {
                     Ok(None) => gone.push(key),
                     Ok(Some(_)) => {}
-                    Err(error) => tracing::warn!(domain = self.domain.name, bucket, key, %error, "look for a deletion"),
+                    Err(error) => {
+                        let domain = self.domain.name;
+                        tracing::warn!(domain, bucket, key, %error, "cannot check whether the object was deleted");
+                    }
                 }
             }
         }

@@ -96,7 +96,7 @@ impl TopicCheck<'_> {
         let mut judged = self.judge(&read, &verified, count).await?;
         if let Step::Mark(partitions) = decide_opening(self.domain.name, &topic, &judged) {
             if let Err(reason) = self.mark(&topic, &partitions, stream_id).await {
-                tracing::warn!(domain = self.domain.name, topic, ?partitions, reason, "mark added partitions");
+                tracing::warn!(domain = self.domain.name, topic, ?partitions, reason, "cannot mark added partitions");
             }
             read = self.read_beginnings(&topic, count, &verified.partitions).await?;
             judged = self.judge(&read, &verified, count).await?;

@@ -153,7 +153,8 @@ fn a_contract_may_reject_files_with_new_columns() {
     let said = read(strict, "id,note,name,\"x\ty\"").expect_err("new columns").to_string();
     assert_eq!(
         said,
-        "header: `note`, `x\\ty` are no column of locations, whose contract rejects files with new columns"
+        "header: `note`, `x\\ty` are no column of locations, whose contract rejects files with new columns: remove them \
+         from the file, or declare them in the contract"
     );
     read(strict, "location_id,name,area").expect("no new column");
 }

@@ -47,7 +47,10 @@ pub enum Unreadable {
     #[error("the name ends in {0}, but the content is not {format}; rename it or compress it", format = format_of(.0))]
     NotCompressed(&'static str),
     /// It inflates to more than is allowed, or at a ratio that no table has.
-    #[error("the content inflates to more than {limit_bytes} bytes, the limit for an object of {object_bytes} bytes")]
+    #[error(
+        "the content inflates to more than {limit_bytes} bytes, the limit for an object of {object_bytes} bytes: split \
+         the file, or raise ingest.inflated_bytes_max or ingest.inflate_ratio_max"
+    )]
     TooLarge {
         /// The limit that applied.
         limit_bytes: u64,
@@ -67,7 +70,7 @@ pub enum Unreadable {
     #[error("the content ends before byte {0}, where reading should continue")]
     EndsEarly(u64),
     /// The store keeps it in an archive tier.
-    #[error("the object is archived; restore it, then publish it again")]
+    #[error("the object is archived: restore it in S3, then run `freshet republish --file KEY`")]
     Archived,
 }
 

@@ -223,7 +223,7 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
              and everything under metrics/manifests/"
         ),
         Some(Outcome::Superseded(reason)) => tracing::error!(version, reason, "publish nothing"),
-        _ => tracing::info!(version, "publish again"),
+        _ => tracing::info!(version, "publishing continues"),
     }
     *said = keeps_from_publishing;
 }

@@ -42,7 +42,7 @@ impl Retry {
                 metrics::ERRORS.inc();
                 self.failures += 1;
                 let wait = BACKOFF.after(self.failures);
-                tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "{}; trying again", self.action);
+                tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "cannot {}, trying again", self.action);
                 sleep(wait, shutdown).await;
             }
         }

@@ -64,7 +64,7 @@ impl Verification {
             // It panicked, or the program is stopping.
             Err(error) => {
                 self.next_at = Some(Instant::now() + self.interval);
-                tracing::warn!(%error, "verify the outputs; trying again");
+                tracing::warn!(%error, "cannot verify the outputs, trying again");
             }
         }
     }
@@ -98,7 +98,7 @@ impl Verification {
             Err(error) => {
                 self.next_at = Some(Instant::now() + rest);
                 metrics::ERRORS.inc();
-                tracing::warn!(%error, "verify the outputs; trying again");
+                tracing::warn!(%error, "cannot verify the outputs, trying again");
             }
         }
     }

@@ -166,7 +166,8 @@ impl Worker<'_> {
             match error {
                 ApplyError::Lost(_) => return Err(ReplayError::Lost),
                 ApplyError::Transient(error) if began.elapsed() < TRIED_FOR_MAX => {
-                    tracing::warn!(domain = self.drive.context.domain.name, %error, "replay a batch, trying again in {wait:?}");
+                    let domain = self.drive.context.domain.name;
+                    tracing::warn!(domain, %error, "cannot replay a batch, trying again in {wait:?}");
                 }
                 error => return Err(error.into()),
             }

@@ -91,7 +91,7 @@ async fn finish(
         match replays::finish(&context.pool, context.domain, running).await {
             Err(ApplyError::Transient(error)) if tries < FINISH_TRIES_MAX => {
                 tries += 1;
-                tracing::warn!(domain = context.domain.name, %error, "finish the replay, trying again");
+                tracing::warn!(domain = context.domain.name, %error, "cannot finish the replay, trying again");
             }
             Err(ApplyError::Lost(_)) => return Err(ReplayError::Lost),
             finished => return Ok(finished?),

@@ -13,7 +13,7 @@ pub enum ApplyError {
     /// Postgres refuses more rows than a few bad ones could explain.
     #[error(
         "the database refuses {refused} of {rows} rows, the last because of {reason}: \
-         check constraints and triggers of the table"
+         look for a constraint or trigger on the table that the contract does not expect"
     )]
     TooManyRefused {
         /// Rows refused.

@@ -47,7 +47,10 @@ pub(super) async fn run(
     let mut before = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
     before.retain(|bookmark| partitions.is_empty() || partitions.contains(&bookmark.partition));
     if let Some(unknown) = partitions.iter().find(|it| !before.iter().any(|bookmark| bookmark.partition == **it)) {
-        bail!("partition {unknown} of {} has no bookmark", domain.name);
+        bail!(
+            "partition {unknown} of {0} has no bookmark: `freshet bookmarks list {0}` shows those that have one",
+            domain.name
+        );
     }
     ensure!(
         !before.is_empty(),
@@ -86,7 +89,7 @@ fn offset_of(to: Target, Ends { low, high }: Ends) -> Result<i64> {
         Target::Beginning => Ok(low),
         Target::End => Ok(high),
         Target::Offset(offset) if (low..=high).contains(&offset) => Ok(offset),
-        Target::Offset(offset) => bail!("offset {offset} lies outside the log, {low} to {high}"),
+        Target::Offset(offset) => bail!("offset {offset} is outside the log: give {low} to {high}, beginning or end"),
     }
 }
 

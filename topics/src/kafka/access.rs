@@ -184,7 +184,7 @@ pub(crate) fn admin(settings: &KafkaSettings) -> Result<AdminClient<Access>, Kaf
     if let Some(tokens) = &access.tokens {
         match tokens.fresh() {
             Ok(token) => give_token(&admin, token),
-            Err(error) => tracing::warn!(%error, "get a token for Kafka"),
+            Err(error) => tracing::warn!(%error, "cannot get a token for Kafka"),
         }
     }
     Ok(admin)
