@@ -10,9 +10,9 @@ pub const BATCH_ROWS_MAX: usize = 1_000_000;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessSettings {
-    /// A batch is applied when it has this many rows for each writer, 1 to [`BATCH_ROWS_MAX`]; more of them make fewer,
-    /// longer transactions. What it has of a writer's partitions is one transaction: all of the batch, if the rows of the
-    /// others are few.
+    /// A batch is applied when it holds this many rows for each writer, 1 to [`BATCH_ROWS_MAX`]; more of them make fewer,
+    /// longer transactions. Each writer applies the rows of its own partitions in one transaction, so a transaction may be
+    /// as large as the whole batch.
     pub batch_rows_max: usize,
     /// Age in milliseconds at which a batch is applied whatever its size: the price of latency.
     pub batch_age_ms_max: u64,

@@ -144,7 +144,7 @@ fn render(options: &CapacityOptions, plan: &Plan, look: Look) -> String {
         [
             "Postgres".into(),
             cores(plan.postgres_cores),
-            format!("{} of log a second", bytes(plan.postgres_log_bytes_per_second)),
+            format!("{} of WAL a second", bytes(plan.postgres_log_bytes_per_second)),
         ],
         [
             "Postgres' disks".into(),

@@ -319,9 +319,9 @@ fn drop_hint(config: &Config) -> String {
 fn look(http: &str, has_token: bool) -> String {
     let address = http.trim_start_matches("http://").parse::<SocketAddr>();
     match (has_token, address.is_ok_and(|address| !address.ip().is_loopback())) {
-        (true, _) => format!("{http}/?token=…   (the status page, in a browser; … is http.token, once)"),
-        (false, true) => format!("{http}/   (the status page; disabled until http.token is set)"),
-        (false, false) => format!("{http}/   (the status page, in a browser)"),
+        (true, _) => format!("{http}/?token=…   (open it in a browser; … is http.token, once)"),
+        (false, true) => format!("{http}/   (disabled until http.token is set)"),
+        (false, false) => format!("{http}/   (open it in a browser)"),
     }
 }
 
@@ -335,7 +335,7 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
     println!("freshet is up.");
     println!();
     if !running.http.is_empty() {
-        println!("  look         {}", look(&running.http, !config.http.token.expose_secret().is_empty()));
+        println!("  status page  {}", look(&running.http, !config.http.token.expose_secret().is_empty()));
     }
     println!("  drop files   {}", drop_hint(config));
     println!("  outputs      s3://{}/metrics/", config.s3.processed_bucket);
@@ -344,7 +344,7 @@ pub async fn run(sources: &Sources, data_dir: &Path, shutdown: CancellationToken
         "  settings     . {}   (endpoints and keys for any S3, Postgres and Kafka client)",
         running.env_file.display()
     );
-    println!("  ask          `freshet status`");
+    println!("  status       `freshet status`");
     println!();
     println!("Ctrl-C stops everything; rows that are being written are finished first.");
     running.wait().await?;

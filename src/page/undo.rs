@@ -183,12 +183,13 @@ impl Undoing<'_> {
         let good = quoted(&format!("{folder}GOOD.csv"));
         vec![
             Step {
-                text: "See of which files it replaced rows (“it replaced … of”), and which rows it added:",
+                text: "See which files' rows it replaced (“it replaced … of”), and which rows it added:",
                 command: self.changes(),
             },
             Step {
-                text: "If there are other files among them, send these again as new, and wait. Put their names for GOOD, \
-                       each with a --file; all of their rows win over rows that other files have brought since:",
+                text: "If there are other files among them, send these again as new, and wait. Replace GOOD.csv by their \
+                       names, each with its own --file; all of their rows win over rows that other files have brought \
+                       since:",
                 // It asks, and would take a next line for the answer.
                 command: format!(
                     "{} &&\n    {}",

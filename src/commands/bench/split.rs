@@ -20,7 +20,7 @@ pub(super) struct Usage {
     pub(super) metrics: f64,
     /// The same of everything, by part.
     pub(super) parts: Cost,
-    /// Of Postgres' log.
+    /// Of Postgres' WAL.
     pub(super) log_bytes: f64,
     /// Of the tables and their indexes.
     pub(super) table_bytes: f64,
@@ -146,7 +146,7 @@ fn costs_table(steady: &Usage, changed: &Usage, look: Look) -> String {
         line("CPU of SeaweedFS", |it| it.parts.store, microseconds),
         line("in its CSV file", |it| it.csv_bytes, size),
         line("in the topic", |it| it.topic_bytes, size),
-        line("in Postgres' log", |it| it.log_bytes, size),
+        line("in Postgres' WAL", |it| it.log_bytes, size),
         line("in the table and its indexes", |it| it.table_bytes, size),
     ];
     table(look, &records.map(Vec::from), 1)
@@ -178,7 +178,7 @@ fn plan_table(cost: &RowCost, usage: &Usage, look: Look) -> String {
         line("Kafka", &cores, plan.kafka_cores, usage.parts.kafka),
         line("Postgres", &cores, plan.postgres_cores, usage.parts.postgres),
         line("topics", &speed, plan.kafka_bytes_per_second, usage.topic_bytes),
-        line("Postgres' log", &speed, plan.postgres_log_bytes_per_second, usage.log_bytes),
+        line("Postgres' WAL", &speed, plan.postgres_log_bytes_per_second, usage.log_bytes),
         line("tables and indexes", &speed, plan.postgres_bytes_per_day / 86_400.0, usage.table_bytes),
     ];
     table(look, &records, 1)

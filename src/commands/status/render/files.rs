@@ -36,7 +36,7 @@ pub(super) fn list(files: &Files, look: Look) -> String {
     let number = if look.width < FULL_NUMBERS { about } else { thousands };
     let has_some = |count: Count| files.files.iter().any(|file| count(file) > 0);
     let counts = || COUNTS.into_iter().filter(|(_, count, _)| has_some(*count));
-    let heading = ["state", "applied or\ntouched (UTC)", "rows"].into_iter().chain(counts().map(|(name, ..)| name));
+    let heading = ["state", "applied or\nupdated (UTC)", "rows"].into_iter().chain(counts().map(|(name, ..)| name));
     let mut records = vec![heading.chain(["file"]).map(str::to_owned).collect::<Vec<_>>()];
     for file in &files.files {
         let touched = file.touched_at.format("%m-%d %H:%M:%S").to_string();

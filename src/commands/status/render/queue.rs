@@ -34,8 +34,8 @@ pub(super) fn line(QueueStatus { reading, state }: &QueueStatus, look: Look) -> 
         None => "no event yet".to_owned(),
     });
     let counts = [
-        (state.settled, "taken"),
-        (state.other, "of no concern"),
+        (state.settled, "settled"),
+        (state.other, "not about a file"),
         (state.come_again, "not settled, received again"),
         (state.unreadable, "unreadable (dead letters)"),
     ];
@@ -83,7 +83,7 @@ mod tests {
         let good = state(None, Some(1));
         assert_eq!(
             line(&good, wide),
-            "queue   reachable, 1,200 messages wait, last event 1m 30s ago, 12,345 taken, 1 of no concern, \
+            "queue   reachable, 1,200 messages wait, last event 1m 30s ago, 12,345 settled, 1 not about a file, \
              2 unreadable (dead letters)"
         );
         assert_eq!(alarm(&good), None);
