@@ -64,7 +64,7 @@ fn instructions(work: &str, rows: usize) -> i64 {
     let this = std::env::current_exe().expect("this test");
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(this);
-    valgrind.args(["--ignored", "--exact", "the_work_that_is_counted"]).env(WORK, format!("{work} {rows}"));
+    valgrind.args(["--ignored", "--exact", "child_that_valgrind_counts"]).env(WORK, format!("{work} {rows}"));
     let output = valgrind.output().expect("run valgrind, which `scripts/setup tests` installs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stdout));
@@ -74,7 +74,7 @@ fn instructions(work: &str, rows: usize) -> i64 {
 
 #[test]
 #[ignore = "run under Valgrind by the test above"]
-fn the_work_that_is_counted() {
+fn child_that_valgrind_counts() {
     let Ok(work) = std::env::var(WORK) else { return };
     let (name, rows) = work.split_once(' ').expect("a name and a number");
     let (domain, rows) = (domains::by_name("health").expect("declared"), rows.parse().expect("a number"));

@@ -261,7 +261,7 @@ fn start_guarded_kafka(folder: &Path, broker: &str) -> Part {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_goes_on_past_what_it_may_not_do_and_names_it() {
+async fn setup_goes_on_past_what_it_may_not_do_and_names_it() {
     let place = Place::start("denied").await;
     place.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'; REVOKE CREATE ON SCHEMA public FROM PUBLIC").await;
     let (_, address) =

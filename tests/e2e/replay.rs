@@ -349,7 +349,7 @@ async fn a_row_that_gets_newer_data_while_a_replay_waits_for_it_keeps_that_data(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_was_killed_goes_on_and_a_second_one_is_refused() {
+async fn a_replay_that_was_killed_goes_on_and_a_second_one_is_refused() {
     let world = World::new("killed-replay").await;
     let roles = world.run_all();
     world.put("health/all.csv", data::health(40, "2025-01-01", 300, 5)).await;
@@ -382,7 +382,7 @@ async fn one_that_was_killed_goes_on_and_a_second_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_given_up_leaves_the_way_free() {
+async fn a_replay_that_is_given_up_leaves_the_way_free() {
     let world = World::new("abandoned").await;
     let roles = world.run_all();
     world.put("health/all.csv", data::health(10, "2025-01-01", 100, 5)).await;

@@ -28,7 +28,7 @@ const PICTURES: &str = "grafana/pictures";
 
 #[test]
 #[ignore = "draws pictures, for people to look at: make pictures"]
-fn pictures_of_every_dashboard() {
+fn draws_every_dashboard() {
     let Running { pipeline, prometheus, chosen, tables, started } = Running::start(
         "pictures",
         &Samples { end: Utc::now().date_naive(), rows_per_file: ROWS_PER_FILE, pause: PAUSE },

@@ -304,7 +304,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set(seqs in prop::collection::vec(0i64..40, 0..200)) {
+        fn a_seq_set_holds_what_a_set_of_numbers_holds(seqs in prop::collection::vec(0i64..40, 0..200)) {
             let (mut set, mut reference) = (SeqSet::default(), BTreeSet::new());
             for seq in seqs {
                 prop_assert_eq!(set.insert(seq), reference.insert(seq));
