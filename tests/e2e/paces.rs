@@ -12,12 +12,7 @@ use freshet_sinks::tables;
 use freshet_topics::Pipeline;
 
 use crate::harness::proxy::{Fault, kind};
-use crate::harness::{Process, World, all_roles, data, folder};
-
-/// Every role but the one that publishes.
-fn roles_without_metrics() -> Vec<Role> {
-    all_roles().into_iter().filter(|role| *role != Role::Metrics).collect()
-}
+use crate::harness::{Process, World, data, folder, roles_but};
 
 async fn until_published(world: &World, limit: Duration, what: &str, is_as_wanted: impl Fn(&Manifest) -> bool) {
     let started = Instant::now();
@@ -59,7 +54,7 @@ async fn a_change_is_published_while_the_outputs_are_verified() {
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     let world = World::new("beside-a-load").await;
-    let roles = world.run(&roles_without_metrics());
+    let roles = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(2)).await;
     world.put("health/all.csv", data::health(2, "2024-01-01", 500, 1)).await;
     world.applied().await;
@@ -143,7 +138,7 @@ fn slow_pipeline(name: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_told_to_stop_waits_for_no_query_and_leaves_none_behind() {
     let world = World::new("stops").await;
-    let roles = world.run(&roles_without_metrics());
+    let roles = world.run(&roles_but(Role::Metrics));
     world.put("health/all.csv", data::health(1, "2025-07-01", 3, 1)).await;
     world.applied().await;
     roles.stop().await;

@@ -11,7 +11,7 @@ use freshet_sinks::outputs::{
 };
 
 use crate::harness::oracles::entries;
-use crate::harness::{Process, World, all_roles, data};
+use crate::harness::{Process, World, data, roles_but};
 
 /// No publication or collection of a few thousand rows takes longer, unless it waits for something.
 const AT_ONCE: Duration = Duration::from_secs(20);
@@ -40,11 +40,6 @@ async fn current(world: &World) -> Current {
         Published::Current(current) => *current,
         other => panic!("nothing is published: {other:?}"),
     }
-}
-
-/// Every role but the one that publishes.
-fn roles_without_metrics() -> Vec<Role> {
-    all_roles().into_iter().filter(|role| *role != Role::Metrics).collect()
 }
 
 /// Some weeks of all four domains.
@@ -145,7 +140,7 @@ async fn copies_and_data_files_deleted_by_hand_come_back_as_they_were() {
 async fn a_pointer_or_manifest_that_was_deleted_or_put_back_is_followed_by_a_higher_version() {
     let world = World::new("deleted-pointer").await;
     let metrics = world.spawn(&["metrics"]);
-    let roles = world.run(&roles_without_metrics());
+    let roles = world.run(&roles_but(Role::Metrics));
     drop_files(&world).await;
     world.settle().await;
     let first = current(&world).await;
@@ -244,7 +239,7 @@ async fn while_the_pointer_is_gone_status_does_not_call_the_outputs_current() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_program_publishes_copies_and_deletes_nothing_over_a_newer_ones_outputs() {
     let world = World::new("outdated").await;
-    let roles = world.run(&roles_without_metrics());
+    let roles = world.run(&roles_but(Role::Metrics));
     drop_files(&world).await;
     world.applied().await;
     world.publish().await;
@@ -327,7 +322,7 @@ async fn freeze_in_a_publication(world: &World, publisher: &Process) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_publisher_holds_up_neither_the_others_nor_the_garbage_collection() {
     let world = World::new("frozen-publisher").await;
-    let roles = world.run(&roles_without_metrics());
+    let roles = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(20)).await;
     world.put("health/all.csv", data::health(20, "2024-09-01", 300, 1)).await;
     world.put("hospital/all.csv", data::hospital(20, "2024-09-01", 300, 1)).await;

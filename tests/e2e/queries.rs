@@ -12,7 +12,7 @@ use freshet_topics::pipeline::mistake::Mistakes;
 use freshet_topics::pipeline::output::Output;
 
 use crate::harness::oracles::entries;
-use crate::harness::{World, all_roles, data};
+use crate::harness::{World, data, roles_but};
 
 fn read(name: &str, head: &str, query: &str) -> &'static Output {
     let text = format!("/* freshet\ndescription: d\n{head}*/\n{query}");
@@ -76,7 +76,7 @@ async fn csv(world: &World, window: &WindowFiles) -> Vec<String> {
 
 /// All roles but the one that publishes: each publication is made here.
 fn roles() -> Vec<Role> {
-    all_roles().into_iter().filter(|role| *role != Role::Metrics).collect()
+    roles_but(Role::Metrics)
 }
 
 async fn dengue(world: &World, day: &str, cases: i32) {

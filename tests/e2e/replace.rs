@@ -12,7 +12,7 @@ use freshet_topics::pipeline::Pipeline;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{World, all_roles, data, folder};
+use crate::harness::{World, all_roles, data, folder, processor_of, roles_but};
 
 /// How long a process may take to come to its failpoint.
 const AT_ITS_POINT_WITHIN: Duration = Duration::from_secs(60);
@@ -167,7 +167,7 @@ async fn a_replay_and_a_shadow_bring_no_replaced_row_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_killed_as_it_replaces_has_replaced_all_or_nothing() {
     let (path, world) = world("replace-killed").await;
-    let roles = world.run(&all_roles().into_iter().filter(|role| *role != Role::Ingest).collect::<Vec<_>>());
+    let roles = world.run(&roles_but(Role::Ingest));
     let pipeline = [("FRESHET_PIPELINE", path.display().to_string())];
     world.put("health/a.csv", data::health(3, "2025-08-01", 40, 1)).await;
     let listener = world.spawn_with(&["ingest"], &pipeline);
@@ -190,8 +190,7 @@ async fn a_listener_killed_as_it_replaces_has_replaced_all_or_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_being_applied_while_their_version_is_replaced_do_not_outlive_it() {
     let (path, world) = world("replace-race").await;
-    let processor = |role: &Role| matches!(role, Role::Process(domain) if domain.name == "health");
-    let roles = world.run(&all_roles().into_iter().filter(|role| !processor(role)).collect::<Vec<_>>());
+    let roles = world.run(&roles_but(processor_of("health")));
     let slow = format!("{}=sleep(2500)", failpoint::Point::BeforeCommit.name());
     let variables = [("FRESHET_PIPELINE", path.display().to_string()), ("FAILPOINTS", slow)];
     let processor = world.spawn_with(&["process", "health"], &variables);

@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{World, all_roles, data};
+use crate::harness::{World, data, roles_but};
 use crate::replay::{context, domain, everything};
 
 async fn open(world: &World, request: &Request) -> Shadow {
@@ -158,7 +158,7 @@ async fn a_swap_beside_a_long_reader_lets_the_live_pipeline_go_on_and_names_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swap_marks_the_dates_of_both_tables_whatever_index_is_on_them() {
     let world = World::new("swap-marks").await;
-    let roles = world.run(&all_roles().into_iter().filter(|role| *role != Role::Metrics).collect::<Vec<_>>());
+    let roles = world.run(&roles_but(Role::Metrics));
     world.put("health/january.csv", data::health(3, "2025-01-30", 3, 5)).await;
     world.put("health/march.csv", data::health(2, "2025-03-05", 1, 5)).await;
     world.applied().await;

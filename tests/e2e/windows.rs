@@ -4,7 +4,7 @@ use freshet::roles::Role;
 use freshet_processors::refresh::Publication;
 
 use crate::harness::oracles::{Entries, changed, entries};
-use crate::harness::{World, all_roles, data};
+use crate::harness::{World, data, roles_but};
 
 type Window = (&'static str, &'static str, &'static str);
 
@@ -34,8 +34,7 @@ async fn is_final(world: &World, kind: &str, start: &str) -> bool {
 async fn only_dirty_windows_are_derived_and_a_late_row_reopens_nothing_but_its_own() {
     let world = World::new("windows").await;
     // Without the role that publishes: each publication is made here, and looked at.
-    let roles: Vec<Role> = all_roles().into_iter().filter(|role| *role != Role::Metrics).collect();
-    let roles = world.run(&roles);
+    let roles = world.run(&roles_but(Role::Metrics));
     let mut files = Entries::new();
     world.put("locations/all.csv", data::locations(3)).await;
     world.put("health/all.csv", data::health(2, "2025-07-01", 41, 1)).await;

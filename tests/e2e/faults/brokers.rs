@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use freshet::roles::Role;
 
-use super::{all_hold_and_nothing_was_missing, duplicates, roles_but, rows_in_topic};
+use super::{all_hold_and_nothing_was_missing, duplicates, rows_in_topic};
 use crate::harness::http::within;
-use crate::harness::{OwnStack, Server, data};
+use crate::harness::{OwnStack, Server, data, roles_but};
 
 /// Long enough for everybody to find the broker gone, and more than once.
 const DOWN_FOR: Duration = Duration::from_secs(3);

@@ -11,7 +11,7 @@ use freshet::roles::Role;
 use crate::harness::clock::Clock;
 use crate::harness::proxy::{Fault, kind};
 use crate::harness::server::Server;
-use crate::harness::{World, all_roles, data};
+use crate::harness::{World, all_roles, data, roles_but};
 
 const LEASE: Duration = Duration::from_secs(3);
 /// Beyond the lease: to start, to find out, and to publish and apply what is left, on a busy machine.
@@ -29,8 +29,7 @@ async fn a_postgres_whose_clock_jumps_by_a_day_lets_no_lease_last_longer() {
         config.ingest.rows_per_second = 3_000;
     })
     .await;
-    let others: Vec<Role> = all_roles().into_iter().filter(|role| *role != Role::Ingest).collect();
-    let others = world.run(&others);
+    let others = world.run(&roles_but(Role::Ingest));
     let mut listener = world.spawn(&["ingest"]);
     world.put("locations/all.csv", data::locations(40)).await;
     for (round, days) in [1, -1, 0].into_iter().enumerate() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use freshet::roles::Role;
 use freshet_topics::failpoint::Point;
 
-use super::{AT_ITS_POINT_WITHIN, all_hold_and_nothing_was_missing, duplicates, roles_but, rows_in_topic};
-use crate::harness::{World, data};
+use super::{AT_ITS_POINT_WITHIN, all_hold_and_nothing_was_missing, duplicates, rows_in_topic};
+use crate::harness::{World, data, roles_but};
 
 const LEASE_MS: u64 = 1_500;
 /// Locations, and days of each file: several chunks, whatever pieces S3 sends it in.

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use freshet::roles::Role;
-use freshet_topics::domains;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
-use super::{all_hold_and_nothing_was_missing, duplicates, roles_but};
-use crate::harness::{Process, World, data, seed};
+use super::{all_hold_and_nothing_was_missing, duplicates};
+use crate::harness::{Process, World, data, processor_of, roles_but, seed};
 
 const DRAINS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -35,7 +33,7 @@ async fn drop_files(world: &World, stop: &CancellationToken) -> u32 {
 
 /// Drops files while processors come and go; then all of it holds.
 async fn under_a_load(world: World, come_and_go: impl AsyncFnOnce(&World)) {
-    let others = world.run(&roles_but(Role::Process(domains::by_name("health").expect("a domain"))));
+    let others = world.run(&roles_but(processor_of("health")));
     let stop = CancellationToken::new();
     let changes = async {
         come_and_go(&world).await;

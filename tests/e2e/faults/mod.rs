@@ -17,17 +17,10 @@ mod store;
 
 use std::time::Duration;
 
-use freshet::roles::Role;
-
-use crate::harness::{World, all_roles};
+use crate::harness::World;
 
 /// How long a role may take to come to its failpoint; it starts in a second.
 const AT_ITS_POINT_WITHIN: Duration = Duration::from_secs(30);
-
-/// Every role but one.
-fn roles_but(other: Role) -> Vec<Role> {
-    all_roles().into_iter().filter(|role| *role != other).collect()
-}
 
 /// Rows in a domain's topic, each as often as it was written there.
 async fn rows_in_topic(world: &World, domain: &str) -> i64 {

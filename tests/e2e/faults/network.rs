@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use freshet::roles::Role;
 
-use super::{all_hold_and_nothing_was_missing, duplicates, roles_but, rows_in_topic};
+use super::{all_hold_and_nothing_was_missing, duplicates, rows_in_topic};
 use crate::harness::tcp::Swallowed;
-use crate::harness::{OwnStack, World, data};
+use crate::harness::{OwnStack, World, data, roles_but};
 
 /// Long enough for some chunks to be on their way.
 const TROUBLE: Duration = Duration::from_secs(3);

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use freshet::roles::Role;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::postgres::PgConnectOptions;
@@ -11,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::harness::http::within;
 use crate::harness::server::{Disk, Server};
 use crate::harness::wire::{Cut, Wire};
-use crate::harness::{World, all_roles, data, seed};
+use crate::harness::{World, data, processor_of, roles_but, seed};
 
 /// Ends every other session of the database.
 const END_SESSIONS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -27,12 +26,6 @@ async fn execute(connection: &mut PgConnection, sql: &str) {
 
 async fn value(connection: &mut PgConnection, sql: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
-}
-
-/// Every role but the processor of health, which is a process of its own: its log is looked at.
-fn all_but_health() -> Vec<Role> {
-    let is_health = |role: &Role| matches!(role, Role::Process(domain) if domain.name == "health");
-    all_roles().into_iter().filter(|role| !is_health(role)).collect()
 }
 
 /// Drops a file of each domain that has rows; each time other ones.
@@ -68,7 +61,7 @@ async fn sessions_that_are_ended_all_the_time_lose_and_repeat_nothing() {
 async fn statements_and_locks_that_time_out_are_tried_again() {
     let world = World::new("timed-out").await;
     let processor = world.spawn(&["process", "health"]);
-    let others = world.run(&all_but_health());
+    let others = world.run(&roles_but(processor_of("health")));
     world.put("locations/all.csv", data::locations(40)).await;
     drop_some(&world, 0).await;
     world.settle().await;
@@ -256,7 +249,7 @@ async fn tables_that_find_no_room_on_the_disk_wait_for_it_and_reject_nothing() {
     let server = Server::start_with_tables_on(disk, "tables-elsewhere").await;
     let world = on_server("no-room", &server).await;
     let processor = world.spawn(&["process", "health"]);
-    let others = world.run(&all_but_health());
+    let others = world.run(&roles_but(processor_of("health")));
     world.put("locations/all.csv", data::locations(40)).await;
     drop_some(&world, 0).await;
     world.settle().await;

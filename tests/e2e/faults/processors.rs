@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use freshet::roles::Role;
-use freshet_topics::domains;
 use freshet_topics::failpoint::Point;
 
-use super::{AT_ITS_POINT_WITHIN, all_hold_and_nothing_was_missing, duplicates, roles_but};
+use super::{AT_ITS_POINT_WITHIN, all_hold_and_nothing_was_missing, duplicates};
 use crate::harness::http::{get, within};
-use crate::harness::{Process, World, data};
+use crate::harness::{Process, World, data, processor_of, roles_but};
 
 /// Kafka gives the partitions of a frozen processor away after 10 s; the rest is slack for a busy machine.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
@@ -25,10 +23,6 @@ const RECEIVED: &str = "SELECT coalesce(sum(test.length(received)), 0)::bigint F
 /// partitions come before any row does, they move their bookmarks in a transaction of their own.
 const MOVES: &str = "SELECT count(DISTINCT xid) FROM test.moves WHERE domain = 'health' AND before < after";
 
-fn all_but_health() -> Vec<Role> {
-    roles_but(Role::Process(domains::by_name("health").expect("a domain")))
-}
-
 async fn world_of_small_batches(story: &str) -> World {
     World::with(story, |config| {
         config.process.batch_rows_max = BATCH_ROWS;
@@ -42,7 +36,7 @@ async fn world_of_small_batches(story: &str) -> World {
 /// A processor dies at its sixth transaction, and another one goes on.
 async fn a_processor_killed(story: &str, point: Point) {
     let world = world_of_small_batches(story).await;
-    let others = world.run(&all_but_health());
+    let others = world.run(&roles_but(processor_of("health")));
     let doomed = world.spawn_failing(&["process", "health"], point, "5*off->return(kill)");
     world.put("health/a.csv", data::health(40, "2025-01-01", 50, 1)).await;
     doomed.killed(AT_ITS_POINT_WITHIN).await;
@@ -74,7 +68,7 @@ async fn a_processor_killed_after_its_commit_is_followed_by_one_that_does_not_re
 /// and as much longer as is asked for.
 async fn processors_frozen(story: &str, longer: Duration) {
     let world = world_of_small_batches(story).await;
-    let others = world.run(&all_but_health());
+    let others = world.run(&roles_but(processor_of("health")));
     let point = |point| world.spawn_failing(&["process", "health"], point, "3*off->1*return(stop)");
     let frozen = [point(Point::BeforeCommit), point(Point::AfterCommit)];
     let well = world.spawn(&["process", "health"]);
@@ -134,7 +128,7 @@ const REVOKED: &str = r#"freshet_rebalances_total{domain="health",event="revoked
 #[tokio::test(flavor = "multi_thread")]
 async fn a_processor_that_fails_again_and_again_leaves_no_thread_behind_and_continues_once_it_can() {
     let world = World::new("fails-again").await;
-    let others = world.run(&all_but_health());
+    let others = world.run(&roles_but(processor_of("health")));
     let processor = world.spawn(&SERVED);
     let owned = "SELECT count(*) = 4 AND count(owner) = 4 FROM pipeline.bookmarks WHERE domain = 'health'";
     world.until("it has its partitions", owned).await;
@@ -164,7 +158,7 @@ async fn a_processor_that_fails_again_and_again_leaves_no_thread_behind_and_cont
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_taken_while_nothing_can_be_written_are_given_back_and_read_again() {
     let world = world_of_small_batches("taken-while-held").await;
-    let others = world.run(&all_but_health());
+    let others = world.run(&roles_but(processor_of("health")));
     let first = world.spawn(&SERVED);
     let mut holder = world.services.pool.begin().await.expect("a transaction");
     sqlx::query("LOCK TABLE health_data IN SHARE MODE").execute(&mut *holder).await.expect("keep writers out");

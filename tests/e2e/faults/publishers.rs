@@ -4,8 +4,8 @@ use freshet::roles::Role;
 use freshet_sinks::outputs::{Manifest, Store, read_current};
 use freshet_topics::failpoint::Point;
 
-use super::{AT_ITS_POINT_WITHIN, roles_but};
-use crate::harness::{World, data};
+use super::AT_ITS_POINT_WITHIN;
+use crate::harness::{World, data, roles_but};
 
 /// The steps in their order.
 const STEPS: [Point; 7] = [

@@ -14,12 +14,7 @@ use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::roles_but;
-use crate::harness::{World, data};
-
-fn health() -> Role {
-    Role::Process(domains::by_name("health").expect("a domain"))
-}
+use crate::harness::{World, data, processor_of, roles_but};
 
 fn admin(world: &World) -> AdminClient<DefaultClientContext> {
     AdminClient::from_config(&world.services.config.kafka.client_config()).expect("an admin client")
@@ -62,7 +57,7 @@ async fn a_table_that_refuses_most_rows_halts_its_domain_until_it_is_mended() {
     // Kafka before the first is read, and there is time to read them.
     let world = World::with("refusing", |config| config.process.batch_age_ms_max = 3_000).await;
     // The batch that halts is to have one partition: the stream records of the others are read before.
-    let roles = world.run(&[health()]);
+    let roles = world.run(&[processor_of("health")]);
     let read = "SELECT count(*) = 4 AND bool_and(next_offset > 0) FROM pipeline.bookmarks WHERE domain = 'health'";
     world.until("the stream records are read", read).await;
     roles.stop().await;
@@ -207,7 +202,7 @@ async fn rows_that_kafka_lost_are_published_again() {
     until.add_partition_offset(&topic(&world, "health"), lost as i32, Offset::End).expect("a partition");
     admin(&world).delete_records(&until, &AdminOptions::new()).await.expect("delete records");
 
-    let processor = world.run(&[health()]);
+    let processor = world.run(&[processor_of("health")]);
     let rest = "SELECT count(*) = 3 AND sum(test.length(received)) > 0 FROM pipeline.progress";
     world.until("what is left is applied", rest).await;
     let applied: i64 = world.query("SELECT sum(applied)::bigint FROM pipeline.progress").await;

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use freshet::roles::Role;
-use freshet_topics::domains;
-
-use super::{all_hold_and_nothing_was_missing, roles_but};
-use crate::harness::{OwnStack, Process, Server, World, data};
+use super::all_hold_and_nothing_was_missing;
+use crate::harness::{OwnStack, Process, Server, World, data, processor_of, roles_but};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(120);
 const REPLAY: [&str; 7] = ["replay", "health", "--from", "beginning", "--yes", "--rows-per-second", "2000"];
@@ -43,7 +40,7 @@ async fn a_replay_under_load_survives_its_own_death_that_of_a_processor_and_that
             config.ingest.lease_ms = 2_000;
         })
         .await;
-    let others = world.run(&roles_but(Role::Process(domains::by_name("health").expect("a domain"))));
+    let others = world.run(&roles_but(processor_of("health")));
     let mut processor = world.spawn(&["process", "health"]);
     world.put("health/old.csv", data::health(40, "2024-01-01", 300, 1)).await;
     world.settle().await;

@@ -23,7 +23,7 @@ mod world;
 use std::path::PathBuf;
 
 use freshet::roles::Role;
-use freshet_topics::Pipeline;
+use freshet_topics::{Pipeline, domains};
 
 pub(crate) use own_stack::{OwnStack, Server};
 pub(crate) use process::{Process, resident_mib_max};
@@ -40,6 +40,16 @@ pub(crate) fn metric(name: &str, domain: &str) -> Option<prometheus::proto::Metr
 /// Every role of the shipped pipeline.
 pub(crate) fn all_roles() -> Vec<Role> {
     Role::all(Pipeline::shipped())
+}
+
+/// Every role of the shipped pipeline but one.
+pub(crate) fn roles_but(other: Role) -> Vec<Role> {
+    all_roles().into_iter().filter(|role| *role != other).collect()
+}
+
+/// The role that processes a domain.
+pub(crate) fn processor_of(domain: &str) -> Role {
+    Role::Process(domains::by_name(domain).expect("a domain"))
 }
 
 /// Where `scripts/setup` puts what it installs.

@@ -9,7 +9,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr};
 
 use super::of;
-use crate::harness::{World, all_roles, data, oracles};
+use crate::harness::{World, data, oracles, roles_but};
 
 /// The migration of version 0.1 that made the four tables.
 const DOMAINS: &str = include_str!("0002_domains.sql");
@@ -84,8 +84,7 @@ async fn a_database_of_version_0_1_is_taken_over_with_nothing_lost_or_read_again
     world.settle().await;
     roles.stop().await;
     // Marks that nobody has derived from yet.
-    let roles: Vec<Role> = all_roles().into_iter().filter(|role| *role != Role::Metrics).collect();
-    let roles = world.run(&roles);
+    let roles = world.run(&roles_but(Role::Metrics));
     world.next_second().await;
     world.put("health/late.csv", data::health(3, "2025-07-05", 1, 2)).await;
     world.applied().await;
