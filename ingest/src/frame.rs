@@ -67,7 +67,6 @@ impl Default for Position {
 
 /// Why a file cannot be framed. All are errors in the file; the text is its reject reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
 pub enum FrameError {
     #[error("line {line}: a NUL byte, so this is not UTF-8 text (it may be UTF-16 or binary)")]
     NulByte { line: u64 },

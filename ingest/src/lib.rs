@@ -5,10 +5,10 @@
 //! because a row's number is a function of the bytes; and that an incomplete publication is noticed and repaired.
 //!
 //! The path of one file: [`discover`] lists the bucket, or the one key that a store announced ([`hints`], [`events`]),
-//! finds the file, and registers it in the ledger ([`freshet_sinks::ledger`]). A [`worker`](self) claims it, opens it
-//! at the pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them, then sends
-//! them chunk by chunk ([`publish`](self)). Once the processors have passed its end, the [`sweeper`](self) marks it
-//! applied, or has it published again.
+//! finds the file, and registers it in the ledger ([`freshet_sinks::ledger`]). A `worker` claims it, opens it at the
+//! pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them, then sends them
+//! chunk by chunk (`publish`). Once the processors have passed its end, the `sweeper` marks it applied, or has it
+//! published again.
 
 mod check;
 pub mod decisions;

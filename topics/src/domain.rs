@@ -261,8 +261,8 @@ impl Domain {
         let corrections = self.keeps_corrections.then_some((
             kept::CORRECTIONS,
             "The rules by which values were changed, by column; _overtaken counts the \
-                                            earlier rows of the same file that this row replaced. NULL: nothing was \
-                                            changed.",
+             earlier rows of the same file that this row replaced. NULL: nothing was \
+             changed.",
         ));
         extra.into_iter().chain(corrections)
     }

@@ -1,8 +1,8 @@
 //! Replay: rows in the topic are processed again while the live pipeline runs.
 //!
-//! A replay reads with its own assignment ([`crate::ranges`](self)), never past the live bookmarks, judges the rows by
-//! the rules of this program, and writes batch by batch, each in a transaction that moves the replay's own bookmarks.
-//! If it is killed, the same command resumes it where it stopped. A domain has one replay at a time.
+//! A replay reads with its own assignment (`ranges`), never past the live bookmarks, judges the rows by the rules
+//! of this program, and writes batch by batch, each in a transaction that moves the replay's own bookmarks. If it is
+//! killed, the same command resumes it where it stopped. A domain has one replay at a time.
 //!
 //! - [`in_place`] corrects the live table. Old data never overwrites new data: the guard of the live upsert applies.
 //! - [`preview`] shows what that would do, and writes nothing.

@@ -1,6 +1,6 @@
 //! Applies one batch of rows to Postgres, exactly once, in one transaction.
 //!
-//! The path of a batch ([`mod@transaction`](self)):
+//! The path of a batch (`transaction`):
 //! 1. The bookmarks are moved, unless the batch turns out not to be ours ([`crate::bookmarks`]).
 //! 2. Rows that another life of the ledger sent are skipped ([`crate::lives`]), and duplicates are left out
 //!    ([`progress`]).

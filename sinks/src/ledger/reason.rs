@@ -110,7 +110,7 @@ impl fmt::Display for Reason {
                 write!(
                     formatter,
                     "object {object}, of which it is a copy, could not be published: publishing this \
-                                   one instead"
+                     one instead"
                 )
             }
         }

@@ -56,7 +56,7 @@ fn told(error: &sqlx::Error) -> String {
     match postgres::is_lock_timeout(error) {
         true => format!(
             "the table has been in use for longer than {LOCK_TIMEOUT:?}: end the session that uses it, \
-                         and try again ({error})"
+             and try again ({error})"
         ),
         false => error.to_string(),
     }
