@@ -1,9 +1,9 @@
 //! Settings: from the shipped defaults, a file, the environment, the command line, and a live local stack, in this
 //! order; later ones win, but the local stack only fills in what is not set.
 //!
-//! A secret may be named by its file ([`secrets`]). Environment variables are spelled `FRESHET__SECTION__KEY`. The names that standard clients use
-//! (`DATABASE_URL`, `KAFKA_BROKERS`, `AWS_ENDPOINT_URL_S3`, …) are aliases for what is still empty, so that a
-//! shell that has sourced `DATA/env` reaches the same services.
+//! A secret may be named by its file ([`secrets`]). Environment variables are spelled `FRESHET__SECTION__KEY`. The names
+//! that standard clients use (`DATABASE_URL`, `KAFKA_BROKERS`, `AWS_ENDPOINT_URL_S3`, …) are aliases for what is still
+//! empty, so that a shell that has sourced `DATA/env` reaches the same services.
 
 pub mod secrets;
 
@@ -157,8 +157,8 @@ fn settings_file(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Each writer holds a connection: more of them in one process come to what Postgres accepts, and more processes share the load
-/// as well.
+/// Each writer holds a connection: more of them in one process come to what Postgres accepts, and more processes share
+/// the load as well.
 const WRITERS_MAX: usize = 16;
 
 fn check(config: &Config) -> anyhow::Result<()> {
@@ -247,8 +247,8 @@ pub fn fill(config: &mut Config, alias: impl Fn(&str) -> String) {
     }
 }
 
-/// Where the role of this machine is asked: `http.listen` if it is set, else the `FRESHET_HTTP` of the environment or of a
-/// live local stack under `data_dir`, else the shipped `http.listen`.
+/// Where the role of this machine is asked: `http.listen` if it is set, else the `FRESHET_HTTP` of the environment or of
+/// a live local stack under `data_dir`, else the shipped `http.listen`.
 pub fn listened_on(http: &HttpSettings, data_dir: &Path) -> String {
     let stack =
         || local::read_env(data_dir).into_iter().flatten().find(|(name, _)| name == HTTP).map(|(_, value)| value);

@@ -1,4 +1,4 @@
-//! Reads from S3: listing, HEAD, and the content of one version of an object. No other module does.
+//! Reads the raw bucket for the listener: listing, HEAD, and the content of one version of an object.
 //!
 //! A read is pinned: every GET carries the ETag as `If-Match`, and the versionId if there is one, so that a file
 //! overwritten while it is read is never a mixture. Compressed content is inflated on the way ([`inflate`]). Errors

@@ -1,4 +1,4 @@
-//! Derived outputs in S3, published as a whole or not at all: the only module that writes to S3.
+//! Derived outputs in S3, published as a whole or not at all: the only module that writes the processed bucket's outputs.
 //!
 //! It guarantees that a reader sees one whole version; that versions only grow, whatever is deleted by hand; and that
 //! no file is deleted that is named by a version that readers may still use, or by a later version.

@@ -1,6 +1,6 @@
 //! The types that a column may have: their names in contracts and in Postgres, and how text becomes a value. A new type
-//! is a variant of [`Cast`] and of [`Value`], a line in each table here, its column in [`crate::columns`] and its array
-//! in `freshet_sinks::apply::arrays`.
+//! is a variant of [`Cast`] and of [`Value`], a line in each table here, its column in [`crate::columns`], and its array
+//! where batches are written.
 
 use crate::Value;
 use crate::cast::{self, Casted};
