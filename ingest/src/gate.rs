@@ -46,7 +46,7 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// A topic that may be published to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OpenTopic {
-    pub(crate) topic: Arc<str>,
+    pub(crate) name: Arc<str>,
     pub(crate) partitions: i32,
     pub(crate) stream_id: Uuid,
 }
@@ -305,9 +305,9 @@ impl Gate {
         let bookmarks = bookmarks.map_err(|error| format!("read the bookmarks: {error}"))?;
         let bookmarks_read_at = Instant::now();
         let partitions: Vec<i32> = (0..topic.partitions).collect();
-        let (name, measured_at) = (Arc::clone(&topic.topic), Instant::now());
+        let (name, measured_at) = (Arc::clone(&topic.name), Instant::now());
         let ends = self.producer.log().ask(move |reader| reader.ends_of(&name, &partitions)).await;
-        let ends = ends.map_err(|error| format!("ask for the ends of topic {}: {error}", topic.topic))?;
+        let ends = ends.map_err(|error| format!("ask for the ends of topic {}: {error}", topic.name))?;
         let high = ends.values().map(|ends| ends.high).collect();
         Ok(Measurement {
             lag: lag(&ends, &bookmarks),
@@ -346,7 +346,7 @@ impl Gate {
         seen.truncation.compare(holders(topic, &bookmarks), bookmarks_read_at, &ends);
         let truncated = seen.truncation.partitions(Instant::now());
         if truncated > before {
-            tracing::error!(domain, topic = %topic.topic, partitions = truncated, "Kafka lost records that were applied");
+            tracing::error!(domain, topic = %topic.name, partitions = truncated, "Kafka lost records that were applied");
         }
         metrics::LOG_TRUNCATED_PARTITIONS.with_label_values(&[domain]).set(truncated as i64);
         seen.ends = Some(ends);

@@ -109,7 +109,7 @@ async fn read(
 /// The second pass of all objects that are ready: sent from one blocking thread, acknowledged together, written
 /// together.
 async fn send(listener: &Listener, ready: Vec<(Member, Ready, Vec<u8>)>) -> Result<(), sqlx::Error> {
-    let chunk = |ready: &Ready| listener.producer.chunk(&ready.topic.topic, ready.point.ends.len());
+    let chunk = |ready: &Ready| listener.producer.chunk(&ready.topic.name, ready.point.ends.len());
     let queued: Vec<(Member, Ready, Vec<u8>, Chunk)> = ready
         .into_iter()
         .map(|(member, ready, bytes)| {

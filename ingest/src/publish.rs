@@ -288,7 +288,7 @@ impl Publishing<'_> {
         bytes: Vec<u8>,
         last: bool,
     ) -> Result<RowPublisher, Stop> {
-        let chunk = self.listener.producer.chunk(&self.topic.topic, self.point.ends.len());
+        let chunk = self.listener.producer.chunk(&self.topic.name, self.point.ends.len());
         let send = move || {
             let sent = rows.publish(&bytes, last, &chunk);
             (rows, chunk, sent)

@@ -115,7 +115,7 @@ impl TopicCheck<'_> {
         if partitions == 0 {
             return Err(format!("the producer does not see topic {topic} yet"));
         }
-        Ok((OpenTopic { topic: Arc::from(topic), partitions, stream_id }, verified))
+        Ok((OpenTopic { name: Arc::from(topic), partitions, stream_id }, verified))
     }
 
     async fn count_partitions(&self, topic: &str) -> Result<i32, String> {
