@@ -1,6 +1,6 @@
 //! Finds the files that can be sent again: those in the ledger that S3 still has.
 
-use freshet_sinks::ledger::{self, Candidate, Selection, is_sendable};
+use freshet_sinks::ledger::{self, Object, Selection, is_sendable};
 use futures::stream::{self, StreamExt};
 use sqlx::PgPool;
 
@@ -13,11 +13,11 @@ const HEADS_AT_ONCE: usize = 16;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selected {
     /// They can be sent again.
-    pub ready: Vec<Candidate>,
+    pub ready: Vec<Object>,
     /// S3 does not have these versions any more.
-    pub gone: Vec<Candidate>,
+    pub gone: Vec<Object>,
     /// These are in progress, or were replaced before they were read.
-    pub skipped: Vec<Candidate>,
+    pub skipped: Vec<Object>,
 }
 
 /// Why files cannot be looked up.
@@ -42,10 +42,10 @@ pub async fn select(
     selection: &Selection,
 ) -> Result<Selected, SelectError> {
     let found = ledger::select(pool, bucket, selection).await?;
-    let (sendable, skipped): (Vec<Candidate>, Vec<Candidate>) =
+    let (sendable, skipped): (Vec<Object>, Vec<Object>) =
         found.into_iter().partition(|object| is_sendable(object, selection.as_new));
     let mut selected = Selected { skipped, ..Selected::default() };
-    let looked_up = stream::iter(sendable).map(async |candidate: Candidate| {
+    let looked_up = stream::iter(sendable).map(async |candidate: Object| {
         let exists = reader.exists(&candidate.version).await?;
         Ok::<_, ReadError>((candidate, exists))
     });

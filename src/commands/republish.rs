@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use freshet_ingest::object::ObjectReader;
 use freshet_ingest::republish::{self, Selected};
-use freshet_sinks::ledger::{self, Candidate, Selection, on_one_line};
+use freshet_sinks::ledger::{self, Object, Selection, on_one_line};
 
 use super::confirm::confirm;
 use super::halted;
@@ -82,7 +82,7 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
 }
 
 /// In the order they had.
-async fn send_as_new(services: &Services, candidates: &[Candidate]) -> Result<usize> {
+async fn send_as_new(services: &Services, candidates: &[Object]) -> Result<usize> {
     let mut sent = 0;
     for candidate in candidates {
         let placed = ledger::send_as_new(&services.pool, candidate).await;
@@ -100,7 +100,7 @@ fn files(count: usize) -> String {
 fn describe(selected: &Selected, as_new: bool) -> String {
     let Selected { ready, gone, skipped } = selected;
     let mut text = String::new();
-    let names = |candidates: &[Candidate]| {
+    let names = |candidates: &[Object]| {
         let mut names: Vec<_> = candidates.iter().take(NAMED_MAX).map(|it| on_one_line(&it.version.key)).collect();
         if candidates.len() > NAMED_MAX {
             names.push("…".into());
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    fn candidate(key: &str) -> Candidate {
+    fn candidate(key: &str) -> Object {
         let version = ObjectVersion {
             bucket: "raw".into(),
             key: key.into(),
@@ -147,7 +147,7 @@ mod tests {
             size_bytes: 1,
             last_modified: DateTime::UNIX_EPOCH,
         };
-        Candidate { rows: Some(1_200), ..Candidate::new(1, version, "health") }
+        Object { rows: Some(1_200), ..Object::new(1, version, "health") }
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint, on_one_line
 pub use reason::Reason;
 pub(crate) use replace::lock_shared;
 pub use replace::replace_overwritten;
-pub use restart::{Candidate, Selection, adopt, is_sendable, select, send_again, send_as_new};
+pub use restart::{Selection, adopt, is_sendable, select, send_again, send_as_new};
 pub use state::{ObjectState, UNFINISHED_SQL};
 pub use sweep::{Arrived, Swept, Verdict, judge, name_late_rows, sweep};
 pub use transition::{Change, Event, Lease, Wait, transition};

@@ -18,9 +18,6 @@ use super::transition::Event;
 use super::write::change_all;
 use crate::transactions::{self, Limits};
 
-/// A version in the ledger that may be sent again.
-pub type Candidate = Object;
-
 /// The files to send again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
@@ -40,7 +37,7 @@ pub struct Selection {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn select(pool: &PgPool, bucket: &str, selection: &Selection) -> Result<Vec<Candidate>, sqlx::Error> {
+pub async fn select(pool: &PgPool, bucket: &str, selection: &Selection) -> Result<Vec<Object>, sqlx::Error> {
     sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS} FROM pipeline.objects o
          WHERE o.bucket = $1
@@ -84,7 +81,7 @@ pub fn is_sendable(object: &Object, as_new: bool) -> bool {
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn send_again(pool: &PgPool, objects: &[Candidate]) -> Result<usize, sqlx::Error> {
+pub async fn send_again(pool: &PgPool, objects: &[Object]) -> Result<usize, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     Ok(change_all(&mut connection, objects, |_| Event::SendAgain).await?.len())
 }
@@ -96,7 +93,7 @@ pub async fn send_again(pool: &PgPool, objects: &[Candidate]) -> Result<usize, s
 ///
 /// # Errors
 /// If Postgres does not answer. Nothing has changed then.
-pub async fn send_as_new(pool: &PgPool, candidate: &Candidate) -> Result<bool, sqlx::Error> {
+pub async fn send_as_new(pool: &PgPool, candidate: &Object) -> Result<bool, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "send_as_new", Limits::SHORT).await?;
     let bucket = &candidate.version.bucket;
     lock_keys(&mut transaction, bucket, std::slice::from_ref(&candidate.version.key)).await?;
