@@ -23,10 +23,8 @@ pub use self::compare::{Change, Changes, Example, KEYS_MAX};
 use self::compare::{Comparison, Place, Removed, Seen};
 use crate::batch::JudgedBatch;
 use crate::lineage::{Places, is_of_ledger};
-use crate::ranges::{self, Range, RangeError, Reading};
+use crate::ranges::{self, LOOKUP_BATCH_ROWS, Range, RangeError, Reading};
 
-/// Rows read at once.
-const BATCH_ROWS: usize = 5_000;
 /// Rows refused by Postgres itself that are remembered: the rules of this program do not refuse them.
 const REFUSED_MAX: i64 = 100_000;
 
@@ -119,7 +117,7 @@ fn read(
     objects: Option<BTreeSet<i64>>,
 ) -> mpsc::Receiver<Result<JudgedBatch, RangeError>> {
     let ranges = ranges.filter(|range| !range.is_empty()).collect();
-    ranges::read(Reading { domain, kafka: kafka.clone(), ranges, objects, batch_rows_max: BATCH_ROWS })
+    ranges::read(Reading { domain, kafka: kafka.clone(), ranges, objects, batch_rows_max: LOOKUP_BATCH_ROWS })
 }
 
 fn add_own(comparison: &mut Comparison, domain: &Domain, row: &ReceivedRow<'_>, refused: &BTreeSet<(i64, i32, i64)>) {

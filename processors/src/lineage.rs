@@ -13,10 +13,7 @@ use freshet_topics::log::Ends;
 use freshet_topics::{Domain, Provenance, RawRow, Value};
 use uuid::Uuid;
 
-use crate::ranges::{self, Range, RangeError, Reading};
-
-/// Rows read at once.
-const BATCH_ROWS: usize = 5_000;
+use crate::ranges::{self, LOOKUP_BATCH_ROWS, Range, RangeError, Reading};
 
 /// A row of the key.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +55,7 @@ pub async fn sent(
     let mut open: BTreeSet<i32> = ranges.iter().map(|range| range.partition).collect();
     let ends: BTreeMap<i32, i64> = ranges.iter().map(|range| (range.partition, range.to)).collect();
     let records = ranges.iter().map(Range::len).sum();
-    let reading = Reading { domain, kafka: kafka.clone(), ranges, objects: None, batch_rows_max: BATCH_ROWS };
+    let reading = Reading { domain, kafka: kafka.clone(), ranges, objects: None, batch_rows_max: LOOKUP_BATCH_ROWS };
     let mut batches = ranges::read(reading);
     let mut found = Vec::new();
     while !open.is_empty() {

@@ -22,6 +22,9 @@ use crate::record::{Consumed, Taker};
 
 /// Batches read ahead of the one being written.
 const BATCHES_AHEAD: usize = 2;
+/// Rows that a look-up judges at once: as many as a processor's batch by default, so that the cost of a batch is shared by
+/// many rows, while the batches read ahead stay small.
+pub(crate) const LOOKUP_BATCH_ROWS: usize = 5_000;
 /// One poll waits at most this long.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// If Kafka sends nothing for this long although rows are left, the replay fails and can be resumed later.
