@@ -83,21 +83,12 @@ impl Pages {
     /// Fingerprints of the first key, and of the whole page.
     fn of(&self, page: &[Listed]) -> Option<([u64; 2], [u64; 2])> {
         let first = self.fingerprint(&page.first()?.version.key);
-        let entries = || {
-            let of = |Listed { version, is_latest }: &Listed| {
-                let at = version.last_modified.timestamp();
-                (
-                    version.key.clone(),
-                    version.version_id.clone(),
-                    version.etag.clone(),
-                    version.size_bytes,
-                    at,
-                    *is_latest,
-                )
-            };
-            page.iter().map(of).collect::<Vec<_>>()
-        };
-        Some((first, self.hashers.each_ref().map(|hasher| hasher.hash_one(entries()))))
+        let entries = page.iter().map(|Listed { version, is_latest }| {
+            let at = version.last_modified.timestamp();
+            (&version.key, &version.version_id, &version.etag, version.size_bytes, at, is_latest)
+        });
+        let entries: Vec<_> = entries.collect();
+        Some((first, self.hashers.each_ref().map(|hasher| hasher.hash_one(&entries))))
     }
 
     fn fingerprint(&self, key: &str) -> [u64; 2] {
