@@ -310,7 +310,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Init(ref args) => init::run(args)?,
         Command::Generate(options) => {
             let written = generate::run(pipeline::sound()?.domains, &options)?;
-            print!("{}", written.told(&local::env_file(&cli.data)));
+            print!("{}", written.report(&local::env_file(&cli.data)));
         }
         Command::CheckConfig { defaults: true } => print::raw(config::DEFAULT),
         Command::CheckConfig { defaults: false } => {

@@ -152,7 +152,7 @@ fn distance(key: &str, name: &str) -> Option<usize> {
 }
 
 /// An object that belongs to no domain, for display.
-pub fn told(key: &str, hint: Option<&str>) -> String {
+pub fn with_hint(key: &str, hint: Option<&str>) -> String {
     let key = on_one_line(key);
     match hint {
         Some(hint) => format!("`{key}` ({hint})"),

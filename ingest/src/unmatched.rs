@@ -48,7 +48,7 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
 /// Logs each object that was not there at the last look; returns whether any was added or removed.
 fn tell(listener: &Listener, found: &[Unmatched], told: &mut BTreeSet<String>) -> bool {
     for object in found.iter().filter(|object| !told.contains(&object.key)) {
-        let (bucket, key) = (&listener.bucket, crate::names::told(&object.key, object.hint.as_deref()));
+        let (bucket, key) = (&listener.bucket, crate::names::with_hint(&object.key, object.hint.as_deref()));
         tracing::warn!(bucket, key, "an object belongs to no domain");
     }
     let now = found.iter().map(|object| object.key.clone()).collect();

@@ -62,7 +62,7 @@ pub async fn sent(
         // The reader sends an error before it ends early.
         let Some(batch) = batches.recv().await.transpose()? else { break };
         let rows = (0..batch.rows.origins.len()).map(|at| batch.rows.row(at));
-        found.extend(rows.filter(|row| is_of(domain, row, key)).map(|row| told(&row, places)));
+        found.extend(rows.filter(|row| is_of(domain, row, key)).map(|row| sent_row(&row, places)));
         for (partition, offsets) in batch.partitions {
             if ends.get(&partition).is_none_or(|end| offsets.next >= *end) {
                 open.remove(&partition);
@@ -94,7 +94,7 @@ fn is_of(domain: &'static Domain, row: &ReceivedRow<'_>, key: &[Value<'_>]) -> b
         })
 }
 
-fn told(row: &ReceivedRow<'_>, places: &Places) -> Sent {
+fn sent_row(row: &ReceivedRow<'_>, places: &Places) -> Sent {
     let Origin { partition, offset, provenance, .. } = *row.origin();
     let corrections = row.rows().judged.corrections.of(row.at()).iter().map(|(_, note)| *note).collect();
     let waits = places.get(&partition).is_some_and(|(_, bookmark)| offset >= *bookmark);

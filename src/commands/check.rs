@@ -58,7 +58,7 @@ pub async fn run(folder: Option<&Path>, config: Result<Config>) -> Result<ExitCo
     if let Some(untried) = &untried {
         println!("{untried}");
     }
-    println!("{}", told(pipeline, failures.len(), untried.is_none()));
+    println!("{}", summary(pipeline, failures.len(), untried.is_none()));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -68,7 +68,7 @@ async fn connect(config: Result<Config>) -> Result<sqlx::pool::PoolConnection<sq
     tokio::time::timeout(CONNECT_TIMEOUT, pool.acquire()).await.context("no answer in time")?.context("connect")
 }
 
-fn told(pipeline: &Pipeline, failed: usize, tried: bool) -> String {
+fn summary(pipeline: &Pipeline, failed: usize, tried: bool) -> String {
     let tests = rows::count(pipeline) + if tried { pipeline.cases.len() } else { 0 };
     let (domains, outputs) = (counted(pipeline.domains.len(), "domain"), counted(pipeline.outputs.len(), "output"));
     let tests = match (tests, failed) {

@@ -130,7 +130,7 @@ impl fmt::Display for Summary {
 
 impl Summary {
     /// What it says at the end: how to drop the files. `env_file` has the addresses and keys of a running `freshet up`.
-    pub fn told(&self, env_file: &Path) -> String {
+    pub fn report(&self, env_file: &Path) -> String {
         let [out, env_file] = [&self.out, env_file].map(|path| quoted(&path.to_string_lossy()));
         format!(
             "{self}To copy it into the raw bucket of a running `freshet up`:\n  . {env_file}\n  aws s3 cp --recursive {out} \

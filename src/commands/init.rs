@@ -47,12 +47,12 @@ pub fn run(args: &InitArgs) -> Result<()> {
         let path = folder.join(path);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
-    print!("{}", told(folder, &looked, &files));
+    print!("{}", report(folder, &looked, &files));
     Ok(())
 }
 
 /// What was made, and the next steps.
-fn told(folder: &Path, looked: &[Looked], files: &[(PathBuf, String)]) -> String {
+fn report(folder: &Path, looked: &[Looked], files: &[(PathBuf, String)]) -> String {
     let folder = folder.display();
     let mut text = format!("Created {folder}.\n\n");
     for looked in looked {

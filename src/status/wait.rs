@@ -265,8 +265,11 @@ async fn states(
 pub fn name_unmatched(unmatched: &[Unmatched], now: DateTime<Utc>) -> Option<String> {
     let fresh: Vec<&Unmatched> =
         unmatched.iter().filter(|object| now - object.last_modified <= UNMATCHED_FRESH).collect();
-    let names: Vec<String> =
-        fresh.iter().take(NAMED).map(|object| names::told(&shorten(&object.key, 60), object.hint.as_deref())).collect();
+    let names: Vec<String> = fresh
+        .iter()
+        .take(NAMED)
+        .map(|object| names::with_hint(&shorten(&object.key, 60), object.hint.as_deref()))
+        .collect();
     let more = if fresh.len() > NAMED { ", …" } else { "" };
     let said = match fresh.len() {
         0 => return None,

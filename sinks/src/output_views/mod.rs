@@ -130,7 +130,7 @@ pub(crate) async fn perform(
             Ok(()) => attempt.commit().await?,
             Err(error) if error.as_database_error().is_some() => {
                 attempt.rollback().await?;
-                plan.failed = Some(told(&error));
+                plan.failed = Some(explained(&error));
             }
             Err(error) => return Err(error),
         }
@@ -223,7 +223,7 @@ fn has_code(error: &sqlx::Error, code: &str) -> bool {
 }
 
 /// Postgres' error about a view, with what to do if known.
-fn told(error: &sqlx::Error) -> String {
+fn explained(error: &sqlx::Error) -> String {
     let postgres = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
     let detail = postgres.and_then(PgDatabaseError::detail).unwrap_or_default().replace('\n', ", ");
     let said = postgres.map_or_else(|| error.to_string(), |error| error.message().to_owned());

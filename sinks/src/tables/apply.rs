@@ -31,7 +31,7 @@ pub enum SetupError {
     #[error("{}", blocked(.0))]
     Blocked(Box<Plan>),
     /// Postgres refused a step.
-    #[error("table {table}: {said}: {}", told(.source))]
+    #[error("table {table}: {said}: {}", explained(.source))]
     Step {
         /// The table.
         table: &'static str,
@@ -52,7 +52,7 @@ fn blocked(plan: &Plan) -> String {
 }
 
 /// Postgres' error, with what to do if known.
-fn told(error: &sqlx::Error) -> String {
+fn explained(error: &sqlx::Error) -> String {
     match postgres::is_lock_timeout(error) {
         true => format!(
             "the table has been in use for longer than {LOCK_TIMEOUT:?}: end the session that uses it, \

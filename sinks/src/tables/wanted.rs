@@ -59,7 +59,7 @@ impl Wanted {
         Wanted {
             domain: domain.name,
             table: domain.table,
-            comment: told(domain.description),
+            comment: non_empty(domain.description),
             has_surrogate_id: has_surrogate_id(domain),
             columns: domain
                 .columns
@@ -103,17 +103,17 @@ impl WantedColumn {
             name: column.name,
             type_name: column.cast.sql_type(),
             not_null: domain.never_null(column),
-            comment: told(column.description),
+            comment: non_empty(column.description),
         }
     }
 
     /// A column that is stored besides the values of a row.
     fn kept(name: &'static str, comment: &str) -> WantedColumn {
-        WantedColumn { name, type_name: "jsonb".to_owned(), not_null: false, comment: told(comment) }
+        WantedColumn { name, type_name: "jsonb".to_owned(), not_null: false, comment: non_empty(comment) }
     }
 }
 
 /// Its description, if there is one.
-fn told(description: &str) -> Option<String> {
+fn non_empty(description: &str) -> Option<String> {
     (!description.is_empty()).then(|| description.to_owned())
 }

@@ -27,7 +27,7 @@ fn generate(change: impl FnOnce(&mut GenerateOptions)) -> (Summary, BTreeMap<Str
 #[test]
 fn it_ends_with_the_command_that_drops_the_files() {
     let summary = Summary { out: "my samples".into(), domains: vec![] };
-    let said = summary.told(Path::new(".freshet/env"));
+    let said = summary.report(Path::new(".freshet/env"));
     let lines: Vec<&str> = said.lines().rev().take(2).collect();
     assert_eq!(lines, ["  aws s3 cp --recursive 'my samples' \"s3://$FRESHET_RAW_BUCKET/\"", "  . .freshet/env"]);
 }

@@ -74,7 +74,7 @@ fn missing_topic(MissingTopic { domain, topic }: &MissingTopic) -> String {
 fn unmatched(unmatched: &AllUnmatched) -> Vec<String> {
     let shown = unmatched.newest.iter().take(UNMATCHED_SHOWN);
     let line =
-        |object: &Unmatched| format!("belongs to no domain: {}", names::told(&object.key, object.hint.as_deref()));
+        |object: &Unmatched| format!("belongs to no domain: {}", names::with_hint(&object.key, object.hint.as_deref()));
     let mut lines: Vec<String> = shown.map(line).collect();
     let more = unmatched.objects - lines.len() as i64;
     lines.extend((more > 0).then(|| format!("belong to no domain: {} more objects", thousands(more))));
