@@ -40,7 +40,7 @@ mod write;
 pub use aws_sdk_s3::Client;
 pub use cache::FileCache;
 pub use collect::{Collected, collect, publication_max};
-pub use copies::{Copy, copies_behind, is_copy_current};
+pub use copies::{WholeFileCopy, copies_behind, is_copy_current};
 pub use error::OutputError;
 pub use first::First;
 pub use key::{POINTER, copy_key, data_key};

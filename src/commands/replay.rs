@@ -52,7 +52,7 @@ pub struct ReplayArgs {
     examples: u8,
     /// Fill a second table instead of correcting the live one
     #[arg(long, value_name = "WHERE", conflicts_with_all = ["dry_run", "to", "objects"])]
-    into: Option<Into>,
+    into: Option<Target>,
     /// With --into shadow: compare the shadow with the live table, once it has caught up
     #[arg(long, requires = "into")]
     compare: bool,
@@ -75,7 +75,7 @@ pub struct ReplayArgs {
 
 /// Where a replay writes to, other than the live table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Into {
+enum Target {
     /// A second table, beside the live one.
     Shadow,
 }
@@ -92,7 +92,7 @@ pub async fn run(services: &Services, args: &ReplayArgs, look: Look, shutdown: &
         args.domains.0.iter().map(|domain| context(services, domain, args.rows_per_second)).collect();
     match (args.abandon || args.drop, args.into) {
         (true, _) => abandon_all(&contexts, args).await,
-        (false, Some(Into::Shadow)) => shadows(services, &contexts, args, look, shutdown).await,
+        (false, Some(Target::Shadow)) => shadows(services, &contexts, args, look, shutdown).await,
         (false, None) => all_in_place(&contexts, args, look, shutdown).await,
     }
 }

@@ -15,7 +15,7 @@ pub(super) const COPIES_MAX: usize = 200;
 
 /// A whole-file copy as HEAD shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
+pub struct WholeFileCopy {
     /// Its ETag, to replace it by.
     pub etag: String,
     /// The version it was made from; 0 if freshet did not write it.
@@ -58,9 +58,12 @@ impl Store {
     ///
     /// # Errors
     /// If S3 does not answer.
-    pub async fn head_copy(&self, key: &str) -> Result<Option<Copy>, OutputError> {
+    pub async fn head_copy(&self, key: &str) -> Result<Option<WholeFileCopy>, OutputError> {
         let head = self.head(key).await?;
-        Ok(head.map(|head| Copy { etag: head.e_tag().unwrap_or_default().to_owned(), version: version_of(&head) }))
+        Ok(head.map(|head| WholeFileCopy {
+            etag: head.e_tag().unwrap_or_default().to_owned(),
+            version: version_of(&head),
+        }))
     }
 
     /// Replaces the copy that [`Store::head_copy`] returned, and that is older, by one of `version`.
@@ -72,7 +75,7 @@ impl Store {
         key: &str,
         body: &Spooled,
         content_type: &str,
-        seen: Option<Copy>,
+        seen: Option<WholeFileCopy>,
         version: u64,
     ) -> Result<Put, OutputError> {
         let condition = seen.map_or(Condition::Absent, |copy| Condition::Unchanged(copy.etag));
