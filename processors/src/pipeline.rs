@@ -110,7 +110,7 @@ impl Pipeline {
                 positions,
                 ownership: Arc::clone(&self.ownership),
                 recent: Default::default(),
-                copies: Default::default(),
+                copy_guess: Default::default(),
             };
             self.runtime.spawn(writer.run(queue));
         }

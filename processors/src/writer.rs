@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use freshet_sinks::apply::copy::Copies;
+use freshet_sinks::apply::copy::CopyGuess;
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, Applied, ApplyError, Batch};
@@ -72,7 +72,7 @@ pub(crate) struct Writer {
     /// What Postgres refused lately.
     pub(crate) recent: Refusals,
     /// Whether its keys were new lately.
-    pub(crate) copies: Copies,
+    pub(crate) copy_guess: CopyGuess,
 }
 
 impl Writer {
@@ -150,10 +150,10 @@ impl Writer {
     }
 
     async fn apply_once(&mut self, connection: &mut PgConnection, batch: &Batch) -> Result<Applied, ApplyError> {
-        let Writer { upsert, topic, recent, copies, .. } = self;
-        let by_copy = copies.begin(upsert, batch.rows.origins.len());
+        let Writer { upsert, topic, recent, copy_guess, .. } = self;
+        let by_copy = copy_guess.try_now(upsert, batch.rows.origins.len());
         let applied = apply::apply(connection, upsert, topic, batch, recent, by_copy).await?;
-        copies.end(by_copy, &applied);
+        copy_guess.tried(by_copy, &applied);
         Ok(applied)
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use freshet_sinks::apply::copy::Copies;
+use freshet_sinks::apply::copy::CopyGuess;
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, ApplyError, Batch};
@@ -68,8 +68,8 @@ impl Drive<'_> {
     ) -> Result<(), ReplayError> {
         let workers = shares(positions, ends).into_iter().map(|positions| {
             let pace = Pace::new(self.context.rows_per_second.map(|rate| f64::from(rate.get()) / WORKERS as f64));
-            let (recent, copies) = (Refusals::default(), Copies::default());
-            Worker { drive: self, positions, connection: None, recent, copies, is_mostly_changed: true, pace }
+            let (recent, copy_guess) = (Refusals::default(), CopyGuess::default());
+            Worker { drive: self, positions, connection: None, recent, copy_guess, is_mostly_changed: true, pace }
         });
         for worker in try_join_all(workers.map(|worker| worker.run(ends, shutdown))).await? {
             positions.extend(worker);
@@ -102,7 +102,7 @@ struct Worker<'a> {
     connection: Option<PgConnection>,
     recent: Refusals,
     /// Of a shadow: whether its keys have been new.
-    copies: Copies,
+    copy_guess: CopyGuess,
     /// In place: whether most rows of the last batch differed from the table.
     is_mostly_changed: bool,
     pace: Pace,
@@ -203,9 +203,9 @@ impl Worker<'_> {
                 (corrected.offered, corrected.refused)
             }
             Sink::Shadow => {
-                let by_copy = self.copies.begin(upsert, batch.rows.origins.len());
+                let by_copy = self.copy_guess.try_now(upsert, batch.rows.origins.len());
                 let applied = apply::apply(&mut connection, upsert, &topic, batch, &self.recent, by_copy).await?;
-                self.copies.end(by_copy, &applied);
+                self.copy_guess.tried(by_copy, &applied);
                 if applied.by_copy {
                     progress.send_modify(|progress| progress.copied += applied.applied);
                 }

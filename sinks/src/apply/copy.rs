@@ -2,7 +2,7 @@
 //!
 //! COPY cannot handle conflicts. If a key exists or a row is refused, it fails as a whole: the transaction is rolled
 //! back and repeated with the upsert, which can write every batch. So correctness does not depend on the guess that the
-//! keys are new; a wrong guess only costs time. [`Copies`] guesses from the results of earlier batches.
+//! keys are new; a wrong guess only costs time. [`CopyGuess`] guesses from the results of earlier batches.
 //!
 //! If two processes write a key at the same time, the second waits for the first, then fails and uses the upsert.
 //!
@@ -34,17 +34,17 @@ const PAUSE_BATCHES_MAX: u32 = 128;
 /// | failed, after one that worked | a batch later |
 /// | failed again | two, four, … batches later, [`PAUSE_BATCHES_MAX`] at most |
 #[derive(Debug, Clone, Default)]
-pub struct Copies {
+pub struct CopyGuess {
     /// Batches to skip after the next failure.
     pause: u32,
     /// Batches still to skip.
     left_out: u32,
 }
 
-impl Copies {
-    /// Whether to try COPY for a batch of this many rows. The attempt counts as failed until [`Copies::end`] is
+impl CopyGuess {
+    /// Whether to try COPY for a batch of this many rows. The attempt counts as failed until [`CopyGuess::tried`] is
     /// called, so the upsert follows an attempt whose result stays unknown (a lost connection, a timeout).
-    pub fn begin(&mut self, upsert: &Upsert, rows: usize) -> bool {
+    pub fn try_now(&mut self, upsert: &Upsert, rows: usize) -> bool {
         if rows < ROWS_MIN || upsert.destination() == Destination::Correction {
             return false;
         }
@@ -56,8 +56,8 @@ impl Copies {
         true
     }
 
-    /// Records the result of a batch for which [`Copies::begin`] gave `by_copy`.
-    pub fn end(&mut self, by_copy: bool, applied: &Applied) {
+    /// Records the result of a batch for which [`CopyGuess::try_now`] gave `by_copy`.
+    pub fn tried(&mut self, by_copy: bool, applied: &Applied) {
         // Where nothing was left to write, nothing speaks against it.
         if by_copy && (applied.by_copy || applied.offered == 0) {
             self.worked();
@@ -236,24 +236,24 @@ mod tests {
     #[test]
     fn after_a_copy_that_failed_the_next_one_comes_later_and_later() {
         let upsert = Upsert::new(freshet_topics::DOMAINS[0], Destination::Live);
-        let mut copies = Copies::default();
+        let mut guess = CopyGuess::default();
         let mut begun = Vec::new();
         for batch in 0..300 {
-            if copies.begin(&upsert, ROWS_MIN) {
+            if guess.try_now(&upsert, ROWS_MIN) {
                 begun.push(batch);
             }
         }
         assert_eq!(begun, [0, 2, 4, 7, 12, 21, 38, 71, 136, 265]);
-        copies.worked();
-        assert!(copies.begin(&upsert, ROWS_MIN), "at once after one that worked");
-        assert!(!copies.begin(&upsert, ROWS_MIN), "and a batch later after the first that failed");
-        assert!(copies.begin(&upsert, ROWS_MIN));
-        let mut fresh = Copies::default();
-        assert!(!fresh.begin(&upsert, ROWS_MIN - 1), "too few");
+        guess.worked();
+        assert!(guess.try_now(&upsert, ROWS_MIN), "at once after one that worked");
+        assert!(!guess.try_now(&upsert, ROWS_MIN), "and a batch later after the first that failed");
+        assert!(guess.try_now(&upsert, ROWS_MIN));
+        let mut fresh = CopyGuess::default();
+        assert!(!fresh.try_now(&upsert, ROWS_MIN - 1), "too few");
         let correction = Upsert::new(freshet_topics::DOMAINS[0], Destination::Correction);
-        assert!(!fresh.begin(&correction, ROWS_MIN), "its rows are in the table");
-        assert!(fresh.begin(&upsert, ROWS_MIN), "neither was one that failed");
+        assert!(!fresh.try_now(&correction, ROWS_MIN), "its rows are in the table");
+        assert!(fresh.try_now(&upsert, ROWS_MIN), "neither was one that failed");
         let shadow = Upsert::new(freshet_topics::DOMAINS[0], Destination::Shadow);
-        assert!(Copies::default().begin(&shadow, ROWS_MIN));
+        assert!(CopyGuess::default().try_now(&shadow, ROWS_MIN));
     }
 }

@@ -76,7 +76,7 @@ pub struct Applied {
 }
 
 /// Applies a batch on a connection that is in no transaction. `recent` counts Postgres' refusals in the batches before;
-/// `by_copy` says that the keys are probably new ([`Copies`](copy::Copies)).
+/// `by_copy` says that the keys are probably new ([`CopyGuess`](copy::CopyGuess)).
 ///
 /// # Errors
 /// See [`ApplyError`]. Nothing of the batch is applied then, unless the connection drops before COMMIT is confirmed;
