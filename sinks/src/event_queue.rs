@@ -2,6 +2,8 @@
 //!
 //! Each listener adds its counts since its last report; times and numbers of waiting messages are from the last report.
 
+use std::ops::AddAssign;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
@@ -21,10 +23,33 @@ pub struct Seen {
     pub failure: Option<String>,
     /// Whether the queue returned a message.
     pub is_told: bool,
-    /// Messages settled, not about a file, not settled, and unreadable.
-    pub counts: [i64; 4],
+    /// What became of its messages.
+    pub counts: MessageCounts,
     /// Messages that wait, and messages that are taken but not settled; `None` if unknown.
     pub messages: Option<(i64, i64)>,
+}
+
+/// What became of the messages that a listener received.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MessageCounts {
+    /// Deleted because the ledger has their objects.
+    pub settled: i64,
+    /// Deleted because there is nothing to do for them.
+    pub other: i64,
+    /// Left in the queue, to be received again.
+    pub come_again: i64,
+    /// Could not be read.
+    pub unreadable: i64,
+}
+
+impl AddAssign for MessageCounts {
+    fn add_assign(&mut self, more: MessageCounts) {
+        let MessageCounts { settled, other, come_again, unreadable } = more;
+        self.settled += settled;
+        self.other += other;
+        self.come_again += come_again;
+        self.unreadable += unreadable;
+    }
 }
 
 /// The queue, as its listeners know it.
@@ -90,7 +115,7 @@ impl EventQueueState {
 pub async fn note(pool: &PgPool, queue: &str, seen: &Seen) -> Result<(), sqlx::Error> {
     let mut transaction = transactions::begin(pool, "event_queue", Limits::SHORT).await?;
     sqlx::query("DELETE FROM pipeline.event_queue WHERE queue <> $1").bind(queue).execute(&mut *transaction).await?;
-    let [settled, other, come_again, unreadable] = seen.counts;
+    let MessageCounts { settled, other, come_again, unreadable } = seen.counts;
     sqlx::query(
         "INSERT INTO pipeline.event_queue AS q (queue, answered_at, failure, failed_at, waiting, taken, last_message_at,
             settled, other, come_again, unreadable)

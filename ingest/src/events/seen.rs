@@ -31,8 +31,15 @@ impl SeenQueue {
     }
 
     pub(super) fn became(&self, fate: Fate) {
-        let at = Fate::ALL.iter().position(|it| *it == fate).unwrap_or_default();
-        self.change(|seen| seen.counts[at] += 1);
+        self.change(|Seen { counts, .. }| {
+            let count = match fate {
+                Fate::Settled => &mut counts.settled,
+                Fate::Other => &mut counts.other,
+                Fate::Left => &mut counts.come_again,
+                Fate::Unreadable => &mut counts.unreadable,
+            };
+            *count += 1;
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut Seen)) {
@@ -51,7 +58,7 @@ impl SeenQueue {
         self.change(|seen| {
             seen.is_answered |= old.is_answered;
             seen.is_told |= old.is_told;
-            seen.counts.iter_mut().zip(old.counts).for_each(|(count, old)| *count += old);
+            seen.counts += old.counts;
         });
     }
 
@@ -82,6 +89,8 @@ pub(crate) async fn forget(pool: &PgPool) {
 
 #[cfg(test)]
 mod tests {
+    use freshet_sinks::event_queue::MessageCounts;
+
     use super::*;
 
     #[test]
@@ -93,12 +102,12 @@ mod tests {
         seen.failed("access denied");
         let first = seen.take();
         let failure = Some("access denied".to_owned());
-        let expected =
-            Seen { is_answered: true, is_told: true, counts: [1, 0, 0, 1], failure: failure.clone(), messages: None };
+        let counts = MessageCounts { settled: 1, unreadable: 1, ..MessageCounts::default() };
+        let expected = Seen { is_answered: true, is_told: true, counts, failure: failure.clone(), messages: None };
         assert_eq!(first, expected);
         seen.put_back(&first);
         seen.became(Fate::Settled);
-        assert_eq!(seen.take(), Seen { counts: [2, 0, 0, 1], ..expected });
+        assert_eq!(seen.take(), Seen { counts: MessageCounts { settled: 2, ..counts }, ..expected });
         assert_eq!(seen.take(), Seen { failure, ..Seen::default() });
         seen.answered(false);
         assert_eq!(seen.take(), Seen { is_answered: true, ..Seen::default() });
