@@ -192,9 +192,9 @@ impl Gate {
         }
     }
 
-    /// Whether the domain's log no longer has records of a published object that Kafka had acknowledged according to
-    /// the ledger. Must be called repeatedly: an object counts as lost only after several looks.
-    pub(crate) fn has_lost(&self, domain: &str, object: &Object) -> bool {
+    /// Looks whether the domain's log no longer has records of a published object that Kafka had acknowledged according
+    /// to the ledger. Must be called repeatedly: an object counts as lost only after several looks.
+    pub(crate) fn observe_loss(&self, domain: &str, object: &Object) -> bool {
         let (Some(stream_id), Some(ends)) = (object.stream_id, object.end_offsets.clone()) else { return false };
         let Some(index) = self.by_name.get(domain) else { return false };
         let mut seen = lock(&self.entries[*index].seen);

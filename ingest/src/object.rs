@@ -45,7 +45,7 @@ use error::{chain, classified, content_error, detail, transient};
 use inflate::{Compression, Content, ContentError, Source};
 use transcode::Transcoder;
 
-use crate::said::{Beyond, Said};
+use crate::logged_once::{LoggedOnce, WhenFull};
 
 /// The most keys that S3 returns on one page of a listing.
 const PAGE_KEYS_MAX: i32 = 1000;
@@ -58,13 +58,17 @@ pub struct ObjectReader {
     client: Client,
     limits: ReadLimits,
     /// Unreadable keys that were logged. Clones share it.
-    said: Arc<Said>,
+    unreadable: Arc<LoggedOnce>,
 }
 
 impl ObjectReader {
     /// Reads through `client`, with the default limits on compressed objects.
     pub fn new(client: Client) -> Self {
-        ObjectReader { client, limits: ReadLimits::default(), said: Arc::new(Said::new(Beyond::Silent)) }
+        ObjectReader {
+            client,
+            limits: ReadLimits::default(),
+            unreadable: Arc::new(LoggedOnce::new(WhenFull::StopLogging)),
+        }
     }
 
     /// With other limits on compressed objects.
@@ -86,7 +90,7 @@ impl ObjectReader {
 
     /// Logs once that a key cannot be read, however often it is listed.
     fn say_unreadable(&self, bucket: &str, key: &str) {
-        if self.said.is_unsaid(key) {
+        if self.unreadable.first_time(key) {
             tracing::warn!(bucket, key, "skipped an object whose key is not UTF-8 or contains a NUL: rename it");
         }
     }

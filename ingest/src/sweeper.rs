@@ -76,7 +76,7 @@ async fn sweep_domains(listener: &Listener) -> Result<u64, sqlx::Error> {
         let mut looked_at = Vec::new();
         let swept = ledger::sweep(&listener.pool, domain, listener.back_off(), |object| {
             looked_at.push(object.id);
-            listener.gate.has_lost(domain.name, object)
+            listener.gate.observe_loss(domain.name, object)
         })
         .await?;
         listener.gate.forget_all_but(domain.name, &looked_at);

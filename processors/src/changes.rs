@@ -124,7 +124,7 @@ fn add_own(comparison: &mut Comparison, domain: &Domain, row: &ReceivedRow<'_>, 
     let (provenance, values) = (row.provenance(), &row.rows().judged.values);
     let is_refused = refused.contains(&(provenance.object, provenance.generation, provenance.row));
     let rule = row.refusal().map(|refusal| refusal.rule).or(is_refused.then_some(REFUSED_BY_DATABASE));
-    if !comparison.is_new(row.origin().partition, provenance.seq) {
+    if !comparison.receive(row.origin().partition, provenance.seq) {
         return;
     }
     match rule {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::seen::SeenQueue;
 use super::{Told, read};
 use crate::hints::{Look, Looked};
-use crate::said::{Beyond, Said};
+use crate::logged_once::{LoggedOnce, WhenFull};
 use crate::settings::EventSettings;
 use crate::{IngestError, Listener, metrics};
 
@@ -128,7 +128,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> Result<(), IngestError> {
     declare();
-    let reader = Reader { listener, queue, said: Said::new(Beyond::Said), seen: SeenQueue::default() };
+    let reader = Reader { listener, queue, logged: LoggedOnce::new(WhenFull::Forget), seen: SeenQueue::default() };
     let receivers = join_all((0..reader.queue.settings.receivers).map(|_| reader.read(&stop)));
     tokio::join!(receivers, reader.seen.keep(&reader.listener.pool, &reader.queue, &stop));
     Ok(())
@@ -152,7 +152,7 @@ struct Reader {
     listener: Arc<Listener>,
     queue: EventQueue,
     /// Unreadable messages and unknown kinds of events that were logged.
-    said: Said,
+    logged: LoggedOnce,
     /// The counts for `freshet status` and the page.
     seen: SeenQueue,
 }
@@ -208,7 +208,7 @@ impl Reader {
         let told = match read(message.body().unwrap_or_default().as_bytes()) {
             Ok(told) => told,
             Err(error) => {
-                if self.said.is_unsaid(id) {
+                if self.logged.first_time(id) {
                     let queue = &self.queue.settings.queue_url;
                     tracing::warn!(queue, message = id, %error, "left a message to the queue's dead letters");
                 }
@@ -221,7 +221,7 @@ impl Reader {
                 Told::Object { bucket, key } => objects.push((bucket, key)),
                 Told::Test => {}
                 Told::Other(kind) => {
-                    if self.said.is_unsaid(&kind) {
+                    if self.logged.first_time(&kind) {
                         tracing::info!(kind = kind.escape_debug().to_string(), "events of this kind are ignored");
                     }
                 }

@@ -160,8 +160,8 @@ impl Comparison {
         Comparison { domain, keys, bytes: 0, received, changes: Changes::default() }
     }
 
-    /// Counts a row of the file; false if it was sent before.
-    pub(super) fn is_new(&mut self, partition: i32, seq: i64) -> bool {
+    /// Counts a row of the file; `false` if it came before.
+    pub(super) fn receive(&mut self, partition: i32, seq: i64) -> bool {
         let is_new = self.received.entry(partition).or_default().insert(seq);
         self.changes.rows += i64::from(is_new);
         is_new
@@ -322,7 +322,7 @@ mod tests {
     fn compared(own: &[Seen<'_>], others: &[(Seen<'_>, Removed)]) -> Changes {
         let mut comparison = Comparison::new(domain());
         for (seq, row) in (0..).zip(own) {
-            assert!(comparison.is_new(0, seq) && !comparison.is_new(0, seq));
+            assert!(comparison.receive(0, seq) && !comparison.receive(0, seq));
             comparison.add_own(*row);
         }
         for (row, removed) in others {
