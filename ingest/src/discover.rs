@@ -140,7 +140,7 @@ async fn discover_domain(
             }
             Ok(Some(found)) => {
                 failures = 0;
-                let tells = listener.hints.are_told() && found.unlisted == 0;
+                let tells = listener.hints.has_notified() && found.unlisted == 0;
                 let has_told_all = tells && (found.registered == 0 || missed);
                 interval = next_interval(interval, least, most, has_told_all);
                 let is_idle = has_told_all && !missed;
@@ -420,7 +420,7 @@ impl Discovery {
                 self.hold().await?;
             }
             // A listing of a full bucket takes minutes, and announced keys should not wait for that.
-            let asked = listener.hints.taken(self.domain);
+            let asked = listener.hints.take_keys(self.domain);
             if !asked.is_empty() {
                 self.look_and_tell(asked).await;
             }

@@ -22,7 +22,7 @@ pub(crate) use seen::forget;
 
 /// One event of a notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum StoreEvent {
     /// Something was written under this key.
     Object {
         /// The bucket.
@@ -38,7 +38,7 @@ pub enum Told {
 
 /// The bytes are not a notification.
 #[derive(Debug, thiserror::Error)]
-pub enum NotNotification {
+pub enum NotificationError {
     /// They are not JSON, or a part of it is of another type.
     #[error("read the notification: {0}")]
     Json(#[from] serde_json::Error),
@@ -93,58 +93,58 @@ struct Object {
 ///
 /// # Errors
 /// If it is not JSON, or not in one of the known formats.
-pub fn read(body: &[u8]) -> Result<Vec<Told>, NotNotification> {
+pub fn read(body: &[u8]) -> Result<Vec<StoreEvent>, NotificationError> {
     let envelope: Envelope = serde_json::from_slice(body)?;
     match (&envelope.message, envelope.sns_type.as_deref()) {
         (Some(message), None | Some("Notification")) => of(serde_json::from_str(message)?),
         // SNS asks for the confirmation of a subscription.
-        (Some(_), Some(kind)) => Ok(vec![Told::Other(kind.to_owned())]),
+        (Some(_), Some(kind)) => Ok(vec![StoreEvent::Other(kind.to_owned())]),
         (None, _) => of(envelope),
     }
 }
 
 /// The events in any format but that of SNS.
-fn of(envelope: Envelope) -> Result<Vec<Told>, NotNotification> {
+fn of(envelope: Envelope) -> Result<Vec<StoreEvent>, NotificationError> {
     if let Some(records) = envelope.records {
         return records.into_iter().map(of_record).collect();
     }
     if let Some(detail) = envelope.detail {
-        return of_event(envelope.detail_type, detail).map(|told| vec![told]);
+        return of_event(envelope.detail_type, detail).map(|event| vec![event]);
     }
     if let Some(event) = envelope.event {
-        return Ok(vec![if event == "s3:TestEvent" { Told::Test } else { Told::Other(event) }]);
+        return Ok(vec![if event == "s3:TestEvent" { StoreEvent::Test } else { StoreEvent::Other(event) }]);
     }
-    let path = envelope.key.ok_or(NotNotification::Shape)?;
+    let path = envelope.key.ok_or(NotificationError::Shape)?;
     let object = path.strip_prefix("/buckets/").and_then(|path| path.split_once('/'));
     Ok(vec![match object {
-        Some((bucket, key)) => Told::Object { bucket: bucket.to_owned(), key: unversioned(key).to_owned() },
-        None => Told::Other(path),
+        Some((bucket, key)) => StoreEvent::Object { bucket: bucket.to_owned(), key: unversioned(key).to_owned() },
+        None => StoreEvent::Other(path),
     }])
 }
 
-/// | event | told |
+/// | event | read as |
 /// |---|---|
 /// | `ObjectCreated:…` (MinIO: `s3:ObjectCreated:…`), or none named | the object |
 /// | another | other |
-fn of_record(record: Record) -> Result<Told, NotNotification> {
+fn of_record(record: Record) -> Result<StoreEvent, NotificationError> {
     let Record { source, name, s3 } = record;
     let is_created = |name: &String| name.trim_start_matches("s3:").starts_with("ObjectCreated");
     match (s3, name) {
         (Some(s3), name) if name.as_ref().is_none_or(is_created) => {
-            Ok(Told::Object { bucket: s3.bucket.name, key: decoded(&s3.object.key) })
+            Ok(StoreEvent::Object { bucket: s3.bucket.name, key: decoded(&s3.object.key) })
         }
-        (_, Some(name)) => Ok(Told::Other(name)),
-        (_, None) => source.map(Told::Other).ok_or(NotNotification::Shape),
+        (_, Some(name)) => Ok(StoreEvent::Other(name)),
+        (_, None) => source.map(StoreEvent::Other).ok_or(NotificationError::Shape),
     }
 }
 
 /// An event of EventBridge: `Object Created`, or anything else that a rule may match.
-fn of_event(kind: Option<String>, detail: serde_json::Value) -> Result<Told, NotNotification> {
+fn of_event(kind: Option<String>, detail: serde_json::Value) -> Result<StoreEvent, NotificationError> {
     match kind {
-        Some(kind) if kind != "Object Created" => Ok(Told::Other(kind)),
+        Some(kind) if kind != "Object Created" => Ok(StoreEvent::Other(kind)),
         _ => {
             let entity: Entity = serde_json::from_value(detail)?;
-            Ok(Told::Object { bucket: entity.bucket.name, key: entity.object.key })
+            Ok(StoreEvent::Object { bucket: entity.bucket.name, key: entity.object.key })
         }
     }
 }
@@ -172,8 +172,8 @@ mod tests {
 
     use super::*;
 
-    fn object(key: &str) -> Told {
-        Told::Object { bucket: "raw".into(), key: key.into() }
+    fn object(key: &str) -> StoreEvent {
+        StoreEvent::Object { bucket: "raw".into(), key: key.into() }
     }
 
     fn s3(event: &str, key: &str) -> String {
@@ -199,7 +199,7 @@ mod tests {
     fn every_shape_is_read() {
         let put = "ObjectCreated:Put";
         let test = r#"{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"raw"}"#;
-        let other = |kind: &str| Told::Other(kind.into());
+        let other = |kind: &str| StoreEvent::Other(kind.into());
         let cases = [
             (s3(put, "health/a.csv"), object("health/a.csv")),
             (s3("s3:ObjectCreated:CompleteMultipartUpload", "a"), object("a")),
@@ -218,8 +218,8 @@ mod tests {
             (weed("health/a.csv.versions/v_644fdb0e5eb1d8ce1f4a"), object("health/a.csv")),
             (weed("health/a.csv.versions"), object("health/a.csv")),
             (r#"{"key":"/topics/x"}"#.into(), other("/topics/x")),
-            (test.into(), Told::Test),
-            (sns(test), Told::Test),
+            (test.into(), StoreEvent::Test),
+            (sns(test), StoreEvent::Test),
             (r#"{"Event":"s3:Other"}"#.into(), other("s3:Other")),
             (
                 r#"{"Type":"SubscriptionConfirmation","Message":"You have chosen"}"#.into(),

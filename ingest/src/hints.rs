@@ -11,7 +11,7 @@ use freshet_topics::Domain;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::events::{self, NotNotification, Told};
+use crate::events::{self, NotificationError, StoreEvent};
 use crate::metrics;
 use crate::names::Name;
 use crate::settings::IngestSettings;
@@ -26,9 +26,9 @@ pub struct Hints {
     settings: Arc<IngestSettings>,
     domains: Arc<[Waiting]>,
     /// Whether a store has sent any notification.
-    told: Arc<AtomicBool>,
+    notified: Arc<AtomicBool>,
     /// Notified when a store announces an object of the bucket that is not a file of any domain.
-    nobodys: Arc<Notify>,
+    unmatched: Arc<Notify>,
 }
 
 struct Waiting {
@@ -57,7 +57,7 @@ pub(crate) enum Looked {
 #[derive(Debug)]
 pub(crate) enum Look {
     /// It is in another bucket, belongs to no domain, or is a key that Postgres cannot store.
-    Nobodys,
+    Unmatched,
     /// Too many keys wait already.
     Full,
     /// It will be looked at; the receiver gets the result, or an error if the look was interrupted.
@@ -78,14 +78,14 @@ impl Hints {
             bucket: bucket.into(),
             settings: Arc::new(settings.clone()),
             domains,
-            told: Arc::default(),
-            nobodys: Arc::default(),
+            notified: Arc::default(),
+            unmatched: Arc::default(),
         }
     }
 
     /// Whether a store has sent any notification, for any bucket: then it will announce new files.
-    pub(crate) fn are_told(&self) -> bool {
-        self.told.load(Ordering::Relaxed)
+    pub(crate) fn has_notified(&self) -> bool {
+        self.notified.load(Ordering::Relaxed)
     }
 
     /// Whether keys of a domain were dropped; called when a listing begins, which finds them.
@@ -100,8 +100,8 @@ impl Hints {
 
     /// Waits until a store announces an object of the bucket that is not a file of any domain; returns at once if that
     /// happened since the last wait.
-    pub(crate) async fn of_nobody(&self) {
-        self.nobodys.notified().await;
+    pub(crate) async fn wait_for_unmatched(&self) {
+        self.unmatched.notified().await;
     }
 
     fn waiting(&self, domain: &Domain) -> Option<&Waiting> {
@@ -112,28 +112,28 @@ impl Hints {
     ///
     /// # Errors
     /// If it is not JSON in a known format. Events of other buckets or keys are ignored.
-    pub fn take_notification(&self, body: &[u8]) -> Result<usize, NotNotification> {
-        let taken = |told: &Told| match told {
-            Told::Object { bucket, key } => matches!(self.look(bucket, key), Look::Comes(_)),
-            Told::Test | Told::Other(_) => false,
+    pub fn take_notification(&self, body: &[u8]) -> Result<usize, NotificationError> {
+        let is_taken = |event: &StoreEvent| match event {
+            StoreEvent::Object { bucket, key } => matches!(self.look(bucket, key), Look::Comes(_)),
+            StoreEvent::Test | StoreEvent::Other(_) => false,
         };
-        let told = events::read(body)?;
-        self.told.store(true, Ordering::Relaxed);
-        Ok(told.iter().filter(|told| taken(told)).count())
+        let events = events::read(body)?;
+        self.notified.store(true, Ordering::Relaxed);
+        Ok(events.iter().filter(|event| is_taken(event)).count())
     }
 
-    /// Has a key looked at. One with a NUL is nobody's, as in a listing: Postgres refuses it, and with it every key that
-    /// is looked at together with it.
+    /// Has a key looked at. One with a NUL matches no domain, as in a listing: Postgres refuses it, and with it every key
+    /// that is looked at together with it.
     pub(crate) fn look(&self, bucket: &str, key: &str) -> Look {
-        self.told.store(true, Ordering::Relaxed);
+        self.notified.store(true, Ordering::Relaxed);
         let is_ours = bucket == &*self.bucket && !key.contains('\0');
         let matches = |it: &&Waiting| is_ours && self.settings.name_of(it.domain, key) == Name::File;
         let Some(waiting) = self.domains.iter().find(matches) else {
             metrics::HINTS.with_label_values(&["ignored"]).inc();
             if bucket == &*self.bucket {
-                self.nobodys.notify_one();
+                self.unmatched.notify_one();
             }
-            return Look::Nobodys;
+            return Look::Unmatched;
         };
         let mut keys = waiting.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= KEYS_MAX && !keys.contains_key(key) {
@@ -152,12 +152,12 @@ impl Hints {
     }
 
     /// Waits for keys of a domain; for ever if there is no such domain. Takes none if it is dropped before its end.
-    pub(crate) async fn of(&self, domain: &Domain) -> Keys {
+    pub(crate) async fn wait_for_keys(&self, domain: &Domain) -> Keys {
         let Some(waiting) = self.waiting(domain) else {
             return std::future::pending().await;
         };
         loop {
-            let keys = self.taken(domain);
+            let keys = self.take_keys(domain);
             if !keys.is_empty() {
                 return keys;
             }
@@ -165,22 +165,22 @@ impl Hints {
         }
     }
 
-    /// The keys of a domain that wait now.
-    pub(crate) fn taken(&self, domain: &Domain) -> Keys {
+    /// Takes the keys of a domain that wait now.
+    pub(crate) fn take_keys(&self, domain: &Domain) -> Keys {
         let waiting = self.waiting(domain);
         let take =
             |waiting: &Waiting| std::mem::take(&mut *waiting.keys.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.map(take).unwrap_or_default()
     }
 
-    /// The same, but `None` from `until` on, even if keys wait, so that a steady stream of announcements does not delay
-    /// the listing.
+    /// Waits for keys of a domain, but gives `None` from `until` on, even if keys wait, so that a steady stream of
+    /// announcements does not delay the listing.
     pub(crate) async fn wait_until(&self, domain: &Domain, until: Instant) -> Option<Keys> {
         // A timeout checks first whether the result is ready, and only then the time.
         if Instant::now() >= until {
             return None;
         }
-        tokio::time::timeout_at(until, self.of(domain)).await.ok()
+        tokio::time::timeout_at(until, self.wait_for_keys(domain)).await.ok()
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
         {
             let body = format!(r#"{{"Records":[{}]}}"#, record("raw", key));
             assert_eq!(hints.take_notification(body.as_bytes()).expect("a notification"), 1, "{body}");
-            assert_eq!(hints.of(health).await.into_keys().collect::<Vec<_>>(), [expected]);
+            assert_eq!(hints.wait_for_keys(health).await.into_keys().collect::<Vec<_>>(), [expected]);
         }
     }
 
@@ -224,17 +224,17 @@ mod tests {
         };
         let (one, other) = (ask(), ask());
         drop(ask());
-        for tell in hints.of(health).await.remove("health/a.csv").expect("asked for") {
+        for tell in hints.wait_for_keys(health).await.remove("health/a.csv").expect("asked for") {
             _ = tell.send(Looked::Settled);
         }
         assert_eq!((one.await, other.await), (Ok(Looked::Settled), Ok(Looked::Settled)));
         let third = ask();
-        drop(hints.of(health).await);
+        drop(hints.wait_for_keys(health).await);
         assert!(third.await.is_err());
     }
 
     #[test]
-    fn what_is_nobodys_is_passed_over_and_what_is_no_notification_refused() {
+    fn what_matches_no_domain_is_passed_over_and_what_is_no_notification_refused() {
         let hints = hints();
         let keys = [("other", "health/a.csv"), ("raw", "readme.txt"), ("raw", "health/"), ("raw", "health/a%00.csv")];
         for (bucket, key) in keys {
@@ -246,7 +246,7 @@ mod tests {
         for first in [test, &by_sns] {
             assert_eq!(hints.take_notification(first.as_bytes()).expect("S3's own first message"), 0);
         }
-        assert!(matches!(hints.look("raw", "health/a\0.csv"), Look::Nobodys));
+        assert!(matches!(hints.look("raw", "health/a\0.csv"), Look::Unmatched));
         for wrong in ["", "[]", "{}", "nonsense", r#"{"Records":[{}]}"#] {
             assert!(hints.take_notification(wrong.as_bytes()).is_err(), "{wrong}");
         }
@@ -267,18 +267,18 @@ mod tests {
         }
         assert!(looks > 0);
         // Keys that wait then are not lost.
-        assert_eq!(hints.of(health).await.len(), 1);
+        assert_eq!(hints.wait_for_keys(health).await.len(), 1);
     }
 
     #[tokio::test]
-    async fn who_looks_for_what_is_nobodys_is_woken_by_an_object_of_the_bucket_alone() {
+    async fn who_waits_for_unmatched_objects_is_woken_by_an_object_of_the_bucket_alone() {
         let hints = hints();
         hints.look("other", "readme.txt");
         hints.look("raw", "health/a.csv");
-        let woken = tokio::time::timeout(Duration::from_millis(10), hints.of_nobody()).await;
+        let woken = tokio::time::timeout(Duration::from_millis(10), hints.wait_for_unmatched()).await;
         assert!(woken.is_err(), "that is in another bucket, and this of a domain");
         hints.look("raw", "readme.txt");
-        hints.of_nobody().await;
+        hints.wait_for_unmatched().await;
     }
 
     #[tokio::test]
@@ -293,7 +293,7 @@ mod tests {
         assert!(matches!(hints.look("raw", "climate/0.csv"), Look::Comes(_)));
         assert_eq!(dropped.get() - before, 10);
         let climate = freshet_topics::domains::by_name("climate").expect("declared");
-        assert_eq!(hints.of(climate).await.len(), KEYS_MAX);
+        assert_eq!(hints.wait_for_keys(climate).await.len(), KEYS_MAX);
         assert!(hints.have_dropped(climate) && hints.take_dropped(climate), "a listing is due");
         assert!(!hints.have_dropped(climate), "and has begun");
     }

@@ -29,7 +29,7 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
         match look(&listener, &stop).await {
             Ok(found) => {
                 let is_as_before = !tell(&listener, &found, &mut told);
-                interval = next_interval(interval, least, most, is_as_before && listener.hints.are_told());
+                interval = next_interval(interval, least, most, is_as_before && listener.hints.has_notified());
             }
             Err(error) => {
                 interval = least;
@@ -38,7 +38,7 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
         }
         stop.run_until_cancelled(async {
             tokio::time::sleep(least).await;
-            _ = tokio::time::timeout(interval - least, listener.hints.of_nobody()).await;
+            _ = tokio::time::timeout(interval - least, listener.hints.wait_for_unmatched()).await;
         })
         .await;
     }

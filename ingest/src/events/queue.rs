@@ -15,7 +15,7 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::seen::SeenQueue;
-use super::{Told, read};
+use super::{StoreEvent, read};
 use crate::hints::{Look, Looked};
 use crate::logged_once::{LoggedOnce, WhenFull};
 use crate::settings::EventSettings;
@@ -205,8 +205,8 @@ impl Reader {
 
     async fn fate(&self, message: &Message, stop: &CancellationToken) -> Fate {
         let id = message.message_id().unwrap_or_default();
-        let told = match read(message.body().unwrap_or_default().as_bytes()) {
-            Ok(told) => told,
+        let events = match read(message.body().unwrap_or_default().as_bytes()) {
+            Ok(events) => events,
             Err(error) => {
                 if self.logged.first_time(id) {
                     let queue = &self.queue.settings.queue_url;
@@ -216,11 +216,11 @@ impl Reader {
             }
         };
         let mut objects = Vec::new();
-        for told in told {
-            match told {
-                Told::Object { bucket, key } => objects.push((bucket, key)),
-                Told::Test => {}
-                Told::Other(kind) => {
+        for event in events {
+            match event {
+                StoreEvent::Object { bucket, key } => objects.push((bucket, key)),
+                StoreEvent::Test => {}
+                StoreEvent::Other(kind) => {
                     if self.logged.first_time(&kind) {
                         tracing::info!(kind = kind.escape_debug().to_string(), "events of this kind are ignored");
                     }
@@ -258,7 +258,7 @@ impl Reader {
         // Half of the time that it is hidden from others: a message that takes longer is received by them as well.
         let limit = Duration::from_secs(self.queue.settings.hidden_s) / 2;
         match self.listener.hints.look(bucket, key) {
-            Look::Nobodys => None,
+            Look::Unmatched => None,
             Look::Full => Some(Looked::Unread),
             Look::Comes(told) => Some(match tokio::time::timeout(limit, told).await {
                 Ok(Ok(looked)) => looked,
