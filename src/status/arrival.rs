@@ -20,14 +20,6 @@ pub(crate) struct Arrival {
     pub(crate) marks: i64,
 }
 
-/// The newest object of the ledger, `pipeline.objects.id`; 0 for none.
-///
-/// # Errors
-/// If Postgres does not answer.
-pub(crate) async fn newest_object(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM pipeline.objects").fetch_one(pool).await
-}
-
 impl Arrival {
     /// Looks at the objects of `keys` that came after the object `known_before`.
     ///

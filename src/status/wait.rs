@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use freshet_ingest::names;
-use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL};
+use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL, register};
 use freshet_sinks::unmatched::Unmatched;
 use freshet_topics::Domain;
 use freshet_topics::causes::in_one_line;
@@ -18,7 +18,6 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::Outputs;
-use super::arrival::newest_object;
 use crate::text::{shorten, span};
 
 /// An object under a domain's prefix, as the listing of the raw bucket shows it.
@@ -169,7 +168,7 @@ impl Waiting<'_> {
         let objects = match &mut self.objects {
             Some(objects) => objects,
             none => {
-                self.known_before = newest_object(self.pool).await?;
+                self.known_before = register::newest_id(self.pool).await?;
                 let open = list().await?;
                 self.waited.objects = open.len() as u64;
                 none.insert(Objects { open, listed: Instant::now() })

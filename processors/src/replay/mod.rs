@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use freshet_sinks::apply::ApplyError;
+use freshet_sinks::bookmarks;
 use freshet_sinks::bookmarks::streams::{self, Binding};
 use freshet_sinks::replay::{self as replays, BeginError, ReplayLock};
 use freshet_sinks::shadow::Refused;
@@ -171,21 +172,9 @@ async fn look(context: &ReplayContext) -> Result<Topic, ReplayError> {
     let bound =
         streams::bind(&context.pool, context.domain.name, &state.topic, state.stream_id()).await.map_err(&failed)?;
     let Binding::Same(stream_id) = bound else { return Err(ReplayError::OtherTopic(context.domain.name)) };
-    let bookmarks = bookmarks(context, stream_id).await.map_err(&failed)?;
+    let bookmarks = bookmarks::offsets(&context.pool, context.domain.name, Some(stream_id)).await.map_err(&failed)?;
     let ends = ask(context, |reader, topic| reader.ends(topic)).await?;
     Ok(Topic { stream_id, ends, bookmarks })
-}
-
-/// The live bookmarks of a stream.
-async fn bookmarks(context: &ReplayContext, stream_id: Uuid) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-    let rows: Vec<(i32, i64)> = sqlx::query_as(
-        "SELECT partition, next_offset FROM pipeline.bookmarks WHERE domain = $1 AND stream_id = $2 ORDER BY 1",
-    )
-    .bind(context.domain.name)
-    .bind(stream_id)
-    .fetch_all(&context.pool)
-    .await?;
-    Ok(rows.into_iter().collect())
 }
 
 /// Runs a query to Kafka on a thread that may block.

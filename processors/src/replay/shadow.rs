@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::backoff::Backoff;
+use freshet_sinks::bookmarks;
 use freshet_sinks::destination::Destination;
 use freshet_sinks::postgres::is_lock_timeout;
 use freshet_sinks::replay::{self as replays, Kind, ReplayLock, Running, Wanted};
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 use super::drive::{Drive, Sink, announce, positions};
 use super::in_place::plan;
-use super::{Progress, ProgressSender, ReplayContext, ReplayError, Request, bookmarks, lock, look, postgres};
+use super::{Progress, ProgressSender, ReplayContext, ReplayError, Request, lock, look, postgres};
 use crate::consumer::Position;
 
 /// With fewer rows left than this, the live pipeline has to wait for them: a fraction of a second's work.
@@ -87,7 +88,9 @@ impl Shadow {
     pub async fn fill(&mut self, progress: &ProgressSender, shutdown: &CancellationToken) -> Result<(), ReplayError> {
         let mut is_first = true;
         for _ in 0..TRIES_MAX {
-            let live = bookmarks(&self.context, self.stream_id).await.map_err(postgres("read the live bookmarks"))?;
+            let ReplayContext { pool, domain, .. } = &self.context;
+            let live = bookmarks::offsets(pool, domain.name, Some(self.stream_id)).await;
+            let live = live.map_err(postgres("read the live bookmarks"))?;
             let left: Vec<i64> = self.left(&live).collect();
             let all: i64 = left.iter().sum();
             match is_first {
@@ -157,7 +160,7 @@ impl Shadow {
     async fn retake(&mut self) -> Result<(), ReplayError> {
         let starts: Vec<(i32, i64)> =
             self.positions.iter().map(|(partition, at)| (*partition, at.next_offset)).collect();
-        let taken = freshet_sinks::bookmarks::take(
+        let taken = bookmarks::take(
             &self.context.pool,
             Destination::Shadow,
             self.context.domain.name,

@@ -8,6 +8,7 @@ pub mod adopt;
 pub mod set;
 pub mod streams;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool, Row};
@@ -47,6 +48,19 @@ pub async fn read(
     .bind(stream)
     .fetch_all(executor)
     .await
+}
+
+/// The same, as partition → the offset of the next record to apply.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn offsets(
+    executor: impl PgExecutor<'_>,
+    domain: &str,
+    stream: Option<Uuid>,
+) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
+    let bookmarks = read(executor, domain, stream).await?;
+    Ok(bookmarks.into_iter().map(|bookmark| (bookmark.partition, bookmark.next_offset)).collect())
 }
 
 /// A partition's bookmark as an assignment took it.

@@ -453,7 +453,7 @@ pub async fn present_keys(
     .await
 }
 
-/// The id of the newest object.
+/// The id of the newest object; 0 if there is none.
 ///
 /// # Errors
 /// If Postgres does not answer.

@@ -9,6 +9,7 @@ use super::dependants::{Renewed, View};
 use super::{Held, LOCK_TIMEOUT, dependants};
 use crate::apply::marks;
 use crate::apply::upsert::has_surrogate_id;
+use crate::bookmarks;
 use crate::destination::Destination;
 use crate::replay::Running;
 use crate::tables::{self, Redeclared};
@@ -101,7 +102,7 @@ async fn swap_within(
     mark(connection, domain, &redeclared).await?;
     let views = lock(connection, domain).await?;
     // A partition that was added after the bookmarks were held has written its rows by now, or waits for the table.
-    let bookmarks = all_bookmarks(connection, domain.name).await?;
+    let bookmarks = bookmarks::offsets(&mut *connection, domain.name, None).await?;
     let elsewhere = elsewhere(connection, domain.name, &bookmarks).await?;
     if !elsewhere.is_empty() {
         return Err(Refused::Elsewhere(elsewhere.join(", ")));
@@ -248,15 +249,6 @@ async fn swap_state(connection: &mut PgConnection, domain: &str) -> Result<(), s
     }
     sqlx::query("DELETE FROM shadow.bookmarks WHERE domain = $1").bind(domain).execute(connection).await?;
     Ok(())
-}
-
-async fn all_bookmarks(connection: &mut PgConnection, domain: &str) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-    let rows: Vec<(i32, i64)> =
-        sqlx::query_as("SELECT partition, next_offset FROM pipeline.bookmarks WHERE domain = $1")
-            .bind(domain)
-            .fetch_all(connection)
-            .await?;
-    Ok(rows.into_iter().collect())
 }
 
 /// Locks the live table and the views over it exclusively, the views first: that is also the order of those who read

@@ -1,12 +1,13 @@
 //! One progress bar per stage; without a terminal, one line per stage when it is done.
 
 use anyhow::{Context, Result};
+use freshet_sinks::ledger::register;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sqlx::PgPool;
 
 use crate::commands::generate::SampleFile;
 use crate::commands::terminal::thousands;
-use crate::status::arrival::{self, Arrival};
+use crate::status::arrival::Arrival;
 
 const STAGES: [&str; 5] = ["files found", "rows published", "rows applied", "rows rejected", "outputs refreshed"];
 
@@ -25,7 +26,7 @@ impl Progress {
     /// # Errors
     /// If Postgres does not answer.
     pub(super) async fn start(pool: &PgPool, files: &[SampleFile]) -> Result<Self> {
-        let known_before = arrival::newest_object(pool).await.context("read the ledger")?;
+        let known_before = register::newest_id(pool).await.context("read the ledger")?;
         let all = MultiProgress::new();
         let style = ProgressStyle::with_template("  {prefix:<18} {bar:44.cyan/238} {human_pos:>9} of {human_len}")
             .context("lay out the bars")?
