@@ -162,59 +162,64 @@ fn check_together(drafts: &mut [Draft]) {
     // The mistakes in these are already reported.
     let unread: Vec<String> =
         drafts.iter().filter(|draft| draft.contract.is_none()).map(|it| it.file.clone()).collect();
+    let is_unread = |domain: &str| unread.contains(&file_of(domain));
     for at in 0..drafts.len() {
         let (earlier, rest) = drafts.split_at_mut(at);
-        let Some((draft, later)) = rest.split_first_mut() else { continue };
-        let Some(contract) = &draft.contract else { continue };
-        let domain = &contract.domain;
-        for other in earlier.iter().filter_map(|other| other.contract.as_ref()) {
-            let name = other.domain.name;
-            if name == domain.name {
-                draft.mistakes.add(contract.name, format!("there is another domain `{name}`"));
-            }
-            if other.domain.table == domain.table {
-                let said = format!("the table `{}` is also the table of `{name}`", domain.table);
-                draft.mistakes.add(contract.table, said);
-            }
-            for (pattern, place) in domain.patterns.iter().zip(&contract.patterns) {
-                if let Some(theirs) = other.domain.patterns.iter().find(|theirs| overlap(pattern, theirs)) {
-                    let said = format!("a file under `{pattern}` may also match `{theirs}` of {name}");
-                    draft.mistakes.add(*place, said);
-                }
-            }
-        }
+        let Some((Draft { contract: Some(contract), mistakes, .. }, later)) = rest.split_first_mut() else { continue };
+        check_names_and_patterns(contract, earlier.iter().filter_map(|draft| draft.contract.as_ref()), mistakes);
         let others: Vec<&Domain> = (earlier.iter().chain(later.iter()).filter_map(|draft| draft.contract.as_ref()))
             .map(|contract| &contract.domain)
             .collect();
         for (place, column) in &contract.scales {
-            let said = check_scale(domain, column, &others, |domain| unread.contains(&file_of(domain)));
-            said.into_iter().for_each(|said| draft.mistakes.add(*place, said));
+            let said = check_scale(&contract.domain, column, &others, is_unread);
+            said.into_iter().for_each(|said| mistakes.add(*place, said));
         }
         for (place, column) in &contract.references {
-            let Some(reference) = column.references else { continue };
-            if unread.contains(&file_of(reference.domain)) {
-                continue;
+            let said = check_reference(column, &others, is_unread);
+            said.into_iter().for_each(|said| mistakes.add(*place, said));
+        }
+    }
+}
+
+/// Mistakes in what two contracts may not share: a name, a table, and the keys of files.
+fn check_names_and_patterns<'a>(
+    contract: &Contract,
+    earlier: impl Iterator<Item = &'a Contract>,
+    mistakes: &mut Mistakes,
+) {
+    let domain = &contract.domain;
+    for other in earlier.map(|other| &other.domain) {
+        let name = other.name;
+        if name == domain.name {
+            mistakes.add(contract.name, format!("there is another domain `{name}`"));
+        }
+        if other.table == domain.table {
+            mistakes.add(contract.table, format!("the table `{}` is also the table of `{name}`", domain.table));
+        }
+        for (pattern, place) in domain.patterns.iter().zip(&contract.patterns) {
+            if let Some(theirs) = other.patterns.iter().find(|theirs| overlap(pattern, theirs)) {
+                mistakes.add(*place, format!("a file under `{pattern}` may also match `{theirs}` of {name}"));
             }
-            let Some(to) = others.iter().find(|other| other.name == reference.domain) else {
-                let hint = did_you_mean(reference.domain, others.iter().map(|other| other.name));
-                draft.mistakes.add(*place, format!("there is no other domain `{}`{hint}", reference.domain));
-                continue;
-            };
-            let key = to.column(reference.column).filter(|key| to.key == [key.name]);
-            match key {
-                Some(key) if key.cast == column.cast => {}
-                Some(key) => {
-                    let (own, theirs) = (column.cast.sql_type(), key.cast.sql_type());
-                    let said =
-                        format!("`{}` has type {own}, but the column that it refers to has type {theirs}", column.name);
-                    draft.mistakes.add(*place, said);
-                }
-                None => {
-                    let key = to.key.join(", ");
-                    let said = format!("`{}.{}` is not the key of {} ({key})", to.name, reference.column, to.name);
-                    draft.mistakes.add(*place, said);
-                }
-            }
+        }
+    }
+}
+
+/// Mistakes in a reference: it must be to the whole key of another domain, and of its type.
+fn check_reference(column: &Column, others: &[&Domain], is_unread: impl Fn(&str) -> bool) -> Option<String> {
+    let reference = column.references.filter(|reference| !is_unread(reference.domain))?;
+    let Some(to) = others.iter().find(|other| other.name == reference.domain) else {
+        let hint = did_you_mean(reference.domain, others.iter().map(|other| other.name));
+        return Some(format!("there is no other domain `{}`{hint}", reference.domain));
+    };
+    match to.column(reference.column).filter(|key| to.key == [key.name]) {
+        Some(key) if key.cast == column.cast => None,
+        Some(key) => {
+            let (own, theirs) = (column.cast.sql_type(), key.cast.sql_type());
+            Some(format!("`{}` has type {own}, but the column that it refers to has type {theirs}", column.name))
+        }
+        None => {
+            let key = to.key.join(", ");
+            Some(format!("`{}.{}` is not the key of {} ({key})", to.name, reference.column, to.name))
         }
     }
 }
