@@ -46,67 +46,105 @@ fn percentile(values: &[f64], share: f64) -> f64 {
     sorted.get(rank - 1).or(sorted.last()).copied().unwrap_or(0.0)
 }
 
+/// The same of durations, in milliseconds.
+fn percentile_ms(durations: &[Duration], share: f64) -> f64 {
+    percentile(&durations.iter().map(|it| it.as_secs_f64() * 1_000.0).collect::<Vec<_>>(), share)
+}
+
+fn rate(value: f64) -> String {
+    thousands(value.round() as i64)
+}
+
+fn share(value: f64) -> String {
+    format!("{:.0} %", value * 100.0)
+}
+
+fn seconds(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+fn milliseconds(value: f64) -> String {
+    format!("{value:.0} ms")
+}
+
+fn microseconds(value: f64) -> String {
+    format!("{value:.1} µs")
+}
+
+fn whole_microseconds(value: f64) -> String {
+    format!("{value:.0} µs")
+}
+
+fn memory(value: f64) -> String {
+    format!("{:.0} MiB", value / f64::from(1 << 20))
+}
+
+fn has_polars(runs: &[Run]) -> bool {
+    runs.iter().any(|run| run.polars > 0.0)
+}
+
 pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look) -> String {
-    let rate = |value: f64| thousands(value.round() as i64);
-    let share = |value: f64| format!("{:.0} %", value * 100.0);
-    let milliseconds = |value: f64| format!("{value:.0} ms");
-    let of = |durations: &[Duration], share: f64| {
-        percentile(&durations.iter().map(|it| it.as_secs_f64() * 1_000.0).collect::<Vec<_>>(), share)
-    };
-    let visible = |share: f64| move |run: &Run| of(&run.visible, share);
-    let cost = |of: fn(&Cost) -> f64| move |run: &Run| of(&run.cost) * 1e6 / rows as f64;
-    let microseconds = |value: f64| format!("{value:.1} µs");
+    let notes: Vec<String> = notes(options, rows, runs).iter().map(|note| look.faint(note)).collect();
+    format!("{}\n{}", table(look, &records(rows, runs), 1), notes.join("\n"))
+}
+
+/// The lines of the table, its heading first.
+fn records(rows: i64, runs: &[Run]) -> Vec<Vec<String>> {
     let mut records = vec![["", "min", "median", "max", "target"].map(str::to_owned).to_vec()];
-    let mut line = |name: &str, of: &dyn Fn(&Run) -> f64, show: &dyn Fn(f64) -> String, target: &str| {
+    let mut line = |name: &str, of: &dyn Fn(&Run) -> f64, show: fn(f64) -> String, target: &str| {
         let values: Vec<f64> = runs.iter().map(of).collect();
         let mut record = vec![name.to_owned()];
         record.extend([0.0, 0.5, 1.0].map(|share| show(percentile(&values, share))));
         record.push(target.to_owned());
         records.push(record);
     };
-    line("freshet, rows/s", &|run| run.freshet, &rate, "≥ 60,000");
-    line("COPY into a keyed table, rows/s (the limit)", &|run| run.copy, &rate, "");
-    line("COPY to staging and upsert, rows/s", &|run| run.script, &rate, "");
-    let has_polars = runs.iter().any(|run| run.polars > 0.0);
+    let has_polars = has_polars(runs);
+    line("freshet, rows/s", &|run| run.freshet, rate, "≥ 60,000");
+    line("COPY into a keyed table, rows/s (the limit)", &|run| run.copy, rate, "");
+    line("COPY to staging and upsert, rows/s", &|run| run.script, rate, "");
     if has_polars {
-        line("a script of polars', rows/s", &|run| run.polars, &rate, "");
+        line("a script of polars', rows/s", &|run| run.polars, rate, "");
     }
-    line("freshet ÷ COPY", &|run| run.freshet / run.copy, &share, "≥ 75 %");
-    line("freshet ÷ staging and upsert", &|run| run.freshet / run.script, &share, "");
+    line("freshet ÷ COPY", &|run| run.freshet / run.copy, share, "≥ 75 %");
+    line("freshet ÷ staging and upsert", &|run| run.freshet / run.script, share, "");
     if has_polars {
-        line("freshet ÷ polars", &|run| run.freshet / run.polars, &share, "≥ 60 %");
+        line("freshet ÷ polars", &|run| run.freshet / run.polars, share, "≥ 60 %");
     }
-    line("CPU a row", &cost(Cost::all), &microseconds, "≤ 12.5 µs");
-    line("  of freshet", &cost(|cost| cost.freshet), &microseconds, "");
-    line("  of Postgres", &cost(|cost| cost.postgres), &microseconds, "");
-    line("  of Kafka", &cost(|cost| cost.kafka), &microseconds, "");
-    line("  of SeaweedFS", &cost(|cost| cost.store), &microseconds, "");
-    line("cores idle meanwhile", &|run| run.cost.idle_share(), &share, "≤ 5 %");
-    line("until the outputs are published too, s", &|run| run.outputs_seconds, &|value| format!("{value:.1}"), "");
-    line("drop to visible, p50", &visible(0.5), &milliseconds, "< 300 ms");
-    line("drop to visible, p99", &visible(0.99), &milliseconds, "< 1,000 ms");
-    line("many small files, PUT alone, files/s (the limit)", &|run| run.put_rate, &rate, "");
-    line("many small files, files/s", &|run| run.many_rate, &rate, "≥ 1,000");
+    let cost = |of: fn(&Cost) -> f64| move |run: &Run| of(&run.cost) * 1e6 / rows as f64;
+    line("CPU a row", &cost(Cost::all), microseconds, "≤ 12.5 µs");
+    line("  of freshet", &cost(|cost| cost.freshet), microseconds, "");
+    line("  of Postgres", &cost(|cost| cost.postgres), microseconds, "");
+    line("  of Kafka", &cost(|cost| cost.kafka), microseconds, "");
+    line("  of SeaweedFS", &cost(|cost| cost.store), microseconds, "");
+    line("cores idle meanwhile", &|run| run.cost.idle_share(), share, "≤ 5 %");
+    line("until the outputs are published too, s", &|run| run.outputs_seconds, seconds, "");
+    line("drop to visible, p50", &|run| percentile_ms(&run.visible, 0.5), milliseconds, "< 300 ms");
+    line("drop to visible, p99", &|run| percentile_ms(&run.visible, 0.99), milliseconds, "< 1,000 ms");
+    line("many small files, PUT alone, files/s (the limit)", &|run| run.put_rate, rate, "");
+    line("many small files, files/s", &|run| run.many_rate, rate, "≥ 1,000");
     let many_cost = |of: fn(&Cost) -> f64| move |run: &Run| of(&run.many_cost) * 1e6;
-    let whole_microseconds = |value: f64| format!("{value:.0} µs");
-    line("CPU a small file", &many_cost(Cost::all), &whole_microseconds, "");
-    line("  of freshet", &many_cost(|cost| cost.freshet), &whole_microseconds, "");
-    line("  of Postgres", &many_cost(|cost| cost.postgres), &whole_microseconds, "");
-    line("  of Kafka", &many_cost(|cost| cost.kafka), &whole_microseconds, "");
-    line("  of SeaweedFS", &many_cost(|cost| cost.store), &whole_microseconds, "");
-    line("many small files until applied, p50", &|run| of(&run.many_applied, 0.5), &milliseconds, "");
-    line("many small files until applied, p99", &|run| of(&run.many_applied, 0.99), &milliseconds, "");
-    line("replay, nothing to correct, rows/s", &|run| run.unchanged.rate, &rate, "");
-    line("  ÷ freshet", &|run| run.unchanged.rate / run.freshet, &share, "≥ 100 %");
-    line("  drop to visible meanwhile, p99", &|run| of(&run.unchanged.visible, 0.99), &milliseconds, "< 2,000 ms");
-    line("replay, every row to correct, rows/s", &|run| run.corrected.rate, &rate, "");
-    line("  ÷ freshet", &|run| run.corrected.rate / run.freshet, &share, "≥ 100 %");
-    line("  drop to visible meanwhile, p99", &|run| of(&run.corrected.visible, 0.99), &milliseconds, "< 2,000 ms");
-    line("the same into shadows, swapped, rows/s", &|run| run.swapped.rate, &rate, "");
-    line("  ÷ freshet", &|run| run.swapped.rate / run.freshet, &share, "≥ 100 %");
-    line("  drop to visible meanwhile, p99", &|run| of(&run.swapped.visible, 0.99), &milliseconds, "< 2,000 ms");
-    let memory = |value: f64| format!("{:.0} MiB", value / f64::from(1 << 20));
-    line("peak memory of freshet itself", &|run| run.peak_memory_bytes as f64, &memory, "< 300 MiB");
+    line("CPU a small file", &many_cost(Cost::all), whole_microseconds, "");
+    line("  of freshet", &many_cost(|cost| cost.freshet), whole_microseconds, "");
+    line("  of Postgres", &many_cost(|cost| cost.postgres), whole_microseconds, "");
+    line("  of Kafka", &many_cost(|cost| cost.kafka), whole_microseconds, "");
+    line("  of SeaweedFS", &many_cost(|cost| cost.store), whole_microseconds, "");
+    line("many small files until applied, p50", &|run| percentile_ms(&run.many_applied, 0.5), milliseconds, "");
+    line("many small files until applied, p99", &|run| percentile_ms(&run.many_applied, 0.99), milliseconds, "");
+    let mut replay = |name: &str, of: fn(&Run) -> &Replayed| {
+        let visible = |run: &Run| percentile_ms(&of(run).visible, 0.99);
+        line(name, &|run| of(run).rate, rate, "");
+        line("  ÷ freshet", &|run| of(run).rate / run.freshet, share, "≥ 100 %");
+        line("  drop to visible meanwhile, p99", &visible, milliseconds, "< 2,000 ms");
+    };
+    replay("replay, nothing to correct, rows/s", |run| &run.unchanged);
+    replay("replay, every row to correct, rows/s", |run| &run.corrected);
+    replay("the same into shadows, swapped, rows/s", |run| &run.swapped);
+    line("peak memory of freshet itself", &|run| run.peak_memory_bytes as f64, memory, "< 300 MiB");
+    records
+}
+
+/// What stands below it: how each number was taken.
+fn notes(options: &BenchOptions, rows: i64, runs: &[Run]) -> Vec<String> {
     let mut notes = vec![
         format!("{} rows in files of {}, {} runs", thousands(rows), options.rows_per_file, runs.len()),
         "freshet: from the first byte sent to S3 until every row is committed; S3, Kafka, Postgres, all roles and"
@@ -126,13 +164,12 @@ pub(super) fn render(options: &BenchOptions, rows: i64, runs: &[Run], look: Look
             .into(),
         "memory:  VmHWM of the `freshet up` process; Kafka, Postgres and S3 are processes of their own".into(),
     ];
-    notes.push(match has_polars {
+    notes.push(match has_polars(runs) {
         true => "polars:  one process a table reads the same files, casts, cleans, COPYs and upserts; no S3, no Kafka"
             .into(),
         false => "polars:  not installed; `scripts/setup bench` installs it".into(),
     });
-    let notes: Vec<String> = notes.iter().map(|note| look.faint(note)).collect();
-    format!("{}\n{}", table(look, &records, 1), notes.join("\n"))
+    notes
 }
 
 #[cfg(test)]
