@@ -27,169 +27,88 @@ impl World {
 
     fn take_step(&mut self, scenario: &Scenario, action: Action) {
         let mutation = scenario.mutation;
+        if let Some(fault) = fault_of(action) {
+            self.budget.spend(fault);
+        }
         match action {
-            Action::Put => {
-                let (key, _, _) = scenario.puts[self.dropped];
-                self.bucket.insert(key, self.dropped);
-                self.dropped += 1;
-            }
-            Action::Register(key) => {
-                let nonce = self.draw();
-                let version = scenario.version(self.bucket[key]);
-                let known = self.database.objects.len();
-                self.database.register(&version, nonce, mutation);
-                // The same bytes within the same second are the same version to S3, and keep their place.
-                if self.database.objects.len() > known {
-                    self.look_at_order(key);
-                }
-            }
-            Action::Claim(listener) => {
-                self.database.bind(&self.topic);
-                let open = self.gate(scenario).expect("the gate is open");
-                let claim = self.database.claim(open.partitions);
-                self.listeners[listener] = claim.map(|claim| Work { claim, open, stage: Stage::Claimed });
-            }
+            Action::Put => self.put(scenario),
+            Action::Register(key) => self.register(scenario, key),
+            Action::Claim(listener) => self.claim(scenario, listener),
             Action::Ask(listener) => self.ask(scenario, listener, None),
             Action::ForeignAnswer(listener) => {
-                self.budget.spend(Fault::ForeignAnswer);
                 self.ask(scenario, listener, Some(Refusal { status: Some(404), ..Refusal::default() }));
             }
             Action::Send(listener) => self.send(scenario, listener, Sending::Whole),
             Action::CrashMidChunk(listener) => {
-                self.budget.spend(Fault::Crash);
                 self.send(scenario, listener, Sending::FirstRow);
                 self.listeners[listener] = None;
             }
-            Action::AckLost(listener) => {
-                self.budget.spend(Fault::AckLost);
-                self.send(scenario, listener, Sending::Unacknowledged);
-            }
-            Action::Delay(listener) => {
-                self.budget.spend(Fault::Delay);
-                self.send(scenario, listener, Sending::Late);
-            }
-            Action::Duplicate(listener) => {
-                self.budget.spend(Fault::Duplicate);
-                self.send(scenario, listener, Sending::Twice);
-            }
+            Action::AckLost(listener) => self.send(scenario, listener, Sending::Unacknowledged),
+            Action::Delay(listener) => self.send(scenario, listener, Sending::Late),
+            Action::Duplicate(listener) => self.send(scenario, listener, Sending::Twice),
             Action::Record(listener) => self.record(scenario, listener),
-            Action::LeaseEnds(id) => self.database.objects[id as usize - 1].is_leased = false,
-            Action::LeaseRunsOut(id) => {
-                self.budget.spend(Fault::LeaseRunsOut);
+            Action::LeaseEnds(id) | Action::LeaseRunsOut(id) => {
                 self.database.objects[id as usize - 1].is_leased = false;
             }
-            Action::CrashListener(listener) => {
-                self.budget.spend(Fault::Crash);
-                self.listeners[listener] = None;
-            }
+            Action::CrashListener(listener) => self.listeners[listener] = None,
             Action::Sweep => self.database.sweep(&self.topic, mutation),
-            Action::Take(processor, partition) => self.take(processor, partition),
-            Action::Rebalance(processor, partition) => {
-                self.budget.spend(Fault::Rebalance);
+            Action::Take(processor, partition) | Action::Rebalance(processor, partition) => {
                 self.take(processor, partition);
             }
             Action::Rejoin(processor, partition) => self.rejoin(processor, partition),
             Action::Read(processor, partition, count) => self.read(processor, partition, count),
             Action::Apply(processor) => self.apply(scenario, processor, true),
-            Action::CommitLost(processor) => {
-                self.budget.spend(Fault::CommitLost);
-                self.apply(scenario, processor, false);
-            }
-            Action::CrashProcessor(processor) => {
-                self.budget.spend(Fault::Crash);
-                self.processors[processor] = Processor::default();
-                self.group.retain(|_, owner| *owner != processor);
-            }
+            Action::CommitLost(processor) => self.apply(scenario, processor, false),
+            Action::CrashProcessor(processor) => self.crash_processor(processor),
             Action::ReadPointer(publisher) => self.publishers[publisher] = Publisher::Looked(self.outputs.clone()),
             Action::Derive(publisher) => self.derive(publisher),
             Action::Swap(publisher) => self.swap(scenario, publisher, true),
-            Action::PutLost(publisher) => {
-                self.budget.spend(Fault::PutLost);
-                self.swap(scenario, publisher, false);
-            }
-            Action::Resolve(publisher) => {
-                let Publisher::Unsure { next, marks } = self.publishers[publisher].clone() else { unreachable!() };
-                let is_mine = self.outputs.as_ref() == Some(&next);
-                self.publishers[publisher] = if is_mine { Publisher::Swapped(marks) } else { Publisher::Idle };
-            }
-            Action::DeleteMarks(publisher) => {
-                let Publisher::Swapped(marks) = &self.publishers[publisher] else { unreachable!() };
-                self.database.marks.retain(|mark| !marks.contains(mark));
-                self.publishers[publisher] = Publisher::Idle;
-            }
-            Action::CrashPublisher(publisher) => {
-                self.budget.spend(Fault::Crash);
-                self.publishers[publisher] = Publisher::Idle;
-            }
+            Action::PutLost(publisher) => self.swap(scenario, publisher, false),
+            Action::Resolve(publisher) => self.resolve(publisher),
+            Action::DeleteMarks(publisher) => self.delete_marks(publisher),
+            Action::CrashPublisher(publisher) => self.publishers[publisher] = Publisher::Idle,
             Action::WriteStreamRecord(partition) => self.write_stream_record(partition),
             Action::Deliver(index) => {
                 let (partition, record) = self.topic.delayed.remove(index);
                 self.topic.append(partition, record);
             }
-            Action::Adopt => {
-                self.mended += 1;
-                let stream = Uuid::from_u64_pair(9, self.draw());
-                self.database.adopt(&self.topic, stream, mutation);
-            }
-            Action::SetToEnd(partition) => {
-                self.mended += 1;
-                let high = self.topic.partitions[partition as usize].high();
-                self.database.set_to_end(partition, high);
-            }
-            Action::Restored => {
-                // All but the outputs is well by then, also where nobody says anything.
-                self.wrong = ledger_at_rest(scenario, self);
-                self.is_restore_unsaid = false;
-                let life = self.draw() << 32;
-                self.database.begin_life(life);
-            }
+            Action::Adopt => self.adopt(mutation),
+            Action::SetToEnd(partition) => self.set_to_end(partition),
+            Action::Restored => self.begin_life(scenario),
             Action::Backup => self.backup = Some(Box::new(self.database.clone())),
-            Action::Restore => {
-                self.budget.spend(Fault::Restore);
-                self.database = *self.backup.take().expect("there is one");
-                self.is_restore_unsaid = true;
-            }
-            Action::Retention(partition) => {
-                self.budget.spend(Fault::Retention);
-                self.topic.partitions[partition].low += 1;
-            }
+            Action::Restore => self.restore(),
+            Action::Retention(partition) => self.topic.partitions[partition].low += 1,
             Action::LogCut(partition) => {
-                self.budget.spend(Fault::LogCut);
                 self.topic.partitions[partition].records.pop();
             }
-            Action::MakeTopicAgain => {
-                self.budget.spend(Fault::TopicMadeAgain);
-                self.topic.make(scenario.partitions);
-            }
-            Action::SendAgain(id) => {
-                self.budget.spend(Fault::SendAgain);
-                self.database.send_again(id);
-            }
-            Action::SendAsNew(id) => {
-                self.budget.spend(Fault::SendAsNew);
-                self.database.send_as_new(id, self.dropped, mutation);
-            }
+            Action::MakeTopicAgain => self.topic.make(scenario.partitions),
+            Action::SendAgain(id) => self.database.send_again(id),
+            Action::SendAsNew(id) => self.database.send_as_new(id, self.dropped, mutation),
             Action::Delete(key) => {
-                self.budget.spend(Fault::Delete);
                 self.bucket.remove(key);
             }
-            Action::Replay => {
-                self.budget.spend(Fault::Replay);
-                self.replay(mutation);
-            }
-            Action::FillShadow => {
-                self.budget.spend(Fault::Shadow);
-                self.database.fill_shadow(&self.topic);
-            }
-            Action::SwapShadow => {
-                self.budget.spend(Fault::Shadow);
-                self.database.swap();
-            }
+            Action::Replay => self.replay(mutation),
+            Action::FillShadow => self.database.fill_shadow(&self.topic),
+            Action::SwapShadow => self.database.swap(),
         }
     }
 
-    fn work(&mut self, listener: usize) -> &mut Work {
-        self.listeners[listener].as_mut().expect("it works")
+    /// Somebody drops the next file.
+    fn put(&mut self, scenario: &Scenario) {
+        let (key, _, _) = scenario.puts[self.dropped];
+        self.bucket.insert(key, self.dropped);
+        self.dropped += 1;
+    }
+
+    fn register(&mut self, scenario: &Scenario, key: &'static str) {
+        let nonce = self.draw();
+        let version = scenario.version(self.bucket[key]);
+        let known = self.database.objects.len();
+        self.database.register(&version, nonce, scenario.mutation);
+        // The same bytes within the same second are the same version to S3, and keep their place.
+        if self.database.objects.len() > known {
+            self.look_at_order(key);
+        }
     }
 
     /// A file that was dropped after another was sent as new stands above that one.
@@ -203,6 +122,17 @@ impl World {
         if self.database.objects.iter().any(is_above) {
             self.wrong = Some("a file that was dropped later stands below one that was sent as new before");
         }
+    }
+
+    fn claim(&mut self, scenario: &Scenario, listener: usize) {
+        self.database.bind(&self.topic);
+        let open = self.gate(scenario).expect("the gate is open");
+        let claim = self.database.claim(open.partitions);
+        self.listeners[listener] = claim.map(|claim| Work { claim, open, stage: Stage::Claimed });
+    }
+
+    fn work(&mut self, listener: usize) -> &mut Work {
+        self.listeners[listener].as_mut().expect("it works")
     }
 
     /// A listener asks S3 for its version; `foreign` is an answer that is not S3's.
@@ -415,6 +345,11 @@ impl World {
         self.rejoin(processor, partition);
     }
 
+    fn crash_processor(&mut self, processor: usize) {
+        self.processors[processor] = Processor::default();
+        self.group.retain(|_, owner| *owner != processor);
+    }
+
     fn derive(&mut self, publisher: usize) {
         let Publisher::Looked(seen) = self.publishers[publisher].clone() else { unreachable!() };
         let tables = self.database.table_state();
@@ -450,6 +385,45 @@ impl World {
         };
     }
 
+    /// A publisher finds out whether its swap had happened.
+    fn resolve(&mut self, publisher: usize) {
+        let Publisher::Unsure { next, marks } = self.publishers[publisher].clone() else { unreachable!() };
+        let is_mine = self.outputs.as_ref() == Some(&next);
+        self.publishers[publisher] = if is_mine { Publisher::Swapped(marks) } else { Publisher::Idle };
+    }
+
+    fn delete_marks(&mut self, publisher: usize) {
+        let Publisher::Swapped(marks) = &self.publishers[publisher] else { unreachable!() };
+        self.database.marks.retain(|mark| !marks.contains(mark));
+        self.publishers[publisher] = Publisher::Idle;
+    }
+
+    fn adopt(&mut self, mutation: Option<Mutation>) {
+        self.mended += 1;
+        let stream = Uuid::from_u64_pair(9, self.draw());
+        self.database.adopt(&self.topic, stream, mutation);
+    }
+
+    fn set_to_end(&mut self, partition: i32) {
+        self.mended += 1;
+        let high = self.topic.partitions[partition as usize].high();
+        self.database.set_to_end(partition, high);
+    }
+
+    /// A person says that the database was restored.
+    fn begin_life(&mut self, scenario: &Scenario) {
+        // All but the outputs is well by then, also where nobody says anything.
+        self.wrong = ledger_at_rest(scenario, self);
+        self.is_restore_unsaid = false;
+        let life = self.draw() << 32;
+        self.database.begin_life(life);
+    }
+
+    fn restore(&mut self) {
+        self.database = *self.backup.take().expect("there is one");
+        self.is_restore_unsaid = true;
+    }
+
     /// Every row that the topic holds, up to the bookmarks, is offered to the table once more.
     fn replay(&mut self, mutation: Option<Mutation>) {
         for (partition, bookmark) in self.database.bookmarks.clone() {
@@ -460,6 +434,55 @@ impl World {
                 }
             }
         }
+    }
+}
+
+/// What a step takes from the budget.
+fn fault_of(action: Action) -> Option<Fault> {
+    match action {
+        Action::ForeignAnswer(_) => Some(Fault::ForeignAnswer),
+        Action::CrashMidChunk(_) | Action::CrashListener(_) | Action::CrashProcessor(_) | Action::CrashPublisher(_) => {
+            Some(Fault::Crash)
+        }
+        Action::AckLost(_) => Some(Fault::AckLost),
+        Action::Delay(_) => Some(Fault::Delay),
+        Action::Duplicate(_) => Some(Fault::Duplicate),
+        Action::LeaseRunsOut(_) => Some(Fault::LeaseRunsOut),
+        Action::Rebalance(..) => Some(Fault::Rebalance),
+        Action::CommitLost(_) => Some(Fault::CommitLost),
+        Action::PutLost(_) => Some(Fault::PutLost),
+        Action::Restore => Some(Fault::Restore),
+        Action::Retention(_) => Some(Fault::Retention),
+        Action::LogCut(_) => Some(Fault::LogCut),
+        Action::MakeTopicAgain => Some(Fault::TopicMadeAgain),
+        Action::SendAgain(_) => Some(Fault::SendAgain),
+        Action::SendAsNew(_) => Some(Fault::SendAsNew),
+        Action::Delete(_) => Some(Fault::Delete),
+        Action::Replay => Some(Fault::Replay),
+        Action::FillShadow | Action::SwapShadow => Some(Fault::Shadow),
+        Action::Put
+        | Action::Register(_)
+        | Action::Claim(_)
+        | Action::Ask(_)
+        | Action::Send(_)
+        | Action::Record(_)
+        | Action::LeaseEnds(_)
+        | Action::Sweep
+        | Action::Take(..)
+        | Action::Rejoin(..)
+        | Action::Read(..)
+        | Action::Apply(_)
+        | Action::ReadPointer(_)
+        | Action::Derive(_)
+        | Action::Swap(_)
+        | Action::Resolve(_)
+        | Action::DeleteMarks(_)
+        | Action::WriteStreamRecord(_)
+        | Action::Deliver(_)
+        | Action::Adopt
+        | Action::SetToEnd(_)
+        | Action::Restored
+        | Action::Backup => None,
     }
 }
 
