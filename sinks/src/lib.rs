@@ -7,6 +7,7 @@
 //! [`apply`] begins with the path of one batch; [`lives`] decides which of its rows this ledger sent. A batch that a
 //! [`replay`] reads again takes the same path: as a correction of the tables, or into a [`shadow`] of them.
 
+mod advisory;
 pub mod apply;
 pub mod backoff;
 pub mod bookmarks;

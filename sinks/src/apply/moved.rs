@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::arrays::{self, unnest};
 use super::upsert::{Candidate, Upsert, quoted};
+use crate::advisory;
 use crate::destination::Destination;
 
 /// The event time of a table whose rows may leave their date. A shadow is marked as a whole when it is swapped.
@@ -28,8 +29,7 @@ pub(super) async fn lock(connection: &mut PgConnection, upsert: &Upsert) -> Resu
     if event_time(upsert).is_none() {
         return Ok(());
     }
-    let sql = "SELECT pg_advisory_xact_lock(hashtextextended('freshet rows that move in ' || $1, 4))";
-    sqlx::query(sql).bind(upsert.domain().name).execute(connection).await.map(drop)
+    sqlx::query(advisory::MOVED).bind(upsert.domain().name).execute(connection).await.map(drop)
 }
 
 /// The dates that rows of the table will leave when these rows, one for each key, are written. The lock is held.

@@ -22,6 +22,7 @@ use super::object::{COLUMNS, Object, ObjectVersion};
 use super::order;
 use super::transition::Event;
 use super::write::change_all;
+use crate::advisory;
 use crate::transactions::{self, Limits};
 
 /// The most keys in one transaction; it bounds how long their locks are held.
@@ -91,26 +92,15 @@ where
     Ok(held.into_iter().map(outcome).collect())
 }
 
-/// Held until the end of the transaction. Sorted, so that two transactions never wait for each other in a circle.
+/// Held until the end of the transaction.
 pub(super) async fn lock_keys(connection: &mut PgConnection, bucket: &str, keys: &[String]) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "SELECT pg_advisory_xact_lock(locks.id) FROM (
-            SELECT DISTINCT hashtextextended($1 || '/' || key, 0) AS id FROM UNNEST($2::text[]) AS k (key) ORDER BY 1
-         ) AS locks",
-    )
-    .bind(bucket)
-    .bind(keys)
-    .execute(connection)
-    .await?;
+    sqlx::query(advisory::KEYS).bind(bucket).bind(keys).execute(connection).await?;
     Ok(())
 }
 
 /// Makes `src_ord` unique without a retry. Taken after the locks on keys, never before them.
 pub(super) async fn lock_domain(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet order of ' || $1, 1))")
-        .bind(domain)
-        .execute(connection)
-        .await?;
+    sqlx::query(advisory::ORDER).bind(domain).execute(connection).await?;
     Ok(())
 }
 

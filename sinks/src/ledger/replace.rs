@@ -15,6 +15,7 @@
 use freshet_topics::{Domain, Overwrite};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
+use crate::advisory;
 use crate::apply::marks::Marks;
 use crate::apply::removal;
 use crate::destination::Destination;
@@ -26,20 +27,14 @@ use crate::transactions::{self, Limits};
 /// If Postgres does not answer.
 pub(crate) async fn lock_shared(connection: &mut PgConnection, domain: &Domain) -> Result<(), sqlx::Error> {
     if domain.on_overwrite == Overwrite::Replace {
-        sqlx::query("SELECT pg_advisory_xact_lock_shared(hashtextextended('freshet replace in ' || $1, 2))")
-            .bind(domain.name)
-            .execute(connection)
-            .await?;
+        sqlx::query(advisory::REPLACE_SHARED).bind(domain.name).execute(connection).await?;
     }
     Ok(())
 }
 
 /// Takes the lock exclusively, for marking versions and deleting their rows.
 pub(super) async fn lock(connection: &mut PgConnection, domain: &Domain) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet replace in ' || $1, 2))")
-        .bind(domain.name)
-        .execute(connection)
-        .await?;
+    sqlx::query(advisory::REPLACE).bind(domain.name).execute(connection).await?;
     Ok(())
 }
 

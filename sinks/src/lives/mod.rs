@@ -19,6 +19,7 @@ mod sift;
 
 use sqlx::{PgConnection, PgPool};
 
+use crate::advisory;
 use crate::apply::marks;
 use crate::transactions::{self, Limits};
 use freshet_topics::Domain;
@@ -26,10 +27,6 @@ use freshet_topics::Domain;
 pub use judge::{Entry, Verdict, judge, life_of};
 pub use relation::{Relation, relation};
 pub(crate) use sift::{Sifted, sift};
-
-/// Advisory lock for beginning a life, so that two processes that notice the same restore begin only one: `frshlife` in
-/// ASCII.
-const LIVES_LOCK: i64 = 0x6672_7368_6c69_6665;
 
 /// Why a life began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +97,8 @@ pub(crate) async fn begin_if(
     why: Why,
     evidence: &str,
 ) -> Result<Option<i32>, sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LIVES_LOCK).execute(&mut *connection).await?;
+    // Two processes that notice the same restore begin only one life.
+    sqlx::query(advisory::LIVES).execute(&mut *connection).await?;
     let began: Option<i32> = sqlx::query_scalar(
         "INSERT INTO pipeline.lives (number, nonce, why, evidence)
          SELECT l.number + 1, pipeline.new_life_nonce(), $2, $3
@@ -129,7 +127,7 @@ pub(crate) async fn begin_if(
 /// If Postgres does not answer. Nothing has changed then.
 pub async fn begin(pool: &PgPool, domains: &[&'static Domain]) -> Result<i32, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "begin_life", Limits::SHORT).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LIVES_LOCK).execute(&mut *transaction).await?;
+    sqlx::query(advisory::LIVES).execute(&mut *transaction).await?;
     let lives = all(&mut transaction).await?;
     let current = lives.last().ok_or(sqlx::Error::RowNotFound)?.nonce;
     let began = begin_if(&mut transaction, domains, current, Why::ByHand, "`freshet restored`").await?;

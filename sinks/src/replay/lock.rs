@@ -6,6 +6,8 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::postgres;
 
+use crate::advisory;
+
 /// Excludes others from the domain's replays until it is dropped, or the process dies.
 #[derive(Debug)]
 pub struct ReplayLock {
@@ -26,8 +28,7 @@ pub async fn lock(pool: &PgPool, domain: &str) -> Result<Option<ReplayLock>, sql
     let mut connection = postgres::connect(&pool.connect_options()).await?;
     let began = Instant::now();
     loop {
-        let locked = "SELECT pg_try_advisory_lock(hashtextextended('freshet replay of ' || $1, 2))";
-        if sqlx::query_scalar(locked).bind(domain).fetch_one(&mut connection).await? {
+        if sqlx::query_scalar(advisory::REPLAY).bind(domain).fetch_one(&mut connection).await? {
             return Ok(Some(ReplayLock { _connection: connection }));
         }
         if began.elapsed() > RELEASED_WITHIN {

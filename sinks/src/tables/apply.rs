@@ -10,6 +10,7 @@ use super::plan::{self, Plan, Redeclared, TablePlan, What};
 use super::record;
 use super::wanted::Wanted;
 use super::{Setup, identifier, qualified};
+use crate::advisory;
 use crate::apply::marks;
 use crate::output_state;
 use crate::output_views;
@@ -132,7 +133,7 @@ async fn formerly(connection: &mut PgConnection, domain: &Domain) -> Result<Vec<
 pub async fn apply(pool: &PgPool, setup: &Setup<'_>) -> Result<Plan, SetupError> {
     let mut transaction = transactions::begin(pool, "setup", Limits::default()).await?;
     let connection = &mut *transaction;
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('freshet setup', 3))").execute(&mut *connection).await?;
+    sqlx::query(advisory::SETUP).execute(&mut *connection).await?;
     // Rewriting a large table takes long, so the usual limits of the session do not apply.
     let limits = format!("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = 0", LOCK_TIMEOUT.as_millis());
     sqlx::raw_sql(AssertSqlSafe(limits)).execute(&mut *connection).await?;
