@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use freshet_sinks::backoff::Backoff;
-use freshet_sinks::ledger::Claimant;
+use freshet_sinks::ledger::{Claimant, Numbering};
 use freshet_sinks::s3::Versions;
-use freshet_topics::Domain;
+use freshet_topics::{Domain, PARSER_VERSION};
 use sqlx::PgPool;
 use tokio::sync::{Mutex, Notify, Semaphore};
 
@@ -132,9 +132,9 @@ impl Listener {
         request.await
     }
 
-    /// The number of the rules by which files of a domain are read.
-    pub(crate) fn reading_rules(&self, domain: &Domain) -> i64 {
-        self.reading_rules[domain.name]
+    /// How rows of files of a domain are numbered for a topic of so many partitions.
+    pub(crate) fn numbering(&self, domain: &Domain, partitions: i32) -> Numbering {
+        Numbering { parser_version: PARSER_VERSION, partitions, reading_rules: self.reading_rules[domain.name] }
     }
 
     pub(crate) fn frame_limits(&self) -> FrameLimits {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use freshet_sinks::ledger::{self, Claim, Content, Event, ResumePoint, nothing_to_do};
 use freshet_topics::failpoint::{self, Point};
-use freshet_topics::{Domain, NewColumn, PARSER_VERSION};
+use freshet_topics::{Domain, NewColumn};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -78,8 +78,8 @@ impl Ready {
 pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_max: usize) -> Result<Ready, Stop> {
     let domain = listener.domain(&claim.object.domain).ok_or(Stop::Paused)?;
     let topic = listener.gate.topic(domain.name).ok_or(Stop::Paused)?;
-    let reading_rules = listener.reading_rules(domain);
-    let start = start(claim, PARSER_VERSION, topic.partitions, reading_rules, topic.stream_id);
+    let numbering = listener.numbering(domain, topic.partitions);
+    let start = start(claim, numbering, topic.stream_id);
     let resumed = match (start, claim.object.sha256.clone()) {
         (Start::ResumePoint, Some(sha256)) => Some(resume(listener, claim, domain, sha256).await?),
         _ => None,
@@ -93,11 +93,8 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
         if !listener.s3(listener.reader.exists(version)).await? {
             return Err(Stop::Gone(format!("{version} is no longer there")));
         }
-        let (parser_version, partitions) = (PARSER_VERSION, topic.partitions);
-        let event = Event::OpenGeneration { parser_version, partitions, reading_rules };
-        still_mine(ledger::record(&listener.pool, claim, event).await?)?;
-        (claim.parser_version, claim.partition_count, claim.received) = (parser_version, partitions, 0);
-        claim.reading_rules = reading_rules;
+        still_mine(ledger::record(&listener.pool, claim, Event::OpenGeneration(numbering)).await?)?;
+        (claim.numbering, claim.received) = (numbering, 0);
         // Once for a change. Again and again, if listeners with different limits or contracts take turns.
         tracing::warn!(
             object = %claim.object.version,
@@ -175,7 +172,7 @@ async fn begin(
         Some(bytes) => Source::Memory(bytes),
         None => Source::Stream(Box::new(open(listener, claim, domain).await?)),
     };
-    let partitions = vec![0; claim.partition_count as usize];
+    let partitions = vec![0; claim.numbering.partitions as usize];
     // The start of a file is line 1.
     let point = ResumePoint { byte: 0, line: 1, row: 0, seqs: partitions.clone(), ends: partitions };
     let overtaking = Overtaking::of(domain, content.overtaken);
@@ -190,7 +187,7 @@ async fn resume(
     domain: &'static Domain,
     sha256: Vec<u8>,
 ) -> Result<Option<Prepared>, Stop> {
-    let point = claim.object.resume_point(claim.partition_count as usize);
+    let point = claim.object.resume_point(claim.numbering.partitions as usize);
     let (limits, overtaken) = (listener.frame_limits(), claim.object.overtaken);
     let mut earlier = Earlier::new(domain, &listener.domains, limits, overtaken, point.row);
     let mut opened = open(listener, claim, domain).await?;

@@ -32,14 +32,14 @@ pub(crate) enum SendError {
 /// and back.
 pub(crate) struct RowPublisher {
     framer: Framer,
-    numbering: Numbering,
+    numberer: Numberer,
     limits: Arc<Limits>,
     /// Rows that the rate limit has already allowed.
     paid: u32,
 }
 
 /// Turns records into messages.
-struct Numbering {
+struct Numberer {
     domain: &'static Domain,
     header: Header,
     /// The origin that all rows of the object have in common.
@@ -81,19 +81,19 @@ impl RowPublisher {
             line: 0,
             src_ord: claim.object.src_ord,
             seq: 0,
-            parser: claim.parser_version,
+            parser: claim.numbering.parser_version,
             nonce: claim.object.nonce,
-            partitions: claim.partition_count,
+            partitions: claim.numbering.partitions,
         };
-        let partition_count = claim.partition_count;
+        let partition_count = claim.numbering.partitions;
         let (value, packing) = (Vec::new(), None);
-        let numbering = Numbering { domain, header, provenance, partition_count, seqs, overtaking, value, packing };
-        RowPublisher { framer, numbering, limits, paid: 0 }
+        let numberer = Numberer { domain, header, provenance, partition_count, seqs, overtaking, value, packing };
+        RowPublisher { framer, numberer, limits, paid: 0 }
     }
 
     /// Packs at most this many rows in a message. With one row, a message has the form of a single row.
     pub(crate) fn packing(mut self, rows_max: usize) -> Self {
-        let Numbering { domain, header, seqs, packing, .. } = &mut self.numbering;
+        let Numberer { domain, header, seqs, packing, .. } = &mut self.numberer;
         *packing = (rows_max > 1).then(|| Packing {
             rows_max,
             packs: seqs.iter().map(|_| Pack::default()).collect(),
@@ -107,13 +107,13 @@ impl RowPublisher {
         let mut input = bytes;
         while let Some(record) = self.framer.next(&mut input)? {
             pay(&self.limits, &mut self.paid);
-            self.numbering.send(&record, chunk)?;
+            self.numberer.send(&record, chunk)?;
         }
         while last && let Some(record) = self.framer.finish()? {
             pay(&self.limits, &mut self.paid);
-            self.numbering.send(&record, chunk)?;
+            self.numberer.send(&record, chunk)?;
         }
-        self.numbering.flush(chunk)?;
+        self.numberer.flush(chunk)?;
         Ok(())
     }
 
@@ -124,7 +124,7 @@ impl RowPublisher {
 
     /// The next sequence number in each partition.
     pub(crate) fn seqs(&self) -> &[i64] {
-        &self.numbering.seqs
+        &self.numberer.seqs
     }
 }
 
@@ -136,7 +136,7 @@ fn pay(limits: &Limits, paid: &mut u32) {
     *paid -= 1;
 }
 
-impl Numbering {
+impl Numberer {
     fn send(&mut self, record: &Record<'_>, chunk: &Chunk) -> Result<(), ProduceError> {
         // The header is not a row.
         let Some(row) = record.row() else { return Ok(()) };

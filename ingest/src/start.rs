@@ -1,6 +1,6 @@
 //! Decides where publishing of a claimed object begins. Pure.
 
-use freshet_sinks::ledger::Claim;
+use freshet_sinks::ledger::{Claim, Numbering};
 use freshet_topics::heading::folded;
 use freshet_topics::{Domain, NewColumn};
 use sha2::{Digest, Sha256};
@@ -19,16 +19,16 @@ pub enum Start {
     NextGeneration,
 }
 
-/// Decides it, from what is frozen, what this listener would do, and the stream of the topic.
+/// Decides it, from what is frozen, how this listener numbers rows, and the stream of the topic.
 ///
-/// | parser version, partition count, reading rules | resume point | its stream | start |
+/// | numbering | resume point | its stream | start |
 /// |---|---|---|---|
 /// | as frozen | row 0 | – | beginning |
 /// | as frozen | later | the topic's | resume point |
 /// | as frozen | later | another | beginning |
 /// | other | – | – | next generation |
-pub fn start(claim: &Claim, parser: i32, partitions: i32, rules: i64, stream: Uuid) -> Start {
-    match (claim.parser_version, claim.partition_count, claim.reading_rules) == (parser, partitions, rules) {
+pub fn start(claim: &Claim, here: Numbering, stream: Uuid) -> Start {
+    match claim.numbering == here {
         false => Start::NextGeneration,
         true if claim.object.resume_row > 0 && claim.object.stream_id == Some(stream) => Start::ResumePoint,
         true => Start::Beginning,
@@ -67,8 +67,8 @@ mod tests {
     use crate::example_object;
 
     fn claimed() -> Claim {
-        let (parser_version, partition_count, reading_rules) = (1, 4, 7);
-        Claim { object: example_object(), parser_version, partition_count, reading_rules, earlier: None, received: 0 }
+        let numbering = Numbering { parser_version: 1, partitions: 4, reading_rules: 7 };
+        Claim { object: example_object(), numbering, earlier: None, received: 0 }
     }
 
     #[test]
@@ -84,11 +84,11 @@ mod tests {
             (7, Some(here), 1, 4, 8, Start::NextGeneration),
             (0, None, 1, 6, 7, Start::NextGeneration),
         ];
-        for (resume_row, stream_id, parser, partitions, rules, expected) in cases {
+        for (resume_row, stream_id, parser_version, partitions, reading_rules, expected) in cases {
             let mut claim = claimed();
             (claim.object.resume_row, claim.object.stream_id) = (resume_row, stream_id);
-            let found = start(&claim, parser, partitions, rules, here);
-            assert_eq!(found, expected, "{resume_row} {parser} {partitions} {rules}");
+            let numbering = Numbering { parser_version, partitions, reading_rules };
+            assert_eq!(start(&claim, numbering, here), expected, "{resume_row} {numbering:?}");
         }
     }
 

@@ -68,8 +68,7 @@ async fn wait_for_a_look(listener: &Listener, pause: Duration) {
 async fn claim(listener: &Listener, turn: usize) -> Result<Vec<Claim>, sqlx::Error> {
     let open = |(domain, partitions): (&'static Domain, i32)| OpenDomain {
         name: domain.name,
-        partitions,
-        reading_rules: listener.reading_rules(domain),
+        numbering: listener.numbering(domain, partitions),
     };
     let domains: Vec<OpenDomain<'_>> = listener.gate.open_domains(turn).into_iter().map(open).collect();
     if domains.is_empty() {

@@ -11,10 +11,10 @@ mod compare;
 use std::collections::{BTreeMap, BTreeSet};
 
 use freshet_sinks::apply::{REFUSED_BY_DATABASE, ReceivedRow};
-use freshet_topics::Domain;
 use freshet_topics::columns::Columns;
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::log::Ends;
+use freshet_topics::{Domain, Lineage};
 use sqlx::{PgPool, Row};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -120,9 +120,9 @@ fn read(
     ranges::read(Reading { domain, kafka: kafka.clone(), ranges, objects, batch_rows_max: LOOKUP_BATCH_ROWS })
 }
 
-fn add_own(comparison: &mut Comparison, domain: &Domain, row: &ReceivedRow<'_>, refused: &BTreeSet<(i64, i32, i64)>) {
+fn add_own(comparison: &mut Comparison, domain: &Domain, row: &ReceivedRow<'_>, refused: &BTreeSet<Lineage>) {
     let (provenance, values) = (row.provenance(), &row.rows().judged.values);
-    let is_refused = refused.contains(&(provenance.object, provenance.generation, provenance.row));
+    let is_refused = refused.contains(&provenance.lineage());
     let rule = row.refusal().map(|refusal| refusal.rule).or(is_refused.then_some(REFUSED_BY_DATABASE));
     if !comparison.receive(row.origin().partition, provenance.seq) {
         return;
@@ -142,7 +142,7 @@ fn seen<'a>(row: &ReceivedRow<'_>, key: &'a str, values: &'a str) -> Seen<'a> {
     let provenance = &origin.provenance;
     Seen {
         object: provenance.object,
-        order: (provenance.src_ord, provenance.generation, provenance.row),
+        order: provenance.order(),
         line: provenance.line,
         place: Place { partition: origin.partition, offset: origin.offset },
         key,
@@ -169,8 +169,8 @@ async fn is_placed_by_key(pool: &PgPool, domain: &Domain) -> Result<bool, sqlx::
     Ok(counts <= 1 && domain.key.contains(&domain.partition_by))
 }
 
-/// Rows that Postgres refused: object, generation and row.
-async fn refused(pool: &PgPool, domain: &Domain) -> Result<BTreeSet<(i64, i32, i64)>, sqlx::Error> {
+/// Rows that Postgres refused.
+async fn refused(pool: &PgPool, domain: &Domain) -> Result<BTreeSet<Lineage>, sqlx::Error> {
     let rows: Vec<(i64, i32, i64)> = sqlx::query_as(
         "SELECT object, generation, row FROM pipeline.rejects WHERE domain = $1 AND rule = $2
          ORDER BY object DESC LIMIT $3",
@@ -180,7 +180,7 @@ async fn refused(pool: &PgPool, domain: &Domain) -> Result<BTreeSet<(i64, i32, i
     .bind(REFUSED_MAX)
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().collect())
+    Ok(rows.into_iter().map(|(object, generation, row)| Lineage { object, generation, row }).collect())
 }
 
 /// The files that sent rows of the keys, as the ledger has them.

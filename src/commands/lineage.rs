@@ -60,7 +60,7 @@ pub async fn run(services: &Services, args: &LineageArgs, look: Look) -> Result<
         Some(topic) => Some(read::sent(services, domain, &key, topic, row.as_ref()).await?),
     };
     let unread = read::unread(&services.pool, domain).await.context("look for files that are not read yet")?;
-    let found = read::Lineage::new(domain, &key, row, sent, unread);
+    let found = read::KeyLineage::new(domain, &key, row, sent, unread);
     match args.json {
         true => crate::print::raw(&format!("{}\n", serde_json::to_string_pretty(&found).context("write JSON")?)),
         false => println!("{}", show::lineage(&found, look)),

@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::ledger::register::{self, Registered};
 use freshet_sinks::ledger::{
-    self, Claim, Claimant, Content, Event, Finished, Lost, ObjectState, ObjectVersion, OpenDomain, Recorded, Renewal,
-    ResumePoint, Selection, Take, nothing_to_do, order,
+    self, Claim, Claimant, Content, Event, Finished, Lost, Numbering, ObjectState, ObjectVersion, OpenDomain, Recorded,
+    Renewal, ResumePoint, Selection, Take, nothing_to_do, order,
 };
 use freshet_topics::{DOMAINS, Domain, Pipeline};
 use sqlx::PgPool;
@@ -104,7 +104,10 @@ async fn state(pool: &PgPool, id: i64) -> (String, Option<String>) {
 }
 
 fn open(name: &str, partitions: i32) -> OpenDomain<'_> {
-    OpenDomain { name, partitions, reading_rules: 7 }
+    OpenDomain {
+        name,
+        numbering: Numbering { parser_version: freshet_topics::PARSER_VERSION, partitions, reading_rules: 7 },
+    }
 }
 
 async fn claim_next(pool: &PgPool) -> Option<Claim> {
@@ -478,7 +481,7 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
     assert_ne!(one.object.id, two.object.id);
     assert!(claim_next(pool).await.is_none());
     assert_eq!(
-        (one.object.generation, one.parser_version, one.partition_count),
+        (one.object.generation, one.numbering.parser_version, one.numbering.partitions),
         (1, freshet_topics::PARSER_VERSION, 4)
     );
     let resume = point([1, 2, 0, 0], [5, 6, 0, 0]);
@@ -503,6 +506,7 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
     assert_eq!(taken.object.resume_point(4), resume);
     assert_eq!((taken.object.sha256.as_deref(), taken.object.stream_id), (Some(&[7][..]), Some(STREAM)));
     let (rejected, failed) = ("no".to_owned(), "no".to_owned());
+    let other = Numbering { parser_version: 1, partitions: 8, reading_rules: 9 };
     let events = [
         checkpoint,
         publish(&resume, &after),
@@ -511,23 +515,19 @@ async fn an_object_taken_over_is_not_written_by_its_former_listener() {
         Event::Gone { detail: "no".into(), lost: Lost::Nothing },
         Event::Release,
         Event::Fail { detail: failed, back_off: Duration::ZERO },
-        Event::OpenGeneration { parser_version: 1, partitions: 8, reading_rules: 9 },
+        Event::OpenGeneration(other),
     ];
     for event in events {
         assert_eq!(record(pool, &mut one.clone(), event).await, Recorded::LeaseLost);
     }
-    assert!(
-        record(pool, &mut taken, Event::OpenGeneration { parser_version: 1, partitions: 8, reading_rules: 9 })
-            .await
-            .is_written()
-    );
+    assert!(record(pool, &mut taken, Event::OpenGeneration(other)).await.is_written());
     let fail = Event::Fail { detail: "broken".into(), back_off: Duration::ZERO };
     assert!(record(pool, &mut taken, fail).await.is_written());
     assert_eq!(state(pool, id).await, ("discovered".into(), Some("broken".into())));
     let again = claim_next(pool).await.expect("released");
     let object = again.object;
-    assert_eq!((object.generation, again.partition_count, object.resume_row, object.attempts), (2, 8, 0, 2));
-    assert_eq!(again.reading_rules, 9, "frozen with the generation");
+    assert_eq!((object.generation, again.numbering.partitions, object.resume_row, object.attempts), (2, 8, 0, 2));
+    assert_eq!(again.numbering.reading_rules, 9, "frozen with the generation");
     assert_eq!(object.end_offsets, None);
 }
 

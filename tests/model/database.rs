@@ -9,29 +9,31 @@ use std::time::{Duration, Instant};
 
 use freshet_processors::decisions::TableState;
 use freshet_sinks::apply::progress::{Part, PartProgress, SeqSet};
-use freshet_sinks::apply::upsert;
 use freshet_sinks::apply::{self, ApplyBatch, Duplicates, Origin, Rows};
 use freshet_sinks::bookmarks::adopt::adopted_bookmark;
 use freshet_sinks::bookmarks::{Assigned, BookmarkMove, MoveDecision, decide_move, streams};
 use freshet_sinks::ledger::register::find_version;
 use freshet_sinks::ledger::{
-    self, Change, Claim, Earlier, Event, Lease, Lost, Object, ObjectState, ObjectVersion, Reason, Recorded, judge,
-    lost_rows, may_claim, order, transition,
+    self, Change, Claim, Earlier, Event, Lease, Lost, Numbering, Object, ObjectState, ObjectVersion, Reason, Recorded,
+    judge, lost_rows, may_claim, order, transition,
 };
 use freshet_sinks::lives::{self, Entry, Verdict};
-use freshet_topics::PARSER_VERSION;
 use freshet_topics::log::{LogEnds, MEASUREMENTS_APART, truncated};
 use freshet_topics::message::RawText;
 use freshet_topics::stream::{self, Beginning};
+use freshet_topics::{Order, PARSER_VERSION};
 use uuid::Uuid;
 
 use crate::faults::Mutation;
 use crate::kafka::{Row, Topic};
 
 pub(crate) const DOMAIN: &str = "health";
-/// No contract changes here.
-pub(crate) const READING_RULES: i64 = 7;
 const LEASE: Duration = Duration::from_secs(60);
+
+/// How rows are numbered for so many partitions. No contract changes here.
+pub(crate) fn numbering(partitions: i32) -> Numbering {
+    Numbering { parser_version: PARSER_VERSION, partitions, reading_rules: 7 }
+}
 
 /// An object with what stays in Postgres.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -63,7 +65,7 @@ pub(crate) enum WayOut {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Stored {
     /// Its place in the order of the data.
-    pub(crate) order: (i64, i32, i64),
+    pub(crate) order: Order,
     pub(crate) object: i64,
     /// What it says.
     pub(crate) content: usize,
@@ -77,7 +79,7 @@ pub(crate) struct Table {
     /// How many rows each part was counted for. Nothing in Postgres: it shows what counts twice.
     pub(crate) counted: BTreeMap<Part, i64>,
     /// The greatest order received of each key. Nothing in Postgres: it shows what stands in the table wrongly.
-    pub(crate) greatest: BTreeMap<u8, (i64, i32, i64)>,
+    pub(crate) greatest: BTreeMap<u8, Order>,
 }
 
 impl Table {
@@ -96,7 +98,7 @@ impl Table {
     fn write<'r>(&mut self, rows: impl Iterator<Item = &'r Row>, mutation: Option<Mutation>) -> bool {
         let mut before = BTreeMap::new();
         for row in rows {
-            let order = upsert::order(&row.provenance());
+            let order = row.provenance().order();
             let greatest = self.greatest.entry(row.key).or_insert(order);
             *greatest = order.max(*greatest);
             let found = self.rows.get(&row.key);
@@ -263,9 +265,7 @@ impl Database {
             owner: "listener",
             lease: LEASE,
             back_off: Duration::ZERO,
-            parser_version: PARSER_VERSION,
-            partitions,
-            reading_rules: READING_RULES,
+            numbering: numbering(partitions),
         };
         let change = transition(&object, event)?;
         let of_key = self.of_key(&object.version.key);
@@ -278,14 +278,12 @@ impl Database {
         });
         let received = self.live.count(object.id, object.generation);
         self.save(&object, &change, None);
-        Some(Claim {
+        let numbering = Numbering {
             parser_version: change.object.parser_version.expect("frozen"),
-            partition_count: change.object.partition_count.expect("frozen"),
+            partitions: change.object.partition_count.expect("frozen"),
             reading_rules: change.object.reading_rules.expect("frozen"),
-            object: change.object,
-            earlier,
-            received,
-        })
+        };
+        Some(Claim { object: change.object, numbering, earlier, received })
     }
 
     /// What a listener records of a claimed object: one transaction, `set_aside` and `give_up` among them. With

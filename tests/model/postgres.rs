@@ -26,7 +26,7 @@ use freshet_topics::{Cell, DOMAINS, Domain, Provenance, RawRow, domains, judge, 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::database::{Batch, DOMAIN, Database, READING_RULES};
+use crate::database::{Batch, DOMAIN, Database, numbering};
 use crate::faults::{Budget, Fault, Mutation};
 use crate::possible::Action;
 use crate::properties::{at_every_moment, at_rest};
@@ -210,7 +210,7 @@ impl Twin {
         self.bind(before).await;
         let partitions = after.listeners[listener].as_ref().map_or(1, |work| work.open.partitions);
         let claimant = Claimant { owner: "listener", lease: LEASE, back_off: NO_WAIT };
-        let open = OpenDomain { name: DOMAIN, partitions, reading_rules: READING_RULES };
+        let open = OpenDomain { name: DOMAIN, numbering: numbering(partitions) };
         let claimed = ledger::claim(&self.pool, claimant, &[open], Take::ONE).await.expect("claim").pop();
         let expected = after.listeners[listener].as_ref().map(|work| self.translated(&work.claim));
         assert_eq!(claimed, expected, "claimed");
@@ -334,7 +334,9 @@ impl Twin {
         .expect("read the table");
         let expected = model.live.rows.iter();
         let expected = expected
-            .map(|(key, it)| (i32::from(*key), it.content as i32, it.object, it.order.0, it.order.1, it.order.2))
+            .map(|(key, it)| {
+                (i32::from(*key), it.content as i32, it.object, it.order.src_ord, it.order.generation, it.order.row)
+            })
             .collect::<Vec<_>>();
         assert_eq!(rows, expected, "the table");
         let (lives, marks): (i64, i64) =

@@ -2,6 +2,7 @@
 
 use freshet_sinks::apply::progress::Part;
 use freshet_sinks::ledger::{Lost, Object, ObjectState, Reason};
+use freshet_topics::Order;
 
 use crate::faults::Fault;
 use crate::world::{Publisher, Scenario, World};
@@ -18,9 +19,8 @@ pub(crate) fn at_every_moment(scenario: &Scenario, world: &World) -> Option<&'st
     if !database.live.counted.iter().all(is_counted_once) {
         return Some("a row counts twice");
     }
-    let stands = |(key, greatest): (&u8, &(i64, i32, i64))| {
-        database.live.rows.get(key).is_some_and(|stored| stored.order == *greatest)
-    };
+    let stands =
+        |(key, greatest): (&u8, &Order)| database.live.rows.get(key).is_some_and(|stored| stored.order == *greatest);
     if !database.live.greatest.iter().all(stands) {
         return Some("the table does not have the newest row that was received of a key");
     }
@@ -89,7 +89,7 @@ fn is_loaded(scenario: &Scenario, world: &World, put: usize) -> bool {
     let content = scenario.content_of(&version);
     let rows = scenario.contents[content].iter();
     let stands = |(row, key): (i64, &u8)| {
-        let order = (object.src_ord, object.generation, row);
+        let order = Order { src_ord: object.src_ord, generation: object.generation, row };
         // The same row, or one of a file that stands above this one.
         let stored = world.database.live.rows.get(key);
         let is_beaten = |stored: &crate::database::Stored| {

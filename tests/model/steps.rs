@@ -7,10 +7,9 @@ use freshet_processors::decisions as process;
 use freshet_sinks::bookmarks::streams::Binding;
 use freshet_sinks::ledger::{Event, Recorded, ResumePoint, nothing_to_do};
 use freshet_sinks::outputs::Manifest;
-use freshet_topics::PARSER_VERSION;
 use uuid::Uuid;
 
-use crate::database::{Batch, DOMAIN, READING_RULES, Registered, WayOut, partition_of};
+use crate::database::{Batch, DOMAIN, Registered, WayOut, numbering, partition_of};
 use crate::faults::{Fault, Mutation};
 use crate::kafka::{Record, Row};
 use crate::possible::Action;
@@ -158,9 +157,9 @@ impl World {
 
     /// Where the publishing of a version begins that is there.
     fn begin(&self, scenario: &Scenario, claim: &freshet_sinks::ledger::Claim, open: Open) -> Stage {
-        let partitions = claim.partition_count as usize;
+        let partitions = claim.numbering.partitions as usize;
         let content = scenario.described(scenario.content_of(&claim.object.version));
-        match ingest::start(claim, PARSER_VERSION, open.partitions, READING_RULES, open.stream) {
+        match ingest::start(claim, numbering(open.partitions), open.stream) {
             ingest::Start::NextGeneration => Stage::Recording(Verdict::OpenGeneration),
             ingest::Start::ResumePoint => Stage::Opened(claim.object.resume_point(partitions)),
             ingest::Start::Beginning => match nothing_to_do(claim, &content.sha256) {
@@ -237,8 +236,7 @@ impl World {
             Verdict::Checkpoint(point) if self.gate(scenario) == Some(work.open) => Stage::Opened(point),
             Verdict::Checkpoint(_) => Stage::Recording(Verdict::Release),
             Verdict::OpenGeneration => {
-                work.claim.parser_version = PARSER_VERSION;
-                work.claim.partition_count = work.open.partitions;
+                work.claim.numbering = numbering(work.open.partitions);
                 work.claim.received = 0;
                 Stage::Claimed
             }
@@ -522,14 +520,14 @@ enum Sending {
 
 fn row_of(scenario: &Scenario, claim: &freshet_sinks::ledger::Claim, key: u8, row: i64, point: &ResumePoint) -> Row {
     let object = &claim.object;
-    let partitions = claim.partition_count;
+    let partitions = claim.numbering.partitions;
     Row {
         object: object.id,
         generation: object.generation,
         row,
         src_ord: object.src_ord,
         seq: point.seqs[usize::from(key) % partitions as usize],
-        parser: claim.parser_version,
+        parser: claim.numbering.parser_version,
         nonce: object.nonce,
         partitions,
         key,

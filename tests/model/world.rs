@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use freshet_sinks::ledger::{Claim, Content, Event, ObjectVersion, ResumePoint};
-use freshet_topics::PARSER_VERSION;
 use uuid::Uuid;
 
-use crate::database::{Batch, Database, READING_RULES};
+use crate::database::{Batch, Database, numbering};
 use crate::faults::{Budget, Mutation};
 use crate::kafka::{Record, Topic};
 
@@ -100,10 +99,7 @@ impl Verdict {
         Some(match self {
             Verdict::Publish(point) => Event::Publish { stream, point, content },
             Verdict::Checkpoint(point) => Event::Checkpoint { stream, point, content },
-            Verdict::OpenGeneration => {
-                let (parser_version, partitions) = (PARSER_VERSION, open.partitions);
-                Event::OpenGeneration { parser_version, partitions, reading_rules: READING_RULES }
-            }
+            Verdict::OpenGeneration => Event::OpenGeneration(numbering(open.partitions)),
             Verdict::SetAside(original) => Event::SetAside { original: *original, sha256: content.sha256.clone() },
             Verdict::Fail => Event::Fail { detail: "failed".into(), back_off: Duration::ZERO },
             Verdict::Release => Event::Release,

@@ -38,7 +38,7 @@ pub use domain::{
     Column, Domain, EventTime, Instead, NearMiss, NewColumn, Observed, Overwrite, Reference, TextEncoding,
 };
 pub use domains::DOMAINS;
-pub use message::{Cell, Provenance, RawRow};
+pub use message::{Cell, Lineage, Order, Provenance, RawRow};
 pub use pipeline::Pipeline;
 pub use rules::{Comparison, Limit, Otherwise, RowRule, Rule};
 pub use sample::{Sample, Season};

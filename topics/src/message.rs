@@ -65,6 +65,41 @@ pub struct Provenance {
     pub partitions: i32,
 }
 
+/// Which row of which reading of which object a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lineage {
+    /// See [`Provenance::object`].
+    pub object: i64,
+    /// See [`Provenance::generation`].
+    pub generation: i32,
+    /// See [`Provenance::row`].
+    pub row: i64,
+}
+
+/// A row's place in the order of its domain's data: the greatest wins, and equal places mean the same row. Compared field by
+/// field from the first; the statements that write rows compare the same three, and a test checks that (`tests/model`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Order {
+    /// See [`Provenance::src_ord`].
+    pub src_ord: i64,
+    /// See [`Provenance::generation`].
+    pub generation: i32,
+    /// See [`Provenance::row`].
+    pub row: i64,
+}
+
+impl Provenance {
+    /// Which row it is.
+    pub fn lineage(&self) -> Lineage {
+        Lineage { object: self.object, generation: self.generation, row: self.row }
+    }
+
+    /// Its place in the order of the data.
+    pub fn order(&self) -> Order {
+        Order { src_ord: self.src_ord, generation: self.generation, row: self.row }
+    }
+}
+
 /// A message without an origin, or with headers or a value that this version cannot read.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {

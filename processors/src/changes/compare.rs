@@ -13,15 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use freshet_sinks::apply::progress::SeqSet;
-use freshet_topics::{Domain, Value};
+use freshet_topics::{Domain, Lineage, Order, Value};
 
 /// Keys of a file that are compared; the rows of further ones are counted and left out.
 pub const KEYS_MAX: usize = 500_000;
 /// Bytes of values that are held for them: rows of some hundred bytes, twice.
 const BYTES_MAX: usize = 512 << 20;
 
-/// Position in the order of a domain: `src_ord`, generation, row.
-pub(super) type Order = (i64, i32, i64);
 /// The `src_ord` of the version that removed the rows of an object from the table, if one did.
 pub(super) type Removed = Option<i64>;
 
@@ -200,7 +198,7 @@ impl Comparison {
     }
 
     /// A row of another reading. `removed` says when its version left the table, `refused` which rows Postgres refused.
-    pub(super) fn add_other(&mut self, row: Seen<'_>, removed: Removed, refused: &BTreeSet<(i64, i32, i64)>) {
+    pub(super) fn add_other(&mut self, row: Seen<'_>, removed: Removed, refused: &BTreeSet<Lineage>) {
         let Some(held) = self.keys.get_mut(row.key) else { return };
         if row.order > held.order {
             if row.place.is_before(held.place, false) {
@@ -211,10 +209,11 @@ impl Comparison {
             return;
         }
         // Another reading of the very file is no other data; a version that had left the table was not there.
-        let is_same_file = row.order.0 == held.order.0;
-        let had_left = removed.is_some_and(|removed| removed < held.order.0);
+        let is_same_file = row.order.src_ord == held.order.src_ord;
+        let had_left = removed.is_some_and(|removed| removed < held.order.src_ord);
         let is_newest = held.before.as_ref().is_none_or(|before| before.order < row.order);
-        let is_refused = refused.contains(&(row.object, row.order.1, row.order.2));
+        let Order { generation, row: number, .. } = row.order;
+        let is_refused = refused.contains(&Lineage { object: row.object, generation, row: number });
         if is_same_file || had_left || !is_newest || is_refused || !row.place.is_before(held.place, true) {
             return;
         }
@@ -316,7 +315,8 @@ mod tests {
     /// Row `id` of an object at an offset; objects are in the order of their numbers.
     fn row<'a>(object: i64, offset: i64, key: &'a str, values: &'a str) -> Seen<'a> {
         let place = Place { partition: 0, offset };
-        Seen { object, order: (object, 1, offset), line: offset + 2, place, key, values }
+        let order = Order { src_ord: object, generation: 1, row: offset };
+        Seen { object, order, line: offset + 2, place, key, values }
     }
 
     fn compared(own: &[Seen<'_>], others: &[(Seen<'_>, Removed)]) -> Changes {
@@ -326,7 +326,7 @@ mod tests {
             comparison.add_own(*row);
         }
         for (row, removed) in others {
-            comparison.add_other(*row, *removed, &BTreeSet::from([(66, 1, 3)]));
+            comparison.add_other(*row, *removed, &BTreeSet::from([Lineage { object: 66, generation: 1, row: 3 }]));
         }
         comparison.changes(5, 10)
     }
@@ -374,7 +374,8 @@ mod tests {
             let lost: i64 = changes.lost_to.values().sum();
             assert_eq!(changes.added + changes.changed + changes.same + lost, 1, "{name}");
         }
-        let refused = Seen { object: 66, order: (3, 1, 3), ..row(3, 3, "=1", "=1\0=7") };
+        let refused =
+            Seen { object: 66, order: Order { src_ord: 3, generation: 1, row: 3 }, ..row(3, 3, "=1", "=1\0=7") };
         assert_eq!(compared(&[own], &[(refused, None)]).added, 1, "Postgres refused it");
     }
 

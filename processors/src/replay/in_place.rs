@@ -10,7 +10,7 @@ use freshet_sinks::bookmarks::BookmarkMove;
 use freshet_sinks::destination::Destination;
 use freshet_sinks::replay::correct::{self, Corrected, Example};
 use freshet_sinks::replay::{self as replays, Finished, Kind, Replay, Running, Wanted};
-use freshet_topics::Provenance;
+use freshet_topics::Lineage;
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
@@ -164,7 +164,7 @@ struct Sum {
     preview: Preview,
     keys: HashSet<Option<String>>,
     /// Rows that are newly rejected or newly accepted.
-    rows: HashSet<(i64, i32, i64)>,
+    rows: HashSet<Lineage>,
     shown: BTreeMap<&'static str, usize>,
     examples_max: usize,
 }
@@ -190,9 +190,8 @@ impl Sum {
             }
         }
         for example in examples {
-            let Provenance { object, generation, row, .. } = example.provenance;
             // A topic may hold a row twice.
-            let mut is_new = || self.rows.len() >= KEYS_MAX || self.rows.insert((object, generation, row));
+            let mut is_new = || self.rows.len() >= KEYS_MAX || self.rows.insert(example.provenance.lineage());
             match &example.what {
                 correct::What::RejectedAnew(refusal) if is_new() => {
                     *sum.rejected_anew.entry(refusal.rule).or_default() += 1;

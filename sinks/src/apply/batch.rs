@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use freshet_topics::Provenance;
 use freshet_topics::judge::Judged;
 use freshet_topics::message::RawText;
+use freshet_topics::{Lineage, Provenance};
 
 use super::progress::{Part, PartProgress};
-use super::rejects::{Lineage, Refusal, Reject};
+use super::rejects::{Refusal, Reject};
 use super::upsert::Candidate;
 use crate::bookmarks::BookmarkMove;
 
@@ -110,10 +110,9 @@ impl<'b> ReceivedRow<'b> {
         Part { object, generation, partition }
     }
 
-    /// Object, generation and row.
+    /// Which row it is.
     pub(crate) fn lineage(&self) -> Lineage {
-        let Provenance { object, generation, row, .. } = *self.provenance();
-        (object, generation, row)
+        self.provenance().lineage()
     }
 
     /// Its dead letter.

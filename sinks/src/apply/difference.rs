@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use freshet_topics::Domain;
+use freshet_topics::{Domain, Lineage};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::arrays::{self, unnest};
@@ -42,8 +42,8 @@ pub struct Difference {
 /// The row that the table has under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Before {
-    /// Object, generation and row that it comes from.
-    pub lineage: (i64, i32, i64),
+    /// Which row of a file it is.
+    pub lineage: Lineage,
     /// Columns whose value differs.
     pub columns: Arc<[&'static str]>,
     /// With [`Detail::Examples`], the table's value of the first of these columns, as text.
@@ -116,7 +116,7 @@ impl Upsert {
                 continue;
             }
             let lineage = match row.try_get::<Option<i64>, _>(2)? {
-                Some(object) => Some((object, row.try_get(3)?, row.try_get(4)?)),
+                Some(object) => Some(Lineage { object, generation: row.try_get(3)?, row: row.try_get(4)? }),
                 None => None,
             };
             let (differs, texts): (Vec<bool>, Option<Vec<Option<String>>>) = (row.try_get(5)?, row.try_get(6)?);

@@ -37,6 +37,7 @@ pub mod written;
 
 use std::collections::BTreeMap;
 
+use freshet_topics::Lineage;
 use sqlx::PgConnection;
 
 pub use batch::{ApplyBatch, Batch, Duplicates, Origin, REFUSED_BY_DATABASE, ReceivedRow, Rows};
@@ -44,9 +45,9 @@ use error::Mode;
 pub use error::{ApplyError, within};
 use newest::Outcome;
 use refusals::Refusals;
-use rejects::Lineage;
 use transaction::{Request, Strategy};
 use upsert::Upsert;
+use written::Written;
 
 /// The result of applying a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,11 +111,10 @@ impl Strategy for FirstTime {
     }
 
     fn count(&mut self, batch: &mut ApplyBatch<'_>, outcome: &Outcome) {
-        let mut written: Vec<Lineage> = outcome
-            .written
-            .iter()
-            .flat_map(|one| one.rows.iter().map(|row| (one.object, one.generation, *row)))
-            .collect();
+        let lineages = outcome.written.iter().flat_map(|&Written { object, generation, ref rows, .. }| {
+            rows.iter().map(move |&row| Lineage { object, generation, row })
+        });
+        let mut written: Vec<Lineage> = lineages.collect();
         written.sort_unstable();
         let applied = &mut self.applied;
         let accepted: Vec<ReceivedRow> = batch.accepted().map(|(_, row)| *row).collect();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use freshet_topics::Provenance;
 pub use freshet_topics::judge::Refusal;
+use freshet_topics::{Lineage, Provenance};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::destination::Destination;
@@ -76,9 +76,6 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// (object, generation, row)
-pub(crate) type Lineage = (i64, i32, i64);
-
 /// The rejects among `rows`, with their rule.
 pub(crate) async fn among(
     connection: &mut PgConnection,
@@ -94,12 +91,13 @@ pub(crate) async fn among(
         destination.rejects()
     )))
     .bind(domain)
-    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.object).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.generation).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.row).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    Ok(found.into_iter().map(|(object, generation, row, rule)| ((object, generation, row), rule)).collect())
+    let rule = |(object, generation, row, rule)| (Lineage { object, generation, row }, rule);
+    Ok(found.into_iter().map(rule).collect())
 }
 
 /// Deletes rejects that now load.
@@ -118,9 +116,9 @@ pub(crate) async fn delete(
         destination.rejects()
     )))
     .bind(domain)
-    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.object).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.generation).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.row).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

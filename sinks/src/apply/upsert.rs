@@ -84,7 +84,7 @@ impl Upsert {
 
     /// Orders rows by key, the newest of a key first.
     pub fn compare(&self, left: &Candidate, right: &Candidate) -> Ordering {
-        self.compare_keys(left, right).then_with(|| order(right.provenance()).cmp(&order(left.provenance())))
+        self.compare_keys(left, right).then_with(|| right.provenance().order().cmp(&left.provenance().order()))
     }
 
     /// Orders rows by key alone.
@@ -127,12 +127,6 @@ impl Upsert {
         written::add_dates(&mut written, left);
         Ok(written)
     }
-}
-
-/// The order of the data: the greatest value wins, and equal values mean the same row. The statement compares the same
-/// three values, and a test checks that (`tests/model`).
-pub fn order(provenance: &Provenance) -> (i64, i32, i64) {
-    (provenance.src_ord, provenance.generation, provenance.row)
 }
 
 /// Names such as `"type"` need quotes; declarations contain no quote characters.

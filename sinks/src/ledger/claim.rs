@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use freshet_topics::PARSER_VERSION;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
@@ -46,27 +45,33 @@ const IS_SMALL: &str = "(o.state = 'discovered' AND o.attempts = 0 AND o.resume_
 pub struct Claim {
     /// The object, in the state `publishing`.
     pub object: Object,
-    /// The parser version, frozen with the generation.
-    pub parser_version: i32,
-    /// The partition count, frozen with the generation.
-    pub partition_count: i32,
-    /// The reading rules, frozen with the generation.
-    pub reading_rules: i64,
+    /// How its rows are numbered, frozen with the generation.
+    pub numbering: Numbering,
     /// The newest older version of its key in its domain.
     pub earlier: Option<Earlier>,
     /// Rows of its newest generation that the processors have received.
     pub received: i64,
 }
 
-/// A domain that may be published to, and what a new generation of its objects is frozen to.
+/// How a listener reads the bytes of a file as numbered rows. It is frozen with a generation: sequence numbers and resume
+/// points mean nothing under another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Numbering {
+    /// See [`freshet_topics::PARSER_VERSION`].
+    pub parser_version: i32,
+    /// The partitions of the topic.
+    pub partitions: i32,
+    /// The number of the rules of contract and settings by which files are read.
+    pub reading_rules: i64,
+}
+
+/// A domain that may be published to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenDomain<'a> {
     /// Its name.
     pub name: &'a str,
-    /// The partitions of its topic.
-    pub partitions: i32,
-    /// The number of the rules by which its files are read now.
-    pub reading_rules: i64,
+    /// How the rows of its files are numbered now.
+    pub numbering: Numbering,
 }
 
 /// An older version of a key in the same domain. One of another domain (the key was that domain's before) says nothing:
@@ -212,12 +217,10 @@ fn classes(sent_again_first: bool, domains: usize) -> Vec<bool> {
 
 fn claimed_by<'a>(claimant: Claimant<'a>, domain: OpenDomain<'_>, object: &Object) -> Option<Change<'a>> {
     let Claimant { owner, lease, back_off } = claimant;
-    let OpenDomain { partitions, reading_rules, .. } = domain;
     // The lease of the last attempt expired: that counts as a failure too.
     let failures = object.attempts.unsigned_abs() + u32::from(object.state == ObjectState::Publishing);
     let back_off = back_off.after(failures + 1);
-    let parser_version = PARSER_VERSION;
-    transition(object, Event::Claim { owner, lease, back_off, parser_version, partitions, reading_rules })
+    transition(object, Event::Claim { owner, lease, back_off, numbering: domain.numbering })
 }
 
 impl Found {
@@ -229,14 +232,12 @@ impl Found {
             reading_rules: self.earlier_reading_rules,
             reason: self.earlier_cause.map(|cause| cause.0),
         });
-        Claim {
-            parser_version: object.parser_version.unwrap_or(PARSER_VERSION),
-            partition_count: object.partition_count.unwrap_or(domain.partitions),
-            reading_rules: object.reading_rules.unwrap_or(domain.reading_rules),
-            object,
-            earlier,
-            received: self.received,
-        }
+        let numbering = Numbering {
+            parser_version: object.parser_version.unwrap_or(domain.numbering.parser_version),
+            partitions: object.partition_count.unwrap_or(domain.numbering.partitions),
+            reading_rules: object.reading_rules.unwrap_or(domain.numbering.reading_rules),
+        };
+        Claim { object, numbering, earlier, received: self.received }
     }
 }
 
@@ -317,7 +318,8 @@ pub fn nothing_to_do(claim: &Claim, sha256: &[u8]) -> Option<i64> {
         return None;
     }
     // Where the rules of the older one are not known, they are taken to be the same.
-    let is_read_alike = |earlier: &&Earlier| earlier.reading_rules.is_none_or(|rules| rules == claim.reading_rules);
+    let is_read_alike =
+        |earlier: &&Earlier| earlier.reading_rules.is_none_or(|rules| rules == claim.numbering.reading_rules);
     let earlier = claim.earlier.as_ref().filter(|earlier| earlier.sha256.as_deref() == Some(sha256))?;
     let earlier = Some(earlier).filter(is_read_alike)?;
     match earlier.state {
@@ -340,8 +342,8 @@ mod tests {
             reading_rules: Some(7),
             reason,
         });
-        let (parser_version, partition_count, reading_rules) = (1, 4, 7);
-        Claim { object: Object::example(), parser_version, partition_count, reading_rules, earlier, received: 0 }
+        let numbering = Numbering { parser_version: 1, partitions: 4, reading_rules: 7 };
+        Claim { object: Object::example(), numbering, earlier, received: 0 }
     }
 
     #[test]
@@ -360,7 +362,7 @@ mod tests {
             let claim = claimed(earlier);
             assert_eq!(nothing_to_do(&claim, &[1]), expected, "{claim:?}");
             assert_eq!(nothing_to_do(&claim, &[2]), None, "other content");
-            let corrected = Claim { reading_rules: 8, ..claim.clone() };
+            let corrected = Claim { numbering: Numbering { reading_rules: 8, ..claim.numbering }, ..claim.clone() };
             assert_eq!(nothing_to_do(&corrected, &[1]), None, "its contract has been corrected");
             let received = Claim { received: 1, ..claim.clone() };
             assert_eq!(nothing_to_do(&received, &[1]), None, "rows of it are in the tables");

@@ -39,7 +39,8 @@ mod transition;
 mod write;
 
 pub use claim::{
-    ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, OpenDomain, Renewal, Take, claim, may_claim, nothing_to_do, renew,
+    ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, Numbering, OpenDomain, Renewal, Take, claim, may_claim,
+    nothing_to_do, renew,
 };
 pub use lost::{Lost, lost_rows, received};
 pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint, on_one_line};

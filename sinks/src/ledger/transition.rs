@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::claim::Numbering;
 use super::lost::Lost;
 use super::object::{Content, Object, ResumePoint};
 use super::reason::Reason;
@@ -18,17 +19,9 @@ const UNKNOWN_RULES: i64 = 0;
 pub enum Event<'a> {
     /// A listener takes it. An expired lease counts as a failed attempt: this object may have killed its listener.
     /// `back_off`: how long after the end of this lease nobody takes it, if it expires too.
-    Claim {
-        owner: &'a str,
-        lease: Duration,
-        back_off: Duration,
-        parser_version: i32,
-        partitions: i32,
-        reading_rules: i64,
-    },
-    /// The listener's parser, partition count or reading rules differ from the frozen ones: the next generation begins at
-    /// row 0.
-    OpenGeneration { parser_version: i32, partitions: i32, reading_rules: i64 },
+    Claim { owner: &'a str, lease: Duration, back_off: Duration, numbering: Numbering },
+    /// The listener numbers rows otherwise than is frozen: the next generation begins at row 0.
+    OpenGeneration(Numbering),
     /// Everything before this point is acknowledged by the topic.
     Checkpoint { stream: Uuid, point: &'a ResumePoint, content: &'a Content },
     /// All rows are acknowledged by the topic.
@@ -125,13 +118,10 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
     let is_gone = object.reason().is_some_and(Reason::is_gone);
     let change = Change::of(object);
     Some(match (object.state, event) {
-        (
-            Discovered | Publishing,
-            Event::Claim { owner, lease, back_off, parser_version, partitions, reading_rules },
-        ) => change.claim(owner, lease, back_off, parser_version, partitions, reading_rules),
-        (Publishing, Event::OpenGeneration { parser_version, partitions, reading_rules }) => {
-            change.open_generation(Some(parser_version), Some(partitions), Some(reading_rules))
+        (Discovered | Publishing, Event::Claim { owner, lease, back_off, numbering }) => {
+            change.claim(owner, lease, back_off, numbering)
         }
+        (Publishing, Event::OpenGeneration(numbering)) => change.open_generation(Some(numbering)),
         (Publishing, Event::Checkpoint { stream, point, content }) => change.checkpoint(stream, point, content),
         (Publishing, Event::Publish { stream, point, content }) => {
             let mut change = change.checkpoint(stream, point, content).end(Published, None);
@@ -166,8 +156,7 @@ pub fn transition<'a>(object: &Object, event: Event<'a>) -> Option<Change<'a>> {
         (Applied | Rejected | Superseded, Event::SendAsNew { src_ord })
             if object.state != Superseded || is_copy.is_some() =>
         {
-            // The next claim decides what the generation is frozen to.
-            let mut change = change.open_generation(None, None, None).restart(Some(Reason::SentAsNew)).counted();
+            let mut change = change.open_generation(None).restart(Some(Reason::SentAsNew)).counted();
             change.object.src_ord = src_ord;
             change
         }
@@ -194,39 +183,28 @@ impl<'a> Change<'a> {
         Change { object: object.clone(), lease: Lease::Keep, wait: Wait::Keep, wakes_copies: false }
     }
 
-    fn claim(
-        mut self,
-        owner: &'a str,
-        lease: Duration,
-        back_off: Duration,
-        parser_version: i32,
-        partitions: i32,
-        reading_rules: i64,
-    ) -> Self {
+    fn claim(mut self, owner: &'a str, lease: Duration, back_off: Duration, numbering: Numbering) -> Self {
         let object = &mut self.object;
         object.attempts += i32::from(object.state == ObjectState::Publishing);
         object.state = ObjectState::Publishing;
         object.lease_epoch += 1;
         // What a program that did not know of them has read to its end, nobody can say by which rules.
         let was_read = object.parser_version.is_some() && object.rows.is_some();
-        object.reading_rules.get_or_insert(if was_read { UNKNOWN_RULES } else { reading_rules });
-        object.parser_version.get_or_insert(parser_version);
-        object.partition_count.get_or_insert(partitions);
+        object.reading_rules.get_or_insert(if was_read { UNKNOWN_RULES } else { numbering.reading_rules });
+        object.parser_version.get_or_insert(numbering.parser_version);
+        object.partition_count.get_or_insert(numbering.partitions);
         self.lease = Lease::Grant(owner, lease);
         self.wait = Wait::Until(lease + back_off);
         self
     }
 
-    fn open_generation(
-        mut self,
-        parser_version: Option<i32>,
-        partitions: Option<i32>,
-        reading_rules: Option<i64>,
-    ) -> Self {
+    /// `None`: the next claim decides how its rows are numbered.
+    fn open_generation(mut self, numbering: Option<Numbering>) -> Self {
         let object = &mut self.object;
         object.generation += 1;
-        (object.parser_version, object.partition_count) = (parser_version, partitions);
-        object.reading_rules = reading_rules;
+        object.parser_version = numbering.map(|it| it.parser_version);
+        object.partition_count = numbering.map(|it| it.partitions);
+        object.reading_rules = numbering.map(|it| it.reading_rules);
         (object.rows, object.partition_rows) = (None, None);
         self.rewind();
         self
@@ -296,8 +274,10 @@ mod tests {
         }
     }
 
+    const NUMBERING: Numbering = Numbering { parser_version: 2, partitions: 4, reading_rules: 8 };
+
     fn claim_of(lease: Duration, back_off: Duration) -> Event<'static> {
-        Event::Claim { owner: "me", lease, back_off, parser_version: 2, partitions: 4, reading_rules: 8 }
+        Event::Claim { owner: "me", lease, back_off, numbering: NUMBERING }
     }
 
     fn events(point: &ResumePoint, content: &Content) -> Vec<(&'static str, Event<'static>)> {
@@ -308,7 +288,7 @@ mod tests {
         let detail = || "why".to_owned();
         vec![
             ("claim", claim_of(lease, back_off)),
-            ("open generation", Event::OpenGeneration { parser_version: 2, partitions: 4, reading_rules: 8 }),
+            ("open generation", Event::OpenGeneration(NUMBERING)),
             ("checkpoint", Event::Checkpoint { stream, point, content }),
             ("publish", Event::Publish { stream, point, content }),
             ("reject", Event::Reject { detail: detail() }),

@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use freshet_topics::Provenance;
+use freshet_topics::{Lineage, Provenance};
 use sqlx::PgConnection;
 
 use super::Running;
@@ -29,7 +29,7 @@ use crate::apply::error::Mode;
 use crate::apply::newest::{self, Outcome};
 use crate::apply::progress::Part;
 use crate::apply::refusals::Refusals;
-use crate::apply::rejects::{self, Lineage, Refusal};
+use crate::apply::rejects::{self, Refusal};
 use crate::apply::transaction::{self, Request, Strategy};
 use crate::apply::upsert::{Upsert, filled_columns};
 use crate::apply::{ApplyBatch, ApplyError, Batch, Duplicates, REFUSED_BY_DATABASE, ReceivedRow};

@@ -4,12 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use freshet_topics::Domain;
+use freshet_topics::{Domain, Lineage};
 use sqlx::PgConnection;
 
 use super::Running;
 use crate::apply::marks::Marks;
-use crate::apply::rejects::Lineage;
 use crate::apply::removal;
 use crate::apply::upsert::quoted;
 use crate::destination::Destination;
@@ -39,9 +38,9 @@ pub(crate) async fn remember(
          ON CONFLICT (replay, object, generation, row) DO UPDATE SET kept = excluded.kept",
     )
     .bind(replay.id)
-    .bind(last.keys().map(|lineage| lineage.0).collect::<Vec<_>>())
-    .bind(last.keys().map(|lineage| lineage.1).collect::<Vec<_>>())
-    .bind(last.keys().map(|lineage| lineage.2).collect::<Vec<_>>())
+    .bind(last.keys().map(|lineage| lineage.object).collect::<Vec<_>>())
+    .bind(last.keys().map(|lineage| lineage.generation).collect::<Vec<_>>())
+    .bind(last.keys().map(|lineage| lineage.row).collect::<Vec<_>>())
     .bind(last.values().map(|kept| (*kept).clone()).collect::<Vec<_>>())
     .execute(connection)
     .await?;

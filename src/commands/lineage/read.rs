@@ -11,7 +11,7 @@ use freshet_sinks::ledger::{ObjectState, on_one_line};
 use freshet_topics::judge::{Note, Refusal};
 use freshet_topics::log::LogClient;
 use freshet_topics::partition::{message_key, partition_of};
-use freshet_topics::{Domain, Provenance, Value};
+use freshet_topics::{Domain, Lineage, Order, Provenance, Value};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -46,9 +46,9 @@ pub(super) struct File {
 pub(super) struct Row {
     /// Every column, as JSON has it.
     pub(super) values: serde_json::Value,
-    /// The object that it is from.
+    /// Which row of which object it is.
     #[serde(skip)]
-    place: (i64, i32, i64),
+    lineage: Lineage,
     /// The object's place in the order of its domain.
     #[serde(skip)]
     src_ord: i64,
@@ -115,7 +115,7 @@ pub(super) struct Other {
 
 /// Everything that is known about the key.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Lineage {
+pub(super) struct KeyLineage {
     pub(super) domain: &'static str,
     pub(super) table: &'static str,
     pub(super) key: BTreeMap<&'static str, String>,
@@ -155,14 +155,14 @@ pub(super) struct FromTopic {
     halted: Vec<i32>,
 }
 
-impl Lineage {
+impl KeyLineage {
     pub(super) fn new(
         domain: &'static Domain,
         key: &[Value<'_>],
         mut row: Option<Row>,
         topic: Option<FromTopic>,
         unread: Unread,
-    ) -> Lineage {
+    ) -> KeyLineage {
         let (records_read, is_whole) = topic.as_ref().map_or((0, false), |topic| (topic.records, topic.is_whole));
         let halted = topic.as_ref().map_or_else(Vec::new, |topic| topic.halted.clone());
         let others = topic.map(|topic| {
@@ -179,7 +179,17 @@ impl Lineage {
             others.into_iter().map(|(_, other)| other).collect()
         });
         let key = domain.key.iter().copied().zip(key.iter().map(ToString::to_string)).collect();
-        Lineage { domain: domain.name, table: domain.table, key, row, others, records_read, is_whole, halted, unread }
+        KeyLineage {
+            domain: domain.name,
+            table: domain.table,
+            key,
+            row,
+            others,
+            records_read,
+            is_whole,
+            halted,
+            unread,
+        }
     }
 
     /// Whether nothing is known of the key.
@@ -191,7 +201,7 @@ impl Lineage {
 impl Row {
     /// Whether a row was sent by an earlier reading of the file that this one is from.
     pub(super) fn is_read_again(&self, other: &Other) -> bool {
-        other.object == self.place.0 && other.generation < self.generation
+        other.object == self.lineage.object && other.generation < self.generation
     }
 
     /// Whether the file was sent again as new after a row of it.
@@ -201,7 +211,7 @@ impl Row {
 
     fn is(&self, sent: &Sent) -> bool {
         let provenance = &sent.provenance;
-        self.place == (provenance.object, provenance.generation, provenance.row) && self.src_ord == provenance.src_ord
+        self.lineage == provenance.lineage() && self.src_ord == provenance.src_ord
     }
 
     fn complete(&mut self, sent: &Sent) {
@@ -217,12 +227,12 @@ impl Row {
 }
 
 /// A row that is not the one in the table, with its position in the order.
-fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> ((i64, i32, i64), Other) {
+fn other(row: Option<&Row>, sent: Sent, file: Option<File>) -> (Order, Other) {
     let Sent { provenance, partition, offset, waits, refused, .. } = sent;
-    let order = (provenance.src_ord, provenance.generation, provenance.row);
+    let order = provenance.order();
     let is_ours =
         file.as_ref().is_some_and(|file| lineage::is_of_ledger(provenance.nonce, file.nonce.unwrap_or_default()));
-    let is_newer = |row: &Row| order > (row.src_ord, row.generation, row.row);
+    let is_newer = |row: &Row| order > Order { src_ord: row.src_ord, generation: row.generation, row: row.row };
     let fate = match (&refused, &file) {
         _ if !is_ours => Fate::PassedOver,
         (Some(_), _) => Fate::Rejected,
@@ -263,9 +273,9 @@ pub(super) async fn row(services: &Services, domain: &'static Domain, key: &[Val
     let Some((values, object, generation, row, src_ord)) = query.fetch_optional(pool).await? else { return Ok(None) };
     let file = files(pool, &[object]).await?.remove(&object);
     let corrections = values.get("corrections").filter(|it| !it.is_null()).cloned();
-    let place = (object, generation, row);
+    let lineage = Lineage { object, generation, row };
     let orphan_in = dangling(services, domain, &values).await.context("look for the rows that it refers to")?;
-    Ok(Some(Row { values, place, src_ord, file, generation, row, line: None, corrections, orphan_in }))
+    Ok(Some(Row { values, lineage, src_ord, file, generation, row, line: None, corrections, orphan_in }))
 }
 
 /// The references of a row to rows that are not there.
@@ -372,7 +382,8 @@ pub(super) async fn sent(
     let is_whole = places.values().all(|(ends, _)| ends.low == 0);
     let read = lineage::sent(domain, &services.config.kafka, places, key).await;
     let (sent, records) = read.with_context(|| format!("read topic {name}"))?;
-    let ids: BTreeSet<i64> = sent.iter().map(|sent| sent.provenance.object).chain(row.map(|row| row.place.0)).collect();
+    let ids: BTreeSet<i64> =
+        sent.iter().map(|sent| sent.provenance.object).chain(row.map(|row| row.lineage.object)).collect();
     let files = files(&services.pool, &ids.into_iter().collect::<Vec<_>>()).await.context("look up the files")?;
     let sent = sent.into_iter().map(|sent| {
         let file = files.get(&sent.provenance.object).cloned();

@@ -5,11 +5,11 @@ use freshet_ingest::inspect::visible;
 use freshet_sinks::ledger::{ObjectState, on_one_line};
 use freshet_topics::message::OVERTAKEN;
 
-use super::read::{Dangling, Fate, File, Lineage, Other, Row, Unread};
+use super::read::{Dangling, Fate, File, KeyLineage, Other, Row, Unread};
 use crate::commands::status::word;
 use crate::commands::terminal::{Look, thousands, wrapped};
 
-pub(super) fn lineage(found: &Lineage, look: Look) -> String {
+pub(super) fn lineage(found: &KeyLineage, look: Look) -> String {
     let key: Vec<String> = found.key.iter().map(|(column, value)| format!("{column}={}", text(value))).collect();
     let mut parts = vec![look.bold(&format!("{} {}", found.domain, key.join(" ")))];
     match &found.row {
@@ -48,7 +48,7 @@ pub(super) fn lineage(found: &Lineage, look: Look) -> String {
 }
 
 /// Files that may have rows of the key and are not sent yet.
-fn unread(found: &Lineage) -> Option<String> {
+fn unread(found: &KeyLineage) -> Option<String> {
     let Unread { number, files } = &found.unread;
     if files.is_empty() {
         return None;
@@ -100,7 +100,7 @@ fn correction((column, rules): (&String, &serde_json::Value)) -> Option<String> 
     Some(format!("{column} ({rules})"))
 }
 
-fn of_other(other: &Other, found: &Lineage) -> String {
+fn of_other(other: &Other, found: &KeyLineage) -> String {
     let place = place(other.file.as_ref(), Some(other.line), other.row);
     match other.fate {
         Fate::Lost if found.row.as_ref().is_some_and(|row| row.is_sent_as_new(other)) => {
@@ -127,7 +127,7 @@ fn of_other(other: &Other, found: &Lineage) -> String {
 }
 
 /// `waiting: its file health/a.csv is queued, 0 of 2 rows applied (line 2)`
-fn waiting(other: &Other, found: &Lineage) -> String {
+fn waiting(other: &Other, found: &KeyLineage) -> String {
     let halted = match found.halted.contains(&other.partition) {
         true => format!(
             "; partition {} of the topic is halted, see `freshet bookmarks list {}`",
@@ -178,8 +178,8 @@ mod tests {
 
     use super::*;
 
-    fn found(others: Vec<Other>, halted: Vec<i32>, is_whole: bool) -> Lineage {
-        Lineage {
+    fn found(others: Vec<Other>, halted: Vec<i32>, is_whole: bool) -> KeyLineage {
+        KeyLineage {
             domain: "visits",
             table: "visits",
             key: BTreeMap::from([("ward", "7".to_owned())]),
