@@ -162,8 +162,7 @@ fn settings_file(path: &Path) -> anyhow::Result<String> {
 const WRITERS_MAX: usize = 16;
 
 fn check(config: &Config) -> anyhow::Result<()> {
-    let domains: Vec<&str> = config.pipeline.domains.iter().map(|domain| domain.name).collect();
-    config.ingest.check(&domains).map_err(anyhow::Error::msg)?;
+    config.ingest.check(config.pipeline.domains).map_err(anyhow::Error::msg)?;
     let rows = config.process.batch_rows_max;
     anyhow::ensure!((1..=BATCH_ROWS_MAX).contains(&rows), "process.batch_rows_max must be 1 to {BATCH_ROWS_MAX}");
     let writers = config.process.writers;

@@ -531,7 +531,7 @@ impl Discovery {
             unknown.extend(register::unknown_overwritten(pool, bucket, domain, &listed, since).await?);
         }
         for (entry, unknown) in latest.into_iter().chain(overwritten).zip(unknown) {
-            // Where patterns of the settings overlap, one domain has the file: that to which it would be announced.
+            // A file has one domain: that to which it would be announced.
             match unknown && self.listener.domain_of(&entry.version.key) == Some(self.domain) {
                 true => fresh.push(entry),
                 false => self.known.insert(&entry),

@@ -71,8 +71,7 @@ impl Listener {
     /// If a setting cannot work.
     pub fn new(context: Context) -> Result<Arc<Self>, IngestError> {
         let Context { settings, kafka, pool, s3, raw_bucket, versions, domains, listener, hints, events: _ } = context;
-        let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
-        settings.check(&names).map_err(IngestError::Setting)?;
+        settings.check(&domains).map_err(IngestError::Setting)?;
         metrics::declare(&domains);
         let rules_of = |domain: &&'static Domain| (domain.name, reading_rules(domain, settings.frame_limits()));
         let reading_rules = domains.iter().map(rules_of).collect();

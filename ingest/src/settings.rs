@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use freshet_sinks::backoff::Backoff;
 use freshet_topics::Domain;
+use freshet_topics::pipeline::pattern;
 use serde::Deserialize;
 
 use crate::frame::FrameLimits;
@@ -172,7 +173,7 @@ impl IngestSettings {
     ///
     /// # Errors
     /// One clear line for the person who wrote it.
-    pub fn check(&self, domains: &[&str]) -> Result<(), String> {
+    pub fn check(&self, domains: &[&Domain]) -> Result<(), String> {
         let positive = [
             ("list_interval_ms", self.list_interval_ms),
             ("reconcile_interval_ms", self.reconcile_interval_ms),
@@ -204,15 +205,37 @@ impl IngestSettings {
         if self.retry_max_ms < self.retry_min_ms {
             return Err("ingest.retry_max_ms must not be below ingest.retry_min_ms".into());
         }
-        if let Some(name) = self.patterns.keys().find(|name| !domains.contains(&name.as_str())) {
-            return Err(format!("ingest.patterns.{name}: no such domain; there are {}", domains.join(", ")));
-        }
+        self.check_patterns(domains)?;
         if let Some(pattern) = self.not_data.iter().find(|it| it.is_empty() || it.contains('/') || *it == "*") {
             return Err(format!(
                 "ingest.not_data: `{pattern}` must be a name with `*` for any characters: a part of a path, and not every one"
             ));
         }
         self.events.check()
+    }
+
+    /// Every key belongs to one domain, as among contracts.
+    fn check_patterns(&self, domains: &[&Domain]) -> Result<(), String> {
+        for (name, patterns) in &self.patterns {
+            if domains.iter().all(|domain| domain.name != name) {
+                let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
+                return Err(format!("ingest.patterns.{name}: no such domain; there are {}", names.join(", ")));
+            }
+            for pattern in patterns {
+                if let Some(said) = pattern::mistake_in(pattern) {
+                    return Err(format!("ingest.patterns.{name}: {said}"));
+                }
+                for other in domains.iter().filter(|domain| domain.name != name) {
+                    if let Some(theirs) = self.all_patterns_of(other).find(|theirs| pattern::overlap(pattern, theirs)) {
+                        return Err(format!(
+                            "ingest.patterns.{name}: a file under `{pattern}` may also match `{theirs}` of {}",
+                            other.name
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The limits for rows and cells.
@@ -244,17 +267,19 @@ impl IngestSettings {
 
 #[cfg(test)]
 mod tests {
+    use freshet_topics::DOMAINS;
+
     use super::*;
 
     #[test]
     fn the_defaults_can_work() {
-        assert_eq!(IngestSettings::default().check(&["climate"]), Ok(()));
+        assert_eq!(IngestSettings::default().check(&DOMAINS), Ok(()));
     }
 
     #[test]
     fn what_cannot_work_is_named() {
         type Change = fn(&mut IngestSettings);
-        let cases: [(Change, &str); 11] = [
+        let cases: [(Change, &str); 15] = [
             (|settings| settings.workers = 0, "ingest.workers"),
             (|settings| settings.lag_rows_max = 0, "ingest.lag_rows_max"),
             (|settings| settings.lease_ms = 10, "ingest.lease_ms"),
@@ -266,11 +291,24 @@ mod tests {
             (|settings| settings.events.hidden_s = 1, "ingest.events.hidden_s"),
             (|settings| settings.events.receivers = 0, "ingest.events.receivers"),
             (|settings| _ = settings.patterns.insert("helth".into(), vec![]), "ingest.patterns.helth"),
+            (|settings| _ = settings.patterns.insert("health".into(), vec!["".into()]), "ingest.patterns.health: ``"),
+            (|settings| _ = settings.patterns.insert("health".into(), vec!["a/*".into()]), "ingest.patterns.health"),
+            (
+                |settings| _ = settings.patterns.insert("health".into(), vec!["climate/".into()]),
+                "ingest.patterns.health",
+            ),
+            (
+                |settings| {
+                    settings.patterns.insert("health".into(), vec!["in/".into()]);
+                    settings.patterns.insert("climate".into(), vec!["in/climate/".into()]);
+                },
+                "ingest.patterns.climate: a file under `in/climate/` may also match `in/` of health",
+            ),
         ];
         for (change, name) in cases {
             let mut settings = IngestSettings::default();
             change(&mut settings);
-            let error = settings.check(&["climate", "health"]).expect_err(name);
+            let error = settings.check(&DOMAINS).expect_err(name);
             assert!(error.starts_with(name), "{error}");
         }
     }

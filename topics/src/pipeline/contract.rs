@@ -16,6 +16,7 @@ use self::columns::{Columns, Read};
 use self::custom::Custom;
 use self::words::{for_people, identifier, leaked, one_of, text_of, texts_of, value_of};
 use super::mistake::{Mistakes, Place};
+use super::pattern;
 use super::yaml::{Document, Map, Node};
 use crate::{Cast, Column, Domain, EventTime, NewColumn, Observed, Overwrite};
 
@@ -235,9 +236,7 @@ fn files(
         mistakes.add(node.place(), "`files` is empty: no file would ever be read");
     }
     for (pattern, place) in &files {
-        if pattern.is_empty() || pattern.starts_with('/') || pattern.contains(['*', '?', '\\']) {
-            let said =
-                format!("`{pattern}` is not an object key: a folder ends in `/`, anything else is one exact key");
+        if let Some(said) = pattern::mistake_in(pattern) {
             mistakes.add(*place, said);
         }
     }

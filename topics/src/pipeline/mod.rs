@@ -9,6 +9,7 @@ pub mod examples;
 mod folder;
 pub mod mistake;
 pub mod output;
+pub mod pattern;
 pub mod sql;
 pub mod yaml;
 
@@ -197,7 +198,7 @@ fn check_names_and_patterns<'a>(
             mistakes.add(contract.table, format!("the table `{}` is also the table of `{name}`", domain.table));
         }
         for (pattern, place) in domain.patterns.iter().zip(&contract.patterns) {
-            if let Some(theirs) = other.patterns.iter().find(|theirs| overlap(pattern, theirs)) {
+            if let Some(theirs) = other.patterns.iter().find(|theirs| pattern::overlap(pattern, theirs)) {
                 mistakes.add(*place, format!("a file under `{pattern}` may also match `{theirs}` of {name}"));
             }
         }
@@ -252,10 +253,4 @@ fn check_scale(
 /// The file of a domain's contract.
 fn file_of(domain: &str) -> String {
     format!("domains/{domain}.odcs.yaml")
-}
-
-/// Whether an object key may belong to both patterns.
-fn overlap(left: &str, right: &str) -> bool {
-    let holds = |folder: &str, key: &str| folder.ends_with('/') && key.starts_with(folder);
-    left == right || holds(left, right) || holds(right, left)
 }
