@@ -107,7 +107,7 @@ pub enum IngestError {
     },
     /// A task panicked.
     #[error("a task of the listener ended early: {0}")]
-    Task(JoinError),
+    Task(#[source] JoinError),
 }
 
 /// Listens until `shutdown`, then drains within `drain_ms`: current chunks are finished, their resume points saved, and

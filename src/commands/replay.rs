@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use freshet_processors::replay::{self, Point, ProgressSender, ReplayContext, ReplayError, Request, Shadow};
-use freshet_sinks::replay as replays;
+use freshet_sinks::replay::{self as replays, Kind};
 use freshet_sinks::tables::record;
 use freshet_topics::Domain;
 use freshet_topics::causes::in_one_line;
@@ -313,7 +313,7 @@ async fn abandon(context: &ReplayContext, only_shadow: bool, yes: bool) -> Resul
     };
     println!("{}: {}", domain.name, show::unfinished(&replay));
     anyhow::ensure!(
-        !only_shadow || replay.kind == "shadow",
+        !only_shadow || replay.kind == Kind::Shadow,
         "this replay does not fill a shadow: end it with --abandon"
     );
     if !confirm("Abandon it?", yes)? {

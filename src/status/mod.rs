@@ -24,6 +24,7 @@ use freshet_sinks::event_queue::{EventQueueState, Reading};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::listings::Unlisted;
 use freshet_sinks::outputs::{self, Manifest};
+use freshet_sinks::replay::Kind;
 use freshet_sinks::unmatched::AllUnmatched;
 use serde::Serialize;
 
@@ -174,8 +175,8 @@ pub struct DomainStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct ReplayStatus {
     pub id: i64,
-    /// `in_place` or `shadow`.
-    pub kind: String,
+    /// Where it writes to.
+    pub kind: Kind,
     pub request: String,
     /// Who works on it, or did last.
     pub owner: String,

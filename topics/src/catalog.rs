@@ -50,8 +50,13 @@ pub enum CatalogError {
     #[error("topic {0} has no stream record yet: run `freshet topics create`")]
     Unmarked(String),
     /// The blocking task was cancelled or panicked.
-    #[error("ask Kafka about topic {0}: the task ended early")]
-    Task(String),
+    #[error("ask Kafka about topic {topic}: the task ended early: {source}")]
+    Task {
+        /// The topic.
+        topic: String,
+        /// Why it ended.
+        source: tokio::task::JoinError,
+    },
 }
 
 impl CatalogError {
@@ -279,18 +284,16 @@ fn located(action: &'static str, topic: &str) -> impl FnOnce(LogError) -> Catalo
     move |error| match error {
         LogError::Kafka(source) => CatalogError::Kafka { action, topic, source },
         LogError::Unreachable(source) => CatalogError::Unreachable { action, topic, source },
-        LogError::Task => CatalogError::Task(topic),
+        LogError::Task(source) => CatalogError::Task { topic, source },
     }
 }
 
 async fn admin(settings: &KafkaSettings, topic: &str) -> Result<AdminClient<Access>, CatalogError> {
     let settings = settings.clone();
     let admin = tokio::task::spawn_blocking(move || access::admin(&settings)).await;
-    admin.map_err(|_| CatalogError::Task(topic.into()))?.map_err(|source| CatalogError::Kafka {
-        action: "configure the client for",
-        topic: topic.to_owned(),
-        source,
-    })
+    admin
+        .map_err(|source| CatalogError::Task { topic: topic.to_owned(), source })?
+        .map_err(|source| CatalogError::Kafka { action: "configure the client for", topic: topic.to_owned(), source })
 }
 
 /// Returns an error if no broker can be used: an admin client would only time out.

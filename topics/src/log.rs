@@ -40,8 +40,8 @@ pub enum LogError {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     /// The blocking task was cancelled or panicked.
-    #[error("the task that queries Kafka ended early")]
-    Task,
+    #[error("the task that queries Kafka ended early: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// The first offset of a partition and the one past its last record.

@@ -209,6 +209,7 @@ pub enum RefreshError {
         /// What was done with it.
         which: String,
         /// What failed.
+        #[source]
         error: Box<RefreshError>,
     },
     /// An upload panicked.

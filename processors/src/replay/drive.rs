@@ -130,7 +130,7 @@ impl Worker<'_> {
         // Does not wait until the reader has ended: librdkafka takes some time to close.
         while !self.positions.iter().all(is_read) {
             let batch = tokio::select! {
-                batch = batches.recv() => batch.ok_or(ReplayError::Task)?,
+                batch = batches.recv() => batch.ok_or(ReplayError::Reader)?,
                 () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
             };
             let batch = self.placed(batch?)?;

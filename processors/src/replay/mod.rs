@@ -136,8 +136,11 @@ pub enum ReplayError {
     #[error("interrupted; run the same command again to continue")]
     Interrupted,
     /// A task panicked.
-    #[error("a task of the replay ended early")]
-    Task,
+    #[error("a task of the replay ended early: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    /// The thread that reads the topic panicked.
+    #[error("the reader of the topic ended early")]
+    Reader,
 }
 
 fn of(owner: Option<&str>) -> String {
@@ -184,5 +187,5 @@ async fn ask<T: Send + 'static>(
 ) -> Result<T, ReplayError> {
     let (kafka, topic) = (context.kafka.clone(), context.topic());
     let asked = tokio::task::spawn_blocking(move || question(&LogReader::new(&kafka)?, &topic)).await;
-    Ok(asked.map_err(|_| ReplayError::Task)??)
+    Ok(asked??)
 }

@@ -25,10 +25,10 @@ pub enum ApplyError {
     },
     /// The schema is not what this version needs, or a permission is missing.
     #[error("the schema or a permission is wrong (run `freshet setup` with the pipeline that is to run): {0}")]
-    Schema(sqlx::Error),
+    Schema(#[source] sqlx::Error),
     /// Not caused by the batch (a lost connection, a lock, a restart): the same batch can be applied again.
     #[error("apply a batch: {0}")]
-    Transient(sqlx::Error),
+    Transient(#[source] sqlx::Error),
     /// Its transaction has taken this long, and was given up.
     #[error(
         "a transaction was given up after {0:?}: either another session holds a lock that it waits for \

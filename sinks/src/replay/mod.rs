@@ -12,6 +12,7 @@ mod lock;
 
 use chrono::{DateTime, Utc};
 use freshet_topics::Domain;
+use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -22,8 +23,10 @@ use crate::transactions::{self, Limits};
 pub use finish::{Finished, abandon, finish};
 pub use lock::{ReplayLock, lock};
 
-/// Where a replay writes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a replay writes to. The names are those in `pipeline.replays`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Kind {
     /// The live table.
     InPlace,
@@ -32,13 +35,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::InPlace => "in_place",
-            Kind::Shadow => "shadow",
-        }
-    }
-
     /// What it writes to.
     pub fn destination(self) -> Destination {
         match self {
@@ -55,8 +51,8 @@ pub struct Replay {
     pub id: i64,
     /// Domain name.
     pub domain: String,
-    /// `in_place` or `shadow`.
-    pub kind: String,
+    /// Where it writes to.
+    pub kind: Kind,
     /// The request.
     pub request: String,
     /// The stream of the topic that it reads.
@@ -176,7 +172,7 @@ pub async fn touch(pool: &PgPool, replay: &Running) -> Result<(), sqlx::Error> {
 pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<Assigned>), BeginError> {
     let Wanted { domain, kind, request, stream_id, starts, end_offsets, owner } = wanted;
     match unfinished(pool, domain.name).await? {
-        Some(found) if found.kind != kind.name() || found.request != *request => {
+        Some(found) if found.kind != *kind || found.request != *request => {
             return Err(BeginError::Unfinished(Box::new(found)));
         }
         Some(found) if found.stream_id != *stream_id => return Err(BeginError::OtherStream(Box::new(found))),
@@ -194,7 +190,7 @@ pub async fn begin(pool: &PgPool, wanted: &Wanted<'_>) -> Result<(Replay, Vec<As
                  VALUES ($1, $2, $3, $4, $5, $6, $7)",
             )
             .bind(domain.name)
-            .bind(kind.name())
+            .bind(kind)
             .bind(request)
             .bind(stream_id)
             .bind(end_offsets)

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use freshet_ingest::inspect::visible;
 use freshet_processors::replay::Preview;
 use freshet_sinks::ledger::on_one_line;
-use freshet_sinks::replay::Replay;
 use freshet_sinks::replay::correct::{Example, What};
+use freshet_sinks::replay::{Kind, Replay};
 use freshet_sinks::shadow::{Comparison, Differs, Swapped};
 use freshet_topics::Domain;
 use sqlx::PgPool;
@@ -199,7 +199,7 @@ pub(in crate::commands) fn swapped(
 
 /// A replay that has not ended.
 pub(in crate::commands) fn unfinished(replay: &Replay) -> String {
-    let kind = if replay.kind == "shadow" { "into a shadow" } else { "in place" };
+    let kind = if replay.kind == Kind::Shadow { "into a shadow" } else { "in place" };
     format!(
         "replay {} {kind}, {}, begun {} by {}, {} rows read",
         replay.id,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use freshet_ingest::names;
 use freshet_sinks::ledger::{ObjectState, on_one_line};
 use freshet_sinks::listings::Unlisted;
+use freshet_sinks::replay::Kind;
 use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
 use crate::commands::terminal::{Look, columns, first_that_fits, span, table, thousands, wrapped};
@@ -188,7 +189,7 @@ fn outputs(outputs: &OutputsStatus, look: Look) -> String {
 /// The replay that has not ended.
 fn replay(domain: &DomainStatus, look: Look) -> Option<String> {
     let replay = domain.replay.as_ref()?;
-    let kind = if replay.kind == "shadow" { "into a shadow" } else { "in place" };
+    let kind = if replay.kind == Kind::Shadow { "into a shadow" } else { "in place" };
     let began = replay.began_at.format("%Y-%m-%d %H:%M:%S UTC");
     let text = format!("{} {kind}, {}, begun {began} by {}", domain.domain, replay.request, replay.owner);
     // As wide as the word before it.
@@ -296,7 +297,7 @@ mod tests {
         let mut status = status();
         status.domains[2].replay = Some(ReplayStatus {
             id: 4,
-            kind: "shadow".into(),
+            kind: Kind::Shadow,
             request: "from beginning".into(),
             owner: "here:17:0badcafe".into(),
             began_at: DateTime::default(),

@@ -36,7 +36,7 @@ impl LogClient {
                 None => error,
             })
         });
-        asked.await.map_err(|_| LogError::Task)?
+        asked.await?
     }
 
     /// The ends of each partition; empty if the topic does not exist.
