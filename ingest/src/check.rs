@@ -361,6 +361,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_a_header_line_does_not_show_personal_values_in_its_reason() {
+        let locations = DOMAINS[0];
+        let mut columns = locations.columns.to_vec();
+        columns[locations.index_of("name")].personal = true;
+        let domain: &'static Domain = Box::leak(Box::new(Domain { columns: columns.leak(), ..*locations }));
+        let hidden = "unknown, not shown because the contract has personal columns";
+        let cases = [
+            ("7,Ann Smith,250000\n", format!("found: 3 {hidden}")),
+            ("Population,Ann Smith,areas\n", format!("found: `Population`, `areas`, and 1 {hidden}; `areas` is not")),
+            ("population,area\n", "found: `population`, `area`".to_owned()),
+        ];
+        for (file, expected) in cases {
+            let said = check(domain, file.as_bytes(), 64, 0).err().expect(file).to_string();
+            assert!(said.contains(&expected) && !said.contains("Ann"), "{said}");
+        }
+        let said = check(locations, b"7,Ann Smith,250000\n", 64, 0).err().expect("rejected").to_string();
+        assert!(said.contains("found: `7`, `Ann Smith`, `250000`"), "{said}");
+    }
+
+    #[test]
     fn what_rejects_a_file_is_found_before_a_row_is_published() {
         let domain = DOMAINS[0];
         let good = file(domain);

@@ -36,7 +36,7 @@ pub enum HeaderError {
         domain: &'static str,
         /// The columns, with their other accepted names.
         missing: String,
-        /// The original header, shortened.
+        /// The original header, shortened, without what may be personal values.
         found: String,
         /// The headings that are nearly columns, each after `; `.
         hints: String,
@@ -46,7 +46,7 @@ pub enum HeaderError {
     NoMeasure {
         /// The domain's name.
         domain: &'static str,
-        /// The original header, shortened.
+        /// The original header, shortened, without what may be personal values.
         found: String,
         /// The headings that are nearly columns, each after `; `.
         hints: String,
@@ -318,7 +318,7 @@ fn check_columns(
         return Err(error);
     }
     let near = suspect::near_misses(domain, places, names);
-    let found = || listed(names.iter().copied());
+    let found = || found(domain, places, names);
     let hints = || near.iter().map(|near| format!("; {near}")).collect();
     if !missing.is_empty() {
         return Err(HeaderError::Missing { domain: domain.name, missing, found: found(), hints: hints() });
@@ -329,6 +329,26 @@ fn check_columns(
     match near.is_empty() || domain.on_near_miss == NearMiss::Ignore {
         true => Ok(()),
         false => Err(HeaderError::NearMiss(near.join("; "))),
+    }
+}
+
+/// The headings of a file. Of a domain with personal columns only those that are columns or nearly: a file without a
+/// header line has the values of its first row here.
+fn found(domain: &'static Domain, places: &[Option<usize>], names: &[&str]) -> String {
+    if !domain.has_personal_columns() {
+        return listed(names.iter().copied());
+    }
+    let is_heading = |(place, name): &(usize, &&str)| {
+        places.contains(&Some(*place)) || suspect::nearest(domain, places, name).is_some()
+    };
+    let headings: Vec<&str> = names.iter().enumerate().filter(is_heading).map(|(_, name)| *name).collect();
+    let others = match names.len() - headings.len() {
+        0 => return listed(headings.into_iter()),
+        others => format!("{others} unknown, not shown because the contract has personal columns"),
+    };
+    match headings.is_empty() {
+        true => others,
+        false => format!("{}, and {others}", listed(headings.into_iter())),
     }
 }
 

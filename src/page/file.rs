@@ -111,7 +111,7 @@ pub(super) async fn file(State(asked): State<Asked>, Path(id): Path<i64>) -> Res
     let read = asked.postgres(move |connection| read(connection, id).boxed()).await?;
     let mut file = read.ok_or_else(|| absent("no such file"))?;
     let domain = asked.services.config.pipeline.domain(file.outcome.domain());
-    file.has_csv = file.outcome.rejected() > 0 && domain.is_some_and(|domain| !personal::has_any(domain));
+    file.has_csv = file.outcome.rejected() > 0 && domain.is_some_and(|domain| !domain.has_personal_columns());
     file.undo = domain.map(|domain| undo::undo(file.undoing(&asked), domain));
     // Rows that never came to the table are in no output.
     let has_rows = file.outcome.state() == ObjectState::Applied && file.more.applied > 0;
@@ -293,7 +293,7 @@ async fn size(connection: &mut PgConnection, id: i64) -> Result<(String, i64), s
 }
 
 fn check(domain: &Domain, bytes: i64) -> Result<(), Refused> {
-    if personal::has_any(domain) {
+    if domain.has_personal_columns() {
         let said = format!(
             "files of {0} have personal columns, which are not shown here: use `freshet rejects export {0}`\n",
             domain.name

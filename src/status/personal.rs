@@ -5,11 +5,6 @@ use freshet_topics::Domain;
 /// What is shown of a personal value.
 pub(crate) const PERSONAL: &str = "(personal)";
 
-/// Whether a domain has a column whose values are not shown.
-pub(crate) fn has_any(domain: &Domain) -> bool {
-    domain.columns.iter().any(|column| column.personal)
-}
-
 /// A value as it may be shown.
 ///
 /// | domain | column | shown |
@@ -22,7 +17,7 @@ pub(crate) fn has_any(domain: &Domain) -> bool {
 pub(crate) fn shown(domain: Option<&Domain>, column: Option<&str>, value: Option<String>) -> Option<String> {
     let is_open = domain.is_some_and(|domain| {
         let named = domain.columns.iter().find(|it| Some(it.name) == column);
-        !has_any(domain) || named.is_some_and(|column| !column.personal)
+        !domain.has_personal_columns() || named.is_some_and(|column| !column.personal)
     });
     value.map(|value| if is_open { value } else { PERSONAL.to_owned() })
 }

@@ -275,6 +275,11 @@ impl Domain {
         }
     }
 
+    /// Whether it has a column whose values are not shown in logs and on pages.
+    pub fn has_personal_columns(&self) -> bool {
+        self.columns.iter().any(|column| column.personal)
+    }
+
     /// The rules that count a value but let it load, as (column, rule).
     pub fn warning_rules(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let of_column = |column: &'static Column| column.rules.iter().map(|it| (column.name, it.name, it.otherwise));

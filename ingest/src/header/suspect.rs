@@ -28,7 +28,7 @@ pub(super) fn near_misses(domain: &'static Domain, places: &[Option<usize>], nam
 }
 
 /// The missing column that the heading is nearest to.
-fn nearest(domain: &'static Domain, places: &[Option<usize>], heading: &str) -> Option<&'static str> {
+pub(super) fn nearest(domain: &'static Domain, places: &[Option<usize>], heading: &str) -> Option<&'static str> {
     let lacking = domain.columns.iter().zip(places).filter(|(_, place)| place.is_none());
     let distances = lacking.filter_map(|(column, _)| {
         let spellings = [column.name].into_iter().chain(column.aliases.iter().copied());
