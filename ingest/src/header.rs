@@ -112,6 +112,16 @@ pub enum HeaderError {
         /// Position in the file from 1, and original name.
         second: (usize, String),
     },
+    /// A column of the file matches two columns of the domain, and it is not clear which one is meant.
+    #[error("header: column {} (`{}`) may be `{first}` or `{second}`: spell it as one of them", heading.0, heading.1)]
+    TwoColumns {
+        /// Position in the file from 1, and original name.
+        heading: (usize, String),
+        /// A column of the domain.
+        first: &'static str,
+        /// The other one.
+        second: &'static str,
+    },
 }
 
 /// Which cell of a row belongs to which column of the domain.
@@ -136,7 +146,7 @@ impl Header {
     /// Matches the first record of a file. `others` are the domains that its columns may belong to instead.
     ///
     /// # Errors
-    /// If a required column is missing, two columns match the same one, the only columns of the domain are its key, or
+    /// If a required column is missing, two columns match the same one or one matches two, the only columns of the domain are its key, or
     /// a heading is nearly a column.
     pub fn read(
         domain: &'static Domain,
@@ -152,6 +162,9 @@ impl Header {
         let mut places = Vec::with_capacity(domain.columns.len());
         for column in domain.columns {
             places.push(place_of(domain, column, &names)?);
+        }
+        if let Some(error) = shared(domain, &places, &names) {
+            return Err(error);
         }
         check_columns(domain, others, &places, &names, record)?;
         let is_ignored = |(place, _): &(usize, &&str)| !places.contains(&Some(*place)) && !is_note[*place];
@@ -294,11 +307,27 @@ fn single(
     let mut places = names.iter().enumerate().filter(|(_, name)| matches(name)).map(|(place, _)| place);
     match (places.next(), places.next()) {
         (Some(first), Some(second)) => {
-            let shown = |place: usize| (place + 1, shortened(names[place]));
-            Err(HeaderError::Ambiguous { column: column.name, first: shown(first), second: shown(second) })
+            let (first, second) = (numbered(first, names), numbered(second, names));
+            Err(HeaderError::Ambiguous { column: column.name, first, second })
         }
         (place, _) => Ok(place),
     }
+}
+
+/// The heading that is the place of two columns, if there is one: their names differ only in separators, and it is
+/// spelled as neither.
+fn shared(domain: &'static Domain, places: &[Option<usize>], names: &[&str]) -> Option<HeaderError> {
+    domain.columns.iter().zip(places).enumerate().find_map(|(at, (column, place))| {
+        let place = (*place)?;
+        let first = places[..at].iter().position(|other| *other == Some(place))?;
+        let first = domain.columns[first].name;
+        Some(HeaderError::TwoColumns { heading: numbered(place, names), first, second: column.name })
+    })
+}
+
+/// The position of a heading in the file, from 1, and the heading.
+fn numbered(place: usize, names: &[&str]) -> (usize, String) {
+    (place + 1, shortened(names[place]))
 }
 
 /// Checks that the matched columns make it a file of the domain.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use freshet_topics::message::packed::Pack;
-use freshet_topics::{DOMAINS, Provenance};
+use freshet_topics::{Cast, DOMAINS, Provenance};
 
 use super::*;
 use crate::frame::{FrameLimits, Framer};
@@ -143,6 +143,20 @@ fn two_columns_that_are_the_same_one_reject_the_file() {
     let error = read(domain("locations"), "LocationID,name,location_id").expect_err("two aliases");
     assert_eq!(error.to_string(), "header: columns 1 (`LocationID`) and 3 (`location_id`) are both `id`; remove one");
     read(domain("locations"), "id,name,note,note").expect("extra columns may repeat");
+}
+
+#[test]
+fn a_heading_that_may_be_two_columns_rejects_the_file() {
+    let mut columns = domain("health").columns.to_vec();
+    columns.extend(["icubeds", "icu_beds"].map(|name| Column::optional(name, Cast::Int)));
+    let twins: &'static Domain = Box::leak(Box::new(Domain { columns: columns.leak(), ..*domain("health") }));
+    assert_eq!(
+        said(twins, "location_id,date,ICU Beds"),
+        "header: column 3 (`ICU Beds`) may be `icubeds` or `icu_beds`: spell it as one of them"
+    );
+    let (_, rows) = read(twins, "location_id,date,ICU_Beds,ICUbeds\n1,2025-09-05,7,8").expect("each by its name");
+    let cell = |name: &str| rows[0].cells[twins.index_of(name)].clone();
+    assert_eq!((cell("icu_beds"), cell("icubeds")), (text("7"), text("8")));
 }
 
 #[test]

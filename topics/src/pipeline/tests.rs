@@ -350,6 +350,16 @@ fn a_mistake_is_told_with_its_place_and_what_to_do() {
         ("engine: freshet\n", "engine: freshett\n", "unknown engine `freshett`; did you mean freshet?"),
         ("name: came,", "name: src_row,", "`src_row` is reserved by freshet or Postgres"),
         ("name: came,", "name: seen,", "the column `seen` occurs twice"),
+        (
+            "name: came,",
+            "name: came, synonyms: [{synonym: patient name}],",
+            "the synonym `patient_name` of `patient` is also a name of `came`",
+        ),
+        (
+            "{synonym: Patient_Name}",
+            "{synonym: Seen At}",
+            "the synonym `seen at` of `patient` is also a name of `seen_at`",
+        ),
         ("name: came,", "name: id,", "every table has its own `id`"),
         ("name: came, logicalType: integer", "name: came, logicalType: int", "`int` is not one of integer, number"),
         ("name: came,", "name: came, physicalType: text,", "the logicalType of text is string, not integer"),

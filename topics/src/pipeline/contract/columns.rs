@@ -3,6 +3,7 @@
 use super::custom::{Custom, Property};
 use super::words::{flag_of, for_people, identifier, leaked, one_of, text_of, texts_of, value_of};
 use super::{rules, sample};
+use crate::heading::folded;
 use crate::pipeline::mistake::{Mistakes, Place, did_you_mean};
 use crate::pipeline::yaml::{Map, Node};
 use crate::types::{LOGICAL_TYPES, physical};
@@ -228,18 +229,19 @@ fn aliases_of(map: &Map<'_, '_>, mistakes: &mut Mistakes) -> &'static [&'static 
     aliases.leak()
 }
 
-/// A heading that matches two columns is ambiguous.
+/// A heading that matches two columns is ambiguous, and the synonym of one column that is the name of another never
+/// counts. Compared as headings are: separators do not matter.
 fn check_aliases(columns: &[Read], mistakes: &mut Mistakes) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let mut seen: Vec<(String, &str)> =
+        columns.iter().map(|read| (folded(read.column.name), read.column.name)).collect();
     for Read { column, place, .. } in columns {
         for alias in column.aliases {
-            match seen.iter().find(|(other, _)| other == alias) {
-                Some((_, other)) => {
-                    let said = format!("the synonym `{alias}` of `{}` is also a name of `{other}`", column.name);
-                    mistakes.add(*place, said);
-                }
-                None => seen.push((alias, column.name)),
+            let heading = folded(alias);
+            if let Some((_, other)) = seen.iter().find(|(name, of)| *name == heading && *of != column.name) {
+                let said = format!("the synonym `{alias}` of `{}` is also a name of `{other}`", column.name);
+                mistakes.add(*place, said);
             }
+            seen.push((heading, column.name));
         }
     }
 }
