@@ -256,6 +256,24 @@ fn two_columns_are_compared_where_both_are_known() {
 }
 
 #[test]
+fn a_value_is_capped_only_to_one_that_fits_its_column() {
+    let mistakes = |size: &str, otherwise: &str| {
+        let number = |name: &str, size: &str| format!("{name}, logicalType: number, physicalType: \"numeric({size})\"");
+        let text = FULL
+            .replace("came, logicalType: integer", &number("came", "12,2"))
+            .replace("seen, logicalType: integer", &number("seen", size))
+            .replace("came, otherwise: cap", &format!("came, otherwise: {otherwise}"));
+        read(&[("domains/visits.odcs.yaml", &text), ("domains/clinics.odcs.yaml", CLINICS)]).err().unwrap_or_default()
+    };
+    for (size, otherwise) in [("12,2", "cap"), ("6,2", "reject"), ("6,2", "warn")] {
+        assert_eq!(mistakes(size, otherwise), Vec::<String>::new(), "{size} {otherwise}");
+    }
+    let found = mistakes("6,2", "cap");
+    let expected = "`seen` (numeric(6,2)) cannot be capped to `came` (numeric(12,2)): give both columns the same size";
+    assert!(found.len() == 1 && found[0].contains(expected), "{found:#?}");
+}
+
+#[test]
 fn a_key_that_cannot_be_read_is_never_null() {
     let optional = "      - name: seen_at\n        logicalType: timestamp\n        customProperties:\n          \
                     - {vendor: freshet, property: uncastable, value: reject}\n";

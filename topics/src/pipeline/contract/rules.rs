@@ -314,11 +314,18 @@ fn of_row(own: Own<'_, '_>, columns: &Columns, mistakes: &mut Mistakes) -> Optio
     let otherwise = rule.need("otherwise", mistakes).and_then(|node| one_of(&node, &words, mistakes));
     rule.end(mistakes);
     let (column, other, (comparison, _)) = (column?, other?, comparison?);
-    let same_type = std::mem::discriminant(&column.cast) == std::mem::discriminant(&other.cast);
-    if column.name == other.name || !same_type {
-        let (left, right) = (column.cast.sql_type(), other.cast.sql_type());
+    let [left, right] = [column.cast, other.cast].map(Cast::sql_type);
+    let are_numeric = matches!((column.cast, other.cast), (Cast::Numeric { .. }, Cast::Numeric { .. }));
+    if column.name == other.name || (left != right && !are_numeric) {
         let said =
             format!("`{}` ({left}) and `{}` ({right}) must be two columns of the same type", column.name, other.name);
+        mistakes.add(place, said);
+    } else if left != right && otherwise == Some(Otherwise::Cap) {
+        // Not every value of the other column fits.
+        let said = format!(
+            "`{}` ({left}) cannot be capped to `{}` ({right}): give both columns the same size",
+            column.name, other.name
+        );
         mistakes.add(place, said);
     }
     if otherwise == Some(Otherwise::Null) && column.is_filled() {
