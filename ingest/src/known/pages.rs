@@ -6,7 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::object::Listed;
 
-/// The most keys looked at between two listings; beyond that all pages are forgotten.
+/// The most keys looked at between two listings, and since the last one that showed every page; beyond that all pages are
+/// forgotten.
 const TOUCHED_MAX: usize = 10_000;
 
 /// Pages whose entries were all settled at the last look: a fingerprint of everything on the page, by its first key. A
@@ -21,7 +22,7 @@ pub(crate) struct Pages {
     hashers: [RandomState; 2],
     settled: HashMap<[u64; 2], [u64; 2]>,
     pages_max: usize,
-    /// Keys looked at before the current listing.
+    /// Keys looked at before the current listing, since the last one that showed every page.
     touched_before: HashSet<[u64; 2]>,
     /// Keys looked at since it began.
     touched: HashSet<[u64; 2]>,
@@ -58,9 +59,14 @@ impl Pages {
         self.touched.insert(self.fingerprint(key));
     }
 
-    /// Begins a listing.
+    /// Begins a listing. Where a part of the bucket can never be listed, no listing completes: then all pages are
+    /// forgotten from time to time, and with them the keys that kept some from being settled.
     pub(crate) fn begin(&mut self) {
         self.touched_before.extend(std::mem::take(&mut self.touched));
+        if self.touched_before.len() > TOUCHED_MAX {
+            self.forget();
+            self.touched_before.clear();
+        }
     }
 
     /// Ends a listing that has shown every page.
@@ -198,5 +204,29 @@ mod tests {
             pages.touched.len() <= TOUCHED_MAX && pages.settled.is_empty(),
             "what was touched is not known any more"
         );
+    }
+
+    #[test]
+    fn memory_is_bounded_while_no_listing_shows_every_page() {
+        let mut pages = Pages::new(3);
+        let page = [entry(1, "e")];
+        for number in 0..3 * TOUCHED_MAX {
+            pages.touch(&number.to_string());
+            if number.is_multiple_of(100) {
+                pages.begin();
+                pages.insert(&page);
+                assert!(pages.touched_before.len() <= TOUCHED_MAX, "after {number} keys");
+            }
+        }
+        pages.touch(&page[0].version.key);
+        pages.begin();
+        assert!(!pages.contains(&page), "a page with a key that was looked at is not settled");
+        for number in 0..TOUCHED_MAX {
+            pages.touch(&number.to_string());
+        }
+        pages.begin();
+        assert!(pages.touched_before.is_empty() && !pages.contains(&page), "nor when that is forgotten");
+        pages.insert(&page);
+        assert!(pages.contains(&page));
     }
 }
