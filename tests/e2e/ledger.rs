@@ -625,6 +625,27 @@ async fn a_key_that_was_another_domains_is_registered_anew_and_nothing_of_that_d
 }
 
 #[tokio::test]
+async fn a_deletion_is_taken_back_once_the_bucket_has_the_version_again() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let named =
+        |id: &str, second| ObjectVersion { version_id: Some(id.into()), ..version("climate/a.csv", id, second) };
+    register_one(pool, named("v1", 1_000)).await;
+    let held = named("v2", 2_000);
+    register_one(pool, held.clone()).await;
+    let keys = [held.key.clone()];
+    let present = async || register::present_keys(pool, BUCKET, domain().name, "", 10).await.expect("read");
+    let is_unknown = async || register::unknown(pool, BUCKET, domain().name, &[&held]).await.expect("compare")[0];
+    for _ in 0..2 {
+        let newest_id = register::newest_id(pool).await.expect("read");
+        assert_eq!(register::record_deletions(pool, BUCKET, &keys, newest_id).await.expect("record"), 2);
+        assert_eq!((present().await.len(), is_unknown().await), (0, true));
+        assert_eq!(register_all(pool, std::slice::from_ref(&held)).await, [None], "nothing is published again");
+        assert_eq!((present().await.as_slice(), is_unknown().await), (keys.as_slice(), false));
+    }
+}
+
+#[tokio::test]
 async fn a_key_written_a_b_a_within_a_second_ends_as_a() {
     let database = Database::new().await;
     let pool = &database.pool;

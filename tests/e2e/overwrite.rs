@@ -147,3 +147,28 @@ async fn a_bucket_whose_versioning_is_turned_off_and_on_loses_no_overwrite() {
     world.all_hold().await;
     roles.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_delete_marker_is_removed_counts_as_there_until_it_is_deleted_again() {
+    let world = World::with("undeleted", |config| config.ingest.reconcile_interval_ms = 200).await;
+    let roles = world.run_all();
+    world.put("health/one.csv", "location_id,date,dengue_cases\n1,2025-07-01,1\n").await;
+    world.put("health/one.csv", "location_id,date,dengue_cases\n1,2025-07-01,2\n").await;
+    world.settle().await;
+    let deleted = "SELECT bool_and(deleted_at IS NOT NULL) FROM pipeline.objects";
+    world.delete("health/one.csv").await;
+    world.until("the deletion is recorded", deleted).await;
+
+    let (s3, bucket) = (&world.services.s3, world.raw_bucket());
+    let listed = s3.list_object_versions().bucket(bucket).prefix("health/one.csv").send().await.expect("list versions");
+    let marker = listed.delete_markers().first().and_then(|marker| marker.version_id()).expect("a delete marker");
+    let remove = s3.delete_object().bucket(bucket).key("health/one.csv").version_id(marker);
+    remove.send().await.expect("remove the delete marker");
+    world.until("it is there again", "SELECT bool_and(deleted_at IS NULL) FROM pipeline.objects").await;
+
+    world.delete("health/one.csv").await;
+    world.until("the second deletion is recorded", deleted).await;
+    assert_eq!(world.query::<i32>("SELECT dengue_cases FROM health_data").await, 2);
+    world.all_hold().await;
+    roles.stop().await;
+}

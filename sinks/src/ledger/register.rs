@@ -123,6 +123,8 @@ async fn register_versions(
     let mut outcomes = vec![Outcome::Known; keys.len()];
     let given_up: Vec<Object> = histories.iter().filter_map(|it| it.current.clone().filter(is_gone)).collect();
     let revived = change_all(connection, &given_up, |_| Event::Reappear).await?;
+    let current: Vec<i64> = histories.iter().filter_map(|it| it.current.as_ref()).map(|object| object.id).collect();
+    take_deletions_back(connection, &current).await?;
     let (mut new, mut key_newest, mut key_of_new) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (history, versions)) in histories.iter().zip(keys).enumerate() {
         if let Some(object) = history.current.as_ref().filter(|object| revived.contains(&object.id)) {
@@ -349,8 +351,8 @@ async fn insert(
 }
 
 /// The entries of a domain's listing that must be registered: those that are not the newest version of their key in the
-/// domain, and those that were given up as gone. Compares what the listing has, to the second; a listing of versions also
-/// has their ids.
+/// domain, and those that were given up as gone or recorded as deleted. Compares what the listing has, to the second; a
+/// listing of versions also has their ids.
 ///
 /// # Errors
 /// If Postgres does not answer.
@@ -368,6 +370,7 @@ pub async fn unknown(
                 AND date_trunc('second', o.last_modified) = to_timestamp(l.second)
                 AND (l.version_id IS NULL OR o.version_id IS NOT DISTINCT FROM l.version_id)
                 AND NOT (o.state = 'superseded' AND coalesce(o.cause->>'kind', '') = 'gone')
+                AND o.deleted_at IS NULL
             FROM pipeline.objects o
             WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $7
             ORDER BY o.src_ord DESC LIMIT 1), false)
@@ -472,6 +475,23 @@ pub async fn record_deletions(
     .execute(pool)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// Takes back the deletion of keys whose current versions these objects are: the delete marker above them was removed.
+/// Otherwise the next deletion would not be noticed either.
+async fn take_deletions_back(connection: &mut PgConnection, current: &[i64]) -> Result<(), sqlx::Error> {
+    if current.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE pipeline.objects AS o SET deleted_at = NULL FROM pipeline.objects AS c
+         WHERE c.id = ANY ($1) AND c.deleted_at IS NOT NULL
+            AND o.bucket = c.bucket AND o.key = c.key AND o.deleted_at IS NOT NULL",
+    )
+    .bind(current)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 #[cfg(test)]
