@@ -70,6 +70,23 @@ async fn a_row_that_waits_is_told_from_one_that_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_a_topic_that_no_processor_has_read_yet_waits() {
+    let world = World::new("answers-first").await;
+    let ingest = world.run(&[Role::Ingest]);
+    world.put("health/first.csv", format!("{HEADING}5,2025-01-01,1,1,1,1\n")).await;
+    world.until("it is published", "SELECT max(state) = 'published' FROM pipeline.objects").await;
+    let waiting = world.freshet(&["lineage", "health", "location_id=5", "date=2025-01-01"]);
+    let text = said(&waiting);
+    assert_eq!(waiting.status.code(), Some(0), "{text}");
+    assert!(text.contains("waiting: its file health/first.csv is queued, 0 of 1 rows applied (line 2)"), "{text}");
+    ingest.stop().await;
+    let roles = world.run_all();
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_rejects_is_told_from_one_that_is_rejected_or_unknown() {
     let world = World::new("answers-rejects").await;
     let roles = world.run_all();

@@ -11,7 +11,7 @@ use freshet_sinks::ledger::{ObjectState, on_one_line};
 use freshet_topics::judge::{Note, Refusal};
 use freshet_topics::log::LogClient;
 use freshet_topics::partition::{message_key, partition_of};
-use freshet_topics::{Domain, Lineage, Order, Provenance, Value};
+use freshet_topics::{Domain, Instead, Lineage, Order, Otherwise, Provenance, Value};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -360,10 +360,12 @@ pub(super) async fn topic(services: &Services, domain: &'static Domain, key: &[V
     let bookmarks = bookmarks::read(&services.pool, domain.name, None).await.context("read the bookmarks")?;
     let wanted =
         partitions(&services.pool, domain, key, ends.len()).await.context("read the partition count of the topic")?;
-    let places: Places = bookmarks
-        .iter()
-        .filter(|bookmark| wanted.contains(&bookmark.partition))
-        .filter_map(|bookmark| Some((bookmark.partition, (*ends.get(&bookmark.partition)?, bookmark.next_offset))))
+    let applied = |partition: i32| bookmarks.iter().find(|it| it.partition == partition).map(|it| it.next_offset);
+    // What no processor has read yet has no bookmark, and waits from its beginning.
+    let places: Places = ends
+        .into_iter()
+        .filter(|(partition, _)| wanted.contains(partition))
+        .map(|(partition, ends)| (partition, (ends, applied(partition).unwrap_or(ends.low))))
         .collect();
     let is_halted = |bookmark: &&Bookmark| wanted.contains(&bookmark.partition) && bookmark.halted.is_some();
     let halted = bookmarks.iter().filter(is_halted).map(|bookmark| bookmark.partition).collect();
@@ -399,22 +401,69 @@ async fn partitions(
     key: &[Value<'_>],
     now: usize,
 ) -> Result<BTreeSet<i32>, sqlx::Error> {
+    let all = 0..i32::try_from(now).unwrap_or(i32::MAX);
+    let at = domain.key.iter().position(|name| *name == domain.partition_by);
+    let Some(key) = at.and_then(|at| message_key_of(domain, &key[at])) else { return Ok(all.collect()) };
     let counts: Vec<i32> = sqlx::query_scalar(
         "SELECT DISTINCT partition_count FROM pipeline.objects WHERE domain = $1 AND partition_count > 0",
     )
     .bind(domain.name)
     .fetch_all(pool)
     .await?;
-    let all = 0..i32::try_from(now).unwrap_or(i32::MAX);
-    let Some(at) = domain.key.iter().position(|name| *name == domain.partition_by) else { return Ok(all.collect()) };
-    let key = match &key[at] {
-        Value::Null => None,
-        value => message_key(&value.to_string()),
+    let counts = counts.into_iter().chain([all.end]).filter(|count| *count > 0);
+    Ok(counts.map(|count| partition_of(Some(&key), count)).collect())
+}
+
+/// The message key of all rows with this value in the partition column; `None` if it follows from the cell, not from the
+/// value.
+///
+/// | value | column | message key |
+/// |---|---|---|
+/// | a number of 32 bits | neither defaults nor rules that correct | the number, however it was spelled |
+/// | the same | with one of them | of whatever the cell had |
+/// | the same | with a decimal comma | of the cell: `1.234` is 1234 |
+/// | a larger number | any | the text of the cell: `3e9` is not `3000000000` |
+/// | text, a date … | any | the text of the cell, with its blanks |
+/// | NULL | any | none, or the text of a missing value |
+fn message_key_of(domain: &Domain, value: &Value<'_>) -> Option<String> {
+    let column = &domain.columns[domain.index_of(domain.partition_by)];
+    let number = match value {
+        Value::Int(number) => *number,
+        Value::BigInt(number) => i32::try_from(*number).ok()?,
+        _ => return None,
     };
-    Ok(counts
-        .into_iter()
-        .chain([all.end])
-        .filter(|count| *count > 0)
-        .map(|count| partition_of(key.as_deref(), count))
-        .collect())
+    let has_default = [column.absent, column.empty, column.uncastable].iter().any(|it| matches!(it, Instead::Value(_)));
+    let corrects = |otherwise| matches!(otherwise, Otherwise::Zero | Otherwise::Cap);
+    let is_corrected = column.rules.iter().any(|rule| corrects(rule.otherwise))
+        || domain.row_rules.iter().any(|rule| rule.column == column.name && corrects(rule.otherwise));
+    if column.decimal_comma || has_default || is_corrected { None } else { message_key(&number.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use freshet_topics::{Cast, Column, DOMAINS, Rule};
+
+    use super::*;
+
+    #[test]
+    fn rows_of_a_key_are_looked_for_in_one_partition_only_if_all_spellings_of_it_go_there() {
+        let ward = Column::required("ward", Cast::Int);
+        let capped: &[Rule] = &[Rule { name: "capped", limits: &[], otherwise: Otherwise::Cap }];
+        let seven = Value::Int(7);
+        let cases = [
+            (ward, seven, Some("7")),
+            (Column::required("ward", Cast::BigInt), Value::BigInt(7), Some("7")),
+            (Column::required("ward", Cast::BigInt), Value::BigInt(3_000_000_000), None),
+            (Column::required("ward", Cast::TrimmedText), Value::Text("AB1"), None),
+            (Column::optional("ward", Cast::Int), Value::Null, None),
+            (Column { decimal_comma: true, ..ward }, seven, None),
+            (Column { absent: Instead::Value(&Value::Int(7)), ..ward }, seven, None),
+            (Column { rules: capped, ..ward }, seven, None),
+        ];
+        for (column, value, expected) in cases {
+            let columns = vec![column].leak();
+            let domain = Domain { columns, partition_by: "ward", row_rules: &[], ..*DOMAINS[0] };
+            assert_eq!(message_key_of(&domain, &value).as_deref(), expected, "{column:?} {value:?}");
+        }
+    }
 }
