@@ -39,6 +39,7 @@ use freshet_sinks::ledger::on_one_line;
 use freshet_topics::TextEncoding;
 pub use inflate::{ReadLimits, Unreadable};
 use tokio_util::io::ReaderStream;
+pub use transcode::encoded;
 pub use versions::{Listed, VersionPages};
 
 use error::{chain, classified, content_error, detail, transient};

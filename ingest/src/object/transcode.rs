@@ -44,6 +44,23 @@ impl Transcoder {
     }
 }
 
+/// Text as a file in that encoding has it, such as sample data. A character that the encoding lacks becomes a numeric
+/// reference, such as `&#9731;`.
+pub fn encoded(encoding: TextEncoding, text: &str) -> Vec<u8> {
+    match encoding {
+        TextEncoding::Utf8 => text.as_bytes().to_vec(),
+        TextEncoding::Utf16Le => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        TextEncoding::Utf16Be => text.encode_utf16().flat_map(u16::to_be_bytes).collect(),
+        TextEncoding::Windows1252 => {
+            // Two bytes of text may become seven, four of them ten.
+            let mut bytes = vec![0; 4 * text.len() + 32];
+            let (_, _, written, _) = WINDOWS_1252.new_encoder().encode_from_utf8(text, &mut bytes, true);
+            bytes.truncate(written);
+            bytes
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +73,16 @@ mod tests {
         }
         text.extend(transcoder.piece(&[], true)?);
         Ok(String::from_utf8(text).expect("UTF-8"))
+    }
+
+    #[test]
+    fn text_that_was_encoded_is_read_back() {
+        for encoding in [TextEncoding::Windows1252, TextEncoding::Utf16Le, TextEncoding::Utf16Be] {
+            let text = "id,name\n1,Côte–€\n";
+            assert_eq!(read(encoding, &encoded(encoding, text), 3).expect("text"), text, "{encoding:?}");
+        }
+        assert_eq!(encoded(TextEncoding::Windows1252, "é☃☃"), b"\xe9&#9731;&#9731;");
+        assert_eq!(encoded(TextEncoding::Utf8, "é"), "é".as_bytes());
     }
 
     #[test]

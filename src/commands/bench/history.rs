@@ -252,7 +252,7 @@ impl Beside<'_> {
         let day = self.files.first + Days::new(u64::from(number) * 97 % u64::from(DAYS));
         let text = generate::one_row(chosen().domains, domain, day, OTHER_SEED)?;
         let started = Instant::now();
-        self.child.put(&format!("{folder}corrected-{number}.csv"), text.into_bytes()).await?;
+        self.child.put(&format!("{folder}corrected-{number}.csv"), text).await?;
         self.dropped += 1;
         // What is left of the work of a changed dimension has one.
         let published = "SELECT (SELECT count(*) FROM pipeline.objects WHERE state = 'applied') >= $1

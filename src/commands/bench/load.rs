@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use freshet_topics::{Cast, Domain, Pipeline};
+use anyhow::{Context, Result, ensure};
+use freshet_topics::{Cast, Domain, Pipeline, TextEncoding};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinSet;
@@ -31,6 +31,12 @@ pub(super) fn plain_copies(pipeline: &Pipeline, files: &[SampleFile], folder: &P
     let copies = files.iter().map(|file| {
         let domain = pipeline.domains.iter().copied().find(|domain| domain.matches(&file.key, []));
         let domain = domain.with_context(|| format!("{} belongs to no domain", file.key))?;
+        ensure!(
+            is_plain(domain),
+            "the contract of {} has another delimiter, decimal sign or encoding: this benchmark also loads the files by \
+             COPY, which reads commas, decimal points and UTF-8 (--scale and --history do not)",
+            domain.name
+        );
         let text = std::fs::read_to_string(&file.path).with_context(|| format!("read file {}", file.path.display()))?;
         let header = text.lines().next().unwrap_or_default().to_owned();
         let path = folder.join(file.key.replace('/', "-"));
@@ -38,6 +44,13 @@ pub(super) fn plain_copies(pipeline: &Pipeline, files: &[SampleFile], folder: &P
         Ok(PlainFile { domain, header, path, original: file.path.clone() })
     });
     copies.collect()
+}
+
+/// Whether Postgres reads the format of the domain's files.
+fn is_plain(domain: &Domain) -> bool {
+    domain.delimiter == b','
+        && domain.encoding == TextEncoding::Utf8
+        && !domain.columns.iter().any(|column| column.decimal_comma)
 }
 
 fn plain(domain: &Domain, text: &str) -> String {

@@ -74,7 +74,7 @@ impl<'a> SmallFiles<'a> {
         let file = |number: u32| {
             let text =
                 generate::one_row(self.pipeline.domains, self.domain, first + Days::new(u64::from(number % 28)), SEED)?;
-            anyhow::Ok((format!("{folder}many-{number}.csv"), text.into_bytes()))
+            anyhow::Ok((format!("{folder}many-{number}.csv"), text))
         };
         let prepared = (0..files).map(file).collect::<Result<Vec<_>>>()?;
         let child = self.child;
@@ -120,7 +120,7 @@ impl<'a> SmallFiles<'a> {
         let text = generate::one_row(self.pipeline.domains, self.domain, date, SEED)?;
         let (folder, statement) = (folder_of(self.domain), self.statement());
         let started = Instant::now();
-        self.child.put(&format!("{folder}small-{date}.csv"), text.into_bytes()).await?;
+        self.child.put(&format!("{folder}small-{date}.csv"), text).await?;
         loop {
             let seen = sqlx::query_scalar(AssertSqlSafe(statement.as_str())).bind(date).fetch_one(self.pool).await;
             if seen.context("look for a small file's row")? {

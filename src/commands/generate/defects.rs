@@ -57,7 +57,11 @@ impl Defects {
         let mut kinds: Vec<Vec<Defect>> = vec![Vec::new(); 5];
         for (at, column) in domain.columns.iter().enumerate() {
             let is_key = domain.key.contains(&column.name);
-            let changes = [empty(column), uncastable(column.cast), odd(column.cast, is_key), broken(column)];
+            let mut changes = [empty(column), uncastable(column.cast), odd(column.cast, is_key), broken(column)];
+            if column.decimal_comma {
+                // Missing values are in the contract as files have them.
+                changes[1..].iter_mut().flatten().for_each(Change::swap_signs);
+            }
             for (kind, changes) in kinds.iter_mut().zip(changes) {
                 kind.extend(changes.into_iter().filter(|it| may(column, it)).map(|it| Defect::Cell(at, it)));
             }
@@ -100,6 +104,22 @@ impl Defect {
 }
 
 impl Change {
+    /// Makes the points of numbers commas, and their commas points.
+    fn swap_signs(&mut self) {
+        match self {
+            Change::Set(text) => {
+                let swapped = |sign| match sign {
+                    '.' => ',',
+                    ',' => '.',
+                    other => other,
+                };
+                *text = text.chars().map(swapped).collect();
+            }
+            Change::Around(_, after) if *after == ".7" => *after = ",7",
+            _ => {}
+        }
+    }
+
     /// The changed text; `other` is the cell that it must exceed.
     fn of(&self, text: &str, other: &str) -> String {
         match self {
@@ -126,7 +146,8 @@ fn short_date(date: &str) -> String {
 /// A cell above another, or below it.
 fn beyond(comparison: Comparison, other: &str) -> String {
     let above = comparison == Comparison::AtMost;
-    if let Ok(number) = other.parse::<f64>() {
+    // A number may have a decimal comma.
+    if let Ok(number) = other.replacen(',', ".", 1).parse::<f64>() {
         // Half of a number that is not negative keeps to a limit of 0.
         let beyond = if above {
             2.0 * number.abs() + 1.0
@@ -135,7 +156,8 @@ fn beyond(comparison: Comparison, other: &str) -> String {
         } else {
             number - 1.0
         };
-        return format!("{beyond}");
+        let beyond = format!("{beyond}");
+        return if other.contains(',') { beyond.replace('.', ",") } else { beyond };
     }
     if let (Some(year), Some(rest)) = (other.get(..4).and_then(|year| year.parse::<i32>().ok()), other.get(4..)) {
         return format!("{:04}{rest}", if above { year + 1 } else { year - 1 });
@@ -293,6 +315,7 @@ mod tests {
             ("1", "3", "0"),
             ("0", "1", "-1"),
             ("2.5", "6", "1"),
+            ("2,25", "5,5", "1"),
             ("2025-09-21", "2026-09-21", "2024-09-21"),
             ("2025-09-21T10:00:00Z", "2026-09-21T10:00:00Z", "2024-09-21T10:00:00Z"),
             ("abc", "abcz", "!"),

@@ -5,22 +5,27 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use freshet_topics::NewColumn;
+use freshet_topics::{NewColumn, TextEncoding};
 
 use super::fill::{Scratch, Take, Today, World};
 use super::shape::Shape;
 use super::{DomainSummary, GenerateOptions};
 
 /// The cells of one row, in one buffer that is used again.
-#[derive(Default)]
 pub(super) struct Row {
     bytes: Vec<u8>,
     ends: Vec<usize>,
-    /// Whether a cell needs quotes; numbers never do.
+    delimiter: u8,
+    /// Whether a cell needs quotes; numbers do only for a comma.
     is_quoted: bool,
 }
 
 impl Row {
+    /// An empty row, of a file with this delimiter.
+    pub(super) fn of(delimiter: u8) -> Row {
+        Row { bytes: Vec::new(), ends: Vec::new(), delimiter, is_quoted: false }
+    }
+
     /// Empties it for the next row.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
@@ -33,7 +38,7 @@ impl Row {
     }
 
     pub(super) fn text(&mut self, text: &str) {
-        self.is_quoted |= text.bytes().any(needs_quotes);
+        self.is_quoted |= text.bytes().any(|byte| self.needs_quotes(byte));
         self.plain(text);
     }
 
@@ -50,13 +55,15 @@ impl Row {
         self.end_cell();
     }
 
-    /// So many decimals as `ten_to` has zeros, with no zeros at the end but the first decimal, as Python writes floats.
-    pub(super) fn fixed(&mut self, value: f64, ten_to: f64) {
+    /// So many decimals as `ten_to` has zeros, with no zeros at the end but the first decimal, as Python writes floats;
+    /// `point` is the decimal sign.
+    pub(super) fn fixed(&mut self, value: f64, ten_to: f64, point: u8) {
         let scaled = (value * ten_to).round();
         self.signed(scaled);
         let (scaled, ten_to) = (scaled.abs() as u64, ten_to as u64);
         self.digits(scaled / ten_to);
-        self.bytes.push(b'.');
+        self.bytes.push(point);
+        self.is_quoted |= point == self.delimiter;
         let (mut rest, mut place) = (scaled % ten_to, ten_to / 10);
         loop {
             self.bytes.push(b'0' + (rest / place) as u8);
@@ -125,9 +132,9 @@ impl Row {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         for (at, cell) in self.cells().enumerate() {
             if at > 0 {
-                out.push(b',');
+                out.push(self.delimiter);
             }
-            if self.is_quoted && cell.iter().copied().any(needs_quotes) {
+            if self.is_quoted && cell.iter().any(|byte| self.needs_quotes(*byte)) {
                 out.push(b'"');
                 for byte in cell {
                     out.extend_from_slice(if *byte == b'"' { b"\"\"" } else { std::slice::from_ref(byte) });
@@ -138,10 +145,10 @@ impl Row {
             }
         }
     }
-}
 
-fn needs_quotes(byte: u8) -> bool {
-    matches!(byte, b',' | b'"' | b'\n' | b'\r')
+    fn needs_quotes(&self, byte: u8) -> bool {
+        byte == self.delimiter || matches!(byte, b'"' | b'\n' | b'\r')
+    }
 }
 
 /// How a file is written. A dirty set goes through all of them, file by file: all say the same.
@@ -229,8 +236,9 @@ impl<'a> Files<'a> {
 
     fn flush_line(&mut self) -> Result<()> {
         if let Some(open) = &mut self.open {
-            open.write_all(&self.line).with_context(|| format!("write to {}", self.folder.display()))?;
-            self.summary.bytes += self.line.len() as u64;
+            let bytes = self.shape.encoded(&self.line);
+            open.write_all(&bytes).with_context(|| format!("write to {}", self.folder.display()))?;
+            self.summary.bytes += bytes.len() as u64;
         }
         self.line.clear();
         Ok(())
@@ -269,12 +277,14 @@ impl<'a> Files<'a> {
     }
 
     fn write_header(&mut self) -> Result<()> {
-        let mut header = self.shape.header();
+        let (mut header, delimiter) = (self.shape.header(), char::from(self.shape.domain.delimiter));
         match self.style {
             Style::Plain => {}
+            // Windows-1252 has no byte order mark.
+            Style::Windows if self.shape.domain.encoding == TextEncoding::Windows1252 => {}
             Style::Windows => header.insert(0, '\u{feff}'),
-            Style::Shouting => header = header.to_uppercase().replace(',', " , "),
-            Style::ExtraColumn => header.push_str(&format!(",{}", self.shape.unknown_column())),
+            Style::Shouting => header = header.to_uppercase().replace(delimiter, &format!(" {delimiter} ")),
+            Style::ExtraColumn => header.push_str(&format!("{delimiter}{}", self.shape.unknown_column())),
         }
         self.line.extend_from_slice(header.as_bytes());
         self.flush_line()

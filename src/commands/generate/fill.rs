@@ -146,8 +146,9 @@ impl World<'_> {
             }
         }
         row.clear();
-        for (column, number) in shape.columns.iter().zip(numbers) {
-            write(&column.form, *number, today, row);
+        for ((filled, column), number) in shape.columns.iter().zip(shape.domain.columns).zip(numbers) {
+            let point = if column.decimal_comma { b',' } else { b'.' };
+            write(&filled.form, *number, today, point, row);
         }
     }
 
@@ -226,20 +227,20 @@ fn measured(measure: &Measure, moment: &Moment, day: Option<&Day>, salt: u64, sc
     }
 }
 
-/// Writes a number as a cell; one that is none as an empty one.
-fn write(form: &Form, number: f64, today: &Today, row: &mut Row) {
+/// Writes a number as a cell, with this decimal sign; one that is none as an empty one.
+fn write(form: &Form, number: f64, today: &Today, point: u8, row: &mut Row) {
     let date = |days: f64| NaiveDate::from_num_days_from_ce_opt(days as i32).unwrap_or_default();
     match form {
         _ if number.is_nan() => row.plain(""),
         Form::Number { decimals: 0 } => row.whole(number),
-        Form::Number { decimals } => row.fixed(number, TEN_TO[usize::from(*decimals)]),
+        Form::Number { decimals } => row.fixed(number, TEN_TO[usize::from(*decimals)], point),
         Form::Date if number == today.day.as_number() => row.plain(&today.day.text),
         Form::Date => row.plain(&spelled(date(number))),
         Form::Timestamp => {
             let (days, seconds) = ((number / SECONDS_A_DAY).floor(), number % SECONDS_A_DAY);
             let (hours, minutes) = ((seconds / 3600.0).floor(), (seconds % 3600.0 / 60.0).floor());
             let day = spelled(date(days));
-            row.plain(&format!("{day}T{hours:02}:{minutes:02}:{:02}Z", seconds % 60.0));
+            row.text(&format!("{day}T{hours:02}:{minutes:02}:{:02}Z", seconds % 60.0));
         }
         Form::Choice(texts) => row.text(texts.get(number as usize).map_or("", String::as_str)),
         Form::Name => row.text(&name(&mut Dice::of(&[number as u64]))),

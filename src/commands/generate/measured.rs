@@ -64,11 +64,16 @@ pub(super) fn clean_cells(column: &'static Column) -> Vec<String> {
     let said = column.sample.map(|sample| sample.of).filter(|of| !of.is_empty());
     let mut cells = match (said, listed(column)) {
         (Some(of), _) => of.iter().map(|text| (*text).to_owned()).collect(),
-        (None, Some(values)) => values.iter().map(ToString::to_string).collect(),
+        (None, Some(values)) => values.iter().map(|value| spelled(column, value.to_string())).collect(),
         (None, None) => Vec::new(),
     };
     cells.retain(|text| is_clean(column, text));
     cells
+}
+
+/// A value as a cell of the column: with the decimal sign of its files.
+pub(super) fn spelled(column: &Column, value: String) -> String {
+    if column.decimal_comma { value.replace('.', ",") } else { value }
 }
 
 /// The values that a rule allows.

@@ -39,7 +39,7 @@ pub(super) fn rows_load(world: &World, shape: &Shape, options: &GenerateOptions)
     for today in todays(shape, options) {
         for entity in &entities {
             for take in [Take::First, Take::Again] {
-                let mut row = Row::default();
+                let mut row = Row::of(shape.domain.delimiter);
                 world.fill(shape, &mut row, &mut Scratch::default(), *entity, &today, take);
                 judged(shape, &row)?;
             }

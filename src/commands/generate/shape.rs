@@ -13,11 +13,14 @@
 //!
 //! A value is a number while it is worked out: a date is its day, a choice its place in the list.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, Result, bail, ensure};
-use freshet_topics::{Cast, Column, Comparison, Domain, Instead, Sample, Season};
+use freshet_ingest::object::encoded;
+use freshet_topics::{Cast, Column, Comparison, Domain, Instead, Sample, Season, TextEncoding};
 
 use super::defects::Defects;
-use super::measured::{clean_cells, limits, measured};
+use super::measured::{clean_cells, limits, measured, spelled};
 use super::random::salt;
 
 /// What one domain's files look like.
@@ -254,7 +257,16 @@ impl Shape {
 
     /// The heading of its files.
     pub(super) fn header(&self) -> String {
-        self.domain.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(",")
+        let names: Vec<&str> = self.domain.columns.iter().map(|column| column.name).collect();
+        names.join(&char::from(self.domain.delimiter).to_string())
+    }
+
+    /// A line in the encoding of its files.
+    pub(super) fn encoded<'l>(&self, line: &'l [u8]) -> Cow<'l, [u8]> {
+        match self.domain.encoding {
+            TextEncoding::Utf8 => Cow::Borrowed(line),
+            encoding => Cow::Owned(encoded(encoding, &String::from_utf8_lossy(line))),
+        }
     }
 
     /// The name of a column that the domain does not have.
@@ -327,7 +339,7 @@ impl Shape {
         candidates.splice(0..0, clean_cells(column));
         let is_observed = |text: &&String| column.cast.read(text).map(|casted| casted.value) == observed.copied();
         let first = candidates.iter().find(is_observed).cloned();
-        let first = first.or(observed.map(ToString::to_string)).unwrap_or_default();
+        let first = first.or(observed.map(|value| spelled(column, value.to_string()))).unwrap_or_default();
         let other = candidates.into_iter().find(|text| super::measured::is_clean(column, text) && !is_observed(&text));
         [Some(first), other].into_iter().flatten().collect()
     }

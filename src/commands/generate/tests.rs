@@ -195,16 +195,24 @@ fn every_style_comes_out_and_rows_come_again() {
 
 #[test]
 fn numbers_are_spelled_as_the_source_spells_them() {
-    let mut row = Row::default();
+    let mut row = Row::of(b',');
     for (value, ten_to) in
         [(0.0, 1e3), (1.0, 1e3), (0.02, 1e3), (0.702, 1e3), (26.5, 10.0), (2253.0, 10.0), (-0.05, 1e2)]
     {
-        row.fixed(value, ten_to);
+        row.fixed(value, ten_to, b'.');
     }
     row.whole(-70.0);
     let mut text = Vec::new();
     row.write(&mut text);
     assert_eq!(String::from_utf8(text).expect("a value"), "0.0,1.0,0.02,0.702,26.5,2253.0,-0.05,-70");
+    for (delimiter, expected) in [(b';', "26,5;a,b;\"c;d\""), (b',', "\"26,5\",\"a,b\",c;d")] {
+        let (mut row, mut text) = (Row::of(delimiter), Vec::new());
+        row.fixed(26.5, 10.0, b',');
+        row.text("a,b");
+        row.text("c;d");
+        row.write(&mut text);
+        assert_eq!(String::from_utf8(text).expect("a value"), expected);
+    }
 }
 
 #[test]

@@ -2,7 +2,11 @@
 
 use std::sync::LazyLock;
 
-use freshet_topics::{Column, Comparison, EventTime, Limit, NewColumn, Observed, Reference, RowRule, Sample, Season};
+use freshet_ingest::IngestSettings;
+use freshet_ingest::inspect::inspect;
+use freshet_topics::{
+    Cell, Column, Comparison, EventTime, Limit, NewColumn, Observed, Reference, RowRule, Sample, Season, TextEncoding,
+};
 
 use super::*;
 
@@ -227,6 +231,49 @@ fn seasons_stocks_and_persistence_show() {
     let filled = of_one.iter().filter(|stock| **stock == 50.0).count();
     assert!((36..=37).contains(&filled), "{filled} days of 365");
     assert!(of_one.windows(2).all(|pair| pair[1] == 50.0 || pair[1] == pair[0] - 5.0), "{of_one:?}");
+}
+
+/// Rates as a spreadsheet in France writes them.
+fn french_rates(encoding: TextEncoding) -> &'static Domain {
+    let place = sampled("place", Cast::Text, Sample { of: &["Côte; \"B\"", "Zoë"], ..Sample::PLAIN });
+    let columns = rates().columns.iter().copied().chain([place]);
+    let columns: Vec<Column> = columns.map(|it| Column { decimal_comma: it.cast.is_number(), ..it }).collect();
+    leak(Domain { columns: columns.leak(), delimiter: b';', encoding, ..rates() })
+}
+
+#[tokio::test]
+async fn files_have_the_delimiter_the_decimal_sign_and_the_encoding_of_their_contract() {
+    for encoding in [TextEncoding::Utf8, TextEncoding::Windows1252, TextEncoding::Utf16Le, TextEncoding::Utf16Be] {
+        let domain = french_rates(encoding);
+        let [place, heat] = ["place", "heat"].map(|name| domain.index_of(name));
+        for dirty in [0.0, 1.0] {
+            let folder = tempfile::tempdir().expect("a value");
+            // Enough files for all styles of a dirty set.
+            let options = GenerateOptions { dirty, rows_per_file: 200, ..options(folder.path()) };
+            run(vec![domain].leak(), &options).expect("a value");
+            let (mut places, mut rows, mut wrong, mut commas) = (BTreeSet::new(), 0, 0, 0);
+            for file in files(folder.path()).expect("a value") {
+                let each = |_, row: &freshet_topics::RawRow<'_>| {
+                    let judged = judge::row(domain, row);
+                    let text = |at: usize| match &row.cells[at] {
+                        Cell::Text(text) => text.to_string(),
+                        Cell::Absent | Cell::Missing => String::new(),
+                    };
+                    rows += 1;
+                    wrong += i32::from(judged.refusal(0).is_some() || judged.corrections.iter().next().is_some());
+                    commas += i32::from(text(heat).contains(','));
+                    places.insert(text(place));
+                };
+                let read = inspect(domain, &[], &IngestSettings::default(), &file.path, each).await;
+                read.unwrap_or_else(|error| panic!("{encoding:?} {dirty} {}: {error}", file.key));
+            }
+            assert!(places.contains("Côte; \"B\"") && places.contains("Zoë"), "{encoding:?}: {places:?}");
+            match dirty > 0.0 {
+                true => assert!(rows > 900 && wrong > 100, "{encoding:?}: {wrong} of {rows}"),
+                false => assert_eq!((places.len(), rows, wrong, commas), (2, 900, 0, 900), "{encoding:?}"),
+            }
+        }
+    }
 }
 
 #[test]
