@@ -146,8 +146,8 @@ impl Header {
     /// Matches the first record of a file. `others` are the domains that its columns may belong to instead.
     ///
     /// # Errors
-    /// If a required column is missing, two columns match the same one or one matches two, the only columns of the domain are its key, or
-    /// a heading is nearly a column.
+    /// If a required column is missing, two columns match the same one or one matches two, the only columns of the domain are
+    /// its key, or a heading is nearly a column.
     pub fn read(
         domain: &'static Domain,
         others: &[&'static Domain],
