@@ -1,7 +1,7 @@
 //! The first pass over a file: everything that rejects the file as a whole is found here, before a row of it
 //! is published.
 
-use freshet_sinks::ledger::{Content, Object};
+use freshet_sinks::ledger::Content;
 use freshet_topics::judge::{self, Notes};
 use freshet_topics::{Cell, Column, Domain, Otherwise, RawRow};
 use sha2::{Digest, Sha256};
@@ -164,12 +164,6 @@ fn bounded(names: &[String]) -> Vec<String> {
 fn absent_defaults(domain: &Domain, header: &Header) -> Vec<String> {
     let absent = domain.columns_with_a_default().filter(|column| !header.has(domain.index_of(column.name)));
     absent.map(|column| column.name.to_owned()).collect()
-}
-
-/// Whether the header gives the columns that the first pass recorded: every row of an object is to be sent alike.
-pub(crate) fn is_read_as_recorded(domain: &Domain, header: &Header, object: &Object) -> bool {
-    bounded(header.ignored_columns()) == object.ignored_columns
-        && absent_defaults(domain, header) == object.absent_defaults
 }
 
 /// The records of a file so far, and what is needed to check them.

@@ -150,7 +150,12 @@ async fn record(listener: &Listener, mut claim: Claim, event: Event<'_>) -> Resu
     Ok((claim, recorded))
 }
 
+/// A reading before, under another contract, may have published rows that a rejection does not take back.
 async fn reject(listener: &Listener, claim: Claim, reason: String) -> Result<(), sqlx::Error> {
+    let reason = match ledger::has_rows(&listener.pool, &claim.object).await? {
+        true => format!("{reason}; rows of it that an earlier contract took were published, and stay"),
+        false => reason,
+    };
     let (claim, recorded) = record(listener, claim, Event::Reject { detail: reason.clone() }).await?;
     if recorded.is_written() {
         tracing::warn!(object = %claim.object.version, id = claim.object.id, reason, "rejected the file");

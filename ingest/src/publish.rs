@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use freshet_sinks::ledger::{self, Claim, Content, Event, ResumePoint, nothing_to_do};
+use freshet_topics::Domain;
 use freshet_topics::failpoint::{self, Point};
-use freshet_topics::{Domain, NewColumn};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Listener;
-use crate::check::{Checked, Checker, Earlier, is_read_as_recorded};
+use crate::check::{Checked, Checker, Earlier};
 use crate::frame::{Framer, Position};
 use crate::gate::{Delivered, OpenTopic};
 use crate::header::Header;
@@ -84,10 +84,7 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
         (Start::ResumePoint, Some(sha256)) => Some(resume(listener, claim, domain, sha256).await?),
         _ => None,
     };
-    let published = claim.object.resume_row;
-    // Also where the header of a file under way is read otherwise now: one object does not have rows of two contracts.
-    let is_read_anew = start == Start::NextGeneration || matches!(resumed, Some(None));
-    if is_read_anew {
+    if start == Start::NextGeneration || matches!(resumed, Some(None)) {
         // The ledger still has the figures of the generation before, which tell what is lost if the object is gone.
         let version = &claim.object.version;
         if !listener.s3(listener.reader.exists(version)).await? {
@@ -103,12 +100,7 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
     }
     let Prepared { source, header, overtaking, point, content } = match resumed.flatten() {
         Some(resumed) => resumed,
-        None => begin(listener, claim, domain, keep_bytes_max).await.map_err(|stop| match stop {
-            Stop::Rejected(reason) if is_read_anew && published > 0 => {
-                Stop::Rejected(format!("{reason}; its first {published} rows were published before, and stay"))
-            }
-            stop => stop,
-        })?,
+        None => begin(listener, claim, domain, keep_bytes_max).await?,
     };
     let framer = match point.row {
         0 => Framer::new(listener.frame_limits(), domain.delimiter),
@@ -160,7 +152,7 @@ async fn begin(
     if !content.ignored_columns.is_empty() {
         let columns = listed(header.ignored_columns().iter().map(String::as_str));
         let object = &claim.object.version;
-        let kept = domain.on_new_column == NewColumn::Keep;
+        let kept = domain.on_new_column.keeps();
         tracing::info!(%object, id = claim.object.id, columns, rows, kept, "the file has unknown columns");
     }
     if !content.absent_defaults.is_empty() {
@@ -180,7 +172,7 @@ async fn begin(
 }
 
 /// The second pass, prepared to continue at the resume point; the first pass was made before that was written. `None`: the
-/// contract has changed since, so that the header means something else now, or cannot be read any more.
+/// contract has changed since, and does not take the header any more.
 async fn resume(
     listener: &Listener,
     claim: &Claim,
@@ -199,9 +191,6 @@ async fn resume(
         }
     }
     let Ok((header, overtaking)) = earlier.finish() else { return Ok(None) };
-    if !is_read_as_recorded(domain, &header, &claim.object) {
-        return Ok(None);
-    }
     let stored = opened.stored();
     drop(opened);
     let (version, from_byte) = (&claim.object.version, point.byte.unsigned_abs());

@@ -2,7 +2,7 @@
 
 use freshet_sinks::ledger::{Claim, Numbering};
 use freshet_topics::heading::folded;
-use freshet_topics::{Domain, NewColumn};
+use freshet_topics::{Column, Domain};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -36,24 +36,22 @@ pub fn start(claim: &Claim, here: Numbering, stream: Uuid) -> Start {
 }
 
 /// The number of the rules, outside the program, by which the bytes of a file become numbered rows: what the contract and
-/// the settings say of the text, of where a row begins and ends, and of the column that selects its partition; and
-/// whether rows have the columns that no contract names. With another number, resume points and sequence numbers of before
-/// mean nothing.
+/// the settings say of the text, of where a row begins and ends, of the column that selects its partition, and of which
+/// heading is which column. With another number, resume points and sequence numbers of before mean nothing, and one object
+/// would have rows of two shapes.
 pub(crate) fn reading_rules(domain: &Domain, limits: FrameLimits) -> i64 {
     let FrameLimits { record_bytes_max, fields_max, field_bytes_max } = limits;
-    let column = domain.column(domain.partition_by);
-    // Headings under which the column is found, and columns that a heading of these names instead.
-    let mut spellings = vec![folded(domain.partition_by)];
-    spellings.extend(column.into_iter().flat_map(|column| column.aliases).map(|alias| folded(alias)));
-    spellings.sort_unstable();
-    let others = domain.columns.iter().map(|other| other.name).filter(|name| *name != domain.partition_by);
-    let mut taken: Vec<&str> = others.filter(|name| spellings.contains(&folded(name))).collect();
-    taken.sort_unstable();
-    // Nothing for those that are kept, as in the version before.
-    let kept = if domain.on_new_column == NewColumn::Keep { "" } else { " without new columns" };
+    let names = |column: &Column| {
+        let mut synonyms: Vec<String> = column.aliases.iter().map(|alias| folded(alias)).collect();
+        synonyms.sort_unstable();
+        (column.name, synonyms)
+    };
+    let mut columns: Vec<(&str, Vec<String>)> = domain.columns.iter().map(names).collect();
+    columns.sort_unstable();
+    let (keeps, partition_by) = (domain.on_new_column.keeps(), domain.partition_by);
     let rules = format!(
-        "{:?} {} {record_bytes_max} {fields_max} {field_bytes_max} {} {spellings:?} {taken:?}{kept}",
-        domain.encoding, domain.delimiter, domain.partition_by
+        "{:?} {} {record_bytes_max} {fields_max} {field_bytes_max} {partition_by} {keeps} {columns:?}",
+        domain.encoding, domain.delimiter
     );
     let hash: [u8; 32] = Sha256::digest(rules).into();
     i64::from_be_bytes(*hash.first_chunk().expect("32 bytes"))
@@ -61,7 +59,7 @@ pub(crate) fn reading_rules(domain: &Domain, limits: FrameLimits) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use freshet_topics::{Cast, Column, DOMAINS, TextEncoding};
+    use freshet_topics::{Cast, DOMAINS, Instead, NewColumn, TextEncoding};
 
     use super::*;
     use crate::example_object;
@@ -97,17 +95,20 @@ mod tests {
         let health = *DOMAINS[2];
         let of = |domain: &Domain| reading_rules(domain, FrameLimits::default());
         let same = of(&health);
-        let renamed = |column: &Column| match column.name == health.partition_by {
-            true => Column { aliases: &["place"], ..*column },
-            false => *column,
+        let with = |change: &dyn Fn(&Column) -> Column| -> &'static [Column] {
+            health.columns.iter().map(change).collect::<Vec<_>>().leak()
         };
-        let columns: Vec<Column> = health.columns.iter().map(renamed).collect();
+        let changed = |name: &'static str, change: fn(&Column) -> Column| {
+            with(&|column| if column.name == name { change(column) } else { *column })
+        };
         let others = [
             Domain { encoding: TextEncoding::Windows1252, ..health },
             Domain { delimiter: b';', ..health },
             Domain { partition_by: "date", ..health },
-            Domain { columns: columns.leak(), ..health },
             Domain { on_new_column: NewColumn::Ignore, ..health },
+            Domain { columns: &health.columns[..health.columns.len() - 1], ..health },
+            Domain { columns: changed("malaria_cases", |it| Column { aliases: &["malaria"], ..*it }), ..health },
+            Domain { columns: changed("malaria_cases", |it| Column { name: "malaria", ..*it }), ..health },
         ];
         for other in &others {
             assert_ne!(of(other), same, "{other:?}");
@@ -119,8 +120,16 @@ mod tests {
         ] {
             assert_ne!(reading_rules(&health, limits), same, "{limits:?}");
         }
-        // What only decides what a cell means changes no number.
-        assert_eq!(of(&Domain { key: &["date"], missing_values: &["x"], ..health }), same);
+        // What only decides what a cell means, and the order of the columns, change no number.
+        let reversed: Vec<Column> = health.columns.iter().rev().copied().collect();
+        let required = changed("malaria_cases", |it| Column { absent: Instead::Reject, ..*it });
+        for alike in [
+            Domain { key: &["date"], missing_values: &["x"], ..health },
+            Domain { columns: reversed.leak(), ..health },
+            Domain { columns: required, on_new_column: NewColumn::Add, ..health },
+        ] {
+            assert_eq!(of(&alike), same, "{alike:?}");
+        }
         // A program that counts otherwise would publish every unfinished file again.
         let columns: &'static [Column] = vec![Column::required("place", Cast::Int)].leak();
         let (delimiter, encoding, on_new_column) = (b',', TextEncoding::Utf8, NewColumn::Keep);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use super::object::Object;
 use crate::apply::progress::SeqSet;
@@ -112,6 +112,16 @@ pub async fn received(connection: &mut PgConnection, object: &Object) -> Result<
             Ok((partition, received))
         })
         .collect()
+}
+
+/// Whether rows of any generation of an object were received.
+///
+/// # Errors
+/// If Postgres does not answer.
+pub async fn has_rows(pool: &PgPool, object: &Object) -> Result<bool, sqlx::Error> {
+    let any =
+        "SELECT EXISTS (SELECT FROM pipeline.progress WHERE object = $1 AND domain = $2 AND NOT isempty(received))";
+    sqlx::query_scalar(any).bind(object.id).bind(&object.domain).fetch_one(pool).await
 }
 
 #[cfg(test)]

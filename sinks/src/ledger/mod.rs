@@ -42,7 +42,7 @@ pub use claim::{
     ATTEMPTS_HOLDING_BACK, Claim, Claimant, Earlier, Numbering, OpenDomain, Renewal, Take, claim, may_claim,
     nothing_to_do, renew,
 };
-pub use lost::{Lost, lost_rows, received};
+pub use lost::{Lost, has_rows, lost_rows, received};
 pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint, on_one_line};
 pub use reason::Reason;
 pub(crate) use replace::lock_shared;
