@@ -265,12 +265,15 @@ fn a_value_is_capped_only_to_one_that_fits_its_column() {
             .replace("came, otherwise: cap", &format!("came, otherwise: {otherwise}"));
         read(&[("domains/visits.odcs.yaml", &text), ("domains/clinics.odcs.yaml", CLINICS)]).err().unwrap_or_default()
     };
-    for (size, otherwise) in [("12,2", "cap"), ("6,2", "reject"), ("6,2", "warn")] {
+    for (size, otherwise) in [("12,2", "cap"), ("14,3", "cap"), ("6,2", "reject"), ("6,2", "warn")] {
         assert_eq!(mistakes(size, otherwise), Vec::<String>::new(), "{size} {otherwise}");
     }
-    let found = mistakes("6,2", "cap");
-    let expected = "`seen` (numeric(6,2)) cannot be capped to `came` (numeric(12,2)): give both columns the same size";
-    assert!(found.len() == 1 && found[0].contains(expected), "{found:#?}");
+    for size in ["6,2", "12,1", "12,3"] {
+        let found = mistakes(size, "cap");
+        let expected =
+            format!("`seen` (numeric({size})) cannot be capped to `came` (numeric(12,2)), whose values may not fit");
+        assert!(found.len() == 1 && found[0].contains(&expected), "{found:#?}");
+    }
 }
 
 #[test]

@@ -296,6 +296,18 @@ pub(super) fn of_rows(map: &Map<'_, '_>, columns: &Columns, mistakes: &mut Mista
     rules.leak()
 }
 
+/// Whether a column can hold every value of another one of the same type: a number may have more digits, a text blanks
+/// around it.
+fn takes(column: Cast, other: Cast) -> bool {
+    match (column, other) {
+        (Cast::Numeric { precision, scale }, Cast::Numeric { precision: theirs, scale: places }) => {
+            scale >= places && precision - scale >= theirs - places
+        }
+        (Cast::TrimmedText, other) => other == Cast::TrimmedText,
+        _ => true,
+    }
+}
+
 fn of_row(own: Own<'_, '_>, columns: &Columns, mistakes: &mut Mistakes) -> Option<RowRule> {
     let Own { name, place, rule } = own;
     let column = rule.need("column", mistakes).and_then(|node| columns.at(&node, mistakes));
@@ -320,10 +332,9 @@ fn of_row(own: Own<'_, '_>, columns: &Columns, mistakes: &mut Mistakes) -> Optio
         let said =
             format!("`{}` ({left}) and `{}` ({right}) must be two columns of the same type", column.name, other.name);
         mistakes.add(place, said);
-    } else if left != right && otherwise == Some(Otherwise::Cap) {
-        // Not every value of the other column fits.
+    } else if otherwise == Some(Otherwise::Cap) && !takes(column.cast, other.cast) {
         let said = format!(
-            "`{}` ({left}) cannot be capped to `{}` ({right}): give both columns the same size",
+            "`{}` ({left}) cannot be capped to `{}` ({right}), whose values may not fit: give both columns the same type",
             column.name, other.name
         );
         mistakes.add(place, said);
