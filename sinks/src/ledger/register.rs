@@ -483,10 +483,13 @@ async fn take_deletions_back(connection: &mut PgConnection, current: &[i64]) -> 
     if current.is_empty() {
         return Ok(());
     }
+    // Locked in the order of their ids, as in every write of several objects, so that there are no deadlocks.
     sqlx::query(
-        "UPDATE pipeline.objects AS o SET deleted_at = NULL FROM pipeline.objects AS c
-         WHERE c.id = ANY ($1) AND c.deleted_at IS NOT NULL
-            AND o.bucket = c.bucket AND o.key = c.key AND o.deleted_at IS NOT NULL",
+        "UPDATE pipeline.objects AS o SET deleted_at = NULL FROM (
+            SELECT d.id FROM pipeline.objects AS c JOIN pipeline.objects AS d ON d.bucket = c.bucket AND d.key = c.key
+            WHERE c.id = ANY ($1) AND c.deleted_at IS NOT NULL AND d.deleted_at IS NOT NULL
+            ORDER BY d.id FOR UPDATE OF d
+         ) AS locked WHERE o.id = locked.id",
     )
     .bind(current)
     .execute(connection)
