@@ -2,8 +2,9 @@
 //! program.
 //!
 //! Keepalive ends a connection to a server that is gone, after a minute; a server that is there and does not answer can be
-//! waited for without end. So whoever waits has a limit of its own. A transaction that is given up in its first moment would stay open on a connection of the
-//! pool, and take in the statements of whoever gets that next: hence a connection that is nobody else's.
+//! waited for without end. So whoever waits has a limit of its own. A transaction that is given up in its first moment would
+//! stay open on a connection of the pool, and take in the statements of whoever gets that next: hence a connection that is
+//! nobody else's.
 
 use std::time::Duration;
 

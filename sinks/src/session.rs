@@ -9,6 +9,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Row};
 use uuid::Uuid;
 
+use crate::postgres;
+
 /// How often to check. Other clients of a pooler, in this process too, may come between and hide what it does.
 const ROUNDS: usize = 10;
 
@@ -44,8 +46,8 @@ fn is_shared(seen_by_other: bool, seen_afterwards: bool) -> bool {
 /// If Postgres does not answer.
 pub async fn look(pool: &PgPool) -> Result<Session, sqlx::Error> {
     let options = pool.connect_options();
-    let mut one = PgConnection::connect_with(&options).await?;
-    let mut other = PgConnection::connect_with(&options).await?;
+    let mut one = postgres::connect(&options).await?;
+    let mut other = postgres::connect(&options).await?;
     for _ in 0..ROUNDS {
         if probe(&mut one, &mut other).await? {
             return Ok(Session::Shared);
@@ -81,7 +83,7 @@ async fn probe(one: &mut PgConnection, other: &mut PgConnection) -> Result<bool,
 /// The settings that the session was opened with but does not have.
 async fn missing_settings(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     let mut missing = Vec::new();
-    for (name, wanted) in crate::postgres::SESSION.iter().filter(|(name, _)| NEEDED.contains(name)) {
+    for (name, wanted) in postgres::SESSION.iter().filter(|(name, _)| NEEDED.contains(name)) {
         // Postgres has its own text form of a value (120s is 2min), so it is set for this statement only, and compared.
         let sql = format!(
             "SELECT CASE WHEN found = wanted THEN '' ELSE format('ALTER ROLE %I SET %s = %L', current_user, '{name}', \

@@ -15,6 +15,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Once;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{getpeername, sockopt};
 
 /// A connection that is silent for so long is asked whether its peer is still there.
@@ -23,8 +24,9 @@ const IDLE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(10);
 /// It is closed after so many questions without an answer: a minute after it was last heard.
 const PROBES_MAX: u32 = 3;
-/// Data that is not acknowledged for so long closes the connection. There are no questions meanwhile, so it has the same
-/// limit.
+/// Data that is not acknowledged for so long closes the connection: there are no questions meanwhile. So does a server that
+/// takes nothing for so long, as one that waits for a lock in the middle of a COPY larger than its buffers; the batch is then
+/// tried again.
 const UNACKNOWLEDGED_MAX_MS: u32 = 60_000;
 
 /// Turns keepalive on for every TCP connection of this process to `port` of any host. Those that have it keep it.
@@ -38,17 +40,22 @@ pub(super) fn turn_on(port: u16) {
 }
 
 fn try_to(port: u16) -> io::Result<()> {
+    let mut result = Ok(());
     for entry in fs::read_dir("/proc/self/fd")? {
         if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            set(number, port)?;
+            match set(number, port) {
+                // It was closed meanwhile.
+                Ok(()) | Err(Errno::BADF | Errno::NOTSOCK | Errno::NOTCONN) => {}
+                Err(error) => result = Err(error.into()),
+            }
         }
     }
-    Ok(())
+    result
 }
 
 /// Anything but a TCP connection to `port` stays as it is.
 #[allow(unsafe_code)]
-fn set(number: RawFd, port: u16) -> io::Result<()> {
+fn set(number: RawFd, port: u16) -> Result<(), Errno> {
     // SAFETY: the descriptor was open a moment ago. If its owner has closed it since, the calls below fail, or find what
     // was opened in its place; they read its peer and set options that only decide when a dead connection is noticed.
     let socket = unsafe { BorrowedFd::borrow_raw(number) };
