@@ -24,14 +24,17 @@ pub fn is_invisible(character: char) -> bool {
 /// | heading | columns | means |
 /// |---|---|---|
 /// | `ICU Beds` | `icu_beds` | that one |
-/// | `icu beds` | `icubeds`, `icu_beds` | the first: neither is spelled so |
+/// | `icu beds` | `icubeds`, `icu_beds` | none: it may be either |
 /// | `intensive care` | `icu_beds` with this synonym | that one, unless a column has this name |
 /// | `note` | none of this name | none |
 pub fn column_of(domain: &Domain, heading: &str) -> Option<usize> {
     let place = |is_it: &dyn Fn(&crate::Column) -> bool| domain.columns.iter().position(is_it);
     let wanted = folded(heading);
+    let is_name = |column: &crate::Column| folded(column.name) == wanted;
+    let is_clear = domain.columns.iter().filter(|column| is_name(column)).count() <= 1;
     place(&|column| column.name.eq_ignore_ascii_case(heading))
-        .or_else(|| place(&|column| folded(column.name) == wanted))
+        .or_else(|| place(&is_name))
+        .filter(|at| is_clear || domain.columns[*at].name.eq_ignore_ascii_case(heading))
         .or_else(|| place(&|column| column.aliases.iter().any(|alias| folded(alias) == wanted)))
 }
 
@@ -62,7 +65,7 @@ mod tests {
             ("Beds", Some(0)),
             ("Ward-Beds", Some(0)),
             ("ICU_BEDS", Some(2)),
-            ("icu beds", Some(1)),
+            ("icu beds", None),
             ("beds free", None),
             ("", None),
         ];
