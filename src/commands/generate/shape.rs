@@ -17,7 +17,8 @@ use std::borrow::Cow;
 
 use anyhow::{Context, Result, bail, ensure};
 use freshet_ingest::object::encoded;
-use freshet_topics::{Cast, Column, Comparison, Domain, Instead, Sample, Season, TextEncoding};
+use freshet_topics::judge::{self, Notes};
+use freshet_topics::{Cast, Cell, Column, Comparison, Domain, Instead, Sample, Season, TextEncoding};
 
 use super::defects::Defects;
 use super::measured::{clean_cells, limits, measured, spelled};
@@ -337,7 +338,10 @@ impl Shape {
         let observed = observed.map(|observed| observed.value);
         let mut candidates: Vec<String> = ["False", "True", "0", "1", "projected"].map(str::to_owned).to_vec();
         candidates.splice(0..0, clean_cells(column));
-        let is_observed = |text: &&String| column.cast.read(text).map(|casted| casted.value) == observed.copied();
+        let is_observed = |text: &&String| {
+            let cell = Cell::Text(text.as_str().into());
+            judge::cell(column, &cell, &mut Notes::default()).ok().as_ref() == observed
+        };
         let first = candidates.iter().find(is_observed).cloned();
         let first = first.or(observed.map(|value| spelled(column, value.to_string()))).unwrap_or_default();
         let other = candidates.into_iter().find(|text| super::measured::is_clean(column, text) && !is_observed(&text));
