@@ -134,6 +134,7 @@ impl File {
             version_id: self.more.version_id.as_deref(),
             has_changes: self.more.applied > 0 || !self.removed.is_empty(),
             versions: &self.versions,
+            schema: &asked.services.config.postgres.schema,
             env_file: &asked.env_file,
         }
     }

@@ -55,6 +55,8 @@ pub(super) struct Undoing<'a> {
     pub(super) has_changes: bool,
     /// The versions of the key, the newest first.
     pub(super) versions: &'a [Version],
+    /// The schema of the domains' tables.
+    pub(super) schema: &'a str,
     /// What a shell sources.
     pub(super) env_file: &'a Path,
 }
@@ -223,7 +225,7 @@ impl Undoing<'_> {
 
     /// Removes the rows that the table still has of this version.
     fn remove(&self, domain: &Domain) -> Step {
-        let [mark, delete] = removal::by_hand(domain, self.id);
+        let [mark, delete] = removal::by_hand(domain, self.schema, self.id);
         let psql = "psql \"$DATABASE_URL\" --single-transaction --set ON_ERROR_STOP=1";
         Step {
             text: "The table still has the rows of this version that nothing has replaced: those that only it has, and \
@@ -270,6 +272,7 @@ mod tests {
             version_id: Some("v12"),
             has_changes: true,
             versions,
+            schema: "public",
             env_file: Path::new("/here/env"),
         }
     }
@@ -295,10 +298,12 @@ mod tests {
                  freshet republish --file health/GOOD.csv --as-new &&\n    freshet status --wait\n\
                  psql \"$DATABASE_URL\" --single-transaction --set ON_ERROR_STOP=1 <<'END'\n{};\n\
                  DELETE FROM \"health_data\" WHERE src_object = 12;\nEND\n",
-                removal::by_hand(&merge, 12)[0]
+                removal::by_hand(&merge, "public", 12)[0]
             )
         );
         assert!(undone.case.starts_with("It has a name of its own"), "{undone:?}");
+        let said = commands(&undo(Undoing { schema: "apart", ..file(&alone) }, &merge));
+        assert!(said.contains("DELETE FROM \"apart\".\"health_data\" WHERE src_object = 12;"), "{said}");
 
         let undone = of(&[own.clone(), older.clone()], &merge);
         assert!(undone.case.starts_with("It overwrote an older version of the same name, written 1970-01-01"));

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::files::{DASHBOARDS, Panel, all, dashboard, list, panels, text};
 use crate::pipeline::{Pipeline, Rows};
 use crate::prometheus::{Prometheus, has_number};
-use crate::running::{RATE_INTERVAL, Running, Samples, board, sorted, variable, wait_for};
+use crate::running::{RATE_INTERVAL, Running, Samples, board, sorted, variable, variable_in, wait_for};
 use crate::variables::Chosen;
 
 const SAMPLES: Samples = Samples {
@@ -45,6 +45,7 @@ fn every_panel_has_data_beside_a_running_pipeline() {
     nothing_is_firing_but_the_files_that_should(&prometheus);
     the_scores_are_those_published(&pipeline, &chosen);
     a_fifth_domain_shows_by_itself(&pipeline, &mut chosen);
+    tables_of_another_schema_show_too(&pipeline, &chosen);
 }
 
 fn prometheus_has_data(prometheus: &Prometheus, chosen: &Chosen, panel: &Panel, target: &Value, started: Instant) {
@@ -184,4 +185,11 @@ fn a_fifth_domain_shows_by_itself(pipeline: &Pipeline, chosen: &mut Chosen) {
     let found = pipeline.query(&chosen.sql(text(&panel.targets()[0], "rawSql")));
     let days: Vec<&str> = found.rows.iter().filter(|row| row[1] != "0").map(|row| &row[0][..10]).collect();
     assert_eq!(days, ["2025-09-21"]);
+}
+
+/// They are looked for in the schema that Grafana's sessions search, and in no other.
+fn tables_of_another_schema_show_too(pipeline: &Pipeline, chosen: &Chosen) {
+    pipeline.execute("CREATE SCHEMA apart; ALTER TABLE pharmacy_data SET SCHEMA apart");
+    assert_eq!(variable_in("apart", pipeline, chosen, "table"), ["pharmacy_data"]);
+    assert!(variable(pipeline, chosen, "table").is_empty());
 }

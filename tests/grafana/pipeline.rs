@@ -111,7 +111,13 @@ impl Pipeline {
 
     /// Runs a dashboard's query, as a user that may read and no more.
     pub(crate) fn query(&self, sql: &str) -> Rows {
-        let said = self.psql(sql, "-c role=grafana -c default_transaction_read_only=on");
+        self.query_in("public", sql)
+    }
+
+    /// The same, in a session that searches that schema.
+    pub(crate) fn query_in(&self, schema: &str, sql: &str) -> Rows {
+        let options = format!("-c role=grafana -c default_transaction_read_only=on -c search_path={schema}");
+        let said = self.psql(sql, &options);
         let mut reader = csv::Reader::from_reader(said.as_slice());
         let columns = reader.headers().expect("the columns").iter().map(str::to_owned).collect();
         let rows = reader.records().map(|row| row.expect("a row").iter().map(str::to_owned).collect()).collect();

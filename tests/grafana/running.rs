@@ -127,9 +127,14 @@ pub(crate) fn board() -> String {
 
 /// The values of a variable of the board, by its query.
 pub(crate) fn variable(pipeline: &Pipeline, chosen: &Chosen, name: &str) -> Vec<String> {
+    variable_in("public", pipeline, chosen, name)
+}
+
+/// The same, if Grafana's sessions search that schema.
+pub(crate) fn variable_in(schema: &str, pipeline: &Pipeline, chosen: &Chosen, name: &str) -> Vec<String> {
     let dashboard = dashboard(&board());
     let variables = list(&dashboard["templating"]["list"]);
     let variable = variables.iter().find(|it| text(it, "name") == name).expect("the variable");
-    let found = pipeline.query(&chosen.sql(text(variable, "query")));
+    let found = pipeline.query_in(schema, &chosen.sql(text(variable, "query")));
     found.rows.iter().map(|row| found.cell(row, "__value").to_owned()).collect()
 }

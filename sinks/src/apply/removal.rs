@@ -7,14 +7,21 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::marks;
 use super::upsert::quoted;
 use super::written::Changed;
+use crate::postgres::DEFAULT_SCHEMA;
+use crate::tables::{identifier, qualified};
 
 /// The statements by which a person removes what the table has of an object, and marks it, so that the outputs follow. They
-/// belong in one transaction. The topic still has the rows.
-pub fn by_hand(domain: &Domain, object: i64) -> [String; 2] {
-    let rows = format!("(SELECT * FROM \"{}\" WHERE src_object = {object}) AS t", domain.table);
+/// belong in one transaction. The topic still has the rows. `schema` is that of the domains' tables; a person's session finds
+/// them without it only in the default one.
+pub fn by_hand(domain: &Domain, schema: &str, object: i64) -> [String; 2] {
+    let table = match schema {
+        DEFAULT_SCHEMA => identifier(domain.table),
+        schema => qualified(schema, domain.table),
+    };
+    let rows = format!("(SELECT * FROM {table} WHERE src_object = {object}) AS t");
     let mark = marks::everything(domain, &[rows]).replace("$1", &format!("'{}'", domain.name));
     let on_one_line = mark.split_whitespace().collect::<Vec<_>>().join(" ");
-    [on_one_line, format!("DELETE FROM \"{}\" WHERE src_object = {object}", domain.table)]
+    [on_one_line, format!("DELETE FROM {table} WHERE src_object = {object}")]
 }
 
 /// Deletes rows: `delete` is a statement without RETURNING that calls the table `t` and takes `numbers` as
@@ -61,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_is_removed_by_hand_is_marked_before() {
-        let of = |name| by_hand(Pipeline::shipped().domain(name).expect("a domain"), 12);
+        let of = |name| by_hand(Pipeline::shipped().domain(name).expect("a domain"), "public", 12);
         assert_eq!(
             of("health"),
             [
@@ -76,5 +83,15 @@ mod tests {
             "INSERT INTO pipeline.marks (domain, key) SELECT 'locations', b.id FROM (SELECT \"id\"::text AS id FROM (SELECT \
              * FROM \"locations\" WHERE src_object = 12) AS t) AS b"
         );
+    }
+
+    #[test]
+    fn what_is_removed_by_hand_is_that_of_the_tables_own_schema() {
+        for domain in Pipeline::shipped().domains {
+            let table = format!("FROM \"apart\".\"{}\" WHERE src_object = 12", domain.table);
+            let [mark, delete] = by_hand(domain, "apart", 12);
+            assert!(mark.starts_with("INSERT INTO pipeline.marks ") && mark.contains(&table), "{mark}");
+            assert_eq!(delete, format!("DELETE {table}"));
+        }
     }
 }
