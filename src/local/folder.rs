@@ -28,8 +28,17 @@ use uuid::Uuid;
 
 /// Changes whenever an older freshet could not run on the folder, or this one not on an older folder.
 const LAYOUT: u64 = 1;
-/// What may lie in a folder that no stack has been made in yet.
-const OURS: [&str; 7] = ["lock", "env", "logs", "run", "kafka", "postgres", "s3"];
+/// What may lie in a folder that no stack has been made in yet, and what may lie in each: Kafka's further settings, and
+/// what an interrupted start leaves. Other programs have a `kafka` or `postgres` too, with data in it.
+const OURS: [(&str, &[&str]); 7] = [
+    ("lock", &[]),
+    ("stack.new", &[]),
+    ("logs", &[]),
+    ("run", &[]),
+    ("kafka", &["more.properties"]),
+    ("postgres", &[]),
+    ("s3", &[]),
+];
 /// Below Linux's range for outgoing connections (32768 and up), so that none of them takes a port of ours.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// A predecessor that is just ending gets this long to let go of the folder.
@@ -216,17 +225,34 @@ fn check_is_ours(root: &Path) -> anyhow::Result<()> {
     if root.join("stack.json").exists() {
         return Ok(());
     }
-    for entry in entries {
-        let name = entry?.file_name();
-        let name = name.to_string_lossy();
-        if !OURS.contains(&name.as_ref()) && name != "stack.new" {
-            bail!(
-                "{shown} contains other files ({name}) and is not a freshet data folder: choose a new folder with \
-                   --data"
-            );
-        }
+    if let Some(other) = other_file(entries).with_context(|| format!("open data folder {shown}"))? {
+        bail!(
+            "{shown} contains other files ({}) and is not a freshet data folder: choose a new folder with --data",
+            other.display()
+        );
     }
     Ok(())
+}
+
+/// The first thing that is not one of [`OURS`], as a path in the folder.
+fn other_file(entries: fs::ReadDir) -> std::io::Result<Option<PathBuf>> {
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some((_, allowed)) = OURS.iter().find(|(ours, _)| name == *ours) else {
+            return Ok(Some(name.into()));
+        };
+        if !entry.path().is_dir() {
+            continue;
+        }
+        for within in fs::read_dir(entry.path())? {
+            let within = within?.file_name();
+            if !allowed.iter().any(|it| within == *it) {
+                return Ok(Some(Path::new(&name).join(within)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn take_lock(root: &Path) -> anyhow::Result<File> {
@@ -331,6 +357,29 @@ mod tests {
         fs::write(temp.path().join("thesis.txt"), "").expect("write");
         let error = Folder::open(temp.path()).expect_err("not ours").to_string();
         assert!(error.contains("thesis.txt"), "{error}");
+
+        for other in ["kafka/wal", "postgres/data", "s3/bucket", "run/app.pid", "logs/app.log", "env"] {
+            let temp = tempfile::tempdir().expect("tempdir");
+            let path = temp.path().join(other);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("mkdir");
+            fs::write(&path, "theirs").expect("write");
+            let error = Folder::open(temp.path()).expect_err("not ours").to_string();
+            assert!(error.contains(&format!("({other})")) && !error.contains('\n'), "{error}");
+            let text = fs::read_to_string(&path).expect("it is left alone");
+            assert!(text == "theirs" && !temp.path().join("stack.json").exists(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_folder_with_what_an_interrupted_start_leaves_and_settings_of_kafka_is_taken() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        for folder in ["logs", "run", "kafka", "postgres", "s3"] {
+            fs::create_dir(temp.path().join(folder)).expect("mkdir");
+        }
+        for file in ["lock", "stack.new", "kafka/more.properties"] {
+            fs::write(temp.path().join(file), "").expect("write");
+        }
+        Folder::open(temp.path()).expect("ours");
     }
 
     #[test]
