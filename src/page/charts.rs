@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context, Result};
+use chrono::{Days, NaiveDate, Utc};
 use freshet_sinks::outputs::{FileRef, Manifest, Store};
 use freshet_topics::pipeline::output::{Chart, Output, Worst};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -117,7 +118,7 @@ impl Drawn {
     }
 
     async fn look(&mut self, store: &Store, manifest: &Manifest) -> Result<()> {
-        let files = newest(manifest, self.output);
+        let files = newest(manifest, self.output, Utc::now().date_naive());
         if files == self.files {
             return Ok(());
         }
@@ -141,8 +142,9 @@ impl Drawn {
     }
 }
 
-/// The files of the newest windows of an output, as JSON.
-fn newest(manifest: &Manifest, output: &str) -> Vec<FileRef> {
+/// The files of the newest windows of an output, as JSON. Windows that start after tomorrow count only if there are no
+/// others: contracts accept dates that are far off, and two mistyped ones would hide all that is known of today.
+fn newest(manifest: &Manifest, output: &str, today: NaiveDate) -> Vec<FileRef> {
     let of = |kind: &str| {
         let windows = manifest.windows.iter().filter(|window| window.output == output && window.window_kind == kind);
         let mut windows: Vec<_> = windows.collect();
@@ -150,7 +152,9 @@ fn newest(manifest: &Manifest, output: &str) -> Vec<FileRef> {
         windows
     };
     let windows = KINDS.iter().map(|kind| of(kind)).find(|windows| !windows.is_empty()).unwrap_or_default();
-    windows.into_iter().take(WINDOWS).filter_map(|window| window.files.get("json").cloned()).collect()
+    let tomorrow = today + Days::new(1);
+    let later = windows.iter().position(|window| window.window_start <= tomorrow).unwrap_or(0);
+    windows.into_iter().skip(later).take(WINDOWS).filter_map(|window| window.files.get("json").cloned()).collect()
 }
 
 /// The columns that a chart needs: item, label, the column that decides the newest row, and the values.
@@ -264,7 +268,6 @@ impl<'de> Visitor<'de> for Cells<'_> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::NaiveDate;
     use freshet_sinks::outputs::WindowFiles;
 
     use super::*;
@@ -323,23 +326,50 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_the_newest_windows_of_one_kind_are_read() {
-        let window = |output: &str, kind: &str, month| WindowFiles {
+    fn window(output: &str, kind: &str, start: &str) -> WindowFiles {
+        WindowFiles {
             output: output.to_owned(),
             window_kind: kind.into(),
-            window_start: NaiveDate::from_ymd_opt(2025, month, 1).expect("a date"),
+            window_start: start.parse().expect("a date"),
             rows: 1,
             is_final: None,
-            files: [("json".to_owned(), FileRef { key: month.to_string(), sha256: String::new(), bytes: 1 })].into(),
-        };
-        let months = [7, 8, 9].map(|month| window("strengths", "month", month));
-        let others = [window("strengths", "week", 11), window("others", "month", 12), window("others", "all", 1)];
-        let manifest = Manifest { windows: months.into_iter().chain(others).collect(), ..Manifest::default() };
-        let keys = |output| newest(&manifest, output).into_iter().map(|file| file.key).collect::<Vec<_>>();
+            files: [("json".to_owned(), FileRef { key: start.to_owned(), sha256: String::new(), bytes: 1 })].into(),
+        }
+    }
+
+    /// The first days of the windows that are read.
+    fn read_on(today: &str, windows: &[WindowFiles], output: &str) -> Vec<String> {
+        let manifest = Manifest { windows: windows.to_vec(), ..Manifest::default() };
+        newest(&manifest, output, today.parse().expect("a date")).into_iter().map(|file| file.key).collect()
+    }
+
+    #[test]
+    fn only_the_newest_windows_of_one_kind_are_read() {
+        let windows = [
+            window("strengths", "month", "2025-07-01"),
+            window("strengths", "month", "2025-08-01"),
+            window("strengths", "month", "2025-09-01"),
+            window("strengths", "week", "2025-11-03"),
+            window("others", "month", "2025-12-01"),
+            window("others", "all", "2025-01-01"),
+        ];
+        let read = |output| read_on("2025-12-31", &windows, output);
+        assert_eq!(read("strengths"), ["2025-09-01", "2025-08-01"]);
+        assert_eq!(read("others"), ["2025-12-01"]);
+        assert!(read("none").is_empty());
+    }
+
+    #[test]
+    fn windows_of_mistyped_dates_are_read_only_if_there_are_no_others() {
+        let starts = ["2025-09-01", "2025-10-01", "2052-10-01", "2200-12-01"];
+        let windows = starts.map(|start| window("strengths", "month", start));
+        assert_eq!(read_on("2025-10-15", &windows, "strengths"), ["2025-10-01", "2025-09-01"]);
         assert_eq!(
-            (keys("strengths"), keys("others"), keys("none")),
-            (vec!["9".into(), "8".into()], vec!["12".into()], vec![])
+            read_on("2025-09-30", &windows, "strengths"),
+            ["2025-10-01", "2025-09-01"],
+            "east of UTC it is tomorrow"
         );
+        assert_eq!(read_on("2025-09-29", &windows, "strengths"), ["2025-09-01"]);
+        assert_eq!(read_on("2025-01-01", &windows, "strengths"), ["2200-12-01", "2052-10-01"]);
     }
 }
