@@ -325,6 +325,49 @@ test("what is known of one thing stands together, with the files that it is from
   }
 });
 
+test("what is found of one dimension is never shown as another's", async () => {
+  const other = await opened();
+  const locations = /\/page\/entities\/locations\?/;
+  let answer;
+  await other.route(locations, async (route) => {
+    await new Promise((resolve) => { answer = resolve; });
+    await route.fulfill({ json: [{ value: "1", text: "Upper Town" }] });
+  });
+  await other.route(/\/page\/entities\/wards\?/, (route) => route.fulfill({ json: [{ value: "7", text: "Low Ward" }] }));
+  const draw = () => other.evaluate(() => document.dispatchEvent(new Event("chosen")));
+  // As if facts referred to a second dimension.
+  await other.evaluate(async () => {
+    const { state } = await import("/page/state.js");
+    state.about.entities = { location_id: "locations", ward_id: "wards" };
+  });
+  await draw();
+  const of = other.getByRole("combobox", { name: "Of", exact: true });
+  const found = other.locator("#entities-found a");
+  const links = () => found.evaluateAll((links) => links.map((link) => link.getAttribute("href")));
+
+  let isAsked = other.waitForRequest(locations);
+  await other.getByRole("searchbox", { name: "Search by id or name" }).fill("low");
+  await isAsked;
+  await of.selectOption("wards");
+  await there(found, "7: Low Ward");
+  const late = other.waitForResponse(locations);
+  answer();
+  await (await late).finished();
+  await other.waitForTimeout(200);
+  assert.deepEqual(await links(), ["#/entity/wards/7"], "an answer that comes too late is not taken");
+
+  isAsked = other.waitForRequest(locations);
+  await of.selectOption("locations");
+  await isAsked;
+  await draw();
+  await other.waitForTimeout(200);
+  assert.deepEqual(await links(), ["#/entity/wards/7"], "until the next answer the links are those of the last");
+  answer();
+  await there(found, "1: Upper Town");
+  assert.deepEqual(await links(), ["#/entity/locations/1"]);
+  await other.close();
+});
+
 test("an axis is the range that the output gives, whatever the values are, and else begins at 0", async () => {
   const chart = section("Resilience and risk");
   const ticks = (index) => chart.locator("thead th").nth(index).locator("text").allTextContents();

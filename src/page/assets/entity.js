@@ -71,8 +71,8 @@ function makeHistory(history, value) {
   return element("section", {}, element("h2", {}, domain), element("div", { class: "panel" }, element("div", { class: "scroll" }, table), none, more));
 }
 
-/** What was searched for, and what was found. */
-const search = { found: null, typed: 0, failure: "" };
+/** What was found, and of which dimension. */
+const search = { domain: "", found: null, typed: 0, failure: "" };
 
 /** The field by which an entity is found. */
 export function renderEntities() {
@@ -85,16 +85,20 @@ export function renderEntities() {
   const look = () => {
     clearTimeout(search.typed);
     search.typed = setTimeout(async () => {
+      const domain = select.value;
       const wanted = field.value.trim();
+      const take = (answer) => {
+        // What was typed or chosen since is asked for by itself.
+        if (domain !== select.value || wanted !== field.value.trim()) return;
+        Object.assign(search, { domain, failure: "", ...answer });
+        tellChosen();
+      };
       try {
-        const path = `/page/entities/${encodeURIComponent(select.value)}?search=${encodeURIComponent(wanted)}`;
-        const found = wanted === "" ? null : await ask(path);
-        if (wanted !== field.value.trim()) return;
-        Object.assign(search, { found, failure: "" });
+        const path = `/page/entities/${encodeURIComponent(domain)}?search=${encodeURIComponent(wanted)}`;
+        take({ found: wanted === "" ? null : await ask(path) });
       } catch (error) {
-        Object.assign(search, { found: [], failure: error.message });
+        take({ found: [], failure: error.message });
       }
-      tellChosen();
     }, TYPED_MS);
   };
   field.oninput = look;
@@ -102,7 +106,7 @@ export function renderEntities() {
   the("entity-search").onsubmit = (event) => event.preventDefault();
   const found = search.found ?? [];
   list(the("entities-found"), found, ({ value }) => value, () => element("li", {}, element("a")), (item, it) => {
-    item.firstChild.setAttribute("href", `#/entity/${encodeURIComponent(select.value)}/${encodeURIComponent(it.value)}`);
+    item.firstChild.setAttribute("href", `#/entity/${encodeURIComponent(search.domain)}/${encodeURIComponent(it.value)}`);
     text(item.firstChild, [it.value, it.text].filter(Boolean).join(": "));
   });
   text(the("entities-said"), search.failure || (search.found === null ? "" : `${counted(found.length, "row")} found`));
