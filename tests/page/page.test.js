@@ -32,6 +32,12 @@ async function opened(options) {
   return page;
 }
 
+/** Clicks twice before anything can be answered. */
+const clickTwice = (locator) => locator.evaluate((button) => {
+  button.click();
+  button.click();
+});
+
 const row = (name) => page.getByRole("row").filter({ hasText: name });
 const section = (title) => page.locator("section", { has: page.getByRole("heading", { name: title, exact: true }) });
 /** Waits until the texts are there. */
@@ -307,9 +313,17 @@ test("what is known of one thing stands together, with the files that it is from
     SELECT 2, '2001-01-01'::date + n, false, 0, 0, 0, 0, 0 FROM generate_series(1, 100) n`);
   await page.reload();
   const older = view.getByRole("button", { name: "Show older rows" });
+  await page.route(/\/page\/facts\//, (route) => route.fulfill({ status: 503, body: "too much is asked" }), { times: 1 });
   await older.click();
+  await there(view.locator(".none"), "too much is asked");
+  // What the browser itself writes down of the answer 503.
+  complaints.splice(0, complaints.length, ...complaints.filter((it) => !it.includes("503")));
+  const before = asked.length;
+  await clickTwice(older);
   await there(rows, "2001-01-02");
   assert.equal(await rows.count(), dates.length + 100);
+  assert.equal(asked.slice(before).filter((url) => url.includes("/page/facts/")).length, 1);
+  assert.equal(await view.getByText("too much is asked").count(), 0);
   assert.equal(await older.isVisible(), false);
   execute("DELETE FROM health_data WHERE date < '2002-01-01'");
   await page.evaluate(() => { window.loadedOnce = true; });
@@ -579,6 +593,41 @@ test("a file without rows, one that was refused and one in progress do not look 
   });
   assert.deepEqual(stages.slice(2), [["not all rows published yet", false], ["not all rows judged yet", false], ["not derived from all rows yet", false]]);
   await page.getByRole("link", { name: "← Overview" }).click();
+});
+
+test("an impatient second click asks once and shows no row twice", async () => {
+  const bad = Array.from({ length: 150 }, (_, index) => `x${index},2025-12-01,1,1,1,1`);
+  drop("health/many.csv", [HEALTH, "2,2025-12-01,1,1,1,1", ...bad]);
+  await there(row("health/many.csv"), "150 rejected", "applied in part");
+  await page.getByRole("link", { name: "health/many.csv" }).click();
+  const rejects = section("Rejected rows");
+  const rows = rejects.locator("tbody tr");
+  const more = rejects.getByRole("button", { name: "Show more" });
+  await more.waitFor();
+  assert.equal(await rows.count(), 100);
+  await page.route(/\/rejects\?after=/, (route) => route.fulfill({ status: 503, body: "too much is asked" }), { times: 1 });
+  await more.click();
+  await there(rejects.locator(".none"), "too much is asked");
+  complaints.splice(0, complaints.length, ...complaints.filter((it) => !it.includes("503")));
+  const before = asked.length;
+  await clickTwice(more);
+  await there(rows, "x149");
+  await more.waitFor({ state: "hidden" });
+  assert.equal(await rows.count(), 150);
+  assert.equal(asked.slice(before).filter((url) => url.includes("/rejects?after=")).length, 1);
+  assert.equal(await rejects.locator(".none").isVisible(), false);
+  await page.getByRole("link", { name: "← Overview" }).click();
+});
+
+test("a list that had a key twice is as long as its items again", async () => {
+  const left = await page.evaluate(async () => {
+    const { element, list } = await import("/page/dom.js");
+    const parent = element("ul");
+    const draw = (items) => list(parent, items, String, () => element("li"), (item, it) => { item.textContent = it; });
+    for (const items of [["a", "b", "b"], ["a", "b", "b"], ["b", "c"]]) draw(items);
+    return [...parent.children].map((item) => item.textContent);
+  });
+  assert.deepEqual(left, ["b", "c"]);
 });
 
 test("all of it came from the page's own server, without a complaint", async () => {

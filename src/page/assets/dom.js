@@ -41,7 +41,8 @@ export function list(parent, items, key, make, update) {
     update(child, item);
     if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
   });
-  for (const child of before.values()) child.remove();
+  // Those of the items stand first now. The others are not all in `before`: two may have had the same key.
+  while (parent.children.length > items.length) parent.lastElementChild.remove();
 }
 
 /** What a person chooses is drawn by whoever listens. */

@@ -39,14 +39,14 @@ function makeEntity({ domain, columns, row, histories }, value) {
 
 /** The facts of a domain; columns that are empty throughout are left out. */
 function makeHistory(history, value) {
-  const known = { rows: history.rows, next: history.next };
+  const known = { rows: history.rows, next: history.next, isAsking: false, failure: "" };
   const { domain, columns } = history;
   const head = element("tr", { role: "row" });
   const body = element("tbody", { role: "rowgroup" });
   const table = element("table", { class: "cells history", role: "table", "aria-label": `${domain} ${value}` },
     element("thead", { role: "rowgroup" }, head), body);
-  const none = element("p", { class: "none" }, "No rows refer to it.");
-  const button = element("button", { type: "button" }, "Show older rows");
+  const none = element("p", { class: "none" });
+  const button = element("button", { type: "button" });
   const more = element("p", { class: "whole" }, button);
   const draw = () => {
     const places = columns.map((_, index) => index).filter((index) => known.rows.some(({ cells }) => cells[index] !== null));
@@ -55,17 +55,24 @@ function makeHistory(history, value) {
     body.replaceChildren(...known.rows.map((it) => element("tr", { role: "row" },
       ...places.map((index) => element("td", { role: "cell" }, it.cells[index] ?? "–")), element("td", { role: "cell" }, fileLink(it)))));
     show(table, known.rows.length > 0);
-    show(none, known.rows.length === 0);
+    show(none, known.rows.length === 0 || known.failure !== "");
+    text(none, known.failure || "No rows refer to it.");
     show(more, known.next !== null);
+    text(button, known.isAsking ? "Looking …" : "Show older rows");
   };
+  // Not disabled while it waits: it would lose the focus.
   button.onclick = async () => {
+    if (known.isAsking) return;
+    Object.assign(known, { isAsking: true, failure: "" });
+    draw();
     try {
       const { rows, next } = await ask(`/page/facts/${encodeURIComponent(domain)}/${encodeURIComponent(value)}?until=${known.next}`);
       Object.assign(known, { rows: [...known.rows, ...rows], next });
-      draw();
     } catch (error) {
-      text(button, error.message);
+      known.failure = error.message;
     }
+    known.isAsking = false;
+    draw();
   };
   draw();
   return element("section", {}, element("h2", {}, domain), element("div", { class: "panel" }, element("div", { class: "scroll" }, table), none, more));

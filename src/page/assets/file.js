@@ -188,27 +188,34 @@ function renderRejects(section, known) {
   const [table, none, more] = panel.children;
   show(section, file.rejected > 0);
   if (file.rejected === 0) return;
+  known.rejects ??= { rows: [], next: null, of: 0, isAsking: false, failure: "" };
   const askFor = async (after) => {
-    known.rejects ??= { rows: [], next: null, of: 0, failure: "" };
-    known.rejects.of = file.rejected;
+    if (known.rejects.isAsking) return;
+    Object.assign(known.rejects, { of: file.rejected, isAsking: true, failure: "" });
     try {
       const { rejects, next } = await ask(`/page/files/${file.id}/rejects?after=${after}`);
-      Object.assign(known.rejects, { rows: after < 0 ? rejects : [...known.rejects.rows, ...rejects], next, failure: "" });
+      Object.assign(known.rejects, { rows: after < 0 ? rejects : [...known.rejects.rows, ...rejects], next });
     } catch (error) {
       known.rejects.failure = error.message;
     }
+    known.rejects.isAsking = false;
     renderRejects(section, known);
   };
-  if (known.rejects?.of !== file.rejected) askFor(-1);
-  const { rows = [], next = null, failure = "" } = known.rejects ?? {};
+  if (known.rejects.of !== file.rejected) askFor(-1);
+  const { rows, next, isAsking, failure } = known.rejects;
   text(hint.firstChild, `${counted(file.rejected, "row")}: ${rulesOf(file.rules)}. Correct them and drop them again; pipeline.rejects has them whole.`);
   show(hint.lastChild, file.has_csv);
   show(table, rows.length > 0);
   list(table.tBodies[0], rows, (it) => it.row, makeCells, updateCells);
-  show(none, rows.length === 0);
+  show(none, rows.length === 0 || failure !== "");
   text(none, failure || "Looking …");
   show(more, next !== null);
-  more.firstChild.onclick = () => askFor(next);
+  text(more.firstChild, isAsking ? "Looking …" : "Show more");
+  // Not disabled while it waits: it would lose the focus.
+  more.firstChild.onclick = () => {
+    askFor(next);
+    renderRejects(section, known);
+  };
 }
 
 /** What was changed: by line where the file is still there to be read, else by column and rule. */
