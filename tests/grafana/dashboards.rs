@@ -159,6 +159,16 @@ fn names_of_the_pipeline() -> BTreeSet<&'static str> {
     domains.chain(OUTPUTS).collect()
 }
 
+/// Grafana takes a date for midnight in UTC, which in a browser west of it is the day before. The dashboards of any pipeline
+/// show moments, which people read in their own time.
+#[test]
+fn a_board_shows_event_dates_as_the_same_day_everywhere() {
+    for name in all() {
+        let expected = if is_general(&name) { "browser" } else { "utc" };
+        assert_eq!(text(&dashboard(&name), "timezone"), expected, "{name}");
+    }
+}
+
 #[test]
 fn the_dashboards_of_any_pipeline_name_nothing_of_one() {
     let own = names_of_the_pipeline();

@@ -183,7 +183,8 @@ fn a_fifth_domain_shows_by_itself(pipeline: &Pipeline, chosen: &mut Chosen) {
     let panels = panels(&board());
     let panel = panels.iter().find(|panel| panel.place.contains("Completeness by day")).expect("the panel");
     let found = pipeline.query(&chosen.sql(text(&panel.targets()[0], "rawSql")));
-    let days: Vec<&str> = found.rows.iter().filter(|row| row[1] != "0").map(|row| &row[0][..10]).collect();
+    // A date by type too: a time would begin at midnight where the server is.
+    let days: Vec<&str> = found.rows.iter().filter(|row| row[1] != "0").map(|row| row[0].as_str()).collect();
     assert_eq!(days, ["2025-09-21"]);
 }
 
