@@ -40,6 +40,7 @@ up: checkout ## The same, and keep running until Ctrl-C
 
 test: checkout ## Check format and lints, run all tests on the real components
 	@scripts/setup tests
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release --workspace
 

@@ -366,6 +366,15 @@ fn files_named(folder: &Path, name: &str, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
+fn make_test_checks_format_and_lints_and_runs_all_tests() {
+    let makefile = read(&Path::new(ROOT).join("Makefile"));
+    let recipe = makefile.split_once("\ntest: ").and_then(|(_, rest)| rest.split_once("\n\n")).expect("the target").0;
+    for step in ["fmt --all --check", "clippy --release --workspace", "-- -D warnings", "test --release --workspace"] {
+        assert!(recipe.contains(step), "make test does not run {step}");
+    }
+}
+
+#[test]
 fn the_metrics_listed_are_those_declared() {
     let mut files = Vec::new();
     for folder in ["src", "ingest/src", "processors/src", "sinks/src", "topics/src"] {
