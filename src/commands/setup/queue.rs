@@ -3,6 +3,7 @@
 //! Existing statements of the policy and notifications of the bucket are kept. A step that is not allowed is reported
 //! with what to do by hand; the listener starts anyway, and finds files by listing.
 
+use aws_sdk_s3::error::BuildError;
 use aws_sdk_s3::types::{Event, NotificationConfiguration, QueueConfiguration};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
@@ -180,18 +181,17 @@ impl Wanted<'_> {
             Ok(found) => found,
             Err(error) => return refused("read it", "s3:GetBucketNotification", &error),
         };
-        let mut queues = found.queue_configurations.unwrap_or_default();
+        let queues = found.queue_configurations.unwrap_or_default();
         if queues.iter().any(|it| it.queue_arn == arn && it.filter.is_none() && tells_of_all(&it.events)) {
             return finding(Standing::Found, format!("found, notifies {}", self.name));
         }
         if self.dry_run {
             return finding(Standing::Would, format!("would notify {} of every new object", self.name));
         }
-        let ours = QueueConfiguration::builder().id(OURS).queue_arn(arn).events(Event::from("s3:ObjectCreated:*"));
-        match ours.build() {
-            Ok(ours) => queues.push(ours),
+        let queues = match with_ours(queues, arn) {
+            Ok(queues) => queues,
             Err(error) => return refused("write it", "s3:PutBucketNotification", &error),
-        }
+        };
         let merged = NotificationConfiguration::builder()
             .set_queue_configurations(Some(queues))
             .set_topic_configurations(found.topic_configurations)
@@ -208,6 +208,16 @@ impl Wanted<'_> {
 
 fn tells_of_all(events: &[Event]) -> bool {
     events.iter().any(|event| event.as_str() == "s3:ObjectCreated:*")
+}
+
+/// The notifications of a bucket with ours, which tells the queue of that ARN.
+fn with_ours(mut queues: Vec<QueueConfiguration>, arn: &str) -> Result<Vec<QueueConfiguration>, BuildError> {
+    let ours =
+        QueueConfiguration::builder().id(OURS).queue_arn(arn).events(Event::from("s3:ObjectCreated:*")).build()?;
+    // An older one of ours names another queue, and S3 takes neither two of a name nor two for the same events.
+    queues.retain(|queue| queue.id() != Some(OURS));
+    queues.push(ours);
+    Ok(queues)
 }
 
 /// The attributes of a queue.
@@ -294,5 +304,20 @@ mod tests {
         assert_eq!(other["Statement"][1]["Condition"]["ArnLike"]["aws:SourceArn"], "arn:aws:s3:::other");
         assert!(policy(Some("nonsense"), ARN, "raw").is_err());
         assert!(policy(None, ARN, "raw").expect("JSON").is_some());
+    }
+
+    #[test]
+    fn a_bucket_that_notified_another_queue_of_ours_notifies_the_new_one_instead() {
+        let theirs =
+            QueueConfiguration::builder().id("theirs").queue_arn("c").events(Event::from("s3:ObjectRemoved:*"));
+        let theirs = theirs.build().expect("complete");
+        let first = with_ours(vec![theirs], "a").expect("complete");
+        let second = with_ours(first.clone(), "b").expect("complete");
+        let named = |queues: &[QueueConfiguration]| -> Vec<_> {
+            queues.iter().map(|queue| (queue.id().map(str::to_owned), queue.queue_arn.clone())).collect()
+        };
+        let of = |id: &str, arn: &str| (Some(id.to_owned()), arn.to_owned());
+        assert_eq!(named(&first), [of("theirs", "c"), of(OURS, "a")]);
+        assert_eq!(named(&second), [of("theirs", "c"), of(OURS, "b")]);
     }
 }
