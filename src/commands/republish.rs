@@ -42,7 +42,8 @@ pub struct RepublishArgs {
     yes: bool,
 }
 
-/// Looks the files up, shows the effect of sending them again, and does it if the user agrees.
+/// Looks the files up, shows the effect of sending them again, and does it if the user agrees. Fails if nothing is sent,
+/// or a file that is named is not among what is sent.
 ///
 /// # Errors
 /// If Postgres or S3 does not answer.
@@ -77,8 +78,12 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
     if sent < selected.ready.len() {
         println!("skipped, in progress or replaced meanwhile: {}", files(selected.ready.len() - sent));
     }
+    if sent == 0 {
+        return Ok(ExitCode::FAILURE);
+    }
     println!("`freshet ingest` will send {} again; see `freshet status --files`", files(sent));
-    Ok(ExitCode::SUCCESS)
+    let is_ready = |key: &String| selected.ready.iter().any(|candidate| candidate.version.key == *key);
+    Ok(if args.objects.iter().all(is_ready) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// In the order they had.

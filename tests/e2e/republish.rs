@@ -39,6 +39,13 @@ async fn a_file_sent_again_changes_nothing_and_is_as_fresh_as_it_was() {
     assert_eq!(world.query::<String>(applied_at).await, before);
     world.all_hold().await;
 
+    // Of two files one is not known: the other is sent, and the command fails.
+    let (code, said) = run(&world, "republish --file hospital/a.csv --file hospital/b.csv --yes").await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no file `hospital/b.csv` was found") && said.contains("will send 1 file again"), "{said}");
+    world.settle().await;
+    world.all_hold().await;
+
     // What S3 does not have is said and left as it is.
     let version: Option<String> =
         world.query("SELECT version_id FROM pipeline.objects WHERE key = 'health/a.csv'").await;
