@@ -5,13 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use freshet::roles::Role;
 use freshet_sinks::outputs::{Spooled, WindowFiles};
 
+use crate::harness::http::{get, within};
 use crate::harness::proxy::Proxy;
-use crate::harness::{World, data};
+use crate::harness::{World, data, roles_but};
 
 /// How long what was overwritten may stay: the tests' stack looks every 5 s.
 const WRITTEN_AGAIN_WITHIN: Duration = Duration::from_secs(40);
+
+/// How long until a gauge has the value of what was just written.
+const TOLD_WITHIN: Duration = Duration::from_secs(40);
 
 /// Files of windows that are read from S3 are counted from here on.
 fn count_reads(proxy: &Proxy) -> Arc<AtomicUsize> {
@@ -104,6 +109,28 @@ async fn a_data_file_that_was_overwritten_by_hand_is_written_again_and_holds_up_
         }
     }
     world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_an_output_that_did_not_change_are_not_told_to_be_behind() {
+    let world = World::new("copies-told").await;
+    let publisher = world.spawn(&["metrics", "--set", "http.listen=127.0.0.1:0"]);
+    let roles = world.run(&roles_but(Role::Metrics));
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(3, "2025-07-01", 10, 1)).await;
+    world.settle().await;
+    world.put("hospital/all.csv", data::hospital(3, "2025-07-01", 10, 1)).await;
+    world.settle().await;
+    let manifest = world.manifest().await;
+    assert!(manifest.changed["current_health_risks"] < manifest.version, "{:?}", manifest.changed);
+    let http = publisher.http().await;
+    for output in manifest.changed.keys() {
+        let line = format!("freshet_stable_copy_version{{output=\"{output}\"}} {}", manifest.version);
+        let told = async || get(&http, "/metrics").await.1.lines().any(|it| it == line).then_some(());
+        within(TOLD_WITHIN, &line, told).await;
+    }
     world.all_hold().await;
     roles.stop().await;
 }

@@ -46,8 +46,10 @@ pub(super) async fn reconcile(store: &Store, current: &Current) -> Reconciled {
     for (output, derived) in &current.manifest.outputs {
         let version = current.manifest.changed.get(output).copied();
         let Some((version, columns)) = version.zip(columns_of(derived)) else { continue };
-        match reconcile_output(store, &current.manifest, output, &columns, version, &mut reconciled).await {
-            Ok(()) => metrics::COPY_VERSION.with_label_values(&[output]).set(version as i64),
+        match reconcile_output(store, &current.manifest, output, &columns, version, &mut reconciled.absent).await {
+            // Files that did not change since an earlier version are those of this one too.
+            Ok(true) => metrics::COPY_VERSION.with_label_values(&[output]).set(current.manifest.version as i64),
+            Ok(false) => reconciled.again = true,
             Err(error) => {
                 reconciled.failed.get_or_insert(error);
             }
@@ -56,15 +58,17 @@ pub(super) async fn reconcile(store: &Store, current: &Current) -> Reconciled {
     reconciled
 }
 
-/// Brings the copies of one output, whose files last changed in `version`, to the version of the manifest.
+/// Brings the copies of one output, whose files last changed in `version`, to the version of the manifest. `false` if one
+/// of them is not there yet: another reconciler was at it, or it is of a later version.
 async fn reconcile_output(
     store: &Store,
     manifest: &Manifest,
     output: &str,
     columns: &[Column],
     version: u64,
-    reconciled: &mut Reconciled,
-) -> Result<(), RefreshError> {
+    absent: &mut Vec<String>,
+) -> Result<bool, RefreshError> {
+    let mut all_current = true;
     for format in FORMATS {
         let key = copy_key(output, format);
         let seen = store.head_copy(&key).await?;
@@ -74,7 +78,7 @@ async fn reconcile_output(
             }
             if copy.version > manifest.version {
                 // From a version that was published since, or that an operator took back: the publisher reports it.
-                reconciled.again = true;
+                all_current = false;
                 continue;
             }
         }
@@ -82,16 +86,18 @@ async fn reconcile_output(
             RefreshError::Format(_) => error.in_which(format!("compose {key}")),
             other => other,
         })?;
-        let absent = seen.is_none();
+        let was_absent = seen.is_none();
         let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
         failpoint::reach(Point::CopyPut);
-        if put == Put::Written {
-            metrics::COPY_BYTES.with_label_values(&[output]).inc_by(body.len());
+        match put {
+            Put::Written => {
+                metrics::COPY_BYTES.with_label_values(&[output]).inc_by(body.len());
+                absent.extend(was_absent.then_some(key));
+            }
+            Put::Refused => all_current = false,
         }
-        reconciled.again |= put == Put::Refused;
-        reconciled.absent.extend((absent && put == Put::Written).then_some(key));
     }
-    Ok(())
+    Ok(all_current)
 }
 
 /// The content type of a format's files.
