@@ -391,6 +391,17 @@ async fn a_query_is_checked_against_the_tables_without_any_row() {
             ],
         ),
         (
+            "SELECT h.date, 1 AS n, length(current_user::text) AS m FROM health_data AS h
+             WHERE h.date <= current_date AND now() IS NOT NULL AND localtimestamp > '2025-01-01'",
+            vec![
+                "1:1: it uses now(), which depends on when or as whom it runs: the same rows must give the same bytes",
+                "1:1: it uses the current date or time, which depends on when or as whom it runs: the same rows must \
+                 give the same bytes",
+                "1:1: it uses the current role, database or schema, which depends on when or as whom it runs: the same \
+                 rows must give the same bytes",
+            ],
+        ),
+        (
             "SELECT date FROM health_data WHERE date < :window_end",
             vec![
                 "1:1: `columns` names n, which is not a published column",

@@ -1,5 +1,5 @@
-//! Checks an output's query with Postgres, without any rows: its columns and their types, the tables that it reads and
-//! the functions that it calls.
+//! Checks an output's query with Postgres, without any rows: its columns and their types, the tables that it reads, the
+//! functions that it calls, and whether it asks for the time or the role.
 //!
 //! Everything happens in a transaction that is rolled back. The tables are those that the connection's search path leads
 //! to: the pipeline's own, or empty ones of a scratch schema.
@@ -29,13 +29,22 @@ pub struct Checked {
     pub wrong: Vec<(Place, String)>,
 }
 
-/// Relations and functions that the query of a view names, anywhere in it: the tree of its rule has their numbers.
+/// Relations, volatile functions, and values that depend on when or as whom a query runs, which the query of a view names
+/// anywhere in it. The tree of its rule has their numbers; `CURRENT_DATE` and its like are nodes of their own, the first
+/// nine of them of the clock (`SQLValueFunctionOp` of Postgres).
 const NAMED: &str = "SELECT
         ARRAY(SELECT DISTINCT c.relname::text FROM regexp_matches(tree, ':relid (\\d+)', 'g') AS m (ids)
             JOIN pg_class AS c ON c.oid = m.ids[1]::oid WHERE c.oid <> 'pg_temp.freshet_check'::regclass),
         ARRAY(SELECT DISTINCT p.proname::text FROM
             regexp_matches(tree, ':(?:funcid|opfuncid|winfnoid|aggfnoid) (\\d+)', 'g') AS m (ids)
-            JOIN pg_proc AS p ON p.oid = m.ids[1]::oid WHERE p.provolatile = 'v')
+            JOIN pg_proc AS p ON p.oid = m.ids[1]::oid WHERE p.provolatile = 'v'),
+        ARRAY(SELECT p.proname || '()' FROM regexp_matches(tree, ':funcid (\\d+)', 'g') AS m (ids)
+            JOIN pg_proc AS p ON p.oid = m.ids[1]::oid WHERE p.oid = ANY ('{now(), transaction_timestamp(),
+                statement_timestamp(), age(timestamp), age(timestamptz)}'::regprocedure[]::oid[])
+            UNION SELECT CASE WHEN m.op[1]::int < 9 THEN 'the current date or time'
+                ELSE 'the current role, database or schema' END
+            FROM regexp_matches(tree, '\\{SQLVALUEFUNCTION :op (\\d+)', 'g') AS m (op)
+            ORDER BY 1)
     FROM (SELECT ev_action::text AS tree FROM pg_rewrite WHERE ev_class = 'pg_temp.freshet_check'::regclass) AS r";
 
 /// Checks the query of an output.
@@ -53,7 +62,7 @@ pub async fn check(connection: &mut PgConnection, output: &Output) -> Result<Che
                 let columns = prepared.published().into_iter();
                 checked.columns = columns.map(|column| (column.name, column.kind.name().to_owned())).collect();
                 match named(&mut transaction, output).await {
-                    Ok((tables, volatile)) => wrong = against(output, &tables, &volatile),
+                    Ok(named) => wrong = against(output, &named),
                     Err(Failure::Query(reason)) => wrong.push(reason),
                     Err(Failure::World(error)) => return Err(error),
                 }
@@ -115,8 +124,10 @@ pub async fn csv(
     }
 }
 
-/// The tables that a query reads, and the volatile functions that it calls.
-async fn named(connection: &mut PgConnection, output: &Output) -> Result<(Vec<String>, Vec<String>), Failure> {
+/// The tables that a query reads, the volatile functions that it calls, and what else does not depend on rows alone.
+type Named = (Vec<String>, Vec<String>, Vec<String>);
+
+async fn named(connection: &mut PgConnection, output: &Output) -> Result<Named, Failure> {
     let some_window = output.query.with(|parameter| {
         match parameter {
             Parameter::WindowKind => "'month'::text",
@@ -134,8 +145,8 @@ async fn named(connection: &mut PgConnection, output: &Output) -> Result<(Vec<St
     sqlx::query_as(NAMED).fetch_one(connection).await.map_err(|error| query::failure(error, "look at what it reads"))
 }
 
-/// What is wrong with the tables and functions that a query names.
-fn against(output: &Output, tables: &[String], volatile: &[String]) -> Vec<String> {
+/// What is wrong with what a query names.
+fn against(output: &Output, (tables, volatile, varying): &Named) -> Vec<String> {
     let declared: BTreeSet<&str> = output.facts.iter().chain(output.dimensions).map(|domain| domain.table).collect();
     let undeclared = tables.iter().filter(|table| !declared.contains(table.as_str())).map(|table| {
         format!("it reads {table}, which is not a table of its facts and dimensions: a change there would go unnoticed")
@@ -146,7 +157,10 @@ fn against(output: &Output, tables: &[String], volatile: &[String]) -> Vec<Strin
                  bytes"
         )
     });
-    undeclared.chain(volatile).collect()
+    let varying = varying.iter().map(|value| {
+        format!("it uses {value}, which depends on when or as whom it runs: the same rows must give the same bytes")
+    });
+    undeclared.chain(volatile).chain(varying).collect()
 }
 
 /// Columns that the head names but that are not published.
