@@ -81,11 +81,14 @@ const REJECTING: [&str; 6] =
     [REQUIRED_EMPTY, UNCASTABLE, EXTRA_CELLS, STRAY_QUOTE, MALFORMED_MESSAGE, REFUSED_BY_DATABASE];
 
 /// Makes every metric appear, at zero, before the first event: a rate over a counter that starts at its first event
-/// misses that event. Corrections appear with the first one of their column and rule.
+/// misses that event.
 pub(crate) fn declare(domain: &Domain) {
     let rejecting: Vec<&str> = REJECTING.into_iter().chain(domain.rejecting_rules()).collect();
     for (column, rule) in domain.warning_rules() {
         VALUES_WARNED.with_label_values(&[domain.name, column, rule]);
+    }
+    for (column, rule) in domain.correcting_rules() {
+        VALUES_CORRECTED.with_label_values(&[domain.name, column, rule]);
     }
     let domain = domain.name;
     let counters = [
@@ -155,4 +158,39 @@ pub(crate) fn retried(domain: &str) {
 /// Counts a processor that joins its group again.
 pub(crate) fn restarted(domain: &str) {
     PROCESSOR_RESTARTS.with_label_values(&[domain]).inc();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use freshet_topics::{Pipeline, judge};
+    use prometheus::core::Collector;
+
+    use super::*;
+
+    #[test]
+    fn every_correction_of_the_shipped_tests_is_counted_from_zero() {
+        let pipeline = Pipeline::shipped();
+        for domain in pipeline.domains {
+            declare(domain);
+        }
+        let families = VALUES_CORRECTED.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        // Labels are in the order of their names.
+        let declared: BTreeSet<Vec<&str>> =
+            metrics.map(|metric| metric.get_label().iter().map(|label| label.value()).collect()).collect();
+        let mut corrected = 0;
+        for examples in pipeline.examples {
+            for example in &examples.rows {
+                let judged = judge::row(examples.domain, &examples.raw_row(example));
+                for (_, note) in judged.corrections.iter() {
+                    corrected += 1;
+                    let labels = vec![note.column, examples.domain.name, note.rule];
+                    assert!(declared.contains(&labels), "{labels:?} is not declared");
+                }
+            }
+        }
+        assert!(corrected > 0, "the tests correct something");
+    }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::Value;
+use crate::judge;
 use crate::kept;
 use crate::rules::{Otherwise, RowRule, Rule};
 use crate::sample::Sample;
@@ -286,6 +287,14 @@ impl Domain {
         let of_rows = self.row_rules.iter().map(|it| (it.column, it.name, it.otherwise));
         let all = self.columns.iter().flat_map(of_column).chain(of_rows);
         all.filter(|(.., otherwise)| *otherwise == Otherwise::Warn).map(|(column, rule, _)| (column, rule))
+    }
+
+    /// Everything that a value may be corrected for, as (column, rule).
+    pub fn correcting_rules(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        let of_column =
+            |column: &'static Column| judge::corrections(column).into_iter().map(move |rule| (column.name, rule));
+        let of_rows = self.row_rules.iter().filter(|rule| rule.otherwise.corrects());
+        self.columns.iter().flat_map(of_column).chain(of_rows.map(|rule| (rule.column, rule.name)))
     }
 
     /// The non-key columns that get the contract's default in every row of a file that lacks them: the default

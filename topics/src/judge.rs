@@ -25,7 +25,7 @@ use self::point::with_point;
 use crate::cast::{self, Casted, GROUPING_REMOVED};
 use crate::cells::CellRef;
 use crate::rules::{Otherwise, Rule};
-use crate::{Cell, Column, Instead, Value};
+use crate::{Cast, Cell, Column, Instead, Value};
 
 /// A required cell is empty.
 pub const REQUIRED_EMPTY: &str = "required_empty";
@@ -97,6 +97,29 @@ pub struct Refused {
 /// Why the cell's row cannot load.
 pub fn cell<'t>(column: &'static Column, cell: &'t Cell<'_>, notes: &mut Notes) -> Result<Value<'t>, Refused> {
     judged(column, cell.as_ref(), &mut String::new(), notes)
+}
+
+/// The rules that values of a column may be corrected by, without those over two columns.
+pub fn corrections(column: &Column) -> Vec<&'static str> {
+    let mut rules = column.cast.corrections().to_vec();
+    if column.decimal_comma && !rules.contains(&GROUPING_REMOVED) {
+        rules.push(GROUPING_REMOVED);
+    }
+    if matches!(column.empty, Instead::Value(_)) && column.empty != column.absent {
+        rules.push(EMPTY_TO_DEFAULT);
+    }
+    if !column.missing_values.is_empty() && column.empty != Instead::Reject {
+        rules.push(MISSING_VALUE);
+    }
+    match column.uncastable {
+        // Every cell casts to text.
+        _ if matches!(column.cast, Cast::Text | Cast::TrimmedText) => {}
+        Instead::Null => rules.push(UNCASTABLE_TO_NULL),
+        Instead::Value(_) => rules.push(UNCASTABLE_TO_DEFAULT),
+        Instead::Reject => {}
+    }
+    rules.extend(column.rules.iter().filter(|rule| rule.otherwise.corrects()).map(|rule| rule.name));
+    rules
 }
 
 /// The value of a cell. `scratch` is a buffer for a number with a decimal comma.

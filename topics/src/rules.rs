@@ -69,6 +69,11 @@ impl Otherwise {
         ("warn", Otherwise::Warn),
         ("fail", Otherwise::Fail),
     ];
+
+    /// Whether the value is changed, and the row loads.
+    pub fn corrects(self) -> bool {
+        matches!(self, Otherwise::Null | Otherwise::Zero | Otherwise::Cap)
+    }
 }
 
 /// A rule that compares two columns of a row. It is applied only if both have a value and the other one was not

@@ -83,6 +83,18 @@ impl Cast {
         }
     }
 
+    /// The corrections that reading a text may make.
+    pub fn corrections(self) -> &'static [&'static str] {
+        match self {
+            Cast::Int | Cast::BigInt => &[cast::FRACTION_CUT, cast::GROUPING_REMOVED],
+            Cast::Double => &[cast::OVERFLOW_TO_INFINITY],
+            Cast::Numeric { .. } => &[cast::FRACTION_ROUNDED],
+            Cast::Date => &[cast::DATE_NORMALISED, cast::TIME_CUT],
+            Cast::Timestamp => &[cast::ZONE_ASSUMED],
+            Cast::Bool | Cast::Text | Cast::TrimmedText => &[],
+        }
+    }
+
     /// The number of a text, which borrows nothing from the text; also `None` for every other type.
     pub(crate) fn read_number(self, text: &str) -> Option<Casted<Value<'static>>> {
         match self {

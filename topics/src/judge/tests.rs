@@ -9,7 +9,7 @@ use crate::cells::Cells;
 use crate::message::packed::{Head, Pack};
 use crate::message::push_rows;
 use crate::pipeline::Pipeline;
-use crate::{Cast, Comparison, DOMAINS, Domain, Limit, NewColumn, Provenance, RawRow, RowRule, domains, kept};
+use crate::{Comparison, DOMAINS, Domain, Limit, NewColumn, Provenance, RawRow, RowRule, domains, kept};
 
 /// A row of the domain that loads.
 fn good(domain: &Domain) -> RawRow<'static> {
@@ -181,6 +181,28 @@ const TEXTS: [&str; 16] = [
     "é",
     "3",
 ];
+
+#[test]
+fn every_correction_of_a_cell_is_one_that_its_column_may_get() {
+    let mut corrected = 0;
+    for column in DOMAINS.into_iter().flat_map(|domain| domain.columns).chain(everything().columns) {
+        let may_get = corrections(column);
+        for text in TEXTS.into_iter().chain(["1e400", "12.345", "2025-09-05 10:30"]) {
+            let mut notes = Notes::default();
+            // A cell that rejects its row is not corrected.
+            cell(column, &Cell::Text(text.into()), &mut notes).ok();
+            for Note { rule, .. } in notes.corrections {
+                corrected += 1;
+                assert!(
+                    may_get.contains(&rule),
+                    "{}: {text:?} is corrected by {rule}, not by {may_get:?}",
+                    column.name
+                );
+            }
+        }
+    }
+    assert!(corrected > 20, "{corrected}");
+}
 
 /// Values of messages: mostly rows, valid and invalid, and some that are not rows.
 fn message(domain: &'static Domain) -> impl Strategy<Value = Vec<u8>> {
