@@ -47,6 +47,6 @@ pub use key::{POINTER, copy_key, data_key};
 pub use manifest::{Derived, FORMATS, FileRef, Manifest, Pointer, WindowFiles};
 pub use probe::{PROBES, probe};
 pub use published::{Current, Lost, Published, read_current};
-pub use spool::{Readable, Spool, Spooled};
+pub use spool::{Readable, Spool, Spooled, sweep_spools};
 pub use store::{Condition, Put, Store};
 pub use verify::Damage;

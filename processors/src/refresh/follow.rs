@@ -357,17 +357,27 @@ async fn copy_new(
     }
 }
 
-/// Deletes files that no recent manifest names.
+/// Deletes files that no recent manifest names, and temporary files of publishers that were killed.
 async fn collect_loop(context: RefreshContext, shutdown: CancellationToken) -> Result<(), RefreshError> {
     let mut retry = Retry::new("delete unreferenced files");
     sleep(COLLECT_FIRST, &shutdown).await;
     while !shutdown.is_cancelled() {
+        sweep_temporary_files();
         let (result, took) = measured(unless_stopping(collect_once(&context), &shutdown)).await;
         if let Some(collected) = retry.value_or_wait(result, &shutdown).await? {
             sleep(collect_rest(collected.is_cut, took), &shutdown).await;
         }
     }
     Ok(())
+}
+
+/// Deletes what a publisher that was killed has left in the folder of temporary files.
+fn sweep_temporary_files() {
+    match outputs::sweep_spools(&std::env::temp_dir()) {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(files, "deleted temporary files of a publisher that was killed"),
+        Err(error) => tracing::warn!(%error, "cannot look for temporary files of a publisher that was killed"),
+    }
 }
 
 /// How long until the next collection.

@@ -28,7 +28,7 @@ const COMPRESSION: i32 = 1;
 /// Disk space is used in blocks of this size.
 const BLOCK_BYTES: u64 = 4_096;
 /// Any other file in the folder is left over from an interrupted write if it is older than this.
-const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(3_600);
+pub(super) const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(3_600);
 
 /// A SHA-256.
 type Digest = [u8; 32];

@@ -1,6 +1,6 @@
 //! A body of unknown length for S3: in memory while it is small, then in a temporary file; hashed while it is written.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -9,8 +9,13 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
+use super::cache::LEFT_BEHIND_AFTER;
+
 /// The most bytes kept in memory. About twelve bodies are open at once, and eight being uploaded.
 pub(super) const MEMORY_BYTES: usize = 1024 * 1024;
+
+/// The names of temporary files begin with it.
+const PREFIX: &str = "freshet-output-";
 
 /// A body that is being written.
 #[derive(Default)]
@@ -74,7 +79,7 @@ impl Spool {
     fn spill(&mut self) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            empty => empty.insert(NamedTempFile::with_prefix("freshet-output-")?),
+            empty => empty.insert(NamedTempFile::with_prefix(PREFIX)?),
         };
         file.write_all(&self.buffer)?;
         self.hash.update(&self.buffer);
@@ -172,6 +177,26 @@ impl From<Vec<u8>> for Spooled {
     }
 }
 
+/// Deletes the temporary files in a folder that killed processes left behind, those that nothing was written to for an
+/// hour, and returns how many. A body is sent as soon as it is complete; if one is needed for longer, as by a process that was
+/// frozen, its upload fails and is made again.
+///
+/// # Errors
+/// If the folder cannot be read. A file that cannot be deleted stays.
+pub fn sweep_spools(folder: &Path) -> io::Result<usize> {
+    let mut swept = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        let is_left = || {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT_BEHIND_AFTER))
+        };
+        swept += usize::from(is_ours && is_left() && fs::remove_file(entry.path()).is_ok());
+    }
+    Ok(swept)
+}
+
 /// The bytes of a complete body.
 #[derive(Debug)]
 pub enum Readable {
@@ -199,7 +224,30 @@ impl Readable {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_goes_once_it_is_old() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let old = LEFT_BEHIND_AFTER * 2;
+        let ours = ["freshet-output-old", "freshet-output-new"];
+        for (name, age) in [(ours[0], old), (ours[1], Duration::ZERO), ("of-another-program", old)] {
+            let file = File::create(folder.path().join(name)).expect("made");
+            file.set_modified(SystemTime::now() - age).expect("made older");
+        }
+        for swept in [1, 0] {
+            assert_eq!(sweep_spools(folder.path()).expect("a folder"), swept);
+        }
+        let is_there = |name: &str| folder.path().join(name).exists();
+        assert!(!is_there(ours[0]) && is_there(ours[1]) && is_there("of-another-program"));
+        // What is left behind is under a name that is looked for.
+        let mut spool = Spool::new();
+        spool.write_all(&vec![0; MEMORY_BYTES]).expect("written");
+        let name = spool.file.as_ref().expect("a temporary file").path().file_name().expect("a name").to_owned();
+        assert!(name.to_string_lossy().starts_with(PREFIX), "{name:?}");
+    }
 
     #[tokio::test]
     async fn a_body_is_the_same_in_memory_and_in_a_file() {
