@@ -181,6 +181,8 @@ async fn a_dry_run_changes_nothing_and_a_second_run_finds_all() {
     let rules = client.get_bucket_lifecycle_configuration().bucket("freshet-processed").send().await.expect("ask");
     let rule = rules.rules().first().expect("a rule");
     assert_eq!(rule.noncurrent_version_expiration().and_then(|it| it.noncurrent_days()), Some(7));
+    let uploads = rule.abort_incomplete_multipart_upload().and_then(|it| it.days_after_initiation());
+    assert_eq!(uploads, Some(7), "nobody else ends the upload of a publisher that was killed");
     assert_eq!(rule.filter().and_then(|it| it.prefix()), Some("metrics/"), "only what freshet writes is bounded");
     let raw = client.get_bucket_lifecycle_configuration().bucket("freshet-raw").send().await;
     assert!(raw.is_err(), "nothing that was dropped is ended: {raw:?}");

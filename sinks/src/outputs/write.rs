@@ -57,7 +57,7 @@ impl Store {
         let upload = created.upload_id().unwrap_or_default().to_owned();
         let put = self.finish_parts(key, body, &condition, &upload).await;
         if !matches!(put, Ok(Put::Written)) {
-            // Best effort: parts left behind cost storage until a lifecycle rule removes them.
+            // Best effort: parts left behind cost storage until a lifecycle rule, such as that of setup, removes them.
             let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(&upload);
             if let Err(error) = abort.send().await {
                 tracing::debug!(error = detail(&error), key, "abort upload");

@@ -3,17 +3,17 @@
 //!
 //! The pointer and the copies are overwritten up to once a second, and old versions would pile up for ever. So when
 //! setup turns on versioning for the outputs, it also sets how long old versions are kept: as long as freshet keeps
-//! outputs that are no longer current. If versioning was already on, its lifecycle is left to the owner. freshet never
-//! expires files in the raw bucket.
+//! outputs that are no longer current. The same rule ends uploads in parts that a killed publisher did not end. If
+//! versioning was already on, its lifecycle is left to the owner. freshet never expires files in the raw bucket.
 
 use std::error::Error;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{
-    BucketLifecycleConfiguration, BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration,
-    ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter, NoncurrentVersionExpiration,
-    VersioningConfiguration,
+    AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, BucketLocationConstraint, BucketVersioningStatus,
+    CreateBucketConfiguration, ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter,
+    NoncurrentVersionExpiration, VersioningConfiguration,
 };
 
 use super::{Finding, Standing};
@@ -24,6 +24,8 @@ use crate::roles::Services;
 const DEFAULT_REGION: &str = "us-east-1";
 /// What freshet writes lies under it; what else is in the bucket is not ours to bound.
 const OUTPUTS_PREFIX: &str = "metrics/";
+/// An upload in parts that takes longer is not going on any more: the parts of one object take minutes.
+const UPLOAD_DAYS_MAX: i32 = 7;
 
 pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
     let config = &services.config.s3;
@@ -163,6 +165,9 @@ async fn bound_versions(client: &Client, wanted: &Wanted<'_>) -> Result<Option<i
         .noncurrent_version_expiration(NoncurrentVersionExpiration::builder().noncurrent_days(days).build())
         // What a deletion leaves once the last version is gone.
         .expiration(LifecycleExpiration::builder().expired_object_delete_marker(true).build())
+        .abort_incomplete_multipart_upload(
+            AbortIncompleteMultipartUpload::builder().days_after_initiation(UPLOAD_DAYS_MAX).build(),
+        )
         .build();
     let rules = rule.and_then(|rule| BucketLifecycleConfiguration::builder().rules(rule).build());
     let rules = rules.map_err(|error| format!("cannot expire its old versions ({error})"))?;
