@@ -244,6 +244,40 @@ async fn what_differs_is_said_and_left_alone() {
     assert_eq!(said.of("freshet.health"), "found, 3 partitions, 1 replica each");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn versioning_comes_only_with_the_rule_that_bounds_it_and_what_was_refused_is_tried_again() {
+    let place = Place::start("bounded").await;
+    let client = place.client().await;
+    client.create_bucket().bucket("freshet-processed").send().await.expect("make a bucket");
+    let deny = serde_json::json!({"Version": "2012-10-17", "Statement": [{
+        "Sid": "no-rules", "Effect": "Deny", "Principal": "*", "Action": ["s3:PutLifecycleConfiguration"],
+        "Resource": ["arn:aws:s3:::freshet-processed", "arn:aws:s3:::freshet-processed/*"],
+    }]});
+    let put = client.put_bucket_policy().bucket("freshet-processed").policy(deny.to_string());
+    put.send().await.expect("deny the rule");
+    let has_rule =
+        async || client.get_bucket_lifecycle_configuration().bucket("freshet-processed").send().await.is_ok();
+    for _ in 0..2 {
+        let said = place.run(&["setup"], &[]);
+        let bucket = said.of("s3://freshet-processed");
+        assert!(bucket.starts_with("found, versioning off, but may not bound its versions"), "{bucket}");
+        assert!(bucket.contains("needs s3:PutLifecycleConfiguration") && bucket.contains("stays off"), "{bucket}");
+        assert_eq!((said.code, has_rule().await), (Some(1), false), "{said:?}");
+    }
+    client.delete_bucket_policy().bucket("freshet-processed").send().await.expect("allow it again");
+    let said = place.run(&["setup"], &[]);
+    let bounded = "found, versioning turned on (was off), old versions of outputs kept 7 days";
+    assert_eq!((said.of("s3://freshet-processed"), said.code), (bounded, Some(0)), "{said:?}");
+    assert!(has_rule().await);
+
+    // An owner may want it so: it is said, and left alone.
+    client.delete_bucket_lifecycle().bucket("freshet-processed").send().await.expect("delete the rule");
+    let said = place.run(&["setup"], &[]);
+    let unbounded = "found, versioning on; no lifecycle rule: old versions of outputs are never deleted";
+    assert_eq!((said.of("s3://freshet-processed"), said.code), (unbounded, Some(0)), "{said:?}");
+    assert!(!has_rule().await);
+}
+
 /// A Kafka that asks who one is, and lets nobody but `owner` do anything. Users' passwords are their names.
 fn start_guarded_kafka(folder: &Path, broker: &str) -> Part {
     let (inside, controller) = (free_port(), free_port());

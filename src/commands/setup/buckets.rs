@@ -4,7 +4,8 @@
 //! The pointer and the copies are overwritten up to once a second, and old versions would pile up for ever. So when
 //! setup turns on versioning for the outputs, it also sets how long old versions are kept: as long as freshet keeps
 //! outputs that are no longer current. The same rule ends uploads in parts that a killed publisher did not end. If
-//! versioning was already on, its lifecycle is left to the owner. freshet never expires files in the raw bucket.
+//! versioning was already on, its lifecycle is left to the owner, and setup only says if there is none. freshet never
+//! expires files in the raw bucket.
 
 use std::error::Error;
 
@@ -61,8 +62,7 @@ async fn prepare_one(client: &Client, wanted: &Wanted<'_>, dry_run: bool) -> Out
     let made = match client.head_bucket().bucket(wanted.bucket).send().await {
         Ok(_) => false,
         Err(error) if status(&error) == Some(404) && dry_run => {
-            let said = "would be created, with versioning";
-            return (Standing::Would, wanted.keep_days.map_or(said.into(), |days| format!("{said}, {}", kept(days))));
+            return (Standing::Would, format!("would be created, with versioning{}", also_kept(wanted.keep_days)));
         }
         Err(error) if status(&error) == Some(404) => match create(client, wanted).await {
             Ok(made) => made,
@@ -108,39 +108,45 @@ async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool
         }
     };
     if found == Some(BucketVersioningStatus::Enabled) {
-        return (unchanged, format!("{there}, versioning on"));
+        // Who may not look at its lifecycle is told nothing about it.
+        let is_unbounded = matches!(days_to_set(client, wanted).await, Ok(Some(_)));
+        let bounds = if is_unbounded { "; no lifecycle rule: old versions of outputs are never deleted" } else { "" };
+        return (unchanged, format!("{there}, versioning on{bounds}"));
     }
     let was = if found.is_some() { "suspended" } else { "off" };
+    let stays = |refused: String| {
+        let said = format!("{there}, versioning {was}, but {refused}: it stays {was}");
+        (Standing::Differs, format!("{said}, because old versions of outputs would never be deleted"))
+    };
     if dry_run {
         let said = format!("{there}, versioning {was}: would be turned on");
         return match days_to_set(client, wanted).await {
-            Ok(Some(days)) => (Standing::Would, format!("{said}, {}", kept(days))),
-            Ok(None) => (Standing::Would, said),
-            Err(refused) => (Standing::Would, format!("{said}, but {refused}")),
+            Ok(days) => (Standing::Would, said + &also_kept(days)),
+            Err(refused) => stays(refused),
         };
     }
+    // Before versioning is on: if the rule is refused, the next setup finds versioning off, and tries both again.
+    let bounds = match bound_versions(client, wanted).await {
+        Ok(days) => also_kept(days),
+        Err(refused) => return stays(refused),
+    };
     let on = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     let turned = client.put_bucket_versioning().bucket(wanted.bucket).versioning_configuration(on).send().await;
-    let said = match turned {
-        Ok(_) if made => "created, versioning on".to_owned(),
-        Ok(_) => format!("found, versioning turned on (was {was})"),
-        Err(error) if is_unknown(&error) => return without(),
+    match turned {
+        Ok(_) if made => (Standing::Made, format!("created, versioning on{bounds}")),
+        Ok(_) => (Standing::Made, format!("found, versioning turned on (was {was}){bounds}")),
+        Err(error) if is_unknown(&error) => without(),
         Err(error) => {
             let said = refused("turn versioning on", "s3:PutBucketVersioning", &error);
-            return (Standing::Differs, format!("{there}, versioning {was}, but {said}"));
-        }
-    };
-    match bound_versions(client, wanted).await {
-        Ok(Some(days)) => (Standing::Made, format!("{said}, {}", kept(days))),
-        Ok(None) => (Standing::Made, said),
-        Err(refused) => {
-            (Standing::Differs, format!("{said}, but {refused}: old versions of outputs are never deleted"))
+            (Standing::Differs, format!("{there}, versioning {was}, but {said}"))
         }
     }
 }
 
-fn kept(days: i32) -> String {
-    format!("old versions of outputs kept {days} day{}", if days == 1 { "" } else { "s" })
+/// Ends a sentence about versioning with how long old versions are kept, if that is set.
+fn also_kept(days: Option<i32>) -> String {
+    let kept = |days: i32| format!(", old versions of outputs kept {days} day{}", if days == 1 { "" } else { "s" });
+    days.map_or(String::new(), kept)
 }
 
 /// After how many days the store is to end old versions of outputs; `None` where the bucket has rules of its own, or
