@@ -28,14 +28,19 @@ pub fn is_invisible(character: char) -> bool {
 /// | `intensive care` | `icu_beds` with this synonym | that one, unless a column has this name |
 /// | `note` | none of this name | none |
 pub fn column_of(domain: &Domain, heading: &str) -> Option<usize> {
-    let place = |is_it: &dyn Fn(&crate::Column) -> bool| domain.columns.iter().position(is_it);
     let wanted = folded(heading);
-    let is_name = |column: &crate::Column| folded(column.name) == wanted;
-    let is_clear = domain.columns.iter().filter(|column| is_name(column)).count() <= 1;
-    place(&|column| column.name.eq_ignore_ascii_case(heading))
-        .or_else(|| place(&is_name))
-        .filter(|at| is_clear || domain.columns[*at].name.eq_ignore_ascii_case(heading))
-        .or_else(|| place(&|column| column.aliases.iter().any(|alias| folded(alias) == wanted)))
+    let columns = || domain.columns.iter().enumerate();
+    let spelled = columns().find(|(_, column)| column.name.eq_ignore_ascii_case(heading));
+    if let Some((at, _)) = spelled {
+        return Some(at);
+    }
+    let mut named = columns().filter(|(_, column)| folded(column.name) == wanted);
+    let synonym = || columns().find(|(_, column)| column.aliases.iter().any(|alias| folded(alias) == wanted));
+    match (named.next(), named.next()) {
+        (Some(_), Some(_)) => None,
+        (Some((at, _)), None) => Some(at),
+        (None, _) => synonym().map(|(at, _)| at),
+    }
 }
 
 #[cfg(test)]
