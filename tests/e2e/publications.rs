@@ -9,6 +9,7 @@ use freshet_processors::refresh::{self, Outcome, Publication, RefreshContext};
 use freshet_sinks::outputs::{
     Client, Condition, Current, FORMATS, Manifest, POINTER, Published, Store, copy_key, read_current,
 };
+use freshet_topics::failpoint::Point;
 
 use crate::harness::oracles::entries;
 use crate::harness::{Process, World, data, roles_but};
@@ -368,6 +369,32 @@ async fn a_frozen_publisher_holds_up_neither_the_others_nor_the_garbage_collecti
     let left = keys_under(&world, "metrics/data/").await;
     let orphans: Vec<&String> = left.iter().filter(|key| !named.contains(&key.as_str())).collect();
     assert!(orphans.len() < named.len(), "{} of {} files are nobody's: {orphans:?}", orphans.len(), left.len());
+    world.all_hold().await;
+    drop(publisher);
+    roles.stop().await;
+}
+
+/// Its lock comes after that of the publication, which waits for its readers, and their locks would come after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_waits_to_alter_holds_up_no_publication() {
+    let world = World::new("alter").await;
+    let roles = world.run(&roles_but(Role::Metrics));
+    drop_files(&world).await;
+    world.applied().await;
+    let publisher = world.spawn_failing(&["metrics"], Point::SnapshotTaken, "1*return(stop)");
+    publisher.stopped(AT_ONCE).await;
+    let pool = world.services.pool.clone();
+    let altered = tokio::spawn(async move {
+        sqlx::query("ALTER TABLE health_data ADD COLUMN note text").execute(&pool).await.expect("alter")
+    });
+    let waits = "SELECT count(*) = 1 FROM pg_locks WHERE relation = 'health_data'::regclass AND NOT granted";
+    world.until("the change of the table waits", waits).await;
+    publisher.signal("CONT");
+    let published = until_published(&world, "the first version", |manifest| !manifest.windows.is_empty());
+    let published = tokio::time::timeout(AT_ONCE, published).await.expect("it does not wait for the change");
+    assert!(published.outputs.values().all(|output| !output.stale), "{:?}", published.outputs);
+    altered.await.expect("the change is made once the publication has ended");
+    world.settle().await;
     world.all_hold().await;
     drop(publisher);
     roles.stop().await;

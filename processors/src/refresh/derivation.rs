@@ -18,7 +18,7 @@ use super::format::Column;
 use super::kind::Kind;
 use super::query::{self, Failure};
 use super::readers::{self, Others, Work};
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, tables};
 use super::uploads::Uploads;
 use super::{RefreshContext, RefreshError, metrics, postgres};
 use crate::windows::{Dirty, Waiting, is_final, least_watermark, take_waiting, turned};
@@ -331,7 +331,8 @@ impl<'a> Plan<'a> {
         let windows: usize = works.iter().map(|it| it.work.windows.len()).sum();
         let (pool, count) = (&self.context.pool, readers.min(windows).saturating_sub(1));
         let mut connections = readers::connect(pool, if exported.is_some() { count } else { 0 }).await;
-        let mut others = Others::open(&mut connections, exported, self.context.settings.query_timeout()).await;
+        let (tables, timeout) = (tables(self.context.domains), self.context.settings.query_timeout());
+        let mut others = Others::open(&mut connections, exported, &tables, timeout).await;
         let works = works.iter_mut().map(|it| &mut it.work).collect();
         readers::derive(snapshot.connection(), &mut others, works, uploads, shutdown).await
     }

@@ -53,11 +53,15 @@ pub(super) struct Prepared {
     columns_digest: String,
 }
 
+/// How long a query waits for a lock. All tables are locked before; what is left are indexes, which somebody may rebuild
+/// (REINDEX) and for that waits until this publication ends.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The settings for all queries of a publication. A query is limited in time, and ends soon after the program ends. The
 /// same rows must give the same bytes: so one core, because a sum depends on the order of its terms, and one time zone.
 pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "SELECT set_config('statement_timeout', $1, true),
+        "SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
             set_config('client_connection_check_interval', '1s', true),
             set_config('max_parallel_workers_per_gather', '0', true),
             set_config('jit', 'off', true),
@@ -65,6 +69,7 @@ pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration)
             set_config('datestyle', 'ISO, YMD', true)",
     )
     .bind(timeout.as_millis().to_string())
+    .bind(LOCK_TIMEOUT.as_millis().to_string())
     .execute(&mut *connection)
     .await?;
     // A failed query restores the transaction to this point: it has nothing to undo.
@@ -260,6 +265,7 @@ fn bytes(value: PgValueRef<'_>) -> Result<Option<&[u8]>, Failure> {
 /// | 57014 | the query's: it exceeded its time limit |
 /// | 53xxx out of memory, disk or temporary files | the query's: it needs too much |
 /// | 08xxx, 40xxx, 57Pxx, 58xxx: connection, standby, shutdown, system | the service's |
+/// | 55P03: somebody else has a lock | the service's |
 /// | anything else | the query's |
 /// | no answer at all | the service's |
 pub(super) fn failure(error: sqlx::Error, what: &str) -> Failure {
@@ -276,7 +282,7 @@ pub(super) fn failure(error: sqlx::Error, what: &str) -> Failure {
 }
 
 fn is_of_the_world(code: &str) -> bool {
-    ["08", "40", "57P", "58"].iter().any(|class| code.starts_with(class))
+    ["08", "40", "55P03", "57P", "58"].iter().any(|class| code.starts_with(class))
 }
 
 #[cfg(test)]
@@ -341,9 +347,15 @@ mod tests {
 
     #[test]
     fn what_the_world_does_is_not_the_querys_fault() {
-        for (code, is_worlds) in
-            [("22012", false), ("42P01", false), ("53200", false), ("57P01", true), ("08006", true), ("40001", true)]
-        {
+        for (code, is_worlds) in [
+            ("22012", false),
+            ("42P01", false),
+            ("53200", false),
+            ("57P01", true),
+            ("08006", true),
+            ("40001", true),
+            ("55P03", true),
+        ] {
             assert_eq!(is_of_the_world(code), is_worlds, "{code}");
         }
         assert!(matches!(failure(sqlx::Error::PoolTimedOut, "day"), Failure::World(_)));

@@ -66,17 +66,18 @@ pub(super) struct Others<'c> {
 }
 
 impl<'c> Others<'c> {
-    /// A reader of the exported snapshot on each connection. No timeout cuts this short: a BEGIN that is abandoned half-way
-    /// would leave an open transaction to the next user of the connection.
+    /// A reader of the exported snapshot on each connection that can have the `tables` at once. No timeout cuts this short:
+    /// a BEGIN that is abandoned half-way would leave an open transaction to the next user of the connection.
     pub(super) async fn open(
         connections: &'c mut [PoolConnection<Postgres>],
         snapshot: Option<&str>,
+        tables: &str,
         timeout: Duration,
     ) -> Others<'c> {
         let mut transactions = Vec::new();
         if let Some(id) = snapshot {
             for connection in connections {
-                match import(connection, id, timeout).await {
+                match import(connection, id, tables, timeout).await {
                     Ok(transaction) => transactions.push(transaction),
                     Err(error) => tracing::debug!(%error, "read windows on another connection"),
                 }
@@ -110,12 +111,17 @@ pub(super) async fn export(connection: &mut PgConnection) -> Result<String, Refr
 async fn import<'c>(
     connection: &'c mut PgConnection,
     id: &str,
+    tables: &str,
     timeout: Duration,
 ) -> Result<Transaction<'c, Postgres>, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     // Ids consist of hexadecimal digits and dashes, and the statement takes no parameter.
     let import = format!("SET TRANSACTION SNAPSHOT '{}'", id.replace('\'', ""));
     sqlx::raw_sql(AssertSqlSafe(import)).execute(&mut *transaction).await?;
+    // Now or never. Where somebody waits to alter a table, its lock comes after that of the publication's own transaction and
+    // before this one, and the publication waits for its readers: none of the three would go on.
+    let lock = format!("LOCK TABLE {tables} IN ACCESS SHARE MODE NOWAIT");
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
     query::set_bounds(&mut transaction, timeout).await?;
     Ok(transaction)
 }

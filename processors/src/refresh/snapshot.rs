@@ -44,6 +44,11 @@ pub(super) struct Snapshot {
     pub(super) failures: Vec<OutputFailure>,
 }
 
+/// The tables that outputs are derived from, for SQL.
+pub(super) fn tables(domains: &[&Domain]) -> String {
+    domains.iter().map(|domain| format!("\"{}\"", domain.table)).collect::<Vec<_>>().join(", ")
+}
+
 impl Snapshot {
     /// Takes the snapshot, which lives until [`Snapshot::close`]. Its locks only block statements that drop or rename a
     /// table.
@@ -53,10 +58,9 @@ impl Snapshot {
         processing_date: NaiveDate,
     ) -> Result<Self, sqlx::Error> {
         let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let tables: Vec<String> = domains.iter().map(|domain| format!("\"{}\"", domain.table)).collect();
         let lock = format!(
             "LOCK TABLE {}, pipeline.marks, pipeline.streams, pipeline.bookmarks IN ACCESS SHARE MODE",
-            tables.join(", ")
+            tables(domains)
         );
         sqlx::query(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
         let mut snapshot = Snapshot {
