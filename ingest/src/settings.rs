@@ -6,6 +6,7 @@ use std::time::Duration;
 use freshet_sinks::backoff::Backoff;
 use freshet_topics::Domain;
 use freshet_topics::pipeline::pattern;
+use freshet_topics::settings::at_least_one;
 use serde::Deserialize;
 
 use crate::frame::FrameLimits;
@@ -191,9 +192,7 @@ impl IngestSettings {
             ("inflated_bytes_max", self.inflated_bytes_max),
             ("inflate_ratio_max", self.inflate_ratio_max),
         ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("ingest.{name} must be at least 1"));
-        }
+        at_least_one("ingest", &positive)?;
         if self.lag_rows_max < 1 {
             return Err("ingest.lag_rows_max must be at least 1".into());
         }
@@ -221,18 +220,13 @@ impl IngestSettings {
                 let names: Vec<&str> = domains.iter().map(|domain| domain.name).collect();
                 return Err(format!("ingest.patterns.{name}: no such domain; there are {}", names.join(", ")));
             }
-            for pattern in patterns {
-                if let Some(said) = pattern::mistake_in(pattern) {
-                    return Err(format!("ingest.patterns.{name}: {said}"));
-                }
-                for other in domains.iter().filter(|domain| domain.name != name) {
-                    if let Some(theirs) = self.all_patterns_of(other).find(|theirs| pattern::overlap(pattern, theirs)) {
-                        return Err(format!(
-                            "ingest.patterns.{name}: a file under `{pattern}` may also match `{theirs}` of {}",
-                            other.name
-                        ));
-                    }
-                }
+            let others = || domains.iter().filter(|domain| domain.name != name);
+            let clash = |pattern: &String| {
+                others().find_map(|other| pattern::clash(pattern, self.all_patterns_of(other), other.name))
+            };
+            let mistake = patterns.iter().find_map(|it| pattern::mistake_in(it).or_else(|| clash(it)));
+            if let Some(said) = mistake {
+                return Err(format!("ingest.patterns.{name}: {said}"));
             }
         }
         Ok(())

@@ -28,6 +28,7 @@ pub mod partition;
 pub mod pipeline;
 pub mod rules;
 pub mod sample;
+pub mod settings;
 pub mod stream;
 pub mod trace;
 pub mod types;

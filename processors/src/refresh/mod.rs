@@ -44,6 +44,7 @@ use freshet_sinks::outputs::{self, Client, FileCache, OutputError, Store};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::Domain;
 use freshet_topics::pipeline::output::Output;
+use freshet_topics::settings::at_least_one;
 use serde::Deserialize;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -115,10 +116,7 @@ impl MetricsSettings {
             ("keep_days", self.keep_days.into()),
             ("query_timeout_s", self.query_timeout_s),
         ];
-        match positive.iter().find(|(_, value)| *value == 0) {
-            Some((name, _)) => Err(format!("metrics.{name} must be at least 1")),
-            None => Ok(()),
-        }
+        at_least_one("metrics", &positive)
     }
 
     /// How long outputs are kept after the last version that named them.

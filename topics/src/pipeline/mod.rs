@@ -198,9 +198,8 @@ fn check_names_and_patterns<'a>(
             mistakes.add(contract.table, format!("the table `{}` is also the table of `{name}`", domain.table));
         }
         for (pattern, place) in domain.patterns.iter().zip(&contract.patterns) {
-            if let Some(theirs) = other.patterns.iter().find(|theirs| pattern::overlap(pattern, theirs)) {
-                mistakes.add(*place, format!("a file under `{pattern}` may also match `{theirs}` of {name}"));
-            }
+            let clash = pattern::clash(pattern, other.patterns.iter().copied(), name);
+            clash.into_iter().for_each(|said| mistakes.add(*place, said));
         }
     }
 }

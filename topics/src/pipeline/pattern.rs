@@ -6,8 +6,14 @@ pub fn mistake_in(pattern: &str) -> Option<String> {
     (!is_key).then(|| format!("`{pattern}` is not an object key: a folder ends in `/`, anything else is one exact key"))
 }
 
+/// That an object key of this pattern may also match one of `theirs`, the patterns of the domain `other`.
+pub fn clash<'a>(pattern: &str, mut theirs: impl Iterator<Item = &'a str>, other: &str) -> Option<String> {
+    let theirs = theirs.find(|theirs| overlap(pattern, theirs))?;
+    Some(format!("a file under `{pattern}` may also match `{theirs}` of {other}"))
+}
+
 /// Whether an object key may belong to both patterns.
-pub fn overlap(left: &str, right: &str) -> bool {
+fn overlap(left: &str, right: &str) -> bool {
     let holds = |folder: &str, key: &str| folder.ends_with('/') && key.starts_with(folder);
     left == right || holds(left, right) || holds(right, left)
 }
