@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use freshet_sinks::lives;
 use freshet_sinks::output_state::{self, OutputFailure};
+use freshet_sinks::tables::identifiers;
 use freshet_topics::pipeline::output::Output;
 use freshet_topics::{Column, Domain};
 use futures::TryStreamExt;
@@ -46,7 +47,7 @@ pub(super) struct Snapshot {
 
 /// The tables that outputs are derived from, for SQL.
 pub(super) fn tables(domains: &[&Domain]) -> String {
-    domains.iter().map(|domain| format!("\"{}\"", domain.table)).collect::<Vec<_>>().join(", ")
+    identifiers(domains.iter().map(|domain| domain.table))
 }
 
 impl Snapshot {

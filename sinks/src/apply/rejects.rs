@@ -76,6 +76,11 @@ pub(crate) async fn insert(
     Ok(())
 }
 
+/// Objects, generations and rows, as `UNNEST` takes them.
+pub(crate) fn unzipped<'a>(rows: impl IntoIterator<Item = &'a Lineage>) -> (Vec<i64>, Vec<i32>, Vec<i64>) {
+    rows.into_iter().map(|lineage| (lineage.object, lineage.generation, lineage.row)).collect()
+}
+
 /// The rejects among `rows`, with their rule.
 pub(crate) async fn among(
     connection: &mut PgConnection,
@@ -83,6 +88,7 @@ pub(crate) async fn among(
     domain: &str,
     rows: &[Lineage],
 ) -> Result<BTreeMap<Lineage, String>, sqlx::Error> {
+    let (objects, generations, numbers) = unzipped(rows);
     let found: Vec<(i64, i32, i64, String)> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT r.object, r.generation, r.row, r.rule
          FROM UNNEST($2::int8[], $3::int4[], $4::int8[]) AS u (object, generation, row)
@@ -91,9 +97,9 @@ pub(crate) async fn among(
         destination.rejects()
     )))
     .bind(domain)
-    .bind(rows.iter().map(|row| row.object).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.generation).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.row).collect::<Vec<_>>())
+    .bind(objects)
+    .bind(generations)
+    .bind(numbers)
     .fetch_all(connection)
     .await?;
     let rule = |(object, generation, row, rule)| (Lineage { object, generation, row }, rule);
@@ -110,15 +116,16 @@ pub(crate) async fn delete(
     if rows.is_empty() {
         return Ok(());
     }
+    let (objects, generations, numbers) = unzipped(rows);
     sqlx::query(AssertSqlSafe(format!(
         "DELETE FROM {} AS r USING UNNEST($2::int8[], $3::int4[], $4::int8[]) AS u (object, generation, row)
          WHERE r.domain = $1 AND r.object = u.object AND r.generation = u.generation AND r.row = u.row",
         destination.rejects()
     )))
     .bind(domain)
-    .bind(rows.iter().map(|row| row.object).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.generation).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.row).collect::<Vec<_>>())
+    .bind(objects)
+    .bind(generations)
+    .bind(numbers)
     .execute(connection)
     .await?;
     Ok(())

@@ -30,6 +30,11 @@ const BLOCK_BYTES: u64 = 4_096;
 /// Any other file in the folder is left over from an interrupted write if it is older than this.
 pub(super) const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(3_600);
 
+/// Whether a file that was last written to then is left over.
+pub(super) fn is_left_behind(modified: SystemTime) -> bool {
+    modified.elapsed().is_ok_and(|age| age > LEFT_BEHIND_AFTER)
+}
+
 /// A SHA-256.
 type Digest = [u8; 32];
 
@@ -72,7 +77,7 @@ impl FileCache {
             let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             match entry.file_name().to_str().and_then(digest) {
                 Some(digest) => found.push((modified, digest, metadata.len())),
-                None if modified.elapsed().is_ok_and(|age| age > LEFT_BEHIND_AFTER) => {
+                None if is_left_behind(modified) => {
                     fs::remove_file(entry.path()).ok();
                 }
                 None => {}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-use super::cache::LEFT_BEHIND_AFTER;
+use super::cache::is_left_behind;
 
 /// The most bytes kept in memory. About twelve bodies are open at once, and eight being uploaded.
 pub(super) const MEMORY_BYTES: usize = 1024 * 1024;
@@ -188,10 +188,7 @@ pub fn sweep_spools(folder: &Path) -> io::Result<usize> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        let is_left = || {
-            let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT_BEHIND_AFTER))
-        };
+        let is_left = || entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(is_left_behind);
         swept += usize::from(is_ours && is_left() && fs::remove_file(entry.path()).is_ok());
     }
     Ok(swept)
@@ -226,6 +223,7 @@ impl Readable {
 mod tests {
     use std::time::{Duration, SystemTime};
 
+    use super::super::cache::LEFT_BEHIND_AFTER;
     use super::*;
 
     #[test]

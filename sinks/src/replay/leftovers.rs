@@ -9,8 +9,8 @@ use sqlx::PgConnection;
 
 use super::Running;
 use crate::apply::marks::Marks;
-use crate::apply::removal;
 use crate::apply::upsert::quoted;
+use crate::apply::{rejects, removal};
 use crate::destination::Destination;
 
 /// A row that may have left something in the table: any row with its lineage under another key than `kept`.
@@ -32,15 +32,16 @@ pub(crate) async fn remember(
         return Ok(());
     }
     let last: BTreeMap<Lineage, &Option<String>> = leftovers.iter().map(|one| (one.lineage, &one.kept)).collect();
+    let (objects, generations, rows) = rejects::unzipped(last.keys());
     sqlx::query(
         "INSERT INTO pipeline.replay_suspects (replay, object, generation, row, kept)
          SELECT $1, u.* FROM UNNEST($2::int8[], $3::int4[], $4::int8[], $5::text[]) AS u (object, generation, row, kept)
          ON CONFLICT (replay, object, generation, row) DO UPDATE SET kept = excluded.kept",
     )
     .bind(replay.id)
-    .bind(last.keys().map(|lineage| lineage.object).collect::<Vec<_>>())
-    .bind(last.keys().map(|lineage| lineage.generation).collect::<Vec<_>>())
-    .bind(last.keys().map(|lineage| lineage.row).collect::<Vec<_>>())
+    .bind(objects)
+    .bind(generations)
+    .bind(rows)
     .bind(last.values().map(|kept| (*kept).clone()).collect::<Vec<_>>())
     .execute(connection)
     .await?;

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, PgPool};
 
-use crate::postgres;
-
-use crate::advisory;
+use crate::{advisory, postgres};
 
 /// Excludes others from the domain's replays until it is dropped, or the process dies.
 #[derive(Debug)]

@@ -80,7 +80,7 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 /// Names, quoted and separated by commas.
-pub(crate) fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(identifier).collect::<Vec<_>>().join(", ")
 }
 
