@@ -133,6 +133,20 @@ export async function ask(path) {
   return answer.json();
 }
 
+/** Asks, unless an answer is outstanding: `take` gets the answer, and `known` a failure. Draws while it waits, and then. */
+export async function askOnce(known, path, take, draw) {
+  if (known.isAsking) return;
+  Object.assign(known, { isAsking: true, failure: "" });
+  draw();
+  try {
+    take(await ask(path));
+  } catch (error) {
+    known.failure = error.message;
+  }
+  known.isAsking = false;
+  draw();
+}
+
 /** A button that copies what `of` has, also where the browser gives no clipboard because the page is not secure. */
 export function copyButton(of) {
   const button = element("button", { type: "button", class: "copy" }, "Copy");

@@ -1,6 +1,6 @@
 // The history of one entity: the row that describes it, and the facts that refer to it, each with the file that it is from.
 
-import { ask, count, counted, element, list, show, tellChosen, text, the } from "./dom.js";
+import { ask, askOnce, count, counted, element, list, show, tellChosen, text, the } from "./dom.js";
 import { state } from "./state.js";
 import { refuse } from "./views.js";
 
@@ -61,19 +61,8 @@ function makeHistory(history, value) {
     text(button, known.isAsking ? "Looking …" : "Show older rows");
   };
   // Not disabled while it waits: it would lose the focus.
-  button.onclick = async () => {
-    if (known.isAsking) return;
-    Object.assign(known, { isAsking: true, failure: "" });
-    draw();
-    try {
-      const { rows, next } = await ask(`/page/facts/${encodeURIComponent(domain)}/${encodeURIComponent(value)}?until=${known.next}`);
-      Object.assign(known, { rows: [...known.rows, ...rows], next });
-    } catch (error) {
-      known.failure = error.message;
-    }
-    known.isAsking = false;
-    draw();
-  };
+  const take = ({ rows, next }) => Object.assign(known, { rows: [...known.rows, ...rows], next });
+  button.onclick = () => askOnce(known, `/page/facts/${encodeURIComponent(domain)}/${encodeURIComponent(value)}?until=${known.next}`, take, draw);
   draw();
   return element("section", {}, element("h2", {}, domain), element("div", { class: "panel" }, element("div", { class: "scroll" }, table), none, more));
 }

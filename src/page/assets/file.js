@@ -1,6 +1,6 @@
 // One file: what became of it, its way through the stages, its rejected rows and what was changed in it.
 
-import { ask, bytes, copyButton, count, counted, duration, element, list, moment, show, text } from "./dom.js";
+import { ask, askOnce, bytes, copyButton, count, counted, duration, element, list, moment, show, text } from "./dom.js";
 import { stateOf } from "./files.js";
 import { OPEN, state } from "./state.js";
 import { refuse } from "./views.js";
@@ -189,19 +189,14 @@ function renderRejects(section, known) {
   show(section, file.rejected > 0);
   if (file.rejected === 0) return;
   known.rejects ??= { rows: [], next: null, of: 0, isAsking: false, failure: "" };
-  const askFor = async (after) => {
-    if (known.rejects.isAsking) return;
-    Object.assign(known.rejects, { of: file.rejected, isAsking: true, failure: "" });
-    try {
-      const { rejects, next } = await ask(`/page/files/${file.id}/rejects?after=${after}`);
-      Object.assign(known.rejects, { rows: after < 0 ? rejects : [...known.rejects.rows, ...rejects], next });
-    } catch (error) {
-      known.rejects.failure = error.message;
-    }
-    known.rejects.isAsking = false;
-    renderRejects(section, known);
+  const askFor = (after) => {
+    const take = ({ rejects, next }) => Object.assign(known.rejects, { rows: after < 0 ? rejects : [...known.rejects.rows, ...rejects], next });
+    askOnce(known.rejects, `/page/files/${file.id}/rejects?after=${after}`, take, () => renderRejects(section, known));
   };
-  if (known.rejects.of !== file.rejected) askFor(-1);
+  if (known.rejects.of !== file.rejected && !known.rejects.isAsking) {
+    known.rejects.of = file.rejected;
+    askFor(-1);
+  }
   const { rows, next, isAsking, failure } = known.rejects;
   text(hint.firstChild, `${counted(file.rejected, "row")}: ${rulesOf(file.rules)}. Correct them and drop them again; pipeline.rejects has them whole.`);
   show(hint.lastChild, file.has_csv);
@@ -212,10 +207,7 @@ function renderRejects(section, known) {
   show(more, next !== null);
   text(more.firstChild, isAsking ? "Looking …" : "Show more");
   // Not disabled while it waits: it would lose the focus.
-  more.firstChild.onclick = () => {
-    askFor(next);
-    renderRejects(section, known);
-  };
+  more.firstChild.onclick = () => askFor(next);
 }
 
 /** What was changed: by line where the file is still there to be read, else by column and rule. */
