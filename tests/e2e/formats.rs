@@ -120,6 +120,15 @@ async fn half_published(story: &str, file: String, before: Domain, after: Domain
     (world, roles)
 }
 
+/// The same, and every row of it is as the later contract has it: `right`, as a condition in SQL.
+async fn is_read_again(story: &str, file: String, before: Domain, after: Domain, right: &str) {
+    let (world, roles) = half_published(story, file, before, after).await;
+    let object = world.object("health/sent.csv").await;
+    assert_eq!((object.state.as_str(), object.generation), ("applied", 2), "{object:?}");
+    assert_eq!(world.query::<i64>(&format!("SELECT count(*) FROM health_data WHERE {right}")).await, ROWS);
+    roles.stop().await;
+}
+
 /// The contract with its column `malaria_cases` replaced, or left away.
 fn with_malaria(health: &Domain, change: impl Fn(&Column) -> Option<Column>) -> Domain {
     let columns = health.columns.iter().filter_map(|column| match column.name {
@@ -137,12 +146,7 @@ async fn a_file_that_is_half_published_when_its_contract_is_corrected_is_read_ag
     let file = format!("location_id,date,dengue_cases,Ort\n{rows}");
     let read_as = |encoding| Domain { encoding, ..*health };
     let (before, after) = (read_as(TextEncoding::Windows1252), read_as(TextEncoding::Utf8));
-    let (world, roles) = half_published("corrected", file, before, after).await;
-    let object = world.object("health/sent.csv").await;
-    assert_eq!((object.state.as_str(), object.generation), ("applied", 2), "{object:?}");
-    let right = "SELECT count(*) FROM health_data WHERE extra->>'Ort' = 'Köln'";
-    assert_eq!(world.query::<i64>(right).await, ROWS);
-    roles.stop().await;
+    is_read_again("corrected", file, before, after, "extra->>'Ort' = 'Köln'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,12 +155,7 @@ async fn a_file_that_is_half_published_when_its_contract_gets_a_column_has_it_in
     let rows: String = (1..=ROWS).map(|row| format!("{row},2025-01-01,5,7\n")).collect();
     let file = format!("location_id,date,dengue_cases,malaria_cases\n{rows}");
     let (before, after) = (with_malaria(health, |_| None), with_malaria(health, |column| Some(*column)));
-    let (world, roles) = half_published("one-more-column", file, before, after).await;
-    let object = world.object("health/sent.csv").await;
-    assert_eq!((object.state.as_str(), object.generation), ("applied", 2), "{object:?}");
-    let with_it = "SELECT count(*) FROM health_data WHERE malaria_cases = 7";
-    assert_eq!(world.query::<i64>(with_it).await, ROWS);
-    roles.stop().await;
+    is_read_again("one-more-column", file, before, after, "malaria_cases = 7").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

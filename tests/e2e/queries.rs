@@ -74,11 +74,6 @@ async fn csv(world: &World, window: &WindowFiles) -> Vec<String> {
     String::from_utf8(bytes).expect("UTF-8").lines().map(str::to_owned).collect()
 }
 
-/// All roles but the one that publishes: each publication is made here.
-fn roles() -> Vec<Role> {
-    roles_but(Role::Metrics)
-}
-
 async fn dengue(world: &World, day: &str, cases: i32) {
     let row = format!("location_id,date,dengue_cases,is_projected\n1,{day},{cases},false\n");
     world.put("health/one.csv", row).await;
@@ -88,7 +83,7 @@ async fn dengue(world: &World, day: &str, cases: i32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_does_not_work_stops_its_output_alone_until_it_works_again() {
     let world = World::new("failing-output").await;
-    let running = world.run(&roles());
+    let running = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(3)).await;
     world.put("health/all.csv", data::health(2, "2025-07-01", 20, 1)).await;
     world.applied().await;
@@ -170,7 +165,7 @@ const SUPERSEDED: &str = "output daily is not set up; run the program and pipeli
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_query_is_derived_again_alone_and_an_older_one_publishes_nothing_over_it() {
     let world = World::new("changed-output").await;
-    let running = world.run(&roles());
+    let running = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(3)).await;
     world.put("health/all.csv", data::health(2, "2025-06-20", 40, 1)).await;
     world.applied().await;
@@ -232,7 +227,7 @@ async fn a_changed_query_is_derived_again_alone_and_an_older_one_publishes_nothi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_that_has_rows_only_once_it_is_closed_is_published_when_it_closes() {
     let world = World::new("closing-output").await;
-    let running = world.run(&roles());
+    let running = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(3)).await;
     world.put("health/all.csv", data::health(2, "2025-07-01", 20, 1)).await;
     world.applied().await;
@@ -269,7 +264,7 @@ async fn a_window_that_has_rows_only_once_it_is_closed_is_published_when_it_clos
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_of_another_type_is_in_every_file_whatever_a_connection_remembers() {
     let world = World::new("widened-column").await;
-    let running = world.run(&roles());
+    let running = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(3)).await;
     world.put("health/all.csv", data::health(2, "2025-07-01", 20, 1)).await;
     world.applied().await;
@@ -300,7 +295,7 @@ async fn a_column_of_another_type_is_in_every_file_whatever_a_connection_remembe
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_dimension_made_dirty_comes_bit_by_bit_behind_the_facts() {
     let world = World::new("dimension-batches").await;
-    let running = world.run(&roles());
+    let running = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(3)).await;
     world.put("health/all.csv", data::health(2, "2025-01-01", 150, 1)).await;
     world.applied().await;
