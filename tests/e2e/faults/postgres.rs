@@ -109,6 +109,8 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
     let mut observer = connection(&world).await;
     let mut first = connection(&world).await;
     let mut foreign = connection(&world).await;
+    let first_pid = value(&mut first, BACKEND).await;
+    let foreign_pid = value(&mut foreign, BACKEND).await;
     // It looks for deadlocks late: freshet, which looks after a second, is the one to be ended.
     execute(&mut foreign, "SET deadlock_timeout = '20s'").await;
     let lock = |partition: i32| {
@@ -120,7 +122,7 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
         // While freshet waits for the last bookmark, what comes next is gathered, of all partitions.
         execute(&mut first, &format!("BEGIN; {}", lock(3))).await;
         drop_some(&world, number).await;
-        until_so_many_wait(&mut observer, 1).await;
+        let writer_pid = until_one_waits_for(&mut observer, first_pid).await;
         drop_some(&world, number + 100).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         // It gets that bookmark before the next batch does. Its writer has partition 1 as well, and waits for this one.
@@ -129,10 +131,10 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
             execute(&mut foreign, &take_last).await;
             foreign
         });
-        until_so_many_wait(&mut observer, 2).await;
+        assert_eq!(until_one_waits_for(&mut observer, writer_pid).await, foreign_pid);
         execute(&mut first, "COMMIT").await;
         foreign = queued.await.expect("it gets the bookmark");
-        until_so_many_wait(&mut observer, 1).await;
+        until_one_waits_for(&mut observer, foreign_pid).await;
         execute(&mut foreign, &lock(1)).await;
         execute(&mut foreign, "COMMIT").await;
         world.settle().await;
@@ -148,13 +150,22 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
     roles.stop().await;
 }
 
-/// Waits until so many sessions wait for a lock.
-async fn until_so_many_wait(observer: &mut PgConnection, sessions: i64) {
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-        AND pid <> pg_backend_pid()";
+/// The process of a session.
+const BACKEND: &str = "SELECT pg_backend_pid()::bigint";
+
+/// Waits until a session waits for a lock of the session `holder`, or is next after it in the queue for one, and returns
+/// its process. Not any session that waits for any lock: listener, publisher and other domains wait for moments, too.
+async fn until_one_waits_for(observer: &mut PgConnection, holder: i64) -> i64 {
+    let waits = "SELECT pid::bigint FROM pg_stat_activity
+        WHERE datname = current_database() AND $1::int = ANY (pg_blocking_pids(pid)) ORDER BY pid LIMIT 1";
     let began = Instant::now();
-    while value(observer, waits).await < sessions {
-        assert!(began.elapsed() < Duration::from_secs(20), "fewer than {sessions} sessions wait for a bookmark");
+    loop {
+        let found: Option<i64> =
+            sqlx::query_scalar(waits).bind(holder).fetch_optional(&mut *observer).await.expect("the sessions");
+        if let Some(pid) = found {
+            return pid;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "no session waits for a bookmark of session {holder}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
