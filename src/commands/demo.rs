@@ -42,7 +42,7 @@ pub struct Demo<'a> {
 }
 
 /// The result of the demonstration.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
     /// The result for the sample files.
     pub waited: Waited,

@@ -7,7 +7,7 @@ mod render;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use chrono::{DateTime, Utc};
 use freshet_topics::Domain;
 
@@ -123,7 +123,10 @@ async fn wait(services: &Services, timeout: Duration) -> Result<ExitCode> {
     let waited = status::wait(&services.pool, bucket, domains, list, outputs, timeout).await?;
     println!("{waited}");
     let (_, unmatched) = observe::listed(services).await?;
-    status::name_unmatched(&unmatched, Utc::now()).map_or(Ok(ExitCode::SUCCESS), |said| Err(anyhow!(said)))
+    let failed = waited.failed_outputs.iter().map(ToString::to_string);
+    let wrong: Vec<String> = failed.chain(status::name_unmatched(&unmatched, Utc::now())).collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Longest wait: as good as for ever, and no clock overflows on it.

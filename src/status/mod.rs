@@ -23,6 +23,7 @@ use chrono::{DateTime, Utc};
 use freshet_sinks::event_queue::{EventQueueState, Reading};
 use freshet_sinks::ledger::ObjectState;
 use freshet_sinks::listings::Unlisted;
+use freshet_sinks::output_state::OutputFailure;
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_sinks::replay::Kind;
 use freshet_sinks::unmatched::AllUnmatched;
@@ -263,4 +264,18 @@ pub struct FailedOutput {
     pub reason: String,
     /// Since when.
     pub since: DateTime<Utc>,
+}
+
+impl From<OutputFailure> for FailedOutput {
+    fn from(OutputFailure { output, reason, since, .. }: OutputFailure) -> Self {
+        FailedOutput { output, reason, since }
+    }
+}
+
+impl std::fmt::Display for FailedOutput {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let FailedOutput { output, reason, since } = self;
+        let since = since.format("%Y-%m-%d %H:%M:%S UTC");
+        write!(formatter, "output {output} has not been derived since {since}: {reason}")
+    }
 }

@@ -147,10 +147,7 @@ fn outputs(
         oldest_mark_seconds: oldest.map(|seconds| seconds.max(0.0)),
         version: manifest.map(|manifest| manifest.version),
         copies_behind: outside.outputs.as_ref().map(|outputs| outputs.copies_behind.clone()),
-        failed: failed
-            .into_iter()
-            .map(|OutputFailure { output, reason, since, .. }| FailedOutput { output, reason, since })
-            .collect(),
+        failed: failed.into_iter().map(FailedOutput::from).collect(),
     }
 }
 

@@ -3,7 +3,8 @@
 //! "So far" is the listing of the raw bucket at the start: every object in it is in the ledger in a final state,
 //! and so is everything that was in the ledger already. Then every change mark that there was by then has been
 //! taken up, and the whole-file copies are at the published version. What is dropped meanwhile is not waited
-//! for; only copies that fall behind again because of it are.
+//! for; only copies that fall behind again because of it are. An output whose query fails is not waited for either: it is
+//! named.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,14 @@ use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use freshet_ingest::names;
 use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL, register};
+use freshet_sinks::output_state;
 use freshet_sinks::unmatched::Unmatched;
 use freshet_topics::Domain;
 use freshet_topics::causes::in_one_line;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
 
-use super::Outputs;
+use super::{FailedOutput, Outputs};
 use crate::text::{shorten, span};
 
 /// An object under a domain's prefix, as the listing of the raw bucket shows it.
@@ -32,7 +34,7 @@ pub struct Dropped {
 }
 
 /// The result of waiting.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Waited {
     /// Objects in the listing.
     pub objects: u64,
@@ -42,16 +44,23 @@ pub struct Waited {
     pub rejected: u64,
     /// Superseded: overwritten, or the same content as before.
     pub superseded: u64,
+    /// Outputs with a failing query: they lack the change, and waiting does not help.
+    pub failed_outputs: Vec<FailedOutput>,
     pub seconds: f64,
 }
 
 impl std::fmt::Display for Waited {
     fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let Waited { objects, applied, rejected, superseded, seconds } = self;
+        let Waited { objects, applied, rejected, superseded, failed_outputs, seconds } = self;
         let files = if *objects == 1 { "file" } else { "files" };
+        let failed: Vec<&str> = failed_outputs.iter().map(|failed| failed.output.as_str()).collect();
+        let outputs = match failed.as_slice() {
+            [] => "outputs are current".to_owned(),
+            failed => format!("outputs are current, except {}", failed.join(", ")),
+        };
         write!(
             formatter,
-            "{objects} {files}: {applied} applied, {rejected} rejected, {superseded} superseded; outputs are current ({seconds:.1}s)"
+            "{objects} {files}: {applied} applied, {rejected} rejected, {superseded} superseded; {outputs} ({seconds:.1}s)"
         )
     }
 }
@@ -96,6 +105,9 @@ where
     loop {
         let open = match waiting.look(&list, &outputs).await {
             Ok(None) => {
+                let mut connection = pool.acquire().await?;
+                let failed = output_state::failures(&mut connection).await?;
+                waiting.waited.failed_outputs = failed.into_iter().map(FailedOutput::from).collect();
                 waiting.waited.seconds = started.elapsed().as_secs_f64();
                 return Ok(waiting.waited);
             }
@@ -318,6 +330,20 @@ mod tests {
             name_unmatched(&many, now).as_deref(),
             Some("4 objects belong to no domain and are not read: `x0`, `x1`, `x2`, …")
         );
+    }
+
+    #[test]
+    fn outputs_that_lack_the_change_are_not_called_current() {
+        let failed = |output: &str| FailedOutput {
+            output: output.into(),
+            reason: "division by zero".into(),
+            since: DateTime::default(),
+        };
+        let mut waited = Waited { objects: 2, applied: 2, seconds: 0.5, ..Waited::default() };
+        let before = "2 files: 2 applied, 0 rejected, 0 superseded; outputs are current";
+        assert_eq!(waited.to_string(), format!("{before} (0.5s)"));
+        waited.failed_outputs = vec![failed("daily"), failed("slow")];
+        assert_eq!(waited.to_string(), format!("{before}, except daily, slow (0.5s)"));
     }
 
     #[test]

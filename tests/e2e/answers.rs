@@ -87,6 +87,33 @@ async fn a_row_of_a_topic_that_no_processor_has_read_yet_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_is_told_of_an_output_whose_query_fails() {
+    let world = World::new("answers-failed").await;
+    let roles = world.run_all();
+    world.put("health/first.csv", format!("{HEADING}5,2025-01-01,1,1,1,1\n")).await;
+    world.settle().await;
+    let wait = || world.freshet(&["status", "--wait", "--timeout", "30s"]);
+    let current = wait();
+    assert!(current.status.success() && said(&current).contains("; outputs are current ("), "{current:?}");
+    // As the publisher records it, and leaves the output alone for a while.
+    world
+        .execute(
+            "INSERT INTO pipeline.output_failures (output, definition, reason, retry_at)
+             SELECT output, definition, 'division by zero', now() + interval '1 hour'
+             FROM pipeline.output_definitions WHERE output = 'current_health_risks' ORDER BY number DESC LIMIT 1",
+        )
+        .await;
+    let failed = wait();
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    let text = String::from_utf8_lossy(&failed.stdout);
+    assert!(text.starts_with("1 file: 1 applied") && text.contains("current, except current_health_risks ("), "{text}");
+    let text = String::from_utf8_lossy(&failed.stderr);
+    assert!(text.contains("output current_health_risks has not been derived since"), "{text}");
+    assert!(text.contains("division by zero"), "{text}");
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_rejects_is_told_from_one_that_is_rejected_or_unknown() {
     let world = World::new("answers-rejects").await;
     let roles = world.run_all();

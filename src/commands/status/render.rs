@@ -14,9 +14,7 @@ use freshet_sinks::replay::Kind;
 use freshet_sinks::unmatched::{AllUnmatched, Unmatched};
 
 use crate::commands::terminal::{Look, columns, first_that_fits, span, table, thousands, wrapped};
-use crate::status::{
-    Blocked, ColumnNote, DomainStatus, FailedOutput, LifeStatus, MissingTopic, OutputsStatus, PassedOver, Status,
-};
+use crate::status::{Blocked, ColumnNote, DomainStatus, LifeStatus, MissingTopic, OutputsStatus, PassedOver, Status};
 
 /// Objects of no domain, and columns, that are shown.
 const UNMATCHED_SHOWN: usize = 5;
@@ -43,7 +41,7 @@ fn alarms(status: &Status, look: Look) -> Option<String> {
     let mut lines: Vec<String> = status.domains.iter().flat_map(halted).collect();
     lines.extend(status.missing_topics.iter().map(missing_topic));
     lines.extend(status.blocked.iter().map(Blocked::describe));
-    lines.extend(status.outputs.failed.iter().map(failed_output));
+    lines.extend(status.outputs.failed.iter().map(ToString::to_string));
     lines.extend(status.passed_over.as_ref().map(passed_over));
     lines.extend(status.unlisted.iter().map(unlisted));
     lines.extend(status.event_queue.as_ref().and_then(queue::alarm));
@@ -99,11 +97,6 @@ fn column_notes(notes: &[ColumnNote], look: Look) -> Option<String> {
     let more = notes.len().saturating_sub(COLUMNS_SHOWN);
     lines.extend((more > 0).then(|| look.faint(&format!("{more} more columns: `freshet status --json`"))));
     (!lines.is_empty()).then(|| lines.join("\n"))
-}
-
-fn failed_output(FailedOutput { output, reason, since }: &FailedOutput) -> String {
-    let since = since.format("%Y-%m-%d %H:%M:%S UTC");
-    format!("output {output} has not been derived since {since}: {reason}")
 }
 
 /// The line stays until the table is emptied: skipped rows may exist nowhere else.
@@ -202,7 +195,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::status::{FileStatus, Files, Halted, Orphans, ReplayStatus, Rows};
+    use crate::status::{FailedOutput, FileStatus, Files, Halted, Orphans, ReplayStatus, Rows};
 
     const REASON: &str = "line 12: a field is longer than 65536 bytes,\nwhich is the limit: is a quote left open on line 3, \
         where a cell begins with one that no other ends before the end of the line?";
