@@ -105,9 +105,6 @@ where
     loop {
         let open = match waiting.look(&list, &outputs).await {
             Ok(None) => {
-                let mut connection = pool.acquire().await?;
-                let failed = output_state::failures(&mut connection).await?;
-                waiting.waited.failed_outputs = failed.into_iter().map(FailedOutput::from).collect();
                 waiting.waited.seconds = started.elapsed().as_secs_f64();
                 return Ok(waiting.waited);
             }
@@ -169,8 +166,14 @@ impl Waiting<'_> {
             return Ok(Some(format!("{marks} change marks are not in the outputs yet: is `freshet metrics` running?")));
         }
         let behind = outputs().await?.copies_behind;
-        let first = behind.first().map(|first| shorten(first, 60));
-        Ok(first.map(|first| format!("{} whole-file copies are not current, {first} among them", behind.len())))
+        if let Some(first) = behind.first() {
+            let first = shorten(first, 60);
+            return Ok(Some(format!("{} whole-file copies are not current, {first} among them", behind.len())));
+        }
+        let mut connection = self.pool.acquire().await?;
+        let failed = output_state::failures(&mut connection).await?;
+        self.waited.failed_outputs = failed.into_iter().map(FailedOutput::from).collect();
+        Ok(None)
     }
 
     async fn look_at_objects<L>(&mut self, list: &L) -> Result<Option<String>>

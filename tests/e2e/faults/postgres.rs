@@ -16,6 +16,9 @@ use crate::harness::{World, data, processor_of, roles_but, seed};
 const END_SESSIONS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
+/// The process of a session.
+const BACKEND: &str = "SELECT pg_backend_pid()::bigint";
+
 async fn connection(world: &World) -> PgConnection {
     PgConnection::connect(world.database_url()).await.expect("connect")
 }
@@ -68,7 +71,7 @@ async fn statements_and_locks_that_time_out_are_tried_again() {
 
     let mut admin = connection(&world).await;
     let mut holder = connection(&world).await;
-    let pid = value(&mut holder, "SELECT pg_backend_pid()::bigint").await;
+    let pid = value(&mut holder, BACKEND).await;
     let end_others = format!("{END_SESSIONS} AND pid <> {pid}");
     let mut number = 1;
     for (setting, expected) in [("statement_timeout", "statement timeout"), ("lock_timeout", "lock timeout")] {
@@ -149,9 +152,6 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
     assert!(deadlocks >= 1, "there was no deadlock");
     roles.stop().await;
 }
-
-/// The process of a session.
-const BACKEND: &str = "SELECT pg_backend_pid()::bigint";
 
 /// Waits until a session waits for a lock of the session `holder`, or is next after it in the queue for one, and returns
 /// its process. Not any session that waits for any lock: listener, publisher and other domains wait for moments, too.
