@@ -130,9 +130,9 @@ async fn discover_domain(
     let mut discovery = Discovery::new(Arc::clone(&listener), domain);
     let (mut failures, mut interval) = (0, least);
     while !stop.is_cancelled() {
-        let missed = listener.hints.take_dropped(domain);
+        let missed = listener.hints.take_missed(domain);
         let began = Instant::now();
-        let pause = match discovery.discover_in_turn().await {
+        let pause = match discovery.discover_in_turn(missed).await {
             // Another listener lists; this one still looks at the keys that stores announce to it.
             Ok(None) => {
                 failures = 0;
@@ -221,9 +221,10 @@ impl Discovery {
     }
 
     /// Lists, if it is this listener's turn: of several listeners, one lists a domain for as long as it keeps renewing
-    /// its lease.
-    async fn discover_in_turn(&mut self) -> Result<Option<Found>, DiscoverError> {
-        match self.hold().await? {
+    /// its lease. One that missed announced keys lists out of turn: the other does not know that a listing is due, and two
+    /// listings at once do no harm.
+    async fn discover_in_turn(&mut self, missed: bool) -> Result<Option<Found>, DiscoverError> {
+        match self.hold().await? || missed {
             true => self.discover_once().await.map(Some),
             false => Ok(None),
         }

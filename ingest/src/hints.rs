@@ -35,8 +35,8 @@ struct Waiting {
     domain: &'static Domain,
     keys: Mutex<Keys>,
     came: Notify,
-    /// Keys were dropped since the last listing began, so a listing is due.
-    dropped: AtomicBool,
+    /// Since the last listing began, keys were dropped or could not be looked at, so a listing is due.
+    missed: AtomicBool,
 }
 
 /// Keys to look at, each with the callers that wait for the result.
@@ -71,7 +71,7 @@ impl Hints {
             domain,
             keys: Mutex::default(),
             came: Notify::new(),
-            dropped: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
         };
         let domains = domains.iter().map(waiting).collect();
         Hints {
@@ -88,14 +88,16 @@ impl Hints {
         self.notified.load(Ordering::Relaxed)
     }
 
-    /// Whether keys of a domain were dropped; called when a listing begins, which finds them.
-    pub(crate) fn take_dropped(&self, domain: &Domain) -> bool {
-        self.waiting(domain).is_some_and(|waiting| waiting.dropped.swap(false, Ordering::Relaxed))
+    /// Has the next listing find a key that was announced, but could not be looked at.
+    pub(crate) fn miss(&self, domain: &Domain) {
+        if let Some(waiting) = self.waiting(domain) {
+            waiting.missed.store(true, Ordering::Relaxed);
+        }
     }
 
-    /// Whether keys of a domain were dropped since a listing began.
-    pub(crate) fn have_dropped(&self, domain: &Domain) -> bool {
-        self.waiting(domain).is_some_and(|waiting| waiting.dropped.load(Ordering::Relaxed))
+    /// Whether announced keys of a domain were missed; called when a listing begins, which finds them.
+    pub(crate) fn take_missed(&self, domain: &Domain) -> bool {
+        self.waiting(domain).is_some_and(|waiting| waiting.missed.swap(false, Ordering::Relaxed))
     }
 
     /// Waits until a store announces an object of the bucket that is not a file of any domain; returns at once if that
@@ -138,7 +140,7 @@ impl Hints {
         let mut keys = waiting.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= KEYS_MAX && !keys.contains_key(key) {
             metrics::HINTS.with_label_values(&["dropped"]).inc();
-            waiting.dropped.store(true, Ordering::Relaxed);
+            waiting.missed.store(true, Ordering::Relaxed);
             return Look::Full;
         }
         let (tell, told) = oneshot::channel();
@@ -173,9 +175,11 @@ impl Hints {
         waiting.map(take).unwrap_or_default()
     }
 
-    /// Waits for keys of a domain, but gives `None` from `until` on, even if keys wait, so that a steady stream of
-    /// announcements does not delay the listing.
-    pub(crate) async fn wait_until(&self, domain: &Domain, until: Instant) -> Option<Keys> {
+    /// Waits for keys of a domain, but gives `None` once a listing is due, even if keys wait, so that a steady stream of
+    /// announcements does not delay it: from `until` on, or from `soon` on if keys were missed.
+    pub(crate) async fn wait_until(&self, domain: &Domain, soon: Instant, until: Instant) -> Option<Keys> {
+        let has_missed = self.waiting(domain).is_some_and(|waiting| waiting.missed.load(Ordering::Relaxed));
+        let until = if has_missed { until.min(soon) } else { until };
         // A timeout checks first whether the result is ready, and only then the time.
         if Instant::now() >= until {
             return None;
@@ -260,7 +264,7 @@ mod tests {
         let deadline = until + Duration::from_secs(10);
         let mut looks = 0;
         hints.look("raw", "health/a.csv");
-        while hints.wait_until(health, until).await.is_some() {
+        while hints.wait_until(health, until, until).await.is_some() {
             looks += 1;
             assert!(Instant::now() < deadline, "no end after {looks} looks");
             hints.look("raw", "health/a.csv");
@@ -294,7 +298,25 @@ mod tests {
         assert_eq!(dropped.get() - before, 10);
         let climate = freshet_topics::domains::by_name("climate").expect("declared");
         assert_eq!(hints.wait_for_keys(climate).await.len(), KEYS_MAX);
-        assert!(hints.have_dropped(climate) && hints.take_dropped(climate), "a listing is due");
-        assert!(!hints.have_dropped(climate), "and has begun");
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_due_soon_once_keys_were_dropped_or_could_not_be_looked_at() {
+        let hints = hints();
+        let climate = freshet_topics::domains::by_name("climate").expect("declared");
+        let drop_one = || (0..=KEYS_MAX).for_each(|at| _ = hints.look("raw", &format!("climate/{at}.csv")));
+        let fail_one = || hints.miss(climate);
+        for miss in [&drop_one as &dyn Fn(), &fail_one] {
+            miss();
+            // No key comes any more, as at the end of a burst.
+            hints.take_keys(climate);
+            let (soon, until) = (Instant::now(), Instant::now() + Duration::from_secs(3_600));
+            let waited = tokio::time::timeout(Duration::from_secs(10), hints.wait_until(climate, soon, until)).await;
+            assert!(waited.expect("a listing is due").is_none());
+            assert!(hints.take_missed(climate));
+            assert!(!hints.take_missed(climate), "the listing has begun");
+            let waited = tokio::time::timeout(Duration::from_millis(10), hints.wait_until(climate, soon, until)).await;
+            assert!(waited.is_err(), "none is due");
+        }
     }
 }

@@ -12,36 +12,35 @@ use super::{DiscoverError, Discovery};
 use crate::hints::{Keys, Looked};
 
 impl Discovery {
-    /// Looks at the keys that stores announce, for `most` or until `stop`; keys that fail wait for the listing. If keys
-    /// were dropped, the listing is due after `least`.
+    /// Looks at the keys that stores announce, for `most` or until `stop`. If keys were missed, the listing is due after
+    /// `least`.
     pub(super) async fn look_at_hinted_keys(&mut self, least: Duration, most: Duration, stop: &CancellationToken) {
         let hints = self.listener.hints.clone();
-        let (soon, mut until) = (Instant::now() + least, Instant::now() + most);
-        let domain = self.domain;
+        let (soon, until) = (Instant::now() + least, Instant::now() + most);
         // Only the waiting is interrupted, never a transaction.
-        while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(domain, until)).await {
+        while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(self.domain, soon, until)).await {
             self.look_and_tell(keys).await;
-            if hints.have_dropped(domain) {
-                until = until.min(soon);
-            }
         }
     }
 
-    /// Looks at keys, and tells the callers the result.
-    pub(super) async fn look_and_tell(&mut self, mut asked: Keys) {
+    /// Looks at keys, and tells the callers the result. A key that fails is left to the listing if no caller waits.
+    pub(super) async fn look_and_tell(&mut self, asked: Keys) {
         let settled = self.look_at(asked.keys().cloned().collect()).await;
         if let Err(error) = &settled {
             let (domain, bucket) = (self.domain.name, &self.listener.bucket);
             tracing::debug!(domain, bucket, %error, "look at keys announced by the store");
         }
-        for (key, tell) in asked.iter_mut().flat_map(|(key, tells)| tells.drain(..).map(move |tell| (key, tell))) {
+        for (key, tells) in asked {
             let looked = match &settled {
-                Ok(settled) if settled.contains(key) => Looked::Settled,
+                Ok(settled) if settled.contains(&key) => Looked::Settled,
                 Ok(_) => Looked::Unread,
                 Err(_) => Looked::NoLedger,
             };
-            // If the caller has stopped waiting, the queue delivers the message again.
-            _ = tell.send(looked);
+            // A caller that hears of a failure has the message delivered again.
+            let heard = tells.into_iter().filter_map(|tell| tell.send(looked).ok()).count();
+            if looked != Looked::Settled && heard == 0 {
+                self.listener.hints.miss(self.domain);
+            }
         }
     }
 
