@@ -213,8 +213,8 @@ async fn in_place(
 struct Filled {
     shadow: Shadow,
     progress: ProgressSender,
-    /// How long that took.
-    took: Duration,
+    /// The rows that were read for it, and how long that took.
+    read: (i64, Duration),
     /// The rows of the live table and of the shadow, counted for a swap about which nobody is asked.
     rows: Option<(i64, i64)>,
 }
@@ -230,11 +230,12 @@ async fn fill(
     let filled = shadow.fill(&progress, shutdown).await;
     let took = bar.finish().await;
     filled?;
+    let read = (progress.borrow().rows, took);
     if args.swap {
         // While those of other domains are still being filled.
         shadow.analyze().await?;
     }
-    Ok(Filled { shadow, progress, took, rows: None })
+    Ok(Filled { shadow, progress, read, rows: None })
 }
 
 /// Counts the rows of a shadow about which nobody is asked before its swap: several count at once, but swap in turn.
@@ -258,8 +259,8 @@ async fn finish(
     shutdown: &CancellationToken,
 ) -> Result<bool> {
     let domain = context.domain;
-    let Filled { mut shadow, progress, took, rows } = filled;
-    println!("{}: the shadow has caught up{}", domain.name, show::at_rate(progress.borrow().rows, took));
+    let Filled { mut shadow, progress, read: (read, took), rows } = filled;
+    println!("{}: the shadow has caught up{}", domain.name, show::at_rate(read, took));
     if !args.compare && !args.swap {
         println!("Look at it as shadow.{}, then add --compare, --swap or --drop to the same command.", domain.table);
         return Ok(true);

@@ -423,6 +423,7 @@ async fn the_commands_fill_compare_swap_and_drop() {
     assert!(said.contains("health_data has 120 rows, had 90"), "{said}");
     let (code, said) = run("replay all --into shadow --swap --yes").await;
     assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("health: the shadow has caught up, 120 rows in"), "{said}");
     world.settle().await;
     world.all_hold().await;
     roles.stop().await;

@@ -172,6 +172,7 @@ pub(in crate::commands) fn comparison(domain: &Domain, comparison: &Comparison, 
     text
 }
 
+/// What a swap did, with the rows of both tables as they were counted before it: more may have come since.
 pub(in crate::commands) fn swapped(
     domain: &Domain,
     (rows_before, rows): (i64, i64),
@@ -189,7 +190,7 @@ pub(in crate::commands) fn swapped(
         }
     };
     format!(
-        "{}: swapped: {} has {} rows, had {}{views}{dropped}",
+        "{}: swapped: {} has {} rows, had {}, counted before the last rows came{views}{dropped}",
         domain.name,
         domain.table,
         thousands(rows),
