@@ -7,14 +7,14 @@
 
 mod deletions;
 mod looks;
+mod pass;
 mod registering;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use freshet_sinks::ledger::register;
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_sinks::s3::Versions;
 use freshet_sinks::{listings, lives};
@@ -23,12 +23,11 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::deletions::Reconciliation;
+use self::pass::{Pass, prefixes};
 use crate::known::Known;
 use crate::known::pages::Pages;
-use crate::listing::{Listing, Ways};
-use crate::names::{FOLDER, Name};
-use crate::object::{Listed, ObjectVersion, ReadError};
+use crate::names::FOLDER;
+use crate::object::ReadError;
 use crate::{IngestError, IngestSettings, Listener, metrics};
 
 /// The most listing entries remembered as settled, all domains together: about 20 MB. Beyond that, pages are
@@ -45,8 +44,6 @@ const IDLE_LISTING_SHARE: u32 = 100;
 const LONGEST_INTERVALS_MAX: u32 = 12;
 /// Comparisons of the whole listing with the ledger take at most one in this many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
-/// The most new objects collected before they are registered, so that one listing of a full bucket stays bounded.
-const FOUND_MAX: usize = 20_000;
 /// The most prefixes reported as not listed.
 const UNLISTED_MAX: usize = 20;
 
@@ -88,8 +85,6 @@ pub struct Discovery {
     reconciliations: u64,
     /// The number of entries in the last listing.
     listed_before: u64,
-    /// Objects of this listing whose names say that they are not data, by matching pattern.
-    not_data: BTreeMap<String, i64>,
     /// The key after which the next look for deletions continues; empty: from the first. So keys that exist but are no
     /// longer listed (a pattern was removed) do not keep later keys from their turn.
     deletions_after: String,
@@ -102,8 +97,6 @@ pub struct Discovery {
     is_refusal_said: bool,
     /// The time from which overwritten versions are registered; `None` before the first listing by versions.
     versions_from: Option<DateTime<Utc>>,
-    /// When the newest version of this listing was written.
-    newest_listed: DateTime<Utc>,
     /// When the listing lease was last taken or renewed.
     held_at: Option<Instant>,
     /// The parts that could not be listed, as last reported.
@@ -208,13 +201,11 @@ impl Discovery {
             reconciled: None,
             reconciliations: 0,
             listed_before: 0,
-            not_data: BTreeMap::new(),
             deletions_after: String::new(),
             extent: None,
             keeps_versions: None,
             is_refusal_said: false,
             versions_from: None,
-            newest_listed: DateTime::UNIX_EPOCH,
             held_at: None,
             unlisted: None,
         }
@@ -270,49 +261,46 @@ impl Discovery {
         let started = Instant::now();
         let interval = Duration::from_millis(self.listener.settings.reconcile_interval_ms);
         self.forget_if_the_ledger_went_back().await?;
-        let mut reconciliation = None;
+        let mut pass = Pass::default();
         if self.reconciled.is_none_or(|(at, took)| at.elapsed() >= interval.max(took * RECONCILE_SHARE)) {
             self.known.forget();
             self.pages.forget();
-            reconciliation = Some(self.begin_reconciliation().await?);
+            pass.reconciliation = Some(self.begin_reconciliation().await?);
         }
         self.ask_for_versions().await?;
-        self.not_data.clear();
         self.pages.begin();
-        self.newest_listed = DateTime::UNIX_EPOCH;
-        let mut found = Found::default();
-        let (mut fresh, mut unlisted, mut has_answered) = (Vec::new(), BTreeMap::new(), false);
         for prefix in prefixes(self.domain, &self.listener) {
-            has_answered |=
-                self.list_prefix(prefix, &mut fresh, &mut found, &mut reconciliation, &mut unlisted).await?;
+            self.list_prefix(prefix, &mut pass).await?;
         }
-        found.registered += self.register(&mut fresh).await?;
-        found.unlisted = unlisted.len() as u64;
-        self.tell_unlisted(&unlisted).await?;
-        if !has_answered && let Some((_, error)) = unlisted.pop_first() {
+        pass.found.registered += self.register(&mut pass.fresh).await?;
+        pass.found.unlisted = pass.unlisted.len() as u64;
+        self.tell_unlisted(&pass.unlisted).await?;
+        if !pass.has_answered
+            && let Some((_, error)) = pass.unlisted.pop_first()
+        {
             return Err(error.into());
         }
-        self.show_not_data();
-        self.listed_before = found.listed;
-        if unlisted.is_empty() {
+        self.show_not_data(&pass.not_data);
+        self.listed_before = pass.found.listed;
+        if pass.unlisted.is_empty() {
             self.pages.complete();
         }
         // Also with parts that cannot be listed: otherwise every listing would forget what it knew, and compare again.
-        if let Some(reconciliation) = reconciliation.filter(|it| !it.is_full()) {
-            found.deleted = self.record_deletions(reconciliation, &unlisted).await?;
+        if let Some(reconciliation) = pass.reconciliation.take().filter(|it| !it.is_full()) {
+            pass.found.deleted = self.record_deletions(reconciliation, &pass.unlisted).await?;
             self.reconciliations += 1;
             self.reconciled = Some((Instant::now(), started.elapsed()));
         }
-        if self.lists_versions() && unlisted.is_empty() && self.versions_from.is_none() {
+        if self.lists_versions() && pass.unlisted.is_empty() && self.versions_from.is_none() {
             let (pool, bucket) = (&self.listener.pool, &self.listener.bucket);
-            let from = listings::begin_versions(pool, bucket, self.domain.name, self.newest_listed).await?;
+            let from = listings::begin_versions(pool, bucket, self.domain.name, pass.newest_listed).await?;
             self.versions_from = Some(from);
         }
         // Also at the end: what became known during this listing must not survive in its memory if the ledger went
         // back.
         self.forget_if_the_ledger_went_back().await?;
         metrics::LISTING_DURATION.observe(started.elapsed().as_secs_f64());
-        Ok(found)
+        Ok(pass.found)
     }
 
     /// With the setting `auto`, asks whether the bucket keeps versions, and since when they count: at most as often as
@@ -381,9 +369,9 @@ impl Discovery {
         Ok(())
     }
 
-    fn show_not_data(&self) {
+    fn show_not_data(&self, not_data: &BTreeMap<String, i64>) {
         for pattern in self.listener.settings.not_data.iter().map(String::as_str).chain([FOLDER]) {
-            let objects = self.not_data.get(pattern).copied().unwrap_or_default();
+            let objects = not_data.get(pattern).copied().unwrap_or_default();
             metrics::NOT_DATA_OBJECTS.with_label_values(&[self.domain.name, pattern]).set(objects);
         }
     }
@@ -398,148 +386,6 @@ impl Discovery {
         self.extent = Some(now);
         Ok(())
     }
-
-    /// Lists a prefix, and adds the parts that cannot be listed to `unlisted`; returns whether S3 gave any page.
-    async fn list_prefix(
-        &mut self,
-        prefix: String,
-        fresh: &mut Vec<Listed>,
-        found: &mut Found,
-        reconciliation: &mut Option<Reconciliation>,
-        unlisted: &mut BTreeMap<String, ReadError>,
-    ) -> Result<bool, sqlx::Error> {
-        let listener = Arc::clone(&self.listener);
-        let ways = match (self.lists_versions(), listener.versions) {
-            (true, Versions::Auto) => Ways::VersionsIfAllowed,
-            (true, _) => Ways::Versions,
-            (false, _) => Ways::Current,
-        };
-        let mut listing = Listing::new(&listener.reader, &listener.limits, &listener.bucket, prefix, ways);
-        while let Some(page) = listing.next().await {
-            self.take_page(page, fresh, found, reconciliation).await?;
-            if self.held_at.is_some() {
-                self.hold().await?;
-            }
-            // A listing of a full bucket takes minutes, and announced keys should not wait for that.
-            let asked = listener.hints.take_keys(self.domain);
-            if !asked.is_empty() {
-                self.look_and_tell(asked).await;
-            }
-        }
-        // If keys cannot be listed either, the login is at fault, and the refusal says nothing about versions.
-        if let Some(error) = listing.versions_refused.take().filter(|_| listing.has_answered)
-            && !std::mem::replace(&mut self.is_refusal_said, true)
-        {
-            let (domain, bucket) = (self.domain.name, &listener.bucket);
-            tracing::warn!(
-                domain,
-                bucket,
-                %error,
-                "versions cannot be listed, so a version that is overwritten before the next listing is missed: allow \
-                 s3:ListBucketVersions, or set s3.versions = \"off\""
-            );
-        }
-        unlisted.append(&mut listing.unlisted);
-        Ok(listing.has_answered)
-    }
-
-    /// Takes the new entries of a page: none if the page is the same as when all of it was settled.
-    async fn take_page(
-        &mut self,
-        page: Vec<Listed>,
-        fresh: &mut Vec<Listed>,
-        found: &mut Found,
-        reconciliation: &mut Option<Reconciliation>,
-    ) -> Result<(), sqlx::Error> {
-        if self.pages.contains(&page) {
-            for entry in &page {
-                self.count(entry, found, reconciliation);
-            }
-            return Ok(());
-        }
-        let shown = page.clone();
-        self.take_entries(page, fresh, found, reconciliation).await?;
-        for entry in &shown {
-            if self.is_file(entry) && !self.known.contains(entry) {
-                return Ok(());
-            }
-        }
-        self.pages.insert(&shown);
-        Ok(())
-    }
-
-    fn is_file(&self, entry: &Listed) -> bool {
-        self.listener.settings.name_of(self.domain, &entry.version.key) == Name::File
-    }
-
-    /// Counts an entry; returns whether it is a file of the domain.
-    fn count(&mut self, entry: &Listed, found: &mut Found, reconciliation: &mut Option<Reconciliation>) -> bool {
-        let key = &entry.version.key;
-        match self.listener.settings.name_of(self.domain, key) {
-            Name::File => {}
-            Name::NotData(pattern) => {
-                *self.not_data.entry(pattern.to_owned()).or_default() += i64::from(entry.is_latest);
-                return false;
-            }
-            Name::Foreign => return false,
-        }
-        found.listed += u64::from(entry.is_latest);
-        self.newest_listed = self.newest_listed.max(entry.version.last_modified);
-        if let Some(reconciliation) = reconciliation.as_mut().filter(|_| entry.is_latest) {
-            let key = self.known.fingerprint(key);
-            reconciliation.show(key);
-        }
-        true
-    }
-
-    /// Takes the new entries among these.
-    async fn take_entries(
-        &mut self,
-        entries: Vec<Listed>,
-        fresh: &mut Vec<Listed>,
-        found: &mut Found,
-        reconciliation: &mut Option<Reconciliation>,
-    ) -> Result<(), sqlx::Error> {
-        let mut unseen = Vec::new();
-        for entry in entries {
-            let is_file = self.count(&entry, found, reconciliation);
-            if is_file && !self.known.contains(&entry) && !self.is_troubled(&entry.version.key) {
-                unseen.push(entry);
-            }
-        }
-        self.compare(unseen, fresh).await?;
-        if fresh.len() >= FOUND_MAX {
-            found.registered += self.register(fresh).await?;
-        }
-        Ok(())
-    }
-
-    /// Asks the ledger about entries that are not remembered.
-    async fn compare(&mut self, unseen: Vec<Listed>, fresh: &mut Vec<Listed>) -> Result<(), sqlx::Error> {
-        let (latest, overwritten): (Vec<Listed>, Vec<Listed>) = unseen.into_iter().partition(|entry| entry.is_latest);
-        let versions = |entries: &[Listed]| entries.iter().map(|entry| entry.version.clone()).collect::<Vec<_>>();
-        let Listener { pool, bucket, .. } = self.listener.as_ref();
-        let domain = self.domain.name;
-        let mut unknown = Vec::new();
-        if !latest.is_empty() {
-            let listed = versions(&latest);
-            unknown = register::unknown(pool, bucket, domain, &listed.iter().collect::<Vec<_>>()).await?;
-        }
-        // Before the first listing is complete, it is not known since when overwritten versions count.
-        if let Some(since) = self.versions_from.filter(|_| !overwritten.is_empty()) {
-            let listed = versions(&overwritten);
-            let listed: Vec<&ObjectVersion> = listed.iter().collect();
-            unknown.extend(register::unknown_overwritten(pool, bucket, domain, &listed, since).await?);
-        }
-        for (entry, unknown) in latest.into_iter().chain(overwritten).zip(unknown) {
-            // A file has one domain: that to which it would be announced.
-            match unknown && self.listener.domain_of(&entry.version.key) == Some(self.domain) {
-                true => fresh.push(entry),
-                false => self.known.insert(&entry),
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whether the ledger went back between two looks at its life and highest object id: then it has forgotten objects that
@@ -552,19 +398,6 @@ impl Discovery {
 /// | another | – | yes |
 fn went_back(before: (i64, i64), now: (i64, i64)) -> bool {
     before.0 != now.0 || now.1 < before.1
-}
-
-/// The prefixes to list: a pattern that is a whole key is a prefix too. Prefixes covered by another one are left out.
-fn prefixes(domain: &Domain, listener: &Listener) -> BTreeSet<String> {
-    cover(listener.settings.all_patterns_of(domain))
-}
-
-fn cover<'a>(patterns: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-    let patterns: BTreeSet<&str> = patterns.collect();
-    let covered = |pattern: &&&str| {
-        patterns.iter().any(|other| other != *pattern && other.ends_with('/') && pattern.starts_with(other))
-    };
-    patterns.iter().filter(|pattern| !covered(pattern)).map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
@@ -600,19 +433,5 @@ mod tests {
             assert_eq!(pause.as_millis(), expected, "{took} ms, {is_idle}");
         }
         assert_eq!(pause_for(most, least, least, true), least, "not where it is not to grow");
-    }
-
-    #[test]
-    fn a_prefix_is_listed_once() {
-        let cases: [(&[&str], &[&str]); 4] = [
-            (&["climate/", "raw/climate_data.csv"], &["climate/", "raw/climate_data.csv"]),
-            (&["climate/", "climate/2025/", "climate/x.csv"], &["climate/"]),
-            (&["raw/a", "raw/a.csv"], &["raw/a", "raw/a.csv"]),
-            (&["a/", "a/"], &["a/"]),
-        ];
-        for (patterns, expected) in cases {
-            let found: Vec<String> = cover(patterns.iter().copied()).into_iter().collect();
-            assert_eq!(found, expected, "{patterns:?}");
-        }
     }
 }
