@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use freshet_topics::cast;
-use freshet_topics::heading::folded;
+use freshet_topics::heading::Candidates;
 use freshet_topics::message::packed::Line;
 use freshet_topics::message::{EXTRA, NEW_CELLS, OVERTAKEN, STRAY_QUOTE};
 use freshet_topics::{Cell, Column, Domain, Instead, NearMiss, NewColumn, RawRow};
@@ -159,9 +159,10 @@ impl Header {
         if let Some(error) = suspect::separator_line(domain, record) {
             return Err(error);
         }
+        let candidates: Vec<Candidates> = names.iter().map(|name| Candidates::of(domain, name)).collect();
         let mut places = Vec::with_capacity(domain.columns.len());
-        for column in domain.columns {
-            places.push(place_of(domain, column, &names)?);
+        for column in 0..domain.columns.len() {
+            places.push(place_of(domain, column, &candidates, &names)?);
         }
         if let Some(error) = shared(domain, &places, &names) {
             return Err(error);
@@ -281,30 +282,27 @@ fn kept(names: &[&str], places: &[Option<usize>]) -> Vec<(usize, String)> {
     kept
 }
 
-/// Where the file has the column: under its canonical name, else under an alias that is no column's canonical name.
-fn place_of(domain: &'static Domain, column: &'static Column, names: &[&str]) -> Result<Option<usize>, HeaderError> {
-    let is_anothers =
-        |name: &str| domain.columns.iter().any(|other| other.name != column.name && is_exactly(name, other.name));
-    let canonical = folded(column.name);
-    if let Some(place) = single(column, names, |name| folded(name) == canonical && !is_anothers(name))? {
-        return Ok(Some(place));
+/// Where the file has the column at this index of the domain: under its name, else under a synonym.
+fn place_of(
+    domain: &'static Domain,
+    column: usize,
+    candidates: &[Candidates],
+    names: &[&str],
+) -> Result<Option<usize>, HeaderError> {
+    let is_meant = |it: &Candidates, is_name: bool| it.is_name == is_name && it.columns.contains(&column);
+    let under = |is_name: bool| single(&domain.columns[column], names, |place| is_meant(&candidates[place], is_name));
+    match under(true)? {
+        None => under(false),
+        place => Ok(place),
     }
-    let is_taken = |name: &str| domain.columns.iter().any(|other| folded(name) == folded(other.name));
-    let aliases: Vec<String> = column.aliases.iter().map(|alias| folded(alias)).collect();
-    single(column, names, |name| aliases.contains(&folded(name)) && !is_taken(name))
-}
-
-/// Two columns of a contract may differ only in the separators between their words.
-fn is_exactly(name: &str, column: &str) -> bool {
-    name.eq_ignore_ascii_case(column)
 }
 
 fn single(
     column: &'static Column,
     names: &[&str],
-    matches: impl Fn(&str) -> bool,
+    matches: impl Fn(usize) -> bool,
 ) -> Result<Option<usize>, HeaderError> {
-    let mut places = names.iter().enumerate().filter(|(_, name)| matches(name)).map(|(place, _)| place);
+    let mut places = (0..names.len()).filter(|place| matches(*place));
     match (places.next(), places.next()) {
         (Some(first), Some(second)) => {
             let (first, second) = (numbered(first, names), numbered(second, names));

@@ -1,6 +1,6 @@
 //! Headings as they are compared: which column of a domain a heading means.
 
-use crate::Domain;
+use crate::{Column, Domain};
 
 /// A heading in lower case and without separators between words: `Location ID`, `location-id` and `location_id` are the
 /// same.
@@ -19,34 +19,57 @@ pub fn is_invisible(character: char) -> bool {
     is_format || character.is_control() || (character.is_whitespace() && character != ' ')
 }
 
-/// The column that this heading names, by its place in the domain.
-///
-/// | heading | columns | means |
-/// |---|---|---|
-/// | `ICU Beds` | `icu_beds` | that one |
-/// | `icu beds` | `icubeds`, `icu_beds` | none: it may be either |
-/// | `intensive care` | `icu_beds` with this synonym | that one, unless a column has this name |
-/// | `note` | none of this name | none |
+/// The columns of a domain that a heading may mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidates {
+    /// Their places in the domain: none if it has no such column, several if it is not clear which one is meant.
+    pub columns: Vec<usize>,
+    /// Whether the heading is their name, and not a synonym.
+    pub is_name: bool,
+}
+
+impl Candidates {
+    /// Those of a heading, whatever the other headings are.
+    ///
+    /// | heading | columns | means |
+    /// |---|---|---|
+    /// | `ICU_Beds` | `icubeds`, `icu_beds` | the second one |
+    /// | `ICU Beds` | `icu_beds` | that one |
+    /// | `icu beds` | `icubeds`, `icu_beds` | either |
+    /// | `intensive care` | `icu_beds` with this synonym | that one, unless a column has this name |
+    /// | `note` | none of this name | none |
+    pub fn of(domain: &Domain, heading: &str) -> Candidates {
+        // Two columns of a contract may differ only in the separators between their words.
+        let spelled = places(domain, |column| column.name.eq_ignore_ascii_case(heading));
+        if !spelled.is_empty() {
+            return Candidates { columns: spelled, is_name: true };
+        }
+        let wanted = folded(heading);
+        let named = places(domain, |column| folded(column.name) == wanted);
+        if !named.is_empty() {
+            return Candidates { columns: named, is_name: true };
+        }
+        let is_synonym = |column: &Column| column.aliases.iter().any(|alias| folded(alias) == wanted);
+        Candidates { columns: places(domain, is_synonym), is_name: false }
+    }
+}
+
+/// The column that a heading means, by its place in the domain; `None` if there is none, or if it is not clear which.
 pub fn column_of(domain: &Domain, heading: &str) -> Option<usize> {
-    let wanted = folded(heading);
-    let columns = || domain.columns.iter().enumerate();
-    let spelled = columns().find(|(_, column)| column.name.eq_ignore_ascii_case(heading));
-    if let Some((at, _)) = spelled {
-        return Some(at);
+    match Candidates::of(domain, heading).columns[..] {
+        [column] => Some(column),
+        _ => None,
     }
-    let mut named = columns().filter(|(_, column)| folded(column.name) == wanted);
-    let synonym = || columns().find(|(_, column)| column.aliases.iter().any(|alias| folded(alias) == wanted));
-    match (named.next(), named.next()) {
-        (Some(_), Some(_)) => None,
-        (Some((at, _)), None) => Some(at),
-        (None, _) => synonym().map(|(at, _)| at),
-    }
+}
+
+fn places(domain: &Domain, is_meant: impl Fn(&Column) -> bool) -> Vec<usize> {
+    domain.columns.iter().enumerate().filter(|(_, column)| is_meant(column)).map(|(place, _)| place).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Cast, Column, DOMAINS};
+    use crate::{Cast, DOMAINS};
 
     #[test]
     fn case_and_what_parts_words_do_not_matter() {
@@ -77,5 +100,10 @@ mod tests {
         for (heading, expected) in cases {
             assert_eq!(column_of(&domain, heading), expected.map(|at: usize| first + at), "{heading}");
         }
+        assert_eq!(
+            Candidates::of(&domain, "icu beds"),
+            Candidates { columns: vec![first + 1, first + 2], is_name: true }
+        );
+        assert_eq!(Candidates::of(&domain, "Ward-Beds"), Candidates { columns: vec![first], is_name: false });
     }
 }
