@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use freshet::roles::Role;
 use sqlx::{Connection, PgConnection};
 
+use crate::harness::sessions::pid_of;
 use crate::harness::{World, data};
 use crate::replay::domain;
 
@@ -84,7 +85,7 @@ async fn whoever_waits_for_bookmarks_says_who_holds_them() {
     first.stop().await;
     let mut holder = PgConnection::connect(world.database_url()).await.expect("connect");
     let mut transaction = holder.begin().await.expect("begin");
-    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *transaction).await.expect("a pid");
+    let pid = pid_of(&mut transaction).await;
     sqlx::query("SELECT FROM pipeline.bookmarks WHERE domain = 'health' FOR UPDATE")
         .execute(&mut *transaction)
         .await

@@ -8,6 +8,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use secrecy::ExposeSecret;
 
 use crate::harness::http::{Collector, Door, get, within};
+use crate::harness::sessions::pid_of;
 use crate::harness::{Process, World, data};
 
 /// A role that starts, drains, or waits for something does so well within this.
@@ -130,11 +131,11 @@ async fn a_role_that_cannot_drain_ends_within_its_bound_and_at_once_on_a_second_
     // Whoever writes to the table waits; whoever reads it does not.
     let mut lock = world.services.pool.acquire().await.expect("a connection");
     sqlx::raw_sql("BEGIN; LOCK TABLE health_data IN SHARE MODE").execute(&mut *lock).await.expect("lock the table");
+    let lock_pid = pid_of(&mut lock).await;
     world.put("health/a.csv", data::health(12, "2025-08-01", 20, 1)).await;
     let ingest = world.run(&[freshet::roles::Role::Ingest]);
-    let waiting = "SELECT count(*) = 2 FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%health_data%'";
-    world.until("both wait in the middle of a transaction", waiting).await;
+    let both = "both wait in the middle of a transaction";
+    world.until_so_many_wait_for(both, lock_pid, 2, "%health_data%").await;
 
     // Two kinds of signals: two of a kind could arrive as one.
     hurried.signal("TERM");

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::oracles::assert_same;
 use crate::harness::plain::SPECS;
+use crate::harness::sessions::pid_of;
 use crate::harness::{World, data, rules, seed};
 
 /// A command may take this long to start, do its work and end.
@@ -331,10 +332,10 @@ async fn a_row_that_gets_newer_data_while_a_replay_waits_for_it_keeps_that_data(
         WHERE date = '2025-01-20'";
     let held = sqlx::query(newest).execute(&mut *newer).await;
     assert_eq!(held.expect("the row").rows_affected(), 1);
+    let newer_pid = pid_of(&mut newer).await;
     let frees = async {
-        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database()
-            AND wait_event_type = 'Lock' AND query LIKE '%UPDATE \"health_data\"%' AND pid <> pg_backend_pid()";
-        world.until("the replay waits for the row", waits).await;
+        let update = "%UPDATE \"health_data\"%";
+        world.until_so_many_wait_for("the replay waits for the row", newer_pid, 1, update).await;
         newer.commit().await.expect("newer data");
     };
     let request = everything();

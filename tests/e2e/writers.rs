@@ -1,5 +1,6 @@
 //! Several writers of one processor: what holds one of them up does not hold up the others, and each row is there once.
 
+use crate::harness::sessions::pid_of;
 use crate::harness::{World, data};
 
 /// More than any share of them belongs to one partition.
@@ -16,11 +17,10 @@ async fn a_row_that_somebody_holds_keeps_up_its_own_writer_only() {
     let mut holder = world.services.pool.begin().await.expect("a transaction");
     let held = sqlx::query("SELECT FROM health_data WHERE location_id = 1 FOR UPDATE").execute(&mut *holder).await;
     assert_eq!(held.expect("the row").rows_affected(), 1);
+    let holder_pid = pid_of(&mut holder).await;
     world.next_second().await;
     world.put("health/b.csv", data::health(1, "2025-03-01", 1, 5)).await;
-    let waits = "SELECT count(*) > 0 FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
-    world.until("a writer waits for the row", waits).await;
+    world.until_one_waits_for("a writer waits for the row", holder_pid).await;
     world.next_second().await;
     world.put("health/c.csv", data::health(LOCATIONS, "2025-03-01", 1, 7)).await;
     world.until("the other writer goes on", &format!("SELECT ({newer}) > 0")).await;

@@ -9,15 +9,13 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::harness::http::within;
 use crate::harness::server::{Disk, Server};
+use crate::harness::sessions::pid_of;
 use crate::harness::wire::{Cut, Wire};
 use crate::harness::{World, data, processor_of, roles_but, seed};
 
 /// Ends every other session of the database.
 const END_SESSIONS: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
-
-/// The process of a session.
-const BACKEND: &str = "SELECT pg_backend_pid()::bigint";
 
 async fn connection(world: &World) -> PgConnection {
     PgConnection::connect(world.database_url()).await.expect("connect")
@@ -71,7 +69,7 @@ async fn statements_and_locks_that_time_out_are_tried_again() {
 
     let mut admin = connection(&world).await;
     let mut holder = connection(&world).await;
-    let pid = value(&mut holder, BACKEND).await;
+    let pid = pid_of(&mut holder).await;
     let end_others = format!("{END_SESSIONS} AND pid <> {pid}");
     let mut number = 1;
     for (setting, expected) in [("statement_timeout", "statement timeout"), ("lock_timeout", "lock timeout")] {
@@ -107,13 +105,10 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
     world.put("locations/all.csv", data::locations(40)).await;
     drop_some(&world, 0).await;
     world.settle().await;
-    // The sessions are looked at from outside of the transaction: within one, `pg_stat_activity` shows those of its first
-    // look for good, and freshet's is a new one after each deadlock.
-    let mut observer = connection(&world).await;
     let mut first = connection(&world).await;
     let mut foreign = connection(&world).await;
-    let first_pid = value(&mut first, BACKEND).await;
-    let foreign_pid = value(&mut foreign, BACKEND).await;
+    let first_pid = pid_of(&mut first).await;
+    let foreign_pid = pid_of(&mut foreign).await;
     // It looks for deadlocks late: freshet, which looks after a second, is the one to be ended.
     execute(&mut foreign, "SET deadlock_timeout = '20s'").await;
     let lock = |partition: i32| {
@@ -125,7 +120,7 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
         // While freshet waits for the last bookmark, what comes next is gathered, of all partitions.
         execute(&mut first, &format!("BEGIN; {}", lock(3))).await;
         drop_some(&world, number).await;
-        let writer_pid = until_one_waits_for(&mut observer, first_pid).await;
+        let writer_pid = world.until_one_waits_for("freshet waits for the bookmark", first_pid).await;
         drop_some(&world, number + 100).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         // It gets that bookmark before the next batch does. Its writer has partition 1 as well, and waits for this one.
@@ -134,15 +129,16 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
             execute(&mut foreign, &take_last).await;
             foreign
         });
-        assert_eq!(until_one_waits_for(&mut observer, writer_pid).await, foreign_pid);
+        let next_pid = world.until_one_waits_for("the foreign session is next", writer_pid).await;
+        assert_eq!(next_pid, foreign_pid);
         execute(&mut first, "COMMIT").await;
         foreign = queued.await.expect("it gets the bookmark");
-        until_one_waits_for(&mut observer, foreign_pid).await;
+        world.until_one_waits_for("freshet waits for the foreign session", foreign_pid).await;
         execute(&mut foreign, &lock(1)).await;
         execute(&mut foreign, "COMMIT").await;
         world.settle().await;
         // Which partitions a batch has is not for the test to say: most have both, and the others end without a deadlock.
-        deadlocks = value(&mut observer, counted).await;
+        deadlocks = world.query::<i64>(counted).await;
         if deadlocks > 0 {
             break;
         }
@@ -151,23 +147,6 @@ async fn a_deadlock_with_a_foreign_session_is_survived() {
     println!("{deadlocks} deadlocks");
     assert!(deadlocks >= 1, "there was no deadlock");
     roles.stop().await;
-}
-
-/// Waits until a session waits for a lock of the session `holder`, or is next after it in the queue for one, and returns
-/// its process. Not any session that waits for any lock: listener, publisher and other domains wait for moments, too.
-async fn until_one_waits_for(observer: &mut PgConnection, holder: i64) -> i64 {
-    let waits = "SELECT pid::bigint FROM pg_stat_activity
-        WHERE datname = current_database() AND $1::int = ANY (pg_blocking_pids(pid)) ORDER BY pid LIMIT 1";
-    let began = Instant::now();
-    loop {
-        let found: Option<i64> =
-            sqlx::query_scalar(waits).bind(holder).fetch_optional(&mut *observer).await.expect("the sessions");
-        if let Some(pid) = found {
-            return pid;
-        }
-        assert!(began.elapsed() < Duration::from_secs(20), "no session waits for a bookmark of session {holder}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// A world that reaches its Postgres through a proxy that can cut connections.

@@ -14,6 +14,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod rules;
 pub(crate) mod server;
+pub(crate) mod sessions;
 mod stack;
 pub(crate) mod tcp;
 mod topic;
