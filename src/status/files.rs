@@ -246,7 +246,7 @@ pub(crate) async fn newest(connection: &mut PgConnection) -> Result<Vec<FileOutc
         "{REJECTED}, shown AS (
             SELECT o.id FROM UNNEST($3::text[]) AS s (state)
             CROSS JOIN LATERAL (
-                SELECT id FROM pipeline.objects o WHERE o.state = s.state AND o.state <> 'applied'
+                SELECT id FROM pipeline.objects o WHERE o.state = s.state AND (o.state = 'applied') IS NOT TRUE
                 ORDER BY o.id DESC LIMIT $2
             ) AS o
             UNION

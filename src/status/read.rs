@@ -199,7 +199,8 @@ const COUNTS: &str = "
         WHERE o.partition_count IS NOT NULL AND o.cause->>'kind' IS DISTINCT FROM 'same_content'
             AND p.object = o.id AND p.generation = o.generation
     ) AS p
-    WHERE o.state <> 'applied' GROUP BY o.domain, o.state
+    -- As in the condition of its index.
+    WHERE (o.state = 'applied') IS NOT TRUE GROUP BY o.domain, o.state
     UNION ALL
     SELECT domain, NULL, 0, 0, NULL, NULL, 0, sum(stale)::bigint, sum(duplicate)::bigint, sum(rejected)::bigint,
         sum(corrected)::bigint

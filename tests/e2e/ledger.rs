@@ -237,20 +237,27 @@ async fn versions_that_were_overwritten_unseen_are_registered_in_their_order() {
 
 #[tokio::test]
 async fn a_claim_reads_the_objects_that_it_takes_and_not_all_that_wait_for_each_of_them() {
-    const WAITING: i64 = 2_000;
+    const WAITING: i64 = 10_000;
     let database = Database::new().await;
-    // Postgres last counted when nothing waited.
+    let register = async |state: &str, from: i64, objects: i64| {
+        sqlx::query(
+            "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
+             SELECT $1, 'climate/' || n || '.csv', 'e', 10, to_timestamp(1000), $2, n, $3 FROM generate_series($4, $5) AS n",
+        )
+        .bind(BUCKET)
+        .bind(domain().name)
+        .bind(state)
+        .bind(from)
+        .bind(from + objects - 1)
+        .execute(&database.pool)
+        .await
+        .expect("register many");
+    };
+    // Postgres last counted when few of many files waited.
+    register("applied", 0, 20_000).await;
+    register("discovered", 20_000, 20).await;
     sqlx::query("ANALYZE pipeline.objects").execute(&database.pool).await.expect("analyze");
-    sqlx::query(
-        "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord)
-         SELECT $1, 'climate/' || n || '.csv', 'e', 10, to_timestamp(1000), $2, n FROM generate_series(1, $3) AS n",
-    )
-    .bind(BUCKET)
-    .bind(domain().name)
-    .bind(WAITING)
-    .execute(&database.pool)
-    .await
-    .expect("register many");
+    register("discovered", 30_000, WAITING).await;
     // One session, which says when its counts are told.
     let options = database.pool.connect_options().as_ref().clone();
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connect");
@@ -259,16 +266,22 @@ async fn a_claim_reads_the_objects_that_it_takes_and_not_all_that_wait_for_each_
     let take = Take { sent_again_first: false, objects_max: 128, small_bytes: 1 << 16 };
     let read = async || -> i64 {
         sqlx::query("SELECT pg_stat_force_next_flush()").execute(&pool).await.expect("tell");
-        sqlx::query_scalar("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'objects_waiting'")
-            .fetch_one(&pool)
-            .await
-            .expect("count")
+        sqlx::query_scalar(
+            "SELECT (seq_tup_read + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes AS i WHERE i.relid = t.relid))::bigint
+             FROM pg_stat_user_tables AS t WHERE relid = 'pipeline.objects'::regclass",
+        )
+        .fetch_one(&pool)
+        .await
+        .expect("count")
     };
-    let before = read().await;
-    let claims = ledger::claim(&pool, claimant, &[open(domain().name, 4)], take).await.expect("claim");
-    assert_eq!(claims.len(), 128);
-    let entries = read().await - before;
-    assert!(entries < 2 * WAITING, "{entries} entries of the index read");
+    // Postgres keeps a plan after the fifth.
+    for _ in 0..7 {
+        let before = read().await;
+        let claims = ledger::claim(&pool, claimant, &[open(domain().name, 4)], take).await.expect("claim");
+        assert_eq!(claims.len(), 128);
+        let entries = read().await - before;
+        assert!(entries < WAITING / 2, "{entries} entries of the table or its indexes read");
+    }
 }
 
 #[tokio::test]
