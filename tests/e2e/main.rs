@@ -37,6 +37,7 @@ mod queries;
 mod rejects;
 mod replace;
 mod replay;
+mod replay_ends;
 mod republish;
 mod restore;
 mod roles;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use freshet::roles::Role;
-use freshet_processors::replay::{self, Point, Preview, ReplayContext, ReplayError, Request};
+use freshet_processors::replay::{self, Point, Preview, ReplayContext, Request};
 use freshet_sinks::replay::Replay;
 use freshet_topics::{DOMAINS, Domain, domains};
 use rand::rngs::StdRng;
@@ -377,42 +377,6 @@ async fn a_replay_that_was_killed_goes_on_and_a_second_one_is_refused() {
 
     let ended = replayed(&world, domain("health"), &everything()).await;
     assert_eq!((ended.rows_read, ended.changed), (12_000, 12_000), "each row once");
-    world.settle().await;
-    world.all_hold().await;
-    roles.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_given_up_leaves_the_way_free() {
-    let world = World::new("abandoned").await;
-    let roles = world.run_all();
-    world.put("health/all.csv", data::health(10, "2025-01-01", 100, 5)).await;
-    world.settle().await;
-    let stop = CancellationToken::new();
-    stop.cancel();
-    let (told, _) = watch::channel(Default::default());
-    let interrupted = replay::in_place(&context(&world, domain("health")), &everything(), &told, &stop).await;
-    assert!(matches!(interrupted, Err(ReplayError::Interrupted)), "{interrupted:?}");
-    // It has found two rows to be rejects.
-    world
-        .execute(
-            "INSERT INTO pipeline.replay_suspects (replay, object, generation, row, kept)
-             SELECT r.id, h.src_object, h.src_gen, h.src_row, NULL FROM pipeline.replays AS r, health_data AS h
-             WHERE r.ended_at IS NULL AND h.location_id = 1 AND h.date IN ('2025-01-01', '2025-01-02')",
-        )
-        .await;
-    for (arguments, code, words) in [
-        (vec!["replay", "health", "--abandon"], 1, "from beginning"),
-        (vec!["replay", "health", "--abandon", "--yes"], 0, "2 rows were removed"),
-    ] {
-        let mut command = world.spawn(&arguments);
-        assert_eq!(command.ended(COMMAND_WITHIN).await, Some(code), "{}", command.log());
-        assert!(command.log().contains(words), "{}", command.log());
-    }
-    assert_eq!(world.query::<i64>("SELECT removed FROM pipeline.replays").await, 2);
-    assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 998);
-    let only = Request { objects: vec!["health/all.csv".into()], ..everything() };
-    assert_eq!(replayed(&world, domain("health"), &only).await.rows_read, 1_000);
     world.settle().await;
     world.all_hold().await;
     roles.stop().await;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::drive::{Drive, Sink, announce, positions as taken_positions};
 use super::plan::{self, Times};
 use super::{PlanError, Point, ProgressSender, ReplayContext, ReplayError, Request, Topic, ask, lock, look, postgres};
+use crate::consumer::Position;
 use crate::ranges::{self, Range, Reading};
 
 /// The most keys that a preview distinguishes; beyond that it counts rows.
@@ -56,10 +57,7 @@ pub async fn in_place(
     // An interrupted replay keeps the ends from when it began.
     let ends: BTreeMap<i32, i64> = (0..).zip(replay.end_offsets.iter().flatten().copied()).collect();
     let mut positions = taken_positions(&taken);
-    announce(
-        progress,
-        positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| (to - at.next_offset).max(0))),
-    );
+    announce(progress, left(&positions, &ends));
     let running = Running { id: replay.id, owner: context.owner.clone() };
     let upsert = Upsert::new(context.domain, Destination::Correction);
     let sink = Sink::InPlace(running.clone());
@@ -71,16 +69,23 @@ pub async fn in_place(
             Finished::Again => {
                 let (_, taken) = replays::begin(&context.pool, &wanted).await?;
                 positions = taken_positions(&taken);
-                announce(
-                    progress,
-                    positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| to - at.next_offset)),
-                );
+                // Otherwise it would ask for its end without end.
+                if left(&positions, &ends).sum::<i64>() == 0 {
+                    return Err(ReplayError::FewerPartitions);
+                }
+                announce(progress, left(&positions, &ends));
             }
         }
     }
 }
 
-/// Finishes, retrying for a while after transient errors: a live batch may be at the same rows.
+/// How many messages each partition has left to read.
+fn left(positions: &BTreeMap<i32, Position>, ends: &BTreeMap<i32, i64>) -> impl Iterator<Item = i64> {
+    positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| (to - at.next_offset).max(0)))
+}
+
+/// Finishes, retrying for a while after transient errors: a live batch may be at the same rows. Where the answer to a
+/// COMMIT was lost, the next try finds what it did.
 async fn finish(
     context: &ReplayContext,
     running: &Running,

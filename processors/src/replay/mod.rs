@@ -126,6 +126,9 @@ pub enum ReplayError {
     /// Another process has taken over the replay, or another topic was adopted.
     #[error("another process has taken over this replay, or another topic was adopted meanwhile")]
     Lost,
+    /// A partition is not read to its end, and is none of those that this run found.
+    #[error("Kafka names fewer partitions than when this replay began: run the same command again to continue")]
+    FewerPartitions,
     /// The shadow cannot catch up with the live pipeline, or rows do not arrive.
     #[error("the shadow could not catch up with the live table in {0} tries: try again when fewer rows arrive")]
     NotCaughtUp(u32),

@@ -13,7 +13,8 @@ use crate::transactions::{self, Limits};
 pub enum Finished {
     /// It is finished.
     Ended(Box<Replay>),
-    /// Rows were removed that may have kept other rows out: the replay starts another pass.
+    /// Not everything is read, or not any more: rows were removed that may have kept other rows out, so the replay is
+    /// back at its start for another pass. It goes on from its bookmarks.
     Again,
 }
 
@@ -23,6 +24,17 @@ const PASSES_MAX: i32 = 2;
 /// Ends a replay in place that has read everything: removes the leftovers of rows that are judged differently now. If
 /// there were any, it sets the replay back to its start, once. The live pipeline may write newer rows meanwhile; those
 /// have another lineage and stay.
+///
+/// The answer to its COMMIT may be lost, and then it is asked again. So it looks at what Postgres has recorded:
+///
+/// | the replay | bookmarks | leftovers removed now | pass | result |
+/// |---|---|---|---|---|
+/// | is another's, or abandoned | – | – | – | lost |
+/// | is done | – | – | – | `Ended`, as recorded |
+/// | is open | one is before its end, as after setting back | – | – | `Again`, nothing changes |
+/// | is open | at their ends | some | first | set back, `Again` |
+/// | is open | at their ends | none | any | done, `Ended` |
+/// | is open | at their ends | some | last | done, `Ended` |
 ///
 /// # Errors
 /// [`ApplyError::Lost`] if another process works on the replay now.
@@ -35,7 +47,14 @@ pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) ->
     .bind(&replay.owner)
     .fetch_optional(&mut *transaction)
     .await?;
-    let pass = pass.ok_or_else(|| ApplyError::Lost(Vec::new()))?;
+    let Some(pass) = pass else {
+        let done = recorded_as_done(&mut transaction, replay).await?;
+        return done.map(|done| Finished::Ended(Box::new(done))).ok_or_else(|| ApplyError::Lost(Vec::new()));
+    };
+    if !is_all_read(&mut transaction, replay.id).await? {
+        transaction.rollback().await?;
+        return Ok(Finished::Again);
+    }
     let removed = leftovers::remove(&mut transaction, domain, replay.id).await?;
     if removed > 0 && pass < PASSES_MAX {
         set_back(&mut transaction, domain.name, replay.id, removed).await?;
@@ -53,7 +72,28 @@ pub async fn finish(pool: &PgPool, domain: &'static Domain, replay: &Running) ->
     Ok(Finished::Ended(Box::new(ended)))
 }
 
-/// Sets a replay back to its start, for another pass.
+/// The replay, if this process has ended it as done.
+async fn recorded_as_done(connection: &mut PgConnection, replay: &Running) -> Result<Option<Replay>, sqlx::Error> {
+    let sql = format!("SELECT {COLUMNS} FROM pipeline.replays WHERE id = $1 AND owner = $2 AND outcome = 'done'");
+    sqlx::query_as(AssertSqlSafe(sql)).bind(replay.id).bind(&replay.owner).fetch_optional(connection).await
+}
+
+/// Whether each partition is read to its end. A partition that was added since the replay began has none.
+///
+/// This is a statement of its own, after the one that locks the replay. That one may wait for an earlier `finish` whose
+/// COMMIT is still under way, and would see the bookmarks as they were before it waited.
+async fn is_all_read(connection: &mut PgConnection, replay: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT NOT EXISTS (
+            SELECT FROM pipeline.replays AS r JOIN pipeline.replay_bookmarks AS b ON b.domain = r.domain
+            WHERE r.id = $1 AND b.next_offset < r.end_offsets[b.partition + 1])",
+    )
+    .bind(replay)
+    .fetch_one(connection)
+    .await
+}
+
+/// Sets a replay back to its start, for another pass. A partition that was added since it began has none, and stays.
 async fn set_back(connection: &mut PgConnection, domain: &str, replay: i64, removed: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE pipeline.replays SET pass = pass + 1, removed = removed + $2, updated_at = now() WHERE id = $1",
@@ -63,7 +103,8 @@ async fn set_back(connection: &mut PgConnection, domain: &str, replay: i64, remo
     .execute(&mut *connection)
     .await?;
     sqlx::query(
-        "UPDATE pipeline.replay_bookmarks AS b SET next_offset = r.start_offsets[b.partition + 1], updated_at = now()
+        "UPDATE pipeline.replay_bookmarks AS b SET
+            next_offset = coalesce(r.start_offsets[b.partition + 1], b.next_offset), updated_at = now()
          FROM pipeline.replays AS r WHERE r.id = $2 AND b.domain = $1",
     )
     .bind(domain)
