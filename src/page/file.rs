@@ -102,7 +102,7 @@ pub(super) struct Version {
 struct InOutputs {
     version: u64,
     at: Option<DateTime<Utc>>,
-    /// Whether older versions, of which the manifests are gone, may have held them too.
+    /// Whether no older version held them; of one whose manifest is gone, or of another epoch, that is not known.
     is_first: bool,
 }
 

@@ -14,27 +14,40 @@ pub struct First {
     pub version: u64,
     /// When its manifest was written, in Unix seconds of S3's clock.
     pub modified: i64,
-    /// Whether the version before certainly did not have the rows: its manifest exists too, or there was none.
+    /// Whether the version before certainly did not have the rows: its manifest says so, or there was none.
     pub is_first: bool,
 }
 
 impl Manifest {
-    /// Whether the tables had everything before these offsets, by partition, of a domain.
-    pub fn holds(&self, domain: &str, end_offsets: &[i64]) -> bool {
-        let Some(bookmarks) = self.bookmarks.get(domain) else { return false };
-        (0..).zip(end_offsets).all(|(partition, end)| bookmarks.get(&partition).copied().unwrap_or(0) >= *end)
+    /// Whether the tables had everything before these offsets, by partition, of a domain. The offsets are those of the
+    /// epoch and the life of `current`.
+    ///
+    /// | bookmarks of the domain | epoch and lives | holds |
+    /// |---|---|---|
+    /// | none | any | no |
+    /// | some | as in `current` | if no bookmark is before its offset |
+    /// | some | others: adopted, set back, swapped, restored | `None`: the offsets do not compare |
+    pub fn holds(&self, current: &Manifest, domain: &str, end_offsets: &[i64]) -> Option<bool> {
+        let Some(bookmarks) = self.bookmarks.get(domain) else { return Some(false) };
+        if self.epochs.get(domain) != current.epochs.get(domain) || self.lives != current.lives {
+            return None;
+        }
+        let is_past = |(partition, end): (i32, &i64)| bookmarks.get(&partition).copied().unwrap_or(0) >= *end;
+        Some((0..).zip(end_offsets).all(is_past))
     }
 }
 
 impl Store {
     /// The first version, among those with a manifest, that has all rows before these offsets of a domain, in the
-    /// current stream. A binary search finds it, because bookmarks only increase.
+    /// current stream. A binary search finds it: bookmarks only increase within an epoch, and the versions of the current
+    /// epoch are the newest.
     ///
     /// # Errors
     /// If S3 does not answer.
     pub async fn first_with(&self, domain: &str, end_offsets: &[i64]) -> Result<Option<First>, OutputError> {
         let Some(current) = self.current_unless(None).await? else { return Ok(None) };
-        if !current.manifest.holds(domain, end_offsets) {
+        let holds = |manifest: Manifest| manifest.holds(&current.manifest, domain, end_offsets);
+        if current.manifest.holds(&current.manifest, domain, end_offsets) != Some(true) {
             return Ok(None);
         }
         let newest = First { version: current.pointer.version, modified: current.modified, is_first: false };
@@ -47,19 +60,21 @@ impl Store {
         listed.retain(|(version, _)| *version <= current.pointer.version);
         listed.sort_by_key(|(version, found)| (*version, found.modified));
         let (mut from, mut to) = (0, listed.len());
+        // Whether the version before `from` certainly does not have the rows.
+        let mut is_first = false;
         while from < to {
             let middle = from + (to - from) / 2;
             // A manifest that was collected meanwhile is too old to matter.
             let manifest = self.manifest(&listed[middle].1.key).await?;
-            match manifest.is_some_and(|manifest| manifest.holds(domain, end_offsets)) {
-                true => to = middle,
-                false => from = middle + 1,
+            match manifest.and_then(holds) {
+                Some(true) => to = middle,
+                other => (from, is_first) = (middle + 1, other == Some(false)),
             }
         }
         let first = listed.get(from).map(|(version, found)| First {
             version: *version,
             modified: found.modified,
-            is_first: from > 0 || *version == 1,
+            is_first: is_first || *version == 1,
         });
         Ok(Some(first.unwrap_or(newest)))
     }
@@ -69,10 +84,18 @@ impl Store {
 mod tests {
     use super::*;
 
+    fn manifest(life: &str, epoch: i64) -> Manifest {
+        Manifest {
+            lives: vec![life.to_owned()],
+            epochs: [("health".to_owned(), epoch)].into(),
+            bookmarks: [("health".to_owned(), [(0, 5), (1, 7)].into())].into(),
+            ..Manifest::default()
+        }
+    }
+
     #[test]
     fn a_version_holds_rows_once_its_bookmarks_are_past_them() {
-        let bookmarks = [("health".to_owned(), [(0, 5), (1, 7)].into())].into();
-        let manifest = Manifest { bookmarks, ..Manifest::default() };
+        let manifest = manifest("a", 1);
         for (domain, ends, expected) in [
             ("health", &[5, 7][..], true),
             ("health", &[5, 8], false),
@@ -81,7 +104,21 @@ mod tests {
             ("health", &[], true),
             ("climate", &[0], false),
         ] {
-            assert_eq!(manifest.holds(domain, ends), expected, "{domain} {ends:?}");
+            assert_eq!(manifest.holds(&manifest, domain, ends), Some(expected), "{domain} {ends:?}");
+        }
+    }
+
+    #[test]
+    fn offsets_of_another_epoch_or_life_say_nothing() {
+        let current = manifest("a", 2);
+        for (life, epoch, domain, expected) in [
+            ("a", 2, "health", Some(true)),
+            ("a", 1, "health", None),
+            ("b", 2, "health", None),
+            ("a", 1, "climate", Some(false)),
+        ] {
+            let holds = manifest(life, epoch).holds(&current, domain, &[1]);
+            assert_eq!(holds, expected, "life {life}, epoch {epoch}, {domain}");
         }
     }
 }

@@ -118,6 +118,26 @@ async fn what_is_left_says_what_the_next_version_has_to_be_above() {
 }
 
 #[tokio::test]
+async fn the_first_version_with_rows_is_of_the_current_epoch() {
+    let made = |version: u64, epoch: i64, offset: i64| {
+        let epochs = [("health".to_owned(), epoch)].into();
+        let bookmarks = [("health".to_owned(), [(0, offset)].into())].into();
+        let manifest = Manifest { version, epochs, bookmarks, ..Manifest::default() };
+        answer("200 OK", &serde_json::to_string(&manifest).expect("JSON"))
+    };
+    let keys: Vec<String> = (1..=6).map(|version| format!("metrics/manifests/{version:012}-ab.json")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    // The topic was adopted after version 4. Of the first version after that, nothing says that it is the first.
+    for (end, expected) in [(120, (6, true)), (30, (5, false))] {
+        let newest = || made(6, 2, 120);
+        let searched = vec![made(4, 1, 50_000), newest(), made(5, 2, 40)];
+        let answers = [vec![pointer(6), newest(), listing(&keys)], searched].concat();
+        let first = store(answers).await.first_with("health", &[end]).await.expect("an answer");
+        assert_eq!(first.map(|first| (first.version, first.is_first)), Some(expected), "{end}");
+    }
+}
+
+#[tokio::test]
 async fn a_copy_is_gone_only_where_get_says_so_too() {
     let key = "metrics/window_metrics.csv";
     let head = || answer("404 Not Found", "");
