@@ -12,6 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::harness::sessions::pid_of;
 use crate::harness::{World, data, roles_but};
 use crate::replay::{context, domain, everything};
 
@@ -151,6 +152,35 @@ async fn a_swap_beside_a_long_reader_lets_the_live_pipeline_go_on_and_names_the_
     tokio::join!(swap, read);
     world.settle().await;
     assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 60);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_the_table_do_not_wait_while_a_swap_moves_the_progress_of_its_files() {
+    let world = World::new("swap-progress").await;
+    let roles = world.run_all();
+    world.put("health/all.csv", data::health(3, "2025-01-01", 10, 5)).await;
+    world.settle().await;
+    let (told, token) = (watch::channel(Progress::default()).0, CancellationToken::new());
+    // As if there was so much of it that moving it takes long.
+    let mut holder = world.services.pool.begin().await.expect("a transaction");
+    let hold = "SELECT FROM pipeline.progress WHERE domain = 'health' FOR UPDATE";
+    sqlx::query(hold).execute(&mut *holder).await.expect("the progress");
+    let holder_pid = pid_of(&mut holder).await;
+
+    let swap = async {
+        open(&world, &everything()).await.swap(&told, &token).await.expect("swap");
+    };
+    let read = async {
+        world.until_one_waits_for("the swap waits for the progress", holder_pid).await;
+        // Half as long as an attempt waits.
+        let read = tokio::time::timeout(Duration::from_secs(1), world.query::<i64>("SELECT count(*) FROM health_data"));
+        assert_eq!(read.await.expect("the table is not locked"), 30);
+        holder.rollback().await.expect("the progress is free");
+    };
+    tokio::join!(swap, read);
+    world.settle().await;
     world.all_hold().await;
     roles.stop().await;
 }

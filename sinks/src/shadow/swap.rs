@@ -1,9 +1,13 @@
 //! The swap: the shadow takes the live table's place, in one transaction.
+//!
+//! Whatever takes longer with more files or dates is done before the live table is locked, so that its readers do not
+//! wait for it: checks, marks, and moving the progress and the rejects, which the held bookmarks protect. Only what is
+//! about the table itself comes after the lock.
 
 use std::collections::BTreeMap;
 
 use freshet_topics::{Domain, EventTime};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 use super::dependants::{Renewed, View};
 use super::{Held, LOCK_TIMEOUT, dependants};
@@ -99,15 +103,19 @@ async fn swap_within(
 ) -> Result<Swapped, Refused> {
     let redeclared = super::redeclared(connection, domain).await?;
     check(connection, domain, bookmarks, &redeclared).await?;
+    wait_for_readers(connection, domain).await?;
     mark(connection, domain, &redeclared).await?;
+    move_state(connection, domain.name).await?;
     let views = lock(connection, domain).await?;
-    // A partition that was added after the bookmarks were held has written its rows by now, or waits for the table.
+    // A partition that was added after the bookmarks were held has written its rows by now, or waits for the table. The
+    // shadow has no bookmark of it, so this refuses, and rolls back what was moved in its place. What it writes later
+    // stays: the former progress and rejects are deleted already.
     let bookmarks = bookmarks::offsets(&mut *connection, domain.name, None).await?;
     let elsewhere = elsewhere(connection, domain.name, &bookmarks).await?;
     if !elsewhere.is_empty() {
         return Err(Refused::Elsewhere(elsewhere.join(", ")));
     }
-    swap_state(connection, domain.name).await?;
+    forget_bookmarks(connection, domain.name).await?;
     let dropped = swap_table(connection, domain, &views).await?;
     raise_epochs(connection, domain.name).await?;
     end(connection, replay).await?;
@@ -237,7 +245,7 @@ async fn incomplete(connection: &mut PgConnection, domain: &str) -> Result<Vec<S
 }
 
 /// The shadow's progress and rejects become those of the domain.
-async fn swap_state(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
+async fn move_state(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
     for table in ["progress", "rejects"] {
         for sql in [
             format!("DELETE FROM pipeline.{table} WHERE domain = $1"),
@@ -247,8 +255,21 @@ async fn swap_state(connection: &mut PgConnection, domain: &str) -> Result<(), s
             sqlx::query(AssertSqlSafe(sql)).bind(domain).execute(&mut *connection).await?;
         }
     }
+    Ok(())
+}
+
+async fn forget_bookmarks(connection: &mut PgConnection, domain: &str) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM shadow.bookmarks WHERE domain = $1").bind(domain).execute(connection).await?;
     Ok(())
+}
+
+/// Locks the live table and its views, and releases them at once. If a reader holds one of them for long, the attempt
+/// fails here, before it has marked and moved in vain what the next one marks and moves again.
+async fn wait_for_readers(connection: &mut PgConnection, domain: &'static Domain) -> Result<(), sqlx::Error> {
+    let mut attempt = connection.begin().await?;
+    let locked = lock(&mut attempt, domain).await;
+    attempt.rollback().await?;
+    locked.map(drop)
 }
 
 /// Locks the live table and the views over it exclusively, the views first: that is also the order of those who read
