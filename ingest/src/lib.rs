@@ -35,6 +35,7 @@ mod overtaken;
 mod producer;
 mod publish;
 pub mod republish;
+mod retries;
 mod rows;
 pub mod settings;
 mod start;

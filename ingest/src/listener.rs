@@ -19,6 +19,7 @@ use crate::limits::Limits;
 use crate::names::Name;
 use crate::object::{ObjectReader, ReadError};
 use crate::producer::Producer;
+use crate::retries::Retries;
 use crate::settings::IngestSettings;
 use crate::start::reading_rules;
 use crate::{Context, IngestError, metrics};
@@ -60,6 +61,8 @@ pub struct Listener {
     /// Places to wait for the lag in the middle of a file: for half of the workers, so that the others go on with the
     /// files of other domains.
     pub(crate) lag_waits: Semaphore,
+    /// Whose turn it is among the files with failed attempts, and who may take one.
+    pub(crate) retries: Retries,
     /// Notified when an object was published.
     pub(crate) sweep_to_do: Notify,
 }
@@ -86,6 +89,7 @@ impl Listener {
             leases: Arc::default(),
             looks: Mutex::new(()),
             lag_waits: Semaphore::new(settings.workers / 2),
+            retries: Retries::new(settings.workers),
             sweep_to_do: Notify::new(),
             hints,
             bucket: raw_bucket,

@@ -9,6 +9,7 @@ use freshet_sinks::ledger::{self, Claim, OpenDomain, Take};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::Domain;
 use freshet_topics::failpoint::{self, Point};
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,13 +21,15 @@ const RECORD_OUTCOME: &str = "write the end of an attempt to the ledger";
 
 /// Claims and publishes until `stop`; the current chunk is finished first. `turn` selects the next domain: the workers
 /// share it, so that the files of a domain wait for the files in progress at most, and not for the backlog of another
-/// domain.
+/// domain. Files with failed attempts are for half of the workers; if there is one worker, for every second turn.
 pub(crate) async fn run(
     listener: Arc<Listener>,
     turn: Arc<AtomicUsize>,
     stop: CancellationToken,
 ) -> Result<(), IngestError> {
     let pause = Duration::from_millis(listener.settings.claim_interval_ms);
+    let is_alone = listener.settings.workers == 1;
+    let mut may_retry = true;
     let mut failures = 0;
     let mut has_waited = false;
     while !stop.is_cancelled() {
@@ -34,15 +37,20 @@ pub(crate) async fn run(
         let woken = listener.work_to_do.notified();
         tokio::pin!(woken);
         woken.as_mut().enable();
-        match claim(&listener, turn.fetch_add(1, Ordering::Relaxed)).await {
-            Ok(claims) if !claims.is_empty() => {
+        let place = listener.retries.place().filter(|_| may_retry);
+        may_retry = !is_alone || place.is_none();
+        match claim(&listener, &turn, place).await {
+            Ok((claims, place)) if !claims.is_empty() => {
                 failures = 0;
                 if std::mem::take(&mut has_waited) {
                     // Nobody announced this work: there may be more, and the other workers do not look while they wait.
                     listener.work_to_do.notify_waiters();
                 }
                 attempt_all(&listener, claims, &stop).await?;
+                drop(place);
             }
+            // Nothing new: those with failed attempts are next.
+            Ok(_) if is_alone && may_retry => {}
             Ok(_) => {
                 has_waited = tokio::select! {
                     () = woken => false,
@@ -65,21 +73,37 @@ async fn wait_for_a_look(listener: &Listener, pause: Duration) {
     tokio::time::sleep(pause).await;
 }
 
-async fn claim(listener: &Listener, turn: usize) -> Result<Vec<Claim>, sqlx::Error> {
+/// Takes files with failed attempts only if there is a place for them. It is kept for such a file, and given back with
+/// any other.
+async fn claim<'a>(
+    listener: &'a Listener,
+    turns: &AtomicUsize,
+    place: Option<SemaphorePermit<'a>>,
+) -> Result<(Vec<Claim>, Option<SemaphorePermit<'a>>), sqlx::Error> {
+    let retries = &listener.retries;
+    let turns = if place.is_some() { &retries.turn } else { turns };
+    let turn = turns.fetch_add(1, Ordering::Relaxed);
     let open = |(domain, partitions): (&'static Domain, i32)| OpenDomain {
         name: domain.name,
         numbering: listener.numbering(domain, partitions),
+        tried: retries.tried(domain.name),
     };
     let domains: Vec<OpenDomain<'_>> = listener.gate.open_domains(turn).into_iter().map(open).collect();
     if domains.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     }
     let take = Take {
         sent_again_first: is_turn_of_sent_again(turn, listener.domains.len()),
+        failed: place.is_some(),
         objects_max: group::OBJECTS_MAX as i64,
         small_bytes: group::small_bytes(listener.settings.chunk_bytes) as i64,
     };
-    ledger::claim(&listener.pool, listener.claimant(), &domains, take).await
+    let claims = ledger::claim(&listener.pool, listener.claimant(), &domains, take).await?;
+    if let (Some(_), Some(first)) = (&place, claims.first()) {
+        retries.claimed(&first.object);
+    }
+    let has_failed = claims.iter().any(|claim| claim.object.attempts > 0);
+    Ok((claims, place.filter(|_| has_failed)))
 }
 
 /// Whether objects that are sent again come before new ones: in one of [`ROUNDS`] rounds (in a round, each domain is

@@ -107,6 +107,7 @@ fn open(name: &str, partitions: i32) -> OpenDomain<'_> {
     OpenDomain {
         name,
         numbering: Numbering { parser_version: freshet_topics::PARSER_VERSION, partitions, reading_rules: 7 },
+        tried: OpenDomain::NONE_TRIED,
     }
 }
 
@@ -263,7 +264,7 @@ async fn a_claim_reads_the_objects_that_it_takes_and_not_all_that_wait_for_each_
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connect");
     let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
     let claimant = Claimant { owner: "test", lease: LEASE, back_off };
-    let take = Take { sent_again_first: false, objects_max: 128, small_bytes: 1 << 16 };
+    let take = Take { objects_max: 128, small_bytes: 1 << 16, ..Take::ONE };
     let read = async || -> i64 {
         sqlx::query("SELECT pg_stat_force_next_flush()").execute(&pool).await.expect("tell");
         sqlx::query_scalar(
@@ -430,6 +431,42 @@ async fn new_files_go_first_or_those_that_are_sent_again_as_the_turn_says_and_ne
         assert_eq!(keys(&take(pool, turn).await), [key]);
     }
     assert_eq!(take(pool, again_first).await, []);
+}
+
+#[tokio::test]
+async fn files_that_keep_failing_hold_back_no_new_one_and_each_of_them_has_its_turn() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    sqlx::query(
+        "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, attempts)
+         SELECT $1, 'climate/' || n || '.csv', 'e', 10, to_timestamp(1000), $2, n, 3 FROM generate_series(1, 200) AS n",
+    )
+    .bind(BUCKET)
+    .bind(domain().name)
+    .execute(pool)
+    .await
+    .expect("register files that have failed");
+    register_one(pool, version("climate/new.csv", "1", 2_000)).await;
+    let new_only = Take { failed: false, ..Take::ONE };
+    assert_eq!(keys(&take(pool, new_only).await), ["climate/new.csv"]);
+    assert_eq!(take(pool, new_only).await, []);
+    // What a listener that died has left had no chance yet; the second time it may be the file.
+    let expire = "UPDATE pipeline.objects SET lease_from = lease_from - interval '1 day',
+        lease_until = lease_until - interval '1 day', wait_from = wait_from - interval '1 day',
+        next_attempt_at = next_attempt_at - interval '1 day' WHERE key = 'climate/new.csv'";
+    sqlx::query(expire).execute(pool).await.expect("let the lease expire");
+    assert_eq!(keys(&take(pool, new_only).await), ["climate/new.csv"]);
+    sqlx::query(expire).execute(pool).await.expect("let the lease expire");
+    assert_eq!(take(pool, new_only).await, []);
+
+    assert_eq!(keys(&take(pool, Take::ONE).await), ["climate/1.csv"]);
+    let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+    let claimant = Claimant { owner: "test", lease: LEASE, back_off };
+    for (tried, next) in [(100, "climate/101.csv"), (200, "climate/new.csv"), (200, "climate/2.csv")] {
+        let open = OpenDomain { tried: [tried, i64::MIN], ..open(domain().name, 4) };
+        let claims = ledger::claim(pool, claimant, &[open], Take::ONE).await.expect("claim");
+        assert_eq!(keys(&claims), [next], "behind {tried}");
+    }
 }
 
 #[tokio::test]

@@ -210,7 +210,7 @@ impl Twin {
         self.bind(before).await;
         let partitions = after.listeners[listener].as_ref().map_or(1, |work| work.open.partitions);
         let claimant = Claimant { owner: "listener", lease: LEASE, back_off: NO_WAIT };
-        let open = OpenDomain { name: DOMAIN, numbering: numbering(partitions) };
+        let open = OpenDomain { name: DOMAIN, numbering: numbering(partitions), tried: OpenDomain::NONE_TRIED };
         let claimed = ledger::claim(&self.pool, claimant, &[open], Take::ONE).await.expect("claim").pop();
         let expected = after.listeners[listener].as_ref().map(|work| self.translated(&work.claim));
         assert_eq!(claimed, expected, "claimed");

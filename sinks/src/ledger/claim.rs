@@ -72,6 +72,14 @@ pub struct OpenDomain<'a> {
     pub name: &'a str,
     /// How the rows of its files are numbered now.
     pub numbering: Numbering,
+    /// The `src_ord` of the object with failed attempts that was tried last, of the new ones and of those that are sent
+    /// again. If [`Take::failed`], the next one is looked for behind it, and then from the first one on.
+    pub tried: [i64; 2],
+}
+
+impl OpenDomain<'_> {
+    /// No object with failed attempts was tried: [`OpenDomain::tried`].
+    pub const NONE_TRIED: [i64; 2] = [i64::MIN; 2];
 }
 
 /// An older version of a key in the same domain. One of another domain (the key was that domain's before) says nothing:
@@ -119,6 +127,8 @@ pub struct Take {
     /// Objects that are sent again go before new ones. Otherwise new ones go first, so that they do not wait behind a
     /// history that is sent again.
     pub sent_again_first: bool,
+    /// Whether objects with failed attempts are taken too.
+    pub failed: bool,
     /// The most objects: more than one only if [`Take::small_bytes`] counts them as small.
     pub objects_max: i64,
     /// Objects up to this size, in bytes as stored, are taken together, except those with a failed attempt, so that
@@ -128,12 +138,13 @@ pub struct Take {
 
 impl Take {
     /// One object, a new one if there is one.
-    pub const ONE: Take = Take { sent_again_first: false, objects_max: 1, small_bytes: 0 };
+    pub const ONE: Take = Take { sent_again_first: false, failed: true, objects_max: 1, small_bytes: 0 };
 }
 
 /// The transaction `claim`. It takes the first of `domains` that has an object which [`may_claim`] allows, preferring the
-/// class that goes first, and in it the object with the lowest `src_ord`. If that object is small, the next small ones of
-/// its domain and class are taken with it. Two claims at once get different objects.
+/// class that goes first, and in it the object with the lowest `src_ord`, behind [`OpenDomain::tried`] if there is one. If
+/// that object is small, the next small ones of its domain and class are taken with it. Two claims at once get different
+/// objects.
 ///
 /// A new generation is frozen here, before its first row can be published.
 ///
@@ -146,14 +157,16 @@ pub async fn claim(
     take: Take,
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "claim", Limits::SHORT).await?;
+    let searches = searches(domains, take);
     let found: Vec<Found> = sqlx::query_as(AssertSqlSafe(format!(
         "WITH first AS (
             -- Classes are tried in the given order: the join stops at the first one that has an object.
             SELECT c.*, d.domain, d.again
-            FROM UNNEST($1::text[], $2::boolean[]) AS d (domain, again)
+            FROM UNNEST($1::text[], $2::boolean[], $6::bigint[]) AS d (domain, again, after)
             CROSS JOIN LATERAL (
                 SELECT o.id, {IS_SMALL} AS is_small
                 FROM {FREE} AND o.domain = d.domain AND (o.repairs > 0) = d.again
+                    AND o.src_ord > d.after AND (o.attempts = 0 OR $7)
                 ORDER BY o.src_ord
                 LIMIT 1
                 FOR UPDATE OF o SKIP LOCKED
@@ -185,11 +198,13 @@ pub async fn claim(
         ) AS earlier ON true
         ORDER BY o.src_ord"
     )))
-    .bind(domains.iter().chain(domains).map(|domain| domain.name).collect::<Vec<_>>())
-    .bind(classes(take.sent_again_first, domains.len()))
+    .bind(searches.iter().map(|search| search.domain).collect::<Vec<_>>())
+    .bind(searches.iter().map(|search| search.again).collect::<Vec<_>>())
     .bind(ATTEMPTS_HOLDING_BACK)
     .bind(take.objects_max - 1)
     .bind(take.small_bytes)
+    .bind(searches.iter().map(|search| search.after).collect::<Vec<_>>())
+    .bind(take.failed)
     .fetch_all(&mut *transaction)
     .await?;
     let changed = |one: Found| {
@@ -210,9 +225,28 @@ pub async fn claim(
     Ok(claims.map(|(one, domain, change)| one.claimed(change.object, domain)).collect())
 }
 
-/// The classes in the order to try, once for each domain: whether the objects are those that are sent again.
-fn classes(sent_again_first: bool, domains: usize) -> Vec<bool> {
-    [sent_again_first, !sent_again_first].iter().flat_map(|again| std::iter::repeat_n(*again, domains)).collect()
+/// Where a claim looks for an object.
+struct Search<'a> {
+    domain: &'a str,
+    /// Whether the objects are those that are sent again.
+    again: bool,
+    /// Their `src_ord` is above this.
+    after: i64,
+}
+
+/// The searches in the order to try: all domains in the class that goes first, then in the other one.
+fn searches<'a>(domains: &[OpenDomain<'a>], take: Take) -> Vec<Search<'a>> {
+    let mut searches = Vec::new();
+    for again in [take.sent_again_first, !take.sent_again_first] {
+        for domain in domains {
+            let (name, tried) = (domain.name, domain.tried[usize::from(again)]);
+            if take.failed && tried > i64::MIN {
+                searches.push(Search { domain: name, again, after: tried });
+            }
+            searches.push(Search { domain: name, again, after: i64::MIN });
+        }
+    }
+    searches
 }
 
 fn claimed_by<'a>(claimant: Claimant<'a>, domain: OpenDomain<'_>, object: &Object) -> Option<Change<'a>> {
@@ -344,6 +378,22 @@ mod tests {
         });
         let numbering = Numbering { parser_version: 1, partitions: 4, reading_rules: 7 };
         Claim { object: Object::example(), numbering, earlier, received: 0 }
+    }
+
+    #[test]
+    fn behind_what_was_tried_last_a_claim_looks_first_if_it_may_take_what_failed() {
+        let numbering = Numbering { parser_version: 1, partitions: 4, reading_rules: 7 };
+        let open = |name, tried| OpenDomain { name, numbering, tried };
+        let domains = [open("a", [5, i64::MIN]), open("b", OpenDomain::NONE_TRIED)];
+        let order = |take: Take| -> Vec<(&'static str, bool, i64)> {
+            searches(&domains, take).into_iter().map(|it| (it.domain, it.again, it.after)).collect()
+        };
+        let from_the_first =
+            [("a", false, i64::MIN), ("b", false, i64::MIN), ("a", true, i64::MIN), ("b", true, i64::MIN)];
+        assert_eq!(order(Take::ONE), [&[("a", false, 5)][..], &from_the_first[..]].concat());
+        assert_eq!(order(Take { failed: false, ..Take::ONE }), from_the_first);
+        let again_first = Take { sent_again_first: true, failed: false, ..Take::ONE };
+        assert_eq!(order(again_first), [&from_the_first[2..], &from_the_first[..2]].concat());
     }
 
     #[test]

@@ -124,6 +124,39 @@ async fn a_store_that_fails_every_kind_of_request_for_a_while_only_delays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_may_not_be_read_hold_back_no_new_ones() {
+    const DENIED_FILES: i32 = 200;
+    let soon_again = |config: &mut freshet::config::Config| {
+        // Sooner than all of them have been tried: one of them is always due.
+        (config.ingest.retry_min_ms, config.ingest.retry_max_ms) = (50, 100);
+    };
+    let (world, proxy) = World::behind_a_proxy("denied", soon_again).await;
+    let denied = format!("/{}/health/denied/", world.raw_bucket());
+    proxy.break_by(move |request| {
+        let is_denied = kind(request) == "get" && request.uri().path().starts_with(&denied);
+        is_denied.then_some(Fault::Answer(StatusCode::FORBIDDEN, DENIED))
+    });
+    world.put("locations/all.csv", data::locations(4)).await;
+    for number in 0..DENIED_FILES {
+        let text = data::health(1, "2024-01-01", 2, number);
+        world.put(&format!("health/denied/{number:03}.csv"), text).await;
+    }
+    let roles = world.run_all();
+    let all_failed = format!(
+        "SELECT count(*) = {DENIED_FILES} FROM pipeline.objects WHERE key LIKE 'health/denied/%' AND attempts > 0"
+    );
+    world.until("all of them have failed", &all_failed).await;
+    world.next_second().await;
+    world.put("health/good.csv", data::health(4, "2025-01-01", 20, 1)).await;
+    let through = "SELECT count(*) = 1 FROM pipeline.objects WHERE key = 'health/good.csv' AND state = 'applied'";
+    world.until("a new file of their domain comes through", through).await;
+    assert!(proxy.recover() > 0);
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make faults"]
 async fn a_store_that_takes_requests_and_never_answers_is_given_up_and_asked_again() {
     let (world, proxy) = World::behind_a_proxy("silent", quick_to_retry).await;
