@@ -2,8 +2,9 @@
 //! and their results are written to the ledger by one statement.
 //!
 //! Nothing else is shared: each object has its own lease, chunk, numbers, offsets and outcome, as if it were alone. An
-//! object that does not fit (it is bigger than it looked, or not at its beginning) is published by itself. One that is
-//! slow to read does not delay the others.
+//! object that does not fit (it is bigger than it looked, or not at its beginning) is published by itself; of these, in all
+//! groups, only as many at once as there are workers, so that memory is bounded. One that is slow to read does not delay
+//! the others.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -99,7 +100,10 @@ async fn read(
         Ok(mut ready) => match ready.take_whole() {
             Some(bytes) => Ok(Some((member, ready, bytes))),
             None => {
-                let published = ready.publish(listener, &mut member.claim, &member.lease, &stop).await;
+                let published = match stop.run_until_cancelled(listener.group_streams.acquire()).await {
+                    Some(_place) => ready.publish(listener, &mut member.claim, &member.lease, &stop).await,
+                    None => Err(Stop::Paused),
+                };
                 end(listener, member, published).await.map(|()| None)
             }
         },

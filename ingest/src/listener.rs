@@ -61,6 +61,8 @@ pub struct Listener {
     /// Places to wait for the lag in the middle of a file: for half of the workers, so that the others go on with the
     /// files of other domains.
     pub(crate) lag_waits: Semaphore,
+    /// Places for files of groups that are not in memory: as many as there are workers, since each holds a chunk.
+    pub(crate) group_streams: Semaphore,
     /// Whose turn it is among the files with failed attempts, and who may take one.
     pub(crate) retries: Retries,
     /// Notified when an object was published.
@@ -89,6 +91,7 @@ impl Listener {
             leases: Arc::default(),
             looks: Mutex::new(()),
             lag_waits: Semaphore::new(settings.workers / 2),
+            group_streams: Semaphore::new(settings.workers),
             retries: Retries::new(settings.workers),
             sweep_to_do: Notify::new(),
             hints,

@@ -49,15 +49,16 @@ pub(crate) struct Ready {
     pub(crate) rows: RowPublisher,
     pub(crate) point: ResumePoint,
     pub(crate) content: Content,
-    source: Source,
+    /// `None`: it is read from its start, and not opened before its second pass begins.
+    source: Option<Source>,
 }
 
 impl Ready {
     /// All of its bytes, if the whole file is in memory; they are moved out.
     pub(crate) fn take_whole(&mut self) -> Option<Vec<u8>> {
         match &mut self.source {
-            Source::Memory(bytes) => Some(std::mem::take(bytes)),
-            Source::Stream(_) => None,
+            Some(Source::Memory(bytes)) => Some(std::mem::take(bytes)),
+            Some(Source::Stream(_)) | None => None,
         }
     }
 
@@ -70,6 +71,13 @@ impl Ready {
         stop: &CancellationToken,
     ) -> Result<i64, Stop> {
         let Ready { topic, rows, point, content, source } = self;
+        let source = match source {
+            Some(source) => source,
+            None => {
+                let domain = listener.domain(&claim.object.domain).ok_or(Stop::Paused)?;
+                Source::Stream(Box::new(open(listener, claim, domain).await?))
+            }
+        };
         Publishing { listener, claim, lease, stop, topic, content, point }.run(source, rows).await
     }
 }
@@ -118,7 +126,8 @@ fn position(point: &ResumePoint) -> Position {
 
 /// The second pass, ready to begin.
 struct Prepared {
-    source: Source,
+    /// As in [`Ready`].
+    source: Option<Source>,
     header: Header,
     overtaking: Option<Overtaking>,
     point: ResumePoint,
@@ -160,10 +169,7 @@ async fn begin(
         let object = &claim.object.version;
         tracing::info!(%object, id = claim.object.id, columns, rows, "the file lacks columns; their defaults are used");
     }
-    let source = match kept {
-        Some(bytes) => Source::Memory(bytes),
-        None => Source::Stream(Box::new(open(listener, claim, domain).await?)),
-    };
+    let source = kept.map(Source::Memory);
     let partitions = vec![0; claim.numbering.partitions as usize];
     // The start of a file is line 1.
     let point = ResumePoint { byte: 0, line: 1, row: 0, seqs: partitions.clone(), ends: partitions };
@@ -201,7 +207,8 @@ async fn resume(
         absent_defaults: claim.object.absent_defaults.clone(),
         overtaken: claim.object.overtaken,
     };
-    Ok(Some(Prepared { source: Source::Stream(Box::new(body)), header, overtaking, point, content }))
+    let source = Some(Source::Stream(Box::new(body)));
+    Ok(Some(Prepared { source, header, overtaking, point, content }))
 }
 
 async fn check(
