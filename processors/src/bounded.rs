@@ -20,6 +20,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[error("Postgres does not answer within {0:?}")]
 pub(crate) struct Silent(pub(crate) Duration);
 
+/// Connects once, which tells whether Postgres can be used.
+///
+/// # Errors
+/// [`Silent`], and why there is no connection.
+pub(crate) async fn look<E: From<Silent> + From<sqlx::Error>>(pool: &PgPool) -> Result<(), E> {
+    let options = pool.connect_options();
+    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
+        Ok(first) => first?.close().await?,
+        Err(_) => return Err(Silent(CONNECT_TIMEOUT).into()),
+    }
+    Ok(())
+}
+
 /// Does `work` with one connection, to the database of `pool`, for `limit` at most.
 ///
 /// # Errors
@@ -29,11 +42,8 @@ pub(crate) async fn bounded<T, E: From<Silent> + From<sqlx::Error>>(
     limit: Duration,
     work: impl AsyncFnOnce(&PgPool) -> Result<T, E>,
 ) -> Result<T, E> {
+    look::<E>(pool).await?;
     let options = pool.connect_options().as_ref().clone();
-    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
-        Ok(first) => first?.close().await?,
-        Err(_) => return Err(Silent(CONNECT_TIMEOUT).into()),
-    }
     let own = postgres::pool_with(PgPoolOptions::new().max_connections(1), options);
     let done = tokio::time::timeout(limit, work(&own)).await;
     // It says good-bye, which a server that is gone does not hear.

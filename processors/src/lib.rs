@@ -33,12 +33,14 @@ mod writer;
 use std::time::{Duration, Instant};
 
 use freshet_sinks::backoff::Backoff;
+use freshet_sinks::postgres::explain;
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bounded::{Silent, look};
 pub use crate::ranges::RangeError;
 pub use crate::settings::{BATCH_ROWS_MAX, ProcessSettings};
 
@@ -57,14 +59,15 @@ pub struct Context {
     pub owner: String,
 }
 
-/// Before a processor that failed joins its group again.
+/// Before a processor that failed joins its group again, and between its looks whether Postgres can be used.
 const REJOIN_BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// After this long without failure the back-off starts again.
 const REJOIN_BACKOFF_RESET: Duration = Duration::from_secs(60);
 
 /// Processes one domain until `shutdown`: then applies what its steps have taken, for as long as a drain may last, and leaves
 /// the group. What is not applied by then is read again by whoever gets the partitions. Transient errors never end it: it
-/// leaves the group and joins again with back-off. Several at once, in whatever processes, share the partitions.
+/// leaves the group and joins again with back-off, once Postgres can be used. Several at once, in whatever processes, share
+/// the partitions.
 pub async fn run(context: Context, shutdown: CancellationToken) {
     metrics::declare(context.domain);
     let mut failures = 0;
@@ -85,9 +88,39 @@ pub async fn run(context: Context, shutdown: CancellationToken) {
         let wait = REJOIN_BACKOFF.after(failures);
         tracing::warn!(domain = context.domain.name, error, "processor stopped, joining again in {wait:?}");
         metrics::restarted(context.domain.name);
+        let rest = async {
+            tokio::time::sleep(wait).await;
+            until_usable(&context).await;
+        };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = rest => {}
         }
+    }
+}
+
+/// Why Postgres cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Silent(#[from] Silent),
+    #[error("{}", explain(.0))]
+    Refused(#[from] sqlx::Error),
+}
+
+/// Waits until Postgres can be used. All members of a group stop for a moment whenever one joins or leaves: a processor that
+/// could only join, fail to take its bookmarks and leave stays away.
+async fn until_usable(context: &Context) {
+    let domain = context.domain.name;
+    let mut failures = 0;
+    while let Err(error) = look::<Unusable>(&context.pool).await {
+        if failures == 0 {
+            tracing::warn!(domain, %error, "Postgres cannot be used: the processor stays out of its group until it can");
+        }
+        failures += 1;
+        tokio::time::sleep(REJOIN_BACKOFF.after(failures)).await;
+    }
+    if failures > 0 {
+        tracing::info!(domain, "Postgres can be used again");
     }
 }

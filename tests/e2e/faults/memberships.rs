@@ -1,15 +1,22 @@
-//! Processors that come and go under a load.
+//! Processors that come and go under a load, and those that had better stay away.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
+use super::processors::{REVOKED, SERVED, counted};
 use super::{all_hold_and_nothing_was_missing, duplicates};
+use crate::harness::http::Door;
 use crate::harness::{Process, World, data, processor_of, roles_but, seed};
 
 const DRAINS_WITHIN: Duration = Duration::from_secs(30);
+/// Who joins and leaves in vain does so at least twice in this time.
+const STAYS_AWAY_FOR: Duration = Duration::from_secs(20);
+const SHARED: &str =
+    "SELECT count(*) = 4 AND count(DISTINCT owner) = 2 FROM pipeline.bookmarks WHERE domain = 'health'";
 
 async fn world_of_small_batches(story: &str) -> World {
     World::with(story, |config| config.process.batch_rows_max = 200).await
@@ -105,4 +112,43 @@ async fn fifty_processors_that_come_and_go_repeat_nothing() {
         println!("{joined} came, {left} left, {killed} were killed");
     })
     .await;
+}
+
+/// Whether all partitions are this processor's.
+fn all_of(processor: &Process) -> String {
+    let mark = processor.mark();
+    format!("SELECT count(*) = 4 AND bool_and(owner LIKE '%{mark}%') FROM pipeline.bookmarks WHERE domain = 'health'")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_that_cannot_reach_postgres_stays_out_of_its_group_until_it_can() {
+    let world = World::new("cut-off").await;
+    let others = world.run(&roles_but(processor_of("health")));
+    let options: PgConnectOptions = world.database_url().parse().expect("a URL");
+    let direct = format!("{}:{}", options.get_host(), options.get_port());
+    let door = Door::new().await;
+    let open = door.open(&direct).await;
+    let url = world.database_url().replace(&direct, &door.address);
+    let cut_off = world.spawn_with(&["process", "health"], &[("FRESHET__POSTGRES__URL", url)]);
+    world.until("it has all partitions", &all_of(&cut_off)).await;
+
+    // It keeps the connections that it has, as where Postgres takes no more of them.
+    open.abort();
+    assert!(open.await.is_err(), "the door is shut");
+    let well = world.spawn(&SERVED);
+    world.until("the other one has all partitions", &all_of(&well)).await;
+    let revoked = counted(&well, REVOKED).await;
+    tokio::time::sleep(STAYS_AWAY_FOR).await;
+    assert_eq!(counted(&well, REVOKED).await, revoked, "{}", cut_off.log());
+    assert_eq!(cut_off.log().matches("stays out of its group").count(), 1, "{}", cut_off.log());
+
+    door.open(&direct).await;
+    world.until("both have partitions", SHARED).await;
+    world.put("health/a.csv", data::health(40, "2025-01-01", 10, 1)).await;
+    world.settle().await;
+    all_hold_and_nothing_was_missing(&world).await;
+    for processor in [cut_off, well] {
+        assert_eq!(processor.terminate(DRAINS_WITHIN).await, Some(0));
+    }
+    others.stop().await;
 }

@@ -113,17 +113,17 @@ async fn processors_frozen_for_three_minutes_come_back_and_repeat_nothing() {
     processors_frozen("frozen-minutes", Duration::from_secs(180)).await;
 }
 
-const SERVED: [&str; 4] = ["process", "health", "--set", "http.listen=127.0.0.1:0"];
+pub(super) const SERVED: [&str; 4] = ["process", "health", "--set", "http.listen=127.0.0.1:0"];
 
 /// A counter of a processor of health that is [served](SERVED).
-async fn counted(processor: &Process, name: &str) -> u32 {
+pub(super) async fn counted(processor: &Process, name: &str) -> u32 {
     let body = get(&processor.http().await, "/metrics").await.1;
     let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no {name} in {body}"))
 }
 
 const RESTARTS: &str = r#"freshet_processor_restarts_total{domain="health"}"#;
-const REVOKED: &str = r#"freshet_rebalances_total{domain="health",event="revoked"}"#;
+pub(super) const REVOKED: &str = r#"freshet_rebalances_total{domain="health",event="revoked"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_processor_that_fails_again_and_again_leaves_no_thread_behind_and_continues_once_it_can() {
