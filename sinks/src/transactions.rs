@@ -16,6 +16,9 @@ use crate::metrics::TRANSACTIONS;
 pub struct Limits {
     /// The server ends the transaction after its client has been silent for this long.
     pub idle: Option<Duration>,
+    /// The server looks this often whether the client is still there while a statement runs or waits for a lock, and ends
+    /// the transaction if it is not.
+    pub client_check: Option<Duration>,
     /// A statement fails if it waits longer than this for a lock.
     pub lock: Option<Duration>,
 }
@@ -26,7 +29,11 @@ impl Limits {
     /// A frozen processor loses its partitions when the session of its consumer group times out (`session.timeout.ms`,
     /// 10 s); their new owner waits for the locks of the bookmarks. By then the server has ended the frozen one's
     /// transaction. Between two statements, a healthy processor only sorts a batch, which takes milliseconds.
-    pub const SHORT: Limits = Limits { idle: Some(Duration::from_secs(8)), lock: None };
+    ///
+    /// A processor that is killed while its statement waits for a row that somebody else has locked would keep its
+    /// bookmarks until it gets that row: the server does not hear of a client that is gone unless it looks.
+    pub const SHORT: Limits =
+        Limits { idle: Some(Duration::from_secs(8)), client_check: Some(Duration::from_secs(2)), lock: None };
 
     /// The same, with a bound on waiting for locks.
     pub const fn waiting_at_most(self, lock: Duration) -> Limits {
@@ -36,7 +43,11 @@ impl Limits {
     /// `BEGIN`, with the limits of the transaction.
     fn statement(self) -> String {
         let mut sql = "BEGIN".to_owned();
-        for (setting, limit) in [("idle_in_transaction_session_timeout", self.idle), ("lock_timeout", self.lock)] {
+        for (setting, limit) in [
+            ("idle_in_transaction_session_timeout", self.idle),
+            ("client_connection_check_interval", self.client_check),
+            ("lock_timeout", self.lock),
+        ] {
             if let Some(limit) = limit {
                 // 0 would mean no limit.
                 sql.push_str(&format!("; SET LOCAL {setting} = {}", limit.as_millis().max(1)));
@@ -153,14 +164,20 @@ mod tests {
     #[test]
     fn a_transaction_begins_with_its_limits_in_one_round_trip() {
         let second = Duration::from_secs(1);
+        let none = Limits::default();
         let cases = [
-            (Limits::default(), "BEGIN"),
-            (Limits::SHORT, "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 8000"),
-            (Limits { idle: None, lock: Some(second) }, "BEGIN; SET LOCAL lock_timeout = 1000"),
-            (Limits { idle: None, lock: Some(Duration::ZERO) }, "BEGIN; SET LOCAL lock_timeout = 1"),
+            (none, "BEGIN"),
+            (
+                Limits::SHORT,
+                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 8000; \
+                 SET LOCAL client_connection_check_interval = 2000",
+            ),
+            (none.waiting_at_most(second), "BEGIN; SET LOCAL lock_timeout = 1000"),
+            (none.waiting_at_most(Duration::ZERO), "BEGIN; SET LOCAL lock_timeout = 1"),
             (
                 Limits::SHORT.waiting_at_most(2 * second),
-                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 8000; SET LOCAL lock_timeout = 2000",
+                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 8000; \
+                 SET LOCAL client_connection_check_interval = 2000; SET LOCAL lock_timeout = 2000",
             ),
         ];
         for (limits, expected) in cases {

@@ -1,4 +1,4 @@
-//! A processor that is frozen in the middle of a transaction, as a paused machine or SIGSTOP does it.
+//! A processor that is frozen in the middle of a transaction, as a paused machine or SIGSTOP does it, or killed there.
 
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,33 @@ async fn whoever_waits_for_bookmarks_says_who_holds_them() {
     world.settle().await;
     world.all_hold().await;
     assert_eq!(processor.terminate(Duration::from_secs(30)).await, Some(0));
+    others.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_killed_while_it_waits_for_a_row_keeps_no_bookmarks_from_the_next() {
+    let world = World::new("killed-waiting").await;
+    let others = world.run(&[Role::Ingest, Role::Metrics]);
+    let doomed = world.spawn(&["process", "health"]);
+    world.put("health/a.csv", data::health(40, "2025-01-01", 5, 1)).await;
+    world.settle().await;
+    let mut holder = PgConnection::connect(world.database_url()).await.expect("connect");
+    let mut transaction = holder.begin().await.expect("begin");
+    let pid = pid_of(&mut transaction).await;
+    sqlx::query("SELECT FROM health_data FOR UPDATE").execute(&mut *transaction).await.expect("hold the rows");
+    world.put("health/b.csv", data::health(40, "2025-01-01", 5, 2)).await;
+    world.until_one_waits_for("a writer waits for a row", pid).await;
+    doomed.kill();
+    let next = world.spawn(&["process", "health"]);
+    let mark = next.mark();
+    let owned = format!(
+        "SELECT count(*) = 4 AND bool_and(owner LIKE '%{mark}%') FROM pipeline.bookmarks WHERE domain = 'health'"
+    );
+    world.until("the next one has all partitions, while the rows are held", &owned).await;
+    transaction.rollback().await.expect("let go");
+    world.settle().await;
+    world.all_hold().await;
+    assert_eq!(next.terminate(Duration::from_secs(30)).await, Some(0));
     others.stop().await;
 }
 

@@ -137,8 +137,8 @@ pub fn is_as_left(found: Option<(i64, i64, bool)>, epoch: i64, applied: Option<i
 
 /// A new owner waits this long for a former owner's transaction, then logs what blocks it and tries again.
 const TAKE_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Attempts before an assignment fails and is repeated. Long before that, the server ends the transaction of a frozen
-/// owner ([`Limits::SHORT`]).
+/// Attempts before an assignment fails and is repeated. Long before that, the server ends the transaction of an owner that
+/// is frozen or gone ([`Limits::SHORT`]).
 const TAKE_TRIES_MAX: u32 = 10;
 
 /// Takes the bookmarks of partitions at a destination for a new owner. `starts` has (partition, offset): the log's

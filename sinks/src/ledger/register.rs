@@ -31,7 +31,7 @@ pub const KEYS_PER_TRANSACTION: usize = 128;
 const HEADS_AT_ONCE: usize = 32;
 /// Bounds how long a listener that freezes while it asks S3 holds the locks on its keys. If S3 takes longer to answer for
 /// all of them, nothing is registered, and they are looked at again.
-const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), lock: None };
+const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), client_check: None, lock: None };
 
 /// The result of registering a key.
 #[derive(Debug)]
