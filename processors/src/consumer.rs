@@ -5,7 +5,7 @@
 //! with the log's ends, and assigns once. A partition whose bookmark does not fit is *halted*: it is not read, the
 //! reason is in `pipeline.bookmarks`, and it is never silently reset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ use crate::{Context, metrics};
 
 /// How long partitions that are taken away are kept to write what was read of them: their next owner waits meanwhile.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+/// The same where a batch has failed before: it may be halted for hours, and all members of the group wait.
+const FAILING_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an assignment may take in Postgres once it is connected: ten waits of two seconds for a former owner's
 /// transaction ([`bookmarks::take`]), and another look at Kafka. After five minutes (`max.poll.interval.ms`) Kafka would
 /// take the partitions away.
@@ -80,6 +82,8 @@ pub(crate) struct Ownership {
 struct Positions {
     owned: BTreeMap<i32, Position>,
     halted: BTreeMap<i32, i64>,
+    /// Partitions of a batch that failed and is tried again.
+    failing: BTreeSet<i32>,
     failure: Option<String>,
 }
 
@@ -103,7 +107,21 @@ impl Ownership {
         let mut positions = self.lock();
         if let Some(position) = positions.owned.get_mut(&partition).filter(|position| position.epoch == epoch) {
             position.next_offset = next_offset;
+            positions.failing.remove(&partition);
         }
+    }
+
+    /// Records that a batch with records of a partition of the assignment with this epoch failed.
+    pub(crate) fn failed(&self, partition: i32, epoch: i64) {
+        let mut positions = self.lock();
+        if positions.owned.get(&partition).is_some_and(|position| position.epoch == epoch) {
+            positions.failing.insert(partition);
+        }
+    }
+
+    /// How long what was read may be written once the partitions are taken away.
+    fn drain_timeout(&self) -> Duration {
+        if self.lock().failing.is_empty() { DRAIN_TIMEOUT } else { FAILING_DRAIN_TIMEOUT }
     }
 }
 
@@ -257,7 +275,7 @@ impl Rebalancer {
         let steps = self.steps.lock().take();
         // Of steps that have panicked, nothing is expected any more.
         if let Some(steps) = steps.filter(|_| !std::thread::panicking()) {
-            match steps.finish(DRAIN_TIMEOUT) {
+            match steps.finish(self.pipeline.ownership.drain_timeout()) {
                 Ok(positions) => commit(consumer, positions, CommitMode::Sync),
                 Err(error) => tracing::warn!(
                     domain = self.pipeline.context.domain.name,
@@ -418,4 +436,23 @@ pub(crate) fn is_transient(error: &KafkaError) -> bool {
                 | Code::RebalanceInProgress
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_failed_is_not_waited_for_long_until_it_is_applied() {
+        let ownership = Ownership::default();
+        let position = Position { next_offset: 7, epoch: 2 };
+        ownership.lock().owned = BTreeMap::from([(3, position), (4, position)]);
+        ownership.failed(3, 1);
+        assert_eq!(ownership.drain_timeout(), DRAIN_TIMEOUT, "a writer of an earlier assignment failed");
+        ownership.failed(3, 2);
+        ownership.applied(4, 2, 9);
+        assert_eq!(ownership.drain_timeout(), FAILING_DRAIN_TIMEOUT);
+        ownership.applied(3, 2, 9);
+        assert_eq!(ownership.drain_timeout(), DRAIN_TIMEOUT);
+    }
 }

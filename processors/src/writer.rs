@@ -67,7 +67,7 @@ pub(crate) struct Writer {
     pub(crate) upsert: Upsert,
     pub(crate) topic: String,
     pub(crate) positions: BTreeMap<i32, Position>,
-    /// Told how far each partition is applied.
+    /// Told how far each partition is applied, and what fails.
     pub(crate) ownership: Arc<Ownership>,
     /// What Postgres refused lately.
     pub(crate) recent: Refusals,
@@ -120,6 +120,9 @@ impl Writer {
             // Whatever state the connection is in, the next attempt starts on a new one.
             drop(connection.take().map(PoolConnection::detach));
             failures += 1;
+            for bookmark in &batch.bookmarks {
+                self.ownership.failed(bookmark.partition, bookmark.epoch);
+            }
             let wait = match next(&error) {
                 Next::End => return Err(error),
                 Next::TryAgain => {

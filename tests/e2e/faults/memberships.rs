@@ -1,6 +1,6 @@
 //! Processors that come and go under a load, and those that had better stay away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::processors::{REVOKED, SERVED, counted};
 use super::{all_hold_and_nothing_was_missing, duplicates};
-use crate::harness::http::Door;
+use crate::harness::http::{Door, within};
 use crate::harness::{Process, World, data, processor_of, roles_but, seed};
 
 const DRAINS_WITHIN: Duration = Duration::from_secs(30);
@@ -112,6 +112,37 @@ async fn fifty_processors_that_come_and_go_repeat_nothing() {
         println!("{joined} came, {left} left, {killed} were killed");
     })
     .await;
+}
+
+/// Whatever is written to health fails, as in a deadlock.
+const FAILING: &str = "
+    CREATE FUNCTION test.fail() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE SQLSTATE '40001' USING MESSAGE = 'not now'; END $$;
+    CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON health_data FOR EACH STATEMENT EXECUTE FUNCTION test.fail();";
+/// Far less than what was read may take to be written where nothing fails (25 s).
+const SHARED_WITHIN: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_a_group_does_not_wait_for_a_batch_that_failed_before() {
+    let world = World::new("joins-failing").await;
+    let others = world.run(&roles_but(processor_of("health")));
+    world.execute(FAILING).await;
+    let first = join(&world);
+    world.put("health/a.csv", data::health(40, "2025-01-01", 10, 1)).await;
+    within(DRAINS_WITHIN, "a batch fails", async || first.log().contains("apply failed").then_some(())).await;
+    let began = Instant::now();
+    let second = join(&world);
+    world.until("both have partitions", SHARED).await;
+    assert!(began.elapsed() < SHARED_WITHIN, "{:?}:\n{}", began.elapsed(), first.log());
+
+    world.execute("DROP FUNCTION test.fail CASCADE").await;
+    world.settle().await;
+    assert_eq!(duplicates(&world).await, 0);
+    all_hold_and_nothing_was_missing(&world).await;
+    for processor in [first, second] {
+        assert_eq!(processor.terminate(DRAINS_WITHIN).await, Some(0));
+    }
+    others.stop().await;
 }
 
 /// Whether all partitions are this processor's.
