@@ -103,7 +103,7 @@ pub struct Discovery {
     unlisted: Option<BTreeMap<String, String>>,
 }
 
-/// Discovers every domain until `stop`.
+/// Discovers every domain until `stop`. A domain that cannot go on cancels it.
 pub(crate) async fn discover(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
     let each = listener.domains.iter().map(|domain| discover_domain(Arc::clone(&listener), domain, stop.clone()));
     let ended = join_all(each).await.into_iter().collect();
@@ -146,6 +146,8 @@ async fn discover_domain(
                 pause
             }
             Err(DiscoverError::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => {
+                // The other domains would go on, and nobody would hear that this one has ended.
+                stop.cancel();
                 return Err(IngestError::Schema { action: "compare the listing with the ledger", source: error });
             }
             Err(error) => {

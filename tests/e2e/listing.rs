@@ -1,4 +1,5 @@
-//! What listings find where a part of the bucket cannot be listed, and where versions are overwritten before anybody looks.
+//! What listings find where a part of the bucket cannot be listed, and where versions are overwritten before anybody looks;
+//! and when a listing is due.
 
 use std::time::Duration;
 
@@ -6,9 +7,9 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use freshet_sinks::s3::Versions;
 
-use crate::harness::World;
 use crate::harness::http::within;
 use crate::harness::proxy::{Fault, kind};
+use crate::harness::{World, data};
 
 const DENIED: &str = "<Error><Code>AccessDenied</Code><Message>not this folder</Message></Error>";
 
@@ -111,4 +112,21 @@ async fn a_fault_while_it_is_asked_whether_versions_are_kept_hides_none_of_them(
     assert_eq!(world.query::<i64>("SELECT count(*) FROM health_data").await, 4);
     world.all_hold().await;
     roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_may_not_register_the_files_of_one_domain_ends_and_says_so() {
+    let world = World::new("not-registered").await;
+    // What Postgres says where a grant is missing. The other domains have no file, so nothing is refused to them.
+    let refuse = "CREATE FUNCTION test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE insufficient_privilege;
+        END $$;
+        CREATE TRIGGER test_refuse BEFORE INSERT ON pipeline.objects FOR EACH ROW EXECUTE FUNCTION test.refuse()";
+    world.execute(refuse).await;
+    world.put("health/a.csv", data::health(1, "2025-01-01", 5, 1)).await;
+    let mut ingest = world.spawn(&["ingest"]);
+    let code = ingest.ended(Duration::from_secs(60)).await;
+    let said = ingest.log();
+    assert!(code.is_some_and(|code| code != 0), "{code:?}\n{said}");
+    assert!(said.contains("check what the database user may do"), "{said}");
 }
