@@ -7,6 +7,7 @@
 
 mod deletions;
 mod looks;
+mod pace;
 mod pass;
 mod registering;
 
@@ -23,6 +24,8 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::pace::next_interval;
+use self::pace::{Pace, Turn};
 use self::pass::{Pass, prefixes};
 use crate::known::Known;
 use crate::known::pages::Pages;
@@ -35,13 +38,6 @@ use crate::{IngestError, IngestSettings, Listener, metrics};
 const KNOWN_MAX: usize = 400_000;
 /// The most listing pages remembered as settled, all domains together: a hundred million objects, about 7 MB.
 const PAGES_MAX: usize = 100_000;
-/// While the store announces new files and more are expected, listings take at most this fraction of the time (one in
-/// this many parts), up to the longest interval.
-const LISTING_SHARE: u32 = 10;
-/// The same while every file was announced, up to [`LONGEST_INTERVALS_MAX`].
-const IDLE_LISTING_SHARE: u32 = 100;
-/// The longest wait before a listing of many objects, in longest intervals.
-const LONGEST_INTERVALS_MAX: u32 = 12;
 /// Comparisons of the whole listing with the ledger take at most one in this many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
 /// The most prefixes reported as not listed.
@@ -118,75 +114,38 @@ async fn discover_domain(
     domain: &'static Domain,
     stop: CancellationToken,
 ) -> Result<(), IngestError> {
-    let least = Duration::from_millis(listener.settings.list_interval_ms);
-    let most = Duration::from_millis(listener.settings.list_interval_max_ms).max(least);
     let mut discovery = Discovery::new(Arc::clone(&listener), domain);
-    let (mut failures, mut interval) = (0, least);
+    let mut pace = Pace::new(&listener.settings);
     while !stop.is_cancelled() {
         let missed = listener.hints.take_missed(domain);
-        let began = Instant::now();
-        let pause = match discovery.discover_in_turn(missed).await {
-            // Another listener lists; this one still looks at the keys that stores announce to it.
-            Ok(None) => {
-                failures = 0;
-                least.max(Duration::from_secs(1))
-            }
-            Ok(Some(found)) => {
-                failures = 0;
-                let tells = listener.hints.has_notified() && found.unlisted == 0;
-                let has_told_all = tells && (found.registered == 0 || missed);
-                interval = next_interval(interval, least, most, has_told_all);
-                let is_idle = has_told_all && !missed;
-                let pause =
-                    interval.max(if tells { pause_for(began.elapsed(), least, most, is_idle) } else { Duration::ZERO });
-                if let Err(error) = discovery.hold_through(pause).await {
-                    // Another listener may list meanwhile, which does no harm.
-                    tracing::debug!(domain = domain.name, %error, "keep the listing lease");
-                }
-                pause
-            }
+        let turn = match discovery.take_turn(missed).await {
+            Ok(turn) => turn,
             Err(DiscoverError::Ledger(error)) if error_kind(&error) == ErrorKind::Schema => {
                 // The other domains would go on, and nobody would hear that this one has ended.
                 stop.cancel();
                 return Err(IngestError::Schema { action: "compare the listing with the ledger", source: error });
             }
             Err(error) => {
-                failures += 1;
-                let (domain, bucket) = (domain.name, &listener.bucket);
+                let (domain, bucket, failures) = (domain.name, &listener.bucket, pace.failures + 1);
                 tracing::warn!(domain, bucket, %error, failures, "discovery failed, trying again");
                 metrics::LISTING_FAILURES.with_label_values(&[domain]).inc();
-                interval = least;
-                least.max(listener.back_off().after(failures))
+                Turn::Failed
             }
         };
-        discovery.look_at_hinted_keys(least, pause, &stop).await;
+        if missed && turn == Turn::Failed {
+            // Nobody else knows of these keys.
+            listener.hints.miss(domain);
+        }
+        let wait = pace.after(turn);
+        if matches!(turn, Turn::Own { .. })
+            && let Err(error) = discovery.hold_through(wait.most).await
+        {
+            // Another listener may list meanwhile, which does no harm.
+            tracing::debug!(domain = domain.name, %error, "keep the listing lease");
+        }
+        discovery.look_at_hinted_keys(wait, &stop).await;
     }
     Ok(())
-}
-
-/// The time until the next listing: the shortest interval, doubled up to the longest while every file is announced.
-///
-/// | so far | the store tells, and the listing found nothing else | next |
-/// |---|---|---|
-/// | any | no | the least |
-/// | any | yes | twice as long, the most at most |
-pub(crate) fn next_interval(so_far: Duration, least: Duration, most: Duration, is_told: bool) -> Duration {
-    if is_told { (so_far * 2).min(most) } else { least }
-}
-
-/// The shortest time until the next listing while the store announces new files, so that long listings take a small
-/// share of the time.
-///
-/// | every new file was announced | the interval may grow | delay |
-/// |---|---|---|
-/// | no: the announcement may follow a moment later | – | ten times as long as it took, the longest interval at most |
-/// | yes | no | the same |
-/// | yes | yes | a hundred times as long as it took, twelve of the longest intervals at most |
-fn pause_for(took: Duration, least: Duration, most: Duration, is_idle: bool) -> Duration {
-    match is_idle && most > least {
-        true => (took * IDLE_LISTING_SHARE).min(most * LONGEST_INTERVALS_MAX),
-        false => (took * LISTING_SHARE).min(most),
-    }
 }
 
 impl Discovery {
@@ -216,11 +175,26 @@ impl Discovery {
     /// Lists, if it is this listener's turn: of several listeners, one lists a domain for as long as it keeps renewing
     /// its lease. One that missed announced keys lists out of turn: the other does not know that a listing is due, and two
     /// listings at once do no harm.
-    async fn discover_in_turn(&mut self, missed: bool) -> Result<Option<Found>, DiscoverError> {
-        match self.hold().await? || missed {
-            true => self.discover_once().await.map(Some),
-            false => Ok(None),
+    ///
+    /// | has the lease | missed keys | all was listed | turn |
+    /// |---|---|---|---|
+    /// | yes | – | – | its own |
+    /// | no | no | – | another's |
+    /// | no | yes | yes | another's: it does not list again |
+    /// | no | yes | no | failed |
+    async fn take_turn(&mut self, missed: bool) -> Result<Turn, DiscoverError> {
+        let began = Instant::now();
+        if !self.hold().await? && !missed {
+            // This one still looks at the keys that stores announce to it.
+            return Ok(Turn::Others);
         }
+        let found = self.discover_once().await?;
+        let has_notified = self.listener.hints.has_notified();
+        Ok(match self.held_at {
+            Some(_) => Turn::Own { found, took: began.elapsed(), has_notified, missed },
+            None if missed && found.unlisted > 0 => Turn::Failed,
+            None => Turn::Others,
+        })
     }
 
     /// Keeps the domain's listing lease until after the next listing. A listing that takes long renews it meanwhile.
@@ -411,29 +385,5 @@ mod tests {
         for (now, expected) in [((7, 5), false), ((7, 6), false), ((7, 4), true), ((8, 5), true), ((8, 9), true)] {
             assert_eq!(went_back((7, 5), now), expected, "{now:?}");
         }
-    }
-
-    #[test]
-    fn listings_come_less_often_only_while_the_store_tells_of_all() {
-        let [least, most] = [100, 1_000].map(Duration::from_millis);
-        let (mut interval, mut seen) = (least, Vec::new());
-        for is_told in [true, true, true, true, true, false, true, false] {
-            interval = next_interval(interval, least, most, is_told);
-            seen.push(interval.as_millis());
-        }
-        assert_eq!(seen, [200, 400, 800, 1_000, 1_000, 100, 200, 100]);
-        assert_eq!(next_interval(least, least, least, true), least, "not where it is not to grow");
-    }
-
-    #[test]
-    fn a_listing_that_takes_long_comes_seldom_while_the_store_tells_of_all() {
-        let [least, most] = [100, 5_000].map(Duration::from_millis);
-        let cases =
-            [(2, true, 200), (300, true, 30_000), (2_000, true, 60_000), (300, false, 3_000), (2_000, false, 5_000)];
-        for (took, is_idle, expected) in cases {
-            let pause = pause_for(Duration::from_millis(took), least, most, is_idle);
-            assert_eq!(pause.as_millis(), expected, "{took} ms, {is_idle}");
-        }
-        assert_eq!(pause_for(most, least, least, true), least, "not where it is not to grow");
     }
 }

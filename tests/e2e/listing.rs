@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::StatusCode;
+use freshet::roles::Role;
+use freshet_sinks::listings;
 use freshet_sinks::s3::Versions;
+use serde_json::json;
 
 use crate::harness::http::within;
 use crate::harness::proxy::{Fault, kind};
@@ -129,4 +132,38 @@ async fn a_listener_that_may_not_register_the_files_of_one_domain_ends_and_says_
     let said = ingest.log();
     assert!(code.is_some_and(|code| code != 0), "{code:?}\n{said}");
     assert!(said.contains("check what the database user may do"), "{said}");
+}
+
+/// As if another listener, which dies now, had the lease on listing `health` for an hour.
+async fn another_has_the_lease(world: &World) {
+    let hour = Duration::from_secs(3_600);
+    let hold = listings::hold(&world.services.pool, world.raw_bucket(), "health", "another", hour);
+    assert!(hold.await.expect("take the lease"));
+}
+
+/// Has the store announce a key to the listener of this process.
+fn announce(world: &World, key: &str) {
+    let s3 = json!({"bucket": {"name": world.raw_bucket()}, "object": {"key": key, "size": 1}});
+    let told = json!({"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": s3}]});
+    let taken = world.services.hints.take_notification(told.to_string().as_bytes());
+    assert_eq!(taken.expect("a notification"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_announced_to_one_that_does_not_list_is_found_after_its_listing_has_failed() {
+    let (world, proxy) = World::behind_a_proxy("missed", |_| ()).await;
+    another_has_the_lease(&world).await;
+    proxy.answer(|method, uri| {
+        let is_read = matches!(method.as_str(), "GET" | "HEAD") && uri.to_string().contains("health");
+        is_read.then_some(StatusCode::SERVICE_UNAVAILABLE)
+    });
+    world.put("health/a.csv", data::health(1, "2025-01-01", 5, 1)).await;
+    announce(&world, "health/a.csv");
+    let roles = world.run(&[Role::Ingest]);
+    // Three times a HEAD, a listing of the prefix and one of its level.
+    within(Duration::from_secs(40), "the look and the listing fail", async || (proxy.broken() >= 9).then_some(()))
+        .await;
+    proxy.recover();
+    world.until("it is found", "SELECT count(*) = 1 FROM pipeline.objects").await;
+    roles.stop().await;
 }

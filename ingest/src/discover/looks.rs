@@ -1,22 +1,21 @@
 //! Looks at single keys that stores announced, between two listings and within a long one.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use freshet_sinks::ledger::register::KEYS_PER_TRANSACTION;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Wait;
 use super::registering::Registered;
 use super::{DiscoverError, Discovery};
 use crate::hints::{Keys, Looked};
 
 impl Discovery {
-    /// Looks at the keys that stores announce, for `most` or until `stop`. If keys were missed, the listing is due after
-    /// `least`.
-    pub(super) async fn look_at_hinted_keys(&mut self, least: Duration, most: Duration, stop: &CancellationToken) {
+    /// Looks at the keys that stores announce, until the next turn or until `stop`.
+    pub(super) async fn look_at_hinted_keys(&mut self, wait: Wait, stop: &CancellationToken) {
         let hints = self.listener.hints.clone();
-        let (soon, until) = (Instant::now() + least, Instant::now() + most);
+        let (soon, until) = (Instant::now() + wait.least, Instant::now() + wait.most);
         // Only the waiting is interrupted, never a transaction.
         while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(self.domain, soon, until)).await {
             self.look_and_tell(keys).await;
