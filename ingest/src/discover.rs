@@ -71,6 +71,8 @@ pub struct Found {
 pub struct Discovery {
     listener: Arc<Listener>,
     domain: &'static Domain,
+    /// Ends a listing between two of its requests, so that the listener can leave its lease to others.
+    stop: CancellationToken,
     known: Known,
     pages: Pages,
     /// Keys that could not be registered: failures so far, and when to try again.
@@ -114,8 +116,10 @@ async fn discover_domain(
     domain: &'static Domain,
     stop: CancellationToken,
 ) -> Result<(), IngestError> {
-    let mut discovery = Discovery::new(Arc::clone(&listener), domain);
+    let mut discovery = Discovery::new(Arc::clone(&listener), domain, stop.clone());
     let mut pace = Pace::new(&listener.settings);
+    // Nobody heard what was announced before: it lists once, also if another one has the lease, which may have died.
+    listener.hints.miss(domain);
     while !stop.is_cancelled() {
         let missed = listener.hints.take_missed(domain);
         let turn = match discovery.take_turn(missed).await {
@@ -143,19 +147,20 @@ async fn discover_domain(
             // Another listener may list meanwhile, which does no harm.
             tracing::debug!(domain = domain.name, %error, "keep the listing lease");
         }
-        discovery.look_at_hinted_keys(wait, &stop).await;
+        discovery.look_at_hinted_keys(wait).await;
     }
     Ok(())
 }
 
 impl Discovery {
-    /// Starts without any memory.
-    pub fn new(listener: Arc<Listener>, domain: &'static Domain) -> Self {
+    /// Starts without any memory; discovers until `stop`.
+    pub fn new(listener: Arc<Listener>, domain: &'static Domain, stop: CancellationToken) -> Self {
         let domains = listener.domains.len().max(1);
         let (known, pages) = (Known::new(KNOWN_MAX / domains), Pages::new(PAGES_MAX / domains));
         Discovery {
             listener,
             domain,
+            stop,
             known,
             pages,
             troubled: HashMap::new(),
@@ -173,8 +178,8 @@ impl Discovery {
     }
 
     /// Lists, if it is this listener's turn: of several listeners, one lists a domain for as long as it keeps renewing
-    /// its lease. One that missed announced keys lists out of turn: the other does not know that a listing is due, and two
-    /// listings at once do no harm.
+    /// its lease. One that starts or missed announced keys lists out of turn: the other does not know that a listing is
+    /// due, and two listings at once do no harm.
     ///
     /// | has the lease | missed keys | all was listed | turn |
     /// |---|---|---|---|
@@ -229,7 +234,7 @@ impl Discovery {
     }
 
     /// One listing of everything that belongs to the domain. A part that cannot be listed does not keep the rest from
-    /// being found.
+    /// being found. On `stop` it ends early, with what it found so far.
     ///
     /// # Errors
     /// If S3 or Postgres does not answer, or refuses everything.
@@ -249,6 +254,10 @@ impl Discovery {
             self.list_prefix(prefix, &mut pass).await?;
         }
         pass.found.registered += self.register(&mut pass.fresh).await?;
+        if self.stop.is_cancelled() {
+            // What was not listed is neither refused nor gone.
+            return Ok(pass.found);
+        }
         pass.found.unlisted = pass.unlisted.len() as u64;
         self.tell_unlisted(&pass.unlisted).await?;
         if !pass.has_answered

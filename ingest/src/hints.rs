@@ -35,7 +35,8 @@ struct Waiting {
     domain: &'static Domain,
     keys: Mutex<Keys>,
     came: Notify,
-    /// Since the last listing began, keys were dropped or could not be looked at, so a listing is due.
+    /// Since the last listing began, keys were dropped or could not be looked at, or the listener has just started: a
+    /// listing is due.
     missed: AtomicBool,
 }
 
@@ -88,7 +89,7 @@ impl Hints {
         self.notified.load(Ordering::Relaxed)
     }
 
-    /// Has the next listing find a key that was announced, but could not be looked at.
+    /// Has the next listing find a key that was announced, but could not be looked at or was not heard of.
     pub(crate) fn miss(&self, domain: &Domain) {
         if let Some(waiting) = self.waiting(domain) {
             waiting.missed.store(true, Ordering::Relaxed);

@@ -167,3 +167,26 @@ async fn a_file_that_was_announced_to_one_that_does_not_list_is_found_after_its_
     world.until("it is found", "SELECT count(*) = 1 FROM pipeline.objects").await;
     roles.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_starts_finds_what_is_there_while_a_dead_one_has_the_lease() {
+    let world = World::new("dead-lister").await;
+    another_has_the_lease(&world).await;
+    world.put("health/a.csv", data::health(1, "2025-01-01", 5, 1)).await;
+    let roles = world.run(&[Role::Ingest]);
+    world.until("it is found", "SELECT count(*) = 1 FROM pipeline.objects").await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_is_stopped_in_the_middle_of_a_listing_leaves_it_to_others_at_once() {
+    let (world, proxy) = World::behind_a_proxy("stopped-lister", |_| ()).await;
+    proxy.break_by(|request| {
+        let is_of_health = request.uri().query().unwrap_or_default().contains("prefix=health%2F");
+        (kind(request) == "list" && is_of_health).then_some(Fault::Late(Duration::from_secs(60)))
+    });
+    let roles = world.run(&[Role::Ingest]);
+    within(Duration::from_secs(40), "it lists", async || (proxy.broken() > 0).then_some(())).await;
+    roles.stop().await;
+    assert_eq!(world.query::<i64>("SELECT count(lister) FROM pipeline.listings").await, 0);
+}

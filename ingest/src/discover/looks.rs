@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use freshet_sinks::ledger::register::KEYS_PER_TRANSACTION;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::pace::Wait;
 use super::registering::Registered;
@@ -13,8 +12,8 @@ use crate::hints::{Keys, Looked};
 
 impl Discovery {
     /// Looks at the keys that stores announce, until the next turn or until `stop`.
-    pub(super) async fn look_at_hinted_keys(&mut self, wait: Wait, stop: &CancellationToken) {
-        let hints = self.listener.hints.clone();
+    pub(super) async fn look_at_hinted_keys(&mut self, wait: Wait) {
+        let (hints, stop) = (self.listener.hints.clone(), self.stop.clone());
         let (soon, until) = (Instant::now() + wait.least, Instant::now() + wait.most);
         // Only the waiting is interrupted, never a transaction.
         while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(self.domain, soon, until)).await {

@@ -40,14 +40,15 @@ pub(super) struct Pass {
 impl Discovery {
     /// Lists a prefix. Parts of it that cannot be listed are noted, and everything else is found.
     pub(super) async fn list_prefix(&mut self, prefix: String, pass: &mut Pass) -> Result<(), sqlx::Error> {
-        let listener = Arc::clone(&self.listener);
+        let (listener, stop) = (Arc::clone(&self.listener), self.stop.clone());
         let ways = match (self.lists_versions(), listener.versions) {
             (true, Versions::Auto) => Ways::VersionsIfAllowed,
             (true, _) => Ways::Versions,
             (false, _) => Ways::Current,
         };
         let mut listing = Listing::new(&listener.reader, &listener.limits, &listener.bucket, prefix, ways);
-        while let Some(page) = listing.next().await {
+        // Only a request for a page is interrupted, never a transaction.
+        while let Some(Some(page)) = stop.run_until_cancelled(listing.next()).await {
             self.take_page(page, pass).await?;
             if self.held_at.is_some() {
                 self.hold().await?;

@@ -18,7 +18,8 @@ pub(super) type Registered = register::Registered<ReadError>;
 const TROUBLED_MAX: usize = 10_000;
 
 impl Discovery {
-    /// Registers the new entries, in key order, and empties `fresh`. Workers are woken after each transaction.
+    /// Registers the new entries, in key order, until `stop`, and empties `fresh`. Workers are woken after each
+    /// transaction.
     pub(super) async fn register(&mut self, fresh: &mut Vec<Listed>) -> Result<u64, sqlx::Error> {
         let mut fresh = std::mem::take(fresh);
         fresh.sort_by(|one, other| one.version.key.cmp(&other.version.key));
@@ -26,6 +27,9 @@ impl Discovery {
         let by_key: Vec<&[Listed]> = fresh.chunk_by(|one, other| one.version.key == other.version.key).collect();
         let mut registered = 0;
         for batch in by_key.chunks(KEYS_PER_TRANSACTION) {
+            if self.stop.is_cancelled() {
+                break;
+            }
             let keys: Vec<String> = batch.iter().map(|entries| entries[0].version.key.clone()).collect();
             let outcomes = self.register_keys(&keys).await?;
             for ((entries, key), outcome) in batch.iter().zip(&keys).zip(outcomes) {
