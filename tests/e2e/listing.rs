@@ -190,3 +190,42 @@ async fn a_listener_that_is_stopped_in_the_middle_of_a_listing_leaves_it_to_othe
     roles.stop().await;
     assert_eq!(world.query::<i64>("SELECT count(lister) FROM pipeline.listings").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_store_does_not_answer_for_keeps_no_other_from_being_found() {
+    let (world, proxy) = World::behind_a_proxy("silent-key", |_| ()).await;
+    proxy.break_by(|request| {
+        let is_silent = kind(request) == "head" && request.uri().path().ends_with("/silent.csv");
+        is_silent.then_some(Fault::Late(Duration::from_secs(300)))
+    });
+    for (salt, key) in (1..).zip(["health/a.csv", "health/silent.csv", "health/z.csv"]) {
+        world.put(key, data::health(1, "2025-01-01", 5, salt)).await;
+    }
+    let roles = world.run(&[Role::Ingest]);
+    world.until("the others are found", "SELECT count(*) = 2 FROM pipeline.objects").await;
+    assert!(proxy.recover() > 0, "it was asked about");
+    world.until("it is found", "SELECT count(*) = 3 FROM pipeline.objects").await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_announced_while_many_are_registered_does_not_wait_for_the_last_of_them() {
+    let (world, proxy) = World::behind_a_proxy("backlog", |_| ()).await;
+    // Three transactions, each of two seconds.
+    for number in 0..300 {
+        world.put(&format!("health/backlog/{number}.csv"), data::health(1, "2025-01-01", 1, number)).await;
+    }
+    proxy.break_by(|request| {
+        let is_of_backlog = kind(request) == "head" && request.uri().path().contains("/health/backlog/");
+        is_of_backlog.then_some(Fault::Late(Duration::from_millis(500)))
+    });
+    let roles = world.run(&[Role::Ingest]);
+    within(Duration::from_secs(40), "the first are asked about", async || (proxy.broken() > 0).then_some(())).await;
+    world.put("health/told.csv", data::health(1, "2025-02-01", 1, 1)).await;
+    announce(&world, "health/told.csv");
+    world.until("all are found", "SELECT count(*) = 301 FROM pipeline.objects").await;
+    let is_before =
+        "SELECT id < (SELECT max(id) FROM pipeline.objects) FROM pipeline.objects WHERE key LIKE '%/told.csv'";
+    assert!(world.query::<bool>(is_before).await, "it had to wait for all");
+    roles.stop().await;
+}

@@ -50,14 +50,7 @@ impl Discovery {
         // Only a request for a page is interrupted, never a transaction.
         while let Some(Some(page)) = stop.run_until_cancelled(listing.next()).await {
             self.take_page(page, pass).await?;
-            if self.held_at.is_some() {
-                self.hold().await?;
-            }
-            // A listing of a full bucket takes minutes, and announced keys should not wait for that.
-            let asked = listener.hints.take_keys(self.domain);
-            if !asked.is_empty() {
-                self.look_and_tell(asked).await;
-            }
+            self.between_requests().await?;
         }
         // If keys cannot be listed either, the login is at fault, and the refusal says nothing about versions.
         if let Some(error) = listing.versions_refused.take().filter(|_| listing.has_answered)
@@ -74,6 +67,19 @@ impl Discovery {
         }
         pass.unlisted.append(&mut listing.unlisted);
         pass.has_answered |= listing.has_answered;
+        Ok(())
+    }
+
+    /// Between two pages or two batches of new objects. A listing of a full bucket takes minutes: meanwhile its lease has
+    /// to be renewed, and announced keys should not wait for its end.
+    pub(super) async fn between_requests(&mut self) -> Result<(), sqlx::Error> {
+        if self.held_at.is_some() {
+            self.hold().await?;
+        }
+        let asked = self.listener.hints.take_keys(self.domain);
+        if !asked.is_empty() {
+            self.look_and_tell(asked).await;
+        }
         Ok(())
     }
 

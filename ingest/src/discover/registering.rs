@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use freshet_sinks::ledger::on_one_line;
 use freshet_sinks::ledger::register::{self, KEYS_PER_TRANSACTION};
 use freshet_sinks::s3::Versions;
 use freshet_topics::trace;
@@ -16,6 +17,9 @@ pub(super) type Registered = register::Registered<ReadError>;
 
 /// The most keys with failures remembered; beyond that, a key is tried at every listing.
 const TROUBLED_MAX: usize = 10_000;
+/// How long the store may take to answer for one key. Of a transaction's keys, 32 are asked about at once: if none is
+/// answered for, it ends after 40 s, long before Postgres ends it, and announced keys wait no longer than that.
+const LOOK_UP_MAX: Duration = Duration::from_secs(10);
 
 impl Discovery {
     /// Registers the new entries, in key order, until `stop`, and empties `fresh`. Workers are woken after each
@@ -36,6 +40,7 @@ impl Discovery {
                 registered += self.tell(key, &outcome);
                 self.remember(key, entries, outcome);
             }
+            self.between_requests().await?;
         }
         Ok(registered)
     }
@@ -121,7 +126,8 @@ impl Discovery {
 /// listing versions, only the current one.
 async fn held(listener: &Listener, key: String, by_versions: bool) -> Result<Vec<ObjectVersion>, ReadError> {
     if by_versions {
-        match listener.s3(listener.reader.versions_of(&listener.bucket, &key)).await {
+        let versions = listener.reader.versions_of(&listener.bucket, &key);
+        match listener.s3(in_time(LOOK_UP_MAX, &listener.bucket, &key, versions)).await {
             Err(ReadError::Denied { .. }) if listener.versions == Versions::Auto => {}
             held => return held,
         }
@@ -130,5 +136,36 @@ async fn held(listener: &Listener, key: String, by_versions: bool) -> Result<Vec
 }
 
 pub(super) async fn head(listener: &Listener, key: String) -> Result<Option<ObjectVersion>, ReadError> {
-    listener.s3(listener.reader.head(&listener.bucket, &key)).await
+    let head = listener.reader.head(&listener.bucket, &key);
+    listener.s3(in_time(LOOK_UP_MAX, &listener.bucket, &key, head)).await
+}
+
+/// What the store says of a key, or a failure of that key alone if it says nothing within `limit`.
+async fn in_time<T>(
+    limit: Duration,
+    bucket: &str,
+    key: &str,
+    request: impl Future<Output = Result<T, ReadError>>,
+) -> Result<T, ReadError> {
+    let late = || ReadError::Transient {
+        action: "look up",
+        object: format!("s3://{bucket}/{}", on_one_line(key)),
+        detail: format!("no answer within {limit:?}"),
+    };
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(late()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_of_which_the_store_says_nothing_fails_after_a_while() {
+        let limit = Duration::from_millis(10);
+        let silent = in_time(limit, "raw", "health/a.csv", std::future::pending::<Result<(), ReadError>>()).await;
+        let said = silent.expect_err("no answer").to_string();
+        assert_eq!(said, "look up s3://raw/health/a.csv: no answer within 10ms");
+        let answered = in_time(limit, "raw", "health/a.csv", std::future::ready(Ok(7))).await;
+        assert_eq!(answered.expect("an answer"), 7);
+    }
 }
