@@ -65,6 +65,15 @@ pub struct Found {
     pub deleted: u64,
     /// Prefixes that could not be listed completely.
     pub unlisted: u64,
+    /// Entries whose keys could not be registered and are tried again.
+    pub unsettled: u64,
+}
+
+impl Found {
+    /// Whether everything that the domain has was found.
+    fn is_complete(&self) -> bool {
+        self.unlisted == 0 && self.unsettled == 0
+    }
 }
 
 /// Discovery of one domain.
@@ -136,7 +145,7 @@ async fn discover_domain(
                 Turn::Failed
             }
         };
-        if missed && turn == Turn::Failed {
+        if missed && matches!(turn, Turn::Incomplete { .. } | Turn::Failed) {
             // Nobody else knows of these keys.
             listener.hints.miss(domain);
         }
@@ -181,12 +190,12 @@ impl Discovery {
     /// its lease. One that starts or missed announced keys lists out of turn: the other does not know that a listing is
     /// due, and two listings at once do no harm.
     ///
-    /// | has the lease | missed keys | all was listed | turn |
+    /// | has the lease | missed keys | all was found | turn |
     /// |---|---|---|---|
     /// | yes | – | – | its own |
     /// | no | no | – | another's |
     /// | no | yes | yes | another's: it does not list again |
-    /// | no | yes | no | failed |
+    /// | no | yes | no | incomplete |
     async fn take_turn(&mut self, missed: bool) -> Result<Turn, DiscoverError> {
         let began = Instant::now();
         if !self.hold().await? && !missed {
@@ -197,7 +206,7 @@ impl Discovery {
         let has_notified = self.listener.hints.has_notified();
         Ok(match self.held_at {
             Some(_) => Turn::Own { found, took: began.elapsed(), has_notified, missed },
-            None if missed && found.unlisted > 0 => Turn::Failed,
+            None if missed && !found.is_complete() => Turn::Incomplete { took: began.elapsed() },
             None => Turn::Others,
         })
     }
@@ -253,7 +262,7 @@ impl Discovery {
         for prefix in prefixes(self.domain, &self.listener) {
             self.list_prefix(prefix, &mut pass).await?;
         }
-        pass.found.registered += self.register(&mut pass.fresh).await?;
+        self.register(&mut pass).await?;
         if self.stop.is_cancelled() {
             // What was not listed is neither refused nor gone.
             return Ok(pass.found);

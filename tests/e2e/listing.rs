@@ -1,10 +1,13 @@
-//! What listings find where a part of the bucket cannot be listed, and where versions are overwritten before anybody looks;
-//! and when a listing is due.
+//! What listings find where a part of the bucket cannot be listed, and where versions are overwritten before anybody
+//! looks; and when a listing is due.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::StatusCode;
+use freshet::config::Config;
 use freshet::roles::Role;
 use freshet_sinks::listings;
 use freshet_sinks::s3::Versions;
@@ -227,5 +230,33 @@ async fn a_file_that_is_announced_while_many_are_registered_does_not_wait_for_th
     let is_before =
         "SELECT id < (SELECT max(id) FROM pipeline.objects) FROM pipeline.objects WHERE key LIKE '%/told.csv'";
     assert!(world.query::<bool>(is_before).await, "it had to wait for all");
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_could_not_be_registered_does_not_wait_for_a_listing_that_comes_seldom() {
+    let change = |config: &mut Config| config.ingest.list_interval_max_ms = 3_600_000;
+    let (world, proxy) = World::behind_a_proxy("unsettled", change).await;
+    let asked = Arc::new(AtomicU32::new(0));
+    let heads = Arc::clone(&asked);
+    // Listings take so long that one comes a minute after another that found nothing.
+    proxy.break_by(move |request| match kind(request) {
+        "list" if request.uri().query().unwrap_or_default().contains("prefix=health%2F") => {
+            Some(Fault::Late(Duration::from_millis(600)))
+        }
+        "head" if request.uri().path().ends_with("/a.csv") => {
+            heads.fetch_add(1, Ordering::Relaxed);
+            Some(Fault::Answer(StatusCode::FORBIDDEN, ""))
+        }
+        _ => None,
+    });
+    world.put("health/a.csv", data::health(1, "2025-01-01", 5, 1)).await;
+    // The store announces files, but not this one.
+    announce(&world, "health/other.csv");
+    let roles = world.run(&[Role::Ingest]);
+    let is_asked_again = async || (asked.load(Ordering::Relaxed) >= 2).then_some(());
+    within(Duration::from_secs(40), "two listings find it", is_asked_again).await;
+    proxy.recover();
+    world.until("it is registered", "SELECT count(*) = 1 FROM pipeline.objects").await;
     roles.stop().await;
 }

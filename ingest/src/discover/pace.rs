@@ -31,8 +31,13 @@ pub(super) enum Turn {
         /// Whether announced keys were missed before.
         missed: bool,
     },
-    /// S3 or Postgres did not answer, or keys that only this listener was told of may be in a part that could not be
-    /// listed.
+    /// Another listener lists the domain, and this one did not find everything, although it missed keys that the other
+    /// was not told of.
+    Incomplete {
+        /// How long its listing took.
+        took: Duration,
+    },
+    /// S3 or Postgres did not answer.
     Failed,
 }
 
@@ -53,7 +58,7 @@ pub(super) struct Pace {
     back_off: Backoff,
     /// Between two listings, as it has grown so far.
     interval: Duration,
-    /// Failed turns in a row.
+    /// Failed or incomplete turns in a row.
     pub(super) failures: u32,
 }
 
@@ -71,24 +76,33 @@ impl Pace {
     /// |---|---|---|
     /// | another listener's | the shortest interval, a second at least | the shortest interval |
     /// | its own | the interval, or longer after a long listing | the shortest interval |
+    /// | its own, and keys are to be tried again | the shortest interval, or longer after a long listing | the same |
+    /// | incomplete | the back-off, or longer after a long listing | the same |
     /// | failed | the back-off, the shortest interval at least | the same |
     pub(super) fn after(&mut self, turn: Turn) -> Wait {
         let (least, most) = (self.least, self.most);
-        self.failures = if turn == Turn::Failed { self.failures + 1 } else { 0 };
+        self.failures = match turn {
+            Turn::Others | Turn::Own { .. } => 0,
+            Turn::Incomplete { .. } | Turn::Failed => self.failures + 1,
+        };
+        let back_off = least.max(self.back_off.after(self.failures));
         match turn {
             Turn::Others => Wait { least, most: least.max(Duration::from_secs(1)) },
             Turn::Own { found, took, has_notified, missed } => {
                 let tells = has_notified && found.unlisted == 0;
-                let has_told_all = tells && (found.registered == 0 || missed);
+                let has_told_all = tells && found.unsettled == 0 && (found.registered == 0 || missed);
                 self.interval = next_interval(self.interval, least, most, has_told_all);
                 let is_idle = has_told_all && !missed;
                 let pause = if tells { pause_for(took, least, most, is_idle) } else { Duration::ZERO };
                 Wait { least, most: self.interval.max(pause) }
             }
+            Turn::Incomplete { took } => {
+                let pause = back_off.max(pause_for(took, least, most, false));
+                Wait { least: pause, most: pause }
+            }
             Turn::Failed => {
                 self.interval = least;
-                let pause = least.max(self.back_off.after(self.failures));
-                Wait { least: pause, most: pause }
+                Wait { least: back_off, most: back_off }
             }
         }
     }
@@ -148,6 +162,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_could_not_be_registered_brings_the_next_listing_soon_unless_listings_take_long() {
+        let [least, most] = [100, 5_000].map(Duration::from_millis);
+        let back_off = Backoff::new(least, most);
+        for (unsettled, took, expected) in [(0, 2, 5_000), (1, 2, 100), (0, 300, 30_000), (1, 300, 3_000)] {
+            let mut pace = Pace { least, most, back_off, interval: most, failures: 0 };
+            let (found, took) = (Found { unsettled, ..Found::default() }, Duration::from_millis(took));
+            let wait = pace.after(Turn::Own { found, took, has_notified: true, missed: false });
+            assert_eq!(wait.most.as_millis(), expected, "{unsettled} after {took:?}");
+        }
+    }
+
+    #[test]
     fn keys_that_were_missed_bring_the_next_listing_forward_but_not_after_a_failure() {
         let [least, most] = [100, 1_000].map(Duration::from_millis);
         let back_off = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
@@ -163,7 +189,9 @@ mod tests {
             (Turn::Failed, [500, 500]),
             (Turn::Failed, [1_000, 1_000]),
             (own, [100, 200]),
-            (Turn::Failed, [500, 500]),
+            (Turn::Incomplete { took: Duration::from_secs(9) }, [1_000, 1_000]),
+            (Turn::Incomplete { took: Duration::from_millis(2) }, [1_000, 1_000]),
+            (Turn::Failed, [2_000, 2_000]),
         ];
         for (index, (turn, expected)) in turns.into_iter().enumerate() {
             let wait = pace.after(turn);

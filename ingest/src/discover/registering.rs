@@ -10,6 +10,7 @@ use freshet_topics::trace;
 use tokio::time::Instant;
 
 use super::Discovery;
+use super::pass::Pass;
 use crate::object::{Listed, ObjectVersion, ReadError};
 use crate::{Listener, metrics};
 
@@ -22,14 +23,12 @@ const TROUBLED_MAX: usize = 10_000;
 const LOOK_UP_MAX: Duration = Duration::from_secs(10);
 
 impl Discovery {
-    /// Registers the new entries, in key order, until `stop`, and empties `fresh`. Workers are woken after each
-    /// transaction.
-    pub(super) async fn register(&mut self, fresh: &mut Vec<Listed>) -> Result<u64, sqlx::Error> {
-        let mut fresh = std::mem::take(fresh);
+    /// Registers the new entries of a listing, in key order, until `stop`. Workers are woken after each transaction.
+    pub(super) async fn register(&mut self, pass: &mut Pass) -> Result<(), sqlx::Error> {
+        let mut fresh = std::mem::take(&mut pass.fresh);
         fresh.sort_by(|one, other| one.version.key.cmp(&other.version.key));
         // Prefixes may overlap, and a key may have several versions.
         let by_key: Vec<&[Listed]> = fresh.chunk_by(|one, other| one.version.key == other.version.key).collect();
-        let mut registered = 0;
         for batch in by_key.chunks(KEYS_PER_TRANSACTION) {
             if self.stop.is_cancelled() {
                 break;
@@ -37,12 +36,12 @@ impl Discovery {
             let keys: Vec<String> = batch.iter().map(|entries| entries[0].version.key.clone()).collect();
             let outcomes = self.register_keys(&keys).await?;
             for ((entries, key), outcome) in batch.iter().zip(&keys).zip(outcomes) {
-                registered += self.tell(key, &outcome);
-                self.remember(key, entries, outcome);
+                pass.found.registered += self.tell(key, &outcome);
+                pass.found.unsettled += u64::from(!self.remember(key, entries, outcome));
             }
             self.between_requests().await?;
         }
-        Ok(registered)
+        Ok(())
     }
 
     /// Registers what S3 holds under each of at most [`KEYS_PER_TRANSACTION`] keys; the result is in their order.
@@ -80,8 +79,9 @@ impl Discovery {
         new
     }
 
-    /// Remembers the result for a key with these listing entries: settled, or to be tried again later.
-    fn remember(&mut self, key: &str, entries: &[Listed], outcome: Registered) {
+    /// Remembers the result for a key with these listing entries; returns whether it is settled. Otherwise it is to be
+    /// tried again later.
+    fn remember(&mut self, key: &str, entries: &[Listed], outcome: Registered) -> bool {
         let (domain, bucket) = (self.domain.name, self.listener.bucket.clone());
         match outcome {
             Registered::New(_) | Registered::Reappeared(_) | Registered::Known => {}
@@ -90,12 +90,12 @@ impl Discovery {
             Registered::Absent if entries.iter().all(|entry| !entry.is_latest) => {}
             Registered::Absent => {
                 self.trouble(key);
-                return;
+                return false;
             }
             Registered::Failed(error) => {
                 let pause_ms = self.trouble(key).as_millis() as u64;
                 tracing::warn!(domain, bucket, key, %error, pause_ms, "registration failed, trying again");
-                return;
+                return false;
             }
         }
         self.troubled.remove(key);
@@ -103,6 +103,7 @@ impl Discovery {
         for entry in entries {
             self.known.insert(entry);
         }
+        true
     }
 
     fn trouble(&mut self, key: &str) -> Duration {
