@@ -1,4 +1,7 @@
 //! The sweeper: checks periodically whether published objects have arrived, and logs the result.
+//!
+//! A domain that fails waits by itself: a table that somebody has locked, or a row that cannot be removed, delays no
+//! file of another domain.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,21 +23,17 @@ const IDLE_INTERVALS_MAX: u32 = 8;
 /// less often while none does.
 pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Result<(), IngestError> {
     let interval = Duration::from_millis(listener.settings.sweep_interval_ms);
-    let (mut failures, mut replaced_at, mut pause) = (0, None, interval);
+    let mut turns: Vec<Turn> = listener.domains.iter().copied().map(Turn::new).collect();
+    let mut pause = interval;
     while !stop.is_cancelled() {
-        pause = match sweep_all(&listener, &mut replaced_at).await {
-            Ok(waiting) => next_pause(pause, interval, waiting),
-            Err(error) if error_kind(&error) == ErrorKind::Schema => {
-                return Err(IngestError::Schema { action: "sweep the ledger", source: error });
+        let mut waiting = 0;
+        for turn in &mut turns {
+            if turn.is_due() {
+                waiting += turn.sweep(&listener).await?;
+                turn.replace(&listener).await?;
             }
-            Err(error) => {
-                failures += 1;
-                tracing::warn!(%error, failures, "cannot sweep the ledger, trying again");
-                stop.run_until_cancelled(tokio::time::sleep(listener.back_off().after(failures))).await;
-                continue;
-            }
-        };
-        failures = 0;
+        }
+        pause = next_pause(pause, interval, waiting);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             // A newly published object is not applied yet: look soon, not immediately.
@@ -58,36 +57,84 @@ fn next_pause(so_far: Duration, interval: Duration, waiting: u64) -> Duration {
     }
 }
 
-/// Sweeps, and from time to time looks for overwritten versions that are not replaced yet.
-async fn sweep_all(listener: &Listener, replaced_at: &mut Option<Instant>) -> Result<u64, sqlx::Error> {
-    if replaced_at.is_none_or(|at| at.elapsed() >= REPLACE_INTERVAL) {
-        for domain in &listener.domains {
-            report_replaced(domain, ledger::replace_overwritten(&listener.pool, domain).await?);
-        }
-        *replaced_at = Some(Instant::now());
-    }
-    sweep_domains(listener).await
+/// What is remembered of a domain between two sweeps.
+struct Turn {
+    domain: &'static Domain,
+    /// Sweeps in a row that failed.
+    failures: u32,
+    /// After a failure, when it is swept again.
+    again_at: Option<Instant>,
+    /// When versions that are not replaced yet were last looked for.
+    replaced_at: Option<Instant>,
 }
 
-/// Sweeps each domain once; returns how many objects wait.
-async fn sweep_domains(listener: &Listener) -> Result<u64, sqlx::Error> {
-    let mut waiting = 0;
-    for domain in &listener.domains {
-        let mut looked_at = Vec::new();
-        let swept = ledger::sweep(&listener.pool, domain, listener.back_off(), |object| {
-            looked_at.push(object.id);
-            listener.gate.observe_loss(domain.name, object)
-        })
-        .await?;
-        listener.gate.forget_all_but(domain.name, &looked_at);
-        report(domain, &swept);
-        if !swept.repaired.is_empty() {
-            listener.work_to_do.notify_waiters();
-        }
-        waiting += swept.waiting;
-        ledger::name_late_rows(&listener.pool, domain.name).await?.iter().for_each(report_late_rows);
+impl Turn {
+    fn new(domain: &'static Domain) -> Self {
+        Turn { domain, failures: 0, again_at: None, replaced_at: None }
     }
-    Ok(waiting)
+
+    fn is_due(&self) -> bool {
+        self.again_at.is_none_or(|at| Instant::now() >= at)
+    }
+
+    /// Sweeps the domain; returns how many of its objects wait. After a failure it is passed over for a while.
+    async fn sweep(&mut self, listener: &Listener) -> Result<u64, IngestError> {
+        let error = match sweep_domain(listener, self.domain).await {
+            Ok(waiting) => {
+                (self.failures, self.again_at) = (0, None);
+                return Ok(waiting);
+            }
+            Err(error) => tolerated(error)?,
+        };
+        self.failures += 1;
+        let pause = listener.back_off().after(self.failures);
+        self.again_at = Some(Instant::now() + pause);
+        let (domain, failures, pause_ms) = (self.domain.name, self.failures, pause.as_millis() as u64);
+        tracing::warn!(domain, %error, failures, pause_ms, "cannot sweep the ledger, trying again");
+        Ok(0)
+    }
+
+    /// From time to time looks for overwritten versions that are not replaced yet. After a failure too, the next look is
+    /// that of the next interval.
+    async fn replace(&mut self, listener: &Listener) -> Result<(), IngestError> {
+        if self.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_INTERVAL) {
+            return Ok(());
+        }
+        self.replaced_at = Some(Instant::now());
+        match ledger::replace_overwritten(&listener.pool, self.domain).await {
+            Ok(rows) => report_replaced(self.domain, rows),
+            Err(error) => {
+                let (domain, error) = (self.domain.name, tolerated(error)?);
+                tracing::warn!(domain, %error, "cannot replace overwritten versions, trying again");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error again, unless it has to end the process.
+fn tolerated(error: sqlx::Error) -> Result<sqlx::Error, IngestError> {
+    match error_kind(&error) {
+        ErrorKind::Schema => Err(IngestError::Schema { action: "sweep the ledger", source: error }),
+        ErrorKind::Row | ErrorKind::Transient => Ok(error),
+    }
+}
+
+/// Sweeps a domain once; returns how many objects wait.
+async fn sweep_domain(listener: &Listener, domain: &Domain) -> Result<u64, sqlx::Error> {
+    let mut looked_at = Vec::new();
+    let swept = ledger::sweep(&listener.pool, domain, listener.back_off(), |object| {
+        looked_at.push(object.id);
+        listener.gate.observe_loss(domain.name, object)
+    })
+    .await?;
+    listener.gate.forget_all_but(domain.name, &looked_at);
+    report(domain, &swept);
+    if !swept.repaired.is_empty() {
+        listener.work_to_do.notify_waiters();
+    }
+    ledger::name_late_rows(&listener.pool, domain.name).await?.iter().for_each(report_late_rows);
+    swept.failure.map_or(Ok(swept.waiting), Err)
 }
 
 fn report(domain: &Domain, swept: &Swept) {

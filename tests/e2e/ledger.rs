@@ -790,6 +790,7 @@ async fn sweep(pool: &PgPool) -> (usize, usize, u64) {
     let two = ledger::sweep(pool, domain(), back_off, |_| false);
     let (one, two) = futures::future::join(one, two).await;
     let (one, two) = (one.expect("sweep"), two.expect("sweep"));
+    assert!(one.failure.is_none() && two.failure.is_none(), "{one:?} {two:?}");
     let applied = one.applied.len() + two.applied.len();
     (applied, one.repaired.len() + two.repaired.len(), one.waiting.max(two.waiting))
 }

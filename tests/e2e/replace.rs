@@ -9,6 +9,7 @@ use freshet::roles::Role;
 use freshet_processors::replay::{self, Point, ReplayContext, Request, Shadow};
 use freshet_topics::failpoint;
 use freshet_topics::pipeline::Pipeline;
+use sqlx::Connection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -210,6 +211,74 @@ async fn rows_that_are_being_applied_while_their_version_is_replaced_do_not_outl
     assert_eq!(world.query::<i64>(ROWS).await, kept);
     world.all_hold().await;
     processor.kill();
+    roles.stop().await;
+}
+
+/// A world that soon tries again what failed.
+async fn quick_world(story: &str) -> World {
+    let (_, pipeline) = replacing(story, "health");
+    World::with(story, |config| {
+        config.pipeline = pipeline;
+        config.ingest.retry_max_ms = 1_000;
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_somebody_refers_to_hold_back_their_own_file_alone() {
+    let world = quick_world("replace-refused").await;
+    let roles = world.run_all();
+    world.put("health/a.csv", data::health(3, "2025-08-01", 40, 1)).await;
+    world.settle().await;
+    world
+        .execute(
+            "CREATE TABLE alerts (health_id bigint REFERENCES health_data (id));
+             INSERT INTO alerts SELECT id FROM health_data WHERE date = '2025-09-01'",
+        )
+        .await;
+    world.next_second().await;
+    world.put("health/a.csv", data::health(3, "2025-08-01", 10, 50)).await;
+    let written = "SELECT count(*) = 30 FROM health_data WHERE src_object = (SELECT max(id) FROM pipeline.objects)";
+    world.until("the newer version is in the table", written).await;
+
+    world.put("health/b.csv", data::health(3, "2025-07-01", 20, 1)).await;
+    world.put("hospital/a.csv", data::hospital(3, "2025-08-01", 10, 1)).await;
+    let others = "SELECT count(*) = 2 FROM pipeline.objects
+        WHERE key IN ('health/b.csv', 'hospital/a.csv') AND state = 'applied'";
+    world.until("the other files are applied", others).await;
+    assert_eq!(world.object("health/a.csv").await.state, "published");
+    assert_eq!(world.query::<i64>(ROWS).await, 3 * (40 + 20), "none of its rows is removed before all are");
+
+    world.execute("DELETE FROM alerts").await;
+    world.settle().await;
+    assert_eq!(world.query::<i64>(ROWS).await, 3 * (10 + 20));
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_has_locked_holds_back_the_files_of_no_other_domain() {
+    let world = quick_world("replace-locked").await;
+    let roles = world.run_all();
+    world.put("health/a.csv", data::health(3, "2025-08-01", 40, 1)).await;
+    world.put("health/b.csv", data::health(3, "2025-07-01", 20, 1)).await;
+    world.settle().await;
+    world.next_second().await;
+    let mut holder = sqlx::PgConnection::connect(world.database_url()).await.expect("connect");
+    let lock = "BEGIN; LOCK TABLE health_data IN SHARE MODE";
+    sqlx::raw_sql(lock).execute(&mut holder).await.expect("lock the table");
+    // It has no rows: nothing of it has to be applied before it replaces the other.
+    world.put("health/a.csv", "location_id,date,dengue_cases\n").await;
+    let published = "SELECT count(*) = 1 FROM pipeline.objects WHERE state = 'published'";
+    world.until("the newer version waits for the lock", published).await;
+    world.put("hospital/a.csv", data::hospital(3, "2025-08-01", 10, 1)).await;
+    let applied = "SELECT bool_or(state = 'applied') FROM pipeline.objects WHERE key = 'hospital/a.csv'";
+    world.until("the file of another domain is applied", applied).await;
+
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.expect("let go of the table");
+    world.settle().await;
+    assert_eq!(world.query::<i64>(ROWS).await, 3 * 20);
+    world.all_hold().await;
     roles.stop().await;
 }
 

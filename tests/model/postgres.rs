@@ -123,7 +123,8 @@ impl Twin {
             Action::CrashListener(listener) | Action::CrashMidChunk(listener) => self.claims[listener] = None,
             Action::Sweep => {
                 let truncated = |object: &Object| before.database.is_truncated(object, &before.topic, None);
-                ledger::sweep(&self.pool, health(), NO_WAIT, truncated).await.expect("sweep");
+                let swept = ledger::sweep(&self.pool, health(), NO_WAIT, truncated).await.expect("sweep");
+                assert!(swept.failure.is_none(), "{swept:?}");
                 ledger::name_late_rows(&self.pool, DOMAIN).await.expect("name late rows");
             }
             Action::Take(_, partition) | Action::Rebalance(_, partition) => self.take(before, after, partition).await,

@@ -12,6 +12,8 @@
 //! If such a row had replaced a row of another object, that older row does not come back by itself, because the table
 //! no longer has it. A replay restores it.
 
+use std::time::Duration;
+
 use freshet_topics::{Domain, Overwrite};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
@@ -20,6 +22,10 @@ use crate::apply::marks::Marks;
 use crate::apply::removal;
 use crate::destination::Destination;
 use crate::transactions::{self, Limits};
+
+/// Longest wait for a lock. A batch holds its locks for a second or so; whoever locked the table may hold it for hours,
+/// and the other domains are swept after this one.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Takes the lock in shared mode, for applying a batch of such a domain.
 ///
@@ -42,12 +48,13 @@ pub(super) async fn lock(connection: &mut PgConnection, domain: &Domain) -> Resu
 /// version became applied without a sweep. Returns the number of rows removed from the table.
 ///
 /// # Errors
-/// If Postgres does not answer.
+/// If Postgres does not answer, or refuses to remove a row, or somebody holds a lock. Nothing is replaced then.
 pub async fn replace_overwritten(pool: &PgPool, domain: &Domain) -> Result<i64, sqlx::Error> {
     if domain.on_overwrite != Overwrite::Replace {
         return Ok(0);
     }
-    let mut transaction = transactions::begin(pool, "replace", Limits::SHORT).await?;
+    let limits = Limits::SHORT.waiting_at_most(LOCK_TIMEOUT);
+    let mut transaction = transactions::begin(pool, "replace", limits).await?;
     lock(&mut transaction, domain).await?;
     let removed = replace(&mut transaction, domain, None).await?;
     transaction.commit().await?;

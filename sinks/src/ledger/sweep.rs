@@ -20,13 +20,14 @@ use super::replace;
 use super::transition::Event;
 use super::write::change_all;
 use crate::backoff::Backoff;
+use crate::postgres::{ErrorKind, error_kind};
 use crate::transactions::{self, Limits};
 
 /// Objects judged in one statement.
 const PAGE: i64 = 1_000;
 
 /// The result of a sweep.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Swept {
     /// Objects found complete.
     pub applied: Vec<Arrived>,
@@ -36,6 +37,8 @@ pub struct Swept {
     pub waiting: u64,
     /// Rows removed from the table because only an older version of an object had them.
     pub replaced: i64,
+    /// Why some objects that are complete stay published until a later sweep.
+    pub failure: Option<sqlx::Error>,
 }
 
 /// An object whose rows have all arrived.
@@ -90,7 +93,7 @@ struct Published {
 }
 
 /// Checks every published object of the domain once. `is_truncated` tells whether the log ends before an object does,
-/// which only Kafka knows.
+/// which only Kafka knows. If an object cannot be completed, [`Swept::failure`] says why, and the others are checked.
 ///
 /// # Errors
 /// If Postgres does not answer. Work done before that stays done.
@@ -116,8 +119,8 @@ pub async fn sweep(
                 Verdict::Repair => repairs.push((one, truncated)),
             }
         }
-        complete(&mut connection, domain, applied, &mut swept).await?;
         repair(&mut connection, repairs, back_off, &mut swept).await?;
+        complete(&mut connection, domain, applied, &mut swept).await;
     }
 }
 
@@ -192,23 +195,47 @@ async fn published(connection: &mut PgConnection, domain: &str, after: i64) -> R
     .await
 }
 
-async fn complete(
-    connection: &mut PgConnection,
-    domain: &Domain,
-    objects: Vec<Published>,
-    swept: &mut Swept,
-) -> Result<(), sqlx::Error> {
+/// Completes objects: all at once, or if Postgres refuses to remove rows, half by half, so that only the objects stay
+/// published that it refuses. After another error, such as a lock that somebody holds, nothing more is completed: each
+/// page would wait for it.
+async fn complete(connection: &mut PgConnection, domain: &Domain, objects: Vec<Published>, swept: &mut Swept) {
     let before: Vec<Object> = objects.iter().map(|one| one.object.clone()).collect();
-    let written = match domain.on_overwrite {
-        Overwrite::Merge => change_all(connection, &before, |_| Event::Complete).await?,
-        Overwrite::Replace => complete_and_replace(connection, domain, &before, swept).await?,
-    };
+    let mut written: Vec<i64> = Vec::new();
+    let mut parts = vec![before.as_slice()];
+    while swept.failure.as_ref().is_none_or(is_of_a_row)
+        && let Some(part) = parts.pop()
+    {
+        match complete_at_once(connection, domain, part, swept).await {
+            Ok(ids) => written.extend(ids),
+            Err(error) if is_of_a_row(&error) && part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+            Err(error) => swept.failure = Some(error),
+        }
+    }
     for one in objects.into_iter().filter(|one| written.contains(&one.object.id)) {
         // S3's clock may be ahead of Postgres' by a little.
         let fresh = (one.last_row_at - one.object.version.last_modified).num_milliseconds().max(0) as f64 / 1_000.0;
         swept.applied.push(Arrived { object: one.object, is_new: one.is_new, freshness_seconds: fresh });
     }
-    Ok(())
+}
+
+fn is_of_a_row(error: &sqlx::Error) -> bool {
+    error_kind(error) == ErrorKind::Row
+}
+
+/// Completes all of these objects or none; returns the ids of those that were written.
+async fn complete_at_once(
+    connection: &mut PgConnection,
+    domain: &Domain,
+    objects: &[Object],
+    swept: &mut Swept,
+) -> Result<Vec<i64>, sqlx::Error> {
+    match domain.on_overwrite {
+        Overwrite::Merge => change_all(connection, objects, |_| Event::Complete).await,
+        Overwrite::Replace => complete_and_replace(connection, domain, objects, swept).await,
+    }
 }
 
 /// The transaction `complete`: no reader sees an applied version together with rows that it replaces.
@@ -221,7 +248,8 @@ async fn complete_and_replace(
     if objects.is_empty() {
         return Ok(Vec::new());
     }
-    let mut transaction = transactions::begin_on(connection, "complete", Limits::SHORT).await?;
+    let limits = Limits::SHORT.waiting_at_most(replace::LOCK_TIMEOUT);
+    let mut transaction = transactions::begin_on(connection, "complete", limits).await?;
     replace::lock(&mut transaction, domain).await?;
     let written = change_all(&mut transaction, objects, |_| Event::Complete).await?;
     let replaced = replace::replace(&mut transaction, domain, Some(&written)).await?;
