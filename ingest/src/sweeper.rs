@@ -13,11 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{IngestError, Listener, metrics};
 
-/// Time between two looks for overwritten versions that are not replaced yet: most are replaced when the newer one is
-/// applied.
-const REPLACE_INTERVAL: Duration = Duration::from_secs(60);
+/// Time between two looks for what is seldom there: overwritten versions that are not replaced yet (most are replaced when
+/// the newer one is applied), and late rows, for which all versions that were ever given up are read.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// While no object waits, the time between two sweeps grows up to this many intervals.
 const IDLE_INTERVALS_MAX: u32 = 8;
+/// Pauses are at least so many times as long as the sweep before, so that sweeps over many waiting objects take a fifth
+/// of the time: batches of rows compete with them.
+const PAUSE_PER_SWEEP: u32 = 4;
 
 /// Sweeps every domain at the interval: four times as often while published objects wait for their rows, and less and
 /// less often while none does.
@@ -26,18 +29,23 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
     let mut turns: Vec<Turn> = listener.domains.iter().copied().map(Turn::new).collect();
     let mut pause = interval;
     while !stop.is_cancelled() {
-        let mut waiting = 0;
+        let (mut waiting, mut took) = (0, Duration::ZERO);
         for turn in &mut turns {
-            if turn.is_due() {
-                waiting += turn.sweep(&listener).await?;
-                turn.replace(&listener).await?;
+            if !turn.is_due() {
+                continue;
             }
+            let began = Instant::now();
+            if let Some(still) = turn.sweep(&listener).await? {
+                waiting += still;
+                took += began.elapsed();
+            }
+            turn.look(&listener).await?;
         }
-        pause = next_pause(pause, interval, waiting);
+        pause = next_pause(pause, interval, waiting, took);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             // A newly published object is not applied yet: look soon, not immediately.
-            () = async { listener.sweep_to_do.notified().await; tokio::time::sleep(interval / 4).await } => {}
+            () = async { listener.sweep_to_do.notified().await; tokio::time::sleep(soon(interval, took)).await } => {}
             () = stop.cancelled() => {}
         }
     }
@@ -50,11 +58,18 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
 /// |---|---|
 /// | some | a quarter of the interval |
 /// | none | twice as long as before, from one interval to [`IDLE_INTERVALS_MAX`] |
-fn next_pause(so_far: Duration, interval: Duration, waiting: u64) -> Duration {
+///
+/// After a long sweep it is longer: see [`PAUSE_PER_SWEEP`].
+fn next_pause(so_far: Duration, interval: Duration, waiting: u64, took: Duration) -> Duration {
     match waiting {
-        0 => (so_far * 2).clamp(interval, interval * IDLE_INTERVALS_MAX),
-        _ => interval / 4,
+        0 => (so_far * 2).clamp(interval, interval * IDLE_INTERVALS_MAX).max(soon(interval, took)),
+        _ => soon(interval, took),
     }
+}
+
+/// The shortest pause after a sweep that took so long.
+fn soon(interval: Duration, took: Duration) -> Duration {
+    (interval / 4).max(took * PAUSE_PER_SWEEP)
 }
 
 /// What is remembered of a domain between two sweeps.
@@ -64,25 +79,26 @@ struct Turn {
     failures: u32,
     /// After a failure, when it is swept again.
     again_at: Option<Instant>,
-    /// When versions that are not replaced yet were last looked for.
-    replaced_at: Option<Instant>,
+    /// When what is seldom there was last looked for.
+    looked_at: Option<Instant>,
 }
 
 impl Turn {
     fn new(domain: &'static Domain) -> Self {
-        Turn { domain, failures: 0, again_at: None, replaced_at: None }
+        Turn { domain, failures: 0, again_at: None, looked_at: None }
     }
 
     fn is_due(&self) -> bool {
         self.again_at.is_none_or(|at| Instant::now() >= at)
     }
 
-    /// Sweeps the domain; returns how many of its objects wait. After a failure it is passed over for a while.
-    async fn sweep(&mut self, listener: &Listener) -> Result<u64, IngestError> {
+    /// Sweeps the domain; returns how many of its objects wait, or nothing after a failure: then it is passed over for a
+    /// while.
+    async fn sweep(&mut self, listener: &Listener) -> Result<Option<u64>, IngestError> {
         let error = match sweep_domain(listener, self.domain).await {
             Ok(waiting) => {
                 (self.failures, self.again_at) = (0, None);
-                return Ok(waiting);
+                return Ok(Some(waiting));
             }
             Err(error) => tolerated(error)?,
         };
@@ -91,22 +107,18 @@ impl Turn {
         self.again_at = Some(Instant::now() + pause);
         let (domain, failures, pause_ms) = (self.domain.name, self.failures, pause.as_millis() as u64);
         tracing::warn!(domain, %error, failures, pause_ms, "cannot sweep the ledger, trying again");
-        Ok(0)
+        Ok(None)
     }
 
-    /// From time to time looks for overwritten versions that are not replaced yet. After a failure too, the next look is
-    /// that of the next interval.
-    async fn replace(&mut self, listener: &Listener) -> Result<(), IngestError> {
-        if self.replaced_at.is_some_and(|at| at.elapsed() < REPLACE_INTERVAL) {
+    /// From time to time looks for what is seldom there. After a failure too, the next look is that of the next interval.
+    async fn look(&mut self, listener: &Listener) -> Result<(), IngestError> {
+        if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
             return Ok(());
         }
-        self.replaced_at = Some(Instant::now());
-        match ledger::replace_overwritten(&listener.pool, self.domain).await {
-            Ok(rows) => report_replaced(self.domain, rows),
-            Err(error) => {
-                let (domain, error) = (self.domain.name, tolerated(error)?);
-                tracing::warn!(domain, %error, "cannot replace overwritten versions, trying again");
-            }
+        self.looked_at = Some(Instant::now());
+        if let Err(error) = look_at_versions(listener, self.domain).await {
+            let (domain, error) = (self.domain.name, tolerated(error)?);
+            tracing::warn!(domain, %error, "cannot replace overwritten versions or name late rows, trying again");
         }
         Ok(())
     }
@@ -133,8 +145,14 @@ async fn sweep_domain(listener: &Listener, domain: &Domain) -> Result<u64, sqlx:
     if !swept.repaired.is_empty() {
         listener.work_to_do.notify_waiters();
     }
-    ledger::name_late_rows(&listener.pool, domain.name).await?.iter().for_each(report_late_rows);
     swept.failure.map_or(Ok(swept.waiting), Err)
+}
+
+/// Names late rows, and replaces overwritten versions that are not replaced yet.
+async fn look_at_versions(listener: &Listener, domain: &Domain) -> Result<(), sqlx::Error> {
+    ledger::name_late_rows(&listener.pool, domain.name).await?.iter().for_each(report_late_rows);
+    report_replaced(domain, ledger::replace_overwritten(&listener.pool, domain).await?);
+    Ok(())
 }
 
 fn report(domain: &Domain, swept: &Swept) {
@@ -200,9 +218,19 @@ mod tests {
         let interval = Duration::from_millis(100);
         let (mut pause, mut seen) = (interval, Vec::new());
         for waiting in [0, 0, 0, 0, 0, 5, 1, 0, 0] {
-            pause = next_pause(pause, interval, waiting);
+            pause = next_pause(pause, interval, waiting, Duration::from_millis(1));
             seen.push(pause.as_millis());
         }
         assert_eq!(seen, [200, 400, 800, 800, 800, 25, 25, 100, 200]);
+    }
+
+    #[test]
+    fn long_sweeps_take_a_fifth_of_the_time() {
+        let interval = Duration::from_millis(100);
+        for (waiting, took_ms, expected) in [(1, 6, 25), (1, 7, 28), (1, 500, 2_000), (0, 10, 200), (0, 500, 2_000)] {
+            let pause = next_pause(interval, interval, waiting, Duration::from_millis(took_ms));
+            assert_eq!(pause.as_millis(), expected, "{waiting} {took_ms}");
+        }
+        assert_eq!(next_pause(20 * interval, interval, 0, Duration::ZERO), 8 * interval, "the next is as before");
     }
 }
