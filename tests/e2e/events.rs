@@ -57,6 +57,14 @@ async fn tell_nobody(world: &World) {
     request.send().await.expect("take the notification away");
 }
 
+/// Has a look at a key wait until the connection is closed: it has the lock under which the key is registered.
+async fn hold_back_the_look(world: &World, key: &str) -> sqlx::PgConnection {
+    let mut holder = sqlx::PgConnection::connect(world.database_url()).await.expect("connect");
+    let lock = "SELECT pg_advisory_lock(hashtextextended($1 || '/' || $2, 0))";
+    sqlx::query(lock).bind(world.raw_bucket()).bind(key).execute(&mut holder).await.expect("lock the key");
+    holder
+}
+
 /// How often each key is in the ledger.
 async fn keys(world: &World) -> Vec<String> {
     world.column("SELECT key FROM pipeline.objects ORDER BY id").await
@@ -192,6 +200,43 @@ async fn a_message_is_deleted_only_once_the_ledger_holds_the_object() {
     aws.is_drained().await;
     assert_eq!(keys(&world).await, ["health/first.csv", "health/second.csv"]);
     assert_eq!(aws.messages(&aws.dead_url()).await, (0, 0));
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_stops_waits_for_no_message_that_it_will_not_look_at() {
+    let _slot = SLOTS.acquire().await.expect("never closed");
+    let aws = Aws::ministack("events-stop").await;
+    let world = world(&aws, "events-stop", |config| {
+        config.ingest.events.hidden_s = 600;
+        config.ingest.drain_ms = 60_000;
+    })
+    .await;
+    world.put("health/first.csv", file(0)).await;
+    let roles = world.run_all();
+    world.settle().await;
+    aws.is_drained().await;
+
+    // The third file waits behind the look at the second one.
+    let holder = hold_back_the_look(&world, "health/second.csv").await;
+    for (number, key) in (1..).zip(["health/second.csv", "health/third.csv"]) {
+        world.put(key, file(number)).await;
+        let is_taken = async || (aws.messages(&aws.queue_url).await == (0, u64::from(number))).then_some(());
+        within(TRUE_WITHIN, "the listener has its message", is_taken).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let began = Instant::now();
+    let let_go = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        holder.close().await.expect("let go of the key");
+    };
+    tokio::join!(roles.stop(), let_go);
+    assert!(began.elapsed() < Duration::from_secs(30), "it stops after {:?}", began.elapsed());
+
+    let roles = world.run_all();
+    world.settle().await;
+    assert_eq!(keys(&world).await.len(), 3);
     world.all_hold().await;
     roles.stop().await;
 }

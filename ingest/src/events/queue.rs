@@ -235,7 +235,7 @@ impl Reader {
     async fn fate_of(&self, handle: &str, objects: &[(String, String)], stop: &CancellationToken) -> Fate {
         let mut failures = 0;
         loop {
-            let looks = join_all(objects.iter().map(|(bucket, key)| self.look(bucket, key))).await;
+            let looks = join_all(objects.iter().map(|(bucket, key)| self.look(bucket, key, stop))).await;
             match worst(&looks) {
                 Worst::Nothing => return Fate::Other,
                 Worst::Looked(Looked::Settled) => return Fate::Settled,
@@ -254,16 +254,16 @@ impl Reader {
     }
 
     /// The result of a look at a key; `None` if it belongs to no domain.
-    async fn look(&self, bucket: &str, key: &str) -> Option<Looked> {
+    async fn look(&self, bucket: &str, key: &str, stop: &CancellationToken) -> Option<Looked> {
         // Half of the time that it is hidden from others: a message that takes longer is received by them as well.
         let limit = Duration::from_secs(self.queue.settings.hidden_s) / 2;
         match self.listener.hints.look(bucket, key) {
             Look::Unmatched => None,
             Look::Full => Some(Looked::Unread),
-            Look::Comes(told) => Some(match tokio::time::timeout(limit, told).await {
-                Ok(Ok(looked)) => looked,
-                // It waits for the listing, or its domain stopped.
-                Ok(Err(_)) | Err(_) => Looked::Unread,
+            Look::Comes(told) => Some(match stop.run_until_cancelled(tokio::time::timeout(limit, told)).await {
+                Some(Ok(Ok(looked))) => looked,
+                // It waits for the listing, or its domain or the listener stops: nobody may look any more.
+                Some(Ok(Err(_)) | Err(_)) | None => Looked::Unread,
             }),
         }
     }
