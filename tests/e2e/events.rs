@@ -10,6 +10,7 @@ use freshet::commands::setup::{self, Standing};
 use freshet::config::Config;
 use freshet::roles::Services;
 use freshet_ingest::IngestSettings;
+use freshet_sinks::listings;
 use serde_json::{Value, json};
 use sqlx::Connection;
 use tokio::sync::Semaphore;
@@ -252,6 +253,38 @@ async fn a_file_of_which_no_event_tells_is_found_by_the_listing() {
     world.settle().await;
     assert_eq!(keys(&world).await, ["health/lost.csv"]);
     assert_eq!(aws.messages(&aws.queue_url).await, (0, 0));
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_thousand_messages_wait_files_are_found_by_the_listing() {
+    let _slot = SLOTS.acquire().await.expect("never closed");
+    let aws = Aws::ministack("events-long").await;
+    let world = world(&aws, "events-long", |config| config.ingest.list_interval_ms = 500).await;
+    // It is another listener's turn to list: this one lists only if it misses something.
+    for domain in world.services.config.pipeline.domains {
+        let (pool, bucket) = (&world.services.pool, world.raw_bucket());
+        let held = listings::hold(pool, bucket, domain.name, "another", Duration::from_secs(3_600)).await;
+        assert!(held.expect("hold a turn"));
+    }
+    world.put("health/first.csv", file(0)).await;
+    let roles = world.run_all();
+    world.settle().await;
+    aws.is_drained().await;
+
+    tell_nobody(&world).await;
+    world.put("health/untold.csv", file(1)).await;
+    let holder = hold_back_the_look(&world, "health/gone.csv").await;
+    let told = s3_form(&world, "ObjectCreated:Put", "health/gone.csv").to_string();
+    for _ in 0..1_100 {
+        aws.send(&told).await;
+    }
+    let is_long = "SELECT max(waiting) > 1000 FROM pipeline.event_queue";
+    world.until("the listener has seen how many wait", is_long).await;
+    holder.close().await.expect("let go of the key");
+    world.settle().await;
+    assert_eq!(keys(&world).await, ["health/first.csv", "health/untold.csv"]);
     world.all_hold().await;
     roles.stop().await;
 }

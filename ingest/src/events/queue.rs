@@ -130,7 +130,7 @@ pub(crate) async fn run(
     declare();
     let reader = Reader { listener, queue, logged: LoggedOnce::new(WhenFull::Forget), seen: SeenQueue::default() };
     let receivers = join_all((0..reader.queue.settings.receivers).map(|_| reader.read(&stop)));
-    tokio::join!(receivers, reader.seen.keep(&reader.listener.pool, &reader.queue, &stop));
+    tokio::join!(receivers, reader.seen.keep(&reader.listener, &reader.queue, &stop));
     Ok(())
 }
 
@@ -153,7 +153,7 @@ struct Reader {
     queue: EventQueue,
     /// Unreadable messages and unknown kinds of events that were logged.
     logged: LoggedOnce,
-    /// The counts for `freshet status` and the page.
+    /// The counts for `freshet status` and the page, and whether the queue is long.
     seen: SeenQueue,
 }
 

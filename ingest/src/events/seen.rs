@@ -1,4 +1,5 @@
-//! Records the state of the event queue in Postgres, for `freshet status` and the status page.
+//! Records the state of the event queue in Postgres, for `freshet status` and the status page, and has listings find the
+//! files once it is long.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,9 +9,12 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{EventQueue, Fate};
+use crate::Listener;
 
 /// The time between two records: each costs a small write and a request.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// While more messages wait, listings are due: one request lists a thousand files, and a message takes several requests.
+const WAITING_MAX: i64 = 1_000;
 /// The most characters stored of a failure: SDKs print everything that they know.
 const FAILURE_CHARS_MAX: usize = 500;
 
@@ -62,9 +66,9 @@ impl SeenQueue {
         });
     }
 
-    /// Writes until `stop`, and once more then. It is for people only: if Postgres does not answer, it is written
-    /// later.
-    pub(super) async fn keep(&self, pool: &PgPool, queue: &EventQueue, stop: &CancellationToken) {
+    /// Writes until `stop`, and once more then. What is written is for people only: if Postgres does not answer, it is
+    /// written later.
+    pub(super) async fn keep(&self, listener: &Listener, queue: &EventQueue, stop: &CancellationToken) {
         let mut goes_on = true;
         while goes_on {
             goes_on = stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some();
@@ -72,7 +76,11 @@ impl SeenQueue {
             if goes_on {
                 seen.messages = stop.run_until_cancelled(queue.messages()).await.flatten();
             }
-            if let Err(error) = event_queue::note(pool, queue.url(), &seen).await {
+            if seen.messages.is_some_and(|(waiting, _)| waiting > WAITING_MAX) {
+                // Which domains the messages are about is known only once they are received.
+                listener.domains.iter().for_each(|domain| listener.hints.miss(domain));
+            }
+            if let Err(error) = event_queue::note(&listener.pool, queue.url(), &seen).await {
                 tracing::debug!(%error, "note the state of the event queue");
                 self.put_back(&seen);
             }
