@@ -103,6 +103,11 @@ impl Dirty {
         self.windows.insert((output, window));
     }
 
+    /// Takes the windows of an output away.
+    pub(crate) fn forget(&mut self, output: &str) {
+        self.windows.retain(|(of, _)| *of != output);
+    }
+
     /// Adds all windows of the other.
     pub(crate) fn extend(&mut self, other: Dirty) {
         self.windows.extend(other.windows);

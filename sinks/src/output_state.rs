@@ -9,8 +9,9 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::backoff::Backoff;
 
-/// How long an output with a failing query is not tried again. With a time limit of one minute, a query that always
-/// times out delays the other outputs for at most a tenth of the time.
+/// How long an output with a failing query is not tried again. A retry begins with the window that failed last. So with a
+/// time limit of one minute, a query that always times out there delays the other outputs, once the intervals have grown,
+/// for about a tenth of the time.
 const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
 
 /// What a setup does to an output.

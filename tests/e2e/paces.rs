@@ -67,25 +67,12 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     until_copied(&world).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
 
-    // A large file whose rows have not come yet, in a ledger that nobody sweeps.
-    let copied = "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
-        SELECT bucket, 'health/large.csv', 'large', 1000000000, last_modified, domain, src_ord + 1000000, 'published'
-        FROM pipeline.objects WHERE domain = 'health'";
-    world.execute(copied).await;
-    let change = async |condition: &str| {
-        world.execute(&format!("UPDATE health_data SET dengue_cases = dengue_cases + 1 WHERE {condition}")).await;
-        let marks = format!(
-            "INSERT INTO pipeline.marks (domain, dates)
-             SELECT 'health', unnest(range_agg(daterange(date, date + 1))) FROM health_data WHERE {condition}"
-        );
-        world.execute(&marks).await;
-        world.execute("SELECT pg_notify('freshet_marks', 'health')").await;
-    };
+    load(&world).await;
     let before = world.manifest().await.version;
-    change("date = '2024-05-05'").await;
+    change(&world, "date = '2024-05-05'").await;
     until_published(&world, Duration::from_secs(20), "one day", |it| it.version > before).await;
     let before = world.manifest().await.version;
-    change("true").await;
+    change(&world, "true").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(world.manifest().await.version, before, "what is on its way goes first");
     let behind = observe::outputs(&world.services).await.expect("the outputs").copies_behind;
@@ -107,6 +94,52 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     roles.stop().await;
 }
 
+/// A large file whose rows have not come yet, in a ledger that nobody sweeps.
+async fn load(world: &World) {
+    let copied = "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
+        SELECT bucket, 'health/large.csv', 'large', 1000000000, last_modified, domain, src_ord + 1000000, 'published'
+        FROM pipeline.objects WHERE domain = 'health'";
+    world.execute(copied).await;
+}
+
+/// Changes rows, as a processor would.
+async fn change(world: &World, condition: &str) {
+    world.execute(&format!("UPDATE health_data SET dengue_cases = dengue_cases + 1 WHERE {condition}")).await;
+    let marks = format!(
+        "INSERT INTO pipeline.marks (domain, dates)
+         SELECT 'health', unnest(range_agg(daterange(date, date + 1))) FROM health_data WHERE {condition}"
+    );
+    world.execute(&marks).await;
+    world.execute("SELECT pg_notify('freshet_marks', 'health')").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_load_an_output_that_fails_puts_off_no_other() {
+    let world = World::new("load-failing").await;
+    let roles = world.run(&roles_but(Role::Metrics));
+    world.put("locations/all.csv", data::locations(2)).await;
+    world.put("health/all.csv", data::health(2, "2024-01-01", 500, 1)).await;
+    world.applied().await;
+    roles.stop().await;
+    // It has a window for each of 500 days, and fails on the last of them.
+    let failing = "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [location_id, date]\n*/
+        SELECT h.location_id, h.date, 1 / (date '2025-05-14' - h.date) AS share FROM health_data AS h, pg_sleep(0.02)
+        WHERE h.date >= :window_start AND h.date < :window_end AND h.is_projected = false";
+    let pipeline = pipeline_with("failing-pipeline", failing);
+    let mut setup = world.spawn(&["setup", "--pipeline", &pipeline]);
+    assert_eq!(setup.ended(Duration::from_secs(60)).await, Some(0), "{}", setup.log());
+    let metrics = world.spawn(&["metrics", "--pipeline", &pipeline]);
+    world.until("the output fails", "SELECT EXISTS (SELECT FROM pipeline.output_failures)").await;
+
+    load(&world).await;
+    world.execute("UPDATE pipeline.output_failures SET retry_at = retry_from").await;
+    let before = world.manifest().await.version;
+    change(&world, "date = '2024-05-05'").await;
+    let of_others = |manifest: &Manifest| manifest.changed["current_health_risks"] > before;
+    until_published(&world, Duration::from_secs(20), "one day of the other outputs", of_others).await;
+    drop(metrics);
+}
+
 async fn until_copied(world: &World) {
     let started = Instant::now();
     // A copy that is written for the first time meanwhile may be an error: another look decides.
@@ -116,8 +149,8 @@ async fn until_copied(world: &World) {
     }
 }
 
-/// The shipped pipeline, with an output whose query takes a minute.
-fn slow_pipeline(name: &str) -> String {
+/// The shipped pipeline, with one more output.
+fn pipeline_with(name: &str, output: &str) -> String {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).expect("made");
         for entry in fs::read_dir(from).expect("a folder") {
@@ -130,8 +163,7 @@ fn slow_pipeline(name: &str) -> String {
     }
     let to = folder().join(name);
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(Pipeline::shipped().name), &to);
-    let slow = "/* freshet\ndescription: d\nwindows: [month]\nfacts: [health]\nkey: [a]\n*/\nSELECT 1 AS a FROM pg_sleep(50)\n";
-    fs::write(to.join("outputs").join("slow.sql"), slow).expect("written");
+    fs::write(to.join("outputs").join("more.sql"), output).expect("written");
     to.to_string_lossy().into_owned()
 }
 
@@ -142,7 +174,8 @@ async fn a_program_that_is_told_to_stop_waits_for_no_query_and_leaves_none_behin
     world.put("health/all.csv", data::health(1, "2025-07-01", 3, 1)).await;
     world.applied().await;
     roles.stop().await;
-    let pipeline = slow_pipeline("slow-pipeline");
+    let slow = "/* freshet\ndescription: d\nwindows: [month]\nfacts: [health]\nkey: [a]\n*/\nSELECT 1 AS a FROM pg_sleep(50)\n";
+    let pipeline = pipeline_with("slow-pipeline", slow);
     let mut setup = world.spawn(&["setup", "--pipeline", &pipeline]);
     assert_eq!(setup.ended(Duration::from_secs(60)).await, Some(0), "{}", setup.log());
     let metrics: Process = world.spawn(&["metrics", "--pipeline", &pipeline]);

@@ -159,6 +159,31 @@ async fn a_query_that_does_not_work_stops_its_output_alone_until_it_works_again(
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_is_tried_again_begins_where_it_failed_and_uploads_nothing() {
+    let world = World::new("tried-again").await;
+    let running = world.run(&roles_but(Role::Metrics));
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(2, "2025-01-01", 60, 1)).await;
+    world.applied().await;
+    dengue(&world, "2025-01-30", 0).await;
+    let daily = health("daily", "windows: [day]\nkey: [location_id, date]\n", "100 / h.dengue_cases AS share");
+    let context = context(&world, with(&[daily]));
+    set_up(&context).await;
+    assert_eq!(publish(&context).await.failed, ["daily"]);
+    let again = async || {
+        world.execute("UPDATE pipeline.output_failures SET retry_at = retry_from").await;
+        publish(&context).await
+    };
+    let second = again().await;
+    assert_eq!((second.failed, second.files, second.output_windows), (vec!["daily"], 0, 0));
+
+    dengue(&world, "2025-01-30", 50).await;
+    assert_eq!(again().await.failed, [""; 0]);
+    assert_eq!(of(&world.manifest().await, "daily").len(), 60);
+    running.stop().await;
+}
+
 const SUPERSEDED: &str = "output daily is not set up; run the program and pipeline folder that were set up last, or run `freshet setup` \
      with these";
 

@@ -3,6 +3,7 @@
 //! An output is derived completely or not at all: if the query fails for one window, nothing of the output changes, so
 //! that its files always come from one state of the tables and one definition.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use freshet_sinks::output_state::OutputFailure;
@@ -53,6 +54,22 @@ fn way(continued: Option<&Derived>, output: &Output, failure: Option<&OutputFail
     }
 }
 
+/// Leaves the outputs that failed before and would be tried again, as a whole.
+fn leave_failed(ways: &mut BTreeMap<&'static str, Way>, failures: &BTreeMap<String, OutputFailure>, dirty: &mut Dirty) {
+    for (output, way) in ways {
+        if *way == Way::Whole && failures.contains_key(*output) {
+            *way = Way::Left;
+            dirty.forget(output);
+        }
+    }
+}
+
+/// Sorts the windows of an output that is tried again: first the one for which it failed, then the newest, as new rows
+/// break a query more often than old ones.
+fn sort_by_doubt(windows: &mut [Window], reason: &str) {
+    windows.sort_by_key(|window| (!reason.starts_with(&query::spelled(*window)), Reverse(window.start)));
+}
+
 /// What is to be derived.
 pub(super) struct Plan<'a> {
     context: &'a RefreshContext,
@@ -72,7 +89,7 @@ pub(super) struct Derivation {
     pub(super) manifest: Manifest,
     /// Windows that were dirty, each once however many outputs have it.
     pub(super) windows: usize,
-    /// The same, counted for each output.
+    /// Windows that were derived, counted for each output.
     pub(super) output_windows: usize,
     /// Data files written.
     pub(super) written: usize,
@@ -91,7 +108,7 @@ pub(super) struct Failed {
     pub(super) reason: String,
     /// Failures in a row.
     pub(super) failures: u32,
-    /// Whether it was tried now.
+    /// Whether it was tried now, or should have been: it is left alone for a while.
     pub(super) is_new: bool,
 }
 
@@ -157,9 +174,14 @@ impl<'a> Plan<'a> {
             && self.work_again().is_empty()
     }
 
-    /// How many windows are to be derived, counted for each output.
-    pub(super) fn output_windows(&self) -> usize {
-        self.dirty.output_windows()
+    /// If there are more windows, counted for each output, than may be derived yet: leaves the outputs that are only tried
+    /// again, so that the others need not wait until there is time for all of their windows. Returns the number of windows
+    /// if it is still too large.
+    pub(super) fn put_off(&mut self, windows_max: usize) -> Option<usize> {
+        if self.dirty.output_windows() > windows_max {
+            leave_failed(&mut self.ways, &self.failures, &mut self.dirty);
+        }
+        Some(self.dirty.output_windows()).filter(|windows| *windows > windows_max)
     }
 
     /// Derives the dirty windows, several at once, writes their files, and returns the contents of the next version.
@@ -188,6 +210,8 @@ impl<'a> Plan<'a> {
             .flat_map(|manifest| entries(outputs, manifest))
             .map(|(output, window, files)| ((output.name, window), files.clone()))
             .collect();
+        let tried = |it: &OutputWork| it.work.made.len() + usize::from(it.work.failed.is_some());
+        let output_windows: usize = works.iter().map(tried).sum();
         let derived = self.collect(works, &mut files, &mut failed);
         let written = readers::awake(snapshot.connection(), uploads.finish()).await??;
         failpoint::reach(Point::FilesPut);
@@ -203,17 +227,16 @@ impl<'a> Plan<'a> {
             watermarks: snapshot.watermarks.clone(),
             windows: files.into_values().collect(),
         };
-        let (windows, output_windows) = (self.dirty.windows(), self.dirty.output_windows());
-        let (taken, waiting) = (self.taken, self.waiting);
+        let (windows, taken, waiting) = (self.dirty.windows(), self.taken, self.waiting);
         Ok(Derivation { manifest, windows, output_windows, written, taken, waiting, failed, work_again })
     }
 
-    /// The outputs whose query failed and is not tried again yet.
+    /// The outputs whose query failed and is not tried again yet. One that is due has to wait as after a failure.
     fn left_alone(&self) -> BTreeMap<&'static str, Failed> {
         let failed = |output: &&'static Output| {
             let failure = self.failures.get(output.name).filter(|_| self.ways[output.name] == Way::Left)?;
             let failures = failure.failures.unsigned_abs();
-            Some((output.name, Failed { reason: failure.reason.clone(), failures, is_new: false }))
+            Some((output.name, Failed { reason: failure.reason.clone(), failures, is_new: failure.is_due }))
         };
         self.context.outputs.iter().filter_map(failed).collect()
     }
@@ -312,8 +335,16 @@ impl<'a> Plan<'a> {
         if others {
             windows = everything(snapshot, output).await?.of(output.name);
         }
+        let failure = self.failures.get(output.name).filter(|_| way == Way::Whole);
+        if let Some(failure) = failure {
+            sort_by_doubt(&mut windows, &failure.reason);
+        }
         let closed = |window| (window, closed(self.context, snapshot, output, window));
-        let windows = windows.into_iter().map(closed).collect();
+        let windows: Vec<_> = windows.into_iter().map(closed).collect();
+        // Most likely it fails again. Then one window was derived, alone, and nothing is uploaded.
+        if let (Some(_), Some((window, is_final))) = (failure, windows.first()) {
+            query.run(snapshot.connection(), *window, *is_final).await?;
+        }
         let work = Work { output, query, windows, made: Vec::new(), failed: None };
         Ok(Some(OutputWork { work, columns, is_whole: others || way == Way::Whole }))
     }
@@ -433,21 +464,17 @@ mod tests {
         Output::read("a.sql", text, &DOMAINS, &mut Mistakes::of("a.sql")).expect("an output")
     }
 
+    fn failure(is_due: bool) -> OutputFailure {
+        let now = chrono::Utc::now();
+        OutputFailure { output: "a".into(), reason: "r".into(), failures: 1, since: now, retry_at: now, is_due }
+    }
+
     #[test]
     fn an_output_that_does_not_work_is_left_alone_until_it_is_tried_as_a_whole() {
         let output = output();
         let derived = |definition: &str, stale| Derived { definition: definition.into(), stale, ..Derived::default() };
         let (current, other, stale) =
             (derived(output.definition, false), derived("other", false), derived(output.definition, true));
-        let now = chrono::Utc::now();
-        let failure = |is_due| OutputFailure {
-            output: "a".into(),
-            reason: "r".into(),
-            failures: 1,
-            since: now,
-            retry_at: now,
-            is_due,
-        };
         let cases = [
             (Some(&current), None, Way::Following),
             (Some(&current), Some(false), Way::Following),
@@ -462,6 +489,35 @@ mod tests {
         for (published, is_due, expected) in cases {
             let failure = is_due.map(failure);
             assert_eq!(way(published, output, failure.as_ref()), expected, "{published:?} {is_due:?}");
+        }
+    }
+
+    #[test]
+    fn only_outputs_that_are_tried_again_are_left_where_there_is_no_time_for_all() {
+        let day = Window { kind: WindowKind::Day, start: "2025-07-01".parse().expect("a date") };
+        let failures = BTreeMap::from(["again", "current"].map(|name| (name.to_owned(), failure(true))));
+        let ways = [("again", Way::Whole), ("new", Way::Whole), ("current", Way::Following)];
+        let (mut ways, mut dirty) = (BTreeMap::from(ways), Dirty::default());
+        ways.keys().for_each(|&name| dirty.mark_window(name, day));
+        leave_failed(&mut ways, &failures, &mut dirty);
+        let expected = [("again", Way::Left), ("new", Way::Whole), ("current", Way::Following)];
+        assert_eq!((ways, dirty.of("again"), dirty.output_windows()), (BTreeMap::from(expected), vec![], 2));
+    }
+
+    #[test]
+    fn an_output_is_tried_again_where_it_failed_and_then_from_the_newest_window_on() {
+        use WindowKind::{All, Day, Month};
+        let window = |(kind, start): (WindowKind, &str)| Window { kind, start: start.parse().expect("a date") };
+        let windows = [(Day, "2025-06-30"), (Day, "2025-07-01"), (Month, "2025-06-01"), (All, "0000-01-01")];
+        for (reason, order) in [
+            ("prepare: no such column", [1, 0, 2, 3]),
+            ("day from 2025-06-30: division by zero", [0, 1, 2, 3]),
+            ("all from 0000-01-01: division by zero", [3, 1, 0, 2]),
+            ("day from 2025-06-29: its rows are gone", [1, 0, 2, 3]),
+        ] {
+            let mut sorted = windows.map(window);
+            sort_by_doubt(&mut sorted, reason);
+            assert_eq!(sorted, order.map(|at| window(windows[at])), "{reason}");
         }
     }
 

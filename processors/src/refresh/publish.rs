@@ -65,7 +65,7 @@ pub struct Publication {
     pub version: u64,
     /// Windows derived again, each once however many outputs have it.
     pub windows: usize,
-    /// The same, counted for each output.
+    /// Windows that were derived, counted for each output: not the rest of an output that failed.
     pub output_windows: usize,
     /// Data files written; unchanged files are not written.
     pub files: usize,
@@ -199,14 +199,14 @@ impl Publisher {
         }
         let context = self.context.clone();
         let damage = &self.verification.damage;
-        let plan = Plan::of(&context, &basis, damage, allowance.waiting_max, &mut snapshot).await?;
+        let mut plan = Plan::of(&context, &basis, damage, allowance.waiting_max, &mut snapshot).await?;
         if plan.is_empty() && snapshot.mark_ids.is_empty() {
             snapshot.close().await?;
             return Ok(Some(unchanged));
         }
-        if plan.output_windows() > allowance.windows_max {
+        if let Some(windows) = plan.put_off(allowance.windows_max) {
             snapshot.close().await?;
-            return Ok(Some(Publication { put_off: Some(plan.output_windows()), ..unchanged }));
+            return Ok(Some(Publication { put_off: Some(windows), ..unchanged }));
         }
         self.announce(&basis);
         let applied = match trace::enabled() {

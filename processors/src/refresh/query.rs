@@ -208,7 +208,7 @@ impl Prepared {
             .bind(window.end())
             .bind(is_final)
             .fetch(&mut *connection);
-        let what = format!("{} from {}", window.kind.name(), window.start);
+        let what = spelled(window);
         while let Some(row) = rows.try_next().await.map_err(|error| failure(error, &what))? {
             self.add(&row, &mut table, &mut last).map_err(|error| match error {
                 Failure::Query(reason) => Failure::Query(format!("{what}: {reason}")),
@@ -248,6 +248,11 @@ impl Prepared {
         *last = key;
         Ok(table.row(&cells)?)
     }
+}
+
+/// A window as the reason why a query fails for it begins.
+pub(super) fn spelled(window: Window) -> String {
+    format!("{} from {}", window.kind.name(), window.start)
 }
 
 /// A value in Postgres' binary format; `None`: NULL.
