@@ -318,6 +318,37 @@ async fn a_column_of_another_type_is_in_every_file_whatever_a_connection_remembe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_time_limit_of_a_query_does_not_limit_the_search_for_the_dates_of_a_table() {
+    let world = World::new("slow-dates").await;
+    let running = world.run(&roles_but(Role::Metrics));
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(2, "2025-07-01", 20, 1)).await;
+    world.applied().await;
+    running.stop().await;
+    let daily = health("daily", "windows: [day]\nkey: [location_id, date]\n", "h.dengue_cases");
+    let mut context = context(&world, vec![daily]);
+    context.settings.query_timeout_s = 2;
+    set_up(&context).await;
+    publish(&context).await;
+
+    // A tenth of a second a row: the two of a day are within the limit, all 40 are not. As a column has another type, all
+    // windows are derived.
+    for statement in [
+        "DROP SCHEMA metrics CASCADE",
+        "CREATE FUNCTION slow() RETURNS boolean LANGUAGE plpgsql COST 1000000 AS
+            $$ BEGIN PERFORM pg_sleep(0.1); RETURN true; END $$",
+        "ALTER TABLE health_data RENAME TO all_health",
+        "CREATE VIEW health_data AS SELECT location_id, date, is_projected, dengue_cases::bigint AS dengue_cases
+            FROM all_health WHERE slow()",
+        "INSERT INTO pipeline.marks (domain, dates) VALUES ('health', '[2025-07-05,2025-07-05]')",
+    ] {
+        world.execute(statement).await;
+    }
+    let publication = publish(&context).await;
+    assert_eq!((publication.failed, publication.output_windows), (vec![], 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_dimension_made_dirty_comes_bit_by_bit_behind_the_facts() {
     let world = World::new("dimension-batches").await;
     let running = world.run(&roles_but(Role::Metrics));

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use freshet_sinks::output_state::OutputFailure;
 use freshet_sinks::outputs::{Damage, Derived, Manifest, Store, WindowFiles};
@@ -333,7 +334,8 @@ impl<'a> Plan<'a> {
         // The columns are those of the tables, as in SELECT *: if one was added, every file gets it.
         let others = way == Way::Following && known.and_then(columns_of).is_none_or(|known| known != columns);
         if others {
-            windows = everything(snapshot, output).await?.of(output.name);
+            let timeout = self.context.settings.query_timeout();
+            windows = everything_unlimited(snapshot, output, timeout).await?.of(output.name);
         }
         let failure = self.failures.get(output.name).filter(|_| way == Way::Whole);
         if let Some(failure) = failure {
@@ -384,6 +386,20 @@ async fn everything(snapshot: &mut Snapshot, output: &'static Output) -> Result<
             dirty.mark(&[output], &dates, None);
         }
     }
+    Ok(dirty)
+}
+
+/// The same, where statements are limited in time: the limit is that of a window's query, and reading the dates of a large
+/// table may take longer.
+async fn everything_unlimited(
+    snapshot: &mut Snapshot,
+    output: &'static Output,
+    timeout: Duration,
+) -> Result<Dirty, RefreshError> {
+    let action = "set the time limit of queries";
+    query::limit(snapshot.connection(), Duration::ZERO).await.map_err(postgres(action))?;
+    let dirty = everything(snapshot, output).await?;
+    query::limit(snapshot.connection(), timeout).await.map_err(postgres(action))?;
     Ok(dirty)
 }
 

@@ -77,6 +77,13 @@ pub(super) async fn set_bounds(connection: &mut PgConnection, timeout: Duration)
     Ok(())
 }
 
+/// Limits the following statements of the transaction in time; zero: not at all.
+pub(super) async fn limit(connection: &mut PgConnection, timeout: Duration) -> Result<(), sqlx::Error> {
+    let limit = sqlx::query("SELECT set_config('statement_timeout', $1, true)");
+    limit.bind(timeout.as_millis().to_string()).execute(connection).await?;
+    Ok(())
+}
+
 /// Continues after a failed query, and drops prepared statements: tables may have changed.
 pub(super) async fn recover(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("ROLLBACK TO SAVEPOINT query").execute(&mut *connection).await?;
