@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use freshet::roles::Role;
 use freshet::status::observe;
-use freshet_sinks::outputs::{Manifest, read_current};
+use freshet_sinks::outputs::{Manifest, POINTER, read_current};
 use freshet_sinks::tables;
 use freshet_topics::Pipeline;
 
@@ -17,8 +17,9 @@ use crate::harness::{Process, World, data, folder, roles_but};
 async fn until_published(world: &World, limit: Duration, what: &str, is_as_wanted: impl Fn(&Manifest) -> bool) {
     let started = Instant::now();
     let published = async || {
-        let found = read_current(&world.services.s3, world.processed_bucket()).await.expect("read what is published");
-        found.is_some_and(|manifest| is_as_wanted(&manifest))
+        // While it is lost, it cannot be read.
+        let found = read_current(&world.services.s3, world.processed_bucket()).await;
+        found.ok().flatten().is_some_and(|manifest| is_as_wanted(&manifest))
     };
     while !published().await {
         assert!(started.elapsed() < limit, "{}: not in time: {what}", world.name());
@@ -87,6 +88,13 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
         .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(world.manifest().await.version, before, "a file that is being read is on its way");
+
+    // Without the pointer readers have nothing: that waits for no load.
+    let request = world.services.s3.delete_object().bucket(world.processed_bucket()).key(POINTER);
+    request.send().await.expect("delete the pointer");
+    until_published(&world, Duration::from_secs(20), "the lost version", |it| it.version > before).await;
+    let before = world.manifest().await.version;
+    change(&world, "true").await;
     world.execute("UPDATE pipeline.objects SET state = 'applied' WHERE key = 'health/large.csv'").await;
     until_published(&world, Duration::from_secs(20), "all of it, at once", |it| it.version > before).await;
     world.until("all of it", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;

@@ -177,12 +177,12 @@ impl<'a> Plan<'a> {
 
     /// If there are more windows, counted for each output, than may be derived yet: leaves the outputs that are only tried
     /// again, so that the others need not wait until there is time for all of their windows. Returns the number of windows
-    /// if it is still too large.
+    /// if it is still too large; but a version that was lost is restored at once, as readers have none.
     pub(super) fn put_off(&mut self, windows_max: usize) -> Option<usize> {
         if self.dirty.output_windows() > windows_max {
             leave_failed(&mut self.ways, &self.failures, &mut self.dirty);
         }
-        Some(self.dirty.output_windows()).filter(|windows| *windows > windows_max)
+        Some(self.dirty.output_windows()).filter(|windows| *windows > windows_max && self.basis.lost.is_none())
     }
 
     /// Derives the dirty windows, several at once, writes their files, and returns the contents of the next version.

@@ -125,7 +125,7 @@ async fn publish_loop(
         published_on = None;
         let Some(publication) = retry.value_or_wait(published, &shutdown).await? else { continue };
         if let Some(windows) = publication.put_off {
-            load.until_allowed(windows, &pace, &shutdown).await;
+            until_allowed(windows, &mut load, &pace, &signals, &mut publisher, &shutdown).await;
             continue;
         }
         published_on = Some(today);
@@ -138,6 +138,22 @@ async fn publish_loop(
         }
     }
     Ok(())
+}
+
+/// Returns once this many windows may be derived, or a verification has ended: a lost version is restored at once.
+async fn until_allowed(
+    windows: usize,
+    load: &mut Load,
+    pace: &Pace,
+    signals: &Signals,
+    publisher: &mut Publisher,
+    shutdown: &CancellationToken,
+) {
+    tokio::select! {
+        () = load.until_allowed(windows, pace, shutdown) => {}
+        () = signals.verify.notified() => publisher.verify_soon(),
+        () = publisher.verified() => {}
+    }
 }
 
 /// Returns once there may be marks, an output to try again, a new day, or something published that is gone.
