@@ -184,6 +184,37 @@ async fn an_output_that_is_tried_again_begins_where_it_failed_and_uploads_nothin
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_file_of_an_output_that_fails_is_restored_once_it_works_and_not_said_to_be_before() {
+    let world = World::new("missing-failing").await;
+    let running = world.run(&roles_but(Role::Metrics));
+    world.put("locations/all.csv", data::locations(3)).await;
+    world.put("health/all.csv", data::health(2, "2025-07-01", 20, 1)).await;
+    world.applied().await;
+    let daily = health("daily", "windows: [day]\nkey: [location_id, date]\n", "100 / h.dengue_cases AS share");
+    let context = context(&world, with(&[daily]));
+    set_up(&context).await;
+    publish(&context).await;
+    dengue(&world, "2025-07-05", 0).await;
+    assert_eq!(publish(&context).await.failed, ["daily"]);
+    let before = world.manifest().await;
+    let window = of(&before, "daily")[0];
+    let delete = world.services.s3.delete_object().bucket(world.processed_bucket()).key(&window.files["csv"].key);
+    delete.send().await.expect("delete a file");
+
+    for day in ["2025-07-06", "2025-07-07"] {
+        dengue(&world, day, 50).await;
+        let publication = publish(&context).await;
+        assert_eq!((publication.failed, publication.mended), (vec!["daily"], false));
+    }
+    dengue(&world, "2025-07-05", 50).await;
+    world.execute("UPDATE pipeline.output_failures SET retry_at = retry_from").await;
+    assert!(publish(&context).await.mended);
+    assert_eq!(of(&world.manifest().await, "daily")[0], window);
+    assert_eq!(csv(&world, window).await[1], "1,2025-07-01,50");
+    running.stop().await;
+}
+
 const SUPERSEDED: &str = "output daily is not set up; run the program and pipeline folder that were set up last, or run `freshet setup` \
      with these";
 

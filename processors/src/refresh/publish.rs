@@ -11,7 +11,7 @@
 //!
 //! Files deleted by hand are restored: see [`super::verification`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::basis::{Basis, Began};
 use super::behind::{CODE_VERSION, why_behind};
-use super::derivation::{Derivation, Plan};
+use super::derivation::{Derivation, Plan, entries};
 use super::pace::Allowance;
 use super::snapshot::Snapshot;
 use super::verification::Verification;
@@ -111,7 +111,7 @@ pub(super) struct Publisher {
     store: Store,
     known: Option<Current>,
     verification: Verification,
-    /// The damage that is already logged.
+    /// The loss that is already logged.
     announced: Option<String>,
     /// Why outputs fail, as already logged.
     said: BTreeMap<&'static str, String>,
@@ -243,7 +243,7 @@ impl Publisher {
             waiting: derivation.waiting.len(),
             failed: derivation.failed.keys().copied().collect(),
             put_off: None,
-            mended: self.mended(&basis),
+            mended: self.mended(&basis, &derivation),
             duration: began.at.elapsed(),
         }))
     }
@@ -303,33 +303,33 @@ impl Publisher {
         }
     }
 
-    /// Logs once what was deleted or put back by hand and is restored.
+    /// Logs once that a version was deleted or put back by hand and is restored.
     fn announce(&mut self, basis: &Basis) {
-        let text = match (&basis.lost, self.verification.damage.missing.first()) {
-            (Some(lost), _) => {
-                format!("{lost}; all outputs are derived again, as version {}", basis.next_version())
-            }
-            (None, Some(first)) => format!(
-                "{} data files of version {} are missing or damaged, {first} among them; their windows are derived again",
-                self.verification.damage.missing.len(),
-                basis.version()
-            ),
-            (None, None) => return,
-        };
+        let Some(lost) = &basis.lost else { return };
+        let text = format!("{lost}; all outputs are derived again, as version {}", basis.next_version());
         if self.announced.as_ref() != Some(&text) {
             tracing::warn!(bucket = self.context.bucket, "{text}");
             self.announced = Some(text);
         }
     }
 
-    /// Whether the publication that has just succeeded restored something.
-    fn mended(&mut self, basis: &Basis) -> bool {
-        let files = self.verification.damage.missing.len() as u64;
-        let mended = if basis.lost.is_some() { 1 } else { files };
-        metrics::MADE_AGAIN.inc_by(mended);
-        self.verification.damage =
-            Damage { resume_after: self.verification.damage.resume_after.take(), ..Damage::default() };
+    /// Whether the publication that has just succeeded restored something. What it did not restore stays damaged.
+    fn mended(&mut self, basis: &Basis, derivation: &Derivation) -> bool {
+        let Damage { missing, resume_after, .. } = std::mem::take(&mut self.verification.damage);
         self.announced = None;
+        let fails = |output: &Output| derivation.failed.contains_key(output.name);
+        let (made, left) = restored(self.context.outputs, basis.kept(), &missing, fails);
+        self.verification.damage = Damage { missing: left, resume_after, ..Damage::default() };
+        if let Some(first) = made.first() {
+            tracing::warn!(
+                bucket = self.context.bucket,
+                count = made.len(),
+                "data files of version {} were missing or damaged, {first} among them; their windows were derived again",
+                basis.version()
+            );
+        }
+        let mended = if basis.lost.is_some() { 1 } else { made.len() as u64 };
+        metrics::MADE_AGAIN.inc_by(mended);
         mended > 0
     }
 
@@ -370,6 +370,29 @@ impl Publisher {
     }
 }
 
+/// The missing files of the version before that were made again, and those that stay missing.
+///
+/// | output | its missing files |
+/// |---|---|
+/// | was derived, or its dirty windows were | made again, or no longer needed |
+/// | its query fails | stay missing until it works |
+/// | no longer exists | of no use to anybody |
+fn restored(
+    outputs: &[&'static Output],
+    before: Option<&Manifest>,
+    missing: &BTreeSet<String>,
+    fails: impl Fn(&Output) -> bool,
+) -> (BTreeSet<String>, BTreeSet<String>) {
+    let of_outputs = before.into_iter().flat_map(|manifest| entries(outputs, manifest));
+    let keys = of_outputs.flat_map(|(output, _, files)| files.files.values().map(move |file| (output, &file.key)));
+    let (mut made, mut left) = (BTreeSet::new(), BTreeSet::new());
+    for (output, key) in keys.filter(|(_, key)| missing.contains(*key)) {
+        let set = if fails(output) { &mut left } else { &mut made };
+        set.insert(key.clone());
+    }
+    (made, left)
+}
+
 /// How the last setup differs from this program's outputs; then another program or folder publishes.
 ///
 /// | set up last | here | |
@@ -395,10 +418,40 @@ fn superseded(outputs: &[&'static Output], set_up: &BTreeMap<String, String>) ->
 
 #[cfg(test)]
 mod tests {
+    use freshet_sinks::outputs::{FileRef, WindowFiles};
     use freshet_topics::DOMAINS;
     use freshet_topics::pipeline::mistake::Mistakes;
 
     use super::*;
+
+    #[test]
+    fn the_missing_files_of_an_output_that_fails_stay_missing() {
+        let text = "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [id]\n*/ SELECT 1 AS id";
+        let read = |name: &str| {
+            Output::read(&format!("{name}.sql"), text, &DOMAINS, &mut Mistakes::of(name)).expect("an output")
+        };
+        let window = |output: &str| WindowFiles {
+            output: output.to_owned(),
+            window_kind: "day".to_owned(),
+            window_start: NaiveDate::MIN,
+            rows: 1,
+            is_final: None,
+            files: ["there", "gone"]
+                .map(|key| {
+                    let file = FileRef { key: format!("{output} {key}"), sha256: String::new(), bytes: 1 };
+                    (key.to_owned(), file)
+                })
+                .into(),
+        };
+        let windows = ["works", "fails", "dropped"].map(window).into();
+        let manifest = Manifest { windows, ..Manifest::default() };
+        let keys = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<String>>();
+        let missing = keys(&["works gone", "fails gone", "dropped gone", "of another version"]);
+        let outputs = [read("works"), read("fails")];
+        let found = restored(&outputs, Some(&manifest), &missing, |output| output.name == "fails");
+        assert_eq!(found, (keys(&["works gone"]), keys(&["fails gone"])));
+        assert_eq!(restored(&outputs, None, &missing, |_| false), (keys(&[]), keys(&[])));
+    }
 
     #[test]
     fn only_outputs_as_they_were_set_up_last_are_published() {
