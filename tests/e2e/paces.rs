@@ -12,7 +12,7 @@ use freshet_sinks::tables;
 use freshet_topics::Pipeline;
 
 use crate::harness::proxy::{Fault, kind};
-use crate::harness::{Process, World, data, folder, roles_but};
+use crate::harness::{Process, Roles, World, data, folder, roles_but};
 
 async fn until_published(world: &World, limit: Duration, what: &str, is_as_wanted: impl Fn(&Manifest) -> bool) {
     let started = Instant::now();
@@ -52,9 +52,9 @@ async fn a_change_is_published_while_the_outputs_are_verified() {
     roles.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
-    let world = World::new("beside-a-load").await;
+/// A world of 500 days that are published, in which nothing but the publisher runs.
+async fn published(story: &str) -> (World, Roles) {
+    let world = World::new(story).await;
     let roles = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(2)).await;
     world.put("health/all.csv", data::health(2, "2024-01-01", 500, 1)).await;
@@ -63,6 +63,52 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     let roles = world.run(&[Role::Metrics]);
     until_published(&world, Duration::from_secs(60), "all that there is", |it| it.windows.len() > 80).await;
     world.until("no marks", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
+    (world, roles)
+}
+
+/// Changes rows of health, as a processor would.
+async fn change(world: &World, condition: &str) {
+    world.execute(&format!("UPDATE health_data SET dengue_cases = dengue_cases + 1 WHERE {condition}")).await;
+    let marks = format!(
+        "INSERT INTO pipeline.marks (domain, dates)
+         SELECT 'health', unnest(range_agg(daterange(date, date + 1))) FROM health_data WHERE {condition}"
+    );
+    world.execute(&marks).await;
+    world.execute("SELECT pg_notify('freshet_marks', 'health')").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_waited_for_a_table_delays_none_after_it() {
+    let (world, roles) = published("waited").await;
+    let pool = world.services.pool.clone();
+    let stream = tokio::spawn(async move {
+        let mark = "WITH mark AS (
+                INSERT INTO pipeline.marks (domain, dates) VALUES ('health', '[2024-03-03,2024-03-04)') RETURNING id
+            ) SELECT pg_notify('freshet_marks', 'health') FROM mark";
+        loop {
+            sqlx::query(mark).execute(&pool).await.expect("a mark");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut holder = world.services.pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE health_data IN ACCESS EXCLUSIVE MODE").execute(&mut *holder).await.expect("the lock");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let waited: i64 = world.query("SELECT max(id) FROM pipeline.marks").await;
+    holder.commit().await.expect("released");
+    let taken = format!("SELECT NOT EXISTS (SELECT FROM pipeline.marks WHERE id <= {waited})");
+    world.until("the publication that waited", &taken).await;
+
+    let before = world.manifest().await.version;
+    change(&world, "date = '2024-05-05'").await;
+    // Four times what it waited is 24 s, and the stream goes on.
+    until_published(&world, Duration::from_secs(10), "one day", |it| it.version > before).await;
+    stream.abort();
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
+    let (world, roles) = published("beside-a-load").await;
 
     // The copies rest nine times as long as they took: less than that.
     until_copied(&world).await;
@@ -108,17 +154,6 @@ async fn load(world: &World) {
         SELECT bucket, 'health/large.csv', 'large', 1000000000, last_modified, domain, src_ord + 1000000, 'published'
         FROM pipeline.objects WHERE domain = 'health'";
     world.execute(copied).await;
-}
-
-/// Changes rows, as a processor would.
-async fn change(world: &World, condition: &str) {
-    world.execute(&format!("UPDATE health_data SET dengue_cases = dengue_cases + 1 WHERE {condition}")).await;
-    let marks = format!(
-        "INSERT INTO pipeline.marks (domain, dates)
-         SELECT 'health', unnest(range_agg(daterange(date, date + 1))) FROM health_data WHERE {condition}"
-    );
-    world.execute(&marks).await;
-    world.execute("SELECT pg_notify('freshet_marks', 'health')").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

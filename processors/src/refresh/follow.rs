@@ -117,7 +117,6 @@ async fn publish_loop(
         let today = Utc::now().date_naive();
         let allowance = unless_stopping(async { Ok(load.allowance(&pace).await) }, &shutdown).await;
         let Ok(allowance) = allowance else { break };
-        let began = Instant::now();
         let published = {
             let _publishing = signals.publishing.lock().await;
             unless_stopping(publisher.publish(today, allowance, &shutdown), &shutdown).await
@@ -130,8 +129,8 @@ async fn publish_loop(
         }
         published_on = Some(today);
         (left, taken) = (publication.waiting, publication.taken);
-        pace.ran(began, Instant::now());
-        load.budget.took(publication.output_windows, publication.duration);
+        pace.ran(publication.worked, Instant::now());
+        load.budget.took(publication.output_windows, publication.worked);
         report(&publication, &mut said);
         if publication.mended {
             signals.copy.notify_one();
@@ -271,8 +270,8 @@ async fn copy_loop(
         }
         let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
         let (result, ran) = measured(unless_stopping(copy_new(&store, published, copied), &shutdown)).await;
-        let (ran, ended) = (looked + ran, Instant::now());
-        pace.ran(ended.checked_sub(ran).unwrap_or(ended), ended);
+        let ran = looked + ran;
+        pace.ran(ran, Instant::now());
         if let Err(RefreshError::Output(OutputError::Missing { .. } | OutputError::Damaged { .. })) = &result {
             signals.verify.notify_one();
         }

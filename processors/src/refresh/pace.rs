@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 /// After a publication the publisher rests this many times as long as it took, unless it becomes quiet before: under a
-/// steady stream of small changes it works at most a fifth of the time.
+/// steady stream of changes that take equally long it works at most a fifth of the time.
 const REST_FACTOR: u32 = 4;
 /// The whole-file copies take at most a tenth of the time, however quiet it is: each of them is as long as the history.
 const COPIES_REST_FACTOR: u32 = 9;
-/// If no marks come for this long, or for half of the last publication's duration, the stream is over.
+/// If no marks come for this long, or for half of the duration that is rested for, the stream is over.
 const QUIET_MIN: Duration = Duration::from_millis(100);
 const QUIET_MAX: Duration = Duration::from_secs(1);
 
@@ -28,6 +28,11 @@ const BIT_WINDOWS_MIN: usize = 4;
 const BIT_WINDOWS_MAX: usize = 1_000;
 /// The expected time of a window before one was derived.
 const WINDOW_FIRST: Duration = Duration::from_millis(50);
+/// The least expected time of a window: less than any query takes.
+const WINDOW_MIN: Duration = Duration::from_micros(100);
+/// A window counts as at most this many times the expectation: during a load a wrong one can be corrected only by
+/// publishing, so one slow publication must not make the next one wait for hours.
+const WINDOW_STEP_MAX: u32 = 8;
 
 /// How often running work is measured, and the most time counted from one measurement to the next: the work consists of
 /// shorter parts, so a longer gap means that the process was frozen.
@@ -59,48 +64,73 @@ pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) 
 pub(super) struct Pace {
     interval_min: Duration,
     factor: u32,
-    last: Option<(Instant, Duration)>,
+    /// Whether a run that took longer than the one before it counts as an exception.
+    forgives: bool,
+    last: Option<Run>,
+    /// When a run last found nothing to do.
+    idle: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    ended: Instant,
+    duration: Duration,
+    /// The part of its duration that is rested for.
+    counted: Duration,
 }
 
 impl Pace {
-    /// The pace of publications.
+    /// The pace of publications. It follows the smaller of the last two durations: what takes long once, such as the
+    /// first publication of a new output, is forgotten at once, and what keeps taking long is not.
     pub(super) fn new(interval_min: Duration) -> Self {
-        Pace { interval_min, factor: REST_FACTOR, last: None }
+        Pace { interval_min, factor: REST_FACTOR, forgives: true, last: None, idle: None }
     }
 
-    /// The pace of the whole-file copies.
+    /// The pace of the whole-file copies. Between two of them there are looks that find nothing to copy, so one that
+    /// takes long is no exception.
     pub(super) fn of_copies(interval_min: Duration) -> Self {
-        Pace { interval_min, factor: COPIES_REST_FACTOR, last: None }
+        Pace { interval_min, factor: COPIES_REST_FACTOR, forgives: false, last: None, idle: None }
     }
 
-    /// Records a run from `began` to `ended`.
-    pub(super) fn ran(&mut self, began: Instant, ended: Instant) {
-        self.last = Some((ended, ended - began));
+    /// Records a run that took `duration` and ended at `ended`; zero if it found nothing to do, which says nothing about
+    /// how long others take.
+    pub(super) fn ran(&mut self, duration: Duration, ended: Instant) {
+        if duration.is_zero() {
+            self.idle = Some(ended);
+            return;
+        }
+        let before = self.last.map_or(Duration::ZERO, |run| run.duration);
+        let counted = if self.forgives { duration.min(before) } else { duration };
+        self.last = Some(Run { ended, duration, counted });
     }
 
     /// How long to rest from `now` on while marks keep coming.
     ///
-    /// | last run | its duration | least interval | rest |
-    /// |---|---|---|---|
-    /// | never | | any | 0 |
-    /// | ended now | 100 ms | 1 s | 1 s |
-    /// | ended now | 2 s | 1 s | 8 s |
-    /// | ended 7 s ago | 2 s | 1 s | 1 s |
-    /// | ended 9 s ago | 2 s | 1 s | 0 |
+    /// | last run | it took | the one before | least interval | rest |
+    /// |---|---|---|---|---|
+    /// | never | | | any | 0 |
+    /// | ended now | 100 ms | 100 ms | 1 s | 1 s |
+    /// | ended now | 2 s | 2 s | 1 s | 8 s |
+    /// | ended 7 s ago | 2 s | 2 s | 1 s | 1 s |
+    /// | ended 9 s ago | 2 s | 2 s | 1 s | 0 |
+    /// | ended now | 10 minutes | 200 ms, or none | 1 s | 1 s |
+    /// | found nothing, just now | | | 1 s | 1 s, or what is left of the rest before |
     pub(super) fn rest(&self, now: Instant) -> Duration {
-        self.last.map_or(Duration::ZERO, |(ended, duration)| {
-            (ended + self.interval_min.max(duration * self.factor)).saturating_duration_since(now)
-        })
+        let after_run = self.last.map(|run| run.ended + self.interval_min.max(run.counted * self.factor));
+        let after_idle = self.idle.map(|ended| ended + self.interval_min);
+        // `None` is less than any time.
+        let end = after_run.max(after_idle);
+        end.map_or(Duration::ZERO, |end| end.saturating_duration_since(now))
     }
 
     /// After how long without marks the rest ends early.
     pub(super) fn quiet(&self) -> Duration {
-        self.last.map_or(QUIET_MIN, |(_, duration)| (duration / 2).clamp(QUIET_MIN, QUIET_MAX))
+        self.last.map_or(QUIET_MIN, |run| (run.counted / 2).clamp(QUIET_MIN, QUIET_MAX))
     }
 
-    /// When the last run ended.
+    /// When the last run ended that had something to do.
     fn ended(&self) -> Option<Instant> {
-        self.last.map(|(ended, _)| ended)
+        self.last.map(|run| run.ended)
     }
 }
 
@@ -153,10 +183,17 @@ impl Budget {
     }
 
     /// Records how long a publication with this many windows took.
+    ///
+    /// | expected | a window took | expected then |
+    /// |---|---|---|
+    /// | 50 ms | 150 ms | 100 ms |
+    /// | 50 ms | 10 minutes | 225 ms |
+    /// | 50 ms | nothing | 25 ms |
     pub(super) fn took(&mut self, windows: usize, duration: Duration) {
         if let Ok(windows @ 1..) = u32::try_from(windows) {
+            let window = (duration / windows).min(self.window * WINDOW_STEP_MAX);
             // Half of the previous estimate: windows differ, and the machine is not always equally busy.
-            self.window = (self.window + duration / windows) / 2;
+            self.window = ((self.window + window) / 2).max(WINDOW_MIN);
         }
     }
 
@@ -218,19 +255,52 @@ mod tests {
 
     #[test]
     fn the_rest_grows_with_the_work_and_ends() {
-        let start = Instant::now();
-        assert_eq!(Pace::new(millis(1_000)).rest(start), Duration::ZERO);
-        let cases =
-            [(100, 0, 1_000, 100), (2_000, 0, 8_000, 1_000), (2_000, 7_000, 1_000, 1_000), (600, 9_000, 0, 300)];
-        for (duration, ago, rest, quiet) in cases {
-            let mut pace = Pace::new(millis(1_000));
-            let ended = start + millis(duration);
-            pace.ran(start, ended);
-            assert_eq!((pace.rest(ended + millis(ago)), pace.quiet()), (millis(rest), millis(quiet)), "{duration}");
+        // What runs took, one after the other, how long ago the last one ended, the rest, and the quiet that ends it.
+        type Case = (&'static [u64], u64, u64, u64);
+        let cases: &[Case] = &[
+            (&[], 0, 0, 100),
+            (&[100, 100], 0, 1_000, 100),
+            (&[2_000, 2_000], 0, 8_000, 1_000),
+            (&[2_000, 2_000], 7_000, 1_000, 1_000),
+            (&[2_000, 2_000], 9_000, 0, 1_000),
+            (&[600, 600], 0, 2_400, 300),
+            // Once is an exception, also the first time; twice is not.
+            (&[600_000], 0, 1_000, 100),
+            (&[200, 600_000], 0, 1_000, 100),
+            (&[200, 600_000, 200], 0, 1_000, 100),
+            (&[200, 600_000, 600_000], 0, 2_400_000, 1_000),
+            // A run that found nothing neither hides the others nor shortens their rest.
+            (&[2_000, 0, 2_000], 0, 8_000, 1_000),
+            (&[2_000, 2_000, 0], 0, 8_000, 1_000),
+            (&[0], 0, 1_000, 100),
+        ];
+        for (runs, ago, rest, quiet) in cases {
+            let (mut pace, mut now) = (Pace::new(millis(1_000)), Instant::now());
+            for duration in *runs {
+                now += millis(*duration);
+                pace.ran(millis(*duration), now);
+            }
+            assert_eq!(
+                (pace.rest(now + millis(*ago)), pace.quiet()),
+                (millis(*rest), millis(*quiet)),
+                "{runs:?} {ago}"
+            );
         }
+        let start = Instant::now();
         let mut copies = Pace::of_copies(millis(1_000));
-        copies.ran(start, start + millis(2_000));
-        assert_eq!(copies.rest(start + millis(2_000)), millis(18_000), "a tenth of the time");
+        for (duration, rest) in [(5, 1_000), (2_000, 18_000), (5, 1_000)] {
+            copies.ran(millis(duration), start);
+            assert_eq!(copies.rest(start), millis(rest), "a tenth of the time");
+        }
+    }
+
+    #[test]
+    fn a_run_that_found_nothing_is_rested_for_and_not_counted_as_a_publication() {
+        let (mut pace, start) = (Pace::new(millis(1_000)), Instant::now());
+        pace.ran(millis(100), start);
+        let later = start + millis(5_000);
+        pace.ran(Duration::ZERO, later);
+        assert_eq!((pace.rest(later), pace.ended()), (millis(1_000), Some(start)));
     }
 
     #[test]
@@ -257,7 +327,7 @@ mod tests {
         for (load, window, ended, windows_max, waiting_max, readers) in cases {
             let mut pace = Pace::new(millis(1_000));
             if let Some(ended) = ended {
-                pace.ran(ago(*ended) - millis(10), ago(*ended));
+                pace.ran(millis(10), ago(*ended));
             }
             let budget = Budget { window: millis(*window), load: load.map(ago) };
             let expected = Allowance { windows_max: *windows_max, waiting_max: *waiting_max, readers: *readers };
@@ -280,6 +350,16 @@ mod tests {
             budget.took(0, millis(9_000));
         }
         assert!(budget.window.abs_diff(millis(200)) < millis(1), "{:?}", budget.window);
+        // One that took very long changes little, and what lasts is learned all the same.
+        budget.took(1, millis(600_000));
+        assert!(budget.window < millis(1_000), "{:?}", budget.window);
+        for window in [10_000, 0, 10_000] {
+            for _ in 0..20 {
+                budget.took(1, millis(window));
+            }
+            let expected = millis(window).max(WINDOW_MIN);
+            assert!(budget.window.abs_diff(expected) < millis(10), "{window} {:?}", budget.window);
+        }
         let start = Instant::now();
         for (is_much, at, since) in [(true, 0, Some(0)), (true, 5, Some(0)), (false, 6, None), (true, 7, Some(7))] {
             budget.load(is_much, start + millis(at));

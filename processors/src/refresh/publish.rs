@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::basis::{Basis, Began};
 use super::behind::{CODE_VERSION, why_behind};
 use super::derivation::{Derivation, Plan, entries};
-use super::pace::Allowance;
+use super::pace::{Allowance, measured};
 use super::snapshot::Snapshot;
 use super::verification::Verification;
 use super::{RefreshContext, RefreshError, metrics, postgres, readers};
@@ -83,6 +83,9 @@ pub struct Publication {
     pub mended: bool,
     /// From reading the pointer to the swap.
     pub duration: Duration,
+    /// The part of it that is work: without waiting for locked tables, and without the time for which the process was
+    /// frozen. Zero if there was nothing to do.
+    pub worked: Duration,
 }
 
 impl Publication {
@@ -101,6 +104,7 @@ impl Publication {
             failed: Vec::new(),
             mended: false,
             duration: Duration::ZERO,
+            worked: Duration::ZERO,
         }
     }
 }
@@ -199,7 +203,8 @@ impl Publisher {
         }
         let context = self.context.clone();
         let damage = &self.verification.damage;
-        let mut plan = Plan::of(&context, &basis, damage, allowance.waiting_max, &mut snapshot).await?;
+        let (plan, planned) = measured(Plan::of(&context, &basis, damage, allowance.waiting_max, &mut snapshot)).await;
+        let mut plan = plan?;
         if plan.is_empty() && snapshot.mark_ids.is_empty() {
             snapshot.close().await?;
             return Ok(Some(unchanged));
@@ -213,12 +218,15 @@ impl Publisher {
             true => snapshot.applied_lately().await.map_err(postgres("read what was applied lately"))?,
             false => BTreeMap::new(),
         };
-        let derivation =
-            plan.derive(&self.store, &self.verification.damage, &mut snapshot, allowance.readers, shutdown).await?;
+        let damage = &self.verification.damage;
+        let derive = plan.derive(&self.store, damage, &mut snapshot, allowance.readers, shutdown);
+        let (derivation, derived) = measured(derive).await;
+        let derivation = derivation?;
         if let Some((took, limit)) = began.overlong(self.context.settings.keep()) {
             return Err(RefreshError::Overlong { took, limit });
         }
-        let Some(is_new) = self.swap(&basis, &derivation.manifest, &mut snapshot).await? else {
+        let (is_new, swapped) = measured(self.swap(&basis, &derivation.manifest, &mut snapshot)).await;
+        let Some(is_new) = is_new? else {
             snapshot.close().await?;
             return Ok(None);
         };
@@ -245,6 +253,7 @@ impl Publisher {
             put_off: None,
             mended: self.mended(&basis, &derivation),
             duration: began.at.elapsed(),
+            worked: planned + derived + swapped,
         }))
     }
 
