@@ -148,12 +148,27 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     roles.stop().await;
 }
 
-/// A large file whose rows have not come yet, in a ledger that nobody sweeps.
+/// A large file, published long ago, whose rows are being applied; one partition is halted. Nobody sweeps the ledger.
 async fn load(world: &World) {
-    let copied = "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
-        SELECT bucket, 'health/large.csv', 'large', 1000000000, last_modified, domain, src_ord + 1000000, 'published'
-        FROM pipeline.objects WHERE domain = 'health'";
-    world.execute(copied).await;
+    world
+        .execute("UPDATE pipeline.bookmarks SET updated_at = now(), halted = CASE partition WHEN 0 THEN 'a test' END")
+        .await;
+    world.execute(&large_file("health", "published", "1 hour")).await;
+}
+
+/// Adds a large file to the ledger that was found and published so long ago, and of which the processors have no row yet.
+fn large_file(domain: &str, state: &str, ago: &str) -> String {
+    format!(
+        "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state, discovered_at,
+            published_at, stream_id, end_offsets)
+         SELECT bucket, '{domain}/large.csv', '{state}', 1000000000, last_modified, '{domain}', src_ord + 1000000, '{state}',
+            now() - interval '{ago}', now() - interval '{ago}', b.stream_id, b.end_offsets
+         FROM pipeline.objects, (
+            SELECT stream_id, array_agg(next_offset + 1000 ORDER BY partition) AS end_offsets
+            FROM pipeline.bookmarks WHERE domain = 'health' GROUP BY stream_id
+         ) AS b
+         WHERE domain = 'health'"
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,6 +196,29 @@ async fn beside_a_load_an_output_that_fails_puts_off_no_other() {
     let of_others = |manifest: &Manifest| manifest.changed["current_health_risks"] > before;
     until_published(&world, Duration::from_secs(20), "one day of the other outputs", of_others).await;
     drop(metrics);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_works_on_is_no_load() {
+    let (world, roles) = published("no-load").await;
+    until_copied(&world).await;
+    // Of a role that was stopped, of another one, and of a domain that was removed; and a replay from before the clock went
+    // back.
+    world.execute("UPDATE pipeline.bookmarks SET updated_at = now() - interval '1 hour'").await;
+    for (domain, state, ago) in
+        [("health", "published", "1 hour"), ("hospital", "discovered", "1 hour"), ("gone", "discovered", "0 s")]
+    {
+        world.execute(&large_file(domain, state, ago)).await;
+    }
+    let replay = "INSERT INTO pipeline.replays (domain, kind, request, stream_id, owner, updated_at)
+        SELECT 'health', 'in_place', 'a test', stream_id, 'nobody', now() + interval '1 day'
+        FROM pipeline.bookmarks WHERE domain = 'health' LIMIT 1";
+    world.execute(replay).await;
+    let before = world.manifest().await.version;
+    change(&world, "true").await;
+    until_published(&world, Duration::from_secs(10), "all days, at once", |it| it.version > before).await;
+    until_copied(&world).await;
+    roles.stop().await;
 }
 
 async fn until_copied(world: &World) {

@@ -99,7 +99,7 @@ async fn publish_loop(
 ) -> Result<(), RefreshError> {
     let mut publisher = Publisher::new(context.clone(), store);
     let mut pace = Pace::new(Duration::from_millis(context.settings.min_interval_ms));
-    let mut load = Load::new(&context.pool);
+    let mut load = Load::new(&context.pool, context.domains);
     let mut retry = Retry::new("publish");
     let mut published_on = None;
     let mut said = None;
@@ -296,7 +296,7 @@ async fn copy_loop(
 async fn until_quiet(context: &RefreshContext, signals: &Signals, shutdown: &CancellationToken) {
     // Copies do not need Postgres.
     let is_busy = async || {
-        let asked = tokio::time::timeout(LOOK_TIMEOUT, load::is_busy(&context.pool)).await;
+        let asked = tokio::time::timeout(LOOK_TIMEOUT, load::is_busy(&context.pool, context.domains)).await;
         matches!(asked, Ok(Ok(true)))
     };
     let quiet = async {
