@@ -37,6 +37,9 @@ const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                               AND e.src_ord < o.src_ord OFFSET 0
                       ) AS e
                       WHERE e.state IN ('discovered', 'publishing') AND e.attempts < $3)";
+/// The waiting objects are read in the order of their index, and only as many as are taken. A session may keep a plan from
+/// when there were few objects, which reads all that wait and sorts them.
+const IN_ORDER: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off";
 /// Objects that may be taken together.
 const IS_SMALL: &str = "(o.state = 'discovered' AND o.attempts = 0 AND o.resume_row = 0 AND o.size_bytes <= $5)";
 
@@ -157,6 +160,7 @@ pub async fn claim(
     take: Take,
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "claim", Limits::SHORT).await?;
+    sqlx::raw_sql(IN_ORDER).execute(&mut *transaction).await?;
     let searches = searches(domains, take);
     let found: Vec<Found> = sqlx::query_as(AssertSqlSafe(format!(
         "WITH first AS (
@@ -295,13 +299,14 @@ pub struct Renewal {
 /// If Postgres does not answer.
 pub async fn renew(pool: &PgPool, leases: &[Renewal], lease: Duration) -> Result<Vec<i64>, sqlx::Error> {
     sqlx::query_scalar(
-        "UPDATE pipeline.objects o SET lease_from = t.now, lease_until = t.now + $4 * interval '1 millisecond',
+        "WITH locked AS (SELECT id FROM pipeline.objects WHERE id = ANY ($1) ORDER BY id FOR UPDATE)
+         UPDATE pipeline.objects o SET lease_from = t.now, lease_until = t.now + $4 * interval '1 millisecond',
             wait_from = t.now, next_attempt_at = t.now + ($4 + mine.back_off_ms) * interval '1 millisecond'
          FROM UNNEST($1::bigint[], $2::bigint[], $3::double precision[], $5::uuid[])
                 AS mine (id, lease_epoch, back_off_ms, nonce),
-            (SELECT clock_timestamp() AS now) AS t,
-            (SELECT id FROM pipeline.objects WHERE id = ANY ($1) ORDER BY id FOR UPDATE) AS locked
-         WHERE o.id = mine.id AND o.id = locked.id AND o.lease_epoch = mine.lease_epoch AND o.nonce = mine.nonce AND o.state = 'publishing'
+            (SELECT clock_timestamp() AS now) AS t
+         WHERE (SELECT count(*) FROM locked) > 0 AND o.id = mine.id AND o.lease_epoch = mine.lease_epoch
+            AND o.nonce = mine.nonce AND o.state = 'publishing'
          RETURNING o.id",
     )
     .bind(leases.iter().map(|one| one.object).collect::<Vec<_>>())

@@ -192,7 +192,8 @@ async fn histories(
     let versions = || held.iter().copied().flatten();
     let keys: Vec<&str> = versions().map(|version| version.key.as_str()).collect();
     let ids: Vec<Option<&str>> = versions().map(|version| version.version_id.as_deref()).collect();
-    // The newest version of each key, that of the domain, and those with the version ids.
+    // The newest version of each key, that of the domain, and those with the version ids. `OFFSET 0` makes Postgres look by
+    // the key: if few objects were there when it last took statistics, it would read all of the domain for each new key.
     let found: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
         "WITH listed AS (SELECT * FROM UNNEST($2::text[], $3::text[]) AS l (key, version_id)), known AS (
             SELECT o.id FROM listed AS l
@@ -202,8 +203,10 @@ async fn histories(
                 (SELECT o.id FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = l.key
                  ORDER BY o.src_ord DESC LIMIT 1)
                 UNION ALL
-                (SELECT o.id FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $4
-                 ORDER BY o.src_ord DESC LIMIT 1)
+                (SELECT o.id FROM (
+                    SELECT e.id, e.domain FROM pipeline.objects e WHERE e.bucket = $1 AND e.key = l.key
+                    ORDER BY e.src_ord DESC OFFSET 0
+                 ) AS o WHERE o.domain = $4 LIMIT 1)
             ) AS n
          )
          SELECT {COLUMNS} FROM known JOIN pipeline.objects o ON o.id = known.id

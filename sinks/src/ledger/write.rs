@@ -192,7 +192,8 @@ pub(super) async fn change_all<'a>(
 /// written.
 ///
 /// What must be unchanged is its [`Guard`](super::Guard). Rows are locked in the order of their ids, so that there are
-/// no deadlocks.
+/// no deadlocks: all of them before the first is written, and each once. As a table to join with they would be locked
+/// again for each row, as Postgres expects that hardly a row meets all conditions.
 pub(super) async fn save(
     connection: &mut PgConnection,
     changes: &[(&Object, &Change<'_>)],
@@ -216,7 +217,8 @@ pub(super) async fn save(
     }
     let guards: Vec<Guard> = changes.iter().map(|(object, _)| object.guard()).collect();
     sqlx::query_scalar(
-        "UPDATE pipeline.objects o SET
+        "WITH locked AS (SELECT id FROM pipeline.objects WHERE id = ANY ($2) ORDER BY id FOR UPDATE)
+         UPDATE pipeline.objects o SET
             state = n.state, cause = n.cause, reason = n.reason, src_ord = n.src_ord, attempts = n.attempts,
             repairs = n.repairs, generation = n.generation, parser_version = n.parser_version,
             partition_count = n.partition_count, reading_rules = n.reading_rules, resume_byte = n.resume_byte, resume_line = n.resume_line,
@@ -238,9 +240,8 @@ pub(super) async fn save(
                 $9::double precision[], $10::uuid[])
                 AS b (id, state, lease_epoch, repairs, generation, owner, lease_ms, wait_ms, nonce)
             JOIN jsonb_populate_recordset(NULL::pipeline.objects, $1) AS n ON n.id = b.id
-            JOIN (SELECT id FROM pipeline.objects WHERE id = ANY ($2) ORDER BY id FOR UPDATE) AS locked ON locked.id = b.id
-         WHERE o.id = b.id AND o.state = b.state AND o.lease_epoch = b.lease_epoch AND o.repairs = b.repairs
-            AND o.generation = b.generation AND o.nonce = b.nonce
+         WHERE (SELECT count(*) FROM locked) > 0 AND o.id = b.id AND o.state = b.state
+            AND o.lease_epoch = b.lease_epoch AND o.repairs = b.repairs AND o.generation = b.generation AND o.nonce = b.nonce
          RETURNING o.id",
     )
     .bind(Json(changes.iter().map(|(_, change)| row(&change.object)).collect::<Vec<_>>()))
