@@ -49,7 +49,7 @@ const IS_MUCH: &str = "WITH moved AS NOT MATERIALIZED (
             FROM unnest(ARRAY['discovered', 'publishing', 'published']) AS s (state)
             CROSS JOIN LATERAL (
                 SELECT * FROM pipeline.objects
-                WHERE state = s.state AND state <> 'applied' ORDER BY id DESC LIMIT 10000
+                WHERE state = s.state AND (state = 'applied') IS NOT TRUE ORDER BY id DESC LIMIT 10000
             ) AS o
             LEFT JOIN (SELECT DISTINCT domain FROM moved) AS a ON a.domain = o.domain
             WHERE o.domain = ANY($2) AND (o.state = 'published' OR (now() >= o.lease_from AND now() < o.lease_until)
