@@ -38,6 +38,9 @@ use crate::{IngestError, IngestSettings, Listener, metrics};
 const KNOWN_MAX: usize = 400_000;
 /// The most listing pages remembered as settled, all domains together: a hundred million objects, about 7 MB.
 const PAGES_MAX: usize = 100_000;
+/// How often a listener without the lease lists for keys that it missed, if it never finds everything. What S3 does not
+/// show to it, or what cannot be registered, is left to the listener with the lease, which meets the same.
+const INCOMPLETE_MAX: u32 = 3;
 /// Comparisons of the whole listing with the ledger take at most one in this many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
 /// The most prefixes reported as not listed.
@@ -65,7 +68,7 @@ pub struct Found {
     pub deleted: u64,
     /// Prefixes that could not be listed completely.
     pub unlisted: u64,
-    /// Entries whose keys could not be registered and are tried again.
+    /// Keys that were tried and could not be registered; they are tried again.
     pub unsettled: u64,
 }
 
@@ -145,7 +148,7 @@ async fn discover_domain(
                 Turn::Failed
             }
         };
-        if missed && matches!(turn, Turn::Incomplete { .. } | Turn::Failed) {
+        if missed && is_to_be_repeated(turn, pace.failures) {
             // Nobody else knows of these keys.
             listener.hints.miss(domain);
         }
@@ -159,6 +162,15 @@ async fn discover_domain(
         discovery.look_at_hinted_keys(wait).await;
     }
     Ok(())
+}
+
+/// Whether a turn for missed keys has to be repeated, after so many that failed or were incomplete.
+fn is_to_be_repeated(turn: Turn, failures: u32) -> bool {
+    match turn {
+        Turn::Others | Turn::Own { .. } => false,
+        Turn::Incomplete { .. } => failures < INCOMPLETE_MAX,
+        Turn::Failed => true,
+    }
 }
 
 impl Discovery {
@@ -188,7 +200,7 @@ impl Discovery {
 
     /// Lists, if it is this listener's turn: of several listeners, one lists a domain for as long as it keeps renewing
     /// its lease. One that starts or missed announced keys lists out of turn: the other does not know that a listing is
-    /// due, and two listings at once do no harm.
+    /// due, and two listings at once cost more, but do no harm.
     ///
     /// | has the lease | missed keys | all was found | turn |
     /// |---|---|---|---|
@@ -204,9 +216,12 @@ impl Discovery {
         }
         let found = self.discover_once().await?;
         let has_notified = self.listener.hints.has_notified();
+        let retry_in = self.retry_in();
         Ok(match self.held_at {
-            Some(_) => Turn::Own { found, took: began.elapsed(), has_notified, missed },
-            None if missed && !found.is_complete() => Turn::Incomplete { took: began.elapsed() },
+            Some(_) => Turn::Own { found, took: began.elapsed(), has_notified, missed, retry_in },
+            None if missed && !(found.is_complete() && retry_in.is_none()) => {
+                Turn::Incomplete { took: began.elapsed() }
+            }
             None => Turn::Others,
         })
     }

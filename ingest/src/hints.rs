@@ -38,6 +38,8 @@ struct Waiting {
     /// Since the last listing began, keys were dropped or could not be looked at, or the listener has just started: a
     /// listing is due.
     missed: AtomicBool,
+    /// Since the last listing began, one was asked for, if it is this listener's turn to list.
+    wanted: AtomicBool,
 }
 
 /// Keys to look at, each with the callers that wait for the result.
@@ -73,6 +75,7 @@ impl Hints {
             keys: Mutex::default(),
             came: Notify::new(),
             missed: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
         };
         let domains = domains.iter().map(waiting).collect();
         Hints {
@@ -96,9 +99,19 @@ impl Hints {
         }
     }
 
+    /// Has the next listing come soon, if it is this listener's turn to list.
+    pub(crate) fn want_listing(&self, domain: &Domain) {
+        if let Some(waiting) = self.waiting(domain) {
+            waiting.wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether announced keys of a domain were missed; called when a listing begins, which finds them.
     pub(crate) fn take_missed(&self, domain: &Domain) -> bool {
-        self.waiting(domain).is_some_and(|waiting| waiting.missed.swap(false, Ordering::Relaxed))
+        self.waiting(domain).is_some_and(|waiting| {
+            waiting.wanted.store(false, Ordering::Relaxed);
+            waiting.missed.swap(false, Ordering::Relaxed)
+        })
     }
 
     /// Waits until a store announces an object of the bucket that is not a file of any domain; returns at once if that
@@ -177,10 +190,11 @@ impl Hints {
     }
 
     /// Waits for keys of a domain, but gives `None` once a listing is due, even if keys wait, so that a steady stream of
-    /// announcements does not delay it: from `until` on, or from `soon` on if keys were missed.
+    /// announcements does not delay it: from `until` on, or from `soon` on if keys were missed or a listing is wanted.
     pub(crate) async fn wait_until(&self, domain: &Domain, soon: Instant, until: Instant) -> Option<Keys> {
-        let has_missed = self.waiting(domain).is_some_and(|waiting| waiting.missed.load(Ordering::Relaxed));
-        let until = if has_missed { until.min(soon) } else { until };
+        let is_set = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let is_due = self.waiting(domain).is_some_and(|waiting| is_set(&waiting.missed) || is_set(&waiting.wanted));
+        let until = if is_due { until.min(soon) } else { until };
         // A timeout checks first whether the result is ready, and only then the time.
         if Instant::now() >= until {
             return None;
@@ -302,19 +316,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listing_is_due_soon_once_keys_were_dropped_or_could_not_be_looked_at() {
+    async fn a_listing_is_due_soon_once_keys_were_missed_or_one_is_wanted() {
         let hints = hints();
         let climate = freshet_topics::domains::by_name("climate").expect("declared");
         let drop_one = || (0..=KEYS_MAX).for_each(|at| _ = hints.look("raw", &format!("climate/{at}.csv")));
         let fail_one = || hints.miss(climate);
-        for miss in [&drop_one as &dyn Fn(), &fail_one] {
-            miss();
+        let want = || hints.want_listing(climate);
+        for (make_due, missed) in [(&drop_one as &dyn Fn(), true), (&fail_one, true), (&want, false)] {
+            make_due();
             // No key comes any more, as at the end of a burst.
             hints.take_keys(climate);
             let (soon, until) = (Instant::now(), Instant::now() + Duration::from_secs(3_600));
             let waited = tokio::time::timeout(Duration::from_secs(10), hints.wait_until(climate, soon, until)).await;
             assert!(waited.expect("a listing is due").is_none());
-            assert!(hints.take_missed(climate));
+            assert_eq!(hints.take_missed(climate), missed, "only a missed key concerns whoever's turn it is not");
             assert!(!hints.take_missed(climate), "the listing has begun");
             let waited = tokio::time::timeout(Duration::from_millis(10), hints.wait_until(climate, soon, until)).await;
             assert!(waited.is_err(), "none is due");

@@ -10,7 +10,6 @@ use freshet::commands::setup::{self, Standing};
 use freshet::config::Config;
 use freshet::roles::Services;
 use freshet_ingest::IngestSettings;
-use freshet_sinks::listings;
 use serde_json::{Value, json};
 use sqlx::Connection;
 use tokio::sync::Semaphore;
@@ -261,17 +260,16 @@ async fn a_file_of_which_no_event_tells_is_found_by_the_listing() {
 async fn while_a_thousand_messages_wait_files_are_found_by_the_listing() {
     let _slot = SLOTS.acquire().await.expect("never closed");
     let aws = Aws::ministack("events-long").await;
-    let world = world(&aws, "events-long", |config| config.ingest.list_interval_ms = 500).await;
-    // It is another listener's turn to list: this one lists only if it misses something.
-    for domain in world.services.config.pipeline.domains {
-        let (pool, bucket) = (&world.services.pool, world.raw_bucket());
-        let held = listings::hold(pool, bucket, domain.name, "another", Duration::from_secs(3_600)).await;
-        assert!(held.expect("hold a turn"));
-    }
+    let change = |config: &mut Config| {
+        (config.ingest.list_interval_ms, config.ingest.list_interval_max_ms) = (500, 3_600_000);
+    };
+    let world = world(&aws, "events-long", change).await;
     world.put("health/first.csv", file(0)).await;
     let roles = world.run_all();
     world.settle().await;
     aws.is_drained().await;
+    // Twice as long each time: after the listing of about the 16th second, the next is that of the 32nd.
+    tokio::time::sleep(Duration::from_secs(18)).await;
 
     tell_nobody(&world).await;
     world.put("health/untold.csv", file(1)).await;
@@ -283,6 +281,9 @@ async fn while_a_thousand_messages_wait_files_are_found_by_the_listing() {
     let is_long = "SELECT max(waiting) > 1000 FROM pipeline.event_queue";
     world.until("the listener has seen how many wait", is_long).await;
     holder.close().await.expect("let go of the key");
+    let known = "SELECT EXISTS (SELECT FROM pipeline.objects WHERE key = 'health/untold.csv')";
+    let found = async { while !world.query::<bool>(known).await {} };
+    tokio::time::timeout(Duration::from_secs(5), found).await.expect("listed at once");
     world.settle().await;
     assert_eq!(keys(&world).await, ["health/first.csv", "health/untold.csv"]);
     world.all_hold().await;

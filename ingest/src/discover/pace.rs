@@ -30,6 +30,8 @@ pub(super) enum Turn {
         has_notified: bool,
         /// Whether announced keys were missed before.
         missed: bool,
+        /// How long until a key that could not be registered is tried again, if there is one.
+        retry_in: Option<Duration>,
     },
     /// Another listener lists the domain, and this one did not find everything, although it missed keys that the other
     /// was not told of.
@@ -76,7 +78,7 @@ impl Pace {
     /// |---|---|---|
     /// | another listener's | the shortest interval, a second at least | the shortest interval |
     /// | its own | the interval, or longer after a long listing | the shortest interval |
-    /// | its own, and keys are to be tried again | the shortest interval, or longer after a long listing | the same |
+    /// | its own, and a key is tried again later | as long at most, or longer after a long listing | the shortest interval |
     /// | incomplete | the back-off, or longer after a long listing | the same |
     /// | failed | the back-off, the shortest interval at least | the same |
     pub(super) fn after(&mut self, turn: Turn) -> Wait {
@@ -88,13 +90,16 @@ impl Pace {
         let back_off = least.max(self.back_off.after(self.failures));
         match turn {
             Turn::Others => Wait { least, most: least.max(Duration::from_secs(1)) },
-            Turn::Own { found, took, has_notified, missed } => {
+            Turn::Own { found, took, has_notified, missed, retry_in } => {
                 let tells = has_notified && found.unlisted == 0;
-                let has_told_all = tells && found.unsettled == 0 && (found.registered == 0 || missed);
+                let has_told_all = tells && (found.registered == 0 || missed);
                 self.interval = next_interval(self.interval, least, most, has_told_all);
                 let is_idle = has_told_all && !missed;
                 let pause = if tells { pause_for(took, least, most, is_idle) } else { Duration::ZERO };
-                Wait { least, most: self.interval.max(pause) }
+                let retry = retry_in.map(|retry| least.max(retry).max(pause_for(took, least, most, false)));
+                let pause = self.interval.max(pause);
+                // What comes soon takes half of the time at most.
+                Wait { least: least.max(took), most: retry.map_or(pause, |retry| pause.min(retry)) }
             }
             Turn::Incomplete { took } => {
                 let pause = back_off.max(pause_for(took, least, most, false));
@@ -162,14 +167,23 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_could_not_be_registered_brings_the_next_listing_soon_unless_listings_take_long() {
+    fn a_key_that_could_not_be_registered_is_listed_again_when_it_may_be_tried_unless_listings_take_long() {
         let [least, most] = [100, 5_000].map(Duration::from_millis);
         let back_off = Backoff::new(least, most);
-        for (unsettled, took, expected) in [(0, 2, 5_000), (1, 2, 100), (0, 300, 30_000), (1, 300, 3_000)] {
+        for (retry_in, took, expected) in [
+            (None, 2, 5_000),
+            (Some(500), 2, 500),
+            (Some(1), 2, 100),
+            (Some(60_000), 2, 5_000),
+            (None, 300, 30_000),
+            (Some(500), 300, 3_000),
+        ] {
             let mut pace = Pace { least, most, back_off, interval: most, failures: 0 };
-            let (found, took) = (Found { unsettled, ..Found::default() }, Duration::from_millis(took));
-            let wait = pace.after(Turn::Own { found, took, has_notified: true, missed: false });
-            assert_eq!(wait.most.as_millis(), expected, "{unsettled} after {took:?}");
+            let (retry_in, took) = (retry_in.map(Duration::from_millis), Duration::from_millis(took));
+            let found = Found::default();
+            let wait = pace.after(Turn::Own { found, took, has_notified: true, missed: false, retry_in });
+            assert_eq!(wait.most.as_millis(), expected, "{retry_in:?} after {took:?}");
+            assert_eq!(wait.least, least.max(took));
         }
     }
 
@@ -178,7 +192,8 @@ mod tests {
         let [least, most] = [100, 1_000].map(Duration::from_millis);
         let back_off = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         let mut pace = Pace { least, most, back_off, interval: least, failures: 0 };
-        let own = Turn::Own { found: Found::default(), took: Duration::ZERO, has_notified: true, missed: false };
+        let (found, took) = (Found::default(), Duration::ZERO);
+        let own = Turn::Own { found, took, has_notified: true, missed: false, retry_in: None };
         let turns = [
             (Turn::Others, [100, 1_000]),
             (own, [100, 200]),

@@ -107,12 +107,8 @@ impl Discovery {
         let mut unseen = Vec::new();
         for entry in entries {
             let is_file = self.count(&entry, pass);
-            if !is_file || self.known.contains(&entry) {
-                continue;
-            }
-            match self.is_troubled(&entry.version.key) {
-                true => pass.found.unsettled += 1,
-                false => unseen.push(entry),
+            if is_file && !self.known.contains(&entry) && !self.is_troubled(&entry.version.key) {
+                unseen.push(entry);
             }
         }
         self.compare(unseen, pass).await?;

@@ -118,6 +118,12 @@ impl Discovery {
         pause
     }
 
+    /// How long until the first of the keys that could not be registered is tried again; `None` if there is none.
+    pub(super) fn retry_in(&self) -> Option<Duration> {
+        let now = Instant::now();
+        self.troubled.values().filter_map(|(_, until)| until.checked_duration_since(now)).min()
+    }
+
     pub(super) fn is_troubled(&self, key: &str) -> bool {
         self.troubled.get(key).is_some_and(|(_, until)| *until > Instant::now())
     }

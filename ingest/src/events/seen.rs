@@ -78,7 +78,7 @@ impl SeenQueue {
             }
             if seen.messages.is_some_and(|(waiting, _)| waiting > WAITING_MAX) {
                 // Which domains the messages are about is known only once they are received.
-                listener.domains.iter().for_each(|domain| listener.hints.miss(domain));
+                listener.domains.iter().for_each(|domain| listener.hints.want_listing(domain));
             }
             if let Err(error) = event_queue::note(&listener.pool, queue.url(), &seen).await {
                 tracing::debug!(%error, "note the state of the event queue");
