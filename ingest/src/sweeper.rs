@@ -18,8 +18,8 @@ use crate::{IngestError, Listener, metrics};
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// While no object waits, the time between two sweeps grows up to this many intervals.
 const IDLE_INTERVALS_MAX: u32 = 8;
-/// Pauses are at least so many times as long as the sweep before, so that sweeps over many waiting objects take a fifth
-/// of the time: batches of rows compete with them.
+/// A domain rests at least so many times as long as its sweep took, so that sweeps over many waiting objects take a fifth
+/// of the time: batches of rows compete with them. The other domains do not rest with it.
 const PAUSE_PER_SWEEP: u32 = 4;
 
 /// Sweeps every domain at the interval: four times as often while published objects wait for their rows, and less and
@@ -29,23 +29,17 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
     let mut turns: Vec<Turn> = listener.domains.iter().copied().map(Turn::new).collect();
     let mut pause = interval;
     while !stop.is_cancelled() {
-        let (mut waiting, mut took) = (0, Duration::ZERO);
         for turn in &mut turns {
-            if !turn.is_due() {
-                continue;
+            if turn.is_due() {
+                turn.sweep(&listener).await?;
+                turn.look(&listener).await?;
             }
-            let began = Instant::now();
-            if let Some(still) = turn.sweep(&listener).await? {
-                waiting += still;
-                took += began.elapsed();
-            }
-            turn.look(&listener).await?;
         }
-        pause = next_pause(pause, interval, waiting, took);
+        pause = next_pause(pause, interval, turns.iter().map(|turn| turn.waiting).sum());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             // A newly published object is not applied yet: look soon, not immediately.
-            () = async { listener.sweep_to_do.notified().await; tokio::time::sleep(soon(interval, took)).await } => {}
+            () = async { listener.sweep_to_do.notified().await; tokio::time::sleep(interval / 4).await } => {}
             () = stop.cancelled() => {}
         }
     }
@@ -58,18 +52,11 @@ pub(crate) async fn run(listener: Arc<Listener>, stop: CancellationToken) -> Res
 /// |---|---|
 /// | some | a quarter of the interval |
 /// | none | twice as long as before, from one interval to [`IDLE_INTERVALS_MAX`] |
-///
-/// After a long sweep it is longer: see [`PAUSE_PER_SWEEP`].
-fn next_pause(so_far: Duration, interval: Duration, waiting: u64, took: Duration) -> Duration {
+fn next_pause(so_far: Duration, interval: Duration, waiting: u64) -> Duration {
     match waiting {
-        0 => (so_far * 2).clamp(interval, interval * IDLE_INTERVALS_MAX).max(soon(interval, took)),
-        _ => soon(interval, took),
+        0 => (so_far * 2).clamp(interval, interval * IDLE_INTERVALS_MAX),
+        _ => interval / 4,
     }
-}
-
-/// The shortest pause after a sweep that took so long.
-fn soon(interval: Duration, took: Duration) -> Duration {
-    (interval / 4).max(took * PAUSE_PER_SWEEP)
 }
 
 /// What is remembered of a domain between two sweeps.
@@ -77,28 +64,30 @@ struct Turn {
     domain: &'static Domain,
     /// Sweeps in a row that failed.
     failures: u32,
-    /// After a failure, when it is swept again.
+    /// After a failure or a long sweep, when it is swept again.
     again_at: Option<Instant>,
+    /// How many of its objects waited in the last sweep that did not fail.
+    waiting: u64,
     /// When what is seldom there was last looked for.
     looked_at: Option<Instant>,
 }
 
 impl Turn {
     fn new(domain: &'static Domain) -> Self {
-        Turn { domain, failures: 0, again_at: None, looked_at: None }
+        Turn { domain, failures: 0, again_at: None, waiting: 0, looked_at: None }
     }
 
     fn is_due(&self) -> bool {
         self.again_at.is_none_or(|at| Instant::now() >= at)
     }
 
-    /// Sweeps the domain; returns how many of its objects wait, or nothing after a failure: then it is passed over for a
-    /// while.
-    async fn sweep(&mut self, listener: &Listener) -> Result<Option<u64>, IngestError> {
+    /// Sweeps the domain. After a failure or a long sweep it is passed over for a while.
+    async fn sweep(&mut self, listener: &Listener) -> Result<(), IngestError> {
+        let began = Instant::now();
         let error = match sweep_domain(listener, self.domain).await {
             Ok(waiting) => {
-                (self.failures, self.again_at) = (0, None);
-                return Ok(Some(waiting));
+                self.swept(waiting, began.elapsed());
+                return Ok(());
             }
             Err(error) => tolerated(error)?,
         };
@@ -107,7 +96,13 @@ impl Turn {
         self.again_at = Some(Instant::now() + pause);
         let (domain, failures, pause_ms) = (self.domain.name, self.failures, pause.as_millis() as u64);
         tracing::warn!(domain, %error, failures, pause_ms, "cannot sweep the ledger, trying again");
-        Ok(None)
+        Ok(())
+    }
+
+    /// Notes a sweep that did not fail: how many objects wait, and how long it took.
+    fn swept(&mut self, waiting: u64, took: Duration) {
+        (self.failures, self.waiting) = (0, waiting);
+        self.again_at = Some(Instant::now() + took * PAUSE_PER_SWEEP);
     }
 
     /// From time to time looks for what is seldom there. After a failure too, the next look is that of the next interval.
@@ -218,19 +213,21 @@ mod tests {
         let interval = Duration::from_millis(100);
         let (mut pause, mut seen) = (interval, Vec::new());
         for waiting in [0, 0, 0, 0, 0, 5, 1, 0, 0] {
-            pause = next_pause(pause, interval, waiting, Duration::from_millis(1));
+            pause = next_pause(pause, interval, waiting);
             seen.push(pause.as_millis());
         }
         assert_eq!(seen, [200, 400, 800, 800, 800, 25, 25, 100, 200]);
     }
 
     #[test]
-    fn long_sweeps_take_a_fifth_of_the_time() {
-        let interval = Duration::from_millis(100);
-        for (waiting, took_ms, expected) in [(1, 6, 25), (1, 7, 28), (1, 500, 2_000), (0, 10, 200), (0, 500, 2_000)] {
-            let pause = next_pause(interval, interval, waiting, Duration::from_millis(took_ms));
-            assert_eq!(pause.as_millis(), expected, "{waiting} {took_ms}");
-        }
-        assert_eq!(next_pause(20 * interval, interval, 0, Duration::ZERO), 8 * interval, "the next is as before");
+    fn a_domain_rests_after_a_long_sweep_four_times_as_long() {
+        let mut turn = Turn::new(freshet_topics::DOMAINS[0]);
+        assert!(turn.is_due());
+        turn.swept(7, Duration::ZERO);
+        assert!(turn.is_due());
+        let (hour, now) = (Duration::from_secs(3_600), Instant::now());
+        turn.swept(7, hour);
+        let rest = turn.again_at.map(|at| at - now).expect("it rests");
+        assert!(!turn.is_due() && rest >= 4 * hour && rest < 5 * hour, "{rest:?}");
     }
 }
