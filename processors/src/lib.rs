@@ -121,6 +121,6 @@ async fn until_usable(context: &Context) {
         tokio::time::sleep(REJOIN_BACKOFF.after(failures)).await;
     }
     if failures > 0 {
-        tracing::info!(domain, "Postgres can be used again");
+        tracing::info!(domain, "Postgres can be reached again");
     }
 }

@@ -109,8 +109,8 @@ pub(super) struct Failed {
     pub(super) reason: String,
     /// Failures in a row.
     pub(super) failures: u32,
-    /// Whether it was tried now, or should have been: it is left alone for a while.
-    pub(super) is_new: bool,
+    /// Whether it is to be left alone for a while: it was tried now, or should have been.
+    pub(super) is_to_wait: bool,
 }
 
 /// An output that is derived now.
@@ -179,7 +179,7 @@ impl<'a> Plan<'a> {
     /// again, so that the others need not wait until there is time for all of their windows. Returns the number of windows
     /// if it is still too large; but a version that was lost is restored at once, as readers have none.
     pub(super) fn put_off(&mut self, windows_max: usize) -> Option<usize> {
-        if self.dirty.output_windows() > windows_max {
+        if self.dirty.output_windows() > windows_max && self.basis.lost.is_none() {
             leave_failed(&mut self.ways, &self.failures, &mut self.dirty);
         }
         Some(self.dirty.output_windows()).filter(|windows| *windows > windows_max && self.basis.lost.is_none())
@@ -237,7 +237,7 @@ impl<'a> Plan<'a> {
         let failed = |output: &&'static Output| {
             let failure = self.failures.get(output.name).filter(|_| self.ways[output.name] == Way::Left)?;
             let failures = failure.failures.unsigned_abs();
-            Some((output.name, Failed { reason: failure.reason.clone(), failures, is_new: failure.is_due }))
+            Some((output.name, Failed { reason: failure.reason.clone(), failures, is_to_wait: failure.is_due }))
         };
         self.context.outputs.iter().filter_map(failed).collect()
     }
@@ -298,7 +298,8 @@ impl<'a> Plan<'a> {
         self.context.outputs.iter().filter_map(derived).collect()
     }
 
-    /// The outputs, with those that failed last time at the end, so that they only delay the swap.
+    /// The outputs, with those that failed last time at the end, so that beyond their first windows they only delay the
+    /// swap.
     fn in_turn(&self) -> Vec<&'static Output> {
         let mut outputs = self.context.outputs.to_vec();
         outputs.sort_by_key(|output| self.failures.contains_key(output.name));
@@ -314,7 +315,7 @@ impl<'a> Plan<'a> {
     /// Describes an output that was tried now and failed.
     fn failed(&self, output: &Output, reason: String) -> Failed {
         let before = self.failures.get(output.name).map_or(0, |it| it.failures.unsigned_abs());
-        Failed { reason, failures: before.saturating_add(1), is_new: true }
+        Failed { reason, failures: before.saturating_add(1), is_to_wait: true }
     }
 
     /// Finds the columns of an output's query, and its windows; `None` if there is nothing to derive.
@@ -343,8 +344,8 @@ impl<'a> Plan<'a> {
         }
         let closed = |window| (window, closed(self.context, snapshot, output, window));
         let windows: Vec<_> = windows.into_iter().map(closed).collect();
-        // Most likely it fails again. Then one window was derived, alone, and nothing is uploaded.
-        if let (Some(_), Some((window, is_final))) = (failure, windows.first()) {
+        // Most likely it fails again. Then one of its windows was derived, alone, and nothing is uploaded.
+        if let (Some(_), [(window, is_final), _, ..]) = (failure, windows.as_slice()) {
             query.run(snapshot.connection(), *window, *is_final).await?;
         }
         let work = Work { output, query, windows, made: Vec::new(), failed: None };

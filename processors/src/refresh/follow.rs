@@ -129,7 +129,9 @@ async fn publish_loop(
         }
         published_on = Some(today);
         (left, taken) = (publication.waiting, publication.taken);
-        pace.ran(publication.worked, Instant::now());
+        // One that derived nothing says nothing about how long others take.
+        let worked = if publication.output_windows > 0 { publication.worked } else { Duration::ZERO };
+        pace.ran(worked, Instant::now());
         load.budget.took(publication.output_windows, publication.worked);
         report(&publication, &mut said);
         if publication.mended {

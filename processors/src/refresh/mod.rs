@@ -65,7 +65,7 @@ const CACHE_FOLDER: &str = "freshet-outputs";
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsSettings {
     /// Under a steady stream of changes a version is published at most this often, in milliseconds, and after a rest of
-    /// four times what the last two publications took, the smaller of the two; after a quiet period, immediately.
+    /// four times what the middle one of the last three publications took; after a quiet period, immediately.
     pub min_interval_ms: u64,
     /// How often to look for marks without a notification, in milliseconds: the safety net of LISTEN/NOTIFY.
     pub look_interval_ms: u64,

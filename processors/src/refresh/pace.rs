@@ -64,9 +64,11 @@ pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) 
 pub(super) struct Pace {
     interval_min: Duration,
     factor: u32,
-    /// Whether a run that took longer than the one before it counts as an exception.
-    forgives: bool,
+    /// Whether one run of three that takes long is an exception, which is not rested for.
+    allows_exceptions: bool,
     last: Option<Run>,
+    /// How long the last two runs took.
+    recent: [Duration; 2],
     /// When a run last found nothing to do.
     idle: Option<Instant>,
 }
@@ -74,22 +76,25 @@ pub(super) struct Pace {
 #[derive(Debug, Clone, Copy)]
 struct Run {
     ended: Instant,
-    duration: Duration,
-    /// The part of its duration that is rested for.
+    /// The duration that is rested for.
     counted: Duration,
 }
 
 impl Pace {
-    /// The pace of publications. It follows the smaller of the last two durations: what takes long once, such as the
-    /// first publication of a new output, is forgotten at once, and what keeps taking long is not.
+    /// The pace of publications. It follows the middle one of the last three durations: what takes long once, such as the
+    /// first publication of a new output, makes nothing wait, and what takes long again and again does.
     pub(super) fn new(interval_min: Duration) -> Self {
-        Pace { interval_min, factor: REST_FACTOR, forgives: true, last: None, idle: None }
+        Pace { allows_exceptions: true, ..Pace::with(interval_min, REST_FACTOR) }
     }
 
     /// The pace of the whole-file copies. Between two of them there are looks that find nothing to copy, so one that
     /// takes long is no exception.
     pub(super) fn of_copies(interval_min: Duration) -> Self {
-        Pace { interval_min, factor: COPIES_REST_FACTOR, forgives: false, last: None, idle: None }
+        Pace::with(interval_min, COPIES_REST_FACTOR)
+    }
+
+    fn with(interval_min: Duration, factor: u32) -> Self {
+        Pace { interval_min, factor, allows_exceptions: false, last: None, recent: [Duration::ZERO; 2], idle: None }
     }
 
     /// Records a run that took `duration` and ended at `ended`; zero if it found nothing to do, which says nothing about
@@ -99,21 +104,23 @@ impl Pace {
             self.idle = Some(ended);
             return;
         }
-        let before = self.last.map_or(Duration::ZERO, |run| run.duration);
-        let counted = if self.forgives { duration.min(before) } else { duration };
-        self.last = Some(Run { ended, duration, counted });
+        let [older, newer] = self.recent;
+        let mut three = [older, newer, duration];
+        three.sort();
+        self.recent = [newer, duration];
+        self.last = Some(Run { ended, counted: if self.allows_exceptions { three[1] } else { duration } });
     }
 
     /// How long to rest from `now` on while marks keep coming.
     ///
-    /// | last run | it took | the one before | least interval | rest |
+    /// | last run | it took | the two before | least interval | rest |
     /// |---|---|---|---|---|
     /// | never | | | any | 0 |
-    /// | ended now | 100 ms | 100 ms | 1 s | 1 s |
-    /// | ended now | 2 s | 2 s | 1 s | 8 s |
-    /// | ended 7 s ago | 2 s | 2 s | 1 s | 1 s |
-    /// | ended 9 s ago | 2 s | 2 s | 1 s | 0 |
-    /// | ended now | 10 minutes | 200 ms, or none | 1 s | 1 s |
+    /// | ended now | 100 ms | 100 ms each | 1 s | 1 s |
+    /// | ended now | 2 s | 2 s, and any or none | 1 s | 8 s |
+    /// | ended 7 s ago | 2 s | 2 s each | 1 s | 1 s |
+    /// | ended 9 s ago | 2 s | 2 s each | 1 s | 0 |
+    /// | ended now | 10 minutes | 200 ms each, or none | 1 s | 1 s |
     /// | found nothing, just now | | | 1 s | 1 s, or what is left of the rest before |
     pub(super) fn rest(&self, now: Instant) -> Duration {
         let after_run = self.last.map(|run| run.ended + self.interval_min.max(run.counted * self.factor));
@@ -269,6 +276,7 @@ mod tests {
             (&[200, 600_000], 0, 1_000, 100),
             (&[200, 600_000, 200], 0, 1_000, 100),
             (&[200, 600_000, 600_000], 0, 2_400_000, 1_000),
+            (&[10_000, 100, 10_000], 0, 40_000, 1_000),
             // A run that found nothing neither hides the others nor shortens their rest.
             (&[2_000, 0, 2_000], 0, 8_000, 1_000),
             (&[2_000, 2_000, 0], 0, 8_000, 1_000),

@@ -302,7 +302,7 @@ impl Publisher {
                 );
                 self.said.insert(output.name, failed.reason.clone());
             }
-            if failed.is_new {
+            if failed.is_to_wait {
                 output_state::failed(&self.context.pool, output, &failed.reason, failed.failures).await?;
             }
         }
