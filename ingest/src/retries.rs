@@ -37,8 +37,8 @@ impl Retries {
         tried.get(domain).copied().unwrap_or(OpenDomain::NONE_TRIED)
     }
 
-    /// Notes what a worker with a place has claimed. Once that is a file without a failed attempt, those that failed
-    /// have all had their turn, and the first one is next.
+    /// Notes what a worker with a place has claimed. Once that is a file without a failed attempt, those that failed have
+    /// had their turn, unless new files lie between them; the first one is next.
     pub(crate) fn claimed(&self, object: &Object) {
         let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
         let of_domain = tried.entry(object.domain.clone()).or_insert(OpenDomain::NONE_TRIED);
@@ -68,7 +68,7 @@ mod tests {
             (object(0, 2, 10), [10, i64::MIN]),
             (object(1, 1, 5), [10, 5]),
             (object(0, 1, 20), [20, 5]),
-            // No file that failed was left behind that one.
+            // A new file: those that failed begin again.
             (object(0, 0, 30), [i64::MIN, 5]),
         ] {
             retries.claimed(&claimed);

@@ -293,7 +293,7 @@ pub struct Renewal {
 }
 
 /// Renews leases; the result names the objects that are still this listener's. Rows are locked in the order of their
-/// ids, as in every write of several objects, so that there are no deadlocks.
+/// ids, first and each once, as in every write of several objects (`save`), so that there are no deadlocks.
 ///
 /// # Errors
 /// If Postgres does not answer.

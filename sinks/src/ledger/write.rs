@@ -192,8 +192,8 @@ pub(super) async fn change_all<'a>(
 /// written.
 ///
 /// What must be unchanged is its [`Guard`](super::Guard). Rows are locked in the order of their ids, so that there are
-/// no deadlocks: all of them before the first is written, and each once. As a table to join with they would be locked
-/// again for each row, as Postgres expects that hardly a row meets all conditions.
+/// no deadlocks. The condition on the count of `locked` only makes Postgres lock all of them first, each once: as a table
+/// to join with, `locked` could be read anew for each row.
 pub(super) async fn save(
     connection: &mut PgConnection,
     changes: &[(&Object, &Change<'_>)],
