@@ -52,14 +52,20 @@ async fn a_change_is_published_while_the_outputs_are_verified() {
     roles.stop().await;
 }
 
-/// A world of 500 days that are published, in which nothing but the publisher runs.
-async fn published(story: &str) -> (World, Roles) {
+/// A world of 500 days that are applied and not published, in which nothing runs.
+async fn applied(story: &str) -> World {
     let world = World::new(story).await;
     let roles = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(2)).await;
     world.put("health/all.csv", data::health(2, "2024-01-01", 500, 1)).await;
     world.applied().await;
     roles.stop().await;
+    world
+}
+
+/// A world of 500 days that are published, in which nothing but the publisher runs.
+async fn published(story: &str) -> (World, Roles) {
+    let world = applied(story).await;
     let roles = world.run(&[Role::Metrics]);
     until_published(&world, Duration::from_secs(60), "all that there is", |it| it.windows.len() > 80).await;
     world.until("no marks", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
@@ -173,12 +179,7 @@ fn large_file(domain: &str, state: &str, ago: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_load_an_output_that_fails_puts_off_no_other() {
-    let world = World::new("load-failing").await;
-    let roles = world.run(&roles_but(Role::Metrics));
-    world.put("locations/all.csv", data::locations(2)).await;
-    world.put("health/all.csv", data::health(2, "2024-01-01", 500, 1)).await;
-    world.applied().await;
-    roles.stop().await;
+    let world = applied("load-failing").await;
     // It has a window for each of 500 days, and fails on the last of them.
     let failing = "/* freshet\ndescription: d\nwindows: [day]\nfacts: [health]\nkey: [location_id, date]\n*/
         SELECT h.location_id, h.date, 1 / (date '2025-05-14' - h.date) AS share FROM health_data AS h, pg_sleep(0.02)

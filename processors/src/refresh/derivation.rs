@@ -179,10 +179,13 @@ impl<'a> Plan<'a> {
     /// again, so that the others need not wait until there is time for all of their windows. Returns the number of windows
     /// if it is still too large; but a version that was lost is restored at once, as readers have none.
     pub(super) fn put_off(&mut self, windows_max: usize) -> Option<usize> {
-        if self.dirty.output_windows() > windows_max && self.basis.lost.is_none() {
+        if self.basis.lost.is_some() {
+            return None;
+        }
+        if self.dirty.output_windows() > windows_max {
             leave_failed(&mut self.ways, &self.failures, &mut self.dirty);
         }
-        Some(self.dirty.output_windows()).filter(|windows| *windows > windows_max && self.basis.lost.is_none())
+        Some(self.dirty.output_windows()).filter(|windows| *windows > windows_max)
     }
 
     /// Derives the dirty windows, several at once, writes their files, and returns the contents of the next version.

@@ -80,9 +80,8 @@ impl Drive<'_> {
 
 /// Splits the unfinished partitions, the fullest first, so that the shares have about the same amount to read.
 fn shares(positions: &BTreeMap<i32, Position>, ends: &BTreeMap<i32, i64>) -> Vec<BTreeMap<i32, Position>> {
-    let left = |(partition, at): (&i32, &Position)| ends.get(partition).map_or(0, |to| to - at.next_offset);
-    let mut open: Vec<(i64, i32, Position)> =
-        positions.iter().map(|(partition, at)| (left((partition, at)), *partition, *at)).collect();
+    let each = left(positions, ends).zip(positions);
+    let mut open: Vec<(i64, i32, Position)> = each.map(|(left, (partition, at))| (left, *partition, *at)).collect();
     open.retain(|(left, ..)| *left > 0);
     open.sort_by_key(|(left, partition, _)| (-left, *partition));
     let mut shares: Vec<(i64, BTreeMap<i32, Position>)> = vec![Default::default(); WORKERS.min(open.len())];
@@ -239,9 +238,13 @@ impl Pace {
     }
 }
 
-/// Reports how much there is to do.
-pub(super) fn announce(progress: &ProgressSender, ranges: impl Iterator<Item = i64>) {
-    let total = ranges.sum();
+/// How many messages each partition has left to read, in their order: up to its end, and none if it has no end.
+pub(super) fn left(positions: &BTreeMap<i32, Position>, ends: &BTreeMap<i32, i64>) -> impl Iterator<Item = i64> {
+    positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| (to - at.next_offset).max(0)))
+}
+
+/// Reports how many messages there are to read.
+pub(super) fn announce(progress: &ProgressSender, total: i64) {
     progress.send_replace(Progress { total, ..Progress::default() });
 }
 

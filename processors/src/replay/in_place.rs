@@ -14,10 +14,9 @@ use freshet_topics::Lineage;
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
-use super::drive::{Drive, Sink, announce, positions as taken_positions};
+use super::drive::{Drive, Sink, announce, left, positions as taken_positions};
 use super::plan::{self, Times};
 use super::{PlanError, Point, ProgressSender, ReplayContext, ReplayError, Request, Topic, ask, lock, look, postgres};
-use crate::consumer::Position;
 use crate::ranges::{self, Range, Reading};
 
 /// The most keys that a preview distinguishes; beyond that it counts rows.
@@ -57,7 +56,7 @@ pub async fn in_place(
     // An interrupted replay keeps the ends from when it began.
     let ends: BTreeMap<i32, i64> = (0..).zip(replay.end_offsets.iter().flatten().copied()).collect();
     let mut positions = taken_positions(&taken);
-    announce(progress, left(&positions, &ends));
+    announce(progress, left(&positions, &ends).sum());
     let running = Running { id: replay.id, owner: context.owner.clone() };
     let upsert = Upsert::new(context.domain, Destination::Correction);
     let sink = Sink::InPlace(running.clone());
@@ -69,19 +68,15 @@ pub async fn in_place(
             Finished::Again => {
                 let (_, taken) = replays::begin(&context.pool, &wanted).await?;
                 positions = taken_positions(&taken);
+                let total = left(&positions, &ends).sum();
                 // Otherwise it would ask for its end without end.
-                if left(&positions, &ends).sum::<i64>() == 0 {
+                if total == 0 {
                     return Err(ReplayError::FewerPartitions);
                 }
-                announce(progress, left(&positions, &ends));
+                announce(progress, total);
             }
         }
     }
-}
-
-/// How many messages each partition has left to read.
-fn left(positions: &BTreeMap<i32, Position>, ends: &BTreeMap<i32, i64>) -> impl Iterator<Item = i64> {
-    positions.iter().map(|(partition, at)| ends.get(partition).map_or(0, |to| (to - at.next_offset).max(0)))
 }
 
 /// Finishes, retrying for a while after transient errors: a live batch may be at the same rows. Where the answer to a
@@ -131,7 +126,7 @@ pub async fn preview(
 ) -> Result<Preview, ReplayError> {
     let topic = look(context).await?;
     let ranges = plan(context, request, &topic).await?;
-    announce(progress, ranges.iter().map(Range::len));
+    announce(progress, ranges.iter().map(Range::len).sum());
     let mut batches = ranges::read(Reading {
         domain: context.domain,
         kafka: context.kafka.clone(),

@@ -18,7 +18,7 @@ use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::drive::{Drive, Sink, announce, positions};
+use super::drive::{Drive, Sink, announce, left, positions};
 use super::in_place::plan;
 use super::{Progress, ProgressSender, ReplayContext, ReplayError, Request, lock, look, postgres};
 use crate::consumer::Position;
@@ -91,10 +91,9 @@ impl Shadow {
             let ReplayContext { pool, domain, .. } = &self.context;
             let live = bookmarks::offsets(pool, domain.name, Some(self.stream_id)).await;
             let live = live.map_err(postgres("read the live bookmarks"))?;
-            let left: Vec<i64> = self.left(&live).collect();
-            let all: i64 = left.iter().sum();
+            let all: i64 = left(&self.positions, &live).sum();
             match is_first {
-                true => announce(progress, left.into_iter()),
+                true => announce(progress, all),
                 false => progress.send_modify(|progress| progress.total = progress.done + all),
             }
             if is_little(*progress.borrow(), all) && !is_first {
@@ -104,13 +103,6 @@ impl Shadow {
             self.read_up_to(&live, progress, shutdown).await?;
         }
         Err(ReplayError::NotCaughtUp(TRIES_MAX))
-    }
-
-    /// How many messages are left in each partition.
-    fn left<'a>(&'a self, live: &'a BTreeMap<i32, i64>) -> impl Iterator<Item = i64> + 'a {
-        let left =
-            |(partition, at): (&i32, &Position)| live.get(partition).map_or(0, |to| (to - at.next_offset).max(0));
-        self.positions.iter().map(left)
     }
 
     async fn read_up_to(
