@@ -15,11 +15,13 @@ use parquet::file::writer::SerializedFileWriter;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::RefreshError;
 use super::derivation::columns_of;
 use super::format::{Column, FormatError, JSON_BETWEEN, JSON_CLOSE, JSON_OPEN, csv_header};
 use super::metrics;
+use super::pace::measured;
 use super::parquet_file::{properties, schema};
 
 /// Parts read ahead while one is appended; each is in memory up to a MiB, else in a temporary file.
@@ -32,6 +34,9 @@ pub(super) struct Reconciled {
     pub(super) again: bool,
     /// Copies that did not exist.
     pub(super) absent: Vec<String>,
+    /// How long copies were composed and written. Waiting for a store that fails is no work: the retry that follows has
+    /// its own back-off.
+    pub(super) worked: Duration,
     /// The first error; the copies of the other outputs were updated all the same.
     pub(super) failed: Option<RefreshError>,
 }
@@ -46,7 +51,7 @@ pub(super) async fn reconcile(store: &Store, current: &Current) -> Reconciled {
     for (output, derived) in &current.manifest.outputs {
         let version = current.manifest.changed.get(output).copied();
         let Some((version, columns)) = version.zip(columns_of(derived)) else { continue };
-        match reconcile_output(store, &current.manifest, output, &columns, version, &mut reconciled.absent).await {
+        match reconcile_output(store, &current.manifest, output, &columns, version, &mut reconciled).await {
             // Files that did not change since an earlier version are those of this one too.
             Ok(true) => metrics::COPY_VERSION.with_label_values(&[output]).set(current.manifest.version as i64),
             Ok(false) => reconciled.again = true,
@@ -66,7 +71,7 @@ async fn reconcile_output(
     output: &str,
     columns: &[Column],
     version: u64,
-    absent: &mut Vec<String>,
+    reconciled: &mut Reconciled,
 ) -> Result<bool, RefreshError> {
     let mut all_current = true;
     for format in FORMATS {
@@ -82,17 +87,25 @@ async fn reconcile_output(
                 continue;
             }
         }
-        let body = compose(store, manifest, output, columns, format).await.map_err(|error| match error {
+        let was_absent = seen.is_none();
+        let (replaced, took) = measured(async {
+            let body = compose(store, manifest, output, columns, format).await?;
+            let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
+            Ok((put, body.len()))
+        })
+        .await;
+        if !matches!(replaced, Err(RefreshError::Output(_))) {
+            reconciled.worked += took;
+        }
+        let (put, bytes) = replaced.map_err(|error| match error {
             RefreshError::Format(_) => error.in_which(format!("compose {key}")),
             other => other,
         })?;
-        let was_absent = seen.is_none();
-        let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
         failpoint::reach(Point::CopyPut);
         match put {
             Put::Written => {
-                metrics::COPY_BYTES.with_label_values(&[output]).inc_by(body.len());
-                absent.extend(was_absent.then_some(key));
+                metrics::COPY_BYTES.with_label_values(&[output]).inc_by(bytes);
+                reconciled.absent.extend(was_absent.then_some(key));
             }
             Put::Refused => all_current = false,
         }

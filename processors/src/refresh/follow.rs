@@ -262,24 +262,26 @@ async fn copy_loop(
     let mut is_restored = false;
     while !shutdown.is_cancelled() {
         let before = known.as_ref().map(|(current, _)| current);
-        let (mut published, mut looked) = measured(look(&store, before, &shutdown)).await;
+        let mut published = look(&store, before, &shutdown).await;
         if !is_restored
             && let Ok(Some(new)) = &published
             && before.is_none_or(|before| before.pointer != new.pointer)
         {
             until_quiet(&context, &signals, &shutdown).await;
-            (published, looked) = measured(look(&store, Some(new), &shutdown)).await;
+            published = look(&store, Some(new), &shutdown).await;
         }
         let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
-        let (result, ran) = measured(unless_stopping(copy_new(&store, published, copied), &shutdown)).await;
-        let ran = looked + ran;
-        pace.ran(ran, Instant::now());
+        let mut worked = Duration::ZERO;
+        let result = unless_stopping(copy_new(&store, published, copied, &mut worked), &shutdown).await;
+        pace.ran(worked, Instant::now());
         if let Err(RefreshError::Output(OutputError::Missing { .. } | OutputError::Damaged { .. })) = &result {
             signals.verify.notify_one();
         }
         match retry.value_or_wait(result, &shutdown).await? {
             Some(Copied::Whole(current)) => {
-                metrics::COPY_DURATION.observe(ran.as_secs_f64());
+                if !worked.is_zero() {
+                    metrics::COPY_DURATION.observe(worked.as_secs_f64());
+                }
                 known = Some((*current, Instant::now()));
             }
             Some(Copied::Lost) => signals.verify.notify_one(),
@@ -337,11 +339,13 @@ async fn look(
     unless_stopping(async { Ok(store.current_unless(known).await?) }, shutdown).await
 }
 
-/// Updates the copies to the published version, unless they have it already and need not be checked yet.
+/// Updates the copies to the published version, unless they have it already and need not be checked yet. `worked` becomes
+/// how long that took, also if it fails in the end.
 async fn copy_new(
     store: &Store,
     published: Result<Option<Current>, RefreshError>,
     copied: Option<(&Current, bool)>,
+    worked: &mut Duration,
 ) -> Result<Copied, RefreshError> {
     let current = match published {
         Ok(Some(current)) => current,
@@ -358,6 +362,7 @@ async fn copy_new(
         return Ok(Copied::Nothing);
     }
     let reconciled = copies::reconcile(store, &current).await;
+    *worked = reconciled.worked;
     if let (Some(first), Some(_)) = (reconciled.absent.first(), same) {
         metrics::MADE_AGAIN.inc_by(reconciled.absent.len() as u64);
         let count = reconciled.absent.len();

@@ -60,12 +60,13 @@ pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) 
 }
 
 /// The pace of an action whose cost grows with the data.
+///
+/// It follows the middle one of the last three durations: what takes long once, such as the first publication of a new
+/// output or a write that S3 answers only at the third try, makes nothing wait, and what takes long again and again does.
 #[derive(Debug)]
 pub(super) struct Pace {
     interval_min: Duration,
     factor: u32,
-    /// Whether one run of three that takes long is an exception, which is not rested for.
-    allows_exceptions: bool,
     last: Option<Run>,
     /// How long the last two runs took.
     recent: [Duration; 2],
@@ -81,20 +82,18 @@ struct Run {
 }
 
 impl Pace {
-    /// The pace of publications. It follows the middle one of the last three durations: what takes long once, such as the
-    /// first publication of a new output, makes nothing wait, and what takes long again and again does.
+    /// The pace of publications.
     pub(super) fn new(interval_min: Duration) -> Self {
-        Pace { allows_exceptions: true, ..Pace::with(interval_min, REST_FACTOR) }
+        Pace::with(interval_min, REST_FACTOR)
     }
 
-    /// The pace of the whole-file copies. Between two of them there are looks that find nothing to copy, so one that
-    /// takes long is no exception.
+    /// The pace of the whole-file copies.
     pub(super) fn of_copies(interval_min: Duration) -> Self {
         Pace::with(interval_min, COPIES_REST_FACTOR)
     }
 
     fn with(interval_min: Duration, factor: u32) -> Self {
-        Pace { interval_min, factor, allows_exceptions: false, last: None, recent: [Duration::ZERO; 2], idle: None }
+        Pace { interval_min, factor, last: None, recent: [Duration::ZERO; 2], idle: None }
     }
 
     /// Records a run that took `duration` and ended at `ended`; zero if it found nothing to do, which says nothing about
@@ -108,7 +107,7 @@ impl Pace {
         let mut three = [older, newer, duration];
         three.sort();
         self.recent = [newer, duration];
-        self.last = Some(Run { ended, counted: if self.allows_exceptions { three[1] } else { duration } });
+        self.last = Some(Run { ended, counted: three[1] });
     }
 
     /// How long to rest from `now` on while marks keep coming.
@@ -296,7 +295,7 @@ mod tests {
         }
         let start = Instant::now();
         let mut copies = Pace::of_copies(millis(1_000));
-        for (duration, rest) in [(5, 1_000), (2_000, 18_000), (5, 1_000)] {
+        for (duration, rest) in [(2_000, 1_000), (0, 1_000), (2_000, 18_000), (5, 18_000), (5, 1_000)] {
             copies.ran(millis(duration), start);
             assert_eq!(copies.rest(start), millis(rest), "a tenth of the time");
         }
