@@ -163,18 +163,54 @@ pub(crate) struct Waiting {
     pub(crate) dates: Dates,
 }
 
-/// Takes as many of the waiting dates, the newest first, as make `windows_max` further windows dirty, and at least one
-/// unless that is 0. They are derived now, except windows that contain dates which keep waiting: those are derived with
-/// the last of these dates.
+impl Waiting {
+    fn place(&self) -> Place {
+        (self.dates.last, self.dates.domain)
+    }
+}
+
+/// The place of waiting dates in a pass over all of them, which goes from the newest to the oldest.
+pub(crate) type Place = (NaiveDate, &'static str);
+
+/// What is derived of the waiting dates, and what is not.
+pub(crate) struct Bit {
+    /// What is dirty now.
+    pub(crate) dirty: Dirty,
+    /// The dates that were taken.
+    pub(crate) taken: Vec<Waiting>,
+    /// The dates that keep waiting.
+    pub(crate) rest: Vec<Waiting>,
+    /// Where the pass has got to; `None` at its end.
+    pub(crate) reached: Option<Place>,
+}
+
+/// Takes as many of the waiting dates, the newest first, as make `windows_max` further windows dirty, and at least those
+/// of one place unless that is 0. They are derived now, except windows that contain dates which are still to come in this
+/// pass: those are derived with the last of these dates.
 ///
-/// Returns what is dirty now, what was taken, and what keeps waiting.
+/// Dates that were marked again behind the place that the pass has `reached` wait for the next pass. So however fast a
+/// dimension changes, the oldest windows have their turn, and a long window is derived once a pass.
+///
+/// | waiting | reached | taken, one place each | reached then |
+/// |---|---|---|---|
+/// | June, May, April | | June | June |
+/// | June again, May, April | June | May | May |
+/// | June, April | May | April | the end |
+/// | June | | June | the end |
+/// | June | May: nothing is left ahead | June, in a new pass | the end |
 pub(crate) fn take_waiting(
     outputs: &[&'static Output],
     mut dirty: Dirty,
     mut waiting: Vec<Waiting>,
+    reached: Option<Place>,
     windows_max: usize,
-) -> (Dirty, Vec<Waiting>, Vec<Waiting>) {
-    waiting.sort_by_key(|one| std::cmp::Reverse((one.dates.last, one.dates.domain)));
+) -> Bit {
+    waiting.sort_by_key(|one| std::cmp::Reverse(one.place()));
+    let had_its_turn = |one: &Waiting| reached.is_some_and(|reached| one.place() >= reached);
+    let (mut again, mut ahead): (Vec<Waiting>, Vec<Waiting>) = waiting.into_iter().partition(had_its_turn);
+    if ahead.is_empty() {
+        std::mem::swap(&mut again, &mut ahead);
+    }
     let windows_of = |waiting: &[Waiting]| {
         let mut dirty = Dirty::default();
         waiting.iter().for_each(|one| dirty.mark(outputs, &one.dates, Some(&one.dimension)));
@@ -182,17 +218,23 @@ pub(crate) fn take_waiting(
     };
     let mut added = Dirty::default();
     let mut taken = 0;
-    while taken < waiting.len() && added.output_windows() < windows_max {
-        added.extend(windows_of(&waiting[taken..=taken]).without(&dirty));
-        taken += 1;
+    for place in ahead.chunk_by(|one, next| one.place() == next.place()) {
+        if added.output_windows() >= windows_max {
+            break;
+        }
+        added.extend(windows_of(place).without(&dirty));
+        taken += place.len();
     }
-    let rest = waiting.split_off(taken);
+    let mut rest = ahead.split_off(taken);
     dirty.extend(added.without(&windows_of(&rest)));
-    (dirty, waiting, rest)
+    let reached = if rest.is_empty() { None } else { ahead.last().map(Waiting::place).or(reached) };
+    rest.extend(again);
+    Bit { dirty, taken: ahead, rest, reached }
 }
 
 #[cfg(test)]
 mod tests {
+    use chrono::Datelike;
     use freshet_topics::DOMAINS;
     use freshet_topics::pipeline::mistake::Mistakes;
 
@@ -338,21 +380,47 @@ mod tests {
         let mut dirty = Dirty::default();
         dirty.mark(&outputs, &dates("health", "2025-01-10", "2025-01-10"), None);
         let mut waiting = (1..=6).map(month).collect::<Vec<_>>();
-        let (now, taken, rest) = take_waiting(&outputs, dirty.clone(), waiting.clone(), 0);
+        let bit = take_waiting(&outputs, dirty.clone(), waiting.clone(), None, 0);
         assert_eq!(
-            (now.output_windows(), taken.len(), rest.len()),
-            (dirty.output_windows(), 0, 6),
+            (bit.dirty.output_windows(), bit.taken.len(), bit.rest.len(), bit.reached),
+            (dirty.output_windows(), 0, 6, None),
             "none while there is no time for any"
         );
+        let mut reached = None;
         // The window of all dates: dirty by facts, then held back, then derived with the last of them.
         for (taken_now, windows, of_all) in [(vec![6, 5], 3 + 4, 1), (vec![4, 3], 4, 0), (vec![2, 1], 5, 1)] {
-            let (now, taken, rest) = take_waiting(&outputs, dirty, waiting, 4);
+            let Bit { dirty: now, taken, rest, reached: then } = take_waiting(&outputs, dirty, waiting, reached, 4);
             assert_eq!(taken.iter().map(|one| one.mark.expect("a mark")).collect::<Vec<_>>(), taken_now);
             assert_eq!(now.output_windows(), windows, "{now:?}");
             let all = now.of("metrics").into_iter().filter(|window| window.kind == WindowKind::All).count();
             assert_eq!(all, of_all, "{now:?}");
-            (dirty, waiting) = (Dirty::default(), rest);
+            (dirty, waiting, reached) = (Dirty::default(), rest, then);
         }
-        assert!(waiting.is_empty());
+        assert!(waiting.is_empty() && reached.is_none());
+    }
+
+    #[test]
+    fn a_dimension_that_changes_all_the_time_lets_the_oldest_windows_have_their_turn() {
+        let outputs = [output("metrics", "month, all", "health", "locations")];
+        let month = |month: u32| Waiting {
+            mark: Some(month.into()),
+            dimension: "locations".into(),
+            dates: dates("health", &format!("2025-{month:02}-10"), &format!("2025-{month:02}-11")),
+        };
+        let (mut rest, mut reached, mut derived) = (Vec::new(), None, Vec::new());
+        for _ in 0..8 {
+            // Between two publications all months are marked again, twice.
+            let waiting = rest.into_iter().chain((1..=4).map(month)).chain((1..=4).map(month)).collect();
+            let bit = take_waiting(&outputs, Dirty::default(), waiting, reached, 1);
+            derived.push(bit.dirty.of("metrics").into_iter().map(|window| window.kind).collect::<Vec<_>>());
+            let months: Vec<_> = bit.taken.iter().map(|one| one.dates.last.month()).collect();
+            let expected = 4 - (derived.len() as u32 - 1) % 4;
+            assert!(months.iter().all(|month| *month == expected) && months.len() >= 2, "{months:?}");
+            (rest, reached) = (bit.rest, bit.reached);
+        }
+        use WindowKind::{All, Month};
+        let pass = [vec![Month], vec![Month], vec![Month], vec![Month, All]];
+        assert_eq!(derived, [pass.clone(), pass].concat());
+        assert!(rest.len() <= 4 * 3 * 2 + 2, "no more than what was marked since each had its turn: {}", rest.len());
     }
 }

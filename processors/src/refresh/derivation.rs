@@ -23,7 +23,7 @@ use super::readers::{self, Others, Work};
 use super::snapshot::{Snapshot, tables};
 use super::uploads::Uploads;
 use super::{RefreshContext, RefreshError, metrics, postgres};
-use crate::windows::{Dirty, Waiting, is_final, least_watermark, take_waiting, turned};
+use crate::windows::{Bit, Dirty, Place, Waiting, is_final, least_watermark, take_waiting, turned};
 
 /// The files of the next version.
 type Files = BTreeMap<(&'static str, Window), WindowFiles>;
@@ -82,6 +82,8 @@ pub(super) struct Plan<'a> {
     taken: Vec<Waiting>,
     /// Dates that keep waiting.
     waiting: Vec<Waiting>,
+    /// Where the pass over the waiting dates has got to then.
+    reached: Option<Place>,
 }
 
 /// The result of a derivation.
@@ -98,6 +100,8 @@ pub(super) struct Derivation {
     pub(super) taken: Vec<Waiting>,
     /// Dates that keep waiting.
     pub(super) waiting: Vec<Waiting>,
+    /// Where the pass over the waiting dates has got to.
+    pub(super) reached: Option<Place>,
     /// The outputs whose query fails.
     pub(super) failed: BTreeMap<&'static str, Failed>,
     /// The outputs that failed before and work again, or no longer exist.
@@ -123,11 +127,13 @@ struct OutputWork {
 
 impl<'a> Plan<'a> {
     /// The windows to derive: those that are marked, that have closed or opened since, and that have lost a file; or
-    /// all windows of an output if they were made by another definition, program or life of the ledger.
+    /// all windows of an output if they were made by another definition, program or life of the ledger. Waiting dates are
+    /// taken from the place on that the pass over them has `reached`.
     pub(super) async fn of(
         context: &'a RefreshContext,
         basis: &'a Basis,
         damage: &Damage,
+        reached: Option<Place>,
         waiting_max: usize,
         snapshot: &mut Snapshot,
     ) -> Result<Plan<'a>, RefreshError> {
@@ -157,11 +163,12 @@ impl<'a> Plan<'a> {
         }
         snapshot.look_up_dimensions(&following).await.map_err(postgres("find the dirty windows"))?;
         let waiting = std::mem::take(&mut snapshot.waiting);
-        let (mut dirty, taken, waiting) = take_waiting(&following, dirty, waiting, waiting_max);
+        let bit = take_waiting(&following, dirty, waiting, reached, waiting_max);
+        let Bit { mut dirty, taken, rest: waiting, reached } = bit;
         for output in &whole {
             dirty.extend(everything(snapshot, output).await?);
         }
-        Ok(Plan { context, basis, ways, failures, dirty, taken, waiting })
+        Ok(Plan { context, basis, ways, failures, dirty, taken, waiting, reached })
     }
 
     /// Whether there is nothing to do.
@@ -231,8 +238,8 @@ impl<'a> Plan<'a> {
             watermarks: snapshot.watermarks.clone(),
             windows: files.into_values().collect(),
         };
-        let (windows, taken, waiting) = (self.dirty.windows(), self.taken, self.waiting);
-        Ok(Derivation { manifest, windows, output_windows, written, taken, waiting, failed, work_again })
+        let (windows, taken, waiting, reached) = (self.dirty.windows(), self.taken, self.waiting, self.reached);
+        Ok(Derivation { manifest, windows, output_windows, written, taken, waiting, reached, failed, work_again })
     }
 
     /// The outputs whose query failed and is not tried again yet. One that is due has to wait as after a failure.

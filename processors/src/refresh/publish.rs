@@ -29,7 +29,7 @@ use super::pace::{Allowance, measured};
 use super::snapshot::Snapshot;
 use super::verification::Verification;
 use super::{RefreshContext, RefreshError, metrics, postgres, readers};
-use crate::windows::Waiting;
+use crate::windows::{Place, Waiting};
 
 /// Every conflict means that another publisher has finished, so this many in a row mean that something is wrong.
 const CONFLICTS_MAX: u32 = 20;
@@ -114,6 +114,8 @@ pub(super) struct Publisher {
     context: RefreshContext,
     store: Store,
     known: Option<Current>,
+    /// Where the pass over the dates that only dimensions changed has got to.
+    reached: Option<Place>,
     verification: Verification,
     /// The loss that is already logged.
     announced: Option<String>,
@@ -132,6 +134,7 @@ impl Publisher {
             verification: Verification::new(store.clone(), interval),
             store,
             known: None,
+            reached: None,
             announced: None,
             said: BTreeMap::new(),
             traced: BTreeMap::new(),
@@ -203,7 +206,8 @@ impl Publisher {
         }
         let context = self.context.clone();
         let damage = &self.verification.damage;
-        let (plan, planned) = measured(Plan::of(&context, &basis, damage, allowance.waiting_max, &mut snapshot)).await;
+        let plan = Plan::of(&context, &basis, damage, self.reached, allowance.waiting_max, &mut snapshot);
+        let (plan, planned) = measured(plan).await;
         let mut plan = plan?;
         if plan.is_empty() && snapshot.mark_ids.is_empty() {
             snapshot.close().await?;
@@ -239,6 +243,7 @@ impl Publisher {
         self.settle_marks(&marks, &derivation.waiting)
             .await
             .map_err(postgres("delete the marks that are published"))?;
+        self.reached = derivation.reached;
         failpoint::reach(Point::MarksDeleted);
         Ok(Some(Publication {
             outcome: if is_new { Outcome::Published } else { Outcome::Unchanged },
