@@ -11,11 +11,15 @@ use freshet_sinks::outputs::{Damage, OutputError, Store};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::metrics;
+use super::pace::measured;
 
-/// The time between two checks is at least this many times as long as one takes.
+/// The time between two checks is this many times as long as one takes, if that is longer than the interval.
 const REST_FACTOR: u32 = 20;
+/// The longest time between two checks, unless the interval is longer. A check takes long while S3 is slow, which says
+/// little about the next one, and what is deleted by hand must not stay away for hours.
+const REST_MAX: Duration = Duration::from_secs(3_600);
 
-/// The result of one check, and how long it took.
+/// The result of one check, and how long it worked.
 type Look = (Result<Damage, OutputError>, Duration);
 
 /// The checks of a publisher.
@@ -75,10 +79,7 @@ impl Verification {
             return;
         }
         let (store, resume_after) = (self.store.clone(), self.damage.resume_after.clone());
-        let look = async move {
-            let began = Instant::now();
-            (store.verify(resume_after.as_deref()).await, began.elapsed())
-        };
+        let look = async move { measured(store.verify(resume_after.as_deref())).await };
         // If something is found missing from now on, another check is made.
         self.next_at = Some(Instant::now() + self.interval);
         self.running = Some(AbortOnDropHandle::new(tokio::spawn(look)));
@@ -86,20 +87,46 @@ impl Verification {
 
     /// Records the result. An error does not prevent publishing.
     fn found(&mut self, found: Result<Damage, OutputError>, took: Duration) {
-        let rest = self.interval.max(took * REST_FACTOR);
         match found {
             Ok(damage) => {
                 // There is more damage than one check covers: the next one follows as soon as this is restored.
                 let more = damage.resume_after.is_some() && !damage.missing.is_empty();
                 // `None` if a check was requested meanwhile.
+                let rest = rest_after(took, self.interval);
                 self.next_at = self.next_at.filter(|_| !more).map(|_| Instant::now() + rest);
                 self.damage = damage;
             }
             Err(error) => {
-                self.next_at = Some(Instant::now() + rest);
+                self.next_at = Some(Instant::now() + self.interval);
                 metrics::ERRORS.inc();
                 tracing::warn!(%error, "cannot verify the outputs, trying again");
             }
+        }
+    }
+}
+
+/// How long until the next check, after one that ended without an error.
+///
+/// | interval | took | rest |
+/// |---|---|---|
+/// | 5 minutes | 1 s | 5 minutes |
+/// | 5 minutes | 60 s | 20 minutes |
+/// | 5 minutes | 10 minutes | an hour |
+/// | 2 hours | 10 minutes | 2 hours |
+fn rest_after(took: Duration, interval: Duration) -> Duration {
+    (took * REST_FACTOR).min(REST_MAX).max(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_check_makes_the_next_one_wait_for_an_hour_at_most() {
+        let cases = [(300, 1, 300), (300, 60, 1_200), (300, 600, 3_600), (300, 100_000, 3_600), (7_200, 600, 7_200)];
+        for (interval_s, took_s, rest_s) in cases {
+            let rest = rest_after(Duration::from_secs(took_s), Duration::from_secs(interval_s));
+            assert_eq!(rest, Duration::from_secs(rest_s), "{interval_s} {took_s}");
         }
     }
 }
