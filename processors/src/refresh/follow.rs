@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::load::{self, Load};
-use super::pace::{Pace, measured, rests};
+use super::pace::{COPIES_WAIT_MAX, Pace, measured, rests};
 use super::publish::{Outcome, Publication, Publisher};
 use super::retry::{BACKOFF, Retry, sleep, unless_stopping};
 use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics, postgres};
@@ -26,10 +26,8 @@ const COLLECT_INTERVAL: Duration = Duration::from_secs(3_600);
 const COLLECT_AGAIN_MIN: Duration = Duration::from_secs(60);
 const COLLECT_REST_FACTOR: u32 = 9;
 
-/// New whole-file copies wait for the end of a large load, which would outdate them while they are written, but at most
-/// this long.
-const COPIES_WAIT_MAX: Duration = Duration::from_secs(600);
-/// How often to check whether it has ended.
+/// How often to check whether a large load has ended, for which new whole-file copies wait: it would outdate them while
+/// they are written.
 const COPIES_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// If Postgres does not answer within this time, nobody loads anything.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -245,9 +243,9 @@ fn report(publication: &Publication, said: &mut Option<Outcome>) {
     *said = keeps_from_publishing;
 }
 
-/// Updates the whole-file copies after each version: at most once in each interval, for at most a tenth of the time, and
-/// not while something else needs the machine ([`until_quiet`]). Deleted copies are found by the regular check, every
-/// `verify_interval_ms`.
+/// Updates the whole-file copies after each version: at most once in each interval, for at most a tenth of the time or
+/// with rests of [`COPIES_WAIT_MAX`], and not while something else needs the machine ([`until_quiet`]). Deleted copies are
+/// found by the regular check, every `verify_interval_ms`.
 async fn copy_loop(
     context: RefreshContext,
     store: Store,

@@ -9,8 +9,14 @@ use tokio::time::MissedTickBehavior;
 /// After a publication the publisher rests this many times as long as it took, unless it becomes quiet before: under a
 /// steady stream of changes that take equally long it works at most a fifth of the time.
 const REST_FACTOR: u32 = 4;
+/// It rests at most this long: if Postgres or S3 was slow twice, changes must not wait long after it is well again.
+const REST_MAX: Duration = Duration::from_secs(60);
 /// The whole-file copies take at most a tenth of the time, however quiet it is: each of them is as long as the history.
+/// They take more only if that would mean to rest for longer than [`COPIES_WAIT_MAX`].
 const COPIES_REST_FACTOR: u32 = 9;
+/// New whole-file copies rest at most this long, and wait at most as long for the end of a large load. If S3 was slow
+/// twice, they must not stay behind for hours after it is well again.
+pub(super) const COPIES_WAIT_MAX: Duration = Duration::from_secs(600);
 /// If no marks come for this long, or for half of the duration that is rested for, the stream is over.
 const QUIET_MIN: Duration = Duration::from_millis(100);
 const QUIET_MAX: Duration = Duration::from_secs(1);
@@ -67,6 +73,8 @@ pub(super) async fn measured<T>(work: impl Future<Output = T>) -> (T, Duration) 
 pub(super) struct Pace {
     interval_min: Duration,
     factor: u32,
+    /// The longest rest, unless the least interval is longer.
+    rest_max: Duration,
     last: Option<Run>,
     /// How long the last two runs took.
     recent: [Duration; 2],
@@ -84,16 +92,16 @@ struct Run {
 impl Pace {
     /// The pace of publications.
     pub(super) fn new(interval_min: Duration) -> Self {
-        Pace::with(interval_min, REST_FACTOR)
+        Pace::with(interval_min, REST_FACTOR, REST_MAX)
     }
 
     /// The pace of the whole-file copies.
     pub(super) fn of_copies(interval_min: Duration) -> Self {
-        Pace::with(interval_min, COPIES_REST_FACTOR)
+        Pace::with(interval_min, COPIES_REST_FACTOR, COPIES_WAIT_MAX)
     }
 
-    fn with(interval_min: Duration, factor: u32) -> Self {
-        Pace { interval_min, factor, last: None, recent: [Duration::ZERO; 2], idle: None }
+    fn with(interval_min: Duration, factor: u32, rest_max: Duration) -> Self {
+        Pace { interval_min, factor, rest_max, last: None, recent: [Duration::ZERO; 2], idle: None }
     }
 
     /// Records a run that took `duration` and ended at `ended`; zero if it found nothing to do, which says nothing about
@@ -110,7 +118,7 @@ impl Pace {
         self.last = Some(Run { ended, counted: three[1] });
     }
 
-    /// How long to rest from `now` on while marks keep coming.
+    /// How long to rest from `now` on while marks keep coming. For publications:
     ///
     /// | last run | it took | the two before | least interval | rest |
     /// |---|---|---|---|---|
@@ -120,9 +128,12 @@ impl Pace {
     /// | ended 7 s ago | 2 s | 2 s each | 1 s | 1 s |
     /// | ended 9 s ago | 2 s | 2 s each | 1 s | 0 |
     /// | ended now | 10 minutes | 200 ms each, or none | 1 s | 1 s |
+    /// | ended now | 10 minutes | 10 minutes, and any | 1 s | a minute |
+    /// | ended now | 10 minutes | 10 minutes, and any | 2 minutes | 2 minutes |
     /// | found nothing, just now | | | 1 s | 1 s, or what is left of the rest before |
     pub(super) fn rest(&self, now: Instant) -> Duration {
-        let after_run = self.last.map(|run| run.ended + self.interval_min.max(run.counted * self.factor));
+        let rest = |run: Run| (run.counted * self.factor).min(self.rest_max).max(self.interval_min);
+        let after_run = self.last.map(|run| run.ended + rest(run));
         let after_idle = self.idle.map(|ended| ended + self.interval_min);
         // `None` is less than any time.
         let end = after_run.max(after_idle);
@@ -274,7 +285,7 @@ mod tests {
             (&[600_000], 0, 1_000, 100),
             (&[200, 600_000], 0, 1_000, 100),
             (&[200, 600_000, 200], 0, 1_000, 100),
-            (&[200, 600_000, 600_000], 0, 2_400_000, 1_000),
+            (&[200, 600_000, 600_000], 0, 60_000, 1_000),
             (&[10_000, 100, 10_000], 0, 40_000, 1_000),
             // A run that found nothing neither hides the others nor shortens their rest.
             (&[2_000, 0, 2_000], 0, 8_000, 1_000),
@@ -298,6 +309,16 @@ mod tests {
         for (duration, rest) in [(2_000, 1_000), (0, 1_000), (2_000, 18_000), (5, 18_000), (5, 1_000)] {
             copies.ran(millis(duration), start);
             assert_eq!(copies.rest(start), millis(rest), "a tenth of the time");
+        }
+        let minute = Duration::from_secs(60);
+        for (mut pace, rest) in [
+            (Pace::of_copies(minute), minute * 10),
+            (Pace::new(minute * 2), minute * 2),
+            (Pace::of_copies(minute * 20), minute * 20),
+        ] {
+            pace.ran(minute * 10, start);
+            pace.ran(minute * 10, start);
+            assert_eq!(pace.rest(start), rest, "no longer than that, or than the interval");
         }
     }
 

@@ -33,8 +33,8 @@ const LONG_DAYS: u32 = 31_000;
 const CORRECTIONS: u32 = 7;
 /// What a row is corrected with: other values than those of the history.
 const OTHER_SEED: u64 = 2;
-/// Between two corrections whose copies are waited for: copies rest nine times as long as they took, so that a stream of
-/// changes costs at most a tenth of the time.
+/// Between two corrections whose copies are waited for: copies rest nine times as long as they took, ten minutes at most,
+/// so that a stream of changes costs at most a tenth of the time.
 const COPIES_REST: Duration = Duration::from_secs(20);
 /// How long nothing happens, after as long a pause: listings and looks come less often the longer nothing changes.
 const IDLE: Duration = Duration::from_secs(60);
