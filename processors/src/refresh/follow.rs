@@ -29,6 +29,8 @@ const COLLECT_REST_FACTOR: u32 = 9;
 /// How often to check whether a large load has ended, for which new whole-file copies wait: it would outdate them while
 /// they are written.
 const COPIES_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to check meanwhile whether the pointer is still there: one request, if nothing was published since.
+const LOST_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// If Postgres does not answer within this time, nobody loads anything.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -265,7 +267,7 @@ async fn copy_loop(
             && let Ok(Some(new)) = &published
             && before.is_none_or(|before| before.pointer != new.pointer)
         {
-            until_quiet(&context, &signals, &shutdown).await;
+            until_quiet(&context, &signals, &store, new, &shutdown).await;
             published = look(&store, Some(new), &shutdown).await;
         }
         let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
@@ -293,9 +295,15 @@ async fn copy_loop(
     Ok(())
 }
 
-/// Returns once there is no large load and no publication of this process is running, after [`COPIES_WAIT_MAX`] at the
-/// latest. A publication that begins later runs beside the copies.
-async fn until_quiet(context: &RefreshContext, signals: &Signals, shutdown: &CancellationToken) {
+/// Returns once there is no large load and no publication of this process is running, or once the pointer is gone; after
+/// [`COPIES_WAIT_MAX`] at the latest. A publication that begins later runs beside the copies.
+async fn until_quiet(
+    context: &RefreshContext,
+    signals: &Signals,
+    store: &Store,
+    published: &Current,
+    shutdown: &CancellationToken,
+) {
     // Copies do not need Postgres.
     let is_busy = async || {
         let asked = tokio::time::timeout(LOOK_TIMEOUT, load::is_busy(&context.pool, context.domains)).await;
@@ -314,7 +322,18 @@ async fn until_quiet(context: &RefreshContext, signals: &Signals, shutdown: &Can
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
+        () = until_lost(store, published) => {}
         _ = tokio::time::timeout(COPIES_WAIT_MAX, quiet) => {}
+    }
+}
+
+/// Returns once the pointer is gone, or names another manifest than the known one and that is gone.
+async fn until_lost(store: &Store, known: &Current) {
+    loop {
+        tokio::time::sleep(LOST_LOOK_INTERVAL).await;
+        if let Ok(None) | Err(OutputError::Lost { .. }) = store.current_unless(Some(known)).await {
+            return;
+        }
     }
 }
 
@@ -347,6 +366,8 @@ async fn copy_new(
 ) -> Result<Copied, RefreshError> {
     let current = match published {
         Ok(Some(current)) => current,
+        // There was something: all of it was deleted.
+        Ok(None) if copied.is_some() => return Ok(Copied::Lost),
         Ok(None) => return Ok(Copied::Nothing),
         Err(RefreshError::Output(OutputError::Lost { .. })) => return Ok(Copied::Lost),
         Err(error) => return Err(error),
