@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use bytes::Bytes;
@@ -159,11 +160,16 @@ impl Spooled {
         (Spooled { body, length, sha256 }, is_named)
     }
 
-    /// A part of it, as the body of a request.
+    /// A part of it, as the body of a request. A temporary file counts as written to again, so that it is not deleted as
+    /// left behind while its parts are sent for hours ([`sweep_spools`]).
     pub(super) async fn stream(&self, offset: u64, length: u64) -> io::Result<ByteStream> {
         let part = match &self.body {
             Body::Memory(bytes) => return Ok(bytes.slice(offset as usize..(offset + length) as usize).into()),
-            Body::File(path) => ByteStream::read_from().path(path),
+            Body::File(path) => {
+                // If it fails, the file is only swept earlier.
+                File::open(path).and_then(|file| file.set_modified(SystemTime::now())).ok();
+                ByteStream::read_from().path(path)
+            }
             Body::Open(file) => ByteStream::read_from().file(file.try_clone()?.into()),
         };
         part.offset(offset).length(Length::Exact(length)).build().await.map_err(io::Error::other)
@@ -177,9 +183,9 @@ impl From<Vec<u8>> for Spooled {
     }
 }
 
-/// Deletes the temporary files in a folder that killed processes left behind, those that nothing was written to for an
-/// hour, and returns how many. A body is sent as soon as it is complete; if one is needed for longer, as by a process that was
-/// frozen, its upload fails and is made again.
+/// Deletes the temporary files in a folder that killed processes left behind, and returns how many: those that nothing was
+/// written to, and of which no part was sent, for an hour. A body is sent as soon as it is complete; if one is needed for
+/// longer, as by a process that was frozen, its upload fails and is made again.
 ///
 /// # Errors
 /// If the folder cannot be read. A file that cannot be deleted stays.
@@ -221,7 +227,7 @@ impl Readable {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::super::cache::LEFT_BEHIND_AFTER;
     use super::*;
@@ -245,6 +251,20 @@ mod tests {
         spool.write_all(&vec![0; MEMORY_BYTES]).expect("written");
         let name = spool.file.as_ref().expect("a temporary file").path().file_name().expect("a name").to_owned();
         assert!(name.to_string_lossy().starts_with(PREFIX), "{name:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_sent_is_not_left_behind() {
+        let mut spool = Spool::new();
+        spool.write_all(&vec![0; MEMORY_BYTES]).expect("written");
+        let spooled = spool.finish().expect("finish");
+        let Body::File(path) = &spooled.body else { panic!("it is in memory") };
+        let is_left = || is_left_behind(fs::metadata(path).and_then(|it| it.modified()).expect("a file"));
+        let file = File::open(path).expect("a file");
+        file.set_modified(SystemTime::now() - LEFT_BEHIND_AFTER * 2).expect("made older");
+        assert!(is_left());
+        drop(spooled.stream(0, 1).await.expect("a part"));
+        assert!(!is_left());
     }
 
     #[tokio::test]
