@@ -19,12 +19,16 @@
 //!    (`freshet metrics`), and files younger than `keep` plus that share always stay.
 //! 4. *Order.* The pointer is read first, then the listings: a manifest that appears after that is above C. Before each
 //!    request that deletes, the pointer is read again: if a person has put an older one back, nothing is deleted.
+//! 5. *Manifests.* Each names all windows, and a steady stream leaves one a second. So of those above the manifests around
+//!    K, all but the last of each hour go after an hour. Their data files stay, as they are above K. Where fewer manifests
+//!    are left, the second one before the oldest young one is an older one: K is never higher for it, and files stay for
+//!    up to two hours longer.
 //!
 //! Files without a version in their name, as in 0.1, count as version 0. If a publisher of 0.1 is about to name such a
 //! file again, only the file's age protects it, so publishers of 0.1 and of later versions should not run together for
 //! long.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -36,6 +40,9 @@ use super::{Current, OutputError, Store};
 /// A file stays longer than `keep` by this share of it, 1/7, which is also the longest time that a publication may
 /// take.
 const SLACK_SHARE: u32 = 7;
+const HOUR_SECONDS: i64 = 3_600;
+/// All manifests stay for so long: whoever has read the pointer has time to read the one that it names.
+const ALL_MANIFESTS_SECONDS: i64 = HOUR_SECONDS;
 /// One collection deletes at most this many files and this many manifests; the next one continues. Their names take
 /// some ten megabytes.
 const DELETE_MAX: usize = 100_000;
@@ -59,8 +66,9 @@ pub fn publication_max(keep: Duration) -> Duration {
     keep / SLACK_SHARE
 }
 
-/// Deletes data files and manifests that no manifest of the last `keep` needs. Deletes nothing that is current, and
-/// nothing at all if a program of a later code version publishes.
+/// Deletes data files and manifests that no manifest of the last `keep` needs, and of older manifests than an hour all but
+/// the last of each hour. Deletes nothing that is current, and nothing at all if a program of a later code version
+/// publishes.
 ///
 /// # Errors
 /// If S3 does not answer.
@@ -95,7 +103,10 @@ pub async fn collect(store: &Store, keep: Duration, code_version: u32) -> Result
             }
         })
         .await?;
-    let manifests = manifests.into_iter().map(|listed| listed.key).filter(|key| kept.is_old_manifest(key));
+    let crowded = kept.crowded(&manifests, now);
+    let is_crowded = |key: &str| manifest_version(key).is_some_and(|version| crowded.contains(&version));
+    let manifests = manifests.into_iter().map(|listed| listed.key);
+    let manifests = manifests.filter(|key| kept.is_old_manifest(key) || is_crowded(key));
     let manifests = manifests.take(DELETE_MAX).collect::<Vec<_>>();
     let files = delete_checked(store, &current, &files).await?;
     let manifests = delete_checked(store, &current, &manifests).await?;
@@ -187,6 +198,38 @@ impl Kept {
         manifest_version(key).is_some_and(|version| version < self.from) && key != self.current_key
     }
 
+    /// Versions whose manifests can be deleted because a later one of the same hour stays. All manifests of a version, of
+    /// publishers that lost their swap too, stay or go together, and count as written with the newest of them.
+    ///
+    /// | version | written | a later one of that hour, more than an hour old and below the current | verdict |
+    /// |---|---|---|---|
+    /// | up to those around K | any | any | not asked here |
+    /// | current or above | any | any | stays |
+    /// | others | within the last hour | any | stays |
+    /// | others | after a later version, by a publisher that was frozen | any | stays: K may depend on its time |
+    /// | others | before | no | stays |
+    /// | others | before | yes | goes |
+    fn crowded(&self, manifests: &[Listed], now: i64) -> BTreeSet<u64> {
+        let mut written: BTreeMap<u64, i64> = BTreeMap::new();
+        for listed in manifests {
+            let Some(version) = manifest_version(&listed.key).filter(|version| *version <= self.current) else {
+                continue;
+            };
+            let newest = written.entry(version).or_insert(listed.modified);
+            *newest = listed.modified.max(*newest);
+        }
+        let (mut crowded, mut hours, mut later_written) = (BTreeSet::new(), BTreeSet::new(), i64::MAX);
+        for (version, at) in written.into_iter().rev() {
+            let is_between = self.read_until < version && version < self.current;
+            let is_asked = is_between && at < now - ALL_MANIFESTS_SECONDS && at <= later_written;
+            if is_asked && !hours.insert(at.div_euclid(HOUR_SECONDS)) {
+                crowded.insert(version);
+            }
+            later_written = later_written.min(at);
+        }
+        crowded
+    }
+
     /// Whether a data file can be deleted.
     ///
     /// | version in its name | named by the current manifest or one around K | written | verdict |
@@ -255,6 +298,60 @@ mod tests {
             }
             assert!(!kept.is_old_manifest("metrics/manifests/readme.txt"));
         }
+    }
+
+    #[test]
+    fn of_manifests_older_than_an_hour_the_last_of_each_hour_stays() {
+        let kept = Kept { from: 2, read_until: 4, current: 11, current_key: manifest_key(11, "published") };
+        let at = |hour: i64, second: i64| hour * HOUR_SECONDS + second;
+        let manifests = [
+            // Around K.
+            (2, at(1, 0)),
+            (3, at(1, 1)),
+            (4, at(1, 2)),
+            (5, at(1, 3)),
+            (6, at(2, 0)),
+            (7, at(2, 1)),
+            (8, at(7, 3_599)),
+            (9, at(8, 0)),
+            (10, at(8, 1_801)),
+            (11, at(8, 1_802)),
+            (12, at(1, 4)),
+        ];
+        let manifests = listed(&manifests);
+        // When it is collected, the versions that go.
+        let cases: [(i64, &[u64]); 4] =
+            [(at(9, 1_800), &[6]), (at(9, 1_801), &[6]), (at(9, 1_802), &[6, 9]), (at(90, 0), &[6, 9])];
+        for (now, expected) in cases {
+            let crowded: Vec<u64> = kept.crowded(&manifests, now).into_iter().collect();
+            assert_eq!(crowded, expected, "{now}");
+        }
+        let stream: Vec<(u64, i64)> = (5..11).zip((0..).map(|step| at(2, step * 1_000))).collect();
+        let crowded: Vec<u64> = kept.crowded(&listed(&stream), at(90, 0)).into_iter().collect();
+        assert_eq!(crowded, [5, 6, 7, 9]);
+        // The first one of these was written late.
+        let frozen = [(5, at(2, 50)), (6, at(2, 10)), (7, at(2, 60)), (11, at(2, 70))];
+        let crowded: Vec<u64> = kept.crowded(&listed(&frozen), at(90, 0)).into_iter().collect();
+        assert_eq!(crowded, [6]);
+        let unknown = [(5, i64::MAX), (6, i64::MAX)];
+        assert!(kept.crowded(&listed(&unknown), at(90, 0)).is_empty(), "S3 did not say when");
+    }
+
+    #[test]
+    fn deleted_manifests_make_no_data_file_go_earlier() {
+        let (interval_s, keep_s) = (100, 20_000);
+        let (mut all, mut left): (Vec<(u64, i64)>, Vec<(u64, i64)>) = (Vec::new(), Vec::new());
+        for version in 1..=600_u64 {
+            let at = i64::try_from(version).expect("small") * interval_s;
+            all.push((version, at));
+            left.push((version, at));
+            let kept = |manifests: &[(u64, i64)]| Kept::of(&current(version, at), &listed(manifests), at - keep_s);
+            let (of_all, of_left) = (kept(&all), kept(&left));
+            assert!(of_left.from <= of_all.from, "{version}: {of_left:?} {of_all:?}");
+            let crowded = of_left.crowded(&listed(&left), at);
+            left.retain(|(version, _)| *version >= of_left.from && !crowded.contains(version));
+        }
+        assert!(left.len() < 60, "of 200 within the time: {left:?}");
     }
 
     #[test]

@@ -71,10 +71,12 @@ impl Store {
                 other => (from, is_first) = (middle + 1, other == Some(false)),
             }
         }
+        let before = from.checked_sub(1).and_then(|before| listed.get(before)).map(|(version, _)| *version);
         let first = listed.get(from).map(|(version, found)| First {
             version: *version,
             modified: found.modified,
-            is_first: is_first || *version == 1,
+            // A version whose manifest is deleted may be between the two.
+            is_first: *version == 1 || (is_first && before.is_some_and(|before| before + 1 >= *version)),
         });
         Ok(Some(first.unwrap_or(newest)))
     }
