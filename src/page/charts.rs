@@ -32,12 +32,15 @@ impl Charts {
         Charts(charts.map(|(output, chart)| Drawn::new(output, chart)).collect())
     }
 
-    /// Reads the newest files again where they are others than before.
+    /// Reads the newest files again where they are others than before. A chart whose files cannot be read stays as it
+    /// was; the first such error is returned once the other charts are read.
     pub(super) async fn look(&mut self, store: &Store, manifest: &Manifest) -> Result<()> {
+        let mut looked = Ok(());
         for drawn in &mut self.0 {
-            drawn.look(store, manifest).await.with_context(|| format!("read the charts of {}", drawn.output))?;
+            let read = drawn.look(store, manifest).await;
+            looked = looked.and(read.with_context(|| format!("read the charts of {}", drawn.output)));
         }
-        Ok(())
+        looked
     }
 }
 

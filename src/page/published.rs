@@ -75,11 +75,14 @@ impl Published {
                 self.copies_behind = behind.context("look at the copies")?;
                 self.copies_asked = Instant::now();
             }
-            self.charts.look(&store, manifest).await?;
         }
         // Only now: what failed half-way is looked at again as a whole.
         self.current = current;
-        Ok(())
+        // They remember themselves what they have read: a file that cannot be read keeps nothing else from the page.
+        match &self.current {
+            Some(current) => self.charts.look(&store, &current.manifest).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) fn shown(&self) -> Shown {
