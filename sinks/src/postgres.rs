@@ -59,8 +59,11 @@ const TAKEN_SCHEMAS: [&str; 5] = ["pipeline", "shadow", "shadow_retired", "metri
 /// locks until the system's own keepalive ends it hours later, because its successor waits for them. Registering files
 /// and taking snapshots idle in a transaction while they talk to S3, hence two minutes; transactions that hold
 /// bookmarks have their own limit ([`crate::transactions::Limits::SHORT`]).
-pub(crate) const SESSION: [(&str, &str); 5] = [
+///
+/// Statements are short, and their costs are often guessed too high: compiling one (`jit`) takes longer than running it.
+pub(crate) const SESSION: [(&str, &str); 6] = [
     ("timezone", "UTC"),
+    ("jit", "off"),
     ("idle_in_transaction_session_timeout", "120s"),
     ("tcp_keepalives_idle", "30"),
     ("tcp_keepalives_interval", "10"),

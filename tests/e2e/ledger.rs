@@ -236,6 +236,15 @@ async fn versions_that_were_overwritten_unseen_are_registered_in_their_order() {
     assert_eq!(register_versions(pool, &of_d, None).await.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_session_compiles_its_statements() {
+    let database = Database::new().await;
+    // The Postgres of the tests is told so too, a stock one is not: the session has to ask for it.
+    let source = "SELECT source FROM pg_settings WHERE name = 'jit' AND setting = 'off'";
+    let source: String = sqlx::query_scalar(source).fetch_one(&database.pool).await.expect("it is off");
+    assert_eq!(source, "client");
+}
+
 #[tokio::test]
 async fn a_claim_reads_the_objects_that_it_takes_and_not_all_that_wait_for_each_of_them() {
     // What Postgres last counted: nothing, or few that waited among many.
