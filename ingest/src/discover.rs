@@ -43,6 +43,8 @@ const PAGES_MAX: usize = 100_000;
 const INCOMPLETE_MAX: u32 = 3;
 /// Comparisons of the whole listing with the ledger take at most one in this many parts of the time.
 const RECONCILE_SHARE: u32 = 20;
+/// But they come at least this often, or take half of the time: one that took long may have waited for S3.
+const RECONCILE_REST_MAX: Duration = Duration::from_secs(3_600);
 /// The most prefixes reported as not listed.
 const UNLISTED_MAX: usize = 20;
 
@@ -267,7 +269,7 @@ impl Discovery {
         let interval = Duration::from_millis(self.listener.settings.reconcile_interval_ms);
         self.forget_if_the_ledger_went_back().await?;
         let mut pass = Pass::default();
-        if self.reconciled.is_none_or(|(at, took)| at.elapsed() >= interval.max(took * RECONCILE_SHARE)) {
+        if self.reconciled.is_none_or(|(at, took)| at.elapsed() >= interval.max(reconcile_rest(took))) {
             self.known.forget();
             self.pages.forget();
             pass.reconciliation = Some(self.begin_reconciliation().await?);
@@ -409,9 +411,27 @@ fn went_back(before: (i64, i64), now: (i64, i64)) -> bool {
     before.0 != now.0 || now.1 < before.1
 }
 
+/// How long not to compare the whole listing with the ledger again.
+///
+/// | took | rest |
+/// |---|---|
+/// | 1 s | 20 s |
+/// | 10 minutes | an hour |
+/// | 2 hours | 2 hours |
+fn reconcile_rest(took: Duration) -> Duration {
+    (took * RECONCILE_SHARE).min(RECONCILE_REST_MAX.max(took))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_comparison_that_took_long_is_not_rested_for_for_ever() {
+        for (took_s, rest_s) in [(1, 20), (600, 3_600), (7_200, 7_200)] {
+            assert_eq!(reconcile_rest(Duration::from_secs(took_s)), Duration::from_secs(rest_s), "{took_s}");
+        }
+    }
 
     #[test]
     fn a_ledger_that_lost_objects_or_began_a_new_life_went_back() {

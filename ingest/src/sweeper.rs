@@ -21,6 +21,9 @@ const IDLE_INTERVALS_MAX: u32 = 8;
 /// A domain rests at least so many times as long as its sweep took, so that sweeps over many waiting objects take a fifth
 /// of the time: batches of rows compete with them. The other domains do not rest with it.
 const PAUSE_PER_SWEEP: u32 = 4;
+/// The longest of these rests. A sweep takes seconds at most; one that takes longer has waited, for a lock or for
+/// Postgres, and its files are late already.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Sweeps every domain at the interval: four times as often while published objects wait for their rows, and less and
 /// less often while none does.
@@ -83,10 +86,9 @@ impl Turn {
 
     /// Sweeps the domain. After a failure or a long sweep it is passed over for a while.
     async fn sweep(&mut self, listener: &Listener) -> Result<(), IngestError> {
-        let began = Instant::now();
         let error = match sweep_domain(listener, self.domain).await {
-            Ok(waiting) => {
-                self.swept(waiting, began.elapsed());
+            Ok((waiting, took)) => {
+                self.swept(waiting, took);
                 return Ok(());
             }
             Err(error) => tolerated(error)?,
@@ -102,7 +104,7 @@ impl Turn {
     /// Notes a sweep that did not fail: how many objects wait, and how long it took.
     fn swept(&mut self, waiting: u64, took: Duration) {
         (self.failures, self.waiting) = (0, waiting);
-        self.again_at = Some(Instant::now() + took * PAUSE_PER_SWEEP);
+        self.again_at = Some(Instant::now() + (took * PAUSE_PER_SWEEP).min(PAUSE_MAX));
     }
 
     /// From time to time looks for what is seldom there. After a failure too, the next look is that of the next interval.
@@ -127,8 +129,8 @@ fn tolerated(error: sqlx::Error) -> Result<sqlx::Error, IngestError> {
     }
 }
 
-/// Sweeps a domain once; returns how many objects wait.
-async fn sweep_domain(listener: &Listener, domain: &Domain) -> Result<u64, sqlx::Error> {
+/// Sweeps a domain once; returns how many objects wait, and how long it took.
+async fn sweep_domain(listener: &Listener, domain: &Domain) -> Result<(u64, Duration), sqlx::Error> {
     let mut looked_at = Vec::new();
     let swept = ledger::sweep(&listener.pool, domain, listener.back_off(), |object| {
         looked_at.push(object.id);
@@ -140,7 +142,7 @@ async fn sweep_domain(listener: &Listener, domain: &Domain) -> Result<u64, sqlx:
     if !swept.repaired.is_empty() {
         listener.work_to_do.notify_waiters();
     }
-    swept.failure.map_or(Ok(swept.waiting), Err)
+    swept.failure.map_or(Ok((swept.waiting, swept.took)), Err)
 }
 
 /// Names late rows, and replaces overwritten versions that are not replaced yet.
@@ -220,14 +222,16 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_rests_after_a_long_sweep_four_times_as_long() {
+    fn a_domain_rests_after_a_long_sweep_four_times_as_long_but_not_for_ever() {
         let mut turn = Turn::new(freshet_topics::DOMAINS[0]);
         assert!(turn.is_due());
         turn.swept(7, Duration::ZERO);
         assert!(turn.is_due());
-        let (hour, now) = (Duration::from_secs(3_600), Instant::now());
-        turn.swept(7, hour);
-        let rest = turn.again_at.map(|at| at - now).expect("it rests");
-        assert!(!turn.is_due() && rest >= 4 * hour && rest < 5 * hour, "{rest:?}");
+        for (took_s, rest_s) in [(5, 20), (3_600, 30)] {
+            let now = Instant::now();
+            turn.swept(7, Duration::from_secs(took_s));
+            let rest = turn.again_at.map(|at| at - now).expect("it rests");
+            assert!(!turn.is_due() && rest.abs_diff(Duration::from_secs(rest_s)) < Duration::from_secs(1), "{rest:?}");
+        }
     }
 }

@@ -8,6 +8,8 @@
 //! An object has at most one repair at a time, because only a published object is judged. Every write is guarded by the
 //! state and the repair count that were judged, so two sweeps at once do everything once.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 use freshet_topics::failpoint::{self, Point};
 use freshet_topics::{Domain, Overwrite};
@@ -39,6 +41,8 @@ pub struct Swept {
     pub replaced: i64,
     /// Why some objects that are complete stay published until a later sweep.
     pub failure: Option<sqlx::Error>,
+    /// How long it took, without waiting for a connection.
+    pub took: Duration,
 }
 
 /// An object whose rows have all arrived.
@@ -106,9 +110,10 @@ pub async fn sweep(
     let mut swept = Swept::default();
     let mut after = i64::MIN;
     let mut connection = pool.acquire().await?;
+    let began = Instant::now();
     loop {
         let page = published(&mut connection, domain.name, after).await?;
-        let Some(last) = page.last() else { return Ok(swept) };
+        let Some(last) = page.last() else { return Ok(Swept { took: began.elapsed(), ..swept }) };
         after = last.object.src_ord;
         let (mut applied, mut repairs) = (vec![], vec![]);
         for one in page {
