@@ -166,6 +166,7 @@ async fn measure(
         visible.push(small_files.next().await?);
     }
     wait_until_applied(&pool, files + small_files.dropped()).await?;
+    wait_until_copied(child).await?;
     let many = small_files.many(options.many_files).await?;
     wait_until_applied(&pool, files + small_files.dropped()).await?;
     let peak_memory_bytes = child.peak_memory()?;

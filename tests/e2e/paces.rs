@@ -222,6 +222,22 @@ async fn what_nobody_works_on_is_no_load() {
     roles.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_small_files_are_a_load_too() {
+    let (world, roles) = published("small-load").await;
+    let small = "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
+        SELECT bucket, 'health/small-' || n || '.csv', 'e', 100, last_modified, domain, src_ord + n, 'discovered'
+        FROM pipeline.objects CROSS JOIN generate_series(1, 300) AS n WHERE domain = 'health'";
+    world.execute(small).await;
+    let before = world.manifest().await.version;
+    change(&world, "true").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(world.manifest().await.version, before, "what is on its way goes first");
+    world.execute("UPDATE pipeline.objects SET state = 'applied' WHERE key LIKE 'health/small-%'").await;
+    until_published(&world, Duration::from_secs(20), "all of it, at once", |it| it.version > before).await;
+    roles.stop().await;
+}
+
 async fn until_copied(world: &World) {
     let started = Instant::now();
     // A copy that is written for the first time meanwhile may be an error: another look decides.

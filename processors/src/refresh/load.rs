@@ -11,6 +11,9 @@ use super::pace::{Allowance, Budget, Pace};
 /// From this many bytes on, files that are not applied yet count as a heavy load: some ten thousand rows, a second's
 /// work. Less is a trickle, which should be visible immediately.
 const MUCH_BYTES: i64 = 4 * 1024 * 1024;
+/// A file counts as this many bytes more than it has: to look it up, read and record it takes as long as some two hundred
+/// rows do. So hundreds of waiting files are a load too, however small they are.
+const FILE_BYTES: i64 = 16 * 1024;
 /// If more windows are dirty than may be derived yet, how often to check whether they may.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -35,7 +38,7 @@ const IS_MUCH: &str = "WITH moved AS NOT MATERIALIZED (
         OR EXISTS (SELECT FROM pipeline.replays WHERE ended_at IS NULL AND domain = ANY($2)
             AND updated_at BETWEEN now() - interval '10 seconds' AND now() + interval '1 minute')
     FROM (
-        SELECT sum(f.size_bytes) AS size_bytes
+        SELECT sum(f.size_bytes + $3) AS size_bytes
         FROM (
             SELECT o.domain, o.size_bytes, CASE o.state
                 WHEN 'published' THEN
@@ -71,7 +74,7 @@ pub(super) async fn is_busy(pool: &PgPool, domains: &'static [&'static Domain]) 
 
 async fn is_much(pool: &PgPool, domains: &'static [&'static Domain]) -> Result<bool, sqlx::Error> {
     let domains: Vec<&'static str> = domains.iter().map(|domain| domain.name).collect();
-    sqlx::query_scalar(IS_MUCH).bind(MUCH_BYTES).bind(domains).fetch_one(pool).await
+    sqlx::query_scalar(IS_MUCH).bind(MUCH_BYTES).bind(domains).bind(FILE_BYTES).fetch_one(pool).await
 }
 
 /// The load, and the share that publications may use meanwhile.
