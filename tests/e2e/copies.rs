@@ -10,13 +10,13 @@ use freshet_sinks::outputs::{Spooled, WindowFiles};
 
 use crate::harness::http::{get, within};
 use crate::harness::proxy::Proxy;
-use crate::harness::{World, data, roles_but};
+use crate::harness::{SETTLED_WITHIN, World, data, roles_but};
 
-/// How long what was overwritten may stay: the tests' stack looks every 5 s.
-const WRITTEN_AGAIN_WITHIN: Duration = Duration::from_secs(40);
+/// How long what was overwritten may stay: the tests' stack looks every 5 s, and rests as many times as long as a look took.
+const WRITTEN_AGAIN_WITHIN: Duration = SETTLED_WITHIN;
 
-/// How long until a gauge has the value of what was just written.
-const TOLD_WITHIN: Duration = Duration::from_secs(40);
+/// How long until a gauge has the value of what was just written: copies rest, too.
+const TOLD_WITHIN: Duration = SETTLED_WITHIN;
 
 /// Files of windows that are read from S3 are counted from here on.
 fn count_reads(proxy: &Proxy) -> Arc<AtomicUsize> {

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::harness::http::within;
 use crate::harness::proxy::{Fault, kind};
-use crate::harness::{World, data};
+use crate::harness::{SETTLED_WITHIN, World, data};
 
 const DENIED: &str = "<Error><Code>AccessDenied</Code><Message>not this folder</Message></Error>";
 
@@ -239,10 +239,10 @@ async fn a_file_that_could_not_be_registered_does_not_wait_for_a_listing_that_co
     let (world, proxy) = World::behind_a_proxy("unsettled", change).await;
     let asked = Arc::new(AtomicU32::new(0));
     let heads = Arc::clone(&asked);
-    // Listings take so long that one comes a minute after another that found nothing.
+    // Listings take so long that one comes two minutes after another that found nothing.
     proxy.break_by(move |request| match kind(request) {
         "list" if request.uri().query().unwrap_or_default().contains("prefix=health%2F") => {
-            Some(Fault::Late(Duration::from_millis(600)))
+            Some(Fault::Late(Duration::from_millis(1_200)))
         }
         "head" if request.uri().path().ends_with("/a.csv") => {
             heads.fetch_add(1, Ordering::Relaxed);
@@ -255,8 +255,9 @@ async fn a_file_that_could_not_be_registered_does_not_wait_for_a_listing_that_co
     announce(&world, "health/other.csv");
     let roles = world.run(&[Role::Ingest]);
     let is_asked_again = async || (asked.load(Ordering::Relaxed) >= 2).then_some(());
-    within(Duration::from_secs(40), "two listings find it", is_asked_again).await;
+    // Ten times as long as a listing took: on a busy machine that is more than the pause above.
+    within(SETTLED_WITHIN, "two listings find it", is_asked_again).await;
     proxy.recover();
-    world.until("it is registered", "SELECT count(*) = 1 FROM pipeline.objects").await;
+    world.until_within(SETTLED_WITHIN, "it is registered", "SELECT count(*) = 1 FROM pipeline.objects").await;
     roles.stop().await;
 }

@@ -12,7 +12,7 @@ use freshet_sinks::tables;
 use freshet_topics::Pipeline;
 
 use crate::harness::proxy::{Fault, kind};
-use crate::harness::{Process, Roles, World, data, folder, roles_but};
+use crate::harness::{Process, Roles, SETTLED_WITHIN, World, data, folder, roles_but};
 
 async fn until_published(world: &World, limit: Duration, what: &str, is_as_wanted: impl Fn(&Manifest) -> bool) {
     let started = Instant::now();
@@ -144,12 +144,12 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     // Without the pointer readers have nothing: that waits for no load.
     let request = world.services.s3.delete_object().bucket(world.processed_bucket()).key(POINTER);
     request.send().await.expect("delete the pointer");
-    until_published(&world, Duration::from_secs(20), "the lost version", |it| it.version > before).await;
+    until_published(&world, SETTLED_WITHIN, "the lost version", |it| it.version > before).await;
     let before = world.manifest().await.version;
     change(&world, "true").await;
     world.execute("UPDATE pipeline.objects SET state = 'applied' WHERE key = 'health/large.csv'").await;
-    until_published(&world, Duration::from_secs(20), "all of it, at once", |it| it.version > before).await;
-    world.until("all of it", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
+    until_published(&world, SETTLED_WITHIN, "all of it, at once", |it| it.version > before).await;
+    world.until_within(SETTLED_WITHIN, "all of it", "SELECT NOT EXISTS (SELECT FROM pipeline.marks)").await;
     until_copied(&world).await;
     roles.stop().await;
 }

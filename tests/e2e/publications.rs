@@ -12,12 +12,12 @@ use freshet_sinks::outputs::{
 use freshet_topics::failpoint::Point;
 
 use crate::harness::oracles::entries;
-use crate::harness::{Process, World, data, roles_but};
+use crate::harness::{Process, SETTLED_WITHIN, World, data, roles_but};
 
 /// No publication or collection of a few thousand rows takes longer, unless it waits for something.
 const AT_ONCE: Duration = Duration::from_secs(20);
-/// How long what was deleted may stay away: the local stack looks every 5 s.
-const MADE_AGAIN_WITHIN: Duration = Duration::from_secs(40);
+/// How long what was deleted may stay away: the local stack looks every 5 s, and rests as many times as long as a look took.
+const MADE_AGAIN_WITHIN: Duration = SETTLED_WITHIN;
 
 fn context(world: &World, keep_days: u32) -> RefreshContext {
     let mut settings = world.services.config.metrics.clone();

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::own_stack::{OwnStack, Server};
 use crate::harness::proxy::{Fault, Proxy, kind};
-use crate::harness::{World, data, seed};
+use crate::harness::{SETTLED_WITHIN, World, data, seed};
 
 const INTERNAL_ERROR: &str =
     "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>";
@@ -484,7 +484,7 @@ async fn a_bucket_that_changes_while_it_is_listed_page_by_page_hides_nothing() {
         if recorded == gone {
             break;
         }
-        assert!(started.elapsed() < Duration::from_secs(20), "recorded as deleted: {recorded:?}, are: {gone:?}");
+        assert!(started.elapsed() < SETTLED_WITHIN, "recorded as deleted: {recorded:?}, are: {gone:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     world.all_hold().await;

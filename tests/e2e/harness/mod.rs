@@ -29,7 +29,7 @@ use freshet_topics::{Pipeline, domains};
 pub(crate) use own_stack::{OwnStack, Server};
 pub(crate) use process::{Process, resident_mib_max};
 pub(crate) use stack::{endpoints, folder};
-pub(crate) use world::{Object, Roles, World};
+pub(crate) use world::{Object, Roles, SETTLED_WITHIN, World};
 
 /// A metric of a domain, as all that run within this test program have counted it; none before it was.
 pub(crate) fn metric(name: &str, domain: &str) -> Option<prometheus::proto::Metric> {

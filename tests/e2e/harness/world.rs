@@ -237,11 +237,16 @@ impl World {
 
     /// Waits until a query says true; bounded.
     pub(crate) async fn until(&self, what: &str, sql: &str) {
+        self.until_within(TRUE_WITHIN, what, sql).await;
+    }
+
+    /// The same within a time of its own, for what waits for more than one thing.
+    pub(crate) async fn until_within(&self, limit: Duration, what: &str, sql: &str) {
         let started = Instant::now();
         while self.query::<Option<bool>>(sql).await != Some(true) {
             assert!(
-                started.elapsed() < TRUE_WITHIN,
-                "{}: not within {TRUE_WITHIN:?}: {what}\n{:#?}",
+                started.elapsed() < limit,
+                "{}: not within {limit:?}: {what}\n{:#?}",
                 self.name,
                 self.objects().await
             );
