@@ -1,6 +1,6 @@
 //! Processors that come and go under a load, and those that had better stay away.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::processors::{REVOKED, SERVED, counted};
 use super::{all_hold_and_nothing_was_missing, duplicates};
 use crate::harness::http::{Door, within};
-use crate::harness::{Process, World, data, processor_of, roles_but, seed};
+use crate::harness::{Process, SETTLED_WITHIN, World, data, processor_of, roles_but, seed};
 
 const DRAINS_WITHIN: Duration = Duration::from_secs(30);
 /// Who joins and leaves in vain does so at least twice in this time.
@@ -119,8 +119,8 @@ const FAILING: &str = "
     CREATE FUNCTION test.fail() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE SQLSTATE '40001' USING MESSAGE = 'not now'; END $$;
     CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON health_data FOR EACH STATEMENT EXECUTE FUNCTION test.fail();";
-/// Far less than what was read may take to be written where nothing fails (25 s).
-const SHARED_WITHIN: Duration = Duration::from_secs(20);
+/// What whoever gives partitions back says then: where nothing fails, what was read has 25 s to be written.
+const WAITED_BRIEFLY: &str = "they did not finish within 2s";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_joins_a_group_does_not_wait_for_a_batch_that_failed_before() {
@@ -130,10 +130,11 @@ async fn whoever_joins_a_group_does_not_wait_for_a_batch_that_failed_before() {
     let first = join(&world);
     world.put("health/a.csv", data::health(40, "2025-01-01", 10, 1)).await;
     within(DRAINS_WITHIN, "a batch fails", async || first.log().contains("apply failed").then_some(())).await;
-    let began = Instant::now();
     let second = join(&world);
+    // Not how long all of it takes, which is mostly the start of a process and Kafka's part.
+    let waited = async || first.log().contains(WAITED_BRIEFLY).then_some(());
+    within(SETTLED_WITHIN, "the batch that fails is waited for briefly", waited).await;
     world.until("both have partitions", SHARED).await;
-    assert!(began.elapsed() < SHARED_WITHIN, "{:?}:\n{}", began.elapsed(), first.log());
 
     world.execute("DROP FUNCTION test.fail CASCADE").await;
     world.settle().await;
