@@ -189,6 +189,12 @@ async fn a_message_is_deleted_only_once_the_ledger_holds_the_object() {
     let lock = "BEGIN; LOCK TABLE pipeline.objects IN ACCESS EXCLUSIVE MODE";
     sqlx::raw_sql(lock).execute(&mut holder).await.expect("lock the ledger");
     world.put("health/second.csv", file(1)).await;
+    // The store tells the queue in its own time.
+    let is_told = async || {
+        let (waiting, taken) = aws.messages(&aws.queue_url).await;
+        (waiting + taken == 1).then_some(())
+    };
+    within(TRUE_WITHIN, "the queue has its message", is_told).await;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(4) {
         let (waiting, taken) = aws.messages(&aws.queue_url).await;
