@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::harness::aws::Aws;
 use crate::harness::http::within;
+use crate::harness::proxy::{Fault, Proxy, kind};
 use crate::harness::{World, data, endpoints, folder};
 
 /// Stand-ins at once, beside the shared stack.
@@ -266,16 +267,23 @@ async fn a_file_of_which_no_event_tells_is_found_by_the_listing() {
 async fn while_a_thousand_messages_wait_files_are_found_by_the_listing() {
     let _slot = SLOTS.acquire().await.expect("never closed");
     let aws = Aws::ministack("events-long").await;
+    let proxy = Proxy::before(&aws.endpoint);
     let change = |config: &mut Config| {
-        (config.ingest.list_interval_ms, config.ingest.list_interval_max_ms) = (500, 3_600_000);
+        config.s3.endpoint.clone_from(&proxy.endpoint);
+        (config.ingest.list_interval_ms, config.ingest.list_interval_max_ms) = (500, 20_000);
     };
     let world = world(&aws, "events-long", change).await;
     world.put("health/first.csv", file(0)).await;
     let roles = world.run_all();
     world.settle().await;
     aws.is_drained().await;
-    // Twice as long each time: after the listing of about the 16th second, the next is that of the 32nd.
-    tokio::time::sleep(Duration::from_secs(18)).await;
+    // After a listing that takes long and finds nothing new, the next comes a hundred times as long later.
+    proxy.break_by(|request| {
+        let is_of_health = request.uri().query().unwrap_or_default().contains("prefix=health%2F");
+        (kind(request) == "list" && is_of_health).then_some(Fault::Late(Duration::from_secs(2)))
+    });
+    within(TRUE_WITHIN, "a listing takes long", async || (proxy.broken() > 0).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
 
     tell_nobody(&world).await;
     world.put("health/untold.csv", file(1)).await;
@@ -288,8 +296,8 @@ async fn while_a_thousand_messages_wait_files_are_found_by_the_listing() {
     world.until("the listener has seen how many wait", is_long).await;
     holder.close().await.expect("let go of the key");
     let known = "SELECT EXISTS (SELECT FROM pipeline.objects WHERE key = 'health/untold.csv')";
-    let found = async { while !world.query::<bool>(known).await {} };
-    tokio::time::timeout(Duration::from_secs(5), found).await.expect("listed at once");
+    world.until("it is found long before that", known).await;
+    proxy.recover();
     world.settle().await;
     assert_eq!(keys(&world).await, ["health/first.csv", "health/untold.csv"]);
     world.all_hold().await;
