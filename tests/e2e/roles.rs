@@ -7,9 +7,10 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::http::within;
-use crate::harness::{Process, World, all_roles, data, seed};
+use crate::harness::{Process, SETTLED_WITHIN, World, all_roles, data, seed};
 
 /// How many files each listener has published, and how many messages each processor has applied.
 const WORK: &str = "
@@ -63,6 +64,25 @@ async fn two_of_every_role_share_the_work_and_nothing_comes_twice() {
     roles.stop().await;
 }
 
+/// Drops more files than these that were dropped already, so that some wait to be published all the time, until it is told
+/// to stop; how many.
+async fn keep_some_waiting(world: &World, dropped: usize, stop: &CancellationToken) -> usize {
+    /// Some seconds' work of three listeners.
+    const WAITING: usize = 12;
+    let mut more = 0;
+    while !stop.is_cancelled() {
+        let through = "SELECT count(*) FROM pipeline.objects WHERE published_at IS NOT NULL";
+        let through = world.query::<i64>(through).await as usize;
+        if dropped + more < through + WAITING {
+            let from = format!("2024-{:02}-01", more % 12 + 1);
+            world.put(&format!("health/more-{more}.csv"), data::health(100, &from, 3, more as i32)).await;
+            more += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    more
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_and_processors_that_come_and_go_share_a_load_on_twelve_partitions() {
     let world = World::with("twelve", |config| {
@@ -99,35 +119,44 @@ async fn listeners_and_processors_that_come_and_go_share_a_load_on_twelve_partit
     };
     let (published, applied) = (|by: &Process| done("files", by), |by: &Process| done("messages", by));
     let some = |count: String| format!("SELECT ({count}) > 0");
-    for (listener, processor) in listeners.iter().zip(&processors) {
-        world.until("a first listener has a share", &some(published(listener))).await;
-        world.until("a first processor has a share", &some(applied(processor))).await;
-    }
-    let (third_listener, third_processor) = (listen(), process());
-    world.until("the listener that came has a share", &some(published(&third_listener))).await;
-    world.until("the processor that came has a share", &some(applied(&third_processor))).await;
-    let ([first_listener, second_listener], [first_processor, second_processor]) = (listeners, processors);
-    let under_way = "SELECT EXISTS (SELECT FROM pipeline.objects WHERE published_at IS NULL)";
-    assert!(world.query::<bool>(under_way).await, "the load is through before one of each goes");
-    for gone in [first_listener, first_processor] {
-        assert_eq!(gone.terminate(Duration::from_secs(40)).await, Some(0));
-    }
+    // However long it takes to start and to share, there is something to do meanwhile.
+    let stop = CancellationToken::new();
+    let come_and_go = async {
+        for (listener, processor) in listeners.iter().zip(&processors) {
+            world.until("a first listener has a share", &some(published(listener))).await;
+            world.until("a first processor has a share", &some(applied(processor))).await;
+        }
+        let (third_listener, third_processor) = (listen(), process());
+        let share = some(published(&third_listener));
+        world.until_within(SETTLED_WITHIN, "the listener that came has a share", &share).await;
+        let share = some(applied(&third_processor));
+        world.until_within(SETTLED_WITHIN, "the processor that came has a share", &share).await;
+        let ([first_listener, second_listener], [first_processor, second_processor]) = (listeners, processors);
+        for gone in [first_listener, first_processor] {
+            assert_eq!(gone.terminate(Duration::from_secs(40)).await, Some(0));
+        }
+        stop.cancel();
+        ([second_listener, third_listener], [second_processor, third_processor])
+    };
+    let (more, (listeners_left, processors_left)) =
+        tokio::join!(keep_some_waiting(&world, files.len(), &stop), come_and_go);
+    let dropped = files.len() + more;
 
     let waited = world.settle().await;
-    assert_eq!((waited.applied, waited.rejected), (files.len() as u64, 0), "{waited}");
+    assert_eq!((waited.applied, waited.rejected), (dropped as u64, 0), "{waited}");
     world.all_hold().await;
     let by_listeners = "SELECT array_agg(files ORDER BY files) FROM (
             SELECT sum(files)::bigint AS files FROM test.work WHERE files > 0 GROUP BY owner) AS by_owner";
     let by_listeners: Vec<i64> = world.query(by_listeners).await;
-    assert_eq!((by_listeners.len(), by_listeners.iter().sum()), (3, files.len() as i64), "{by_listeners:?}");
+    assert_eq!((by_listeners.len(), by_listeners.iter().sum()), (3, dropped as i64), "{by_listeners:?}");
     let left = "SELECT count(*) = 12 AND count(DISTINCT owner) = 2 AND count(*) FILTER (WHERE owner LIKE '%MARK%') > 0
                 FROM pipeline.bookmarks WHERE domain = 'health'";
-    for processor in [&second_processor, &third_processor] {
+    for processor in &processors_left {
         world.until("the two that are left share all", &left.replace("MARK", &processor.mark())).await;
     }
     let repairs: i64 = world.query("SELECT sum(repairs)::bigint FROM pipeline.objects").await;
     assert_eq!(repairs, 0, "rows were missing and had to be published again");
-    drop((second_listener, third_listener));
+    drop(listeners_left);
     others.stop().await;
 }
 
