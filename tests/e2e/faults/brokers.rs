@@ -6,10 +6,16 @@ use freshet::roles::Role;
 
 use super::{all_hold_and_nothing_was_missing, duplicates, rows_in_topic};
 use crate::harness::http::within;
-use crate::harness::{OwnStack, Server, data, roles_but};
+use crate::harness::{OwnStack, SETTLED_WITHIN, Server, data, roles_but};
 
 /// Long enough for everybody to find the broker gone, and more than once.
 const DOWN_FOR: Duration = Duration::from_secs(3);
+
+/// A statement that writes to health takes so long that the broker dies before all rows have come out.
+const SLOWLY: &str = "
+    CREATE FUNCTION test.slowly() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+    CREATE TRIGGER slowly BEFORE INSERT ON health_data FOR EACH STATEMENT EXECUTE FUNCTION test.slowly();";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_killed_while_rows_go_in_and_again_while_they_come_out_loses_and_doubles_none() {
@@ -19,8 +25,8 @@ async fn a_broker_killed_while_rows_go_in_and_again_while_they_come_out_loses_an
     let world = stack
         .world(|config| {
             config.ingest.chunk_bytes = 16_384;
-            // The files take some seconds to go in, and many batches to come out.
-            config.ingest.rows_per_second = 3_000;
+            // The files take a quarter of a minute to go in, and many batches to come out.
+            config.ingest.rows_per_second = 1_000;
             config.process.batch_rows_max = 20;
         })
         .await;
@@ -37,9 +43,10 @@ async fn a_broker_killed_while_rows_go_in_and_again_while_they_come_out_loses_an
     let published = format!("SELECT count(*) = {FILES} FROM pipeline.objects WHERE state = 'published'");
     assert!(!world.query::<bool>(&published).await, "the broker died in the middle");
     stack.start_again().await;
-    world.until("all rows are in", &published).await;
+    world.until_within(SETTLED_WITHIN, "all rows are in", &published).await;
     assert!(rows_in_topic(&world, "health").await >= ROWS, "no row is lost");
 
+    world.execute(SLOWLY).await;
     let others = world.run(&roles_but(Role::Ingest));
     let received = "SELECT coalesce(sum(test.length(received)), 0)::bigint FROM pipeline.progress";
     // What a second look would find may be all.
@@ -48,6 +55,7 @@ async fn a_broker_killed_while_rows_go_in_and_again_while_they_come_out_loses_an
     stack.kill(Server::Kafka).await;
     println!("{so_far} of {ROWS} rows had come out");
     assert!(so_far < ROWS, "the broker died in the middle");
+    world.execute("DROP FUNCTION test.slowly CASCADE").await;
     // What a processor has fetched goes on coming out; what is dropped now has to wait.
     world.put("health/meanwhile.csv", data::health(40, "2025-06-01", 100, 9)).await;
     tokio::time::sleep(DOWN_FOR).await;

@@ -6,15 +6,15 @@ use freshet::roles::Role;
 
 use super::{all_hold_and_nothing_was_missing, duplicates, rows_in_topic};
 use crate::harness::tcp::Swallowed;
-use crate::harness::{OwnStack, World, data, roles_but};
+use crate::harness::{OwnStack, SETTLED_WITHIN, World, data, roles_but};
 
 /// Long enough for some chunks to be on their way.
 const TROUBLE: Duration = Duration::from_secs(3);
-const ROWS: i64 = 6_000;
+const ROWS: i64 = 12_000;
 
-/// A file of which some chunks are published within a second and all within a few.
+/// A file of which some chunks are published within a second, and all within eight: later than any trouble begins.
 async fn drop_file(world: &World, number: u32) {
-    world.put(&format!("health/{number}.csv"), data::health(40, &format!("20{number:02}-01-01"), 150, 1)).await;
+    world.put(&format!("health/{number}.csv"), data::health(40, &format!("20{number:02}-01-01"), 300, 1)).await;
 }
 
 async fn until_under_way(world: &World, number: u32) {
@@ -29,7 +29,7 @@ async fn until_published(world: &World, number: u32) {
     let published = format!(
         "SELECT count(*) = 1 FROM pipeline.objects WHERE key = 'health/{number}.csv' AND state IN ('published', 'applied')"
     );
-    world.until("the file is published", &published).await;
+    world.until_within(SETTLED_WITHIN, "the file is published", &published).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
