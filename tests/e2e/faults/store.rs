@@ -3,6 +3,7 @@
 //! What answers 404 for S3, and a prefix that may not be listed (403), are in `storage.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -370,13 +371,22 @@ async fn outputs_that_are_read_back_in_part_are_not_copied_in_part() {
     drop_a_bit_of_everything(&world, 0).await;
     world.settle().await;
     let bucket = world.processed_bucket().to_owned();
-    let wanted = move |request: &Request| kind(request) == "get" && is_in(request, &bucket);
+    // Only for copies are data files read back.
+    let for_copies = Arc::new(AtomicUsize::new(0));
+    let reads = Arc::clone(&for_copies);
+    let wanted = move |request: &Request| {
+        let is_read = kind(request) == "get" && is_in(request, &bucket);
+        if is_read && request.uri().path().contains("/metrics/data/") {
+            reads.fetch_add(1, Ordering::Relaxed);
+        }
+        is_read
+    };
     let fault = |count: usize| if count == 1 { Fault::Shortened(60) } else { Fault::Cut(60) };
     first_of_each_key(&proxy, 2, wanted, fault);
     drop_a_bit_of_everything(&world, 1).await;
     until("pointer, manifest and data files are cut", || proxy.broken() >= 10).await;
-    // Of the copies, too, which follow a second later.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // The first read of each file is cut.
+    until("a copy is composed of files that are cut", || for_copies.load(Ordering::Relaxed) > 0).await;
     proxy.recover();
     world.settle().await;
     world.all_hold().await;
