@@ -116,20 +116,18 @@ async fn a_publication_that_waited_for_a_table_delays_none_after_it() {
 async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
     let (world, roles) = published("beside-a-load").await;
 
-    // The copies rest nine times as long as they took: less than that.
-    until_copied(&world).await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    // Else they might wait for their rest, and not for the load.
+    until_copies_are_rested(&world).await;
 
     load(&world).await;
     let before = world.manifest().await.version;
     change(&world, "date = '2024-05-05'").await;
-    until_published(&world, Duration::from_secs(20), "one day", |it| it.version > before).await;
+    // The load is over after a minute in which no bookmark moved.
+    until_published(&world, Duration::from_secs(40), "one day", |it| it.version > before).await;
     let before = world.manifest().await.version;
     change(&world, "true").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(world.manifest().await.version, before, "what is on its way goes first");
-    let behind = observe::outputs(&world.services).await.expect("the outputs").copies_behind;
-    assert!(!behind.is_empty(), "copies of one day more wait too");
     // The listener has it, and nobody else may take it while the lease is held or soon after.
     world
         .execute(
@@ -140,6 +138,8 @@ async fn beside_a_load_little_is_published_and_after_it_all_of_it() {
         .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(world.manifest().await.version, before, "a file that is being read is on its way");
+    let behind = observe::outputs(&world.services).await.expect("the outputs").copies_behind;
+    assert!(!behind.is_empty(), "copies of one day more wait too");
 
     // Without the pointer readers have nothing: that waits for no load.
     let request = world.services.s3.delete_object().bucket(world.processed_bucket()).key(POINTER);
@@ -238,11 +238,28 @@ async fn hundreds_of_small_files_are_a_load_too() {
     roles.stop().await;
 }
 
+/// Returns when the copies would follow the next small change at once. They rest nine times as long as they took, by the
+/// middle one of the last three times: that of small changes, as soon as two were small.
+async fn until_copies_are_rested(world: &World) {
+    until_copied(world).await;
+    let mut followed_after = Duration::ZERO;
+    for _ in 0..2 {
+        let before = world.manifest().await.version;
+        let began = Instant::now();
+        change(world, "date = '2024-05-04'").await;
+        until_published(world, SETTLED_WITHIN, "a small change", |it| it.version > before).await;
+        until_copied(world).await;
+        followed_after = began.elapsed();
+    }
+    // The second time there was such a rest before they followed.
+    tokio::time::sleep(followed_after * 2).await;
+}
+
 async fn until_copied(world: &World) {
     let started = Instant::now();
     // A copy that is written for the first time meanwhile may be an error: another look decides.
     while !observe::outputs(&world.services).await.is_ok_and(|outputs| outputs.copies_behind.is_empty()) {
-        assert!(started.elapsed() < Duration::from_secs(60), "the copies do not follow");
+        assert!(started.elapsed() < SETTLED_WITHIN, "the copies do not follow");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
