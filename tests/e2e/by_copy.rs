@@ -1,24 +1,33 @@
 //! Rows of new keys are written by COPY, and whatever it cannot write by the upsert, with the same result.
 
+use std::time::Duration;
+
 use freshet_sinks::apply::copy;
 use freshet_sinks::destination::Destination;
 
-use crate::harness::{World, data, metric};
+use crate::harness::{Process, World, data, processor_of, roles_but};
 use crate::replay::domain;
 
-/// Rows that COPY has written in this test program, by any story.
-pub(crate) fn copied(domain: &str) -> u64 {
-    metric("freshet_rows_copied_total", domain).map_or(0, |metric| metric.get_counter().get_value() as u64)
+const DRAINS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Starts the processor of a domain in a process of its own, which counts for this story alone.
+fn spawn_processor(world: &World, domain: &str) -> Process {
+    world.spawn(&["process", domain, "--set", "http.listen=127.0.0.1:0"])
+}
+
+/// Rows that COPY has written there.
+async fn copied(processor: &Process, domain: &str) -> u64 {
+    processor.metric(&format!("freshet_rows_copied_total{{domain=\"{domain}\"}}")).await.unwrap_or(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn new_rows_are_copied_and_overwritten_ones_upserted_with_the_same_result() {
     let world = World::new("by-copy").await;
-    let before = copied("health");
-    let roles = world.run_all();
+    let others = world.run(&roles_but(processor_of("health")));
+    let processor = spawn_processor(&world, "health");
     world.put("health/a.csv", data::health(400, "2025-03-01", 5, 1)).await;
     world.settle().await;
-    assert!(copied("health") >= before + 200, "a history of new rows is written by COPY");
+    assert!(copied(&processor, "health").await >= 200, "a history of new rows is written by COPY");
     world.all_hold().await;
     // Some keys are there and get other values, some are new; and Postgres has something against one row.
     world.execute("ALTER TABLE health_data ADD CONSTRAINT test_few CHECK (malaria_cases <> 777)").await;
@@ -30,14 +39,15 @@ async fn new_rows_are_copied_and_overwritten_ones_upserted_with_the_same_result(
     assert_eq!(world.query::<i64>("SELECT count(*) FROM pipeline.rejects WHERE rule = 'refused_by_database'").await, 1);
     let refused = |domain: &str, row: &[String]| domain == "health" && row.iter().any(|cell| cell == "777");
     world.all_hold_but(refused).await;
-    roles.stop().await;
+    assert_eq!(processor.terminate(DRAINS_WITHIN).await, Some(0));
+    others.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn text_of_any_kind_is_copied_as_it_is() {
     let world = World::new("by-copy-text").await;
-    let before = copied("locations");
-    let roles = world.run_all();
+    let others = world.run(&roles_but(processor_of("locations")));
+    let processor = spawn_processor(&world, "locations");
     let odd = ["a\tb", "\\N", "\\.", "two\nlines", "car\rriage", "back\\slash\\", "\\t", "é😀", "end\\"];
     let row = |id: usize| {
         let name = odd[id % odd.len()];
@@ -51,12 +61,13 @@ async fn text_of_any_kind_is_copied_as_it_is() {
         .put("locations/odd.csv", "id,name,type,population,area\n".to_owned() + &(1..=500).map(row).collect::<String>())
         .await;
     world.settle().await;
-    assert!(copied("locations") >= before + 200);
+    assert!(copied(&processor, "locations").await >= 200);
     let names: Vec<String> = world.column("SELECT name FROM locations ORDER BY id LIMIT 10").await;
     let expected: Vec<String> = (1..=10).map(|id| format!("{0}{id}{0}", odd[id % odd.len()])).collect();
     assert_eq!(names, expected);
     world.all_hold().await;
-    roles.stop().await;
+    assert_eq!(processor.terminate(DRAINS_WITHIN).await, Some(0));
+    others.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,7 @@ use freshet_sinks::tables;
 use freshet_topics::{Cast, Column, Domain, NewColumn, domains};
 use tokio_util::sync::CancellationToken;
 
-use crate::by_copy::copied;
-use crate::harness::World;
+use crate::harness::{World, metric};
 use crate::replay::{everything, replayed};
 
 /// The health feed with a column of each type that it does not have, and all that a row can keep.
@@ -116,6 +115,11 @@ fn values_of_every_type() -> String {
         text += &format!("{},{:04}-02-28,{visits},{level},{cost},{seen},{name},{name}\n", row + 1, 1800 + row % 400);
     }
     text
+}
+
+/// Rows that COPY has written in this test program, by any story.
+fn copied(domain: &str) -> u64 {
+    metric("freshet_rows_copied_total", domain).map_or(0, |metric| metric.get_counter().get_value() as u64)
 }
 
 #[tokio::test(flavor = "multi_thread")]

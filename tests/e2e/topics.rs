@@ -17,9 +17,11 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::harness::{World, data, metric};
+use crate::harness::http::within;
+use crate::harness::{World, data, roles_but};
 
 const NO_ROW_IS_A_REJECT: &str = "SELECT count(*) FROM pipeline.rejects";
+const TRUNCATED: &str = r#"freshet_log_truncated_partitions{domain="health"}"#;
 
 fn admin(world: &World) -> AdminClient<DefaultClientContext> {
     AdminClient::from_config(&world.services.config.kafka.client_config()).expect("an admin client")
@@ -265,26 +267,19 @@ async fn a_log_that_lost_its_end_is_measured_told_and_gone_on_with() {
             "UPDATE pipeline.bookmarks SET next_offset = next_offset + 300 WHERE domain = 'health' AND partition = 2",
         )
         .await;
-    let roles = world.run_all();
+    let roles = world.run(&roles_but(Role::Ingest));
+    let listener = world.spawn(&["ingest", "--set", "http.listen=127.0.0.1:0"]);
     let halted = "SELECT count(*) = 1 FROM pipeline.bookmarks
         WHERE (domain, partition) = ('health', 2) AND halted LIKE '%--partition 2 --to end%'";
     world.until("the partition is halted", halted).await;
-    let begun = std::time::Instant::now();
-    while truncated_partitions("health") != 1 {
-        assert!(begun.elapsed() < Duration::from_secs(20), "nothing says that the log is shorter");
-        // Other worlds of this process set it, too.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let told = async || (listener.metric(TRUNCATED).await == Some(1)).then_some(());
+    within(Duration::from_secs(40), "it is told that the log is shorter", told).await;
     let (code, said) = run(&world, "bookmarks set health --partition 2 --to end --yes").await;
     assert_eq!(code, Some(0), "{said}");
     world.put("health/b.csv", data::health(40, "2025-04-01", 10, 2)).await;
     world.settle().await;
     world.tables_are_a_batch_load(|_, _| false).await;
     world.outputs_follow_the_tables().await;
+    assert_eq!(listener.terminate(Duration::from_secs(30)).await, Some(0));
     roles.stop().await;
-}
-
-/// The gauge as any process of this test program shows it.
-fn truncated_partitions(domain: &str) -> i64 {
-    metric("freshet_log_truncated_partitions", domain).map_or(0, |metric| metric.get_gauge().get_value() as i64)
 }

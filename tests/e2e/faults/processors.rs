@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use freshet_topics::failpoint::Point;
 
 use super::{AT_ITS_POINT_WITHIN, all_hold_and_nothing_was_missing, duplicates};
-use crate::harness::http::{get, within};
+use crate::harness::http::within;
 use crate::harness::{Process, World, data, processor_of, roles_but};
 
 /// Kafka gives the partitions of a frozen processor away after 10 s; the rest is slack for a busy machine. Who waits for
@@ -117,10 +117,8 @@ async fn processors_frozen_for_three_minutes_come_back_and_repeat_nothing() {
 pub(super) const SERVED: [&str; 4] = ["process", "health", "--set", "http.listen=127.0.0.1:0"];
 
 /// A counter of a processor of health that is [served](SERVED).
-pub(super) async fn counted(processor: &Process, name: &str) -> u32 {
-    let body = get(&processor.http().await, "/metrics").await.1;
-    let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no {name} in {body}"))
+pub(super) async fn counted(processor: &Process, name: &str) -> u64 {
+    processor.metric(name).await.unwrap_or_else(|| panic!("no {name}:\n{}", processor.log()))
 }
 
 const RESTARTS: &str = r#"freshet_processor_restarts_total{domain="health"}"#;

@@ -11,7 +11,7 @@ use freshet::roles::Services;
 use freshet_topics::failpoint::Point;
 use secrecy::ExposeSecret;
 
-use super::http::within;
+use super::http::{get, within};
 use super::world::TRUE_WITHIN;
 use super::{World, folder};
 
@@ -91,6 +91,14 @@ impl Process {
             Some(rest.split_whitespace().next()?.to_owned())
         };
         within(TRUE_WITHIN, "the role serves HTTP", async || address(self.log())).await
+    }
+
+    /// A count that it serves at `/metrics`, by the name with its labels; none before there is one. Unlike this test
+    /// program, it has counted for its own story alone.
+    pub(crate) async fn metric(&self, name: &str) -> Option<u64> {
+        let body = get(&self.http().await, "/metrics").await.1;
+        let count = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(count.parse().unwrap_or_else(|_| panic!("{name} is {count}")))
     }
 
     /// Waits until it has killed itself, as a failpoint told it to.
