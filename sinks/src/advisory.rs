@@ -2,7 +2,7 @@
 //!
 //! | lock | hash of | seed | only one at a time may | taken |
 //! |---|---|---|---|---|
-//! | [`KEYS`] | bucket, `/`, key | 0 | register or place versions of the key | sorted |
+//! | [`KEYS`] | bucket, `/`, key | 0 | register versions of the key | sorted |
 //! | [`ORDER`] | `freshet order of ` domain | 1 | give a place in the domain's order | after [`KEYS`] |
 //! | [`REPLACE`] | `freshet replace in ` domain | 2 | mark versions as replaced | first |
 //! | [`REPLACE_SHARED`] | the same | 2 | apply batches, but then many may | after [`MOVED`] and the bookmarks |

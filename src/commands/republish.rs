@@ -70,7 +70,10 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
         return Ok(ExitCode::FAILURE);
     }
     let sent = match args.as_new {
-        true => send_as_new(services, &selected.ready).await?,
+        true => ledger::send_as_new(&services.pool, &selected.ready).await.context(
+            "set the files back in the ledger, all of them or none (`freshet status --files` shows whether they are on \
+             their way)",
+        )?,
         false => {
             ledger::send_again(&services.pool, &selected.ready).await.context("set the files back in the ledger")?
         }
@@ -84,18 +87,6 @@ pub async fn run(services: &Services, args: &RepublishArgs) -> Result<ExitCode> 
     println!("`freshet ingest` will send {} again; see `freshet status --files`", files(sent));
     let is_ready = |key: &String| selected.ready.iter().any(|candidate| candidate.version.key == *key);
     Ok(if args.objects.iter().all(is_ready) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// In the order they had.
-async fn send_as_new(services: &Services, candidates: &[Object]) -> Result<usize> {
-    let mut sent = 0;
-    for candidate in candidates {
-        let placed = ledger::send_as_new(&services.pool, candidate).await;
-        sent += usize::from(
-            placed.with_context(|| format!("set {} back in the ledger", on_one_line(&candidate.version.key)))?,
-        );
-    }
-    Ok(sent)
 }
 
 fn files(count: usize) -> String {

@@ -740,10 +740,38 @@ async fn a_file_sent_as_new_stands_above_what_came_before_and_below_what_comes_a
     sweep(pool).await;
     let selection = Selection { keys: vec!["climate/a.csv".into()], as_new: true, ..Selection::default() };
     let candidates = ledger::select(pool, BUCKET, &selection).await.expect("select");
-    assert!(ledger::send_as_new(pool, &candidates[0]).await.expect("send"));
+    assert_eq!(ledger::send_as_new(pool, &candidates).await.expect("send"), 1);
     let after = register_one(pool, version("climate/c.csv", "1", 1_001)).await;
     let places = [src_ord(pool, ids[1]).await, src_ord(pool, ids[0]).await, src_ord(pool, after).await];
     assert!(places.is_sorted() && places[1] > places[0] && places[2] > places[1], "{places:?}");
+}
+
+#[tokio::test]
+async fn files_sent_as_new_keep_their_order_and_all_are_sent_or_none() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    let mut ids = Vec::new();
+    for key in ["climate/a.csv", "climate/b.csv", "climate/c.csv"] {
+        ids.push(register_one(pool, version(key, "1", 1_000)).await);
+    }
+    while let Some(mut claimed) = claim_next(pool).await {
+        let nothing = point([0; 4], [0; 4]);
+        assert!(record(pool, &mut claimed, publish(&nothing, &content(1))).await.is_written());
+    }
+    sweep(pool).await;
+    let places = async || [src_ord(pool, ids[0]).await, src_ord(pool, ids[1]).await, src_ord(pool, ids[2]).await];
+    let before = places().await;
+    let selection = Selection { as_new: true, ..Selection::default() };
+    let candidates = ledger::select(pool, BUCKET, &selection).await.expect("select");
+    let refuse = "ALTER TABLE pipeline.objects ADD CONSTRAINT refused CHECK (key <> 'climate/b.csv' OR generation = 1)";
+    sqlx::query(refuse).execute(pool).await.expect("have the second one refused");
+    ledger::send_as_new(pool, &candidates).await.expect_err("the second one is refused");
+    assert_eq!(places().await, before, "the first one was not sent either");
+    let accept = "ALTER TABLE pipeline.objects DROP CONSTRAINT refused";
+    sqlx::query(accept).execute(pool).await.expect("have it accepted");
+    assert_eq!(ledger::send_as_new(pool, &candidates).await.expect("send"), 3);
+    let after = places().await;
+    assert!(after.is_sorted() && after[0] > before[2], "{before:?} {after:?}");
 }
 
 #[tokio::test]

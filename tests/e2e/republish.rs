@@ -82,7 +82,7 @@ async fn a_file_sent_again_as_new_wins_over_what_came_after_it() {
     let selected = selected.expect("select").ready;
     world.put("health/a.csv", data::health(3, "2025-06-01", 20, 7)).await;
     world.settle().await;
-    assert!(!ledger::send_as_new(&world.services.pool, &selected[0]).await.expect("ask"));
+    assert_eq!(ledger::send_as_new(&world.services.pool, &selected).await.expect("ask"), 0);
     world.all_hold().await;
     roles.stop().await;
 }

@@ -152,7 +152,7 @@ impl Twin {
             }
             Action::SendAsNew(id) => {
                 let object = self.object(id).await;
-                ledger::send_as_new(&self.pool, &object).await.expect("send as new");
+                ledger::send_as_new(&self.pool, &[object]).await.expect("send as new");
             }
             Action::Backup => {
                 self.pool.close().await;

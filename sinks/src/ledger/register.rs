@@ -93,7 +93,7 @@ where
 }
 
 /// Held until the end of the transaction.
-pub(super) async fn lock_keys(connection: &mut PgConnection, bucket: &str, keys: &[String]) -> Result<(), sqlx::Error> {
+async fn lock_keys(connection: &mut PgConnection, bucket: &str, keys: &[String]) -> Result<(), sqlx::Error> {
     sqlx::query(advisory::KEYS).bind(bucket).bind(keys).execute(connection).await?;
     Ok(())
 }

@@ -7,16 +7,23 @@
 //!
 //! Two requests at once, or one beside a listener, do everything once: an object in progress is not touched.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::object::{COLUMNS, Object};
 use super::reason::Reason;
-use super::register::{lock_domain, lock_keys};
+use super::register::lock_domain;
 use super::state::{ObjectState, UNFINISHED_SQL};
-use super::transition::Event;
-use super::write::change_all;
+use super::transition::{Change, Event, transition};
+use super::write::{BATCH, change_all, save};
 use crate::transactions::{self, Limits};
+
+/// How often the outcome of a COMMIT without an answer is asked for, [`ASK_AGAIN`] apart.
+const ASKED_MAX: u32 = 30;
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The files to send again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,40 +93,112 @@ pub async fn send_again(pool: &PgPool, objects: &[Object]) -> Result<usize, sqlx
     Ok(change_all(&mut connection, objects, |_| Event::SendAgain).await?.len())
 }
 
-/// The transaction `send_as_new`: gives a version a place above all others in its domain, and sets it back to be
-/// published in a new generation. `false` if it is in progress, or its key has a newer version in the domain.
+/// The transaction `send_as_new`: gives versions places above all others of their domains, in the order of `candidates`,
+/// and sets them back to be published in a new generation. Returns how many; a version that is in progress, or whose key
+/// has a newer version in the domain, is not touched. `candidates` are in the order of their domains, as [`select`]
+/// returns them.
 ///
-/// No clock is needed: a file that is dropped later has this second or a later one by S3's clock, and ranks above it.
+/// All are placed or none. If only the first were, they would be applied by the time the command is given again, and it
+/// would place them above the others: the order would be reversed.
+///
+/// No clock is needed: a file that is dropped later has this second or a later one by S3's clock, and ranks above it. Nor
+/// are the keys locked: whoever registers a version takes the lock on the domain too, and places it above what its key has
+/// by then.
 ///
 /// # Errors
-/// If Postgres does not answer. Nothing has changed then.
-pub async fn send_as_new(pool: &PgPool, candidate: &Object) -> Result<bool, sqlx::Error> {
+/// If Postgres does not answer. Nothing has changed then, unless it does not answer for long after a COMMIT either.
+pub async fn send_as_new(pool: &PgPool, candidates: &[Object]) -> Result<usize, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "send_as_new", Limits::SHORT).await?;
-    let bucket = &candidate.version.bucket;
-    lock_keys(&mut transaction, bucket, std::slice::from_ref(&candidate.version.key)).await?;
-    lock_domain(&mut transaction, &candidate.domain).await?;
-    let newest_of_domain: i64 =
+    let mut placed = Vec::with_capacity(candidates.len());
+    for of_domain in candidates.chunk_by(|one, other| one.domain == other.domain) {
+        placed.extend(place_on_top(&mut transaction, of_domain).await?);
+    }
+    let Err(error) = transaction.commit().await else { return Ok(placed.len()) };
+    match placed.last() {
+        Some(last) if is_placed(pool, *last).await => Ok(placed.len()),
+        _ => Err(error),
+    }
+}
+
+/// Places versions of one domain. Returns the ids of those that were placed, and their places.
+async fn place_on_top(connection: &mut PgConnection, candidates: &[Object]) -> Result<Vec<(i64, i64)>, sqlx::Error> {
+    let Some(Object { domain, .. }) = candidates.first() else { return Ok(Vec::new()) };
+    lock_domain(connection, domain).await?;
+    lock_in_order(connection, candidates).await?;
+    let mut highest: i64 =
         sqlx::query_scalar("SELECT coalesce(max(src_ord), 0) FROM pipeline.objects WHERE domain = $1")
-            .bind(&candidate.domain)
-            .fetch_one(&mut *transaction)
+            .bind(domain)
+            .fetch_one(&mut *connection)
             .await?;
-    let newest_of_key: Option<Object> = sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS} FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = $2 AND o.domain = $3
-         ORDER BY o.src_ord DESC LIMIT 1"
-    )))
-    .bind(bucket)
-    .bind(&candidate.version.key)
-    .bind(&candidate.domain)
-    .fetch_optional(&mut *transaction)
+    let mut placed = Vec::with_capacity(candidates.len());
+    for candidates in candidates.chunks(BATCH) {
+        let objects = newest_of_their_keys(connection, candidates).await?;
+        let mut changes = Vec::with_capacity(objects.len());
+        for object in &objects {
+            if let Some(change) = transition(object, Event::SendAsNew { src_ord: highest + 1 }) {
+                highest += 1;
+                changes.push((object, change));
+            }
+        }
+        let pairs: Vec<(&Object, &Change)> = changes.iter().map(|(object, change)| (*object, change)).collect();
+        let written: HashSet<i64> = save(connection, &pairs).await?.into_iter().collect();
+        let places = changes.iter().map(|(object, change)| (object.id, change.object.src_ord));
+        placed.extend(places.filter(|(id, _)| written.contains(id)));
+    }
+    Ok(placed)
+}
+
+/// Locks all of them in the order of their ids, as every write of several objects does: they are written in the order of
+/// their places, and two such transactions would wait for each other.
+async fn lock_in_order(connection: &mut PgConnection, objects: &[Object]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "SELECT count(*) FROM (
+            SELECT o.id FROM pipeline.objects o WHERE o.id = ANY ($1) ORDER BY o.id FOR UPDATE
+         ) AS locked",
+    )
+    .bind(objects.iter().map(|object| object.id).collect::<Vec<_>>())
+    .execute(connection)
     .await?;
-    let Some(object) = newest_of_key.filter(|newest| newest.id == candidate.id) else {
-        transaction.rollback().await?;
-        return Ok(false);
-    };
-    let event = |_: &Object| Event::SendAsNew { src_ord: newest_of_domain + 1 };
-    let written = change_all(&mut transaction, std::slice::from_ref(&object), event).await?;
-    transaction.commit().await?;
-    Ok(!written.is_empty())
+    Ok(())
+}
+
+/// Those that are the newest versions of their keys in their domain, as they are now, in the order given.
+async fn newest_of_their_keys(
+    connection: &mut PgConnection,
+    candidates: &[Object],
+) -> Result<Vec<Object>, sqlx::Error> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM UNNEST($1::bigint[], $2::uuid[]) WITH ORDINALITY AS c (id, nonce, place)
+         JOIN pipeline.objects o ON o.id = c.id AND o.nonce = c.nonce
+         WHERE NOT EXISTS (
+            SELECT FROM pipeline.objects n
+            WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord)
+         ORDER BY c.place"
+    )))
+    .bind(candidates.iter().map(|candidate| candidate.id).collect::<Vec<_>>())
+    .bind(candidates.iter().map(|candidate| candidate.nonce).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await
+}
+
+/// Whether a transaction whose COMMIT got no answer has given this object this place. While it is under way, it has the
+/// lock on the object. Postgres may be restarting: it is asked for half a minute.
+async fn is_placed(pool: &PgPool, (id, src_ord): (i64, i64)) -> bool {
+    for attempt in 0..ASKED_MAX {
+        if attempt > 0 {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        let found: Result<Option<i64>, sqlx::Error> =
+            sqlx::query_scalar("SELECT src_ord FROM pipeline.objects WHERE id = $1 FOR SHARE")
+                .bind(id)
+                .fetch_optional(pool)
+                .await;
+        match found {
+            Ok(found) => return found == Some(src_ord),
+            Err(error) => tracing::warn!(%error, "cannot see whether the files were sent, asking again"),
+        }
+    }
+    false
 }
 
 /// Sets every object of a domain that is not final back to its first row, as part of adopting its topic. Returns how

@@ -16,7 +16,7 @@ use super::transition::{Change, Event, Lease, Wait, transition};
 use crate::transactions::{self, Limits, Named};
 
 /// Objects written by one statement.
-const BATCH: usize = 1_000;
+pub(super) const BATCH: usize = 1_000;
 
 /// The result of a listener's write.
 #[derive(Debug, Clone, PartialEq)]
