@@ -1,6 +1,12 @@
 //! Finds the files that can be sent again: those in the ledger that S3 still has.
+//!
+//! Whether S3 has a file is asked only to say early what is gone. Of hundreds of thousands of files, S3 may not answer
+//! about a few, however often it is asked; they count as there. The listener finds out if one is gone, and records it.
 
-use freshet_sinks::ledger::{self, Object, Selection, is_sendable};
+use std::time::Duration;
+
+use freshet_sinks::backoff::Backoff;
+use freshet_sinks::ledger::{self, Object, ObjectVersion, Selection, is_sendable};
 use futures::stream::{self, StreamExt};
 use sqlx::PgPool;
 
@@ -8,6 +14,12 @@ use crate::object::{ObjectReader, ReadError};
 
 /// The most versions that S3 is asked about at once.
 const HEADS_AT_ONCE: usize = 16;
+/// How often S3 is asked about one version.
+const TRIES_MAX: u32 = 4;
+/// The pauses between these tries.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
+/// If S3 does not answer about more versions than this, it is down.
+const UNANSWERED_MAX: usize = 100;
 
 /// What is known about the selected files.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,6 +30,8 @@ pub struct Selected {
     pub gone: Vec<Object>,
     /// These are in progress, or were replaced before they were read.
     pub skipped: Vec<Object>,
+    /// How many of `ready` S3 did not answer about.
+    pub unanswered: usize,
 }
 
 /// Why files cannot be looked up.
@@ -34,7 +48,7 @@ pub enum SelectError {
 /// Looks up the selected versions of `bucket` in the ledger, and asks S3 whether they still exist.
 ///
 /// # Errors
-/// If Postgres or S3 does not answer.
+/// If Postgres does not answer, S3 denies access, or it does not answer about more than [`UNANSWERED_MAX`] versions.
 pub async fn select(
     pool: &PgPool,
     reader: &ObjectReader,
@@ -46,13 +60,32 @@ pub async fn select(
         found.into_iter().partition(|object| is_sendable(object, selection.as_new));
     let mut selected = Selected { skipped, ..Selected::default() };
     let looked_up = stream::iter(sendable).map(async |candidate: Object| {
-        let exists = reader.exists(&candidate.version).await?;
-        Ok::<_, ReadError>((candidate, exists))
+        let exists = exists(reader, &candidate.version).await;
+        (candidate, exists)
     });
     let mut looked_up = looked_up.buffered(HEADS_AT_ONCE);
-    while let Some(looked_up) = looked_up.next().await {
-        let (candidate, exists) = looked_up?;
-        if exists { &mut selected.ready } else { &mut selected.gone }.push(candidate);
+    while let Some((candidate, exists)) = looked_up.next().await {
+        match exists {
+            Ok(true) => selected.ready.push(candidate),
+            Ok(false) => selected.gone.push(candidate),
+            Err(error @ ReadError::Transient { .. }) if selected.unanswered < UNANSWERED_MAX => {
+                tracing::warn!(%error, "S3 does not say whether it still has a file, which counts as there");
+                selected.unanswered += 1;
+                selected.ready.push(candidate);
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(selected)
+}
+
+/// Whether S3 still has a version, asked again where the store or the way to it failed.
+async fn exists(reader: &ObjectReader, version: &ObjectVersion) -> Result<bool, ReadError> {
+    for tried in 1..TRIES_MAX {
+        match reader.exists(version).await {
+            Err(ReadError::Transient { .. }) => tokio::time::sleep(PAUSES.after(tried)).await,
+            answer => return answer,
+        }
+    }
+    reader.exists(version).await
 }

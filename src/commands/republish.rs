@@ -94,7 +94,7 @@ fn files(count: usize) -> String {
 }
 
 fn describe(selected: &Selected, as_new: bool) -> String {
-    let Selected { ready, gone, skipped } = selected;
+    let Selected { ready, gone, skipped, unanswered } = selected;
     let mut text = String::new();
     let names = |candidates: &[Object]| {
         let mut names: Vec<_> = candidates.iter().take(NAMED_MAX).map(|it| on_one_line(&it.version.key)).collect();
@@ -109,6 +109,12 @@ fn describe(selected: &Selected, as_new: bool) -> String {
     if !skipped.is_empty() {
         let count = files(skipped.len());
         text.push_str(&format!("Skipped, in progress or replaced: {count}: {}\n", names(skipped)));
+    }
+    if *unanswered > 0 {
+        text.push_str(&format!(
+            "S3 did not answer about {}, sent as well; `freshet status --files` names one that is gone\n",
+            files(*unanswered)
+        ));
     }
     if ready.is_empty() {
         text.push_str("No files to send again.\n");
@@ -152,9 +158,15 @@ mod tests {
             ready: vec![candidate("health/a.csv"), candidate("health/b.csv")],
             gone: vec![candidate("health/old.csv")],
             skipped: (0..12).map(|number| candidate(&format!("health/{number}.csv"))).collect(),
+            unanswered: 1,
         };
         let text = describe(&selected, false);
-        for part in ["no longer has 1 file: health/old.csv", "2 files, 2,400 rows: health/a.csv, health/b.csv", "…"] {
+        for part in [
+            "no longer has 1 file: health/old.csv",
+            "did not answer about 1 file",
+            "2 files, 2,400 rows: health/a.csv, health/b.csv",
+            "…",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(describe(&Selected::default(), true).contains("No file"), "nothing to do is said");

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode};
 use freshet_ingest::object::ObjectReader;
 use freshet_ingest::republish;
 use freshet_sinks::ledger::{self, Selection};
@@ -83,6 +84,26 @@ async fn a_file_sent_again_as_new_wins_over_what_came_after_it() {
     world.put("health/a.csv", data::health(3, "2025-06-01", 20, 7)).await;
     world.settle().await;
     assert_eq!(ledger::send_as_new(&world.services.pool, &selected).await.expect("ask"), 0);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_s3_does_not_answer_about_keeps_no_other_from_being_sent_again() {
+    let (world, proxy) = World::behind_a_proxy("unanswered", |_| ()).await;
+    let roles = world.run_all();
+    world.put("health/a.csv", data::health(3, "2025-06-01", 20, 5)).await;
+    world.put("health/b.csv", data::health(3, "2025-08-01", 20, 5)).await;
+    world.settle().await;
+    proxy.answer(|method, uri| {
+        let is_asked = method == Method::HEAD && uri.path().ends_with("health/a.csv");
+        is_asked.then_some(StatusCode::SERVICE_UNAVAILABLE)
+    });
+    let (code, said) = run(&world, "republish --all --yes").await;
+    assert!(proxy.recover() > 1, "it is asked again");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("S3 did not answer about 1 file") && said.contains("will send 2 files again"), "{said}");
+    world.settle().await;
     world.all_hold().await;
     roles.stop().await;
 }
