@@ -78,7 +78,7 @@ where
         None => None,
     };
     // The tables and outputs shown include that last file.
-    status::wait(demo.pool, demo.raw_bucket, demo.pipeline.domains, &list, &outputs, TIMEOUT).await?;
+    status::wait(demo.pool, demo.raw_bucket, demo.pipeline, &list, &outputs, TIMEOUT).await?;
     println!();
     show::tables(demo).await?;
     show::outputs(demo).await?;
@@ -133,8 +133,7 @@ where
         for file in files {
             put(&file.key, &file.path).await.with_context(|| format!("drop file {}", file.key))?;
         }
-        let mut waited =
-            status::wait(demo.pool, demo.raw_bucket, demo.pipeline.domains, list, outputs, TIMEOUT).await?;
+        let mut waited = status::wait(demo.pool, demo.raw_bucket, demo.pipeline, list, outputs, TIMEOUT).await?;
         waited.seconds = started.elapsed().as_secs_f64();
         anyhow::Ok(waited)
     };

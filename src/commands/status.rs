@@ -119,8 +119,8 @@ async fn show(services: &Services, args: &StatusArgs, look: Look) -> Result<Exit
 async fn wait(services: &Services, timeout: Duration) -> Result<ExitCode> {
     let list = async || observe::dropped(services).await;
     let outputs = async || observe::outputs(services).await;
-    let (bucket, domains) = (&services.config.s3.raw_bucket, services.config.pipeline.domains);
-    let waited = status::wait(&services.pool, bucket, domains, list, outputs, timeout).await?;
+    let (bucket, pipeline) = (&services.config.s3.raw_bucket, services.config.pipeline);
+    let waited = status::wait(&services.pool, bucket, pipeline, list, outputs, timeout).await?;
     println!("{waited}");
     let (_, unmatched) = observe::listed(services).await?;
     let failed = waited.failed_outputs.iter().map(ToString::to_string);

@@ -5,7 +5,11 @@
 //! taken up, and the whole-file copies are at the published version. What is dropped meanwhile is not waited
 //! for; only copies that fall behind again because of it are. An output whose query fails is not waited for either: it is
 //! named.
+//!
+//! However many files are open, the wait takes a bounded share of Postgres: a look asks for some of them, and the pause
+//! after it grows with what it took. However slow the services are, it ends in time: a look under way is given up.
 
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -14,7 +18,7 @@ use freshet_ingest::names;
 use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL, register};
 use freshet_sinks::output_state;
 use freshet_sinks::unmatched::Unmatched;
-use freshet_topics::Domain;
+use freshet_topics::Pipeline;
 use freshet_topics::causes::in_one_line;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -23,7 +27,7 @@ use super::{FailedOutput, Outputs};
 use crate::text::{shorten, span};
 
 /// An object under a domain's prefix, as the listing of the raw bucket shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Dropped {
     pub key: String,
     /// Its ETag, spelled as the ledger spells it.
@@ -65,17 +69,26 @@ impl std::fmt::Display for Waited {
     }
 }
 
-/// Between two looks at Postgres.
-const POLL: Duration = Duration::from_millis(50);
-/// Between two listings, to see whether what the ledger has not found is still there.
+/// Between two looks, at least and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A pause is so many times as long as what it follows took: no more than a quarter of the time is spent asking.
+const PAUSE_SHARE: u32 = 3;
+/// A look that begins just before the end may take this long.
+const LOOK_MIN: Duration = Duration::from_secs(2);
+/// Longest that a message about the end waits for what it would say of halted partitions.
+const HALTED_WITHIN: Duration = Duration::from_secs(2);
+/// Open objects that one statement asks for.
+const ASKED_MAX: usize = 1_000;
+/// Between two listings, at least, to see whether what the ledger has not found is still there.
 const LIST_AGAIN: Duration = Duration::from_secs(2);
 /// How long an object that belongs to no domain is taken for one that was just dropped.
 const UNMATCHED_FRESH: TimeDelta = TimeDelta::hours(1);
 /// Open objects named in a message.
 const NAMED: usize = 3;
 
-/// Waits. `list` gives the objects under the prefixes of these domains in the raw bucket; `outputs` what S3 shows of
-/// the derived outputs (twelve requests; it is not asked before all rows are applied).
+/// Waits. `list` gives the objects under the prefixes of the pipeline's domains in the raw bucket; `outputs` what S3
+/// shows of the derived outputs (twelve requests; it is not asked before all rows are applied).
 ///
 /// # Errors
 /// If it takes longer than `timeout`; the message says what is still open. Services that do not answer are
@@ -83,7 +96,7 @@ const NAMED: usize = 3;
 pub async fn wait<L, O>(
     pool: &PgPool,
     bucket: &str,
-    domains: &[&Domain],
+    pipeline: &Pipeline,
     list: L,
     outputs: O,
     timeout: Duration,
@@ -93,33 +106,42 @@ where
     O: AsyncFn() -> Result<Outputs>,
 {
     let started = Instant::now();
-    let mut waiting = Waiting {
-        pool,
-        bucket,
-        domains: domains.iter().map(|domain| domain.name).collect(),
-        objects: None,
-        known_before: 0,
-        marks_until: None,
-        waited: Waited::default(),
-    };
+    let left = || timeout.saturating_sub(started.elapsed());
+    let mut waiting = Waiting::new(pool, bucket, pipeline);
+    let mut open = "Postgres and S3 have not answered yet".to_owned();
     loop {
-        let open = match waiting.look(&list, &outputs).await {
-            Ok(None) => {
+        let began = Instant::now();
+        match tokio::time::timeout(left().max(LOOK_MIN), waiting.look(&list, &outputs)).await {
+            Ok(Ok(None)) => {
                 waiting.waited.seconds = started.elapsed().as_secs_f64();
                 return Ok(waiting.waited);
             }
-            Ok(Some(open)) => open,
-            Err(error) => in_one_line(error.as_ref()),
-        };
-        if started.elapsed() >= timeout {
-            let halted = waiting.halted().await.map(|halted| format!("; {halted}")).unwrap_or_default();
+            Ok(Ok(Some(found))) => open = found,
+            Ok(Err(error)) => open = in_one_line(error.as_ref()),
+            // What the look before found is what is known.
+            Err(_) => {}
+        }
+        if left().is_zero() {
+            let halted = tokio::time::timeout(HALTED_WITHIN, waiting.halted()).await.ok().flatten();
+            let halted = halted.map(|halted| format!("; {halted}")).unwrap_or_default();
             bail!(
                 "not everything is applied and published after {}: {open}{halted}; see `freshet status --files`",
                 span(timeout)
             );
         }
-        tokio::time::sleep(POLL.min(timeout.saturating_sub(started.elapsed()))).await;
+        tokio::time::sleep(pause(began.elapsed()).min(left())).await;
     }
+}
+
+/// The pause after a look that took this long.
+///
+/// | the look took | pause |
+/// |---|---|
+/// | 3 ms | 50 ms |
+/// | 100 ms | 300 ms |
+/// | 10 s | 5 s |
+fn pause(took: Duration) -> Duration {
+    took.saturating_mul(PAUSE_SHARE).clamp(PAUSE_MIN, PAUSE_MAX)
 }
 
 struct Waiting<'a> {
@@ -127,6 +149,8 @@ struct Waiting<'a> {
     bucket: &'a str,
     /// Files of a domain that no pipeline has any more are not waited for.
     domains: Vec<&'static str>,
+    /// The tables whose rows have windows in the outputs.
+    fact_tables: BTreeSet<&'static str>,
     /// The listing's objects that are not final yet; none before the first listing.
     objects: Option<Objects>,
     /// Objects up to this id were in the ledger at the start.
@@ -137,11 +161,27 @@ struct Waiting<'a> {
 }
 
 struct Objects {
-    open: Vec<Dropped>,
+    /// Those that were not asked for lately come first.
+    open: VecDeque<Dropped>,
     listed: Instant,
+    /// How long the listing took.
+    listing: Duration,
 }
 
-impl Waiting<'_> {
+impl<'a> Waiting<'a> {
+    fn new(pool: &'a PgPool, bucket: &'a str, pipeline: &Pipeline) -> Self {
+        Waiting {
+            pool,
+            bucket,
+            domains: pipeline.domains.iter().map(|domain| domain.name).collect(),
+            fact_tables: pipeline.outputs.iter().flat_map(|it| it.facts.iter()).map(|fact| fact.table).collect(),
+            objects: None,
+            known_before: 0,
+            marks_until: None,
+            waited: Waited::default(),
+        }
+    }
+
     /// One look: what is still open, or nothing.
     async fn look<L, O>(&mut self, list: &L, outputs: &O) -> Result<Option<String>>
     where
@@ -165,7 +205,10 @@ impl Waiting<'_> {
         if marks > 0 {
             return Ok(Some(format!("{marks} change marks are not in the outputs yet: is `freshet metrics` running?")));
         }
-        let behind = outputs().await?.copies_behind;
+        let Outputs { manifest, copies_behind: behind } = outputs().await?;
+        if manifest.is_none() && self.has_rows_of_outputs().await? {
+            return Ok(Some("nothing is published yet: is `freshet metrics` running?".to_owned()));
+        }
         if let Some(first) = behind.first() {
             let first = shorten(first, 60);
             return Ok(Some(format!("{} whole-file copies are not current, {first} among them", behind.len())));
@@ -184,33 +227,21 @@ impl Waiting<'_> {
             Some(objects) => objects,
             none => {
                 self.known_before = register::newest_id(self.pool).await?;
+                let began = Instant::now();
                 let open = list().await?;
                 self.waited.objects = open.len() as u64;
-                none.insert(Objects { open, listed: Instant::now() })
+                none.insert(Objects { open: open.into(), listed: Instant::now(), listing: began.elapsed() })
             }
         };
-        let states = states(self.pool, self.bucket, &self.domains, &objects.open).await?;
-        let mut still = Vec::new();
-        let mut unseen = 0;
-        for (object, state) in std::mem::take(&mut objects.open).into_iter().zip(&states) {
-            match state {
-                Some(ObjectState::Applied) => self.waited.applied += 1,
-                Some(ObjectState::Rejected) => self.waited.rejected += 1,
-                Some(ObjectState::Superseded) => self.waited.superseded += 1,
-                state => {
-                    unseen += usize::from(state.is_none());
-                    still.push(object);
-                }
-            }
-        }
-        objects.open = still;
-        if unseen > 0 && objects.listed.elapsed() > LIST_AGAIN {
+        let unseen = take_finished(self.pool, self.bucket, &self.domains, &mut objects.open, &mut self.waited).await?;
+        if unseen > 0 && objects.listed.elapsed() > LIST_AGAIN.max(objects.listing * PAUSE_SHARE) {
             // Deleted or overwritten before it was found: this version will never be loaded.
-            let there = list().await?;
+            let began = Instant::now();
+            let there: HashSet<Dropped> = list().await?.into_iter().collect();
             let before = objects.open.len();
             objects.open.retain(|object| there.contains(object));
             self.waited.superseded += (before - objects.open.len()) as u64;
-            objects.listed = Instant::now();
+            (objects.listed, objects.listing) = (Instant::now(), began.elapsed());
         }
         if !objects.open.is_empty() {
             return Ok(Some(name(&objects.open, unseen)));
@@ -225,6 +256,18 @@ impl Waiting<'_> {
         Ok((unfinished > 0).then(|| format!("{unfinished} files found earlier are not applied yet")))
     }
 
+    /// Whether there are rows that have windows in an output. Then a publisher publishes, and there was none yet if
+    /// nothing is published; without such rows, nobody need wait for one.
+    async fn has_rows_of_outputs(&self) -> Result<bool, sqlx::Error> {
+        for table in &self.fact_tables {
+            let sql = format!("SELECT EXISTS (SELECT FROM \"{table}\")");
+            if sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(self.pool).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn halted(&self) -> Option<String> {
         let first: Option<(String, i32, String)> = sqlx::query_as(
             "SELECT domain, partition, halted FROM pipeline.bookmarks WHERE halted IS NOT NULL
@@ -237,6 +280,44 @@ impl Waiting<'_> {
     }
 }
 
+/// Takes the finished ones out of `open` and counts them: those among the first [`ASKED_MAX`], and the next ones if all of
+/// these are finished. The others go to the end, so that the next look asks for others. Returns how many of those that
+/// were asked for are not in the ledger.
+async fn take_finished(
+    pool: &PgPool,
+    bucket: &str,
+    domains: &[&str],
+    open: &mut VecDeque<Dropped>,
+    waited: &mut Waited,
+) -> Result<usize, sqlx::Error> {
+    while !open.is_empty() {
+        let asked: Vec<Dropped> = open.iter().take(ASKED_MAX).cloned().collect();
+        let states = states(pool, bucket, domains, &asked).await?;
+        open.drain(..asked.len());
+        let still = count_finished(asked, &states, waited);
+        let (all, unseen) = (still.len(), still.iter().filter(|(_, is_found)| !is_found).count());
+        open.extend(still.into_iter().map(|(object, _)| object));
+        if all > 0 {
+            return Ok(unseen);
+        }
+    }
+    Ok(0)
+}
+
+/// Counts the finished ones; returns the others, each with whether it is in the ledger.
+fn count_finished(asked: Vec<Dropped>, states: &[Option<ObjectState>], waited: &mut Waited) -> Vec<(Dropped, bool)> {
+    let mut still = Vec::new();
+    for (object, state) in asked.into_iter().zip(states) {
+        match state {
+            Some(ObjectState::Applied) => waited.applied += 1,
+            Some(ObjectState::Rejected) => waited.rejected += 1,
+            Some(ObjectState::Superseded) => waited.superseded += 1,
+            state => still.push((object, state.is_some())),
+        }
+    }
+    still
+}
+
 /// The state of each object; none for one that is not in the ledger as the newest version of its key.
 async fn states(
     pool: &PgPool,
@@ -244,9 +325,6 @@ async fn states(
     domains: &[&str],
     objects: &[Dropped],
 ) -> Result<Vec<Option<ObjectState>>, sqlx::Error> {
-    if objects.is_empty() {
-        return Ok(Vec::new());
-    }
     let keys: Vec<&str> = objects.iter().map(|object| object.key.as_str()).collect();
     let etags: Vec<&str> = objects.iter().map(|object| object.etag.as_str()).collect();
     let sizes: Vec<i64> = objects.iter().map(|object| object.size_bytes).collect();
@@ -293,16 +371,19 @@ pub fn name_unmatched(unmatched: &[Unmatched], now: DateTime<Utc>) -> Option<Str
     Some(format!("{said}: {}{more}", names.join(", ")))
 }
 
-fn name(open: &[Dropped], unseen: usize) -> String {
+/// Names some of the open objects. If they are more than one look asks for, how many of them have finished since they
+/// were asked for is not known, nor how many of the others were not found.
+fn name(open: &VecDeque<Dropped>, unseen: usize) -> String {
+    let (up_to, at_least) = if open.len() > ASKED_MAX { ("up to ", "at least ") } else { ("", "") };
     let names: Vec<String> = open.iter().take(NAMED).map(|object| shorten(&object.key, 60)).collect();
     let more = if open.len() > NAMED { ", …" } else { "" };
     let unseen = match unseen {
         0 => String::new(),
-        unseen => format!(" ({unseen} not found by a listener yet: is `freshet ingest` running?)"),
+        unseen => format!(" ({at_least}{unseen} not found by a listener yet: is `freshet ingest` running?)"),
     };
     let files = match open.len() {
         1 => "1 file is not finished".to_owned(),
-        count => format!("{count} files are not finished"),
+        count => format!("{up_to}{count} files are not finished"),
     };
     format!("{files}{unseen}: {}{more}", names.join(", "))
 }
@@ -349,21 +430,47 @@ mod tests {
         assert_eq!(waited.to_string(), format!("{before}, except daily, slow (0.5s)"));
     }
 
+    fn dropped(number: usize) -> Dropped {
+        Dropped {
+            key: format!("health/{number}.csv"),
+            etag: "e".into(),
+            size_bytes: 1,
+            last_modified: DateTime::default(),
+        }
+    }
+
     #[test]
     fn a_message_names_a_few_and_counts_the_rest() {
-        let open: Vec<Dropped> = (0..5)
-            .map(|number| Dropped {
-                key: format!("health/{number}.csv"),
-                etag: "e".into(),
-                size_bytes: 1,
-                last_modified: DateTime::default(),
-            })
-            .collect();
-        assert_eq!(name(&open[..1], 0), "1 file is not finished: health/0.csv");
+        let open = |count: usize| (0..count).map(dropped).collect::<VecDeque<_>>();
+        assert_eq!(name(&open(1), 0), "1 file is not finished: health/0.csv");
         assert_eq!(
-            name(&open, 2),
+            name(&open(5), 2),
             "5 files are not finished (2 not found by a listener yet: is `freshet ingest` running?): \
              health/0.csv, health/1.csv, health/2.csv, …"
         );
+        let many = name(&open(1_001), 7);
+        assert!(many.starts_with("up to 1001 files are not finished (at least 7 not found"), "{many}");
+    }
+
+    #[test]
+    fn finished_files_are_counted_and_the_others_stay() {
+        let states = [
+            Some(ObjectState::Applied),
+            Some(ObjectState::Publishing),
+            Some(ObjectState::Rejected),
+            None,
+            Some(ObjectState::Superseded),
+        ];
+        let mut waited = Waited::default();
+        let still = count_finished((0..5).map(dropped).collect(), &states, &mut waited);
+        assert_eq!(still, [(dropped(1), true), (dropped(3), false)]);
+        assert_eq!((waited.applied, waited.rejected, waited.superseded), (1, 1, 1));
+    }
+
+    #[test]
+    fn whoever_waits_leaves_most_of_the_time_to_others() {
+        for (took, paused) in [(3, 50), (100, 300), (10_000, 5_000)] {
+            assert_eq!(pause(Duration::from_millis(took)), Duration::from_millis(paused), "{took}");
+        }
     }
 }

@@ -206,6 +206,27 @@ async fn a_pointer_or_manifest_that_was_deleted_or_put_back_is_followed_by_a_hig
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn before_the_first_publication_status_does_not_call_the_outputs_current() {
+    let world = World::new("status-unpublished").await;
+    let wait = || world.freshet(&["status", "--wait", "--timeout", "1s"]);
+    let roles = world.run(&roles_but(Role::Metrics));
+    assert_eq!(wait().status.code(), Some(0), "without rows, there is nothing to publish");
+    world.put("health/all.csv", data::health(3, "2025-07-01", 40, 1)).await;
+    world.applied().await;
+    // As if another processed bucket were named from now on: what is marked was published in the one before.
+    world.execute("DELETE FROM pipeline.marks").await;
+    let waited = wait();
+    let said = String::from_utf8_lossy(&waited.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(waited.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing is published yet"), "{said}");
+    roles.stop().await;
+    let roles = world.run_all();
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_pointer_is_gone_status_does_not_call_the_outputs_current() {
     let world = World::new("status-lost").await;
     let roles = world.run_all();

@@ -197,8 +197,8 @@ impl World {
     pub(crate) async fn settle(&self) -> status::Waited {
         let list = async || observe::dropped(&self.services).await;
         let outputs = async || observe::outputs(&self.services).await;
-        let (pool, domains) = (&self.services.pool, self.services.config.pipeline.domains);
-        let waited = status::wait(pool, self.raw_bucket(), domains, list, outputs, SETTLED_WITHIN).await;
+        let (pool, pipeline) = (&self.services.pool, self.services.config.pipeline);
+        let waited = status::wait(pool, self.raw_bucket(), pipeline, list, outputs, SETTLED_WITHIN).await;
         match waited {
             Ok(waited) => waited,
             Err(error) => panic!("{}: {error:#}\n{:#?}", self.name, self.objects().await),
