@@ -5,10 +5,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 
 use freshet::roles::Role;
+use freshet_processors::replay::{self, Point, Request};
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{World, folder, resident_mib_max, rules};
-use crate::replay::domain;
+use crate::replay::{context, domain};
 
 const HEADING: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
 
@@ -137,6 +140,40 @@ async fn what_changed_rules_accept_is_loaded_once_and_the_rest_stays_rejected() 
     world.settle().await;
     let cases: Vec<i32> = world.column("SELECT dengue_cases FROM health_data ORDER BY location_id").await;
     assert_eq!(cases, [4, 4, 9]);
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_was_interrupted_is_continued_by_the_next_one() {
+    let world = World::new("rejects-continued").await;
+    let others = world.run(&[Role::Ingest, Role::Metrics]);
+    let processors = world.process(rules::wrong());
+    for (name, location) in [("a", 1), ("b", 2)] {
+        world.put(&format!("health/{name}.csv"), format!("{HEADING}{location},2025-08-01,4,many,1,1\n")).await;
+    }
+    world.settle().await;
+    processors.stop().await;
+    others.stop().await;
+
+    let roles = world.run_all();
+    // A retry of both files that gets nowhere.
+    let partitions: Vec<i32> = world.column("SELECT partition FROM pipeline.rejects GROUP BY 1 ORDER BY 1").await;
+    let ends = r#"SELECT max("offset") + 1 FROM pipeline.rejects GROUP BY partition ORDER BY partition"#;
+    let ends: Vec<i64> = world.column(ends).await;
+    let offsets = |at: Vec<i64>| Point::Offsets(partitions.iter().copied().zip(at).collect());
+    let request = Request { from: offsets(vec![0; ends.len()]), to: Some(offsets(ends)), objects: Vec::new() };
+    let (told, _) = watch::channel(Default::default());
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let interrupted = replay::in_place(&context(&world, domain("health")), &request, &told, &stop).await;
+    interrupted.expect_err("it is interrupted");
+
+    let text = said(&world.freshet(&["rejects", "retry", "health", "--file", "health/a.csv", "--yes"]));
+    assert!(text.contains("continued first"), "{text}");
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM pipeline.replays WHERE ended_at IS NULL").await, 0);
+    assert_eq!(world.query::<i64>("SELECT count(*) FROM pipeline.rejects").await, 0, "those of both files: {text}");
+    world.settle().await;
     world.all_hold().await;
     roles.stop().await;
 }

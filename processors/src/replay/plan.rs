@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use freshet_topics::log::Ends;
+use serde_json::Value;
 
 use crate::ranges::Range;
 
@@ -79,7 +80,23 @@ pub struct Request {
     pub objects: Vec<String>,
 }
 
-/// Two texts are equal if and only if the requests are.
+impl Request {
+    /// The request that a replay has recorded as this text; `None` if it is spelled in another way.
+    pub fn read(text: &str) -> Option<Request> {
+        let rest = text.strip_prefix("from ")?;
+        let (points, objects) = match rest.split_once(" of ") {
+            Some((points, keys)) => (points, serde_json::from_str(keys).ok()?),
+            None => (rest, Vec::new()),
+        };
+        let (from, to) = match points.split_once(" to ") {
+            Some((from, to)) => (from, Some(to.parse().ok()?)),
+            None => (points, None),
+        };
+        Some(Request { from: from.parse().ok()?, to, objects })
+    }
+}
+
+/// Two texts are equal if and only if the requests are. [`Request::read`] reads them.
 impl fmt::Display for Request {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         write!(formatter, "from {}", self.from)?;
@@ -89,9 +106,10 @@ impl fmt::Display for Request {
         let mut objects = self.objects.clone();
         objects.sort();
         objects.dedup();
-        match objects.is_empty() {
+        let keys: Vec<String> = objects.iter().map(|key| Value::from(key.as_str()).to_string()).collect();
+        match keys.is_empty() {
             true => Ok(()),
-            false => write!(formatter, " of {objects:?}"),
+            false => write!(formatter, " of [{}]", keys.join(", ")),
         }
     }
 }
@@ -207,6 +225,23 @@ mod tests {
         assert_eq!(request(&["b", "a", "b"]).to_string(), r#"from beginning to 0:5 of ["a", "b"]"#);
         assert_ne!(request(&["a\", \"b"]).to_string(), request(&["a", "b"]).to_string());
         assert_eq!(request(&[]).to_string(), "from beginning to 0:5");
+    }
+
+    #[test]
+    fn a_recorded_request_is_read_as_it_was_asked() {
+        let offsets = |at: i64| Point::Offsets(BTreeMap::from([(0, at), (3, at + 1)]));
+        let keys = ["a", "b to c of d.csv", "quoted \" \\ \n\u{1b}"].map(str::to_owned).to_vec();
+        for to in [None, Some(offsets(9)), Some(Point::Time(DateTime::UNIX_EPOCH))] {
+            for objects in [Vec::new(), keys.clone()] {
+                for from in [Point::Beginning, offsets(2)] {
+                    let request = Request { from, to: to.clone(), objects: objects.clone() };
+                    assert_eq!(Request::read(&request.to_string()), Some(request));
+                }
+            }
+        }
+        for other in ["", "from", "from here", "from beginning to there", "from beginning of a", "to beginning"] {
+            assert_eq!(Request::read(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -3,11 +3,16 @@
 //! It is a replay in place ([`freshet_processors::replay`]) of the part of the topic that holds the rejects, restricted to
 //! their files. So it has the guarantees of a replay: old data never overwrites new data, a row counts once, and rows
 //! of these files in this part that the rules now refuse are removed from the table.
+//!
+//! What a retry has loaded is no reject any more. So one that was interrupted cannot be found by the rejects of now, and
+//! is continued as it is recorded, before anything else is retried.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use freshet_processors::replay;
+use freshet_processors::replay::{self, Point, ReplayContext, Request};
+use freshet_sinks::replay::{self as replays, Kind, Replay};
 use freshet_topics::Domain;
 use indicatif::MultiProgress;
 use serde_json::{Value, json};
@@ -71,6 +76,9 @@ async fn of_domain(
     shutdown: &CancellationToken,
 ) -> Result<Option<Value>> {
     let context = context(services, domain, None);
+    if !how.dry_run && !continue_interrupted(&context, how, look, shutdown).await? {
+        return Ok(None);
+    }
     let topic = domain.topic(&services.config.kafka.topic_prefix);
     let extent = Extent::of(&services.pool, domain, &topic, which).await.context("read the rejects")?;
     let rejects = extent.count();
@@ -104,10 +112,7 @@ async fn of_domain(
     if !confirm("Judge them again?", how.yes)? {
         return Ok(None);
     }
-    let (bar, progress) = bar::start(&MultiProgress::new(), domain.name);
-    let ended = replay::in_place(&context, &request, &progress, shutdown).await;
-    let took = bar.finish().await;
-    let replay = ended?;
+    let (replay, took) = replayed(&context, &request, shutdown).await?;
     let still = extent.still_rejected(&services.pool, domain).await.context("count what is still rejected")?;
     let loaded = rejects - still;
     if !how.json {
@@ -115,4 +120,46 @@ async fn of_domain(
         println!("{}: {} now load, {} are still rejected", domain.name, thousands(loaded), thousands(still));
     }
     Ok(Some(json!({ "domain": domain.name, "rejects": rejects, "load_now": loaded, "still_rejected": still })))
+}
+
+/// Continues a retry of the domain that was interrupted, if there is one; `false` if the user did not agree.
+async fn continue_interrupted(
+    context: &ReplayContext,
+    how: How,
+    look: Look,
+    shutdown: &CancellationToken,
+) -> Result<bool> {
+    let domain = context.domain;
+    let unfinished = replays::unfinished(&context.pool, domain.name).await.context("look for an unfinished replay")?;
+    let Some(unfinished) = unfinished else { return Ok(true) };
+    let Some(request) = request_of_retry(&unfinished) else { return Ok(true) };
+    if !how.json {
+        println!("{}: a retry was interrupted, and is continued first: {}", domain.name, show::unfinished(&unfinished));
+    }
+    if !confirm("Continue it?", how.yes)? {
+        return Ok(false);
+    }
+    let (replay, took) = replayed(context, &request, shutdown).await?;
+    if !how.json {
+        println!("{}", show::in_place(domain, &replay, took, look));
+    }
+    Ok(true)
+}
+
+/// The request of an unfinished replay, if a retry may have begun it: it is in place, and begins and ends at offsets.
+fn request_of_retry(unfinished: &Replay) -> Option<Request> {
+    let request = Request::read(&unfinished.request).filter(|_| unfinished.kind == Kind::InPlace)?;
+    matches!((&request.from, &request.to), (Point::Offsets(_), Some(Point::Offsets(_)))).then_some(request)
+}
+
+/// Replays in place, with a bar. Returns what was done, and how long it took.
+async fn replayed(
+    context: &ReplayContext,
+    request: &Request,
+    shutdown: &CancellationToken,
+) -> Result<(Replay, Duration)> {
+    let (bar, progress) = bar::start(&MultiProgress::new(), context.domain.name);
+    let ended = replay::in_place(context, request, &progress, shutdown).await;
+    let took = bar.finish().await;
+    Ok((ended?, took))
 }
