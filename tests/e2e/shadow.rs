@@ -3,17 +3,20 @@
 use std::time::Duration;
 
 use freshet::roles::Role;
-use freshet_processors::replay::{Point, Progress, ReplayError, Request, Shadow};
+use freshet_processors::replay::{Point, Progress, ReplayContext, ReplayError, Request, Shadow};
 use freshet_sinks::shadow::{Refused, holders};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig;
 use rdkafka::{Offset, TopicPartitionList};
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::http::within;
 use crate::harness::sessions::pid_of;
+use crate::harness::wire::{Cut, Wire};
 use crate::harness::{SETTLED_WITHIN, World, data, roles_but};
 use crate::replay::{context, domain, everything};
 
@@ -463,6 +466,37 @@ async fn the_commands_fill_compare_swap_and_drop() {
     let (code, said) = run("replay all --into shadow --swap --yes").await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("health: the shadow has caught up, 120 rows in"), "{said}");
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+/// The answer to a COMMIT that is lost is no failed swap, and one that never arrives is none that was done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_whose_commit_gets_no_answer_is_known_by_what_it_recorded() {
+    let world = World::new("swap-unanswered").await;
+    let roles = world.run_all();
+    world.put("health/all.csv", data::health(12, "2025-01-01", 30, 5)).await;
+    world.settle().await;
+    let options: PgConnectOptions = world.database_url().parse().expect("a URL");
+    let direct = format!("{}:{}", options.get_host(), options.get_port());
+    let wire = Wire::before(&direct);
+    let pool = PgPool::connect(&world.database_url().replace(&direct, &wire.address)).await.expect("connect");
+    let context = ReplayContext { pool, ..context(&world, domain("health")) };
+
+    let (told, _) = watch::channel(Default::default());
+    let token = CancellationToken::new();
+    for (cut, is_swapped) in [(Cut::Before, false), (Cut::After, true)] {
+        let mut shadow = Shadow::open(&context, &everything()).await.expect("open");
+        shadow.fill(&told, &token).await.expect("fill");
+        wire.cut(cut, 1);
+        let swapped = shadow.swap(&told, &token).await;
+        assert_eq!(swapped.is_ok(), is_swapped, "{cut:?}: {swapped:?}");
+        assert_eq!(wire.cuts(), 1, "{cut:?}");
+        wire.recover();
+    }
+    let outcomes: Vec<String> = world.column("SELECT outcome FROM pipeline.replays ORDER BY id").await;
+    assert_eq!(outcomes, ["swapped"], "the second one continued the shadow of the first");
     world.settle().await;
     world.all_hold().await;
     roles.stop().await;

@@ -228,7 +228,7 @@ impl Shadow {
         let mut attempts = 0;
         loop {
             let held = self.level(progress, shutdown).await?;
-            let error = match shadow::swap(held, self.context.domain, &self.running).await {
+            let error = match shadow::swap(&self.context.pool, held, self.context.domain, &self.running).await {
                 // A reader holds the table for long.
                 Err(shadow::Refused::Postgres(error)) if is_lock_conflict(&error) => error,
                 swapped => return Ok(swapped?),

@@ -8,7 +8,6 @@
 //! Two requests at once, or one beside a listener, do everything once: an object in progress is not touched.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
@@ -20,10 +19,6 @@ use super::state::{ObjectState, UNFINISHED_SQL};
 use super::transition::{Change, Event, transition};
 use super::write::{BATCH, change_all, save};
 use crate::transactions::{self, Limits};
-
-/// How often the outcome of a COMMIT without an answer is asked for, [`ASK_AGAIN`] apart.
-const ASKED_MAX: u32 = 30;
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The files to send again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -114,8 +109,9 @@ pub async fn send_as_new(pool: &PgPool, candidates: &[Object]) -> Result<usize, 
         placed.extend(place_on_top(&mut transaction, of_domain).await?);
     }
     let Err(error) = transaction.commit().await else { return Ok(placed.len()) };
-    match placed.last() {
-        Some(last) if is_placed(pool, *last).await => Ok(placed.len()),
+    let Some(last) = placed.last().copied() else { return Err(error) };
+    match transactions::is_committed(|| is_placed(pool, last)).await {
+        Some(true) => Ok(placed.len()),
         _ => Err(error),
     }
 }
@@ -181,24 +177,13 @@ async fn newest_of_their_keys(
     .await
 }
 
-/// Whether a transaction whose COMMIT got no answer has given this object this place. While it is under way, it has the
-/// lock on the object. Postgres may be restarting: it is asked for half a minute.
-async fn is_placed(pool: &PgPool, (id, src_ord): (i64, i64)) -> bool {
-    for attempt in 0..ASKED_MAX {
-        if attempt > 0 {
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-        let found: Result<Option<i64>, sqlx::Error> =
-            sqlx::query_scalar("SELECT src_ord FROM pipeline.objects WHERE id = $1 FOR SHARE")
-                .bind(id)
-                .fetch_optional(pool)
-                .await;
-        match found {
-            Ok(found) => return found == Some(src_ord),
-            Err(error) => tracing::warn!(%error, "cannot see whether the files were sent, asking again"),
-        }
-    }
-    false
+/// Whether an object has this place. While the transaction that gives it is under way, this waits.
+async fn is_placed(pool: &PgPool, (id, src_ord): (i64, i64)) -> Result<bool, sqlx::Error> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT src_ord FROM pipeline.objects WHERE id = $1 FOR SHARE")
+        .bind(id)
+        .fetch_optional(pool)
+        .await?;
+    Ok(found == Some(src_ord))
 }
 
 /// Sets every object of a domain that is not final back to its first row, as part of adopting its topic. Returns how

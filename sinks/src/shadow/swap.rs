@@ -17,6 +17,7 @@ use crate::bookmarks;
 use crate::destination::Destination;
 use crate::replay::Running;
 use crate::tables::{self, Redeclared};
+use crate::transactions;
 
 /// The most entries of a long list that are named.
 const NAMED_MAX: i64 = 20;
@@ -31,7 +32,7 @@ pub struct Swapped {
     pub dropped: Vec<String>,
 }
 
-/// Why a swap does not happen. Nothing has changed.
+/// Why a swap does not happen. Nothing has changed, unless it is not known ([`Refused::Unanswered`]).
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// The shadow and the live table are at different offsets.
@@ -73,19 +74,32 @@ pub enum Refused {
     /// Readers hold the live table for longer than the swap waits, or Postgres does not answer.
     #[error("swap the tables: {0}")]
     Postgres(#[from] sqlx::Error),
+    /// The answer to the COMMIT was lost, and Postgres has not answered since.
+    #[error(
+        "swap the tables: {0}; whether it was done is not known: if `freshet status` still shows the replay, it was \
+         not, and the same command continues"
+    )]
+    Unanswered(#[source] sqlx::Error),
 }
 
 /// Swaps, and commits. The live pipeline, which waits for `held`, finds its epochs raised, takes the bookmarks again
 /// and continues with the new table. All windows of both tables are marked.
 ///
+/// The answer to its COMMIT may be lost. Then what the replay has recorded tells whether the tables are swapped: if they
+/// are, no shadow is left to continue, and the same command would fill a new one.
+///
 /// # Errors
-/// [`Refused`]; nothing has changed then.
-pub async fn swap(held: Held, domain: &'static Domain, replay: &Running) -> Result<Swapped, Refused> {
+/// [`Refused`].
+pub async fn swap(pool: &PgPool, held: Held, domain: &'static Domain, replay: &Running) -> Result<Swapped, Refused> {
     let Held { mut transaction, bookmarks } = held;
     match swap_within(&mut transaction, domain, replay, &bookmarks).await {
         Ok(swapped) => {
-            transaction.commit().await?;
-            Ok(swapped)
+            let Err(error) = transaction.commit().await else { return Ok(swapped) };
+            match transactions::is_committed(|| is_recorded(pool, replay)).await {
+                Some(true) => Ok(swapped),
+                Some(false) => Err(Refused::Postgres(error)),
+                None => Err(Refused::Unanswered(error)),
+            }
         }
         Err(refused) => {
             // The caller may rely on its locks being free. If Postgres does not answer, it ends the transaction itself.
@@ -385,6 +399,17 @@ async fn end(connection: &mut PgConnection, replay: &Running) -> Result<(), Refu
         0 => Err(Refused::Lost),
         _ => Ok(()),
     }
+}
+
+/// Whether this process has ended the replay by a swap. While the swap is under way, this waits.
+async fn is_recorded(pool: &PgPool, replay: &Running) -> Result<bool, sqlx::Error> {
+    let outcome: Option<Option<String>> =
+        sqlx::query_scalar("SELECT outcome FROM pipeline.replays WHERE id = $1 AND owner = $2 FOR SHARE")
+            .bind(replay.id)
+            .bind(&replay.owner)
+            .fetch_optional(pool)
+            .await?;
+    Ok(outcome.flatten().as_deref() == Some("swapped"))
 }
 
 #[cfg(test)]
