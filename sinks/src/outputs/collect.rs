@@ -340,7 +340,8 @@ mod tests {
     #[test]
     fn deleted_manifests_make_no_data_file_go_earlier() {
         let (interval_s, keep_s) = (100, 20_000);
-        let (mut all, mut left): (Vec<(u64, i64)>, Vec<(u64, i64)>) = (Vec::new(), Vec::new());
+        let mut all: Vec<(u64, i64)> = Vec::new();
+        let mut left = all.clone();
         for version in 1..=600_u64 {
             let at = i64::try_from(version).expect("small") * interval_s;
             all.push((version, at));
