@@ -104,8 +104,13 @@ pub async fn send_again(pool: &PgPool, objects: &[Object]) -> Result<usize, sqlx
 /// If Postgres does not answer. Nothing has changed then, unless it does not answer for long after a COMMIT either.
 pub async fn send_as_new(pool: &PgPool, candidates: &[Object]) -> Result<usize, sqlx::Error> {
     let mut transaction = transactions::begin(pool, "send_as_new", Limits::SHORT).await?;
+    let by_domain = || candidates.chunk_by(|one, other| one.domain == other.domain);
+    // All of them before any object: whoever registers locks its domain first, and then objects, of other domains too.
+    for of_domain in by_domain() {
+        lock_domain(&mut transaction, &of_domain[0].domain).await?;
+    }
     let mut placed = Vec::with_capacity(candidates.len());
-    for of_domain in candidates.chunk_by(|one, other| one.domain == other.domain) {
+    for of_domain in by_domain() {
         placed.extend(place_on_top(&mut transaction, of_domain).await?);
     }
     let Err(error) = transaction.commit().await else { return Ok(placed.len()) };
@@ -116,10 +121,10 @@ pub async fn send_as_new(pool: &PgPool, candidates: &[Object]) -> Result<usize, 
     }
 }
 
-/// Places versions of one domain. Returns the ids of those that were placed, and their places.
+/// Places versions of one domain, whose order the caller has locked. Returns the ids of those that were placed, and
+/// their places.
 async fn place_on_top(connection: &mut PgConnection, candidates: &[Object]) -> Result<Vec<(i64, i64)>, sqlx::Error> {
-    let Some(Object { domain, .. }) = candidates.first() else { return Ok(Vec::new()) };
-    lock_domain(connection, domain).await?;
+    let domain = &candidates[0].domain;
     lock_in_order(connection, candidates).await?;
     let mut highest: i64 =
         sqlx::query_scalar("SELECT coalesce(max(src_ord), 0) FROM pipeline.objects WHERE domain = $1")
