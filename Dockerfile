@@ -21,8 +21,8 @@ COPY docs docs
 # The caches outlive this build, and are in no layer: hence the copy. Names of functions stay, for backtraces; the
 # tables of lines, nine tenths of the file, go.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin freshet \
-    && strip --strip-debug -o /freshet target/release/freshet
+    cargo build --profile dist --locked --bin freshet \
+    && strip --strip-debug -o /freshet target/dist/freshet
 
 FROM debian:bookworm-slim
 RUN apt-get update \

@@ -2,8 +2,9 @@
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/freshet/target
 
-FRESHET := $(CARGO_TARGET_DIR)/release/freshet
-# The same program, built in half the time, for a first look.
+# The program as it is shipped, optimized across crates.
+DIST := $(CARGO_TARGET_DIR)/dist/freshet
+# The same program, built in half the time of the tests' one, for a first look.
 LOCAL := $(CARGO_TARGET_DIR)/local/freshet
 CARGO := cargo
 OWN := -p freshet -p freshet-topics -p freshet-sinks -p freshet-ingest -p freshet-processors
@@ -23,12 +24,12 @@ setup: ## Install what is missing: system packages, Kafka, SeaweedFS
 checkout: setup
 	@if [ "$$(cat $(CARGO_TARGET_DIR)/checkout 2>/dev/null)" != "$(CURDIR)" ]; then \
 	    mkdir -p $(CARGO_TARGET_DIR) && \
-	    for profile in release local; do $(CARGO) clean --quiet --profile $$profile $(OWN) || exit; done && \
+	    for profile in release dist local; do $(CARGO) clean --quiet --profile $$profile $(OWN) || exit; done && \
 	    echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/checkout; \
 	fi
 
-build: checkout ## Build target/release/freshet (in CARGO_TARGET_DIR)
-	$(CARGO) build --release --workspace
+build: checkout ## Build dist/freshet in CARGO_TARGET_DIR, as the image has it
+	$(CARGO) build --profile dist --bin freshet
 
 demo: checkout ## Start everything here, drop sample files, show them arrive, stop
 	$(CARGO) build --profile local --bin freshet
@@ -56,8 +57,8 @@ fuzz: checkout ## Give every reader hostile bytes for a minute each, by a new se
 
 bench: checkout ## Measure rows a second and drop-to-visible, beside COPY and a plain script
 	@scripts/setup bench
-	$(CARGO) build --release --bin freshet
-	$(FRESHET) bench
+	$(CARGO) build --profile dist --bin freshet
+	$(DIST) bench
 
 pictures: checkout ## Draw the dashboards beside a running pipeline: a PNG each in grafana/pictures/drawn
 	@scripts/setup pictures

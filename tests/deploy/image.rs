@@ -120,10 +120,12 @@ fn remove_others(folder: &Path, tree: &Path, wanted: &BTreeSet<PathBuf>) {
 fn build(stage: &[Instruction], tree: &Path, into: &Path) -> PathBuf {
     let profile = Path::new(FRESHET).parent().expect("the profile's folder");
     let cargo_build = commands(stage).into_iter().find_map(|it| it.split_once("cargo build ")).expect("cargo build").1;
+    // Without its optimization across crates, which takes ten minutes: what it copies and needs is the same.
+    let cargo_build = cargo_build.strip_prefix("--profile dist ").expect("the image has the program as it is measured");
     let arguments: Vec<&str> = cargo_build.split(' ').collect();
     assert!(arguments.contains(&"--locked"), "the image is built from Cargo.lock");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--offline"]).args(&arguments).current_dir(tree);
+    cargo.args(["build", "--quiet", "--offline", "--release"]).args(&arguments).current_dir(tree);
     // As in tests/fifth_domain.rs: the files of this build lie beside ours, and cargo does not know them apart by
     // their folder. It does by how they are compiled: here quickly rather than well.
     for package in PACKAGES {
@@ -156,7 +158,7 @@ pub(crate) fn program() -> &'static Path {
         // The stage's own `strip`, and then the one thing that the second stage copies.
         let strip = commands(first).into_iter().find(|it| it.starts_with("strip ")).expect("strip").to_owned();
         let [.., "-o", program, source] = strip.split(' ').collect::<Vec<_>>()[..] else { panic!("{strip}") };
-        assert_eq!(source, "target/release/freshet");
+        assert_eq!(source, "target/dist/freshet");
         assert_eq!(all(second, "COPY"), [format!("--from=build {program} /usr/local/bin/freshet")]);
         let image = folder.join("freshet");
         let flags = strip.split(' ').skip(1).filter(|it| it.starts_with("--"));
