@@ -13,7 +13,7 @@ use chrono::Utc;
 use freshet_topics::Pipeline;
 use freshet_topics::causes::in_one_line;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::PgPool;
 use tokio::time::timeout;
 
 use super::answers::{self, Answers};
@@ -73,33 +73,16 @@ impl About {
     }
 }
 
-/// What Postgres says, as far as it could be read.
-#[derive(Debug, Default)]
+#[derive(Debug, Serialize)]
 struct Tables {
-    status: Option<Status>,
-    files: Option<Vec<FileOutcome>>,
+    status: Status,
+    files: Vec<FileOutcome>,
     /// Domain → its newest applied files, the oldest first.
-    freshness: Option<BTreeMap<String, Vec<Freshness>>>,
-    quality: Option<Quality>,
-    losses: Option<Losses>,
-    tables: Option<BTreeMap<&'static str, TableRows>>,
-    /// Why parts could not be read.
-    failed: Vec<anyhow::Error>,
+    freshness: BTreeMap<String, Vec<Freshness>>,
+    quality: Quality,
+    losses: Losses,
+    tables: BTreeMap<&'static str, TableRows>,
 }
-
-/// A part of [`Tables`] that is read by itself.
-#[derive(Debug, Clone, Copy)]
-enum Part {
-    Status,
-    Files,
-    Freshness,
-    Quality,
-    Losses,
-    Tables,
-}
-
-/// In the order in which they are read: those that count many rows come last, as little time is left after a slow one.
-const PARTS: [Part; 6] = [Part::Status, Part::Files, Part::Freshness, Part::Quality, Part::Losses, Part::Tables];
 
 /// Reads the state, and remembers what it was.
 pub(super) struct Reader {
@@ -131,30 +114,32 @@ impl Source for Reader {
         self.answers.look().await;
         let asked = Instant::now();
         let outside = Outside { missing_topics: self.answers.missing_topics(), ..Outside::default() };
-        let mut tables = Tables::default();
-        let mut failed: Vec<anyhow::Error> = Vec::new();
         // S3 after Postgres: a change that no longer waits there is in what is published here.
-        if self.answers.is_there(answers::POSTGRES) {
-            let read = timeout(ANSWER_TIMEOUT, tables.read(&self.pool, self.pipeline, &outside)).await;
-            let read = read.context("no answer in time").and_then(|it| it);
-            failed.extend(tables.failed.drain(..).chain(read.err()).map(|error| error.context("Postgres")));
-        }
-        if self.answers.is_there(answers::S3) {
-            let look = timeout(ANSWER_TIMEOUT, self.published.look()).await;
-            let look = look.context("no answer in time").and_then(|it| it).context("S3");
-            failed.extend(look.err());
-        }
+        let tables = match self.answers.is_there(answers::POSTGRES) {
+            true => Some(timeout(ANSWER_TIMEOUT, Tables::read(&self.pool, self.pipeline, &outside)).await),
+            false => None,
+        };
+        let published = match self.answers.is_there(answers::S3) {
+            true => Some(timeout(ANSWER_TIMEOUT, self.published.look()).await),
+            false => None,
+        };
         let work = asked.elapsed();
-        let trouble: Vec<String> = failed.iter().map(|error| in_one_line(error.as_ref())).collect();
+        let tables = tables.map(|tables| tables.context("no answer in time").and_then(|it| it).context("Postgres"));
+        let published = published.map(|look| look.context("no answer in time").and_then(|it| it).context("S3"));
+        let trouble =
+            [tables.as_ref().and_then(|it| it.as_ref().err()), published.as_ref().and_then(|it| it.as_ref().err())];
+        let trouble: Vec<String> = trouble.into_iter().flatten().map(|error| in_one_line(error.as_ref())).collect();
         let sections = &mut self.sections;
         let shown = self.published.shown();
-        tables.add(&shown);
-        put_read(sections, "status", tables.status.as_ref());
-        put_read(sections, "files", tables.files.as_ref());
-        put_read(sections, "freshness", tables.freshness.as_ref());
-        put_read(sections, "losses", tables.losses.as_ref());
-        put_read(sections, "quality", tables.quality.as_ref());
-        put_read(sections, "tables", tables.tables.as_ref());
+        if let Some(Ok(mut tables)) = tables {
+            tables.add(&shown);
+            put(sections, "status", &tables.status);
+            put(sections, "files", &tables.files);
+            put(sections, "freshness", &tables.freshness);
+            put(sections, "losses", &tables.losses);
+            put(sections, "quality", &tables.quality);
+            put(sections, "tables", &tables.tables);
+        }
         put(sections, "away", &self.answers.away());
         put(sections, "outputs", &shown);
         put(sections, "charts", self.published.charts());
@@ -172,71 +157,27 @@ fn put(sections: &mut Sections, name: &'static str, value: &impl Serialize) {
     }
 }
 
-/// What could not be read stays as it was.
-fn put_read(sections: &mut Sections, name: &'static str, value: Option<&impl Serialize>) {
-    if let Some(value) = value {
-        put(sections, name, value);
-    }
-}
-
 impl Tables {
-    /// Reads the parts, without those that fail.
-    ///
-    /// One after the other: a viewer costs one connection. The transaction is there for the timeout, which ends with it,
-    /// and each part has a savepoint, so that one that takes too long does not end the transaction.
-    async fn read(&mut self, pool: &PgPool, pipeline: &'static Pipeline, outside: &Outside) -> Result<()> {
+    async fn read(pool: &PgPool, pipeline: &'static Pipeline, outside: &Outside) -> Result<Tables> {
+        // One after the other: a viewer costs one connection. The transaction is there for the timeout, which ends with it.
         let mut transaction = pool.begin().await.context("connect")?;
         let connection = &mut *transaction;
         sqlx::query(STATEMENT_TIMEOUT).execute(&mut *connection).await.context("bound the reading")?;
-        for part in PARTS {
-            let mut attempt = connection.begin().await.context("begin a part of the reading")?;
-            let read = self.read_part(part, &mut attempt, pipeline, outside).await;
-            // Nothing was written.
-            let ended = attempt.rollback().await;
-            match (read, ended) {
-                (Ok(()), ended) => ended.context("end a part of the reading")?,
-                (Err(error), Ok(())) => self.failed.push(error),
-                // The connection is gone.
-                (Err(error), Err(_)) => return Err(error),
-            }
-        }
-        transaction.commit().await.context("end the reading")
-    }
-
-    async fn read_part(
-        &mut self,
-        part: Part,
-        connection: &mut PgConnection,
-        pipeline: &'static Pipeline,
-        outside: &Outside,
-    ) -> Result<()> {
-        let domains = pipeline.domains;
-        match part {
-            Part::Status => self.status = Some(status::read(connection, pipeline, domains, outside, None).await?),
-            Part::Files => {
-                self.files = Some(files::newest(connection).await.context("list the files in the ledger")?);
-            }
-            Part::Freshness => {
-                let freshness = files::freshness(connection, domains).await;
-                self.freshness = Some(freshness.context("read how long files took")?);
-            }
-            Part::Quality => self.quality = Some(Quality::read(connection, pipeline).await?),
-            Part::Losses => {
-                self.losses = Some(files::losses(connection).await.context("count the files that lost rows")?);
-            }
-            Part::Tables => {
-                let tables = table_rows::read(connection, domains).await;
-                self.tables = Some(tables.context("count the rows of the tables")?);
-            }
-        }
-        Ok(())
+        let tables = Tables {
+            status: status::read(connection, pipeline, pipeline.domains, outside, None).await?,
+            quality: Quality::read(connection, pipeline).await?,
+            files: files::newest(connection).await.context("list the files in the ledger")?,
+            freshness: files::freshness(connection, pipeline.domains).await.context("read how long files took")?,
+            losses: files::losses(connection).await.context("count the files that lost rows")?,
+            tables: table_rows::read(connection, pipeline.domains).await.context("count the rows of the tables")?,
+        };
+        transaction.commit().await.context("end the reading")?;
+        Ok(tables)
     }
 
     /// What only S3 knows.
     fn add(&mut self, published: &Shown) {
-        if let Some(status) = &mut self.status {
-            status.outputs.version = published.version;
-            status.outputs.copies_behind = Some(published.copies_behind.clone());
-        }
+        self.status.outputs.version = published.version;
+        self.status.outputs.copies_behind = Some(published.copies_behind.clone());
     }
 }
