@@ -4,7 +4,8 @@
 //! Files published from this machine are still in its disk cache; only the others are read from S3.
 
 use freshet_sinks::outputs::{
-    Current, FORMATS, Manifest, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key, is_copy_current,
+    Current, FORMATS, Manifest, OutputError, Put, Readable, Spool, Spooled, Store, WindowFiles, copy_key,
+    is_copy_current,
 };
 use freshet_topics::failpoint::{self, Point};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -34,8 +35,8 @@ pub(super) struct Reconciled {
     pub(super) again: bool,
     /// Copies that did not exist.
     pub(super) absent: Vec<String>,
-    /// How long copies were composed and written. Waiting for a store that fails is no work: the retry that follows has
-    /// its own back-off.
+    /// How long copies were composed and written. Waiting for requests that fail is no work: the retry that follows has its
+    /// own back-off.
     pub(super) worked: Duration,
     /// The first error; the copies of the other outputs were updated all the same.
     pub(super) failed: Option<RefreshError>,
@@ -87,24 +88,24 @@ async fn reconcile_output(
                 continue;
             }
         }
-        let was_absent = seen.is_none();
-        let (replaced, took) = measured(async {
-            let body = compose(store, manifest, output, columns, format).await?;
-            let put = store.put_copy(&key, &body, content_type(format), seen, version).await?;
-            Ok((put, body.len()))
-        })
-        .await;
-        if !matches!(replaced, Err(RefreshError::Output(_))) {
+        let (composed, took) = measured(compose(store, manifest, output, columns, format)).await;
+        if !matches!(composed, Err(RefreshError::Output(OutputError::Request { .. }))) {
             reconciled.worked += took;
         }
-        let (put, bytes) = replaced.map_err(|error| match error {
+        let body = composed.map_err(|error| match error {
             RefreshError::Format(_) => error.in_which(format!("compose {key}")),
             other => other,
         })?;
+        let was_absent = seen.is_none();
+        let (put, took) = measured(store.put_copy(&key, &body, content_type(format), seen, version)).await;
+        if put.is_ok() {
+            reconciled.worked += took;
+        }
+        let put = put?;
         failpoint::reach(Point::CopyPut);
         match put {
             Put::Written => {
-                metrics::COPY_BYTES.with_label_values(&[output]).inc_by(bytes);
+                metrics::COPY_BYTES.with_label_values(&[output]).inc_by(body.len());
                 reconciled.absent.extend(was_absent.then_some(key));
             }
             Put::Refused => all_current = false,

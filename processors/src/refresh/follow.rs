@@ -29,7 +29,8 @@ const COLLECT_REST_FACTOR: u32 = 9;
 /// How often to check whether a large load has ended, for which new whole-file copies wait: it would outdate them while
 /// they are written.
 const COPIES_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often to check meanwhile whether the pointer is still there: one request, if nothing was published since.
+/// How often to check meanwhile whether the pointer is still there, and once it is gone, whether it is back: one request,
+/// if nothing was published since.
 const LOST_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// If Postgres does not answer within this time, nobody loads anything.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -259,7 +260,8 @@ async fn copy_loop(
     let mut pace = Pace::of_copies(interval);
     let mut retry = Retry::new("write the whole-file copies");
     let mut known: Option<(Current, Instant)> = None;
-    let mut is_restored = false;
+    // What is gone is copied as soon as it is back, whatever else needs the machine.
+    let (mut is_lost, mut is_restored) = (false, false);
     while !shutdown.is_cancelled() {
         let before = known.as_ref().map(|(current, _)| current);
         let mut published = look(&store, before, &shutdown).await;
@@ -283,13 +285,18 @@ async fn copy_loop(
                     metrics::COPY_DURATION.observe(worked.as_secs_f64());
                 }
                 known = Some((*current, Instant::now()));
+                is_lost = false;
             }
-            Some(Copied::Lost) => signals.verify.notify_one(),
+            Some(Copied::Lost) => {
+                signals.verify.notify_one();
+                is_lost = true;
+            }
             Some(Copied::Nothing) | None => {}
         }
+        let rest = pace.rest(Instant::now());
         is_restored = tokio::select! {
             () = signals.copy.notified() => true,
-            () = sleep(pace.rest(Instant::now()), &shutdown) => false,
+            () = sleep(if is_lost { rest.min(LOST_LOOK_INTERVAL) } else { rest }, &shutdown) => is_lost,
         };
     }
     Ok(())
