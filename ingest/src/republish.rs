@@ -1,7 +1,8 @@
 //! Finds the files that can be sent again: those in the ledger that S3 still has.
 //!
-//! Whether S3 has a file is asked only to say early what is gone. Of hundreds of thousands of files, S3 may not answer
-//! about a few, however often it is asked; they count as there. The listener finds out if one is gone, and records it.
+//! Of hundreds of thousands of files, S3 may not answer about a few, however often it is asked; they count as there. The
+//! listener finds out if one is gone, and leaves it as it was. It cannot if the file is sent as new, which forgets what
+//! arrived before: then S3 has to answer about each.
 
 use std::time::Duration;
 
@@ -48,7 +49,8 @@ pub enum SelectError {
 /// Looks up the selected versions of `bucket` in the ledger, and asks S3 whether they still exist.
 ///
 /// # Errors
-/// If Postgres does not answer, S3 denies access, or it does not answer about more than [`UNANSWERED_MAX`] versions.
+/// If Postgres does not answer, S3 denies access, or it does not answer about more than [`UNANSWERED_MAX`] versions, about
+/// any version at all, or about one that is to be sent as new.
 pub async fn select(
     pool: &PgPool,
     reader: &ObjectReader,
@@ -64,19 +66,26 @@ pub async fn select(
         (candidate, exists)
     });
     let mut looked_up = looked_up.buffered(HEADS_AT_ONCE);
+    let unanswered_max = if selection.as_new { 0 } else { UNANSWERED_MAX };
+    let (mut answered, mut unanswered) = (0, None);
     while let Some((candidate, exists)) = looked_up.next().await {
+        answered += usize::from(exists.is_ok());
         match exists {
             Ok(true) => selected.ready.push(candidate),
             Ok(false) => selected.gone.push(candidate),
-            Err(error @ ReadError::Transient { .. }) if selected.unanswered < UNANSWERED_MAX => {
+            Err(error @ ReadError::Transient { .. }) if selected.unanswered < unanswered_max => {
                 tracing::warn!(%error, "S3 does not say whether it still has a file, which counts as there");
                 selected.unanswered += 1;
                 selected.ready.push(candidate);
+                unanswered = Some(error);
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(selected)
+    match unanswered {
+        Some(error) if answered == 0 => Err(error.into()),
+        _ => Ok(selected),
+    }
 }
 
 /// Whether S3 still has a version, asked again where the store or the way to it failed.

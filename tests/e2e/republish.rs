@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use freshet_ingest::object::ObjectReader;
 use freshet_ingest::republish;
 use freshet_sinks::ledger::{self, Selection};
@@ -95,15 +95,23 @@ async fn a_file_that_s3_does_not_answer_about_keeps_no_other_from_being_sent_aga
     world.put("health/a.csv", data::health(3, "2025-06-01", 20, 5)).await;
     world.put("health/b.csv", data::health(3, "2025-08-01", 20, 5)).await;
     world.settle().await;
-    proxy.answer(|method, uri| {
+    let is_silent = |method: &Method, uri: &Uri| {
         let is_asked = method == Method::HEAD && uri.path().ends_with("health/a.csv");
         is_asked.then_some(StatusCode::SERVICE_UNAVAILABLE)
-    });
+    };
+    proxy.answer(is_silent);
     let (code, said) = run(&world, "republish --all --yes").await;
     assert!(proxy.recover() > 1, "it is asked again");
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("S3 did not answer about 1 file") && said.contains("will send 2 files again"), "{said}");
     world.settle().await;
+    // S3 answers about none, or the file would forget what arrived before.
+    for line in ["republish --file health/a.csv --yes", "republish --all --as-new --yes"] {
+        proxy.answer(is_silent);
+        let (code, said) = run(&world, line).await;
+        proxy.recover();
+        assert_eq!(code, Some(1), "{line}: {said}");
+    }
     world.all_hold().await;
     roles.stop().await;
 }
