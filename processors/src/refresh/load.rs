@@ -21,7 +21,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 ///
 /// | a file that | counts if |
 /// |---|---|
-/// | is not published yet and does not wait for a retry | something of its domain moves: a listener reads a file, found one within the last minute or published one just now, or rows are being applied |
+/// | is not published yet and does not wait for a retry | something of its domain moves: a listener reads a file or published one just now, or rows are being applied; or it was found within the last minute |
 /// | is published | rows of it are to be applied in a partition that is not halted and has moved within the last minute; or it was published just now, and its first rows are on their way |
 ///
 /// So a stopped role, a removed domain and a halted partition leave nothing that counts. A time further ahead than a minute
@@ -38,7 +38,10 @@ const IS_MUCH: &str = "WITH moved AS NOT MATERIALIZED (
         OR EXISTS (SELECT FROM pipeline.replays WHERE ended_at IS NULL AND domain = ANY($2)
             AND updated_at BETWEEN now() - interval '10 seconds' AND now() + interval '1 minute')
     FROM (
-        SELECT sum(f.size_bytes + $3) AS size_bytes
+        SELECT CASE
+            WHEN bool_or(f.moves) THEN sum(f.size_bytes + $3) FILTER (WHERE f.moves OR NOT f.is_published)
+            ELSE sum(f.size_bytes + $3) FILTER (WHERE f.is_new)
+            END AS size_bytes
         FROM (
             SELECT o.domain, o.size_bytes, CASE o.state
                 WHEN 'published' THEN
@@ -47,8 +50,9 @@ const IS_MUCH: &str = "WITH moved AS NOT MATERIALIZED (
                         SELECT FROM moved AS m WHERE m.domain = o.domain AND m.stream_id = o.stream_id
                             AND m.next_offset < o.end_offsets[m.partition + 1]))
                 ELSE a.domain IS NOT NULL OR (now() >= o.lease_from AND now() < o.lease_until)
-                    OR o.discovered_at BETWEEN now() - interval '1 minute' AND now() + interval '1 minute'
-                END AS moves, o.state = 'published' AS is_published
+                END AS moves, o.state = 'published' AS is_published,
+                o.state <> 'published'
+                    AND o.discovered_at BETWEEN now() - interval '1 minute' AND now() + interval '1 minute' AS is_new
             FROM unnest(ARRAY['discovered', 'publishing', 'published']) AS s (state)
             CROSS JOIN LATERAL (
                 SELECT * FROM pipeline.objects
@@ -59,8 +63,7 @@ const IS_MUCH: &str = "WITH moved AS NOT MATERIALIZED (
                 OR (now() >= o.wait_from AND now() < o.next_attempt_at) IS NOT TRUE)
             OFFSET 0
         ) AS f
-        WHERE f.moves OR NOT f.is_published
-        GROUP BY f.domain HAVING bool_or(f.moves)
+        GROUP BY f.domain
     ) AS d";
 
 /// Whether a large amount of data is being loaded, or windows are still to be derived because a dimension changed.
