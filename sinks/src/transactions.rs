@@ -57,27 +57,26 @@ impl Limits {
     }
 }
 
-/// How often the outcome of a COMMIT without an answer is asked for, [`ASK_AGAIN`] apart.
-const ASKED_MAX: u32 = 30;
+/// How long the outcome of a COMMIT without an answer is asked for: Postgres may be restarting.
+const ASK_FOR: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether a transaction is committed whose COMMIT got no answer. `ask` reads something that the transaction wrote, with a
-/// lock on it: while the transaction is under way, it waits. Postgres may be restarting, so it is asked for half a minute;
-/// `None` if it does not answer.
+/// lock on it: while the transaction is under way, it waits. `None` if there is no answer within [`ASK_FOR`].
 pub(crate) async fn is_committed<F>(ask: impl Fn() -> F) -> Option<bool>
 where
     F: Future<Output = Result<bool, sqlx::Error>>,
 {
-    for attempt in 0..ASKED_MAX {
-        if attempt > 0 {
+    let asked = async {
+        loop {
+            match ask().await {
+                Ok(is_committed) => return is_committed,
+                Err(error) => tracing::warn!(%error, "a COMMIT got no answer; asking again whether it was done"),
+            }
             tokio::time::sleep(ASK_AGAIN).await;
         }
-        match ask().await {
-            Ok(is_committed) => return Some(is_committed),
-            Err(error) => tracing::warn!(%error, "a COMMIT got no answer; asking again whether it was done"),
-        }
-    }
-    None
+    };
+    tokio::time::timeout(ASK_FOR, asked).await.ok()
 }
 
 /// How a transaction ended, as the metric names it.
