@@ -108,7 +108,7 @@ where
     let started = Instant::now();
     let left = || timeout.saturating_sub(started.elapsed());
     let mut waiting = Waiting::new(pool, bucket, pipeline);
-    let mut open = "Postgres and S3 have not answered yet".to_owned();
+    let mut open = "the files in S3 are not listed yet".to_owned();
     loop {
         let began = Instant::now();
         match tokio::time::timeout(left().max(LOOK_MIN), waiting.look(&list, &outputs)).await {

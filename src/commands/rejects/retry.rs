@@ -134,7 +134,8 @@ async fn continue_interrupted(
     let Some(unfinished) = unfinished else { return Ok(true) };
     let Some(request) = request_of_retry(&unfinished) else { return Ok(true) };
     if !how.json {
-        println!("{}: a retry was interrupted, and is continued first: {}", domain.name, show::unfinished(&unfinished));
+        let unfinished = show::unfinished(&unfinished);
+        println!("{}: an unfinished replay of a part of the topic is continued first: {unfinished}", domain.name);
     }
     if !confirm("Continue it?", how.yes)? {
         return Ok(false);
