@@ -213,7 +213,7 @@ async fn what_nobody_works_on_is_no_load() {
     }
     // One that was found just now counts for itself.
     let new = "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
-        SELECT bucket, 'hospital/new.csv', 'e', 100, last_modified, 'hospital', src_ord + 2000000, 'discovered'
+        SELECT bucket, 'hospital/new.csv', 'e', 100, last_modified, 'hospital', src_ord + 5000000, 'discovered'
         FROM pipeline.objects WHERE domain = 'health' LIMIT 1";
     world.execute(new).await;
     let replay = "INSERT INTO pipeline.replays (domain, kind, request, stream_id, owner, updated_at)
