@@ -41,7 +41,7 @@ const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
 /// when there were few objects, which reads all that wait and sorts them.
 ///
 /// What is found is sorted all the same, at a cost that Postgres then takes for enormous: it would compile the statement
-/// for a second or two, at each claim.
+/// for a second or two, at each claim. Sessions ask for no `jit` themselves, but a pooler may drop that.
 const IN_ORDER: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off";
 /// Objects that may be taken together.
 const IS_SMALL: &str = "(o.state = 'discovered' AND o.attempts = 0 AND o.resume_row = 0 AND o.size_bytes <= $5)";

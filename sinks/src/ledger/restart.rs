@@ -7,8 +7,6 @@
 //!
 //! Two requests at once, or one beside a listener, do everything once: an object in progress is not touched.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
@@ -16,8 +14,8 @@ use super::object::{COLUMNS, Object};
 use super::reason::Reason;
 use super::register::lock_domain;
 use super::state::{ObjectState, UNFINISHED_SQL};
-use super::transition::{Change, Event, transition};
-use super::write::{BATCH, change_all, save};
+use super::transition::Event;
+use super::write::{BATCH, change_all};
 use crate::transactions::{self, Limits};
 
 /// The files to send again.
@@ -109,44 +107,43 @@ pub async fn send_as_new(pool: &PgPool, candidates: &[Object]) -> Result<usize, 
     for of_domain in by_domain() {
         lock_domain(&mut transaction, &of_domain[0].domain).await?;
     }
-    let mut placed = Vec::with_capacity(candidates.len());
+    let (mut sent, mut last) = (0, None);
     for of_domain in by_domain() {
-        placed.extend(place_on_top(&mut transaction, of_domain).await?);
+        let (placed, last_placed) = place_on_top(&mut transaction, of_domain).await?;
+        sent += placed;
+        last = last_placed.or(last);
     }
-    let Err(error) = transaction.commit().await else { return Ok(placed.len()) };
-    let Some(last) = placed.last().copied() else { return Err(error) };
+    let Err(error) = transaction.commit().await else { return Ok(sent) };
+    let Some(last) = last else { return Err(error) };
     match transactions::is_committed(|| is_placed(pool, last)).await {
-        Some(true) => Ok(placed.len()),
+        Some(true) => Ok(sent),
         _ => Err(error),
     }
 }
 
-/// Places versions of one domain, whose order the caller has locked. Returns the ids of those that were placed, and
-/// their places.
-async fn place_on_top(connection: &mut PgConnection, candidates: &[Object]) -> Result<Vec<(i64, i64)>, sqlx::Error> {
-    let domain = &candidates[0].domain;
+/// Places versions of one domain, whose order the caller has locked. Returns how many, and the id and place of the last.
+async fn place_on_top(
+    connection: &mut PgConnection,
+    candidates: &[Object],
+) -> Result<(usize, Option<(i64, i64)>), sqlx::Error> {
     lock_in_order(connection, candidates).await?;
     let mut highest: i64 =
         sqlx::query_scalar("SELECT coalesce(max(src_ord), 0) FROM pipeline.objects WHERE domain = $1")
-            .bind(domain)
+            .bind(&candidates[0].domain)
             .fetch_one(&mut *connection)
             .await?;
-    let mut placed = Vec::with_capacity(candidates.len());
+    let (mut sent, mut last) = (0, None);
     for candidates in candidates.chunks(BATCH) {
-        let objects = newest_of_their_keys(connection, candidates).await?;
-        let mut changes = Vec::with_capacity(objects.len());
-        for object in &objects {
-            if let Some(change) = transition(object, Event::SendAsNew { src_ord: highest + 1 }) {
-                highest += 1;
-                changes.push((object, change));
-            }
-        }
-        let pairs: Vec<(&Object, &Change)> = changes.iter().map(|(object, change)| (*object, change)).collect();
-        let written: HashSet<i64> = save(connection, &pairs).await?.into_iter().collect();
-        let places = changes.iter().map(|(object, change)| (object.id, change.object.src_ord));
-        placed.extend(places.filter(|(id, _)| written.contains(id)));
+        let mut objects = newest_of_their_keys(connection, candidates).await?;
+        objects.retain(|object| is_sendable(object, true));
+        let next = |object: &Object| {
+            highest += 1;
+            last = Some((object.id, highest));
+            Event::SendAsNew { src_ord: highest }
+        };
+        sent += change_all(connection, &objects, next).await?.len();
     }
-    Ok(placed)
+    Ok((sent, last))
 }
 
 /// Locks all of them in the order of their ids, as every write of several objects does: they are written in the order of

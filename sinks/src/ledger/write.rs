@@ -171,12 +171,12 @@ async fn give_up(
     Ok(Recorded::Written { woken })
 }
 
-/// Applies the same event to each of `objects`; returns the ids of those that changed. The others do not allow the
-/// event, or were changed meanwhile.
+/// Applies an event to each of `objects`, in their order; returns the ids of those that changed. The others do not allow
+/// the event, or were changed meanwhile.
 pub(super) async fn change_all<'a>(
     connection: &mut PgConnection,
     objects: &[Object],
-    event: impl Fn(&Object) -> Event<'a>,
+    mut event: impl FnMut(&Object) -> Event<'a>,
 ) -> Result<Vec<i64>, sqlx::Error> {
     let mut written = Vec::new();
     for objects in objects.chunks(BATCH) {
