@@ -196,17 +196,17 @@ async fn in_place(
     look: Look,
     shutdown: &CancellationToken,
 ) -> Result<String> {
-    let (bar, progress) = bar::start(bars, context.domain.name);
+    let (domain, request) = (context.domain, request(args));
     if args.dry_run {
-        let preview = replay::preview(context, &request(args), args.examples.into(), &progress, shutdown).await;
-        let took = bar.finish().await;
-        let preview = preview?;
+        let work =
+            async |progress: &_| replay::preview(context, &request, args.examples.into(), progress, shutdown).await;
+        let (preview, took) = bar::during(bars, domain.name, work).await?;
         let files = show::file_names(&context.pool, &preview.examples).await?;
-        return Ok(show::preview(context.domain, &preview, &files, took, look));
+        return Ok(show::preview(domain, &preview, &files, took, look));
     }
-    let ended = replay::in_place(context, &request(args), &progress, shutdown).await;
-    let took = bar.finish().await;
-    Ok(show::in_place(context.domain, &ended?, took, look))
+    let work = async |progress: &_| replay::in_place(context, &request, progress, shutdown).await;
+    let (ended, took) = bar::during(bars, domain.name, work).await?;
+    Ok(show::in_place(domain, &ended, took, look))
 }
 
 /// A shadow that has caught up.

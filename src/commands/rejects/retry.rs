@@ -90,10 +90,8 @@ async fn of_domain(
     };
     let what = format!("{} of {}", counted(rejects, "reject"), counted(extent.file_count, "file"));
     if how.dry_run {
-        let (bar, progress) = bar::start(&MultiProgress::new(), domain.name);
-        let preview = replay::preview(&context, &request, EXAMPLES, &progress, shutdown).await;
-        let took = bar.finish().await;
-        let preview = preview?;
+        let work = async |progress: &_| replay::preview(&context, &request, EXAMPLES, progress, shutdown).await;
+        let (preview, took) = bar::during(&MultiProgress::new(), domain.name, work).await?;
         if !how.json {
             let names = show::file_names(&context.pool, &preview.examples).await?;
             println!("{}: {what} would be judged again", domain.name);
@@ -159,8 +157,6 @@ async fn replayed(
     request: &Request,
     shutdown: &CancellationToken,
 ) -> Result<(Replay, Duration)> {
-    let (bar, progress) = bar::start(&MultiProgress::new(), context.domain.name);
-    let ended = replay::in_place(context, request, &progress, shutdown).await;
-    let took = bar.finish().await;
-    Ok((ended?, took))
+    let work = async |progress: &_| replay::in_place(context, request, progress, shutdown).await;
+    Ok(bar::during(&MultiProgress::new(), context.domain.name, work).await?)
 }

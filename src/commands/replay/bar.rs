@@ -33,6 +33,18 @@ pub(in crate::commands) fn start(bars: &MultiProgress, name: &'static str) -> (B
     (Bar { began, task, bar }, progress)
 }
 
+/// Does something below a bar of its own, which tells its progress. Gives the result, and how long it took.
+pub(in crate::commands) async fn during<T, E>(
+    bars: &MultiProgress,
+    name: &'static str,
+    work: impl AsyncFnOnce(&ProgressSender) -> Result<T, E>,
+) -> Result<(T, Duration), E> {
+    let (bar, progress) = start(bars, name);
+    let done = work(&progress).await;
+    let took = bar.finish().await;
+    Ok((done?, took))
+}
+
 impl Bar {
     /// Takes it away, and gives how long it stood.
     pub(in crate::commands) async fn finish(self) -> Duration {
