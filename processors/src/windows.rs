@@ -369,14 +369,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_only_dimensions_made_dirty_comes_bit_by_bit_and_each_window_once() {
-        let outputs = [output("metrics", "week, month, all", "health", "locations")];
-        let month = |month: u32| Waiting {
+    /// Two days of a month that wait because a location changed; their mark has its number.
+    fn month(month: u32) -> Waiting {
+        Waiting {
             mark: Some(month.into()),
             dimension: "locations".into(),
             dates: dates("health", &format!("2025-{month:02}-10"), &format!("2025-{month:02}-11")),
-        };
+        }
+    }
+
+    #[test]
+    fn what_only_dimensions_made_dirty_comes_bit_by_bit_and_each_window_once() {
+        let outputs = [output("metrics", "week, month, all", "health", "locations")];
         let mut dirty = Dirty::default();
         dirty.mark(&outputs, &dates("health", "2025-01-10", "2025-01-10"), None);
         let mut waiting = (1..=6).map(month).collect::<Vec<_>>();
@@ -402,11 +406,6 @@ mod tests {
     #[test]
     fn a_dimension_that_changes_all_the_time_lets_the_oldest_windows_have_their_turn() {
         let outputs = [output("metrics", "month, all", "health", "locations")];
-        let month = |month: u32| Waiting {
-            mark: Some(month.into()),
-            dimension: "locations".into(),
-            dates: dates("health", &format!("2025-{month:02}-10"), &format!("2025-{month:02}-11")),
-        };
         let (mut rest, mut reached, mut derived) = (Vec::new(), None, Vec::new());
         for _ in 0..8 {
             // Between two publications all months are marked again, twice.

@@ -98,10 +98,8 @@ async fn reconcile_output(
         })?;
         let was_absent = seen.is_none();
         let (put, took) = measured(store.put_copy(&key, &body, content_type(format), seen, version)).await;
-        if put.is_ok() {
-            reconciled.worked += took;
-        }
         let put = put?;
+        reconciled.worked += took;
         failpoint::reach(Point::CopyPut);
         match put {
             Put::Written => {

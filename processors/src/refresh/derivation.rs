@@ -163,8 +163,8 @@ impl<'a> Plan<'a> {
         }
         snapshot.look_up_dimensions(&following).await.map_err(postgres("find the dirty windows"))?;
         let waiting = std::mem::take(&mut snapshot.waiting);
-        let bit = take_waiting(&following, dirty, waiting, reached, waiting_max);
-        let Bit { mut dirty, taken, rest: waiting, reached } = bit;
+        let Bit { mut dirty, taken, rest: waiting, reached } =
+            take_waiting(&following, dirty, waiting, reached, waiting_max);
         for output in &whole {
             dirty.extend(everything(snapshot, output).await?);
         }
