@@ -10,12 +10,7 @@ use crate::replay::domain;
 
 const DRAINS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Starts the processor of a domain in a process of its own, which counts for this story alone.
-fn spawn_processor(world: &World, domain: &str) -> Process {
-    world.spawn(&["process", domain, "--set", "http.listen=127.0.0.1:0"])
-}
-
-/// Rows that COPY has written there.
+/// Rows that COPY has written in a process of its own, which counts for this story alone.
 async fn copied(processor: &Process, domain: &str) -> u64 {
     processor.metric(&format!("freshet_rows_copied_total{{domain=\"{domain}\"}}")).await.unwrap_or(0)
 }
@@ -24,7 +19,7 @@ async fn copied(processor: &Process, domain: &str) -> u64 {
 async fn new_rows_are_copied_and_overwritten_ones_upserted_with_the_same_result() {
     let world = World::new("by-copy").await;
     let others = world.run(&roles_but(processor_of("health")));
-    let processor = spawn_processor(&world, "health");
+    let processor = world.serve(&["process", "health"]);
     world.put("health/a.csv", data::health(400, "2025-03-01", 5, 1)).await;
     world.settle().await;
     assert!(copied(&processor, "health").await >= 200, "a history of new rows is written by COPY");
@@ -47,7 +42,7 @@ async fn new_rows_are_copied_and_overwritten_ones_upserted_with_the_same_result(
 async fn text_of_any_kind_is_copied_as_it_is() {
     let world = World::new("by-copy-text").await;
     let others = world.run(&roles_but(processor_of("locations")));
-    let processor = spawn_processor(&world, "locations");
+    let processor = world.serve(&["process", "locations"]);
     let odd = ["a\tb", "\\N", "\\.", "two\nlines", "car\rriage", "back\\slash\\", "\\t", "é😀", "end\\"];
     let row = |id: usize| {
         let name = odd[id % odd.len()];

@@ -116,7 +116,7 @@ async fn a_data_file_that_was_overwritten_by_hand_is_written_again_and_holds_up_
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_of_an_output_that_did_not_change_are_not_told_to_be_behind() {
     let world = World::new("copies-told").await;
-    let publisher = world.spawn(&["metrics", "--set", "http.listen=127.0.0.1:0"]);
+    let publisher = world.serve(&["metrics"]);
     let roles = world.run(&roles_but(Role::Metrics));
     world.put("locations/all.csv", data::locations(3)).await;
     world.put("health/all.csv", data::health(3, "2025-07-01", 10, 1)).await;

@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::harness::World;
+use crate::harness::sessions::one_session;
 
 const BUCKET: &str = "raw";
 const LEASE: Duration = Duration::from_secs(60);
@@ -274,9 +275,7 @@ async fn claims_read_little(applied: i64, waiting: i64) {
     register("discovered", applied, waiting).await;
     sqlx::query("ANALYZE pipeline.objects").execute(&database.pool).await.expect("analyze");
     register("discovered", applied + waiting, BURST).await;
-    // One session, which says when its counts are told.
-    let options = database.pool.connect_options().as_ref().clone();
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connect");
+    let pool = one_session(&database.pool).await;
     let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
     let claimant = Claimant { owner: "test", lease: LEASE, back_off };
     let take = Take { objects_max: 128, small_bytes: 1 << 16, ..Take::ONE };
@@ -323,9 +322,7 @@ async fn the_state_is_counted_without_reading_all_files_and_all_that_was_receive
     for table in ["VACUUM ANALYZE pipeline.objects", "VACUUM ANALYZE pipeline.progress"] {
         sqlx::raw_sql(table).execute(&database.pool).await.expect("vacuum");
     }
-    // One session, which says when its counts are told.
-    let options = database.pool.connect_options().as_ref().clone();
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connect");
+    let pool = one_session(&database.pool).await;
     let mut connection = pool.acquire().await.expect("connect");
     let summed: Vec<i64> = sqlx::query_scalar(
         "SELECT ARRAY[sum(p.applied), sum(p.stale), sum(p.duplicate), sum(p.rejected), sum(p.corrected)]::bigint[]

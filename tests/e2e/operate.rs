@@ -20,10 +20,6 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 const HEALTH: &str = "location_id,date,dengue_cases,malaria_cases,heatstroke_cases,diarrhea_cases\n";
 
-fn arguments<'a>(role: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
-    [role, &["--set", "http.listen=127.0.0.1:0"], more].concat()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_names_what_it_cannot_reach_and_goes_on_once_it_is_there() {
     let world = World::new("unreachable").await;
@@ -37,7 +33,7 @@ async fn a_role_names_what_it_cannot_reach_and_goes_on_once_it_is_there() {
         format!("s3.endpoint=http://{}", s3.address),
     ];
     let set: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
-    let role = world.spawn(&arguments(&["ingest"], &set));
+    let role = world.serve(&[&["ingest"], &set[..]].concat());
     let http = role.http().await;
 
     let places = [
@@ -70,7 +66,7 @@ async fn a_role_names_what_it_cannot_reach_and_goes_on_once_it_is_there() {
 async fn a_role_waits_for_an_older_schema_and_refuses_a_newer_one() {
     let world = World::new("schema").await;
     world.execute("UPDATE _sqlx_migrations SET success = false WHERE version = 3").await;
-    let waiting = world.spawn(&arguments(&["metrics"], &[]));
+    let waiting = world.serve(&["metrics"]);
     within(SOON, "it says what it waits for", async || waiting.log().contains("run `freshet setup`").then_some(()))
         .await;
     let http = waiting.http().await;
@@ -85,7 +81,7 @@ async fn a_role_waits_for_an_older_schema_and_refuses_a_newer_one() {
              VALUES (999, 'of a later freshet', true, '', 0)",
         )
         .await;
-    let mut refused = world.spawn(&arguments(&["process", "health"], &[]));
+    let mut refused = world.serve(&["process", "health"]);
     assert_eq!(refused.ended(SOON).await, Some(1), "{}", refused.log());
     assert!(
         refused.log().contains("at version 999") && refused.log().contains("run the newer freshet"),
@@ -156,7 +152,7 @@ async fn every_metric_that_is_documented_is_served_and_the_state_is_told_by_all(
     let world = World::new("metrics").await;
     let domains = freshet_topics::DOMAINS.iter().map(|domain| vec!["process", domain.name]);
     let roles: Vec<Vec<&str>> = domains.chain([vec!["ingest"], vec!["metrics"]]).collect();
-    let processes: Vec<Process> = roles.iter().map(|role| world.spawn(&arguments(role, &[]))).collect();
+    let processes: Vec<Process> = roles.iter().map(|role| world.serve(role)).collect();
     world.put("locations/a.csv", "id,name,type,population,area\n1,Aba,city,1000,10\n").await;
     let rows = "1,2025-01-01,-1,2,3,4\n9,2025-01-01,1,2,3,4\nx,2025-01-01,1,2,3,4\n";
     world.put("health/a.csv", format!("{HEALTH}{rows}")).await;
@@ -208,7 +204,7 @@ async fn every_metric_that_is_documented_is_served_and_the_state_is_told_by_all(
 #[tokio::test(flavor = "multi_thread")]
 async fn lag_is_told_in_messages_and_seconds_while_the_processor_is_away() {
     let world = World::new("lag").await;
-    let ingest = world.spawn(&arguments(&["ingest"], &[]));
+    let ingest = world.serve(&["ingest"]);
     world.put("health/waiting.csv", format!("{HEALTH}1,2025-01-01,1,2,3,4\n1,2025-01-02,1,2,3,4\n")).await;
     world.until("the file is published", "SELECT bool_or(state = 'published') FROM pipeline.objects").await;
     let http = ingest.http().await;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::http::within;
+use crate::harness::sessions::one_session;
 use crate::harness::{SETTLED_WITHIN, World, all_roles, data, folder, processor_of, roles_but};
 
 /// How long a process may take to come to its failpoint.
@@ -322,10 +323,8 @@ async fn what_an_overwrite_costs_follows_the_rows_that_it_replaces_and_not_the_t
         )
         .await;
     // What the sessions of the roles counted is in the statistics once they are gone; some keep it for ten seconds.
-    let options = world.services.pool.connect_options().as_ref().clone();
     world.services.pool.close().await;
-    // One session, which says when its counts are told.
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connect");
+    let pool = one_session(&world.services.pool).await;
     let alone = "SELECT count(*) = 0 FROM pg_stat_activity
         WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
     within(SETTLED_WITHIN, "no other session is left", async || {

@@ -268,7 +268,7 @@ async fn a_log_that_lost_its_end_is_measured_told_and_gone_on_with() {
         )
         .await;
     let roles = world.run(&roles_but(Role::Ingest));
-    let listener = world.spawn(&["ingest", "--set", "http.listen=127.0.0.1:0"]);
+    let listener = world.serve(&["ingest"]);
     let halted = "SELECT count(*) = 1 FROM pipeline.bookmarks
         WHERE (domain, partition) = ('health', 2) AND halted LIKE '%--partition 2 --to end%'";
     world.until("the partition is halted", halted).await;

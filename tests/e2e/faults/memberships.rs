@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
-use super::processors::{REVOKED, SERVED, counted};
+use super::processors::{REVOKED, counted};
 use super::{all_hold_and_nothing_was_missing, duplicates};
 use crate::harness::http::{Door, within};
 use crate::harness::{Process, SETTLED_WITHIN, World, data, processor_of, roles_but, seed};
@@ -167,7 +167,7 @@ async fn a_processor_that_cannot_reach_postgres_stays_out_of_its_group_until_it_
     // It keeps the connections that it has, as where Postgres takes no more of them.
     open.abort();
     assert!(open.await.is_err(), "the door is shut");
-    let well = world.spawn(&SERVED);
+    let well = world.serve(&["process", "health"]);
     world.until("the other one has all partitions", &all_of(&well)).await;
     let revoked = counted(&well, REVOKED).await;
     tokio::time::sleep(STAYS_AWAY_FOR).await;

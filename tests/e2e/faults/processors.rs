@@ -114,9 +114,7 @@ async fn processors_frozen_for_three_minutes_come_back_and_repeat_nothing() {
     processors_frozen("frozen-minutes", Duration::from_secs(180)).await;
 }
 
-pub(super) const SERVED: [&str; 4] = ["process", "health", "--set", "http.listen=127.0.0.1:0"];
-
-/// A counter of a processor of health that is [served](SERVED).
+/// A counter of a processor that serves it.
 pub(super) async fn counted(processor: &Process, name: &str) -> u64 {
     processor.metric(name).await.unwrap_or_else(|| panic!("no {name}:\n{}", processor.log()))
 }
@@ -128,7 +126,7 @@ pub(super) const REVOKED: &str = r#"freshet_rebalances_total{domain="health",eve
 async fn a_processor_that_fails_again_and_again_leaves_no_thread_behind_and_continues_once_it_can() {
     let world = World::new("fails-again").await;
     let others = world.run(&roles_but(processor_of("health")));
-    let processor = world.spawn(&SERVED);
+    let processor = world.serve(&["process", "health"]);
     let owned = "SELECT count(*) = 4 AND count(owner) = 4 FROM pipeline.bookmarks WHERE domain = 'health'";
     world.until("it has its partitions", owned).await;
     world
@@ -158,7 +156,7 @@ async fn a_processor_that_fails_again_and_again_leaves_no_thread_behind_and_cont
 async fn partitions_that_are_taken_while_nothing_can_be_written_are_given_back_and_read_again() {
     let world = world_of_small_batches("taken-while-held").await;
     let others = world.run(&roles_but(processor_of("health")));
-    let first = world.spawn(&SERVED);
+    let first = world.serve(&["process", "health"]);
     let mut holder = world.services.pool.begin().await.expect("a transaction");
     sqlx::query("LOCK TABLE health_data IN SHARE MODE").execute(&mut *holder).await.expect("keep writers out");
     world.put("health/a.csv", data::health(40, "2025-01-01", 100, 1)).await;

@@ -172,7 +172,12 @@ impl World {
         self.spawn_with(arguments, &[])
     }
 
-    /// The same, with more variables.
+    /// The same, and the role serves HTTP at a free port ([`Process::http`]).
+    pub(crate) fn serve(&self, arguments: &[&str]) -> Process {
+        self.spawn(&[arguments, &["--set", "http.listen=127.0.0.1:0"]].concat())
+    }
+
+    /// Starts a role with more variables.
     pub(crate) fn spawn_with(&self, arguments: &[&str], more: &[(&str, String)]) -> Process {
         let role: Vec<&str> = arguments.iter().copied().take_while(|argument| !argument.starts_with('-')).collect();
         let name = format!("{}-{}", self.name(), role.join("-"));

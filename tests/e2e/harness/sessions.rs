@@ -1,8 +1,9 @@
-//! Sessions of Postgres that wait for one another.
+//! Sessions of Postgres: those that wait for one another, and one that counts for itself.
 
 use std::time::{Duration, Instant};
 
-use sqlx::PgConnection;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgConnection, PgPool};
 
 use super::World;
 use super::world::TRUE_WITHIN;
@@ -10,6 +11,12 @@ use super::world::TRUE_WITHIN;
 /// The process of a session.
 pub(crate) async fn pid_of(session: &mut PgConnection) -> i32 {
     sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(session).await.expect("a pid")
+}
+
+/// A pool of one session, which says itself when what it counted is told (`pg_stat_force_next_flush()`).
+pub(crate) async fn one_session(of: &PgPool) -> PgPool {
+    let options = of.connect_options().as_ref().clone();
+    PgPoolOptions::new().max_connections(1).connect_with(options).await.expect("connect")
 }
 
 impl World {
