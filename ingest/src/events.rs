@@ -156,9 +156,10 @@ fn of_event(kind: Option<String>, detail: serde_json::Value) -> Result<StoreEven
 /// | `health/a.csv` | the same |
 /// | `health/a.csv.versions/v_0123abcd` | `health/a.csv` |
 /// | `health/a.csv.versions` | `health/a.csv` |
+/// | `health/v_1/a.csv.versions` | `health/v_1/a.csv` |
 fn unversioned(path: &str) -> &str {
-    let versions = path.rsplit_once("/v_").map_or(path, |(versions, _)| versions);
-    versions.strip_suffix(".versions").unwrap_or(path)
+    let of_version = || path.rsplit_once("/v_")?.0.strip_suffix(".versions");
+    path.strip_suffix(".versions").or_else(of_version).unwrap_or(path)
 }
 
 fn decoded(key: &str) -> String {
@@ -217,6 +218,8 @@ mod tests {
             (weed("health/v_1/a+b.csv"), object("health/v_1/a+b.csv")),
             (weed("health/a.csv.versions/v_644fdb0e5eb1d8ce1f4a"), object("health/a.csv")),
             (weed("health/a.csv.versions"), object("health/a.csv")),
+            (weed("health/v_1/a.csv.versions"), object("health/v_1/a.csv")),
+            (weed("health/v_1/a.csv.versions/v_644fdb0e5eb1d8ce1f4a"), object("health/v_1/a.csv")),
             (r#"{"key":"/topics/x"}"#.into(), other("/topics/x")),
             (test.into(), StoreEvent::Test),
             (sns(test), StoreEvent::Test),
