@@ -3,17 +3,17 @@
 //!
 //! Nothing else is shared: each object has its own lease, chunk, numbers, offsets and outcome, as if it were alone. An
 //! object that does not fit (it is bigger than it looked, or not at its beginning) is published by itself; of these, in all
-//! groups, only as many at once as there are workers, so that memory is bounded. One that is slow to read does not delay
-//! the others.
+//! groups, only as many at once as there are workers, so that memory is bounded. One that is slow to read delays the
+//! others by at most [`TOGETHER`].
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use freshet_sinks::ledger::{self, Claim, Finished};
 use freshet_sinks::postgres::{ErrorKind, error_kind};
 use freshet_topics::failpoint::{self, Point};
 use futures::stream::{self, StreamExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::Listener;
@@ -26,6 +26,9 @@ use crate::publish::{self, Ready};
 pub(crate) const OBJECTS_MAX: usize = 128;
 /// The most objects of a group that are read at once.
 const READS_AT_ONCE: usize = 32;
+
+/// How long a file that is read waits for the others of its group: sent in parts, a hundred files cost Kafka twice as much.
+const TOGETHER: Duration = Duration::from_millis(100);
 
 /// Up to this size, as stored, an object is small: a group of them is at most a chunk.
 pub(crate) fn small_bytes(chunk_bytes: usize) -> usize {
@@ -57,11 +60,12 @@ pub(crate) async fn attempt(
     };
     let members: Vec<Member> = claims.into_iter().map(member).collect();
     let read = |member: Member| read_apart(listener, member, stop);
-    let mut read = stream::iter(members).map(read).buffer_unordered(READS_AT_ONCE).ready_chunks(OBJECTS_MAX);
-    while let Some(read) = read.next().await {
-        let mut ready = Vec::new();
-        for one in read {
-            ready.extend(one?);
+    let mut read = stream::iter(members).map(read).buffer_unordered(READS_AT_ONCE);
+    while let Some(first) = read.next().await {
+        let mut ready: Vec<_> = first?.into_iter().collect();
+        let until = Instant::now() + TOGETHER;
+        while let Ok(Some(more)) = timeout_at(until, read.next()).await {
+            ready.extend(more?);
         }
         if !ready.is_empty() {
             send(listener, ready).await?;

@@ -46,6 +46,27 @@ async fn many_small_files_cost_few_statements_and_a_bad_one_among_them_harms_no_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_small_file_that_is_slow_to_read_delays_no_other_of_its_group_for_long() {
+    const FILES: i64 = 10;
+    let (world, proxy) = World::behind_a_proxy("small-slow", |_| ()).await;
+    for number in 0..FILES {
+        world.put(&format!("health/{number}.csv"), data::health(1, "2025-01-01", 3, number as i32)).await;
+    }
+    proxy.break_by(|request| {
+        let is_slow = kind(request) == "get" && request.uri().path().ends_with("/3.csv");
+        is_slow.then_some(Fault::Late(Duration::from_secs(20)))
+    });
+    let roles = world.run_all();
+    let applied =
+        |keys: &str| format!("SELECT count(*) = {FILES} - 1 FROM pipeline.objects WHERE state = 'applied'{keys}");
+    world.until("the others are applied", &applied("")).await;
+    assert!(world.query::<bool>(&applied(" AND key <> 'health/3.csv'")).await, "it was not read yet");
+    world.settle().await;
+    world.all_hold().await;
+    roles.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn small_files_that_unpack_to_much_are_streamed_no_more_at_once_than_there_are_workers() {
     const FILES: usize = 6;
     const LATE: Duration = Duration::from_millis(300);

@@ -1,14 +1,25 @@
 //! Looks at single keys that stores announced, between two listings and within a long one.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use freshet_sinks::ledger::register::KEYS_PER_TRANSACTION;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::pace::Wait;
 use super::registering::Registered;
 use super::{DiscoverError, Discovery};
 use crate::hints::{Keys, Looked};
+
+/// After a look at several keys, how long the next ones are gathered: more are on their way then, and to register fifty
+/// costs Postgres little more than to register one.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Whether no caller waits for the result of a look: one that does announces its next keys only afterwards.
+fn is_nobody_waiting(keys: &Keys) -> bool {
+    keys.values().flatten().all(oneshot::Sender::is_closed)
+}
 
 impl Discovery {
     /// Looks at the keys that stores announce, until the next turn or until `stop`.
@@ -17,7 +28,11 @@ impl Discovery {
         let (soon, until) = (Instant::now() + wait.least, Instant::now() + wait.most);
         // Only the waiting is interrupted, never a transaction.
         while let Some(Some(keys)) = stop.run_until_cancelled(hints.wait_until(self.domain, soon, until)).await {
+            let is_burst = keys.len() > 1 && is_nobody_waiting(&keys);
             self.look_and_tell(keys).await;
+            if is_burst {
+                stop.run_until_cancelled(tokio::time::sleep(GATHER)).await;
+            }
         }
     }
 
