@@ -29,8 +29,8 @@ const FILES_MAX: u32 = 50;
 /// Options of `freshet status`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Exit code: 0; 1 if --wait ends before everything is applied or names an object that belongs to no domain, if a file \
-                  that --file names is unknown, or if Postgres does not answer."
+    after_help = "Exit code: 0; 1 if --wait ends before everything is applied, or names an object that belongs to no domain or an \
+                  output whose query fails, if a file that --file names is unknown, or if Postgres does not answer."
 )]
 pub struct StatusArgs {
     /// List the files too, newest first
