@@ -32,7 +32,8 @@ metrics! {
     REFUSED: IntGauge = register_int_gauge!(
         "freshet_publication_refused", "1 while nothing is published because the tables are older than the published outputs");
     OUTDATED: IntGauge = register_int_gauge!(
-        "freshet_publication_outdated", "1 while this program publishes nothing because a newer program has published");
+        "freshet_publication_outdated", "1 while this program publishes nothing because a newer program has published, or \
+         its outputs have since been set up with other definitions");
     DURATION: Histogram = register_histogram!(histogram_opts!(
         "freshet_publication_duration_seconds", "Time from reading the pointer to swapping it",
         exponential_buckets(0.01, 2.0, 16).expect("buckets grow")));
@@ -66,7 +67,7 @@ metrics! {
     MADE_AGAIN: IntCounter = register_int_counter!(
         "freshet_outputs_made_again_total", "Data files, copies and whole versions restored because they were deleted by hand");
     DELETED: IntCounter = register_int_counter!(
-        "freshet_outputs_deleted_total", "Data files and manifests deleted because nothing refers to them any more");
+        "freshet_outputs_deleted_total", "Data files no longer needed, and old or thinned manifests, that were deleted");
 }
 
 /// Makes the metrics of an output appear, at zero.
