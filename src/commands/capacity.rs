@@ -25,7 +25,7 @@ pub struct CapacityOptions {
     /// Hours of the day in which the rows arrive
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=24))]
     pub hours: u64,
-    /// Days that Kafka keeps what was published; set kafka.retention_ms to match, for by default it keeps everything
+    /// Days that Kafka keeps what was published; set kafka.retention_ms to match, because by default it keeps everything
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=3_650))]
     pub kafka_days: u64,
     /// Copies that Kafka keeps of each message

@@ -61,8 +61,8 @@ pub enum RejectsCommand {
     /// Load rejected rows that the current rules accept: replays their part of the topic in place
     #[command(
         after_help = "An interrupted retry of the domain, or a replay in place with offsets at both ends, is continued first, \
-                           except with --dry-run.\n\n\
-                           Exit code: 0, or 1 if a file that --file names is unknown or you answer no."
+                      except with --dry-run.\n\n\
+                      Exit code: 0, or 1 if a file that --file names is unknown or you answer no."
     )]
     Retry {
         /// Which domain, or all
