@@ -146,7 +146,7 @@ impl Undoing<'_> {
 
     /// Drops a local file under the key, and waits for it.
     fn drop_file(&self, from: &str) -> String {
-        format!("aws s3 cp {} {}\n{}", quoted(from), self.address(), command("status --wait"))
+        format!("aws s3 cp {} {}\n{}", quoted(from), self.address(), command("status --wait --timeout 1h"))
     }
 
     fn drop_again(&self, older: &Version) -> Vec<Step> {
@@ -196,7 +196,7 @@ impl Undoing<'_> {
                 command: format!(
                     "{} &&\n    {}",
                     command(&format!("republish --file {good} --as-new")),
-                    command("status --wait")
+                    command("status --wait --timeout 1h")
                 ),
             },
         ]
@@ -295,7 +295,7 @@ mod tests {
             format!(
                 ". /here/env\n\
                  freshet changes 'health/it'\\''s.csv' --version 12 --examples 1000\n\
-                 freshet republish --file health/GOOD.csv --as-new &&\n    freshet status --wait\n\
+                 freshet republish --file health/GOOD.csv --as-new &&\n    freshet status --wait --timeout 1h\n\
                  psql \"$DATABASE_URL\" --single-transaction --set ON_ERROR_STOP=1 <<'END'\n{};\n\
                  DELETE FROM \"health_data\" WHERE src_object = 12;\nEND\n",
                 removal::by_hand(&merge, "public", 12)[0]
@@ -308,8 +308,8 @@ mod tests {
         let undone = of(&[own.clone(), older.clone()], &merge);
         assert!(undone.case.starts_with("It overwrote an older version of the same name, written 1970-01-01"));
         let said = commands(&undone);
-        let again = "freshet status --wait\naws s3api get-object --bucket raw --key 'health/it'\\''s.csv' --version-id v3 \
-             'older-it'\\''s.csv'\naws s3 cp 'older-it'\\''s.csv' 's3://raw/health/it'\\''s.csv'\nfreshet status --wait\n\
+        let again = "freshet status --wait --timeout 1h\naws s3api get-object --bucket raw --key 'health/it'\\''s.csv' --version-id v3 \
+             'older-it'\\''s.csv'\naws s3 cp 'older-it'\\''s.csv' 's3://raw/health/it'\\''s.csv'\nfreshet status --wait --timeout 1h\n\
              psql ";
         assert!(said.contains(again) && said.contains("--as-new") && said.contains("DELETE"), "{said}");
         let unversioned = Version { version_id: None, ..older.clone() };
