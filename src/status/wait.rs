@@ -333,9 +333,11 @@ async fn states(
         "SELECT (
             SELECT CASE WHEN o.etag = l.etag AND o.size_bytes = l.size_bytes
                 AND floor(extract(epoch FROM o.last_modified)) = l.second THEN o.state END
-            FROM pipeline.objects o
-            WHERE o.bucket = $1 AND o.key = l.key AND o.domain = ANY ($6)
-            ORDER BY o.src_ord DESC LIMIT 1
+            FROM (
+                -- OFFSET 0: by the key, and not all files of the domain for each of them.
+                SELECT * FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = l.key ORDER BY o.src_ord DESC OFFSET 0
+            ) AS o
+            WHERE o.domain = ANY ($6) LIMIT 1
          )
          FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[])
             WITH ORDINALITY AS l (key, etag, size_bytes, second, ord)

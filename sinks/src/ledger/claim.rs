@@ -23,8 +23,8 @@ pub const ATTEMPTS_HOLDING_BACK: i32 = 5;
 /// Nobody has waited for an object before it was found. So the interval of one that was never claimed has a beginning
 /// too, and a clock that goes back to before that ends it.
 ///
-/// `OFFSET 0` makes Postgres look up the older versions of a key by that key. Otherwise, if few objects waited when it
-/// last took statistics, it would look them up by state, and read all waiting objects for each waiting object.
+/// `OFFSET 0` makes Postgres look up the older versions of a key by that key. Otherwise, by a plan from when there were few
+/// objects, it would look them up by domain or state, and read all objects for each waiting object.
 const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                 WHERE o.state IN ('discovered', 'publishing')
                   AND (o.state = 'discovered' OR o.lease_until IS NULL
@@ -32,11 +32,10 @@ const FREE: &str = "pipeline.objects o, (SELECT clock_timestamp() AS now) AS t
                   AND t.now NOT BETWEEN coalesce(o.wait_from, o.discovered_at) AND o.next_attempt_at
                   AND NOT EXISTS (
                       SELECT FROM (
-                          SELECT e.state, e.attempts FROM pipeline.objects e
-                          WHERE e.bucket = o.bucket AND e.key = o.key AND e.domain = o.domain
-                              AND e.src_ord < o.src_ord OFFSET 0
+                          SELECT e.domain, e.state, e.attempts FROM pipeline.objects e
+                          WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord OFFSET 0
                       ) AS e
-                      WHERE e.state IN ('discovered', 'publishing') AND e.attempts < $3)";
+                      WHERE e.domain = o.domain AND e.state IN ('discovered', 'publishing') AND e.attempts < $3)";
 /// The waiting objects are read in the order of their index, and only as many as are taken. A session may keep a plan from
 /// when there were few objects, which reads all that wait and sorts them.
 ///
@@ -198,9 +197,12 @@ pub async fn claim(
             earlier.reading_rules AS earlier_reading_rules, earlier.cause AS earlier_cause
         FROM candidate JOIN pipeline.objects o ON o.id = candidate.id
         LEFT JOIN LATERAL (
-            SELECT e.id, e.state, e.sha256, e.reading_rules, e.cause FROM pipeline.objects e
-            WHERE e.bucket = o.bucket AND e.key = o.key AND e.domain = o.domain AND e.src_ord < o.src_ord
-            ORDER BY e.src_ord DESC
+            SELECT e.* FROM (
+                SELECT e.id, e.domain, e.state, e.sha256, e.reading_rules, e.cause FROM pipeline.objects e
+                WHERE e.bucket = o.bucket AND e.key = o.key AND e.src_ord < o.src_ord
+                ORDER BY e.src_ord DESC OFFSET 0
+            ) AS e
+            WHERE e.domain = o.domain
             LIMIT 1
         ) AS earlier ON true
         ORDER BY o.src_ord"

@@ -193,7 +193,7 @@ async fn histories(
     let keys: Vec<&str> = versions().map(|version| version.key.as_str()).collect();
     let ids: Vec<Option<&str>> = versions().map(|version| version.version_id.as_deref()).collect();
     // The newest version of each key, that of the domain, and those with the version ids. `OFFSET 0` makes Postgres look by
-    // the key: if few objects were there when it last took statistics, it would read all of the domain for each new key.
+    // the key: by a plan from when there were few objects, it would read all of the domain for each new key.
     let found: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
         "WITH listed AS (SELECT * FROM UNNEST($2::text[], $3::text[]) AS l (key, version_id)), known AS (
             SELECT o.id FROM listed AS l
@@ -374,9 +374,11 @@ pub async fn unknown(
                 AND (l.version_id IS NULL OR o.version_id IS NOT DISTINCT FROM l.version_id)
                 AND NOT (o.state = 'superseded' AND coalesce(o.cause->>'kind', '') = 'gone')
                 AND o.deleted_at IS NULL
-            FROM pipeline.objects o
-            WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $7
-            ORDER BY o.src_ord DESC LIMIT 1), false)
+            FROM (
+                -- OFFSET 0: by the key, as in `histories`.
+                SELECT * FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = l.key ORDER BY o.src_ord DESC OFFSET 0
+            ) AS o
+            WHERE o.domain = $7 LIMIT 1), false)
          FROM UNNEST($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
             WITH ORDINALITY AS l (key, etag, size_bytes, second, version_id, ord)
          ORDER BY l.ord",
