@@ -4,6 +4,7 @@
 //! workers do not disturb each other; if they do (partitions were added), the guard decides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use freshet_sinks::apply::copy::CopyGuess;
@@ -49,6 +50,8 @@ pub(super) struct Drive<'a> {
     pub(super) upsert: &'a Upsert,
     pub(super) sink: Sink,
     pub(super) objects: Option<BTreeSet<i64>>,
+    /// The most rows a second, of all workers together; `None` while the live pipeline waits for this work.
+    pub(super) rows_per_second: Option<NonZeroU32>,
     pub(super) progress: &'a ProgressSender,
 }
 
@@ -66,8 +69,10 @@ impl Drive<'_> {
         ends: &BTreeMap<i32, i64>,
         shutdown: &CancellationToken,
     ) -> Result<(), ReplayError> {
-        let workers = shares(positions, ends).into_iter().map(|positions| {
-            let pace = Pace::new(self.context.rows_per_second.map(|rate| f64::from(rate.get()) / WORKERS as f64));
+        let shares = shares(positions, ends);
+        let rows_per_second = self.rows_per_second.map(|rate| f64::from(rate.get()) / shares.len() as f64);
+        let workers = shares.into_iter().map(|positions| {
+            let pace = Pace::new(rows_per_second);
             let (recent, copy_guess) = (Refusals::default(), CopyGuess::default());
             Worker { drive: self, positions, connection: None, recent, copy_guess, is_mostly_changed: true, pace }
         });
@@ -128,6 +133,11 @@ impl Worker<'_> {
         let is_read = |(partition, at): (&i32, &Position)| ends.get(partition).is_some_and(|to| at.next_offset >= *to);
         // Does not wait until the reader has ended: librdkafka takes some time to close.
         while !self.positions.iter().all(is_read) {
+            // Before a batch is taken and not after it is written: nothing waits once everything is written.
+            let rest = self.pace.rest(Instant::now());
+            if !rest.is_zero() {
+                shutdown.run_until_cancelled(tokio::time::sleep(rest)).await;
+            }
             let batch = tokio::select! {
                 batch = batches.recv() => batch.ok_or(ReplayError::Reader)?,
                 () = shutdown.cancelled() => return Err(ReplayError::Interrupted),
@@ -136,7 +146,7 @@ impl Worker<'_> {
             let messages = self.write(&batch, shutdown).await?;
             let rows = batch.rows.origins.len() as i64;
             self.drive.progress.send_modify(|progress| progress.add(messages, rows));
-            shutdown.run_until_cancelled(self.pace.rest(rows)).await;
+            self.pace.rows += rows;
         }
         Ok(self.positions)
     }
@@ -229,12 +239,11 @@ impl Pace {
         Pace { rows_per_second, began: Instant::now(), rows: 0 }
     }
 
-    /// Waits until this many rows are due.
-    async fn rest(&mut self, rows: i64) {
-        self.rows += rows;
-        let Some(rate) = self.rows_per_second else { return };
+    /// How long to rest from `now` on, until the rows so far are due.
+    fn rest(&self, now: Instant) -> Duration {
+        let Some(rate) = self.rows_per_second else { return Duration::ZERO };
         let due = Duration::from_secs_f64(self.rows as f64 / rate);
-        tokio::time::sleep(due.saturating_sub(self.began.elapsed())).await;
+        due.saturating_sub(now.saturating_duration_since(self.began))
     }
 }
 
@@ -262,5 +271,21 @@ mod tests {
         assert_eq!(shared, [vec![0], vec![1, 2]], "partition 3 is read to its end");
         assert!(shares(&positions, &BTreeMap::new()).is_empty());
         assert_eq!(shares(&positions, &BTreeMap::from([(1, 1)])).len(), 1);
+    }
+
+    #[test]
+    fn a_worker_rests_until_its_rows_are_due_and_never_without_a_rate() {
+        let cases = [
+            (None, 1_000_000, 0, 0),
+            (Some(100.0), 0, 0, 0),
+            (Some(100.0), 500, 0, 5),
+            (Some(100.0), 500, 2, 3),
+            (Some(100.0), 500, 9, 0),
+        ];
+        for (rows_per_second, rows, elapsed, expected) in cases {
+            let pace = Pace { rows, ..Pace::new(rows_per_second) };
+            let rest = pace.rest(pace.began + Duration::from_secs(elapsed));
+            assert_eq!(rest, Duration::from_secs(expected), "{rows_per_second:?} {rows} {elapsed}");
+        }
     }
 }

@@ -60,7 +60,8 @@ pub async fn in_place(
     let running = Running { id: replay.id, owner: context.owner.clone() };
     let upsert = Upsert::new(context.domain, Destination::Correction);
     let sink = Sink::InPlace(running.clone());
-    let drive = Drive { context, upsert: &upsert, sink, objects, progress };
+    let rows_per_second = context.rows_per_second;
+    let drive = Drive { context, upsert: &upsert, sink, objects, rows_per_second, progress };
     loop {
         drive.run(&mut positions, &ends, shutdown).await?;
         match finish(context, &running, shutdown).await? {

@@ -5,6 +5,7 @@
 //! there; if that takes longer than [`HOLD_MAX`], it lets the live pipeline continue and starts another round.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use freshet_sinks::apply::upsert::Upsert;
@@ -100,7 +101,7 @@ impl Shadow {
                 return Ok(());
             }
             is_first = false;
-            self.read_up_to(&live, progress, shutdown).await?;
+            self.read_up_to(&live, self.context.rows_per_second, progress, shutdown).await?;
         }
         Err(ReplayError::NotCaughtUp(TRIES_MAX))
     }
@@ -108,11 +109,12 @@ impl Shadow {
     async fn read_up_to(
         &mut self,
         live: &BTreeMap<i32, i64>,
+        rows_per_second: Option<NonZeroU32>,
         progress: &ProgressSender,
         shutdown: &CancellationToken,
     ) -> Result<(), ReplayError> {
         let Shadow { context, upsert, positions, running, .. } = self;
-        let drive = Drive { context, upsert, sink: Sink::Shadow, objects: None, progress };
+        let drive = Drive { context, upsert, sink: Sink::Shadow, objects: None, rows_per_second, progress };
         tokio::select! {
             read = drive.run(positions, live, shutdown) => read,
             () = show_alive(context, running) => unreachable!("it does not end"),
@@ -134,8 +136,9 @@ impl Shadow {
             };
             // If it is interrupted, a batch's transaction ends with its connection; the bookmark tells whether it
             // committed.
-            let read = tokio::time::timeout(HOLD_MAX, self.read_up_to(&held.bookmarks, progress, shutdown)).await;
-            match read {
+            // At full speed: now the live pipeline waits for it.
+            let read = self.read_up_to(&held.bookmarks, None, progress, shutdown);
+            match tokio::time::timeout(HOLD_MAX, read).await {
                 Ok(Ok(())) => return Ok(held),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => {
