@@ -64,7 +64,7 @@ pub async fn of_file(
     places: &Places,
     examples_max: usize,
 ) -> Result<Changes, ChangesError> {
-    let refused = refused(pool, domain).await?;
+    let refused = refused(pool, domain, file).await?;
     let mut comparison = Comparison::new(domain);
     let mut partitions = BTreeSet::new();
     let own = Some(BTreeSet::from([file.object]));
@@ -169,14 +169,16 @@ async fn is_placed_by_key(pool: &PgPool, domain: &Domain) -> Result<bool, sqlx::
     Ok(counts <= 1 && domain.key.contains(&domain.partition_by))
 }
 
-/// Rows that Postgres refused.
-async fn refused(pool: &PgPool, domain: &Domain) -> Result<BTreeSet<Lineage>, sqlx::Error> {
+/// Rows that Postgres refused: first those of the examined reading, then the newest, up to [`REFUSED_MAX`].
+async fn refused(pool: &PgPool, domain: &Domain, file: FileReading) -> Result<BTreeSet<Lineage>, sqlx::Error> {
     let rows: Vec<(i64, i32, i64)> = sqlx::query_as(
         "SELECT object, generation, row FROM pipeline.rejects WHERE domain = $1 AND rule = $2
-         ORDER BY object DESC LIMIT $3",
+         ORDER BY (object = $3 AND generation = $4) DESC, object DESC LIMIT $5",
     )
     .bind(domain.name)
     .bind(REFUSED_BY_DATABASE)
+    .bind(file.object)
+    .bind(file.generation)
     .bind(REFUSED_MAX)
     .fetch_all(pool)
     .await?;
