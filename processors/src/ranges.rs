@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use freshet_topics::Domain;
 use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::{self, MetadataClient};
+use freshet_topics::listed::first_few;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -65,20 +66,30 @@ pub enum RangeError {
         source: KafkaError,
     },
     /// It answers, but sends nothing.
-    #[error("read topic {topic}: no record arrived for {SILENCE_MAX:?}")]
+    #[error("read topic {topic}: no record arrived for {SILENCE_MAX:?} of {}", ends(.open))]
     Silence {
         /// The topic.
         topic: String,
+        /// Partition → end offset of what was still to be read.
+        open: BTreeMap<i32, i64>,
     },
     /// Retention was faster.
     #[error(
-        "read topic {topic}: retention has removed rows that were still to be read; send their files again with \
-         `freshet republish`, end this replay with `--abandon`, and start again"
+        "read topic {topic}: retention has removed rows that were still to be read, of {}; send their files again \
+         with `freshet republish`, end this replay with `--abandon`, and start again",
+        ends(.open)
     )]
     Gone {
         /// The topic.
         topic: String,
+        /// Partition → end offset of what was still to be read.
+        open: BTreeMap<i32, i64>,
     },
+}
+
+/// The partitions that are still to be read, and how far.
+fn ends(open: &BTreeMap<i32, i64>) -> String {
+    first_few(open.iter().map(|(partition, end)| format!("partition {partition} up to offset {end}")))
 }
 
 /// What to read.
@@ -142,7 +153,7 @@ impl Reader {
                 }
                 false if sender.is_closed() => return Ok(()),
                 false if last_record.elapsed() > SILENCE_MAX => {
-                    return Err(RangeError::Silence { topic: self.topic.clone() });
+                    return Err(RangeError::Silence { topic: self.topic.clone(), open: self.open.clone() });
                 }
                 false => true,
             };
@@ -220,7 +231,9 @@ impl Reader {
     fn failed(&self, source: KafkaError) -> RangeError {
         let topic = self.topic.clone();
         match source.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset) => RangeError::Gone { topic },
+            Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset) => {
+                RangeError::Gone { topic, open: self.open.clone() }
+            }
             _ => RangeError::Kafka { topic, source },
         }
     }
@@ -239,6 +252,16 @@ mod tests {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
     use super::*;
+
+    #[test]
+    fn an_error_names_the_partitions_that_were_still_to_be_read() {
+        let (topic, open) = ("t".to_owned(), BTreeMap::from([(0, 10), (3, 600)]));
+        let named = "of partition 0 up to offset 10, partition 3 up to offset 600";
+        let silence = RangeError::Silence { topic: topic.clone(), open: open.clone() }.to_string();
+        assert_eq!(silence, format!("read topic t: no record arrived for 60s {named}"));
+        let gone = RangeError::Gone { topic, open }.to_string();
+        assert!(gone.contains(&format!("still to be read, {named}; send their files")), "{gone}");
+    }
 
     #[tokio::test]
     async fn a_range_is_read_to_its_end_though_the_log_seemed_to_end_before() {

@@ -127,7 +127,7 @@ impl Writer {
                 Next::End => return Err(error),
                 Next::TryAgain => {
                     let wait = BACKOFF.after(failures);
-                    tracing::warn!(domain, %error, "apply failed, trying again in {wait:?}");
+                    tracing::warn!(domain, records = batch.records(), %error, "apply failed, trying again in {wait:?}");
                     metrics::retried(domain);
                     wait
                 }
@@ -207,7 +207,7 @@ impl Writer {
     /// when the batch is applied at last, it moves its own bookmarks, and that alone ends what is said here.
     async fn halt(&self, batch: &Batch, error: &WriterError) {
         let domain = self.upsert.domain().name;
-        tracing::error!(domain, %error, "halted, looking again in {HALTED_RETRY:?}");
+        tracing::error!(domain, records = batch.records(), %error, "halted, looking again in {HALTED_RETRY:?}");
         let reason = error.to_string();
         for bookmark in &batch.bookmarks {
             self.record_halted(bookmark, &reason).await;

@@ -22,6 +22,7 @@ pub mod heading;
 pub mod judge;
 pub mod kafka;
 pub mod kept;
+pub mod listed;
 pub mod log;
 pub mod message;
 pub mod partition;

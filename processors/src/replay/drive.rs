@@ -176,7 +176,8 @@ impl Worker<'_> {
                 ApplyError::Lost(_) => return Err(ReplayError::Lost),
                 ApplyError::Transient(error) if began.elapsed() < TRIED_FOR_MAX => {
                     let domain = self.drive.context.domain.name;
-                    tracing::warn!(domain, %error, "cannot replay a batch, trying again in {wait:?}");
+                    let records = batch.records();
+                    tracing::warn!(domain, records, %error, "cannot replay a batch, trying again in {wait:?}");
                 }
                 error => return Err(error.into()),
             }

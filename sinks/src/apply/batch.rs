@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use freshet_topics::judge::Judged;
+use freshet_topics::listed::first_few;
 use freshet_topics::message::RawText;
 use freshet_topics::{Lineage, Provenance};
 
@@ -61,6 +62,16 @@ impl Batch {
     /// Its rows, in the order received.
     pub fn all_rows(&self) -> Vec<ReceivedRow<'_>> {
         self.rows_of(&self.bookmarks)
+    }
+
+    /// Which records they are, for people: `partition 3 offsets 41 to 599, partition 4 offset 7`. Only the first few
+    /// partitions are named.
+    pub fn records(&self) -> String {
+        let of = |&BookmarkMove { partition, expected: first, next, .. }: &BookmarkMove| match next - 1 {
+            last if last > first => format!("partition {partition} offsets {first} to {last}"),
+            _ => format!("partition {partition} offset {first}"),
+        };
+        first_few(self.bookmarks.iter().map(of))
     }
 }
 
@@ -324,5 +335,23 @@ mod tests {
         let rejects = sorted.rejects();
         assert_eq!(rejects.len(), 1);
         assert_eq!((rejects[0].refusal.rule, rejects[0].provenance.row), (REFUSED_BY_DATABASE, 0));
+    }
+
+    #[test]
+    fn a_batch_names_the_records_that_it_has() {
+        let of = |(partition, expected, next)| BookmarkMove { partition, expected, next, epoch: 1 };
+        type Case = (&'static [(i32, i64, i64)], &'static str);
+        let cases: &[Case] = &[
+            (&[(3, 41, 600)], "partition 3 offsets 41 to 599"),
+            (&[(3, 41, 42), (4, 7, 7)], "partition 3 offset 41, partition 4 offset 7"),
+            (
+                &[(0, 0, 1), (1, 0, 2), (2, 0, 1), (3, 0, 1), (4, 0, 1)],
+                "partition 0 offset 0, partition 1 offsets 0 to 1, partition 2 offset 0 and 2 more",
+            ),
+        ];
+        for (moves, expected) in cases {
+            let batch = Batch { bookmarks: moves.iter().copied().map(of).collect(), ..Batch::default() };
+            assert_eq!(batch.records(), *expected);
+        }
     }
 }
