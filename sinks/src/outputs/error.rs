@@ -1,5 +1,7 @@
 //! Errors of the outputs, and the interpretation of S3's answers.
 
+use std::io;
+
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use freshet_topics::causes::in_one_line;
@@ -61,9 +63,16 @@ pub enum OutputError {
         /// What is gone.
         message: String,
     },
-    /// A temporary file could not be written or read.
-    #[error("spool an output through a temporary file: {0}")]
-    Spool(#[from] std::io::Error),
+    /// The temporary file that a data file is read through could not be written.
+    #[error("read s3://{bucket}/{key} through a temporary file: {source}")]
+    Spool {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+        /// The error of the file system, such as a full disk.
+        source: io::Error,
+    },
     /// The store does not honour conditional writes.
     #[error(
         "the store of bucket {bucket} cannot publish safely: {reason}; use one that keeps If-Match and If-None-Match \
@@ -158,6 +167,13 @@ mod tests {
                 (says_absent(*status, *code), says_refused(*status, *code, false), says_refused(*status, *code, true));
             assert_eq!(found, (*gone, *refused_new, *refused_swap), "{status:?} {code:?}");
         }
+    }
+
+    #[test]
+    fn a_full_disk_names_the_file_that_was_read() {
+        let (bucket, key, source) = ("processed".to_owned(), "metrics/x.csv".to_owned(), io::Error::other("full"));
+        let said = OutputError::Spool { bucket, key, source }.to_string();
+        assert_eq!(said, "read s3://processed/metrics/x.csv through a temporary file: full");
     }
 
     #[test]

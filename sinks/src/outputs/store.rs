@@ -140,11 +140,13 @@ impl Store {
             }
             Err(error) => return Err(self.failed("read", key, &error)),
         };
+        let failed = |source| OutputError::Spool { bucket: self.bucket.clone(), key: key.clone(), source };
         let mut spool = Spool::new();
         while let Some(chunk) = body.next().await {
-            spool.write_all(&chunk.map_err(|error| self.content(key, error.to_string()))?)?;
+            let chunk = chunk.map_err(|error| self.content(key, error.to_string()))?;
+            spool.write_all(&chunk).map_err(failed)?;
         }
-        let spooled = spool.finish()?;
+        let spooled = spool.finish().map_err(failed)?;
         if spooled.sha256() == file.sha256 {
             self.damaged().remove(key);
             return Ok(spooled);
