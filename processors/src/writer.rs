@@ -28,10 +28,11 @@ use crate::{metrics, unreadable};
 /// the order of writing.
 pub(crate) const QUEUE_BATCHES_MAX: usize = BATCHES_AHEAD + 3;
 
-/// After a transient error.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-/// A transaction that takes longer is given up: a hundred times what a full batch needs on two cores.
-const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
+/// After a transient error, here and in a replay.
+pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// A transaction that takes longer is given up, here and in a replay: a hundred times what a full batch needs on two
+/// cores.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the writer waits until Postgres has recorded why a partition is halted: nothing depends on it, and it is said
 /// again.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -149,7 +150,7 @@ impl Writer {
         batch: &Batch,
     ) -> Result<Applied, WriterError> {
         let connection = self.connected(connection).await.map_err(ApplyError::from)?;
-        Ok(apply::within(APPLY_TIMEOUT, self.apply_once(connection, batch)).await?)
+        Ok(apply::within(WRITE_TIMEOUT, self.apply_once(connection, batch)).await?)
     }
 
     async fn apply_once(&mut self, connection: &mut PgConnection, batch: &Batch) -> Result<Applied, ApplyError> {
@@ -299,7 +300,7 @@ mod tests {
     fn a_batch_is_tried_again_unless_somebody_has_to_mend_something_or_it_is_not_ours() {
         let refused = ApplyError::TooManyRefused { refused: 900, rows: 1000, reason: "a check".into() };
         let cases = [
-            (ApplyError::TooLong(APPLY_TIMEOUT).into(), Next::TryAgain),
+            (ApplyError::TooLong(WRITE_TIMEOUT).into(), Next::TryAgain),
             (ApplyError::Transient(Error::PoolTimedOut).into(), Next::TryAgain),
             (ApplyError::Schema(Error::RowNotFound).into(), Next::Halt),
             (refused.into(), Next::Halt),

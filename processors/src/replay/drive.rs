@@ -11,7 +11,6 @@ use freshet_sinks::apply::copy::CopyGuess;
 use freshet_sinks::apply::refusals::Refusals;
 use freshet_sinks::apply::upsert::Upsert;
 use freshet_sinks::apply::{self, ApplyError, Batch};
-use freshet_sinks::backoff::Backoff;
 use freshet_sinks::bookmarks::{Assigned, BookmarkMove};
 use freshet_sinks::postgres;
 use freshet_sinks::replay::Running;
@@ -24,11 +23,8 @@ use super::{Progress, ProgressSender, ReplayContext, ReplayError};
 use crate::batch::JudgedBatch;
 use crate::consumer::Position;
 use crate::ranges::{self, Range, Reading};
+use crate::writer::{BACKOFF, WRITE_TIMEOUT};
 
-/// After a transient error.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-/// A transaction that takes longer is given up, as the live writer does.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A replay ends if Postgres has not answered for this long; the same command resumes it.
 const TRIED_FOR_MAX: Duration = Duration::from_secs(120);
 
