@@ -56,7 +56,7 @@ fn changed(domain: &Domain, rows: &[&Candidate<'_>]) -> Changed {
     };
     let dates = rows.iter().filter(is_observed).filter_map(|row| match value(domain, row, event_time.date) {
         Value::Date(date) => Some(date),
-        Value::Timestamp(at) => Some(at.date_naive()),
+        // A contract places rows in event time only by a column of type date.
         _ => None,
     });
     Changed::Dates(dates.collect())
