@@ -109,6 +109,17 @@ impl Publication {
     }
 }
 
+/// What became of a swap of the pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Swapped {
+    /// It names the new version.
+    New,
+    /// It stays: the new version is the published one but for its number.
+    Same,
+    /// Another publisher was faster.
+    Overtaken,
+}
+
 /// Publishes, and remembers the manifest that it saw last.
 pub(super) struct Publisher {
     context: RefreshContext,
@@ -173,7 +184,7 @@ impl Publisher {
         Err(RefreshError::Conflicts)
     }
 
-    /// `None`: another publisher was first.
+    /// Look → plan → derive → swap → settle. `None`: another publisher was first.
     async fn attempt(
         &mut self,
         processing_date: NaiveDate,
@@ -181,25 +192,12 @@ impl Publisher {
         shutdown: &CancellationToken,
         began: Began,
     ) -> Result<Option<Publication>, RefreshError> {
-        let published = self.store.published(self.known.as_ref()).await?;
-        self.known = match &published {
-            Published::Current(current) => Some((**current).clone()),
-            _ => None,
-        };
-        let basis = Basis::of(published, &self.verification.damage);
+        let basis = self.look().await?;
         let unchanged = Publication::unchanged(basis.version());
-        let published_code = basis.seen.as_ref().map_or(0, |manifest| manifest.code_version);
-        if published_code > CODE_VERSION {
-            let outcome = Outcome::Outdated { published: published_code, own: CODE_VERSION };
+        if let Some(outcome) = outdated(&basis) {
             return Ok(Some(Publication { outcome, ..unchanged }));
         }
-        let snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date).await;
-        let mut snapshot = snapshot.map_err(postgres("take a snapshot"))?;
-        failpoint::reach(Point::SnapshotTaken);
-        for output in self.context.outputs {
-            let is_failed = snapshot.failures.iter().any(|failure| failure.output == output.name);
-            metrics::OUTPUT_FAILED.with_label_values(&[output.name]).set(is_failed.into());
-        }
+        let mut snapshot = self.snapshot(processing_date).await?;
         if let Some(outcome) = self.obstacle(&basis, &snapshot) {
             snapshot.close().await?;
             return Ok(Some(Publication { outcome, ..unchanged }));
@@ -209,13 +207,11 @@ impl Publisher {
         let plan = Plan::of(&context, &basis, damage, self.reached, allowance.waiting_max, &mut snapshot);
         let (plan, planned) = measured(plan).await;
         let mut plan = plan?;
-        if plan.is_empty() && snapshot.mark_ids.is_empty() {
+        let is_idle = plan.is_empty() && snapshot.mark_ids.is_empty();
+        let put_off = if is_idle { None } else { plan.put_off(allowance.windows_max) };
+        if is_idle || put_off.is_some() {
             snapshot.close().await?;
-            return Ok(Some(unchanged));
-        }
-        if let Some(windows) = plan.put_off(allowance.windows_max) {
-            snapshot.close().await?;
-            return Ok(Some(Publication { put_off: Some(windows), ..unchanged }));
+            return Ok(Some(Publication { put_off, ..unchanged }));
         }
         self.announce(&basis);
         let applied = match trace::enabled() {
@@ -229,37 +225,54 @@ impl Publisher {
         if let Some((took, limit)) = began.overlong(self.context.settings.keep()) {
             return Err(RefreshError::Overlong { took, limit });
         }
-        let (is_new, swapped) = measured(self.swap(&basis, &derivation.manifest, &mut snapshot)).await;
-        let Some(is_new) = is_new? else {
-            snapshot.close().await?;
-            return Ok(None);
+        let (swapped, swapping) = measured(self.swap(&basis, &derivation.manifest, &mut snapshot)).await;
+        let (outcome, version) = match swapped? {
+            Swapped::New => (Outcome::Published, derivation.manifest.version),
+            Swapped::Same => (Outcome::Unchanged, basis.version()),
+            Swapped::Overtaken => {
+                snapshot.close().await?;
+                return Ok(None);
+            }
         };
         failpoint::reach(Point::PointerSwapped);
-        let mut marks = std::mem::take(&mut snapshot.mark_ids);
-        marks.extend(derivation.taken.iter().filter_map(|one| one.mark));
-        snapshot.close().await?;
-        self.trace_publication(applied, began.at, derivation.manifest.version);
-        self.record(&derivation).await.map_err(postgres("record which outputs work"))?;
-        self.settle_marks(&marks, &derivation.waiting)
-            .await
-            .map_err(postgres("delete the marks that are published"))?;
-        self.reached = derivation.reached;
-        failpoint::reach(Point::MarksDeleted);
+        let marks = self.settle(snapshot, &derivation, applied, began).await?;
         Ok(Some(Publication {
-            outcome: if is_new { Outcome::Published } else { Outcome::Unchanged },
-            version: if is_new { derivation.manifest.version } else { basis.version() },
+            outcome,
+            version,
             windows: derivation.windows,
             output_windows: derivation.output_windows,
             files: derivation.written,
-            marks: marks.len(),
+            marks,
             taken: derivation.taken.len(),
             waiting: derivation.waiting.len(),
             failed: derivation.failed.keys().copied().collect(),
             put_off: None,
             mended: self.mended(&basis, &derivation),
             duration: began.at.elapsed(),
-            worked: planned + derived + swapped,
+            worked: planned + derived + swapping,
         }))
+    }
+
+    /// The basis of the next version, as the pointer is now.
+    async fn look(&mut self) -> Result<Basis, RefreshError> {
+        let published = self.store.published(self.known.as_ref()).await?;
+        self.known = match &published {
+            Published::Current(current) => Some((**current).clone()),
+            _ => None,
+        };
+        Ok(Basis::of(published, &self.verification.damage))
+    }
+
+    /// The state of the tables to publish. The metrics say which outputs fail in it.
+    async fn snapshot(&self, processing_date: NaiveDate) -> Result<Snapshot, RefreshError> {
+        let snapshot = Snapshot::open(&self.context.pool, self.context.domains, processing_date).await;
+        let snapshot = snapshot.map_err(postgres("take a snapshot"))?;
+        failpoint::reach(Point::SnapshotTaken);
+        for output in self.context.outputs {
+            let is_failed = snapshot.failures.iter().any(|failure| failure.output == output.name);
+            metrics::OUTPUT_FAILED.with_label_values(&[output.name]).set(is_failed.into());
+        }
+        Ok(snapshot)
     }
 
     /// Why nothing can be published from this snapshot over this basis.
@@ -269,22 +282,44 @@ impl Publisher {
         behind.map(Outcome::Refused).or_else(superseded)
     }
 
-    /// Makes this the published version, unless it is the same as the one before but for its number. Whether it did;
-    /// `None` if another publisher was faster.
+    /// Makes this the published version, unless it is the same as the one before but for its number.
     async fn swap(
         &mut self,
         basis: &Basis,
         manifest: &Manifest,
         snapshot: &mut Snapshot,
-    ) -> Result<Option<bool>, RefreshError> {
+    ) -> Result<Swapped, RefreshError> {
         if basis.kept().is_some_and(|kept| *kept == Manifest { version: kept.version, ..manifest.clone() }) {
-            return Ok(Some(false));
+            return Ok(Swapped::Same);
         }
         let publish = self.store.publish(basis.swap.clone(), manifest);
-        let Some(pointer) = readers::awake(snapshot.connection(), publish).await?? else { return Ok(None) };
+        let Some(pointer) = readers::awake(snapshot.connection(), publish).await?? else {
+            return Ok(Swapped::Overtaken);
+        };
         // The pointer is always read again before it is compared; the manifest need not be.
         self.known = Some(Current { etag: String::new(), modified: 0, pointer, manifest: manifest.clone() });
-        Ok(Some(true))
+        Ok(Swapped::New)
+    }
+
+    /// After the swap: ends the snapshot, records what was published, and deletes its marks. Returns how many.
+    async fn settle(
+        &mut self,
+        mut snapshot: Snapshot,
+        derivation: &Derivation,
+        applied: BTreeMap<i64, DateTime<Utc>>,
+        began: Began,
+    ) -> Result<usize, RefreshError> {
+        let mut marks = std::mem::take(&mut snapshot.mark_ids);
+        marks.extend(derivation.taken.iter().filter_map(|one| one.mark));
+        snapshot.close().await?;
+        self.trace_publication(applied, began.at, derivation.manifest.version);
+        self.record(derivation).await.map_err(postgres("record which outputs work"))?;
+        self.settle_marks(&marks, &derivation.waiting)
+            .await
+            .map_err(postgres("delete the marks that are published"))?;
+        self.reached = derivation.reached;
+        failpoint::reach(Point::MarksDeleted);
+        Ok(marks.len())
     }
 
     /// Records which outputs fail and since when, for people and for the next publisher, and logs each once.
@@ -382,6 +417,12 @@ impl Publisher {
         }
         transaction.commit().await
     }
+}
+
+/// Whether newer code than this program's derived what is published.
+fn outdated(basis: &Basis) -> Option<Outcome> {
+    let published = basis.seen.as_ref().map_or(0, |manifest| manifest.code_version);
+    (published > CODE_VERSION).then_some(Outcome::Outdated { published, own: CODE_VERSION })
 }
 
 /// The missing files of the version before that were made again, and those that stay missing.
