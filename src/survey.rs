@@ -213,25 +213,11 @@ fn forget_gone(domain: &str, shown: &mut BTreeSet<i32>, ends: &BTreeMap<i32, End
 fn read_log(reader: &LogReader, topic: &str, bookmarks: &BTreeMap<i32, i64>) -> Result<Log, LogError> {
     let ends = reader.ends(topic)?;
     let waiting = ends.iter().filter_map(|(partition, ends)| {
-        let first = first_waiting(bookmarks.get(partition).copied().unwrap_or(0), *ends)?;
+        let first = ends.first_waiting(bookmarks.get(partition).copied().unwrap_or(0))?;
         Some((*partition, first))
     });
     let waiting_since = reader.written_at(topic, &waiting.collect())?;
     Ok(Log { ends, waiting_since })
-}
-
-/// The offset of the first record that is not applied and that Kafka still has.
-///
-/// | bookmark | log | first |
-/// |---|---|---|
-/// | 0 | 0 to 1: the stream record only | none |
-/// | 0 | 0 to 5 | 1 |
-/// | 3 | 0 to 5 | 3 |
-/// | 3 | 4 to 5: retention was faster | 4 |
-/// | 5 | 0 to 5 | none |
-fn first_waiting(bookmark: i64, ends: Ends) -> Option<i64> {
-    let first = bookmark.max(1).max(ends.low);
-    (first < ends.high).then_some(first)
 }
 
 fn show_lag(status: &DomainStatus, bookmarks: &BTreeMap<i32, i64>, log: &Log, at: DateTime<Utc>) -> Lag {
@@ -240,7 +226,7 @@ fn show_lag(status: &DomainStatus, bookmarks: &BTreeMap<i32, i64>, log: &Log, at
         let number = partition.to_string();
         let labels = &[status.domain, number.as_str()];
         let bookmark = bookmarks.get(partition).copied().unwrap_or(0);
-        let messages = first_waiting(bookmark, *ends).map_or(0, |first| ends.high - first);
+        let messages = ends.waiting(bookmark);
         let since = log.waiting_since.get(partition);
         let seconds = since.map_or(0.0, |since| (at - *since).num_milliseconds().max(0) as f64 / 1_000.0);
         metrics::BOOKMARK_OFFSET.with_label_values(labels).set(bookmark);
@@ -258,22 +244,6 @@ mod tests {
     use freshet_sinks::unmatched::AllUnmatched;
 
     use super::*;
-
-    #[test]
-    fn what_waits_begins_at_the_bookmark_or_where_the_log_does() {
-        let cases = [
-            (0, 0, 0, None),
-            (0, 0, 1, None),
-            (0, 0, 5, Some(1)),
-            (3, 0, 5, Some(3)),
-            (3, 4, 5, Some(4)),
-            (5, 0, 5, None),
-            (9, 0, 5, None),
-        ];
-        for (bookmark, low, high, expected) in cases {
-            assert_eq!(first_waiting(bookmark, Ends { low, high }), expected, "{bookmark} in {low}..{high}");
-        }
-    }
 
     #[test]
     fn the_lag_of_a_domain_is_that_of_all_its_partitions_and_its_oldest_record() {

@@ -27,6 +27,7 @@ use freshet_sinks::output_state::OutputFailure;
 use freshet_sinks::outputs::{self, Manifest};
 use freshet_sinks::replay::Kind;
 use freshet_sinks::unmatched::AllUnmatched;
+use freshet_topics::log::Ends;
 use serde::Serialize;
 
 pub use columns::ColumnNote;
@@ -41,9 +42,9 @@ pub(crate) const UNMATCHED_NAMED: i64 = 10;
 /// What Postgres cannot know.
 #[derive(Debug, Clone, Default)]
 pub struct Outside {
-    /// Domain → partition → high watermark in Kafka. A domain that is not in it counts its lag from the ledger:
+    /// Domain → partition → the ends of its log in Kafka. A domain that is not in it counts its lag from the ledger:
     /// what is published but not applied.
-    pub high_watermarks: BTreeMap<String, BTreeMap<i32, i64>>,
+    pub log_ends: BTreeMap<String, BTreeMap<i32, Ends>>,
     /// Topics that Kafka says do not exist.
     pub missing_topics: Vec<MissingTopic>,
     /// What S3 shows of the outputs; `None` where it was not asked or did not answer.

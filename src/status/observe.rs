@@ -9,7 +9,7 @@ use freshet_ingest::names::{self, Name};
 use freshet_ingest::object::{ObjectReader, ObjectVersion};
 use freshet_sinks::unmatched::{KEPT_MAX, Unmatched};
 use freshet_topics::causes::in_one_line;
-use freshet_topics::log::LogClient;
+use freshet_topics::log::{Ends, LogClient};
 use tokio::time::timeout;
 
 use super::{Dropped, MissingTopic, Outputs, Outside};
@@ -66,8 +66,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
     let late = || anyhow::anyhow!("no answer within {ANSWER_TIMEOUT:?}");
     let outputs = async { timeout(ANSWER_TIMEOUT, outputs(services)).await.unwrap_or_else(|_| Err(late())) };
-    let ends = async { timeout(ANSWER_TIMEOUT, ends(services)).await.unwrap_or_else(|_| Ends::silent(&late())) };
-    let (outputs, Ends { high_watermarks, missing, silent }) = tokio::join!(outputs, ends);
+    let ends =
+        async { timeout(ANSWER_TIMEOUT, ends(services)).await.unwrap_or_else(|_| KafkasAnswer::silent(&late())) };
+    let (outputs, KafkasAnswer { log_ends, missing, silent }) = tokio::join!(outputs, ends);
     let mut left_out = Vec::new();
     if let Err(error) = &outputs {
         let place = if services.config.s3.endpoint.is_empty() { "AWS" } else { &services.config.s3.endpoint };
@@ -77,37 +78,36 @@ pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
         let brokers = &services.config.kafka.brokers;
         left_out.push(format!("lag is counted from the ledger, because Kafka at {brokers} does not answer: {error}"));
     }
-    (Outside { high_watermarks, missing_topics: missing, outputs: outputs.ok() }, left_out)
+    (Outside { log_ends, missing_topics: missing, outputs: outputs.ok() }, left_out)
 }
 
 /// What Kafka says of the ends of the topics.
 #[derive(Default)]
-struct Ends {
-    /// Domain → partition → end.
-    high_watermarks: BTreeMap<String, BTreeMap<i32, i64>>,
+struct KafkasAnswer {
+    /// Domain → partition → ends.
+    log_ends: BTreeMap<String, BTreeMap<i32, Ends>>,
     /// Topics that do not exist.
     missing: Vec<MissingTopic>,
     /// Why the domains after the last one are left out.
     silent: Option<String>,
 }
 
-impl Ends {
-    fn silent(error: &dyn std::fmt::Display) -> Ends {
-        Ends { silent: Some(error.to_string()), ..Ends::default() }
+impl KafkasAnswer {
+    fn silent(error: &dyn std::fmt::Display) -> KafkasAnswer {
+        KafkasAnswer { silent: Some(error.to_string()), ..KafkasAnswer::default() }
     }
 }
 
 /// Asks domain by domain, until one gets no answer.
-async fn ends(services: &Services) -> Ends {
-    let mut found = Ends::default();
+async fn ends(services: &Services) -> KafkasAnswer {
+    let mut found = KafkasAnswer::default();
     let log = LogClient::new(&services.config.kafka);
     for domain in services.config.pipeline.domains {
         let topic = domain.topic(&services.config.kafka.topic_prefix);
         match log.ends(&topic).await {
             Ok(ends) if ends.is_empty() => found.missing.push(MissingTopic { domain: domain.name, topic }),
             Ok(ends) => {
-                let high = ends.into_iter().map(|(partition, ends)| (partition, ends.high)).collect();
-                found.high_watermarks.insert(domain.name.to_owned(), high);
+                found.log_ends.insert(domain.name.to_owned(), ends);
             }
             Err(error) => {
                 found.silent = Some(error.to_string());

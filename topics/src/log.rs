@@ -53,6 +53,31 @@ pub struct Ends {
     pub high: i64,
 }
 
+impl Ends {
+    /// The offset of the first record that a bookmark has not passed and that Kafka still has. Record 0 of a partition is
+    /// the stream record, which has no row and does not wait. A partition without a bookmark has bookmark 0.
+    ///
+    /// | bookmark | log | first | waiting |
+    /// |---|---|---|---|
+    /// | 0 | 0 to 0: empty | none | 0 |
+    /// | 0 | 0 to 1: the stream record only | none | 0 |
+    /// | 0 | 0 to 5 | 1 | 4 |
+    /// | 3 | 0 to 5 | 3 | 2 |
+    /// | 3 | 4 to 5: retention was faster | 4 | 1 |
+    /// | 3 | 5 to 5: retention took all | none | 0 |
+    /// | 5 | 0 to 5 | none | 0 |
+    /// | 9 | 0 to 5: the end of a log that became shorter | none | 0 |
+    pub fn first_waiting(self, bookmark: i64) -> Option<i64> {
+        let first = bookmark.max(1).max(self.low);
+        (first < self.high).then_some(first)
+    }
+
+    /// The messages from [`Ends::first_waiting`] on: the lag of a partition with this bookmark.
+    pub fn waiting(self, bookmark: i64) -> i64 {
+        self.first_waiting(bookmark).map_or(0, |first| self.high - first)
+    }
+}
+
 /// The first record of a partition, and its ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionLog {
@@ -340,5 +365,31 @@ fn real_offset(offset: Offset) -> Option<i64> {
     match offset {
         Offset::Offset(offset) => Some(offset),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_begins_at_the_bookmark_or_where_the_log_does() {
+        let cases = [
+            (0, 0, 0, None, 0),
+            (0, 0, 1, None, 0),
+            (0, 0, 5, Some(1), 4),
+            (0, 4, 5, Some(4), 1),
+            (1, 0, 5, Some(1), 4),
+            (3, 0, 5, Some(3), 2),
+            (3, 4, 5, Some(4), 1),
+            (3, 5, 5, None, 0),
+            (5, 0, 5, None, 0),
+            (9, 0, 5, None, 0),
+        ];
+        for (bookmark, low, high, first, waiting) in cases {
+            let ends = Ends { low, high };
+            assert_eq!(ends.first_waiting(bookmark), first, "{bookmark} in {low}..{high}");
+            assert_eq!(ends.waiting(bookmark), waiting, "{bookmark} in {low}..{high}");
+        }
     }
 }

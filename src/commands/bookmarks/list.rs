@@ -98,8 +98,8 @@ fn render(lines: &[Line], look: Look) -> String {
     let heading = ["domain", "partition", "bookmark", "committed", "log start", "log end", "to apply"];
     let mut records = vec![heading.map(str::to_owned).to_vec()];
     for line in lines {
-        // Record 0 is the stream record.
-        let lag = line.log_end.map(|end| (end - line.bookmark.unwrap_or(0).max(1)).max(0));
+        let ends = line.log_start.zip(line.log_end).map(|(low, high)| Ends { low, high });
+        let lag = ends.map(|ends| ends.waiting(line.bookmark.unwrap_or(0)));
         let offsets = [line.bookmark, line.committed, line.log_start, line.log_end, lag].map(number);
         records.push([line.domain.to_owned(), line.partition.to_string()].into_iter().chain(offsets).collect());
     }
@@ -130,9 +130,16 @@ mod tests {
         };
         let halted = Line { partition: 1, halted: Some("the topic was\u{1b}[2J\nrecreated".into()), ..known.clone() };
         let fresh = Line { domain: "climate", partition: 0, log_end: Some(1), ..Line::default() };
-        let text = render(&[known, halted, fresh], Look::PLAIN);
-        for part in ["1,150", "│      100 │", "health partition 1 is halted: the topic was\\u{1b}[2J\\nrecreated", "–"]
-        {
+        let outrun =
+            Line { partition: 1, bookmark: Some(3), log_start: Some(4_000), log_end: Some(5_107), ..fresh.clone() };
+        let text = render(&[known, halted, fresh, outrun], Look::PLAIN);
+        for part in [
+            "1,150",
+            "│      100 │",
+            "│    1,107 │",
+            "health partition 1 is halted: the topic was\\u{1b}[2J\\nrecreated",
+            "–",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         println!("{text}");
