@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use freshet_sinks::ledger::{self, Claim, Content, Event, ResumePoint, nothing_to_do};
+use freshet_sinks::ledger::{self, Claim, Content, Event, Numbering, ResumePoint, nothing_to_do};
 use freshet_topics::Domain;
 use freshet_topics::failpoint::{self, Point};
 use tokio::time::Instant;
@@ -89,26 +89,15 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
     let numbering = listener.numbering(domain, topic.partitions);
     let start = start(claim, numbering, topic.stream_id);
     let resumed = match (start, claim.object.sha256.clone()) {
-        (Start::ResumePoint, Some(sha256)) => Some(resume(listener, claim, domain, sha256).await?),
-        _ => None,
+        (Start::ResumePoint, Some(sha256)) => resume(listener, claim, domain, sha256).await?,
+        _ => Resumed::NotAsked,
     };
-    if start == Start::NextGeneration || matches!(resumed, Some(None)) {
-        // The ledger still has the figures of the generation before, which tell what is lost if the object is gone.
-        let version = &claim.object.version;
-        if !listener.s3(listener.reader.exists(version)).await? {
-            return Err(Stop::Gone(format!("{version} is no longer there")));
-        }
-        still_mine(ledger::record(&listener.pool, claim, Event::OpenGeneration(numbering)).await?)?;
-        (claim.numbering, claim.received) = (numbering, 0);
-        // Once for a change. Again and again, if listeners with different limits or contracts take turns.
-        tracing::warn!(
-            object = %claim.object.version,
-            "read again from its first row: its contract, the limits of [ingest], the partitions or the program have changed"
-        );
+    if start == Start::NextGeneration || matches!(resumed, Resumed::Unfit) {
+        open_generation(listener, claim, numbering).await?;
     }
-    let Prepared { source, header, overtaking, point, content } = match resumed.flatten() {
-        Some(resumed) => resumed,
-        None => begin(listener, claim, domain, keep_bytes_max).await?,
+    let Prepared { source, header, overtaking, point, content } = match resumed {
+        Resumed::Ready(prepared) => *prepared,
+        Resumed::Unfit | Resumed::NotAsked => begin(listener, claim, domain, keep_bytes_max).await?,
     };
     let framer = match point.row {
         0 => Framer::new(listener.frame_limits(), domain.delimiter),
@@ -118,6 +107,23 @@ pub(crate) async fn prepare(listener: &Listener, claim: &mut Claim, keep_bytes_m
     let rows = RowPublisher::new(domain, header, framer, claim, point.seqs.clone(), overtaking, limits);
     let rows = rows.packing(listener.rows_per_message);
     Ok(Ready { topic, rows, point, content, source })
+}
+
+/// Records that the object is read again from its first row, under other numbers.
+async fn open_generation(listener: &Listener, claim: &mut Claim, numbering: Numbering) -> Result<(), Stop> {
+    // The ledger still has the figures of the generation before, which tell what is lost if the object is gone.
+    let version = &claim.object.version;
+    if !listener.s3(listener.reader.exists(version)).await? {
+        return Err(Stop::Gone(format!("{version} is no longer there")));
+    }
+    still_mine(ledger::record(&listener.pool, claim, Event::OpenGeneration(numbering)).await?)?;
+    (claim.numbering, claim.received) = (numbering, 0);
+    // Once for a change. Again and again, if listeners with different limits or contracts take turns.
+    tracing::warn!(
+        object = %claim.object.version,
+        "read again from its first row: its contract, the limits of [ingest], the partitions or the program have changed"
+    );
+    Ok(())
 }
 
 fn position(point: &ResumePoint) -> Position {
@@ -132,6 +138,16 @@ struct Prepared {
     overtaking: Option<Overtaking>,
     point: ResumePoint,
     content: Content,
+}
+
+/// What became of the resume point of a claimed object.
+enum Resumed {
+    /// The second pass continues there.
+    Ready(Box<Prepared>),
+    /// The contract has changed since, and does not take the header any more: all rows are numbered anew.
+    Unfit,
+    /// There is none for this numbering and this stream.
+    NotAsked,
 }
 
 /// The source of the bytes of the second pass.
@@ -177,14 +193,8 @@ async fn begin(
     Ok(Prepared { source, header, overtaking, point, content })
 }
 
-/// The second pass, prepared to continue at the resume point; the first pass was made before that was written. `None`: the
-/// contract has changed since, and does not take the header any more.
-async fn resume(
-    listener: &Listener,
-    claim: &Claim,
-    domain: &'static Domain,
-    sha256: Vec<u8>,
-) -> Result<Option<Prepared>, Stop> {
+/// The second pass, prepared to continue at the resume point; the first pass was made before that was written.
+async fn resume(listener: &Listener, claim: &Claim, domain: &'static Domain, sha256: Vec<u8>) -> Result<Resumed, Stop> {
     let point = claim.object.resume_point(claim.numbering.partitions as usize);
     let (limits, overtaken) = (listener.frame_limits(), claim.object.overtaken);
     let mut earlier = Earlier::new(domain, &listener.domains, limits, overtaken, point.row);
@@ -193,10 +203,10 @@ async fn resume(
         match earlier.feed(&piece) {
             Ok(false) => tokio::task::yield_now().await,
             Ok(true) => break,
-            Err(_) => return Ok(None),
+            Err(_) => return Ok(Resumed::Unfit),
         }
     }
-    let Ok((header, overtaking)) = earlier.finish() else { return Ok(None) };
+    let Ok((header, overtaking)) = earlier.finish() else { return Ok(Resumed::Unfit) };
     let stored = opened.stored();
     drop(opened);
     let (version, from_byte) = (&claim.object.version, point.byte.unsigned_abs());
@@ -208,7 +218,7 @@ async fn resume(
         overtaken: claim.object.overtaken,
     };
     let source = Some(Source::Stream(Box::new(body)));
-    Ok(Some(Prepared { source, header, overtaking, point, content }))
+    Ok(Resumed::Ready(Box::new(Prepared { source, header, overtaking, point, content })))
 }
 
 async fn check(

@@ -403,13 +403,14 @@ async fn end(connection: &mut PgConnection, replay: &Running) -> Result<(), Refu
 
 /// Whether this process has ended the replay by a swap. While the swap is under way, this waits.
 async fn is_recorded(pool: &PgPool, replay: &Running) -> Result<bool, sqlx::Error> {
-    let outcome: Option<Option<String>> =
-        sqlx::query_scalar("SELECT outcome FROM pipeline.replays WHERE id = $1 AND owner = $2 FOR SHARE")
-            .bind(replay.id)
-            .bind(&replay.owner)
-            .fetch_optional(pool)
-            .await?;
-    Ok(outcome.flatten().as_deref() == Some("swapped"))
+    let is_swapped: Option<bool> = sqlx::query_scalar(
+        "SELECT coalesce(outcome = 'swapped', false) FROM pipeline.replays WHERE id = $1 AND owner = $2 FOR SHARE",
+    )
+    .bind(replay.id)
+    .bind(&replay.owner)
+    .fetch_optional(pool)
+    .await?;
+    Ok(is_swapped.unwrap_or(false))
 }
 
 #[cfg(test)]
