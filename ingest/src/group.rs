@@ -43,6 +43,13 @@ struct Member {
     began: SystemTime,
 }
 
+/// A member that passed the first pass, with all of its bytes.
+struct InMemory {
+    member: Member,
+    ready: Ready,
+    bytes: Vec<u8>,
+}
+
 /// Attempts to publish a group of claimed objects, and writes the outcome of each to the ledger. After `stop`, objects
 /// that were not read yet are handed back.
 ///
@@ -79,7 +86,7 @@ async fn read_apart(
     listener: &Arc<Listener>,
     member: Member,
     stop: &CancellationToken,
-) -> Result<Option<(Member, Ready, Vec<u8>)>, sqlx::Error> {
+) -> Result<Option<InMemory>, sqlx::Error> {
     let (id, version) = (member.claim.object.id, member.claim.object.version.clone());
     let task = tokio::spawn(read(Arc::clone(listener), member, stop.clone()));
     task.await.unwrap_or_else(|panic| {
@@ -93,7 +100,7 @@ async fn read(
     listener: Arc<Listener>,
     mut member: Member,
     stop: CancellationToken,
-) -> Result<Option<(Member, Ready, Vec<u8>)>, sqlx::Error> {
+) -> Result<Option<InMemory>, sqlx::Error> {
     let listener = listener.as_ref();
     if stop.is_cancelled() {
         return end(listener, member, Err(Stop::Paused)).await.map(|()| None);
@@ -102,7 +109,7 @@ async fn read(
     match publish::prepare(listener, &mut member.claim, keep_bytes_max).await {
         Err(stop) => end(listener, member, Err(stop)).await.map(|()| None),
         Ok(mut ready) => match ready.take_whole() {
-            Some(bytes) => Ok(Some((member, ready, bytes))),
+            Some(bytes) => Ok(Some(InMemory { member, ready, bytes })),
             None => {
                 let published = match stop.run_until_cancelled(listener.group_streams.acquire()).await {
                     Some(_place) => ready.publish(listener, &mut member.claim, &member.lease, &stop).await,
@@ -116,17 +123,12 @@ async fn read(
 
 /// The second pass of all objects that are ready: sent from one blocking thread, acknowledged together, written
 /// together.
-async fn send(listener: &Listener, ready: Vec<(Member, Ready, Vec<u8>)>) -> Result<(), sqlx::Error> {
+async fn send(listener: &Listener, group: Vec<InMemory>) -> Result<(), sqlx::Error> {
     let chunk = |ready: &Ready| listener.producer.chunk(&ready.topic.name, ready.point.ends.len());
-    let queued: Vec<(Member, Ready, Vec<u8>, Chunk)> = ready
-        .into_iter()
-        .map(|(member, ready, bytes)| {
-            let chunk = chunk(&ready);
-            (member, ready, bytes, chunk)
-        })
-        .collect();
+    let queued: Vec<(Chunk, InMemory)> = group.into_iter().map(|object| (chunk(&object.ready), object)).collect();
     let send = move || {
-        let sent = queued.into_iter().map(|(member, mut ready, bytes, chunk)| {
+        let sent = queued.into_iter().map(|(chunk, object)| {
+            let InMemory { member, mut ready, bytes } = object;
             let sent = ready.rows.publish(&bytes, true, &chunk);
             (member, ready, chunk, sent)
         });

@@ -69,15 +69,37 @@ pub async fn all(connection: &mut PgConnection) -> Result<Vec<Life>, sqlx::Error
     sqlx::query_as("SELECT number, nonce FROM pipeline.lives ORDER BY number").fetch_all(connection).await
 }
 
-/// The current life, and the highest object id in the ledger. If the life becomes another one or the id decreases, the
-/// ledger went back in time.
+/// How far the ledger has come, at one look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Extent {
+    /// The nonce of the current life.
+    pub life: i64,
+    /// The highest object id; 0 if there is no object.
+    pub newest_object: i64,
+}
+
+impl Extent {
+    /// Whether the ledger went back in time between a look and this one: then it has forgotten objects that somebody may
+    /// believe to be in it.
+    ///
+    /// | life | highest id | went back |
+    /// |---|---|---|
+    /// | the same | the same or higher | no |
+    /// | the same | lower | yes |
+    /// | another | – | yes |
+    pub fn went_back_since(self, before: Extent) -> bool {
+        before.life != self.life || self.newest_object < before.newest_object
+    }
+}
+
+/// How far the ledger has come.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn extent(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
+pub async fn extent(pool: &PgPool) -> Result<Extent, sqlx::Error> {
     sqlx::query_as(
-        "SELECT (SELECT nonce FROM pipeline.lives ORDER BY number DESC LIMIT 1),
-            coalesce((SELECT max(id) FROM pipeline.objects), 0)",
+        "SELECT (SELECT nonce FROM pipeline.lives ORDER BY number DESC LIMIT 1) AS life,
+            coalesce((SELECT max(id) FROM pipeline.objects), 0) AS newest_object",
     )
     .fetch_one(pool)
     .await
@@ -133,4 +155,19 @@ pub async fn begin(pool: &PgPool, domains: &[&'static Domain]) -> Result<i32, sq
     let began = begin_if(&mut transaction, domains, current, Why::ByHand, "`freshet restored`").await?;
     transaction.commit().await?;
     began.ok_or(sqlx::Error::RowNotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_lost_objects_or_began_a_new_life_went_back() {
+        let before = Extent { life: 7, newest_object: 5 };
+        for (life, newest_object, expected) in [(7, 5, false), (7, 6, false), (7, 4, true), (8, 5, true), (8, 9, true)]
+        {
+            let now = Extent { life, newest_object };
+            assert_eq!(now.went_back_since(before), expected, "{now:?}");
+        }
+    }
 }
