@@ -143,8 +143,7 @@ pub(crate) async fn silent(services: &Services, within: Duration) -> Vec<String>
             Err(_) => false,
             Ok(answer) => answer.map_or_else(|error| error.raw_response().is_some(), |_| true),
         };
-        let endpoint = services.config.s3.endpoint.as_str();
-        (!is_answered).then(|| format!("S3 at {}", if endpoint.is_empty() { "AWS" } else { endpoint }))
+        (!is_answered).then(|| format!("S3 at {}", services.config.s3.place()))
     };
     let (postgres, kafka, s3) = tokio::join!(postgres, kafka, s3);
     [postgres, kafka, s3].into_iter().flatten().collect()

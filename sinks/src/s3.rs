@@ -70,6 +70,11 @@ impl Default for S3Settings {
 }
 
 impl S3Settings {
+    /// Where the store is, for people.
+    pub fn place(&self) -> &str {
+        if self.endpoint.is_empty() { "AWS" } else { &self.endpoint }
+    }
+
     /// The first setting that cannot work, and why.
     ///
     /// # Errors
@@ -222,6 +227,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_store_without_an_endpoint_is_aws() {
+        for (endpoint, place) in [("", "AWS"), ("http://localhost:8333", "http://localhost:8333")] {
+            let settings = S3Settings { endpoint: endpoint.into(), ..S3Settings::default() };
+            assert_eq!(settings.place(), place);
+        }
+    }
 
     /// The headers of the requests that writing and reading send, recorded by a store that accepts everything.
     async fn sent(sse: &str, key: &str) -> Vec<String> {

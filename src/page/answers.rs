@@ -57,12 +57,11 @@ impl Answers {
             let topic = domain.topic(&config.kafka.topic_prefix);
             MissingTopic { domain: domain.name, topic }
         });
-        let endpoint = config.s3.endpoint.as_str();
         Answers {
             pool: services.pool.clone(),
             s3: services.s3.clone(),
             bucket: config.s3.raw_bucket.clone(),
-            s3_place: if endpoint.is_empty() { "AWS".to_owned() } else { endpoint.to_owned() },
+            s3_place: config.s3.place().to_owned(),
             log: LogClient::new(&config.kafka),
             brokers: config.kafka.brokers.clone(),
             topics: topics.collect(),

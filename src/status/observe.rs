@@ -71,7 +71,7 @@ pub async fn outside(services: &Services) -> (Outside, Vec<String>) {
     let (outputs, KafkasAnswer { log_ends, missing, silent }) = tokio::join!(outputs, ends);
     let mut left_out = Vec::new();
     if let Err(error) = &outputs {
-        let place = if services.config.s3.endpoint.is_empty() { "AWS" } else { &services.config.s3.endpoint };
+        let place = services.config.s3.place();
         left_out.push(format!("the outputs are not shown: S3 at {place}: {}", in_one_line(error.as_ref())));
     }
     if let Some(error) = silent {
