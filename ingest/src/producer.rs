@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use freshet_topics::kafka::KafkaSettings;
 use freshet_topics::kafka::access::Access;
+use freshet_topics::kafka::{KafkaSettings, METADATA_REFRESH_MS};
 use freshet_topics::log::{LogClient, LogError, REQUEST_TIMEOUT};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
@@ -29,8 +29,6 @@ const QUEUE_KBYTES: &str = "16384";
 const QUEUE_MESSAGES: &str = "20000";
 /// How long a sender sleeps when the queue is full; about 200 messages leave it meanwhile.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// Added partitions are known after this time; the default would be five minutes.
-const METADATA_REFRESH_MS: &str = "10000";
 
 /// How long the producer's thread waits for delivery reports at a time. rdkafka spins through the last millisecond of a
 /// wait, and its own thread waits a tenth of this: a hundredth of a core while nothing is sent.

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use freshet_sinks::bookmarks::streams::{self, Binding};
 use freshet_sinks::bookmarks::{self, Assigned};
 use freshet_sinks::destination::Destination;
+use freshet_topics::kafka::METADATA_REFRESH_MS;
 use freshet_topics::kafka::access::Access;
 use freshet_topics::log::{LogError, LogReader, PartitionLog};
 use freshet_topics::stream::{self, FirstRecord};
@@ -47,8 +48,6 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(90);
 /// that is added to the fetched ones meanwhile, or again after its queue was full, waits for the answer. Asking four times
 /// a second instead of ten halves what an idle consumer costs here and in the broker.
 const FETCH_WAIT_MAX_MS: &str = "250";
-/// Added partitions are assigned after this time; the default would be five minutes.
-const METADATA_REFRESH_MS: &str = "10000";
 
 /// How rows are fetched ahead, live and in a replay.
 pub(crate) const FETCHING: [(&str, &str); 5] = [

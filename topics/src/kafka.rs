@@ -21,6 +21,10 @@ const AWS_MSK_IAM: &str = "AWS_MSK_IAM";
 const MECHANISMS: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", AWS_MSK_IAM];
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
+/// How often producers and consumers ask which partitions a topic has (`topic.metadata.refresh.interval.ms`), so that added
+/// ones are written to and read within this time; the default would be five minutes. One small request each.
+pub const METADATA_REFRESH_MS: &str = "10000";
+
 /// Settings of the section `kafka`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
