@@ -1,8 +1,9 @@
 //! Columns that files have and their domain does not, and columns that they lack and for which all of their rows got the
 //! contract's value: information that a person may have to act on, and that no row tells.
 
+use freshet_sinks::ledger::NEWEST_OF_ITS_KEY_SQL;
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 /// Maximum number of columns shown, those of most files.
 const COLUMNS: i64 = 60;
@@ -32,18 +33,15 @@ pub struct ColumnNote {
 /// If Postgres does not answer.
 pub(super) async fn notes(connection: &mut PgConnection) -> Result<Vec<ColumnNote>, sqlx::Error> {
     // Overwritten versions do not count: the note disappears once a file is corrected.
-    sqlx::query_as(
+    sqlx::query_as(AssertSqlSafe(format!(
         "SELECT o.domain, c.rule, c.\"column\", count(*) AS files, (array_agg(o.key ORDER BY o.src_ord DESC))[1] AS key
          FROM pipeline.objects o CROSS JOIN LATERAL (
             SELECT $1 AS rule, unnest(o.ignored_columns) AS \"column\"
             UNION ALL SELECT $2, unnest(o.absent_defaults)
          ) AS c
-         WHERE (o.ignored_columns <> '{}' OR o.absent_defaults <> '{}') AND NOT EXISTS (
-            SELECT FROM pipeline.objects n
-            WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord
-         )
-         GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT $3",
-    )
+         WHERE (o.ignored_columns <> '{{}}' OR o.absent_defaults <> '{{}}') AND {NEWEST_OF_ITS_KEY_SQL}
+         GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT $3"
+    )))
     .bind(UNKNOWN_COLUMN)
     .bind(ABSENT_DEFAULT)
     .bind(COLUMNS)

@@ -1,10 +1,11 @@
 //! Files: the newest of the ledger, the results of their rows, and how long they took.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::ledger::{ObjectState, UNFINISHED_SQL};
 use freshet_topics::Domain;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -148,14 +149,14 @@ impl Kind {
     }
 
     /// What holds of such a file `o`, and of what became of its rows, `p`; `$1` is the state `applied`.
-    fn condition(self) -> &'static str {
+    fn condition(self) -> Cow<'static, str> {
         match self {
-            Kind::All => "true",
-            Kind::Open => "o.state IN ('discovered', 'publishing', 'published')",
-            Kind::Applied => "o.state = $1 AND NOT (o.rows > 0 AND coalesce(p.rejected, 0) >= o.rows)",
-            Kind::Rejected => "(o.state = 'rejected' OR o.state = $1 AND o.rows > 0 AND p.rejected >= o.rows)",
-            Kind::Rejects => "p.rejected > 0",
-            Kind::Superseded => "o.state = 'superseded'",
+            Kind::All => "true".into(),
+            Kind::Open => format!("o.state IN {UNFINISHED_SQL}").into(),
+            Kind::Applied => "o.state = $1 AND NOT (o.rows > 0 AND coalesce(p.rejected, 0) >= o.rows)".into(),
+            Kind::Rejected => "(o.state = 'rejected' OR o.state = $1 AND o.rows > 0 AND p.rejected >= o.rows)".into(),
+            Kind::Rejects => "p.rejected > 0".into(),
+            Kind::Superseded => "o.state = 'superseded'".into(),
         }
     }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
-use freshet_sinks::ledger::ObjectState;
+use freshet_sinks::ledger::{NEWEST_OF_ITS_KEY_SQL, ObjectState};
 use freshet_sinks::output_state::{self, OutputFailure};
 use freshet_sinks::{event_queue, listings, unmatched};
 use freshet_topics::log::Ends;
 use freshet_topics::{Domain, Pipeline};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     DomainStatus, FailedOutput, Halted, LifeStatus, Listed, ORPHANS_COUNTED, Orphans, OutputsStatus, Outside,
@@ -81,7 +81,7 @@ pub async fn read(
 /// Domain → files of the last day that are applied though most of their rows were not: nothing else tells of a small one.
 /// One that is overwritten says nothing any more.
 async fn mostly_rejected(connection: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {
-    let counts: Vec<(String, i64)> = sqlx::query_as(
+    let counts: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT o.domain, count(*) FROM (
             -- Few files have any: not each file of a day is looked at.
             SELECT object, generation, sum(rejected) AS rejected FROM pipeline.progress
@@ -89,12 +89,9 @@ async fn mostly_rejected(connection: &mut PgConnection) -> Result<BTreeMap<Strin
          ) AS p
          JOIN pipeline.objects o ON o.id = p.object AND o.generation = p.generation
          WHERE o.applied_at > now() - interval '1 day' AND o.state = 'applied' AND 2 * p.rejected > o.rows
-            AND NOT EXISTS (
-            SELECT FROM pipeline.objects n
-            WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord
-         )
-         GROUP BY o.domain",
-    )
+            AND {NEWEST_OF_ITS_KEY_SQL}
+         GROUP BY o.domain"
+    )))
     .fetch_all(connection)
     .await?;
     Ok(counts.into_iter().collect())

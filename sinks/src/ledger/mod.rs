@@ -43,7 +43,7 @@ pub use claim::{
     nothing_to_do, renew,
 };
 pub use lost::{Lost, has_rows, lost_rows, received};
-pub use object::{Content, Guard, Object, ObjectVersion, ResumePoint, on_one_line};
+pub use object::{Content, Guard, NEWEST_OF_ITS_KEY_SQL, Object, ObjectVersion, ResumePoint, on_one_line};
 pub use reason::Reason;
 pub(crate) use replace::lock_shared;
 pub use replace::replace_overwritten;

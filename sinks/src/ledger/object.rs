@@ -109,6 +109,11 @@ pub struct Object {
     pub overtaken: i64,
 }
 
+/// Whether an object `o` is the newest version of its key in its domain, as a condition in SQL.
+pub const NEWEST_OF_ITS_KEY_SQL: &str = "NOT EXISTS (
+            SELECT FROM pipeline.objects n
+            WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord)";
+
 /// The columns that [`Object`] reads, of a table or alias `o`.
 pub(super) const COLUMNS: &str = "o.id, o.nonce, o.bucket, o.key, o.version_id, o.etag, o.size_bytes, o.last_modified, o.domain, \
      o.src_ord, o.state, o.cause, o.lease_epoch, o.attempts, o.repairs, o.generation, o.parser_version, \

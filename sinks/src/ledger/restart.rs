@@ -10,7 +10,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
-use super::object::{COLUMNS, Object};
+use super::object::{COLUMNS, NEWEST_OF_ITS_KEY_SQL, Object};
 use super::reason::Reason;
 use super::register::lock_domain;
 use super::state::{ObjectState, UNFINISHED_SQL};
@@ -43,9 +43,7 @@ pub async fn select(pool: &PgPool, bucket: &str, selection: &Selection) -> Resul
          WHERE o.bucket = $1
             AND (o.key = ANY ($2) OR starts_with(o.key, $3) OR ($3 IS NULL AND cardinality($2::text[]) = 0))
             AND ($4::timestamptz IS NULL OR o.last_modified >= $4)
-            AND (NOT $5 OR NOT EXISTS (
-                SELECT FROM pipeline.objects n
-                WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord))
+            AND (NOT $5 OR {NEWEST_OF_ITS_KEY_SQL})
             AND (cardinality($6::text[]) = 0 OR o.domain = ANY ($6))
          ORDER BY o.domain, o.src_ord"
     )))
@@ -168,9 +166,7 @@ async fn newest_of_their_keys(
     sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS} FROM UNNEST($1::bigint[], $2::uuid[]) WITH ORDINALITY AS c (id, nonce, place)
          JOIN pipeline.objects o ON o.id = c.id AND o.nonce = c.nonce
-         WHERE NOT EXISTS (
-            SELECT FROM pipeline.objects n
-            WHERE n.bucket = o.bucket AND n.key = o.key AND n.domain = o.domain AND n.src_ord > o.src_ord)
+         WHERE {NEWEST_OF_ITS_KEY_SQL}
          ORDER BY c.place"
     )))
     .bind(candidates.iter().map(|candidate| candidate.id).collect::<Vec<_>>())
