@@ -20,10 +20,11 @@ use crate::commands::domain_arg::{Domains, parse_domains};
 use crate::commands::rejects::{self, RejectsCommand};
 use crate::commands::replay::{self, ReplayArgs};
 use crate::commands::republish::{self, RepublishArgs};
+use crate::commands::setup::{self, Mode};
 use crate::commands::status::{self, StatusArgs};
 use crate::commands::terminal::Look;
 use crate::commands::{
-    bench, capacity, check, demo, generate, healthcheck, init, lineage, restored, setup, silent, topics, up, validate,
+    bench, capacity, check, demo, generate, healthcheck, init, lineage, restored, silent, topics, up, validate,
 };
 use crate::config::{self, Base, Sources};
 use crate::http;
@@ -258,9 +259,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ingest => run_roles(&cli, &[Role::Ingest]).await?,
         Command::Process { ref domain } => run_roles(&cli, &processors(domain)).await?,
         Command::Metrics => run_roles(&cli, &[Role::Metrics]).await?,
-        Command::Plan => setup::run(&cli.services_for_people().await?, true).await?,
+        Command::Plan => setup::run(&cli.services_for_people().await?, Mode::Plan).await?,
         Command::Setup { dry_run } => {
-            setup::run(&cli.services_for_people().await?, dry_run).await?;
+            let mode = if dry_run { Mode::Plan } else { Mode::Make };
+            setup::run(&cli.services_for_people().await?, mode).await?;
         }
         Command::Healthcheck => {
             let config = config::load(&cli.sources(), Base::Production)?;

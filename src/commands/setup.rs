@@ -16,6 +16,15 @@ use std::fmt;
 
 use crate::roles::Services;
 
+/// Whether what is missing is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A dry run: nothing is changed, and what would be made is said.
+    Plan,
+    /// It is made.
+    Make,
+}
+
 /// The result for a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -67,15 +76,15 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks at everything and, unless `dry_run`, creates what is missing. Never fails: errors are findings.
-pub async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
+/// Looks at everything and, with [`Mode::Make`], creates what is missing. Never fails: errors are findings.
+pub async fn prepare(services: &Services, mode: Mode) -> Vec<Finding> {
     let (buckets, topics, schema) = tokio::join!(
-        buckets::prepare(services, dry_run),
-        topics::prepare(services, dry_run),
-        schema::prepare(services, dry_run),
+        buckets::prepare(services, mode),
+        topics::prepare(services, mode),
+        schema::prepare(services, mode),
     );
     // After the buckets: the raw one tells the queue.
-    let queue = queue::prepare(services, dry_run).await;
+    let queue = queue::prepare(services, mode).await;
     let mut findings = [buckets, queue, topics, schema].concat();
     topics::say_whose(services, &mut findings).await;
     findings
@@ -85,11 +94,11 @@ pub async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
 ///
 /// # Errors
 /// If anything is not as wanted in the end (or, for a dry run, would not be), with its names.
-pub async fn run(services: &Services, dry_run: bool) -> anyhow::Result<()> {
-    let findings = prepare(services, dry_run).await;
+pub async fn run(services: &Services, mode: Mode) -> anyhow::Result<()> {
+    let findings = prepare(services, mode).await;
     print!("{}", table(&findings));
     println!();
-    println!("{}", summary(&findings, dry_run));
+    println!("{}", summary(&findings, mode));
     let wrong: Vec<String> = wrong(&findings).map(|it| format!("{} {}", it.kind, it.name)).collect();
     anyhow::ensure!(wrong.is_empty(), "not as wanted: {} (see above)", wrong.join(", "));
     Ok(())
@@ -110,14 +119,14 @@ fn table(findings: &[Finding]) -> String {
     findings.iter().map(line).collect()
 }
 
-fn summary(findings: &[Finding], dry_run: bool) -> String {
+fn summary(findings: &[Finding], mode: Mode) -> String {
     let count = |standing| findings.iter().filter(|it| it.standing == standing).count();
     let (all, wrong) = (findings.len(), wrong(findings).count());
-    let done = match (dry_run, count(Standing::Made), count(Standing::Would)) {
-        (true, _, 0) => "a dry run: nothing would be prepared".to_owned(),
-        (true, _, would) => format!("a dry run: {would} of {all} would be prepared"),
-        (false, 0, _) => "nothing prepared".to_owned(),
-        (false, made, _) => format!("{made} of {all} prepared"),
+    let done = match (mode, count(Standing::Made), count(Standing::Would)) {
+        (Mode::Plan, _, 0) => "a dry run: nothing would be prepared".to_owned(),
+        (Mode::Plan, _, would) => format!("a dry run: {would} of {all} would be prepared"),
+        (Mode::Make, 0, _) => "nothing prepared".to_owned(),
+        (Mode::Make, made, _) => format!("{made} of {all} prepared"),
     };
     let done = match count(Standing::Warns) {
         0 => done,
@@ -142,18 +151,18 @@ mod tests {
     #[test]
     fn the_summary_counts() {
         use Standing::{Differs, Failed, Found, Made, Warns, Would};
-        let cases: &[(&[Standing], bool, &str)] = &[
-            (&[Found, Found], false, "nothing to do; everything is as wanted"),
-            (&[Found, Made], false, "1 of 2 prepared; everything else is as wanted"),
-            (&[Found, Would], true, "a dry run: 1 of 2 would be prepared; everything else is as wanted"),
-            (&[Found], true, "nothing to do; everything is as wanted"),
-            (&[Made, Differs, Failed], false, "1 of 3 prepared; 2 of 3 not as wanted"),
-            (&[Differs], true, "a dry run: nothing would be prepared; 1 of 1 not as wanted"),
-            (&[Found, Warns], false, "nothing prepared, 1 warning; everything else is as wanted"),
-            (&[Found, Failed], false, "nothing prepared; 1 of 2 not as wanted"),
+        let cases: &[(&[Standing], Mode, &str)] = &[
+            (&[Found, Found], Mode::Make, "nothing to do; everything is as wanted"),
+            (&[Found, Made], Mode::Make, "1 of 2 prepared; everything else is as wanted"),
+            (&[Found, Would], Mode::Plan, "a dry run: 1 of 2 would be prepared; everything else is as wanted"),
+            (&[Found], Mode::Plan, "nothing to do; everything is as wanted"),
+            (&[Made, Differs, Failed], Mode::Make, "1 of 3 prepared; 2 of 3 not as wanted"),
+            (&[Differs], Mode::Plan, "a dry run: nothing would be prepared; 1 of 1 not as wanted"),
+            (&[Found, Warns], Mode::Make, "nothing prepared, 1 warning; everything else is as wanted"),
+            (&[Found, Failed], Mode::Make, "nothing prepared; 1 of 2 not as wanted"),
         ];
-        for (standings, dry_run, expected) in cases {
-            assert_eq!(summary(&findings(standings), *dry_run), *expected, "{standings:?}");
+        for (standings, mode, expected) in cases {
+            assert_eq!(summary(&findings(standings), *mode), *expected, "{standings:?}");
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::setup::{self, Standing};
+use super::setup::{self, Mode, Standing};
 use crate::config::{self, Base, Config, Sources};
 use crate::http;
 use crate::local::{LocalStack, Options, TellTo};
@@ -217,7 +217,7 @@ async fn leaves_out(services: &Services) -> Option<String> {
 
 /// Makes buckets, schema and topics that are missing.
 pub(super) async fn prepare(services: &Services, progress: &impl Fn(&str)) -> anyhow::Result<()> {
-    for finding in setup::prepare(services, false).await {
+    for finding in setup::prepare(services, Mode::Make).await {
         match finding.standing {
             Standing::Failed => anyhow::bail!("prepare {finding}"),
             Standing::Differs | Standing::Warns => progress(&format!("warning: {finding}")),

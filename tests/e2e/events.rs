@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::types::NotificationConfiguration;
 use aws_sdk_sqs::types::QueueAttributeName as Attribute;
-use freshet::commands::setup::{self, Standing};
+use freshet::commands::setup::{self, Mode, Standing};
 use freshet::config::Config;
 use freshet::roles::Services;
 use freshet_ingest::IngestSettings;
@@ -86,7 +86,7 @@ async fn files_of_any_name_come_by_events_that_setup_had_the_bucket_tell() {
     let [policy, redrive] = attributes().await;
     assert!(policy.contains("sqs:SendMessage") && policy.contains(world.raw_bucket()), "{policy}");
     assert!(redrive.contains("events-dead"), "{redrive}");
-    let again = setup::prepare(&world.services, false).await;
+    let again = setup::prepare(&world.services, Mode::Make).await;
     let kinds: Vec<&str> =
         again.iter().map(|it| it.kind).filter(|kind| matches!(*kind, "queue" | "notification")).collect();
     assert_eq!(kinds, ["queue", "notification"]);

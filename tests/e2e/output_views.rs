@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use freshet::commands::setup::{self, Finding, Standing};
+use freshet::commands::setup::{self, Finding, Mode, Standing};
 use freshet_processors::replay::{ReplayError, Shadow};
 use freshet_sinks::shadow::Refused;
 use freshet_sinks::tables;
@@ -94,11 +94,11 @@ async fn a_reader_of_the_database_sees_what_is_published_also_after_a_swap() {
              GRANT SELECT ON health_data TO views_half",
         )
         .await;
-    let told = setup::prepare(&world.services, true).await;
+    let told = setup::prepare(&world.services, Mode::Plan).await;
     assert_eq!(view(&told, "window_metrics").said, "found, would be readable by views_reader");
-    let told = setup::prepare(&world.services, false).await;
+    let told = setup::prepare(&world.services, Mode::Make).await;
     assert_eq!(view(&told, "window_metrics").said, "found, now readable by views_reader");
-    let again = setup::prepare(&world.services, false).await;
+    let again = setup::prepare(&world.services, Mode::Make).await;
     assert!(again.iter().all(|finding| finding.standing == Standing::Found), "{again:#?}");
     assert_views_are_what_is_published(&world, "views_reader").await;
     let comments: Vec<String> = world
@@ -119,7 +119,7 @@ async fn a_reader_of_the_database_sees_what_is_published_also_after_a_swap() {
     world.put("health/more.csv", data::health(3, "2025-08-09", 5, 4)).await;
     world.settle().await;
     assert_views_are_what_is_published(&world, "views_reader").await;
-    let again = setup::prepare(&world.services, false).await;
+    let again = setup::prepare(&world.services, Mode::Make).await;
     assert!(again.iter().all(|finding| finding.standing == Standing::Found), "{again:#?}");
     world.all_hold().await;
     roles.stop().await;

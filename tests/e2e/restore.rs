@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use freshet::commands::setup;
+use freshet::commands::setup::{self, Mode};
 use freshet::roles::{Role, Services};
 use freshet_sinks::outputs::WindowFiles;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -227,7 +227,7 @@ async fn a_fresh_database_over_old_topics_takes_every_file_anew() {
     let version = world.manifest().await.version;
 
     make_anew(&world).await;
-    let findings = setup::prepare(&world.services, false).await;
+    let findings = setup::prepare(&world.services, Mode::Make).await;
     let health = findings.iter().find(|finding| finding.name.ends_with("health")).expect("the topic");
     let messages = world.records("health").await.values().filter(|record| record.rows > 0).count();
     let holds = format!("holds {messages} messages of another ledger, whose rows will be skipped");

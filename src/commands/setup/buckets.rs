@@ -17,7 +17,7 @@ use aws_sdk_s3::types::{
     NoncurrentVersionExpiration, VersioningConfiguration,
 };
 
-use super::{Finding, Standing};
+use super::{Finding, Mode, Standing};
 use crate::ready;
 use crate::roles::Services;
 
@@ -28,7 +28,7 @@ const OUTPUTS_PREFIX: &str = "metrics/";
 /// An upload in parts that takes longer is not going on any more: the parts of one object take minutes.
 const UPLOAD_DAYS_MAX: i32 = 7;
 
-pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
+pub(super) async fn prepare(services: &Services, mode: Mode) -> Vec<Finding> {
     let config = &services.config.s3;
     // Only AWS itself takes the region as a place; look-alikes have one place.
     let region = services.s3.config().region().map(|region| region.as_ref().to_owned());
@@ -39,7 +39,7 @@ pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> 
     let each = buckets.into_iter().map(async |(bucket, keep_days)| {
         let store = if config.endpoint.is_empty() { "S3" } else { &config.endpoint };
         let wanted = Wanted { bucket, store, place: place.as_deref(), keep_days };
-        let (standing, said) = prepare_one(&services.s3, &wanted, dry_run).await;
+        let (standing, said) = prepare_one(&services.s3, &wanted, mode).await;
         Finding::new("bucket", &format!("s3://{bucket}"), standing, said)
     });
     futures::future::join_all(each).await
@@ -58,10 +58,10 @@ struct Wanted<'a> {
 
 type Outcome = (Standing, String);
 
-async fn prepare_one(client: &Client, wanted: &Wanted<'_>, dry_run: bool) -> Outcome {
+async fn prepare_one(client: &Client, wanted: &Wanted<'_>, mode: Mode) -> Outcome {
     let made = match client.head_bucket().bucket(wanted.bucket).send().await {
         Ok(_) => false,
-        Err(error) if status(&error) == Some(404) && dry_run => {
+        Err(error) if status(&error) == Some(404) && mode == Mode::Plan => {
             return (Standing::Would, format!("would be created, with versioning{}", also_kept(wanted.keep_days)));
         }
         Err(error) if status(&error) == Some(404) => match create(client, wanted).await {
@@ -74,7 +74,7 @@ async fn prepare_one(client: &Client, wanted: &Wanted<'_>, dry_run: bool) -> Out
         }
         Err(error) => return (Standing::Failed, refused("look at it", "s3:ListBucket", &error)),
     };
-    version(client, wanted, made, dry_run).await
+    version(client, wanted, made, mode).await
 }
 
 /// Whether this very request made the bucket: somebody else may have made it meanwhile.
@@ -96,7 +96,7 @@ async fn create(client: &Client, wanted: &Wanted<'_>) -> Result<bool, String> {
 }
 
 /// Turns versioning on if it is off. A store without versioning is used as it is.
-async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool) -> Outcome {
+async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, mode: Mode) -> Outcome {
     let (unchanged, there) = if made { (Standing::Made, "created") } else { (Standing::Found, "found") };
     let without = || (unchanged, format!("{there}; this store does not support versioning"));
     let found = match client.get_bucket_versioning().bucket(wanted.bucket).send().await {
@@ -118,7 +118,7 @@ async fn version(client: &Client, wanted: &Wanted<'_>, made: bool, dry_run: bool
         let said = format!("{there}, versioning {was}, but {refused}: it stays {was}");
         (Standing::Differs, format!("{said}, because old versions of outputs would never be deleted"))
     };
-    if dry_run {
+    if mode == Mode::Plan {
         let said = format!("{there}, versioning {was}: would be turned on");
         return match days_to_set(client, wanted).await {
             Ok(days) => (Standing::Would, said + &also_kept(days)),

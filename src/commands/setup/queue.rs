@@ -12,7 +12,7 @@ use freshet_ingest::settings::EventSettings;
 use freshet_sinks::sqs;
 use serde_json::{Value, json};
 
-use super::{Finding, Standing};
+use super::{Finding, Mode, Standing};
 use crate::ready;
 use crate::roles::Services;
 
@@ -22,12 +22,12 @@ const OURS: &str = "freshet-events";
 const DEAD_KEPT_S: &str = "1209600";
 
 /// Nothing where no queue is set.
-pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
+pub(super) async fn prepare(services: &Services, mode: Mode) -> Vec<Finding> {
     let settings = &services.config.ingest.events;
     let Some(name) = settings.queue_name() else { return Vec::new() };
     let client = sqs::client(&services.config.s3, &settings.endpoint, &settings.region).await;
     let bucket = &services.config.s3.raw_bucket;
-    let wanted = Wanted { client: &client, settings, name, bucket, dry_run };
+    let wanted = Wanted { client: &client, settings, name, bucket, mode };
     let (queue, arn) = match wanted.queue().await {
         Ok((finding, arn)) => (finding, arn),
         Err(finding) => return vec![finding],
@@ -42,7 +42,7 @@ struct Wanted<'a> {
     settings: &'a EventSettings,
     name: &'a str,
     bucket: &'a str,
-    dry_run: bool,
+    mode: Mode,
 }
 
 impl Wanted<'_> {
@@ -58,7 +58,7 @@ impl Wanted<'_> {
     async fn queue(&self) -> Result<(Finding, Option<String>), Finding> {
         let made = match self.attributes(&self.settings.queue_url).await {
             Ok(_) => false,
-            Err(Refusal { is_absent: true, .. }) if self.dry_run => {
+            Err(Refusal { is_absent: true, .. }) if self.mode == Mode::Plan => {
                 let said = format!("would be created, with {} for its dead letters", self.dead_name());
                 return Ok((self.finding(Standing::Would, said), None));
             }
@@ -85,7 +85,7 @@ impl Wanted<'_> {
                 Some(found.arn),
             ));
         }
-        if self.dry_run {
+        if self.mode == Mode::Plan {
             let finding = self.finding(Standing::Would, "found, would be changed").with(steps);
             return Ok((finding, Some(found.arn)));
         }
@@ -185,7 +185,7 @@ impl Wanted<'_> {
         if queues.iter().any(|it| it.queue_arn == arn && it.filter.is_none() && tells_of_all(&it.events)) {
             return finding(Standing::Found, format!("found, notifies {}", self.name));
         }
-        if self.dry_run {
+        if self.mode == Mode::Plan {
             return finding(Standing::Would, format!("would notify {} of every new object", self.name));
         }
         let queues = match with_ours(queues, arn) {

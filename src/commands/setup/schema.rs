@@ -11,28 +11,28 @@ use sqlx::PgPool;
 use sqlx::error::DatabaseError;
 
 use super::tables::{Outcome, findings};
-use super::{Finding, Standing};
+use super::{Finding, Mode, Standing};
 use crate::ready;
 use crate::roles::Services;
 
 /// A server that does not answer within this is out of reach.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
+pub(super) async fn prepare(services: &Services, mode: Mode) -> Vec<Finding> {
     let failed = |said| vec![Finding::new("schema", &ready::place_of(&services.pool), Standing::Failed, said)];
     match usable(&services.pool).await {
         Ok(Some(unusable)) => return failed(unusable),
         Err(error) => return failed(refused(&error)),
         Ok(None) => {}
     }
-    match standing(services, dry_run).await {
+    match standing(services, mode).await {
         Ok(findings) => findings,
         Err(said) => failed(said),
     }
 }
 
 /// The state of the database, or the reason why it cannot be looked at or changed.
-async fn standing(services: &Services, dry_run: bool) -> Result<Vec<Finding>, String> {
+async fn standing(services: &Services, mode: Mode) -> Result<Vec<Finding>, String> {
     let pool = &services.pool;
     let found = schema::read(pool, &services.config.postgres.schema).await.map_err(|error| refused(&error))?;
     if let Some(misplaced) = ready::misplaced(services, &found) {
@@ -55,9 +55,9 @@ async fn standing(services: &Services, dry_run: bool) -> Result<Vec<Finding>, St
     let tables_change = plan.tables.iter().any(|it| !it.steps.is_empty());
     let outputs_change = !plan.outputs.is_empty() || plan.views.iter().any(ViewPlan::is_open);
     let has_work = older.is_some() || plan.recording.changes || tables_change || outputs_change;
-    let (outcome, plan) = match (plan.is_blocked(), has_work, dry_run) {
+    let (outcome, plan) = match (plan.is_blocked(), has_work, mode) {
         (true, ..) => (Outcome::Blocked, plan),
-        (false, true, false) => match tables::apply(pool, &setup).await {
+        (false, true, Mode::Make) => match tables::apply(pool, &setup).await {
             Ok(plan) => (Outcome::Done, plan),
             Err(SetupError::Blocked(plan)) => (Outcome::Blocked, *plan),
             Err(error) => return Err(format!("nothing was changed: {error}")),

@@ -7,7 +7,7 @@ use freshet_topics::kafka::access::Unreachable;
 use freshet_topics::log::LogClient;
 use sqlx::PgPool;
 
-use super::{Finding, Standing};
+use super::{Finding, Mode, Standing};
 use crate::commands::halted::{self, KnownTopic, partitions};
 use crate::commands::terminal::thousands;
 use crate::commands::topics::unfit;
@@ -16,32 +16,27 @@ use crate::roles::Services;
 /// The ACLs that setup needs on a topic.
 const NEEDED_ACLS: &str = "Create, Describe, DescribeConfigs, Read and Write";
 
-pub(super) async fn prepare(services: &Services, dry_run: bool) -> Vec<Finding> {
+pub(super) async fn prepare(services: &Services, mode: Mode) -> Vec<Finding> {
     let (settings, domains) = (&services.config.kafka, services.config.pipeline.domains);
     // Postgres out of reach is a finding of its own.
     let known = halted::known_topics(&services.pool, domains).await.unwrap_or_default();
     let each = domains.iter().map(async |domain| {
         let known = known.get(domain.name).cloned().unwrap_or_default();
-        let (standing, said) = prepare_one(settings, domain, &known, dry_run).await;
+        let (standing, said) = prepare_one(settings, domain, &known, mode).await;
         Finding::new("topic", &domain.topic(&settings.topic_prefix), standing, said)
     });
     futures::future::join_all(each).await
 }
 
-async fn prepare_one(
-    settings: &KafkaSettings,
-    domain: &Domain,
-    known: &KnownTopic,
-    dry_run: bool,
-) -> (Standing, String) {
-    let found = match dry_run {
-        true => catalog::inspect(settings, domain).await,
-        false => catalog::ensure(settings, domain, known.stream).await.map(Some),
+async fn prepare_one(settings: &KafkaSettings, domain: &Domain, known: &KnownTopic, mode: Mode) -> (Standing, String) {
+    let found = match mode {
+        Mode::Plan => catalog::inspect(settings, domain).await,
+        Mode::Make => catalog::ensure(settings, domain, known.stream).await.map(Some),
     };
     match found {
         Ok(None) => (Standing::Would, format!("would be created, {}", size(settings.partitions, settings.replication))),
         Ok(Some(report)) => {
-            let (standing, said) = compared(&report, unfit(domain, &report, known), dry_run);
+            let (standing, said) = compared(&report, unfit(domain, &report, known), mode);
             // An operator has to end a halt; it is no reason not to start the others.
             (standing, known.halted().map_or(said.clone(), |halted| format!("{said}; {halted}")))
         }
@@ -85,7 +80,7 @@ async fn knows_no_file(pool: &PgPool, domain: &Domain) -> bool {
     }
 }
 
-fn compared(report: &TopicReport, unfit: Option<String>, dry_run: bool) -> (Standing, String) {
+fn compared(report: &TopicReport, unfit: Option<String>, mode: Mode) -> (Standing, String) {
     let size = size(report.state.partitions, report.state.replication);
     if let Some(unfit) = unfit {
         return (Standing::Differs, format!("found, but {unfit}"));
@@ -97,7 +92,7 @@ fn compared(report: &TopicReport, unfit: Option<String>, dry_run: bool) -> (Stan
     match (report.created, report.differences.as_slice(), report.marked.as_slice()) {
         (true, ..) => (Standing::Made, format!("created, {size}")),
         (false, [], []) => (Standing::Found, format!("found, {size}")),
-        (false, [], _) if dry_run => (Standing::Would, format!("{marked}: would be marked as freshet's")),
+        (false, [], _) if mode == Mode::Plan => (Standing::Would, format!("{marked}: would be marked as freshet's")),
         (false, [], _) => (Standing::Made, format!("{marked}, and marked as freshet's")),
         (false, differences, _) => {
             (Standing::Differs, format!("found, but {} (not changed: use Kafka's tools)", differences.join("; ")))

@@ -6,7 +6,7 @@ use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
-use freshet::commands::setup::{self, Standing};
+use freshet::commands::setup::{self, Mode, Standing};
 use freshet::config::{self, Base, Config, Sources};
 use freshet::local::Endpoints;
 use freshet::roles::{self, Role, Services};
@@ -350,7 +350,7 @@ async fn services(endpoints: &Endpoints, name: &str, change: impl FnOnce(&mut Co
 
 /// Makes buckets, schema and topics.
 async fn prepare(services: &Services) {
-    for finding in setup::prepare(services, false).await {
+    for finding in setup::prepare(services, Mode::Make).await {
         assert_eq!(finding.standing, Standing::Made, "{finding}");
     }
 }

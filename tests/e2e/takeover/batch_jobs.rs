@@ -1,6 +1,6 @@
 //! The tables that nightly batch jobs filled, with an API on them: taken over in one transaction, or left as they were.
 
-use freshet::commands::setup::{self, Standing};
+use freshet::commands::setup::{self, Mode, Standing};
 
 use super::{everything, of, says};
 use crate::harness::{World, data, oracles};
@@ -65,7 +65,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
     let before = everything(&world).await;
 
     // A dry run says every line, and changes nothing.
-    let dry = setup::prepare(&world.services, true).await;
+    let dry = setup::prepare(&world.services, Mode::Plan).await;
     let health = of(&dry, "table", "health_data");
     assert_eq!(health.said, "found, made by another program: would be adopted with its 6 rows");
     for (line, expected) in health.details.iter().zip(OF_HEALTH) {
@@ -79,7 +79,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
     assert_eq!(everything(&world).await, before);
 
     // Done, the same lines are said.
-    let done = setup::prepare(&world.services, false).await;
+    let done = setup::prepare(&world.services, Mode::Make).await;
     assert!(done.iter().all(|finding| finding.standing == Standing::Made), "{done:#?}");
     let taken = of(&done, "table", "health_data");
     assert_eq!((taken.said.as_str(), &taken.details), ("adopted with its 6 rows", &health.details));
@@ -102,7 +102,7 @@ async fn the_tables_of_batch_jobs_are_taken_over_and_files_go_on_from_there() {
     // Whoever inserts without lineage may go on.
     world.execute("INSERT INTO climate_data (location_id, date, temperature, is_projected) VALUES (2, '2025-08-22', 29, false)").await;
     assert_eq!(world.query::<i64>("SELECT id FROM climate_data WHERE location_id = 2").await, 8);
-    let again = setup::prepare(&world.services, false).await;
+    let again = setup::prepare(&world.services, Mode::Make).await;
     assert!(again.iter().all(|finding| finding.standing == Standing::Found), "{again:#?}");
 
     // A file's row takes the place of the row of its key; outputs are of both.
@@ -128,8 +128,8 @@ async fn what_cannot_be_taken_over_leaves_everything_as_it_was_and_says_what_to_
     // Somebody refers to a row that would go, and would lose his own with it.
     world.execute("INSERT INTO alerts (location_id, health_id) VALUES (1, 1)").await;
     let before = everything(&world).await;
-    for dry_run in [true, false] {
-        let said = setup::prepare(&world.services, dry_run).await;
+    for mode in [Mode::Plan, Mode::Make] {
+        let said = setup::prepare(&world.services, mode).await;
         let health = of(&said, "table", "health_data");
         assert_eq!(health.standing, Standing::Failed, "{said:#?}");
         let blocked = "in the way: 1 row of alerts (alerts_health_id_fkey) refer to rows that would be removed";
@@ -149,7 +149,7 @@ async fn what_cannot_be_taken_over_leaves_everything_as_it_was_and_says_what_to_
         )
         .await;
     let before = everything(&world).await;
-    let said = setup::prepare(&world.services, false).await;
+    let said = setup::prepare(&world.services, Mode::Make).await;
     let schema = said.iter().find(|it| it.kind == "schema").expect("the schema");
     let expected = "nothing was changed: table hospital_data: move 1 row to";
     assert!(schema.said.starts_with(expected) && schema.said.contains("rows are kept"), "{schema}");
@@ -157,7 +157,7 @@ async fn what_cannot_be_taken_over_leaves_everything_as_it_was_and_says_what_to_
     assert_eq!(everything(&world).await, before);
 
     world.execute("DROP TRIGGER keep ON hospital_data").await;
-    let done = setup::prepare(&world.services, false).await;
+    let done = setup::prepare(&world.services, Mode::Make).await;
     assert!(says(of(&done, "table", "hospital_data"), "move 1 row to pipeline.taken_over_duplicates"), "{done:#?}");
     assert!(done.iter().all(|finding| !matches!(finding.standing, Standing::Failed | Standing::Differs)), "{done:#?}");
 }

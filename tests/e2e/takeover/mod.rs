@@ -6,7 +6,7 @@ mod page;
 mod partitioned;
 mod version_0_1;
 
-use freshet::commands::setup::{self, Finding, Standing};
+use freshet::commands::setup::{self, Finding, Mode, Standing};
 use freshet_sinks::tables::{self, SetupError};
 use freshet_topics::Pipeline;
 use tokio_util::sync::CancellationToken;
@@ -64,9 +64,9 @@ async fn tables_live_in_a_schema_of_their_own_and_those_of_the_same_names_are_no
     world
         .execute("CREATE TABLE public.health_data (theirs text); INSERT INTO public.health_data VALUES ('kept')")
         .await;
-    let dry = setup::prepare(&world.services, true).await;
+    let dry = setup::prepare(&world.services, Mode::Plan).await;
     assert_eq!(of(&dry, "schema", "apart").said, "would be created, for the tables");
-    let made = setup::prepare(&world.services, false).await;
+    let made = setup::prepare(&world.services, Mode::Make).await;
     assert!(made.iter().all(|finding| finding.standing == Standing::Made), "{made:#?}");
     crate::harness::oracles::watch(&world).await;
     let roles = world.run_all();
@@ -89,7 +89,7 @@ async fn tables_live_in_a_schema_of_their_own_and_those_of_the_same_names_are_no
     let mut elsewhere = world.services.config.clone();
     elsewhere.postgres.schema = "public".into();
     let elsewhere = freshet::roles::Services::new(elsewhere).await.expect("services");
-    let said = setup::prepare(&elsewhere, false).await;
+    let said = setup::prepare(&elsewhere, Mode::Make).await;
     let said = said.iter().find(|it| it.kind == "schema").expect("the schema");
     assert!(said.said.contains("freshet was set up in the schema apart"), "{said}");
 }
@@ -108,7 +108,7 @@ async fn a_role_with_another_pipeline_than_was_set_up_waits_and_says_so() {
     );
     assert!(said.contains("run `freshet setup` with this one"), "{said}");
     // Setting it up is what it waits for; the other one waits then.
-    let changed = setup::prepare(&world.services, false).await;
+    let changed = setup::prepare(&world.services, Mode::Make).await;
     assert_eq!(of(&changed, "pipeline", "climate_health").standing, Standing::Made, "{changed:#?}");
     assert_eq!(freshet::ready::missing(&world.services, &[freshet::roles::Role::Metrics]).await, []);
     world.services.config.pipeline = own;

@@ -1,6 +1,6 @@
 //! A table that its owner has partitioned by date, as `docs/scaling.md` shows it, is filled like any other.
 
-use freshet::commands::setup::{self, Standing};
+use freshet::commands::setup::{self, Mode, Standing};
 
 use super::of;
 use crate::harness::{World, data, oracles, seed};
@@ -13,9 +13,9 @@ async fn a_table_that_was_partitioned_by_date_is_taken_over_filled_and_corrected
     let (_, block) = PAGE.split_once("```sql\n").expect("a block of SQL");
     let (block, rest) = block.split_once("\n```").expect("its end");
     world.execute(block).await;
-    let made = setup::prepare(&world.services, false).await;
+    let made = setup::prepare(&world.services, Mode::Make).await;
     assert_eq!(of(&made, "table", "health_data").standing, Standing::Made, "{made:#?}");
-    let again = setup::prepare(&world.services, false).await;
+    let again = setup::prepare(&world.services, Mode::Make).await;
     assert_eq!(of(&again, "table", "health_data").standing, Standing::Found, "{again:#?}");
     oracles::watch(&world).await;
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use freshet::commands::setup::{self, Standing};
+use freshet::commands::setup::{self, Mode, Standing};
 use freshet::roles::Role;
 use freshet_sinks::postgres::MIGRATIONS;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -113,11 +113,11 @@ async fn a_database_of_version_0_1_is_taken_over_with_nothing_lost_or_read_again
     let marks = async |world: &World| world.query::<i64>("SELECT count(*) FROM pipeline.marks").await;
     let marked = marks(&world).await;
     assert!(marked > 0, "nothing waits to be derived");
-    let dry = setup::prepare(&world.services, true).await;
+    let dry = setup::prepare(&world.services, Mode::Plan).await;
     let schema = dry.iter().find(|it| it.kind == "schema").expect("the schema");
     assert!(schema.said.starts_with("at version 8; would be brought to version "), "{schema}");
     assert_eq!(rows(&world).await, before);
-    let done = setup::prepare(&world.services, false).await;
+    let done = setup::prepare(&world.services, Mode::Make).await;
     for table in ["locations", "climate_data", "health_data", "hospital_data"] {
         let finding = of(&done, "table", table);
         assert_eq!((finding.standing, finding.said.as_str()), (Standing::Made, "found, and changed"), "{done:#?}");
@@ -132,7 +132,7 @@ async fn a_database_of_version_0_1_is_taken_over_with_nothing_lost_or_read_again
     }
     assert_eq!(rows(&world).await, before, "not a row is another");
     assert_eq!(marks(&world).await, marked, "what waits is what waited");
-    let again = setup::prepare(&world.services, false).await;
+    let again = setup::prepare(&world.services, Mode::Make).await;
     assert!(again.iter().all(|finding| finding.standing == Standing::Found), "{again:#?}");
 
     // It goes on: the marks are derived from, and what comes is applied.
