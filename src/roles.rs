@@ -13,7 +13,7 @@ use freshet_sinks::{postgres, s3, schema, sqs};
 use freshet_topics::{Domain, Pipeline};
 use sqlx::PgPool;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -140,30 +140,42 @@ pub async fn run(services: &Services, roles: &[Role], shutdown: CancellationToke
             result.with_context(|| format!("run role {}", role.name()))
         });
     }
-    // A role that ends, by an error or a panic, ends the process: half a pipeline would look alive.
-    let mut first_error = Ok(());
+    drain(tasks, &shutdown, DRAIN_TIMEOUT).await
+}
+
+/// Waits for `shutdown` or the end of a role, then for at most `timeout` until the others have drained. A role that ends,
+/// by an error or a panic, ends the process: half a pipeline would look alive.
+///
+/// # Errors
+/// The first role that failed, whether or not the others have drained in time.
+async fn drain(
+    mut tasks: JoinSet<anyhow::Result<()>>,
+    shutdown: &CancellationToken,
+    timeout: Duration,
+) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
     tokio::select! {
         () = shutdown.cancelled() => {}
         Some(ended) = tasks.join_next() => {
-            first_error = ended.context("run a role").and_then(|result| result);
+            keep_first_error(&mut outcome, ended);
             shutdown.cancel();
         }
     }
-    let drained = async {
+    let drained = tokio::time::timeout(timeout, async {
         while let Some(ended) = tasks.join_next().await {
-            let result = ended.context("run a role").and_then(|result| result);
-            first_error = first_error.and(result);
+            keep_first_error(&mut outcome, ended);
         }
-        first_error
-    };
-    match tokio::time::timeout(DRAIN_TIMEOUT, drained).await {
-        Ok(result) => result,
-        Err(_) => {
-            tracing::warn!(
-                "roles did not drain within {DRAIN_TIMEOUT:?}: unfinished work is repeated at the next start"
-            );
-            Ok(())
-        }
+    });
+    if drained.await.is_err() {
+        tracing::warn!("roles did not drain within {timeout:?}: unfinished work is repeated at the next start");
+    }
+    outcome
+}
+
+fn keep_first_error(outcome: &mut anyhow::Result<()>, ended: Result<anyhow::Result<()>, JoinError>) {
+    let ended = ended.context("run a role").and_then(|result| result);
+    if outcome.is_ok() {
+        *outcome = ended;
     }
 }
 
@@ -241,7 +253,38 @@ pub async fn migrate(services: &Services) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::future;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_failed_role_fails_the_process_even_if_another_one_does_not_drain() {
+        let cases = [(false, true), (true, true), (false, false), (true, false)];
+        for (is_stopping, hangs) in cases {
+            let shutdown = CancellationToken::new();
+            if is_stopping {
+                shutdown.cancel();
+            }
+            let mut roles: JoinSet<anyhow::Result<()>> = JoinSet::new();
+            roles.spawn(async { Err(anyhow::anyhow!("the raw bucket is gone")) });
+            if hangs {
+                roles.spawn(future::pending());
+            }
+            let outcome = drain(roles, &shutdown, Duration::from_millis(200)).await;
+            let error = outcome.expect_err("a role failed").to_string();
+            assert_eq!(error, "the raw bucket is gone", "{is_stopping} {hangs}");
+            assert!(shutdown.is_cancelled());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_told_to_stop_succeeds_even_if_a_role_does_not_drain() {
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let mut roles: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        roles.spawn(future::pending());
+        assert!(drain(roles, &shutdown, Duration::from_millis(10)).await.is_ok());
+    }
 
     #[test]
     fn a_process_has_connections_beside_those_of_its_writers() {
