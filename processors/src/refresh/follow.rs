@@ -17,7 +17,7 @@ use super::load::{self, Load};
 use super::pace::{COPIES_WAIT_MAX, Pace, measured, rests};
 use super::publish::{Outcome, Publication, Publisher};
 use super::retry::{BACKOFF, Retry, sleep, unless_stopping};
-use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics, postgres};
+use super::{CODE_VERSION, RefreshContext, RefreshError, collect_once, copies, metrics, panicked, postgres};
 
 /// Garbage is collected this long after the start, and then once an hour; while there is more than one collection
 /// deletes, again after a minute or nine times what it took: a tenth of the time.
@@ -84,7 +84,7 @@ pub async fn run(context: RefreshContext, shutdown: CancellationToken) -> Result
     while let Some(ended) = loops.join_next().await {
         // The first one to end, for any reason, ends the others.
         stop.cancel();
-        result = result.and(ended.map_err(RefreshError::Task).flatten());
+        result = result.and(ended.map_err(panicked("follow the tables")).flatten());
     }
     listener.abort();
     result

@@ -210,9 +210,14 @@ pub enum RefreshError {
         #[source]
         error: Box<RefreshError>,
     },
-    /// An upload panicked.
-    #[error("upload a file: {0}")]
-    Task(#[source] tokio::task::JoinError),
+    /// A task panicked.
+    #[error("{action}: {source}")]
+    Task {
+        /// What it did.
+        action: &'static str,
+        /// How it ended.
+        source: tokio::task::JoinError,
+    },
     /// The program is stopping.
     #[error("stopped")]
     Stopped,
@@ -221,6 +226,11 @@ pub enum RefreshError {
 /// For `map_err`: an error of Postgres while doing `action`.
 fn postgres(action: &'static str) -> impl Fn(sqlx::Error) -> RefreshError {
     move |source| RefreshError::Postgres { action, source }
+}
+
+/// For `map_err`: a task panicked while doing `action`.
+fn panicked(action: &'static str) -> impl Fn(tokio::task::JoinError) -> RefreshError {
+    move |source| RefreshError::Task { action, source }
 }
 
 impl RefreshError {
@@ -275,4 +285,17 @@ pub async fn collect_once(context: &RefreshContext) -> Result<outputs::Collected
         tracing::info!(files = collected.files, manifests = collected.manifests, "deleted unreferenced files");
     }
     Ok(collected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_reported_with_what_the_task_did() {
+        let ended = tokio::spawn(async { assert_eq!(1, 2, "a bug") }).await;
+        let error = ended.map_err(panicked("follow the tables")).expect_err("it panicked");
+        assert!(error.to_string().starts_with("follow the tables: task "), "{error}");
+        assert!(!error.is_final());
+    }
 }

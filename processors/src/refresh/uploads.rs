@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::copies::content_type;
 use super::derivation::entries;
 use super::format::Encoded;
-use super::{RefreshError, metrics};
+use super::{RefreshError, metrics, panicked};
 
 /// Concurrent uploads of files.
 const UPLOADS_MAX: usize = 8;
@@ -106,7 +106,7 @@ impl<'a> Uploads<'a> {
         body: Spooled,
     ) -> Result<(), RefreshError> {
         while let Some(done) = self.tasks.try_join_next() {
-            done.map_err(RefreshError::Task)??;
+            done.map_err(panicked("upload a file"))??;
         }
         let slot = self.slots.clone().acquire_owned().await.map_err(|_| RefreshError::Stopped)?;
         self.files += 1;
@@ -125,7 +125,7 @@ impl<'a> Uploads<'a> {
     /// Waits until all are uploaded; returns how many were written.
     pub(super) async fn finish(mut self) -> Result<usize, RefreshError> {
         while let Some(done) = self.tasks.join_next().await {
-            done.map_err(RefreshError::Task)??;
+            done.map_err(panicked("upload a file"))??;
         }
         Ok(self.files)
     }
