@@ -28,7 +28,8 @@ pub(super) struct Verification {
     interval: Duration,
     /// What the last check found and no publication has restored yet.
     pub(super) damage: Damage,
-    /// When the next check begins; `None`: now.
+    /// When the next check begins; `None`: now. A check that begins sets it, so `None` while one runs means that another
+    /// one was requested.
     next_at: Option<Instant>,
     is_first: bool,
     running: Option<AbortOnDropHandle<Look>>,
@@ -67,7 +68,7 @@ impl Verification {
             Ok((found, took)) => self.found(found, took),
             // It panicked, or the program is stopping.
             Err(error) => {
-                self.next_at = Some(Instant::now() + self.interval);
+                self.rest(self.interval);
                 tracing::warn!(%error, "cannot verify the outputs, trying again");
             }
         }
@@ -91,17 +92,25 @@ impl Verification {
             Ok(damage) => {
                 // There is more damage than one check covers: the next one follows as soon as this is restored.
                 let more = damage.resume_after.is_some() && !damage.missing.is_empty();
-                // `None` if a check was requested meanwhile.
-                let rest = rest_after(took, self.interval);
-                self.next_at = self.next_at.filter(|_| !more).map(|_| Instant::now() + rest);
+                match more {
+                    true => self.soon(),
+                    false => self.rest(rest_after(took, self.interval)),
+                }
                 self.damage = damage;
             }
             Err(error) => {
-                self.next_at = Some(Instant::now() + self.interval);
+                self.rest(self.interval);
                 metrics::ERRORS.inc();
                 tracing::warn!(%error, "cannot verify the outputs, trying again");
             }
         }
+    }
+
+    /// The check that has just ended is followed by the next one after `rest`, or now if it was requested meanwhile:
+    /// what was found missing then may be what this one did not see. Each request is good for one check, and those who
+    /// request one wait between two, so checks that fail do not follow each other without a pause.
+    fn rest(&mut self, rest: Duration) {
+        self.next_at = self.next_at.map(|_| Instant::now() + rest);
     }
 }
 
@@ -119,7 +128,74 @@ fn rest_after(took: Duration, interval: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use freshet_sinks::s3::{self, S3Settings};
+
     use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(300);
+
+    /// The checks of a publisher, one of which is running, in a store that is never asked.
+    async fn one_is_running() -> Verification {
+        let endpoint = "http://127.0.0.1:9".to_owned();
+        let (access_key_id, secret_access_key) = ("key".into(), "secret".into());
+        let region = "us-east-1".to_owned();
+        let settings = S3Settings { endpoint, region, access_key_id, secret_access_key, ..S3Settings::default() };
+        let store = Store::new(s3::client(&settings).await, "processed");
+        let mut verification = Verification::new(store, INTERVAL);
+        verification.next_at = Some(Instant::now() + INTERVAL);
+        verification.running = Some(AbortOnDropHandle::new(tokio::spawn(std::future::pending())));
+        verification
+    }
+
+    /// Ends the check that is running like this; `None`: it is killed.
+    async fn end(verification: &mut Verification, found: Option<Result<Damage, OutputError>>) {
+        let look = match found {
+            Some(found) => tokio::spawn(async move { (found, Duration::ZERO) }),
+            None => {
+                let look = tokio::spawn(std::future::pending());
+                look.abort();
+                look
+            }
+        };
+        verification.running = Some(AbortOnDropHandle::new(look));
+        verification.ended().await;
+    }
+
+    fn no_answer() -> OutputError {
+        let (bucket, key) = ("processed".to_owned(), "metrics/current.json".to_owned());
+        OutputError::Request { action: "read", bucket, key, message: "no answer".into() }
+    }
+
+    fn is_resting(verification: &Verification) -> bool {
+        verification.next_at.is_some_and(|at| at > Instant::now())
+    }
+
+    #[tokio::test]
+    async fn a_check_that_was_requested_while_another_one_ran_comes_next_however_that_one_ended() {
+        let ends = || [Some(Ok(Damage::default())), Some(Err(no_answer())), None];
+        for (index, found) in ends().into_iter().enumerate() {
+            let mut verification = one_is_running().await;
+            verification.soon();
+            end(&mut verification, found).await;
+            assert_eq!(verification.next_at, None, "{index}");
+        }
+        for (index, found) in ends().into_iter().enumerate() {
+            let mut verification = one_is_running().await;
+            end(&mut verification, found).await;
+            assert!(is_resting(&verification), "{index}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_requested_check_that_fails_is_repeated_after_a_rest() {
+        let mut verification = one_is_running().await;
+        verification.soon();
+        end(&mut verification, Some(Err(no_answer()))).await;
+        verification.begin_if_due();
+        assert!(verification.running.is_some());
+        end(&mut verification, Some(Err(no_answer()))).await;
+        assert!(is_resting(&verification));
+    }
 
     #[test]
     fn a_slow_check_makes_the_next_one_wait_for_an_hour_at_most() {
