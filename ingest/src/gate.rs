@@ -21,7 +21,6 @@ use freshet_topics::log::{Ends, LogEnds};
 use futures::future::join_all;
 use sqlx::PgPool;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::backlog::Backlog;
@@ -210,13 +209,11 @@ impl Gate {
         }
     }
 
-    /// Keeps the answers fresh until `stop`.
-    pub(crate) async fn keep(&self, stop: CancellationToken) {
+    /// Keeps the answers fresh; never returns.
+    pub(crate) async fn keep(&self) {
         loop {
             join_all(self.entries.iter().map(|entry| self.refresh(entry))).await;
-            if stop.run_until_cancelled(tokio::time::sleep(self.tick())).await.is_none() {
-                return;
-            }
+            tokio::time::sleep(self.tick()).await;
         }
     }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use freshet_sinks::backoff::Backoff;
 use freshet_sinks::ledger::{self, Object, Renewal};
 use sqlx::PgPool;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 struct Held {
@@ -61,9 +60,10 @@ impl Leases {
         Lease { object: id, epoch, lost, leases: Arc::clone(self) }
     }
 
-    /// Renews three times in a lease's life, until `stop`.
-    pub(crate) async fn keep(&self, pool: &PgPool, lease: Duration, back_off: Backoff, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(lease / 3)).await.is_some() {
+    /// Renews three times in a lease's life; never returns.
+    pub(crate) async fn keep(&self, pool: &PgPool, lease: Duration, back_off: Backoff) {
+        loop {
+            tokio::time::sleep(lease / 3).await;
             let of = |(object, held): (&i64, &Held)| Renewal {
                 object: *object,
                 nonce: held.nonce,

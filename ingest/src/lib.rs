@@ -119,8 +119,8 @@ pub enum IngestError {
 pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), IngestError> {
     let events = context.events.clone();
     let listener = Listener::new(context)?;
-    let (stop, support_stop) = (shutdown.child_token(), CancellationToken::new());
-    let mut support = support(&listener, &support_stop);
+    let stop = shutdown.child_token();
+    let mut support = support(&listener);
     let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
     tasks.spawn(discover::discover(Arc::clone(&listener), stop.clone()));
     tasks.spawn(unmatched::run(Arc::clone(&listener), stop.clone()));
@@ -157,20 +157,19 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
         tracing::warn!(tasks = tasks.len(), "not drained in time: the rest continues from its resume points later");
         tasks.abort_all();
     }
-    support_stop.cancel();
-    support.join_all().await;
+    // Neither has to finish what it is at: it is as if the process had died in the middle, which loses nothing.
+    support.shutdown().await;
     listener.producer.close(FLUSH_TIMEOUT).await;
     outcome
 }
 
-/// The tasks that the others need until they have ended.
-fn support(listener: &Arc<Listener>, stop: &CancellationToken) -> JoinSet<()> {
+/// The tasks that the others need until they have ended. They run until they are aborted.
+fn support(listener: &Arc<Listener>) -> JoinSet<()> {
     let mut support = JoinSet::new();
-    let (gate, gate_stop) = (Arc::clone(listener), stop.clone());
-    support.spawn(async move { gate.gate.keep(gate_stop).await });
-    let (leases, leases_stop) = (Arc::clone(listener), stop.clone());
-    support
-        .spawn(async move { leases.leases.keep(&leases.pool, leases.lease(), leases.back_off(), leases_stop).await });
+    let gate = Arc::clone(listener);
+    support.spawn(async move { gate.gate.keep().await });
+    let leases = Arc::clone(listener);
+    support.spawn(async move { leases.leases.keep(&leases.pool, leases.lease(), leases.back_off()).await });
     support
 }
 
