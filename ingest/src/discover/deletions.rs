@@ -107,7 +107,7 @@ impl Discovery {
         reconciliation: Reconciliation,
         unlisted: &BTreeMap<String, ReadError>,
     ) -> Result<u64, DiscoverError> {
-        let is_lacking = |key: &str| !unlisted.keys().any(|prefix| key.starts_with(prefix.as_str()));
+        let is_covered = |key: &str| !unlisted.keys().any(|prefix| key.starts_with(prefix.as_str()));
         let listener = Arc::clone(&self.listener);
         let (pool, bucket) = (&listener.pool, &listener.bucket);
         let mut turn = Turn { after: std::mem::take(&mut self.deletions_after), asked: 0 };
@@ -117,7 +117,7 @@ impl Discovery {
             if page.is_empty() {
                 break;
             }
-            let absent = turn.take(page, |key| is_lacking(key) && reconciliation.lacks(self.known.fingerprint(key)));
+            let absent = turn.take(page, |key| is_covered(key) && reconciliation.lacks(self.known.fingerprint(key)));
             let ask = async |key: String| (head(&listener, key.clone()).await, key);
             let mut asked = stream::iter(absent).map(ask).buffer_unordered(HEADS_AT_ONCE);
             while let Some((held, key)) = asked.next().await {
