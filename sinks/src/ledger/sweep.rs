@@ -177,8 +177,10 @@ async fn published(connection: &mut PgConnection, domain: &str, after: i64) -> R
          ) AS o
          CROSS JOIN LATERAL (
             -- After adopt, the ends of the old stream are never reached: only the received rows count.
-            SELECT NOT EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain AND s.stream_id = o.stream_id)
-                AND EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain) OR NOT EXISTS (
+            SELECT (
+                NOT EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain AND s.stream_id = o.stream_id)
+                AND EXISTS (SELECT FROM pipeline.streams s WHERE s.domain = o.domain)
+            ) OR NOT EXISTS (
                 SELECT FROM UNNEST(o.end_offsets) WITH ORDINALITY AS e (end_offset, ord)
                 LEFT JOIN pipeline.bookmarks m
                     ON m.domain = o.domain AND m.partition = e.ord - 1 AND m.stream_id = o.stream_id
