@@ -51,7 +51,7 @@ const UNLISTED_MAX: usize = 20;
 
 /// Why a listing was not finished. What it found and did not register yet is found again by the next one.
 #[derive(Debug, thiserror::Error)]
-pub enum DiscoverError {
+pub(crate) enum DiscoverError {
     /// S3 does not answer, or refuses.
     #[error("list the raw bucket: {0}")]
     Read(#[from] ReadError),
@@ -62,17 +62,15 @@ pub enum DiscoverError {
 
 /// The result of one listing of a domain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Found {
+struct Found {
     /// Entries that belong to the domain.
-    pub listed: u64,
+    listed: u64,
     /// Versions registered.
-    pub registered: u64,
-    /// Keys found deleted.
-    pub deleted: u64,
+    registered: u64,
     /// Prefixes that could not be listed completely.
-    pub unlisted: u64,
+    unlisted: u64,
     /// Keys that were tried and could not be registered; they are tried again.
-    pub unsettled: u64,
+    unsettled: u64,
 }
 
 impl Found {
@@ -83,7 +81,7 @@ impl Found {
 }
 
 /// Discovery of one domain.
-pub struct Discovery {
+struct Discovery {
     listener: Arc<Listener>,
     domain: &'static Domain,
     /// Ends a listing between two of its requests, so that the listener can leave its lease to others.
@@ -178,7 +176,7 @@ fn is_to_be_repeated(turn: Turn, failures: u32) -> bool {
 
 impl Discovery {
     /// Starts without any memory; discovers until `stop`.
-    pub fn new(listener: Arc<Listener>, domain: &'static Domain, stop: CancellationToken) -> Self {
+    fn new(listener: Arc<Listener>, domain: &'static Domain, stop: CancellationToken) -> Self {
         let domains = listener.domains.len().max(1);
         let (known, pages) = (Known::new(KNOWN_MAX / domains), Pages::new(PAGES_MAX / domains));
         Discovery {
@@ -265,7 +263,7 @@ impl Discovery {
     ///
     /// # Errors
     /// If S3 or Postgres does not answer, or refuses everything.
-    pub async fn discover_once(&mut self) -> Result<Found, DiscoverError> {
+    async fn discover_once(&mut self) -> Result<Found, DiscoverError> {
         let started = Instant::now();
         let interval = Duration::from_millis(self.listener.settings.reconcile_interval_ms);
         self.forget_if_the_ledger_went_back().await?;
@@ -299,7 +297,7 @@ impl Discovery {
         }
         // Also with parts that cannot be listed: otherwise every listing would forget what it knew, and compare again.
         if let Some(reconciliation) = pass.reconciliation.take().filter(|it| !it.is_full()) {
-            pass.found.deleted = self.record_deletions(reconciliation, &pass.unlisted).await?;
+            self.record_deletions(reconciliation, &pass.unlisted).await?;
             self.reconciliations += 1;
             self.reconciled = Some((Instant::now(), started.elapsed()));
         }

@@ -4,7 +4,7 @@
 //! say, or rejected with a reason, or recorded as replaced by a newer version; that publishing it twice is harmless,
 //! because a row's number is a function of the bytes; and that an incomplete publication is noticed and repaired.
 //!
-//! The path of one file: [`discover`] lists the bucket, or the one key that a store announced ([`hints`], [`events`]),
+//! The path of one file: `discover` lists the bucket, or the one key that a store announced ([`hints`], [`events`]),
 //! finds the file, and registers it in the ledger ([`freshet_sinks::ledger`]). A `worker` claims it, opens it at the
 //! pinned version ([`object`]), frames it into rows ([`frame`], [`header`]) and checks all of them, then sends them
 //! chunk by chunk (`publish`). Once the processors have passed its end, the `sweeper` marks it applied, or has it
@@ -12,7 +12,7 @@
 
 mod check;
 pub mod decisions;
-pub mod discover;
+mod discover;
 pub mod events;
 mod format;
 pub mod frame;
@@ -55,10 +55,9 @@ use sqlx::PgPool;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use discover::{Discovery, Found};
 pub use events::EventQueue;
 pub use hints::Hints;
-pub use listener::Listener;
+pub(crate) use listener::Listener;
 pub use settings::IngestSettings;
 
 /// How long the producer may take to send what is left when all workers have ended; normally nothing is left.

@@ -25,7 +25,7 @@ use crate::start::reading_rules;
 use crate::{Context, IngestError, metrics};
 
 /// A listener.
-pub struct Listener {
+pub(crate) struct Listener {
     /// The section `ingest`.
     pub(crate) settings: IngestSettings,
     /// The database with the ledger.
@@ -74,7 +74,7 @@ impl Listener {
     ///
     /// # Errors
     /// If a setting cannot work.
-    pub fn new(context: Context) -> Result<Arc<Self>, IngestError> {
+    pub(crate) fn new(context: Context) -> Result<Arc<Self>, IngestError> {
         let Context { settings, kafka, pool, s3, raw_bucket, versions, domains, listener, hints, events: _ } = context;
         settings.check(&domains).map_err(IngestError::Setting)?;
         metrics::declare(&domains);

@@ -106,7 +106,7 @@ impl Discovery {
         &mut self,
         reconciliation: Reconciliation,
         unlisted: &BTreeMap<String, ReadError>,
-    ) -> Result<u64, DiscoverError> {
+    ) -> Result<(), DiscoverError> {
         let is_covered = |key: &str| !unlisted.keys().any(|prefix| key.starts_with(prefix.as_str()));
         let listener = Arc::clone(&self.listener);
         let (pool, bucket) = (&listener.pool, &listener.bucket);
@@ -133,11 +133,11 @@ impl Discovery {
         }
         self.deletions_after = turn.next();
         if gone.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let recorded = register::record_deletions(pool, bucket, &gone, reconciliation.newest_id).await?;
         tracing::info!(domain = self.domain.name, keys = gone.len(), versions = recorded, "recorded deletions");
-        Ok(gone.len() as u64)
+        Ok(())
     }
 }
 
