@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::copies::Reconciled;
 use super::load::{self, Load};
 use super::pace::{COPIES_WAIT_MAX, Pace, measured, rests};
 use super::publish::{Outcome, Publication, Publisher};
@@ -259,22 +260,30 @@ async fn copy_loop(
     let verify_interval = Duration::from_millis(context.settings.verify_interval_ms);
     let mut pace = Pace::of_copies(interval);
     let mut retry = Retry::new("write the whole-file copies");
-    let mut known: Option<(Current, Instant)> = None;
+    let mut known: Option<Known> = None;
     // What is gone is copied as soon as it is back, whatever else needs the machine.
     let (mut is_lost, mut is_restored) = (false, false);
     while !shutdown.is_cancelled() {
-        let before = known.as_ref().map(|(current, _)| current);
+        let before = known.as_ref().map(|known| &known.current);
         let mut published = look(&store, before, &shutdown).await;
         if !is_restored
-            && let Ok(Some(new)) = &published
+            && let Ok(Seen::Version(new)) = &published
             && before.is_none_or(|before| before.pointer != new.pointer)
         {
             until_quiet(&context, &signals, &store, new, &shutdown).await;
-            published = look(&store, Some(new), &shutdown).await;
+            published = look(&store, Some(new.as_ref()), &shutdown).await;
         }
-        let copied = known.as_ref().map(|(current, at)| (current, at.elapsed() >= verify_interval));
-        let mut worked = Duration::ZERO;
-        let result = unless_stopping(copy_new(&store, published, copied, &mut worked), &shutdown).await;
+        let (result, worked) = match published.map(|seen| step(seen, known.as_ref(), verify_interval, Instant::now())) {
+            Ok(Step::Reconcile { current, is_known }) => {
+                let work = async { Ok(copies::reconcile(&store, &current).await) };
+                let reconciled = unless_stopping(work, &shutdown).await;
+                let worked = reconciled.as_ref().map_or(Duration::ZERO, |reconciled| reconciled.worked);
+                (reconciled.and_then(|reconciled| conclude(reconciled, current, is_known)), worked)
+            }
+            Ok(Step::Restore) => (Ok(Copied::Lost), Duration::ZERO),
+            Ok(Step::Rest) => (Ok(Copied::Nothing), Duration::ZERO),
+            Err(error) => (Err(error), Duration::ZERO),
+        };
         pace.ran(worked, Instant::now());
         if let Err(RefreshError::Output(OutputError::Missing { .. } | OutputError::Damaged { .. })) = &result {
             signals.verify.notify_one();
@@ -284,7 +293,7 @@ async fn copy_loop(
                 if !worked.is_zero() {
                     metrics::COPY_DURATION.observe(worked.as_secs_f64());
                 }
-                known = Some((*current, Instant::now()));
+                known = Some(Known { current: *current, checked_at: Instant::now() });
                 is_lost = false;
             }
             Some(Copied::Lost) => {
@@ -344,6 +353,33 @@ async fn until_lost(store: &Store, known: &Current) {
     }
 }
 
+/// The version that all copies have.
+struct Known {
+    current: Current,
+    /// When they were last compared with it.
+    checked_at: Instant,
+}
+
+/// What is published.
+enum Seen {
+    /// A version.
+    Version(Box<Current>),
+    /// No pointer: nothing was ever published, or all of it was deleted.
+    Nothing,
+    /// A pointer to a manifest that is gone.
+    Lost,
+}
+
+/// What to do about the copies.
+enum Step {
+    /// Bring them to this version, or, if it is the known one, see whether they are still there.
+    Reconcile { current: Box<Current>, is_known: bool },
+    /// Have published objects restored that are gone.
+    Restore,
+    /// Nothing.
+    Rest,
+}
+
 /// The result of a look at the copies.
 enum Copied {
     /// All of them have this version.
@@ -355,43 +391,50 @@ enum Copied {
 }
 
 /// What is published; the manifest of a known version is not read again.
-async fn look(
-    store: &Store,
-    known: Option<&Current>,
-    shutdown: &CancellationToken,
-) -> Result<Option<Current>, RefreshError> {
-    unless_stopping(async { Ok(store.current_unless(known).await?) }, shutdown).await
+async fn look(store: &Store, known: Option<&Current>, shutdown: &CancellationToken) -> Result<Seen, RefreshError> {
+    let seen = async {
+        match store.current_unless(known).await {
+            Ok(Some(current)) => Ok(Seen::Version(Box::new(current))),
+            Ok(None) => Ok(Seen::Nothing),
+            Err(OutputError::Lost { .. }) => Ok(Seen::Lost),
+            Err(error) => Err(RefreshError::from(error)),
+        }
+    };
+    unless_stopping(seen, shutdown).await
 }
 
-/// Updates the copies to the published version, unless they have it already and need not be checked yet. `worked` becomes
-/// how long that took, also if it fails in the end.
-async fn copy_new(
-    store: &Store,
-    published: Result<Option<Current>, RefreshError>,
-    copied: Option<(&Current, bool)>,
-    worked: &mut Duration,
-) -> Result<Copied, RefreshError> {
-    let current = match published {
-        Ok(Some(current)) => current,
-        // There was something: all of it was deleted.
-        Ok(None) if copied.is_some() => return Ok(Copied::Lost),
-        Ok(None) => return Ok(Copied::Nothing),
-        Err(RefreshError::Output(OutputError::Lost { .. })) => return Ok(Copied::Lost),
-        Err(error) => return Err(error),
+/// What to do about the copies. Only a program that writes rows in the same way can combine the files of a version.
+///
+/// | published | written by | known | compared | step |
+/// |---|---|---|---|---|
+/// | nothing | | nothing | | rest |
+/// | nothing | | a version: all of it was deleted | | restore |
+/// | lost | | any | | restore |
+/// | a version | another code version | any | | rest |
+/// | a version | this code version | nothing, or another version | | reconcile |
+/// | a version | this code version | the same | lately | rest |
+/// | a version | this code version | the same | `verify_interval` ago, or more | reconcile |
+fn step(seen: Seen, known: Option<&Known>, verify_interval: Duration, now: Instant) -> Step {
+    let current = match (seen, known) {
+        (Seen::Version(current), _) => current,
+        (Seen::Nothing, None) => return Step::Rest,
+        (Seen::Nothing, Some(_)) | (Seen::Lost, _) => return Step::Restore,
     };
-    // Only a program that writes rows in the same way can combine the files of a version.
     if current.manifest.code_version != CODE_VERSION {
-        return Ok(Copied::Nothing);
+        return Step::Rest;
     }
-    let same = copied.filter(|(copied, _)| copied.pointer == current.pointer);
-    if same.is_some_and(|(_, look_again)| !look_again) {
-        return Ok(Copied::Nothing);
+    let same = known.filter(|known| known.current.pointer == current.pointer);
+    match same.map(|same| now.duration_since(same.checked_at)) {
+        Some(age) if age < verify_interval => Step::Rest,
+        age => Step::Reconcile { current, is_known: age.is_some() },
     }
-    let reconciled = copies::reconcile(store, &current).await;
-    *worked = reconciled.worked;
-    if let (Some(first), Some(_)) = (reconciled.absent.first(), same) {
-        metrics::MADE_AGAIN.inc_by(reconciled.absent.len() as u64);
+}
+
+/// Logs and counts copies of the known version that were made again.
+fn conclude(reconciled: Reconciled, current: Box<Current>, is_known: bool) -> Result<Copied, RefreshError> {
+    if let Some(first) = reconciled.absent.first().filter(|_| is_known) {
         let count = reconciled.absent.len();
+        metrics::MADE_AGAIN.inc_by(count as u64);
         tracing::warn!(
             count,
             version = current.manifest.version,
@@ -401,7 +444,7 @@ async fn copy_new(
     match (reconciled.failed, reconciled.again) {
         (Some(error), _) => Err(error),
         (None, true) => Ok(Copied::Nothing),
-        (None, false) => Ok(Copied::Whole(Box::new(current))),
+        (None, false) => Ok(Copied::Whole(current)),
     }
 }
 
@@ -468,7 +511,45 @@ async fn hear(pool: &PgPool, marks: &Notify) -> Result<(), sqlx::Error> {
 
 #[cfg(test)]
 mod tests {
+    use freshet_sinks::outputs::{Manifest, Pointer};
+
     use super::*;
+
+    fn version(version: u64, code_version: u32) -> Current {
+        let pointer = Pointer { version, manifest: format!("{version}.json"), sha256: String::new() };
+        let manifest = Manifest { version, code_version, ..Manifest::default() };
+        Current { etag: String::new(), modified: 0, pointer, manifest }
+    }
+
+    #[test]
+    fn copies_are_made_of_a_new_version_and_compared_with_the_known_one_from_time_to_time() {
+        let (interval, now) = (Duration::from_secs(300), Instant::now());
+        let seen = |number, code_version| Seen::Version(Box::new(version(number, code_version)));
+        // Published, the known version and how long ago it was compared, the step.
+        let cases = [
+            (Seen::Nothing, None, "rest"),
+            (Seen::Nothing, Some((7, 0)), "restore"),
+            (Seen::Lost, None, "restore"),
+            (Seen::Lost, Some((7, 0)), "restore"),
+            (seen(7, CODE_VERSION + 1), None, "rest"),
+            (seen(7, CODE_VERSION + 1), Some((6, 300)), "rest"),
+            (seen(7, CODE_VERSION), None, "reconcile"),
+            (seen(7, CODE_VERSION), Some((6, 0)), "reconcile"),
+            (seen(7, CODE_VERSION), Some((7, 299)), "rest"),
+            (seen(7, CODE_VERSION), Some((7, 300)), "reconcile the known one"),
+        ];
+        for (index, (seen, known, expected)) in cases.into_iter().enumerate() {
+            let age = Duration::from_secs(known.map_or(0, |(_, age_s)| age_s));
+            let known = known.map(|(number, _)| Known { current: version(number, CODE_VERSION), checked_at: now });
+            let found = match step(seen, known.as_ref(), interval, now + age) {
+                Step::Reconcile { is_known: false, .. } => "reconcile",
+                Step::Reconcile { is_known: true, .. } => "reconcile the known one",
+                Step::Restore => "restore",
+                Step::Rest => "rest",
+            };
+            assert_eq!(found, expected, "case {index}");
+        }
+    }
 
     #[test]
     fn what_one_collection_leaves_does_not_wait_for_an_hour() {
