@@ -107,8 +107,7 @@ impl Verification {
     }
 
     /// The check that has just ended is followed by the next one after `rest`, or now if it was requested meanwhile:
-    /// what was found missing then may be what this one did not see. Each request is good for one check, and those who
-    /// request one wait between two, so checks that fail do not follow each other without a pause.
+    /// what was found missing then may be what this one did not see. Each request is good for one check.
     fn rest(&mut self, rest: Duration) {
         self.next_at = self.next_at.map(|_| Instant::now() + rest);
     }
