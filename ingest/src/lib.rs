@@ -157,7 +157,11 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
         tasks.abort_all();
     }
     // Neither has to finish what it is at: it is as if the process had died in the middle, which loses nothing.
-    support.shutdown().await;
+    support.abort_all();
+    while let Some(ended) = support.join_next().await {
+        let panicked = ended.err().filter(JoinError::is_panic);
+        keep_first_error(&mut outcome, panicked.map(Err));
+    }
     listener.producer.close(FLUSH_TIMEOUT).await;
     outcome
 }

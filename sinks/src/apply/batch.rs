@@ -71,7 +71,8 @@ impl Batch {
             last if last > first => format!("partition {partition} offsets {first} to {last}"),
             _ => format!("partition {partition} offset {first}"),
         };
-        first_few(self.bookmarks.iter().map(of))
+        let moved: Vec<String> = self.bookmarks.iter().filter(|it| it.next > it.expected).map(of).collect();
+        first_few(moved.into_iter())
     }
 }
 
@@ -343,7 +344,7 @@ mod tests {
         type Case = (&'static [(i32, i64, i64)], &'static str);
         let cases: &[Case] = &[
             (&[(3, 41, 600)], "partition 3 offsets 41 to 599"),
-            (&[(3, 41, 42), (4, 7, 7)], "partition 3 offset 41, partition 4 offset 7"),
+            (&[(3, 41, 42), (4, 7, 7), (5, 0, 1)], "partition 3 offset 41, partition 5 offset 0"),
             (
                 &[(0, 0, 1), (1, 0, 2), (2, 0, 1), (3, 0, 1), (4, 0, 1)],
                 "partition 0 offset 0, partition 1 offsets 0 to 1, partition 2 offset 0 and 2 more",
