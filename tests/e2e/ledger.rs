@@ -257,49 +257,83 @@ async fn a_claim_reads_the_objects_that_it_takes_and_not_all_that_wait_for_each_
 async fn claims_read_little(applied: i64, waiting: i64, is_planned_before: bool) {
     const BURST: i64 = 10_000;
     let database = Database::new().await;
-    let register = async |state: &str, from: i64, objects: i64| {
-        sqlx::query(
-            "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
-             SELECT $1, 'climate/' || n || '.csv', 'e', 10, to_timestamp(1000), $2, n, $3 FROM generate_series($4, $5) AS n",
-        )
-        .bind(BUCKET)
-        .bind(domain().name)
-        .bind(state)
-        .bind(from)
-        .bind(from + objects - 1)
-        .execute(&database.pool)
-        .await
-        .expect("register many");
-    };
-    register("applied", 0, applied).await;
-    register("discovered", applied, waiting).await;
+    insert_many(&database.pool, "applied", 0, applied).await;
+    insert_many(&database.pool, "discovered", applied, waiting).await;
     sqlx::query("ANALYZE pipeline.objects").execute(&database.pool).await.expect("analyze");
     let pool = one_session(&database.pool).await;
     let back_off = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
     let claimant = Claimant { owner: "test", lease: LEASE, back_off };
     let take = Take { objects_max: 128, small_bytes: 1 << 16, ..Take::ONE };
-    let read = async || -> i64 {
-        sqlx::query("SELECT pg_stat_force_next_flush()").execute(&pool).await.expect("tell");
-        sqlx::query_scalar(
-            "SELECT (seq_tup_read + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes AS i WHERE i.relid = t.relid))::bigint
-             FROM pg_stat_user_tables AS t WHERE relid = 'pipeline.objects'::regclass",
-        )
-        .fetch_one(&pool)
-        .await
-        .expect("count")
-    };
     let claim = async || ledger::claim(&pool, claimant, &[open(domain().name, 4)], take).await.expect("claim");
-    // Postgres keeps a plan after the fifth.
-    for _ in 0..if is_planned_before { 7 } else { 0 } {
+    for _ in 0..if is_planned_before { UNTIL_A_PLAN_IS_KEPT } else { 0 } {
         assert_eq!(claim().await, []);
     }
-    register("discovered", applied + waiting, BURST).await;
-    for _ in 0..7 {
-        let before = read().await;
+    insert_many(&database.pool, "discovered", applied + waiting, BURST).await;
+    for _ in 0..UNTIL_A_PLAN_IS_KEPT {
+        let before = entries_read(&pool).await;
         assert_eq!(claim().await.len(), 128);
-        let entries = read().await - before;
+        let entries = entries_read(&pool).await - before;
         assert!(entries < BURST / 2, "{entries} entries of the table or its indexes read");
     }
+}
+
+/// Postgres keeps the plan of a statement after its fifth execution.
+const UNTIL_A_PLAN_IS_KEPT: i64 = 7;
+
+/// Objects of the domain, each the only version of its key.
+async fn insert_many(pool: &PgPool, state: &str, from: i64, objects: i64) {
+    sqlx::query(
+        "INSERT INTO pipeline.objects (bucket, key, etag, size_bytes, last_modified, domain, src_ord, state)
+         SELECT $1, 'climate/' || n || '.csv', 'e', 10, to_timestamp(1000), $2, n, $3 FROM generate_series($4, $5) AS n",
+    )
+    .bind(BUCKET)
+    .bind(domain().name)
+    .bind(state)
+    .bind(from)
+    .bind(from + objects - 1)
+    .execute(pool)
+    .await
+    .expect("insert many");
+}
+
+/// Rows and index entries of the ledger that were read so far, in this session and in those that have ended.
+async fn entries_read(pool: &PgPool) -> i64 {
+    sqlx::query("SELECT pg_stat_force_next_flush()").execute(pool).await.expect("tell");
+    sqlx::query_scalar(
+        "SELECT (seq_tup_read + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes AS i WHERE i.relid = t.relid))::bigint
+         FROM pg_stat_user_tables AS t WHERE relid = 'pipeline.objects'::regclass",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("count")
+}
+
+#[tokio::test]
+async fn versions_are_looked_up_by_their_keys_also_by_plans_from_when_there_were_few() {
+    const OBJECTS: i64 = 10_000;
+    let database = Database::new().await;
+    let pool = one_session(&database.pool).await;
+    // So many that each look costs more than planning it: otherwise Postgres keeps no plan.
+    let look = async |number: i64| {
+        let named = |file: i64| ObjectVersion {
+            version_id: Some(format!("{number}-{file}")),
+            ..version(&format!("climate/new-{number}-{file}.csv"), "e", 2_000)
+        };
+        let new: Vec<ObjectVersion> = (0..100).map(named).collect();
+        let (name, listed) = (domain().name, new.iter().collect::<Vec<_>>());
+        assert_eq!(register::unknown(&pool, BUCKET, name, &listed).await.expect("compare"), [true; 100]);
+        let overwritten = register::unknown_overwritten(&pool, BUCKET, name, &listed, at(3_000)).await;
+        assert_eq!(overwritten.expect("compare"), [false; 100], "neither new nor after one that is known");
+        assert!(register_all(&pool, &new).await.iter().all(Option::is_some));
+    };
+    for number in 0..UNTIL_A_PLAN_IS_KEPT {
+        look(number).await;
+    }
+    insert_many(&database.pool, "applied", 0, OBJECTS).await;
+    let before = entries_read(&pool).await;
+    look(UNTIL_A_PLAN_IS_KEPT).await;
+    let entries = entries_read(&pool).await - before;
+    assert!(entries < OBJECTS / 2, "{entries} entries of the table or its indexes read");
 }
 
 #[tokio::test]

@@ -412,6 +412,8 @@ impl Publisher {
             .execute(&mut *transaction)
             .await?;
         }
+        // By a plan from when there were few marks, each mark would be compared with each of these.
+        sqlx::raw_sql("SET LOCAL plan_cache_mode = force_custom_plan").execute(&mut *transaction).await?;
         for marks in marks.chunks(MARKS_BATCH) {
             sqlx::query("DELETE FROM pipeline.marks WHERE id = ANY($1)").bind(marks).execute(&mut *transaction).await?;
         }

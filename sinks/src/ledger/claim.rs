@@ -195,7 +195,10 @@ pub async fn claim(
                 WHERE p.object = o.id AND p.generation = o.generation AND p.domain = o.domain), 0)::bigint AS received,
             earlier.id AS earlier_id, earlier.state AS earlier_state, earlier.sha256 AS earlier_sha256,
             earlier.reading_rules AS earlier_reading_rules, earlier.cause AS earlier_cause
-        FROM candidate JOIN pipeline.objects o ON o.id = candidate.id
+        FROM candidate CROSS JOIN LATERAL (
+            -- OFFSET 0: one by one, by a plan from when there were few objects too.
+            SELECT * FROM pipeline.objects o WHERE o.id = candidate.id OFFSET 0
+        ) AS o
         LEFT JOIN LATERAL (
             SELECT e.* FROM (
                 SELECT e.id, e.domain, e.state, e.sha256, e.reading_rules, e.cause FROM pipeline.objects e

@@ -33,6 +33,9 @@ const HEADS_AT_ONCE: usize = 32;
 /// all of them, nothing is registered, and they are looked at again.
 const LIMITS: Limits = Limits { idle: Some(Duration::from_secs(100)), client_check: None, lock: None };
 
+/// A session may keep a plan from when there were few objects, which reads all of them for each key.
+const BY_INDEX: &str = "SET LOCAL enable_seqscan = off";
+
 /// The result of registering a key.
 #[derive(Debug)]
 pub enum Registered<E> {
@@ -73,6 +76,7 @@ where
 {
     debug_assert!(keys.len() <= KEYS_PER_TRANSACTION);
     let mut transaction = transactions::begin(pool, "register", LIMITS).await?;
+    sqlx::raw_sql(BY_INDEX).execute(&mut *transaction).await?;
     lock_keys(&mut transaction, bucket, keys).await?;
     let held: Vec<_> = stream::iter(keys.iter().cloned()).map(held).buffered(HEADS_AT_ONCE).collect().await;
     let found: Vec<&[ObjectVersion]> =
@@ -196,8 +200,10 @@ async fn histories(
     // the key: by a plan from when there were few objects, it would read all of the domain for each new key.
     let found: Vec<Object> = sqlx::query_as(AssertSqlSafe(format!(
         "WITH listed AS (SELECT * FROM UNNEST($2::text[], $3::text[]) AS l (key, version_id)), known AS (
-            SELECT o.id FROM listed AS l
-            JOIN pipeline.objects o ON o.bucket = $1 AND o.key = l.key AND o.version_id = l.version_id
+            SELECT o.id FROM listed AS l CROSS JOIN LATERAL (
+                SELECT o.id FROM pipeline.objects o
+                WHERE o.bucket = $1 AND o.key = l.key AND o.version_id = l.version_id OFFSET 0
+            ) AS o
             UNION
             SELECT n.id FROM (SELECT DISTINCT key FROM listed) AS l CROSS JOIN LATERAL (
                 (SELECT o.id FROM pipeline.objects o WHERE o.bucket = $1 AND o.key = l.key
@@ -209,7 +215,9 @@ async fn histories(
                  ) AS o WHERE o.domain = $4 LIMIT 1)
             ) AS n
          )
-         SELECT {COLUMNS} FROM known JOIN pipeline.objects o ON o.id = known.id
+         SELECT {COLUMNS} FROM known CROSS JOIN LATERAL (
+            SELECT * FROM pipeline.objects o WHERE o.id = known.id OFFSET 0
+         ) AS o
          ORDER BY o.src_ord"
     )))
     .bind(bucket)
@@ -409,10 +417,15 @@ pub async fn unknown_overwritten(
     let columns = Columns::of(listed);
     sqlx::query_scalar(
         "SELECT l.version_id IS NOT NULL
-            AND NOT EXISTS (SELECT FROM pipeline.objects o
-                WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $6 AND o.version_id = l.version_id)
-            AND (l.last_modified >= $5 OR EXISTS (SELECT FROM pipeline.objects o
-                WHERE o.bucket = $1 AND o.key = l.key AND o.domain = $6 AND o.last_modified <= l.last_modified))
+            -- OFFSET 0: by the key, as in `histories`.
+            AND NOT EXISTS (SELECT FROM (
+                    SELECT o.domain FROM pipeline.objects o
+                    WHERE o.bucket = $1 AND o.key = l.key AND o.version_id = l.version_id OFFSET 0
+                ) AS o WHERE o.domain = $6)
+            AND (l.last_modified >= $5 OR EXISTS (SELECT FROM (
+                    SELECT o.domain, o.last_modified FROM pipeline.objects o
+                    WHERE o.bucket = $1 AND o.key = l.key OFFSET 0
+                ) AS o WHERE o.domain = $6 AND o.last_modified <= l.last_modified))
          FROM UNNEST($2::text[], $3::text[], $4::timestamptz[])
             WITH ORDINALITY AS l (key, version_id, last_modified, ord)
          ORDER BY l.ord",
